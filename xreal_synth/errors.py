@@ -1,0 +1,117 @@
+"""The project's exceptions.
+
+    XrealError                 a user can mend it: found, wanted, mend
+    |- RecipeError             the recipe or an override; carries every problem at once
+    |- AnatomyError            an organ mask or a mask source
+    |- PlacementError          a finding that cannot be placed on this anatomy
+    |- BundleError             a model bundle: missing, newer, wrong hash, unsafe file
+    |- ConversionError         a foreign checkpoint
+    |- StorageError            a place that cannot be read or written
+    |- DatasetError            a dataset folder that is broken or belongs to another recipe
+    |- TrainingError           training data or configuration
+    `- EngineError             nothing could start (no actor, no model)
+
+Our own bugs raise AssertionError and are not caught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class XrealError(Exception):
+    """A mistake or a state of the world that the user can mend.
+
+    `found` is what was met, `wanted` what was expected, `mend` what to do.
+    """
+
+    def __init__(self, *, found: str, wanted: str = "", mend: str = "", where: str = "") -> None:
+        self.found = found
+        self.wanted = wanted
+        self.mend = mend
+        self.where = where
+        super().__init__(self.message())
+
+    def message(self) -> str:
+        head = f"{self.where}: {self.found}" if self.where else self.found
+        lines = [head]
+        if self.wanted:
+            lines.append(f"  wanted: {self.wanted}")
+        if self.mend:
+            lines.append(f"  mend:   {self.mend}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), dict(self.__dict__), self.args))
+
+
+def _rebuild(kind: type[XrealError], state: dict[str, object], args: tuple[object, ...]) -> XrealError:
+    error = kind.__new__(kind)
+    error.__dict__.update(state)
+    error.args = args
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a recipe, with its path in the file (`findings[1].labels[0].size`)."""
+
+    path: str
+    found: str
+    wanted: str = ""
+    mend: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.path or '(recipe)'}: {self.found}"]
+        if self.wanted:
+            parts.append(f"    wanted: {self.wanted}")
+        if self.mend:
+            parts.append(f"    mend:   {self.mend}")
+        return "\n".join(parts)
+
+
+class RecipeError(XrealError):
+    """Everything that is wrong with a recipe, at once."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        assert problems, "a RecipeError needs at least one problem"
+        self.source = source
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(found=f"{source}: {count}")
+
+    def message(self) -> str:
+        return "\n".join([self.found, *(f"  {problem}".replace("\n", "\n  ") for problem in self.problems)])
+
+
+class AnatomyError(XrealError):
+    """An organ mask that is not one, or a mask source that cannot be read."""
+
+
+class PlacementError(XrealError):
+    """A finding that cannot be placed on an anatomy under the recipe's limits."""
+
+
+class BundleError(XrealError):
+    """A model bundle that is missing, newer than this code, altered or unsafe."""
+
+
+class ConversionError(XrealError):
+    """A foreign checkpoint that does not have the layout it should have."""
+
+
+class StorageError(XrealError):
+    """A place that cannot be read or written."""
+
+
+class DatasetError(XrealError):
+    """A dataset folder that is broken, or holds another recipe's dataset."""
+
+
+class TrainingError(XrealError):
+    """Training data or a training configuration that cannot be used."""
+
+
+class EngineError(XrealError):
+    """A run that could not start or could not go on."""

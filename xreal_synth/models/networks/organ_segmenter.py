@@ -1,0 +1,72 @@
+"""Organ segmentation of films: the judge of whether a film shows the anatomy that was asked for.
+
+Shapes: B batch, N organ codes (background first), H and W film sides, S the side the network works at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from xreal_synth.models.networks.blocks import coordinates
+
+
+class OrganSegmenter(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Films [B, 1, H, W] in [0, 1] -> logits [B, N, H, W]; a U-Net at `inner_size` pixels.
+
+    Films are standardised one by one, so that exposure does not matter.
+    """
+
+    @register_to_config
+    def __init__(
+        self, inner_size: int = 160, channels: Sequence[int] = (24, 48, 96, 128), kinds: int = 5
+    ) -> None:
+        super().__init__()
+        self.inner_size = inner_size
+        ins = [3, *channels[:-1]]
+        self.down = nn.ModuleList([_pair(a, b) for a, b in zip(ins, channels, strict=True)])
+        self.middle = _pair(channels[-1], channels[-1])
+        ups = list(reversed(channels))
+        self.up = nn.ModuleList([_pair(a + b, b) for a, b in zip([ups[0], *ups[:-1]], ups, strict=True)])
+        self.outlet = nn.Conv2d(channels[0], kinds, 1)
+
+    def forward(self, film_B1HW: Tensor) -> Tensor:
+        inner = F.interpolate(
+            film_B1HW, size=(self.inner_size, self.inner_size), mode="bilinear", antialias=True, align_corners=False
+        )
+        mean, std = inner.mean(dim=(1, 2, 3), keepdim=True), inner.std(dim=(1, 2, 3), keepdim=True)
+        x = (inner - mean) / (std + 1e-3)
+        x = torch.cat([x, coordinates(x)], dim=1)
+        kept = []
+        for stage in self.down:
+            x = stage(x)
+            kept.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.middle(x)
+        for stage, skip in zip(self.up, reversed(kept), strict=True):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = stage(torch.cat([x, skip], dim=1))
+        logits = self.outlet(x).to(film_B1HW.dtype)
+        return F.interpolate(logits, size=film_B1HW.shape[-2:], mode="bilinear", align_corners=False)
+
+    @torch.no_grad()
+    def segment(self, film_B1HW: Tensor) -> Tensor:
+        """Films [B, 1, H, W] in [0, 1] -> organ codes uint8 [B, H, W]."""
+        codes: Tensor = self(film_B1HW).argmax(dim=1).to(torch.uint8)
+        return codes
+
+
+def _pair(ins: int, outs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(ins, outs, 3, padding=1, bias=False),
+        nn.GroupNorm(8, outs),
+        nn.SiLU(),
+        nn.Conv2d(outs, outs, 3, padding=1, bias=False),
+        nn.GroupNorm(8, outs),
+        nn.SiLU(),
+    )

@@ -1,0 +1,116 @@
+"""First stage of the small bundle: a linear patch transform with a residual decoder.
+
+The encoder is a principal component transform over square patches, so it needs no training: fitted on chest
+films, 8 components of 8x8 patches keep a film at about 36 dB. The decoder is the transposed transform plus a
+small network that removes the patch borders.
+
+Shapes: B batch, K patch side, C latent channels, H and W film sides, h = H / K, w = W / K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from xreal_synth.models.networks.blocks import ResidualBlock, zeroed
+
+
+@dataclass(frozen=True, slots=True)
+class LatentPosterior:
+    """A Gaussian over latents [B, C, h, w]; the patch transform is exact, so its `std` is zero."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class PatchRefiner(nn.Module):
+    """What the linear decoder misses: films [B, 1, H, W] and latents [B, C, h, w] -> correction [B, 1, H, W]."""
+
+    def __init__(self, latent_channels: int, width: int, blocks: int, fold: int = 4) -> None:
+        super().__init__()
+        self.fold = fold
+        self.inlet = nn.Conv2d(fold * fold + latent_channels, width, 3, padding=1)
+        self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
+        self.outlet = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, fold * fold, 3, padding=1))
+        )
+
+    def forward(self, film_B1HW: Tensor, z_BChw: Tensor) -> Tensor:
+        folded = F.pixel_unshuffle(film_B1HW - 0.5, self.fold) * 4
+        spread = F.interpolate(z_BChw, size=folded.shape[-2:], mode="bilinear", align_corners=False)
+        correction = self.outlet(self.body(self.inlet(torch.cat([folded, spread], dim=1))))
+        return F.pixel_shuffle(correction, self.fold) * 0.1
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Films [B, 1, H, W] in [0, 1] <-> latents [B, C, H/K, W/K] with about unit deviation."""
+
+    basis: Tensor
+    offset: Tensor
+    gain: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 8,
+        latent_channels: int = 8,
+        refiner_width: int = 64,
+        refiner_blocks: int = 5,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        area = patch_size * patch_size
+        self.register_buffer("basis", torch.eye(latent_channels, area))
+        self.register_buffer("offset", torch.zeros(area))
+        self.register_buffer("gain", torch.ones(latent_channels))
+        self.refiner = PatchRefiner(latent_channels, refiner_width, refiner_blocks)
+
+    def encode(self, film_B1HW: Tensor) -> LatentPosterior:
+        """Film [B, 1, H, W] in [0, 1] -> posterior over latents [B, C, h, w]."""
+        patches = F.pixel_unshuffle(film_B1HW, self.patch_size)
+        centred = patches - self.offset[None, :, None, None]
+        mean = F.conv2d(centred, (self.basis * self.gain[:, None])[:, :, None, None])
+        return LatentPosterior(mean=mean, std=torch.zeros_like(mean))
+
+    def decode_linear(self, z_BChw: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> film [B, 1, H, W] by the transposed transform alone (patch borders show)."""
+        weight = (self.basis / self.gain[:, None]).t()[:, :, None, None]
+        patches = F.conv2d(z_BChw, weight) + self.offset[None, :, None, None]
+        return F.pixel_shuffle(patches, self.patch_size)
+
+    def decode(self, z_BChw: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> film [B, 1, H, W], about [0, 1], not clamped."""
+        film = self.decode_linear(z_BChw)
+        out: Tensor = film + self.refiner(film, z_BChw)
+        return out
+
+    def forward(self, film_B1HW: Tensor) -> Tensor:
+        """Film [B, 1, H, W] in [0, 1] -> its reconstruction."""
+        return self.decode(self.encode(film_B1HW).mean)
+
+    @torch.no_grad()
+    def fit_patches(self, films_B1HW: Tensor, whiten: float = 0.75) -> Tensor:
+        """Set the transform from films in [0, 1]; returns each latent channel's standard deviation.
+
+        Component i is divided by std_i ** whiten, so that fine components weigh more than in the film but less
+        than the coarse ones; then all are divided by the overall deviation.
+        """
+        patches = F.pixel_unshuffle(films_B1HW.double(), self.patch_size).permute(0, 2, 3, 1).flatten(0, 2)
+        offset = patches.mean(dim=0)
+        centred = patches - offset
+        values, vectors = torch.linalg.eigh(centred.t() @ centred / len(centred))
+        order = values.argsort(descending=True)[: len(self.gain)]
+        std = values[order].clamp_min(1e-12).sqrt()
+        basis = vectors[:, order].t()
+        basis = basis * torch.sign(basis.sum(dim=1, keepdim=True) + 1e-9)
+        gain = std**-whiten
+        gain = gain / (std * gain).pow(2).mean().sqrt()
+        self.basis.copy_(basis)
+        self.offset.copy_(offset)
+        self.gain.copy_(gain)
+        return std * gain

@@ -1,0 +1,131 @@
+"""Write a bundle's network parts from finished runs: fp16 safetensors in diffusers' folder layout.
+
+`python -m xreal_synth.training.export --autoencoder DIR --controller DIR --denoiser DIR --segmenter DIR OUT`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+
+from xreal_synth.errors import TrainingError, XrealError
+from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.mask_controller import MaskController
+from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+
+NULL_KEY = "<null>"
+EMBEDDINGS = "label_embeddings.safetensors"
+
+
+def export_parts(
+    out: Path,
+    *,
+    autoencoder: Path | None = None,
+    controller: Path | None = None,
+    denoiser: Path | None = None,
+    segmenter: Path | None = None,
+    weights: str = "network",
+) -> list[str]:
+    """Write the parts whose run folders are given into `out`; returns the names written.
+
+    `weights` is `network` (last) or `best` (least validation loss). A part replaces its former self as a whole.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written: list[str] = []
+    for run, kind, part in (
+        (autoencoder, PatchAutoencoder, "vae"),
+        (controller, MaskController, "anatomy_controller"),
+        (denoiser, UNet2DConditionModel, "unet"),
+        (segmenter, OrganSegmenter, "segmenter"),
+    ):
+        if run is not None:
+            _write_half(kind, run / weights / part, out / part)
+            written.append(part)
+    if denoiser is not None:
+        _copy_folder(denoiser / weights / "scheduler", out / "scheduler")
+        _write_embeddings(denoiser / weights / "tokens", out / EMBEDDINGS)
+        written += ["scheduler", EMBEDDINGS]
+    return written
+
+
+def load_part(kind: Any, folder: Path) -> Any:
+    """A network from its diffusers folder, with an error that names the folder."""
+    try:
+        return kind.from_pretrained(folder, low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            found=f"{folder}: {error}", wanted=f"a trained {kind.__name__}", mend="give the --out folder of its run"
+        ) from error
+
+
+def _write_half(kind: Any, source: Path, target: Path) -> None:
+    network = load_part(kind, source).half()
+    temporary = target.with_name(f".new-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    network.save_pretrained(temporary)
+    config = temporary / "config.json"
+    record = json.loads(config.read_text(encoding="utf-8"))
+    record.pop("_name_or_path", None)
+    config.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _replace_folder(temporary, target)
+
+
+def _write_embeddings(source: Path, target: Path) -> None:
+    tokens: LabelTokens = load_part(LabelTokens, source)
+    table = {prompt or NULL_KEY: value.to(torch.float16).contiguous() for prompt, value in tokens.table().items()}
+    temporary = target.with_name(f".new-{target.name}")
+    save_file(table, temporary, metadata={"labels": ", ".join([*tokens.findings, "No Finding"])})
+    os.replace(temporary, target)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".new-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    _replace_folder(temporary, target)
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    former = target.with_name(f".old-{target.name}")
+    shutil.rmtree(former, ignore_errors=True)
+    if target.exists():
+        os.replace(target, former)
+    os.replace(temporary, target)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.export", description=__doc__)
+    for name in ("autoencoder", "controller", "denoiser", "segmenter"):
+        parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"--out folder of the {name}'s run")
+    parser.add_argument("--weights", choices=["network", "best"], default="network")
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+    try:
+        written = export_parts(
+            given.out,
+            autoencoder=given.autoencoder,
+            controller=given.controller,
+            denoiser=given.denoiser,
+            segmenter=given.segmenter,
+            weights=given.weights,
+        )
+    except XrealError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{given.out}: {', '.join(written)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Losses that several networks share. Shapes: B batch, H and W film sides."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gradient_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute difference of horizontal and vertical gradients at `scales` halvings of the films."""
+    total = found_B1HW.new_zeros(())
+    for _ in range(scales):
+        difference = found_B1HW - wanted_B1HW
+        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        found_B1HW, wanted_B1HW = F.avg_pool2d(found_B1HW, 2), F.avg_pool2d(wanted_B1HW, 2)
+    return total / scales
+
+
+def soft_dice_loss(logits_BKHW: Tensor, codes_BHW: Tensor) -> Tensor:
+    """1 - soft Dice, averaged over all codes but the background."""
+    kinds = logits_BKHW.shape[1]
+    found = logits_BKHW.softmax(dim=1)[:, 1:]
+    wanted = F.one_hot(codes_BHW, kinds).movedim(-1, 1)[:, 1:].to(found.dtype)
+    overlap = (found * wanted).sum(dim=(0, 2, 3))
+    size = found.sum(dim=(0, 2, 3)) + wanted.sum(dim=(0, 2, 3))
+    return 1 - torch.mean((2 * overlap + 1) / (size + 1))
+
+
+def texture_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, window: int = 32) -> Tensor:
+    """Mean absolute difference of local log power spectra, in overlapping Hann windows.
+
+    An absolute error alone is least for a blurred film; this one asks for as much fine structure as the real
+    film has at each place, wherever its exact position lies below the first stage's resolution.
+    """
+    taper = torch.hann_window(window, periodic=True, device=found_B1HW.device)
+    taper = taper[:, None] * taper[None, :]
+    floor = (0.5 / 255) ** 2 * taper.pow(2).sum()
+
+    def log_power(film_B1HW: Tensor) -> Tensor:
+        patches = film_B1HW.unfold(2, window, window // 2).unfold(3, window, window // 2)
+        patches = patches - patches.mean(dim=(-2, -1), keepdim=True)
+        spectrum = torch.fft.rfft2(patches * taper)
+        return torch.log(spectrum.real.pow(2) + spectrum.imag.pow(2) + floor)
+
+    return F.l1_loss(log_power(found_B1HW), log_power(wanted_B1HW))

@@ -1,0 +1,75 @@
+"""Train one network from a config and a data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.config import (
+    AutoencoderConfig,
+    ControllerConfig,
+    DenoiserConfig,
+    TrainConfig,
+    config_tree,
+    load_config,
+)
+from xreal_synth.training.films import FilmSet, load_films
+from xreal_synth.training.loop import Result, Run, run_loop
+from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fitted_autoencoder
+from xreal_synth.training.tasks.base import Task
+from xreal_synth.training.tasks.controller import ControllerTask, build_controller
+from xreal_synth.training.tasks.denoiser import DenoiserTask
+from xreal_synth.training.tasks.segmenter import SegmenterTask
+
+
+def train(
+    network: str,
+    config_path: Path,
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    threads: int | None = None,
+) -> Result:
+    """Train `network` on `data/manifest.csv` into `out`, or go on with what `out` holds."""
+    config = load_config(network, config_path, overrides)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    out.mkdir(parents=True, exist_ok=True)
+    films = load_films(data, config.data, out / "refused.json")
+    torch.manual_seed(config.seed)
+    task = build_task(config, films)
+    task.to(place)
+    run = Run(task, films, config.loop, config_tree(config), config.seed, out, place)
+    return run_loop(run)
+
+
+def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
+    """The network of a config, freshly initialised from the current random state."""
+    size = config.data.image_size
+    if isinstance(config, AutoencoderConfig):
+        return AutoencoderTask(config.model, fitted_autoencoder(config.model, films["train"]))
+    if isinstance(config, DenoiserConfig):
+        return DenoiserTask(config.model, load_autoencoder(config.model.autoencoder), size)
+    if isinstance(config, ControllerConfig):
+        return ControllerTask(config.model, build_controller(config.model, load_autoencoder(config.model.autoencoder)))
+    return SegmenterTask(config.model, OrganSegmenter(config.model.inner_size, config.model.channels))
+
+
+def load_autoencoder(folder: str) -> PatchAutoencoder:
+    """A trained first stage from its diffusers folder."""
+    try:
+        network: PatchAutoencoder = PatchAutoencoder.from_pretrained(folder, low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            found=f"model.autoencoder: {folder!r}: {error}",
+            wanted="the folder of a trained autoencoder (its vae/)",
+            mend="train it first and give its path: --set model.autoencoder=OUT/network/vae",
+        ) from error
+    return network

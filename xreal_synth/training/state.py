@@ -1,0 +1,111 @@
+"""Training state on disk: safetensors and JSON, published by rename, the last one kept.
+
+A state holds everything that a resumed run needs to go on with the same bits: weights, their running average,
+the optimiser's moments, and the step; random numbers are drawn anew from (seed, step) and need no state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from xreal_synth.errors import TrainingError
+
+LATEST = "latest.json"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: steps done, seconds spent in all its parts, best validation loss so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What changes while training: the module, its optimiser and the running average of its parameters."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMAModel
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+
+def save_state(folder: Path, learner: Learner, progress: Progress, config: dict[str, Any]) -> None:
+    """Write `folder/step-N/` beside the former one, then point `latest.json` at it and drop the former."""
+    name = f"step-{progress.step:07d}"
+    temporary = folder / f".{name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(_tensors(learner), temporary / "state.safetensors")
+    record = {"step": progress.step, "seconds": progress.seconds, "best": progress.best, "config": config}
+    (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    final = folder / name
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    pointer = folder / (LATEST + ".tmp")
+    pointer.write_text(json.dumps({"state": name}), encoding="utf-8")
+    os.replace(pointer, folder / LATEST)
+    for other in folder.glob("step-*"):
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]] | None:
+    """Fill the learner from the last state in `folder`; None where there is none."""
+    pointer = folder / LATEST
+    if not pointer.exists():
+        return None
+    try:
+        place = folder / json.loads(pointer.read_text(encoding="utf-8"))["state"]
+        record = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(place / "state.safetensors")
+        _restore(learner, tensors)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            found=f"{folder}: {error}", wanted="a state of this network", mend="train into an empty folder"
+        ) from error
+    return Progress(record["step"], record["seconds"], record["best"]), record["config"]
+
+
+def _tensors(learner: Learner) -> dict[str, Tensor]:
+    found = {f"module/{name}": value.detach().clone() for name, value in learner.module.state_dict().items()}
+    for (name, parameter), shadow in zip(learner.trained(), learner.ema.shadow_params, strict=True):
+        found[f"ema/{name}"] = shadow.detach().clone()
+        for key, value in learner.optimizer.state.get(parameter, {}).items():
+            found[f"optimizer/{key}/{name}"] = torch.as_tensor(value).detach().clone()
+    found["ema_step"] = torch.tensor(learner.ema.optimization_step)
+    return found
+
+
+def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
+    module = {k.removeprefix("module/"): v for k, v in tensors.items() if k.startswith("module/")}
+    learner.module.load_state_dict(module)
+    for (name, parameter), shadow in zip(learner.trained(), learner.ema.shadow_params, strict=True):
+        shadow.copy_(tensors[f"ema/{name}"])
+        moments = {k.split("/")[1]: v for k, v in tensors.items() if _is_moment(k, name)}
+        if moments:
+            learner.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+            }
+    learner.ema.optimization_step = int(tensors["ema_step"])
+
+
+def _is_moment(key: str, name: str) -> bool:
+    head, _, rest = key.partition("/")
+    return head == "optimizer" and rest.partition("/")[2] == name

@@ -1,0 +1,41 @@
+"""What the training loop needs to know of a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from xreal_synth.training.films import FilmBatch
+
+
+class Task(ABC):
+    """One network in training: its module, its loss, a picture of its work, and how its parts are saved.
+
+    `module` holds all that is trained; parameters without gradient are left alone.
+    """
+
+    module: nn.Module
+
+    def to(self, device: torch.device) -> None:
+        """Move everything the task needs to a device."""
+        self.module.to(device)
+
+    @abstractmethod
+    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars by name; "loss" is the one to minimise. Random numbers come from `generator` (on CPU)."""
+
+    @abstractmethod
+    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
+        """A picture [H, W] in [0, 1] that shows what the network can do on a few films."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the network's parts in diffusers' folder layout under `folder`."""
+
+
+def film_grid(rows: list[Tensor]) -> Tensor:
+    """Rows of films [B, 1, H, W] -> one picture [rows * H, B * W]."""
+    return torch.cat([torch.cat(list(row[:, 0].float().clamp(0, 1)), dim=1) for row in rows], dim=0)

@@ -1,0 +1,74 @@
+"""The Anatomy Controller: organ mask -> rough film, in the latents of a trained first stage.
+
+Shapes: B batch, C latent channels, h and w latent sides, H and W film sides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xreal_synth.models.networks.mask_controller import CODE_SCALE, MaskController
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.config import ControllerSettings
+from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.tasks.base import Task, film_grid
+
+
+def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder) -> MaskController:
+    """A fresh controller whose decoder is the trained first stage, held fixed."""
+    shape = autoencoder.config
+    controller = MaskController(
+        patch_size=shape.patch_size,
+        latent_channels=shape.latent_channels,
+        refiner_width=shape.refiner_width,
+        refiner_blocks=shape.refiner_blocks,
+        width=settings.width,
+        blocks=settings.blocks,
+    )
+    controller.first_stage.load_state_dict(autoencoder.state_dict())
+    controller.first_stage.requires_grad_(False)
+    return controller
+
+
+class ControllerTask(Task):
+    """Trains the mask encoder towards the mean latents of films with the same anatomy."""
+
+    def __init__(self, settings: ControllerSettings, network: MaskController) -> None:
+        self.settings = settings
+        self.network = network
+        self.module = network
+
+    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of latents plus the mean absolute error of the linearly decoded film."""
+        first_stage = self.network.first_stage
+        with torch.autocast(batch.film.device.type, enabled=False):
+            wanted = first_stage.encode(batch.film).mean
+        found = self.network.encode(mask_of(batch.codes)).mean.float()
+        with torch.autocast(batch.film.device.type, enabled=False):
+            film = first_stage.decode_linear(found)
+        latent = F.mse_loss(found, wanted)
+        pixel = F.l1_loss(film, batch.film)
+        return {
+            "loss": latent + self.settings.pixel_weight * pixel,
+            "latent_mse": latent.detach(),
+            "mae_grey_levels": pixel.detach() * 255,
+        }
+
+    @torch.no_grad()
+    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: masks, rough films, and the real films of these masks."""
+        mask = mask_of(batch.codes)
+        return film_grid([mask, self.network(mask), batch.film])
+
+    def save(self, folder: Path) -> None:
+        """`anatomy_controller/`."""
+        self.network.save_pretrained(folder / "anatomy_controller")
+
+
+def mask_of(codes_BHW: Tensor) -> Tensor:
+    """Organ codes [B, H, W] -> the controller's input [B, 1, H, W], codes divided by 4."""
+    return codes_BHW[:, None].float() / CODE_SCALE

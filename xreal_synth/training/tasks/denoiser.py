@@ -1,0 +1,128 @@
+"""The denoiser: v-prediction on the paper's noise schedule in the first stage's latents.
+
+Shapes: B batch, C latent channels, h and w latent sides, L labels, D token width, T schedule steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.config import DenoiserSettings
+from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.tasks.base import Task, film_grid
+
+
+def paper_schedule() -> DDIMScheduler:
+    """The paper's betas, .0015 to .0295 linear in their roots over 1000 steps, for a v-predicting network."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.0015,
+        beta_end=0.0295,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type="v_prediction",
+    )
+
+
+def build_unet(settings: DenoiserSettings, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
+    """A small conditional UNet; levels without attention are plain residual blocks."""
+    down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in settings.attention]
+    up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(settings.attention)]
+    unet: UNet2DConditionModel = UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        layers_per_block=settings.layers,
+        block_out_channels=settings.channels,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        cross_attention_dim=settings.token_width,
+        attention_head_dim=settings.heads,
+    )
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+class DenoiserTask(Task):
+    """UNet and label tokens, trained together on the fixed encoder's latents."""
+
+    def __init__(self, settings: DenoiserSettings, autoencoder: PatchAutoencoder, image_size: int) -> None:
+        self.settings = settings
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.schedule = paper_schedule()
+        channels = int(autoencoder.config.latent_channels)
+        self.latent_shape = (channels, *[image_size // autoencoder.patch_size] * 2)
+        self.unet = build_unet(settings, channels, self.latent_shape[-1])
+        self.tokens = LabelTokens(width=settings.token_width)
+        self.module = nn.ModuleDict({"unet": self.unet, "tokens": self.tokens})
+        alphas = self.schedule.alphas_cumprod
+        self.log_snr = (alphas / (1 - alphas)).log()
+
+    def to(self, device: torch.device) -> None:
+        self.module.to(device)
+        self.autoencoder.to(device)
+
+    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of v over all latent channels."""
+        device = batch.film.device
+        with torch.autocast(device.type, enabled=False):
+            z = self.autoencoder.encode(batch.film).mean
+        steps = self._draw_steps(len(z), generator)
+        noise = torch.randn(z.shape, generator=generator).to(device)
+        kept = torch.rand(len(z), 1, generator=generator) >= self.settings.null_share
+        labels = batch.labels & kept.to(device)
+        noisy = self.schedule.add_noise(z, noise, steps.to(device))
+        target = self.schedule.get_velocity(z, noise, steps.to(device))
+        found = self.unet(noisy, steps.to(device), self.tokens(labels)).sample.float()
+        error = (found - target).pow(2).mean(dim=(1, 2, 3))
+        low = (steps < 400).to(device)
+        return {"loss": error.mean(), "loss_t_below_400": error[low].mean() if low.any() else error.mean()}
+
+    @torch.no_grad()
+    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
+        """Four rows of films: no finding, and Pneumonia with guidance 1, 2 and 4, from the same noise."""
+        shape = (len(batch.film), *self.latent_shape)
+        noise = torch.randn(shape, generator=generator).to(batch.film.device)
+        table = self.tokens.table()
+        asks = [("No Finding", 1.0), ("Pneumonia", 1.0), ("Pneumonia", 2.0), ("Pneumonia", 4.0)]
+        rows = [self._sample(noise, table[prompt], table[""], guidance) for prompt, guidance in asks]
+        return film_grid(rows)
+
+    def save(self, folder: Path) -> None:
+        """`unet/`, `tokens/` and `scheduler/`."""
+        self.unet.save_pretrained(folder / "unet")
+        self.tokens.save_pretrained(folder / "tokens")
+        self.schedule.save_pretrained(folder / "scheduler")
+
+    def _draw_steps(self, size: int, generator: torch.Generator) -> Tensor:
+        """[B] steps: mostly by a normal in log signal-to-noise ratio, some uniform over the schedule."""
+        wanted = torch.randn(size, generator=generator) * self.settings.log_snr_std + self.settings.log_snr_mean
+        nearest = torch.searchsorted(-self.log_snr, -wanted).clamp_max(len(self.log_snr) - 1)
+        uniform = torch.randint(len(self.log_snr), (size,), generator=generator)
+        pick = torch.rand(size, generator=generator) < self.settings.uniform_share
+        return torch.where(pick, uniform, nearest)
+
+    def _sample(self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, steps: int = 25) -> Tensor:
+        """Plain DDIM without control -> films [B, 1, H, W]."""
+        z = noise
+        count = len(z)
+        both = torch.cat([null.expand(count, -1, -1), tokens.expand(count, -1, -1)]).to(z.device)
+        self.schedule.set_timesteps(steps)
+        for t in self.schedule.timesteps:
+            if guidance == 1.0:
+                v = self.unet(z, t, both[count:]).sample.float()
+            else:
+                v_null, v_label = self.unet(torch.cat([z, z]), t, both).sample.float().chunk(2)
+                v = v_null + guidance * (v_label - v_null)
+            z = self.schedule.step(v, t, z).prev_sample
+        return self.autoencoder.decode(z)

@@ -1,0 +1,56 @@
+"""Random changes that a film and its organ mask go through together.
+
+Shapes: B batch, S stored side, H = W the side asked for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xreal_synth.training.config import WarpSettings
+
+
+def warped_view(
+    films_BSS: Tensor, codes_BSS: Tensor, size: int, warp: WarpSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike."""
+    batch = len(films_BSS)
+    theta = _random_affine(batch, warp, generator)
+    grid = F.affine_grid(theta, [batch, 1, size, size], align_corners=False)
+    film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
+    codes = _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
+    return _random_tone(film, warp, generator), codes
+
+
+def plain_view(films_BSS: Tensor, codes_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], only resized."""
+    batch = len(films_BSS)
+    grid = F.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, size, size], align_corners=False)
+    film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
+    return film, _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
+
+
+def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def _random_affine(batch: int, warp: WarpSettings, generator: torch.Generator) -> Tensor:
+    """[B, 2, 3] maps from output to input coordinates: rotation, scale, shift within the settings."""
+    draw = torch.rand(batch, 4, generator=generator) * 2 - 1
+    angle = draw[:, 0] * math.radians(warp.rotate_deg)
+    scale = torch.exp(draw[:, 1] * math.log1p(warp.scale))
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    shift = draw[:, 2:] * 2 * warp.shift
+    rows = [torch.stack([cos, -sin, shift[:, 0]], dim=1), torch.stack([sin, cos, shift[:, 1]], dim=1)]
+    return torch.stack(rows, dim=1)
+
+
+def _random_tone(film_B1HW: Tensor, warp: WarpSettings, generator: torch.Generator) -> Tensor:
+    draw = (torch.rand(3, len(film_B1HW), 1, 1, 1, generator=generator) * 2 - 1)
+    film = film_B1HW ** torch.exp(draw[0] * warp.gamma)
+    film = (film - 0.5) * torch.exp(draw[1] * warp.contrast) + 0.5 + draw[2] * warp.brightness
+    return film.clamp(0, 1)

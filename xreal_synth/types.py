@@ -1,0 +1,220 @@
+"""The system's nouns, in the order in which they flow.
+
+YAML -> Recipe -> Plan -> ShardPlan -> SampleSpec -> Sample -> Verdict -> tar + ShardRecord -> dataset.
+
+Boxes are half-open xyxy with the origin at the top left. Sides are the patient's: `left` is the
+right half of the picture. Masks are uint8 arrays [H, W]; films leave sampling as uint8 [H, W].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.uint8]
+Film = npt.NDArray[np.uint8]
+PixelBox = tuple[int, int, int, int]
+NormBox = tuple[float, float, float, float]
+Side = Literal["any", "left", "right", "both"]
+Zone = Literal["any", "upper", "middle", "lower"]
+Region = Literal["box", "heart", "lungs"]
+Split = Literal["train", "val", "test"]
+LabelValue = Literal[0, 1] | None
+
+ANATOMY_SOURCES = ("bank", "masks", "images")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFinding:
+    """A finding with its place on one anatomy.
+
+    `boxes` are the pixel boxes, snapped outward to the latent grid: one, or one per lung for `both`.
+    For region "heart" or "lungs" the region follows the organ and `boxes` holds its bounding box.
+    `side` and `zone` are what was asked for with `any` resolved to what was drawn.
+    `size` is box area over that lung's area; None for a shape-rule region or a fixed box.
+    """
+
+    name: str
+    side: str
+    zone: str
+    region: Region
+    boxes: tuple[PixelBox, ...]
+    size: float | None = None
+
+    @property
+    def box_xyxy(self) -> PixelBox:
+        """The bounding box of all parts, int pixels."""
+        x0, y0, x1, y1 = zip(*self.boxes, strict=True)
+        return min(x0), min(y0), max(x1), max(y1)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What a bundle says its weights are best sampled with."""
+
+    mode: Literal["branch", "reference"]
+    steps: int
+    hold: float
+    branch: float
+    guidance: float
+    soft: float
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """The recipe's `sampling` with every default filled in from the bundle.
+
+    hold and branch are shares of `steps`: s = floor(hold*steps + 0.5) held steps, k = floor(branch*steps).
+    `soft` is the anatomy blend's weight outside the organs, `resample` RePaint's U.
+    """
+
+    mode: Literal["branch", "reference"]
+    control: Literal["xreal"]
+    steps: int
+    hold: float
+    branch: float
+    guidance: float
+    soft: float
+    resample: int
+    paste: Literal["feather"]
+
+    @property
+    def hold_steps(self) -> int:
+        return int(self.hold * self.steps + 0.5)
+
+    @property
+    def branch_step(self) -> int:
+        return int(self.branch * self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpec:
+    """One film of a group. `name` is h (healthy twin), v0, v1.. (variants), s0 (sham)."""
+
+    key: str
+    name: str
+    findings: tuple[PlacedFinding, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleSpec:
+    """Everything drawn for one group (one anatomy) before any model runs.
+
+    `index` is the group's index, `row` the findings row of the recipe, `anatomy` the organ codes
+    uint8 [H, W] at the bundle's image size, `anatomy_id` where it came from ("bank", a file's name),
+    `ctr` the cardiothoracic ratio of the mask, `members` the films to deliver, twin first.
+    """
+
+    index: int
+    attempt: int
+    row: int
+    split: Split
+    anatomy: Mask
+    anatomy_id: str
+    ctr: float
+    members: tuple[MemberSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """Groups [start, stop) of shard `shard`; `name` is the dataset's name."""
+
+    name: str
+    shard: int
+    start: int
+    stop: int
+
+    @property
+    def stem(self) -> str:
+        return f"{self.name}-{self.shard:06d}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A finished film with its masks and labels.
+
+    `meta` is what KEY.json holds; `split` may change with the recipe and so stands in the table alone.
+    """
+
+    film: Film
+    anatomy: Mask
+    pathology: Mask
+    meta: SampleMeta
+    split: Split
+
+
+@dataclass(frozen=True, slots=True)
+class SampleMeta:
+    """What KEY.json says of a film: digested settings only, no URI, actor, host or time."""
+
+    key: str
+    group: int
+    member: str
+    attempt: int
+    row: int
+    digest: str
+    bundle_name: str
+    bundle_hash: str
+    seed: int
+    anatomy_source: str
+    anatomy_id: str
+    ctr: float
+    image_size: tuple[int, int]
+    findings: tuple[PlacedFinding, ...]
+    labels: dict[str, dict[str, LabelValue]]
+    prompt: str
+    sampling: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A group (or one attempt at it) that was not delivered, and why."""
+
+    group: int
+    attempt: int
+    row: int
+    reason: str
+    dropped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a sample."""
+
+    accepted: bool
+    reasons: tuple[str, ...] = ()
+    scores: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """Size and sha256 of a published file."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """The mark that a shard is done: written last, read as the ledger."""
+
+    shard: int
+    start: int
+    stop: int
+    samples: int
+    groups: int
+    rejected: int
+    dropped: int
+    tar: FileStamp
+    table: FileStamp
+    rejects: FileStamp | None
+    digest: str
+    fingerprint: dict[str, str]
+    label_counts: dict[str, int]
+    timings: dict[str, float]
+    actor: str
+    attempt: int
