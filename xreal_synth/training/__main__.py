@@ -15,9 +15,13 @@ from xreal_synth.training.run import train
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training", description=__doc__)
     parser.add_argument("network", choices=sorted(CONFIGS))
-    parser.add_argument("config", type=Path, help="YAML config; shipped ones lie in xreal_synth/training/configs")
+    parser.add_argument(
+        "config", type=Path, help="YAML config; shipped ones lie in xreal_synth/training/configs"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv, films and masks")
-    parser.add_argument("--out", type=Path, required=True, help="state, metrics, samples and the network; resumed")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="state, metrics, samples and the network; resumed"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. loop.steps=500")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads; the same bits need the same number")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -14,63 +14,86 @@ from xreal_synth.errors import TrainingError
 
 STRICT = ConfigDict(extra="forbid")
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class WarpSettings:
-    """Random changes of a film and its mask; never a mirror image, for the heart's side carries meaning."""
+    """Random changes of a film and its mask; never a mirror image, for the heart's side carries meaning.
 
-    rotate_deg: float = Field(5.0, ge=0, le=45)
-    scale: float = Field(0.06, ge=0, le=0.5)
-    shift: float = Field(0.03, ge=0, le=0.5)
-    gamma: float = Field(0.10, ge=0, le=1)
-    brightness: float = Field(0.05, ge=0, le=1)
-    contrast: float = Field(0.08, ge=0, le=1)
+    Rotation in degrees, scale and shift as shares of the side, gamma and contrast as logarithms of the
+    largest factor, brightness as the largest difference; all are drawn uniformly up to both signs.
+    """
+
+    rotate_deg: Annotated[float, Field(ge=0, le=45)] = 5.0
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.06
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.03
+    gamma: Share = 0.1
+    brightness: Share = 0.05
+    contrast: Share = 0.08
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DataSettings:
-    """Which films are read, and how they are changed while training."""
+    """Which films are read, and how they are changed while training.
 
-    image_size: int = Field(256, ge=16)
-    warp: WarpSettings = Field(default_factory=WarpSettings)
-    max_refused: float = Field(0.05, ge=0, le=1)
-    limit: int | None = Field(None, ge=1)
+    More than `max_refused` of faulty films stop a run before it starts; `limit` keeps the first films of each
+    split only.
+    """
+
+    image_size: Annotated[int, Field(ge=16)] = 256
+    warp: WarpSettings = WarpSettings()
+    max_refused: Share = 0.05
+    limit: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class LoopSettings:
-    """The loop's own settings: budget, optimiser, average of weights, and what is written when."""
+    """The loop's own settings: budget, optimiser, average of weights, and what is written when.
 
-    steps: int = Field(ge=0)
-    batch: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    minutes: float | None = Field(None, gt=0)
+    `lr` is reached after `warmup_steps`, kept, and brought to zero over the last `decay_share` of the steps.
+    `minutes` ends a run early; a resumed run may be given other budgets and intervals, nothing else.
+    """
+
+    steps: Annotated[int, Field(ge=0)]
+    batch: Count
+    lr: Positive
+    minutes: Positive | None = None
     schedule: Literal["constant", "cosine", "linear"] = "linear"
-    warmup_steps: int = Field(100, ge=0)
-    decay_share: float = Field(0.4, gt=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.01, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    ema_decay: float = Field(0.9995, ge=0, lt=1)
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.4
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    weight_decay: NotNegative = 0.01
+    clip_norm: Positive = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9995
     precision: Literal["fp32", "bf16"] = "bf16"
-    log_every: int = Field(20, ge=1)
-    validate_every: int = Field(250, ge=1)
-    preview_every: int = Field(500, ge=1)
-    checkpoint_minutes: float = Field(4.0, gt=0)
+    log_every: Count = 20
+    validate_every: Count = 250
+    preview_every: Count = 500
+    checkpoint_minutes: Positive = 4.0
+
+
+BUDGET_KEYS = ("steps", "minutes", "log_every", "validate_every", "preview_every", "checkpoint_minutes")
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class AutoencoderSettings:
-    """PatchAutoencoder and its losses."""
+    """PatchAutoencoder and its losses: absolute error + gradient_weight * edges + texture_weight * texture.
 
-    patch_size: int = 8
-    latent_channels: int = 8
-    refiner_width: int = 64
-    refiner_blocks: int = 5
-    whiten: float = 0.75
-    latent_noise: float = 0.1
-    gradient_weight: float = 1.0
-    texture_weight: float = 0.003
+    Half of the films are decoded from latents with Gaussian noise of up to `latent_noise`.
+    """
+
+    patch_size: Count = 8
+    latent_channels: Count = 8
+    refiner_width: Count = 64
+    refiner_blocks: Count = 5
+    whiten: Share = 0.75
+    latent_noise: NotNegative = 0.1
+    gradient_weight: NotNegative = 1.0
+    texture_weight: NotNegative = 0.02
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -78,37 +101,38 @@ class ControllerSettings:
     """MaskController and its losses; `autoencoder` is the folder of a trained first stage."""
 
     autoencoder: str = ""
-    width: int = 64
-    blocks: int = 2
-    pixel_weight: float = 4.0
+    width: Count = 64
+    blocks: Count = 2
+    pixel_weight: NotNegative = 4.0
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DenoiserSettings:
     """UNet2DConditionModel on latents; `autoencoder` is the folder of a fitted first stage.
 
-    Noise levels: log signal-to-noise ratio drawn from N(log_snr_mean, log_snr_std), a share of `uniform_share`
-    uniformly from all steps.
+    Noise levels: the logarithm of the signal-to-noise ratio is drawn from a normal with `log_snr_mean` and
+    `log_snr_std`; a share of `uniform_share` is drawn uniformly from all steps. A share of `null_share` of
+    the films loses all labels, for guidance.
     """
 
     autoencoder: str = ""
-    channels: tuple[int, ...] = (64, 160, 224)
+    channels: tuple[Count, ...] = (64, 160, 224)
     attention: tuple[bool, ...] = (False, True, True)
-    layers: int = 1
-    heads: int = 4
-    token_width: int = 96
-    null_share: float = 0.12
+    layers: Count = 1
+    heads: Count = 4
+    token_width: Count = 96
+    null_share: Share = 0.12
     log_snr_mean: float = -0.6
-    log_snr_std: float = 2.0
-    uniform_share: float = 0.15
+    log_snr_std: Positive = 2.0
+    uniform_share: Share = 0.15
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class SegmenterSettings:
     """OrganSegmenter: a U-Net at `inner_size` pixels."""
 
-    inner_size: int = 160
-    channels: tuple[int, ...] = (24, 48, 96, 128)
+    inner_size: Count = 160
+    channels: tuple[Count, ...] = (24, 48, 96, 128)
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -116,8 +140,8 @@ class AutoencoderConfig:
     network: Literal["autoencoder"]
     loop: LoopSettings
     seed: int = 0
-    data: DataSettings = Field(default_factory=DataSettings)
-    model: AutoencoderSettings = Field(default_factory=AutoencoderSettings)
+    data: DataSettings = DataSettings()
+    model: AutoencoderSettings = AutoencoderSettings()
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -125,8 +149,8 @@ class ControllerConfig:
     network: Literal["anatomy-controller"]
     loop: LoopSettings
     seed: int = 0
-    data: DataSettings = Field(default_factory=DataSettings)
-    model: ControllerSettings = Field(default_factory=ControllerSettings)
+    data: DataSettings = DataSettings()
+    model: ControllerSettings = ControllerSettings()
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -134,8 +158,8 @@ class DenoiserConfig:
     network: Literal["denoiser"]
     loop: LoopSettings
     seed: int = 0
-    data: DataSettings = Field(default_factory=DataSettings)
-    model: DenoiserSettings = Field(default_factory=DenoiserSettings)
+    data: DataSettings = DataSettings()
+    model: DenoiserSettings = DenoiserSettings()
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -143,8 +167,8 @@ class SegmenterConfig:
     network: Literal["segmenter"]
     loop: LoopSettings
     seed: int = 0
-    data: DataSettings = Field(default_factory=DataSettings)
-    model: SegmenterSettings = Field(default_factory=SegmenterSettings)
+    data: DataSettings = DataSettings()
+    model: SegmenterSettings = SegmenterSettings()
 
 
 TrainConfig = AutoencoderConfig | ControllerConfig | DenoiserConfig | SegmenterConfig
@@ -158,29 +182,35 @@ CONFIGS: dict[str, type[TrainConfig]] = {
 
 def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a YAML config for `network`, apply `key.path=value` overrides, check everything at once."""
-    if network not in CONFIGS:
-        raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}", mend="name one of them")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainingError(
-            found=f"{path}: {error}", wanted="a readable YAML training config", mend="correct the path or the file"
+            where=str(path),
+            found=str(error),
+            wanted="a readable YAML training config",
+            mend="correct the path or the file; shipped ones lie in xreal_synth/training/configs",
         ) from error
     if not isinstance(tree, dict):
-        raise TrainingError(found=f"{path}: {type(tree).__name__}", wanted="a YAML mapping", mend="see the shipped configs")
+        raise TrainingError(where=str(path), found=type(tree).__name__, wanted="a YAML mapping")
     for override in overrides:
         _apply(tree, override)
     return parse_config(network, tree, str(path))
 
 
-def parse_config(network: str, tree: Mapping[str, Any], source: str) -> TrainConfig:
-    """A config from a plain mapping; every fault is named with its place."""
+def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConfig:
+    """A config from a plain mapping; every fault is named with its path."""
+    if network not in CONFIGS:
+        raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}")
     try:
         config: TrainConfig = TypeAdapter(CONFIGS[network]).validate_python(tree)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} ({e['input']!r})" for e in error.errors())
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors()]
         raise TrainingError(
-            found=f"{source}: {faults}", wanted=f"a {network} config", mend="correct these keys; the shipped configs list all"
+            where=where,
+            found="; ".join(faults),
+            wanted=f"a config of the network {network}",
+            mend="correct these keys; the shipped configs list them all",
         ) from error
     return config
 
@@ -193,12 +223,12 @@ def config_tree(config: TrainConfig) -> dict[str, Any]:
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise TrainingError(found=f"override {override!r}", wanted="key.path=value", mend="write it like loop.steps=500")
     *parents, leaf = path.split(".")
-    node = tree
+    node: Any = tree
     for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise TrainingError(found=f"override {override!r}", wanted="a path to a value", mend=f"{parent} is a value itself")
+        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+    if not equals or not leaf or not isinstance(node, dict):
+        raise TrainingError(
+            found=f"override {override!r}", wanted="key.path=value", mend="write it like loop.steps=500"
+        )
     node[leaf] = yaml.safe_load(text)

@@ -30,6 +30,15 @@ def read_metrics(out: Path) -> list[dict[str, float | int | str]]:
     return records
 
 
+def trim_metrics(out: Path, step: int) -> None:
+    """Drop the records after `step`, which a run that was killed wrote after its last state."""
+    if (out / METRICS).exists():
+        lines = [json.dumps(record) + "\n" for record in read_metrics(out) if int(record["step"]) <= step]
+        temporary = out / f".{METRICS}"
+        temporary.write_text("".join(lines), encoding="utf-8")
+        os.replace(temporary, out / METRICS)
+
+
 def draw_curves(out: Path) -> None:
     """Training and validation loss over steps -> curves.png."""
     from matplotlib.figure import Figure

@@ -38,7 +38,7 @@ def export_parts(
 ) -> list[str]:
     """Write the parts whose run folders are given into `out`; returns the names written.
 
-    `weights` is `network` (last) or `best` (least validation loss). A part replaces its former self as a whole.
+    `weights` is `network` (last) or `best` (least validation loss). A part is replaced as a whole.
     """
     out.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
@@ -64,7 +64,9 @@ def load_part(kind: Any, folder: Path) -> Any:
         return kind.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
         raise TrainingError(
-            found=f"{folder}: {error}", wanted=f"a trained {kind.__name__}", mend="give the --out folder of its run"
+            found=f"{folder}: {error}",
+            wanted=f"a trained {kind.__name__}",
+            mend="give the --out folder of its run",
         ) from error
 
 
@@ -82,7 +84,9 @@ def _write_half(kind: Any, source: Path, target: Path) -> None:
 
 def _write_embeddings(source: Path, target: Path) -> None:
     tokens: LabelTokens = load_part(LabelTokens, source)
-    table = {prompt or NULL_KEY: value.to(torch.float16).contiguous() for prompt, value in tokens.table().items()}
+    table = {
+        prompt or NULL_KEY: value.to(torch.float16).contiguous() for prompt, value in tokens.table().items()
+    }
     temporary = target.with_name(f".new-{target.name}")
     save_file(table, temporary, metadata={"labels": ", ".join([*tokens.findings, "No Finding"])})
     os.replace(temporary, target)

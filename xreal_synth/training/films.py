@@ -26,7 +26,7 @@ ORGAN_CODES = 5
 
 @dataclass(frozen=True, slots=True)
 class FilmBatch:
-    """Films [B, 1, H, W] in [0, 1], organ codes [B, H, W] int64, labels [B, L] bool (findings, no finding)."""
+    """Films [B, 1, H, W] in [0, 1], organ codes [B, H, W] int64, labels [B, L] bool: findings, no finding."""
 
     film: Tensor
     codes: Tensor
@@ -48,9 +48,8 @@ class FilmSet:
     def __len__(self) -> int:
         return len(self.films)
 
-    def draw(self, size: int, generator: torch.Generator) -> FilmBatch:
-        """A random batch, each film warped together with its mask; all draws come from `generator`."""
-        index = torch.randint(len(self), (size,), generator=generator)
+    def draw(self, index: Tensor, generator: torch.Generator) -> FilmBatch:
+        """The named films, each warped at random together with its mask; all draws come from `generator`."""
         film, codes = warped_view(
             self.films[index], self.codes[index], self.settings.image_size, self.settings.warp, generator
         )
@@ -66,7 +65,9 @@ def load_films(folder: Path, settings: DataSettings, report: Path | None = None)
     """Read the train and val splits; faulty films are left out, counted, and written to `report` (JSON)."""
     manifest = read_manifest(folder)
     if settings.limit is not None:
-        rows = [r for s in ("train", "val") for r in [q for q in manifest.rows if q.split == s][: settings.limit]]
+        rows = [
+            r for s in ("train", "val") for r in [q for q in manifest.rows if q.split == s][: settings.limit]
+        ]
         manifest = Manifest(tuple(rows), manifest.refused)
     kept: dict[str, list[tuple[FilmRow, NDArray[np.uint8], NDArray[np.uint8]]]] = {"train": [], "val": []}
     refused = list(manifest.refused)
@@ -82,7 +83,9 @@ def load_films(folder: Path, settings: DataSettings, report: Path | None = None)
     for split, found in kept.items():
         if not found:
             raise TrainingError(
-                found=f"{folder}: no usable film in split {split!r}", wanted="at least one", mend="see the manifest"
+                found=f"{folder}: no usable film in split {split!r}",
+                wanted="at least one",
+                mend="see the manifest",
             )
     return {split: _film_set(found, settings) for split, found in kept.items()}
 

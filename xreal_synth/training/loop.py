@@ -1,7 +1,8 @@
 """The one training loop: every network, resumable to the step.
 
-Every random number of step n comes from a generator seeded with (seed, purpose, n), so a run that was stopped and
-started again goes on with the same bits, as long as device, library versions and thread count are the same.
+Every random number of step n comes from a generator seeded with (seed, purpose, n), so a run that was
+stopped and started again goes on with the same bits, as long as device, library versions and thread count
+are the same.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 
-from xreal_synth.training.config import LoopSettings
-from xreal_synth.training.curves import append_metrics, draw_curves, write_picture
+from xreal_synth.errors import TrainingError
+from xreal_synth.training.config import BUDGET_KEYS, LoopSettings
+from xreal_synth.training.curves import append_metrics, draw_curves, trim_metrics, write_picture
 from xreal_synth.training.films import FilmSet
 from xreal_synth.training.state import Learner, Progress, load_state, save_state
 from xreal_synth.training.tasks.base import Task
@@ -79,12 +81,22 @@ def generator_for(seed: int, purpose: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def film_order(films: int, batch: int, seed: int, step: int) -> torch.Tensor:
+    """Which films step `step` sees [batch]: every film once per pass, each pass in an order of its own."""
+    places = range(step * batch, (step + 1) * batch)
+    passes = sorted({place // films for place in places})
+    orders = {n: torch.randperm(films, generator=generator_for(seed, "order", n)) for n in passes}
+    return torch.stack([orders[place // films][place % films] for place in places])
+
+
 def run_loop(run: Run) -> Result:
     """Train to the end of the step or time budget, or until asked to stop; resumes what `run.out` holds."""
     run.out.mkdir(parents=True, exist_ok=True)
     found = load_state(run.out / "state", run.learner)
     if found is not None:
-        run.progress = found[0]
+        run.progress, former = found
+        _check_same_config(former, run.config)
+        trim_metrics(run.out, run.progress.step)
     started = time.monotonic() - run.progress.seconds
     saved_at = time.monotonic()
     with stop_signals() as stop:
@@ -101,7 +113,7 @@ def run_loop(run: Run) -> Result:
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Warm-up, then constant, then over the last `decay_share` of the steps down to zero (linear or cosine)."""
+    """Warm-up, then constant, then to zero over the last `decay_share` of the steps (linear or cosine)."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     begin = settings.steps * (1 - settings.decay_share)
     past = min(1.0, max(0.0, (step - begin) / max(1.0, settings.steps - begin)))
@@ -110,6 +122,29 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     if settings.schedule == "cosine":
         return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * past))
     return settings.lr * warm
+
+
+def _check_same_config(former: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than the run began with; budgets and intervals may change."""
+    differences = [
+        f"{path}: {before!r}, now {after!r}"
+        for path, before, after in _differences(former, now)
+        if path.removeprefix("loop.") not in BUDGET_KEYS
+    ]
+    if differences:
+        raise TrainingError(
+            found="the run in this folder began with other settings: " + "; ".join(differences),
+            wanted="the same settings",
+            mend="give them again, or train into an empty folder",
+        )
+
+
+def _differences(former: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(former, dict) and isinstance(now, dict):
+        for key in sorted({*former, *now}):
+            yield from _differences(former.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    elif former != now:
+        yield path, former, now
 
 
 def _finished(run: Run) -> bool:
@@ -122,10 +157,12 @@ def _train_step(run: Run) -> None:
     step = run.progress.step
     draw = generator_for(run.seed, "train", step)
     torch.manual_seed(draw.initial_seed())
-    batch = run.films["train"].draw(run.settings.batch, draw).to(run.device)
+    index = film_order(len(run.films["train"]), run.settings.batch, run.seed, step)
+    batch = run.films["train"].draw(index, draw).to(run.device)
     run.task.module.train()
     with _autocast(run):
         losses = run.task.loss(batch, draw)
+    _check_finite(losses["loss"], step)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     trained = [p for _, p in run.learner.trained()]
     norm = torch.nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
@@ -142,16 +179,29 @@ def _train_step(run: Run) -> None:
     run.recent["lr"] = [rate]
 
 
+def _check_finite(loss: torch.Tensor, step: int) -> None:
+    if not bool(loss.detach().isfinite()):
+        raise TrainingError(
+            found=f"the loss of step {step} is {float(loss.detach())}",
+            wanted="a finite loss",
+            mend="train again into a new folder with a lower loop.lr or loop.precision=fp32",
+        )
+
+
 def _look(run: Run) -> None:
     """Log, validate and draw whenever the step is one of theirs."""
     step, settings = run.progress.step, run.settings
     if step % settings.log_every == 0:
         means = {name: sum(values) / len(values) for name, values in run.recent.items()}
-        append_metrics(run.out, {"step": step, "seconds": round(run.progress.seconds, 1), "split": "train", **means})
+        append_metrics(
+            run.out, {"step": step, "seconds": round(run.progress.seconds, 1), "split": "train", **means}
+        )
         run.recent.clear()
     if step % settings.validate_every == 0:
         found = validate(run)
-        append_metrics(run.out, {"step": step, "seconds": round(run.progress.seconds, 1), "split": "val", **found})
+        append_metrics(
+            run.out, {"step": step, "seconds": round(run.progress.seconds, 1), "split": "val", **found}
+        )
         draw_curves(run.out)
         if run.progress.best is None or found["loss"] < run.progress.best:
             run.progress.best = found["loss"]
@@ -162,11 +212,12 @@ def _look(run: Run) -> None:
 
 @torch.no_grad()
 def validate(run: Run) -> dict[str, float]:
-    """Losses of the averaged weights over the whole validation split, unwarped, with the same draws each time."""
+    """Losses of the averaged weights over the validation split, unwarped, with the same draws each time."""
     films, sums = run.films["val"], dict[str, float]()
     with averaged(run):
-        for index in torch.arange(len(films)).split(run.settings.batch):
-            draw = generator_for(run.seed, "val", int(index[0]))
+        for start in range(0, len(films), run.settings.batch):
+            index = torch.arange(start, min(start + run.settings.batch, len(films)))
+            draw = generator_for(run.seed, "val", start)
             with _autocast(run):
                 losses = run.task.loss(films.take(index).to(run.device), draw)
             for name, value in losses.items():

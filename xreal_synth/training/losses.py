@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def gradient_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, scales: int = 3) -> Tensor:
@@ -13,7 +13,7 @@ def gradient_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, scales: int = 3) -> T
     for _ in range(scales):
         difference = found_B1HW - wanted_B1HW
         total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-        found_B1HW, wanted_B1HW = F.avg_pool2d(found_B1HW, 2), F.avg_pool2d(wanted_B1HW, 2)
+        found_B1HW, wanted_B1HW = functional.avg_pool2d(found_B1HW, 2), functional.avg_pool2d(wanted_B1HW, 2)
     return total / scales
 
 
@@ -21,7 +21,7 @@ def soft_dice_loss(logits_BKHW: Tensor, codes_BHW: Tensor) -> Tensor:
     """1 - soft Dice, averaged over all codes but the background."""
     kinds = logits_BKHW.shape[1]
     found = logits_BKHW.softmax(dim=1)[:, 1:]
-    wanted = F.one_hot(codes_BHW, kinds).movedim(-1, 1)[:, 1:].to(found.dtype)
+    wanted = functional.one_hot(codes_BHW, kinds).movedim(-1, 1)[:, 1:].to(found.dtype)
     overlap = (found * wanted).sum(dim=(0, 2, 3))
     size = found.sum(dim=(0, 2, 3)) + wanted.sum(dim=(0, 2, 3))
     return 1 - torch.mean((2 * overlap + 1) / (size + 1))
@@ -43,4 +43,4 @@ def texture_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, window: int = 32) -> T
         spectrum = torch.fft.rfft2(patches * taper)
         return torch.log(spectrum.real.pow(2) + spectrum.imag.pow(2) + floor)
 
-    return F.l1_loss(log_power(found_B1HW), log_power(wanted_B1HW))
+    return functional.l1_loss(log_power(found_B1HW), log_power(wanted_B1HW))

@@ -10,9 +10,12 @@ from xreal_synth.errors import TrainingError
 
 COLUMNS = ("image", "mask", "labels", "patient_id", "split")
 KNOWN_LABELS = frozenset(
-    "Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax Consolidation Edema "
-    "Emphysema Fibrosis Pleural_Thickening Hernia".split()
-) | {"No Finding"}
+    {
+        *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis"),
+        *("Hernia", "Infiltration", "Mass", "No Finding", "Nodule", "Pleural_Thickening", "Pneumonia"),
+        "Pneumothorax",
+    }
+)
 SPLITS = ("train", "val")
 
 
@@ -51,7 +54,9 @@ def read_manifest(folder: Path) -> Manifest:
             table = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TrainingError(
-            found=f"{path}: {error}", wanted="a manifest.csv in the data folder", mend="give the folder that holds it"
+            found=f"{path}: {error}",
+            wanted="a manifest.csv in the data folder",
+            mend="give the folder that holds it",
         ) from error
     missing = [name for name in COLUMNS if table and name not in table[0]]
     if not table or missing:

@@ -58,7 +58,9 @@ def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
     if isinstance(config, DenoiserConfig):
         return DenoiserTask(config.model, load_autoencoder(config.model.autoencoder), size)
     if isinstance(config, ControllerConfig):
-        return ControllerTask(config.model, build_controller(config.model, load_autoencoder(config.model.autoencoder)))
+        return ControllerTask(
+            config.model, build_controller(config.model, load_autoencoder(config.model.autoencoder))
+        )
     return SegmenterTask(config.model, OrganSegmenter(config.model.inner_size, config.model.channels))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from xreal_synth.training.config import WarpSettings
 
@@ -20,7 +20,7 @@ def warped_view(
     """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike."""
     batch = len(films_BSS)
     theta = _random_affine(batch, warp, generator)
-    grid = F.affine_grid(theta, [batch, 1, size, size], align_corners=False)
+    grid = functional.affine_grid(theta, [batch, 1, size, size], align_corners=False)
     film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
     codes = _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
     return _random_tone(film, warp, generator), codes
@@ -29,13 +29,15 @@ def warped_view(
 def plain_view(films_BSS: Tensor, codes_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], only resized."""
     batch = len(films_BSS)
-    grid = F.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, size, size], align_corners=False)
+    grid = functional.affine_grid(
+        torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, size, size], align_corners=False
+    )
     film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
     return film, _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
 
 
 def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
+    return functional.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 def _random_affine(batch: int, warp: WarpSettings, generator: torch.Generator) -> Tensor:
@@ -50,7 +52,7 @@ def _random_affine(batch: int, warp: WarpSettings, generator: torch.Generator) -
 
 
 def _random_tone(film_B1HW: Tensor, warp: WarpSettings, generator: torch.Generator) -> Tensor:
-    draw = (torch.rand(3, len(film_B1HW), 1, 1, 1, generator=generator) * 2 - 1)
+    draw = torch.rand(3, len(film_B1HW), 1, 1, 1, generator=generator) * 2 - 1
     film = film_B1HW ** torch.exp(draw[0] * warp.gamma)
     film = (film - 0.5) * torch.exp(draw[1] * warp.contrast) + 0.5 + draw[2] * warp.brightness
     return film.clamp(0, 1)

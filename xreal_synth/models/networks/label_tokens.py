@@ -22,7 +22,7 @@ def prompt_of(positive: Sequence[str], order: Sequence[str] = FINDINGS) -> str:
     return " ".join(name for name in order if name in positive)
 
 
-class LabelTokens(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class LabelTokens(ModelMixin, ConfigMixin):
     """Labels [B, L] of 0 and 1 -> tokens [B, L, D]: the label's own token where 1, its null token where 0."""
 
     @register_to_config

@@ -1,7 +1,7 @@
 """Anatomy Controller of the small bundle: organ mask -> latents of the first stage -> rough film.
 
-The paper's controller is a VAE that is given a mask and trained to return the film; here the encoder is a small
-U-Net that returns the mean latents of films with this anatomy, and the decoder is the first stage's own.
+The paper's controller is a VAE that is given a mask and trained to return the film; here the encoder is a
+small U-Net that returns the mean latents of films with this anatomy, and the decoder is the first stage's.
 
 Shapes: B batch, K patch side, C latent channels, H and W film sides, h = H / K, w = W / K.
 """
@@ -9,10 +9,10 @@ Shapes: B batch, K patch side, C latent channels, H and W film sides, h = H / K,
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xreal_synth.models.networks.blocks import ResidualBlock, coordinates
 from xreal_synth.models.networks.patch_autoencoder import LatentPosterior, PatchAutoencoder
@@ -40,7 +40,7 @@ class MaskEncoder(nn.Module):
         )
 
     def forward(self, kinds_BNHW: Tensor) -> Tensor:
-        folded = F.pixel_unshuffle(kinds_BNHW, self.patch_size)
+        folded = functional.pixel_unshuffle(kinds_BNHW, self.patch_size)
         fine = self.fine(self.inlet(torch.cat([folded, coordinates(folded)], dim=1)))
         middle = self.middle(self.down_middle(fine))
         coarse = self.coarse(self.down_coarse(middle))
@@ -49,7 +49,7 @@ class MaskEncoder(nn.Module):
         return out
 
 
-class MaskController(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class MaskController(ModelMixin, ConfigMixin):
     """Organ masks (code / 4) [B, 1 or 3, H, W] -> rough films [B, 1, H, W] in about [0, 1]."""
 
     @register_to_config
@@ -69,15 +69,16 @@ class MaskController(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.first_stage = PatchAutoencoder(patch_size, latent_channels, refiner_width, refiner_blocks)
 
     def encode(self, mask_BcHW: Tensor) -> LatentPosterior:
-        """Organ codes divided by 4 [B, 1 or 3, H, W] -> posterior over latents [B, C, h, w], of zero width."""
+        """Organ codes divided by 4 [B, 1 or 3, H, W] -> posterior over latents [B, C, h, w] of zero width."""
         codes = (mask_BcHW[:, 0] * CODE_SCALE).round().long().clamp(0, self.kinds - 1)
-        kinds = F.one_hot(codes, self.kinds).movedim(-1, 1).to(mask_BcHW.dtype)
+        kinds = functional.one_hot(codes, self.kinds).movedim(-1, 1).to(mask_BcHW.dtype)
         mean = self.encoder(kinds)
         return LatentPosterior(mean=mean, std=torch.zeros_like(mean))
 
     def decode(self, z_BChw: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> rough film [B, 1, H, W], not clamped."""
-        return self.first_stage.decode(z_BChw)
+        film: Tensor = self.first_stage.decode(z_BChw)
+        return film
 
     def forward(self, mask_BcHW: Tensor) -> Tensor:
         """Organ codes divided by 4 [B, 1 or 3, H, W] -> rough film [B, 1, H, W], not clamped."""
@@ -89,4 +90,4 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 
 
 def _twice(x_BCHW: Tensor) -> Tensor:
-    return F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest")
+    return functional.interpolate(x_BCHW, scale_factor=2.0, mode="nearest")

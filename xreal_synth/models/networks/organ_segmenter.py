@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xreal_synth.models.networks.blocks import coordinates
 
 
-class OrganSegmenter(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class OrganSegmenter(ModelMixin, ConfigMixin):
     """Films [B, 1, H, W] in [0, 1] -> logits [B, N, H, W]; a U-Net at `inner_size` pixels.
 
     Films are standardised one by one, so that exposure does not matter.
@@ -36,8 +36,12 @@ class OrganSegmenter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.outlet = nn.Conv2d(channels[0], kinds, 1)
 
     def forward(self, film_B1HW: Tensor) -> Tensor:
-        inner = F.interpolate(
-            film_B1HW, size=(self.inner_size, self.inner_size), mode="bilinear", antialias=True, align_corners=False
+        inner = functional.interpolate(
+            film_B1HW,
+            size=(self.inner_size, self.inner_size),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
         )
         mean, std = inner.mean(dim=(1, 2, 3), keepdim=True), inner.std(dim=(1, 2, 3), keepdim=True)
         x = (inner - mean) / (std + 1e-3)
@@ -46,13 +50,13 @@ class OrganSegmenter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         for stage in self.down:
             x = stage(x)
             kept.append(x)
-            x = F.max_pool2d(x, 2)
+            x = functional.max_pool2d(x, 2)
         x = self.middle(x)
         for stage, skip in zip(self.up, reversed(kept), strict=True):
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = stage(torch.cat([x, skip], dim=1))
         logits = self.outlet(x).to(film_B1HW.dtype)
-        return F.interpolate(logits, size=film_B1HW.shape[-2:], mode="bilinear", align_corners=False)
+        return functional.interpolate(logits, size=film_B1HW.shape[-2:], mode="bilinear", align_corners=False)
 
     @torch.no_grad()
     def segment(self, film_B1HW: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xreal_synth.models.networks.blocks import ResidualBlock, zeroed
 
@@ -29,7 +29,7 @@ class LatentPosterior:
 
 
 class PatchRefiner(nn.Module):
-    """What the linear decoder misses: films [B, 1, H, W] and latents [B, C, h, w] -> correction [B, 1, H, W]."""
+    """What the linear decoder misses: film [B, 1, H, W], latents [B, C, h, w] -> correction [B, 1, H, W]."""
 
     def __init__(self, latent_channels: int, width: int, blocks: int, fold: int = 4) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class PatchRefiner(nn.Module):
         )
 
     def forward(self, film_B1HW: Tensor, z_BChw: Tensor) -> Tensor:
-        folded = F.pixel_unshuffle(film_B1HW - 0.5, self.fold) * 4
-        spread = F.interpolate(z_BChw, size=folded.shape[-2:], mode="bilinear", align_corners=False)
+        folded = functional.pixel_unshuffle(film_B1HW - 0.5, self.fold) * 4
+        spread = functional.interpolate(z_BChw, size=folded.shape[-2:], mode="bilinear", align_corners=False)
         correction = self.outlet(self.body(self.inlet(torch.cat([folded, spread], dim=1))))
-        return F.pixel_shuffle(correction, self.fold) * 0.1
+        return functional.pixel_shuffle(correction, self.fold) * 0.1
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class PatchAutoencoder(ModelMixin, ConfigMixin):
     """Films [B, 1, H, W] in [0, 1] <-> latents [B, C, H/K, W/K] with about unit deviation."""
 
     basis: Tensor
@@ -72,16 +72,16 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def encode(self, film_B1HW: Tensor) -> LatentPosterior:
         """Film [B, 1, H, W] in [0, 1] -> posterior over latents [B, C, h, w]."""
-        patches = F.pixel_unshuffle(film_B1HW, self.patch_size)
+        patches = functional.pixel_unshuffle(film_B1HW, self.patch_size)
         centred = patches - self.offset[None, :, None, None]
-        mean = F.conv2d(centred, (self.basis * self.gain[:, None])[:, :, None, None])
+        mean = functional.conv2d(centred, (self.basis * self.gain[:, None])[:, :, None, None])
         return LatentPosterior(mean=mean, std=torch.zeros_like(mean))
 
     def decode_linear(self, z_BChw: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> film [B, 1, H, W] by the transposed transform alone (patch borders show)."""
+        """Latents [B, C, h, w] -> film [B, 1, H, W] by the transposed transform alone: patch borders show."""
         weight = (self.basis / self.gain[:, None]).t()[:, :, None, None]
-        patches = F.conv2d(z_BChw, weight) + self.offset[None, :, None, None]
-        return F.pixel_shuffle(patches, self.patch_size)
+        patches = functional.conv2d(z_BChw, weight) + self.offset[None, :, None, None]
+        return functional.pixel_shuffle(patches, self.patch_size)
 
     def decode(self, z_BChw: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> film [B, 1, H, W], about [0, 1], not clamped."""
@@ -97,10 +97,12 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def fit_patches(self, films_B1HW: Tensor, whiten: float = 0.75) -> Tensor:
         """Set the transform from films in [0, 1]; returns each latent channel's standard deviation.
 
-        Component i is divided by std_i ** whiten, so that fine components weigh more than in the film but less
-        than the coarse ones; then all are divided by the overall deviation.
+        Component i is divided by std_i ** whiten, so that fine components weigh more than in the film but
+        less than the coarse ones; then all are divided by the overall deviation.
         """
-        patches = F.pixel_unshuffle(films_B1HW.double(), self.patch_size).permute(0, 2, 3, 1).flatten(0, 2)
+        patches = (
+            functional.pixel_unshuffle(films_B1HW.double(), self.patch_size).permute(0, 2, 3, 1).flatten(0, 2)
+        )
         offset = patches.mean(dim=0)
         centred = patches - offset
         values, vectors = torch.linalg.eigh(centred.t() @ centred / len(centred))
@@ -113,4 +115,5 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.basis.copy_(basis)
         self.offset.copy_(offset)
         self.gain.copy_(gain)
-        return std * gain
+        spread: Tensor = std * gain
+        return spread

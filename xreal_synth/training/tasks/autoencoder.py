@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import AutoencoderSettings
@@ -20,7 +20,7 @@ from xreal_synth.training.tasks.base import Task, film_grid
 
 def fitted_autoencoder(settings: AutoencoderSettings, films: FilmSet) -> PatchAutoencoder:
     """A network whose patch transform is fitted on all unwarped training films."""
-    network = PatchAutoencoder(
+    network: PatchAutoencoder = PatchAutoencoder(
         settings.patch_size, settings.latent_channels, settings.refiner_width, settings.refiner_blocks
     )
     network.fit_patches(films.take(torch.arange(len(films))).film, settings.whiten)
@@ -67,4 +67,4 @@ class AutoencoderTask(Task):
 
 def reconstruction_error(network: PatchAutoencoder, film_B1HW: Tensor) -> Tensor:
     """Mean absolute error of encode and decode, in grey levels of 255."""
-    return F.l1_loss(network(film_B1HW).clamp(0, 1), film_B1HW) * 255
+    return functional.l1_loss(network(film_B1HW).clamp(0, 1), film_B1HW) * 255

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from xreal_synth.models.networks.mask_controller import CODE_SCALE, MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
@@ -21,7 +21,7 @@ from xreal_synth.training.tasks.base import Task, film_grid
 def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder) -> MaskController:
     """A fresh controller whose decoder is the trained first stage, held fixed."""
     shape = autoencoder.config
-    controller = MaskController(
+    controller: MaskController = MaskController(
         patch_size=shape.patch_size,
         latent_channels=shape.latent_channels,
         refiner_width=shape.refiner_width,
@@ -50,8 +50,8 @@ class ControllerTask(Task):
         found = self.network.encode(mask_of(batch.codes)).mean.float()
         with torch.autocast(batch.film.device.type, enabled=False):
             film = first_stage.decode_linear(found)
-        latent = F.mse_loss(found, wanted)
-        pixel = F.l1_loss(film, batch.film)
+        latent = functional.mse_loss(found, wanted)
+        pixel = functional.l1_loss(film, batch.film)
         return {
             "loss": latent + self.settings.pixel_weight * pixel,
             "latent_mse": latent.detach(),

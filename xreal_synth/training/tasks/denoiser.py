@@ -77,7 +77,7 @@ class DenoiserTask(Task):
         device = batch.film.device
         with torch.autocast(device.type, enabled=False):
             z = self.autoencoder.encode(batch.film).mean
-        steps = self._draw_steps(len(z), generator)
+        steps = self.draw_steps(len(z), generator)
         noise = torch.randn(z.shape, generator=generator).to(device)
         kept = torch.rand(len(z), 1, generator=generator) >= self.settings.null_share
         labels = batch.labels & kept.to(device)
@@ -104,15 +104,19 @@ class DenoiserTask(Task):
         self.tokens.save_pretrained(folder / "tokens")
         self.schedule.save_pretrained(folder / "scheduler")
 
-    def _draw_steps(self, size: int, generator: torch.Generator) -> Tensor:
+    def draw_steps(self, size: int, generator: torch.Generator) -> Tensor:
         """[B] steps: mostly by a normal in log signal-to-noise ratio, some uniform over the schedule."""
-        wanted = torch.randn(size, generator=generator) * self.settings.log_snr_std + self.settings.log_snr_mean
+        wanted = (
+            torch.randn(size, generator=generator) * self.settings.log_snr_std + self.settings.log_snr_mean
+        )
         nearest = torch.searchsorted(-self.log_snr, -wanted).clamp_max(len(self.log_snr) - 1)
         uniform = torch.randint(len(self.log_snr), (size,), generator=generator)
         pick = torch.rand(size, generator=generator) < self.settings.uniform_share
         return torch.where(pick, uniform, nearest)
 
-    def _sample(self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, steps: int = 25) -> Tensor:
+    def _sample(
+        self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, steps: int = 25
+    ) -> Tensor:
         """Plain DDIM without control -> films [B, 1, H, W]."""
         z = noise
         count = len(z)
@@ -125,4 +129,5 @@ class DenoiserTask(Task):
                 v_null, v_label = self.unet(torch.cat([z, z]), t, both).sample.float().chunk(2)
                 v = v_null + guidance * (v_label - v_null)
             z = self.schedule.step(v, t, z).prev_sample
-        return self.autoencoder.decode(z)
+        film: Tensor = self.autoencoder.decode(z)
+        return film

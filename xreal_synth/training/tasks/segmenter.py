@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from xreal_synth.models.networks.mask_controller import CODE_SCALE
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
@@ -22,7 +22,7 @@ ORGANS = ("left_lung", "right_lung", "heart", "aorta")
 
 
 class SegmenterTask(Task):
-    """Trains on films that are also blurred and made noisy, since generated films are softer than real ones."""
+    """Trains on films also blurred and made noisy, since generated films differ from real ones so."""
 
     def __init__(self, settings: SegmenterSettings, network: OrganSegmenter) -> None:
         self.settings = settings
@@ -33,7 +33,7 @@ class SegmenterTask(Task):
         """Cross-entropy plus soft Dice; in evaluation also each organ's Dice."""
         film = self._degraded(batch.film, generator) if self.network.training else batch.film
         logits = self.network(film).float()
-        loss = F.cross_entropy(logits, batch.codes) + soft_dice_loss(logits, batch.codes)
+        loss = functional.cross_entropy(logits, batch.codes) + soft_dice_loss(logits, batch.codes)
         if self.network.training:
             return {"loss": loss}
         return {"loss": loss, **dice_per_organ(logits.argmax(dim=1), batch.codes)}
@@ -53,7 +53,7 @@ class SegmenterTask(Task):
         """A third of the films as they are, a third blurred, a third noisy."""
         kind = torch.randint(3, (len(film_B1HW), 1, 1, 1), generator=generator).to(film_B1HW.device)
         noise = torch.randn(film_B1HW.shape, generator=generator).to(film_B1HW.device)
-        blurred = F.avg_pool2d(film_B1HW, 5, stride=1, padding=2, count_include_pad=False)
+        blurred = functional.avg_pool2d(film_B1HW, 5, stride=1, padding=2, count_include_pad=False)
         return torch.where(kind == 0, film_B1HW, torch.where(kind == 1, blurred, film_B1HW + 0.04 * noise))
 
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.training.config import CONFIGS, DenoiserConfig, config_tree, load_config, parse_config
+
+SHIPPED = Path(str(files("xreal_synth.training") / "configs"))
+
+
+@pytest.mark.parametrize("network", CONFIGS)
+def test_shipped_configs_are_valid_and_survive_a_round_trip(network: str) -> None:
+    config = load_config(network, SHIPPED / f"mini-{network}.yaml")
+    assert parse_config(network, config_tree(config), "again") == config
+
+
+def test_an_override_reaches_its_key() -> None:
+    config = load_config(
+        "denoiser", SHIPPED / "mini-denoiser.yaml", ["loop.steps=7", "model.channels=[32, 64]"]
+    )
+    assert isinstance(config, DenoiserConfig)
+    assert (config.loop.steps, config.model.channels) == (7, (32, 64))
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("loop.stepps=3", "loop.stepps"),
+        ("loop.steps=-1", "loop.steps"),
+        ("model.heads=[1]", "model.heads"),
+        ("loop.steps.more=3", "override"),
+        ("loop.steps", "override"),
+        ("network=segmenter", "network"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, named: str) -> None:
+    with pytest.raises(TrainingError, match=named):
+        load_config("denoiser", SHIPPED / "mini-denoiser.yaml", [override])
+
+
+@pytest.mark.parametrize("text", ["- a list", "network: [", "network: denoiser\nsurprise: 1\n"])
+def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"broken\.yaml"):
+        load_config("denoiser", path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"none\.yaml"):
+        load_config("denoiser", tmp_path / "none.yaml")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.training.config import DataSettings, WarpSettings
+from xreal_synth.training.films import load_films
+from xreal_synth.training.warps import plain_view, warped_view
+
+Rows = list[dict[str, str]]
+WriteFolder = Callable[[Path], Rows]
+WriteManifest = Callable[[Path, Rows], None]
+TOLERANT = DataSettings(image_size=32, max_refused=0.5)
+
+
+def test_labels_are_the_five_findings_and_no_finding(data: Path) -> None:
+    films = load_films(data, TOLERANT)
+    assert {split: len(found) for split, found in films.items()} == {"train": 6, "val": 2}
+    found = films["train"].labels.int().tolist()
+    assert found[0] == [0, 0, 0, 0, 0, 1]
+    assert found[2] == [1, 0, 0, 1, 0, 0]
+    assert found[3] == [0, 0, 0, 0, 0, 0]
+
+
+def test_other_splits_are_left_out(
+    tmp_path: Path, folder_writer: WriteFolder, manifest_writer: WriteManifest
+) -> None:
+    rows = folder_writer(tmp_path)
+    rows[0]["split"] = "minor"
+    manifest_writer(tmp_path, rows)
+    assert len(load_films(tmp_path, TOLERANT)["train"]) == 5
+
+
+def _spoil(folder: Path, rows: Rows, fault: str) -> None:
+    film, mask = folder / "film1.png", folder / "mask1.png"
+    if fault == "unreadable":
+        film.write_bytes(b"no film")
+    elif fault == "missing":
+        film.unlink()
+    elif fault == "cut short":
+        film.write_bytes(film.read_bytes()[:200])
+    elif fault == "mask of another size":
+        Image.fromarray(np.zeros((20, 20), np.uint8)).save(mask)
+    elif fault == "unknown code":
+        Image.fromarray(np.full((40, 40), 9, np.uint8)).save(mask)
+    elif fault == "one colour":
+        Image.fromarray(np.full((40, 40), 7, np.uint8)).save(film)
+    elif fault == "unknown label":
+        rows[1]["labels"] = "Pneumonja"
+    else:
+        rows[1]["patient_id"] = rows[7]["patient_id"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "count"),
+    [
+        ("unreadable", "cannot identify", 1),
+        ("missing", "No such file", 1),
+        ("cut short", "trunc", 1),
+        ("mask of another size", "mask1.png is", 1),
+        ("unknown code", "code 9", 1),
+        ("one colour", "one colour", 1),
+        ("unknown label", "'Pneumonja'", 1),
+        ("patient in two splits", "patient 7 is in two splits", 2),
+    ],
+)
+def test_a_faulty_film_is_refused_and_counted(
+    tmp_path: Path,
+    folder_writer: WriteFolder,
+    manifest_writer: WriteManifest,
+    fault: str,
+    reason: str,
+    count: int,
+) -> None:
+    rows = folder_writer(tmp_path)
+    _spoil(tmp_path, rows, fault)
+    manifest_writer(tmp_path, rows)
+    films = load_films(tmp_path, TOLERANT, tmp_path / "refused.json")
+    refused = json.loads((tmp_path / "refused.json").read_text(encoding="utf-8"))
+    assert sum(map(len, films.values())) == 8 - count
+    assert len(refused) == count
+    assert "film1.png" in refused[0]["file"]
+    assert reason in refused[0]["reason"]
+    with pytest.raises(TrainingError, match=r"film1\.png"):
+        load_films(tmp_path, DataSettings(image_size=32, max_refused=0.0))
+
+
+@pytest.mark.parametrize("content", [None, "", "image,mask\na,b\n"])
+def test_a_manifest_without_its_columns_is_an_error(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "manifest.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"manifest\.csv"):
+        load_films(tmp_path, TOLERANT)
+
+
+def test_film_and_mask_are_warped_together_and_never_mirrored() -> None:
+    codes = torch.zeros(4, 64, 64, dtype=torch.uint8)
+    codes[:, 8:40, 36:60] = 1
+    warp = WarpSettings(rotate_deg=10, scale=0.1, shift=0.05, gamma=0, brightness=0, contrast=0)
+    film, warped = warped_view(codes * 200, codes, 48, warp, torch.Generator().manual_seed(1))
+    same = (film[:, 0] > 100 / 255) == (warped == 1)
+    assert same.float().mean() > 0.99
+    columns = (warped == 1).float().mean(dim=1)
+    assert bool((columns[:, 24:].sum(dim=1) > columns[:, :24].sum(dim=1)).all())
+    assert not torch.equal(warped[0], warped[1])
+
+
+def test_a_plain_view_keeps_film_and_codes() -> None:
+    codes = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    codes[:, 16:48, 32:] = 3
+    film, plain = plain_view(codes * 50, codes, 32)
+    assert plain[0, 8:24, 16:].eq(3).all()
+    assert plain.sum() == 3 * 16 * 16
+    assert torch.allclose(film[0, 0, 12, 24], torch.tensor(150 / 255), atol=1e-3)

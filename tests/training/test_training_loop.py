@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.training import __main__ as command
+from xreal_synth.training.config import LoopSettings
+from xreal_synth.training.curves import append_metrics, read_metrics
+from xreal_synth.training.export import EMBEDDINGS, export_parts
+from xreal_synth.training.loop import EXIT_STOPPED, film_order, learning_rate
+from xreal_synth.training.run import train
+from xreal_synth.training.tasks.segmenter import SegmenterTask
+
+Config = Callable[..., Path]
+NETWORKS = ["autoencoder", "anatomy-controller", "denoiser", "segmenter"]
+
+
+def last_state(run: Path) -> dict[str, torch.Tensor]:
+    name = json.loads((run / "state" / "latest.json").read_text(encoding="utf-8"))["state"]
+    return load_file(run / "state" / name / "state.safetensors")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_run_writes_what_it_promises(network: str, runs: dict[str, Path]) -> None:
+    run = runs[network]
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4]
+    assert [r["step"] for r in records if r["split"] == "val"] == [2, 4]
+    for name in ("curves.png", "samples/step-0000004.png", "network", "best", "refused.json"):
+        assert (run / name).exists(), name
+    assert len(list((run / "state").iterdir())) == 2
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_resumed_run_has_the_same_bits(
+    network: str,
+    runs: dict[str, Path],
+    overrides: dict[str, list[str]],
+    data: Path,
+    config: Config,
+    tmp_path: Path,
+) -> None:
+    given = overrides[network]
+    path = config(network)
+    train(network, path, data, tmp_path, [*given, "loop.minutes=1e-9"], "cpu")
+    for _ in range(3):
+        train(network, path, data, tmp_path, [*given, f"loop.minutes={_one_step_more(tmp_path)}"], "cpu")
+    train(network, path, data, tmp_path, given, "cpu")
+    straight, resumed = last_state(runs[network]), last_state(tmp_path)
+    assert straight.keys() == resumed.keys()
+    assert [name for name in straight if not torch.equal(straight[name], resumed[name])] == []
+
+
+def command_line(network: str, config: Config, data: Path, out: Path) -> list[str]:
+    files = [str(config(network)), "--data", str(data), "--out", str(out)]
+    return ["training", network, *files, "--device", "cpu"]
+
+
+def _one_step_more(run: Path) -> float:
+    name = json.loads((run / "state" / "latest.json").read_text(encoding="utf-8"))["state"]
+    record = json.loads((run / "state" / name / "state.json").read_text(encoding="utf-8"))
+    return float(record["seconds"]) / 60 + 1e-9
+
+
+def test_a_signal_saves_and_stops(
+    data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = SegmenterTask.loss
+
+    def loss_and_signal(*given: object) -> dict[str, torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SegmenterTask, "loss", loss_and_signal)
+    arguments = [
+        "training",
+        "segmenter",
+        str(config("segmenter")),
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--device", "cpu"])
+    assert command.main() == EXIT_STOPPED
+    assert (tmp_path / "state" / "step-0000001").is_dir()
+
+
+def test_other_settings_are_refused_on_resume(runs: dict[str, Path], data: Path, config: Config) -> None:
+    with pytest.raises(TrainingError, match=r"loop\.lr: 0\.001, now 0\.5"):
+        train("segmenter", config("segmenter"), data, runs["segmenter"], ["loop.lr=0.5"], "cpu")
+
+
+def test_a_user_error_ends_the_command_with_2(
+    data: Path,
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["training", "denoiser", str(config("denoiser")), "--data", str(data), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert command.main() == 2
+    assert "model.autoencoder" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmenterTask, "loss", lambda *given: {"loss": torch.tensor(float("nan"))})
+    with pytest.raises(TrainingError, match="step 0 is nan"):
+        train("segmenter", config("segmenter"), data, tmp_path, [], "cpu")
+
+
+def test_every_film_is_seen_once_per_pass() -> None:
+    seen = torch.cat([film_order(films=5, batch=3, seed=1, step=step) for step in range(5)])
+    passes = seen.view(3, 5)
+    assert passes.sort(dim=1).values.tolist() == [[0, 1, 2, 3, 4]] * 3
+    assert len({tuple(order) for order in passes.tolist()}) > 1
+
+
+def test_metrics_after_the_last_state_are_dropped_on_resume(
+    data: Path, config: Config, tmp_path: Path
+) -> None:
+    train("segmenter", config("segmenter", steps=2), data, tmp_path, [], "cpu")
+    append_metrics(tmp_path, {"step": 9, "split": "train", "loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 10, "spl')
+    train("segmenter", config("segmenter", steps=3), data, tmp_path, [], "cpu")
+    steps = [record["step"] for record in read_metrics(tmp_path) if record["split"] == "train"]
+    assert steps == [1, 2, 3]
+
+
+def test_a_damaged_state_is_named(runs: dict[str, Path], data: Path, config: Config, tmp_path: Path) -> None:
+    train("segmenter", config("segmenter", steps=1), data, tmp_path, [], "cpu")
+    (tmp_path / "state" / "step-0000001" / "state.safetensors").write_bytes(b"short")
+    with pytest.raises(TrainingError, match="state"):
+        train("segmenter", config("segmenter", steps=1), data, tmp_path, [], "cpu")
+
+
+def test_the_learning_rate_warms_up_stays_and_falls() -> None:
+    settings = LoopSettings(steps=100, batch=1, lr=1.0, warmup_steps=10, decay_share=0.5)
+    rates = [learning_rate(settings, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:51] == [1.0] * 42
+    assert rates[75] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.02)
+
+
+def test_exported_parts_are_half_precision_folders(runs: dict[str, Path], tmp_path: Path) -> None:
+    export_parts(
+        tmp_path,
+        autoencoder=runs["autoencoder"],
+        controller=runs["anatomy-controller"],
+        denoiser=runs["denoiser"],
+        segmenter=runs["segmenter"],
+    )
+    names = {"vae", "anatomy_controller", "unet", "segmenter"}
+    assert {p.name for p in tmp_path.iterdir()} == names | {"scheduler", EMBEDDINGS}
+    for name in names:
+        weights = load_file(tmp_path / name / "diffusion_pytorch_model.safetensors")
+        assert {w.dtype for w in weights.values()} == {torch.float16}
+        assert "_class_name" in json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))
+    table = load_file(tmp_path / EMBEDDINGS)
+    assert len(table) == 33
+    assert table["<null>"].shape == table["No Finding"].shape == (6, 8)
+
+
+def test_exporting_an_unfinished_run_names_it(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="vae"):
+        export_parts(tmp_path / "out", autoencoder=tmp_path)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens, prompt_of
+from xreal_synth.models.networks.mask_controller import MaskController
+from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.config import DenoiserSettings
+from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
+from xreal_synth.training.tasks.denoiser import DenoiserTask
+
+
+def smooth_films(count: int, side: int = 32) -> torch.Tensor:
+    coarse = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
+
+
+def test_a_full_patch_transform_loses_nothing() -> None:
+    network = PatchAutoencoder(patch_size=4, latent_channels=16, refiner_width=8, refiner_blocks=1)
+    films = smooth_films(8) + 0.01 * torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    network.fit_patches(films)
+    z = network.encode(films).mean
+    assert z.shape == (8, 16, 8, 8)
+    assert torch.allclose(network.basis @ network.basis.t(), torch.eye(16), atol=1e-4)
+    assert torch.allclose(network.decode_linear(z), films, atol=1e-4)
+    assert z.std() == pytest.approx(1, abs=0.1)
+
+
+def test_a_fresh_refiner_leaves_the_linear_film_alone() -> None:
+    network = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
+    z = network.encode(smooth_films(2)).mean
+    assert torch.equal(network.decode(z), network.decode_linear(z))
+
+
+def test_saved_networks_load_with_the_same_outputs(tmp_path: Path) -> None:
+    networks = [
+        (PatchAutoencoder(refiner_width=8, refiner_blocks=1), smooth_films(2)),
+        (MaskController(refiner_width=8, refiner_blocks=1, width=8, blocks=1), torch.zeros(2, 3, 32, 32)),
+        (OrganSegmenter(inner_size=16, channels=(8, 8)), smooth_films(2)),
+    ]
+    for network, given in networks:
+        network.save_pretrained(tmp_path / type(network).__name__)
+        again = type(network).from_pretrained(tmp_path / type(network).__name__, low_cpu_mem_usage=False)
+        assert torch.equal(network(given), again(given))
+
+
+def test_a_controller_reads_one_or_three_channels_alike() -> None:
+    network = MaskController(refiner_width=8, refiner_blocks=1, width=8, blocks=1)
+    codes = torch.randint(5, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    one = network(codes / 4)
+    assert one.shape == (2, 1, 32, 32)
+    assert torch.equal(one, network((codes / 4).repeat(1, 3, 1, 1)))
+    assert not torch.equal(one, network(torch.zeros(2, 1, 32, 32)))
+
+
+def test_every_prompt_has_its_own_tokens() -> None:
+    table = LabelTokens(width=8).table()
+    assert len(table) == 2 ** len(FINDINGS) + 1
+    assert {"", "No Finding", "Pneumonia", "Pneumonia Effusion"} <= set(table)
+    stacked = torch.stack(list(table.values()))
+    assert stacked.shape == (33, 6, 8)
+    assert len(torch.unique(stacked, dim=0)) == 33
+    assert prompt_of(["Effusion", "Pneumonia"]) == "Pneumonia Effusion"
+
+
+def test_noise_levels_crowd_in_the_middle() -> None:
+    first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
+    task = DenoiserTask(DenoiserSettings(channels=(32, 32), attention=(False, True)), first_stage, 32)
+    steps = task.draw_steps(20_000, torch.Generator().manual_seed(0))
+    assert 0 <= int(steps.min()) < int(steps.max()) <= 999
+    around = task.log_snr[steps].median()
+    assert float(around) == pytest.approx(-0.9, abs=0.4)
+
+
+def test_losses_are_least_for_the_same_film() -> None:
+    film = smooth_films(2, 64)
+    rough = film + 0.05 * torch.randn(film.shape, generator=torch.Generator().manual_seed(2))
+    for loss in (gradient_loss, texture_loss):
+        assert float(loss(film, film)) == 0
+        assert float(loss(film, rough)) > 0
+    codes = torch.randint(5, (2, 16, 16), generator=torch.Generator().manual_seed(0))
+    right = torch.nn.functional.one_hot(codes, 5).movedim(-1, 1) * 20.0
+    assert float(soft_dice_loss(right, codes)) == pytest.approx(0, abs=1e-3)
+    assert float(soft_dice_loss(right.roll(1, dims=1), codes)) > 0.9

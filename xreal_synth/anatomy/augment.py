@@ -1,0 +1,122 @@
+"""Random changes of an organ mask: rotation, shift, scale, elastic bending, the heart's size.
+
+All arithmetic is elementwise in float64 and rounds once, so that the same stream gives the same mask on
+any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from xreal_synth.anatomy.regions import scale_about_centre
+from xreal_synth.types import Mask
+from xreal_synth.vocab import AORTA, BACKGROUND, HEART
+
+_KNOTS = 5
+"""Control points a side of the elastic field: bends as broad as a lung, none as fine as a rib."""
+
+_Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """How far a mask may be changed; each change is drawn uniformly within its range.
+
+    rotate_deg: degrees either way. shift: share of the side, each axis either way. scale: e.g. 0.06 for
+    0.94 to 1.06, about the image's centre. elastic: standard deviation of the control points'
+    displacement, share of the side. heart_scale: lowest and highest factor about the heart's centre.
+    """
+
+    rotate_deg: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    elastic: float = 0.0
+    heart_scale: tuple[float, float] = (1.0, 1.0)
+
+
+def augment(mask: Mask, rng: np.random.Generator, settings: Augment) -> Mask:
+    """A changed copy, uint8 [H, H] -> uint8 [H, H]; the result still has to be validated.
+
+    The stream is read the same whatever the settings, so switching one off leaves the others' draws.
+    """
+    angle, dx, dy, zoom, heart = rng.uniform(-1.0, 1.0, 5)
+    knots = rng.standard_normal((2, _KNOTS, _KNOTS)).clip(-2.0, 2.0)
+    low, high = settings.heart_scale
+    heart_scale = low + (high - low) * (heart + 1.0) / 2.0
+    if settings.rotate_deg or settings.shift or settings.scale or settings.elastic:
+        offset = (settings.shift * dx, settings.shift * dy)
+        mask = _warp(mask, settings.rotate_deg * angle, offset, 1.0 + settings.scale * zoom, settings.elastic * knots)
+    return scale_heart(mask, heart_scale)
+
+
+def scale_heart(mask: Mask, scale: float) -> Mask:
+    """The heart scaled about its centre and painted over the lungs, under the aorta.
+
+    Pixels a smaller heart gives up go to the nearest of its neighbours, lung or background.
+    """
+    if scale == 1.0:
+        return mask
+    old = mask == HEART
+    new = scale_about_centre(old, scale)
+    result = mask.copy()
+    given_up = old & ~new
+    if given_up.any():
+        window = tuple(
+            slice(max(0, part.start - 2), part.stop + 2) for part in ndimage.find_objects(old.view(np.uint8))[0]
+        )
+        beneath = np.where(mask == AORTA, BACKGROUND, mask)[window]
+        _, (rows, columns) = ndimage.distance_transform_edt(old[window], return_indices=True)
+        result[window] = np.where(given_up[window], beneath[rows, columns], result[window])
+    result[new & (mask != AORTA)] = HEART
+    return result
+
+
+def _warp(mask: Mask, degrees: float, offset: tuple[float, float], zoom: float, knots: _Array) -> Mask:
+    """Pull-back by nearest neighbour: each output pixel takes the code where it came from.
+
+    offset and knots [2, K, K] (x, y) are shares of the side. Outside the image lies background.
+    """
+    side = mask.shape[0]
+    axis = (np.arange(side) + 0.5) / side - 0.5
+    cos, sin = (round(f(math.radians(degrees)), 9) / zoom for f in (math.cos, math.sin))
+    x, y = (axis - offset[0])[None, :], (axis - offset[1])[:, None]
+    source_x, source_y = cos * x + sin * y, cos * y - sin * x
+    if knots.any():
+        basis = _spline_basis(side)
+        source_x = source_x + _bend(basis, knots[0])
+        source_y = source_y + _bend(basis, knots[1])
+    columns = np.floor((source_x + 0.5) * side).astype(np.int32)
+    rows = np.floor((source_y + 0.5) * side).astype(np.int32)
+    inside = (columns >= 0) & (columns < side) & (rows >= 0) & (rows < side)
+    flat = rows.clip(0, side - 1) * side + columns.clip(0, side - 1)
+    return np.where(inside, mask.ravel()[flat], np.uint8(BACKGROUND))
+
+
+def _spline_basis(side: int) -> _Array:
+    """Uniform cubic B-spline weights [K, side] of the K control points along one axis."""
+    position = (np.arange(side) + 0.5) / side * (_KNOTS - 3)
+    t = np.abs(position[None, :] - (np.arange(_KNOTS)[:, None] - 1.0))
+    inner = 2.0 / 3.0 - t * t + t * t * t / 2.0
+    outer = (2.0 - t) * (2.0 - t) * (2.0 - t) / 6.0
+    return np.where(t < 1.0, inner, np.where(t < 2.0, outer, 0.0))
+
+
+def _bend(basis: _Array, knots: _Array) -> _Array:
+    """Displacement [side, side] of control points [K, K] (rows are y); no BLAS: the sum's order is fixed."""
+    along_x = [_ordered_sum(knots[row], basis) for row in range(_KNOTS)]
+    field = basis[0][:, None] * along_x[0][None, :]
+    for row in range(1, _KNOTS):
+        field += basis[row][:, None] * along_x[row][None, :]
+    return field
+
+
+def _ordered_sum(weights: _Array, terms: _Array) -> _Array:
+    total = weights[0] * terms[0]
+    for weight, term in zip(weights[1:], terms[1:], strict=True):
+        total = total + weight * term
+    return np.asarray(total, dtype=np.float64)

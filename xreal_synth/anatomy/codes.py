@@ -1,0 +1,63 @@
+"""Organ masks as files and as arrays: codes, square uint8 [H, W], nearest-neighbour resize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from xreal_synth.errors import AnatomyError
+from xreal_synth.types import Mask
+from xreal_synth.vocab import BACKGROUND, ORGANS
+
+CODES: tuple[int, ...] = (BACKGROUND, *ORGANS.values())
+NAMES: dict[int, str] = {code: name.replace("_", " ") for name, code in ORGANS.items()}
+LEGEND = ", ".join(f"{code} {name}" for code, name in ((BACKGROUND, "background"), *NAMES.items()))
+
+_MODES = ("L", "P")
+
+
+def read_mask(path: Path) -> Mask:
+    """An organ mask from a one-channel 8-bit PNG -> uint8 [H, W], as stored.
+
+    Raises AnatomyError naming the file if it cannot be read or has colours instead of codes. Codes and
+    anatomy are checked by `validate.validate_mask`.
+    """
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            pixels = np.array(image) if mode in _MODES else None
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise AnatomyError(
+            where=str(path),
+            found=f"the file cannot be read as an image ({error})",
+            wanted="a one-channel 8-bit PNG of organ codes",
+            mend="replace the file or take it out of the folder",
+        ) from error
+    if pixels is None:
+        raise AnatomyError(
+            where=str(path),
+            found=f"an image of mode {mode}",
+            wanted=f"a one-channel 8-bit PNG of organ codes ({LEGEND})",
+            mend="save the codes themselves, not their colours",
+        )
+    return pixels.astype(np.uint8)
+
+
+def resize_mask(mask: Mask, size: int) -> Mask:
+    """Nearest neighbour, pixel centres aligned: uint8 [H, H] -> uint8 [size, size].
+
+    Raises AnatomyError if the mask is not square: the film's proportions would change.
+    """
+    height, width = mask.shape
+    if height != width:
+        raise AnatomyError(
+            found=f"a mask of {width}x{height} pixels",
+            wanted="a square mask",
+            mend="pad or crop the film and its mask to a square",
+        )
+    if height == size:
+        return mask
+    index = ((2 * np.arange(size) + 1) * height) // (2 * size)
+    return np.ascontiguousarray(mask[index[:, None], index[None, :]])

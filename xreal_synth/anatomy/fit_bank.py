@@ -1,0 +1,77 @@
+"""Fits the mask bank: `python -m xreal_synth.anatomy.fit_bank --data DIR --out DIR`.
+
+DIR is a folder like nih-cxr14: manifest.csv with the columns mask, mask_score and split, and the masks.
+Takes about a minute for 650 masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xreal_synth.anatomy.codes import read_mask
+from xreal_synth.anatomy.shape_model import ShapeModel
+from xreal_synth.anatomy.validate import validate_mask
+from xreal_synth.errors import AnatomyError, XrealError
+from xreal_synth.types import Mask
+
+TRIALS = 500
+
+
+def training_masks(data: Path, min_score: float) -> list[Mask]:
+    """The validated masks of the manifest's training split, in its order. Raises AnatomyError."""
+    try:
+        with (data / "manifest.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+        paths = [data / row["mask"] for row in rows if float(row["mask_score"]) >= min_score]
+    except (OSError, KeyError, ValueError) as error:
+        raise AnatomyError(
+            where=str(data / "manifest.csv"),
+            found=f"the manifest cannot be read ({error!r})",
+            wanted="a CSV with the columns mask, mask_score and split",
+        ) from error
+    masks = []
+    for path in paths:
+        mask = read_mask(path)
+        validate_mask(mask, str(path))
+        masks.append(mask)
+    return masks
+
+
+def redraw_rate(model: ShapeModel, size: int) -> float:
+    """Share of TRIALS draws that do not pass validation."""
+    rng, failed = np.random.default_rng(0), 0
+    for _ in range(TRIALS):
+        try:
+            validate_mask(model.sample(rng, size), "draw")
+        except AnatomyError:
+            failed += 1
+    return failed / TRIALS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m xreal_synth.anatomy.fit_bank", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and masks/")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the bank into")
+    parser.add_argument("--modes", type=int, default=32, help="principal modes kept (default 32)")
+    parser.add_argument("--min-score", type=float, default=0.9, help="least mask_score (default 0.9)")
+    options = parser.parse_args(arguments)
+    try:
+        masks = training_masks(options.data, options.min_score)
+        ShapeModel.fit(masks, options.modes).save(options.out)
+        model = ShapeModel.load(options.out)
+    except XrealError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{model.fitted} masks, {len(model.modes)} modes holding {model.explained:.1%} of the variance")
+    print(f"{redraw_rate(model, 256):.1%} of {TRIALS} draws at 256 px do not pass validation")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Where anatomies come from: a bundle's mask bank, or a folder of masks.
+
+A draw is a mask of the source, changed by `augment` and validated. A change that spoils the mask is drawn
+again from the same stream, so that a draw is a function of its stream alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from xreal_synth.anatomy.augment import Augment, augment
+from xreal_synth.anatomy.codes import read_mask, resize_mask
+from xreal_synth.anatomy.shape_model import ShapeModel
+from xreal_synth.anatomy.validate import validate_mask
+from xreal_synth.errors import AnatomyError
+from xreal_synth.types import Mask
+
+MAX_DRAWS = 25
+"""Tries for one anatomy. A bank draw fails 2% of the time, a mild augmentation about as often."""
+
+CHECK_AT_OPEN = 4096
+"""Masks of a folder that are read and validated when it is opened; those beyond when they are drawn."""
+
+_CACHE = 256
+
+
+class AnatomySource(Protocol):
+    """Draws organ masks. `source_name` is one of types.ANATOMY_SOURCES."""
+
+    @property
+    def source_name(self) -> str: ...
+
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
+        """A validated mask uint8 [size, size] and where it came from. Raises AnatomyError."""
+        ...
+
+
+class BankSource:
+    """Draws of the shape model in `folder` (a bundle's `anatomy_bank/`). Raises BundleError."""
+
+    source_name = "bank"
+
+    def __init__(self, folder: Path, settings: Augment | None = None) -> None:
+        self._model = ShapeModel.load(folder)
+        self._settings = settings or Augment()
+
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
+        def once() -> tuple[Mask, str]:
+            return self._model.sample(rng, size), "bank"
+
+        return _draw_valid(once, rng, self._settings, "a draw of the mask bank")
+
+
+class FolderSource:
+    """The organ masks `*.png` of a folder, each drawn with the same chance; ids are file names.
+
+    Raises AnatomyError naming the file if a mask cannot be read, is not square, holds a foreign code or is
+    not a chest (swapped lungs, a lung missing): for the first CHECK_AT_OPEN files at once, so that nothing
+    is written for a folder that cannot be used.
+    """
+
+    source_name = "masks"
+
+    def __init__(self, path: Path, settings: Augment | None = None) -> None:
+        self._files = _mask_files(path)
+        self._settings = settings or Augment()
+        for file in self._files[:CHECK_AT_OPEN]:
+            _load(file)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
+        def once() -> tuple[Mask, str]:
+            file = self._files[int(rng.integers(len(self._files)))]
+            mask = resize_mask(_load(file), size)
+            return mask, file.name
+
+        return _draw_valid(once, rng, self._settings, "a mask of the folder")
+
+
+def _draw_valid(
+    once: Callable[[], tuple[Mask, str]], rng: np.random.Generator, settings: Augment, what: str
+) -> tuple[Mask, str]:
+    problem: AnatomyError | None = None
+    for _ in range(MAX_DRAWS):
+        mask, name = once()
+        mask = augment(mask, rng, settings)
+        try:
+            validate_mask(mask, name)
+        except AnatomyError as error:
+            problem = error
+        else:
+            return mask, name
+    assert problem is not None
+    raise AnatomyError(
+        where="anatomy.augment",
+        found=f"{what}, changed by augment, is no usable chest in {MAX_DRAWS} tries; the last: {problem.found}",
+        wanted=problem.wanted,
+        mend="lower rotate_deg, shift, scale, elastic or heart_scale",
+    )
+
+
+def _mask_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise AnatomyError(
+            where=str(path),
+            found="no such folder" if not path.exists() else "a file",
+            wanted="a folder of organ masks (*.png)",
+            mend="set anatomy.source.masks.path to the folder",
+        )
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png" and file.is_file())
+    if not files:
+        raise AnatomyError(where=str(path), found="no PNG in the folder", wanted="one organ mask or more (*.png)")
+    return files
+
+
+@lru_cache(maxsize=_CACHE)
+def _load(file: Path) -> Mask:
+    mask = read_mask(file)
+    validate_mask(mask, str(file))
+    mask.flags.writeable = False
+    return mask

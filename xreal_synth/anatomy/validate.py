@@ -1,0 +1,183 @@
+"""Is this array an organ mask the models were trained for? Every mask passes here before it is used.
+
+The ranges are those of the 890 shared masks with a certainty of at least 0.9, widened (their extremes
+stand beside each limit); they tell a mask of a frontal chest film from a mistake, not a healthy chest
+from a sick one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from xreal_synth.anatomy.codes import CODES, LEGEND, NAMES
+from xreal_synth.anatomy.measure import organ_areas
+from xreal_synth.errors import AnatomyError
+from xreal_synth.types import Mask, PixelBox
+from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
+
+MIN_SIZE = 32
+
+AREA_RANGES: dict[int, tuple[float, float]] = {
+    LEFT_LUNG: (0.015, 0.30),  # met: 0.028 .. 0.209
+    RIGHT_LUNG: (0.015, 0.30),  # met: 0.045 .. 0.222
+    HEART: (0.012, 0.24),  # met: 0.023 .. 0.164
+    AORTA: (0.0005, 0.04),  # met: 0.002 .. 0.020, or none at all
+}
+"""Organ area over image area. The aorta alone may be missing: its knob is not seen on every film."""
+
+LUNG_RATIO = (0.2, 4.0)  # left over right area, met: 0.29 .. 2.31
+LUNG_DISTANCE = 0.4  # of the chest's width between the lungs' centres, met: 0.50 ..
+HEART_ACROSS = (0.2, 0.95)  # centre, 0 right lung's centre .. 1 left lung's, met: 0.31 .. 0.84
+HEART_DOWN = (0.4, 1.0)  # centre in the lungs' box, met: 0.53 .. 0.89
+HEART_IN_CHEST = 0.6  # share of the heart's box in the lungs' box, met: 0.74 ..
+AORTA_ACROSS = (0.25, 0.9)  # centre in the lungs' box, met: 0.46 .. 0.73
+AORTA_DOWN = (0.05, 0.75)  # met: 0.20 .. 0.47
+LARGEST_PART = 0.97  # of an organ in one piece, met: 0.9996 ..
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """One organ: pixels, centre (x, y) and half-open box in pixels, share of its largest piece."""
+
+    area: int
+    centre: tuple[float, float]
+    box: PixelBox
+    largest_part: float
+
+
+def validate_mask(mask: Mask, where: str) -> None:
+    """Passes an organ mask uint8 [H, H] of a frontal chest film; `where` names it in the error.
+
+    Raises AnatomyError at the first thing wrong, from coarse to fine: array, codes, organs present,
+    laterality, areas, pieces, the heart's and the aorta's place.
+    """
+    _check_array(mask, where)
+    shapes = _shapes(mask)
+    _check_present(shapes, where)
+    _check_laterality(shapes, where)
+    _check_areas(shapes, mask.size, where)
+    _check_pieces(shapes, where)
+    _check_heart(shapes, where)
+    if AORTA in shapes:
+        _check_aorta(shapes, where)
+
+
+def _check_array(mask: Mask, where: str) -> None:
+    if mask.ndim != 2 or mask.dtype != np.uint8 or mask.shape[0] != mask.shape[1]:
+        size = "x".join(map(str, mask.shape[::-1]))
+        raise AnatomyError(
+            where=where,
+            found=f"a {mask.dtype} mask of {size}",
+            wanted="a square mask of 8-bit codes, one number per pixel",
+            mend="pad or crop the film and its mask to a square",
+        )
+    if mask.shape[0] < MIN_SIZE:
+        raise AnatomyError(
+            where=where, found=f"a mask of {mask.shape[0]} pixels a side", wanted=f"at least {MIN_SIZE}"
+        )
+    counts = np.bincount(mask.ravel())
+    foreign = [int(code) for code in np.flatnonzero(counts) if code not in CODES]
+    if foreign:
+        shown = ", ".join(map(str, foreign[:8])) + (", ..." if len(foreign) > 8 else "")
+        raise AnatomyError(
+            where=where,
+            found=f"code {shown} in the mask ({int(counts[foreign].sum())} pixels)",
+            wanted=LEGEND,
+            mend="map your organ numbers to these codes (drop other organs to 0) and save without smoothing",
+        )
+
+
+def _shapes(mask: Mask) -> dict[int, _Shape]:
+    areas = organ_areas(mask)
+    found = {}
+    for code, part in zip(ORGANS.values(), ndimage.find_objects(mask, max_label=4), strict=True):
+        if part is None:
+            continue
+        region = mask[part] == code
+        labels, pieces = ndimage.label(region)
+        largest = int(np.bincount(labels.ravel())[1:].max()) if pieces > 1 else areas[code]
+        rows, columns = region.sum(axis=1), region.sum(axis=0)
+        y = part[0].start + float(rows @ np.arange(rows.size)) / areas[code] + 0.5
+        x = part[1].start + float(columns @ np.arange(columns.size)) / areas[code] + 0.5
+        box = (part[1].start, part[0].start, part[1].stop, part[0].stop)
+        found[code] = _Shape(areas[code], (x, y), box, largest / areas[code])
+    return found
+
+
+def _check_present(shapes: dict[int, _Shape], where: str) -> None:
+    missing = [NAMES[code] for code in (LEFT_LUNG, RIGHT_LUNG, HEART) if code not in shapes]
+    if missing:
+        raise AnatomyError(
+            where=where,
+            found=f"no {' and no '.join(missing)} in the mask",
+            wanted="both lungs and the heart (the aorta may be missing)",
+            mend="complete the mask or take it out of the folder",
+        )
+
+
+def _check_laterality(shapes: dict[int, _Shape], where: str) -> None:
+    left, right = shapes[LEFT_LUNG], shapes[RIGHT_LUNG]
+    if left.centre[0] <= right.centre[0]:
+        raise AnatomyError(
+            where=where,
+            found=f"the lungs are swapped: code {LEFT_LUNG} (left lung) lies left of code {RIGHT_LUNG} in the picture",
+            wanted="the patient's left lung in the right half of the picture",
+            mend=f"swap codes {LEFT_LUNG} and {RIGHT_LUNG}, or mirror film and mask",
+        )
+    chest = _chest(shapes)
+    distance = (left.centre[0] - right.centre[0]) / (chest[2] - chest[0])
+    _in_range(distance, (LUNG_DISTANCE, 1.0), "distance between the lungs' centres over the chest's width", where)
+
+
+def _check_areas(shapes: dict[int, _Shape], pixels: int, where: str) -> None:
+    for code, shape in shapes.items():
+        _in_range(shape.area / pixels, AREA_RANGES[code], f"{NAMES[code]}'s area over the image's", where)
+    ratio = shapes[LEFT_LUNG].area / shapes[RIGHT_LUNG].area
+    _in_range(ratio, LUNG_RATIO, "left lung's area over the right lung's", where)
+
+
+def _check_pieces(shapes: dict[int, _Shape], where: str) -> None:
+    for code, shape in shapes.items():
+        _in_range(shape.largest_part, (LARGEST_PART, 1.0), f"share of the {NAMES[code]} in one piece", where)
+
+
+def _check_heart(shapes: dict[int, _Shape], where: str) -> None:
+    heart, left, right = shapes[HEART], shapes[LEFT_LUNG], shapes[RIGHT_LUNG]
+    across = (heart.centre[0] - right.centre[0]) / (left.centre[0] - right.centre[0])
+    _in_range(across, HEART_ACROSS, "heart's centre from the right lung's centre (0) to the left's (1)", where)
+    chest = _chest(shapes)
+    _in_range(_down(heart, chest), HEART_DOWN, "heart's centre in the lungs' height (0 top, 1 bottom)", where)
+    x0, y0 = max(heart.box[0], chest[0]), max(heart.box[1], chest[1])
+    x1, y1 = min(heart.box[2], chest[2]), min(heart.box[3], chest[3])
+    inside = max(0, x1 - x0) * max(0, y1 - y0)
+    area = (heart.box[2] - heart.box[0]) * (heart.box[3] - heart.box[1])
+    _in_range(inside / area, (HEART_IN_CHEST, 1.0), "share of the heart's box in the box of both lungs", where)
+
+
+def _check_aorta(shapes: dict[int, _Shape], where: str) -> None:
+    aorta, chest = shapes[AORTA], _chest(shapes)
+    across = (aorta.centre[0] - chest[0]) / (chest[2] - chest[0])
+    _in_range(across, AORTA_ACROSS, "aorta's centre in the chest's width (0 right lung's side, 1 left's)", where)
+    _in_range(_down(aorta, chest), AORTA_DOWN, "aorta's centre in the lungs' height (0 top, 1 bottom)", where)
+
+
+def _chest(shapes: dict[int, _Shape]) -> PixelBox:
+    a, b = shapes[LEFT_LUNG].box, shapes[RIGHT_LUNG].box
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _down(organ: _Shape, chest: PixelBox) -> float:
+    return (organ.centre[1] - chest[1]) / (chest[3] - chest[1])
+
+
+def _in_range(value: float, limits: tuple[float, float], what: str, where: str) -> None:
+    if not limits[0] <= value <= limits[1]:
+        raise AnatomyError(
+            where=where,
+            found=f"{what} is {value:.3g}",
+            wanted=f"{limits[0]:g} to {limits[1]:g}",
+            mend="look at the mask beside its film: draw it again or take it out of the folder",
+        )

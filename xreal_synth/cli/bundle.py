@@ -1,0 +1,67 @@
+"""`xreal-synth bundle show | random`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, print_json
+
+app = typer.Typer(help="Model bundles: what they are and what they can do.", no_args_is_help=True)
+
+
+@app.command(epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json"))
+def show(
+    bundle: Annotated[str, typer.Argument(help="A shipped name or a folder.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Describes a bundle and checks the hash of every file in it."""
+    from xreal_synth.models.describe import describe, verify_files
+
+    info = describe(bundle)
+    verify_files(info)
+    size = sum(stamp.bytes for stamp in info.files)
+    facts = {
+        "name": info.name,
+        "folder": str(info.root),
+        "content hash": info.content_hash,
+        "image size": f"{info.image_size} x {info.image_size}, {info.channels} channel(s)",
+        "latents": " x ".join(map(str, info.latent_shape)),
+        "findings": ", ".join(info.prompts),
+        "defaults": f"{info.defaults.mode}, {info.defaults.steps} steps, hold {info.defaults.hold}, "
+        f"branch {info.defaults.branch}, guidance {info.defaults.guidance}, soft {info.defaults.soft}",
+        "parts": ", ".join(info.parts),
+        "files": f"{len(info.files)} files, {bytes_text(size)}, every hash checked",
+        "licence": info.licence,
+        "use": info.use_restriction,
+        "training data": info.training_data,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(f"[bold]{name}[/bold]", value)
+    console.print(table)
+
+
+@app.command(epilog=examples("xreal-synth bundle random --config tiny ./tiny-bundle"))
+def random(
+    out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
+    config: Annotated[str, typer.Option(help="Which architecture: tiny.")] = "tiny",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
+) -> None:
+    """Builds a bundle of seeded random weights, for tests: its films are noise."""
+    from xreal_synth.errors import BundleError
+
+    if config != "tiny":
+        raise BundleError(found=f"--config {config}", wanted="tiny", mend="use --config tiny")
+    if out.exists():
+        raise BundleError(found=f"{out} already exists", wanted="a folder that does not exist")
+    from xreal_synth.models.tiny import build_tiny
+
+    build_tiny(out, seed=seed)
+    console.print(f"{out}: a tiny bundle of random weights (seed {seed})", markup=False)

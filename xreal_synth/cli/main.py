@@ -1,0 +1,59 @@
+"""`xreal-synth VERB`: one file per verb; a user's mistake ends with a message and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from xreal_synth import __version__
+from xreal_synth.cli import bundle, evaluate, generate, plan, preview, recipe, replay, report, train, verify
+from xreal_synth.cli.options import notes
+from xreal_synth.errors import XrealError
+
+app = typer.Typer(
+    name="xreal-synth",
+    help="Labelled synthetic chest films from a recipe: plan, preview, generate, verify.",
+    epilog="Exit codes: 0 complete, 2 a mistake in what was asked (nothing written), "
+    "3 partial (what failed is listed), 75 stopped, run the same command again to go on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"xreal-synth {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for module in (plan, preview, generate, verify, replay, report, train, evaluate):
+    module.register(app)
+app.add_typer(recipe.app, name="recipe")
+app.add_typer(bundle.app, name="bundle")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except XrealError as error:
+        notes.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

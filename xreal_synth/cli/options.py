@@ -1,0 +1,73 @@
+"""What the verbs share: options, the console, and how a recipe is read from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.setup import Run
+
+console = Console(highlight=False, soft_wrap=False)
+notes = Console(stderr=True, highlight=False)
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(help="The recipe, a YAML file.", show_default=False, metavar="RECIPE")
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="URI", help="Replaces output.uri.", show_default="the recipe's"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="Replaces one field of the recipe, e.g. samples=64 or findings[1].weight=2; may be repeated.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Prints one JSON object for scripts.")]
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a verb's help: commands that can be copied."""
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def open_recipe(recipe: Path, overrides: list[str] | None, output: str | None) -> Run:
+    """Reads and checks everything that needs neither torch nor Ray: recipe, bundle, mask source."""
+    from xreal_synth.engine.setup import open_run
+    from xreal_synth.recipe.load import load_recipe
+
+    return open_run(load_recipe(recipe, overrides=overrides or (), output=output))
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")
+
+
+def seconds_text(seconds: float) -> str:
+    """`42 s`, `3.5 min`, `7.2 h`, `12 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 2 * 86400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def bytes_text(size: float) -> str:
+    """`12.3 MB`, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} PB"

@@ -1,0 +1,70 @@
+"""`xreal-synth train NETWORK CONFIG`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xreal_synth.cli.options import SetOption, console, examples
+from xreal_synth.errors import TrainingError
+
+
+class Network(StrEnum):
+    autoencoder = "autoencoder"
+    anatomy_controller = "anatomy-controller"
+    denoiser = "denoiser"
+    segmenter = "segmenter"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "xreal-synth train autoencoder mini-autoencoder --data films/ --out runs/autoencoder",
+            "xreal-synth train denoiser mini-denoiser --data films/ --out runs/denoiser "
+            "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000",
+        )
+    )(train)
+
+
+def _config_path(config: str) -> Path:
+    """A file as given, or a shipped config by its name."""
+    if config.endswith((".yaml", ".yml")):
+        return Path(config)
+    folder = Path(str(files("xreal_synth.training") / "configs"))
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if config not in names:
+        raise TrainingError(
+            found=f"no shipped config {config!r}", wanted=f"a .yaml file, or one of {', '.join(names)}"
+        )
+    return folder / f"{config}.yaml"
+
+
+def train(
+    network: Annotated[Network, typer.Argument(help="Which network to train.", show_default=False)],
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)
+    ],
+    data: Annotated[Path, typer.Option(help="Folder with manifest.csv, films and masks.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="State, metrics, sample grids and the network.", show_default=False)
+    ],
+    overrides: SetOption = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's")] = None,
+) -> None:
+    """Trains one network; run the same command again to resume. Ctrl-C saves and exits 75."""
+    from xreal_synth.training.loop import EXIT_STOPPED
+    from xreal_synth.training.run import train as run_training
+
+    result = run_training(network.value, _config_path(config), data, out, overrides or (), device, threads)
+    best = "none yet" if result.best is None else f"{result.best:.4f}"
+    console.print(
+        f"{network.value}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}"
+    )
+    if not result.finished:
+        console.print("stopped before the end: run the same command again to go on")
+        raise typer.Exit(EXIT_STOPPED)

@@ -1,0 +1,106 @@
+"""A backend without networks: phantom films drawn from the organ masks, for tests of the engine.
+
+The films are a pure function of the plan, like a model's. Faults happen where a test asks for them. No recipe
+can choose this backend; it is an argument of `ray_driver.generate`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xreal_synth.engine.backend import Backend, OnBatch
+from xreal_synth.engine.resources import ActorShape
+from xreal_synth.errors import BundleError
+from xreal_synth.sampling.jobs import GroupFilms, GroupJob
+from xreal_synth.seeds import normal
+from xreal_synth.types import Film
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.setup import Run
+
+GREY = np.array([0.75, 0.25, 0.25, 0.8, 0.85], dtype=np.float32)
+"""Of background and the organ codes 1..4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phantom:
+    """`sleep_s` per group. Groups in `poison` raise, those in `mistake` raise one of the project's errors,
+    those in `hang` never end, those in `die` kill their process: always, or once where `once` names a folder.
+    `broken` fails to load.
+    """
+
+    sleep_s: float = 0.0
+    poison: frozenset[int] = frozenset()
+    mistake: frozenset[int] = frozenset()
+    hang: frozenset[int] = frozenset()
+    die: frozenset[int] = frozenset()
+    once: str | None = None
+    broken: bool = False
+
+    def open(self, run: Run, shape: ActorShape) -> Backend:
+        """Raises RuntimeError if it is `broken`."""
+        if self.broken:
+            raise RuntimeError("this backend was asked not to load")
+        return PhantomBackend(self, shape.micro_batch)
+
+
+class PhantomBackend:
+    """Draws phantom films."""
+
+    device = "phantom"
+    precision = "none"
+
+    def __init__(self, settings: Phantom, micro_batch: int) -> None:
+        self._settings = settings
+        self.micro_batch = micro_batch
+
+    def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
+        for start in range(0, len(jobs), self.micro_batch):
+            batch = [self._group(job) for job in jobs[start : start + self.micro_batch]]
+            on_batch(sum(len(group.films) for group in batch))
+            yield from batch
+
+    def _group(self, job: GroupJob) -> GroupFilms:
+        self._fault(job.index)
+        time.sleep(self._settings.sleep_s)
+        films = {"h": phantom(job)}
+        for member in job.members:
+            film = films["h"].astype(np.float32)
+            for edit in member.edits:
+                film += edit.alpha * 40.0
+            films[member.name] = film.clip(0, 255).astype(np.uint8)
+        return GroupFilms(index=job.index, films=films)
+
+    def _fault(self, index: int) -> None:
+        settings = self._settings
+        if index in settings.mistake:
+            raise BundleError(found=f"group {index} was asked to be a mistake")
+        if index in settings.poison:
+            raise RuntimeError(f"group {index} is poison")
+        if index in settings.hang and self._due(f"hang-{index}"):
+            time.sleep(1e6)
+        if index in settings.die and self._due(f"die-{index}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _due(self, fault: str) -> bool:
+        if self._settings.once is None:
+            return True
+        mark = Path(self._settings.once) / fault
+        if mark.exists():
+            return False
+        mark.touch()
+        return True
+
+
+def phantom(job: GroupJob) -> Film:
+    """Organs in plain greys with the group's own noise, uint8 [H, W]."""
+    noise = normal(job.anatomy.shape, job.seed, job.index, job.attempt, "a.x_T")
+    return ((GREY[job.anatomy] + 0.03 * noise) * 255).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,194 @@
+"""What of a dataset is done, read from its storage when a run starts.
+
+A shard is done when its record is there. A tar without a record is adopted if its bytes are what the plan and
+its own films give, else deleted. A shard that has grown, or whose files are not as recorded, is made again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
+from xreal_synth.engine.publish import with_retries
+from xreal_synth.engine.worker import build_sample, plan_shard, publish_rows
+from xreal_synth.errors import DatasetError
+from xreal_synth.shards.names import RECORDS, SHARDS, record_key, shards_in, stem_of, tar_key
+from xreal_synth.shards.record import parse_record
+from xreal_synth.shards.tar import TarWriter, encode_sample, read_samples
+from xreal_synth.storage import Store, sha256_file, sha256_of
+from xreal_synth.types import Rejected, Sample, ShardPlan, ShardRecord
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.setup import Run
+
+_READERS = 16
+_ADOPT_CHUNK = 64
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the records of finished shards."""
+
+    shards: int = 0
+    samples: int = 0
+    groups: int = 0
+    rejected: int = 0
+    dropped: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: ShardRecord) -> None:
+        self.shards += 1
+        self.samples += record.samples
+        self.groups += record.groups
+        self.rejected += record.rejected
+        self.dropped += record.dropped
+        self.labels.update(record.label_counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """`todo` in the order in which to make it; those in `replacing` have files that give way."""
+
+    todo: tuple[int, ...]
+    replacing: frozenset[int]
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A record as read: `problem` says why its shard has to be made again, if it has."""
+
+    shard: int
+    record: ShardRecord | None
+    problem: str = ""
+    grown: bool = False
+
+
+def read_ledger(run: Run, store: Store, fingerprint: dict[str, str], on_event: OnEvent) -> Ledger:
+    """Reads every record, then adopts or deletes tars without one.
+
+    `fingerprint` goes into adopted records: the environment the dataset was begun in. Raises DatasetError if
+    the folder holds more groups than the recipe asks for.
+    """
+    totals = Totals()
+    done: set[int] = set()
+    replacing: list[int] = []
+    recorded = shards_in(store, RECORDS, run.recipe.name)
+    _refuse_surplus(run, store, recorded)
+    with ThreadPoolExecutor(_READERS if store.local_path is None else 1) as readers:
+        for found in readers.map(lambda shard: _read(run, store, shard), recorded):
+            if found.record is not None and not found.problem and not found.grown:
+                totals.add(found.record)
+                done.add(found.shard)
+                continue
+            if found.problem:
+                on_event(ShardDiscarded(found.shard, found.problem))
+            replacing.append(found.shard)
+    for shard in sorted(set(shards_in(store, SHARDS, run.recipe.name)) - set(recorded)):
+        record = adopt(run, store, run.plan.shard(shard), fingerprint) if shard < run.plan.shard_count else None
+        if record is None:
+            store.delete(tar_key(stem_of(run.recipe.name, shard)))
+            on_event(ShardDiscarded(shard, "a tar without a record that is not what the recipe gives"))
+        else:
+            totals.add(record)
+            done.add(shard)
+            on_event(ShardAdopted(shard))
+    again = set(replacing)
+    rest = (shard for shard in range(run.plan.shard_count) if shard not in done and shard not in again)
+    return Ledger((*replacing, *rest), frozenset(again), totals)
+
+
+def missing_records(run: Run, store: Store, shards: Iterable[int]) -> list[int]:
+    """Those of the shards that have no record."""
+    there = set(shards_in(store, RECORDS, run.recipe.name))
+    return [shard for shard in shards if shard not in there]
+
+
+def adopt(run: Run, store: Store, shard: ShardPlan, fingerprint: dict[str, str]) -> ShardRecord | None:
+    """Writes table and record of a whole tar; None if its bytes are not what they should be.
+
+    The tar is built again from the plan and the films in it: equal bytes mean that every name, label, mask
+    and box is right and that nothing is missing or added.
+    """
+    key = tar_key(shard.stem)
+    try:
+        with tempfile.TemporaryDirectory(prefix="xreal-adopt-") as folder:
+            again = Path(folder) / "again.tar"
+            rejected: list[Rejected] = []
+            with TarWriter(again) as writer:
+                for sample in _rebuilt(run, store, shard, Path(folder), rejected):
+                    writer.add(encode_sample(sample))
+            if sha256_file(again) != sha256_of(store, key):
+                return None
+            return publish_rows(
+                run, shard, writer.rows, rejected, again, store,
+                environment=fingerprint, timings={}, actor="adopted", attempt=0, replacing=False,
+            )  # fmt: skip
+    except DatasetError:
+        return None
+
+
+def _rebuilt(
+    run: Run, store: Store, shard: ShardPlan, folder: Path, rejected: list[Rejected]
+) -> Iterable[Sample]:
+    """The plan's samples with the tar's films; fills `rejected`. Raises DatasetError on the first surprise."""
+    tar = _local_copy(store, tar_key(shard.stem), folder)
+    there = read_samples(tar, tar_key(shard.stem))
+    for planned in plan_shard(run, shard, _ADOPT_CHUNK):
+        rejected += planned.rejected
+        for spec in planned.specs:
+            for member in spec.members:
+                read = next(there, None)
+                if read is None or read.sample.meta.key != member.key:
+                    raise DatasetError(where=shard.stem, found="another film", wanted=member.key)
+                yield build_sample(run, spec, member, read.sample.film)
+
+
+def _local_copy(store: Store, key: str, folder: Path) -> Path:
+    if store.local_path is not None:
+        return store.local_path / key
+    copy = folder / "there.tar"
+    with copy.open("wb") as file:
+        for chunk in store.chunks(key):
+            file.write(chunk)
+    return copy
+
+
+def _refuse_surplus(run: Run, store: Store, recorded: list[int]) -> None:
+    if recorded and recorded[-1] >= run.plan.shard_count:
+        raise _surplus(run, store, f"shard {recorded[-1]}")
+
+
+def _surplus(run: Run, store: Store, what: str) -> DatasetError:
+    return DatasetError(
+        where=store.uri,
+        found=f"the dataset here has more groups ({what}) than the recipe asks for",
+        wanted=f"at most samples: {run.recipe.samples}",
+        mend="raise samples to what is there, or give another place with --output",
+    )
+
+
+def _read(run: Run, store: Store, shard: int) -> _Found:
+    stem = stem_of(run.recipe.name, shard)
+    key = record_key(stem)
+    try:
+        record = parse_record(with_retries(f"reading {key}", lambda: store.read_bytes(key)), key)
+    except DatasetError as error:
+        return _Found(shard, None, error.message())
+    plan = run.plan.shard(shard)
+    if record.stop > plan.stop:
+        raise _surplus(run, store, f"group {record.stop - 1}")
+    if record.digest != run.digest or record.shard != shard or record.start != plan.start:
+        return _Found(shard, record, f"{key} is the record of another shard")
+    if record.stop < plan.stop:
+        return _Found(shard, record, grown=True)
+    for stamp in filter(None, (record.tar, record.table, record.rejects)):
+        if store.size(stamp.path) != stamp.bytes:
+            return _Found(shard, record, f"{stamp.path} is missing or not of {stamp.bytes} bytes")
+    return _Found(shard, record)

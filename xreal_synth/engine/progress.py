@@ -1,0 +1,193 @@
+"""What a run says of itself: events for a progress bar or a log, the final summary, and a rate meter.
+
+No ray and no torch here: a command line or a test reads these without either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+ExitCode = Literal[0, 2, 3, 75]
+
+COMPLETE: ExitCode = 0
+NOT_STARTED: ExitCode = 2
+PARTIAL: ExitCode = 3
+STOPPED: ExitCode = 75
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The ledger is read and Ray is up. `films_*` count delivered films; the total is an expectation."""
+
+    uri: str
+    shards_total: int
+    shards_done: int
+    films_total: int
+    films_done: int
+    actors: int
+    device: str
+    micro_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """Films made so far (those of unfinished shards too), images per second of this run, seconds left."""
+
+    films_done: int
+    films_total: int
+    images_per_s: float
+    eta_s: float | None
+    actors: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActorUp:
+    """An actor has loaded its models, `seconds` after it was asked for."""
+
+    actor: str
+    node: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActorLost:
+    """An actor is gone; `shard` is what it was making, which goes to another."""
+
+    actor: str
+    shard: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """A shard's record is written. `done` of `total` shards are."""
+
+    shard: int
+    films: int
+    rejected: int
+    seconds: float
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRetried:
+    """A shard failed and goes back to the queue; `failures` counts its own failures so far."""
+
+    shard: int
+    failures: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardQuarantined:
+    """A shard is given up; the reason and traceback are in the dataset's quarantine folder."""
+
+    shard: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardAdopted:
+    """A tar without a record, left by an interrupted run, was right and got its record."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDiscarded:
+    """Files of a shard that were not right are deleted; it is made again."""
+
+    shard: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something a person should know; the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """A stop was asked for: nothing new is started, shards in flight are finished."""
+
+    in_flight: int
+
+
+Event = (
+    RunStarted
+    | Advanced
+    | ActorUp
+    | ActorLost
+    | ShardDone
+    | ShardRetried
+    | ShardQuarantined
+    | ShardAdopted
+    | ShardDiscarded
+    | Warned
+    | Stopping
+)
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailure:
+    """A shard that is not in the dataset, and why."""
+
+    shard: int
+    reason: str
+    quarantined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run ended.
+
+    Shards, films and rejects count the whole dataset; `made_films`, `seconds` and `images_per_s` this run.
+    """
+
+    exit_code: ExitCode
+    uri: str
+    shards_total: int
+    shards_done: int
+    samples: int
+    groups: int
+    rejected: int
+    dropped: int
+    made_films: int
+    seconds: float
+    images_per_s: float
+    label_counts: dict[str, int]
+    failures: tuple[ShardFailure, ...] = ()
+    message: str = ""
+
+    @property
+    def shards_todo(self) -> int:
+        return self.shards_total - self.shards_done
+
+    @property
+    def quarantined(self) -> tuple[int, ...]:
+        return tuple(failure.shard for failure in self.failures if failure.quarantined)
+
+
+class Meter:
+    """Films per second over a sliding window of the run."""
+
+    def __init__(self, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window, self._clock = window_s, clock
+        self._points: deque[tuple[float, int]] = deque([(clock(), 0)])
+
+    def rate(self, films: int) -> float:
+        """Films per second, given how many films this run has made by now."""
+        now = self._clock()
+        self._points.append((now, films))
+        while len(self._points) > 2 and self._points[1][0] < now - self._window:
+            self._points.popleft()
+        then, before = self._points[0]
+        return max(films - before, 0) / (now - then) if now > then else 0.0

@@ -1,0 +1,119 @@
+"""Putting a finished shard where it belongs: tar, then table, then the record that makes it done.
+
+Publishing is idempotent: a second actor that made the same shard finds equal bytes and changes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.shards.names import quarantine_key, record_key, rejects_key, table_key, tar_key
+from xreal_synth.shards.record import parse_record, record_bytes, stamp
+from xreal_synth.storage import Store, sha256_of
+from xreal_synth.types import FileStamp, ShardRecord
+
+T = TypeVar("T")
+
+TRIES = 5
+FIRST_WAIT_S = 0.5
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFiles:
+    """A shard's content, not yet published; `rejects` is None where nothing was rejected."""
+
+    stem: str
+    tar: Path
+    table: bytes
+    rejects: bytes | None
+
+    @property
+    def stamps(self) -> tuple[FileStamp, FileStamp, FileStamp | None]:
+        """Size and sha256 of tar, table and rejects under their final names."""
+        rejects = None if self.rejects is None else stamp(rejects_key(self.stem), self.rejects)
+        return stamp(tar_key(self.stem), self.tar), stamp(table_key(self.stem), self.table), rejects
+
+
+def with_retries(
+    what: str,
+    action: Callable[[], T],
+    *,
+    tries: int = TRIES,
+    wait_s: float = FIRST_WAIT_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """The action's result; waits twice as long after each failure of the storage.
+
+    A full or read-only disk is not waited for. Raises StorageError.
+    """
+    for attempt in range(tries):
+        try:
+            return action()
+        except (OSError, StorageError) as error:
+            hopeless = isinstance(error, OSError) and error.errno in _HOPELESS
+            if hopeless or attempt + 1 == tries:
+                raise StorageError(
+                    found=f"{what} failed: {error}",
+                    wanted="a place that can be read and written",
+                    mend="make room or mend the storage, then run the same command again to go on",
+                ) from error
+            sleep(wait_s * 2**attempt)
+    raise AssertionError("tries is at least one")
+
+
+def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: bool) -> ShardRecord:
+    """Writes tar, table, record; returns the record in force, which may be an earlier, equal one's.
+
+    With `replacing` the shard's old record goes first and its tar is replaced: a shard that has grown, or
+    one whose files were damaged. Raises StorageError, and DatasetError if other bytes are there already.
+    """
+    stem = files.stem
+    if replacing:
+        with_retries(f"deleting {record_key(stem)}", lambda: store.delete(record_key(stem)))
+        with_retries(f"writing {record.tar.path}", lambda: store.replace(record.tar.path, files.tar))
+    elif not with_retries(f"writing {record.tar.path}", lambda: store.put_if_absent(record.tar.path, files.tar)):
+        _same_or_error(store, record)
+    _put_or_replace(store, record.table, files.table)
+    if record.rejects is not None and files.rejects is not None:
+        _put_or_replace(store, record.rejects, files.rejects)
+    else:
+        with_retries(f"deleting {rejects_key(stem)}", lambda: store.delete(rejects_key(stem)))
+    return _put_record(store, stem, record)
+
+
+def _same_or_error(store: Store, record: ShardRecord) -> None:
+    path = record.tar.path
+    there = with_retries(f"reading {path}", lambda: sha256_of(store, path))
+    if there != record.tar.sha256:
+        raise DatasetError(
+            where=path,
+            found=f"another process has published other bytes (sha256 {there[:12]})",
+            wanted=f"the bytes made here (sha256 {record.tar.sha256[:12]})",
+            mend="run one kind of machine per dataset; run again to check the published tar and keep or remake it",
+        )
+
+
+def _put_or_replace(store: Store, wanted: FileStamp, data: bytes) -> None:
+    def put() -> None:
+        if not store.put_if_absent(wanted.path, data) and sha256_of(store, wanted.path) != wanted.sha256:
+            store.replace(wanted.path, data)
+
+    with_retries(f"writing {wanted.path}", put)
+
+
+def _put_record(store: Store, stem: str, record: ShardRecord) -> ShardRecord:
+    key = record_key(stem)
+    if with_retries(f"writing {key}", lambda: store.put_if_absent(key, record_bytes(record))):
+        with_retries(f"deleting {quarantine_key(stem)}", lambda: store.delete(quarantine_key(stem)))
+        return record
+    there = parse_record(with_retries(f"reading {key}", lambda: store.read_bytes(key)), key)
+    if there.tar != record.tar:
+        raise DatasetError(where=key, found="the record of another tar", wanted=f"that of {record.tar.sha256[:12]}")
+    return there

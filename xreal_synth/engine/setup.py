@@ -1,0 +1,97 @@
+"""A recipe made ready to run: bundle described, settings resolved, plan built. Neither torch nor Ray here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xreal_synth.anatomy.augment import Augment
+from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
+from xreal_synth.models.describe import BundleInfo, describe, prompt_for, verify_files
+from xreal_synth.plan.build import Geometry, Plan
+from xreal_synth.plan.prior import Prior
+from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
+from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.schema import MasksSource, Recipe
+from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset
+from xreal_synth.storage import Store
+from xreal_synth.types import SamplingSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Everything about a dataset that is known before a model is loaded.
+
+    `settings` are the digested settings, `digest` their hash with the bundle's content hash.
+    """
+
+    loaded: LoadedRecipe
+    bundle: BundleInfo
+    plan: Plan
+    sampling: SamplingSettings
+    settings: dict[str, object]
+    digest: str
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    def head(self, fingerprint: dict[str, str]) -> DatasetHead:
+        """What dataset.json says of this run in the given environment."""
+        return DatasetHead(
+            digest=self.digest,
+            settings=self.settings,
+            bundle=BundleRef(self.bundle.name, self.bundle.content_hash),
+            fingerprint=fingerprint,
+            name=self.recipe.name,
+            shard_samples=self.recipe.output.shard_size,
+        )
+
+
+def open_run(loaded: LoadedRecipe) -> Run:
+    """Everything that can be checked without a model: bundle, findings it can make, sampling, mask source.
+
+    Raises RecipeError, BundleError, AnatomyError, PlacementError.
+    """
+    recipe = loaded.recipe
+    bundle = describe(recipe.bundle)
+    for row in recipe.findings:
+        for label in row.labels:
+            prompt_for(bundle, (label.name,))
+    sampling = resolve_sampling(recipe.sampling, bundle.defaults)
+    settings = digested_settings(recipe, sampling)
+    geometry = Geometry(image_size=bundle.image_size, factor=bundle.factor)
+    return Run(
+        loaded=loaded,
+        bundle=bundle,
+        plan=Plan(recipe, geometry, _source(recipe, bundle), Prior.load()),
+        sampling=sampling,
+        settings=settings,
+        digest=recipe_digest(settings, bundle.content_hash),
+    )
+
+
+def check_before_start(run: Run, store: Store) -> DatasetHead | None:
+    """What a run must know before Ray starts: the bundle's files are whole, the place is free or ours.
+
+    Writes nothing; returns the dataset's head if there is one. Raises BundleError, DatasetError.
+    """
+    verify_files(run.bundle)
+    return check_place(store, run.head({}), differences)
+
+
+def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
+    """Writes dataset.json and recipe.yaml, or joins the dataset that is there; the head in force.
+
+    Raises DatasetError if the place has come to hold another dataset.
+    """
+    return open_dataset(store, run.head(fingerprint), run.loaded.text, differences)
+
+
+def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource:
+    settings = Augment(**recipe.anatomy.augment.model_dump())
+    source = recipe.anatomy.source
+    if isinstance(source, MasksSource):
+        return FolderSource(Path(source.masks.path).expanduser(), settings)
+    return BankSource(bundle.part("anatomy_bank"), settings)

@@ -1,0 +1,239 @@
+"""Bundles into memory: hashes checked, networks chosen by name from a fixed table, weights loaded strictly.
+
+Shapes: B batch, C channels, H and W film sides, h and w latent sides, L prompt tokens, D token width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xreal_synth.errors import BundleError
+from xreal_synth.models.describe import EMBEDDINGS, NULL_KEY, BundleInfo, verify_files
+from xreal_synth.models.networks.mask_controller import MaskController
+from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.models.precision import Precision
+
+NETWORKS: Final[dict[str, dict[str, Any]]] = {
+    "vae": {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder},
+    "anatomy_controller": {"AutoencoderKL": AutoencoderKL, "MaskController": MaskController},
+    "unet": {"UNet2DConditionModel": UNet2DConditionModel},
+    "segmenter": {"OrganSegmenter": OrganSegmenter},
+}
+WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
+CODE_SCALE: Final = 4
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+class LoadedBundle:
+    """A bundle's networks behind the sampler's protocol (sampling/model.py); everything in and out is float32.
+
+    Only the denoiser runs in `precision`: bfloat16's 8 bits are too coarse for the grey levels of a film, so
+    the first stage and the controller stay float32.
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: nn.Module,
+        controller: nn.Module,
+        unet: nn.Module,
+        embeddings: Mapping[str, Tensor],
+        alphas_cumprod: Tensor,
+        prediction_type: PredictionType,
+        latent_shape: tuple[int, int, int],
+        image_size: int,
+        channels: int,
+        value_range: tuple[float, float],
+        scale_factor: float,
+        null_prompt: str,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        self.device = torch.device(device)
+        self.latent_shape = latent_shape
+        self.image_size = image_size
+        self.channels = channels
+        self.value_range = value_range
+        self.scale_factor = scale_factor
+        self.null_prompt = null_prompt
+        self.prediction_type: PredictionType = prediction_type
+        self.alphas_cumprod = alphas_cumprod.to(torch.float64)
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._vae = _placed(vae, self.device, torch.float32)
+        self._controller = _placed(controller, self.device, torch.float32)
+        self._unet = _placed(unet, self.device, self._dtype)
+        self._embeddings = {prompt: e_LD.to(self.device, self._dtype) for prompt, e_LD in embeddings.items()}
+
+    @torch.inference_mode()
+    def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
+        """Noisy latents, timesteps in 0..999, prompt tokens -> the raw prediction [B, C, h, w]."""
+        out: Tensor = self._unet(
+            z_BChw.to(self._dtype), t_B, encoder_hidden_states=cond_BLD.to(self._dtype), return_dict=False
+        )[0]
+        return out.float()
+
+    @torch.inference_mode()
+    def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Films in value_range -> mean and standard deviation of the latents [B, C, h, w], unscaled."""
+        return _moments(self._vae.encode(x_BCHW))
+
+    @torch.inference_mode()
+    def decode(self, z_BChw: Tensor) -> Tensor:
+        """Unscaled latents -> films [B, channels, H, W], not clamped."""
+        return _sample(self._vae.decode(z_BChw))
+
+    @torch.inference_mode()
+    def control(self, codes_BHW: Tensor) -> Tensor:
+        """Organ codes uint8 [B, H, W] -> rough films x_hat [B, channels, H, W], clamped to value_range."""
+        mask = codes_BHW.to(self.device, torch.float32) / CODE_SCALE
+        mean, _ = _moments(self._controller.encode(mask[:, None].expand(-1, self.channels, -1, -1).contiguous()))
+        return _sample(self._controller.decode(mean)).clamp(*self.value_range)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> tokens [B, L, D]; raises BundleError for a prompt without an embedding."""
+        for prompt in prompts:
+            if prompt not in self._embeddings:
+                raise BundleError(
+                    found=f"no embedding for the prompt {prompt!r}",
+                    wanted=f"one of {', '.join(map(repr, self._embeddings))}",
+                    mend="ask for findings that the bundle knows",
+                )
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+
+def load_bundle(
+    info: BundleInfo, device: torch.device | str = "cpu", precision: Precision = "fp32"
+) -> LoadedBundle:
+    """The networks of a described bundle, hashes checked first; raises BundleError."""
+    verify_files(info)
+    unet = load_network(info, "unet")
+    scheduler = _read_json(info.root / "scheduler" / "scheduler_config.json")
+    if scheduler.get("prediction_type") not in ("epsilon", "v_prediction"):
+        raise BundleError(
+            where=str(info.root / "scheduler"),
+            found=f"prediction_type {scheduler.get('prediction_type')!r}",
+            wanted="epsilon or v_prediction",
+            mend="choose another bundle",
+        )
+    embeddings = _embeddings(info)
+    _check_shapes(info, unet, embeddings)
+    return LoadedBundle(
+        vae=load_network(info, "vae"),
+        controller=load_network(info, "anatomy_controller"),
+        unet=unet,
+        embeddings=embeddings,
+        alphas_cumprod=alphas_from(scheduler),
+        prediction_type=scheduler["prediction_type"],
+        latent_shape=info.latent_shape,
+        image_size=info.image_size,
+        channels=info.channels,
+        value_range=info.value_range,
+        scale_factor=info.scale_factor,
+        null_prompt=info.null_prompt,
+        device=device,
+        precision=precision,
+    )
+
+
+def alphas_from(scheduler: Mapping[str, Any]) -> Tensor:
+    """The training schedule's cumulative alphas [T] of a diffusers scheduler configuration."""
+    known = {k: v for k, v in scheduler.items() if not k.startswith("_")}
+    alphas: Tensor = DDIMScheduler(**known).alphas_cumprod
+    return alphas
+
+
+def load_network(info: BundleInfo, part: str) -> nn.Module:
+    """One network of the bundle in float32, on the CPU; raises BundleError."""
+    folder = info.part(part)
+    config = _read_json(folder / "config.json")
+    kinds = NETWORKS[part]
+    kind = kinds.get(str(config.get("_class_name")))
+    if kind is None:
+        raise BundleError(
+            where=str(folder / "config.json"),
+            found=f"_class_name {config.get('_class_name')!r}",
+            wanted=f"one of {', '.join(kinds)}",
+            mend="choose another bundle, or upgrade xreal-synth",
+        )
+    try:
+        network: nn.Module = kind.from_config(config)
+        network.load_state_dict({k: v.float() for k, v in _tensors(folder / WEIGHTS).items()}, strict=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BundleError(
+            where=str(folder),
+            found=f"weights and configuration do not belong together: {error}",
+            wanted=f"a {kind.__name__}",
+            mend="fetch the bundle again",
+        ) from error
+    return network
+
+
+def _embeddings(info: BundleInfo) -> dict[str, Tensor]:
+    return {"" if k == NULL_KEY else k: v.float() for k, v in _tensors(info.part(EMBEDDINGS)).items()}
+
+
+def _check_shapes(info: BundleInfo, unet: Any, embeddings: Mapping[str, Tensor]) -> None:
+    shapes = {tuple(value.shape) for value in embeddings.values()}
+    width = unet.config.cross_attention_dim
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or next(iter(shapes))[1] != width:
+        raise BundleError(
+            where=str(info.root / EMBEDDINGS),
+            found=f"embeddings of shapes {sorted(shapes)}",
+            wanted=f"all of one shape [L, {width}]",
+            mend="write the embeddings again",
+        )
+    if unet.config.in_channels != info.latent_shape[0] or unet.config.out_channels != info.latent_shape[0]:
+        raise BundleError(
+            where=str(info.root / "unet"),
+            found=f"{unet.config.in_channels} channels in, {unet.config.out_channels} out",
+            wanted=f"{info.latent_shape[0]}, the latent_shape in bundle.json",
+            mend="correct bundle.json or the network",
+        )
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            where=str(path), found=f"cannot be read: {error}", wanted="a safetensors file", mend="fetch it again"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            where=str(path), found=f"cannot be read: {error}", wanted="JSON", mend="fetch it again"
+        ) from error
+    if not isinstance(data, dict):
+        raise BundleError(where=str(path), found="not a JSON object", wanted="a configuration", mend="fetch it again")
+    return data
+
+
+def _placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+    """Ready for inference; torch's own `to`, since diffusers' warns of a dtype that nothing here depends on."""
+    return nn.Module.to(network, device, dtype).eval().requires_grad_(False)
+
+
+def _moments(encoded: Any) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of a posterior, or of diffusers' output that wraps one."""
+    posterior = getattr(encoded, "latent_dist", encoded)
+    return posterior.mean, posterior.std
+
+
+def _sample(decoded: Any) -> Tensor:
+    film: Tensor = getattr(decoded, "sample", decoded)
+    return film

@@ -1,0 +1,103 @@
+"""A tiny seeded bundle with random weights: every part is there and runs in milliseconds.
+
+`python -m xreal_synth.models.tiny OUT` writes it; an `anatomy_bank/` folder already in OUT becomes part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import save
+from torch import Tensor
+
+from xreal_synth.models.describe import EMBEDDINGS, NULL_KEY, BundleFields, BundleInfo, Defaults, Prompts
+from xreal_synth.models.load import WEIGHTS
+from xreal_synth.models.save import write_bundle
+from xreal_synth.vocab import NO_FINDING
+
+FINDINGS = ("Pneumonia", "Effusion", "Atelectasis", "Cardiomegaly", "Edema")
+TOKENS, WIDTH = 2, 16
+IMAGE_SIZE, LATENT_SHAPE = 64, (3, 16, 16)
+
+_FIELDS = BundleFields(
+    name="xreal-tiny",
+    image_size=IMAGE_SIZE,
+    channels=1,
+    value_range=(0.0, 1.0),
+    latent_shape=LATENT_SHAPE,
+    scale_factor=0.5,
+    prompts=Prompts(null="", healthy=NO_FINDING, findings={name: name for name in FINDINGS}),
+    defaults=Defaults(mode="branch", steps=8, hold=0.5, branch=0.25, guidance=2.0, soft=0.2),
+    licence="CC0-1.0",
+    use_restriction="for tests only: the weights are random and the films are noise",
+    training_data="none: seeded random weights",
+)
+
+
+def build_tiny(out: Path, seed: int = 0) -> BundleInfo:
+    """Writes the bundle (64x64 films, 3x16x16 latents, fp16, under 500 kB) into the folder `out`.
+
+    The denoiser predicts v, with which random weights keep the films within range.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {"vae": _vae(), "anatomy_controller": _vae(), "unet": _unet()}
+        table = _embeddings()
+    for name, network in parts.items():
+        (out / name).mkdir(exist_ok=True)
+        network.save_config(out / name)
+        weights = {k: v.half().contiguous() for k, v in network.state_dict().items()}
+        (out / name / WEIGHTS).write_bytes(save(weights))
+    DDIMScheduler(
+        1000, 0.0015, 0.0295, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        prediction_type="v_prediction", timestep_spacing="leading",
+    ).save_config(out / "scheduler")  # fmt: skip
+    (out / EMBEDDINGS).write_bytes(save(table))
+    return write_bundle(out, _FIELDS)
+
+
+def _vae() -> Any:
+    vae: Any = AutoencoderKL(
+        in_channels=1, out_channels=1, latent_channels=LATENT_SHAPE[0], block_out_channels=(8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1, norm_num_groups=4, sample_size=IMAGE_SIZE,
+    )  # fmt: skip
+    torch.nn.init.constant_(vae.decoder.conv_out.bias, 0.5)
+    return vae
+
+
+def _unet() -> Any:
+    return UNet2DConditionModel(
+        sample_size=LATENT_SHAPE[1], in_channels=LATENT_SHAPE[0], out_channels=LATENT_SHAPE[0],
+        block_out_channels=(8, 16), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1, cross_attention_dim=WIDTH,
+        attention_head_dim=2, norm_num_groups=4,
+    )  # fmt: skip
+
+
+def _embeddings() -> dict[str, Tensor]:
+    """Every combination of the findings, and no finding, and the null prompt -> random tokens [L, D]."""
+    prompts = [NULL_KEY, NO_FINDING]
+    for flags in product([False, True], repeat=len(FINDINGS)):
+        if any(flags):
+            prompts.append(" ".join(name for name, flag in zip(FINDINGS, flags, strict=True) if flag))
+    return {prompt: torch.randn(TOKENS, WIDTH).half() for prompt in prompts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m xreal_synth.models.tiny", description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    info = build_tiny(given.out, given.seed)
+    print(f"{info.root}: {info.bytes} bytes, content hash {info.content_hash}")
+
+
+if __name__ == "__main__":
+    main()

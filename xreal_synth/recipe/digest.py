@@ -1,0 +1,82 @@
+"""What identifies a dataset: the settings that decide its bytes, and their hash.
+
+Left out are name, samples, split, where output goes, how many actors with what share of a machine, and
+the bundle's name or path (its content hash stands for it). None is left out too: a key added to the
+recipe later defaults to None, so a recipe that does not set it keeps its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from xreal_synth.recipe.kinds import shown
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.types import SamplingSettings
+
+_ABSENT = object()
+
+
+def digested_settings(recipe: Recipe, sampling: SamplingSettings) -> dict[str, object]:
+    """The resolved recipe's settings that decide films, labels and the cut into shards; JSON values only."""
+    dumped = recipe.model_dump(
+        mode="json",
+        exclude={
+            "name": True,
+            "samples": True,
+            "bundle": True,
+            "split": True,
+            "sampling": True,
+            "output": {"uri"},
+            "compute": {"actors", "gpus_per_actor", "cpus_per_actor"},
+        },
+    )
+    dumped["sampling"] = asdict(sampling)
+    dumped["output"]["shard_samples"] = recipe.output.shard_size
+    settings = _set_only(dumped)
+    assert isinstance(settings, dict)
+    return settings
+
+
+def recipe_digest(settings: Mapping[str, object], bundle_hash: str) -> str:
+    """sha256 (hex) over the canonical JSON of the settings and the bundle's content hash."""
+    text = json.dumps(
+        {"settings": settings, "bundle": bundle_hash}, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """What differs between two digested settings, one line each: `sampling.steps: 25 there, 30 here`."""
+    there, here = _flat(old, ""), _flat(new, "")
+    lines = []
+    for path in [*here, *(path for path in there if path not in here)]:
+        before, after = there.get(path, _ABSENT), here.get(path, _ABSENT)
+        if before is _ABSENT or after is _ABSENT or before != after:
+            lines.append(f"{path}: {_said(before)} there, {_said(after)} here")
+    return lines
+
+
+def _said(value: object) -> str:
+    return "not set" if value is _ABSENT else shown(value)
+
+
+def _set_only(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _set_only(item) for key, item in value.items() if item is not None}
+    return [_set_only(item) for item in value] if isinstance(value, list) else value
+
+
+def _flat(value: object, path: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            found |= _flat(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        for number, item in enumerate(value):
+            found |= _flat(item, f"{path}[{number}]")
+    else:
+        found[path] = value
+    return found

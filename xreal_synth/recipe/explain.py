@@ -1,0 +1,218 @@
+"""pydantic's errors => problems in plain words, with the path, the line and the mend."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Final, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from xreal_synth.errors import Problem
+from xreal_synth.recipe.kinds import near, shown
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.recipe.yaml_text import Path, path_text
+
+LATER: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
+    ("sampling", "mode"): ("paper",),
+    ("sampling", "control"): ("controlnet",),
+    ("sampling", "paste"): ("hard", "poisson"),
+    ("quality", "profile"): ("standard", "strict"),
+    ("labels", "unrequested"): ("checked",),
+}
+_KINDS: Final[dict[str, str]] = {
+    "int_type": "a whole number",
+    "int_parsing_size": "a whole number of sensible size",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "model_type": "a group of keys",
+    "model_attributes_type": "a group of keys",
+    "dict_type": "a group of keys",
+    "none_required": "null",
+}
+_LIMITS: Final[dict[str, tuple[str, str]]] = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def problems_of(error: ValidationError, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
+    """A failed validation in our words. `lines` are of the file, `touched` the paths set by overrides."""
+    return [
+        _problem(detail, lines, touched)
+        for detail in error.errors(include_url=False)
+        if not (detail["type"] == "too_short" and detail["input"])  # items that failed are already listed
+    ]
+
+
+def _problem(error: ErrorDetails, lines: Mapping[Path, int], touched: set[Path]) -> Problem:
+    path = _real_path(error["loc"])
+    found, wanted, mend = _words(error, path)
+    return Problem(path_text(path), found + _place(path, lines, touched), wanted, mend)
+
+
+@cache
+def known_keys() -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Keys allowed at every place of a recipe; list items have the part `[]`."""
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    _collect(Recipe, (), found)
+    return found
+
+
+def _collect(kind: Any, at: tuple[str, ...], found: dict[tuple[str, ...], tuple[str, ...]]) -> None:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        _collect(get_args(kind)[0], at, found)
+    elif origin is tuple:
+        _collect(get_args(kind)[0], (*at, "[]"), found)
+    elif origin in (typing.Union, types.UnionType):
+        for option in get_args(kind):
+            _collect(option, at, found)
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        found[at] = tuple(kind.model_fields)
+        for name, info in kind.model_fields.items():
+            _collect(info.annotation, (*at, name), found)
+
+
+def _real_path(loc: tuple[int | str, ...]) -> Path:
+    """pydantic's location without the tag that it puts after `anatomy.source`."""
+    if loc[:2] == ("anatomy", "source") and len(loc) > 2:
+        return (*loc[:2], *loc[3:])
+    return loc
+
+
+def _generic(path: Path) -> tuple[str, ...]:
+    return tuple("[]" if isinstance(part, int) else part for part in path)
+
+
+def _place(path: Path, lines: Mapping[Path, int], touched: set[Path]) -> str:
+    if any(path[: len(one)] == one for one in touched):
+        return " (set on the command line)"
+    for length in range(len(path), 0, -1):
+        if path[:length] in lines:
+            return f" (line {lines[path[:length]]})"
+    return ""
+
+
+def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
+    """found, wanted, mend."""
+    kind, value, ctx = error["type"], error["input"], error.get("ctx", {})
+    if kind == "recipe":
+        return str(ctx["found"]), str(ctx["wanted"]), str(ctx["mend"])
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind == "missing":
+        return "not given", _meaning(path), _how_to_add(path)
+    if kind == "literal_error":
+        return _choice(value, str(ctx["expected"]), path)
+    if kind in _LIMITS:
+        word, key = _LIMITS[kind]
+        return shown(value), f"a number {word} {shown(_tidy(ctx[key]))}", _limit_mend(path)
+    if kind == "string_pattern_mismatch":
+        mend = f"e.g. `{_slug(str(value))}`" if _slug(str(value)) else ""
+        return (
+            shown(value),
+            "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
+            mend,
+        )
+    if kind in ("too_short", "string_too_short"):
+        return f"{shown(value)}, which is empty", _meaning(path), "give at least one"
+    if kind in ("too_long", "string_too_long"):
+        return f"{len(value)} of them", f"at most {ctx['max_length']}", ""
+    if kind in _KINDS:
+        return shown(value), _KINDS[kind], _kind_mend(kind, value, path)
+    return f"{shown(value)}: {error['msg']}", _meaning(path), ""
+
+
+def _unknown_key(path: Path) -> tuple[str, str, str]:
+    key, parent = str(path[-1]), _generic(path[:-1])
+    allowed = known_keys().get(parent, ())
+    mend = near(key, allowed)
+    if not mend:
+        homes = [".".join(place).replace(".[]", "[]") for place, keys in known_keys().items() if key in keys]
+        mend = f"`{key}` belongs in `{homes[0]}`" if homes and homes[0] else ""
+    return f"unknown key `{key}`", f"one of: {', '.join(allowed)}", mend or "remove it"
+
+
+def _choice(value: object, expected: str, path: Path) -> tuple[str, str, str]:
+    wanted = expected.replace("'", "").replace(" or ", ", ")
+    if _generic(path) == ("version",):
+        mend = (
+            "this recipe is for a newer xreal_synth: upgrade" if isinstance(value, int) and value > 1 else ""
+        )
+        return shown(value), "version: 1", mend or "write version: 1"
+    if value in LATER.get(_generic(path), ()):
+        return f"{shown(value)} is not built yet", f"one of: {wanted}", "use one of those that are"
+    mend = near(value, wanted.split(", ")) if isinstance(value, str) else ""
+    return shown(value), f"one of: {wanted}" if "," in wanted else wanted, mend
+
+
+def _kind_mend(kind: str, value: object, path: Path) -> str:
+    if kind == "none_required":
+        return f"`{path[-1]}` is not built yet: leave it out"
+    if kind == "string_type" and isinstance(value, int | float | bool):
+        return f'put it in quotes: "{shown(value)}"'
+    if kind == "bool_type" and isinstance(value, str):
+        word = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(value.casefold())
+        return f"write {word}" if word else ""
+    if kind in ("int_type", "int_from_float") and isinstance(value, float) and value == int(value):
+        return f"write {int(value)}"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and value.replace("_", "").isdigit():
+        return f"write {int(value.replace('_', ''))}, without quotes or underscores"
+    return ""
+
+
+def _limit_mend(path: Path) -> str:
+    if _generic(path) == ("findings", "[]", "weight"):
+        return "remove the row if it should not be drawn"
+    return ""
+
+
+def _field(path: Path) -> Any:
+    model: Any = Recipe
+    for part in path[:-1]:
+        if isinstance(part, str):
+            info = model.model_fields.get(part)
+            model = _model_in(info.annotation) if info else None
+            if model is None:
+                return None
+    return model.model_fields.get(path[-1]) if path and isinstance(path[-1], str) else None
+
+
+def _model_in(kind: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next((hit for option in get_args(kind) if (hit := _model_in(option)) is not None), None)
+
+
+def _meaning(path: Path) -> str:
+    info = _field(path)
+    if info is None:
+        return ""
+    model = _model_in(info.annotation)
+    return info.description or (model.__doc__ if model else "") or ""
+
+
+def _how_to_add(path: Path) -> str:
+    if path == ("output",) or path == ("output", "uri"):
+        return "add `output: {uri: out/NAME}`, or give --output"
+    return f"add `{path[-1]}: ...`"
+
+
+def _tidy(limit: float) -> float:
+    return int(limit) if limit == int(limit) else limit
+
+
+def _slug(text: str) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text.lower())
+    return kept.strip("-._")[:80]

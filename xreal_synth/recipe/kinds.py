@@ -1,0 +1,142 @@
+"""Value kinds of a recipe that pydantic has no plain words for: `auto` or a number, ranges, boxes, names.
+
+Each check raises `PydanticCustomError` with `found`, `wanted` and `mend` in its context, which
+`explain.py` passes on unchanged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Annotated, Final, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from xreal_synth.vocab import ALIASES, FINDINGS, NO_FINDING, canonical
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value as it would stand in the YAML, cut to `limit` characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """`did you mean ...?` for the known words nearest to `word`, or an empty string."""
+    by_fold = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in known}
+    folded = word.casefold().replace("-", "_").replace(" ", "_")
+    hits = [by_fold[hit] for hit in difflib.get_close_matches(folded, list(by_fold), n=2, cutoff=0.6)]
+    return f"did you mean {' or '.join(f'`{hit}`' for hit in hits)}?" if hits else ""
+
+
+def problem(value: object, *, wanted: str, mend: str = "", found: str = "") -> PydanticCustomError:
+    """The error of a value that is not what was wanted; `found` defaults to the value itself."""
+    context = {"found": found or shown(value), "wanted": wanted, "mend": mend}
+    return PydanticCustomError("recipe", "{found}", context)
+
+
+def is_number(value: object) -> bool:
+    """Whether the YAML value is a finite number (true and false are not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _auto_or(kind: type[int] | type[float], low: float, high: float) -> Callable[[object], object]:
+    word = "a whole number" if kind is int else "a number"
+    wanted = f"auto, or {word} from {low:g} to {high:g}"
+
+    def check(value: object) -> object:
+        if value == "auto":
+            return value
+        if not isinstance(value, int | float) or not is_number(value) or not low <= value <= high:
+            raise problem(value, wanted=wanted)
+        if kind is int and not isinstance(value, int):
+            raise problem(value, wanted=wanted)
+        return kind(value)
+
+    return check
+
+
+def _range(low: float, high: float, what: str) -> Callable[[object], object]:
+    wanted = f"two rising numbers [lowest, highest], {what}"
+
+    def check(value: object) -> object:
+        if value is None:
+            return value
+        if isinstance(value, tuple):
+            value = list(value)
+        if not isinstance(value, list) or len(value) != 2 or not all(is_number(item) for item in value):
+            raise problem(value, wanted=wanted)
+        first, last = float(value[0]), float(value[1])
+        if first > last:
+            raise problem(value, wanted=wanted, mend=f"the lower one first: [{last:g}, {first:g}]")
+        if not (low <= first and last <= high):
+            raise problem(value, wanted=wanted)
+        return first, last
+
+    return check
+
+
+def _box(value: object) -> object:
+    wanted = (
+        "[x0, y0, x1, y1] as shares of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1, origin top left"
+    )
+    if value is None:
+        return value
+    if isinstance(value, tuple):
+        value = list(value)
+    if not isinstance(value, list) or len(value) != 4 or not all(is_number(item) for item in value):
+        raise problem(value, wanted=wanted, mend="give four numbers")
+    x0, y0, x1, y1 = (float(item) for item in value)
+    if max(x0, y0, x1, y1) > 1.5:
+        raise problem(
+            value, wanted=wanted, mend="these look like pixels: divide by the image's width and height"
+        )
+    if min(x0, y0, x1, y1) < 0 or max(x0, y0, x1, y1) > 1:
+        raise problem(value, wanted=wanted)
+    if x0 >= x1 or y0 >= y1:
+        raise problem(value, wanted=wanted, mend="the second corner lies below and to the right of the first")
+    return x0, y0, x1, y1
+
+
+def _finding(value: object) -> object:
+    wanted = f"a finding this version knows: {', '.join(FINDINGS)}"
+    if not isinstance(value, str):
+        raise problem(value, wanted=wanted)
+    name = canonical(value)
+    if name is not None:
+        return name
+    if value.casefold().replace("_", " ") in {NO_FINDING.casefold(), "none", "normal", "healthy"}:
+        raise problem(value, wanted=wanted, mend="a row without findings has an empty list: `labels: []`")
+    raise problem(value, wanted=wanted, mend=near(value, [*FINDINGS, *ALIASES]))
+
+
+MAX_SHARD: Final = 10_000
+_SMALLEST: Final = 1e-6
+
+Actors = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=4096)], BeforeValidator(_auto_or(int, 1, 4096))
+]
+Gpus = Annotated[
+    Literal["auto"] | Annotated[float, Field(ge=0, le=16)], BeforeValidator(_auto_or(float, 0, 16))
+]
+Cpus = Annotated[
+    Literal["auto"] | Annotated[float, Field(ge=0.1, le=256)], BeforeValidator(_auto_or(float, 0.1, 256))
+]
+MicroBatch = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=1024)], BeforeValidator(_auto_or(int, 1, 1024))
+]
+ShardSamples = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SHARD)], BeforeValidator(_auto_or(int, 1, MAX_SHARD))
+]
+SizeRange = Annotated[
+    tuple[float, float],
+    BeforeValidator(_range(_SMALLEST, 1.0, "shares of the lung's area, above 0 and up to 1")),
+]
+HeartScale = Annotated[tuple[float, float], BeforeValidator(_range(0.5, 2.0, "factors from 0.5 to 2"))]
+Box = Annotated[tuple[float, float, float, float], BeforeValidator(_box)]
+FindingName = Annotated[
+    str, BeforeValidator(_finding), Field(json_schema_extra={"enum": [*FINDINGS, *ALIASES]})
+]

@@ -1,0 +1,87 @@
+"""Recipe files => `Recipe`, or one RecipeError with every problem in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.explain import problems_of
+from xreal_synth.recipe.kinds import shown
+from xreal_synth.recipe.overrides import apply
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.recipe.yaml_text import MAX_BYTES, parse
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A valid recipe and the text of its file as given (before overrides)."""
+
+    recipe: Recipe
+    text: str
+
+
+def load_recipe(path: Path, *, overrides: Sequence[str] = (), output: str | None = None) -> LoadedRecipe:
+    """Reads and validates a recipe file.
+
+    `overrides` are `key.path=value` texts, `output` replaces output.uri. Raises RecipeError with all
+    problems of the file and of the overrides at once.
+    """
+    text = _read(path)
+    return LoadedRecipe(recipe_from_text(text, str(path), overrides, output), text)
+
+
+def recipe_from_text(
+    text: str, source: str = "recipe", overrides: Sequence[str] = (), output: str | None = None
+) -> Recipe:
+    """The recipe in a YAML text; `source` names it in errors. Raises RecipeError."""
+    document = parse(text)
+    if document.problems:
+        raise RecipeError(source, document.problems)
+    if not isinstance(document.value, dict):
+        found = "an empty file" if document.value is None else shown(document.value)
+        raise RecipeError(
+            source, [Problem("", found, "a recipe: `key: value` lines", "begin with `version: 1`")]
+        )
+    value, problems, touched = apply(document.value, overrides)
+    assert isinstance(value, dict)
+    if output is not None:
+        section = value.setdefault("output", {})
+        if isinstance(section, dict):
+            section["uri"] = output
+            touched.add(("output", "uri"))
+    try:
+        recipe = Recipe.model_validate(value)
+    except ValidationError as error:
+        problems += problems_of(error, document.lines, touched)
+    if problems:
+        raise RecipeError(source, problems)
+    return recipe
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(
+                str(path), [Problem("", f"a file of over {MAX_BYTES} bytes", "a recipe of a few kB")]
+            )
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError(str(path), [Problem("", "not a text file", "YAML in UTF-8")]) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        mend = _neighbours(path)
+        raise RecipeError(
+            str(path), [Problem("", f"cannot be read: {reason}", "a recipe file", mend)]
+        ) from None
+
+
+def _neighbours(path: Path) -> str:
+    try:
+        names = sorted(p.name for p in path.parent.glob("*.y*ml"))[:8]
+    except OSError:
+        names = []
+    return f"recipes in that folder: {', '.join(names)}" if names else "check the path"

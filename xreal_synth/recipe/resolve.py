@@ -1,0 +1,39 @@
+"""The recipe's `sampling` with what it leaves out filled in from the bundle."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.schema import Sampling, steps_words
+from xreal_synth.types import SamplingDefaults, SamplingSettings
+
+_T = TypeVar("_T")
+
+
+def resolve_sampling(
+    sampling: Sampling, defaults: SamplingDefaults, *, source: str = "recipe"
+) -> SamplingSettings:
+    """Settings with no gaps.
+
+    Raises RecipeError where mode `reference` gets a step count that does not divide 1000, whether it
+    stands in the recipe or comes from the bundle.
+    """
+    settings = SamplingSettings(
+        mode=_or(sampling.mode, defaults.mode),
+        control=sampling.control,
+        steps=_or(sampling.steps, defaults.steps),
+        hold=_or(sampling.hold, defaults.hold),
+        branch=_or(sampling.branch, defaults.branch),
+        guidance=_or(sampling.guidance, defaults.guidance),
+        soft=_or(sampling.soft, defaults.soft),
+        resample=sampling.resample,
+        paste=sampling.paste,
+    )
+    if settings.mode == "reference" and 1000 % settings.steps:
+        raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])
+    return settings
+
+
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value

@@ -1,0 +1,305 @@
+"""The recipe, version 1: what a user may write, with units, ranges and defaults.
+
+These models are also the JSON schema (`json_schema.py`). Unknown keys are errors. Version 1 grows by
+added keys; a key added after the first release must default to None, so that older digests stay.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from xreal_synth.recipe.kinds import (
+    Actors,
+    Box,
+    Cpus,
+    FindingName,
+    Gpus,
+    HeartScale,
+    MicroBatch,
+    ShardSamples,
+    SizeRange,
+    near,
+    problem,
+    shown,
+)
+from xreal_synth.types import Side, Zone
+
+AUTO_SHARD_SAMPLES: Final = 64
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False
+    )
+
+
+class MaskFolder(_Part):
+    """Organ masks as PNGs, 8-bit, pixel = organ code (1 left lung, 2 right lung, 3 heart, 4 aorta)."""
+
+    path: str = Field(min_length=1, description="Folder with the mask PNGs.")
+
+
+class MasksSource(_Part):
+    """Anatomies from a folder of organ masks."""
+
+    masks: MaskFolder
+
+
+def _source_kind(value: object) -> str:
+    return "masks" if isinstance(value, dict | MasksSource) else "bank"
+
+
+class Augment(_Part):
+    """Random changes made to each drawn anatomy; each number is the largest change, both ways."""
+
+    rotate_deg: float = Field(default=5.0, ge=0, le=30, description="Rotation, degrees.")
+    shift: float = Field(default=0.03, ge=0, le=0.2, description="Shift, share of the image's side.")
+    scale: float = Field(default=0.06, ge=0, le=0.3, description="Change of size, share.")
+    elastic: float = Field(default=0.02, ge=0, le=0.1, description="Elastic warp, share of the image's side.")
+    heart_scale: HeartScale = Field(
+        default=(0.9, 1.25),
+        description="Range of factors for the heart's width and height about its centre, 0.5 to 2.",
+    )
+
+
+class Anatomy(_Part):
+    """Where the organ masks come from, one per group."""
+
+    source: Annotated[
+        Annotated[Literal["bank"], Tag("bank")] | Annotated[MasksSource, Tag("masks")],
+        Discriminator(_source_kind),
+    ] = Field(default="bank", description="`bank`: the bundle's own shape model; or `masks: {path: FOLDER}`.")
+    augment: Augment = Field(default_factory=Augment)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _known_source(cls, value: object) -> object:
+        wanted = "bank, or masks: {path: FOLDER}"
+        if isinstance(value, dict):
+            if set(value) <= {"masks"} and value:
+                return value
+            if "images" in value:
+                raise problem(value, wanted=wanted, found="`images` (editing real films) is not built yet")
+            odd = [str(key) for key in value if key != "masks"]
+            raise problem(value, wanted=wanted, mend=near(odd[0], ["masks"]) if odd else "")
+        if value != "bank" and not isinstance(value, MasksSource):
+            mend = (
+                near(value, ["bank"]) or f"for a folder write: masks: {{path: {value}}}"
+                if isinstance(value, str)
+                else ""
+            )
+            raise problem(value, wanted=wanted, mend=mend)
+        return value
+
+
+class FindingLabel(_Part):
+    """One finding and where it may lie: by side, zone and size from the prior, or in a fixed box."""
+
+    name: FindingName = Field(description="TorchXRayVision's name of the finding, or an alias of it.")
+    side: Side = Field(
+        default="any", description="The patient's side: `left` is the right half of the picture."
+    )
+    zone: Zone = Field(default="any", description="Third of the lung's height.")
+    size: SizeRange | None = Field(
+        default=None, description="Box area over that lung's area, [lowest, highest]."
+    )
+    box: Box | None = Field(
+        default=None,
+        description="Fixed box [x0, y0, x1, y1], shares of the picture; excludes side, zone and size.",
+    )
+
+    @model_validator(mode="after")
+    def _box_stands_alone(self) -> Self:
+        if self.box is None:
+            return self
+        extra = [key for key in ("side", "zone", "size") if key in self.model_fields_set]
+        if extra:
+            named = ", ".join(f"`{key}`" for key in extra)
+            raise problem(
+                None,
+                found=f"`box` together with {named}",
+                wanted="either a fixed box, or side, zone and size",
+                mend=f"remove `box`, or remove {named}",
+            )
+        return self
+
+
+class FindingRow(_Part):
+    """A kind of film and its share of the dataset."""
+
+    weight: float = Field(
+        gt=0, le=1e300, description="Share of the groups, relative to the other rows' weights."
+    )
+    labels: tuple[FindingLabel, ...] = Field(
+        strict=False,
+        max_length=16,
+        description="Findings on one film, added one after another; empty for no finding.",
+    )
+
+
+class Placement(_Part):
+    """How boxes are drawn."""
+
+    prior: Literal["nih-rsna"] = Field(
+        default="nih-rsna", description="Where findings lie and how large they are."
+    )
+    min_overlap: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="Least share of a box's area in organs where the finding can live.",
+    )
+
+
+class Pairs(_Part):
+    """Which films of a group are delivered."""
+
+    twin: bool = Field(default=False, description="Deliver the healthy twin of each film too.")
+    variants: int = Field(
+        default=1, ge=1, le=100, description="Films with the same row on the same anatomy, other boxes."
+    )
+    sham: float = Field(default=0.0, ge=0, le=1, description="Share of sham edits; only 0 so far.")
+
+    @field_validator("sham")
+    @classmethod
+    def _no_sham_yet(cls, value: float) -> float:
+        if value != 0:
+            raise problem(value, found=f"{shown(value)}: sham edits are not built yet", wanted="0")
+        return value
+
+
+class Sampling(_Part):
+    """How films are sampled; what is left out comes from the bundle."""
+
+    mode: Literal["branch", "reference"] | None = Field(
+        default=None,
+        description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code.",
+    )
+    control: Literal["xreal"] = Field(default="xreal", description="What holds the film to the anatomy.")
+    steps: int | None = Field(
+        default=None, ge=1, le=1000, description="Denoising steps; `reference` wants a divisor of 1000."
+    )
+    hold: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the steps that are held to the anatomy."
+    )
+    branch: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the twin's steps that an edit keeps."
+    )
+    guidance: float | None = Field(
+        default=None, ge=0, le=50, description="Classifier-free guidance; 1 is none."
+    )
+    soft: float | None = Field(
+        default=None, ge=0, le=1, description="Weight of the anatomy outside the organs while held."
+    )
+    resample: int = Field(
+        default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."
+    )
+    paste: Literal["feather"] = Field(default="feather", description="How an edit is joined to its twin.")
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        if self.mode == "reference" and self.steps is not None and 1000 % self.steps:
+            raise problem(None, **steps_words(self.steps))
+        return self
+
+
+def steps_words(steps: int) -> dict[str, str]:
+    """found, wanted and mend for a step count that `reference` refuses."""
+    divisors = [n for n in range(1, 1001) if 1000 % n == 0]
+    nearest = sorted(sorted(divisors, key=lambda n: abs(n - steps))[:2])
+    return {
+        "found": f"steps: {steps} with mode: reference",
+        "wanted": f"a step count that divides 1000: {', '.join(map(str, divisors))}",
+        "mend": f"set steps to {' or '.join(map(str, nearest))}, or use mode: branch",
+    }
+
+
+class Quality(_Part):
+    """The gate between sampling and delivery."""
+
+    profile: Literal["none"] = Field(default="none", description="Set of checks; only `none` so far.")
+    max_attempts: int = Field(
+        default=3, ge=1, le=20, description="Tries with new noise, then as many with new anatomy and boxes."
+    )
+
+
+class Labels(_Part):
+    """What unrequested findings are labelled as."""
+
+    unrequested: Literal["negative", "unknown"] = Field(
+        default="negative", description="`negative`: 0; `unknown`: null."
+    )
+
+
+class Split(_Part):
+    """Shares of the groups marked val and test, by a hash of the group; the rest is train."""
+
+    val: float = Field(default=0.0, ge=0, le=1, description="Share of val.")
+    test: float = Field(default=0.0, ge=0, le=1, description="Share of test.")
+
+    @model_validator(mode="after")
+    def _sum(self) -> Self:
+        if self.val + self.test > 1:
+            raise problem(
+                None,
+                found=f"val {self.val:g} + test {self.test:g} = {self.val + self.test:g}",
+                wanted="together at most 1",
+                mend="lower one of them",
+            )
+        return self
+
+
+class Output(_Part):
+    """Where the dataset goes."""
+
+    uri: str = Field(min_length=1, description="Folder of the dataset; relative to the current folder.")
+    shard_samples: ShardSamples = Field(default="auto", description="Groups per shard, 1 to 10000; auto: 64.")
+    upscale: None = Field(default=None, description="Not built yet.")
+
+    @property
+    def shard_size(self) -> int:
+        """Groups per shard with `auto` resolved; depends on nothing but the recipe."""
+        return AUTO_SHARD_SAMPLES if self.shard_samples == "auto" else self.shard_samples
+
+
+class Compute(_Part):
+    """What an actor gets; changes no film."""
+
+    actors: Actors = Field(default="auto", description="How many actors; auto: as many as fit.")
+    gpus_per_actor: Gpus = Field(default="auto", description="GPUs of one actor, shares allowed.")
+    cpus_per_actor: Cpus = Field(default="auto", description="CPUs of one actor.")
+    micro_batch: MicroBatch = Field(default="auto", description="Groups denoised together.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic of the networks."
+    )
+
+
+class Recipe(_Part):
+    """A dataset of synthetic chest films, described."""
+
+    version: Literal[1] = Field(description="Version of the recipe format.")
+    name: str = Field(
+        pattern=NAME_PATTERN,
+        max_length=80,
+        description="The dataset's name: lower-case letters, digits, . _ -",
+    )
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Every random number comes from it.")
+    samples: int = Field(
+        ge=1, le=10**10 - 1, description="Groups: one anatomy each; twins and variants come on top."
+    )
+    bundle: str = Field(min_length=1, description="Model bundle: a shipped name or a path.")
+    anatomy: Anatomy = Field(default_factory=Anatomy)
+    findings: tuple[FindingRow, ...] = Field(
+        strict=False, min_length=1, max_length=1000, description="Rows drawn by weight."
+    )
+    placement: Placement = Field(default_factory=Placement)
+    pairs: Pairs = Field(default_factory=Pairs)
+    sampling: Sampling = Field(default_factory=Sampling)
+    quality: Quality = Field(default_factory=Quality)
+    labels: Labels = Field(default_factory=Labels)
+    split: Split = Field(default_factory=Split)
+    output: Output
+    compute: Compute = Field(default_factory=Compute)

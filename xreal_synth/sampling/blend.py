@@ -1,0 +1,48 @@
+"""Masks on the latent grid, the blend rule of both controllers, and the paste in pixel space.
+
+Shapes: B batch, C channels, H and W film sides, h and w latent sides.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CODE_SCALE = 4
+
+
+def cubic_resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cubic interpolation with a = -0.75, half-pixel centres, replicated border, no antialiasing.
+
+    This is OpenCV's INTER_CUBIC, and also what torch calls bicubic.
+    """
+    return F.interpolate(x_BCHW, size=size, mode="bicubic", align_corners=False, antialias=False)
+
+
+def soft_mask(codes_BHW: Tensor, size: tuple[int, int], soft: float) -> Tensor:
+    """Organ codes -> anatomy weights [B, 1, h, w]: 1 where the resized m_a / 4 is positive, else `soft`."""
+    small = cubic_resize(codes_BHW[:, None].to(torch.float32) / CODE_SCALE, size)
+    return torch.where(small > 0, 1.0, soft).to(torch.float32)
+
+
+def latent_region(region_BHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boolean region -> m_p [B, 1, h, w] of 0 and 1: a cell belongs to it if any of its pixels does."""
+    return F.adaptive_max_pool2d(region_BHW[:, None].to(torch.float32), size)
+
+
+def blend(known: Tensor, z: Tensor, keep: Tensor) -> Tensor:
+    """known * M + z * (1 - M): the anatomy hold with the soft mask, the pathology hold with M = 1 - m_p."""
+    return known * keep + z * (1 - keep)
+
+
+def paste(film_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Tensor:
+    """The edit faded into the film by alpha in 0..1; where alpha is 0 the film stays bit for bit."""
+    return torch.where(alpha_HW > 0, film_CHW + alpha_HW * (edit_CHW - film_CHW), film_CHW)
+
+
+def to_grey(film_CHW: Tensor, value_range: tuple[float, float]) -> Tensor:
+    """Film in value_range -> uint8 [H, W], the channels averaged."""
+    low, high = value_range
+    grey = (film_CHW.mean(dim=0) - low) / (high - low)
+    return (grey * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,153 @@
+"""XReal's Algorithm 1: stage A holds the denoiser to an anatomy, stage B infuses a finding inside a region.
+
+Both stages are one loop (`run_steps`) with different holds. Modes: `reference` re-encodes stage A's film and
+starts stage B from noise (REFERENCE.md 1); `branch` starts stage B from stage A's state after k steps and
+holds it to stage A's kept states, so the twin comes for free.
+
+Shapes: B batch, C latent channels, H and W film sides, h and w latent sides, L tokens, D their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from xreal_synth.sampling.blend import blend, soft_mask
+from xreal_synth.sampling.denoise import guided, split_prediction
+from xreal_synth.sampling.model import SamplerModel
+from xreal_synth.sampling.noise import BatchNoise
+from xreal_synth.sampling.schedule import Schedule, ddim_step, q_sample, step_back
+from xreal_synth.seeds import Purpose
+
+Hold = Callable[[int, int, Tensor], Tensor]
+"""(step, repeat, state) -> the state that the denoiser sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a stage steps: eta is DDIM's, `resample` RePaint's U (in held steps but the last)."""
+
+    schedule: Schedule
+    prediction_type: Literal["epsilon", "v_prediction"]
+    resample: int = 1
+    eta: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """The prompt's tokens [B, L, D], and those of the null prompt if guidance is wanted."""
+
+    cond: Tensor
+    null: Tensor | None = None
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AnatomyStage:
+    """x_hat [B, *, H, W], m_a's soft mask [B, 1, h, w], z_hat, and the states: seen at each step, then the last."""
+
+    x_hat: Tensor
+    mask: Tensor
+    z_hat: Tensor
+    states: list[Tensor]
+
+
+def run_steps(
+    denoise: Callable[[Tensor, int], Tensor],
+    z: Tensor,
+    rule: Rule,
+    noise: Callable[[Purpose, int, int], Tensor],
+    stage: Literal["a", "b"],
+    *,
+    hold: Hold,
+    held: int,
+    first: int = 0,
+) -> list[Tensor]:
+    """DDIM from state z at step `first` to the end, held in steps before `held` (Algorithm 1, lines 5-11, 16-21).
+
+    `denoise` is (z, t) -> raw output. Returns the states that the denoiser saw at each step, then the result.
+    """
+    schedule, states = rule.schedule, []
+    step_noise: Purpose = "a.step" if stage == "a" else "b.step"
+    back_noise: Purpose = "a.resample" if stage == "a" else "b.resample"
+    for i in range(first, len(schedule)):
+        abar, abar_next = schedule.abar[i], schedule.abar_next[i]
+        rounds = rule.resample if i < held and i + 1 < len(schedule) else 1
+        for repeat in range(rounds):
+            seen = hold(i, repeat, z) if i < held else z
+            out = denoise(seen, schedule.timesteps[i])
+            z0, eps = split_prediction(rule.prediction_type, out, seen, abar)
+            z = ddim_step(z0, eps, abar, abar_next, noise(step_noise, i, repeat), rule.eta)
+            if repeat + 1 < rounds:
+                z = step_back(z, abar_next, abar, noise(back_noise, i, repeat))
+        states.append(seen)
+    return [*states, z]
+
+
+def anatomy_stage(
+    model: SamplerModel, codes_BHW: Tensor, guide: Guide, rule: Rule, noise: BatchNoise, *, hold_steps: int, soft: float
+) -> AnatomyStage:
+    """Stage A: organ codes uint8 -> latents of a film with this anatomy, held for the first `hold_steps`."""
+    x_hat = model.control(codes_BHW)
+    mask = soft_mask(codes_BHW, model.latent_shape[1:], soft)
+    z_hat = encode_scaled(model, x_hat, noise("a.posterior"))
+
+    def hold(step: int, repeat: int, z: Tensor) -> Tensor:
+        return blend(q_sample(z_hat, rule.schedule.abar[step], noise("a.hold", step, repeat)), z, mask)
+
+    states = run_steps(
+        denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=hold, held=hold_steps
+    )
+    return AnatomyStage(x_hat, mask, z_hat, states)
+
+
+def pathology_from_noise(
+    model: SamplerModel, x_BCHW: Tensor, m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise
+) -> tuple[Tensor, list[Tensor]]:
+    """Stage B of `reference`: a film and its region [B, 1, h, w] -> the film's z0 and stage B's states."""
+    z0 = encode_scaled(model, x_BCHW, noise("b.posterior"))
+
+    def hold(step: int, repeat: int, z: Tensor) -> Tensor:
+        return blend(q_sample(z0, rule.schedule.abar[step], noise("b.hold", step, repeat)), z, 1 - m_p)
+
+    steps = len(rule.schedule)
+    states = run_steps(denoiser(model, guide), noise("b.x_T"), rule, noise, "b", hold=hold, held=steps)
+    return z0, states
+
+
+def pathology_from_branch(
+    model: SamplerModel, states: list[Tensor], m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise, *, start: int
+) -> list[Tensor]:
+    """Stage B of `branch`: another stage's states and a region [B, 1, h, w] -> the states with the finding.
+
+    It starts from the state seen at step `start` and is held, outside the region, to the state seen at each
+    later step and to the result: rows with an empty region return unchanged.
+    """
+
+    def hold(step: int, repeat: int, z: Tensor) -> Tensor:
+        return blend(states[step], z, 1 - m_p)
+
+    steps = len(rule.schedule)
+    *seen, last = run_steps(
+        denoiser(model, guide), states[start], rule, noise, "b", hold=hold, held=steps, first=start
+    )
+    return [*states[:start], *seen, blend(states[steps], last, 1 - m_p)]
+
+
+def denoiser(model: SamplerModel, guide: Guide) -> Callable[[Tensor, int], Tensor]:
+    """The model's denoiser with prompts and guidance filled in."""
+    return lambda z, t: guided(model.denoise, z, t, guide.cond, guide.null, guide.guidance)
+
+
+def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor) -> Tensor:
+    """z = scale_factor * sample(E_G(x))."""
+    mean, std = model.encode(x_BCHW)
+    return model.scale_factor * (mean + std * noise)
+
+
+def decode_scaled(model: SamplerModel, z: Tensor) -> Tensor:
+    """x = clamp(D_G(z / scale_factor)) in the model's value_range."""
+    return model.decode(z / model.scale_factor).clamp(*model.value_range)

@@ -1,0 +1,199 @@
+"""Groups of films in micro-batches of one fixed size: stage A once per group, stage B once per edit.
+
+The last micro-batch is padded with copies of its last row, so that every forward has the same shape and a
+film's bytes do not depend on how many others are made beside it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from xreal_synth.errors import BundleError
+from xreal_synth.sampling.blend import latent_region, paste, to_grey
+from xreal_synth.sampling.controlled import (
+    Guide, Rule, anatomy_stage, decode_scaled, pathology_from_branch, pathology_from_noise,
+)  # fmt: skip
+from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
+from xreal_synth.sampling.model import SamplerModel
+from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
+from xreal_synth.sampling.schedule import make_schedule
+from xreal_synth.types import Film, SamplingSettings
+
+TWIN = "h"
+_Row = TypeVar("_Row")
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    job: GroupJob
+    waiting: int
+    films: dict[str, Film] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pass:
+    """One edit to make: on film [C, H, W], held to `states` [steps + 1, C, h, w] (none in mode reference)."""
+
+    group: _Group
+    member: MemberJob
+    number: int
+    film: Tensor
+    states: Tensor | None
+
+    @property
+    def edit(self) -> Edit:
+        return self.member.edits[self.number]
+
+    @property
+    def key(self) -> NoiseKey:
+        job = self.group.job
+        return NoiseKey(job.seed, job.index, job.attempt, self.member.name, self.number)
+
+
+def sample_groups(
+    model: SamplerModel,
+    settings: SamplingSettings,
+    jobs: Sequence[GroupJob],
+    *,
+    micro_batch: int,
+    noise: NoiseSource = philox,
+    on_batch: Callable[[int], None] = lambda films: None,
+) -> Iterator[GroupFilms]:
+    """Makes every group's films, in the order of `jobs`.
+
+    `on_batch` is called after each micro-batch with the number of films that it finished. Raises BundleError
+    if the model's numbers overflow.
+    """
+    assert micro_batch >= 1
+    maker = _Maker(model, settings, micro_batch, noise)
+    open_groups: deque[_Group] = deque()
+    passes: deque[_Pass] = deque()
+    for start in range(0, len(jobs), micro_batch):
+        groups = [_open(job) for job in jobs[start : start + micro_batch]]
+        open_groups.extend(groups)
+        passes.extend(maker.twins(groups))
+        on_batch(len(groups))
+        last = start + micro_batch >= len(jobs)
+        while len(passes) >= micro_batch or (last and passes):
+            batch = [passes.popleft() for _ in range(min(micro_batch, len(passes)))]
+            following = maker.edits(batch)
+            passes.extend(following)
+            on_batch(len(batch) - len(following))
+        while open_groups and not open_groups[0].waiting:
+            done = open_groups.popleft()
+            yield GroupFilms(done.job.index, done.films)
+
+
+class _Maker:
+    """The two kinds of micro-batch."""
+
+    def __init__(
+        self, model: SamplerModel, settings: SamplingSettings, micro_batch: int, noise: NoiseSource
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.micro_batch = micro_batch
+        self.noise = noise
+        schedule = make_schedule(model.alphas_cumprod, settings.steps, settings.mode)
+        self.rule = Rule(schedule, model.prediction_type, settings.resample)
+
+    @torch.inference_mode()
+    def twins(self, groups: list[_Group]) -> list[_Pass]:
+        """Stage A: makes the twins, and returns the first edit of every member that has one."""
+        rows = self._padded(groups)
+        codes = self._batch([row.job.anatomy for row in rows])
+        guide = Guide(self.model.embed([row.job.healthy_prompt for row in rows]))
+        keys = tuple(NoiseKey(row.job.seed, row.job.index, row.job.attempt) for row in rows)
+        stage = anatomy_stage(
+            self.model, codes, guide, self.rule, self._noise(keys),
+            hold_steps=self.settings.hold_steps, soft=self.settings.soft,
+        )  # fmt: skip
+        films = self._decode(stage.states[-1], keys)
+        kept = torch.stack(stage.states) if self.settings.mode == "branch" else None
+        passes = []
+        for row, group in enumerate(groups):
+            grey = self._grey(films[row])
+            states = None if kept is None else kept[:, row]
+            group.films[TWIN] = grey
+            for member in group.job.members:
+                if member.edits:
+                    passes.append(_Pass(group, member, 0, films[row], states))
+                else:
+                    group.films[member.name] = grey
+        return passes
+
+    @torch.inference_mode()
+    def edits(self, batch: list[_Pass]) -> list[_Pass]:
+        """Stage B: makes one edit of each row, and returns the edits that follow them."""
+        rows = self._padded(batch)
+        m_p = latent_region(self._batch([row.edit.region for row in rows]), self.model.latent_shape[1:])
+        guide = self._guide([row.edit.prompt for row in rows])
+        keys = tuple(row.key for row in rows)
+        states = self._pathology(rows, m_p, guide, self._noise(keys))
+        edited = self._decode(states[-1], keys)
+        kept = torch.stack(states) if self.settings.mode == "branch" else None
+        following = []
+        for at, row in enumerate(batch):
+            alpha = torch.from_numpy(row.edit.alpha).to(edited.device)
+            film = paste(row.film, edited[at], alpha)
+            if row.number + 1 < len(row.member.edits):
+                after = None if kept is None else kept[:, at]
+                following.append(_Pass(row.group, row.member, row.number + 1, film, after))
+            else:
+                row.group.films[row.member.name] = self._grey(film)
+                row.group.waiting -= 1
+        return following
+
+    def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
+        if self.settings.mode == "reference":
+            films = torch.stack([row.film for row in rows])
+            return pathology_from_noise(self.model, films, m_p, guide, self.rule, noise)[1]
+        kept = torch.stack([row.states for row in rows if row.states is not None], dim=1)
+        start = self.settings.branch_step
+        return pathology_from_branch(self.model, list(kept), m_p, guide, self.rule, noise, start=start)
+
+    def _guide(self, prompts: list[str]) -> Guide:
+        cond = self.model.embed(prompts)
+        if self.settings.guidance == 1.0:
+            return Guide(cond)
+        return Guide(cond, self.model.embed([self.model.null_prompt] * len(prompts)), self.settings.guidance)
+
+    def _padded(self, rows: list[_Row]) -> list[_Row]:
+        return rows + [rows[-1]] * (self.micro_batch - len(rows))
+
+    def _batch(self, arrays: Sequence[npt.NDArray[np.generic]]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self.model.device)
+
+    def _noise(self, keys: tuple[NoiseKey, ...]) -> BatchNoise:
+        return BatchNoise(self.noise, keys, self.model.latent_shape, self.model.device)
+
+    def _decode(self, z: Tensor, keys: tuple[NoiseKey, ...]) -> Tensor:
+        films = decode_scaled(self.model, z)
+        finite = (torch.isfinite(films).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
+        wrong = sorted({key.index for key, fine in zip(keys, finite, strict=True) if not fine})
+        if wrong:
+            raise BundleError(
+                found=f"the denoiser's numbers overflow in group {', '.join(map(str, wrong))}",
+                wanted="finite latents",
+                mend="lower sampling.guidance, or set compute.precision to fp32",
+            )
+        return films
+
+    def _grey(self, film: Tensor) -> Film:
+        grey: Film = to_grey(film, self.model.value_range).cpu().numpy()
+        return grey
+
+
+def _open(job: GroupJob) -> _Group:
+    names = [member.name for member in job.members]
+    assert len(set(names)) == len(names), f"group {job.index} names a member twice: {names}"
+    assert not any(member.edits for member in job.members if member.name == TWIN), "the twin has no edits"
+    return _Group(job, sum(bool(member.edits) for member in job.members))

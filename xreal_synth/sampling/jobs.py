@@ -1,0 +1,47 @@
+"""What the sampler is asked for and what it gives back. Arrays only: no torch is needed to state a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.types import Film, Mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """A finding's region bool [H, W], its prompt, and the paste's alpha float32 [H, W], 0 outside the region."""
+
+    region: npt.NDArray[np.bool_]
+    prompt: str
+    alpha: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemberJob:
+    """A film to make from the twin: its edits are infused one after another."""
+
+    name: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupJob:
+    """One anatomy (organ codes uint8 [H, W]) and the members to make of it; the twin is always made."""
+
+    seed: int
+    index: int
+    attempt: int
+    anatomy: Mask
+    healthy_prompt: str
+    members: tuple[MemberJob, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupFilms:
+    """Finished films uint8 [H, W] by member name, the twin "h" among them."""
+
+    index: int
+    films: dict[str, Film]

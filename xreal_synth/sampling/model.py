@@ -1,0 +1,62 @@
+"""What the sampler needs of a model; anything with these members will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+class SamplerModel(Protocol):
+    """Shapes: B batch, C latent channels, h and w latent sides, H and W film sides, L tokens, D their width."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The films' range inside the networks."""
+        ...
+
+    @property
+    def scale_factor(self) -> float:
+        """z = scale_factor * sample(E_G(x))."""
+        ...
+
+    @property
+    def prediction_type(self) -> Literal["epsilon", "v_prediction"]: ...
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """[T] of the training schedule."""
+        ...
+
+    @property
+    def null_prompt(self) -> str:
+        """Guidance's unconditional prompt."""
+        ...
+
+    def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
+        """The raw prediction eps or v [B, C, h, w]."""
+        ...
+
+    def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Films in value_range -> mean and deviation of the unscaled latents."""
+        ...
+
+    def decode(self, z_BChw: Tensor) -> Tensor:
+        """Unscaled latents -> films, not clamped."""
+        ...
+
+    def control(self, codes_BHW: Tensor) -> Tensor:
+        """Organ codes uint8 -> rough films x_hat, clamped to value_range."""
+        ...
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> [B, L, D]."""
+        ...

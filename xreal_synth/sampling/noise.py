@@ -1,0 +1,84 @@
+"""Noise by key: each row of a batch has its own, the same on any device and in any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from xreal_synth import seeds
+from xreal_synth.seeds import Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseKey:
+    """Whose noise: the group's attempt and, in stage B, the member and the pass (`member` is "" in stage A)."""
+
+    seed: int
+    index: int
+    attempt: int
+    member: str = ""
+    pass_: int = 0
+
+
+class NoiseSource(Protocol):
+    def __call__(
+        self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
+    ) -> npt.NDArray[np.float32]:
+        """Standard normal noise of `shape` for a row at a step; `repeat` counts RePaint's rounds."""
+        ...
+
+
+def philox(
+    shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
+) -> npt.NDArray[np.float32]:
+    """The noise of every dataset: one Philox stream per key (xreal_synth.seeds)."""
+    extra = (key.member, key.pass_, step, repeat)
+    return seeds.normal(shape, key.seed, key.index, key.attempt, purpose, *extra)
+
+
+class RecordedNoise:
+    """Replays draws in the order in which they were recorded, checking that each is of the expected kind.
+
+    For one row at a time: a batch would interleave the rows' draws.
+    """
+
+    def __init__(self, draws: Sequence[npt.NDArray[np.float32]], purposes: Sequence[str]) -> None:
+        self._draws = list(zip(draws, purposes, strict=True))
+        self._at = 0
+
+    def __call__(
+        self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
+    ) -> npt.NDArray[np.float32]:
+        if self._at == len(self._draws):
+            raise ValueError(f"no recorded noise left for {purpose} of step {step}")
+        draw, recorded = self._draws[self._at]
+        if recorded != purpose.split(".")[1] or draw.shape != shape:
+            raise ValueError(f"recorded {recorded} {draw.shape} where {purpose} {shape} of step {step} is drawn")
+        self._at += 1
+        return draw
+
+    @property
+    def left(self) -> int:
+        """Draws not used yet."""
+        return len(self._draws) - self._at
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNoise:
+    """Noise [B, *shape] for the rows of one micro-batch."""
+
+    source: NoiseSource
+    keys: tuple[NoiseKey, ...]
+    shape: tuple[int, ...]
+    device: torch.device
+
+    def __call__(self, purpose: Purpose, step: int = 0, repeat: int = 0) -> Tensor:
+        rows = [self.source(self.shape, key, purpose, step, repeat) for key in self.keys]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+

@@ -1,0 +1,67 @@
+"""Timesteps and the closed-form steps of the diffusion: q_sample, DDIM, and RePaint's way back.
+
+`abar` is the cumulative alpha of the print (alphas_cumprod); states are tensors [B, C, h, w].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Descending timesteps with abar at each, and at the one that follows it."""
+
+    timesteps: tuple[int, ...]
+    abar: tuple[float, ...]
+    abar_next: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+def reference_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
+    """range(0, T, T // S) + 1, descending: REFERENCE.md 1, "DDIM"; S should divide T."""
+    return tuple(t + 1 for t in range(0, total, total // steps))[::-1]
+
+
+def respaced_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
+    """floor(i * T / S) + 1 for i in 0..S-1, descending: equal to reference_timesteps where S divides T."""
+    assert 1 <= steps < total, f"{steps} steps of {total}"
+    return tuple(i * total // steps + 1 for i in range(steps))[::-1]
+
+
+def make_schedule(
+    alphas_cumprod: Tensor | Sequence[float], steps: int, mode: Literal["branch", "reference"]
+) -> Schedule:
+    """The schedule of a mode; the last step leads to abar[0], as in REFERENCE.md 1."""
+    alphas = alphas_cumprod.tolist() if isinstance(alphas_cumprod, Tensor) else list(alphas_cumprod)
+    spaced = reference_timesteps if mode == "reference" else respaced_timesteps
+    timesteps = spaced(steps, len(alphas))
+    abar = tuple(alphas[t] for t in timesteps)
+    return Schedule(timesteps, abar, (*abar[1:], alphas[0]))
+
+
+def q_sample(z0: Tensor, abar: float, noise: Tensor) -> Tensor:
+    """z0 noised to a timestep (DDPM eq. 4)."""
+    return math.sqrt(abar) * z0 + math.sqrt(1 - abar) * noise
+
+
+def ddim_step(
+    z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor, eta: float = 1.0
+) -> Tensor:
+    """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16)."""
+    sigma = eta * math.sqrt((1 - abar_next) / (1 - abar) * (1 - abar / abar_next))
+    direction = math.sqrt(max(1 - abar_next - sigma**2, 0.0))
+    return math.sqrt(abar_next) * z0 + direction * eps + sigma * noise
+
+
+def step_back(z: Tensor, abar_next: float, abar: float, noise: Tensor) -> Tensor:
+    """From a step's result back to its start by forward noise (RePaint algorithm 1, line 9)."""
+    ratio = abar / abar_next
+    return math.sqrt(ratio) * z + math.sqrt(1 - ratio) * noise

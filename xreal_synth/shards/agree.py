@@ -1,0 +1,103 @@
+"""Whether a sample's film, masks, boxes, labels and table row tell the same story."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xreal_synth import vocab
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.table import label_columns, meta_columns
+from xreal_synth.shards.tar import TableRow
+from xreal_synth.types import PlacedFinding, Sample, SampleMeta
+
+
+def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
+    """What contradicts itself within one sample, or contradicts the dataset's head."""
+    problems = _provenance(sample.meta, head) + _labels(sample.meta) + _masks(sample)
+    return [f"{sample.meta.key}: {problem}" for problem in problems]
+
+
+def group_problems(members: Sequence[Sample]) -> list[str]:
+    """What differs between the members of one group that must not: anatomy, and film outside the edit.
+
+    A feathered paste leaves every pixel outside the pathology mask as it is in the healthy twin.
+    """
+    first, problems = members[0], []
+    for sample in members[1:]:
+        key = sample.meta.key
+        if not np.array_equal(sample.anatomy, first.anatomy):
+            problems.append(f"{key}: another anatomy mask than {first.meta.key}")
+            continue
+        pasted = sample.meta.sampling.get("paste") == "feather" and sample.meta.findings
+        if first.meta.member == "h" and pasted:
+            outside = sample.pathology == 0
+            if not np.array_equal(sample.film[outside], first.film[outside]):
+                problems.append(f"{key}: the film differs from {first.meta.key} outside its findings")
+    return problems
+
+
+def row_problems(read: TableRow, row: Mapping[str, object], tar: str, shard: int) -> list[str]:
+    """Columns of a table's row that differ from what the tar holds."""
+    wanted = {**meta_columns(read.meta), "sha256": read.sha256, "tar": tar, "shard": shard}
+    return [
+        f"{read.meta.key}: table has {column} = {row.get(column)!r}, the tar {value!r}"
+        for column, value in wanted.items()
+        if row.get(column) != value
+    ]
+
+
+def _provenance(meta: SampleMeta, head: DatasetHead) -> list[str]:
+    problems = []
+    if meta.digest != head.digest:
+        problems.append(f"digest {meta.digest[:12]}, the dataset's is {head.digest[:12]}")
+    if (meta.bundle_name, meta.bundle_hash) != (head.bundle.name, head.bundle.hash):
+        problems.append(f"made with bundle {meta.bundle_name}, the dataset with {head.bundle.name}")
+    return problems
+
+
+def _labels(meta: SampleMeta) -> list[str]:
+    problems = []
+    for finding in meta.findings:
+        known = vocab.FINDINGS.get(finding.name)
+        if known is None:
+            problems.append(f"finding {finding.name!r} is unknown")
+            continue
+        for set_name, names in vocab.LABEL_SETS.items():
+            for name in set(names).intersection((finding.name, known.chexpert or "", *known.implies)):
+                if meta.labels[set_name][name] != 1:
+                    problems.append(f"{finding.name} was placed but {set_name}.{name} is not 1")
+    columns = label_columns(meta)
+    no_finding = f"chexpert14.{vocab.NO_FINDING}"
+    if columns.pop(no_finding) == 1 and any(value != 0 for value in columns.values()):
+        problems.append(f"{no_finding} is 1 beside a positive or unknown label")
+    return problems
+
+
+def _masks(sample: Sample) -> list[str]:
+    problems = []
+    if sample.anatomy.max(initial=0) > max(vocab.ORGANS.values()):
+        problems.append(f"anatomy.png holds code {sample.anatomy.max()}")
+    findings = sample.meta.findings
+    if sample.pathology.max(initial=0) > len(findings):
+        problems.append(f"pathology.png holds value {sample.pathology.max()} for {len(findings)} findings")
+    for value, finding in enumerate(findings, start=1):
+        if not _painted(sample, value, finding):
+            problems.append(f"pathology.png does not show {finding.name} where its boxes are")
+    return problems
+
+
+def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
+    """The finding's region holds its value or a later one, and its value stands nowhere else.
+
+    Of a heart's region only the box is known here.
+    """
+    allowed = np.zeros(sample.pathology.shape, dtype=bool)
+    for x0, y0, x1, y1 in finding.boxes:
+        allowed[y0:y1, x0:x1] = True
+    if finding.region == "lungs":
+        allowed &= np.isin(sample.anatomy, vocab.LUNGS)
+    shown = sample.pathology >= value
+    covered = bool(shown[allowed].any() if finding.region == "heart" else shown[allowed].all())
+    return covered and bool(allowed.any()) and not bool((sample.pathology == value)[~allowed].any())

@@ -1,0 +1,165 @@
+"""KEY.json: a sample's meta data as JSON, and back.
+
+Fields that a later version adds are ignored by this one; a missing field or a wrong type is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from xreal_synth import vocab
+from xreal_synth.errors import DatasetError
+from xreal_synth.shards.names import key_of, parse_key
+from xreal_synth.types import LabelValue, NormBox, PixelBox, PlacedFinding, Region, SampleMeta
+
+
+@dataclass(frozen=True, slots=True)
+class _FindingJson:
+    name: str
+    side: str
+    zone: str
+    region: Region
+    size: float | None
+    box_xyxy: PixelBox
+    box_xyxyn: NormBox
+    boxes_xyxy: tuple[PixelBox, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _BundleJson:
+    name: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class _AnatomyJson:
+    source: str
+    id: str
+    ctr: float
+
+
+@dataclass(frozen=True, slots=True)
+class _MetaJson:
+    key: str
+    group: int
+    member: str
+    attempt: int
+    row: int
+    image_size: tuple[int, int]
+    findings: tuple[_FindingJson, ...]
+    labels: dict[str, dict[str, LabelValue]]
+    prompt: str
+    sampling: dict[str, object]
+    anatomy: _AnatomyJson
+    bundle: _BundleJson
+    digest: str
+    seed: int
+    synthetic: Literal[True]
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> TypeAdapter[_MetaJson]:
+    return TypeAdapter(_MetaJson)
+
+
+def norm_box(box: PixelBox, image_size: tuple[int, int]) -> NormBox:
+    """Pixel xyxy over (width, height); `image_size` is (height, width)."""
+    height, width = image_size
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
+def finding_fields(finding: PlacedFinding, image_size: tuple[int, int]) -> dict[str, object]:
+    """A finding as it stands in KEY.json and, under the same names, in the table."""
+    return {
+        "name": finding.name,
+        "side": finding.side,
+        "zone": finding.zone,
+        "region": finding.region,
+        "size": finding.size,
+        "box_xyxy": list(finding.box_xyxy),
+        "box_xyxyn": list(norm_box(finding.box_xyxy, image_size)),
+        "boxes_xyxy": [list(box) for box in finding.boxes],
+    }
+
+
+def meta_json(meta: SampleMeta) -> bytes:
+    """Canonical bytes of KEY.json: fixed field order, no spaces, label sets in vocab's order."""
+    fields = {
+        "key": meta.key,
+        "group": meta.group,
+        "member": meta.member,
+        "attempt": meta.attempt,
+        "row": meta.row,
+        "image_size": list(meta.image_size),
+        "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
+        "labels": {
+            set_name: {name: meta.labels[set_name][name] for name in names}
+            for set_name, names in vocab.LABEL_SETS.items()
+        },
+        "prompt": meta.prompt,
+        "sampling": dict(sorted(meta.sampling.items())),
+        "anatomy": {"source": meta.anatomy_source, "id": meta.anatomy_id, "ctr": meta.ctr},
+        "bundle": {"name": meta.bundle_name, "hash": meta.bundle_hash},
+        "digest": meta.digest,
+        "seed": meta.seed,
+        "synthetic": True,
+    }
+    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+
+
+def parse_meta(data: bytes, where: str) -> SampleMeta:
+    """The meta data in a KEY.json; raises DatasetError if it is not one or contradicts itself."""
+    try:
+        raw = _adapter().validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(map(str, first["loc"]))
+        raise DatasetError(where=where, found=f"{path or 'the file'}: {first['msg']}") from error
+    meta = SampleMeta(
+        key=raw.key, group=raw.group, member=raw.member, attempt=raw.attempt, row=raw.row, digest=raw.digest,
+        bundle_name=raw.bundle.name, bundle_hash=raw.bundle.hash, seed=raw.seed,
+        anatomy_source=raw.anatomy.source, anatomy_id=raw.anatomy.id, ctr=raw.anatomy.ctr,
+        image_size=raw.image_size, findings=tuple(_finding(finding, where) for finding in raw.findings),
+        labels=raw.labels, prompt=raw.prompt, sampling=raw.sampling,
+    )  # fmt: skip
+    _check(meta, raw, where)
+    return meta
+
+
+def _finding(raw: _FindingJson, where: str) -> PlacedFinding:
+    if not raw.boxes_xyxy:
+        raise DatasetError(where=where, found=f"finding {raw.name!r} has no box")
+    return PlacedFinding(raw.name, raw.side, raw.zone, raw.region, raw.boxes_xyxy, raw.size)
+
+
+def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
+    key = parse_key(meta.key, where)
+    if meta.key != key_of(key.group, key.member) or (meta.group, meta.member) != key:
+        raise DatasetError(
+            where=where, found=f"key {meta.key} but group {meta.group}, member {meta.member!r}"
+        )
+    for set_name, names in vocab.LABEL_SETS.items():
+        if set(meta.labels.get(set_name, {})) != set(names):
+            raise DatasetError(
+                where=where, found=f"labels.{set_name} does not name each of its findings once"
+            )
+    if min(meta.image_size) < 1:
+        raise DatasetError(where=where, found=f"image_size {list(meta.image_size)}", wanted="positive sides")
+    height, width = meta.image_size
+    for finding, told in zip(meta.findings, raw.findings, strict=True):
+        for x0, y0, x1, y1 in finding.boxes:
+            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+                raise DatasetError(
+                    where=where,
+                    found=f"{finding.name}: box {[x0, y0, x1, y1]} in a film of {width} x {height}",
+                    wanted="a half-open xyxy box inside the film",
+                )
+        if told.box_xyxy != finding.box_xyxy or told.box_xyxyn != norm_box(finding.box_xyxy, meta.image_size):
+            raise DatasetError(
+                where=where, found=f"{finding.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree"
+            )

@@ -1,0 +1,113 @@
+"""Names of a dataset's files, of its samples and of a sample's members.
+
+A key is `{group:010d}-{member}`; members are `h` (healthy twin), `v0`, `v1`.. (variants), `s0`.. (shams).
+A shard's stem is `{dataset}-{shard:06d}`. Both grow by digits, never by leading zeros.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from xreal_synth.errors import DatasetError
+from xreal_synth.storage import Store
+
+DATASET: Final = "dataset.json"
+RECIPE: Final = "recipe.yaml"
+SAMPLES: Final = "samples.parquet"
+REJECTED: Final = "rejected.parquet"
+INDEX: Final = "index.json"
+SHEET: Final = "contact_sheet.png"
+CARD: Final = "README.md"
+REPORT: Final = "report.html"
+
+SHARDS: Final = "shards"
+TABLES: Final = "tables"
+RECORDS: Final = "records"
+QUARANTINE: Final = "quarantine"
+
+FILM: Final = "png"
+META: Final = "json"
+ANATOMY: Final = "anatomy.png"
+PATHOLOGY: Final = "pathology.png"
+SUFFIXES: Final = (FILM, META, ANATOMY, PATHOLOGY)
+
+_KEY = re.compile(r"([0-9]{10}|[1-9][0-9]{10,17})-(h|[vs](?:0|[1-9][0-9]{0,5}))")
+_STEM = re.compile(r"(.+)-([0-9]{6}|[1-9][0-9]{6,17})")
+
+
+class Key(NamedTuple):
+    """A sample's key, taken apart."""
+
+    group: int
+    member: str
+
+
+class Stem(NamedTuple):
+    """A shard's stem, taken apart."""
+
+    name: str
+    shard: int
+
+
+def key_of(group: int, member: str) -> str:
+    """`0000000042-v0` of 42 and `v0`."""
+    key = f"{group:010d}-{member}"
+    assert _KEY.fullmatch(key), key
+    return key
+
+
+def parse_key(text: str, where: str = "") -> Key:
+    """Group and member of a key; raises DatasetError for anything else."""
+    match = _KEY.fullmatch(text)
+    if match is None:
+        raise DatasetError(
+            where=where,
+            found=f"{text!r} is not a sample key",
+            wanted="ten digits, a dash, then h, v0, v1.. or s0, s1.. (0000000042-v0)",
+        )
+    return Key(int(match[1]), match[2])
+
+
+def stem_of(name: str, shard: int) -> str:
+    return f"{name}-{shard:06d}"
+
+
+def parse_stem(text: str) -> Stem | None:
+    """Dataset and shard number of a stem, None for anything else."""
+    match = _STEM.fullmatch(text)
+    return Stem(match[1], int(match[2])) if match else None
+
+
+def tar_key(stem: str) -> str:
+    return f"{SHARDS}/{stem}.tar"
+
+
+def table_key(stem: str) -> str:
+    return f"{TABLES}/{stem}.parquet"
+
+
+def rejects_key(stem: str) -> str:
+    return f"{TABLES}/{stem}.rejected.parquet"
+
+
+def record_key(stem: str) -> str:
+    return f"{RECORDS}/{stem}.json"
+
+
+def quarantine_key(stem: str) -> str:
+    return f"{QUARANTINE}/{stem}.json"
+
+
+_ENDINGS: Final = {SHARDS: ".tar", TABLES: ".parquet", RECORDS: ".json", QUARANTINE: ".json"}
+
+
+def shards_in(store: Store, folder: str, name: str) -> list[int]:
+    """Numbers, ascending, of the shards of dataset `name` that have a file in this folder.
+
+    Reject tables and foreign files are passed over.
+    """
+    ending = _ENDINGS[folder]
+    files = (key.removeprefix(f"{folder}/") for key in store.list(folder))
+    stems = (parse_stem(file.removesuffix(ending)) for file in files if file.endswith(ending))
+    return sorted(stem.shard for stem in stems if stem is not None and stem.name == name)

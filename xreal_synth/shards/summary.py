@@ -1,0 +1,97 @@
+"""What a dataset holds, counted while its tables stream by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from xreal_synth.shards.table import LABEL_COLUMNS
+from xreal_synth.types import ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTally:
+    """How often a dotted label is 1, 0 and null."""
+
+    column: str
+    positive: int
+    negative: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """Counts over all finished shards.
+
+    `members` counts films by kind (h twin or healthy, v variant, s sham), `rows` groups by the recipe's
+    findings row, `bytes` those of the tars; `image_sizes` are (height, width).
+    """
+
+    shards: int
+    groups: int
+    samples: int
+    rejected: int
+    dropped: int
+    bytes: int
+    labels: tuple[LabelTally, ...]
+    splits: dict[str, int]
+    members: dict[str, int]
+    rows: dict[int, int]
+    image_sizes: tuple[tuple[int, int], ...]
+
+
+class Tally:
+    """Counts records and row groups into a DatasetSummary."""
+
+    def __init__(self) -> None:
+        self._totals: Counter[str] = Counter()
+        self._labels: Counter[tuple[str, int | None]] = Counter()
+        self._splits: Counter[str] = Counter()
+        self._members: Counter[str] = Counter()
+        self._rows: Counter[int] = Counter()
+        self._sizes: set[tuple[int, int]] = set()
+        self._last_group: int | None = None
+
+    def count(self, record: ShardRecord) -> None:
+        for name in ("groups", "samples", "rejected", "dropped"):
+            self._totals[name] += getattr(record, name)
+        self._totals["shards"] += 1
+        self._totals["bytes"] += record.tar.bytes
+
+    def add(self, table: Any) -> None:
+        """Counts a pyarrow table of samples; a group's members follow one another."""
+        for column in LABEL_COLUMNS:
+            for value, times in _counts(table, column).items():
+                self._labels[column, value] += times
+        self._splits.update(_counts(table, "split"))
+        for member, times in _counts(table, "member").items():
+            self._members[member[0]] += times
+        sizes = table.select(["height", "width"]).group_by(["height", "width"]).aggregate([]).to_pylist()
+        self._sizes.update((size["height"], size["width"]) for size in sizes)
+        for group, row in zip(
+            table.column("group").to_pylist(), table.column("row").to_pylist(), strict=True
+        ):
+            if group != self._last_group:
+                self._rows[row] += 1
+                self._last_group = group
+
+    def summary(self) -> DatasetSummary:
+        labels = tuple(
+            LabelTally(column, *(self._labels[column, value] for value in (1, 0, None)))
+            for column in LABEL_COLUMNS
+        )
+        names = ("shards", "groups", "samples", "rejected", "dropped", "bytes")
+        return DatasetSummary(
+            **{name: self._totals[name] for name in names},
+            labels=labels,
+            splits=dict(sorted(self._splits.items())),
+            members=dict(sorted(self._members.items())),
+            rows=dict(sorted(self._rows.items())),
+            image_sizes=tuple(sorted(self._sizes)),
+        )
+
+
+def _counts(table: Any, column: str) -> dict[Any, int]:
+    counted = table.column(column).value_counts().to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counted}

@@ -1,0 +1,147 @@
+"""Whether a dataset is what its records say, down to each byte, and whether its parts agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.shards.check import (
+    file_problems,
+    record_problems,
+    reject_problems,
+    table_problems,
+    tar_problems,
+)  # fmt: skip
+from xreal_synth.shards.head import DatasetHead, read_head
+from xreal_synth.shards.names import (
+    QUARANTINE,
+    RECORDS,
+    SHARDS,
+    TABLES,
+    quarantine_key,
+    record_key,
+    rejects_key,
+    shards_in,
+    stem_of,
+    table_key,
+    tar_key,
+)  # fmt: skip
+from xreal_synth.shards.problems import VerifyProblem
+from xreal_synth.shards.record import read_record
+from xreal_synth.shards.whole import whole_problems
+from xreal_synth.storage import Store
+from xreal_synth.types import ShardPlan, ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was looked at, and everything that is wrong."""
+
+    shards: int
+    samples: int
+    problems: tuple[VerifyProblem, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def broken_shards(self) -> tuple[int, ...]:
+        """Numbers of the shards to make again, ascending."""
+        return tuple(sorted({problem.shard for problem in self.problems if problem.shard is not None}))
+
+
+def verify(
+    store: Store,
+    deep: bool = True,
+    *,
+    expected: Iterable[ShardPlan] | None = None,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+) -> VerifyReport:
+    """Checks the dataset at this place; raises DatasetError only if its dataset.json cannot be read.
+
+    Hashes and counts always; with `deep` every sample is decoded and its film, masks, boxes, labels and
+    table row are held against one another. `expected` names the shards that the recipe asks for; without
+    it every number up to the largest is wanted. `on_shard(done, total)` is called after each shard.
+    """
+    head = read_head(store)
+    plans = None if expected is None else {plan.shard: plan for plan in expected}
+    present = _present(store, head)
+    wanted = sorted(present | (set(range(max(present, default=-1) + 1)) if plans is None else set(plans)))
+    problems = _foreign(store, head, wanted)
+    sound: dict[int, int] = {}
+    samples = 0
+    for done, shard in enumerate(wanted, start=1):
+        record, told = _shard(store, head, shard, plans, deep)
+        problems += told
+        if record is not None:
+            samples += record.samples
+            if not told:
+                sound[shard] = record.samples
+        on_shard(done, len(wanted))
+    problems += whole_problems(store, head, sound, complete=len(sound) == len(wanted), deep=deep)
+    return VerifyReport(len(wanted), samples, tuple(problems))
+
+
+def _present(store: Store, head: DatasetHead) -> set[int]:
+    folders = (SHARDS, TABLES, RECORDS, QUARANTINE)
+    return {shard for folder in folders for shard in shards_in(store, folder, head.name)}
+
+
+def _foreign(store: Store, head: DatasetHead, shards: Iterable[int]) -> list[VerifyProblem]:
+    """Files in the dataset's folders that no shard of it owns: a reader of `shards/*` would take them in."""
+    names = (tar_key, table_key, rejects_key, record_key)
+    own = {name(stem_of(head.name, shard)) for shard in shards for name in names}
+    there = [key for folder in (SHARDS, TABLES, RECORDS) for key in store.list(folder)]
+    return [VerifyProblem(key, "does not belong to this dataset", None) for key in there if key not in own]
+
+
+def _shard(
+    store: Store, head: DatasetHead, shard: int, plans: dict[int, ShardPlan] | None, deep: bool
+) -> tuple[ShardRecord | None, list[VerifyProblem]]:
+    """The shard's record, if it can be read, and what is wrong with the shard."""
+    stem = stem_of(head.name, shard)
+    key = record_key(stem)
+    try:
+        record = read_record(store, stem)
+    except (DatasetError, StorageError) as error:
+        return None, [VerifyProblem(key, error.found, shard)]
+    if record is None:
+        return None, [VerifyProblem(key, _why_missing(store, stem), shard)]
+    plan = plans.get(shard) if plans is not None else None
+    if plans is not None and plan is None:
+        return record, [VerifyProblem(key, "the recipe asks for no such shard", None)]
+    told = record_problems(record, shard, stem, head, plan)
+    if told:
+        return record, [VerifyProblem(key, text, shard) for text in told]
+    return record, [
+        VerifyProblem(path, text, shard) for path, text in _file_problems(store, head, record, deep)
+    ]
+
+
+def _file_problems(
+    store: Store, head: DatasetHead, record: ShardRecord, deep: bool
+) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong with it) for the shard's tar, table and reject table."""
+    stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
+    for entry in stamps:
+        yield from ((entry.path, text) for text in file_problems(store, entry))
+    if not deep:
+        return
+    table = None
+    if store.exists(record.table.path):
+        table, told = table_problems(store.read_bytes(record.table.path), record)
+        yield from ((record.table.path, text) for text in told)
+    if store.exists(record.tar.path):
+        yield from ((record.tar.path, text) for text in tar_problems(store, head, record, table))
+    if record.rejects is not None and store.exists(record.rejects.path):
+        yield from ((record.rejects.path, text) for text in reject_problems(store, record))
+
+
+def _why_missing(store: Store, stem: str) -> str:
+    if store.exists(quarantine_key(stem)):
+        return f"not made: {quarantine_key(stem)} says why"
+    if store.exists(tar_key(stem)) or store.exists(table_key(stem)):
+        return "missing although the shard's files are there: it was not finished"
+    return "missing: the shard was not made"
