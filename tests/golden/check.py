@@ -1,8 +1,8 @@
 """Compares this project's converter and sampler with arrays that the reference's own modules computed.
 
 `python tests/golden/check.py DIR` for a folder with backbone.safetensors, anatomy_controller.safetensors,
-config.json and vectors.npz. Prints every array's relative error, max |ours - theirs| / max |theirs|, and a last
-line with the worst; exits 0 only if all are there and within the tolerance.
+config.json and vectors.npz. Prints every array's relative error, max |ours - theirs| / max |theirs|, and a
+last line with the worst; exits 0 only if all are there and within the tolerance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.xreal import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_backbone
+from xreal_synth.models.convert.xreal import (
+    TOKEN_ROWS,
+    convert_text,
+    convert_unet,
+    convert_vae,
+    split_backbone,
+)
 from xreal_synth.models.load import LoadedBundle, alphas_from
 from xreal_synth.models.text_encoder import TextEncoder, TextShape
 from xreal_synth.sampling.controlled import (
@@ -80,12 +86,12 @@ def compute(folder: Path, config: dict, vectors: dict[str, npt.NDArray]) -> dict
     recorded = RecordedNoise(draws, [PURPOSES[str(kind)] for kind in vectors["noise_kind"]])
     noise = BatchNoise(recorded, (NoiseKey(0, 0, 0),), model.latent_shape, model.device)
     schedule = make_schedule(model.alphas_cumprod, config["steps"], "reference")
-    rule = Rule(schedule, "epsilon", eta=config["eta"])
+    rule = Rule(schedule, "epsilon", eta=config.get("eta", 1.0))
 
     codes = torch.from_numpy(vectors["organ_codes"])[None]
     a = anatomy_stage(model, codes, Guide(empty), rule, noise, hold_steps=config["hold_steps"], soft=SOFT)
     x_a = decode_scaled(model, a.states[-1])
-    m_p = torch.from_numpy(vectors["pathology_mask_latent"]).float()[None, None]
+    m_p = torch.from_numpy(vectors["pathology_mask_latent"]).float().reshape(1, 1, *model.latent_shape[1:])
     z0, states = pathology_from_noise(model, x_a, m_p, Guide(label, empty, config["guidance"]), rule, noise)
     if recorded.left:
         raise ValueError(f"{recorded.left} recorded noise draws were not used")

@@ -52,6 +52,8 @@ def _spoil(folder: Path, rows: Rows, fault: str) -> None:
         Image.fromarray(np.full((40, 40), 9, np.uint8)).save(mask)
     elif fault == "one colour":
         Image.fromarray(np.full((40, 40), 7, np.uint8)).save(film)
+    elif fault == "row cut short":
+        rows[1]["labels"] = ""
     elif fault == "unknown label":
         rows[1]["labels"] = "Pneumonja"
     else:
@@ -68,6 +70,7 @@ def _spoil(folder: Path, rows: Rows, fault: str) -> None:
         ("unknown code", "code 9", 1),
         ("one colour", "one colour", 1),
         ("unknown label", "'Pneumonja'", 1),
+        ("row cut short", "column labels", 1),
         ("patient in two splits", "patient 7 is in two splits", 2),
     ],
 )

@@ -50,7 +50,9 @@ def augment(mask: Mask, rng: np.random.Generator, settings: Augment) -> Mask:
     heart_scale = low + (high - low) * (heart + 1.0) / 2.0
     if settings.rotate_deg or settings.shift or settings.scale or settings.elastic:
         offset = (settings.shift * dx, settings.shift * dy)
-        mask = _warp(mask, settings.rotate_deg * angle, offset, 1.0 + settings.scale * zoom, settings.elastic * knots)
+        mask = _warp(
+            mask, settings.rotate_deg * angle, offset, 1.0 + settings.scale * zoom, settings.elastic * knots
+        )
     return scale_heart(mask, heart_scale)
 
 
@@ -67,7 +69,8 @@ def scale_heart(mask: Mask, scale: float) -> Mask:
     given_up = old & ~new
     if given_up.any():
         window = tuple(
-            slice(max(0, part.start - 2), part.stop + 2) for part in ndimage.find_objects(old.view(np.uint8))[0]
+            slice(max(0, part.start - 2), part.stop + 2)
+            for part in ndimage.find_objects(old.view(np.uint8))[0]
         )
         beneath = np.where(mask == AORTA, BACKGROUND, mask)[window]
         _, (rows, columns) = ndimage.distance_transform_edt(old[window], return_indices=True)
@@ -103,13 +106,13 @@ def _spline_basis(side: int) -> _Array:
     t = np.abs(position[None, :] - (np.arange(_KNOTS)[:, None] - 1.0))
     inner = 2.0 / 3.0 - t * t + t * t * t / 2.0
     outer = (2.0 - t) * (2.0 - t) * (2.0 - t) / 6.0
-    return np.where(t < 1.0, inner, np.where(t < 2.0, outer, 0.0))
+    return np.asarray(np.where(t < 1.0, inner, np.where(t < 2.0, outer, 0.0)))
 
 
 def _bend(basis: _Array, knots: _Array) -> _Array:
     """Displacement [side, side] of control points [K, K] (rows are y); no BLAS: the sum's order is fixed."""
     along_x = [_ordered_sum(knots[row], basis) for row in range(_KNOTS)]
-    field = basis[0][:, None] * along_x[0][None, :]
+    field: _Array = basis[0][:, None] * along_x[0][None, :]
     for row in range(1, _KNOTS):
         field += basis[row][:, None] * along_x[row][None, :]
     return field

@@ -19,6 +19,7 @@ from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, XrealError
 from xreal_synth.types import Mask
+from xreal_synth.vocab import AORTA
 
 TRIALS = 500
 
@@ -58,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.anatomy.fit_bank", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and masks/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the bank into")
-    parser.add_argument("--modes", type=int, default=32, help="principal modes kept (default 32)")
+    parser.add_argument("--modes", type=int, default=40, help="principal modes kept (default 40)")
     parser.add_argument("--min-score", type=float, default=0.9, help="least mask_score (default 0.9)")
     options = parser.parse_args(arguments)
     try:
-        masks = training_masks(options.data, options.min_score)
+        masks = [mask for mask in training_masks(options.data, options.min_score) if (mask == AORTA).any()]
         ShapeModel.fit(masks, options.modes).save(options.out)
         model = ShapeModel.load(options.out)
     except XrealError as error:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from xreal_synth.types import Mask, PixelBox
-from xreal_synth.vocab import HEART, LEFT_LUNG, RIGHT_LUNG
+from xreal_synth.vocab import HEART, LEFT_LUNG, LUNGS, RIGHT_LUNG
 
 
 def bounding_box(region: npt.NDArray[np.bool_]) -> PixelBox | None:
@@ -30,11 +30,17 @@ def organ_areas(mask: Mask) -> tuple[int, ...]:
     return tuple(int(count) for count in np.bincount(mask.ravel(), minlength=5)[:5])
 
 
-def lung_box(mask: Mask, code: int) -> PixelBox:
-    """The half-open xyxy pixel box of a lung that is known to be there (a validated mask)."""
+def organ_box(mask: Mask, code: int) -> PixelBox:
+    """The half-open xyxy pixel box of an organ that is known to be there."""
     box = bounding_box(mask == code)
     assert box is not None, f"no organ of code {code}: masks are validated before they are measured"
     return box
+
+
+def lung_box(mask: Mask, code: int) -> PixelBox:
+    """The half-open xyxy pixel box of a lung of a validated mask."""
+    assert code in LUNGS, code
+    return organ_box(mask, code)
 
 
 def cardiothoracic_ratio(mask: Mask) -> float:

@@ -13,8 +13,9 @@ from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.types import Mask, PixelBox, PlacedFinding, Region
 from xreal_synth.vocab import HEART, LEFT_LUNG, RIGHT_LUNG
 
-HEART_REGION_SCALE = 1.15
-"""The heart's region is the heart this much larger: the border has to be free to move outward."""
+HEART_REGION_SCALE = 1.2
+"""The heart's region is the heart this much larger, room for its border to move outward: NIH's Cardiomegaly
+boxes are 1.30 times as wide and 1.13 times as high as the shared masks' mean heart."""
 
 
 def snap_outward(box: tuple[float, float, float, float], factor: int, size: int) -> PixelBox:
@@ -38,7 +39,7 @@ def scale_about_centre(organ: npt.NDArray[np.bool_], scale: float) -> npt.NDArra
     y = _source_index(height, (box[1] + box[3]) / 2, scale)
     inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
     scaled = organ[y.clip(0, height - 1)[:, None], x.clip(0, width - 1)[None, :]]
-    return scaled & inside
+    return np.asarray(scaled & inside)
 
 
 def organ_region(region: Region, anatomy: Mask) -> npt.NDArray[np.bool_]:
@@ -46,7 +47,7 @@ def organ_region(region: Region, anatomy: Mask) -> npt.NDArray[np.bool_]:
     assert region != "box", "a box region needs its boxes"
     if region == "heart":
         return scale_about_centre(anatomy == HEART, HEART_REGION_SCALE)
-    return (anatomy == LEFT_LUNG) | (anatomy == RIGHT_LUNG)
+    return np.asarray((anatomy == LEFT_LUNG) | (anatomy == RIGHT_LUNG))
 
 
 def region_mask(finding: PlacedFinding, anatomy: Mask) -> npt.NDArray[np.bool_]:
@@ -93,4 +94,4 @@ def _rimmed(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 def _source_index(length: int, centre: float, scale: float) -> npt.NDArray[np.int64]:
     """For each of `length` output pixels the input pixel it comes from (may lie outside)."""
     position = (np.arange(length) + 0.5 - centre) / scale + centre
-    return np.floor(position).astype(np.int64)
+    return np.asarray(np.floor(position), dtype=np.int64)

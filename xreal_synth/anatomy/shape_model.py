@@ -1,13 +1,15 @@
 """A joint shape model of the four organs: principal modes of their signed distance maps.
 
-Cootes' point-free variant (Leventon 2000; Tsai 2003): every mask is brought into one frame by the box of
-its lungs, each organ becomes a signed distance map on a low grid, and the four maps and the pose are one
-vector, so that a large heart brings its lungs along. A draw is mean + sum of z_k * mode_k with standard
-normal z_k truncated at +-2.
+After Leventon (CVPR 2000) and Tsai (TMI 2003). Every mask is brought into the frame of its lungs' box, the
+lungs and the heart become signed distance maps on a low grid, the aortic knob one in the frame of its own
+box (it is small: in the lungs' frame its maps would average away). Maps and poses are one vector, so that
+a large heart brings its lungs along. A draw is mean + sum of z_k * mode_k with standard normal z_k
+truncated at +-TRUNCATE.
 
-The frame: u = (x - cx) / w + 1/2, likewise v, for the lungs' box of centre (cx, cy) and size (w, h) in
-shares of the side; the grid covers u and v from -MARGIN to 1 + MARGIN. pose = (cx, cy, log w, log h).
-Axes: K modes, C four organs in code order, G grid cells a side.
+A frame is a box of centre (cx, cy) and size (w, h): u = (x - cx) / w + 1/2, likewise v; its grid covers u
+and v from -MARGIN to 1 + MARGIN. A pose is (cx, cy, log w, log h): the lungs' in shares of the side, the
+aorta's in (u, v) of the lungs' frame. Vector: 3 maps [GRID, GRID] (left lung, right lung, heart), the
+aorta's [AORTA_GRID, AORTA_GRID], the two poses.
 """
 
 from __future__ import annotations
@@ -23,53 +25,59 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from scipy import ndimage, special
 
-from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.anatomy.measure import organ_box
 from xreal_synth.errors import BundleError
 from xreal_synth.types import Mask
-from xreal_synth.vocab import LEFT_LUNG, ORGANS, RIGHT_LUNG
+from xreal_synth.vocab import AORTA, BACKGROUND, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
 
 FORMAT_VERSION = 1
 MARGIN = 0.15
 GRID = 64
+AORTA_GRID = 24
 TRUNCATE = 2.0
-POSE_WEIGHT = 40.0
-"""A pose unit against a grid cell of distance: makes the pose's variance comparable to an organ's."""
 
+_CHEST = 3 * GRID * GRID
+_MAPS = _CHEST + AORTA_GRID * AORTA_GRID
+_POSE_SHARE = 0.04
+"""Variance of each pose number over that of all maps, while fitting: none is lost among the maps."""
 _FINE = 4
 _CLIP = 12.0
 _GAP = 1.2
 
 _Floats = npt.NDArray[np.float32]
+_Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShapeModel:
-    """mean [C, G, G] and modes [K, C, G, G] in grid cells (positive inside, one standard deviation each),
-    pose_mean [4], pose_modes [K, 4], explained: share of the variance the modes hold, fitted: masks used.
+    """mean [D] and modes [K, D] of the maps (grid cells, positive inside; a mode is one standard
+    deviation), pose_mean [8], pose_modes [K, 8], explained: share of the variance in the modes, fitted:
+    masks used.
     """
 
     mean: _Floats
     modes: _Floats
-    pose_mean: npt.NDArray[np.float64]
-    pose_modes: npt.NDArray[np.float64]
+    pose_mean: _Doubles
+    pose_modes: _Doubles
     explained: float
     fitted: int
 
     @classmethod
-    def fit(cls, masks: Sequence[Mask], modes: int = 32) -> ShapeModel:
-        """Fits validated masks uint8 [H, H], at least `modes` + 1 of them."""
+    def fit(cls, masks: Sequence[Mask], modes: int = 40) -> ShapeModel:
+        """Fits validated masks uint8 [H, H] with an aorta, at least `modes` + 1 of them."""
         assert len(masks) > modes, "a shape model needs more masks than modes"
-        maps = np.stack([_distance_maps(mask) for mask in masks])
-        poses = np.stack([_pose(mask) for mask in masks])
-        vectors = np.concatenate([maps.reshape(len(masks), -1), POSE_WEIGHT * poses], axis=1).astype(np.float64)
+        maps = np.stack([_distance_maps(mask) for mask in masks]).astype(np.float64)
+        poses = np.stack([np.concatenate(_poses(mask)) for mask in masks])
+        weight = np.sqrt(_POSE_SHARE * maps.var(axis=0).sum() / np.maximum(poses.var(axis=0), 1e-12))
+        vectors = np.concatenate([maps, poses * weight], axis=1)
         mean = vectors.mean(axis=0)
         _, spread, axes = np.linalg.svd(vectors - mean, full_matrices=False)
         scaled = axes[:modes] * (spread[:modes, None] / np.sqrt(len(masks) - 1))
         return cls(
-            mean=mean[:-4].reshape(maps.shape[1:]).astype(np.float32),
-            modes=scaled[:, :-4].reshape(modes, *maps.shape[1:]).astype(np.float32),
-            pose_mean=mean[-4:] / POSE_WEIGHT,
-            pose_modes=scaled[:, -4:] / POSE_WEIGHT,
+            mean=mean[:_MAPS].astype(np.float32),
+            modes=scaled[:, :_MAPS].astype(np.float32),
+            pose_mean=mean[_MAPS:] / weight,
+            pose_modes=scaled[:, _MAPS:] / weight,
             explained=float((spread[:modes] ** 2).sum() / (spread**2).sum()),
             fitted=len(masks),
         )
@@ -80,26 +88,29 @@ class ShapeModel:
         z = special.ndtri(rng.uniform(low, 1.0 - low, len(self.modes))).round(6)
         return self.render(z, size)
 
-    def render(self, z: npt.NDArray[np.float64], size: int) -> Mask:
+    def render(self, z: _Doubles, size: int) -> Mask:
         """The mask uint8 [size, size] of mode weights z [K]. Sums in a fixed order: no BLAS."""
         maps, pose = self.mean.copy(), self.pose_mean.copy()
         for weight, mode, pose_mode in zip(z, self.modes, self.pose_modes, strict=True):
             maps += np.float32(weight) * mode
             pose += weight * pose_mode
-        cx, cy, w, h = pose[0], pose[1], *np.exp(pose[2:]).round(9)
         centres = (np.arange(size) + 0.5) / size
-        across = (centres - cx) / w + 0.5
-        down = (centres - cy) / h + 0.5
-        return _paint(_interpolate(maps, across, down))
+        across, down = _framed(centres, centres, pose[:4])
+        mask = np.zeros((size, size), dtype=np.uint8)
+        window, chest = _interpolate(maps[:_CHEST].reshape(3, GRID, GRID), across, down)
+        mask[window] = _paint_chest(chest)
+        across, down = _framed(across, down, pose[4:])
+        window, aorta = _interpolate(maps[_CHEST:].reshape(1, AORTA_GRID, AORTA_GRID), across, down)
+        mask[window][aorta[0] > 0] = AORTA
+        return mask
 
     def save(self, folder: Path) -> None:
         """Writes shape_model.safetensors (int8 modes with a scale each) and shape_model.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        scale = np.abs(self.modes).reshape(len(self.modes), -1).max(axis=1) / 127.0
-        quantised = np.rint(self.modes / scale[:, None, None, None]).astype(np.int8)
+        scale = np.abs(self.modes).max(axis=1) / 127.0
         tensors = {
             "mean": self.mean.astype(np.float16),
-            "modes": quantised,
+            "modes": np.rint(self.modes / scale[:, None]).astype(np.int8),
             "mode_scale": scale.astype(np.float32),
             "pose_mean": self.pose_mean,
             "pose_modes": self.pose_modes,
@@ -108,7 +119,7 @@ class ShapeModel:
         about = {
             "format_version": FORMAT_VERSION,
             "organs": list(ORGANS),
-            "grid": self.mean.shape[-1],
+            "grid": [GRID, AORTA_GRID],
             "margin": MARGIN,
             "modes": len(self.modes),
             "explained_variance": round(self.explained, 4),
@@ -120,19 +131,27 @@ class ShapeModel:
     def load(cls, folder: Path) -> ShapeModel:
         """Reads what `save` wrote. Raises BundleError if files are missing, broken or newer."""
         about = _read_about(folder / "shape_model.json")
+        path = folder / "shape_model.safetensors"
         try:
-            tensors = load((folder / "shape_model.safetensors").read_bytes())
+            tensors = load(path.read_bytes())
             scale = tensors["mode_scale"].astype(np.float32)
-            return cls(
+            model = cls(
                 mean=tensors["mean"].astype(np.float32),
-                modes=tensors["modes"].astype(np.float32) * scale[:, None, None, None],
+                modes=tensors["modes"].astype(np.float32) * scale[:, None],
                 pose_mean=tensors["pose_mean"].astype(np.float64),
                 pose_modes=tensors["pose_modes"].astype(np.float64),
                 explained=float(about["explained_variance"]),
                 fitted=int(about["masks"]),
             )
-        except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
-            raise _broken(folder / "shape_model.safetensors", str(error)) from error
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
+            raise _broken(path, str(error)) from error
+        if (
+            model.mean.shape != (_MAPS,)
+            or model.modes.shape[1:] != (_MAPS,)
+            or model.pose_modes.shape[1:] != (8,)
+        ):
+            raise _broken(path, f"mean of shape {model.mean.shape}, modes of shape {model.modes.shape}")
+        return model
 
 
 def _read_about(path: Path) -> dict[str, float]:
@@ -141,7 +160,7 @@ def _read_about(path: Path) -> dict[str, float]:
         version = about["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(path, str(error)) from error
-    if version != FORMAT_VERSION or about.get("margin") != MARGIN:
+    if version != FORMAT_VERSION:
         raise BundleError(
             where=str(path),
             found=f"mask bank format {version}",
@@ -155,64 +174,83 @@ def _broken(path: Path, detail: str) -> BundleError:
     return BundleError(
         where=str(path),
         found=f"the mask bank cannot be read ({detail})",
-        wanted="shape_model.json and shape_model.safetensors as `python -m xreal_synth.anatomy.fit_bank` writes",
+        wanted="shape_model.json and .safetensors as `python -m xreal_synth.anatomy.fit_bank` writes them",
         mend="copy the bundle again",
     )
 
 
-def _pose(mask: Mask) -> npt.NDArray[np.float64]:
-    (a0, b0, a1, b1), (c0, d0, c1, d1) = lung_box(mask, LEFT_LUNG), lung_box(mask, RIGHT_LUNG)
-    x0, y0, x1, y1 = (v / mask.shape[0] for v in (min(a0, c0), min(b0, d0), max(a1, c1), max(b1, d1)))
+def _poses(mask: Mask) -> tuple[_Doubles, _Doubles]:
+    """The lungs' pose in shares of the side, and the aorta's in the lungs' frame."""
+    (a0, b0, a1, b1), (c0, d0, c1, d1) = organ_box(mask, LEFT_LUNG), organ_box(mask, RIGHT_LUNG)
+    chest = _pose(np.array([min(a0, c0), min(b0, d0), max(a1, c1), max(b1, d1)]) / mask.shape[0])
+    aorta = np.array(organ_box(mask, AORTA)) / mask.shape[0]
+    across, down = _framed(aorta[0::2], aorta[1::2], chest)
+    return chest, _pose(np.array([across[0], down[0], across[1], down[1]]))
+
+
+def _pose(box: _Doubles) -> _Doubles:
+    x0, y0, x1, y1 = box
     return np.array([(x0 + x1) / 2, (y0 + y1) / 2, np.log(x1 - x0), np.log(y1 - y0)])
 
 
+def _framed(x: _Doubles, y: _Doubles, pose: _Doubles) -> tuple[_Doubles, _Doubles]:
+    """Positions x and y in the frame of `pose` -> u, v."""
+    w, h = np.exp(pose[2:]).round(9)
+    return (x - pose[0]) / w + 0.5, (y - pose[1]) / h + 0.5
+
+
 def _distance_maps(mask: Mask) -> _Floats:
-    """Signed distances float32 [C, G, G] in grid cells, positive inside, clipped at +-_CLIP."""
-    cx, cy, log_w, log_h = _pose(mask)
-    fine = GRID * _FINE
-    span = ((np.arange(fine) + 0.5) / fine * (1 + 2 * MARGIN) - MARGIN - 0.5) * mask.shape[0]
-    columns = np.floor(span * np.exp(log_w) + cx * mask.shape[0]).astype(int)
-    rows = np.floor(span * np.exp(log_h) + cy * mask.shape[0]).astype(int)
-    edge = mask.shape[0] - 1
-    framed = mask[rows.clip(0, edge)[:, None], columns.clip(0, edge)[None, :]]
-    maps = np.empty((len(ORGANS), GRID, GRID), dtype=np.float32)
-    for i, code in enumerate(ORGANS.values()):
-        inside = framed == code
-        if not inside.any():
-            maps[i] = -_CLIP
-            continue
-        distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-        distance -= np.where(inside, 0.5, -0.5)
-        maps[i] = distance.reshape(GRID, _FINE, GRID, _FINE).mean(axis=(1, 3)) / _FINE
-    return maps.clip(-_CLIP, _CLIP)
+    """The maps of a mask [D], signed distances in grid cells, positive inside, clipped at +-_CLIP."""
+    chest, aorta = _poses(mask)
+    cells = [_distance_map(mask == code, GRID, (chest,)) for code in (LEFT_LUNG, RIGHT_LUNG, HEART)]
+    cells.append(_distance_map(mask == AORTA, AORTA_GRID, (aorta, chest)))
+    return np.concatenate([cell.ravel() for cell in cells])
 
 
-def _interpolate(maps: _Floats, across: npt.NDArray[np.float64], down: npt.NDArray[np.float64]) -> _Floats:
-    """Maps [C, G, G] bilinearly at frame positions u = across [S], v = down [S] -> [C, S, S]."""
-    low_y, share_y = _cells(down, maps.shape[1])
-    low_x, share_x = _cells(across, maps.shape[2])
-    rows = maps[:, low_y] + (maps[:, low_y + 1] - maps[:, low_y]) * share_y[None, :, None]
-    left = rows[:, :, low_x]
-    return left + (rows[:, :, low_x + 1] - left) * share_x[None, None, :]
+def _distance_map(organ: npt.NDArray[np.bool_], grid: int, frames: tuple[_Doubles, ...]) -> _Floats:
+    """One organ's map [grid, grid] in the frame of the first pose, which lies in that of the next."""
+    fine, edge = grid * _FINE, organ.shape[0] - 1
+    x = y = (np.arange(fine) + 0.5) / fine * (1 + 2 * MARGIN) - MARGIN
+    for cx, cy, log_w, log_h in frames:
+        x, y = cx + (x - 0.5) * np.exp(log_w), cy + (y - 0.5) * np.exp(log_h)
+    columns, rows = (np.floor(v * organ.shape[0]).astype(int).clip(0, edge) for v in (x, y))
+    inside = organ[rows[:, None], columns[None, :]]
+    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    distance -= np.where(inside, 0.5, -0.5)
+    cells = distance.reshape(grid, _FINE, grid, _FINE).mean(axis=(1, 3)) / _FINE
+    return np.asarray(cells.clip(-_CLIP, _CLIP), dtype=np.float32)
 
 
-def _cells(position: npt.NDArray[np.float64], grid: int) -> tuple[npt.NDArray[np.int64], _Floats]:
-    cell = ((position + MARGIN) / (1 + 2 * MARGIN) * grid - 0.5).clip(0, grid - 1)
-    low = np.minimum(cell.astype(np.int64), grid - 2)
-    return low, (cell - low).astype(np.float32)
+def _interpolate(maps: _Floats, across: _Doubles, down: _Doubles) -> tuple[tuple[slice, slice], _Floats]:
+    """Maps [C, G, G] bilinearly where u = across [S], v = down [S] lie on the grid.
+
+    Returns the window of rows and columns of [S, S] that do, and the values [C, rows, columns] there.
+    """
+    rows, low_y, share_y = _cells(down, maps.shape[1])
+    columns, low_x, share_x = _cells(across, maps.shape[2])
+    lines = maps[:, low_y] + (maps[:, low_y + 1] - maps[:, low_y]) * share_y[None, :, None]
+    left = lines[:, :, low_x]
+    return (rows, columns), left + (lines[:, :, low_x + 1] - left) * share_x[None, None, :]
 
 
-def _paint(maps: _Floats) -> Mask:
-    """Distances [C, S, S] -> codes: lungs, over them the heart, over it the aorta.
+def _cells(position: _Doubles, grid: int) -> tuple[slice, npt.NDArray[np.int64], _Floats]:
+    """The stretch of pixels on the grid, the grid cell below each of them and the share of the next."""
+    cell = (position + MARGIN) / (1 + 2 * MARGIN) * grid - 0.5
+    start, stop = (int(np.searchsorted(cell, edge)) for edge in (0.0, grid - 1.0))
+    low = cell[start:stop].astype(np.int64)
+    return slice(start, stop), low, (cell[start:stop] - low).astype(np.float32)
+
+
+def _paint_chest(maps: _Floats) -> Mask:
+    """Distances [3, H, W] of left lung, right lung, heart -> codes, the heart over the lungs.
 
     A slit narrower than _GAP cells between a lung and the heart, which organs drawn apart leave, goes to
     the nearer of the two.
     """
-    left, right, heart, aorta = maps
+    left, right, heart = maps
     mask = np.where(left > right, np.uint8(LEFT_LUNG), np.uint8(RIGHT_LUNG))
     lung = np.maximum(left, right)
-    near = lung + heart > -_GAP
-    mask[(lung <= 0) & ~(near & (lung > heart))] = 0
-    mask[(heart > 0) | (near & (heart >= lung) & (lung <= 0))] = ORGANS["heart"]
-    mask[aorta > 0] = ORGANS["aorta"]
+    slit = lung + heart > -_GAP
+    mask[(lung <= 0) & ~(slit & (lung > heart))] = BACKGROUND
+    mask[(heart > 0) | (slit & (heart >= lung) & (lung <= 0))] = HEART
     return mask

@@ -100,7 +100,7 @@ def _draw_valid(
     assert problem is not None
     raise AnatomyError(
         where="anatomy.augment",
-        found=f"{what}, changed by augment, is no usable chest in {MAX_DRAWS} tries; the last: {problem.found}",
+        found=f"{what}, changed by augment, was no usable chest {MAX_DRAWS} times; the last: {problem.found}",
         wanted=problem.wanted,
         mend="lower rotate_deg, shift, scale, elastic or heart_scale",
     )
@@ -116,12 +116,23 @@ def _mask_files(path: Path) -> list[Path]:
         )
     files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png" and file.is_file())
     if not files:
-        raise AnatomyError(where=str(path), found="no PNG in the folder", wanted="one organ mask or more (*.png)")
+        raise AnatomyError(
+            where=str(path), found="no PNG in the folder", wanted="one organ mask or more (*.png)"
+        )
     return files
 
 
-@lru_cache(maxsize=_CACHE)
 def _load(file: Path) -> Mask:
+    try:
+        changed = file.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return _load_version(file, changed)
+
+
+@lru_cache(maxsize=_CACHE)
+def _load_version(file: Path, changed: int) -> Mask:
+    """The validated mask of a file as it was at `changed`, read once."""
     mask = read_mask(file)
     validate_mask(mask, str(file))
     mask.flags.writeable = False

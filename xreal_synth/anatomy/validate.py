@@ -123,13 +123,15 @@ def _check_laterality(shapes: dict[int, _Shape], where: str) -> None:
     if left.centre[0] <= right.centre[0]:
         raise AnatomyError(
             where=where,
-            found=f"the lungs are swapped: code {LEFT_LUNG} (left lung) lies left of code {RIGHT_LUNG} in the picture",
+            found=f"the lungs are swapped: code {LEFT_LUNG} (left lung) lies on the picture's left",
             wanted="the patient's left lung in the right half of the picture",
             mend=f"swap codes {LEFT_LUNG} and {RIGHT_LUNG}, or mirror film and mask",
         )
     chest = _chest(shapes)
     distance = (left.centre[0] - right.centre[0]) / (chest[2] - chest[0])
-    _in_range(distance, (LUNG_DISTANCE, 1.0), "distance between the lungs' centres over the chest's width", where)
+    _in_range(
+        distance, (LUNG_DISTANCE, 1.0), "distance between the lungs' centres over the chest's width", where
+    )
 
 
 def _check_areas(shapes: dict[int, _Shape], pixels: int, where: str) -> None:
@@ -147,20 +149,26 @@ def _check_pieces(shapes: dict[int, _Shape], where: str) -> None:
 def _check_heart(shapes: dict[int, _Shape], where: str) -> None:
     heart, left, right = shapes[HEART], shapes[LEFT_LUNG], shapes[RIGHT_LUNG]
     across = (heart.centre[0] - right.centre[0]) / (left.centre[0] - right.centre[0])
-    _in_range(across, HEART_ACROSS, "heart's centre from the right lung's centre (0) to the left's (1)", where)
+    _in_range(
+        across, HEART_ACROSS, "heart's centre from the right lung's centre (0) to the left's (1)", where
+    )
     chest = _chest(shapes)
     _in_range(_down(heart, chest), HEART_DOWN, "heart's centre in the lungs' height (0 top, 1 bottom)", where)
     x0, y0 = max(heart.box[0], chest[0]), max(heart.box[1], chest[1])
     x1, y1 = min(heart.box[2], chest[2]), min(heart.box[3], chest[3])
     inside = max(0, x1 - x0) * max(0, y1 - y0)
     area = (heart.box[2] - heart.box[0]) * (heart.box[3] - heart.box[1])
-    _in_range(inside / area, (HEART_IN_CHEST, 1.0), "share of the heart's box in the box of both lungs", where)
+    _in_range(
+        inside / area, (HEART_IN_CHEST, 1.0), "share of the heart's box in the box of both lungs", where
+    )
 
 
 def _check_aorta(shapes: dict[int, _Shape], where: str) -> None:
     aorta, chest = shapes[AORTA], _chest(shapes)
     across = (aorta.centre[0] - chest[0]) / (chest[2] - chest[0])
-    _in_range(across, AORTA_ACROSS, "aorta's centre in the chest's width (0 right lung's side, 1 left's)", where)
+    _in_range(
+        across, AORTA_ACROSS, "aorta's centre in the chest's width (0 right lung's side, 1 left's)", where
+    )
     _in_range(_down(aorta, chest), AORTA_DOWN, "aorta's centre in the lungs' height (0 top, 1 bottom)", where)
 
 

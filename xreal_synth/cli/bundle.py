@@ -13,7 +13,9 @@ from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, p
 app = typer.Typer(help="Model bundles: what they are and what they can do.", no_args_is_help=True)
 
 
-@app.command(epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json"))
+@app.command(
+    epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json")
+)
 def show(
     bundle: Annotated[str, typer.Argument(help="A shipped name or a folder.", show_default=False)],
     as_json: JsonOption = False,

@@ -48,7 +48,9 @@ def train(
     config: Annotated[
         str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)
     ],
-    data: Annotated[Path, typer.Option(help="Folder with manifest.csv, films and masks.", show_default=False)],
+    data: Annotated[
+        Path, typer.Option(help="Folder with manifest.csv, films and masks.", show_default=False)
+    ],
     out: Annotated[
         Path, typer.Option(help="State, metrics, sample grids and the network.", show_default=False)
     ],

@@ -91,7 +91,9 @@ def read_ledger(run: Run, store: Store, fingerprint: dict[str, str], on_event: O
                 on_event(ShardDiscarded(found.shard, found.problem))
             replacing.append(found.shard)
     for shard in sorted(set(shards_in(store, SHARDS, run.recipe.name)) - set(recorded)):
-        record = adopt(run, store, run.plan.shard(shard), fingerprint) if shard < run.plan.shard_count else None
+        record = (
+            adopt(run, store, run.plan.shard(shard), fingerprint) if shard < run.plan.shard_count else None
+        )
         if record is None:
             store.delete(tar_key(stem_of(run.recipe.name, shard)))
             on_event(ShardDiscarded(shard, "a tar without a record that is not what the recipe gives"))
@@ -137,7 +139,7 @@ def adopt(run: Run, store: Store, shard: ShardPlan, fingerprint: dict[str, str])
 def _rebuilt(
     run: Run, store: Store, shard: ShardPlan, folder: Path, rejected: list[Rejected]
 ) -> Iterable[Sample]:
-    """The plan's samples with the tar's films; fills `rejected`. Raises DatasetError on the first surprise."""
+    """The plan's samples with the films there; fills `rejected`. Raises DatasetError at the first surprise."""
     tar = _local_copy(store, tar_key(shard.stem), folder)
     there = read_samples(tar, tar_key(shard.stem))
     for planned in plan_shard(run, shard, _ADOPT_CHUNK):

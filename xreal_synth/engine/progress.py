@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from xreal_synth.shards.summary import DatasetSummary
+
 ExitCode = Literal[0, 2, 3, 75]
 
 COMPLETE: ExitCode = 0
@@ -150,6 +152,8 @@ class RunSummary:
     """How a run ended.
 
     Shards, films and rejects count the whole dataset; `made_films`, `seconds` and `images_per_s` this run.
+    `label_counts` are positives by dotted label; `message` says what to do next, if anything; `dataset` is
+    what the dataset holds in all, None when the run was stopped.
     """
 
     exit_code: ExitCode
@@ -166,6 +170,7 @@ class RunSummary:
     label_counts: dict[str, int]
     failures: tuple[ShardFailure, ...] = ()
     message: str = ""
+    dataset: DatasetSummary | None = None
 
     @property
     def shards_todo(self) -> int:

@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 TRIES = 5
 FIRST_WAIT_S = 0.5
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_HOPELESS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: 
     if replacing:
         with_retries(f"deleting {record_key(stem)}", lambda: store.delete(record_key(stem)))
         with_retries(f"writing {record.tar.path}", lambda: store.replace(record.tar.path, files.tar))
-    elif not with_retries(f"writing {record.tar.path}", lambda: store.put_if_absent(record.tar.path, files.tar)):
+    elif not with_retries(
+        f"writing {record.tar.path}", lambda: store.put_if_absent(record.tar.path, files.tar)
+    ):
         _same_or_error(store, record)
     _put_or_replace(store, record.table, files.table)
     if record.rejects is not None and files.rejects is not None:
@@ -96,7 +100,7 @@ def _same_or_error(store: Store, record: ShardRecord) -> None:
             where=path,
             found=f"another process has published other bytes (sha256 {there[:12]})",
             wanted=f"the bytes made here (sha256 {record.tar.sha256[:12]})",
-            mend="run one kind of machine per dataset; run again to check the published tar and keep or remake it",
+            mend="run again: the published tar is checked then, and kept or made again",
         )
 
 
@@ -115,5 +119,7 @@ def _put_record(store: Store, stem: str, record: ShardRecord) -> ShardRecord:
         return record
     there = parse_record(with_retries(f"reading {key}", lambda: store.read_bytes(key)), key)
     if there.tar != record.tar:
-        raise DatasetError(where=key, found="the record of another tar", wanted=f"that of {record.tar.sha256[:12]}")
+        raise DatasetError(
+            where=key, found="the record of another tar", wanted=f"that of {record.tar.sha256[:12]}"
+        )
     return there

@@ -10,10 +10,9 @@ from xreal_synth.errors import EngineError
 from xreal_synth.recipe.schema import Compute
 
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 MICRO_BATCH: dict[Device, int] = {"cpu": 4, "cuda": 16}
-PRECISION: dict[Device, Precision] = {"cpu": "fp32", "cuda": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,13 @@ def local_cpus(compute: Compute) -> int:
 def actor_shape(compute: Compute, resources: Resources) -> ActorShape:
     """One actor per GPU where there are GPUs, else one per core.
 
-    The micro-batch and the precision are fixed here, from the device kind alone, and recorded in the
-    fingerprint: they change bytes.
+    The micro-batch is fixed here, from the device kind alone, and recorded in the fingerprint with the
+    precision that the device gives: they change bytes.
     Raises EngineError where the recipe asks for more GPU than a cluster without any has.
     """
-    gpus = (1.0 if resources.gpus > 0 else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
+    gpus = (
+        (1.0 if resources.gpus > 0 else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
+    )
     if gpus > 0 and resources.gpus <= 0 and resources.nodes == 1:
         raise EngineError(
             found="no GPU on this machine",
@@ -77,7 +78,7 @@ def actor_shape(compute: Compute, resources: Resources) -> ActorShape:
     device: Device = "cuda" if gpus > 0 else "cpu"
     return ActorShape(
         device=device,
-        precision=PRECISION[device] if compute.precision == "auto" else compute.precision,
+        precision=compute.precision,
         micro_batch=MICRO_BATCH[device] if compute.micro_batch == "auto" else compute.micro_batch,
         cpus=1.0 if compute.cpus_per_actor == "auto" else compute.cpus_per_actor,
         gpus=gpus,

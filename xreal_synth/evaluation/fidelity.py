@@ -9,9 +9,8 @@ Dice over the films of one organ; intervals are 95% bootstrap percentiles over f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -89,13 +88,3 @@ def _upper_power(image: Film) -> float:
 
 def _unit(image: Film) -> Tensor:
     return torch.from_numpy(image.astype(np.float32) / 255.0)
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Adds up seconds by name."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, name: str, started: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xreal_synth.errors import BundleError
-from xreal_synth.models.describe import EMBEDDINGS, NULL_KEY, BundleInfo, verify_files
+from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
+from xreal_synth.models.describe import BundleInfo, verify_files
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
@@ -36,7 +37,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 
 class LoadedBundle:
-    """A bundle's networks behind the sampler's protocol (sampling/model.py); everything in and out is float32.
+    """A bundle's networks behind the sampler's protocol (sampling/model.py); float32 in and out.
 
     Only the denoiser runs in `precision`: bfloat16's 8 bits are too coarse for the grey levels of a film, so
     the first stage and the controller stay float32.
@@ -97,7 +98,9 @@ class LoadedBundle:
     def control(self, codes_BHW: Tensor) -> Tensor:
         """Organ codes uint8 [B, H, W] -> rough films x_hat [B, channels, H, W], clamped to value_range."""
         mask = codes_BHW.to(self.device, torch.float32) / CODE_SCALE
-        mean, _ = _moments(self._controller.encode(mask[:, None].expand(-1, self.channels, -1, -1).contiguous()))
+        mean, _ = _moments(
+            self._controller.encode(mask[:, None].expand(-1, self.channels, -1, -1).contiguous())
+        )
         return _sample(self._controller.decode(mean)).clamp(*self.value_range)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -118,7 +121,7 @@ def load_bundle(
     """The networks of a described bundle, hashes checked first; raises BundleError."""
     verify_files(info)
     unet = load_network(info, "unet")
-    scheduler = _read_json(info.root / "scheduler" / "scheduler_config.json")
+    scheduler = _read_json(info.file("scheduler/scheduler_config.json"))
     if scheduler.get("prediction_type") not in ("epsilon", "v_prediction"):
         raise BundleError(
             where=str(info.root / "scheduler"),
@@ -156,7 +159,7 @@ def alphas_from(scheduler: Mapping[str, Any]) -> Tensor:
 def load_network(info: BundleInfo, part: str) -> nn.Module:
     """One network of the bundle in float32, on the CPU; raises BundleError."""
     folder = info.part(part)
-    config = _read_json(folder / "config.json")
+    config = _read_json(info.file(f"{part}/config.json"))
     kinds = NETWORKS[part]
     kind = kinds.get(str(config.get("_class_name")))
     if kind is None:
@@ -168,7 +171,9 @@ def load_network(info: BundleInfo, part: str) -> nn.Module:
         )
     try:
         network: nn.Module = kind.from_config(config)
-        network.load_state_dict({k: v.float() for k, v in _tensors(folder / WEIGHTS).items()}, strict=True)
+        network.load_state_dict(
+            {k: v.float() for k, v in _tensors(info.file(f"{part}/{WEIGHTS}")).items()}, strict=True
+        )
     except (RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
             where=str(folder),
@@ -180,7 +185,7 @@ def load_network(info: BundleInfo, part: str) -> nn.Module:
 
 
 def _embeddings(info: BundleInfo) -> dict[str, Tensor]:
-    return {"" if k == NULL_KEY else k: v.float() for k, v in _tensors(info.part(EMBEDDINGS)).items()}
+    return {"" if k == NULL_KEY else k: v.float() for k, v in _tensors(info.file(EMBEDDINGS)).items()}
 
 
 def _check_shapes(info: BundleInfo, unet: Any, embeddings: Mapping[str, Tensor]) -> None:
@@ -207,7 +212,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise BundleError(
-            where=str(path), found=f"cannot be read: {error}", wanted="a safetensors file", mend="fetch it again"
+            where=str(path),
+            found=f"cannot be read: {error}",
+            wanted="a safetensors file",
+            mend="fetch it again",
         ) from error
 
 
@@ -219,12 +227,14 @@ def _read_json(path: Path) -> dict[str, Any]:
             where=str(path), found=f"cannot be read: {error}", wanted="JSON", mend="fetch it again"
         ) from error
     if not isinstance(data, dict):
-        raise BundleError(where=str(path), found="not a JSON object", wanted="a configuration", mend="fetch it again")
+        raise BundleError(
+            where=str(path), found="not a JSON object", wanted="a configuration", mend="fetch it again"
+        )
     return data
 
 
 def _placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
-    """Ready for inference; torch's own `to`, since diffusers' warns of a dtype that nothing here depends on."""
+    """Ready for inference; torch's own `to`, since diffusers' warns of dtypes without need."""
     return nn.Module.to(network, device, dtype).eval().requires_grad_(False)
 
 

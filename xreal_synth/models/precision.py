@@ -9,7 +9,9 @@ import torch
 Precision = Literal["fp32", "bf16"]
 
 
-def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device | str = "cpu") -> Precision:
+def resolve_precision(
+    wanted: Literal["auto", "fp32", "bf16"], device: torch.device | str = "cpu"
+) -> Precision:
     """`auto` is bf16 where the device multiplies bfloat16 natively, else fp32.
 
     CPU: torch reports amx_bf16 or avx512_bf16; GPU: compute capability 8.0 or newer.

@@ -14,7 +14,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from xreal_synth.errors import BundleError, XrealError
-from xreal_synth.models.describe import BUNDLE_FILE, FORMAT_VERSION, PICKLES, BundleFields, BundleInfo, describe
+from xreal_synth.models.bundle_file import BUNDLE_FILE, FORMAT_VERSION, PICKLES, BundleFields
+from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.storage import LocalStore, sha256_file
 
 
@@ -30,7 +31,10 @@ def write_bundle(folder: Path, fields: BundleFields) -> BundleInfo:
             continue
         if path.suffix.lower() in PICKLES:
             raise BundleError(
-                where=str(path), found="a pickle", wanted="safetensors only", mend="convert it, then delete it"
+                where=str(path),
+                found="a pickle",
+                wanted="safetensors only",
+                mend="convert it, then delete it",
             )
         files[key] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     record = {"format_version": FORMAT_VERSION, **fields.model_dump(mode="json"), "files": files}
@@ -43,10 +47,15 @@ def read_fields(path: Path) -> BundleFields:
     """The fields of a bundle.json, or of a file that holds them alone; raises BundleError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return BundleFields.model_validate({k: v for k, v in data.items() if k not in ("files", "format_version")})
+        return BundleFields.model_validate(
+            {k: v for k, v in data.items() if k not in ("files", "format_version")}
+        )
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         raise BundleError(
-            where=str(path), found=str(error), wanted="JSON with the fields of a bundle.json", mend="correct the file"
+            where=str(path),
+            found=str(error),
+            wanted="JSON with the fields of a bundle.json",
+            mend="correct the file",
         ) from error
 
 

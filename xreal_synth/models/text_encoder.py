@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
-    """Sizes as the reference's configuration names them (REFERENCE.md 2: 32 layers, 1280 wide, 8 heads x 64)."""
+    """Sizes as the reference names them; its own: 32 layers, 1280 wide, 8 heads x 64, 150 positions."""
 
     num_tokens: int
     max_seq_len: int
@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         split = [proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in self._projections()]
-        mixed = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(-2)
+        mixed = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(-2)
         out: Tensor = self.to_out(mixed)
         return out
 
@@ -58,7 +58,7 @@ class Layer(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD))
-        out: Tensor = x_BLD + self.feed_out(F.gelu(self.feed_in(self.feed_norm(x_BLD))))
+        out: Tensor = x_BLD + self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x_BLD))))
         return out
 
 

@@ -1,6 +1,6 @@
 """A tiny seeded bundle with random weights: every part is there and runs in milliseconds.
 
-`python -m xreal_synth.models.tiny OUT` writes it; an `anatomy_bank/` folder already in OUT becomes part of it.
+`python -m xreal_synth.models.tiny OUT` writes it; an `anatomy_bank/` already in OUT becomes part of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save
 from torch import Tensor
 
-from xreal_synth.models.describe import EMBEDDINGS, NULL_KEY, BundleFields, BundleInfo, Defaults, Prompts
+from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Defaults, Prompts
+from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.save import write_bundle
 from xreal_synth.vocab import NO_FINDING

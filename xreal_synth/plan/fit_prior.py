@@ -34,7 +34,6 @@ BANDWIDTH = 0.35
 
 REGION = 0.9
 _SIDES: tuple[Lung, Lung] = ("left", "right")
-_CODE: dict[Lung, int] = {"left": LEFT_LUNG, "right": RIGHT_LUNG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,13 @@ class Frame:
 
 
 def frame_of(mask: Mask) -> Frame:
-    side = mask.shape[0]
-    left, right = (tuple(v / side for v in lung_box(mask, code)) for code in LUNGS)
-    return Frame(left, right)  # type: ignore[arg-type]
+    """The lung boxes of one film's mask."""
+    return Frame(_norm_box(mask, LEFT_LUNG), _norm_box(mask, RIGHT_LUNG))
+
+
+def _norm_box(mask: Mask, code: int) -> NormBox:
+    x0, y0, x1, y1 = (v / mask.shape[0] for v in lung_box(mask, code))
+    return x0, y0, x1, y1
 
 
 def mean_frames(data: Path) -> dict[str, Frame]:
@@ -111,7 +114,9 @@ def check(prior: Prior, data: Path) -> dict[str, float]:
         centre = np.array([frame.read(box, lung)[:2]])
         inside.append(side.centre_density(centre)[0] >= region_threshold(side))
         overlaps.append(_lung_share(mask, box))
-        drawn_overlaps.append(np.mean([_lung_share(mask, b) for b in _drawn_boxes(side, frame.side(lung), rng)]))
+        drawn_overlaps.append(
+            np.mean([_lung_share(mask, b) for b in _drawn_boxes(side, frame.side(lung), rng)])
+        )
         films.add(film)
     shares = np.array(overlaps)
     return {
@@ -175,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     findings = fit([box for box in boxes if FINDINGS[box.finding].region == "box"], frames)
     stored: dict[str, object] = {
         "format_version": FORMAT_VERSION,
-        "sources": "NIH BBox_List_2017 (Wang 2017), RSNA pneumonia challenge 2018, as torchxrayvision ships them",
+        "sources": "NIH BBox_List_2017 (Wang 2017), RSNA pneumonia challenge 2018; from torchxrayvision",
         "point": "u, v, log w, log h over the box of the patient's left or right lung",
         "frames": {view: {"left": frame.left, "right": frame.right} for view, frame in frames.items()},
         "findings": findings,

@@ -7,6 +7,7 @@ area lies in the organs where the finding can live (vocab.py), for a drawn box i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,10 @@ from xreal_synth.types import Mask, PixelBox, PlacedFinding
 from xreal_synth.vocab import FINDINGS, LEFT_LUNG, LUNGS, ORGANS, RIGHT_LUNG
 
 TRIES = 200
+REACH = 0.1
+"""How far a drawn box may reach out of its lung's box, over that box's width or height: 90% of the shared
+films' own boxes stay within it on every side, while the mean lung frame blurs the prior's beyond it."""
+
 ZONES = ("upper", "middle", "lower")
 
 _CODE: dict[Lung, int] = {"left": LEFT_LUNG, "right": RIGHT_LUNG}
@@ -47,12 +52,18 @@ class _Site:
 
 
 def place(
-    label: FindingLabel, anatomy: Mask, rng: np.random.Generator, prior: Prior, *, factor: int, min_overlap: float
+    label: FindingLabel,
+    anatomy: Mask,
+    rng: np.random.Generator,
+    prior: Prior,
+    *,
+    factor: int,
+    min_overlap: float,
 ) -> PlacedFinding:
     """Places `label` on a validated mask uint8 [H, H], H a multiple of `factor`, the latent grid's step.
 
     Raises PlacementError saying what failed: nothing of the asked side, zone, size and overlap in TRIES
-    draws, a fixed box outside the organs, or a place asked of a finding whose region is an organ.
+    draws, or a fixed box outside the organs.
     """
     assert anatomy.shape[0] % factor == 0, "the image is a multiple of the latent grid"
     if FINDINGS[label.name].region != "box":
@@ -77,14 +88,7 @@ def place(
 
 def _place_organ(label: FindingLabel, anatomy: Mask, factor: int) -> PlacedFinding:
     region = FINDINGS[label.name].region
-    what = "the heart" if region == "heart" else "both lungs"
-    sided = label.side not in (("any",) if region == "heart" else ("any", "both"))
-    if sided or label.zone != "any" or label.size is not None or label.box is not None:
-        raise PlacementError(
-            found=f"{label.name}: a side, zone, size or box is asked for",
-            wanted=f"none of them: its region is {what}",
-            mend=f"write {{name: {label.name}}} alone",
-        )
+    assert (label.zone, label.size, label.box) == ("any", None, None), "the recipe's schema refuses them"
     box = bounding_box(organ_region(region, anatomy))
     assert box is not None, "a validated mask has both lungs and a heart"
     x0, y0, x1, y1 = box
@@ -107,7 +111,7 @@ def _place_fixed(label: FindingLabel, anatomy: Mask, factor: int, min_overlap: f
     overlap = float(np.isin(inside, organs).mean())
     if overlap < min_overlap:
         raise PlacementError(
-            found=f"{label.name}: the fixed box {list(label.box)} has {overlap:.0%} of its area in the "
+            found=f"{label.name}: the fixed box {list(label.box)} has {_percent(overlap)} of its area in the "
             f"{_organ_names(organs)} of this anatomy",
             wanted=f"at least {min_overlap:.0%} (placement.min_overlap)",
             mend="move the box over the organ, or lower placement.min_overlap",
@@ -118,7 +122,12 @@ def _place_fixed(label: FindingLabel, anatomy: Mask, factor: int, min_overlap: f
 
 
 def _place_both(
-    label: FindingLabel, anatomy: Mask, rng: np.random.Generator, prior: Prior, factor: int, min_overlap: float
+    label: FindingLabel,
+    anatomy: Mask,
+    rng: np.random.Generator,
+    prior: Prior,
+    factor: int,
+    min_overlap: float,
 ) -> PlacedFinding:
     """One box per lung; `size` is their joint area over the lungs'."""
     sites = [_site(anatomy, lung, factor) for lung in _CODE]
@@ -131,12 +140,17 @@ def _place_both(
 
 
 def _place_drawn(
-    label: FindingLabel, site: _Site, anatomy: Mask, rng: np.random.Generator, prior: Prior, min_overlap: float
+    label: FindingLabel,
+    site: _Site,
+    anatomy: Mask,
+    rng: np.random.Generator,
+    prior: Prior,
+    min_overlap: float,
 ) -> PlacedFinding:
     boxes = _candidates(label, site, rng, prior)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     share = area / site.area
-    asked = (area > 0) & (boxes.min(axis=1) >= 0) & (boxes.max(axis=1) <= site.size)
+    asked = _within_reach(boxes, site)
     if label.zone != "any":
         asked &= _in_zone(boxes, site, label.zone)
     if label.size is not None:
@@ -162,8 +176,7 @@ def _candidates(label: FindingLabel, site: _Site, rng: np.random.Generator, prio
     half, last = slice(TRIES // 2, None), slice(3 * TRIES // 4, None)
     if label.size is not None:
         low, high = np.log(label.size)
-        wanted = np.exp(low + (high - low) * uniform[half, 0]) * site.fill
-        drawn[half, 2:] *= np.sqrt(wanted / drawn[half, 2:].prod(axis=1))[:, None]
+        drawn[half, 2:] = _of_size(drawn[half, 2:], np.exp(low + (high - low) * uniform[half, 0]), site)
     if label.zone != "any" or label.size is not None:
         top, share = (0.0, 1.0) if label.zone == "any" else (ZONES.index(label.zone) / 3, 1 / 3)
         drawn[last, 0] = uniform[last, 1]
@@ -171,12 +184,20 @@ def _candidates(label: FindingLabel, site: _Site, rng: np.random.Generator, prio
     return _snapped(drawn, site)
 
 
+def _of_size(drawn: _Floats, share: _Floats, site: _Site) -> _Floats:
+    """Widths and heights [N, 2] with their proportions kept and the area `share` [N] of the lung's.
+
+    Snapping adds one grid step to a side on average: it is taken off beforehand.
+    """
+    pixels = drawn * _extent(site)
+    pixels *= np.sqrt(share * site.area / pixels.prod(axis=1))[:, None]
+    return np.maximum(1.0, pixels - site.factor) / _extent(site)
+
+
 def _snapped(drawn: _Floats, site: _Site) -> _Ints:
     """(u, v, w, h) over the lung's box -> pixel boxes grown to the grid; may reach out of the image."""
-    x0, y0, x1, y1 = site.box
-    scale = np.array([x1 - x0, y1 - y0], dtype=np.float64)
-    centre = np.array([x0, y0]) + drawn[:, :2] * scale
-    half = drawn[:, 2:] * scale / 2
+    centre = np.array(site.box[:2]) + drawn[:, :2] * _extent(site)
+    half = drawn[:, 2:] * _extent(site) / 2
     low = np.floor((centre - half).round(6) / site.factor)
     high = np.ceil((centre + half).round(6) / site.factor)
     return (np.concatenate([low, high], axis=1) * site.factor).astype(np.int64)
@@ -189,6 +210,20 @@ def _overlap(boxes: _Ints, organ: npt.NDArray[np.bool_]) -> _Floats:
     x0, y0, x1, y1 = boxes.T
     inside = table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]
     return np.asarray(inside / np.maximum(1, (x1 - x0) * (y1 - y0)))
+
+
+def _within_reach(boxes: _Ints, site: _Site) -> npt.NDArray[np.bool_]:
+    """Which boxes lie in the image and reach out of the lung's box by no more than REACH or a grid step."""
+    reach = np.maximum(REACH * _extent(site), site.factor)
+    low = np.maximum(0.0, np.array(site.box[:2]) - reach)
+    high = np.minimum(site.size, np.array(site.box[2:]) + reach)
+    return np.asarray((boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1))
+
+
+def _extent(site: _Site) -> _Floats:
+    """Width and height [2] of the lung's box in pixels."""
+    x0, y0, x1, y1 = site.box
+    return np.array([x1 - x0, y1 - y0], dtype=np.float64)
 
 
 def _in_zone(boxes: _Ints, site: _Site, zone: str) -> npt.NDArray[np.bool_]:
@@ -208,10 +243,11 @@ def _no_box(label: FindingLabel, site: _Site, min_overlap: float, asked: int, be
     sized = "" if label.size is None else f" of {label.size[0]:g} to {label.size[1]:g} of {lung}'s area"
     smallest = site.factor**2 / site.area
     if label.size is not None and label.size[1] < smallest:
-        mend = f"ask for more: the smallest box, {site.factor}x{site.factor} px, is {smallest:.3g} of {lung}'s area"
+        step = site.factor
+        mend = f"ask for more: the smallest box, {step}x{step} px, is {smallest:.3g} of {lung}'s area"
     else:
         mend = "widen size or zone, or lower placement.min_overlap"
-    closest = f"the best had {best:.0%}" if asked else "none had the asked place and size"
+    closest = f"the best had {_percent(best)}" if asked else "none had the asked place and size"
     return PlacementError(
         found=f"{label.name}: no box{sized} with at least {min_overlap:.0%} of its area in {where} "
         f"in {TRIES} tries ({closest})",
@@ -231,6 +267,11 @@ def _lung(side: str) -> Lung:
 
 def _area(box: PixelBox) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _percent(share: float) -> str:
+    """Rounded down, so that what falls short of a limit does not read as the limit."""
+    return f"{math.floor(share * 1000) / 10:g}%"
 
 
 def _organ_names(codes: tuple[int, ...]) -> str:

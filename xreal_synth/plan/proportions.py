@@ -26,11 +26,9 @@ def row_sequence(weights: Sequence[float], n: int, rng: np.random.Generator) -> 
     each slot shows row i with exactly that chance. Weights are positive and finite.
     """
     assert n >= 0, n
-    assert weights and all(weight > 0 for weight in weights), weights
-    whole = _integers(weights)
-    if len(whole) == 1:
-        return [0] * n
-    return _Rounding(whole, n, rng).rows()
+    assert min(weights) > 0, weights
+    sequence = RowSequence(weights, n, rng)
+    return [sequence.row(slot) for slot in range(n)]
 
 
 def _integers(weights: Sequence[float]) -> list[int]:
@@ -41,41 +39,59 @@ def _integers(weights: Sequence[float]) -> list[int]:
     return [number // divisor for number in whole]
 
 
-class _Rounding:
-    """Rounds the fractional matching of jobs to slots.
+class RowSequence:
+    """`row_sequence`, worked out from the left as far as it is asked for.
 
     `slots[t]` maps open jobs to their mass in slot t, `jobs[j]` is the mirror image. A slot or a job
     holds `total` mass in all. Slot n stands for everything after the horizon: what the last job of each
     row does not do within it.
     """
 
-    def __init__(self, weights: Sequence[int], n: int, rng: np.random.Generator) -> None:
-        self.total = sum(weights)
+    def __init__(self, weights: Sequence[float], n: int, rng: np.random.Generator) -> None:
         self.n = n
         self.rng = rng
-        self.slots: list[_Edges] = [{} for _ in range(n + 1)]
+        self.weights = _integers(weights)
+        self.total = sum(self.weights)
+        self.room = [0] * len(weights)
+        self.job_of = [-1] * len(weights)
+        self.slots: list[_Edges] = []
         self.jobs: list[_Edges] = []
         self.row_of: list[int] = []
-        self.chosen = [-1] * n
-        for row, weight in enumerate(weights):
-            self._lay(row, weight)
+        self.chosen: list[int] = []
+        self.settled = 0
 
-    def _lay(self, row: int, weight: int) -> None:
-        """Spreads a row's jobs over the slots, `weight` mass to each."""
-        room = 0
-        for slot in range(self.n):
-            left = weight
+    def row(self, slot: int) -> int:
+        """The row of this slot, 0 <= slot < n."""
+        assert 0 <= slot < self.n, slot
+        while self.settled <= slot:
+            self._lay_to(self.settled)
+            while self.slots[self.settled]:
+                self._round(self._cycle(self.settled))
+            self.settled += 1
+        assert self.chosen[slot] >= 0, "a slot without a row"
+        return self.chosen[slot]
+
+    def _lay_to(self, slot: int) -> None:
+        while len(self.slots) <= slot:
+            self._lay()
+
+    def _lay(self) -> None:
+        """Opens the next slot: `weight` mass of each row's current job, or of two where one ends."""
+        slot = len(self.slots)
+        self.slots.append({})
+        self.chosen.append(-1)
+        for row, weight in enumerate(self.weights):
+            left = weight if slot < self.n else self.room[row]
             while left:
-                if room == 0:
+                if self.room[row] == 0:
+                    self.job_of[row] = len(self.jobs)
                     self.jobs.append({})
                     self.row_of.append(row)
-                    room = self.total
-                mass = min(left, room)
-                self._put(len(self.jobs) - 1, slot, mass)
-                room -= mass
+                    self.room[row] = self.total
+                mass = min(left, self.room[row])
+                self._put(self.job_of[row], slot, mass)
+                self.room[row] -= mass
                 left -= mass
-        if room:
-            self._put(len(self.jobs) - 1, self.n, room)
 
     def _put(self, job: int, slot: int, mass: int) -> None:
         """Sets an edge's mass, and settles it when it is all or nothing."""
@@ -85,15 +101,17 @@ class _Rounding:
             return
         self.slots[slot].pop(job, None)
         self.jobs[job].pop(slot, None)
-        if mass and slot < self.n:
+        if mass:
             self.chosen[slot] = self.row_of[job]
 
-    def rows(self) -> list[int]:
-        for slot in range(self.n):
-            while self.slots[slot]:
-                self._round(self._cycle(slot))
-        assert -1 not in self.chosen, "a slot without a row"
-        return self.chosen
+    def _beyond(self, job: int, slot: int) -> int:
+        """Another slot in which the job is open, the nearest first; opens slots until there is one."""
+        while True:
+            for end in self.jobs[job]:
+                if end != slot:
+                    return end
+            assert len(self.slots) <= self.n, "a job with a single open edge"
+            self._lay()
 
     def _cycle(self, start: int) -> list[tuple[int, int]]:
         """A cycle of open edges as (job, slot) pairs; neighbours alternate between sharing job and slot.
@@ -110,7 +128,7 @@ class _Rounding:
             path.append((job, slot))
             if job in jobs_seen:
                 return path[jobs_seen[job] :]
-            slot, came_by = _other(self.jobs[job], slot), job
+            slot, came_by = self._beyond(job, slot), job
             jobs_seen[job] = len(path)
             path.append((job, slot))
             if slot in slots_seen:
@@ -131,8 +149,8 @@ class _Rounding:
 
 
 def _other(edges: _Edges, but: int) -> int:
-    """An end of one of these edges that is not `but`."""
+    """A job open in this slot that is not `but`."""
     for end in edges:
         if end != but:
             return end
-    raise AssertionError("a node with a single open edge")
+    raise AssertionError("a slot with a single open edge")

@@ -57,6 +57,8 @@ def problems_of(error: ValidationError, lines: Mapping[Path, int], touched: set[
 
 def _problem(error: ErrorDetails, lines: Mapping[Path, int], touched: set[Path]) -> Problem:
     path = _real_path(error["loc"])
+    if at := error.get("ctx", {}).get("at"):
+        path = (*path, str(at))
     found, wanted, mend = _words(error, path)
     return Problem(path_text(path), found + _place(path, lines, touched), wanted, mend)
 

@@ -12,10 +12,18 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from xreal_synth.vocab import ALIASES, FINDINGS, NO_FINDING, canonical
+
+
+class Part(BaseModel):
+    """A group of keys: unknown ones are errors, nothing is converted, nothing changes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False
+    )
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -32,9 +40,14 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(f'`{hit}`' for hit in hits)}?" if hits else ""
 
 
-def problem(value: object, *, wanted: str, mend: str = "", found: str = "") -> PydanticCustomError:
-    """The error of a value that is not what was wanted; `found` defaults to the value itself."""
-    context = {"found": found or shown(value), "wanted": wanted, "mend": mend}
+def problem(
+    value: object, *, wanted: str, mend: str = "", found: str = "", at: str = ""
+) -> PydanticCustomError:
+    """The error of a value that is not what was wanted; `found` defaults to the value itself.
+
+    `at` names the key that it is about, where a check looks at several.
+    """
+    context = {"found": found or shown(value), "wanted": wanted, "mend": mend, "at": at}
     return PydanticCustomError("recipe", "{found}", context)
 
 

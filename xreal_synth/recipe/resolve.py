@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.recipe.schema import Sampling, steps_words
+from xreal_synth.recipe.sampling import Sampling, steps_words
 from xreal_synth.types import SamplingDefaults, SamplingSettings
 
 _T = TypeVar("_T")

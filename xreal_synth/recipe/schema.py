@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from xreal_synth.recipe.kinds import (
     Actors,
@@ -18,31 +18,28 @@ from xreal_synth.recipe.kinds import (
     Gpus,
     HeartScale,
     MicroBatch,
+    Part,
     ShardSamples,
     SizeRange,
     near,
     problem,
     shown,
 )
+from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.types import Side, Zone
+from xreal_synth.vocab import FINDINGS
 
 AUTO_SHARD_SAMPLES: Final = 64
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False
-    )
-
-
-class MaskFolder(_Part):
+class MaskFolder(Part):
     """Organ masks as PNGs, 8-bit, pixel = organ code (1 left lung, 2 right lung, 3 heart, 4 aorta)."""
 
     path: str = Field(min_length=1, description="Folder with the mask PNGs.")
 
 
-class MasksSource(_Part):
+class MasksSource(Part):
     """Anatomies from a folder of organ masks."""
 
     masks: MaskFolder
@@ -52,7 +49,7 @@ def _source_kind(value: object) -> str:
     return "masks" if isinstance(value, dict | MasksSource) else "bank"
 
 
-class Augment(_Part):
+class Augment(Part):
     """Random changes made to each drawn anatomy; each number is the largest change, both ways."""
 
     rotate_deg: float = Field(default=5.0, ge=0, le=30, description="Rotation, degrees.")
@@ -65,7 +62,7 @@ class Augment(_Part):
     )
 
 
-class Anatomy(_Part):
+class Anatomy(Part):
     """Where the organ masks come from, one per group."""
 
     source: Annotated[
@@ -95,7 +92,7 @@ class Anatomy(_Part):
         return value
 
 
-class FindingLabel(_Part):
+class FindingLabel(Part):
     """One finding and where it may lie: by side, zone and size from the prior, or in a fixed box."""
 
     name: FindingName = Field(description="TorchXRayVision's name of the finding, or an alias of it.")
@@ -112,22 +109,33 @@ class FindingLabel(_Part):
     )
 
     @model_validator(mode="after")
-    def _box_stands_alone(self) -> Self:
-        if self.box is None:
-            return self
-        extra = [key for key in ("side", "zone", "size") if key in self.model_fields_set]
-        if extra:
-            named = ", ".join(f"`{key}`" for key in extra)
+    def _places_agree(self) -> Self:
+        region = FINDINGS[self.name].region
+        placed = [key for key in ("side", "zone", "size", "box") if getattr(self, key) not in (None, "any")]
+        if region == "lungs" and self.side == "both":
+            placed.remove("side")
+        named = ", ".join(f"`{key}`" for key in placed if key != "box" or region != "box")
+        if region != "box" and placed:
+            what = "the heart" if region == "heart" else "both lungs"
+            raise problem(
+                None,
+                found=f"{named} for {self.name}",
+                wanted=f"none of them: {self.name} takes in {what}",
+                mend=f"write {{name: {self.name}}}",
+                at=placed[0],
+            )
+        if self.box is not None and placed != ["box"]:
             raise problem(
                 None,
                 found=f"`box` together with {named}",
                 wanted="either a fixed box, or side, zone and size",
                 mend=f"remove `box`, or remove {named}",
+                at="box",
             )
         return self
 
 
-class FindingRow(_Part):
+class FindingRow(Part):
     """A kind of film and its share of the dataset."""
 
     weight: float = Field(
@@ -140,7 +148,7 @@ class FindingRow(_Part):
     )
 
 
-class Placement(_Part):
+class Placement(Part):
     """How boxes are drawn."""
 
     prior: Literal["nih-rsna"] = Field(
@@ -154,7 +162,7 @@ class Placement(_Part):
     )
 
 
-class Pairs(_Part):
+class Pairs(Part):
     """Which films of a group are delivered."""
 
     twin: bool = Field(default=False, description="Deliver the healthy twin of each film too.")
@@ -171,53 +179,7 @@ class Pairs(_Part):
         return value
 
 
-class Sampling(_Part):
-    """How films are sampled; what is left out comes from the bundle."""
-
-    mode: Literal["branch", "reference"] | None = Field(
-        default=None,
-        description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code.",
-    )
-    control: Literal["xreal"] = Field(default="xreal", description="What holds the film to the anatomy.")
-    steps: int | None = Field(
-        default=None, ge=1, le=1000, description="Denoising steps; `reference` wants a divisor of 1000."
-    )
-    hold: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the steps that are held to the anatomy."
-    )
-    branch: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the twin's steps that an edit keeps."
-    )
-    guidance: float | None = Field(
-        default=None, ge=0, le=50, description="Classifier-free guidance; 1 is none."
-    )
-    soft: float | None = Field(
-        default=None, ge=0, le=1, description="Weight of the anatomy outside the organs while held."
-    )
-    resample: int = Field(
-        default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."
-    )
-    paste: Literal["feather"] = Field(default="feather", description="How an edit is joined to its twin.")
-
-    @model_validator(mode="after")
-    def _steps_fit(self) -> Self:
-        if self.mode == "reference" and self.steps is not None and 1000 % self.steps:
-            raise problem(None, **steps_words(self.steps))
-        return self
-
-
-def steps_words(steps: int) -> dict[str, str]:
-    """found, wanted and mend for a step count that `reference` refuses."""
-    divisors = [n for n in range(1, 1001) if 1000 % n == 0]
-    nearest = sorted(sorted(divisors, key=lambda n: abs(n - steps))[:2])
-    return {
-        "found": f"steps: {steps} with mode: reference",
-        "wanted": f"a step count that divides 1000: {', '.join(map(str, divisors))}",
-        "mend": f"set steps to {' or '.join(map(str, nearest))}, or use mode: branch",
-    }
-
-
-class Quality(_Part):
+class Quality(Part):
     """The gate between sampling and delivery."""
 
     profile: Literal["none"] = Field(default="none", description="Set of checks; only `none` so far.")
@@ -226,7 +188,7 @@ class Quality(_Part):
     )
 
 
-class Labels(_Part):
+class Labels(Part):
     """What unrequested findings are labelled as."""
 
     unrequested: Literal["negative", "unknown"] = Field(
@@ -234,7 +196,7 @@ class Labels(_Part):
     )
 
 
-class Split(_Part):
+class Split(Part):
     """Shares of the groups marked val and test, by a hash of the group; the rest is train."""
 
     val: float = Field(default=0.0, ge=0, le=1, description="Share of val.")
@@ -252,7 +214,7 @@ class Split(_Part):
         return self
 
 
-class Output(_Part):
+class Output(Part):
     """Where the dataset goes."""
 
     uri: str = Field(min_length=1, description="Folder of the dataset; relative to the current folder.")
@@ -265,7 +227,7 @@ class Output(_Part):
         return AUTO_SHARD_SAMPLES if self.shard_samples == "auto" else self.shard_samples
 
 
-class Compute(_Part):
+class Compute(Part):
     """What an actor gets; changes no film."""
 
     actors: Actors = Field(default="auto", description="How many actors; auto: as many as fit.")
@@ -277,7 +239,7 @@ class Compute(_Part):
     )
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """A dataset of synthetic chest films, described."""
 
     version: Literal[1] = Field(description="Version of the recipe format.")

@@ -6,8 +6,8 @@ Shapes: B batch, C channels, H and W film sides, h and w latent sides.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 CODE_SCALE = 4
 
@@ -17,7 +17,7 @@ def cubic_resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
 
     This is OpenCV's INTER_CUBIC, and also what torch calls bicubic.
     """
-    return F.interpolate(x_BCHW, size=size, mode="bicubic", align_corners=False, antialias=False)
+    return functional.interpolate(x_BCHW, size=size, mode="bicubic", align_corners=False, antialias=False)
 
 
 def soft_mask(codes_BHW: Tensor, size: tuple[int, int], soft: float) -> Tensor:
@@ -28,7 +28,7 @@ def soft_mask(codes_BHW: Tensor, size: tuple[int, int], soft: float) -> Tensor:
 
 def latent_region(region_BHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Boolean region -> m_p [B, 1, h, w] of 0 and 1: a cell belongs to it if any of its pixels does."""
-    return F.adaptive_max_pool2d(region_BHW[:, None].to(torch.float32), size)
+    return functional.adaptive_max_pool2d(region_BHW[:, None].to(torch.float32), size)
 
 
 def blend(known: Tensor, z: Tensor, keep: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class AnatomyStage:
-    """x_hat [B, *, H, W], m_a's soft mask [B, 1, h, w], z_hat, and the states: seen at each step, then the last."""
+    """x_hat [B, *, H, W], m_a's soft mask [B, 1, h, w], z_hat, and the states as run_steps returns them."""
 
     x_hat: Tensor
     mask: Tensor
@@ -66,7 +66,7 @@ def run_steps(
     held: int,
     first: int = 0,
 ) -> list[Tensor]:
-    """DDIM from state z at step `first` to the end, held in steps before `held` (Algorithm 1, lines 5-11, 16-21).
+    """DDIM from state z at step `first` to the end, held in the steps before `held` (Algorithm 1's loops).
 
     `denoise` is (z, t) -> raw output. Returns the states that the denoiser saw at each step, then the result.
     """
@@ -88,7 +88,14 @@ def run_steps(
 
 
 def anatomy_stage(
-    model: SamplerModel, codes_BHW: Tensor, guide: Guide, rule: Rule, noise: BatchNoise, *, hold_steps: int, soft: float
+    model: SamplerModel,
+    codes_BHW: Tensor,
+    guide: Guide,
+    rule: Rule,
+    noise: BatchNoise,
+    *,
+    hold_steps: int,
+    soft: float,
 ) -> AnatomyStage:
     """Stage A: organ codes uint8 -> latents of a film with this anatomy, held for the first `hold_steps`."""
     x_hat = model.control(codes_BHW)
@@ -98,9 +105,7 @@ def anatomy_stage(
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
         return blend(q_sample(z_hat, rule.schedule.abar[step], noise("a.hold", step, repeat)), z, mask)
 
-    states = run_steps(
-        denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=hold, held=hold_steps
-    )
+    states = run_steps(denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=hold, held=hold_steps)
     return AnatomyStage(x_hat, mask, z_hat, states)
 
 
@@ -119,7 +124,14 @@ def pathology_from_noise(
 
 
 def pathology_from_branch(
-    model: SamplerModel, states: list[Tensor], m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise, *, start: int
+    model: SamplerModel,
+    states: list[Tensor],
+    m_p: Tensor,
+    guide: Guide,
+    rule: Rule,
+    noise: BatchNoise,
+    *,
+    start: int,
 ) -> list[Tensor]:
     """Stage B of `branch`: another stage's states and a region [B, 1, h, w] -> the states with the finding.
 

@@ -14,7 +14,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def guided(denoise: Denoise, z: Tensor, t: int, cond: Tensor, null: Tensor | None, guidance: float) -> Tensor:
-    """o_u + g (o_c - o_u), both halves in one forward of 2B rows; without `null` the conditional output alone.
+    """o_u + g (o_c - o_u), both in one forward of 2B rows; without `null` the conditional output alone.
 
     v is linear in eps at a given z and t, so one formula guides both kinds of prediction.
     """

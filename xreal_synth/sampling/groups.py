@@ -19,8 +19,13 @@ from torch import Tensor
 from xreal_synth.errors import BundleError
 from xreal_synth.sampling.blend import latent_region, paste, to_grey
 from xreal_synth.sampling.controlled import (
-    Guide, Rule, anatomy_stage, decode_scaled, pathology_from_branch, pathology_from_noise,
-)  # fmt: skip
+    Guide,
+    Rule,
+    anatomy_stage,
+    decode_scaled,
+    pathology_from_branch,
+    pathology_from_noise,
+)
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox

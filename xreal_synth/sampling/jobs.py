@@ -12,7 +12,7 @@ from xreal_synth.types import Film, Mask
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """A finding's region bool [H, W], its prompt, and the paste's alpha float32 [H, W], 0 outside the region."""
+    """A finding's region bool [H, W], its prompt, the paste's alpha float32 [H, W], 0 outside the region."""
 
     region: npt.NDArray[np.bool_]
     prompt: str

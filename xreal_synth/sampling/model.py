@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class SamplerModel(Protocol):
-    """Shapes: B batch, C latent channels, h and w latent sides, H and W film sides, L tokens, D their width."""
+    """Shapes: B batch, C latent channels, h, w latent sides, H, W film sides, L tokens, D their width."""
 
     @property
     def device(self) -> torch.device: ...

@@ -17,7 +17,7 @@ from xreal_synth.seeds import Purpose
 
 @dataclass(frozen=True, slots=True)
 class NoiseKey:
-    """Whose noise: the group's attempt and, in stage B, the member and the pass (`member` is "" in stage A)."""
+    """Whose noise: the group's attempt and, in stage B, the member and the pass (in stage A "" and 0)."""
 
     seed: int
     index: int
@@ -59,7 +59,9 @@ class RecordedNoise:
             raise ValueError(f"no recorded noise left for {purpose} of step {step}")
         draw, recorded = self._draws[self._at]
         if recorded != purpose.split(".")[1] or draw.shape != shape:
-            raise ValueError(f"recorded {recorded} {draw.shape} where {purpose} {shape} of step {step} is drawn")
+            raise ValueError(
+                f"recorded {recorded} {draw.shape} where {purpose} {shape} of step {step} is drawn"
+            )
         self._at += 1
         return draw
 
@@ -81,4 +83,3 @@ class BatchNoise:
     def __call__(self, purpose: Purpose, step: int = 0, repeat: int = 0) -> Tensor:
         rows = [self.source(self.shape, key, purpose, step, repeat) for key in self.keys]
         return torch.from_numpy(np.stack(rows)).to(self.device)
-

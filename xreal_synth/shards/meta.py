@@ -8,14 +8,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
-from xreal_synth.shards.names import key_of, parse_key
+from xreal_synth.shards.names import parse_key
 from xreal_synth.types import LabelValue, NormBox, PixelBox, PlacedFinding, Region, SampleMeta
+
+
+def _no_bool(value: object) -> object:
+    """pydantic would take true for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not 1, 0 or null")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class _MetaJson:
     row: int
     image_size: tuple[int, int]
     findings: tuple[_FindingJson, ...]
-    labels: dict[str, dict[str, LabelValue]]
+    labels: dict[str, dict[str, Annotated[LabelValue, BeforeValidator(_no_bool)]]]
     prompt: str
     sampling: dict[str, object]
     anatomy: _AnatomyJson
@@ -139,27 +146,31 @@ def _finding(raw: _FindingJson, where: str) -> PlacedFinding:
 
 def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
     key = parse_key(meta.key, where)
-    if meta.key != key_of(key.group, key.member) or (meta.group, meta.member) != key:
+    if (meta.group, meta.member) != key:
         raise DatasetError(
             where=where, found=f"key {meta.key} but group {meta.group}, member {meta.member!r}"
         )
     for set_name, names in vocab.LABEL_SETS.items():
         if set(meta.labels.get(set_name, {})) != set(names):
             raise DatasetError(
-                where=where, found=f"labels.{set_name} does not name each of its findings once"
+                where=where,
+                found=f"labels.{set_name}",
+                wanted="each finding of the set once, as 1, 0 or null",
             )
-    if min(meta.image_size) < 1:
-        raise DatasetError(where=where, found=f"image_size {list(meta.image_size)}", wanted="positive sides")
-    height, width = meta.image_size
     for finding, told in zip(meta.findings, raw.findings, strict=True):
-        for x0, y0, x1, y1 in finding.boxes:
-            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                raise DatasetError(
-                    where=where,
-                    found=f"{finding.name}: box {[x0, y0, x1, y1]} in a film of {width} x {height}",
-                    wanted="a half-open xyxy box inside the film",
-                )
-        if told.box_xyxy != finding.box_xyxy or told.box_xyxyn != norm_box(finding.box_xyxy, meta.image_size):
+        _check_boxes(finding, told, meta.image_size, where)
+
+
+def _check_boxes(finding: PlacedFinding, told: _FindingJson, size: tuple[int, int], where: str) -> None:
+    height, width = size
+    for x0, y0, x1, y1 in finding.boxes:
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise DatasetError(
-                where=where, found=f"{finding.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree"
+                where=where,
+                found=f"{finding.name}: box {[x0, y0, x1, y1]} in a film of {width} x {height}",
+                wanted="a half-open xyxy box inside the film",
             )
+    if told.box_xyxy != finding.box_xyxy or told.box_xyxyn != norm_box(finding.box_xyxy, size):
+        raise DatasetError(
+            where=where, found=f"{finding.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree"
+        )

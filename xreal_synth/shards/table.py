@@ -21,6 +21,15 @@ LABEL_COLUMNS: Final = tuple(
     f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
 )
 
+PARQUET_SETTINGS: Final[dict[str, Any]] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "write_page_checksum": True,
+    "store_schema": False,
+}
+PARQUET_ERRORS: Final = (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError)
+"""What pyarrow raises on a damaged file (its own classes derive from these)."""
+
 
 def sample_schema() -> Any:
     """The pyarrow schema of `tables/*.parquet` and `samples.parquet`."""
@@ -125,20 +134,13 @@ def read_table(data: bytes, where: str, schema: Any) -> Any:
 
     try:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True, use_threads=False)
-    except parquet_errors() as error:
+    except PARQUET_ERRORS as error:
         raise DatasetError(where=where, found=f"cannot be read as parquet ({error})") from error
     for field in schema:
         found = table.schema.field(field.name).type if field.name in table.column_names else None
         if found != field.type:
             raise DatasetError(where=where, found=f"column {field.name}: {found}", wanted=str(field.type))
     return table
-
-
-def parquet_errors() -> tuple[type[Exception], ...]:
-    """What pyarrow raises on a damaged file."""
-    import pyarrow as pa
-
-    return (pa.ArrowException, OSError, ValueError, KeyError)
 
 
 def read_rejected(data: bytes, where: str) -> list[Rejected]:
@@ -155,11 +157,3 @@ def _parquet(rows: list[dict[str, object]], schema: Any) -> bytes:
     table = pa.Table.from_pylist(rows, schema=schema)
     pq.write_table(table, buffer, **PARQUET_SETTINGS)
     return buffer.getvalue()
-
-
-PARQUET_SETTINGS: Final[dict[str, Any]] = {
-    "compression": "zstd",
-    "compression_level": 3,
-    "write_page_checksum": True,
-    "store_schema": False,
-}

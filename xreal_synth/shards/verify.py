@@ -125,17 +125,17 @@ def _file_problems(
 ) -> Iterator[tuple[str, str]]:
     """(file, what is wrong with it) for the shard's tar, table and reject table."""
     stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
-    for entry in stamps:
-        yield from ((entry.path, text) for text in file_problems(store, entry))
+    told = {entry.path: file_problems(store, entry) for entry in stamps}
+    yield from ((path, text) for path, texts in told.items() for text in texts)
     if not deep:
         return
     table = None
-    if store.exists(record.table.path):
-        table, told = table_problems(store.read_bytes(record.table.path), record)
-        yield from ((record.table.path, text) for text in told)
+    if not told[record.table.path]:
+        table, texts = table_problems(store.read_bytes(record.table.path), record)
+        yield from ((record.table.path, text) for text in texts)
     if store.exists(record.tar.path):
         yield from ((record.tar.path, text) for text in tar_problems(store, head, record, table))
-    if record.rejects is not None and store.exists(record.rejects.path):
+    if record.rejects is not None and not told[record.rejects.path]:
         yield from ((record.rejects.path, text) for text in reject_problems(store, record))
 
 

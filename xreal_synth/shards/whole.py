@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from xreal_synth.errors import StorageError
+from xreal_synth.errors import StorageError, XrealError
 from xreal_synth.shards.check import MOST_PER_FILE, file_problems, local_copy
 from xreal_synth.shards.finish import records_of, write_index
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import INDEX, REJECTED, SAMPLES, stem_of, table_key
 from xreal_synth.shards.problems import VerifyProblem
-from xreal_synth.shards.table import READ_ERRORS, read_table, sample_schema
+from xreal_synth.shards.table import PARQUET_ERRORS, read_table, sample_schema
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp
 
@@ -35,7 +35,7 @@ def whole_problems(
     if not store.exists(INDEX):
         return [VerifyProblem(INDEX, f"missing: the dataset was not finished; {_STALE}", None)]
     problems = _index(store, head, shards, complete)
-    if deep and store.exists(SAMPLES):
+    if deep and not problems:
         found = _rows(store, head, shards, complete)
         problems += [VerifyProblem(SAMPLES, text, None) for text in found[:MOST_PER_FILE]]
     return problems
@@ -78,7 +78,7 @@ def _rows(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: 
                 elif shard in shards and not _same(store, head, shard, rows):
                     problems.append(f"its rows of shard {shard} are not those of the shard's table; {_STALE}")
                 seen.add(shard)
-    except READ_ERRORS as error:
+    except (*PARQUET_ERRORS, XrealError) as error:
         return [*problems, f"cannot be read ({error}); {_STALE}"]
     missing = [shard for shard, samples in shards.items() if samples and shard not in seen]
     return problems + [f"the rows of shard {shard} are missing; {_STALE}" for shard in missing]

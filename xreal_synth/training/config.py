@@ -83,9 +83,11 @@ BUDGET_KEYS = ("steps", "minutes", "log_every", "validate_every", "preview_every
 class AutoencoderSettings:
     """PatchAutoencoder and its losses: absolute error + gradient_weight * edges + texture_weight * texture.
 
-    Half of the films are decoded from latents with Gaussian noise of up to `latent_noise`.
+    Half of the films are decoded from latents with Gaussian noise of up to `latent_noise`. `init` is the
+    folder of an autoencoder to go on from: its patch transform is kept, so its denoisers stay valid.
     """
 
+    init: str = ""
     patch_size: Count = 8
     latent_channels: Count = 8
     refiner_width: Count = 64

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from xreal_synth.errors import TrainingError
@@ -74,7 +74,7 @@ def load_films(folder: Path, settings: DataSettings, report: Path | None = None)
     for row in manifest.rows:
         try:
             film, codes = _read_pair(row, settings.image_size)
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             refused.append(Refusal(row.image.name, str(error)))
             continue
         kept[row.split].append((row, film, codes))

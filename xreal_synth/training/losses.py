@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -27,20 +29,25 @@ def soft_dice_loss(logits_BKHW: Tensor, codes_BHW: Tensor) -> Tensor:
     return 1 - torch.mean((2 * overlap + 1) / (size + 1))
 
 
-def texture_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, window: int = 32) -> Tensor:
-    """Mean absolute difference of local log power spectra, in overlapping Hann windows.
+def texture_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, windows: Sequence[int] = (8, 16, 32)) -> Tensor:
+    """Mean absolute difference of local log power spectra, in overlapping Hann windows of several sides.
 
     An absolute error alone is least for a blurred film; this one asks for as much fine structure as the real
-    film has at each place, wherever its exact position lies below the first stage's resolution.
+    film has at each place, wherever its exact position lies below the first stage's resolution. Wide windows
+    alone can be satisfied by single bright pixels, which have a flat spectrum; narrow ones cannot.
     """
-    taper = torch.hann_window(window, periodic=True, device=found_B1HW.device)
+    losses = [
+        functional.l1_loss(_log_power(found_B1HW, side), _log_power(wanted_B1HW, side)) for side in windows
+    ]
+    return torch.stack(losses).mean()
+
+
+def _log_power(film_B1HW: Tensor, side: int) -> Tensor:
+    """[B, 1, H, W] -> log power of every Hann window of `side` pixels; half a grey level is the floor."""
+    taper = torch.hann_window(side, periodic=True, device=film_B1HW.device)
     taper = taper[:, None] * taper[None, :]
     floor = (0.5 / 255) ** 2 * taper.pow(2).sum()
-
-    def log_power(film_B1HW: Tensor) -> Tensor:
-        patches = film_B1HW.unfold(2, window, window // 2).unfold(3, window, window // 2)
-        patches = patches - patches.mean(dim=(-2, -1), keepdim=True)
-        spectrum = torch.fft.rfft2(patches * taper)
-        return torch.log(spectrum.real.pow(2) + spectrum.imag.pow(2) + floor)
-
-    return functional.l1_loss(log_power(found_B1HW), log_power(wanted_B1HW))
+    patches = film_B1HW.unfold(2, side, side // 2).unfold(3, side, side // 2)
+    patches = patches - patches.mean(dim=(-2, -1), keepdim=True)
+    spectrum = torch.fft.rfft2(patches * taper)
+    return torch.log(spectrum.real.pow(2) + spectrum.imag.pow(2) + floor)

@@ -82,6 +82,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _fault(record: dict[str, str], splits: set[str]) -> str:
+    empty = [name for name in COLUMNS if not record[name]]
+    if empty:
+        return f"nothing in column {', '.join(empty)}"
     if len(splits & set(SPLITS)) > 1:
         return f"patient {record['patient_id']} is in two splits: {', '.join(sorted(splits))}"
     unknown = sorted(set(record["labels"].split("|")) - KNOWN_LABELS)

@@ -54,7 +54,9 @@ def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
     """The network of a config, freshly initialised from the current random state."""
     size = config.data.image_size
     if isinstance(config, AutoencoderConfig):
-        return AutoencoderTask(config.model, fitted_autoencoder(config.model, films["train"]))
+        init = config.model.init
+        network = load_autoencoder(init) if init else fitted_autoencoder(config.model, films["train"])
+        return AutoencoderTask(config.model, network)
     if isinstance(config, DenoiserConfig):
         return DenoiserTask(config.model, load_autoencoder(config.model.autoencoder), size)
     if isinstance(config, ControllerConfig):

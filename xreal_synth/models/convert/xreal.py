@@ -19,15 +19,20 @@ from xreal_synth.models.text_encoder import TextEncoder, TextShape
 UNET_PREFIX: Final = "model.diffusion_model."
 VAE_PREFIX: Final = "first_stage_model."
 TEXT_PREFIX: Final = "cond_stage_model.transformer."
-TOKEN_ROWS: Final = "token_rows"
+TOKEN_ROWS: Final = "token_rows"  # noqa: S105
 
-_UNUSED: Final = ("model_ema.", "loss.", "cond_stage_model.transformer.to_logits.", "cond_stage_model.tknz_fn.")
+_UNUSED: Final = (
+    "model_ema.",
+    "loss.",
+    "cond_stage_model.transformer.to_logits.",
+    "cond_stage_model.tknz_fn.",
+)
 _SCHEDULE: Final = frozenset(
     {
-        "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
-        "lvlb_weights", "logvar", "scale_factor",
+        "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
+        "posterior_mean_coef1", "posterior_mean_coef2", "lvlb_weights", "logvar", "scale_factor",
     }
 )  # fmt: skip
 _TEXT_LAYER: Final = {
@@ -43,7 +48,7 @@ _TEXT_LAYER: Final = {
 
 
 def convert_unet(state: Mapping[str, Tensor], params: Mapping[str, Any]) -> nn.Module:
-    """Keys without their prefix, and the reference's `unet_config.params` -> UNet2DConditionModel, float32."""
+    """Keys without their prefix, and the reference's `unet_config.params` -> UNet2DConditionModel."""
     config = _unet_config(params)
     network = UNet2DConditionModel(**config)
     prefixed = {UNET_PREFIX + key: value.float() for key, value in state.items()}
@@ -110,7 +115,7 @@ def convert_text(state: Mapping[str, Tensor], shape: TextShape, rows: Tensor | N
 def split_backbone(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """backbone.pth's state_dict -> those of "unet", "vae" and "text", without prefixes.
 
-    The non-EMA weights are taken, as the reference samples with them; keys without a place raise ConversionError.
+    The non-EMA weights are taken, as the reference does; keys without a place raise ConversionError.
     """
     prefixes = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text": TEXT_PREFIX}
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in prefixes}
@@ -131,7 +136,9 @@ def _unet_config(params: Mapping[str, Any]) -> dict[str, Any]:
     """The reference's UNet parameters as diffusers names them; attention_head_dim is the number of heads."""
     refused = [k for k in ("use_scale_shift_norm", "resblock_updown", "num_classes") if params.get(k)]
     if refused or not params.get("use_spatial_transformer", True):
-        raise _mismatch("UNet", f"{', '.join(refused) or 'no spatial transformer'}, which XReal's UNet has not")
+        raise _mismatch(
+            "UNet", f"{', '.join(refused) or 'no spatial transformer'}, which XReal's UNet has not"
+        )
     channels = [params["model_channels"] * mult for mult in params["channel_mult"]]
     attended = [2**level in params["attention_resolutions"] for level in range(len(channels))]
     heads: int | list[int] = params.get("num_heads", -1)
@@ -170,7 +177,9 @@ def _load_strictly(what: str, network: nn.Module, state: dict[str, Tensor]) -> N
 def _refuse_unused(what: str, unused: Mapping[str, Tensor]) -> None:
     if unused:
         shown = ", ".join(sorted(unused)[:5])
-        raise _mismatch(what, f"{len(unused)} keys without a place: {shown}{' ...' if len(unused) > 5 else ''}")
+        raise _mismatch(
+            what, f"{len(unused)} keys without a place: {shown}{' ...' if len(unused) > 5 else ''}"
+        )
 
 
 def _mismatch(what: str, found: str) -> ConversionError:

@@ -1,0 +1,122 @@
+"""A region never leaves its boxes; the feather is exactly zero outside its region and rises inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xreal_synth.anatomy.measure import bounding_box
+from xreal_synth.anatomy.regions import (
+    HEART_REGION_SCALE,
+    feather,
+    organ_region,
+    pathology_mask,
+    region_mask,
+    scale_about_centre,
+    snap_outward,
+)
+from xreal_synth.anatomy.schematic import schematic_mask
+from xreal_synth.types import PixelBox, PlacedFinding, Region
+from xreal_synth.vocab import HEART
+
+CHEST = schematic_mask(64)
+
+
+def _placed(region: Region, *boxes: PixelBox) -> PlacedFinding:
+    return PlacedFinding("Pneumonia", "any", "any", region, boxes)
+
+
+def test_box_region_is_its_boxes() -> None:
+    region = region_mask(_placed("box", (8, 16, 24, 32), (40, 16, 56, 24)), CHEST)
+    assert region.sum() == 16 * 16 + 16 * 8
+    assert bounding_box(region) == (8, 16, 56, 32)
+
+
+def test_heart_region_is_the_scaled_heart_within_its_box() -> None:
+    heart = CHEST == HEART
+    full = organ_region("heart", CHEST)
+    assert full.sum() == pytest.approx(HEART_REGION_SCALE**2 * heart.sum(), rel=0.05)
+    assert (full | heart).sum() == full.sum()
+    box = bounding_box(heart)
+    assert box is not None
+    cut = region_mask(_placed("heart", box), CHEST)
+    assert bounding_box(cut) == box
+    assert not (cut & ~full).any()
+
+
+def test_lungs_region_is_both_lungs() -> None:
+    region = region_mask(_placed("lungs", (0, 0, 64, 64)), CHEST)
+    assert np.array_equal(region, np.isin(CHEST, (1, 2)))
+
+
+def test_scaling_up_and_the_image_border() -> None:
+    organ = np.zeros((32, 32), dtype=bool)
+    organ[20:32, 20:32] = True
+    assert bounding_box(scale_about_centre(organ, 1.5)) == (17, 17, 32, 32)
+    assert bounding_box(scale_about_centre(organ, 0.5)) == (23, 23, 29, 29)
+    assert not scale_about_centre(np.zeros_like(organ), 2.0).any()
+
+
+def test_pathology_mask_later_wins() -> None:
+    codes = pathology_mask([_placed("box", (0, 0, 16, 16)), _placed("box", (8, 8, 24, 24))], CHEST)
+    assert codes[4, 4] == 1
+    assert codes[12, 12] == 2
+    assert codes[30, 30] == 0
+    assert codes.dtype == np.uint8
+    assert not pathology_mask([], CHEST).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=st.integers(0, 50),
+    y=st.integers(0, 50),
+    w=st.integers(1, 40),
+    h=st.integers(1, 40),
+    width=st.floats(0, 30),
+)
+def test_feather_properties(x: int, y: int, w: int, h: int, width: float) -> None:
+    region = np.zeros((64, 64), dtype=bool)
+    region[y : y + h, x : x + w] = True
+    alpha = feather(region, width)
+    assert alpha.dtype == np.float32
+    assert (alpha[~region] == 0.0).all()
+    assert (alpha[region] > 0.0).all()
+    assert alpha.max() == 1.0
+    smaller = feather(region, width + 1.0)
+    assert (smaller <= alpha + 1e-6).all()
+
+
+def test_feather_rises_over_its_width_and_is_monotone() -> None:
+    region = np.zeros((64, 64), dtype=bool)
+    region[8:56, 8:56] = True
+    profile = feather(region, 6.0)[32, 8:32]
+    assert (np.diff(profile) >= 0).all()
+    assert (profile[6:] == 1.0).all()
+    assert 0 < profile[0] < 0.1
+    assert profile[5] < 1.0
+    assert np.array_equal(feather(region, 0.0), region.astype(np.float32))
+    assert not feather(np.zeros_like(region), 4.0).any()
+
+
+@given(
+    low=st.tuples(st.floats(0, 60), st.floats(0, 60)),
+    span=st.tuples(st.floats(0.1, 60), st.floats(0.1, 60)),
+    factor=st.sampled_from([1, 4, 8, 16]),
+)
+def test_snapped_box_holds_the_box_and_lies_on_the_grid(
+    low: tuple[float, float], span: tuple[float, float], factor: int
+) -> None:
+    box = (low[0], low[1], low[0] + span[0], low[1] + span[1])
+    snapped = snap_outward(box, factor, 64)
+    assert all(v % factor == 0 and 0 <= v <= 64 for v in snapped)
+    for near, far, a, b in zip(box[:2], box[2:], snapped[:2], snapped[2:], strict=True):
+        assert a <= max(0.0, near) + 1e-5
+        assert b >= min(64.0, far) - 1e-5
+        assert a > near - factor
+        assert b < far + factor
+
+
+def test_snapping_forgives_rounding() -> None:
+    assert snap_outward((0.55 * 320, 0.1 * 320, 0.7 * 320, 0.3 * 320), 8, 320) == (176, 32, 224, 96)

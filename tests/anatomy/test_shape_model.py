@@ -1,0 +1,126 @@
+"""The shape model, fitted on schematic chests: it draws valid, varied masks and survives storage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xreal_synth.anatomy import fit_bank
+from xreal_synth.anatomy.measure import organ_areas
+from xreal_synth.anatomy.schematic import schematic_mask
+from xreal_synth.anatomy.shape_model import ShapeModel
+from xreal_synth.anatomy.validate import validate_mask
+from xreal_synth.errors import AnatomyError, BundleError
+from xreal_synth.seeds import stream
+from xreal_synth.types import Mask
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def masks() -> list[Mask]:
+    rng = np.random.default_rng(11)
+    return [schematic_mask(96, rng) for _ in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def model(masks: list[Mask]) -> ShapeModel:
+    return ShapeModel.fit(masks, modes=12)
+
+
+@pytest.fixture(scope="module")
+def bank(model: ShapeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bank")
+    model.save(folder)
+    return folder
+
+
+def test_the_mean_looks_like_the_mean_chest(model: ShapeModel) -> None:
+    mean = model.render(np.zeros(12), 96)
+    target = schematic_mask(96)
+    for code in (1, 2, 3, 4):
+        a, b = mean == code, target == code
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.9, f"organ {code}"
+
+
+@pytest.mark.parametrize("size", [32, 64, 256])
+def test_draws_are_valid_and_varied(model: ShapeModel, size: int) -> None:
+    drawn = [model.sample(stream(1, i, 0, "anatomy"), size) for i in range(30)]
+    for mask in drawn:
+        assert mask.shape == (size, size)
+        validate_mask(mask, "draw")
+    assert len({mask.tobytes() for mask in drawn}) == 30
+
+
+def test_draws_have_the_training_masks_areas(model: ShapeModel, masks: list[Mask]) -> None:
+    known = np.array([organ_areas(mask)[1:] for mask in masks]) / 96**2
+    drawn = (
+        np.array([organ_areas(model.sample(stream(2, i, 0, "anatomy"), 96))[1:] for i in range(100)]) / 96**2
+    )
+    assert drawn.mean(axis=0) == pytest.approx(known.mean(axis=0), rel=0.06)
+    assert (drawn.std(axis=0) > 0.5 * known.std(axis=0)).all()
+
+
+def test_the_picture_does_not_depend_on_its_size(model: ShapeModel) -> None:
+    small, large = (model.sample(stream(3, 0, 0, "anatomy"), size) for size in (64, 256))
+    assert (large[2::4, 2::4] == small).mean() > 0.97
+
+
+def test_stored_and_loaded_it_draws_the_same_and_stays_small(model: ShapeModel, bank: Path) -> None:
+    loaded = ShapeModel.load(bank)
+    again = ShapeModel.load(bank)
+    assert sum(file.stat().st_size for file in bank.iterdir()) < 12 * 14_000 + 40_000
+    assert loaded.fitted == COUNT
+    for i in range(5):
+        mask = loaded.sample(stream(4, i, 0, "anatomy"), 128)
+        assert np.array_equal(mask, again.sample(stream(4, i, 0, "anatomy"), 128))
+        assert (mask == model.sample(stream(4, i, 0, "anatomy"), 128)).mean() > 0.99
+
+
+def test_a_bank_that_cannot_be_read(bank: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"shape_model\.json"):
+        ShapeModel.load(tmp_path)
+    about = json.loads((bank / "shape_model.json").read_text())
+    (tmp_path / "shape_model.json").write_text(json.dumps({**about, "format_version": 2}))
+    with pytest.raises(BundleError, match="format 2"):
+        ShapeModel.load(tmp_path)
+    (tmp_path / "shape_model.json").write_text(json.dumps(about))
+    (tmp_path / "shape_model.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(BundleError, match="cannot be read"):
+        ShapeModel.load(tmp_path)
+
+
+def _dataset(folder: Path, count: int) -> Path:
+    (folder / "masks").mkdir()
+    lines = ["mask,mask_score,split"]
+    rng = np.random.default_rng(5)
+    for i in range(count):
+        Image.fromarray(schematic_mask(96, rng)).save(folder / "masks" / f"{i}.png")
+        lines.append(f"masks/{i}.png,{0.8 if i == 0 else 0.95},{'val' if i == 1 else 'train'}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_command_fits_the_sure_training_masks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_bank, "TRIALS", 20)
+    data = _dataset(tmp_path, 12)
+    out = tmp_path / "bank"
+    assert fit_bank.main(["--data", str(data), "--out", str(out), "--modes", "4"]) == 0
+    assert "10 masks, 4 modes" in capsys.readouterr().out
+    assert ShapeModel.load(out).fitted == 10
+
+
+def test_the_command_names_a_wrong_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = _dataset(tmp_path, 3)
+    Image.fromarray(schematic_mask(96)[:, ::-1]).save(data / "masks" / "2.png")
+    with pytest.raises(AnatomyError, match=r"2\.png"):
+        fit_bank.training_masks(data, 0.9)
+    assert fit_bank.main(["--data", str(data), "--out", str(tmp_path / "bank")]) == 2
+    assert "swapped" in capsys.readouterr().err
+    assert not (tmp_path / "bank").exists()

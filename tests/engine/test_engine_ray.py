@@ -1,0 +1,210 @@
+"""Faults on a real Ray, with phantom films: nothing lost, nothing doubled, bytes as of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.progress import (
+    ActorLost,
+    Advanced,
+    RunStarted,
+    ShardDone,
+    ShardQuarantined,
+    ShardRetried,
+    Stopping,
+)
+from xreal_synth.engine.ray_driver import generate
+from xreal_synth.engine.schedule import Limits
+from xreal_synth.errors import EngineError
+from xreal_synth.shards.verify import verify
+from xreal_synth.storage import LocalStore
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("joined_ray")]
+
+LIMITS = Limits(tick_s=0.1, drain_s=60)
+
+
+def go(folder, run, backend=None, limits=LIMITS, on_event=None):
+    """A run's summary and events."""
+    events = []
+
+    def note(event):
+        events.append(event)
+        if on_event is not None:
+            on_event(event)
+
+    summary = generate(run, LocalStore(folder), backend=backend or Phantom(), on_event=note, limits=limits)
+    return summary, events
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_actor_count_changes_no_byte(actors, tmp_path, open_fault_run, expected, tar_hashes):
+    run = open_fault_run(compute__actors=actors)
+    summary, events = go(tmp_path, run)
+    assert summary.exit_code == 0
+    assert (summary.shards_done, summary.groups, summary.dropped) == (6, 12, 0)
+    assert sorted(event.shard for event in of(ShardDone, events)) == list(range(6))
+    assert of(RunStarted, events)[0].actors == actors
+    assert tar_hashes(tmp_path) == expected
+    assert verify(LocalStore(tmp_path)).problems == ()
+    again, events = go(tmp_path, run)
+    assert again.exit_code == 0
+    assert again.made_films == 0
+    assert of(ShardDone, events) == []
+
+
+def test_killed_actor_costs_nothing(tmp_path, open_fault_run, expected, tar_hashes):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    backend = Phantom(die=frozenset({5}), once=str(marks))
+    summary, events = go(tmp_path / "out", open_fault_run(compute__actors=2), backend)
+    assert summary.exit_code == 0
+    assert [event.shard for event in of(ActorLost, events)] == [2]
+    assert (marks / "die-5").exists()
+    assert tar_hashes(tmp_path / "out") == expected
+
+
+def test_hanging_actor_is_replaced(tmp_path, open_fault_run, expected, tar_hashes):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    backend = Phantom(hang=frozenset({4}), once=str(marks))
+    limits = Limits(tick_s=0.1, hang_s=3.0)
+    summary, events = go(tmp_path / "out", open_fault_run(compute__actors=2), backend, limits)
+    assert summary.exit_code == 0
+    (lost,) = of(ActorLost, events)
+    assert lost.shard == 2
+    assert "no new film" in lost.reason
+    assert tar_hashes(tmp_path / "out") == expected
+
+
+def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
+    tmp_path, open_fault_run, expected, tar_hashes
+):
+    run = open_fault_run(compute__actors=2)
+    summary, events = go(tmp_path, run, Phantom(poison=frozenset({3}), mistake=frozenset({6})))
+    assert summary.exit_code == 3
+    assert summary.quarantined == (1, 3)
+    assert [event.shard for event in of(ShardRetried, events)] == [1, 1]
+    assert {event.shard for event in of(ShardQuarantined, events)} == {1, 3}
+    kept = (tmp_path / "quarantine" / "fault-000001.json").read_text()
+    assert "group 3 is poison" in kept
+    assert "Traceback" in kept
+    good = {name: sha for name, sha in expected.items() if name not in ("fault-000001.tar", "fault-000003.tar")}
+    assert tar_hashes(tmp_path) == good
+    mended, _ = go(tmp_path, run)
+    assert mended.exit_code == 0
+    assert tar_hashes(tmp_path) == expected
+    assert list((tmp_path / "quarantine").iterdir()) == []
+
+
+def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expected, tar_hashes):
+    run = open_fault_run(compute__actors=1)
+
+    def stop_after_first(event):
+        if isinstance(event, ShardDone) and event.done == 1:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    before = signal.getsignal(signal.SIGTERM)
+    summary, events = go(tmp_path, run, Phantom(sleep_s=0.5), on_event=stop_after_first)
+    assert summary.exit_code == 75
+    assert [event.in_flight for event in of(Stopping, events)] == [1]
+    assert summary.shards_done == 2
+    assert len(list((tmp_path / "records").iterdir())) == 2
+    assert any(0 < event.films_done < event.films_total for event in of(Advanced, events))
+    assert signal.getsignal(signal.SIGTERM) == before
+    summary, events = go(tmp_path, run)
+    assert summary.exit_code == 0
+    assert of(RunStarted, events)[0].shards_done == 2
+    assert tar_hashes(tmp_path) == expected
+
+
+def test_grown_samples_leave_whole_shards_alone(tmp_path, open_fault_run, expected, tar_hashes):
+    summary, _ = go(tmp_path, open_fault_run(samples=9))
+    assert summary.exit_code == 0
+    partial = tmp_path / "shards" / "fault-000004.tar"
+    before = {tar.name: tar.stat() for tar in (tmp_path / "shards").iterdir()}
+    small = partial.stat().st_size
+    summary, events = go(tmp_path, open_fault_run())
+    assert summary.exit_code == 0
+    assert sorted(event.shard for event in of(ShardDone, events)) == [4, 5]
+    assert partial.stat().st_size > small
+    for k in range(4):
+        name = f"fault-{k:06d}.tar"
+        now = (tmp_path / "shards" / name).stat()
+        assert (now.st_ino, now.st_mtime_ns) == (before[name].st_ino, before[name].st_mtime_ns)
+    assert tar_hashes(tmp_path) == expected
+
+
+def test_unwritable_place_ends_partial_and_goes_on_once_mended(tmp_path, open_fault_run, expected, tar_hashes):
+    (tmp_path / "tables").write_text("a file where a folder must be")
+    run = open_fault_run(compute__actors=1)
+    summary, _ = go(tmp_path, run, limits=Limits(tick_s=0.1, fruitless=3))
+    assert summary.exit_code == 3
+    assert summary.quarantined == ()
+    assert [failure.shard for failure in summary.failures] == list(range(6))
+    assert any("tables/" in failure.reason for failure in summary.failures)
+    (tmp_path / "tables").unlink()
+    summary, _ = go(tmp_path, run)
+    assert summary.exit_code == 0
+    assert tar_hashes(tmp_path) == expected
+
+
+def test_models_that_do_not_load_write_nothing(tmp_path, open_fault_run):
+    with pytest.raises(EngineError, match="asked not to load"):
+        go(tmp_path / "out", open_fault_run(compute__actors=1), Phantom(broken=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_driver_is_resumed(tmp_path, joined_ray, open_fault_run, expected, tar_hashes):
+    script = tmp_path / "drive.py"
+    script.write_text(DRIVE)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(open_fault_run().loaded.text)
+    out = tmp_path / "out"
+    driver = subprocess.Popen([sys.executable, str(script), str(recipe), str(out), joined_ray.address])
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("records/*.json"))) < 2:
+            assert driver.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        driver.kill()
+        driver.wait(timeout=30)
+    assert len(list(out.glob("records/*.json"))) < 6
+    summary, events = go(out, open_fault_run())
+    assert summary.exit_code == 0
+    assert of(RunStarted, events)[0].shards_done >= 2
+    assert tar_hashes(out) == expected
+    assert verify(LocalStore(out)).problems == ()
+
+
+DRIVE = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from xreal_synth.engine.fake_backend import Phantom
+    from xreal_synth.engine.ray_driver import generate
+    from xreal_synth.engine.setup import open_run
+    from xreal_synth.recipe.load import load_recipe
+    from xreal_synth.storage import LocalStore
+
+    recipe, out, address = sys.argv[1:]
+    run = open_run(load_recipe(Path(recipe)))
+    generate(run, LocalStore(Path(out)), address=address, backend=Phantom(sleep_s=0.3))
+    """
+)

@@ -1,0 +1,100 @@
+"""The digest follows what decides the bytes and nothing else; sampling is filled in from the bundle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from xreal_synth.errors import RecipeError
+from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
+from xreal_synth.recipe.load import recipe_from_text
+from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.types import SamplingDefaults
+
+DEFAULTS = SamplingDefaults(mode="branch", steps=25, hold=0.5, branch=0.25, guidance=4.0, soft=0.2)
+TEXT = """\
+version: 1
+name: tiny
+samples: 3
+bundle: xreal-tiny
+findings:
+  - {weight: 1, labels: []}
+  - {weight: 2, labels: [{name: Effusion, side: left}]}
+output: {uri: out/tiny}
+"""
+
+
+def recipe(*overrides: str) -> Recipe:
+    return recipe_from_text(TEXT, "r.yaml", overrides)
+
+
+def settings(*overrides: str) -> dict[str, object]:
+    given = recipe(*overrides)
+    return digested_settings(given, resolve_sampling(given.sampling, DEFAULTS))
+
+
+def digest(*overrides: str) -> str:
+    return recipe_digest(settings(*overrides), "abc")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "name=other", "samples=99", "output.uri=s3://elsewhere/x", "split.val=0.5", "compute.actors=2",
+        "compute.gpus_per_actor=0.5", "compute.cpus_per_actor=2", "sampling.steps=25", "sampling.mode=branch",
+        "output.shard_samples=64", "anatomy.augment.shift=0.03", "findings[1].weight=2.0",
+        "findings[1].labels[0].name=Pleural Effusion", "findings[1].labels[0].zone=any", "output.upscale=null",
+    ],
+)  # fmt: skip
+def test_what_changes_no_byte_keeps_the_digest(same: str) -> None:
+    assert digest(same) == digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1", "sampling.steps=30", "sampling.guidance=4.5", "findings[0].weight=2", "pairs.twin=true",
+        "findings[1].labels[0].side=right", "labels.unrequested=unknown", "output.shard_samples=32",
+        "anatomy.augment.shift=0.04", "anatomy.source={masks: {path: m}}", "quality.max_attempts=4",
+        "placement.min_overlap=0.5", "compute.precision=fp32", "compute.micro_batch=4",
+    ],
+)  # fmt: skip
+def test_what_changes_bytes_changes_the_digest(change: str) -> None:
+    assert digest(change) != digest()
+    assert differences(settings(), settings(change))
+
+
+def test_the_bundles_content_counts() -> None:
+    assert recipe_digest(settings(), "abd") != digest()
+
+
+def test_settings_are_json_without_nulls_and_the_digest_is_stable() -> None:
+    text = json.dumps(settings(), sort_keys=True)
+    assert json.loads(text) == settings()
+    assert "null" not in text
+    assert "uri" not in text
+    assert recipe_digest(json.loads(text), "abc") == digest()
+
+
+def test_differences_name_both_sides() -> None:
+    assert differences(settings(), settings("sampling.steps=30")) == ["sampling.steps: 25 there, 30 here"]
+    assert differences(settings(), settings()) == []
+    longer = settings("findings[1].labels[0].size=[0.1, 0.2]")
+    assert differences(settings(), longer) == ["findings[1].labels[0].size: not set there, [0.1, 0.2] here"]
+    assert differences(longer, settings()) == ["findings[1].labels[0].size: [0.1, 0.2] there, not set here"]
+
+
+def test_sampling_is_filled_in_from_the_bundle() -> None:
+    resolved = resolve_sampling(recipe("sampling={steps: 10, hold: 0.0}").sampling, DEFAULTS)
+    assert (resolved.steps, resolved.hold, resolved.branch, resolved.guidance) == (10, 0.0, 0.25, 4.0)
+    assert (resolved.hold_steps, resolved.branch_step) == (0, 2)
+
+
+def test_reference_refuses_steps_that_do_not_divide_1000_wherever_they_come_from() -> None:
+    odd = SamplingDefaults(mode="branch", steps=30, hold=0.5, branch=0.25, guidance=4.0, soft=0.2)
+    with pytest.raises(RecipeError, match=r"sampling\.steps: steps: 30"):
+        resolve_sampling(recipe("sampling.mode=reference").sampling, odd)
+    assert resolve_sampling(recipe("sampling.mode=reference").sampling, DEFAULTS).steps == 25
+    assert resolve_sampling(recipe().sampling, odd).steps == 30

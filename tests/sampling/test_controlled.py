@@ -1,0 +1,134 @@
+"""The two stages as loops, on a model that can be worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xreal_synth.sampling.controlled import (
+    Guide,
+    Rule,
+    anatomy_stage,
+    decode_scaled,
+    pathology_from_branch,
+    pathology_from_noise,
+    run_steps,
+)
+from xreal_synth.sampling.noise import BatchNoise, NoiseKey, philox
+from xreal_synth.sampling.schedule import make_schedule
+
+
+def rule_of(model: Any, steps: int = 8, resample: int = 1) -> Rule:
+    return Rule(make_schedule(model.alphas_cumprod, steps, "branch"), model.prediction_type, resample)
+
+
+def noise_of(model: Any, rows: int, member: str = "") -> BatchNoise:
+    keys = tuple(NoiseKey(1, row, 0, member) for row in range(rows))
+    return BatchNoise(philox, keys, model.latent_shape, torch.device("cpu"))
+
+
+def stage_a(model: Any, rule: Rule, hold_steps: int = 4, soft: float = 0.2) -> Any:
+    codes = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    codes[:, 8:24, 8:24] = 4
+    guide = Guide(model.embed(["No Finding"] * 2))
+    return anatomy_stage(model, codes, guide, rule, noise_of(model, 2), hold_steps=hold_steps, soft=soft)
+
+
+@pytest.mark.parametrize("resample", [1, 3])
+@pytest.mark.parametrize("held", [0, 5, 8])
+def test_held_steps_are_counted_and_resampled(flat: Any, resample: int, held: int) -> None:
+    calls: list[tuple[int, int]] = []
+    draws: list[str] = []
+
+    def hold(step: int, repeat: int, z: Tensor) -> Tensor:
+        calls.append((step, repeat))
+        return z
+
+    def noise(purpose: str, step: int, repeat: int) -> Tensor:
+        draws.append(purpose)
+        return torch.zeros(1, 2, 8, 8)
+
+    states = run_steps(
+        lambda z, t: torch.zeros_like(z), torch.ones(1, 2, 8, 8), rule_of(flat, 8, resample), noise, "a",
+        hold=hold, held=held,
+    )  # fmt: skip
+    resampled = min(held, 7)
+    assert calls == [(s, r) for s in range(held) for r in range(resample if s < 7 else 1)]
+    assert draws.count("a.resample") == (resample - 1) * resampled
+    assert draws.count("a.step") == 8 + (resample - 1) * resampled
+    assert len(states) == 9
+
+
+def test_the_result_is_what_the_model_predicts(make: Any) -> None:
+    """The model insists on z0 = grey, so what is left is the noise of the last abar: std sqrt(1 - abar_0)."""
+    for kind in ("epsilon", "v_prediction"):
+        model = make.model(kind)
+        z = stage_a(model, rule_of(model)).states[-1] / model.scale_factor
+        assert (z - 0.3).abs().max() < 0.05
+
+
+def test_eps_and_v_models_walk_the_same_path(make: Any) -> None:
+    runs = [
+        stage_a(make.model(kind), rule_of(make.model(kind))).states for kind in ("epsilon", "v_prediction")
+    ]
+    for ours, theirs in zip(*runs, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_hold_puts_the_noised_rough_film_where_the_organs_are(flat: Any) -> None:
+    rule = rule_of(flat)
+    stage = stage_a(flat, rule, soft=0.0)
+    inside = stage.mask.expand(-1, 2, -1, -1) == 1
+    noise = noise_of(flat, 2)
+    for step in range(4):
+        abar = rule.schedule.abar[step]
+        known = abar**0.5 * stage.z_hat + (1 - abar) ** 0.5 * noise("a.hold", step)
+        assert torch.allclose(stage.states[step][inside], known[inside])
+    start = noise("a.x_T")
+    assert torch.equal(stage.states[0][~inside], start[~inside])
+
+
+@pytest.mark.parametrize("start", [0, 2, 7, 8])
+def test_branch_keeps_the_trajectory_outside_the_region(flat: Any, start: int) -> None:
+    rule = rule_of(flat)
+    states = stage_a(flat, rule).states
+    m_p = torch.zeros(2, 1, 8, 8)
+    m_p[0, :, 2:5, 3:6] = 1
+    guide = Guide(flat.embed(["Edema"] * 2), flat.embed([""] * 2), 2.0)
+    edited = pathology_from_branch(flat, states, m_p, guide, rule, noise_of(flat, 2, "v0"), start=start)
+    outside = (m_p == 0).expand(-1, 2, -1, -1)
+    assert len(edited) == len(states)
+    for step, (before, after) in enumerate(zip(states, edited, strict=True)):
+        assert torch.equal(before[outside], after[outside])
+        assert torch.equal(before[1], after[1])
+        changed = bool((before[~outside] != after[~outside]).any())
+        assert changed == (step > start)
+
+
+def test_branch_ends_at_the_guided_prediction_inside(flat: Any) -> None:
+    rule = rule_of(flat)
+    m_p = torch.ones(2, 1, 8, 8)
+    guide = Guide(flat.embed(["Edema"] * 2), flat.embed([""] * 2), 2.0)
+    edited = pathology_from_branch(
+        flat, stage_a(flat, rule).states, m_p, guide, rule, noise_of(flat, 2, "v0"), start=2
+    )
+    assert (decode_scaled(flat, edited[-1]) - (0.5 + 2.0 * 0.1)).abs().max() < 0.05
+
+
+def test_reference_holds_every_step_to_the_encoded_film(flat: Any) -> None:
+    rule = rule_of(flat)
+    film = torch.rand(2, 1, 32, 32)
+    m_p = torch.zeros(2, 1, 8, 8)
+    m_p[:, :, :4] = 1
+    noise = noise_of(flat, 2, "v0")
+    guide = Guide(flat.embed(["Edema"] * 2))
+    z0, states = pathology_from_noise(flat, film, m_p, guide, rule, noise)
+    torch.testing.assert_close(z0, 4.0 * (flat.encode(film)[0] + 0.01 * noise("b.posterior")))
+    for step in range(8):
+        abar = rule.schedule.abar[step]
+        known = abar**0.5 * z0 + (1 - abar) ** 0.5 * noise("b.hold", step)
+        torch.testing.assert_close(states[step][:, :, 4:], known[:, :, 4:])
+    assert torch.equal(states[0][:, :, :4], noise("b.x_T")[:, :, :4])

@@ -1,0 +1,111 @@
+"""`xreal-synth generate RECIPE`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from xreal_synth.cli.options import (
+    JsonOption,
+    OutputOption,
+    RecipeArgument,
+    SetOption,
+    console,
+    examples,
+    notes,
+    open_recipe,
+    print_json,
+    require_placeable,
+    seconds_text,
+)
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.progress import RunSummary
+    from xreal_synth.report.build import Built
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "xreal-synth generate recipes/quickstart.yaml",
+            "xreal-synth generate mine.yaml --output /data/mine --set samples=5000 --set compute.actors=2",
+        )
+    )(generate)
+
+
+def generate(
+    recipe: RecipeArgument,
+    output: OutputOption = None,
+    overrides: SetOption = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
+    run = open_recipe(recipe, overrides, output)
+    require_placeable(run, recipe)
+    from xreal_synth.cli.progress import RunDisplay
+    from xreal_synth.engine.ray_driver import generate as run_engine
+    from xreal_synth.report.build import build
+    from xreal_synth.storage import open_store
+
+    store = open_store(run.recipe.output.uri)
+    with RunDisplay(notes if as_json else console) as display:
+        summary = run_engine(run, store, address=address, on_event=display.on_event)
+    built = build(store, summary.dataset, run.bundle) if summary.dataset is not None else None
+    if as_json:
+        print_json(summary_fields(summary))
+    else:
+        show(summary, built)
+    raise typer.Exit(summary.exit_code)
+
+
+def summary_fields(summary: RunSummary) -> dict[str, object]:
+    """A run's end for scripts."""
+    return {
+        "exit_code": summary.exit_code,
+        "uri": summary.uri,
+        "shards": {"done": summary.shards_done, "total": summary.shards_total},
+        "samples": summary.samples,
+        "groups": summary.groups,
+        "rejected": summary.rejected,
+        "dropped": summary.dropped,
+        "made_films": summary.made_films,
+        "seconds": round(summary.seconds, 2),
+        "images_per_s": round(summary.images_per_s, 3),
+        "positives": summary.label_counts,
+        "failures": [
+            {"shard": failure.shard, "reason": failure.reason, "quarantined": failure.quarantined}
+            for failure in summary.failures
+        ],
+    }
+
+
+def show(summary: RunSummary, built: Built | None) -> None:
+    """The table of what was made, where it is, and what failed."""
+    table = Table(title="what was made", title_justify="left", show_header=False)
+    table.add_row("films", f"{summary.samples:,} of {summary.groups:,} anatomies")
+    table.add_row("shards", f"{summary.shards_done} of {summary.shards_total}")
+    for label, count in sorted(summary.label_counts.items(), key=lambda item: (-item[1], item[0])):
+        if count and label.startswith("chexpert14."):
+            table.add_row(label.removeprefix("chexpert14."), f"{count:,} films")
+    if summary.rejected:
+        table.add_row("rejected attempts", f"{summary.rejected:,}, {summary.dropped:,} groups dropped")
+    if summary.made_films:
+        table.add_row(
+            "this run",
+            f"{summary.made_films:,} films in {seconds_text(summary.seconds)}, "
+            f"{summary.images_per_s:.2f} images/s",
+        )
+    console.print(table)
+    console.print(f"dataset:       {summary.uri}", markup=False, soft_wrap=True)
+    if built is not None and built.contact_sheet:
+        console.print(f"contact sheet: {built.contact_sheet}", markup=False, soft_wrap=True)
+    for failure in summary.failures:
+        notes.print(f"shard {failure.shard} failed: {failure.reason}", markup=False)
+    if summary.message:
+        notes.print(summary.message, markup=False)

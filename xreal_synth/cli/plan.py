@@ -1,0 +1,124 @@
+"""`xreal-synth plan RECIPE`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from xreal_synth.cli.options import (
+    JsonOption,
+    OutputOption,
+    RecipeArgument,
+    SetOption,
+    bytes_text,
+    console,
+    examples,
+    notes,
+    open_recipe,
+    print_json,
+    seconds_text,
+)
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.estimate import Estimate
+    from xreal_synth.engine.setup import Run
+    from xreal_synth.plan.probe import ProbeReport
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "xreal-synth plan recipes/quickstart.yaml",
+            "xreal-synth plan mine.yaml --set samples=1000000000 --json",
+        )
+    )(plan)
+
+
+def plan(
+    recipe: RecipeArgument,
+    output: OutputOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Says what would be made: films, labels, shards, bytes, device time. Needs neither torch nor Ray."""
+    run = open_recipe(recipe, overrides, output)
+    from xreal_synth.engine.estimate import estimate
+    from xreal_synth.plan.probe import probe
+
+    report = probe(run.plan)
+    report.require_placeable(str(recipe))
+    guess = estimate(run, report.films)
+    if as_json:
+        print_json(_fields(run, report, guess))
+    else:
+        _show(run, report, guess)
+
+
+def _fields(run: Run, report: ProbeReport, guess: Estimate) -> dict[str, object]:
+    rows = [
+        {"row": row.row, "labels": row.names, "groups": row.groups, "placeable": row.placeable,
+         "reasons": [{"where": error.where, "reason": error.found, "times": n} for error, n in row.reasons]}
+        for row in report.rows
+    ]  # fmt: skip
+    return {
+        "name": run.recipe.name,
+        "digest": run.digest,
+        "bundle": {"name": run.bundle.name, "hash": run.bundle.content_hash},
+        "output": run.recipe.output.uri,
+        "samples": report.samples,
+        "films": report.films,
+        "shards": report.shards,
+        "probed": report.probed,
+        "rows": rows,
+        "labels": [asdict(count) for count in report.labels],
+        "estimate": asdict(guess),
+        "sampling": asdict(run.sampling),
+    }
+
+
+def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
+    console.print(f"[bold]{run.recipe.name}[/bold]: bundle {run.bundle.name}, digest {run.digest[:12]}")
+    console.print(_rows_table(report))
+    console.print(_labels_table(report))
+    facts = Table(show_header=False, box=None, padding=(0, 2))
+    facts.add_row("films", f"{report.films:,.0f} of {report.samples:,} anatomies")
+    facts.add_row("shards", f"{report.shards:,} of up to {run.recipe.output.shard_size} groups")
+    facts.add_row("size", f"about {bytes_text(guess.bytes)}")
+    facts.add_row(
+        "sampling",
+        f"{run.sampling.mode}, {run.sampling.steps} steps: {guess.evaluations_per_twin} network evaluations "
+        f"for a healthy film, {guess.evaluations_per_edit} more for each finding",
+    )
+    for device, seconds in guess.device_seconds.items():
+        facts.add_row("device time", f"about {seconds_text(seconds)} of one {device}")
+    facts.add_row("output", run.recipe.output.uri)
+    console.print(facts)
+    for row in report.rows:
+        for error, times in row.reasons:
+            notes.print(
+                f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}", markup=False
+            )
+
+
+def _rows_table(report: ProbeReport) -> Table:
+    table = Table("row", "asked for", "groups", "can be placed", title="rows", title_justify="left")
+    for row in report.rows:
+        table.add_row(
+            str(row.row), " + ".join(row.names) or "no finding", f"{row.groups:,.0f}", f"{row.placeable:.0%}"
+        )
+    return table
+
+
+def _labels_table(report: ProbeReport) -> Table:
+    table = Table(
+        "label", "1", "0", "unknown", title="films by label (CheXpert's 14)", title_justify="left"
+    )
+    for count in report.labels:
+        if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
+            table.add_row(
+                count.label, f"{count.positive:,.0f}", f"{count.negative:,.0f}", f"{count.unknown:,.0f}"
+            )
+    return table

@@ -1,0 +1,157 @@
+"""What a run has made so far: told as it goes, and summed up at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from xreal_synth.engine.expect import films_per_group
+from xreal_synth.engine.ledger import Totals
+from xreal_synth.engine.progress import (
+    COMPLETE,
+    PARTIAL,
+    STOPPED,
+    Advanced,
+    Event,
+    ExitCode,
+    Meter,
+    OnEvent,
+    RunSummary,
+    ShardDone,
+    ShardFailure,
+)
+from xreal_synth.shards.finish import finish
+from xreal_synth.types import ShardRecord
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.setup import Run
+    from xreal_synth.shards.head import DatasetHead
+    from xreal_synth.storage import Store
+
+ADVANCE_EVERY_S = 0.5
+
+
+_NEXT: dict[ExitCode, str] = {
+    COMPLETE: "",
+    PARTIAL: "the dataset is not complete: mend what failed, then run the same command again to go on",
+    STOPPED: "stopped: run the same command again to go on",
+}
+
+
+class AtWork(Protocol):
+    """A shard being made: its number, and the films made in it so far."""
+
+    @property
+    def shard(self) -> int | None: ...
+
+    @property
+    def films(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is missing when a run ends: shards given up, and shards not made for another reason."""
+
+    given_up: dict[int, str]
+    not_made: dict[int, str]
+    stopped: bool
+
+    @property
+    def failures(self) -> tuple[ShardFailure, ...]:
+        both = ((self.given_up, True), (self.not_made, False))
+        return tuple(
+            ShardFailure(shard, reason, quarantined)
+            for failed, quarantined in both
+            for shard, reason in sorted(failed.items())
+        )
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.stopped and self.not_made:
+            return STOPPED
+        return PARTIAL if self.given_up or self.not_made else COMPLETE
+
+
+class Account:
+    """Counts films for the events and the summary. Made before Ray starts; `totals` grow with the run."""
+
+    def __init__(self, run: Run, store: Store, totals: Totals, on_event: OnEvent) -> None:
+        self.totals = totals
+        self._run, self._store, self._on_event = run, store, on_event
+        self._expected = films_per_group(run.recipe)
+        self._began = self._advanced_at = time.monotonic()
+        self._before = totals.samples
+        self._meter = Meter()
+
+    @property
+    def films_total(self) -> int:
+        """Films in hand, and those expected of the groups that are not."""
+        covered = self.totals.groups + self.totals.dropped
+        return self.totals.samples + self._expected.films(self._run.recipe.samples - covered)
+
+    def tell(self, event: Event) -> None:
+        self._on_event(event)
+
+    def start_clock(self) -> None:
+        """From now on films are made: images per second count from here."""
+        self._meter = Meter()
+
+    def done(self, record: ShardRecord) -> None:
+        self.totals.add(record)
+        self.tell(
+            ShardDone(
+                shard=record.shard,
+                films=record.samples,
+                rejected=record.rejected,
+                seconds=record.timings.get("make_s", 0.0),
+                done=self.totals.shards,
+                total=self._run.plan.shard_count,
+            )
+        )
+
+    def advance(self, working: Sequence[AtWork], actors: int) -> None:
+        """Tells how far the run is, twice a second at most."""
+        now = time.monotonic()
+        if now - self._advanced_at < ADVANCE_EVERY_S:
+            return
+        self._advanced_at = now
+        films, total = round(self.totals.samples + self._in_flight(working)), self.films_total
+        rate = self._meter.rate(films - self._before)
+        eta = (total - films) / rate if rate > 0 else None
+        self.tell(Advanced(min(films, total), total, rate, eta, actors))
+
+    def summary(self, head: DatasetHead | None, ending: Ending) -> RunSummary:
+        """The run's end. Unless it was stopped, the tables of the whole dataset are written anew."""
+        code, totals = ending.exit_code, self.totals
+        seconds = time.monotonic() - self._began
+        made = totals.samples - self._before
+        dataset = None
+        if head is not None and code != STOPPED:
+            dataset = finish(self._store, head, split_of=self._run.plan.split)
+        return RunSummary(
+            exit_code=code,
+            uri=self._store.uri,
+            shards_total=self._run.plan.shard_count,
+            shards_done=totals.shards,
+            samples=totals.samples,
+            groups=totals.groups,
+            rejected=totals.rejected,
+            dropped=totals.dropped,
+            made_films=made,
+            seconds=seconds,
+            images_per_s=made / seconds if seconds > 0 else 0.0,
+            label_counts=dict(totals.labels),
+            failures=ending.failures,
+            message=_NEXT[code],
+            dataset=dataset,
+        )
+
+    def _in_flight(self, working: Iterable[AtWork]) -> float:
+        films = 0.0
+        for member in working:
+            if member.shard is not None:
+                plan = self._run.plan.shard(member.shard)
+                films += self._expected.share(member.films, plan.stop - plan.start)
+        return films

@@ -1,0 +1,52 @@
+"""What a run will cost: network evaluations, bytes, device time where the bundle states its speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.setup import Run
+
+BYTES_PER_PIXEL = 0.55
+"""Of a film as PNG beside its two masks and its JSON: measured on 256-pixel films."""
+OVERHEAD_BYTES = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """`evaluations_per_edit` counts guidance's second row; `device_seconds` by device, empty if unknown."""
+
+    evaluations_per_twin: int
+    evaluations_per_edit: int
+    evaluations: float
+    bytes: float
+    device_seconds: dict[str, float] = field(default_factory=dict)
+
+
+def estimate(run: Run, films: float) -> Estimate:
+    """The cost of `films` delivered films; every group's twin is made, delivered or not."""
+    sampling, recipe = run.sampling, run.recipe
+    held_a = sampling.hold_steps * (sampling.resample - 1)
+    per_twin = sampling.steps + held_a
+    start = sampling.branch_step if sampling.mode == "branch" else 0
+    rows = 1 if sampling.guidance == 1.0 else 2
+    per_edit = rows * (sampling.steps - start) * sampling.resample
+    total = recipe.samples * per_twin + _edits(run) * per_edit
+    pixels = run.bundle.image_size**2
+    speeds = {device: total * seconds for device, seconds in run.bundle.seconds_per_evaluation.items()}
+    return Estimate(
+        evaluations_per_twin=per_twin,
+        evaluations_per_edit=per_edit,
+        evaluations=float(total),
+        bytes=films * (pixels * BYTES_PER_PIXEL + OVERHEAD_BYTES),
+        device_seconds=speeds,
+    )
+
+
+def _edits(run: Run) -> float:
+    """Expected findings to paint in, over all groups and variants."""
+    rows = run.recipe.findings
+    weight = sum(row.weight for row in rows)
+    per_group = sum(row.weight * len(row.labels) for row in rows) / weight
+    return float(run.recipe.samples * per_group * run.recipe.pairs.variants)

@@ -1,0 +1,74 @@
+"""Events as lines of text, for logs without a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from xreal_synth.engine.progress import (
+    ActorLost,
+    ActorUp,
+    Advanced,
+    Event,
+    RunStarted,
+    ShardAdopted,
+    ShardDiscarded,
+    ShardDone,
+    ShardQuarantined,
+    ShardRetried,
+    Stopping,
+    Warned,
+)
+
+
+class LineLog:
+    """Says every event once, progress at most every `every_s` seconds."""
+
+    def __init__(
+        self, say: Callable[[str], None], every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say, self._every, self._clock = say, every_s, clock
+        self._told_at = clock()
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Advanced):
+            if self._clock() - self._told_at < self._every:
+                return
+            self._told_at = self._clock()
+        self._say(line_of(event))
+
+
+def line_of(event: Event) -> str:
+    """One event in one line."""
+    match event:
+        case RunStarted():
+            return (
+                f"{event.uri}: {event.shards_done} of {event.shards_total} shards done, "
+                f"{event.actors} actors on {event.device}, micro-batch {event.micro_batch}"
+            )
+        case Advanced():
+            left = "" if event.eta_s is None else f", {event.eta_s:.0f} s left"
+            return f"{event.films_done} of {event.films_total} films, {event.images_per_s:.2f} images/s{left}"
+        case ActorUp():
+            return f"actor {event.actor} up on {event.node} after {event.seconds:.1f} s"
+        case ActorLost():
+            at = "" if event.shard is None else f" with shard {event.shard}"
+            return f"actor {event.actor} lost{at}: {event.reason}"
+        case ShardDone():
+            rejected = f", {event.rejected} rejected" if event.rejected else ""
+            return (
+                f"shard {event.shard} done: {event.films} films{rejected} in {event.seconds:.1f} s "
+                f"({event.done} of {event.total})"
+            )
+        case ShardRetried():
+            return f"shard {event.shard} goes back to the queue (its own failures: {event.failures}): {event.reason}"
+        case ShardQuarantined():
+            return f"shard {event.shard} given up: {event.reason}"
+        case ShardAdopted():
+            return f"shard {event.shard} adopted: its tar was whole"
+        case ShardDiscarded():
+            return f"shard {event.shard} is made again: {event.reason}"
+        case Warned():
+            return f"warning: {event.message}"
+        case Stopping():
+            return f"stopping: {event.in_flight} shards in flight are finished first"

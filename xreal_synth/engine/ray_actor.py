@@ -1,0 +1,151 @@
+"""The Ray actor: loads the models once, makes a shard at a time, returns records and never films."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+
+from xreal_synth.engine.backend import Backend, BackendSpec
+from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
+from xreal_synth.engine.resources import ActorShape
+from xreal_synth.engine.schedule import Cause
+from xreal_synth.engine.setup import Run, open_run
+from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.errors import EngineError, StorageError, XrealError
+from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.storage import Store, open_store
+from xreal_synth.types import ShardRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+SPOILS_DEVICE = ("OutOfMemoryError", "AcceleratorError")
+"""Exceptions of torch after which the process's device context cannot be trusted."""
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Several processes of one thread keep all cores busy; several threads in one do not, and change bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an actor is told at birth. `folder` is the driver's working directory, for relative paths."""
+
+    actor: str
+    loaded: LoadedRecipe
+    digest: str
+    store: str
+    shape: ActorShape
+    backend: BackendSpec
+    folder: str | None
+    probe: Probe | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An actor that can make shards."""
+
+    node: str
+    pid: int
+    fingerprint: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A failure as the driver hears of it; `spoiled` means that the actor must be replaced."""
+
+    cause: Cause
+    reason: str
+    trace: str
+    spoiled: bool = False
+
+
+class Generator:
+    """Not used directly: `actor_class` makes the Ray actor of it."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._films = 0
+        self._loaded: tuple[Run, Backend, Store] | None = None
+
+    def ready(self) -> Ready | Failed:
+        """Loads everything, once."""
+        return _caught(self._load)
+
+    def shard(self, shard: int, attempt: int, replacing: bool) -> ShardRecord | Failed:
+        """Makes and publishes one shard."""
+        return _caught(lambda: self._make(shard, attempt, replacing))
+
+    @ray.method(concurrency_group="beat")
+    def beat(self) -> int:
+        """Films made in the shard at work; answers while one is made."""
+        return self._films
+
+    def _load(self) -> Ready:
+        order = self._order
+        if order.folder is not None:
+            os.chdir(order.folder)
+        run = open_run(order.loaded)
+        if run.digest != order.digest:
+            raise EngineError(
+                found=f"on {socket.gethostname()} the recipe's digest is {run.digest[:12]}",
+                wanted=f"{order.digest[:12]}, as on the driver",
+                mend="use one image: the same xreal-synth and the same bundle on every node",
+            )
+        store = open_store(order.store)
+        if order.probe is not None and not sees(store, order.probe):
+            raise refuse_unshared(store, socket.gethostname())
+        backend = order.backend.open(run, order.shape)
+        self._loaded = run, backend, store
+        return Ready(socket.gethostname(), os.getpid(), environment(backend))
+
+    def _make(self, shard: int, attempt: int, replacing: bool) -> ShardRecord:
+        assert self._loaded is not None, "ready() comes first"
+        run, backend, store = self._loaded
+        self._films = 0
+        return run_shard(
+            run, backend, run.plan.shard(shard), store, attempt=attempt, replacing=replacing,
+            actor=f"{self._order.actor}@{socket.gethostname()}", heartbeat=self._count,
+        )  # fmt: skip
+
+    def _count(self, films: int) -> None:
+        self._films += films
+
+
+def actor_class(shape: ActorShape) -> Any:
+    """The actor with its share of a node. Ray restarts and retries nothing: the driver does."""
+    env = ONE_THREAD if shape.device == "cpu" else {}
+    options: dict[str, Any] = {
+        "num_cpus": shape.cpus,
+        "num_gpus": shape.gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "concurrency_groups": {"beat": 1},
+        "runtime_env": {"env_vars": env},
+    }
+    make: Any = ray.remote
+    return make(**options)(Generator)
+
+
+def _caught(action: Callable[[], T]) -> T | Failed:
+    try:
+        return action()
+    except Exception as error:
+        return failure_of(error)
+
+
+def failure_of(error: Exception) -> Failed:
+    """An exception as one of the schedule's causes."""
+    trace = traceback.format_exc()
+    if isinstance(error, StorageError):
+        return Failed("storage", error.message(), trace)
+    if isinstance(error, XrealError):
+        return Failed("mistake", error.message(), trace)
+    name = type(error).__name__
+    return Failed("error", f"{name}: {error}", trace, spoiled=name in SPOILS_DEVICE)

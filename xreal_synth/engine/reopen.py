@@ -1,0 +1,62 @@
+"""A run rebuilt from a finished dataset: dataset.json has every setting that decides the bytes."""
+
+from __future__ import annotations
+
+import yaml
+
+from xreal_synth.engine.setup import Run, open_run
+from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.recipe.digest import differences
+from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.storage import Store
+
+RECIPE = "recipe.yaml"
+
+
+def reopen(store: Store, head: DatasetHead, *, samples: int, bundle: str | None = None) -> Run:
+    """The run that made this dataset, with `samples` groups; `bundle` says where its bundle is now.
+
+    Raises DatasetError if the bundle or this version of the project would give other bytes.
+    """
+    text = _recipe_text(store)
+    document = dict(head.settings)
+    output = document.get("output")
+    document["output"] = {**(output if isinstance(output, dict) else {}), "uri": store.uri}
+    document |= {
+        "name": head.name,
+        "samples": samples,
+        "bundle": bundle or _bundle_of(text) or head.bundle.name,
+    }
+    run = open_run(LoadedRecipe(Recipe.model_validate(document), text))
+    if run.bundle.content_hash != head.bundle.hash:
+        raise DatasetError(
+            found=f"bundle {run.bundle.name} at {run.bundle.root} has hash {run.bundle.content_hash[:12]}",
+            wanted=f"bundle {head.bundle.name} with hash {head.bundle.hash[:12]}, which made the dataset",
+            mend="give its place with --bundle",
+        )
+    if run.digest != head.digest:
+        told = differences(head.settings, run.settings)
+        raise DatasetError(
+            found="this version reads the dataset's settings differently: " + "; ".join(told),
+            wanted=f"digest {head.digest[:12]}",
+            mend="use the version of xreal-synth named in dataset.json",
+        )
+    return run
+
+
+def _recipe_text(store: Store) -> str:
+    try:
+        return store.read_bytes(RECIPE).decode()
+    except (StorageError, UnicodeDecodeError):
+        return ""
+
+
+def _bundle_of(text: str) -> str | None:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    found = document.get("bundle") if isinstance(document, dict) else None
+    return found if isinstance(found, str) else None

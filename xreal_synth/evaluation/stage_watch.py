@@ -1,0 +1,82 @@
+"""How long each stage of sampling takes, measured from outside the sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from xreal_synth.models.load import LoadedBundle
+
+_Result = TypeVar("_Result")
+
+
+class StageWatch:
+    """A model that counts the seconds in each of its networks; stage B is what is guided."""
+
+    def __init__(self, model: LoadedBundle) -> None:
+        self._model = model
+        self._seconds = {"controller": 0.0, "encode": 0.0, "stage A": 0.0, "stage B": 0.0, "decode": 0.0}
+        self._rows = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self._model.latent_shape
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        return self._model.value_range
+
+    @property
+    def scale_factor(self) -> float:
+        return self._model.scale_factor
+
+    @property
+    def prediction_type(self) -> Literal["epsilon", "v_prediction"]:
+        return self._model.prediction_type
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return self._model.alphas_cumprod
+
+    @property
+    def null_prompt(self) -> str:
+        return self._model.null_prompt
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        return self._model.embed(prompts)
+
+    def per_film(self, films: int, variants: int) -> dict[str, float]:
+        """Seconds per film of each stage; `decode` is per decoded film of either stage."""
+        counts = {"stage B": max(variants, 1), "decode": films + variants}
+        return {name: spent / counts.get(name, films) for name, spent in self._seconds.items()}
+
+    def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
+        if not self._rows:
+            self._rows = len(z_BChw)
+        stage = "stage A" if len(z_BChw) == self._rows else "stage B"
+        return self._timed(stage, lambda: self._model.denoise(z_BChw, t_B, cond_BLD))
+
+    def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        return self._timed("encode", lambda: self._model.encode(x_BCHW))
+
+    def decode(self, z_BChw: Tensor) -> Tensor:
+        return self._timed("decode", lambda: self._model.decode(z_BChw))
+
+    def control(self, codes_BHW: Tensor) -> Tensor:
+        return self._timed("controller", lambda: self._model.control(codes_BHW))
+
+    def _timed(self, stage: str, call: Callable[[], _Result]) -> _Result:
+        began = time.perf_counter()
+        result = call()
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._seconds[stage] += time.perf_counter() - began
+        return result

@@ -1,0 +1,112 @@
+"""`python -m xreal_synth.jobs.generate RECIPE --output-root URI`: the entry point for `ray job submit`.
+
+The same run as `xreal-synth generate`, with plain lines for a job's log and the same exit codes: 0 complete,
+2 a mistake (nothing written), 3 partial, 75 stopped, run again to go on. In a Ray job the cluster is found
+through RAY_ADDRESS, which Ray sets; elsewhere a Ray of this machine's own is started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from xreal_synth.engine.log import LineLog
+from xreal_synth.engine.progress import NOT_STARTED, RunSummary
+from xreal_synth.engine.setup import open_run
+from xreal_synth.errors import EngineError, XrealError
+from xreal_synth.recipe.load import load_recipe
+from xreal_synth.storage import open_store, scheme_of
+
+
+def output_place(uri: str, root: str | None) -> str:
+    """Where a job writes: `uri` if it is absolute, else below `root`.
+
+    A job's working directory is each node's temporary copy, so a relative place would be lost.
+    Raises EngineError.
+    """
+    if scheme_of(uri) or PurePosixPath(uri).is_absolute():
+        return uri
+    if root is None:
+        raise EngineError(
+            where="output.uri",
+            found=f"{uri} is relative, and a job's working directory is a temporary copy on each node",
+            wanted="an absolute place that all nodes share",
+            mend="give --output-root, e.g. --output-root s3://bucket/datasets or a shared mount",
+        )
+    if not scheme_of(root) and not PurePosixPath(root).is_absolute():
+        raise EngineError(
+            where="--output-root",
+            found=f"{root} is relative",
+            wanted="an absolute path or a URI",
+            mend="write it out",
+        )
+    return f"{root.rstrip('/')}/{PurePosixPath(uri)}"
+
+
+def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
+    """Runs the job; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    say = say or _say
+    try:
+        return _generate(given, say)
+    except XrealError as error:
+        say(f"error: {error}")
+        return NOT_STARTED
+
+
+def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
+    loaded = load_recipe(given.recipe, overrides=given.set)
+    place = output_place(loaded.recipe.output.uri, given.output_root)
+    run = open_run(load_recipe(given.recipe, overrides=given.set, output=place))
+    from xreal_synth.engine.ray_driver import generate
+
+    address = given.address or os.environ.get("RAY_ADDRESS") or None
+    summary = generate(run, open_store(place), address=address, on_event=LineLog(say).on_event)
+    _end(summary, say)
+    return summary.exit_code
+
+
+def _end(summary: RunSummary, say: Callable[[str], None]) -> None:
+    for failure in summary.failures:
+        state = "in quarantine" if failure.quarantined else "not made"
+        say(f"shard {failure.shard} {state}: {failure.reason or 'not begun'}")
+    say(
+        f"{summary.shards_done} of {summary.shards_total} shards, {summary.samples} films of {summary.groups} groups "
+        f"in {summary.uri}"
+    )
+    if summary.message:
+        say(summary.message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m xreal_synth.jobs.generate",
+        description="Makes a dataset from a recipe on the Ray cluster this job runs on.",
+        epilog="Running it again goes on. Exit codes: 0 complete, 2 a mistake, 3 partial, 75 stopped.",
+    )
+    parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    parser.add_argument(
+        "--output-root",
+        metavar="URI",
+        help="an absolute place; a relative output.uri of the recipe goes below it",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="replaces a field of the recipe; may be repeated",
+    )
+    parser.add_argument("--address", help="a Ray cluster's address, instead of RAY_ADDRESS")
+    return parser
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

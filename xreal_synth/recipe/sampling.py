@@ -1,0 +1,55 @@
+"""The recipe's `sampling` keys."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from xreal_synth.recipe.kinds import Part, problem
+
+
+class Sampling(Part):
+    """How films are sampled; what is left out comes from the bundle."""
+
+    mode: Literal["branch", "reference"] | None = Field(
+        default=None,
+        description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code.",
+    )
+    control: Literal["xreal"] = Field(default="xreal", description="What holds the film to the anatomy.")
+    steps: int | None = Field(
+        default=None, ge=1, le=1000, description="Denoising steps; `reference` wants a divisor of 1000."
+    )
+    hold: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the steps that are held to the anatomy."
+    )
+    branch: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the twin's steps that an edit keeps."
+    )
+    guidance: float | None = Field(
+        default=None, ge=0, le=50, description="Classifier-free guidance; 1 is none."
+    )
+    soft: float | None = Field(
+        default=None, ge=0, le=1, description="Weight of the anatomy outside the organs while held."
+    )
+    resample: int = Field(
+        default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."
+    )
+    paste: Literal["feather"] = Field(default="feather", description="How an edit is joined to its twin.")
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        if self.mode == "reference" and self.steps is not None and 1000 % self.steps:
+            raise problem(None, **steps_words(self.steps), at="steps")
+        return self
+
+
+def steps_words(steps: int) -> dict[str, str]:
+    """found, wanted and mend for a step count that `reference` refuses."""
+    divisors = [n for n in range(1, 1001) if 1000 % n == 0]
+    nearest = (max(n for n in divisors if n < steps), min(n for n in divisors if n > steps))
+    return {
+        "found": f"steps: {steps} with mode: reference",
+        "wanted": f"a step count that divides 1000: {', '.join(map(str, divisors))}",
+        "mend": f"set steps to {' or '.join(map(str, nearest))}, or use mode: branch",
+    }

@@ -1,0 +1,72 @@
+"""What a person opens first: the contact sheet and the dataset card, built from the shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xreal_synth.errors import BundleError, StorageError
+from xreal_synth.models.describe import BundleInfo, describe
+from xreal_synth.report.card import dataset_card
+from xreal_synth.report.contact_sheet import sheet_png
+from xreal_synth.report.samples import first_samples
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.head import DatasetHead, read_head
+from xreal_synth.shards.names import INDEX, REJECTED, SAMPLES
+from xreal_synth.shards.summary import DatasetSummary
+from xreal_synth.storage import Store
+
+CONTACT_SHEET = "contact_sheet.png"
+CARD = "README.md"
+RECIPE = "recipe.yaml"
+SHEET_FILMS = 48
+SHEET_COLUMNS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Paths (or URIs) of what was written; no contact sheet where no film was delivered."""
+
+    contact_sheet: str | None
+    paths: tuple[str, ...]
+
+
+def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInfo | None = None) -> Built:
+    """Writes card and contact sheet; without a summary the tables and the index are written anew first.
+
+    The splits are then those that the shards were written under. Raises DatasetError, StorageError.
+    """
+    head = read_head(store)
+    written = [SAMPLES, REJECTED, INDEX]
+    if summary is None:
+        summary = finish(store, head)
+    sheet = None
+    if summary.samples:
+        films = first_samples(store, head, SHEET_FILMS)
+        title = f"{head.name}: the first films of {summary.samples:,}"
+        store.replace(CONTACT_SHEET, sheet_png(films, columns=SHEET_COLUMNS, title=title))
+        sheet = _place(store, CONTACT_SHEET)
+        written.append(CONTACT_SHEET)
+    text = _recipe(store)
+    card = dataset_card(head, summary, text, bundle=bundle or _bundle(head))
+    store.replace(CARD, card.encode())
+    return Built(sheet, tuple(_place(store, name) for name in (*written, CARD)))
+
+
+def _place(store: Store, key: str) -> str:
+    return f"{store.uri}/{key}"
+
+
+def _recipe(store: Store) -> str:
+    try:
+        return store.read_bytes(RECIPE).decode()
+    except (StorageError, UnicodeDecodeError):
+        return ""
+
+
+def _bundle(head: DatasetHead) -> BundleInfo | None:
+    """The bundle that made the dataset, if it is here under its name and unchanged."""
+    try:
+        found = describe(head.bundle.name)
+    except BundleError:
+        return None
+    return found if found.content_hash == head.bundle.hash else None

@@ -1,0 +1,149 @@
+"""README.md of a dataset: a Hugging Face dataset card that says what was asked, what was made and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import jinja2
+import yaml
+
+from xreal_synth.models.describe import BundleInfo
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.summary import DatasetSummary, LabelTally
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+_HUB_LICENCES: Final = (
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc0-1.0",
+    "apache-2.0",
+    "mit",
+)
+_SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
+                 (10**7, "1M<n<10M"))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRow:
+    """One findings row of the recipe beside the groups made of it."""
+
+    weight: str
+    labels: str
+    groups: int
+
+
+def dataset_card(
+    head: DatasetHead, summary: DatasetSummary, recipe_text: str, *, bundle: BundleInfo | None
+) -> str:
+    """The card's Markdown with its YAML front matter; without the bundle its licence is left open."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=False,  # noqa: S701 (Markdown)
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    return environment.get_template("card.md.j2").render(
+        front_matter=front_matter(head, summary, bundle),
+        head=head,
+        summary=summary,
+        bundle=bundle,
+        recipe=_fenced(recipe_text, "yaml"),
+        rows=asked_rows(head, summary),
+        label_sets=_told_labels(summary.labels),
+        sizes=" and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-",
+        megabytes=summary.bytes / 1e6,
+        unrequested=_setting(head, "labels", "unrequested"),
+        fingerprint=dict(sorted(head.fingerprint.items())),
+        reading_labels=_reading_labels(summary.labels),
+    )
+
+
+def front_matter(head: DatasetHead, summary: DatasetSummary, bundle: BundleInfo | None) -> str:
+    """The Hub's YAML block, without its fences."""
+    fields: dict[str, object] = {**_licence(bundle), "pretty_name": f"{head.name} (synthetic chest films)"}
+    fields["task_categories"] = ["image-classification", "object-detection", "image-segmentation"]
+    fields["tags"] = ["synthetic", "medical", "chest-x-ray", "webdataset", "not-for-diagnosis"]
+    fields["size_categories"] = [next((name for most, name in _SIZES if summary.samples < most), "n>10M")]
+    fields["configs"] = [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "shards/*.tar"}]}
+    ]
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000).rstrip()
+
+
+def asked_rows(head: DatasetHead, summary: DatasetSummary) -> list[AskedRow]:
+    """The recipe's findings rows in words, with the groups that were made of each."""
+    rows = head.settings.get("findings")
+    listed = rows if isinstance(rows, list) else []
+    return [
+        AskedRow(
+            f"{row.get('weight', 1):g}", _labels_in_words(row.get("labels") or []), summary.rows.get(i, 0)
+        )
+        for i, row in enumerate(listed)
+        if isinstance(row, Mapping)
+    ]
+
+
+def _labels_in_words(labels: Sequence[Mapping[str, object]]) -> str:
+    return " + ".join(_label_in_words(label) for label in labels) or "no finding"
+
+
+def _label_in_words(label: Mapping[str, object]) -> str:
+    details = [str(label[key]) for key in ("side", "zone") if label.get(key) not in (None, "any")]
+    size, box = label.get("size"), label.get("box")
+    if isinstance(size, list):
+        details.append(f"{size[0]:.0%} to {size[1]:.0%} of the lung")
+    if isinstance(box, list):
+        details.append(f"box {', '.join(f'{value:g}' for value in box)}")
+    return f"{label.get('name')} ({', '.join(details)})" if details else str(label.get("name"))
+
+
+def _told_labels(labels: Sequence[LabelTally]) -> dict[str, list[LabelTally]]:
+    """Per label set, the labels that are not 0 everywhere, the most frequent first."""
+    told = sorted((tally for tally in labels if tally.positive or tally.unknown), key=lambda t: -t.positive)
+    sets = dict.fromkeys(tally.column.split(".")[0] for tally in labels)
+    return {name: [tally for tally in told if tally.column.startswith(f"{name}.")] for name in sets}
+
+
+def _reading_labels(labels: Sequence[LabelTally]) -> list[str]:
+    """Up to three labels worth training on, for the example."""
+    columns = [tally for tally in labels if tally.column.startswith("txrv18.") and tally.positive]
+    columns.sort(key=lambda tally: -tally.positive)
+    return [tally.column.partition(".")[2] for tally in columns[:3]] or ["Pneumonia"]
+
+
+def _licence(bundle: BundleInfo | None) -> dict[str, object]:
+    if bundle is None:
+        return {"license": "other", "license_name": "see-the-bundle"}
+    known = re.sub(r"[\s_]+", "-", bundle.licence.strip().lower())
+    if known in _HUB_LICENCES:
+        return {"license": known}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", known).strip("-") or "unnamed"}
+
+
+def _setting(head: DatasetHead, *path: str) -> object:
+    value: object = head.settings
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _cell(text: object) -> str:
+    """Text that stays within one cell of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _fenced(text: str, language: str) -> str:
+    """A fenced block whose fence is longer than any run of backticks within."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

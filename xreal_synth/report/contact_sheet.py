@@ -1,0 +1,193 @@
+"""The contact sheet: every film of some groups on one page, plain above, with masks and boxes below."""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from xreal_synth.errors import DatasetError
+from xreal_synth.report.overlay import ORGAN_COLOURS, Colour, annotated, font, plain
+from xreal_synth.storage import TEMPORARY_PREFIX
+from xreal_synth.types import Sample
+from xreal_synth.vocab import ORGANS
+
+NOTICE: Final = "Synthetic films made by a model: for research, not for diagnosis."
+
+PAGE: Final[Colour] = (14, 18, 22)
+PANEL: Final[Colour] = (25, 31, 38)
+TEXT: Final[Colour] = (232, 238, 243)
+FAINT: Final[Colour] = (146, 159, 171)
+WARNING: Final[Colour] = (255, 190, 84)
+
+CELL: Final = 232
+GAP: Final = 10
+PAD: Final = 10
+MARGIN: Final = 24
+HEADER: Final = 74
+FOOTER: Final = 52
+CAPTION: Final = 56
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Members of one group that stand side by side on one row."""
+
+    samples: tuple[Sample, ...]
+    twin: bool
+
+    @property
+    def width(self) -> int:
+        return len(self.samples) * (CELL + GAP) - GAP + 2 * PAD
+
+
+def contact_sheet(samples: Iterable[Sample], out: Path, *, columns: int = 6, title: str) -> None:
+    """Draws the samples into a PNG at `out`, a group's members side by side, `columns` films a row.
+
+    Each film is drawn twice: as it is, and with organ outlines, finding regions, boxes and names. Raises
+    DatasetError if there are no samples.
+    """
+    data = sheet_png(samples, columns=columns, title=title)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    temporary.write_bytes(data)
+    os.replace(temporary, out)
+
+
+def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> bytes:
+    """The same sheet as PNG bytes, for places that are not a folder."""
+    assert columns >= 1
+    rows = _rows(_blocks(samples, columns), columns)
+    if not rows:
+        raise DatasetError(found="no films to draw a contact sheet of", mend="make at least one sample first")
+    widest = max(sum(block.width + PAD for block in row) - PAD for row in rows)
+    heights = [_row_height(row) for row in rows]
+    width = max(widest + 2 * MARGIN, 720)
+    page = Image.new("RGB", (width, HEADER + sum(heights) + PAD * (len(rows) - 1) + FOOTER), PAGE)
+    films = sum(len(block.samples) for row in rows for block in row)
+    _header(page, title, films)
+    y = HEADER
+    for row, height in zip(rows, heights, strict=True):
+        x = MARGIN
+        for block in row:
+            _draw_block(page, block, x, y, height)
+            x += block.width + PAD
+        y += height + PAD
+    _footer(page)
+    return _encoded(page, title)
+
+
+def _blocks(samples: Iterable[Sample], columns: int) -> list[_Block]:
+    """One block per group, cut where a group has more members than a row has room for."""
+    blocks = []
+    for _, run in groupby(samples, key=lambda sample: sample.meta.group):
+        members = tuple(run)
+        twin = any(sample.meta.member != "h" for sample in members)
+        cuts = range(0, len(members), columns)
+        blocks += [_Block(members[start : start + columns], twin) for start in cuts]
+    return blocks
+
+
+def _rows(blocks: Iterable[_Block], columns: int) -> list[list[_Block]]:
+    rows: list[list[_Block]] = []
+    room = 0
+    for block in blocks:
+        if len(block.samples) > room:
+            rows.append([])
+            room = columns
+        rows[-1].append(block)
+        room -= len(block.samples)
+    return rows
+
+
+def _row_height(row: Iterable[_Block]) -> int:
+    films = [plain_height(sample) for block in row for sample in block.samples]
+    return 2 * max(films) + GAP + CAPTION + 2 * PAD
+
+
+def plain_height(sample: Sample) -> int:
+    """Pixels that a film takes on the sheet, top to bottom."""
+    height, width = sample.film.shape
+    return int(max(1, round(CELL * height / width)))
+
+
+def _draw_block(page: Image.Image, block: _Block, x: int, y: int, height: int) -> None:
+    draw = ImageDraw.Draw(page)
+    draw.rounded_rectangle((x, y, x + block.width - 1, y + height - 1), radius=8, fill=PANEL)
+    for place, sample in enumerate(block.samples):
+        left, top = x + PAD + place * (CELL + GAP), y + PAD
+        page.paste(plain(sample, CELL), (left, top))
+        page.paste(annotated(sample, CELL), (left, top + plain_height(sample) + GAP))
+        _caption(draw, sample, block.twin, left, y + height - PAD - CAPTION + 8)
+
+
+def _caption(draw: ImageDraw.ImageDraw, sample: Sample, twin: bool, x: int, y: int) -> None:
+    role, *details = _captions(sample, twin)
+    draw.text((x, y), sample.meta.key, font=font(13, "-Bold"), fill=TEXT)
+    draw.text((x + CELL, y + 1), role, font=font(11), fill=FAINT, anchor="ra")
+    for line, text in enumerate(details[:2]):
+        draw.text((x, y + 19 + 15 * line), _fitted(draw, text), font=font(12), fill=TEXT)
+
+
+def _captions(sample: Sample, twin: bool) -> list[str]:
+    member, findings = sample.meta.member, sample.meta.findings
+    role = {"h": "healthy twin" if twin else "", "v": "variant", "s": "sham"}[member[0]]
+    if not findings:
+        return [role, "no finding asked for"]
+    placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in findings]
+    return [role, placed[0], ", ".join(placed[1:])]
+
+
+def _where(side: str, zone: str) -> list[str]:
+    words = [word for word in (side, zone) if word not in ("any", "", "none")]
+    return ["·", *words] if words else []
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
+    if draw.textlength(text, font=font(12)) <= CELL:
+        return text
+    while text and draw.textlength(f"{text}…", font=font(12)) > CELL:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
+def _header(page: Image.Image, title: str, films: int) -> None:
+    draw = ImageDraw.Draw(page)
+    draw.text((MARGIN, 18), title, font=font(20, "-Bold"), fill=TEXT)
+    counted = "1 film" if films == 1 else f"{films} films"
+    draw.text(
+        (MARGIN, 46), f"{counted}, each plain above and with its masks below", font=font(12), fill=FAINT
+    )
+    x = page.width - MARGIN
+    for name, code in reversed(ORGANS.items()):
+        label = name.replace("_", " ")
+        x -= int(draw.textlength(label, font=font(12)))
+        draw.text((x, 53), label, font=font(12), fill=FAINT, anchor="lm")
+        x -= 24
+        draw.line((x, 53, x + 17, 53), fill=ORGAN_COLOURS[code], width=2)
+        x -= 14
+
+
+def _footer(page: Image.Image) -> None:
+    draw = ImageDraw.Draw(page)
+    y = page.height - FOOTER // 2
+    draw.text((MARGIN, y), NOTICE, font=font(15, "-Bold"), fill=WARNING, anchor="lm")
+    side = "sides are the patient's: left is on the right of the picture"
+    if page.width > 1100:
+        draw.text((page.width - MARGIN, y), side, font=font(12), fill=FAINT, anchor="rm")
+
+
+def _encoded(page: Image.Image, title: str) -> bytes:
+    told = PngImagePlugin.PngInfo()
+    told.add_itxt("Title", title)
+    told.add_itxt("Description", NOTICE)
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG", pnginfo=told, compress_level=6)
+    return buffer.getvalue()

@@ -1,0 +1,134 @@
+"""A sample as a picture: its film, plain or with organ outlines and finding regions drawn on it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, Literal
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from xreal_synth.types import PixelBox, Sample
+from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
+
+Colour = tuple[int, int, int]
+
+ORGAN_COLOURS: Final[dict[int, Colour]] = {
+    LEFT_LUNG: (86, 204, 242),
+    RIGHT_LUNG: (111, 226, 167),
+    HEART: (255, 107, 117),
+    AORTA: (190, 149, 255),
+}
+FINDING_COLOURS: Final[tuple[Colour, ...]] = (
+    (255, 176, 32), (255, 99, 216), (255, 240, 90), (70, 240, 225), (255, 130, 80),
+)  # fmt: skip
+BLACK: Final[Colour] = (0, 0, 0)
+
+_FINE = 3
+"""Overlays are drawn this many times larger and reduced, so that thin lines are smooth."""
+_AROUND: Final = ((3, 0), (2, 2), (0, 3), (-2, 2), (-3, 0), (-2, -2), (0, -3), (2, -2))
+"""A circle of radius _FINE."""
+
+
+@lru_cache(maxsize=16)
+def font(size: int, weight: Literal["", "-Bold"] = "") -> ImageFont.FreeTypeFont:
+    """DejaVu Sans at `size` pixels, from matplotlib's own files."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(str(folder / f"DejaVuSans{weight}.ttf"), size)
+
+
+def finding_colour(index: int) -> Colour:
+    return FINDING_COLOURS[index % len(FINDING_COLOURS)]
+
+
+def plain(sample: Sample, side: int) -> Image.Image:
+    """The film alone, RGB, `side` pixels wide."""
+    return Image.fromarray(sample.film).resize(_size(sample, side), Image.Resampling.LANCZOS).convert("RGB")
+
+
+def annotated(sample: Sample, side: int) -> Image.Image:
+    """The film with thin organ outlines, tinted finding regions, and their boxes with names."""
+    picture = plain(sample, side)
+    for code, colour in ORGAN_COLOURS.items():
+        _paint(picture, _outline(sample.anatomy == code, picture.size), colour, 0.85)
+    for index, finding in enumerate(sample.meta.findings):
+        region = sample.pathology == index + 1
+        _paint(picture, _tint(region, picture.size), finding_colour(index), 0.14)
+        if finding.region != "box":
+            _paint(picture, _outline(region, picture.size), finding_colour(index), 0.9)
+    scale = picture.width / sample.film.shape[1]
+    for index, finding in enumerate(sample.meta.findings):
+        for box in finding.boxes:
+            _frame(picture, box, scale, finding_colour(index))
+        _tag(picture, finding.name, finding.box_xyxy, scale, finding_colour(index))
+    return picture
+
+
+def _size(sample: Sample, side: int) -> tuple[int, int]:
+    height, width = sample.film.shape
+    return side, max(1, round(side * height / width))
+
+
+def _tint(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+
+
+def _smooth(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    image = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
+    image = image.filter(ImageFilter.GaussianBlur(0.7 * size[0] / mask.shape[1]))
+    return image.point([0] * 128 + [255] * 128)
+
+
+def _outline(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    """The mask's inner border, about a pixel wide, as an L image of this size."""
+    whole = np.asarray(_smooth(mask, (size[0] * _FINE, size[1] * _FINE)))
+    padded = np.pad(whole, _FINE)
+    inner = whole.copy()
+    for dx, dy in _AROUND:
+        y, x = _FINE + dy, _FINE + dx
+        np.minimum(inner, padded[y : y + whole.shape[0], x : x + whole.shape[1]], out=inner)
+    return Image.fromarray(whole - inner).resize(size, Image.Resampling.BOX)
+
+
+def _paint(picture: Image.Image, mask: Image.Image, colour: Colour, opacity: float) -> None:
+    picture.paste(Image.new("RGB", picture.size, colour), mask=mask.point(lambda value: value * opacity))
+
+
+def _frame(picture: Image.Image, box: PixelBox, scale: float, colour: Colour) -> None:
+    """A dashed rectangle with a dark rim, so that it shows on bright and dark film alike."""
+    x0, y0, x1, y1 = (round(value * scale) for value in box)
+    draw = ImageDraw.Draw(picture)
+    corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]
+    for start, end in pairwise(corners):
+        for dash in _dashes(start, end):
+            draw.line(dash, fill=BLACK, width=4)
+    for start, end in pairwise(corners):
+        for dash in _dashes(start, end):
+            draw.line(dash, fill=colour, width=2)
+
+
+def _dashes(
+    start: tuple[int, int], end: tuple[int, int], on: int = 8, off: int = 4
+) -> list[tuple[float, float, float, float]]:
+    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+    step = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
+    cuts = [(at, min(at + on, length)) for at in range(0, length + 1, on + off)]
+    return [
+        (start[0] + step[0] * a, start[1] + step[1] * a, start[0] + step[0] * b, start[1] + step[1] * b)
+        for a, b in cuts
+    ]
+
+
+def _tag(picture: Image.Image, text: str, box: PixelBox, scale: float, colour: Colour) -> None:
+    """The finding's name on a label above its box, or inside where there is no room above."""
+    draw, face = ImageDraw.Draw(picture), font(11, "-Bold")
+    width, height = int(draw.textlength(text, font=face)) + 8, 16
+    x = max(0, min(round(box[0] * scale), picture.width - width))
+    y = round(box[1] * scale) - height
+    y = y if y >= 0 else round(box[1] * scale)
+    draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=colour)
+    draw.text((x + 4, y + height / 2), text, font=face, fill=BLACK, anchor="lm")
