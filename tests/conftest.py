@@ -18,6 +18,7 @@ import pytest
 
 START_S = 120
 
+
 @dataclass(frozen=True)
 class Head:
     """A running Ray head."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,10 +42,7 @@ def open_fault_run() -> OpenRun:
     """A run of six shards of two groups; keywords replace settings, `__` for a dot (compute__actors=2)."""
 
     def open_it(**settings: object) -> Run:
-        masks = os.environ.get("XR_DEV_MASKS")
         overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
-        if masks:
-            overrides.append(f"anatomy.source={{masks: {{path: {masks}}}}}")
         return open_run(LoadedRecipe(recipe_from_text(RECIPE, overrides=overrides), RECIPE))
 
     return open_it
@@ -82,10 +78,16 @@ def tar_hashes() -> Hashes:
 
 
 @pytest.fixture(scope="session")
-def expected(
-    tmp_path_factory: pytest.TempPathFactory, open_fault_run: OpenRun, make_shards: MakeShards, tar_hashes: Hashes
-) -> dict[str, str]:
-    """The tars of the whole run."""
-    folder = tmp_path_factory.mktemp("expected")
+def whole_dataset(
+    tmp_path_factory: pytest.TempPathFactory, open_fault_run: OpenRun, make_shards: MakeShards
+) -> Path:
+    """The folder of the whole run's shards; not to be written to."""
+    folder = tmp_path_factory.mktemp("whole")
     make_shards(open_fault_run(), folder)
-    return tar_hashes(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(whole_dataset: Path, tar_hashes: Hashes) -> dict[str, str]:
+    """The tars of the whole run."""
+    return tar_hashes(whole_dataset)

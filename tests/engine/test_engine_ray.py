@@ -9,7 +9,6 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -103,7 +102,9 @@ def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
     kept = (tmp_path / "quarantine" / "fault-000001.json").read_text()
     assert "group 3 is poison" in kept
     assert "Traceback" in kept
-    good = {name: sha for name, sha in expected.items() if name not in ("fault-000001.tar", "fault-000003.tar")}
+    good = {
+        name: sha for name, sha in expected.items() if name not in ("fault-000001.tar", "fault-000003.tar")
+    }
     assert tar_hashes(tmp_path) == good
     mended, _ = go(tmp_path, run)
     assert mended.exit_code == 0
@@ -132,9 +133,8 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
     assert tar_hashes(tmp_path) == expected
 
 
-def test_grown_samples_leave_whole_shards_alone(tmp_path, open_fault_run, expected, tar_hashes):
-    summary, _ = go(tmp_path, open_fault_run(samples=9))
-    assert summary.exit_code == 0
+def test_grown_samples_leave_whole_shards_alone(tmp_path, open_fault_run, make_shards, expected, tar_hashes):
+    make_shards(open_fault_run(samples=9), tmp_path)
     partial = tmp_path / "shards" / "fault-000004.tar"
     before = {tar.name: tar.stat() for tar in (tmp_path / "shards").iterdir()}
     small = partial.stat().st_size
@@ -149,7 +149,9 @@ def test_grown_samples_leave_whole_shards_alone(tmp_path, open_fault_run, expect
     assert tar_hashes(tmp_path) == expected
 
 
-def test_unwritable_place_ends_partial_and_goes_on_once_mended(tmp_path, open_fault_run, expected, tar_hashes):
+def test_unwritable_place_ends_partial_and_goes_on_once_mended(
+    tmp_path, open_fault_run, expected, tar_hashes
+):
     (tmp_path / "tables").write_text("a file where a folder must be")
     run = open_fault_run(compute__actors=1)
     summary, _ = go(tmp_path, run, limits=Limits(tick_s=0.1, fruitless=3))
@@ -165,7 +167,8 @@ def test_unwritable_place_ends_partial_and_goes_on_once_mended(tmp_path, open_fa
 
 def test_models_that_do_not_load_write_nothing(tmp_path, open_fault_run):
     with pytest.raises(EngineError, match="asked not to load"):
-        go(tmp_path / "out", open_fault_run(compute__actors=1), Phantom(broken=True))
+        limits = Limits(tick_s=0.1, boot_failures=2)
+        go(tmp_path / "out", open_fault_run(compute__actors=1), Phantom(broken=True), limits)
     assert not (tmp_path / "out").exists()
 
 

@@ -39,6 +39,18 @@ def test_timesteps_are_diffusers_leading_ones_where_steps_divide_1000(steps: int
     assert reference_timesteps(steps) == respaced_timesteps(steps) == tuple(theirs.timesteps.tolist())
 
 
+def test_a_thousand_steps_repeat_the_last_timestep_without_effect() -> None:
+    alphas = scheduler().alphas_cumprod.double()
+    assert respaced_timesteps(1000) == reference_timesteps(1000)
+    schedule = make_schedule(alphas, 1000, "branch")
+    assert schedule.timesteps[:3] == (999, 999, 998)
+    z = torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    z0, eps = split_prediction("epsilon", torch.tanh(z), z, schedule.abar[0])
+    torch.testing.assert_close(
+        ddim_step(z0, eps, schedule.abar[0], schedule.abar_next[0], torch.ones_like(z)), z
+    )
+
+
 @given(st.integers(1, 999))
 def test_respaced_timesteps_are_even_and_within_range(steps: int) -> None:
     timesteps = respaced_timesteps(steps)

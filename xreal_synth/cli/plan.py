@@ -113,9 +113,7 @@ def _rows_table(report: ProbeReport) -> Table:
 
 
 def _labels_table(report: ProbeReport) -> Table:
-    table = Table(
-        "label", "1", "0", "unknown", title="films by label (CheXpert's 14)", title_justify="left"
-    )
+    table = Table("label", "1", "0", "unknown", title="films by label (CheXpert's 14)", title_justify="left")
     for count in report.labels:
         if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
             table.add_row(

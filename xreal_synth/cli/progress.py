@@ -93,7 +93,8 @@ class RunDisplay:
         eta = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
         rate = f"{event.images_per_s:.2f} images/s{eta}"
         self._bar.update(self._task, completed=event.films_done, total=event.films_total, rate=rate)
-        if not self._console.is_terminal and time.monotonic() - self._line_at > LINE_EVERY_S:
+        plain = not self._console.is_terminal and event.films_done > 0
+        if plain and time.monotonic() - self._line_at > LINE_EVERY_S:
             self._line_at = time.monotonic()
             self._say(f"{event.films_done:,} of {event.films_total:,} films, {rate}")
 

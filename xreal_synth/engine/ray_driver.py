@@ -204,7 +204,6 @@ class _Driver:
 
     def _boot_failed(self, member: Member, failed: Failed) -> None:
         self.boot_failures += 1
-        self.boot_again_at = time.monotonic() + min(2.0**self.boot_failures / 2, _LONGEST_BOOT_WAIT_S)
         if not self.claimed and (
             failed.cause == "mistake" or self.boot_failures >= self.limits.boot_failures
         ):
@@ -213,6 +212,7 @@ class _Driver:
                 wanted="an actor that loads the models",
                 mend="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
             )
+        self.boot_again_at = time.monotonic() + min(2.0**self.boot_failures / 2, _LONGEST_BOOT_WAIT_S)
         self.schedule.fruitless += 1
         self.account.tell(ActorLost(member.name, None, failed.reason))
 

@@ -26,14 +26,17 @@ class Schedule:
 
 
 def reference_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
-    """range(0, T, T // S) + 1, descending: REFERENCE.md 1, "DDIM"; S should divide T."""
-    return tuple(t + 1 for t in range(0, total, total // steps))[::-1]
+    """range(0, T, T // S) + 1, descending: REFERENCE.md 1, "DDIM"; S should divide T.
+
+    The schedule has no timestep T: for S = T the last one is repeated, which is a step without effect.
+    """
+    return tuple(min(t + 1, total - 1) for t in range(0, total, total // steps))[::-1]
 
 
 def respaced_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
     """floor(i * T / S) + 1 for i in 0..S-1, descending: equal to reference_timesteps where S divides T."""
-    assert 1 <= steps < total, f"{steps} steps of {total}"
-    return tuple(i * total // steps + 1 for i in range(steps))[::-1]
+    assert 1 <= steps <= total, f"{steps} steps of {total}"
+    return tuple(min(i * total // steps + 1, total - 1) for i in range(steps))[::-1]
 
 
 def make_schedule(

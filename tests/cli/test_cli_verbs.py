@@ -1,0 +1,96 @@
+"""The verbs that need no Ray, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xreal_synth.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["xreal-synth", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+
+
+def test_plan_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    call(monkeypatch, "plan", str(ROOT / "recipes/smoke.yaml"), "--json")
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["samples"], plan["films"], plan["shards"]) == (10, 18, 3)
+    pneumonia = next(c for c in plan["labels"] if (c["label_set"], c["label"]) == ("txrv18", "Pneumonia"))
+    assert pneumonia["positive"] == 5
+    assert plan["estimate"]["evaluations_per_twin"] == 5
+    assert plan["estimate"]["evaluations_per_edit"] == 2 * (5 - 1)
+
+
+def test_plan_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    call(monkeypatch, "plan", str(ROOT / "recipes/smoke.yaml"))
+    said = capsys.readouterr().out
+    assert "Effusion + Atelectasis" in said
+    assert "18 of 10 anatomies" in said
+
+
+def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:
+    script = (
+        "import re, sys, time\n"
+        "from pathlib import Path\n"
+        "from xreal_synth.cli.options import open_recipe\n"
+        "from xreal_synth.plan.probe import probe\n"
+        "import xreal_synth.engine.estimate, scipy.ndimage\n"
+        "began = time.process_time()\n"
+        f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), ['samples=1000000000'], None)\n"
+        "report = probe(run.plan)\n"
+        "run.plan.sample(999_999_999, 0)\n"
+        "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())\n"
+        "print(time.process_time() - began, int(peak[1]) / 1024,\n"
+        "      'torch' in sys.modules, 'ray' in sys.modules, report.samples)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    seconds, megabytes, torch, ray, samples = done.stdout.split()
+    assert float(seconds) < 2
+    assert float(megabytes) < 300
+    assert (torch, ray, samples) == ("False", "False", "1000000000")
+
+
+def test_schema(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    call(monkeypatch, "recipe", "schema")
+    schema = json.loads(capsys.readouterr().out)
+    assert {"version", "name", "samples", "findings", "output"} <= set(schema["properties"])
+
+
+def test_bundle_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    call(monkeypatch, "bundle", "show", "xreal-tiny", "--json")
+    assert json.loads(capsys.readouterr().out)["image size"].startswith("64 x 64")
+
+
+def test_preview_draws_films(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    target = tmp_path / "sheet.png"
+    call(monkeypatch, "preview", str(ROOT / "recipes/smoke.yaml"), "-n", "2", "--out", str(target))
+    with Image.open(target) as sheet:
+        assert sheet.width >= 4 * 64
+    assert "of 2 anatomies" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["plan", "preview", "generate", "verify", "replay", "report", "train", "evaluate anatomy", "bundle show"],
+)
+def test_help_has_two_examples_or_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    call(monkeypatch, *verb.split(), "--help")
+    assert "xreal-synth " + verb in capsys.readouterr().out.partition("Examples")[2]

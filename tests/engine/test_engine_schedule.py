@@ -1,0 +1,60 @@
+"""Which shard goes where next, and what each kind of failure means."""
+
+from __future__ import annotations
+
+from xreal_synth.engine.schedule import Limits, Schedule
+
+
+def test_an_error_is_tried_three_times_on_different_actors():
+    schedule = Schedule([7], Limits())
+    for tries, actor in enumerate(["a", "b"], start=1):
+        assert schedule.take(actor) == 7
+        assert schedule.failed(7, actor, "error", "boom")
+        assert schedule.tries(7) == tries
+        assert schedule.take(actor) is None
+    assert schedule.take("c") == 7
+    assert not schedule.failed(7, "c", "error", "boom again")
+    assert schedule.given_up == {7: "boom again"}
+    assert len(schedule) == 0
+
+
+def test_a_mistake_is_given_up_at_once():
+    schedule = Schedule([0, 1], Limits())
+    assert schedule.take("a") == 0
+    assert not schedule.failed(0, "a", "mistake", "no such prompt")
+    assert schedule.given_up == {0: "no such prompt"}
+    assert schedule.take("a") == 1
+
+
+def test_infrastructure_is_not_held_against_a_shard_and_ends_the_run_only_without_progress():
+    schedule = Schedule([0, 1], Limits(fruitless=4))
+    for _ in range(3):
+        shard = schedule.take("a")
+        assert schedule.failed(shard, "a", "lost", "gone")
+    assert not schedule.exhausted(actors=1)
+    schedule.done(schedule.take("a"))
+    for _ in range(3):
+        assert schedule.failed(schedule.take("a"), "a", "storage", "full")
+        assert not schedule.exhausted(actors=1)
+    assert schedule.failed(schedule.take("a"), "a", "lost", "gone")
+    assert schedule.exhausted(actors=1)
+    assert not schedule.exhausted(actors=3)
+    assert schedule.given_up == {}
+    assert schedule.reason(schedule.waiting[0]) == "gone"
+
+
+def test_an_idle_actor_is_stale_when_all_that_waits_has_failed_on_every_actor():
+    schedule = Schedule([0], Limits())
+    schedule.failed(schedule.take("a"), "a", "error", "boom")
+    assert schedule.stale("a", [])
+    assert not schedule.stale("a", ["b"])
+    schedule = Schedule([0, 1], Limits())
+    schedule.failed(schedule.take("a"), "a", "error", "boom")
+    assert not schedule.stale("a", [])
+    assert not Schedule([], Limits()).stale("a", [])
+
+
+def test_failed_shards_wait_behind_the_others():
+    schedule = Schedule([0, 1, 2], Limits())
+    schedule.failed(schedule.take("a"), "a", "lost", "gone")
+    assert schedule.waiting == (1, 2, 0)

@@ -1,0 +1,85 @@
+"""The job's entry point: places, exit codes, and `ray job submit` against a local run, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xreal_synth.errors import EngineError
+from xreal_synth.jobs.generate import main, output_place
+
+SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
+SUBMIT_S = 240
+
+
+@pytest.mark.parametrize(
+    ("uri", "root", "place"),
+    [
+        ("/data/x", None, "/data/x"),
+        ("s3://bucket/x", "/ignored", "s3://bucket/x"),
+        ("out/x", "/data/", "/data/out/x"),
+        ("out/x", "s3://bucket/sets", "s3://bucket/sets/out/x"),
+    ],
+)
+def test_output_place(uri, root, place):
+    assert output_place(uri, root) == place
+
+
+@pytest.mark.parametrize("root", [None, "relative/root"])
+def test_relative_output_is_refused(root):
+    with pytest.raises(EngineError, match="is relative"):
+        output_place("out/x", root)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--output-root"),
+        (["--output-root", "{tmp}", "--set", "samples=0"], "samples"),
+        (["--output-root", "{tmp}", "--set", "bundle=nothing-of-the-kind"], "nothing-of-the-kind"),
+        (["--output-root", "{tmp}", "--set", "sampling.mode=reference", "--set", "sampling.steps=7"], "1000"),
+    ],
+)
+def test_mistakes_end_with_2_and_write_nothing(arguments, told, tmp_path):
+    lines: list[str] = []
+    code = main([str(SMOKE), *(part.format(tmp=tmp_path) for part in arguments)], say=lines.append)
+    assert code == 2
+    assert told in "\n".join(lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def tars(folder: Path) -> dict[str, str]:
+    found = sorted((folder / "shards").iterdir())
+    return {tar.name: hashlib.sha256(tar.read_bytes()).hexdigest() for tar in found}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
+    """One actor on the head, two on a Ray of the local run's own: the real, tiny networks."""
+    work = tmp_path / "work"
+    work.mkdir()
+    shutil.copy(SMOKE, work)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "smoke.yaml"]
+    local = subprocess.run(
+        [*entry, "--output-root", str(tmp_path / "local"), "--set", "compute.actors=2"],
+        cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,
+    )  # fmt: skip
+    assert local.returncode == 0, local.stdout + local.stderr
+    job = subprocess.run(
+        [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", ray_head.jobs,
+         "--working-dir", ".", "--", *entry, "--output-root", str(tmp_path / "job"), "--set", "compute.actors=1"],
+        cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,
+    )  # fmt: skip
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "3 of 3 shards" in job.stdout
+    made = tars(tmp_path / "local" / "out" / "smoke")
+    assert sorted(made) == [f"smoke-{k:06d}.tar" for k in range(3)]
+    assert tars(tmp_path / "job" / "out" / "smoke") == made
