@@ -166,8 +166,8 @@ def test_unwritable_place_ends_partial_and_goes_on_once_mended(
 
 
 def test_models_that_do_not_load_write_nothing(tmp_path, open_fault_run):
+    limits = Limits(tick_s=0.1, boot_failures=2)
     with pytest.raises(EngineError, match="asked not to load"):
-        limits = Limits(tick_s=0.1, boot_failures=2)
         go(tmp_path / "out", open_fault_run(compute__actors=1), Phantom(broken=True), limits)
     assert not (tmp_path / "out").exists()
 

@@ -133,7 +133,7 @@ class DenoiserSettings:
 class SegmenterSettings:
     """OrganSegmenter: a U-Net at `inner_size` pixels."""
 
-    inner_size: Count = 160
+    inner_size: Count = 128
     channels: tuple[Count, ...] = (24, 48, 96, 128)
 
 

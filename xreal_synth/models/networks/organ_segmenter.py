@@ -24,7 +24,7 @@ class OrganSegmenter(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, inner_size: int = 160, channels: Sequence[int] = (24, 48, 96, 128), kinds: int = 5
+        self, inner_size: int = 128, channels: Sequence[int] = (24, 48, 96, 128), kinds: int = 5
     ) -> None:
         super().__init__()
         self.inner_size = inner_size
