@@ -133,6 +133,13 @@ def test_another_recipe_in_the_folder_is_refused_by_name(whole, open_fault_run):
     assert {path: path.read_bytes() for path in store.local_path.rglob("*") if path.is_file()} == before
 
 
+def test_shards_without_a_head_are_refused(whole):
+    run, store = whole
+    store.delete("dataset.json")
+    with pytest.raises(DatasetError, match=r"shards but no dataset\.json"):
+        check_before_start(run, store)
+
+
 def test_finding_the_bundle_cannot_make_is_refused(open_fault_run):
     with pytest.raises(BundleError, match="Fibrosis"):
         open_fault_run(**{"findings[1]__labels[0]__name": "Fibrosis"})

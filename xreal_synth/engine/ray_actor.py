@@ -6,6 +6,7 @@ import os
 import socket
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -30,12 +31,14 @@ SPOILS_DEVICE = ("OutOfMemoryError", "AcceleratorError")
 """Exceptions of torch after which the process's device context cannot be trusted."""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Several processes of one thread keep all cores busy; several threads in one do not, and change bytes."""
+"""Several processes of one thread keep all cores busy; several threads in one do not, and change bytes. Ray sets
+the first before numpy loads, unless the node has its own; torch, loaded later, sees all three."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an actor is told at birth. `folder` is the driver's working directory, for relative paths."""
+    """What an actor is told at birth. `folder` is the driver's working directory: relative paths of bundle and
+    masks start there where it exists, as it does on one machine and in a job."""
 
     actor: str
     loaded: LoadedRecipe
@@ -43,7 +46,7 @@ class Order:
     store: str
     shape: ActorShape
     backend: BackendSpec
-    folder: str | None
+    folder: str
     probe: Probe | None
 
 
@@ -89,7 +92,9 @@ class Generator:
 
     def _load(self) -> Ready:
         order = self._order
-        if order.folder is not None:
+        if order.shape.device == "cpu":
+            os.environ.update(ONE_THREAD)
+        if Path(order.folder).is_dir():
             os.chdir(order.folder)
         run = open_run(order.loaded)
         if run.digest != order.digest:
@@ -120,14 +125,12 @@ class Generator:
 
 def actor_class(shape: ActorShape) -> Any:
     """The actor with its share of a node. Ray restarts and retries nothing: the driver does."""
-    env = ONE_THREAD if shape.device == "cpu" else {}
     options: dict[str, Any] = {
         "num_cpus": shape.cpus,
         "num_gpus": shape.gpus,
         "max_restarts": 0,
         "max_task_retries": 0,
         "concurrency_groups": {"beat": 1},
-        "runtime_env": {"env_vars": env},
     }
     make: Any = ray.remote
     return make(**options)(Generator)

@@ -69,8 +69,7 @@ def generate(
     with session(address, run.recipe.compute), stop_signals(stop):
         shape = actor_shape(run.recipe.compute, resources())
         with probed(store, cluster=address is not None) as probe:
-            folder = str(Path.cwd()) if address is None else None
-            order = Order("", run.loaded, run.digest, store.uri, shape, backend, folder, probe)
+            order = Order("", run.loaded, run.digest, store.uri, shape, backend, str(Path.cwd()), probe)
             pool = Pool(shape, lambda name: replace(order, actor=name))
             return _Driver(run, store, ledger, account, pool, shape, stop, limits, head).run()
 

@@ -1,6 +1,6 @@
 """Which shard goes to which actor next, and what a failure means. Pure bookkeeping, without Ray.
 
-Three kinds of failure (DESIGN.md "Retries"):
+Three kinds of failure:
 - mistake: one of the project's own error classes. Not retried: the shard is given up with its message.
 - error: any other exception in a shard. Three tries on different actors, then given up.
 - lost, storage: the actor, its node or the storage failed, not the shard. Back to the queue without end,

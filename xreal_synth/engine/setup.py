@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xreal_synth.anatomy.augment import Augment
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
+from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import BundleInfo, describe, prompt_for, verify_files
 from xreal_synth.plan.build import Geometry, Plan
 from xreal_synth.plan.prior import Prior
@@ -15,6 +16,7 @@ from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset
+from xreal_synth.shards.names import DATASET, RECORDS, SHARDS
 from xreal_synth.storage import Store
 from xreal_synth.types import SamplingSettings
 
@@ -78,7 +80,15 @@ def check_before_start(run: Run, store: Store) -> DatasetHead | None:
     Writes nothing; returns the dataset's head if there is one. Raises BundleError, DatasetError.
     """
     verify_files(run.bundle)
-    return check_place(store, run.head({}), differences)
+    head = check_place(store, run.head({}), differences)
+    if head is None and (store.list(SHARDS) or store.list(RECORDS)):
+        raise DatasetError(
+            where=store.uri,
+            found=f"shards but no {DATASET}",
+            wanted="an empty folder, or a whole dataset's",
+            mend=f"restore {DATASET}, or give another place with --output",
+        )
+    return head
 
 
 def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:

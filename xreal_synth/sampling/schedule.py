@@ -26,7 +26,7 @@ class Schedule:
 
 
 def reference_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
-    """range(0, T, T // S) + 1, descending: REFERENCE.md 1, "DDIM"; S should divide T.
+    """range(0, T, T // S) + 1, descending, as the released code spaces them; S should divide T.
 
     The schedule has no timestep T: for S = T the last one is repeated, which is a step without effect.
     """
@@ -42,7 +42,7 @@ def respaced_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
 def make_schedule(
     alphas_cumprod: Tensor | Sequence[float], steps: int, mode: Literal["branch", "reference"]
 ) -> Schedule:
-    """The schedule of a mode; the last step leads to abar[0], as in REFERENCE.md 1."""
+    """The schedule of a mode; the last step leads to abar[0], as in the released code."""
     alphas = alphas_cumprod.tolist() if isinstance(alphas_cumprod, Tensor) else list(alphas_cumprod)
     spaced = reference_timesteps if mode == "reference" else respaced_timesteps
     timesteps = spaced(steps, len(alphas))

@@ -33,9 +33,8 @@ class Merger:
 
     def add(self, table: Any, where: str) -> None:
         """Appends a table; raises DatasetError where a column's type differs from the file's."""
-        new = [field for field in table.schema if field.name not in self._schema.names]
-        if new:
-            self._widen(new)
+        if not table.schema.equals(self._schema):
+            self._widen([field for field in table.schema if field.name not in self._schema.names])
         self._waiting.append(self._aligned(table, where))
         self._rows += table.num_rows
         if self._rows >= ROW_GROUP:
@@ -56,7 +55,7 @@ class Merger:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        table = pa.concat_tables(self._waiting)
+        table = pa.concat_tables(self._waiting).combine_chunks()
         self._waiting, self._rows = [], 0
         self._writer.write_table(table, row_group_size=ROW_GROUP)
         if self._on_rows is not None:
@@ -65,6 +64,8 @@ class Merger:
     def _aligned(self, table: Any, where: str) -> Any:
         import pyarrow as pa
 
+        if table.schema.equals(self._schema):
+            return table
         columns = []
         for field in self._schema:
             if field.name not in table.column_names:
@@ -79,9 +80,10 @@ class Merger:
         return pa.Table.from_arrays(columns, schema=self._schema)
 
     def _widen(self, new: list[Any]) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if not new:
+            return
         self._writer.close()
         for field in new:
             self._schema = self._schema.append(field)
@@ -92,4 +94,3 @@ class Merger:
                 self._writer.write_table(self._aligned(narrow.read_row_group(group), str(old)))
         old.unlink()
         self._waiting = [self._aligned(table, "") for table in self._waiting]
-        assert isinstance(self._schema, pa.Schema)

@@ -8,12 +8,16 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.storage import sha256_bytes
 
 _SEAL = "sha256_of_this"
+_OPEN = "0" * 64
+"""Stands for the checksum while it is taken."""
 
 
 def sealed(fields: dict[str, object]) -> bytes:
-    """Canonical indented JSON of the fields with a checksum over them; NaN is our own bug."""
+    """Indented JSON of the fields with a checksum over the whole file; NaN is our own bug."""
     assert _SEAL not in fields
-    return _canonical({**fields, _SEAL: sha256_bytes(_canonical(fields))})
+    text = json.dumps({**fields, _SEAL: _OPEN}, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    data = f"{text}\n".encode()
+    return data.replace(_line(_OPEN), _line(sha256_bytes(data)))
 
 
 def unsealed(data: bytes, where: str) -> dict[str, object]:
@@ -24,19 +28,14 @@ def unsealed(data: bytes, where: str) -> dict[str, object]:
         raise _altered(where, f"not JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get(_SEAL), str):
         raise _altered(where, f"no field {_SEAL!r}")
-    fields = {name: value for name, value in content.items() if name != _SEAL}
-    try:
-        intact = sealed(fields) == data
-    except ValueError:
-        intact = False
-    if not intact:
+    seal = content.pop(_SEAL)
+    if sha256_bytes(data.replace(_line(seal), _line(_OPEN))) != seal:
         raise _altered(where, "its content does not match its own checksum")
-    return fields
+    return content
 
 
-def _canonical(fields: dict[str, object]) -> bytes:
-    text = json.dumps(fields, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()
+def _line(seal: str) -> bytes:
+    return f'"{_SEAL}": "{seal}"'.encode()
 
 
 def _altered(where: str, found: str) -> DatasetError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from xreal_synth import vocab
@@ -31,6 +32,7 @@ PARQUET_ERRORS: Final = (OSError, ValueError, LookupError, TypeError, NotImpleme
 """What pyarrow raises on a damaged file (its own classes derive from these)."""
 
 
+@lru_cache(maxsize=1)
 def sample_schema() -> Any:
     """The pyarrow schema of `tables/*.parquet` and `samples.parquet`."""
     import pyarrow as pa
@@ -49,6 +51,7 @@ def sample_schema() -> Any:
     ])  # fmt: skip
 
 
+@lru_cache(maxsize=1)
 def rejected_schema() -> Any:
     """The pyarrow schema of `tables/*.rejected.parquet` and `rejected.parquet`."""
     import pyarrow as pa
@@ -133,9 +136,12 @@ def read_table(data: bytes, where: str, schema: Any) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True, use_threads=False)
+        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
     except PARQUET_ERRORS as error:
         raise DatasetError(where=where, found=f"cannot be read as parquet ({error})") from error
+    if table.schema.equals(schema):
+        return table
     for field in schema:
         found = table.schema.field(field.name).type if field.name in table.column_names else None
         if found != field.type:

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -249,8 +250,11 @@ def averaged(run: Run) -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """SIGTERM and SIGINT ask the loop to save and return."""
+    """SIGTERM and SIGINT ask the loop to save and return; outside the main thread nothing is changed."""
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True

@@ -1,4 +1,4 @@
-"""The authors' checkpoints into this project's networks (REFERENCE.md 2), strict both ways.
+"""The authors' checkpoints into this project's networks (the layout of the XReal release), strict both ways.
 
 Every key of the checkpoint must be used or be known to be of no use in sampling; every weight of the network
 must be given. The key tables are diffusers' own; only the text encoder's is here.

@@ -74,13 +74,15 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """Film [B, 1, H, W] in [0, 1] -> posterior over latents [B, C, h, w]."""
         patches = functional.pixel_unshuffle(film_B1HW, self.patch_size)
         centred = patches - self.offset[None, :, None, None]
-        mean = functional.conv2d(centred, (self.basis * self.gain[:, None])[:, :, None, None])
+        with _full_precision(film_B1HW):
+            mean = functional.conv2d(centred, (self.basis * self.gain[:, None])[:, :, None, None])
         return LatentPosterior(mean=mean, std=torch.zeros_like(mean))
 
     def decode_linear(self, z_BChw: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> film [B, 1, H, W] by the transposed transform alone: patch borders show."""
         weight = (self.basis / self.gain[:, None]).t()[:, :, None, None]
-        patches = functional.conv2d(z_BChw, weight) + self.offset[None, :, None, None]
+        with _full_precision(z_BChw):
+            patches = functional.conv2d(z_BChw.to(weight.dtype), weight) + self.offset[None, :, None, None]
         return functional.pixel_shuffle(patches, self.patch_size)
 
     def decode(self, z_BChw: Tensor) -> Tensor:
@@ -117,3 +119,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.gain.copy_(gain)
         spread: Tensor = std * gain
         return spread
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    """No autocast inside: bfloat16's 8 bits are too coarse for the grey levels of a film."""
+    return torch.autocast(like.device.type, enabled=False)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import AutoencoderSettings
@@ -32,17 +31,15 @@ class AutoencoderTask(Task):
 
     def __init__(self, settings: AutoencoderSettings, network: PatchAutoencoder) -> None:
         self.settings = settings
+        self.network = network
         self.module = network
 
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean absolute error plus multi-scale gradient error; half of the films get noisy latents."""
-        network = self.module
-        assert isinstance(network, PatchAutoencoder)
-        with torch.autocast(batch.film.device.type, enabled=False):
-            z = network.encode(batch.film).mean
+        z = self.network.encode(batch.film).mean
         level = torch.rand(len(z), 1, 1, 1, generator=generator) * 2 - 1
         noise = torch.randn(z.shape, generator=generator) * level.clamp_min(0) * self.settings.latent_noise
-        found = network.decode(z + noise.to(z.device)).float()
+        found = self.network.decode(z + noise.to(z.device)).float()
         mae = (found - batch.film).abs().mean()
         edges = gradient_loss(found, batch.film)
         texture = texture_loss(found, batch.film)
@@ -52,19 +49,12 @@ class AutoencoderTask(Task):
     @torch.no_grad()
     def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
         """Four rows: films, linear decoding, refined decoding, and ten times the refined error."""
-        network = self.module
-        assert isinstance(network, PatchAutoencoder)
-        z = network.encode(batch.film).mean
-        refined = network.decode(z)
-        return film_grid([batch.film, network.decode_linear(z), refined, (refined - batch.film) * 10 + 0.5])
+        z = self.network.encode(batch.film).mean
+        refined = self.network.decode(z)
+        return film_grid(
+            [batch.film, self.network.decode_linear(z), refined, (refined - batch.film) * 10 + 0.5]
+        )
 
     def save(self, folder: Path) -> None:
         """`vae/`."""
-        network = self.module
-        assert isinstance(network, PatchAutoencoder)
-        network.save_pretrained(folder / "vae")
-
-
-def reconstruction_error(network: PatchAutoencoder, film_B1HW: Tensor) -> Tensor:
-    """Mean absolute error of encode and decode, in grey levels of 255."""
-    return functional.l1_loss(network(film_B1HW).clamp(0, 1), film_B1HW) * 255
+        self.network.save_pretrained(folder / "vae")

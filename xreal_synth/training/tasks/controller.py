@@ -45,11 +45,9 @@ class ControllerTask(Task):
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of latents plus the mean absolute error of the linearly decoded film."""
         first_stage = self.network.first_stage
-        with torch.autocast(batch.film.device.type, enabled=False):
-            wanted = first_stage.encode(batch.film).mean
+        wanted = first_stage.encode(batch.film).mean
         found = self.network.encode(mask_of(batch.codes)).mean.float()
-        with torch.autocast(batch.film.device.type, enabled=False):
-            film = first_stage.decode_linear(found)
+        film = first_stage.decode_linear(found)
         latent = functional.mse_loss(found, wanted)
         pixel = functional.l1_loss(film, batch.film)
         return {

@@ -75,8 +75,7 @@ class DenoiserTask(Task):
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of v over all latent channels."""
         device = batch.film.device
-        with torch.autocast(device.type, enabled=False):
-            z = self.autoencoder.encode(batch.film).mean
+        z = self.autoencoder.encode(batch.film).mean
         steps = self.draw_steps(len(z), generator)
         noise = torch.randn(z.shape, generator=generator).to(device)
         kept = torch.rand(len(z), 1, generator=generator) >= self.settings.null_share
