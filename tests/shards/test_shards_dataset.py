@@ -26,8 +26,8 @@ from xreal_synth.shards.phantoms import (
 )  # fmt: skip
 from xreal_synth.shards.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.shards.seal import sealed
-from xreal_synth.shards.table import sample_schema
-from xreal_synth.shards.tar import build_tar
+from xreal_synth.shards.table import build_table, read_table, sample_schema
+from xreal_synth.shards.tar import build_tar, encode_sample
 from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore, RemoteStore, Store
 from xreal_synth.types import Rejected, Sample, ShardPlan
@@ -299,6 +299,21 @@ def test_merging_adds_columns_half_way_and_streams(tmp_path: Path) -> None:
     assert merged.column("key").to_pylist() == [key_of(i, "h") for i in range(40 * rows)]
     assert merged.column("scores.dice").null_count == 30 * rows
     assert merged.column("scores.dice").to_pylist()[-1] == 40 * rows - 1
+
+
+def test_merging_keeps_memory_bounded_over_many_small_tables(tmp_path: Path) -> None:
+    rows = [encode_sample(sample).row for sample in phantom_groups(0, 2)]
+    data = build_table(SHARDS[0], rows)
+    before = pa.total_allocated_bytes()
+    held = []
+    with Merger(tmp_path / "m.parquet", sample_schema()) as merger:
+        for k in range(1200):
+            merger.add(read_table(data, "x", sample_schema()), "x")
+            if k in (99, 1099):
+                held.append(pa.total_allocated_bytes() - before)
+    alone = read_table(data, "x", sample_schema())
+    assert held[1] - held[0] < 1000 * alone.get_total_buffer_size() * 3
+    assert pq.read_metadata(tmp_path / "m.parquet").num_rows == 1200 * len(rows)
 
 
 def test_columns_of_a_later_version_reach_the_whole_and_verify(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ EMBEDDINGS: Final = "label_embeddings.safetensors"
 NULL_KEY: Final = "<null>"
 PICKLES: Final = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 ORGAN_CODES: Final = {"background": vocab.BACKGROUND, **vocab.ORGANS}
-_DOCUMENTS: Final = (".md", ".txt")
+_DOCUMENTS: Final = (".md", ".txt", ".png")
 
 
 class _Strict(BaseModel):

@@ -11,6 +11,8 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.shards.table import PARQUET_SETTINGS
 
 ROW_GROUP = 32_768
+PACK = 64
+"""Tables joined at a time: a table of a few rows takes a hundred kilobytes, mostly of padding."""
 
 
 class Merger:
@@ -25,6 +27,7 @@ class Merger:
         self._schema = schema
         self._on_rows = on_rows
         self._waiting: list[Any] = []
+        self._packed: list[Any] = []
         self._rows = 0
         self._writer = self._open()
 
@@ -37,6 +40,8 @@ class Merger:
             self._widen([field for field in table.schema if field.name not in self._schema.names])
         self._waiting.append(self._aligned(table, where))
         self._rows += table.num_rows
+        if len(self._waiting) == PACK:
+            self._pack()
         if self._rows >= ROW_GROUP:
             self._flush()
 
@@ -55,11 +60,19 @@ class Merger:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        table = pa.concat_tables(self._waiting).combine_chunks()
-        self._waiting, self._rows = [], 0
+        self._pack()
+        table = pa.concat_tables(self._packed).combine_chunks()
+        self._packed, self._rows = [], 0
         self._writer.write_table(table, row_group_size=ROW_GROUP)
         if self._on_rows is not None:
             self._on_rows(table)
+
+    def _pack(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._packed.append(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting = []
 
     def _aligned(self, table: Any, where: str) -> Any:
         import pyarrow as pa
@@ -93,4 +106,5 @@ class Merger:
             for group in range(narrow.num_row_groups):
                 self._writer.write_table(self._aligned(narrow.read_row_group(group), str(old)))
         old.unlink()
-        self._waiting = [self._aligned(table, "") for table in self._waiting]
+        self._pack()
+        self._packed = [self._aligned(table, "") for table in self._packed]
