@@ -49,7 +49,8 @@ def test_recipe_is_valid() -> None:
 
 def test_commands_exist() -> None:
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    named = {line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("xreal-synth ")}
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    named = {line.split()[1] for line in lines if line.startswith("xreal-synth ")}
     assert named
     assert named <= set(known)
 

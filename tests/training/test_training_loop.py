@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training import __main__ as command
 from xreal_synth.training.config import LoopSettings
 from xreal_synth.training.curves import append_metrics, read_metrics
@@ -69,6 +70,18 @@ def _one_step_more(run: Path) -> float:
     name = json.loads((run / "state" / "latest.json").read_text(encoding="utf-8"))["state"]
     record = json.loads((run / "state" / name / "state.json").read_text(encoding="utf-8"))
     return float(record["seconds"]) / 60 + 1e-9
+
+
+def test_an_autoencoder_goes_on_from_another_with_its_patch_transform(
+    runs: dict[str, Path], data: Path, config: Config, tmp_path: Path
+) -> None:
+    first = runs["autoencoder"] / "network" / "vae"
+    train("autoencoder", config("autoencoder", steps=1), data, tmp_path, [f"model.init={first}"], "cpu")
+    before = load_file(first / "diffusion_pytorch_model.safetensors")
+    after = load_file(tmp_path / "network" / "vae" / "diffusion_pytorch_model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert changed.isdisjoint({"basis", "offset", "gain"})
 
 
 def test_a_signal_saves_and_stops(
@@ -173,6 +186,22 @@ def test_exported_parts_are_half_precision_folders(runs: dict[str, Path], tmp_pa
     table = load_file(tmp_path / EMBEDDINGS)
     assert len(table) == 33
     assert table["<null>"].shape == table["No Finding"].shape == (6, 8)
+
+
+def test_a_controller_is_exported_with_the_given_decoder(runs: dict[str, Path], tmp_path: Path) -> None:
+    autoencoder = PatchAutoencoder.from_pretrained(
+        runs["autoencoder"] / "network" / "vae", low_cpu_mem_usage=False
+    )
+    torch.nn.init.constant_(autoencoder.refiner.inlet.bias, 0.25)
+    autoencoder.save_pretrained(tmp_path / "retrained" / "network" / "vae")
+    out = tmp_path / "out"
+    export_parts(out, autoencoder=tmp_path / "retrained", controller=runs["anatomy-controller"])
+    weights = load_file(out / "anatomy_controller" / "diffusion_pytorch_model.safetensors")
+    assert bool((weights["first_stage.refiner.inlet.bias"] == 0.25).all())
+    autoencoder.basis.mul_(-1)
+    autoencoder.save_pretrained(tmp_path / "other" / "network" / "vae")
+    with pytest.raises(TrainingError, match="another autoencoder"):
+        export_parts(out, autoencoder=tmp_path / "other", controller=runs["anatomy-controller"])
 
 
 def test_exporting_an_unfinished_run_names_it(tmp_path: Path) -> None:

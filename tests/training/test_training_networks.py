@@ -30,6 +30,15 @@ def test_a_full_patch_transform_loses_nothing() -> None:
     assert z.std() == pytest.approx(1, abs=0.1)
 
 
+def test_grey_levels_survive_autocast() -> None:
+    network = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
+    films = smooth_films(2)
+    network.fit_patches(films)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = network(films)
+    assert torch.allclose(cast, network(films), atol=0.1 / 255)
+
+
 def test_a_fresh_refiner_leaves_the_linear_film_alone() -> None:
     network = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     z = network.encode(smooth_films(2)).mean

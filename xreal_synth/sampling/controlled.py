@@ -1,8 +1,8 @@
 """XReal's Algorithm 1: stage A holds the denoiser to an anatomy, stage B infuses a finding inside a region.
 
 Both stages are one loop (`run_steps`) with different holds. Modes: `reference` re-encodes stage A's film and
-starts stage B from noise (as the authors' released code does); `branch` starts stage B from stage A's state after k steps and
-holds it to stage A's kept states, so the twin comes for free.
+starts stage B from noise (as the authors' released code does); `branch` starts stage B from stage A's state
+after k steps and holds it to stage A's kept states, so the twin comes for free.
 
 Shapes: B batch, C latent channels, H and W film sides, h and w latent sides, L tokens, D their width.
 """

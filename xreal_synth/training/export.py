@@ -24,6 +24,7 @@ from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 
 NULL_KEY = "<null>"
+PATCH_TRANSFORM = ("basis", "offset", "gain")
 EMBEDDINGS = "label_embeddings.safetensors"
 
 
@@ -38,7 +39,8 @@ def export_parts(
 ) -> list[str]:
     """Write the parts whose run folders are given into `out`; returns the names written.
 
-    `weights` is `network` (last) or `best` (least validation loss). A part is replaced as a whole.
+    `weights` is `network` (last) or `best` (least validation loss). A part is replaced as a whole. A controller
+    exported together with an autoencoder gets its decoder, so that a retrained decoder serves both.
     """
     out.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
@@ -49,7 +51,10 @@ def export_parts(
         (segmenter, OrganSegmenter, "segmenter"),
     ):
         if run is not None:
-            _write_half(kind, run / weights / part, out / part)
+            network = load_part(kind, run / weights / part)
+            if part == "anatomy_controller" and autoencoder is not None:
+                share_first_stage(network, load_part(PatchAutoencoder, autoencoder / weights / "vae"))
+            _write_half(network, out / part)
             written.append(part)
     if denoiser is not None:
         _copy_folder(denoiser / weights / "scheduler", out / "scheduler")
@@ -70,8 +75,22 @@ def load_part(kind: Any, folder: Path) -> Any:
         ) from error
 
 
-def _write_half(kind: Any, source: Path, target: Path) -> None:
-    network = load_part(kind, source).half()
+def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder) -> None:
+    """Give the controller this autoencoder's decoder; both must stand on the same patch transform."""
+    own = controller.first_stage
+    same = all(torch.equal(getattr(own, name), getattr(autoencoder, name)) for name in PATCH_TRANSFORM)
+    shapes = [{k: v.shape for k, v in part.state_dict().items()} for part in (own, autoencoder)]
+    if not same or shapes[0] != shapes[1]:
+        raise TrainingError(
+            found="the controller was trained on another autoencoder's latents",
+            wanted="the same patch transform and decoder shape in both",
+            mend="train the controller with model.autoencoder set to this autoencoder",
+        )
+    own.load_state_dict(autoencoder.state_dict())
+
+
+def _write_half(network: Any, target: Path) -> None:
+    network = network.half()
     temporary = target.with_name(f".new-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     network.save_pretrained(temporary)
