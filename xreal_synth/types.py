@@ -61,6 +61,7 @@ class SamplingDefaults:
     branch: float
     guidance: float
     soft: float
+    eta: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class SamplingSettings:
     """The recipe's `sampling` with every default filled in from the bundle.
 
     hold and branch are shares of `steps`: s = floor(hold*steps + 0.5) held steps, k = floor(branch*steps).
-    `soft` is the anatomy blend's weight outside the organs, `resample` RePaint's U.
+    `soft` is the anatomy blend's weight outside the organs, `resample` RePaint's U, `eta` DDIM's noise.
     """
 
     mode: Literal["branch", "reference"]
@@ -80,6 +81,7 @@ class SamplingSettings:
     soft: float
     resample: int
     paste: Literal["feather"]
+    eta: float = 1.0
 
     @property
     def hold_steps(self) -> int:

@@ -98,3 +98,10 @@ def test_reference_refuses_steps_that_do_not_divide_1000_wherever_they_come_from
         resolve_sampling(recipe("sampling.mode=reference").sampling, odd)
     assert resolve_sampling(recipe("sampling.mode=reference").sampling, DEFAULTS).steps == 25
     assert resolve_sampling(recipe().sampling, odd).steps == 30
+
+
+def test_eta_is_the_bundles_in_branch_and_one_in_reference() -> None:
+    bundle = SamplingDefaults(mode="branch", steps=25, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=0.5)
+    assert resolve_sampling(recipe().sampling, bundle).eta == 0.5
+    assert resolve_sampling(recipe("sampling.mode=reference").sampling, bundle).eta == 1.0
+    assert resolve_sampling(recipe("sampling.mode=reference", "sampling.eta=0.2").sampling, bundle).eta == 0.2

@@ -50,6 +50,7 @@ def anatomy(
     guidance: Annotated[float | None, typer.Option(min=0, show_default="bundle's")] = None,
     soft: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     branch: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
+    eta: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     resample: Annotated[int, typer.Option(min=1, help="RePaint's U.")] = 1,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     micro_batch: Annotated[int, typer.Option(min=1)] = 4,
@@ -73,7 +74,7 @@ def anatomy(
     info = describe(bundle)
     asked = {
         "mode": mode, "steps": steps, "hold": hold, "guidance": guidance, "soft": soft, "branch": branch,
-        "resample": resample,
+        "resample": resample, "eta": eta,
     }  # fmt: skip
     settings = resolve_sampling(Sampling.model_validate(asked), info.defaults)
     pairs = read_pairs(data, info, split=split, count=count, seed=seed)

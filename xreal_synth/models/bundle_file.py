@@ -44,6 +44,7 @@ class Defaults(_Strict):
     branch: Annotated[float, Field(ge=0, le=1)]
     guidance: Annotated[float, Field(ge=0)]
     soft: Annotated[float, Field(ge=0, le=1)] = 0.2
+    eta: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class BundleFields(_Strict):

@@ -16,11 +16,13 @@ def resolve_sampling(
 ) -> SamplingSettings:
     """Settings with no gaps.
 
+    `eta` is 1 in mode `reference` unless the recipe says otherwise.
     Raises RecipeError where mode `reference` gets a step count that does not divide 1000, whether it
     stands in the recipe or comes from the bundle.
     """
+    mode = _or(sampling.mode, defaults.mode)
     settings = SamplingSettings(
-        mode=_or(sampling.mode, defaults.mode),
+        mode=mode,
         control=sampling.control,
         steps=_or(sampling.steps, defaults.steps),
         hold=_or(sampling.hold, defaults.hold),
@@ -29,6 +31,7 @@ def resolve_sampling(
         soft=_or(sampling.soft, defaults.soft),
         resample=sampling.resample,
         paste=sampling.paste,
+        eta=_or(sampling.eta, 1.0 if mode == "reference" else defaults.eta),
     )
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])

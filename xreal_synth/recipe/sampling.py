@@ -32,6 +32,9 @@ class Sampling(Part):
     soft: float | None = Field(
         default=None, ge=0, le=1, description="Weight of the anatomy outside the organs while held."
     )
+    eta: float | None = Field(
+        default=None, ge=0, le=1, description="DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1."
+    )
     resample: int = Field(
         default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."
     )

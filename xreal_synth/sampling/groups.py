@@ -108,7 +108,7 @@ class _Maker:
         self.micro_batch = micro_batch
         self.noise = noise
         schedule = make_schedule(model.alphas_cumprod, settings.steps, settings.mode)
-        self.rule = Rule(schedule, model.prediction_type, settings.resample)
+        self.rule = Rule(schedule, model.prediction_type, settings.resample, settings.eta)
 
     @torch.inference_mode()
     def twins(self, groups: list[_Group]) -> list[_Pass]:
