@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import time
@@ -178,3 +179,15 @@ def test_a_relative_place_is_fixed_when_opened(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir("/")
     store.put_if_absent("a", b"x")
     assert (tmp_path / "out/x/a").read_bytes() == b"x"
+
+
+def test_put_if_absent_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    store = LocalStore(tmp_path)
+    assert store.put_if_absent("a/b", b"first")
+    assert not store.put_if_absent("a/b", b"second")
+    assert store.read_bytes("a/b") == b"first"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]

@@ -1,11 +1,14 @@
 """Local and remote places behind one seam: put-if-absent, atomic replacement, sha256.
 
 Nothing is ever opened for writing under its final name. Locally a file is written beside its target and
-linked (put-if-absent) or renamed (replace); remotely an object appears only when complete.
+linked (put-if-absent) or renamed (replace); remotely an object appears only when complete. On a file system
+without hard links, put-if-absent looks before it renames: whole files still, but two writers that come
+within an instant of each other both succeed, and the later one's file stays.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -20,6 +23,7 @@ from xreal_synth.errors import StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
 _CHUNK = 1 << 20
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class Store(Protocol):
@@ -130,6 +134,12 @@ class LocalStore:
             os.link(temporary, target)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if target.exists():
+                return False
+            os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)

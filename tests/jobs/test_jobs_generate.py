@@ -15,7 +15,8 @@ from xreal_synth.errors import EngineError
 from xreal_synth.jobs.generate import main, output_place
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
-SUBMIT_S = 240
+QUICKSTART = SMOKE.with_name("quickstart.yaml")
+SUBMIT_S = 280
 
 
 @pytest.mark.parametrize(
@@ -62,12 +63,12 @@ def tars(folder: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
-    """One actor on the head, two on a Ray of the local run's own: the real, tiny networks."""
+    """The quickstart's first two shards: one actor on the head, two on a Ray of the local run's own."""
     work = tmp_path / "work"
     work.mkdir()
-    shutil.copy(SMOKE, work)
+    shutil.copy(QUICKSTART, work)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "smoke.yaml"]
+    entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "quickstart.yaml", "--set", "samples=10"]
     local = subprocess.run(
         [*entry, "--output-root", str(tmp_path / "local"), "--set", "compute.actors=2"],
         cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,
@@ -79,7 +80,7 @@ def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
         cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,
     )  # fmt: skip
     assert job.returncode == 0, job.stdout + job.stderr
-    assert "3 of 3 shards" in job.stdout
-    made = tars(tmp_path / "local" / "out" / "smoke")
-    assert sorted(made) == [f"smoke-{k:06d}.tar" for k in range(3)]
-    assert tars(tmp_path / "job" / "out" / "smoke") == made
+    assert "2 of 2 shards" in job.stdout
+    made = tars(tmp_path / "local" / "out" / "quickstart")
+    assert sorted(made) == [f"quickstart-{k:06d}.tar" for k in range(2)]
+    assert tars(tmp_path / "job" / "out" / "quickstart") == made
