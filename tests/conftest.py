@@ -25,6 +25,13 @@ class Head:
 
     address: str
     jobs: str
+    folder: str
+
+    def actors(self) -> list[int]:
+        """Processes of its actors that make films: those below one that was started with its folder."""
+        own = set(_processes(self.folder))
+        makers = [pid for pid in _processes("ray::Generator") if not own.isdisjoint(_ancestors(pid))]
+        return sorted(makers)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +51,7 @@ def ray_head() -> Iterator[Head]:
         started = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
         assert started.returncode == 0, started.stdout + started.stderr
         _wait_for_port(dashboard)
-        yield Head(address=f"127.0.0.1:{gcs}", jobs=f"http://127.0.0.1:{dashboard}")
+        yield Head(address=f"127.0.0.1:{gcs}", jobs=f"http://127.0.0.1:{dashboard}", folder=str(folder))
     finally:
         _leave_ray()
         end_processes(str(folder))
@@ -91,6 +98,17 @@ def _processes(mark: str) -> list[int]:
                 found.append(int(command.parent.name))
         except OSError:
             continue
+    return found
+
+
+def _ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.append(pid)
     return found
 
 

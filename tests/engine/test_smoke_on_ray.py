@@ -1,4 +1,7 @@
-"""recipes/smoke.yaml with its real networks: the same bytes whatever befalls the run."""
+"""recipes/smoke.yaml with its real networks: the same bytes whatever befalls the run.
+
+More steps than the recipe's make a shard last long enough to be struck in its midst.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,14 @@ from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.setup import open_run
 from xreal_synth.recipe.load import load_recipe
 from xreal_synth.storage import LocalStore
-generate(open_run(load_recipe(Path(sys.argv[1]), overrides=["compute.actors=1"])), LocalStore(Path(sys.argv[2])),
+generate(open_run(load_recipe(Path(sys.argv[1]), overrides=["compute.actors=1", "sampling.steps=50"])), LocalStore(Path(sys.argv[2])),
          address=sys.argv[3])
 """
 
 
 def smoke(folder, *overrides, on_event=lambda event: None):
     """Runs the recipe on the joined Ray -> its summary."""
-    run = open_run(load_recipe(SMOKE, overrides=overrides))
+    run = open_run(load_recipe(SMOKE, overrides=[*overrides, "sampling.steps=50"]))
     return generate(run, LocalStore(folder), on_event=on_event, limits=Limits(tick_s=0.1))
 
 
@@ -50,24 +53,18 @@ def one_actor(joined_ray, tmp_path_factory, tar_hashes):
     return tar_hashes(folder)
 
 
-def generator_pids(dashboard: str) -> list[int]:
-    """Processes of this Ray's living actors."""
-    from ray.util.state import list_actors
-
-    filters = [("class_name", "=", "Generator"), ("state", "=", "ALIVE")]
-    return [actor.pid for actor in list_actors(address=dashboard, filters=filters)]
-
-
 def test_two_actors_one_of_them_killed(joined_ray, tmp_path, one_actor, tar_hashes):
-    lost, killed = [], []
+    up, lost, killed = [], [], []
 
     def kill_one() -> None:
-        killed.append(generator_pids(joined_ray.jobs)[0])
+        killed.append(joined_ray.actors()[0])
         os.kill(killed[0], signal.SIGKILL)
 
     def on_event(event) -> None:
-        if isinstance(event, ActorUp) and not killed:
-            threading.Thread(target=kill_one).start()
+        if isinstance(event, ActorUp):
+            up.append(event)
+            if len(up) == 2:
+                threading.Timer(0.2, kill_one).start()
         if isinstance(event, ActorLost):
             lost.append(event)
 
