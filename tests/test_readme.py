@@ -32,7 +32,9 @@ def test_reading_code_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monkey
     store = LocalStore(tmp_path / "out/quickstart")
     backend = Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     claim(run, store, environment(backend))
-    films = sum(run_shard(run, backend, run.plan.shard(k), store).samples for k in range(run.plan.shard_count))
+    films = sum(
+        run_shard(run, backend, run.plan.shard(k), store).samples for k in range(run.plan.shard_count)
+    )
     (code,) = blocks("python")
     names: dict[str, object] = {}
     exec(code, names)

@@ -33,8 +33,8 @@ from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.setup import open_run
 from xreal_synth.recipe.load import load_recipe
 from xreal_synth.storage import LocalStore
-generate(open_run(load_recipe(Path(sys.argv[1]), overrides=["compute.actors=1", "sampling.steps=50"])), LocalStore(Path(sys.argv[2])),
-         address=sys.argv[3])
+run = open_run(load_recipe(Path(sys.argv[1]), overrides=["compute.actors=1", "sampling.steps=50"]))
+generate(run, LocalStore(Path(sys.argv[2])), address=sys.argv[3])
 """
 
 

@@ -81,6 +81,7 @@ def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
     )  # fmt: skip
     assert job.returncode == 0, job.stdout + job.stderr
     assert "2 of 2 shards" in job.stdout
+    assert (tmp_path / "job" / "out" / "quickstart" / "contact_sheet.png").is_file()
     made = tars(tmp_path / "local" / "out" / "quickstart")
     assert sorted(made) == [f"quickstart-{k:06d}.tar" for k in range(2)]
     assert tars(tmp_path / "job" / "out" / "quickstart") == made

@@ -17,7 +17,6 @@ from xreal_synth.cli.options import (
     notes,
     open_recipe,
     print_json,
-    require_placeable,
     seconds_text,
 )
 
@@ -47,7 +46,9 @@ def generate(
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
     run = open_recipe(recipe, overrides, output)
-    require_placeable(run, recipe)
+    from xreal_synth.engine.setup import require_placeable
+
+    require_placeable(run, str(recipe))
     from xreal_synth.cli.progress import RunDisplay
     from xreal_synth.engine.ray_driver import generate as run_engine
     from xreal_synth.report.build import build

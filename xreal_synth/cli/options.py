@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
 
 console = Console(highlight=False, soft_wrap=False)
-PREFLIGHT_GROUPS = 32
-
 notes = Console(stderr=True, highlight=False)
 
 RecipeArgument = Annotated[
@@ -48,13 +46,6 @@ def open_recipe(recipe: Path, overrides: list[str] | None, output: str | None) -
     from xreal_synth.recipe.load import load_recipe
 
     return open_run(load_recipe(recipe, overrides=overrides or (), output=output))
-
-
-def require_placeable(run: Run, recipe: Path) -> None:
-    """Raises RecipeError if a findings row has no place on any probed anatomy."""
-    from xreal_synth.plan.probe import probe
-
-    probe(run.plan, PREFLIGHT_GROUPS).require_placeable(str(recipe))
 
 
 def print_json(value: Any) -> None:

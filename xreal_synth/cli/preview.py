@@ -15,7 +15,6 @@ from xreal_synth.cli.options import (
     console,
     examples,
     open_recipe,
-    require_placeable,
 )
 
 
@@ -39,7 +38,9 @@ def preview(
 ) -> None:
     """Makes the first groups here, without Ray, and draws them: films, twins, organ outlines, regions."""
     run = open_recipe(recipe, overrides, output)
-    require_placeable(run, recipe)
+    from xreal_synth.engine.setup import require_placeable
+
+    require_placeable(run, str(recipe))
     from xreal_synth.engine.backend import Networks
     from xreal_synth.engine.resources import Resources, actor_shape
     from xreal_synth.engine.worker import plan_group, render_groups

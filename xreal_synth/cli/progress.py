@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 
 from rich.console import Console
@@ -16,22 +15,8 @@ from rich.progress import (
 )
 
 from xreal_synth.cli.options import seconds_text
-from xreal_synth.engine.progress import (
-    ActorLost,
-    ActorUp,
-    Advanced,
-    Event,
-    RunStarted,
-    ShardAdopted,
-    ShardDiscarded,
-    ShardDone,
-    ShardQuarantined,
-    ShardRetried,
-    Stopping,
-    Warned,
-)
-
-LINE_EVERY_S = 15.0
+from xreal_synth.engine.log import LineLog, line_of
+from xreal_synth.engine.progress import Advanced, Event, RunStarted, ShardDone
 
 
 class RunDisplay:
@@ -39,15 +24,15 @@ class RunDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._line_at = 0.0
-        self._rate = TextColumn("{task.fields[rate]}")
+        self._lines = LineLog(self._say)
+        self._films = 0
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("films"),
-            self._rate,
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -64,62 +49,31 @@ class RunDisplay:
         self._bar.stop()
 
     def on_event(self, event: Event) -> None:
+        if not self._console.is_terminal:
+            self._lines.on_event(event)
+            return
         match event:
             case RunStarted():
-                self._started(event)
+                self._films = event.films_done
+                self._bar.update(
+                    self._task,
+                    total=event.films_total,
+                    completed=event.films_done,
+                    description=f"shards {event.shards_done}/{event.shards_total}",
+                )
+                self._say(line_of(event))
             case Advanced():
-                self._advanced(event)
+                left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
+                rate = f"{event.images_per_s:.2f} images/s{left}"
+                self._bar.update(self._task, completed=event.films_done, total=event.films_total, rate=rate)
             case ShardDone():
-                self._bar.update(self._task, description=f"shards {event.done}/{event.total}")
+                self._films += event.films
+                shown = max(self._films, self._bar.tasks[0].completed)
+                self._bar.update(
+                    self._task, completed=shown, description=f"shards {event.done}/{event.total}"
+                )
             case _:
-                message = _sentence(event)
-                if message:
-                    self._say(message)
-
-    def _started(self, event: RunStarted) -> None:
-        self._bar.update(
-            self._task,
-            total=event.films_total,
-            completed=event.films_done,
-            description=f"shards {event.shards_done}/{event.shards_total}",
-        )
-        where = f"{event.shards_done} of {event.shards_total} shards done, " if event.shards_done else ""
-        self._say(
-            f"{event.uri}: {where}{event.films_total:,} films to make up in all, "
-            f"{event.actors} actor(s) on {event.device}"
-        )
-
-    def _advanced(self, event: Advanced) -> None:
-        eta = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
-        rate = f"{event.images_per_s:.2f} images/s{eta}"
-        self._bar.update(self._task, completed=event.films_done, total=event.films_total, rate=rate)
-        plain = not self._console.is_terminal and event.films_done > 0
-        if plain and time.monotonic() - self._line_at > LINE_EVERY_S:
-            self._line_at = time.monotonic()
-            self._say(f"{event.films_done:,} of {event.films_total:,} films, {rate}")
+                self._say(line_of(event))
 
     def _say(self, message: str) -> None:
-        self._console.print(message, markup=False)
-
-
-def _sentence(event: Event) -> str:
-    match event:
-        case ActorUp():
-            return f"{event.actor}: models loaded in {event.seconds:.0f} s"
-        case ActorLost():
-            return f"{event.actor}: lost ({event.reason})" + (
-                "" if event.shard is None else f"; shard {event.shard} goes to another"
-            )
-        case ShardRetried():
-            return f"shard {event.shard}: failed ({event.reason}), tried again"
-        case ShardQuarantined():
-            return f"shard {event.shard}: given up: {event.reason}"
-        case ShardAdopted():
-            return f"shard {event.shard}: a finished tar of an interrupted run, adopted"
-        case ShardDiscarded():
-            return f"shard {event.shard}: leftovers deleted ({event.reason})"
-        case Warned():
-            return f"warning: {event.message}"
-        case Stopping():
-            return f"stopping: {event.in_flight} shard(s) in flight are finished first; run again to go on"
-    return ""
+        self._console.print(message, markup=False, soft_wrap=True)

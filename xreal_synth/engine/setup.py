@@ -11,6 +11,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import BundleInfo, describe, prompt_for, verify_files
 from xreal_synth.plan.build import Geometry, Plan
 from xreal_synth.plan.prior import Prior
+from xreal_synth.plan.probe import probe
 from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling
@@ -19,6 +20,8 @@ from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_da
 from xreal_synth.shards.names import DATASET, RECORDS, SHARDS
 from xreal_synth.storage import Store
 from xreal_synth.types import SamplingSettings
+
+PREFLIGHT_GROUPS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +75,11 @@ def open_run(loaded: LoadedRecipe) -> Run:
         settings=settings,
         digest=recipe_digest(settings, bundle.content_hash),
     )
+
+
+def require_placeable(run: Run, source: str) -> None:
+    """Raises RecipeError if a findings row has no place on any of the first anatomies; `source` is the recipe."""
+    probe(run.plan, PREFLIGHT_GROUPS).require_placeable(source)
 
 
 def check_before_start(run: Run, store: Store) -> DatasetHead | None:

@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import NOT_STARTED, RunSummary
-from xreal_synth.engine.setup import open_run
+from xreal_synth.engine.setup import open_run, require_placeable
 from xreal_synth.errors import EngineError, XrealError
 from xreal_synth.recipe.load import load_recipe
+from xreal_synth.report.build import build
 from xreal_synth.storage import open_store, scheme_of
 
 
@@ -61,10 +62,14 @@ def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
     loaded = load_recipe(given.recipe, overrides=given.set)
     place = output_place(loaded.recipe.output.uri, given.output_root)
     run = open_run(load_recipe(given.recipe, overrides=given.set, output=place))
+    require_placeable(run, str(given.recipe))
     from xreal_synth.engine.ray_driver import generate
 
     address = given.address or os.environ.get("RAY_ADDRESS") or None
-    summary = generate(run, open_store(place), address=address, on_event=LineLog(say).on_event)
+    store = open_store(place)
+    summary = generate(run, store, address=address, on_event=LineLog(say).on_event)
+    if summary.dataset is not None:
+        build(store, summary.dataset, run.bundle)
     _end(summary, say)
     return summary.exit_code
 
