@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.anatomy.regions import (
@@ -46,9 +47,13 @@ def test_heart_region_is_the_scaled_heart_within_its_box() -> None:
     assert not (cut & ~full).any()
 
 
-def test_lungs_region_is_both_lungs() -> None:
+def test_lungs_region_is_both_lungs_with_a_margin() -> None:
     region = region_mask(_placed("lungs", (0, 0, 64, 64)), CHEST)
-    assert np.array_equal(region, np.isin(CHEST, (1, 2)))
+    lungs = np.isin(CHEST, (1, 2))
+    assert region[lungs].all()
+    away = ndimage.distance_transform_edt(~lungs)
+    assert away[region].max() == 2  # 64 / 32
+    assert not region[away > 2].any()
 
 
 def test_scaling_up_and_the_image_border() -> None:

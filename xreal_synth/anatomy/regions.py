@@ -17,6 +17,10 @@ HEART_REGION_SCALE = 1.2
 """The heart's region is the heart this much larger, room for its border to move outward: NIH's Cardiomegaly
 boxes are 1.30 times as wide and 1.13 times as high as the shared masks' mean heart."""
 
+LUNGS_MARGIN = 1 / 32
+"""The lungs' region is both lungs with a margin of this share of the film's side: the paste fades within the
+region, so without room around the lungs a rim of the healthy twin's air would be left at their border."""
+
 
 def snap_outward(box: tuple[float, float, float, float], factor: int, size: int) -> PixelBox:
     """A box in pixels, grown to multiples of `factor` and cut to the image of `size` (a multiple too).
@@ -47,7 +51,9 @@ def organ_region(region: Region, anatomy: Mask) -> npt.NDArray[np.bool_]:
     assert region != "box", "a box region needs its boxes"
     if region == "heart":
         return scale_about_centre(anatomy == HEART, HEART_REGION_SCALE)
-    return np.asarray((anatomy == LEFT_LUNG) | (anatomy == RIGHT_LUNG))
+    lungs = (anatomy == LEFT_LUNG) | (anatomy == RIGHT_LUNG)
+    away = ndimage.distance_transform_edt(~lungs)
+    return np.asarray(away <= LUNGS_MARGIN * anatomy.shape[0])
 
 
 def region_mask(finding: PlacedFinding, anatomy: Mask) -> npt.NDArray[np.bool_]:

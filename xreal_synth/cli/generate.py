@@ -107,6 +107,7 @@ def show(summary: RunSummary, built: Built | None) -> None:
     if built is not None and built.contact_sheet:
         console.print(f"contact sheet: {built.contact_sheet}", markup=False, soft_wrap=True)
     for failure in summary.failures:
-        notes.print(f"shard {failure.shard} failed: {failure.reason}", markup=False)
+        state = "failed" if failure.reason else "not made yet"
+        notes.print(f"shard {failure.shard} {state}: {failure.reason}".rstrip(": "), markup=False)
     if summary.message:
         notes.print(summary.message, markup=False)

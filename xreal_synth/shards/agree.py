@@ -91,13 +91,15 @@ def _masks(sample: Sample) -> list[str]:
 def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
     """The finding's region holds its value or a later one, and its value stands nowhere else.
 
-    Of a heart's region only the box is known here.
+    Of a region that follows an organ only the box is known here, and that the lungs' holds the lungs.
     """
     allowed = np.zeros(sample.pathology.shape, dtype=bool)
     for x0, y0, x1, y1 in finding.boxes:
         allowed[y0:y1, x0:x1] = True
-    if finding.region == "lungs":
-        allowed &= np.isin(sample.anatomy, vocab.LUNGS)
     shown = sample.pathology >= value
-    covered = bool(shown[allowed].any() if finding.region == "heart" else shown[allowed].all())
+    if finding.region == "heart":
+        covered = bool(shown[allowed].any())
+    else:
+        needed = allowed & np.isin(sample.anatomy, vocab.LUNGS) if finding.region == "lungs" else allowed
+        covered = bool(shown[needed].all())
     return covered and bool(allowed.any()) and not bool((sample.pathology == value)[~allowed].any())
