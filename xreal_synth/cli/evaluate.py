@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,17 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 if TYPE_CHECKING:
     from xreal_synth.evaluation.anatomy import AnatomyFigures
     from xreal_synth.types import SamplingSettings
+
+
+class Mode(StrEnum):
+    branch = "branch"
+    reference = "reference"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +56,7 @@ def anatomy(
     count: Annotated[int, typer.Option("-n", min=2, help="Films.")] = 64,
     split: Annotated[str, typer.Option(help="The manifest's split to take masks and films from.")] = "val",
     seed: Annotated[int, typer.Option(min=0, help="Which films, boxes and noise.")] = 0,
-    mode: Annotated[str | None, typer.Option(help="branch or reference.", show_default="bundle's")] = None,
+    mode: Annotated[Mode | None, typer.Option(show_default="bundle's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=999, show_default="bundle's")] = None,
     hold: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, show_default="bundle's")] = None,
@@ -52,7 +64,7 @@ def anatomy(
     branch: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     eta: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     resample: Annotated[int, typer.Option(min=1, help="RePaint's U.")] = 1,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[Precision, typer.Option()] = Precision.auto,
     micro_batch: Annotated[int, typer.Option(min=1)] = 4,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     sheet: Annotated[
@@ -62,11 +74,14 @@ def anatomy(
 ) -> None:
     """Films made from real films' masks: Dice per organ, MS-SSIM to the real film, seconds per stage."""
     import torch
+    from pydantic import ValidationError
 
+    from xreal_synth.errors import RecipeError
     from xreal_synth.evaluation.anatomy import evaluate_anatomy, read_pairs
     from xreal_synth.models.describe import describe
     from xreal_synth.models.load import load_bundle
     from xreal_synth.models.precision import resolve_precision
+    from xreal_synth.recipe.explain import problems_of
     from xreal_synth.recipe.resolve import resolve_sampling
     from xreal_synth.recipe.sampling import Sampling
 
@@ -76,10 +91,13 @@ def anatomy(
         "mode": mode, "steps": steps, "hold": hold, "guidance": guidance, "soft": soft, "branch": branch,
         "resample": resample, "eta": eta,
     }  # fmt: skip
-    settings = resolve_sampling(Sampling.model_validate(asked), info.defaults)
+    try:
+        settings = resolve_sampling(Sampling.model_validate(asked), info.defaults, source="options")
+    except ValidationError as error:
+        raise RecipeError("options", problems_of(error, {}, set())) from None
     pairs = read_pairs(data, info, split=split, count=count, seed=seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = resolve_precision(precision, device)  # type: ignore[arg-type]
+    chosen = resolve_precision(precision.value, device)
     model = load_bundle(info, device, chosen)
     total = len(pairs) + sum(pair.finding is not None for pair in pairs)
     with Progress(console=notes) as progress:

@@ -1,0 +1,73 @@
+"""The paired evaluation on a small folder of drawn films, with the shipped networks and few steps."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xreal_synth.anatomy.schematic import schematic_mask
+from xreal_synth.cli.main import main
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Four masks of ellipses, with films that are darker in the lungs."""
+    rng = np.random.default_rng(0)
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "mask", "labels", "split"])
+        for number, labels in enumerate(["No Finding", "Effusion", "Pneumonia|Mass", "Hernia"]):
+            mask = schematic_mask(320, rng)
+            film = np.where(np.isin(mask, (1, 2)), 60, 190) + rng.normal(0, 4, mask.shape)
+            Image.fromarray(film.astype(np.uint8)).save(tmp_path / f"film{number}.png")
+            Image.fromarray(mask).save(tmp_path / f"mask{number}.png")
+            table.writerow([f"film{number}.png", f"mask{number}.png", labels, "val"])
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["xreal-synth", "evaluate", "anatomy", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_figures_and_sheet(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    options = ["--data", str(films), "-n", "4", "--steps", "4", "--sheet", str(sheet), "--json"]
+    assert run(monkeypatch, *options) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["films"], figures["variants"]) == (4, 2)
+    assert figures["change_outside"]["mean"] == 0
+    assert figures["change_inside"]["mean"] > 0
+    assert figures["dice"]["left_lung"]["mean"] > 0.5
+    assert all(0 <= figures[name]["mean"] <= 1 for name in ("ms_ssim", "ms_ssim_variant"))
+    assert figures["seconds"]["stage B"] > 0
+    assert sheet.is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--mode", "reference", "--steps", "7"], "divides 1000"),
+        (["--mode", "banana"], "banana"),
+        (["-n", "9"], "lower -n"),
+        (["--bundle", "xreal-tiny", "-n", "2"], "segmenter"),
+    ],
+)
+def test_mistakes(
+    films: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    named: str,
+) -> None:
+    assert run(monkeypatch, "--data", str(films), *options) == 2
+    assert named in capsys.readouterr().err
