@@ -17,7 +17,10 @@ HEART_REGION_SCALE = 1.2
 """The heart's region is the heart this much larger, room for its border to move outward: NIH's Cardiomegaly
 boxes are 1.30 times as wide and 1.13 times as high as the shared masks' mean heart."""
 
-LUNGS_MARGIN = 1 / 32
+FEATHER_SHARE = 1 / 32
+"""Width of a paste's feather over the film's side: 8 pixels at 256."""
+
+LUNGS_MARGIN = FEATHER_SHARE
 """The lungs' region is both lungs with a margin of this share of the film's side: the paste fades within the
 region, so without room around the lungs a rim of the healthy twin's air would be left at their border."""
 

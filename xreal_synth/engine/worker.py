@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.anatomy.regions import feather, pathology_mask, region_mask
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
@@ -41,9 +41,6 @@ from xreal_synth.types import (
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
-
-FEATHER_SHARE = 1 / 32
-"""Width of the paste's feather over the film's side: 8 pixels at 256."""
 
 HEALTHY = "h"
 

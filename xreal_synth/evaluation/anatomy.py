@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from xreal_synth.anatomy.codes import read_mask, resize_mask
-from xreal_synth.anatomy.regions import feather, region_mask
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, BundleError, PlacementError, TrainingError
 from xreal_synth.evaluation.fidelity import Figure, dice, figure, high_frequency_ratio, ms_ssim
@@ -33,7 +33,6 @@ from xreal_synth.seeds import stream
 from xreal_synth.types import Film, Mask, PlacedFinding, SamplingSettings
 from xreal_synth.vocab import ORGANS
 
-FEATHER_SHARE = 1 / 32
 MIN_OVERLAP = 0.6
 VARIANT = "v0"
 
