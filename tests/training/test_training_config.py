@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.config import CONFIGS, DenoiserConfig, config_tree, load_config, parse_config
+from xreal_synth.training.config import CONFIGS, config_tree, load_config, parse_config
+from xreal_synth.training.settings.denoiser import DenoiserConfig
 
 SHIPPED = Path(str(files("xreal_synth.training") / "configs"))
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.config import DataSettings, WarpSettings
 from xreal_synth.training.films import load_films
+from xreal_synth.training.settings.common import DataSettings, WarpSettings
 from xreal_synth.training.warps import plain_view, warped_view
 
 Rows = list[dict[str, str]]

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training import __main__ as command
-from xreal_synth.training.config import LoopSettings
 from xreal_synth.training.curves import append_metrics, read_metrics
 from xreal_synth.training.export import EMBEDDINGS, export_parts
 from xreal_synth.training.loop import EXIT_STOPPED, film_order, learning_rate
 from xreal_synth.training.run import train
+from xreal_synth.training.settings.common import LoopSettings
 from xreal_synth.training.tasks.segmenter import SegmenterTask
 
 Config = Callable[..., Path]

@@ -9,8 +9,8 @@ from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens, prom
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.config import DenoiserSettings
 from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
+from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, NO_FINDING
-from xreal_synth.training.config import DataSettings
 from xreal_synth.training.manifest import FilmRow, Manifest, Refusal, read_manifest
+from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.warps import plain_view, warped_view
 
 ORGAN_CODES = 5

@@ -24,9 +24,9 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.config import BUDGET_KEYS, LoopSettings
 from xreal_synth.training.curves import append_metrics, draw_curves, trim_metrics, write_picture
 from xreal_synth.training.films import FilmSet
+from xreal_synth.training.settings.common import BUDGET_KEYS, LoopSettings
 from xreal_synth.training.state import Learner, Progress, load_state, save_state
 from xreal_synth.training.tasks.base import Task
 

@@ -10,16 +10,12 @@ import torch
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.config import (
-    AutoencoderConfig,
-    ControllerConfig,
-    DenoiserConfig,
-    TrainConfig,
-    config_tree,
-    load_config,
-)
+from xreal_synth.training.config import TrainConfig, config_tree, load_config
 from xreal_synth.training.films import FilmSet, load_films
 from xreal_synth.training.loop import Result, Run, run_loop
+from xreal_synth.training.settings.autoencoder import AutoencoderConfig
+from xreal_synth.training.settings.controller import ControllerConfig
+from xreal_synth.training.settings.denoiser import DenoiserConfig
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fitted_autoencoder
 from xreal_synth.training.tasks.base import Task
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.training.config import WarpSettings
+from xreal_synth.training.settings.common import WarpSettings
+
+KNOTS = 5
+"""Knots a side of the elastic field: bends of a quarter of the film and wider."""
 
 
 def warped_view(
@@ -21,6 +24,8 @@ def warped_view(
     batch = len(films_BSS)
     theta = _random_affine(batch, warp, generator)
     grid = functional.affine_grid(theta, [batch, 1, size, size], align_corners=False)
+    if warp.elastic > 0:
+        grid = grid + _random_bend(batch, size, warp.elastic, generator)
     film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
     codes = _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
     return _random_tone(film, warp, generator), codes
@@ -49,6 +54,13 @@ def _random_affine(batch: int, warp: WarpSettings, generator: torch.Generator) -
     shift = draw[:, 2:] * 2 * warp.shift
     rows = [torch.stack([cos, -sin, shift[:, 0]], dim=1), torch.stack([sin, cos, shift[:, 1]], dim=1)]
     return torch.stack(rows, dim=1)
+
+
+def _random_bend(batch: int, size: int, largest: float, generator: torch.Generator) -> Tensor:
+    """[B, H, W, 2] smooth displacements: KNOTS x KNOTS random ones, cubic between them, twice the share."""
+    knots = torch.rand(batch, 2, KNOTS, KNOTS, generator=generator) * 2 - 1
+    field = functional.interpolate(knots, size=(size, size), mode="bicubic", align_corners=True)
+    return field.movedim(1, -1) * 2 * largest
 
 
 def _random_tone(film_B1HW: Tensor, warp: WarpSettings, generator: torch.Generator) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.config import AutoencoderSettings
 from xreal_synth.training.films import FilmBatch, FilmSet
 from xreal_synth.training.losses import gradient_loss, texture_loss
+from xreal_synth.training.settings.autoencoder import AutoencoderSettings
 from xreal_synth.training.tasks.base import Task, film_grid
 
 

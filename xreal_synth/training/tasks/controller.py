@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from xreal_synth.models.networks.mask_controller import CODE_SCALE, MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.config import ControllerSettings
 from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.settings.controller import ControllerSettings
 from xreal_synth.training.tasks.base import Task, film_grid
 
 

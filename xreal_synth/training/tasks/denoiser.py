@@ -12,10 +12,11 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.config import DenoiserSettings
 from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.base import Task, film_grid
 
 
@@ -48,9 +49,41 @@ def build_unet(settings: DenoiserSettings, latent_channels: int, latent_size: in
         up_block_types=tuple(up),
         cross_attention_dim=settings.token_width,
         attention_head_dim=settings.heads,
+        addition_embed_type="text" if settings.pooled_labels else None,
+        addition_embed_type_num_heads=settings.heads,
     )
+    if settings.pooled_labels:
+        nn.init.zeros_(unet.add_embedding.norm2.weight)
     unet.set_attn_processor(AttnProcessor())
     return unet
+
+
+def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) -> None:
+    """Copy a trained denoiser's weights (`unet/`, `tokens/`); only the pooled label embedding may be new.
+
+    Raises TrainingError where the folder holds no denoiser of this shape.
+    """
+    try:
+        former: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(
+            folder / "unet", low_cpu_mem_usage=False
+        )
+        labels: LabelTokens = LabelTokens.from_pretrained(folder / "tokens", low_cpu_mem_usage=False)
+        missing, unexpected = unet.load_state_dict(former.state_dict(), strict=False)
+        tokens.load_state_dict(labels.state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(
+            found=f"model.init: {str(folder)!r}: {error}",
+            wanted="the folder of a trained denoiser (unet/ and tokens/) of this config's sizes",
+            mend="give the path of a run's network/, or the config that the denoiser was trained with",
+        ) from error
+    strange = [name for name in missing if not name.startswith("add_embedding.")] + list(unexpected)
+    if strange:
+        raise TrainingError(
+            where=str(folder),
+            found=f"weights that differ from the config's network: {', '.join(strange[:5])}",
+            wanted="a denoiser of the same sizes",
+            mend="use the config that the denoiser was trained with",
+        )
 
 
 class DenoiserTask(Task):
@@ -64,6 +97,8 @@ class DenoiserTask(Task):
         self.latent_shape = (channels, *[image_size // autoencoder.patch_size] * 2)
         self.unet = build_unet(settings, channels, self.latent_shape[-1])
         self.tokens = LabelTokens(width=settings.token_width)
+        if settings.init:
+            take_weights(self.unet, self.tokens, Path(settings.init))
         self.module = nn.ModuleDict({"unet": self.unet, "tokens": self.tokens})
         alphas = self.schedule.alphas_cumprod
         self.log_snr = (alphas / (1 - alphas)).log()

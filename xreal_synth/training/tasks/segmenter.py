@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from xreal_synth.models.networks.mask_controller import CODE_SCALE
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
-from xreal_synth.training.config import SegmenterSettings
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.losses import soft_dice_loss
+from xreal_synth.training.settings.segmenter import SegmenterSettings
 from xreal_synth.training.tasks.base import Task, film_grid
 
 ORGANS = ("left_lung", "right_lung", "heart", "aorta")

@@ -1,0 +1,76 @@
+"""What every training config has: the films and their random changes, and the loop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class WarpSettings:
+    """Random changes of a film and its mask; never a mirror image, for the heart's side carries meaning.
+
+    Rotation in degrees, scale and shift as shares of the side, gamma and contrast as logarithms of the
+    largest factor, brightness as the largest difference; all are drawn uniformly up to both signs. `elastic` is
+    the largest displacement, as a share of the side, of the knots of a smooth field.
+    """
+
+    rotate_deg: Annotated[float, Field(ge=0, le=45)] = 5.0
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.06
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.03
+    elastic: Annotated[float, Field(ge=0, le=0.1)] = 0.0
+    gamma: Share = 0.1
+    brightness: Share = 0.05
+    contrast: Share = 0.08
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class DataSettings:
+    """Which films are read, and how they are changed while training.
+
+    More than `max_refused` of faulty films stop a run before it starts; `limit` keeps the first films of each
+    split only.
+    """
+
+    image_size: Annotated[int, Field(ge=16)] = 256
+    warp: WarpSettings = WarpSettings()
+    max_refused: Share = 0.05
+    limit: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class LoopSettings:
+    """The loop's own settings: budget, optimiser, average of weights, and what is written when.
+
+    `lr` is reached after `warmup_steps`, kept, and brought to zero over the last `decay_share` of the steps.
+    `minutes` ends a run early; a resumed run may be given other budgets and intervals, nothing else.
+    """
+
+    steps: Annotated[int, Field(ge=0)]
+    batch: Count
+    lr: Positive
+    minutes: Positive | None = None
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.4
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    weight_decay: NotNegative = 0.01
+    clip_norm: Positive = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9995
+    precision: Literal["fp32", "bf16"] = "bf16"
+    log_every: Count = 20
+    validate_every: Count = 250
+    preview_every: Count = 500
+    checkpoint_minutes: Positive = 4.0
+
+
+BUDGET_KEYS = ("steps", "minutes", "log_every", "validate_every", "preview_every", "checkpoint_minutes")

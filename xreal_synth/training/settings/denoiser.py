@@ -1,0 +1,42 @@
+"""The denoiser's config."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from xreal_synth.training.settings.common import STRICT, Count, DataSettings, LoopSettings, Positive, Share
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class DenoiserSettings:
+    """UNet2DConditionModel on latents; `autoencoder` is the folder of a fitted first stage.
+
+    Noise levels: the logarithm of the signal-to-noise ratio is drawn from a normal with `log_snr_mean` and
+    `log_snr_std`; a share of `uniform_share` is drawn uniformly from all steps. A share of `null_share` of
+    the films loses all labels, for guidance. `init` is the folder of a denoiser to go on from. `pooled_labels`
+    adds the labels, pooled over their tokens, to the time embedding too, so that every block sees them.
+    """
+
+    autoencoder: str = ""
+    init: str = ""
+    pooled_labels: bool = False
+    channels: tuple[Count, ...] = (64, 160, 224)
+    attention: tuple[bool, ...] = (False, True, True)
+    layers: Count = 1
+    heads: Count = 4
+    token_width: Count = 96
+    null_share: Share = 0.12
+    log_snr_mean: float = -0.6
+    log_snr_std: Positive = 2.0
+    uniform_share: Share = 0.15
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class DenoiserConfig:
+    network: Literal["denoiser"]
+    loop: LoopSettings
+    seed: int = 0
+    data: DataSettings = DataSettings()
+    model: DenoiserSettings = DenoiserSettings()
