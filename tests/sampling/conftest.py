@@ -37,6 +37,7 @@ class Flat:
     )
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     latent_shape: tuple[int, int, int] = (2, 8, 8)
+    channels: int = 1
     value_range: tuple[float, float] = (0.0, 1.0)
     scale_factor: float = 4.0
     alphas_cumprod: Tensor = field(default_factory=lambda: alphas_from(SCHEDULE).double())

@@ -31,6 +31,10 @@ class StageWatch:
         return self._model.latent_shape
 
     @property
+    def channels(self) -> int:
+        return self._model.channels
+
+    @property
     def value_range(self) -> tuple[float, float]:
         return self._model.value_range
 

@@ -41,6 +41,13 @@ def paste(film_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Tensor:
     return torch.where(alpha_HW > 0, film_CHW + alpha_HW * (edit_CHW - film_CHW), film_CHW)
 
 
+def from_grey(film_BHW: Tensor, value_range: tuple[float, float], channels: int) -> Tensor:
+    """Films uint8 [B, H, W] -> [B, channels, H, W] float32 in value_range; `to_grey` gives the bytes back."""
+    low, high = value_range
+    film = low + (high - low) * (film_BHW.to(torch.float32) / 255)
+    return film[:, None].expand(-1, channels, -1, -1).contiguous()
+
+
 def to_grey(film_CHW: Tensor, value_range: tuple[float, float]) -> Tensor:
     """Film in value_range -> uint8 [H, W], the channels averaged."""
     low, high = value_range

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xreal_synth.errors import BundleError
-from xreal_synth.sampling.blend import latent_region, paste, to_grey
+from xreal_synth.sampling.blend import from_grey, latent_region, paste, to_grey
 from xreal_synth.sampling.controlled import (
     Guide,
     Rule,
@@ -29,6 +29,7 @@ from xreal_synth.sampling.controlled import (
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
+from xreal_synth.sampling.real_film import film_states
 from xreal_synth.sampling.schedule import make_schedule
 from xreal_synth.types import Film, SamplingSettings
 
@@ -112,28 +113,33 @@ class _Maker:
 
     @torch.inference_mode()
     def twins(self, groups: list[_Group]) -> list[_Pass]:
-        """Stage A: makes the twins, and returns the first edit of every member that has one."""
+        """Stage A: makes the twins, and returns the first edit of every member that has one.
+
+        Real films are their own twins: of them only the states are made.
+        """
         rows = self._padded(groups)
+        keys = tuple(NoiseKey(row.job.seed, row.job.index, row.job.attempt) for row in rows)
+        real = [row.job.film for row in rows if row.job.film is not None]
+        if real:
+            assert len(real) == len(rows), "all groups of a run have a real film, or none has"
+            return self._real_twins(groups, real, keys)
         codes = self._batch([row.job.anatomy for row in rows])
         guide = Guide(self.model.embed([row.job.healthy_prompt for row in rows]))
-        keys = tuple(NoiseKey(row.job.seed, row.job.index, row.job.attempt) for row in rows)
         stage = anatomy_stage(
             self.model, codes, guide, self.rule, self._noise(keys),
             hold_steps=self.settings.hold_steps, soft=self.settings.soft,
         )  # fmt: skip
         films = self._decode(stage.states[-1], keys)
         kept = torch.stack(stage.states) if self.settings.mode == "branch" else None
-        passes = []
-        for row, group in enumerate(groups):
-            grey = self._grey(films[row])
-            states = None if kept is None else kept[:, row]
-            group.films[TWIN] = grey
-            for member in group.job.members:
-                if member.edits:
-                    passes.append(_Pass(group, member, 0, films[row], states))
-                else:
-                    group.films[member.name] = grey
-        return passes
+        greys = [self._grey(film) for film in films[: len(groups)]]
+        return _first_passes(groups, greys, films, kept)
+
+    def _real_twins(self, groups: list[_Group], real: list[Film], keys: tuple[NoiseKey, ...]) -> list[_Pass]:
+        films = from_grey(self._batch(real), self.model.value_range, self.model.channels)
+        kept = None
+        if self.settings.mode == "branch" and any(group.waiting for group in groups):
+            kept = torch.stack(film_states(self.model, films, self.rule, self._noise(keys)))
+        return _first_passes(groups, real, films, kept)
 
     @torch.inference_mode()
     def edits(self, batch: list[_Pass]) -> list[_Pass]:
@@ -195,6 +201,25 @@ class _Maker:
     def _grey(self, film: Tensor) -> Film:
         grey: Film = to_grey(film, self.model.value_range).cpu().numpy()
         return grey
+
+
+def _first_passes(
+    groups: list[_Group], greys: Sequence[Film], films: Tensor, kept: Tensor | None
+) -> list[_Pass]:
+    """Hands each group its twin, and returns the first edit of every member that has one.
+
+    Films [B, C, H, W] and the states that they ended, [steps + 1, B, C, h, w] in mode branch.
+    """
+    passes = []
+    for row, group in enumerate(groups):
+        states = None if kept is None else kept[:, row]
+        group.films[TWIN] = greys[row]
+        for member in group.job.members:
+            if member.edits:
+                passes.append(_Pass(group, member, 0, films[row], states))
+            else:
+                group.films[member.name] = greys[row]
+    return passes
 
 
 def _open(job: GroupJob) -> _Group:

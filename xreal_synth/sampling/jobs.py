@@ -29,7 +29,10 @@ class MemberJob:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupJob:
-    """One anatomy (organ codes uint8 [H, W]) and the members to make of it; the twin is always made."""
+    """One anatomy (organ codes uint8 [H, W]) and the members to make of it; the twin is always made.
+
+    With `film`, a real film uint8 [H, W], there is no stage A: the film itself is the twin.
+    """
 
     seed: int
     index: int
@@ -37,6 +40,7 @@ class GroupJob:
     anatomy: Mask
     healthy_prompt: str
     members: tuple[MemberJob, ...]
+    film: Film | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,11 @@ class SamplerModel(Protocol):
     def latent_shape(self) -> tuple[int, int, int]: ...
 
     @property
+    def channels(self) -> int:
+        """The films' channels inside the networks; all hold the same grey."""
+        ...
+
+    @property
     def value_range(self) -> tuple[float, float]:
         """The films' range inside the networks."""
         ...
