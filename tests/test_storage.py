@@ -46,6 +46,9 @@ def test_put_read_replace_delete(store: Store, tmp_path: Path) -> None:
     assert store.exists("a/b.bin")
     assert store.size("a/b.bin") == len(BIG)
     assert store.read_bytes("a/b.bin") == b"".join(store.chunks("a/b.bin")) == BIG
+    assert store.read_range("a/b.bin", 250, 1000) == BIG[250:1000]
+    with pytest.raises(StorageError, match="too early"):
+        store.read_range("a/b.bin", len(BIG) - 5, len(BIG) + 5)
     assert sha256_of(store, "a/b.bin") == sha256_bytes(BIG) == sha256_file(file)
     store.replace("a/b.bin", b"third")
     assert store.read_bytes("a/b.bin") == b"third"

@@ -45,6 +45,10 @@ class Store(Protocol):
 
     def read_bytes(self, key: str) -> bytes: ...
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of the file; raises StorageError if it has fewer."""
+        ...
+
     def chunks(self, key: str) -> Iterator[bytes]: ...
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
@@ -122,6 +126,14 @@ class LocalStore:
         except OSError as error:
             raise StorageError(found=f"cannot read {self._path(key)}: {error.strerror}") from error
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        try:
+            with self._path(key).open("rb") as file:
+                file.seek(start)
+                return _whole(file.read(stop - start), stop - start, str(self._path(key)))
+        except OSError as error:
+            raise StorageError(found=f"cannot read {self._path(key)}: {error.strerror}") from error
+
     def chunks(self, key: str) -> Iterator[bytes]:
         with self._path(key).open("rb") as file:
             while chunk := file.read(_CHUNK):
@@ -192,6 +204,12 @@ class LocalStore:
         return temporary
 
 
+def _whole(data: bytes, wanted: int, where: str) -> bytes:
+    if len(data) != wanted:
+        raise StorageError(where=where, found=f"ends {wanted - len(data)} bytes too early")
+    return data
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -241,6 +259,13 @@ class RemoteStore:
             return bytes(self._fs.cat_file(self._path(key)))
         except OSError as error:
             raise StorageError(found=f"cannot read {self._uri}/{key}: {error}") from error
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        try:
+            data = bytes(self._fs.cat_file(self._path(key), start=start, end=stop))
+        except OSError as error:
+            raise StorageError(found=f"cannot read {self._uri}/{key}: {error}") from error
+        return _whole(data, stop - start, f"{self._uri}/{key}")
 
     def chunks(self, key: str) -> Iterator[bytes]:
         with self._fs.open(self._path(key), "rb") as file:

@@ -165,6 +165,15 @@ def describe(ref: str | Path) -> BundleInfo:
     )
 
 
+def describe_made_with(name: str, hash_: str) -> BundleInfo | None:
+    """The bundle a dataset names, if it is here under that name and unchanged."""
+    try:
+        found = describe(name)
+    except BundleError:
+        return None
+    return found if found.content_hash == hash_ else None
+
+
 def verify_files(info: BundleInfo) -> None:
     """Hashes every file of the bundle; raises BundleError naming the first that differs."""
     for stamp in info.files:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xreal_synth.errors import BundleError, StorageError
-from xreal_synth.models.describe import BundleInfo, describe
+from xreal_synth.errors import StorageError
+from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.report.card import dataset_card
 from xreal_synth.report.contact_sheet import sheet_png
 from xreal_synth.report.samples import first_samples
 from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import DatasetHead, read_head
+from xreal_synth.shards.head import read_head
 from xreal_synth.shards.names import INDEX, REJECTED, SAMPLES
 from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import Store
@@ -47,7 +47,9 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
         sheet = _place(store, CONTACT_SHEET)
         written.append(CONTACT_SHEET)
     text = _recipe(store)
-    card = dataset_card(head, summary, text, bundle=bundle or _bundle(head))
+    card = dataset_card(
+        head, summary, text, bundle=bundle or describe_made_with(head.bundle.name, head.bundle.hash)
+    )
     store.replace(CARD, card.encode())
     return Built(sheet, tuple(_place(store, name) for name in (*written, CARD)))
 
@@ -61,12 +63,3 @@ def _recipe(store: Store) -> str:
         return store.read_bytes(RECIPE).decode()
     except (StorageError, UnicodeDecodeError):
         return ""
-
-
-def _bundle(head: DatasetHead) -> BundleInfo | None:
-    """The bundle that made the dataset, if it is here under its name and unchanged."""
-    try:
-        found = describe(head.bundle.name)
-    except BundleError:
-        return None
-    return found if found.content_hash == head.bundle.hash else None

@@ -48,10 +48,14 @@ class EncodedSample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TarSample:
-    """A sample read from a tar. Its split stands in the table, so `sample.split` is "train" here."""
+    """A sample read from a tar, with its members' bytes in the order of `names.SUFFIXES`.
+
+    Its split stands in the table, so `sample.split` is "train" here.
+    """
 
     sample: Sample
     sha256: str
+    members: tuple[bytes, ...]
 
 
 def encode_sample(sample: Sample) -> EncodedSample:
@@ -174,12 +178,13 @@ def read_samples(source: Path | bytes, where: str = "") -> Iterator[TarSample]:
     """As `read_tar`, with each sample's `content_sha256`."""
     where = where or (str(source) if isinstance(source, Path) else "tar")
     seen: set[str] = set()
-    for key, members in _groups(source, where):
+    for key, members in raw_samples(source, where):
         place = f"{where}:{key}"
         if key in seen:
             raise DatasetError(where=place, found="this key stands twice in the tar")
         seen.add(key)
-        yield TarSample(_decoded(key, members, place), content_sha256(members.values()))
+        contents = tuple(members.values())
+        yield TarSample(_decoded(key, members, place), content_sha256(contents), contents)
 
 
 def _decoded(key: str, members: dict[str, bytes], where: str) -> Sample:
@@ -197,8 +202,8 @@ def _decoded(key: str, members: dict[str, bytes], where: str) -> Sample:
     return Sample(film, anatomy, pathology, meta, "train")
 
 
-def _groups(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, suffix -> content in the order of SUFFIXES) for every run of four members."""
+def raw_samples(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, suffix -> content in the order of SUFFIXES) for every run of four members, not decoded."""
     members: dict[str, bytes] = {}
     current = ""
     for name, content in _members(source, where):

@@ -1,0 +1,67 @@
+"""A small dataset with every kind of region, hidden pixels, unknown labels and three splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.head import open_dataset
+from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
+from xreal_synth.storage import LocalStore, Store
+from xreal_synth.types import PlacedFinding, Sample, ShardPlan, Split
+
+SIZE = 64
+SHARDS = [ShardPlan("phantoms", 0, 0, 4), ShardPlan("phantoms", 1, 4, 8), ShardPlan("phantoms", 2, 8, 10)]
+BOTH = PlacedFinding("Effusion", "both", "lower", "box", ((8, 32, 24, 48), (40, 32, 56, 48)), 0.2)
+HEART = PlacedFinding("Cardiomegaly", "any", "any", "heart", ((24, 28, 48, 52),))
+HIDDEN = box_finding("Pneumonia", (12, 20, 28, 36))
+OVER = box_finding("Atelectasis", (20, 28, 32, 44))
+
+
+def split_of(group: int) -> Split:
+    return ("val", "test")[group] if group < 2 else "train"
+
+
+def samples_of(shard: ShardPlan) -> list[Sample]:
+    """The phantom groups, and in group 8 a film with two findings that overlap, in 9 two regions."""
+    if shard.shard < 2:
+        return phantom_groups(shard.start, shard.stop, SIZE)
+    return [
+        phantom(8, "h", size=SIZE),
+        phantom(8, "v0", [HIDDEN, OVER], size=SIZE),
+        phantom(9, "h", size=SIZE),
+        phantom(9, "v0", [BOTH, HEART], size=SIZE),
+    ]
+
+
+def make(store: Store) -> Store:
+    open_dataset(store, phantom_head(), "version: 1\n", lambda there, here: [])
+    for shard in SHARDS:
+        publish_phantoms(store, shard, samples_of(shard))
+    finish(store, phantom_head(), split_of=split_of)
+    return store
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    make(LocalStore(folder))
+    return folder
+
+
+@pytest.fixture
+def own_dataset(tmp_path: Path) -> Path:
+    """A dataset that a test may break."""
+    make(LocalStore(tmp_path / "phantoms"))
+    return tmp_path / "phantoms"
+
+
+@pytest.fixture(scope="session")
+def films() -> dict[str, Sample]:
+    return {sample.meta.key: sample for shard in SHARDS for sample in samples_of(shard)}
+
+
+Make = Callable[[Store], Store]

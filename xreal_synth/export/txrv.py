@@ -1,0 +1,193 @@
+"""SyntheticDataset: the shards as a TorchXRayVision dataset, read film by film with no unpacking."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torchxrayvision as xrv
+
+from xreal_synth import vocab
+from xreal_synth.errors import DatasetError
+from xreal_synth.export.regions import finding_region, positive_names
+from xreal_synth.export.source import open_source, shard_table
+from xreal_synth.export.splits import SPLITS
+from xreal_synth.shards.check import local_copy
+from xreal_synth.shards.meta import parse_meta
+from xreal_synth.shards.names import ANATOMY, FILM, META, PATHOLOGY
+from xreal_synth.shards.offsets import Offsets, sample_members, sample_offsets
+from xreal_synth.shards.png import decode_png
+from xreal_synth.shards.table import LABEL_COLUMNS
+from xreal_synth.storage import Store, open_store
+from xreal_synth.types import Split
+
+Transform = Callable[[npt.NDArray[np.float32]], Any]
+LabelSet = Literal["txrv18", "chexpert14"]
+
+ORGAN_NAMES = {"Left Lung": (1,), "Right Lung": (2,), "Lungs": (1, 2), "Heart": (3,), "Aorta": (4,)}
+"""Names of the semantic masks (those of TorchXRayVision's own) and their organ codes."""
+
+
+class SyntheticDataset(xrv.datasets.Dataset):
+    """Films of a generated dataset under TorchXRayVision's dataset contract.
+
+    `pathologies` are the label set's names in its order, `labels` float32 [n, names] of 1, 0 and NaN (not
+    known), `csv` a pandas DataFrame with a row per film. Its `patientid` names the anatomy (and, by the
+    dataset's digest, the recipe), so that a split by patient keeps the films of one group together.
+
+    An item has `idx`, `lab` float32 [names] and `img` float32 [1, H, W] in -1024..1024; with
+    `pathology_masks` a dict of float32 [1, H, W] of 0 and 1 by the label's place in `pathologies`, for each
+    finding's region under its own name and its parents'; with `semantic_masks` the organ masks by name.
+    `transform`, then `data_aug`, act on film and masks with the same random numbers.
+
+    Shards without a record, or not as their record says, are left out with a warning; the bytes of every
+    film are held against its row's hash when it is read. Nothing is opened before the first item, and no
+    file stays open, so the dataset may be pickled and forked.
+
+    Raises DatasetError where there is no dataset, no finished shard, or no film in the split asked for.
+    """
+
+    def __init__(
+        self,
+        uri: str | os.PathLike[str],
+        *,
+        split: Split | None = None,
+        label_set: LabelSet = "txrv18",
+        transform: Transform | None = None,
+        data_aug: Transform | None = None,
+        pathology_masks: bool = False,
+        semantic_masks: bool = False,
+    ) -> None:
+        super().__init__()
+        _one_of("split", split, (None, *SPLITS))
+        _one_of("label_set", label_set, tuple(vocab.LABEL_SETS))
+        self.uri = os.fspath(uri)
+        self.split = split
+        self.label_set = label_set
+        self.transform = transform
+        self.data_aug = data_aug
+        self.pathology_masks = pathology_masks
+        self.semantic_masks = semantic_masks
+        self.pathologies: list[str] = list(vocab.LABEL_SETS[label_set])
+        self._store = open_store(self.uri)
+        self._opened_by = os.getpid()
+        self._keys: dict[str, tuple[str, ...]] = {}
+        self._offsets: dict[str, Offsets] = {}
+        self.name, table = self._read_tables()
+        self.labels: npt.NDArray[np.float32] = _labels(table, label_set)
+        self.csv = table.drop(columns=list(LABEL_COLUMNS)).reset_index(drop=True)
+
+    def _read_tables(self) -> tuple[str, pd.DataFrame]:
+        source = open_source(self._store)
+        frames = []
+        for record in source.records:
+            table = shard_table(source, record)
+            if table is None:
+                continue
+            self._keys[record.tar.path] = tuple(table.column("key").to_pylist())
+            frames.append(_frame(table, source.head.digest))
+        for skipped in source.skipped:
+            warnings.warn(f"{self.uri}: {skipped}", stacklevel=4)
+        if not frames:
+            raise DatasetError(
+                where=self.uri, found="no shard is as its record says", mend="run xreal-synth verify"
+            )
+        whole = pd.concat(frames, ignore_index=True)
+        chosen = whole if self.split is None else whole[whole["split"] == self.split]
+        if not len(chosen):
+            told = ", ".join(f"{name} {count}" for name, count in whole["split"].value_counts().items())
+            raise DatasetError(
+                where=self.uri, found=f"no film in split {self.split!r}", wanted=f"one of those here: {told}"
+            )
+        return source.head.name, chosen
+
+    def string(self) -> str:
+        return (
+            f"{type(self).__name__} num_samples={len(self)} name={self.name} split={self.split} "
+            f"label_set={self.label_set} data_aug={self.data_aug}"
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """The film of row `idx`; raises IndexError beyond the last, DatasetError where its bytes are wrong."""
+        idx = int(idx)
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f"film {idx} of {len(self)}")
+        idx %= len(self)
+        row = self.csv.iloc[idx]
+        members = self._members(row["tar"], int(row["place"]), row["key"], row["sha256"])
+        where = f"{row['tar']}:{row['key']}"
+        film = decode_png(members[FILM], f"{where}.{FILM}")
+        item: dict[str, Any] = {
+            "idx": idx,
+            "lab": self.labels[idx],
+            "img": xrv.utils.normalize(film, 255, True),
+        }
+        if self.pathology_masks:
+            item["pathology_masks"] = self._pathology_masks(members, where)
+        if self.semantic_masks:
+            anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
+            item["semantic_masks"] = {
+                name: np.isin(anatomy, codes)[None].astype(np.float32) for name, codes in ORGAN_NAMES.items()
+            }
+        item = xrv.datasets.apply_transforms(item, self.transform)
+        return dict(xrv.datasets.apply_transforms(item, self.data_aug))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None, "_opened_by": None}
+
+    def _members(self, tar: str, place: int, key: str, sha256: str) -> dict[str, bytes]:
+        """One film's files; each process opens the store for itself."""
+        store = self._own_store()
+        offsets = self._offsets.get(tar)
+        if offsets is None:
+            with local_copy(store, tar) as path:
+                offsets = self._offsets[tar] = sample_offsets(path, tar, self._keys[tar])
+        return sample_members(store.read_range(tar, *map(int, offsets[place : place + 2])), key, sha256, tar)
+
+    def _own_store(self) -> Store:
+        if self._store is None or self._opened_by != os.getpid():
+            self._store, self._opened_by = open_store(self.uri), os.getpid()
+        return self._store
+
+    def _pathology_masks(self, members: dict[str, bytes], where: str) -> dict[int, npt.NDArray[np.float32]]:
+        findings = parse_meta(members[META], f"{where}.{META}").findings
+        anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
+        pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
+        places = {name: i for i, name in enumerate(self.pathologies)}
+        masks: dict[int, npt.NDArray[np.float32]] = {}
+        for value, finding in enumerate(findings, start=1):
+            region = finding_region(finding, value, anatomy, pathology)[None].astype(np.float32)
+            for name in positive_names(finding.name, self.label_set) & places.keys():
+                there = masks.get(places[name])
+                masks[places[name]] = region if there is None else np.maximum(there, region)
+        return masks
+
+
+def _frame(table: Any, digest: str) -> pd.DataFrame:
+    """A shard's rows: its table with findings as names, and what TorchXRayVision's own datasets carry."""
+    names = ["|".join(one["name"] for one in row) for row in table.column("findings").to_pylist()]
+    frame: pd.DataFrame = table.drop_columns(["findings"]).to_pandas()
+    frame["findings"] = names
+    frame["has_masks"] = [bool(name) for name in names]
+    frame["patientid"] = [f"synthetic-{digest[:8]}-{group:010d}" for group in frame["group"]]
+    frame["view"] = "UNKNOWN"
+    frame["place"] = np.arange(len(frame))
+    return frame
+
+
+def _labels(table: pd.DataFrame, label_set: str) -> npt.NDArray[np.float32]:
+    columns = [f"{label_set}.{name}" for name in vocab.LABEL_SETS[label_set]]
+    return np.asarray(table[columns].to_numpy(dtype=np.float32, na_value=np.nan))
+
+
+def _one_of(name: str, found: object, wanted: tuple[object, ...]) -> None:
+    if found not in wanted:
+        raise DatasetError(found=f"{name}={found!r}", wanted=f"{name} among {', '.join(map(repr, wanted))}")
