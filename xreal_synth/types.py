@@ -23,6 +23,7 @@ Zone = Literal["any", "upper", "middle", "lower"]
 Region = Literal["box", "heart", "lungs"]
 Split = Literal["train", "val", "test"]
 LabelValue = Literal[0, 1] | None
+SamplingMode = Literal["branch", "reference", "paper"]
 
 ANATOMY_SOURCES = ("bank", "masks", "images")
 
@@ -70,9 +71,10 @@ class SamplingSettings:
 
     hold and branch are shares of `steps`: s = floor(hold*steps + 0.5) held steps, k = floor(branch*steps).
     `soft` is the anatomy blend's weight outside the organs, `resample` RePaint's U, `eta` DDIM's noise.
+    In mode `paper` guidance is 1, soft 0, eta 1 and branch 0.
     """
 
-    mode: Literal["branch", "reference"]
+    mode: SamplingMode
     control: Literal["xreal"]
     steps: int
     hold: float

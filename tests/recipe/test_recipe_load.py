@@ -52,7 +52,7 @@ def test_the_json_schema_refuses_what_the_loader_refuses() -> None:
     validator = jsonschema.Draft202012Validator(json_schema())
     good = yaml.safe_load(GOOD)
     assert validator.is_valid(good)
-    for change in ({"samples": 0}, {"sampels": 1}, {"findings": []}, {"sampling": {"mode": "paper"}}):
+    for change in ({"samples": 0}, {"sampels": 1}, {"findings": []}, {"sampling": {"mode": "papre"}}):
         assert not validator.is_valid(good | change), change
     json.dumps(json_schema())
 
@@ -125,7 +125,8 @@ BAD = [
     ("anatomy.source={mask: {path: x}}", "anatomy.source", "mask", "bank", "`masks`"),
     ("anatomy.source={masks: {pth: x, path: x}}", "anatomy.source.masks.pth", "unknown", "path", "`path`"),
     ("anatomy.augment.heart_scale=[0.1, 1]", "anatomy.augment.heart_scale", "0.1", "0.5 to 2", ""),
-    ("sampling.mode=paper", "sampling.mode", "not built yet", "branch, reference", ""),
+    ("sampling.mode=papre", "sampling.mode", "papre", "branch, reference, paper", "`paper`"),
+    ("sampling={mode: paper, soft: 0.2, guidance: 7.0}", "sampling.soft", "soft: 0.2, guidance", "print", "remove"),
     ("sampling={mode: reference, steps: 30}", "sampling.steps", "steps: 30", "divides 1000", "25 or 40"),
     ("sampling.hold=1.5", "sampling.hold", "1.5", "at most 1", ""),
     ("sampling.control=controlnet", "sampling.control", "not built yet", "xreal", ""),

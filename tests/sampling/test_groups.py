@@ -117,7 +117,7 @@ def test_guidance_of_one_needs_no_second_half(flat: Any, make: Any) -> None:
     assert set(flat.batches) == {1}
 
 
-@pytest.mark.parametrize("mode", ["branch", "reference"])
+@pytest.mark.parametrize("mode", ["branch", "reference", "paper"])
 def test_each_edit_gets_its_own_prompt(flat: Any, make: Any, mode: str) -> None:
     """The by-hand model paints a prompt's grey: No Finding .3, Edema .6, Mass .8."""
     edits = make.edit(32, (0, 0, 16, 16), "Edema"), make.edit(32, (16, 16, 32, 32), "Mass")

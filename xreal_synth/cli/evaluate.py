@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Mode(StrEnum):
     branch = "branch"
     reference = "reference"
+    paper = "paper"
 
 
 class Precision(StrEnum):

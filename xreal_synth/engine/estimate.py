@@ -27,11 +27,11 @@ class Estimate:
 def estimate(run: Run, films: float) -> Estimate:
     """The cost of `films` delivered films; every group's twin is made, delivered or not."""
     sampling, recipe = run.sampling, run.recipe
-    held_a = sampling.hold_steps * (sampling.resample - 1)
-    per_twin = sampling.steps + held_a
+    again, last = sampling.resample - 1, sampling.steps - 1
+    per_twin = sampling.steps + again * min(sampling.hold_steps, last)
     start = sampling.branch_step if sampling.mode == "branch" else 0
     rows = 1 if sampling.guidance == 1.0 else 2
-    per_edit = rows * (sampling.steps - start) * sampling.resample
+    per_edit = rows * (sampling.steps - start + again * max(last - start, 0))
     total = recipe.samples * per_twin + _edits(run) * per_edit
     pixels = run.bundle.image_size**2
     speeds = {device: total * seconds for device, seconds in run.bundle.seconds_per_evaluation.items()}

@@ -15,12 +15,15 @@ _Result = TypeVar("_Result")
 
 
 class StageWatch:
-    """A model that counts the seconds in each of its networks; stage B is what is guided."""
+    """A model that counts the seconds in each of its networks.
+
+    The controller begins stage A, the decoder ends it: what is denoised after that is stage B.
+    """
 
     def __init__(self, model: LoadedBundle) -> None:
         self._model = model
         self._seconds = {"controller": 0.0, "encode": 0.0, "stage A": 0.0, "stage B": 0.0, "decode": 0.0}
-        self._rows = 0
+        self._stage = "stage A"
 
     @property
     def device(self) -> torch.device:
@@ -63,18 +66,17 @@ class StageWatch:
         return {name: spent / counts.get(name, films) for name, spent in self._seconds.items()}
 
     def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
-        if not self._rows:
-            self._rows = len(z_BChw)
-        stage = "stage A" if len(z_BChw) == self._rows else "stage B"
-        return self._timed(stage, lambda: self._model.denoise(z_BChw, t_B, cond_BLD))
+        return self._timed(self._stage, lambda: self._model.denoise(z_BChw, t_B, cond_BLD))
 
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return self._timed("encode", lambda: self._model.encode(x_BCHW))
 
     def decode(self, z_BChw: Tensor) -> Tensor:
+        self._stage = "stage B"
         return self._timed("decode", lambda: self._model.decode(z_BChw))
 
     def control(self, codes_BHW: Tensor) -> Tensor:
+        self._stage = "stage A"
         return self._timed("controller", lambda: self._model.control(codes_BHW))
 
     def _timed(self, stage: str, call: Callable[[], _Result]) -> _Result:

@@ -16,11 +16,14 @@ def resolve_sampling(
 ) -> SamplingSettings:
     """Settings with no gaps.
 
-    `eta` is 1 in mode `reference` unless the recipe says otherwise.
+    `eta` is 1 in mode `reference` unless the recipe says otherwise. Mode `paper` takes nothing from the
+    bundle: T = 100 and s = 50 unless the recipe says otherwise (section IV.B), the rest is Algorithm 1's.
     Raises RecipeError where mode `reference` gets a step count that does not divide 1000, whether it
     stands in the recipe or comes from the bundle.
     """
     mode = _or(sampling.mode, defaults.mode)
+    if mode == "paper":
+        return _paper(sampling)
     settings = SamplingSettings(
         mode=mode,
         control=sampling.control,
@@ -36,6 +39,21 @@ def resolve_sampling(
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])
     return settings
+
+
+def _paper(sampling: Sampling) -> SamplingSettings:
+    return SamplingSettings(
+        mode="paper",
+        control=sampling.control,
+        steps=_or(sampling.steps, 100),
+        hold=_or(sampling.hold, 0.5),
+        branch=0.0,
+        guidance=1.0,
+        soft=0.0,
+        resample=sampling.resample,
+        paste=sampling.paste,
+        eta=1.0,
+    )
 
 
 def _or(value: _T | None, default: _T) -> _T:

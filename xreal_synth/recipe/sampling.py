@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import Part, problem
 
+NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "branch")
+
 
 class Sampling(Part):
     """How films are sampled; what is left out comes from the bundle."""
 
-    mode: Literal["branch", "reference"] | None = Field(
+    mode: Literal["branch", "reference", "paper"] | None = Field(
         default=None,
-        description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code.",
+        description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code; "
+        "`paper`: Algorithm 1 as printed.",
     )
     control: Literal["xreal"] = Field(default="xreal", description="What holds the film to the anatomy.")
     steps: int | None = Field(
-        default=None, ge=1, le=1000, description="Denoising steps; `reference` wants a divisor of 1000."
+        default=None,
+        ge=1,
+        le=1000,
+        description="Denoising steps; `reference` wants a divisor of 1000, `paper` takes 100 unless told.",
     )
     hold: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the steps that are held to the anatomy."
+        default=None, ge=0, le=1, description="Share of the steps that are held to the anatomy; `paper`: 0.5."
     )
     branch: float | None = Field(
         default=None, ge=0, le=1, description="Share of the twin's steps that an edit keeps."
@@ -44,6 +50,20 @@ class Sampling(Part):
     def _steps_fit(self) -> Self:
         if self.mode == "reference" and self.steps is not None and 1000 % self.steps:
             raise problem(None, **steps_words(self.steps), at="steps")
+        return self
+
+    @model_validator(mode="after")
+    def _paper_has_no_such_settings(self) -> Self:
+        given = [key for key in NOT_IN_PAPER if getattr(self, key) is not None]
+        if self.mode == "paper" and given:
+            raise problem(
+                None,
+                found=f"{', '.join(f'{key}: {getattr(self, key):g}' for key in given)} with mode: paper",
+                wanted=f"none of {', '.join(NOT_IN_PAPER)}: Algorithm 1 as printed has a binary mask, "
+                "no guidance and DDPM's noise, and starts from noise",
+                mend=f"remove {', '.join(given)} (on a command line: null), or use mode: reference",
+                at=given[0],
+            )
         return self
 
 

@@ -1,8 +1,9 @@
 """XReal's Algorithm 1: stage A holds the denoiser to an anatomy, stage B infuses a finding inside a region.
 
 Both stages are one loop (`run_steps`) with different holds. Modes: `reference` re-encodes stage A's film and
-starts stage B from noise (as the authors' released code does); `branch` starts stage B from stage A's state
-after k steps and holds it to stage A's kept states, so the twin comes for free.
+starts stage B from noise (as the authors' released code does); `paper` does so with the printed algorithm's
+chain, binary mask, mean latents and no guidance; `branch` starts stage B from stage A's state after k steps
+and holds it to stage A's kept states, so the twin comes for free.
 
 Shapes: B batch, C latent channels, H and W film sides, h and w latent sides, L tokens, D their width.
 """
@@ -28,12 +29,16 @@ Hold = Callable[[int, int, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a stage steps: eta is DDIM's, `resample` RePaint's U (in held steps but the last)."""
+    """How a stage steps: eta is DDIM's, `resample` RePaint's U (in held steps but the last).
+
+    `posterior` is what z = E_G(x) means: a sample of the posterior, or its mean.
+    """
 
     schedule: Schedule
     prediction_type: Literal["epsilon", "v_prediction"]
     resample: int = 1
     eta: float = 1.0
+    posterior: Literal["sample", "mean"] = "sample"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ def anatomy_stage(
     """Stage A: organ codes uint8 -> latents of a film with this anatomy, held for the first `hold_steps`."""
     x_hat = model.control(codes_BHW)
     mask = soft_mask(codes_BHW, model.latent_shape[1:], soft)
-    z_hat = encode_scaled(model, x_hat, noise("a.posterior"))
+    z_hat = encode_scaled(model, x_hat, noise("a.posterior") if rule.posterior == "sample" else None)
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
         return blend(q_sample(z_hat, rule.schedule.abar[step], noise("a.hold", step, repeat)), z, mask)
@@ -112,8 +117,8 @@ def anatomy_stage(
 def pathology_from_noise(
     model: SamplerModel, x_BCHW: Tensor, m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise
 ) -> tuple[Tensor, list[Tensor]]:
-    """Stage B of `reference`: a film and its region [B, 1, h, w] -> the film's z0 and stage B's states."""
-    z0 = encode_scaled(model, x_BCHW, noise("b.posterior"))
+    """Stage B of `reference` and `paper`: a film and its region [B, 1, h, w] -> the film's z0 and stage B's states."""
+    z0 = encode_scaled(model, x_BCHW, noise("b.posterior") if rule.posterior == "sample" else None)
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
         return blend(q_sample(z0, rule.schedule.abar[step], noise("b.hold", step, repeat)), z, 1 - m_p)
@@ -154,10 +159,10 @@ def denoiser(model: SamplerModel, guide: Guide) -> Callable[[Tensor, int], Tenso
     return lambda z, t: guided(model.denoise, z, t, guide.cond, guide.null, guide.guidance)
 
 
-def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor) -> Tensor:
-    """z = scale_factor * sample(E_G(x))."""
+def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor | None) -> Tensor:
+    """z = scale_factor * sample(E_G(x)); without noise, of the mean."""
     mean, std = model.encode(x_BCHW)
-    return model.scale_factor * (mean + std * noise)
+    return model.scale_factor * (mean if noise is None else mean + std * noise)
 
 
 def decode_scaled(model: SamplerModel, z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +109,8 @@ class _Maker:
         self.micro_batch = micro_batch
         self.noise = noise
         schedule = make_schedule(model.alphas_cumprod, settings.steps, settings.mode)
-        self.rule = Rule(schedule, model.prediction_type, settings.resample, settings.eta)
+        posterior: Literal["sample", "mean"] = "mean" if settings.mode == "paper" else "sample"
+        self.rule = Rule(schedule, model.prediction_type, settings.resample, settings.eta, posterior)
 
     @torch.inference_mode()
     def twins(self, groups: list[_Group]) -> list[_Pass]:
@@ -164,7 +165,7 @@ class _Maker:
         return following
 
     def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
-        if self.settings.mode == "reference":
+        if self.settings.mode != "branch":
             films = torch.stack([row.film for row in rows])
             return pathology_from_noise(self.model, films, m_p, guide, self.rule, noise)[1]
         kept = torch.stack([row.states for row in rows if row.states is not None], dim=1)

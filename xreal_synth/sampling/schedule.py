@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
+
+from xreal_synth.types import SamplingMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,19 @@ def respaced_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
     return tuple(min(i * total // steps + 1, total - 1) for i in range(steps))[::-1]
 
 
-def make_schedule(
-    alphas_cumprod: Tensor | Sequence[float], steps: int, mode: Literal["branch", "reference"]
-) -> Schedule:
-    """The schedule of a mode; the last step leads to abar[0], as in the released code."""
+def make_schedule(alphas_cumprod: Tensor | Sequence[float], steps: int, mode: SamplingMode) -> Schedule:
+    """The schedule of a mode.
+
+    The last step leads to abar[0] as in the released code; in `paper` to 1, for Algorithm 1 ends at x_0
+    with z = 0. DDIM's step with eta = 1 between two abar is Algorithm 1's ancestral step of the respaced
+    chain, alpha_t = abar / abar_next, with sigma_t^2 the posterior variance (DDPM eq. 7, DDIM section 4.1).
+    """
     alphas = alphas_cumprod.tolist() if isinstance(alphas_cumprod, Tensor) else list(alphas_cumprod)
     spaced = reference_timesteps if mode == "reference" else respaced_timesteps
     timesteps = spaced(steps, len(alphas))
     abar = tuple(alphas[t] for t in timesteps)
-    return Schedule(timesteps, abar, (*abar[1:], alphas[0]))
+    end = 1.0 if mode == "paper" else alphas[0]
+    return Schedule(timesteps, abar, (*abar[1:], end))
 
 
 def q_sample(z0: Tensor, abar: float, noise: Tensor) -> Tensor:
