@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.storage import open_store
 from xreal_synth.training.films import load_films
 from xreal_synth.training.settings.common import DataSettings, WarpSettings
 from xreal_synth.training.warps import plain_view, warped_view
@@ -50,6 +53,14 @@ def _spoil(folder: Path, rows: Rows, fault: str) -> None:
         Image.fromarray(np.zeros((20, 20), np.uint8)).save(mask)
     elif fault == "unknown code":
         Image.fromarray(np.full((40, 40), 9, np.uint8)).save(mask)
+    elif fault == "swapped lungs":
+        Image.fromarray(np.asarray(Image.open(mask))[:, ::-1].copy()).save(mask)
+    elif fault == "no lung":
+        codes = np.array(Image.open(mask))
+        Image.fromarray(codes * (codes != 2)).save(mask)
+    elif fault == "another size":
+        for file in (film, mask):
+            Image.open(file).resize((48, 48), Image.Resampling.NEAREST).save(file)
     elif fault == "one colour":
         Image.fromarray(np.full((40, 40), 7, np.uint8)).save(film)
     elif fault == "row cut short":
@@ -68,6 +79,9 @@ def _spoil(folder: Path, rows: Rows, fault: str) -> None:
         ("cut short", "trunc", 1),
         ("mask of another size", "mask1.png is", 1),
         ("unknown code", "code 9", 1),
+        ("swapped lungs", "swapped", 1),
+        ("another size", "first film is 40", 1),
+        ("no lung", "no right lung", 1),
         ("one colour", "one colour", 1),
         ("unknown label", "'Pneumonja'", 1),
         ("row cut short", "column labels", 1),
@@ -93,6 +107,72 @@ def test_a_faulty_film_is_refused_and_counted(
     assert reason in refused[0]["reason"]
     with pytest.raises(TrainingError, match=r"film1\.png"):
         load_films(tmp_path, DataSettings(image_size=32, max_refused=0.0))
+
+
+def test_unknown_labels_are_not_known_and_not_positive(
+    tmp_path: Path, folder_writer: WriteFolder, manifest_writer: WriteManifest
+) -> None:
+    rows = folder_writer(tmp_path)
+    rows[0].update(labels="Effusion", unknown="Pneumonia|No Finding|Mass")
+    rows[1].update(labels="", unknown="Effusion|No Finding")
+    manifest_writer(tmp_path, [{**row, "unknown": row.get("unknown", "")} for row in rows])
+    settings = DataSettings(image_size=32, findings=("Pleural Effusion", "Pneumonia"))
+    assert settings.findings == ("Effusion", "Pneumonia")
+    films = load_films(tmp_path, settings)["train"]
+    assert films.labels[:3].tolist() == [[True, False, False], [False] * 3, [True, True, False]]
+    assert films.known[:3].tolist() == [[True, False, False], [False, True, False], [True] * 3]
+    batch = films.draw(torch.tensor([1, 0]), torch.Generator().manual_seed(0)).to(torch.device("cpu"))
+    assert (
+        batch.known.tolist()
+        == films.known[[1, 0]].tolist()
+        == films.take(torch.tensor([1, 0])).known.tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("findings", "named"),
+    [
+        ([], "at least 1"),
+        (["Pneumonja"], "'Pneumonja'"),
+        (["No Finding"], "'No Finding'"),
+        (["Mass", "Mass"], "twice"),
+    ],
+)
+def test_findings_are_checked(findings: list[str], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        DataSettings(findings=tuple(findings))
+
+
+def test_films_are_read_from_any_store_and_from_tars(tmp_path: Path, folder_writer: WriteFolder) -> None:
+    folder_writer(tmp_path)
+    wanted = load_films(tmp_path, TOLERANT)
+    memory = open_store("memory://films-test")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with tarfile.open(shards / "all.tar", "w") as tar:
+        for file in sorted(tmp_path.glob("*.png")):
+            tar.add(file, file.name)
+            memory.replace(file.name, file)
+    memory.replace("manifest.csv", tmp_path / "manifest.csv")
+    lines = (tmp_path / "manifest.csv").read_text().splitlines()
+    (shards / "manifest.csv").write_text(
+        "\n".join([f"{lines[0]},shard", *(f"{r},all.tar" for r in lines[1:])])
+    )
+    for place in ("memory://films-test", shards):
+        found = load_films(place, TOLERANT)
+        for split in ("train", "val"):
+            assert torch.equal(found[split].films, wanted[split].films)
+            assert torch.equal(found[split].codes, wanted[split].codes)
+            assert torch.equal(found[split].labels, wanted[split].labels)
+
+
+def test_too_many_faults_are_counted_in_the_error(tmp_path: Path, folder_writer: WriteFolder) -> None:
+    folder_writer(tmp_path)
+    for number in range(3):
+        (tmp_path / f"film{number}.png").unlink()
+    (tmp_path / "mask4.png").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"4 films refused .3 missing file, 1 unreadable mask., 4 used"):
+        load_films(tmp_path, DataSettings(image_size=32))
 
 
 @pytest.mark.parametrize("content", [None, "", "image,mask\na,b\n"])

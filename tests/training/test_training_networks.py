@@ -76,6 +76,14 @@ def test_every_prompt_has_its_own_tokens() -> None:
     assert prompt_of(["Effusion", "Pneumonia"]) == "Pneumonia Effusion"
 
 
+def test_many_findings_have_prompts_of_a_few_at_once() -> None:
+    tokens = LabelTokens([f"F{n}" for n in range(14)], width=4)
+    table = tokens.table()
+    assert len(table) == 1 + 14 + 91 + 364 + 1
+    wanted = tokens(torch.tensor([[n in (2, 5) for n in range(15)]]))[0]
+    assert torch.equal(table["F2 F5"], wanted)
+
+
 def test_noise_levels_crowd_in_the_middle() -> None:
     first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     task = DenoiserTask(DenoiserSettings(channels=(32, 32), attention=(False, True)), first_stage, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +26,36 @@ def read_mask(path: Path) -> Mask:
     anatomy are checked by `validate.validate_mask`.
     """
     try:
-        with Image.open(path) as image:
+        return decode_mask(path.read_bytes(), str(path))
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+
+
+def decode_mask(data: bytes, where: str) -> Mask:
+    """As `read_mask`, from the file's bytes; `where` names it in the error."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
             mode = image.mode
             pixels = np.array(image) if mode in _MODES else None
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise AnatomyError(
-            where=str(path),
-            found=f"the file cannot be read as an image ({error})",
-            wanted="a one-channel 8-bit PNG of organ codes",
-            mend="replace the file or take it out of the folder",
-        ) from error
+        raise _unreadable(where, error) from error
     if pixels is None:
         raise AnatomyError(
-            where=str(path),
+            where=where,
             found=f"an image of mode {mode}",
             wanted=f"a one-channel 8-bit PNG of organ codes ({LEGEND})",
             mend="save the codes themselves, not their colours",
         )
     return pixels.astype(np.uint8)
+
+
+def _unreadable(where: str, error: Exception) -> AnatomyError:
+    return AnatomyError(
+        where=where,
+        found=f"the file cannot be read as an image ({error})",
+        wanted="a one-channel 8-bit PNG of organ codes",
+        mend="replace the file or take it out of the folder",
+    )
 
 
 def resize_mask(mask: Mask, size: int) -> Mask:

@@ -1,46 +1,53 @@
 """Fits the mask bank: `python -m xreal_synth.anatomy.fit_bank --data DIR --out DIR`.
 
-DIR is a folder like nih-cxr14: manifest.csv with the columns mask, mask_score and split, and the masks.
+DIR is a data folder: manifest.csv with the columns mask, split and perhaps mask_score, and the masks.
 Takes about a minute for 650 masks.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from xreal_synth.anatomy.codes import read_mask
+from xreal_synth.anatomy.codes import decode_mask
+from xreal_synth.anatomy.film_files import FilmFiles
+from xreal_synth.anatomy.manifest import MANIFEST, BadFilm, fault_counts, read_manifest
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, XrealError
+from xreal_synth.storage import open_store
 from xreal_synth.types import Mask
 from xreal_synth.vocab import AORTA
 
 TRIALS = 500
 
 
-def training_masks(data: Path, min_score: float) -> list[Mask]:
-    """The validated masks of the manifest's training split, in its order. Raises AnatomyError."""
-    try:
-        with (data / "manifest.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
-        paths = [data / row["mask"] for row in rows if float(row["mask_score"]) >= min_score]
-    except (OSError, KeyError, ValueError) as error:
+def training_masks(data: str | Path, min_score: float) -> list[Mask]:
+    """The validated masks of the manifest's training split, in its order; a mask without score was given.
+
+    Raises TrainingError for the manifest, AnatomyError for a mask.
+    """
+    store = open_store(str(data))
+    manifest, files = read_manifest(store, ("mask", "split"), ("train",)), FilmFiles(store)
+    if manifest.refused:
         raise AnatomyError(
-            where=str(data / "manifest.csv"),
-            found=f"the manifest cannot be read ({error!r})",
-            wanted="a CSV with the columns mask, mask_score and split",
-        ) from error
+            where=f"{store.uri}/{MANIFEST}",
+            found=f"rows that cannot be used: {fault_counts(manifest.refused)}; {manifest.refused[0].reason}",
+            mend="correct them",
+        )
     masks = []
-    for path in paths:
-        mask = read_mask(path)
-        validate_mask(mask, str(path))
-        masks.append(mask)
+    for row in manifest.rows:
+        if row.mask_score is None or row.mask_score >= min_score:
+            try:
+                mask = decode_mask(files.read(row.shard, row.mask), row.mask)
+            except BadFilm as bad:
+                raise AnatomyError(where=row.mask, found=bad.reason) from bad
+            validate_mask(mask, row.mask)
+            masks.append(mask)
     return masks
 
 
@@ -57,7 +64,7 @@ def redraw_rate(model: ShapeModel, size: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.anatomy.fit_bank", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and masks/")
+    parser.add_argument("--data", required=True, help="folder or URI with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the bank into")
     parser.add_argument("--modes", type=int, default=40, help="principal modes kept (default 40)")
     parser.add_argument("--min-score", type=float, default=0.9, help="least mask_score (default 0.9)")

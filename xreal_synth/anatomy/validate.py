@@ -7,6 +7,7 @@ from a sick one.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,14 @@ AORTA_DOWN = (0.05, 0.75)  # met: 0.20 .. 0.47
 LARGEST_PART = 0.97  # of an organ in one piece, met: 0.9996 ..
 
 
+class WrongCodeError(AnatomyError):
+    """A mask with codes that are no organ's."""
+
+
+class SwappedLungsError(AnatomyError):
+    """A mask whose left lung lies on the picture's left."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """One organ: pixels, centre (x, y) and half-open box in pixels, share of its largest piece."""
@@ -57,12 +66,29 @@ def validate_mask(mask: Mask, where: str) -> None:
     _check_array(mask, where)
     shapes = _shapes(mask)
     _check_present(shapes, where)
-    _check_laterality(shapes, where)
+    _check_sides(shapes[LEFT_LUNG].centre[0], shapes[RIGHT_LUNG].centre[0], where)
+    _check_distance(shapes, where)
     _check_areas(shapes, mask.size, where)
     _check_pieces(shapes, where)
     _check_heart(shapes, where)
     if AORTA in shapes:
         _check_aorta(shapes, where)
+
+
+def validate_sides(mask: Mask, where: str) -> None:
+    """Passes a mask that may show a sick chest in any shape: only its array, codes, lungs and heart count.
+
+    Raises AnatomyError like `validate_mask`, for the first three of its checks.
+    """
+    _check_array(mask, where)
+    _check_present([code for code, area in enumerate(organ_areas(mask)) if area], where)
+    _check_sides(_middle(mask, LEFT_LUNG), _middle(mask, RIGHT_LUNG), where)
+
+
+def _middle(mask: Mask, code: int) -> float:
+    """An organ's centre, in pixels from the left."""
+    columns = (mask == code).sum(axis=0)
+    return float(columns @ np.arange(columns.size)) / float(columns.sum())
 
 
 def _check_array(mask: Mask, where: str) -> None:
@@ -82,7 +108,7 @@ def _check_array(mask: Mask, where: str) -> None:
     foreign = [int(code) for code in np.flatnonzero(counts) if code not in CODES]
     if foreign:
         shown = ", ".join(map(str, foreign[:8])) + (", ..." if len(foreign) > 8 else "")
-        raise AnatomyError(
+        raise WrongCodeError(
             where=where,
             found=f"code {shown} in the mask ({int(counts[foreign].sum())} pixels)",
             wanted=LEGEND,
@@ -107,8 +133,8 @@ def _shapes(mask: Mask) -> dict[int, _Shape]:
     return found
 
 
-def _check_present(shapes: dict[int, _Shape], where: str) -> None:
-    missing = [NAMES[code] for code in (LEFT_LUNG, RIGHT_LUNG, HEART) if code not in shapes]
+def _check_present(codes: Container[int], where: str) -> None:
+    missing = [NAMES[code] for code in (LEFT_LUNG, RIGHT_LUNG, HEART) if code not in codes]
     if missing:
         raise AnatomyError(
             where=where,
@@ -118,16 +144,18 @@ def _check_present(shapes: dict[int, _Shape], where: str) -> None:
         )
 
 
-def _check_laterality(shapes: dict[int, _Shape], where: str) -> None:
-    left, right = shapes[LEFT_LUNG], shapes[RIGHT_LUNG]
-    if left.centre[0] <= right.centre[0]:
-        raise AnatomyError(
+def _check_sides(left: float, right: float, where: str) -> None:
+    if left <= right:
+        raise SwappedLungsError(
             where=where,
             found=f"the lungs are swapped: code {LEFT_LUNG} (left lung) lies on the picture's left",
             wanted="the patient's left lung in the right half of the picture",
             mend=f"swap codes {LEFT_LUNG} and {RIGHT_LUNG}, or mirror film and mask",
         )
-    chest = _chest(shapes)
+
+
+def _check_distance(shapes: dict[int, _Shape], where: str) -> None:
+    left, right, chest = shapes[LEFT_LUNG], shapes[RIGHT_LUNG], _chest(shapes)
     distance = (left.centre[0] - right.centre[0]) / (chest[2] - chest[0])
     _in_range(
         distance, (LUNG_DISTANCE, 1.0), "distance between the lungs' centres over the chest's width", where

@@ -51,7 +51,7 @@ def _group() -> None:
 )
 def anatomy(
     data: Annotated[
-        Path, typer.Option(help="Folder with manifest.csv, films and masks.", show_default=False)
+        str, typer.Option(help="Folder or URI with manifest.csv, films and masks.", show_default=False)
     ],
     bundle: Annotated[str, typer.Option(help="A shipped name or a folder.")] = "xreal-mini",
     count: Annotated[int, typer.Option("-n", min=2, help="Films.")] = 64,

@@ -49,7 +49,7 @@ def train(
         str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)
     ],
     data: Annotated[
-        Path, typer.Option(help="Folder with manifest.csv, films and masks.", show_default=False)
+        str, typer.Option(help="Folder or URI with manifest.csv, films and masks.", show_default=False)
     ],
     out: Annotated[
         Path, typer.Option(help="State, metrics, sample grids and the network.", show_default=False)

@@ -6,7 +6,6 @@ finding that the bundle knows. What is measured is in `fidelity`; this file make
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from xreal_synth.anatomy.codes import read_mask, resize_mask
+from xreal_synth.anatomy.codes import resize_mask
+from xreal_synth.anatomy.film_files import FilmFiles, checked_pair
+from xreal_synth.anatomy.manifest import BadFilm, FilmRow, read_manifest
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, BundleError, PlacementError, TrainingError
@@ -30,6 +31,7 @@ from xreal_synth.recipe.schema import FindingLabel
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
 from xreal_synth.seeds import stream
+from xreal_synth.storage import open_store
 from xreal_synth.types import Film, Mask, PlacedFinding, SamplingSettings
 from xreal_synth.vocab import ORGANS
 
@@ -70,23 +72,16 @@ class AnatomyFigures:
     seconds: dict[str, float]
 
 
-def read_pairs(data: Path, info: BundleInfo, *, split: str, count: int, seed: int) -> list[Pair]:
-    """`count` films of a manifest's split, drawn without replacement; masks that do not validate are skipped.
+def read_pairs(data: str | Path, info: BundleInfo, *, split: str, count: int, seed: int) -> list[Pair]:
+    """`count` films of a manifest's split, drawn without replacement; faulty films and masks are skipped.
 
     Raises TrainingError if the manifest cannot be read or has too few films.
     """
-    try:
-        with (data / "manifest.csv").open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-    except (OSError, KeyError, csv.Error) as error:
-        raise TrainingError(
-            found=f"{data / 'manifest.csv'}: {error}",
-            wanted="a manifest.csv with columns image, mask, labels, split",
-            mend="give the folder that holds it with --data",
-        ) from error
-    prior, pairs = Prior.load(), []
+    store = open_store(str(data))
+    rows = read_manifest(store, ("image", "mask", "labels", "split"), (split,)).rows
+    prior, files, pairs = Prior.load(), FilmFiles(store), list[Pair]()
     for at in stream(seed, 0, 0, "rows", "evaluation").permutation(len(rows)):
-        pair = _read_pair(data, rows[at], info, prior, seed, int(at))
+        pair = _read_pair(files, rows[at], info, prior, seed, int(at))
         if pair is not None:
             pairs.append(pair)
         if len(pairs) == count:
@@ -97,17 +92,17 @@ def read_pairs(data: Path, info: BundleInfo, *, split: str, count: int, seed: in
 
 
 def _read_pair(
-    data: Path, row: dict[str, str], info: BundleInfo, prior: Prior, seed: int, at: int
+    files: FilmFiles, row: FilmRow, info: BundleInfo, prior: Prior, seed: int, at: int
 ) -> Pair | None:
     size = info.image_size
     try:
-        mask = resize_mask(read_mask(data / row["mask"]), size)
-        validate_mask(mask, row["mask"])
-    except AnatomyError:
+        read = checked_pair(*files.pair(row), row.mask)
+        mask = resize_mask(read.mask, size)
+        validate_mask(mask, row.mask)
+    except (AnatomyError, BadFilm):
         return None
-    with Image.open(data / row["image"]) as image:
-        film = np.asarray(image.convert("L").resize((size, size), Image.Resampling.LANCZOS))
-    known = [name for name in row["labels"].split("|") if name in info.prompts]
+    film = np.asarray(Image.fromarray(read.film).resize((size, size), Image.Resampling.LANCZOS))
+    known = [name for name in row.labels if name in info.prompts]
     finding = None
     if known:
         try:
@@ -116,7 +111,7 @@ def _read_pair(
             finding = place(label, mask, rng, prior, factor=info.factor, min_overlap=MIN_OVERLAP)
         except PlacementError:
             finding = None
-    return Pair(row["image"], film, mask, finding)
+    return Pair(row.image, film, mask, finding)
 
 
 def evaluate_anatomy(

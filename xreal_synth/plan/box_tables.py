@@ -6,12 +6,12 @@ import csv
 import gzip
 import importlib.util
 import io
-import json
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from xreal_synth.anatomy.manifest import FilmRow
 from xreal_synth.errors import PlacementError
 from xreal_synth.types import NormBox
 from xreal_synth.vocab import canonical
@@ -20,8 +20,6 @@ NATIVE = 1024.0
 """Both tables are in pixels of films of 1024x1024."""
 
 ADULT = 18
-
-_NIH_NAMES = {"Infiltrate": "Infiltration"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def nih_boxes(without: Collection[str] = ()) -> Iterator[TableBox]:
     with gzip.open(folder / "BBox_List_2017.csv.gz", "rt", newline="") as file:
         for film, finding, *numbers in list(csv.reader(file))[1:]:
             view, age = views[film]
-            name = canonical(_NIH_NAMES.get(finding, finding))
+            name = canonical(finding)
             assert name is not None, f"{finding} is not in vocab.py"
             if age >= ADULT and film not in without:
                 yield TableBox(name, view, _norm(*map(float, numbers[:4])))
@@ -64,21 +62,15 @@ def rsna_boxes() -> Iterator[TableBox]:
                 yield TableBox(name, view, box)
 
 
-def manifest(data: Path) -> list[dict[str, str]]:
-    """The rows of DIR/manifest.csv."""
-    with (data / "manifest.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def film_boxes(data: Path) -> Iterator[tuple[str, str, NormBox]]:
-    """(mask path, finding, normalised xyxy) of the manifest's own boxes, minors left out."""
-    for row in manifest(data):
-        if row["split"] == "minor":
+def film_boxes(rows: Iterable[FilmRow]) -> Iterator[tuple[str, str, NormBox]]:
+    """(mask path, finding, normalised xyxy) of the films' own boxes, minors left out."""
+    for row in rows:
+        if row.split == "minor":
             continue
-        for finding, x, y, w, h in json.loads(row["boxes_xywh_norm"] or "[]"):
-            name = canonical(_NIH_NAMES.get(finding, finding))
-            assert name is not None, f"{finding} is not in vocab.py"
-            yield row["mask"], name, (x, y, x + w, y + h)
+        for boxed in row.boxes:
+            name = canonical(boxed.name)
+            assert name is not None, f"{boxed.name} is not in vocab.py"
+            yield row.mask, name, boxed.box
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -20,9 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from xreal_synth.anatomy.codes import read_mask
+from xreal_synth.anatomy.manifest import FilmRow, read_manifest
 from xreal_synth.anatomy.measure import lung_box
-from xreal_synth.plan.box_tables import TableBox, film_boxes, manifest, nih_boxes, rsna_boxes
+from xreal_synth.errors import TrainingError
+from xreal_synth.plan.box_tables import TableBox, film_boxes, nih_boxes, rsna_boxes
 from xreal_synth.plan.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
+from xreal_synth.storage import LocalStore
 from xreal_synth.types import Mask, NormBox
 from xreal_synth.vocab import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG
 
@@ -68,12 +71,24 @@ def _norm_box(mask: Mask, code: int) -> NormBox:
     return x0, y0, x1, y1
 
 
+def manifest_rows(data: Path) -> tuple[FilmRow, ...]:
+    """All rows of the manifest, with what the prior needs of them; raises TrainingError."""
+    needed = ("mask", "split", "view", "mask_score", "original_id")
+    found = read_manifest(LocalStore(data), needed)
+    if found.refused:
+        first = found.refused[0]
+        raise TrainingError(
+            where=str(data), found=f"{len(found.refused)} rows refused; {first.file}: {first.reason}"
+        )
+    return found.rows
+
+
 def mean_frames(data: Path) -> dict[str, Frame]:
     """The mean lung frame by view over the training masks with a score of at least 0.9."""
     frames: dict[str, list[Frame]] = {"PA": [], "AP": []}
-    for row in manifest(data):
-        if row["split"] == "train" and float(row["mask_score"]) >= 0.9:
-            frames[row["view"]].append(frame_of(read_mask(data / row["mask"])))
+    for row in manifest_rows(data):
+        if row.split == "train" and row.mask_score is not None and row.mask_score >= 0.9:
+            frames[row.view].append(frame_of(read_mask(data / row.mask)))
     return {
         view: Frame(*(_mean([frame.side(lung) for frame in found]) for lung in _SIDES))
         for view, found in frames.items()
@@ -104,7 +119,7 @@ def check(prior: Prior, data: Path) -> dict[str, float]:
     inside, overlaps, drawn_overlaps = [], [], []
     rng = np.random.default_rng(39)
     films = set()
-    for film, finding, box in film_boxes(data):
+    for film, finding, box in film_boxes(manifest_rows(data)):
         if finding not in prior.findings:
             continue
         mask = read_mask(data / film)
@@ -175,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=PATH, help="JSON to write (default: the package's)")
     options = parser.parse_args(arguments)
     frames = mean_frames(options.data)
-    own = {row["original_id"] for row in manifest(options.data)}
+    own = {row.original_id for row in manifest_rows(options.data)}
     boxes = [*nih_boxes(without=own), *rsna_boxes()]
     findings = fit([box for box in boxes if FINDINGS[box.finding].region == "box"], frames)
     stored: dict[str, object] = {

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument(
         "config", type=Path, help="YAML config; shipped ones lie in xreal_synth/training/configs"
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv, films and masks")
+    parser.add_argument("--data", required=True, help="folder or URI with manifest.csv")
     parser.add_argument(
         "--out", type=Path, required=True, help="state, metrics, samples and the network; resumed"
     )

@@ -6,43 +6,58 @@ Shapes: N films of a split, B batch, S stored side, H = W the side asked for, L 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from xreal_synth.anatomy.film_files import FilmFiles, FilmPair, checked_pair
+from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmRow, Refusal, fault_counts, read_manifest
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.label_tokens import FINDINGS, NO_FINDING
-from xreal_synth.training.manifest import FilmRow, Manifest, Refusal, read_manifest
+from xreal_synth.storage import Store, open_store
 from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.warps import plain_view, warped_view
+from xreal_synth.vocab import NO_FINDING
 
-ORGAN_CODES = 5
+SPLITS = ("train", "val")
+NAMED_IN_ERRORS = 20
+_READ_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
 class FilmBatch:
-    """Films [B, 1, H, W] in [0, 1], organ codes [B, H, W] int64, labels [B, L] bool: findings, no finding."""
+    """Films [B, 1, H, W] in [0, 1], organ codes [B, H, W] int64, labels and known [B, L] bool.
+
+    L is the findings in the config's order, then no finding. A label that is not known is False in `labels`:
+    a denoiser sees it as not named, a classifier must leave it out of its loss.
+    """
 
     film: Tensor
     codes: Tensor
     labels: Tensor
+    known: Tensor
 
     def to(self, device: torch.device) -> FilmBatch:
-        return FilmBatch(self.film.to(device), self.codes.to(device), self.labels.to(device))
+        return FilmBatch(
+            self.film.to(device), self.codes.to(device), self.labels.to(device), self.known.to(device)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class FilmSet:
-    """A split in memory: films and codes uint8 [N, S, S], labels bool [N, L]."""
+    """A split in memory: films and codes uint8 [N, S, S], labels and known bool [N, L]."""
 
     films: Tensor
     codes: Tensor
     labels: Tensor
+    known: Tensor
     settings: DataSettings
 
     def __len__(self) -> int:
@@ -53,89 +68,113 @@ class FilmSet:
         film, codes = warped_view(
             self.films[index], self.codes[index], self.settings.image_size, self.settings.warp, generator
         )
-        return FilmBatch(film, codes, self.labels[index])
+        return FilmBatch(film, codes, self.labels[index], self.known[index])
 
     def take(self, index: Tensor) -> FilmBatch:
         """The named films unwarped, resized to the size asked for."""
         film, codes = plain_view(self.films[index], self.codes[index], self.settings.image_size)
-        return FilmBatch(film, codes, self.labels[index])
+        return FilmBatch(film, codes, self.labels[index], self.known[index])
 
 
-def load_films(folder: Path, settings: DataSettings, report: Path | None = None) -> dict[str, FilmSet]:
-    """Read the train and val splits; faulty films are left out, counted, and written to `report` (JSON)."""
-    manifest = read_manifest(folder)
-    if settings.limit is not None:
-        rows = [
-            r for s in ("train", "val") for r in [q for q in manifest.rows if q.split == s][: settings.limit]
-        ]
-        manifest = Manifest(tuple(rows), manifest.refused)
-    kept: dict[str, list[tuple[FilmRow, NDArray[np.uint8], NDArray[np.uint8]]]] = {"train": [], "val": []}
-    refused = list(manifest.refused)
-    for row in manifest.rows:
+def load_films(data: str | Path, settings: DataSettings, report: Path | None = None) -> dict[str, FilmSet]:
+    """Read the train and val splits of a data folder (a path or any fsspec URI) into memory.
+
+    Faulty films are left out, counted, and written to `report` (JSON). Raises TrainingError if a split has no
+    usable film or more than `settings.max_refused` of the films are faulty.
+    """
+    store = open_store(str(data))
+    manifest = read_manifest(store, splits=SPLITS)
+    rows = {split: [row for row in manifest.rows if row.split == split][: settings.limit] for split in SPLITS}
+    refused, stacks = list(manifest.refused), {split: _Stack() for split in SPLITS}
+    side = 0
+    for row, found in _read_pairs(store, [row for split in SPLITS for row in rows[split]]):
         try:
-            film, codes = _read_pair(row, settings.image_size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            refused.append(Refusal(row.image.name, str(error)))
-            continue
-        kept[row.split].append((row, film, codes))
-    _report(refused, report)
-    _check_refused(refused, sum(map(len, kept.values())), settings.max_refused)
-    for split, found in kept.items():
-        if not found:
+            pair = found.result()
+            side = side or len(pair.film)
+            _check_size(pair, side, settings.image_size)
+            stacks[row.split].add(row, pair, len(rows[row.split]))
+        except BadFilm as bad:
+            refused.append(bad.refusal(row.image))
+    used = sum(len(stack.rows) for stack in stacks.values())
+    if report is not None:
+        report.write_text(json.dumps([asdict(r) for r in refused], indent=1), encoding="utf-8")
+    _check_refused(refused, used, settings.max_refused)
+    for split, stack in stacks.items():
+        if not stack.rows:
             raise TrainingError(
-                found=f"{folder}: no usable film in split {split!r}",
+                found=f"{store.uri}: no usable film in split {split!r}",
                 wanted="at least one",
                 mend="see the manifest",
             )
-    return {split: _film_set(found, settings) for split, found in kept.items()}
+    return {split: stack.film_set(settings) for split, stack in stacks.items()}
 
 
-def label_row(labels: frozenset[str]) -> list[bool]:
-    """Positive labels -> [L]: the five findings, then no finding."""
-    return [name in labels for name in (*FINDINGS, NO_FINDING)]
+def label_rows(row: FilmRow, findings: Sequence[str]) -> tuple[list[bool], list[bool]]:
+    """A film's labels and which are known, each [L]: the findings, then no finding."""
+    names = (*findings, NO_FINDING)
+    return [name in row.labels for name in names], [name not in row.unknown for name in names]
 
 
-def _film_set(
-    found: list[tuple[FilmRow, NDArray[np.uint8], NDArray[np.uint8]]], settings: DataSettings
-) -> FilmSet:
-    sides = {film.shape for _, film, _ in found}
-    if len(sides) > 1:
-        raise TrainingError(
-            found=f"films of sizes {sorted(sides)}", wanted="one size for all films", mend="resize them first"
+@dataclass(slots=True)
+class _Stack:
+    """The films of a split, filled one by one."""
+
+    rows: list[FilmRow] = field(default_factory=list)
+    films: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
+    codes: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
+
+    def add(self, row: FilmRow, pair: FilmPair, room: int) -> None:
+        if not self.rows:
+            shape = (room, *pair.film.shape)
+            self.films, self.codes = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+        self.films[len(self.rows)], self.codes[len(self.rows)] = pair.film, pair.mask
+        self.rows.append(row)
+
+    def film_set(self, settings: DataSettings) -> FilmSet:
+        labels, known = zip(*(label_rows(row, settings.findings) for row in self.rows), strict=True)
+        count = len(self.rows)
+        return FilmSet(
+            films=torch.from_numpy(self.films[:count]),
+            codes=torch.from_numpy(self.codes[:count]),
+            labels=torch.tensor(labels),
+            known=torch.tensor(known),
+            settings=settings,
         )
-    return FilmSet(
-        films=torch.from_numpy(np.stack([film for _, film, _ in found])),
-        codes=torch.from_numpy(np.stack([codes for _, _, codes in found])),
-        labels=torch.tensor([label_row(row.labels) for row, _, _ in found]),
-        settings=settings,
-    )
 
 
-def _read_pair(row: FilmRow, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    film = np.asarray(Image.open(row.image).convert("L"))
-    codes = np.asarray(Image.open(row.mask))
-    if film.shape[0] != film.shape[1] or film.shape[0] < image_size:
-        raise ValueError(f"film is {film.shape}, wanted a square of at least {image_size}")
-    if codes.shape != film.shape:
-        raise ValueError(f"mask {row.mask.name} is {codes.shape}, film is {film.shape}")
-    if codes.max() >= ORGAN_CODES:
-        raise ValueError(f"mask {row.mask.name} holds code {codes.max()}, wanted 0 to {ORGAN_CODES - 1}")
-    if film.max() - film.min() < 8:
-        raise ValueError("film has only one colour")
-    return film, codes
+def _read_pairs(store: Store, rows: Sequence[FilmRow]) -> Iterator[tuple[FilmRow, Future[FilmPair]]]:
+    """Every row with its pair, in order; reading and decoding run ahead in threads."""
+    files = FilmFiles(store)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        ahead: deque[tuple[FilmRow, Future[FilmPair]]] = deque()
+        for row in rows:
+            ahead.append((row, pool.submit(_read_pair, files, row)))
+            if len(ahead) == _READ_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+    files.close()
 
 
-def _report(refused: list[Refusal], report: Path | None) -> None:
-    if report is not None:
-        report.write_text(json.dumps([asdict(r) for r in refused], indent=1), encoding="utf-8")
+def _read_pair(files: FilmFiles, row: FilmRow) -> FilmPair:
+    return checked_pair(*files.pair(row), f"mask {row.mask}")
+
+
+def _check_size(pair: FilmPair, side: int, image_size: int) -> None:
+    shape = pair.film.shape
+    if shape[0] < image_size:
+        raise BadFilm(Fault.SHAPE, f"film is {shape}, wanted a square of at least {image_size}")
+    if shape[0] != side:
+        raise BadFilm(Fault.SHAPE, f"film is {shape}, the first film is {side} a side")
 
 
 def _check_refused(refused: list[Refusal], used: int, limit: float) -> None:
     share = len(refused) / max(1, len(refused) + used)
     if share > limit:
-        named = "; ".join(f"{r.file}: {r.reason}" for r in refused[:20])
+        named = "; ".join(f"{r.file}: {r.reason}" for r in refused[:NAMED_IN_ERRORS])
+        more = len(refused) - NAMED_IN_ERRORS
         raise TrainingError(
-            found=f"{len(refused)} films refused, {used} used: {named}",
+            found=f"{len(refused)} films refused ({fault_counts(refused)}), {used} used: {named}"
+            + (f"; and {more} more" if more > 0 else ""),
             wanted=f"at most {limit:.0%} refused",
             mend="correct these films or raise data.max_refused",
         )

@@ -26,7 +26,7 @@ from xreal_synth.training.tasks.segmenter import SegmenterTask
 def train(
     network: str,
     config_path: Path,
-    data: Path,
+    data: str | Path,
     out: Path,
     overrides: Sequence[str] = (),
     device: str | None = None,
@@ -54,7 +54,9 @@ def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
         network = load_autoencoder(init) if init else fitted_autoencoder(config.model, films["train"])
         return AutoencoderTask(config.model, network)
     if isinstance(config, DenoiserConfig):
-        return DenoiserTask(config.model, load_autoencoder(config.model.autoencoder), size)
+        return DenoiserTask(
+            config.model, load_autoencoder(config.model.autoencoder), size, config.data.findings
+        )
     if isinstance(config, ControllerConfig):
         return ControllerTask(
             config.model, build_controller(config.model, load_autoencoder(config.model.autoencoder))

@@ -6,7 +6,7 @@ Shapes: B batch, L labels (the findings and then "No Finding"), D token width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import chain, combinations
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 NO_FINDING = "No Finding"
 FINDINGS = ("Pneumonia", "Infiltration", "Atelectasis", "Effusion", "Edema")
+
+ALL_TOGETHER = 8
+AT_ONCE = 3
 
 
 def prompt_of(positive: Sequence[str], order: Sequence[str] = FINDINGS) -> str:
@@ -39,11 +42,17 @@ class LabelTokens(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def table(self) -> dict[str, Tensor]:
-        """Every prompt of the label set -> tokens [L, D]: null "", "No Finding", all finding combinations."""
+        """Every prompt of the label set -> tokens [L, D]: null "", "No Finding", the findings' combinations.
+
+        Of more than ALL_TOGETHER findings, only combinations of up to AT_ONCE are named: the rest would be
+        thousands.
+        """
+        count = len(self.findings)
+        most = count if count <= ALL_TOGETHER else AT_ONCE
         rows: dict[str, list[bool]] = {}
-        for flags in product([False, True], repeat=len(self.findings)):
-            positive = [name for name, flag in zip(self.findings, flags, strict=True) if flag]
-            rows[prompt_of(positive, self.findings)] = [*flags, False]
+        for chosen in chain.from_iterable(combinations(range(count), size) for size in range(most + 1)):
+            positive = [self.findings[at] for at in chosen]
+            rows[prompt_of(positive, self.findings)] = [at in chosen for at in range(count)] + [False]
         rows[NO_FINDING] = [False] * len(self.findings) + [True]
         tokens = self(torch.tensor(list(rows.values()), device=self.present.device))
         return dict(zip(rows, tokens.float().cpu(), strict=True))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from xreal_synth.models.networks.label_tokens import FINDINGS
+from xreal_synth.vocab import FILM_LABELS, NO_FINDING, film_label
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -13,6 +16,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _findings(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The project's names of findings; raises ValueError for any other name and for one given twice."""
+    strange = [name for name in names if film_label(name) in (None, NO_FINDING)]
+    if strange:
+        known = ", ".join(name for name in FILM_LABELS if name != NO_FINDING)
+        raise ValueError(f"no finding {', '.join(map(repr, strange))}; known are {known}")
+    found = tuple(film_label(name) or name for name in names)
+    if len(set(found)) != len(found):
+        raise ValueError("a finding is named twice")
+    return found
+
+
+Findings = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_findings)]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -35,14 +53,15 @@ class WarpSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DataSettings:
-    """Which films are read, and how they are changed while training.
+    """Which films are read, which findings are learnt, and how films are changed while training.
 
     More than `max_refused` of faulty films stop a run before it starts; `limit` keeps the first films of each
-    split only.
+    split only. `findings` are labels in the order of the network's own, "No Finding" comes after them.
     """
 
     image_size: Annotated[int, Field(ge=16)] = 256
     warp: WarpSettings = WarpSettings()
+    findings: Findings = FINDINGS
     max_refused: Share = 0.05
     limit: Count | None = None
 

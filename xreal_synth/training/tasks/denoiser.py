@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, h and w latent sides, L labels, D token widt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +14,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.vocab import NO_FINDING
 
 
 def paper_schedule() -> DDIMScheduler:
@@ -89,14 +91,20 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
 class DenoiserTask(Task):
     """UNet and label tokens, trained together on the fixed encoder's latents."""
 
-    def __init__(self, settings: DenoiserSettings, autoencoder: PatchAutoencoder, image_size: int) -> None:
+    def __init__(
+        self,
+        settings: DenoiserSettings,
+        autoencoder: PatchAutoencoder,
+        image_size: int,
+        findings: Sequence[str] = FINDINGS,
+    ) -> None:
         self.settings = settings
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.schedule = paper_schedule()
         channels = int(autoencoder.config.latent_channels)
         self.latent_shape = (channels, *[image_size // autoencoder.patch_size] * 2)
         self.unet = build_unet(settings, channels, self.latent_shape[-1])
-        self.tokens = LabelTokens(width=settings.token_width)
+        self.tokens = LabelTokens(findings, settings.token_width)
         if settings.init:
             take_weights(self.unet, self.tokens, Path(settings.init))
         self.module = nn.ModuleDict({"unet": self.unet, "tokens": self.tokens})
@@ -124,11 +132,12 @@ class DenoiserTask(Task):
 
     @torch.no_grad()
     def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Four rows of films: no finding, and Pneumonia with guidance 1, 2 and 4, from the same noise."""
+        """Four rows of films: no finding, and the first finding with guidance 1, 2 and 4, from the same noise."""
         shape = (len(batch.film), *self.latent_shape)
         noise = torch.randn(shape, generator=generator).to(batch.film.device)
         table = self.tokens.table()
-        asks = [("No Finding", 1.0), ("Pneumonia", 1.0), ("Pneumonia", 2.0), ("Pneumonia", 4.0)]
+        first = self.tokens.findings[0]
+        asks = [(NO_FINDING, 1.0), (first, 1.0), (first, 2.0), (first, 4.0)]
         rows = [self._sample(noise, table[prompt], table[""], guidance) for prompt, guidance in asks]
         return film_grid(rows)
 
