@@ -31,6 +31,7 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "autoencoder": {"refiner_width": 8, "refiner_blocks": 1},
     "anatomy-controller": {"width": 8, "blocks": 1},
     "denoiser": {"channels": [32, 32], "attention": [False, True], "token_width": 8},
+    "controlnet": {"hint_channels": [4, 8, 8, 8]},
     "segmenter": {"inner_size": 16, "channels": [8, 8]},
 }
 
@@ -75,6 +76,11 @@ def write_manifest(folder: Path, rows: list[dict[str, str]]) -> None:
 def overrides_for(network: str, runs: dict[str, Path]) -> list[str]:
     if network in ("denoiser", "anatomy-controller"):
         return [f"model.autoencoder={runs['autoencoder']}/network/vae"]
+    if network == "controlnet":
+        return [
+            f"model.autoencoder={runs['autoencoder']}/network/vae",
+            f"model.denoiser={runs['denoiser']}/network",
+        ]
     return []
 
 
@@ -114,7 +120,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def runs(
     data: Path, config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """The four tiny networks, each trained for 4 steps: network -> its run folder."""
+    """The tiny networks, each trained for 4 steps: network -> its run folder."""
     root = tmp_path_factory.mktemp("runs")
     done: dict[str, Path] = {}
     for network in TINY_MODELS:

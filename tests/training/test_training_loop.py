@@ -22,7 +22,7 @@ from xreal_synth.training.settings.common import LoopSettings
 from xreal_synth.training.tasks.segmenter import SegmenterTask
 
 Config = Callable[..., Path]
-NETWORKS = ["autoencoder", "anatomy-controller", "denoiser", "segmenter"]
+NETWORKS = ["autoencoder", "anatomy-controller", "denoiser", "controlnet", "segmenter"]
 
 
 def last_state(run: Path) -> dict[str, torch.Tensor]:
@@ -175,9 +175,10 @@ def test_exported_parts_are_half_precision_folders(runs: dict[str, Path], tmp_pa
         autoencoder=runs["autoencoder"],
         controller=runs["anatomy-controller"],
         denoiser=runs["denoiser"],
+        controlnet=runs["controlnet"],
         segmenter=runs["segmenter"],
     )
-    names = {"vae", "anatomy_controller", "unet", "segmenter"}
+    names = {"vae", "anatomy_controller", "unet", "controlnet", "segmenter"}
     assert {p.name for p in tmp_path.iterdir()} == names | {"scheduler", EMBEDDINGS}
     for name in names:
         weights = load_file(tmp_path / name / "diffusion_pytorch_model.safetensors")

@@ -17,6 +17,7 @@ class Network(StrEnum):
     autoencoder = "autoencoder"
     anatomy_controller = "anatomy-controller"
     denoiser = "denoiser"
+    controlnet = "controlnet"
     segmenter = "segmenter"
 
 

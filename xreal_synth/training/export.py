@@ -1,6 +1,7 @@
 """Write a bundle's network parts from finished runs: fp16 safetensors in diffusers' folder layout.
 
-`python -m xreal_synth.training.export --autoencoder DIR --controller DIR --denoiser DIR --segmenter DIR OUT`
+`python -m xreal_synth.training.export --autoencoder DIR --controller DIR --denoiser DIR --controlnet DIR
+--segmenter DIR OUT`
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from xreal_synth.errors import TrainingError, XrealError
@@ -34,6 +35,7 @@ def export_parts(
     autoencoder: Path | None = None,
     controller: Path | None = None,
     denoiser: Path | None = None,
+    controlnet: Path | None = None,
     segmenter: Path | None = None,
     weights: str = "network",
 ) -> list[str]:
@@ -48,6 +50,7 @@ def export_parts(
         (autoencoder, PatchAutoencoder, "vae"),
         (controller, MaskController, "anatomy_controller"),
         (denoiser, UNet2DConditionModel, "unet"),
+        (controlnet, ControlNetModel, "controlnet"),
         (segmenter, OrganSegmenter, "segmenter"),
     ):
         if run is not None:
@@ -129,7 +132,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.export", description=__doc__)
-    for name in ("autoencoder", "controller", "denoiser", "segmenter"):
+    for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter"):
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"--out folder of the {name}'s run")
     parser.add_argument("--weights", choices=["network", "best"], default="network")
     parser.add_argument("out", type=Path)
@@ -140,6 +143,7 @@ def main() -> int:
             autoencoder=given.autoencoder,
             controller=given.controller,
             denoiser=given.denoiser,
+            controlnet=given.controlnet,
             segmenter=given.segmenter,
             weights=given.weights,
         )

@@ -15,10 +15,12 @@ from xreal_synth.training.films import FilmSet, load_films
 from xreal_synth.training.loop import Result, Run, run_loop
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
 from xreal_synth.training.settings.controller import ControllerConfig
+from xreal_synth.training.settings.controlnet import ControlNetConfig
 from xreal_synth.training.settings.denoiser import DenoiserConfig
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fitted_autoencoder
 from xreal_synth.training.tasks.base import Task
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller
+from xreal_synth.training.tasks.controlnet import ControlNetTask
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 from xreal_synth.training.tasks.segmenter import SegmenterTask
 
@@ -55,6 +57,10 @@ def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
         return AutoencoderTask(config.model, network)
     if isinstance(config, DenoiserConfig):
         return DenoiserTask(
+            config.model, load_autoencoder(config.model.autoencoder), size, config.data.findings
+        )
+    if isinstance(config, ControlNetConfig):
+        return ControlNetTask(
             config.model, load_autoencoder(config.model.autoencoder), size, config.data.findings
         )
     if isinstance(config, ControllerConfig):

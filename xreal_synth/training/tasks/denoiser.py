@@ -19,6 +19,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.noise_levels import draw_steps
 from xreal_synth.vocab import NO_FINDING
 
 
@@ -149,13 +150,11 @@ class DenoiserTask(Task):
 
     def draw_steps(self, size: int, generator: torch.Generator) -> Tensor:
         """[B] steps: mostly by a normal in log signal-to-noise ratio, some uniform over the schedule."""
-        wanted = (
-            torch.randn(size, generator=generator) * self.settings.log_snr_std + self.settings.log_snr_mean
-        )
-        nearest = torch.searchsorted(-self.log_snr, -wanted).clamp_max(len(self.log_snr) - 1)
-        uniform = torch.randint(len(self.log_snr), (size,), generator=generator)
-        pick = torch.rand(size, generator=generator) < self.settings.uniform_share
-        return torch.where(pick, uniform, nearest)
+        settings = self.settings
+        return draw_steps(
+            self.log_snr, size, generator,
+            mean=settings.log_snr_mean, std=settings.log_snr_std, uniform_share=settings.uniform_share,
+        )  # fmt: skip
 
     def _sample(
         self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, steps: int = 25

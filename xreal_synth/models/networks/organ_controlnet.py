@@ -1,0 +1,52 @@
+"""ControlNet (Zhang et al., 2023) on a label-conditioned denoiser, with the organ mask as its hint.
+
+The network is diffusers' ControlNetModel; this file says how it is made from a denoiser and what it is shown.
+
+Shapes: B batch, H and W film sides, h and w latent sides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+
+HINT_KEY: Final = "_hint"
+HINT: Final = "organ codes 1 to 4, one channel each of 0 and 1"
+"""Stands in the part's config.json under HINT_KEY: what `conditioning_channels` mean."""
+HINT_CHANNELS: Final = 4
+
+
+def build_controlnet(unet: UNet2DConditionModel, hint_channels: Sequence[int]) -> ControlNetModel:
+    """A ControlNet with the denoiser's encoder, whose residuals are zero until it is trained.
+
+    `hint_channels` are the widths of the hint's embedding, which halves the hint's sides between any two of
+    them. diffusers' own `from_unet` drops `addition_embed_type_num_heads`, and fails with pooled labels.
+    """
+    shared = inspect.signature(ControlNetModel.__init__).parameters.keys() & unet.config.keys()
+    controlnet: ControlNetModel = ControlNetModel(
+        **{name: unet.config[name] for name in shared},
+        conditioning_channels=HINT_CHANNELS,
+        conditioning_embedding_out_channels=tuple(hint_channels),
+    )
+    controlnet.register_to_config(**{HINT_KEY: HINT})
+    missing, _ = controlnet.load_state_dict(unet.state_dict(), strict=False)
+    own = [name for name in missing if not name.startswith("controlnet_")]
+    assert not own, f"the denoiser has no weights for {own}"
+    return controlnet
+
+
+def organ_hint(codes_BHW: Tensor, side: int) -> Tensor:
+    """Organ codes [B, H, W] -> one channel per organ [B, 4, side, side] of 0 and 1, resized by nearest pixel."""
+    hint = torch.stack([codes_BHW == code for code in range(1, HINT_CHANNELS + 1)], dim=1).float()
+    return hint if hint.shape[-1] == side else functional.interpolate(hint, size=(side, side), mode="nearest")
+
+
+def hint_side(config: Any, latent_side: int) -> int:
+    """The side of the hint that a ControlNet of this config embeds to the latents' side."""
+    return int(latent_side * 2 ** (len(config["conditioning_embedding_out_channels"]) - 1))

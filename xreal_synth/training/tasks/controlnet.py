@@ -1,0 +1,148 @@
+"""The ControlNet baseline: the denoiser stays as it is, a copy of its encoder learns to follow organ masks.
+
+Shapes: B batch, C latent channels, h and w latent sides, H and W film sides, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
+from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_side, organ_hint
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.settings.controlnet import ControlNetSettings
+from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.controller import mask_of
+from xreal_synth.training.tasks.noise_levels import draw_steps
+from xreal_synth.vocab import NO_FINDING
+
+PREVIEW_STEPS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedDenoiser:
+    """A denoiser's parts, frozen, and the schedule it was trained on."""
+
+    unet: UNet2DConditionModel
+    tokens: LabelTokens
+    schedule: DDIMScheduler
+
+
+def read_denoiser(folder: str) -> TrainedDenoiser:
+    """A trained denoiser from its run's network/; raises TrainingError."""
+    root = Path(folder)
+    try:
+        unet = UNet2DConditionModel.from_pretrained(root / "unet", low_cpu_mem_usage=False)
+        tokens = LabelTokens.from_pretrained(root / "tokens", low_cpu_mem_usage=False)
+        schedule = DDIMScheduler.from_pretrained(root / "scheduler")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(
+            found=f"model.denoiser: {folder!r}: {error}",
+            wanted="the folder of a trained denoiser (unet/, tokens/ and scheduler/)",
+            mend="train it first and give its path: --set model.denoiser=OUT/network",
+        ) from error
+    unet.set_attn_processor(AttnProcessor())
+    return TrainedDenoiser(unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval(), schedule)
+
+
+class ControlNetTask(Task):
+    """Trains the ControlNet alone, on the fixed encoder's latents of films and their organ masks."""
+
+    def __init__(
+        self,
+        settings: ControlNetSettings,
+        autoencoder: PatchAutoencoder,
+        image_size: int,
+        findings: Sequence[str] = FINDINGS,
+    ) -> None:
+        self.settings = settings
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        denoiser = read_denoiser(settings.denoiser)
+        self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
+        if self.tokens.findings != tuple(findings):
+            raise TrainingError(
+                found=f"data.findings: {', '.join(findings)}",
+                wanted=f"the denoiser's own, in its order: {', '.join(self.tokens.findings)}",
+                mend="set data.findings to these",
+            )
+        channels = int(autoencoder.config.latent_channels)
+        if self.unet.config.in_channels != channels:
+            raise TrainingError(
+                found=f"a denoiser of {self.unet.config.in_channels} latent channels, an autoencoder of {channels}",
+                wanted="the autoencoder that the denoiser was trained on",
+                mend="give both of one training: model.autoencoder and model.denoiser",
+            )
+        self.latent_shape = (channels, *[image_size // autoencoder.patch_size] * 2)
+        self.controlnet = build_controlnet(self.unet, settings.hint_channels)
+        self.controlnet.set_attn_processor(AttnProcessor())
+        self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])
+        self.module = self.controlnet
+        alphas = self.schedule.alphas_cumprod
+        self.log_snr = (alphas / (1 - alphas)).log()
+
+    def to(self, device: torch.device) -> None:
+        for part in (self.module, self.autoencoder, self.unet, self.tokens):
+            part.to(device)
+
+    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of the prediction; in evaluation also that of the denoiser without the mask."""
+        z = self.autoencoder.encode(batch.film).mean
+        steps = draw_steps(
+            self.log_snr, len(z), generator,
+            mean=self.settings.log_snr_mean, std=self.settings.log_snr_std,
+            uniform_share=self.settings.uniform_share,
+        ).to(z.device)  # fmt: skip
+        noise = torch.randn(z.shape, generator=generator).to(z.device)
+        labelled = torch.rand(len(z), 1, generator=generator) >= self.settings.null_share
+        shown = torch.rand(len(z), 1, 1, 1, generator=generator) >= self.settings.mask_dropout
+        tokens = self.tokens(batch.labels & labelled.to(z.device))
+        hint = organ_hint(batch.codes, self.hint_side) * shown.to(z.device)
+        noisy = self.schedule.add_noise(z, noise, steps)
+        velocity = self.schedule.config.prediction_type == "v_prediction"
+        target = self.schedule.get_velocity(z, noise, steps) if velocity else noise
+        loss = (self._predict(noisy, steps, tokens, hint) - target).pow(2).mean()
+        if self.controlnet.training:
+            return {"loss": loss}
+        return {"loss": loss, "without_mask": (self._predict(noisy, steps, tokens) - target).pow(2).mean()}
+
+    @torch.no_grad()
+    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
+        """Four rows: masks, films by the denoiser alone, films that follow the mask, and the real films."""
+        noise = torch.randn((len(batch.film), *self.latent_shape), generator=generator).to(batch.film.device)
+        free = self._sample(noise, None)
+        steered = self._sample(noise, organ_hint(batch.codes, self.hint_side))
+        return film_grid([mask_of(batch.codes), free, steered, batch.film])
+
+    def save(self, folder: Path) -> None:
+        """`controlnet/`."""
+        self.controlnet.save_pretrained(folder / "controlnet")
+
+    def _predict(self, z: Tensor, t: Tensor, tokens: Tensor, hint: Tensor | None = None) -> Tensor:
+        """The denoiser's raw output, with the ControlNet's residuals if there is a hint."""
+        if hint is None:
+            free: Tensor = self.unet(z, t, tokens).sample
+            return free.float()
+        down, middle = self.controlnet(z, t, tokens, hint, return_dict=False)
+        steered: Tensor = self.unet(
+            z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
+        ).sample
+        return steered.float()
+
+    def _sample(self, noise: Tensor, hint: Tensor | None) -> Tensor:
+        """DDIM without finding and guidance -> films [B, 1, H, W]."""
+        z = noise
+        tokens = self.tokens.table()[NO_FINDING].to(z.device).expand(len(z), -1, -1)
+        self.schedule.set_timesteps(PREVIEW_STEPS)
+        for t in self.schedule.timesteps:
+            z = self.schedule.step(self._predict(z, t, tokens, hint), t, z).prev_sample
+        film: Tensor = self.autoencoder.decode(z)
+        return film
