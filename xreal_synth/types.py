@@ -63,6 +63,8 @@ class SamplingDefaults:
     guidance: float
     soft: float
     eta: float = 1.0
+    eta_free: float | None = None
+    spacing: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class SamplingSettings:
     hold and branch are shares of `steps`: s = floor(hold*steps + 0.5) held steps, k = floor(branch*steps).
     `soft` is the anatomy blend's weight outside the organs, `resample` RePaint's U, `eta` DDIM's noise.
     In mode `paper` guidance is 1, soft 0, eta 1 and branch 0.
+    `eta_free` is eta in the steps after the hold (None: the same), `spacing` the power by which timesteps crowd
+    towards the end (None or 1: evenly spaced).
     """
 
     mode: SamplingMode
@@ -84,6 +88,8 @@ class SamplingSettings:
     resample: int
     paste: Literal["feather"]
     eta: float = 1.0
+    eta_free: float | None = None
+    spacing: float | None = None
 
     @property
     def hold_steps(self) -> int:

@@ -16,6 +16,7 @@ from xreal_synth.sampling.blend import blend, cubic_resize, latent_region, paste
 from xreal_synth.sampling.denoise import guided, split_prediction
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, RecordedNoise, philox
 from xreal_synth.sampling.schedule import (
+    crowded_timesteps,
     ddim_step,
     make_schedule,
     q_sample,
@@ -59,6 +60,22 @@ def test_respaced_timesteps_are_even_and_within_range(steps: int) -> None:
     assert timesteps[-1] == 1
     assert timesteps[0] <= 999
     assert np.all(np.abs(gaps - 1000 / steps) < 1)
+
+
+@given(st.integers(1, 999), st.floats(0.5, 4))
+def test_crowded_timesteps_fall_from_the_same_top_and_never_repeat(steps: int, power: float) -> None:
+    timesteps = crowded_timesteps(steps, power)
+    assert len(timesteps) == steps
+    assert timesteps[-1] == 1
+    assert timesteps[0] <= 999
+    assert np.all(np.diff(timesteps) < 0)
+    if steps > 1:
+        assert timesteps[0] >= respaced_timesteps(steps)[0]
+
+
+def test_crowding_moves_steps_to_where_detail_is_decided() -> None:
+    below = [sum(t < 300 for t in crowded_timesteps(25, power)) for power in (1, 1.7, 3)]
+    assert below == [8, 13, 17]
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

@@ -28,7 +28,13 @@ TINY_LOOP = {
     "preview_every": 4,
 }
 TINY_MODELS: dict[str, dict[str, Any]] = {
-    "autoencoder": {"refiner_width": 8, "refiner_blocks": 1},
+    "autoencoder": {
+        "refiner_width": 8,
+        "refiner_blocks": 1,
+        "adversarial_weight": 0.5,
+        "adversarial_after": 1,
+        "critic_width": 8,
+    },
     "anatomy-controller": {"width": 8, "blocks": 1},
     "denoiser": {"channels": [32, 32], "attention": [False, True], "token_width": 8},
     "controlnet": {"hint_channels": [4, 8, 8, 8]},

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens, prompt_of
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
@@ -91,6 +92,40 @@ def test_noise_levels_crowd_in_the_middle() -> None:
     assert 0 <= int(steps.min()) < int(steps.max()) <= 999
     around = task.log_snr[steps].median()
     assert float(around) == pytest.approx(-0.9, abs=0.4)
+
+
+@pytest.mark.parametrize(("prediction", "high"), [("v_prediction", 1.0), ("epsilon", 5.0)])
+def test_min_snr_weights_clean_steps_less(prediction: str, high: float) -> None:
+    settings = DenoiserSettings(
+        channels=(32, 32), attention=(False, True), prediction=prediction, min_snr_gamma=5.0
+    )
+    task = DenoiserTask(settings, PatchAutoencoder(refiner_width=8, refiner_blocks=1), 32)
+    assert task.schedule.config.prediction_type == prediction
+    snr = task.log_snr.exp()
+    weights = task.weights(torch.arange(1000))
+    below = snr <= 5
+    expected = snr / (snr + 1) if prediction == "v_prediction" else torch.ones_like(snr)
+    torch.testing.assert_close(weights[below], expected[below])
+    assert float(weights[0]) == pytest.approx(5 / float(snr[0] + (1 if high == 1.0 else 0)), rel=1e-5)
+
+
+def test_a_denoiser_goes_on_from_another_and_the_new_label_path_starts_silent(tmp_path: Path) -> None:
+    first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
+    shape = {"channels": (32, 32), "attention": (False, True), "token_width": 16}
+    former = DenoiserTask(DenoiserSettings(**shape), first_stage, 32)
+    former.save(tmp_path)
+    task = DenoiserTask(DenoiserSettings(**shape, init=str(tmp_path), pooled_labels=True), first_stage, 32)
+    z, t = torch.randn(2, 8, 4, 4), torch.tensor([3, 700])
+    labels = torch.tensor([[True] + [False] * 5, [False] * 5 + [True]])
+    with torch.no_grad():
+        before = former.unet(z, t, former.tokens(labels)).sample
+        after = task.unet(z, t, task.tokens(labels)).sample
+    assert torch.equal(before, after)
+    with pytest.raises(TrainingError, match=r"model\.init"):
+        DenoiserTask(DenoiserSettings(**shape, init=str(tmp_path / "nowhere")), first_stage, 32)
+    wide = DenoiserSettings(channels=(32, 64), attention=(False, True), token_width=16, init=str(tmp_path))
+    with pytest.raises(TrainingError, match="size mismatch"):
+        DenoiserTask(wide, first_stage, 32)
 
 
 def test_losses_are_least_for_the_same_film() -> None:

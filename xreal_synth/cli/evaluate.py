@@ -64,6 +64,12 @@ def anatomy(
     soft: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     branch: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     eta: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
+    eta_free: Annotated[
+        float | None, typer.Option(min=0, max=1, help="eta after the hold.", show_default="bundle's")
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(min=0.5, max=4, help="Power of the steps.", show_default="bundle's")
+    ] = None,
     resample: Annotated[int, typer.Option(min=1, help="RePaint's U.")] = 1,
     precision: Annotated[Precision, typer.Option()] = Precision.auto,
     micro_batch: Annotated[int, typer.Option(min=1)] = 4,
@@ -90,7 +96,7 @@ def anatomy(
     info = describe(bundle)
     asked = {
         "mode": mode, "steps": steps, "hold": hold, "guidance": guidance, "soft": soft, "branch": branch,
-        "resample": resample, "eta": eta,
+        "resample": resample, "eta": eta, "eta_free": eta_free, "spacing": spacing,
     }  # fmt: skip
     try:
         settings = resolve_sampling(Sampling.model_validate(asked), info.defaults, source="options")

@@ -136,7 +136,7 @@ def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> 
         findings=findings,
         labels=labels_for(findings, run.recipe.labels.unrequested, spec.ctr),
         prompt=" + ".join(prompts) if prompts else run.bundle.healthy_prompt,
-        sampling=asdict(run.sampling),
+        sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
     )
     return Sample(film, spec.anatomy, pathology_mask(findings, spec.anatomy), meta, spec.split)
 

@@ -45,6 +45,8 @@ class Defaults(_Strict):
     guidance: Annotated[float, Field(ge=0)]
     soft: Annotated[float, Field(ge=0, le=1)] = 0.2
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
+    eta_free: Annotated[float, Field(ge=0, le=1)] | None = None
+    spacing: Annotated[float, Field(ge=0.5, le=4)] | None = None
 
 
 class BundleFields(_Strict):

@@ -37,7 +37,11 @@ def write_bundle(folder: Path, fields: BundleFields) -> BundleInfo:
                 mend="convert it, then delete it",
             )
         files[key] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    record = {"format_version": FORMAT_VERSION, **fields.model_dump(mode="json"), "files": files}
+    record = {
+        "format_version": FORMAT_VERSION,
+        **fields.model_dump(mode="json", exclude_none=True),
+        "files": files,
+    }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     LocalStore(folder).replace(BUNDLE_FILE, text.encode())
     return describe(folder)

@@ -16,8 +16,9 @@ def resolve_sampling(
 ) -> SamplingSettings:
     """Settings with no gaps.
 
-    `eta` is 1 in mode `reference` unless the recipe says otherwise. Mode `paper` takes nothing from the
-    bundle: T = 100 and s = 50 unless the recipe says otherwise (section IV.B), the rest is Algorithm 1's.
+    In mode `reference`, unless the recipe says otherwise, `eta` is 1 throughout and steps are evenly spaced.
+    Mode `paper` takes nothing from the bundle: T = 100 and s = 50 unless the recipe says otherwise (section
+    IV.B), the rest is Algorithm 1's.
     Raises RecipeError where mode `reference` gets a step count that does not divide 1000, whether it
     stands in the recipe or comes from the bundle.
     """
@@ -35,6 +36,8 @@ def resolve_sampling(
         resample=sampling.resample,
         paste=sampling.paste,
         eta=_or(sampling.eta, 1.0 if mode == "reference" else defaults.eta),
+        eta_free=_or(sampling.eta_free, None if mode == "reference" else defaults.eta_free),
+        spacing=_or(sampling.spacing, None if mode == "reference" else defaults.spacing),
     )
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import Part, problem
 
-NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "branch")
+NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "branch")
 
 
 class Sampling(Part):
@@ -41,10 +41,31 @@ class Sampling(Part):
     eta: float | None = Field(
         default=None, ge=0, le=1, description="DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1."
     )
+    eta_free: float | None = Field(
+        default=None, ge=0, le=1, description="The same in the steps after the hold; left out: as `eta`."
+    )
+    spacing: float | None = Field(
+        default=None,
+        ge=0.5,
+        le=4,
+        description="Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail.",
+    )
     resample: int = Field(
         default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."
     )
     paste: Literal["feather"] = Field(default="feather", description="How an edit is joined to its twin.")
+
+    @model_validator(mode="after")
+    def _reference_is_evenly_spaced(self) -> Self:
+        if self.mode == "reference" and self.spacing not in (None, 1):
+            raise problem(
+                None,
+                found=f"spacing: {self.spacing} with mode: reference",
+                wanted="evenly spaced steps, as the released code has them",
+                mend="leave spacing out, or use mode: branch",
+                at="spacing",
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:

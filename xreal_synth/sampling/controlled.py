@@ -29,9 +29,10 @@ Hold = Callable[[int, int, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a stage steps: eta is DDIM's, `resample` RePaint's U (in held steps but the last).
+    """How a stage steps: `resample` is RePaint's U (in held steps but the last), eta DDIM's.
 
-    `posterior` is what z = E_G(x) means: a sample of the posterior, or its mean.
+    From step `free_from` on, which is where the anatomy is let go, eta is `eta_free`. `posterior` is what
+    z = E_G(x) means: a sample of the posterior, or its mean.
     """
 
     schedule: Schedule
@@ -39,6 +40,11 @@ class Rule:
     resample: int = 1
     eta: float = 1.0
     posterior: Literal["sample", "mean"] = "sample"
+    eta_free: float | None = None
+    free_from: int = 0
+
+    def eta_at(self, step: int) -> float:
+        return self.eta if self.eta_free is None or step < self.free_from else self.eta_free
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ def run_steps(
             seen = hold(i, repeat, z) if i < held else z
             out = denoise(seen, schedule.timesteps[i])
             z0, eps = split_prediction(rule.prediction_type, out, seen, abar)
-            z = ddim_step(z0, eps, abar, abar_next, noise(step_noise, i, repeat), rule.eta)
+            z = ddim_step(z0, eps, abar, abar_next, noise(step_noise, i, repeat), rule.eta_at(i))
             if repeat + 1 < rounds:
                 z = step_back(z, abar_next, abar, noise(back_noise, i, repeat))
         states.append(seen)

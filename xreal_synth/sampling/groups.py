@@ -108,9 +108,17 @@ class _Maker:
         self.settings = settings
         self.micro_batch = micro_batch
         self.noise = noise
-        schedule = make_schedule(model.alphas_cumprod, settings.steps, settings.mode)
+        schedule = make_schedule(model.alphas_cumprod, settings.steps, settings.mode, settings.spacing)
         posterior: Literal["sample", "mean"] = "mean" if settings.mode == "paper" else "sample"
-        self.rule = Rule(schedule, model.prediction_type, settings.resample, settings.eta, posterior)
+        self.rule = Rule(
+            schedule,
+            model.prediction_type,
+            settings.resample,
+            settings.eta,
+            posterior,
+            settings.eta_free,
+            settings.hold_steps,
+        )
 
     @torch.inference_mode()
     def twins(self, groups: list[_Group]) -> list[_Pass]:

@@ -40,16 +40,38 @@ def respaced_timesteps(steps: int, total: int = 1000) -> tuple[int, ...]:
     return tuple(min(i * total // steps + 1, total - 1) for i in range(steps))[::-1]
 
 
-def make_schedule(alphas_cumprod: Tensor | Sequence[float], steps: int, mode: SamplingMode) -> Schedule:
-    """The schedule of a mode.
+def crowded_timesteps(steps: int, power: float, total: int = 1000) -> tuple[int, ...]:
+    """floor(t_max * (i / (S - 1)) ** power) + 1, from the same t_max as respaced_timesteps, no step twice.
+
+    Detail is decided at small t; with power > 1 more of the steps lie there.
+    """
+    top = respaced_timesteps(steps, total)[0] - 1
+    rising: list[int] = []
+    for i in range(steps):
+        wanted = int(top * (i / max(1, steps - 1)) ** power) + 1
+        rising.append(max(wanted, rising[-1] + 1) if rising else wanted)
+    ceiling = range(total - steps, total)
+    return tuple(min(t, most) for t, most in zip(rising, ceiling, strict=True))[::-1]
+
+
+def make_schedule(
+    alphas_cumprod: Tensor | Sequence[float],
+    steps: int,
+    mode: SamplingMode,
+    spacing: float | None = None,
+) -> Schedule:
+    """The schedule of a mode; `spacing` crowds the steps towards the end.
 
     The last step leads to abar[0] as in the released code; in `paper` to 1, for Algorithm 1 ends at x_0
     with z = 0. DDIM's step with eta = 1 between two abar is Algorithm 1's ancestral step of the respaced
     chain, alpha_t = abar / abar_next, with sigma_t^2 the posterior variance (DDPM eq. 7, DDIM section 4.1).
     """
     alphas = alphas_cumprod.tolist() if isinstance(alphas_cumprod, Tensor) else list(alphas_cumprod)
-    spaced = reference_timesteps if mode == "reference" else respaced_timesteps
-    timesteps = spaced(steps, len(alphas))
+    if spacing is not None and spacing != 1:
+        timesteps = crowded_timesteps(steps, spacing, len(alphas))
+    else:
+        spaced = reference_timesteps if mode == "reference" else respaced_timesteps
+        timesteps = spaced(steps, len(alphas))
     abar = tuple(alphas[t] for t in timesteps)
     end = 1.0 if mode == "paper" else alphas[0]
     return Schedule(timesteps, abar, (*abar[1:], end))

@@ -42,6 +42,29 @@ def texture_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, windows: Sequence[int]
     return torch.stack(losses).mean()
 
 
+def band_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, bands: int = 3, window: int = 16) -> Tensor:
+    """Mean absolute difference of the local log power in octave bands, the finest first.
+
+    A band is what a 2x2 mean takes away; its power is averaged over windows of `window` of its pixels, in steps
+    of half. As a mean over many pixels it asks for the amount of texture only, so that random grain can satisfy
+    it; `texture_loss`, which compares single frequencies, is least for texture without chance.
+    """
+    losses = []
+    for _ in range(bands):
+        losses.append(functional.l1_loss(_band_power(found_B1HW, window), _band_power(wanted_B1HW, window)))
+        found_B1HW, wanted_B1HW = functional.avg_pool2d(found_B1HW, 2), functional.avg_pool2d(wanted_B1HW, 2)
+    return torch.stack(losses).mean()
+
+
+def _band_power(film_B1HW: Tensor, window: int) -> Tensor:
+    """[B, 1, H, W] -> local log power of what a 2x2 mean takes away; a third of a grey level is the floor."""
+    coarse = functional.avg_pool2d(film_B1HW, 2)
+    smooth = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+    side = min(window, *film_B1HW.shape[-2:])
+    power = functional.avg_pool2d((film_B1HW - smooth).pow(2), side, stride=max(1, side // 2))
+    return torch.log(power + (0.3 / 255) ** 2)
+
+
 def _log_power(film_B1HW: Tensor, side: int) -> Tensor:
     """[B, 1, H, W] -> log power of every Hann window of `side` pixels; half a grey level is the floor."""
     taper = torch.hann_window(side, periodic=True, device=film_B1HW.device)

@@ -17,7 +17,7 @@ from xreal_synth.training.settings.autoencoder import AutoencoderConfig
 from xreal_synth.training.settings.controller import ControllerConfig
 from xreal_synth.training.settings.controlnet import ControlNetConfig
 from xreal_synth.training.settings.denoiser import DenoiserConfig
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fitted_autoencoder
+from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder, fitted_autoencoder
 from xreal_synth.training.tasks.base import Task
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller
 from xreal_synth.training.tasks.controlnet import ControlNetTask
@@ -52,8 +52,11 @@ def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
     """The network of a config, freshly initialised from the current random state."""
     size = config.data.image_size
     if isinstance(config, AutoencoderConfig):
-        init = config.model.init
-        network = load_autoencoder(init) if init else fitted_autoencoder(config.model, films["train"])
+        settings = config.model
+        if settings.init:
+            network = continued_autoencoder(settings, load_autoencoder(settings.init))
+        else:
+            network = fitted_autoencoder(settings, films["train"])
         return AutoencoderTask(config.model, network)
     if isinstance(config, DenoiserConfig):
         return DenoiserTask(

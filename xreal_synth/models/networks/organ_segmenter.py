@@ -36,6 +36,15 @@ class OrganSegmenter(ModelMixin, ConfigMixin):
         self.outlet = nn.Conv2d(channels[0], kinds, 1)
 
     def forward(self, film_B1HW: Tensor) -> Tensor:
+        kept = self.features(film_B1HW)
+        x = self.middle(functional.max_pool2d(kept[-1], 2))
+        for stage, skip in zip(self.up, reversed(kept), strict=True):
+            x = stage(torch.cat([functional.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
+        logits = self.outlet(x).to(film_B1HW.dtype)
+        return functional.interpolate(logits, size=film_B1HW.shape[-2:], mode="bilinear", align_corners=False)
+
+    def features(self, film_B1HW: Tensor) -> list[Tensor]:
+        """Films [B, 1, H, W] in [0, 1] -> what each level of the way down gives, finest first."""
         inner = functional.interpolate(
             film_B1HW,
             size=(self.inner_size, self.inner_size),
@@ -46,17 +55,11 @@ class OrganSegmenter(ModelMixin, ConfigMixin):
         mean, std = inner.mean(dim=(1, 2, 3), keepdim=True), inner.std(dim=(1, 2, 3), keepdim=True)
         x = (inner - mean) / (std + 1e-3)
         x = torch.cat([x, coordinates(x)], dim=1)
-        kept = []
+        kept: list[Tensor] = []
         for stage in self.down:
-            x = stage(x)
+            x = stage(functional.max_pool2d(x, 2) if kept else x)
             kept.append(x)
-            x = functional.max_pool2d(x, 2)
-        x = self.middle(x)
-        for stage, skip in zip(self.up, reversed(kept), strict=True):
-            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = stage(torch.cat([x, skip], dim=1))
-        logits = self.outlet(x).to(film_B1HW.dtype)
-        return functional.interpolate(logits, size=film_B1HW.shape[-2:], mode="bilinear", align_corners=False)
+        return kept
 
     @torch.no_grad()
     def segment(self, film_B1HW: Tensor) -> Tensor:

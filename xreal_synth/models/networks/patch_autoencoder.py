@@ -29,21 +29,31 @@ class LatentPosterior:
 
 
 class PatchRefiner(nn.Module):
-    """What the linear decoder misses: film [B, 1, H, W], latents [B, C, h, w] -> correction [B, 1, H, W]."""
+    """What the linear decoder misses: film [B, 1, H, W], latents [B, C, h, w] -> correction [B, 1, H, W].
 
-    def __init__(self, latent_channels: int, width: int, blocks: int, fold: int = 4) -> None:
+    With `grain`, standard normal noise [B, 1, H, W] is a further input: the raw material of texture that latents
+    do not hold. Without noise at hand it is taken as zero.
+    """
+
+    def __init__(
+        self, latent_channels: int, width: int, blocks: int, fold: int = 4, grain: bool = False
+    ) -> None:
         super().__init__()
         self.fold = fold
+        self.grain_inlet = zeroed(nn.Conv2d(fold * fold, width, 3, padding=1, bias=False)) if grain else None
         self.inlet = nn.Conv2d(fold * fold + latent_channels, width, 3, padding=1)
         self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
         self.outlet = nn.Sequential(
             nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, fold * fold, 3, padding=1))
         )
 
-    def forward(self, film_B1HW: Tensor, z_BChw: Tensor) -> Tensor:
+    def forward(self, film_B1HW: Tensor, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
         folded = functional.pixel_unshuffle(film_B1HW - 0.5, self.fold) * 4
         spread = functional.interpolate(z_BChw, size=folded.shape[-2:], mode="bilinear", align_corners=False)
-        correction = self.outlet(self.body(self.inlet(torch.cat([folded, spread], dim=1))))
+        x = self.inlet(torch.cat([folded, spread], dim=1))
+        if self.grain_inlet is not None and grain_B1HW is not None:
+            x = x + self.grain_inlet(functional.pixel_unshuffle(grain_B1HW, self.fold))
+        correction = self.outlet(self.body(x))
         return functional.pixel_shuffle(correction, self.fold) * 0.1
 
 
@@ -61,14 +71,16 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: int = 8,
         refiner_width: int = 64,
         refiner_blocks: int = 5,
+        grain: bool = False,
     ) -> None:
         super().__init__()
+        self.grain = grain
         self.patch_size = patch_size
         area = patch_size * patch_size
         self.register_buffer("basis", torch.eye(latent_channels, area))
         self.register_buffer("offset", torch.zeros(area))
         self.register_buffer("gain", torch.ones(latent_channels))
-        self.refiner = PatchRefiner(latent_channels, refiner_width, refiner_blocks)
+        self.refiner = PatchRefiner(latent_channels, refiner_width, refiner_blocks, grain=grain)
 
     def encode(self, film_B1HW: Tensor) -> LatentPosterior:
         """Film [B, 1, H, W] in [0, 1] -> posterior over latents [B, C, h, w]."""
@@ -85,15 +97,29 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             patches = functional.conv2d(z_BChw.to(weight.dtype), weight) + self.offset[None, :, None, None]
         return functional.pixel_shuffle(patches, self.patch_size)
 
-    def decode(self, z_BChw: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> film [B, 1, H, W], about [0, 1], not clamped."""
+    def decode(self, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
+        """Latents [B, C, h, w], noise [B, 1, H, W] -> film [B, 1, H, W], about [0, 1], not clamped."""
         film = self.decode_linear(z_BChw)
-        out: Tensor = film + self.refiner(film, z_BChw)
+        out: Tensor = film + self.refiner(film, z_BChw, grain_B1HW)
         return out
 
     def forward(self, film_B1HW: Tensor) -> Tensor:
         """Film [B, 1, H, W] in [0, 1] -> its reconstruction."""
         return self.decode(self.encode(film_B1HW).mean)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the decoder's last convolution."""
+        weight = self.refiner.outlet[-1].weight
+        assert isinstance(weight, nn.Parameter), "the refiner ends in a convolution"
+        return weight
+
+    @torch.no_grad()
+    def copy_patches(self, other: PatchAutoencoder) -> None:
+        """Take over another network's patch transform, of the same patch side and latent channels."""
+        self.basis.copy_(other.basis)
+        self.offset.copy_(other.offset)
+        self.gain.copy_(other.gain)
 
     @torch.no_grad()
     def fit_patches(self, films_B1HW: Tensor, whiten: float = 0.75) -> Tensor:

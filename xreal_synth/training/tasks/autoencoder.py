@@ -1,6 +1,6 @@
 """The first stage: the patch transform is fitted once, its residual decoder is trained.
 
-Shapes: B batch, C latent channels, H and W film sides.
+Shapes: B batch, C latent channels, h and w latent sides, H and W film sides.
 """
 
 from __future__ import annotations
@@ -8,53 +8,143 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.adversary import PatchCritic, balance, critic_loss, fooling_loss
 from xreal_synth.training.films import FilmBatch, FilmSet
-from xreal_synth.training.losses import gradient_loss, texture_loss
+from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
+from xreal_synth.training.perceptual import load_perceptual
+from xreal_synth.training.redenoise import Redenoiser, load_redenoiser
 from xreal_synth.training.settings.autoencoder import AutoencoderSettings
 from xreal_synth.training.tasks.base import Task, film_grid
+
+ADVERSARIAL_RAMP = 200
 
 
 def fitted_autoencoder(settings: AutoencoderSettings, films: FilmSet) -> PatchAutoencoder:
     """A network whose patch transform is fitted on all unwarped training films."""
-    network: PatchAutoencoder = PatchAutoencoder(
-        settings.patch_size, settings.latent_channels, settings.refiner_width, settings.refiner_blocks
-    )
+    network = fresh_autoencoder(settings)
     network.fit_patches(films.take(torch.arange(len(films))).film, settings.whiten)
     return network
 
 
+def fresh_autoencoder(settings: AutoencoderSettings) -> PatchAutoencoder:
+    """An untrained network of the config's sizes."""
+    network: PatchAutoencoder = PatchAutoencoder(
+        settings.patch_size,
+        settings.latent_channels,
+        settings.refiner_width,
+        settings.refiner_blocks,
+        settings.grain,
+    )
+    return network
+
+
+def continued_autoencoder(settings: AutoencoderSettings, former: PatchAutoencoder) -> PatchAutoencoder:
+    """The former network where the config has its sizes, else a fresh decoder on its patch transform.
+
+    An inlet for grain may be new; it starts silent.
+    """
+    network = fresh_autoencoder(settings)
+    state = former.state_dict()
+    shapes = {k: v.shape for k, v in network.state_dict().items() if "grain_inlet" not in k or k in state}
+    if {k: v.shape for k, v in state.items()} == shapes:
+        network.load_state_dict(state, strict=False)
+    else:
+        network.copy_patches(former)
+    return network
+
+
 class AutoencoderTask(Task):
-    """Trains the residual decoder to undo patch borders, also on latents with a little noise."""
+    """Trains the residual decoder to undo patch borders and to give back the detail that latents lack."""
 
     def __init__(self, settings: AutoencoderSettings, network: PatchAutoencoder) -> None:
         self.settings = settings
         self.network = network
-        self.module = network
+        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
+        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
+        self.redenoiser: Redenoiser | None = None
+        if settings.denoiser:
+            self.redenoiser = load_redenoiser(settings.denoiser, settings.denoised_below)
+        self.module = nn.ModuleDict({"network": network})
+        if self.critic is not None:
+            self.module["critic"] = self.critic
+        self.module.register_buffer("steps_seen", torch.zeros((), dtype=torch.int64))
+
+    def to(self, device: torch.device) -> None:
+        self.module.to(device)
+        for helper in (self.perceptual, self.redenoiser):
+            if helper is not None:
+                helper.to(device)
 
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean absolute error plus multi-scale gradient error; half of the films get noisy latents."""
-        z = self.network.encode(batch.film).mean
-        level = torch.rand(len(z), 1, 1, 1, generator=generator) * 2 - 1
-        noise = torch.randn(z.shape, generator=generator) * level.clamp_min(0) * self.settings.latent_noise
-        found = self.network.decode(z + noise.to(z.device)).float()
-        mae = (found - batch.film).abs().mean()
-        edges = gradient_loss(found, batch.film)
-        texture = texture_loss(found, batch.film)
-        total = mae + self.settings.gradient_weight * edges + self.settings.texture_weight * texture
-        return {"loss": total, "mae_grey_levels": mae.detach() * 255, "texture": texture.detach()}
+        """Absolute, gradient, texture and perceptual error; then the critic's two losses."""
+        z = self._latents(batch, generator)
+        found, wanted = self.network.decode(z, self._grain(batch, generator)).float(), batch.film
+        mae = (found - wanted).abs().mean()
+        texture = texture_loss(found, wanted)
+        total = mae + self.settings.gradient_weight * gradient_loss(found, wanted)
+        total = total + self.settings.texture_weight * texture
+        scalars = {"mae_grey_levels": mae.detach() * 255, "texture": texture.detach()}
+        if self.settings.band_weight > 0:
+            bands = band_loss(found, wanted)
+            total = total + self.settings.band_weight * bands
+            scalars["bands"] = bands.detach()
+        if self.perceptual is not None:
+            distance = self.perceptual(found, wanted)
+            total = total + self.settings.perceptual_weight * distance
+            scalars["perceptual"] = distance.detach()
+        if self.critic is not None:
+            total = total + self._adversarial(self.critic, total, found, wanted, scalars)
+        if self.module.training:
+            self.module.get_buffer("steps_seen").add_(1)
+        return {"loss": total, **scalars}
 
     @torch.no_grad()
     def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Four rows: films, linear decoding, refined decoding, and ten times the refined error."""
+        """Four rows: films, linear decoding, refined decoding, and of latents as a sampler leaves them
+        (without a denoiser: ten times the refined error)."""
         z = self.network.encode(batch.film).mean
-        refined = self.network.decode(z)
-        return film_grid(
-            [batch.film, self.network.decode_linear(z), refined, (refined - batch.film) * 10 + 0.5]
-        )
+        grain = self._grain(batch, generator)
+        refined = self.network.decode(z, grain)
+        last = (refined - batch.film) * 10 + 0.5
+        if self.redenoiser is not None:
+            last = self.network.decode(self.redenoiser(z, batch.labels, generator), grain)
+        return film_grid([batch.film, self.network.decode_linear(z), refined, last])
 
     def save(self, folder: Path) -> None:
         """`vae/`."""
         self.network.save_pretrained(folder / "vae")
+
+    def _grain(self, batch: FilmBatch, generator: torch.Generator) -> Tensor | None:
+        if not self.settings.grain:
+            return None
+        return torch.randn(batch.film.shape, generator=generator).to(batch.film.device)
+
+    def _latents(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
+        """Latents [B, C, h, w] of the films, some of them noised a little, some noised and denoised."""
+        z = self.network.encode(batch.film).mean
+        level = torch.rand(len(z), 1, 1, 1, generator=generator) * 2 - 1
+        noise = torch.randn(z.shape, generator=generator) * level.clamp_min(0) * self.settings.latent_noise
+        noisy = z + noise.to(z.device)
+        if self.redenoiser is None:
+            return noisy
+        again = torch.rand(len(z), generator=generator) < self.settings.denoised_share
+        if again.any():
+            noisy[again] = self.redenoiser(z[again], batch.labels[again], generator)
+        return noisy
+
+    def _adversarial(
+        self, critic: PatchCritic, truth: Tensor, found: Tensor, wanted: Tensor, scalars: dict[str, Tensor]
+    ) -> Tensor:
+        learned = critic_loss(critic, found, wanted)
+        scalars["critic"] = learned.detach()
+        late = int(self.module.get_buffer("steps_seen")) - self.settings.adversarial_after
+        if late < 0:
+            return learned
+        fooling = fooling_loss(critic, found)
+        ramp = min(1.0, (late + 1) / ADVERSARIAL_RAMP)
+        weight = ramp * self.settings.adversarial_weight * balance(truth, fooling, self.network.last_layer)
+        scalars["fooling"], scalars["fooling_weight"] = fooling.detach(), weight
+        return learned + weight * fooling

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -23,8 +24,8 @@ from xreal_synth.training.tasks.noise_levels import draw_steps
 from xreal_synth.vocab import NO_FINDING
 
 
-def paper_schedule() -> DDIMScheduler:
-    """The paper's betas, .0015 to .0295 linear in their roots over 1000 steps, for a v-predicting network."""
+def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> DDIMScheduler:
+    """The paper's betas, .0015 to .0295 linear in their roots over 1000 steps."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.0015,
@@ -34,7 +35,7 @@ def paper_schedule() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
         timestep_spacing="leading",
-        prediction_type="v_prediction",
+        prediction_type=prediction,
     )
 
 
@@ -101,7 +102,7 @@ class DenoiserTask(Task):
     ) -> None:
         self.settings = settings
         self.autoencoder = autoencoder.requires_grad_(False).eval()
-        self.schedule = paper_schedule()
+        self.schedule = paper_schedule(settings.prediction)
         channels = int(autoencoder.config.latent_channels)
         self.latent_shape = (channels, *[image_size // autoencoder.patch_size] * 2)
         self.unet = build_unet(settings, channels, self.latent_shape[-1])
@@ -117,7 +118,7 @@ class DenoiserTask(Task):
         self.autoencoder.to(device)
 
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared error of v over all latent channels."""
+        """Mean squared error of v or eps over all latent channels, weighted by step where the config says so."""
         device = batch.film.device
         z = self.autoencoder.encode(batch.film).mean
         steps = self.draw_steps(len(z), generator)
@@ -125,9 +126,11 @@ class DenoiserTask(Task):
         kept = torch.rand(len(z), 1, generator=generator) >= self.settings.null_share
         labels = batch.labels & kept.to(device)
         noisy = self.schedule.add_noise(z, noise, steps.to(device))
-        target = self.schedule.get_velocity(z, noise, steps.to(device))
+        target = noise
+        if self.settings.prediction == "v_prediction":
+            target = self.schedule.get_velocity(z, noise, steps.to(device))
         found = self.unet(noisy, steps.to(device), self.tokens(labels)).sample.float()
-        error = (found - target).pow(2).mean(dim=(1, 2, 3))
+        error = (found - target).pow(2).mean(dim=(1, 2, 3)) * self.weights(steps).to(device)
         low = (steps < 400).to(device)
         return {"loss": error.mean(), "loss_t_below_400": error[low].mean() if low.any() else error.mean()}
 
@@ -147,6 +150,16 @@ class DenoiserTask(Task):
         self.unet.save_pretrained(folder / "unet")
         self.tokens.save_pretrained(folder / "tokens")
         self.schedule.save_pretrained(folder / "scheduler")
+
+    def weights(self, steps: Tensor) -> Tensor:
+        """[B] loss weights of the steps: 1, or min-SNR's."""
+        gamma = self.settings.min_snr_gamma
+        if gamma is None:
+            return torch.ones(len(steps))
+        snr = self.log_snr[steps].exp()
+        scale = snr + 1 if self.settings.prediction == "v_prediction" else snr
+        weights: Tensor = snr.clamp_max(gamma) / scale
+        return weights
 
     def draw_steps(self, size: int, generator: torch.Generator) -> Tensor:
         """[B] steps: mostly by a normal in log signal-to-noise ratio, some uniform over the schedule."""

@@ -1,0 +1,67 @@
+"""Latents as a sampler leaves them: a real film's latents, noised a little and denoised again.
+
+Shapes: B batch, C latent channels, h and w latent sides, L labels.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.label_tokens import LabelTokens
+
+DDIM_STEPS = 2
+
+
+class Redenoiser(nn.Module):
+    """Latents [B, C, h, w] -> the same, noised to a random step below `below` and denoised in two DDIM steps."""
+
+    def __init__(
+        self, unet: UNet2DConditionModel, tokens: LabelTokens, schedule: DDIMScheduler, below: int
+    ) -> None:
+        super().__init__()
+        self.unet = unet.requires_grad_(False).eval()
+        self.tokens = tokens.requires_grad_(False).eval()
+        self.schedule = schedule
+        self.below = below
+
+    @torch.no_grad()
+    def forward(self, z: Tensor, labels_BL: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(z.shape, generator=generator).to(z.device)
+        top = int(torch.randint(2 * DDIM_STEPS, self.below, (), generator=generator))
+        alphas = self.schedule.alphas_cumprod.double()
+        tokens = self.tokens(labels_BL)
+        x, eps = z, noise
+        for n in range(DDIM_STEPS):
+            t = top * (DDIM_STEPS - n) // DDIM_STEPS
+            a, s = math.sqrt(float(alphas[t])), math.sqrt(1 - float(alphas[t]))
+            x = a * x + s * eps
+            out = self.unet(x, t, tokens).sample.float()
+            if self.schedule.config.prediction_type == "v_prediction":
+                x, eps = a * x - s * out, s * x + a * out
+            else:
+                x, eps = (x - s * out) / a, out
+        return x
+
+
+def load_redenoiser(folder: str, below: int) -> Redenoiser:
+    """By a trained denoiser's folder (`unet/`, `tokens/`, `scheduler/`); raises TrainingError."""
+    root = Path(folder)
+    try:
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(
+            root / "unet", low_cpu_mem_usage=False
+        )
+        tokens: LabelTokens = LabelTokens.from_pretrained(root / "tokens", low_cpu_mem_usage=False)
+        schedule: DDIMScheduler = DDIMScheduler.from_pretrained(root / "scheduler")
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            found=f"model.denoiser: {folder!r}: {error}",
+            wanted="the folder of a trained denoiser",
+            mend="train it first and give its path: --set model.denoiser=OUT/network, or leave it out",
+        ) from error
+    return Redenoiser(unet, tokens, schedule, below)
