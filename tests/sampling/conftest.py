@@ -42,6 +42,7 @@ class Flat:
     scale_factor: float = 4.0
     alphas_cumprod: Tensor = field(default_factory=lambda: alphas_from(SCHEDULE).double())
     null_prompt: str = ""
+    grain_shape: tuple[int, ...] | None = None
     batches: list[int] = field(default_factory=list)
 
     def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
@@ -57,8 +58,9 @@ class Flat:
         mean = torch.nn.functional.avg_pool2d(x_BCHW, 4).expand(-1, 2, -1, -1)
         return mean, torch.full_like(mean, 0.01)
 
-    def decode(self, z_BChw: Tensor) -> Tensor:
-        return z_BChw.mean(dim=1, keepdim=True).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
+        film = z_BChw.mean(dim=1, keepdim=True).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return film if grain is None else film + 0.05 * grain
 
     def control(self, codes_BHW: Tensor) -> Tensor:
         return codes_BHW[:, None].float() / 4

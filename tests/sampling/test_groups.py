@@ -112,6 +112,21 @@ def test_branch_step_edges(flat: Any, make: Any, branch: float, k: int) -> None:
     assert np.array_equal(made.films["v0"], made.films["h"]) == (k == 8)
 
 
+def test_a_groups_films_share_their_grain_and_groups_do_not(flat: Any, make: Any) -> None:
+    edit = make.edit(32, (8, 8, 16, 16))
+    jobs = [make.group(index, 32, (edit,)) for index in range(2)]
+    smooth = films(flat, make.settings(branch=1.0), jobs, 2)
+    flat.grain_shape = (1, 32, 32)
+    first, second = films(flat, make.settings(branch=1.0), jobs, 2)
+    assert np.array_equal(first.films["v0"], first.films["h"])
+    grains = [
+        made.films["h"].astype(int) - plain.films["h"]
+        for made, plain in zip((first, second), smooth, strict=True)
+    ]
+    assert all(grain.std() == pytest.approx(0.05 * 255, rel=0.1) for grain in grains)
+    assert abs(np.corrcoef(grains[0].ravel(), grains[1].ravel())[0, 1]) < 0.1
+
+
 def test_guidance_of_one_needs_no_second_half(flat: Any, make: Any) -> None:
     films(flat, make.settings(guidance=1.0), [make.group(0, 32, (make.edit(32, (8, 8, 16, 16)),))], 1)
     assert set(flat.batches) == {1}

@@ -49,9 +49,9 @@ class Recorded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, grain: Tensor | None = None) -> Tensor:
         self.decoded.append(z * self.model.scale_factor)
-        return self.model.decode(z)
+        return self.model.decode(z, grain)
 
 
 @dataclass

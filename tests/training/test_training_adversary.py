@@ -11,6 +11,7 @@ from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.adversary import PatchCritic, balance, critic_loss, fooling_loss
 from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.losses import band_loss
 from xreal_synth.training.perceptual import PerceptualDistance, load_perceptual
 from xreal_synth.training.redenoise import load_redenoiser
 from xreal_synth.training.settings.autoencoder import AutoencoderSettings
@@ -31,7 +32,9 @@ def grain(count: int, seed: int = 1) -> torch.Tensor:
 def batch(count: int = 2) -> FilmBatch:
     labels = torch.zeros(count, 6, dtype=torch.bool)
     labels[:, 5] = True
-    return FilmBatch(films(count) + grain(count), torch.zeros(count, 64, 64, dtype=torch.int64), labels)
+    return FilmBatch(
+        films(count) + grain(count), torch.zeros(count, 64, 64, dtype=torch.int64), labels, labels | True
+    )
 
 
 def test_a_critic_learns_to_tell_smooth_films_from_grainy_ones() -> None:
@@ -153,3 +156,26 @@ def test_another_decoder_size_keeps_the_patch_transform() -> None:
     assert torch.equal(wide.decode_linear(z), former.decode_linear(z))
     same = continued_autoencoder(AutoencoderSettings(refiner_width=8, refiner_blocks=1), former)
     assert torch.equal(same.decode(z), former.decode(z))
+
+
+def test_grain_gives_texture_and_starts_silent() -> None:
+    torch.manual_seed(0)
+    network = PatchAutoencoder(refiner_width=8, refiner_blocks=1, grain=True)
+    network.fit_patches(films(8))
+    z, noise = network.encode(films(2)).mean, torch.randn(2, 1, 64, 64)
+    assert torch.equal(network.decode(z, noise), network.decode(z))
+    assert network.refiner.grain_inlet is not None
+    torch.nn.init.normal_(network.refiner.grain_inlet.weight)
+    torch.nn.init.normal_(network.refiner.outlet[-1].weight)
+    assert not torch.equal(network.decode(z, noise), network.decode(z))
+    old = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
+    old.fit_patches(films(8))
+    new = continued_autoencoder(AutoencoderSettings(refiner_width=8, refiner_blocks=1, grain=True), old)
+    assert torch.equal(new.decode(z, noise), old.decode(z))
+
+
+def test_band_power_is_satisfied_by_other_grain_of_the_same_strength() -> None:
+    smooth = films(2)
+    real, same, weak = (smooth + k * grain(2, n) for n, k in ((1, 1.0), (2, 1.0), (3, 0.3)))
+    assert float(band_loss(real, real)) == 0
+    assert float(band_loss(same, real)) < 0.3 * float(band_loss(weak, real)) < float(band_loss(smooth, real))

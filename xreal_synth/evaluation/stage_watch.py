@@ -71,9 +71,13 @@ class StageWatch:
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return self._timed("encode", lambda: self._model.encode(x_BCHW))
 
-    def decode(self, z_BChw: Tensor) -> Tensor:
+    @property
+    def grain_shape(self) -> tuple[int, ...] | None:
+        return self._model.grain_shape
+
+    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
         self._stage = "stage B"
-        return self._timed("decode", lambda: self._model.decode(z_BChw))
+        return self._timed("decode", lambda: self._model.decode(z_BChw, grain))
 
     def control(self, codes_BHW: Tensor) -> Tensor:
         self._stage = "stage A"

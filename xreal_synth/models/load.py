@@ -71,6 +71,8 @@ class LoadedBundle:
         self.prediction_type: PredictionType = prediction_type
         self.alphas_cumprod = alphas_cumprod.to(torch.float64)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        takes_grain = bool(vae.config.get("grain", False))
+        self.grain_shape = (1, image_size, image_size) if takes_grain else None
         self._vae = _placed(vae, self.device, torch.float32)
         self._controller = _placed(controller, self.device, torch.float32)
         self._unet = _placed(unet, self.device, self._dtype)
@@ -90,9 +92,9 @@ class LoadedBundle:
         return _moments(self._vae.encode(x_BCHW))
 
     @torch.inference_mode()
-    def decode(self, z_BChw: Tensor) -> Tensor:
-        """Unscaled latents -> films [B, channels, H, W], not clamped."""
-        return _sample(self._vae.decode(z_BChw))
+    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
+        """Unscaled latents and noise [B, *grain_shape] -> films [B, channels, H, W], not clamped."""
+        return _sample(self._vae.decode(z_BChw) if grain is None else self._vae.decode(z_BChw, grain))
 
     @torch.inference_mode()
     def control(self, codes_BHW: Tensor) -> Tensor:

@@ -171,6 +171,6 @@ def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor | None) -> 
     return model.scale_factor * (mean if noise is None else mean + std * noise)
 
 
-def decode_scaled(model: SamplerModel, z: Tensor) -> Tensor:
+def decode_scaled(model: SamplerModel, z: Tensor, grain: Tensor | None = None) -> Tensor:
     """x = clamp(D_G(z / scale_factor)) in the model's value_range."""
-    return model.decode(z / model.scale_factor).clamp(*model.value_range)
+    return model.decode(z / model.scale_factor, grain).clamp(*model.value_range)

@@ -196,7 +196,7 @@ class _Maker:
         return BatchNoise(self.noise, keys, self.model.latent_shape, self.model.device)
 
     def _decode(self, z: Tensor, keys: tuple[NoiseKey, ...]) -> Tensor:
-        films = decode_scaled(self.model, z)
+        films = decode_scaled(self.model, z, self._grain(keys))
         finite = (torch.isfinite(films).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
         wrong = sorted({key.index for key, fine in zip(keys, finite, strict=True) if not fine})
         if wrong:
@@ -206,6 +206,14 @@ class _Maker:
                 mend="lower sampling.guidance, or set compute.precision to fp32",
             )
         return films
+
+    def _grain(self, keys: tuple[NoiseKey, ...]) -> Tensor | None:
+        """One noise for all films of a group, so that a region has the grain of what surrounds it."""
+        shape = self.model.grain_shape
+        if shape is None:
+            return None
+        groups = tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
+        return BatchNoise(self.noise, groups, shape, self.model.device)("film.grain")
 
     def _grey(self, film: Tensor) -> Film:
         grey: Film = to_grey(film, self.model.value_range).cpu().numpy()

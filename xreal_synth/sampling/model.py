@@ -54,8 +54,13 @@ class SamplerModel(Protocol):
         """Films in value_range -> mean and deviation of the unscaled latents."""
         ...
 
-    def decode(self, z_BChw: Tensor) -> Tensor:
-        """Unscaled latents -> films, not clamped."""
+    @property
+    def grain_shape(self) -> tuple[int, ...] | None:
+        """The shape of a film's noise if the decoder takes any: the raw material of texture."""
+        ...
+
+    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
+        """Unscaled latents and noise [B, *grain_shape] -> films, not clamped."""
         ...
 
     def control(self, codes_BHW: Tensor) -> Tensor:

@@ -31,5 +31,5 @@ def film_states(model: SamplerModel, x_BCHW: Tensor, rule: Rule, noise: BatchNoi
     for i, (abar, abar_next) in enumerate(zip(schedule.abar, schedule.abar_next, strict=True)):
         states.append(z)
         eps = (z - math.sqrt(abar) * z0) / math.sqrt(1 - abar)
-        z = ddim_step(z0, eps, abar, abar_next, noise("a.step", i), rule.eta)
+        z = ddim_step(z0, eps, abar, abar_next, noise("a.step", i), rule.eta_at(i))
     return [*states, z0]
