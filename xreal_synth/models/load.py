@@ -71,7 +71,7 @@ class LoadedBundle:
         self.prediction_type: PredictionType = prediction_type
         self.alphas_cumprod = alphas_cumprod.to(torch.float64)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        takes_grain = bool(vae.config.get("grain", False))
+        takes_grain = bool(getattr(vae.config, "grain", False))
         self.grain_shape = (1, image_size, image_size) if takes_grain else None
         self._vae = _placed(vae, self.device, torch.float32)
         self._controller = _placed(controller, self.device, torch.float32)
