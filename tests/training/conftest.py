@@ -39,6 +39,7 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "denoiser": {"channels": [32, 32], "attention": [False, True], "token_width": 8},
     "controlnet": {"hint_channels": [4, 8, 8, 8]},
     "segmenter": {"inner_size": 16, "channels": [8, 8]},
+    "classifier": {"kind": "densenet", "inner_size": 32, "blocks": [1, 1], "width": 8, "growth": 4},
 }
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import CONFIGS, config_tree, load_config, parse_config
+from xreal_synth.training.settings.classifier import ClassifierConfig
 from xreal_synth.training.settings.denoiser import DenoiserConfig
+from xreal_synth.training.settings.segmenter import SegmenterConfig
 
 SHIPPED = Path(str(files("xreal_synth.training") / "configs"))
 
@@ -16,6 +18,15 @@ SHIPPED = Path(str(files("xreal_synth.training") / "configs"))
 def test_shipped_configs_are_valid_and_survive_a_round_trip(network: str) -> None:
     config = load_config(network, SHIPPED / f"mini-{network}.yaml")
     assert parse_config(network, config_tree(config), "again") == config
+
+
+@pytest.mark.parametrize("network", ["segmenter", "classifier"])
+def test_a_judge_is_of_another_build_and_seed(network: str) -> None:
+    mini, judge = (load_config(network, SHIPPED / f"{name}-{network}.yaml") for name in ("mini", "judge"))
+    assert isinstance(mini, SegmenterConfig | ClassifierConfig)
+    assert isinstance(judge, SegmenterConfig | ClassifierConfig)
+    assert mini.model.kind != judge.model.kind
+    assert mini.seed != judge.seed
 
 
 def test_an_override_reaches_its_key() -> None:

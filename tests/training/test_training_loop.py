@@ -22,7 +22,7 @@ from xreal_synth.training.settings.common import LoopSettings
 from xreal_synth.training.tasks.segmenter import SegmenterTask
 
 Config = Callable[..., Path]
-NETWORKS = ["autoencoder", "anatomy-controller", "denoiser", "controlnet", "segmenter"]
+NETWORKS = ["autoencoder", "anatomy-controller", "denoiser", "controlnet", "segmenter", "classifier"]
 
 
 def last_state(run: Path) -> dict[str, torch.Tensor]:

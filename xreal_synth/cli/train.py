@@ -19,6 +19,7 @@ class Network(StrEnum):
     denoiser = "denoiser"
     controlnet = "controlnet"
     segmenter = "segmenter"
+    classifier = "classifier"
 
 
 def register(app: typer.Typer) -> None:

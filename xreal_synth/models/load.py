@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,16 +19,20 @@ from torch import Tensor, nn
 from xreal_synth.errors import BundleError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
 from xreal_synth.models.describe import BundleInfo, verify_files
+from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.models.precision import Precision
 
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
     "vae": {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder},
     "anatomy_controller": {"AutoencoderKL": AutoencoderKL, "MaskController": MaskController},
     "unet": {"UNet2DConditionModel": UNet2DConditionModel},
-    "segmenter": {"OrganSegmenter": OrganSegmenter},
+    "controlnet": {"ControlNetModel": ControlNetModel},
+    "segmenter": {"OrganSegmenter": OrganSegmenter, "PyramidSegmenter": PyramidSegmenter},
+    "classifier": {"FindingClassifier": FindingClassifier},
 }
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 CODE_SCALE: Final = 4

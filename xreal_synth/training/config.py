@@ -11,18 +11,27 @@ from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
+from xreal_synth.training.settings.classifier import ClassifierConfig
 from xreal_synth.training.settings.controller import ControllerConfig
 from xreal_synth.training.settings.controlnet import ControlNetConfig
 from xreal_synth.training.settings.denoiser import DenoiserConfig
 from xreal_synth.training.settings.segmenter import SegmenterConfig
 
-TrainConfig = AutoencoderConfig | ControllerConfig | DenoiserConfig | ControlNetConfig | SegmenterConfig
+TrainConfig = (
+    AutoencoderConfig
+    | ControllerConfig
+    | DenoiserConfig
+    | ControlNetConfig
+    | SegmenterConfig
+    | ClassifierConfig
+)
 CONFIGS: dict[str, type[TrainConfig]] = {
     "autoencoder": AutoencoderConfig,
     "anatomy-controller": ControllerConfig,
     "denoiser": DenoiserConfig,
     "controlnet": ControlNetConfig,
     "segmenter": SegmenterConfig,
+    "classifier": ClassifierConfig,
 }
 
 

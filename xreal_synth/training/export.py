@@ -1,7 +1,7 @@
 """Write a bundle's network parts from finished runs: fp16 safetensors in diffusers' folder layout.
 
 `python -m xreal_synth.training.export --autoencoder DIR --controller DIR --denoiser DIR --controlnet DIR
---segmenter DIR OUT`
+--segmenter DIR --classifier DIR OUT`
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from xreal_synth.errors import TrainingError, XrealError
+from xreal_synth.models.load import NETWORKS
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.networks.mask_controller import MaskController
-from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 
 NULL_KEY = "<null>"
@@ -37,6 +36,7 @@ def export_parts(
     denoiser: Path | None = None,
     controlnet: Path | None = None,
     segmenter: Path | None = None,
+    classifier: Path | None = None,
     weights: str = "network",
 ) -> list[str]:
     """Write the parts whose run folders are given into `out`; returns the names written.
@@ -46,15 +46,17 @@ def export_parts(
     """
     out.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
-    for run, kind, part in (
-        (autoencoder, PatchAutoencoder, "vae"),
-        (controller, MaskController, "anatomy_controller"),
-        (denoiser, UNet2DConditionModel, "unet"),
-        (controlnet, ControlNetModel, "controlnet"),
-        (segmenter, OrganSegmenter, "segmenter"),
+    for run, part in (
+        (autoencoder, "vae"),
+        (controller, "anatomy_controller"),
+        (denoiser, "unet"),
+        (controlnet, "controlnet"),
+        (segmenter, "segmenter"),
+        (classifier, "classifier"),
     ):
         if run is not None:
-            network = load_part(kind, run / weights / part)
+            folder = run / weights / part
+            network = load_part(_kind_of(part, folder), folder)
             if part == "anatomy_controller" and autoencoder is not None:
                 share_first_stage(network, load_part(PatchAutoencoder, autoencoder / weights / "vae"))
             _write_half(network, out / part)
@@ -74,6 +76,20 @@ def load_part(kind: Any, folder: Path) -> Any:
         raise TrainingError(
             found=f"{folder}: {error}",
             wanted=f"a trained {kind.__name__}",
+            mend="give the --out folder of its run",
+        ) from error
+
+
+def _kind_of(part: str, folder: Path) -> Any:
+    """The class that a part's config.json names, out of those that bundles may hold."""
+    kinds = NETWORKS[part]
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        return kinds[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            found=f"{folder / 'config.json'}: {error}",
+            wanted=f"a trained {' or '.join(kinds)}",
             mend="give the --out folder of its run",
         ) from error
 
@@ -132,7 +148,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.export", description=__doc__)
-    for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter"):
+    for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier"):
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"--out folder of the {name}'s run")
     parser.add_argument("--weights", choices=["network", "best"], default="network")
     parser.add_argument("out", type=Path)
@@ -145,6 +161,7 @@ def main() -> int:
             denoiser=given.denoiser,
             controlnet=given.controlnet,
             segmenter=given.segmenter,
+            classifier=given.classifier,
             weights=given.weights,
         )
     except XrealError as error:

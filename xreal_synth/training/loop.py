@@ -223,7 +223,10 @@ def validate(run: Run) -> dict[str, float]:
                 losses = run.task.loss(films.take(index).to(run.device), draw)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(index)
-    return {name: value / len(films) for name, value in sums.items()}
+    return {
+        **{name: value / len(films) for name, value in sums.items()},
+        **run.task.scores([run.task.take_seen()]),
+    }
 
 
 def preview(run: Run) -> torch.Tensor:

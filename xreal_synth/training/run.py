@@ -8,21 +8,22 @@ from pathlib import Path
 import torch
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import TrainConfig, config_tree, load_config
 from xreal_synth.training.films import FilmSet, load_films
 from xreal_synth.training.loop import Result, Run, run_loop
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
+from xreal_synth.training.settings.classifier import ClassifierConfig
 from xreal_synth.training.settings.controller import ControllerConfig
 from xreal_synth.training.settings.controlnet import ControlNetConfig
 from xreal_synth.training.settings.denoiser import DenoiserConfig
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder, fitted_autoencoder
 from xreal_synth.training.tasks.base import Task
+from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller
 from xreal_synth.training.tasks.controlnet import ControlNetTask
 from xreal_synth.training.tasks.denoiser import DenoiserTask
-from xreal_synth.training.tasks.segmenter import SegmenterTask
+from xreal_synth.training.tasks.segmenter import SegmenterTask, build_segmenter
 
 
 def train(
@@ -70,7 +71,10 @@ def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
         return ControllerTask(
             config.model, build_controller(config.model, load_autoencoder(config.model.autoencoder))
         )
-    return SegmenterTask(config.model, OrganSegmenter(config.model.inner_size, config.model.channels))
+    if isinstance(config, ClassifierConfig):
+        classifier = build_classifier(config.model, config.data.findings)
+        return ClassifierTask(config.model, classifier, films["train"])
+    return SegmenterTask(config.model, build_segmenter(config.model))
 
 
 def load_autoencoder(folder: str) -> PatchAutoencoder:

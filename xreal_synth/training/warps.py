@@ -41,6 +41,14 @@ def plain_view(films_BSS: Tensor, codes_BSS: Tensor, size: int) -> tuple[Tensor,
     return film, _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
 
 
+def degraded(film_B1HW: Tensor, generator: torch.Generator) -> Tensor:
+    """A third of the films as they are, a third blurred, a third noisy: made films differ from real ones so."""
+    kind = torch.randint(3, (len(film_B1HW), 1, 1, 1), generator=generator).to(film_B1HW.device)
+    noise = torch.randn(film_B1HW.shape, generator=generator).to(film_B1HW.device)
+    blurred = functional.avg_pool2d(film_B1HW, 5, stride=1, padding=2, count_include_pad=False)
+    return torch.where(kind == 0, film_B1HW, torch.where(kind == 1, blurred, film_B1HW + 0.04 * noise))
+
+
 def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     return functional.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 

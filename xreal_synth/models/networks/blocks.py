@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class ResidualBlock(nn.Module):
@@ -43,3 +44,12 @@ def coordinates(like: Tensor) -> Tensor:
     columns = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
     return grid.expand(batch, 2, height, width)
+
+
+def standardised(film_B1HW: Tensor, size: int) -> Tensor:
+    """Films [B, 1, H, W] in [0, 1] -> [B, 1, size, size], each of mean 0 and deviation 1."""
+    inner = functional.interpolate(
+        film_B1HW, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    mean, std = inner.mean(dim=(1, 2, 3), keepdim=True), inner.std(dim=(1, 2, 3), keepdim=True)
+    return (inner - mean) / (std + 1e-3)

@@ -13,7 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xreal_synth.models.networks.blocks import coordinates
+from xreal_synth.models.networks.blocks import coordinates, standardised
 
 
 class OrganSegmenter(ModelMixin, ConfigMixin):
@@ -45,15 +45,7 @@ class OrganSegmenter(ModelMixin, ConfigMixin):
 
     def features(self, film_B1HW: Tensor) -> list[Tensor]:
         """Films [B, 1, H, W] in [0, 1] -> what each level of the way down gives, finest first."""
-        inner = functional.interpolate(
-            film_B1HW,
-            size=(self.inner_size, self.inner_size),
-            mode="bilinear",
-            antialias=True,
-            align_corners=False,
-        )
-        mean, std = inner.mean(dim=(1, 2, 3), keepdim=True), inner.std(dim=(1, 2, 3), keepdim=True)
-        x = (inner - mean) / (std + 1e-3)
+        x = standardised(film_B1HW, self.inner_size)
         x = torch.cat([x, coordinates(x)], dim=1)
         kept: list[Tensor] = []
         for stage in self.down:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from xreal_synth.training.settings.common import STRICT, Count, DataSettings, LoopSettings
@@ -11,10 +12,13 @@ from xreal_synth.training.settings.common import STRICT, Count, DataSettings, Lo
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class SegmenterSettings:
-    """OrganSegmenter: a U-Net at `inner_size` pixels."""
+    """OrganSegmenter, a U-Net of `channels`, or PyramidSegmenter, `blocks` and `width`; at `inner_size` pixels."""
 
+    kind: Literal["unet", "pyramid"] = "unet"
     inner_size: Count = 128
     channels: tuple[Count, ...] = (24, 48, 96, 128)
+    blocks: Annotated[tuple[Count, ...], Field(min_length=1, max_length=4)] = (1, 1, 1)
+    width: Count = 48
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

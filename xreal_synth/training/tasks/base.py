@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name; "loss" is the one to minimise. Random numbers come from `generator` (on CPU)."""
+
+    def take_seen(self) -> Any:
+        """What `loss` kept of the films it saw in evaluation, given away for `scores`."""
+        return None
+
+    def scores(self, seen: Sequence[Any]) -> dict[str, float]:
+        """Figures over all the films of a validation; `seen` is what `take_seen` gave in each process."""
+        return {}
 
     @abstractmethod
     def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:

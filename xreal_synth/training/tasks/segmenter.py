@@ -13,25 +13,37 @@ from torch.nn import functional
 
 from xreal_synth.models.networks.mask_controller import CODE_SCALE
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
+from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.losses import soft_dice_loss
 from xreal_synth.training.settings.segmenter import SegmenterSettings
 from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.warps import degraded
 
 ORGANS = ("left_lung", "right_lung", "heart", "aorta")
+
+
+def build_segmenter(settings: SegmenterSettings) -> OrganSegmenter | PyramidSegmenter:
+    """A fresh network of the build asked for."""
+    network: OrganSegmenter | PyramidSegmenter
+    if settings.kind == "pyramid":
+        network = PyramidSegmenter(settings.inner_size, settings.blocks, settings.width)
+    else:
+        network = OrganSegmenter(settings.inner_size, settings.channels)
+    return network
 
 
 class SegmenterTask(Task):
     """Trains on films also blurred and made noisy, since generated films differ from real ones so."""
 
-    def __init__(self, settings: SegmenterSettings, network: OrganSegmenter) -> None:
+    def __init__(self, settings: SegmenterSettings, network: OrganSegmenter | PyramidSegmenter) -> None:
         self.settings = settings
         self.network = network
         self.module = network
 
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy plus soft Dice; in evaluation also each organ's Dice."""
-        film = self._degraded(batch.film, generator) if self.network.training else batch.film
+        film = degraded(batch.film, generator) if self.network.training else batch.film
         logits = self.network(film).float()
         loss = functional.cross_entropy(logits, batch.codes) + soft_dice_loss(logits, batch.codes)
         if self.network.training:
@@ -48,13 +60,6 @@ class SegmenterTask(Task):
     def save(self, folder: Path) -> None:
         """`segmenter/`."""
         self.network.save_pretrained(folder / "segmenter")
-
-    def _degraded(self, film_B1HW: Tensor, generator: torch.Generator) -> Tensor:
-        """A third of the films as they are, a third blurred, a third noisy."""
-        kind = torch.randint(3, (len(film_B1HW), 1, 1, 1), generator=generator).to(film_B1HW.device)
-        noise = torch.randn(film_B1HW.shape, generator=generator).to(film_B1HW.device)
-        blurred = functional.avg_pool2d(film_B1HW, 5, stride=1, padding=2, count_include_pad=False)
-        return torch.where(kind == 0, film_B1HW, torch.where(kind == 1, blurred, film_B1HW + 0.04 * noise))
 
 
 def dice_per_organ(found_BHW: Tensor, wanted_BHW: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,37 @@
+"""The finding classifier's config."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from xreal_synth.training.settings.common import STRICT, Count, DataSettings, LoopSettings, Share
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class ClassifierSettings:
+    """FindingClassifier and its loss.
+
+    A finding's positive films weigh as much as its negative ones, up to `max_weight` times each. Labels are
+    softened by `smoothing` (1 becomes 1 - smoothing / 2, 0 becomes smoothing / 2): they are noisy.
+    """
+
+    kind: Literal["densenet", "resnet"] = "resnet"
+    inner_size: Count = 128
+    blocks: Annotated[tuple[Count, ...], Field(min_length=1, max_length=4)] = (1, 1, 1)
+    width: Count = 64
+    growth: Count = 12
+    dropout: Share = 0.2
+    smoothing: Share = 0.1
+    max_weight: Annotated[float, Field(ge=1)] = 8.0
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class ClassifierConfig:
+    network: Literal["classifier"]
+    loop: LoopSettings
+    seed: int = 0
+    data: DataSettings = DataSettings()
+    model: ClassifierSettings = ClassifierSettings()
