@@ -49,7 +49,9 @@ def test_card_says_what_was_asked_and_made(made: tuple[Path, DatasetHead, Datase
     fields = yaml.safe_load(matter)
     assert fields["license"] == "cc0-1.0"
     assert fields["size_categories"] == ["n<1K"]
-    assert fields["configs"][0]["data_files"] == [{"split": "train", "path": "shards/*.tar"}]
+    assert fields["configs"][0]["data_files"] == [{"split": "mixed", "path": "shards/*.tar"}]
+    assert "webdataset" in fields["tags"]
+    assert "A tar holds films of every split" in body
     assert "13 films of 32 x 32 pixels from 8 anatomies, in 2 shards" in body
     assert "2 attempts were rejected and 0 groups dropped" in body
     assert "| 0 | 4 | no finding | 3 |" in body

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from xreal_synth import __version__
-from xreal_synth.cli import bundle, evaluate, generate, plan, preview, recipe, replay, report, train, verify
+from xreal_synth.cli import (
+    bundle,
+    evaluate,
+    export,
+    generate,
+    plan,
+    preview,
+    recipe,
+    replay,
+    report,
+    train,
+    verify,
+)
 from xreal_synth.cli.options import notes
 from xreal_synth.errors import XrealError
 
@@ -38,7 +50,7 @@ def _root(
     pass
 
 
-for module in (plan, preview, generate, verify, replay, report, train, evaluate):
+for module in (plan, preview, generate, verify, replay, report, train, evaluate, export):
     module.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bundle.app, name="bundle")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from xreal_synth.errors import DatasetError, StorageError
@@ -117,23 +118,33 @@ def shard_table(source: Source, record: ShardRecord) -> Any:
     return source.split_of.applied(table)
 
 
-def read_shards(source: Source) -> Iterator[tuple[ShardRecord, Iterator[TarSample]]]:
-    """(record, its films) shard by shard, with one film and one table in memory.
+def read_shards(source: Source) -> Iterator[tuple[ShardRecord, Any, Iterator[TarSample]]]:
+    """(record, its table, its films) shard by shard, with one film and one table in memory.
 
     A film's `sample.split` is the present one. A shard whose files are not those its record names goes to
     `source.skipped` before any film of it is given out. Raises DatasetError where a tar with the right hash
     contradicts itself or its table.
     """
+    for record, table, path in _sound(source):
+        rows = table.select(["key", "sha256", "split"]).to_pylist()
+        yield record, table, _with_rows(read_samples(path, record.tar.path), rows, record)
+
+
+def read_tables(source: Source) -> Iterator[tuple[ShardRecord, Any]]:
+    """(record, its table) of every shard whose table and tar are those its record names."""
+    return ((record, table) for record, table, _ in _sound(source))
+
+
+def _sound(source: Source) -> Iterator[tuple[ShardRecord, Any, Path]]:
     for record in source.records:
         table = shard_table(source, record)
         if table is None:
             continue
         with local_copy(source.store, record.tar.path) as path:
-            if stamp(record.tar.path, path) != record.tar:
+            if stamp(record.tar.path, path) == record.tar:
+                yield record, table, path
+            else:
                 source.skip(record, f"{record.tar.path} is not the file that its record names")
-                continue
-            rows = table.select(["key", "sha256", "split"]).to_pylist()
-            yield record, _with_rows(read_samples(path, record.tar.path), rows, record)
 
 
 def _with_rows(

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.errors import DatasetError
+from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.shards.check import file_problems, local_copy
 from xreal_synth.shards.names import INDEX, SAMPLES
 from xreal_synth.shards.table import PARQUET_ERRORS
 from xreal_synth.storage import Store
-from xreal_synth.types import FileStamp
+from xreal_synth.types import FileStamp, Split
 
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[str, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ def splits_of(store: Store) -> SplitOf:
     none = SplitOf(np.empty(0, np.int64), np.empty(0, np.uint8))
     if not store.exists(INDEX) or not store.exists(SAMPLES):
         return none
-    stamp = _stamp(store)
+    stamp = samples_stamp(store)
     if problems := file_problems(store, stamp):
         raise _stale(store, problems[0])
     groups, codes = [none.groups], [none.codes]
@@ -80,13 +80,14 @@ def _batches(path: Any) -> Any:
             yield batch.column("group").to_numpy(), batch.column("split").to_numpy(zero_copy_only=False)
 
 
-def _stamp(store: Store) -> FileStamp:
+def samples_stamp(store: Store) -> FileStamp:
+    """What index.json names samples.parquet as; raises DatasetError where it does not."""
     try:
         files = json.loads(store.read_bytes(INDEX))["files"]
         (entry,) = (entry for entry in files if entry["path"] == SAMPLES)
         return FileStamp(**entry)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _stale(store, f"{INDEX} does not name it") from error
+    except (ValueError, KeyError, TypeError, StorageError) as error:
+        raise _stale(store, f"no {INDEX} that names it") from error
 
 
 def _stale(store: Store, found: str) -> DatasetError:

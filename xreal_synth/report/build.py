@@ -46,7 +46,7 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
         store.replace(CONTACT_SHEET, sheet_png(films, columns=SHEET_COLUMNS, title=title))
         sheet = _place(store, CONTACT_SHEET)
         written.append(CONTACT_SHEET)
-    text = _recipe(store)
+    text = recipe_text(store)
     card = dataset_card(
         head, summary, text, bundle=bundle or describe_made_with(head.bundle.name, head.bundle.hash)
     )
@@ -58,7 +58,8 @@ def _place(store: Store, key: str) -> str:
     return f"{store.uri}/{key}"
 
 
-def _recipe(store: Store) -> str:
+def recipe_text(store: Store) -> str:
+    """The recipe as given, empty if it is not there."""
     try:
         return store.read_bytes(RECIPE).decode()
     except (StorageError, UnicodeDecodeError):

@@ -6,16 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import jinja2
 import yaml
 
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import HUB_SPLITS, SHARDS
 from xreal_synth.shards.summary import DatasetSummary, LabelTally
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
+
+Layout = Literal["shards", "parquet"]
+"""What lies beside the card: the dataset itself, or its export as parquet files by split."""
 
 _HUB_LICENCES: Final = (
     "cc-by-4.0",
@@ -40,9 +44,18 @@ class AskedRow:
 
 
 def dataset_card(
-    head: DatasetHead, summary: DatasetSummary, recipe_text: str, *, bundle: BundleInfo | None
+    head: DatasetHead,
+    summary: DatasetSummary,
+    recipe_text: str,
+    *,
+    bundle: BundleInfo | None,
+    layout: Layout = "shards",
+    sheet: bool = True,
 ) -> str:
-    """The card's Markdown with its YAML front matter; without the bundle its licence is left open."""
+    """The card's Markdown with its YAML front matter; without the bundle its licence is left open.
+
+    `sheet` says that contact_sheet.png lies beside it.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=False,  # noqa: S701 (Markdown)
@@ -53,7 +66,11 @@ def dataset_card(
     )
     environment.filters["cell"] = _cell
     return environment.get_template("card.md.j2").render(
-        front_matter=front_matter(head, summary, bundle),
+        front_matter=front_matter(head, summary, bundle, layout),
+        layout=layout,
+        sheet=sheet,
+        mixed=_mixed(summary),
+        first_split=next((name for split, name in HUB_SPLITS.items() if summary.splits.get(split)), "train"),
         head=head,
         summary=summary,
         bundle=bundle,
@@ -68,16 +85,38 @@ def dataset_card(
     )
 
 
-def front_matter(head: DatasetHead, summary: DatasetSummary, bundle: BundleInfo | None) -> str:
+def front_matter(
+    head: DatasetHead, summary: DatasetSummary, bundle: BundleInfo | None, layout: Layout = "shards"
+) -> str:
     """The Hub's YAML block, without its fences."""
     fields: dict[str, object] = {**_licence(bundle), "pretty_name": f"{head.name} (synthetic chest films)"}
     fields["task_categories"] = ["image-classification", "object-detection", "image-segmentation"]
-    fields["tags"] = ["synthetic", "medical", "chest-x-ray", "webdataset", "not-for-diagnosis"]
+    fields["annotations_creators"] = ["machine-generated"]
+    kind = ["webdataset"] if layout == "shards" else []
+    fields["tags"] = ["synthetic", "medical", "chest-x-ray", *kind, "not-for-diagnosis"]
     fields["size_categories"] = [next((name for most, name in _SIZES if summary.samples < most), "n>10M")]
-    fields["configs"] = [
-        {"config_name": "default", "data_files": [{"split": "train", "path": "shards/*.tar"}]}
-    ]
+    fields["configs"] = _parquet_configs(summary) if layout == "parquet" else _shard_configs(summary)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000).rstrip()
+
+
+def _mixed(summary: DatasetSummary) -> bool:
+    """Whether a tar may hold films of more than the training split."""
+    return bool(set(summary.splits) - {"train"})
+
+
+def _shard_configs(summary: DatasetSummary) -> list[dict[str, object]]:
+    """The tars; where splits share a tar, what they hold is not called train."""
+    files = [{"split": "mixed" if _mixed(summary) else "train", "path": f"{SHARDS}/*.tar"}]
+    return [{"config_name": "default", "data_files": files}]
+
+
+def _parquet_configs(summary: DatasetSummary) -> list[dict[str, object]]:
+    files = [
+        {"split": name, "path": f"data/{name}-*.parquet"}
+        for split, name in HUB_SPLITS.items()
+        if summary.splits.get(split)
+    ]
+    return [{"config_name": "default", "data_files": files}]
 
 
 def asked_rows(head: DatasetHead, summary: DatasetSummary) -> list[AskedRow]:

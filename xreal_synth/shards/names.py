@@ -32,6 +32,9 @@ ANATOMY: Final = "anatomy.png"
 PATHOLOGY: Final = "pathology.png"
 SUFFIXES: Final = (FILM, META, ANATOMY, PATHOLOGY)
 
+HUB_SPLITS: Final = {"train": "train", "val": "validation", "test": "test"}
+"""A dataset's split -> its name in files for the Hugging Face Hub."""
+
 _KEY = re.compile(r"([0-9]{10}|[1-9][0-9]{10,17})-(h|[vs](?:0|[1-9][0-9]{0,5}))")
 _STEM = re.compile(r"(.+)-([0-9]{6}|[1-9][0-9]{6,17})")
 

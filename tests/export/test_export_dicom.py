@@ -1,0 +1,126 @@
+"""The DICOM export, read back by pydicom."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xreal_synth.errors import XrealError
+from xreal_synth.export.dicom import need_pydicom, uid, write_dicom
+from xreal_synth.export.source import open_source
+from xreal_synth.storage import LocalStore
+from xreal_synth.types import Sample
+
+pydicom = pytest.importorskip("pydicom")
+
+REQUIRED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
+    "ReferringPhysicianName", "StudyID", "AccessionNumber", "Modality", "SeriesInstanceUID", "SeriesNumber",
+    "ConversionType", "InstanceNumber", "PatientOrientation", "SOPClassUID", "SOPInstanceUID",
+)  # fmt: skip
+"""Attributes of type 1 and 2 in the modules of a secondary capture (PS3.3, A.8.1), pixels aside."""
+
+
+def export(dataset: Path, folder: Path) -> Path:
+    counted = write_dicom(open_source(LocalStore(dataset)), folder, lambda done, total: None)
+    assert counted.films == 17
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dicom(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(dataset, tmp_path_factory.mktemp("dicom"))
+
+
+def test_pixels_come_back(dicom: Path, films: dict[str, Sample]) -> None:
+    files = {path.stem: path for path in dicom.rglob("*.dcm")}
+    assert set(files) == set(films)
+    for key, path in files.items():
+        read = pydicom.dcmread(path)
+        np.testing.assert_array_equal(read.pixel_array, films[key].film)
+        assert read.pixel_array.dtype == np.uint8
+        assert read.PhotometricInterpretation == "MONOCHROME2"
+
+
+def test_a_file_says_that_it_is_synthetic_and_nobodys(dicom: Path) -> None:
+    read = pydicom.dcmread(dicom / "films/train/0000000009-v0.dcm")
+    assert read[0x0008, 0x001C].value == "YES"
+    assert read.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert list(read.ImageType) == ["DERIVED", "SECONDARY"]
+    assert (read.Modality, read.ConversionType) == ("OT", "SYN")
+    assert [name for name in REQUIRED if name not in read] == []
+    for empty in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName"):
+        assert not read[empty].value
+    assert read.PatientID == "SYNTHETIC-dddddddd-0000000009"
+    assert str(read.PatientName).startswith("SYNTHETIC")
+    assert "not for diagnosis" in read.StudyDescription
+    assert "requested: Effusion (side both, zone lower), box 8,32,24,48 and 40,32,56,48" in read.ImageComments
+    assert "requested: Cardiomegaly" in read.ImageComments
+    healthy = pydicom.dcmread(dicom / "films/val/0000000000-h.dcm")
+    assert "requested: no finding" in healthy.ImageComments
+
+
+def test_every_value_is_as_the_standard_allows(dicom: Path) -> None:
+    pydicom.config.settings.reading_validation_mode = pydicom.config.RAISE
+    try:
+        for path in dicom.rglob("*.dcm"):
+            read = pydicom.dcmread(path)
+            for element in read:
+                assert element.value is not None
+            assert read.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+            assert path.read_bytes()[128:132] == b"DICM"
+    finally:
+        pydicom.config.settings.reading_validation_mode = pydicom.config.WARN
+
+
+def test_uids_name_instances_series_and_studies(dicom: Path) -> None:
+    read = {path.stem: pydicom.dcmread(path, stop_before_pixels=True) for path in dicom.rglob("*.dcm")}
+    assert len({one.SOPInstanceUID for one in read.values()}) == 17
+    assert len({one.SeriesInstanceUID for one in read.values()}) == 10
+    twin, variant, other = (read[key] for key in ("0000000001-h", "0000000001-v0", "0000000002-h"))
+    assert twin.StudyInstanceUID == variant.StudyInstanceUID != other.StudyInstanceUID
+    assert twin.PatientID == variant.PatientID != other.PatientID
+    assert (twin.InstanceNumber, variant.InstanceNumber) == (1, 2)
+
+
+def test_uid_is_a_uuid_under_2_25() -> None:
+    made = uid("a", "b")
+    assert made == uid("a", "b") != uid("ab", "")
+    assert pydicom.uid.UID(made).is_valid
+    assert len(made) <= 64
+    number = uuid.UUID(int=int(made.removeprefix("2.25.")))
+    assert (number.version, number.variant) == (8, uuid.RFC_4122)
+
+
+def test_the_same_dataset_makes_the_same_files(dataset: Path, dicom: Path, tmp_path: Path) -> None:
+    again = export(dataset, tmp_path)
+    names = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert len(names) == 17 * 3 + 1
+    assert all((again / name).read_bytes() == (dicom / name).read_bytes() for name in names)
+
+
+def test_table_and_masks(dicom: Path, films: dict[str, Sample]) -> None:
+    with (dicom / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["key"] for row in rows] == list(films)
+    for row in rows:
+        read = pydicom.dcmread(dicom / row["file"], stop_before_pixels=True)
+        assert (row["sop_instance_uid"], row["patient_id"]) == (read.SOPInstanceUID, read.PatientID)
+        sample = films[row["key"]]
+        label = sample.meta.labels["txrv18"]["Hernia"]
+        assert row["txrv18.Hernia"] == ("" if label is None else str(label))
+        with Image.open(dicom / "masks" / f"{row['key']}.pathology.png") as mask:
+            np.testing.assert_array_equal(np.asarray(mask), sample.pathology)
+
+
+def test_without_pydicom_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(XrealError, match=r"pip install 'xreal-synth\[dicom\]'"):
+        need_pydicom()

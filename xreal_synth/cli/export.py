@@ -1,0 +1,175 @@
+"""`xreal-synth export DATASET OUT --to FORMAT`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.verify import PARTIAL, DatasetArgument
+from xreal_synth.errors import StorageError
+
+if TYPE_CHECKING:
+    from xreal_synth.export.films import Counted, OnFilm
+    from xreal_synth.export.source import Source
+
+
+class Format(StrEnum):
+    coco = "coco"
+    hf = "hf"
+    dicom = "dicom"
+    croissant = "croissant"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "xreal-synth export out/quickstart out/quickstart-coco --to coco",
+            "xreal-synth export s3://bucket/big big-hf --to hf --json",
+            "xreal-synth export out/quickstart out/quickstart/croissant.json --to croissant",
+        )
+    )(export)
+
+
+def export(
+    dataset: DatasetArgument,
+    out: Annotated[
+        str,
+        typer.Argument(
+            help="A new folder (croissant: a new .json file). An export replaces nothing.",
+            metavar="OUT",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        Format,
+        typer.Option(
+            help="coco: PNGs, boxes and regions. hf: parquet for load_dataset, with a card. "
+            "dicom: secondary captures marked synthetic; masks as PNG. croissant: metadata that names the "
+            "dataset's files where they lie.",
+            show_default=False,
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Writes a dataset in another format; splits are kept. It is there whole or not at all.
+
+    Shards without a record, or not as it says, are left out and listed; the exit code is then 3.
+    """
+    from xreal_synth.export.place import free_path, left_behind
+    from xreal_synth.export.source import open_source
+    from xreal_synth.storage import open_store
+
+    path = free_path(out)
+    for old in left_behind(path):
+        notes.print(f"left by an export that was ended: {old} may be deleted", markup=False, soft_wrap=True)
+    source = open_source(open_store(dataset))
+    with _progress() as on_film:
+        counted = _WRITERS[to](source, path, on_film)
+    for skipped in source.skipped:
+        notes.print(str(skipped), markup=False, soft_wrap=True)
+    splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
+    if as_json:
+        print_json(
+            {
+                "out": str(path),
+                "format": to.value,
+                "films": counted.films,
+                "splits": splits,
+                "left_out": [str(skipped) for skipped in source.skipped],
+            }
+        )
+    else:
+        told = ", ".join(f"{name} {count:,}" for name, count in splits.items())
+        console.print(f"{path}: {counted.films:,} films ({told}) as {to.value}", markup=False, soft_wrap=True)
+    if source.skipped:
+        raise typer.Exit(PARTIAL)
+
+
+@contextmanager
+def _progress() -> Iterator[OnFilm]:
+    """A bar on a terminal, nothing elsewhere."""
+    bar = Progress(
+        TextColumn("exporting"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("films"),
+        TimeRemainingColumn(),
+        console=notes,
+        disable=not notes.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("exporting", total=None)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _coco(source: Source, path: Path, on_film: OnFilm) -> Counted:
+    from xreal_synth.export.coco import write_coco
+    from xreal_synth.export.place import whole_folder
+
+    with whole_folder(path) as folder:
+        return write_coco(source, folder, on_film)
+
+
+def _dicom(source: Source, path: Path, on_film: OnFilm) -> Counted:
+    from xreal_synth.export.dicom import need_pydicom, write_dicom
+    from xreal_synth.export.place import whole_folder
+
+    need_pydicom()
+    with whole_folder(path) as folder:
+        return write_dicom(source, folder, on_film)
+
+
+def _hf(source: Source, path: Path, on_film: OnFilm) -> Counted:
+    from xreal_synth.export.hf import write_hf
+    from xreal_synth.export.place import whole_folder
+    from xreal_synth.report.build import recipe_text
+    from xreal_synth.report.card import dataset_card
+    from xreal_synth.shards.names import CARD, SHEET
+
+    with whole_folder(path) as folder:
+        counted = write_hf(source, folder, on_film)
+        sheet = source.store.exists(SHEET)
+        if sheet:
+            (folder / SHEET).write_bytes(source.store.read_bytes(SHEET))
+        card = dataset_card(
+            source.head,
+            counted.tally.summary(),
+            recipe_text(source.store),
+            bundle=source.bundle,
+            layout="parquet",
+            sheet=sheet,
+        )
+        (folder / CARD).write_text(card, encoding="utf-8")
+        return counted
+
+
+def _croissant(source: Source, path: Path, on_film: OnFilm) -> Counted:
+    from xreal_synth.export.croissant import croissant_json
+    from xreal_synth.storage import LocalStore
+
+    if path.suffix not in (".json", ".jsonld"):
+        raise StorageError(
+            found=f"{path.name} does not end in .json",
+            wanted="a file: Croissant is metadata about the dataset where it lies",
+            mend=f"give {path / 'croissant.json'}, or croissant.json in the dataset's folder",
+        )
+    content, counted = croissant_json(source, path, on_film)
+    if not LocalStore(path.parent).put_if_absent(path.name, content):
+        raise StorageError(found=f"{path} exists", mend="give another place, or remove it first")
+    return counted
+
+
+_WRITERS: dict[Format, Callable[[Source, Path, OnFilm], Counted]] = {
+    Format.coco: _coco,
+    Format.hf: _hf,
+    Format.dicom: _dicom,
+    Format.croissant: _croissant,
+}

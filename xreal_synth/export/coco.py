@@ -1,0 +1,147 @@
+"""COCO: PNG films, and JSON files with boxes and exact regions, one of all films and one per split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth import vocab
+from xreal_synth.export.films import Counted, OnFilm, each_film
+from xreal_synth.export.provenance import NOTICE, provenance
+from xreal_synth.export.regions import finding_region
+from xreal_synth.export.source import Source
+from xreal_synth.shards.names import FILM, SUFFIXES
+from xreal_synth.shards.tar import TarSample
+from xreal_synth.types import Sample
+
+IMAGES = "images"
+ALL = "annotations.json"
+CATEGORIES = {name: i for i, name in enumerate(vocab.FINDINGS, start=1)}
+"""Ids by finding: the vocabulary's order, the same for every dataset."""
+
+
+def split_file(split: str) -> str:
+    return f"annotations_{split}.json"
+
+
+def write_coco(source: Source, folder: Path, on_film: OnFilm) -> Counted:
+    """Writes `images/SPLIT/KEY.png` and the JSON files; returns what was written.
+
+    A finding has one annotation per box (`both` has two), all within one image; `bbox` is x, y, width and
+    height in pixels, `segmentation` the uncompressed RLE of the finding's region in that box, down the
+    columns. An image carries its labels, with null for unknown. Ids count from 1 in the order of the shards.
+    """
+    head = _head(source)
+    counted = Counted()
+    image_id = annotation_id = 0
+    with ExitStack() as stack:
+        files = {ALL: stack.enter_context(_CocoFile(folder / ALL, head))}
+        for film in each_film(source, counted, on_film):
+            sample = film.sample
+            if split_file(sample.split) not in files:
+                name = split_file(sample.split)
+                files[name] = stack.enter_context(_CocoFile(folder / name, head))
+            image_id += 1
+            image = _write_image(folder, film, image_id)
+            annotations = list(_annotations(sample, image_id, annotation_id + 1))
+            annotation_id += len(annotations)
+            for file in (files[ALL], files[split_file(sample.split)]):
+                file.add(image, annotations)
+    return counted
+
+
+def _head(source: Source) -> dict[str, object]:
+    told = provenance(source)
+    return {
+        "info": {"description": f"{told.dataset}: {NOTICE}", "version": told.digest[:12], **told.fields()},
+        "licenses": [{"id": 1, "name": told.licence, "url": ""}],
+        "categories": [
+            {"id": number, "name": name, "supercategory": (vocab.FINDINGS[name].implies or ("finding",))[-1]}
+            for name, number in CATEGORIES.items()
+        ],
+    }
+
+
+def _write_image(folder: Path, film: TarSample, image_id: int) -> dict[str, object]:
+    meta = film.sample.meta
+    name = f"{film.sample.split}/{meta.key}.png"
+    path = folder / IMAGES / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(film.members[SUFFIXES.index(FILM)])
+    height, width = meta.image_size
+    return {
+        "id": image_id, "file_name": name, "width": width, "height": height, "license": 1,
+        "key": meta.key, "group": meta.group, "split": film.sample.split, "labels": meta.labels,
+        "synthetic": True,
+    }  # fmt: skip
+
+
+def _annotations(sample: Sample, image_id: int, first_id: int) -> Iterator[dict[str, object]]:
+    number = first_id
+    for value, finding in enumerate(sample.meta.findings, start=1):
+        region = finding_region(finding, value, sample.anatomy, sample.pathology)
+        for x0, y0, x1, y1 in finding.boxes:
+            part = np.zeros_like(region)
+            part[y0:y1, x0:x1] = region[y0:y1, x0:x1]
+            yield {
+                "id": number, "image_id": image_id, "category_id": CATEGORIES[finding.name],
+                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(part.sum()), "iscrowd": 0,
+                "segmentation": run_lengths(part), "side": finding.side, "zone": finding.zone,
+                "region": finding.region,
+            }  # fmt: skip
+            number += 1
+
+
+def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, object]:
+    """bool [H, W] => COCO's uncompressed RLE: runs of 0 and 1 in turn, 0 first, down the columns."""
+    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    counts = np.diff(edges, prepend=0, append=mask.size)
+    counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+    return {"size": list(mask.shape), "counts": counts.tolist()}
+
+
+class _CocoFile:
+    """One JSON file, written as it grows: images go in at once, annotations wait in a file beside it."""
+
+    def __init__(self, path: Path, head: dict[str, object]) -> None:
+        self._rest = path.with_suffix(".rest")
+        self._out: IO[str] = path.open("w", encoding="utf-8", newline="\n")
+        self._waiting: IO[str] = self._rest.open("w+", encoding="utf-8", newline="\n")
+        self._out.write("{")
+        for name, value in head.items():
+            self._out.write(f"{json.dumps(name)}: {json.dumps(value)},\n")
+        self._out.write('"images": [')
+        self._images = self._annotations = 0
+
+    def __enter__(self) -> _CocoFile:
+        return self
+
+    def add(self, image: dict[str, object], annotations: Sequence[dict[str, object]]) -> None:
+        self._out.write((",\n" if self._images else "\n") + _compact(image))
+        self._images += 1
+        for annotation in annotations:
+            self._waiting.write((",\n" if self._annotations else "\n") + _compact(annotation))
+            self._annotations += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._out, self._waiting:
+            self._out.write('\n],\n"annotations": [')
+            self._waiting.seek(0)
+            while text := self._waiting.read(1 << 20):
+                self._out.write(text)
+            self._out.write("\n]}\n")
+        self._rest.unlink()
+
+
+def _compact(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

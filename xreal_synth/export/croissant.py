@@ -1,0 +1,200 @@
+"""Croissant: JSON-LD metadata (version 1.0) that lets Croissant's readers find, check and load the dataset.
+
+Nothing is copied: the file names the shards and samples.parquet where they lie, each with its sha256.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from xreal_synth.errors import DatasetError
+from xreal_synth.export.films import Counted, OnFilm
+from xreal_synth.export.provenance import NOTICE, Provenance, provenance
+from xreal_synth.export.source import Source, read_tables
+from xreal_synth.export.splits import samples_stamp
+from xreal_synth.shards.names import ANATOMY, FILM, PATHOLOGY
+from xreal_synth.shards.table import sample_schema
+from xreal_synth.types import FileStamp
+
+CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
+SAMPLES_ID: Final = "samples.parquet"
+_TERMS: Final = (
+    "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet",
+    "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references",
+    "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
+CONTEXT: Final[dict[str, object]] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "sc": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{term: f"cr:{term}" for term in _TERMS},
+}
+"""The terms of the Croissant 1.0 specification, appendix 1."""
+
+_KINDS: Final = {"string": "sc:Text", "double": "sc:Float"}
+_FILM_GLOBS: Final = tuple(f"*-{role}.{FILM}" for role in ("h", "[vs]?", "[vs]??", "[vs]???"))
+_IMAGES: Final = {
+    "film": (_FILM_GLOBS, "8-bit grey film"),
+    "anatomy": (
+        (f"*.{ANATOMY}",),
+        "organ codes: 0 background, 1 left lung, 2 right lung, 3 heart, 4 aorta",
+    ),
+    "pathology": ((f"*.{PATHOLOGY}",), "0 none, i+1 where findings[i] was asked for"),
+}
+
+
+def croissant_json(source: Source, out: Path, on_film: OnFilm) -> tuple[bytes, Counted]:
+    """The file's bytes for the place `out`: local datasets are named relative to its folder.
+
+    Every shard's tar and table is hashed first. Raises DatasetError where the dataset was not finished, or
+    where a shard is not as its record says: samples.parquet has its films, so none can be left out.
+    """
+    samples = samples_stamp(source.store)
+    counted = Counted()
+    for record, table in read_tables(source):
+        counted.shard(record, table)
+        for split in table.column("split").to_pylist():
+            counted.film(split)
+        on_film(counted.films, source.films)
+    if source.skipped:
+        raise DatasetError(
+            where=source.store.uri,
+            found=str(source.skipped[0]),
+            wanted="a whole dataset: its metadata cannot leave films of samples.parquet out",
+            mend="run xreal-synth generate again, then export",
+        )
+    content = _metadata(source, samples, out)
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(), counted
+
+
+def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:
+    told = provenance(source)
+    tars = [record.tar for record in source.records if record.samples]
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": CONFORMS_TO,
+        "name": told.dataset,
+        "description": f"{NOTICE} {source.films} films with labels, boxes and organ masks, "
+        f"drawn by the model {told.bundle}.",
+        "license": told.licence,
+        "version": f"1.0.0+{told.digest[:12]}",
+        "citeAs": f"{told.dataset}, synthetic chest films made with xreal-synth and the model {told.bundle}, "
+        f"recipe digest {told.digest}",
+        "keywords": ["synthetic", "chest X-ray", "medical imaging", "not for diagnosis"],
+        "isLiveDataset": False,
+        **_responsible(told),
+        "distribution": [*_files(source, [samples, *tars], out), *_file_sets(tars)],
+        "recordSet": [_samples_records(), *(_image_records(name) for name in _IMAGES)],
+    }
+
+
+def _responsible(told: Provenance) -> dict[str, object]:
+    """Croissant's vocabulary for responsible use."""
+    return {
+        "rai:dataCollection": f"Drawn by the model {told.bundle} (hash {told.bundle_hash}) from organ masks "
+        f"and requested labels; recipe digest {told.digest}. The model was trained on: {told.training_data}.",
+        "rai:dataCollectionType": "Synthetic data",
+        "rai:dataLimitations": "A label says what was asked for at that place, not what a radiologist read "
+        "there. The films carry the biases of the model's training films.",
+        "rai:dataUseCases": told.use_restriction,
+        "rai:personalSensitiveInformation": "None: no film shows a patient. The model may have kept parts of "
+        "single training films.",
+    }
+
+
+def _files(source: Source, stamps: list[FileStamp], out: Path) -> Iterator[dict[str, object]]:
+    root = source.store.local_path
+    for stamp in stamps:
+        table = stamp.path == SAMPLES_ID
+        yield {
+            "@type": "cr:FileObject",
+            "@id": stamp.path,
+            "name": Path(stamp.path).name,
+            "contentUrl": f"{source.store.uri}/{stamp.path}"
+            if root is None
+            else Path(os.path.relpath(root / stamp.path, out.parent)).as_posix(),
+            "encodingFormat": "application/x-parquet" if table else "application/x-tar",
+            "contentSize": f"{stamp.bytes} B",
+            "sha256": stamp.sha256,
+        }
+
+
+def _file_sets(tars: list[FileStamp]) -> Iterator[dict[str, object]]:
+    for name, (globs, description) in _IMAGES.items():
+        yield {
+            "@type": "cr:FileSet",
+            "@id": f"{name}-files",
+            "name": f"{name}-files",
+            "description": f"PNG in every shard: {description}",
+            "containedIn": [{"@id": tar.path} for tar in tars],
+            "encodingFormat": "image/png",
+            "includes": list(globs),
+        }
+
+
+def _samples_records() -> dict[str, object]:
+    """A record per film from samples.parquet: all but the nested findings."""
+    fields = [
+        {
+            "@type": "cr:Field",
+            "@id": f"samples/{field.name.replace(' ', '_')}",
+            "name": f"samples/{field.name}",
+            "description": _description(field.name),
+            "dataType": _KINDS.get(str(field.type), "sc:Integer"),
+            "source": {"fileObject": {"@id": SAMPLES_ID}, "extract": {"column": field.name}},
+        }
+        for field in sample_schema()
+        if field.name != "findings"
+    ]
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "samples",
+        "name": "samples",
+        "description": "a row per film: labels, split and provenance",
+        "key": {"@id": "samples/key"},
+        "field": fields,
+    }
+
+
+def _description(column: str) -> str:
+    label_set, dot, label = column.partition(".")
+    return f"{label} ({label_set}): 1, 0 or empty for unknown" if dot else f"the film's {column}"
+
+
+def _image_records(name: str) -> dict[str, object]:
+    """A record per image, with its film's key; the key leads to the row in `samples`."""
+    _, description = _IMAGES[name]
+    source = {"fileSet": {"@id": f"{name}-files"}}
+    key: dict[str, Any] = {
+        "@type": "cr:Field", "@id": f"{name}/key", "name": f"{name}/key", "dataType": "sc:Text",
+        "description": "the film's key",
+        "source": {
+            **source, "extract": {"fileProperty": "filename"},
+            "transform": {"regex": "^([^.]+)"},
+        },
+        "references": {"field": {"@id": "samples/key"}},
+    }  # fmt: skip
+    image = {
+        "@type": "cr:Field", "@id": f"{name}/image", "name": f"{name}/image", "dataType": "sc:ImageObject",
+        "description": description, "source": {**source, "extract": {"fileProperty": "content"}},
+    }  # fmt: skip
+    split = {
+        "@type": "cr:Field", "@id": f"{name}/split", "name": f"{name}/split", "dataType": "sc:Text",
+        "description": "the film's split", "source": {"field": {"@id": "samples/split"}},
+    }  # fmt: skip
+    return {
+        "@type": "cr:RecordSet", "@id": name, "name": name, "description": description,
+        "key": {"@id": f"{name}/key"}, "field": [key, image, split],
+    }  # fmt: skip

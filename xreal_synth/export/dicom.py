@@ -1,0 +1,172 @@
+"""DICOM: each film as a secondary capture that says of itself that it is synthetic.
+
+Attributes follow DICOM PS3.3, Secondary Capture Image IOD (A.8.1). Masks have no place in that object: they
+lie beside the films as PNGs.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from xreal_synth.errors import XrealError
+from xreal_synth.export.films import Counted, OnFilm, each_film
+from xreal_synth.export.provenance import NOTICE, Provenance, provenance
+from xreal_synth.export.source import Source
+from xreal_synth.shards.names import ANATOMY, PATHOLOGY, SUFFIXES, parse_key
+from xreal_synth.shards.table import LABEL_COLUMNS, label_columns
+from xreal_synth.shards.tar import TarSample
+from xreal_synth.types import SampleMeta
+
+FILMS: Final = "films"
+MASKS: Final = "masks"
+TABLE: Final = "labels.csv"
+MANUFACTURER: Final = "xreal-synth"
+LARGEST_COMMENT: Final = 10_240
+_MEMBERS: Final = {"h": 0, "v": 1, "s": 2}
+
+
+def need_pydicom() -> None:
+    """Raises XrealError where pydicom is not installed."""
+    if importlib.util.find_spec("pydicom") is None:
+        raise XrealError(
+            found="the DICOM export needs pydicom, which is not installed",
+            mend="pip install 'xreal-synth[dicom]'",
+        )
+
+
+def write_dicom(source: Source, folder: Path, on_film: OnFilm) -> Counted:
+    """Writes `films/SPLIT/KEY.dcm`, `masks/KEY.{anatomy,pathology}.png` and `labels.csv`.
+
+    A group is a patient with one study and one series; its films are the instances. The same dataset gives
+    the same files, byte for byte, with the same pydicom. Raises XrealError without pydicom.
+    """
+    need_pydicom()
+    told, counted = provenance(source), Counted()
+    with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS])
+        for film in each_film(source, counted, on_film):
+            meta, split = film.sample.meta, film.sample.split
+            name = f"{FILMS}/{split}/{meta.key}.dcm"
+            header = film_header(film, split, told)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            header.save_as(folder / name, enforce_file_format=True)
+            _write_masks(folder / MASKS, film)
+            labels = ["" if value is None else value for value in label_columns(meta).values()]
+            table.writerow([name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
+    return counted
+
+
+def uid(*parts: str) -> str:
+    """A UID under 2.25, from a UUID made of the sha256 of the parts (RFC 9562, version 8)."""
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()[:16]
+    bits = int.from_bytes(digest, "big")
+    bits = bits & ~(0xF << 76) & ~(0x3 << 62) | (8 << 76) | (2 << 62)
+    return f"2.25.{uuid.UUID(int=bits).int}"
+
+
+def patient_id(digest: str, group: int) -> str:
+    """Of the anatomy, not of a person: the word, the dataset's digest and the group."""
+    return f"SYNTHETIC-{digest[:8]}-{group:010d}"
+
+
+def film_header(film: TarSample, split: str, told: Provenance) -> Any:
+    """The pydicom Dataset of a film, pixels included.
+
+    The instance's UID follows from digest, key and the film's own bytes, so that no two different images
+    ever share one.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+    meta = film.sample.meta
+    group = str(meta.group)
+    one = Dataset()
+    one.SpecificCharacterSet = "ISO_IR 192"
+    one.SOPClassUID = SecondaryCaptureImageStorage
+    one.SOPInstanceUID = uid(meta.digest, "instance", meta.key, film.sha256)
+    one.SyntheticData = "YES"
+    one.StudyInstanceUID = uid(meta.digest, "study", group)
+    one.SeriesInstanceUID = uid(meta.digest, "series", group)
+    _describe(one, meta, split, told)
+    _nobody(one, meta)
+    _add_pixels(one, film)
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    return one
+
+
+def _describe(one: Any, meta: SampleMeta, split: str, told: Provenance) -> None:
+    """Study, series, equipment and what was drawn."""
+    key = parse_key(meta.key)
+    one.ImageType = ["DERIVED", "SECONDARY"]
+    one.Modality = "OT"
+    one.ConversionType = "SYN"
+    one.Manufacturer = MANUFACTURER
+    one.SecondaryCaptureDeviceManufacturer = MANUFACTURER
+    one.SecondaryCaptureDeviceManufacturerModelName = f"{told.bundle} {told.bundle_hash[:12]}"[:64]
+    one.SecondaryCaptureDeviceSoftwareVersions = told.made_with.get("xreal-synth", "unknown")
+    one.BodyPartExamined = "CHEST"
+    one.PatientOrientation = ["L", "F"]
+    one.BurnedInAnnotation = "NO"
+    one.LossyImageCompression = "00"
+    one.StudyID = str(meta.group)[-16:]
+    one.StudyDescription = "SYNTHETIC chest film, not for diagnosis"
+    one.SeriesDescription = f"SYNTHETIC {told.dataset}"[:64]
+    one.SeriesNumber = 1
+    one.InstanceNumber = 1 if key.member == "h" else 2 * int(key.member[1:]) + 1 + _MEMBERS[key.member[0]]
+    one.ImageComments = comment(meta, split, told)[:LARGEST_COMMENT]
+    one.DerivationDescription = (
+        f"Drawn by the model {told.bundle} from an organ mask and a requested label; no patient was imaged. "
+        f"Recipe digest {meta.digest}, key {meta.key}."
+    )
+
+
+def comment(meta: SampleMeta, split: str, told: Provenance) -> str:
+    """What was asked for and where, one line each; boxes are x0, y0, x1, y1 in pixels, half-open."""
+    lines = [NOTICE, f"key: {meta.key}; split: {split}; dataset: {told.dataset}"]
+    for finding in meta.findings:
+        boxes = " and ".join(",".join(map(str, box)) for box in finding.boxes)
+        lines.append(f"requested: {finding.name} (side {finding.side}, zone {finding.zone}), box {boxes}")
+    if not meta.findings:
+        lines.append("requested: no finding")
+    lines.append("A label says what was asked for at that place, not what a radiologist read there.")
+    lines.append(f"licence: {told.licence}; use: {told.use_restriction}")
+    return "\r\n".join(lines)
+
+
+def _nobody(one: Any, meta: SampleMeta) -> None:
+    """The patient module and the dates, with nothing in them that could be taken for a person's."""
+    one.PatientName = f"SYNTHETIC^{meta.digest[:8]} {meta.group:010d}"
+    one.PatientID = patient_id(meta.digest, meta.group)
+    one.PatientComments = NOTICE
+    for empty in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
+                  "ReferringPhysicianName"):  # fmt: skip
+        setattr(one, empty, "")
+
+
+def _add_pixels(one: Any, film: TarSample) -> None:
+    pixels = film.sample.film
+    one.SamplesPerPixel = 1
+    one.PhotometricInterpretation = "MONOCHROME2"
+    one.Rows, one.Columns = pixels.shape
+    one.BitsAllocated = one.BitsStored = 8
+    one.HighBit = 7
+    one.PixelRepresentation = 0
+    one.WindowCenter, one.WindowWidth = 128, 256
+    data = pixels.tobytes()
+    one.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
+
+
+def _write_masks(folder: Path, film: TarSample) -> None:
+    folder.mkdir(exist_ok=True)
+    for suffix in (ANATOMY, PATHOLOGY):
+        path = folder / f"{film.sample.meta.key}.{suffix}"
+        path.write_bytes(film.members[SUFFIXES.index(suffix)])

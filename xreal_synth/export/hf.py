@@ -1,0 +1,155 @@
+"""Hugging Face: parquet files by split that load_dataset reads with images, masks, labels and boxes.
+
+Written with pyarrow; the types that the datasets library needs beyond arrow's own (images) stand in the
+files' metadata, as that library writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from xreal_synth import vocab
+from xreal_synth.export.films import Counted, OnFilm, each_film
+from xreal_synth.export.source import Source
+from xreal_synth.shards.meta import finding_fields
+from xreal_synth.shards.names import HUB_SPLITS, SUFFIXES
+from xreal_synth.shards.tar import TarSample
+
+DATA: Final = "data"
+IMAGE_COLUMNS: Final = ("image", "anatomy", "pathology")
+FILE_BYTES: Final = 400_000_000
+ROW_GROUP: Final = 100
+_IMAGE_SUFFIXES: Final = ("png", "anatomy.png", "pathology.png")
+
+
+def write_hf(source: Source, folder: Path, on_film: OnFilm, file_bytes: int = FILE_BYTES) -> Counted:
+    """Writes `data/SPLIT-NNNNN-of-NNNNN.parquet`, each of about `file_bytes` of images at most.
+
+    A row has the film and its two masks as PNG bytes, key, group, member and prompt, the findings with their
+    boxes (half-open xyxy, in pixels and as shares), and both label sets with null for unknown.
+    """
+    (folder / DATA).mkdir()
+    counted = Counted()
+    with ExitStack() as stack:
+        splits: dict[str, _SplitFiles] = {}
+        for film in each_film(source, counted, on_film):
+            name = HUB_SPLITS[film.sample.split]
+            if name not in splits:
+                splits[name] = stack.enter_context(_SplitFiles(folder / DATA, name, file_bytes))
+            splits[name].add(film)
+    for files in splits.values():
+        files.name_with_total()
+    return counted
+
+
+def film_row(film: TarSample) -> dict[str, object]:
+    """A film as a row."""
+    meta = film.sample.meta
+    contents = dict(zip(SUFFIXES, film.members, strict=True))
+    images = {
+        column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"}
+        for column, suffix in zip(IMAGE_COLUMNS, _IMAGE_SUFFIXES, strict=True)
+    }
+    return {
+        **images,
+        "key": meta.key,
+        "group": meta.group,
+        "member": meta.member,
+        "prompt": meta.prompt,
+        "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
+        **meta.labels,
+        "ctr": meta.ctr,
+        "synthetic": True,
+    }
+
+
+def schema() -> Any:
+    """The pyarrow schema, with the datasets library's feature types in its metadata."""
+    import pyarrow as pa
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    box, normed = pa.list_(pa.int32()), pa.list_(pa.float64())
+    finding = pa.struct([
+        ("name", pa.string()), ("side", pa.string()), ("zone", pa.string()), ("region", pa.string()),
+        ("size", pa.float64()), ("box_xyxy", box), ("box_xyxyn", normed), ("boxes_xyxy", pa.list_(box)),
+    ])  # fmt: skip
+    labels = [
+        (name, pa.struct([(label, pa.int8()) for label in names])) for name, names in vocab.LABEL_SETS.items()
+    ]
+    plain = pa.schema([
+        *((column, image) for column in IMAGE_COLUMNS), ("key", pa.string()), ("group", pa.int64()),
+        ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)), *labels,
+        ("ctr", pa.float64()), ("synthetic", pa.bool_()),
+    ])  # fmt: skip
+    features = {
+        field.name: {"_type": "Image"} if field.name in IMAGE_COLUMNS else _feature(field.type)
+        for field in plain
+    }
+    return plain.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _feature(kind: Any) -> dict[str, Any]:
+    """The datasets library's description of an arrow type."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return {kind.field(i).name: _feature(kind.field(i).type) for i in range(kind.num_fields)}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    names = {"double": "float64"}
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
+
+
+class _SplitFiles:
+    """A split's parquet files, one open at a time; a row group of films in memory."""
+
+    def __init__(self, folder: Path, split: str, file_bytes: int) -> None:
+        self._folder, self._split, self._file_bytes = folder, split, file_bytes
+        self._schema = schema()
+        self._rows: list[dict[str, object]] = []
+        self._writer: Any = None
+        self._size = self._files = 0
+
+    def __enter__(self) -> _SplitFiles:
+        return self
+
+    def add(self, film: TarSample) -> None:
+        size = sum(map(len, film.members))
+        if self._size and self._size + size > self._file_bytes:
+            self._close()
+        self._size += size
+        self._rows.append(film_row(film))
+        if len(self._rows) == ROW_GROUP:
+            self._flush()
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def name_with_total(self) -> None:
+        """The names that the Hub expects, once it is known how many files there are."""
+        for number in range(self._files):
+            total = f"{self._split}-{number:05d}-of-{self._files:05d}.parquet"
+            self._path(number).rename(self._folder / total)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._split}-{number:05d}.parquet"
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path(self._files), self._schema, compression="zstd")
+            self._files += 1
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows.clear()
+
+    def _close(self) -> None:
+        if self._rows:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._size = None, 0

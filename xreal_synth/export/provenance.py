@@ -1,0 +1,52 @@
+"""What every export says of where its films come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xreal_synth.export.source import Source
+
+NOTICE = "Synthetic chest films, made by a model. For research; not for diagnosis. No film shows a patient."
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Licence and origin; what is not known because the bundle is not at hand says so."""
+
+    dataset: str
+    digest: str
+    bundle: str
+    bundle_hash: str
+    licence: str
+    use_restriction: str
+    training_data: str
+    made_with: dict[str, str]
+
+    def fields(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "synthetic": True,
+            "dataset": self.dataset,
+            "digest": self.digest,
+            "bundle": {"name": self.bundle, "hash": self.bundle_hash},
+            "licence": self.licence,
+            "use_restriction": self.use_restriction,
+            "training_data": self.training_data,
+            "made_with": self.made_with,
+        }
+
+
+def provenance(source: Source) -> Provenance:
+    """The head's and the bundle's own statements."""
+    head, bundle = source.head, source.bundle
+    unknown = "as the bundle's own bundle.json states it (it was not at hand when this was written)"
+    return Provenance(
+        dataset=head.name,
+        digest=head.digest,
+        bundle=head.bundle.name,
+        bundle_hash=head.bundle.hash,
+        licence=bundle.licence if bundle else unknown,
+        use_restriction=bundle.use_restriction if bundle else unknown,
+        training_data=bundle.training_data if bundle else unknown,
+        made_with=dict(sorted(head.fingerprint.items())),
+    )
