@@ -15,6 +15,7 @@ from PIL import Image
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.cli.main import main
 from xreal_synth.models.describe import SHIPPED
+from xreal_synth.models.save import read_fields, write_bundle
 
 RECIPE = {
     "version": 1,
@@ -155,6 +156,14 @@ def test_newer_format(run: Run, tmp_path: Path, bundle: Path) -> None:
 def test_pickle(run: Run, tmp_path: Path, bundle: Path) -> None:
     (bundle / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04.")
     assert "pickle" in refused(run, tmp_path, write(tmp_path, bundle=str(bundle)))
+
+
+def test_a_bundle_without_a_controller(run: Run, tmp_path: Path, bundle: Path) -> None:
+    shutil.rmtree(bundle / "anatomy_controller")
+    write_bundle(bundle, read_fields(bundle / "bundle.json"))
+    said = refused(run, tmp_path, write(tmp_path, bundle=str(bundle)))
+    assert "no anatomy_controller" in said
+    assert "anatomy.source: images" in said
 
 
 def test_another_recipes_dataset(run: Run, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Compares this project's converter and sampler with arrays that the reference's own modules computed.
 
-`python tests/golden/check.py DIR` for a folder with backbone.safetensors, anatomy_controller.safetensors,
-config.json and vectors.npz. Prints every array's relative error, max |ours - theirs| / max |theirs|, and a
-last line with the worst; exits 0 only if all are there and within the tolerance.
+`python tests/golden/check.py [--bundle] [--batch N] DIR` for a folder with backbone.safetensors,
+anatomy_controller.safetensors, config.json and vectors.npz. Prints every array's relative error,
+max |ours - theirs| / max |theirs|, and a last line with the worst; exits 0 only if all are there and within
+the tolerance. --bundle goes through a bundle: converted, written, loaded. --batch puts the recorded case into
+every other row of a batch, among rows with noise of their own, and reports the worst row.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +22,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.xreal import (
-    TOKEN_ROWS,
-    convert_text,
-    convert_unet,
-    convert_vae,
-    split_backbone,
-)
-from xreal_synth.models.load import LoadedBundle, alphas_from
-from xreal_synth.models.text_encoder import TextEncoder, TextShape
+from xreal_synth.models.convert import published
+from xreal_synth.models.convert.architectures import LdmArchitecture
+from xreal_synth.models.convert.latent import LdmFiles, Terms, convert_latent
+from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
+from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
+from xreal_synth.models.text.ldm_bert import TextShape
+from xreal_synth.models.text.prompts import PromptTable
+from xreal_synth.models.text.wordpieces import Cut, LdmBert
 from xreal_synth.sampling.controlled import (
     Guide,
     Rule,
@@ -34,7 +37,7 @@ from xreal_synth.sampling.controlled import (
     decode_scaled,
     pathology_from_noise,
 )
-from xreal_synth.sampling.noise import BatchNoise, NoiseKey, RecordedNoise
+from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, RecordedNoise, philox
 from xreal_synth.sampling.schedule import make_schedule
 
 TOLERANCE = 1e-4
@@ -49,74 +52,128 @@ SOFT = 0.2
 Array = npt.NDArray[np.float32]
 
 
-def load_model(folder: Path, config: dict) -> tuple[LoadedBundle, TextEncoder]:
+def load_model(folder: Path, config: dict, vectors: dict[str, npt.NDArray]) -> LoadedBundle:
+    """The networks as converted, in memory; the prompts "" and the label are embedded."""
     backbone = load_file(folder / "backbone.safetensors")
-    parts = split_backbone(backbone)
-    rows = backbone.get(TOKEN_ROWS)
-    scheduler = {
-        "num_train_timesteps": config["timesteps"], "beta_start": config["linear_start"],
-        "beta_end": config["linear_end"], "beta_schedule": "scaled_linear",
-    }  # fmt: skip
-    side = config["image_size"] >> (len(config["vae"]["ch_mult"]) - 1)
-    low, high = config["value_range"]
-    model = LoadedBundle(
+    parts = split_ldm(backbone)
+    shape = TextShape(**config["text"])
+    encoder = convert_text(parts["text"], shape, backbone.get(TOKEN_ROWS))
+    text = LdmBert(encoder, shape, recorded_ids(config, vectors))
+    architecture = architecture_of(config)
+    return LoadedBundle(
         vae=convert_vae(parts["vae"], config["vae"]),
         controller=convert_vae(load_file(folder / "anatomy_controller.safetensors"), config["vae"]),
         unet=convert_unet(parts["unet"], config["unet"]),
-        embeddings={},
-        alphas_cumprod=alphas_from(scheduler),
+        embeddings={prompt: text.encode(prompt) for prompt in ("", config["label"])},
+        alphas_cumprod=alphas_from(architecture.scheduler()),
         prediction_type="epsilon",
-        latent_shape=(config["vae"]["z_channels"], side, side),
-        image_size=config["image_size"],
+        latent_shape=architecture.latent_shape,
+        image_size=architecture.image_size,
         channels=config["vae"]["in_channels"],
-        value_range=(float(low), float(high)),
+        value_range=architecture.value_range,
         scale_factor=config["scale_factor"],
         null_prompt="",
     )
-    return model, convert_text(parts["text"], TextShape(**config["text"]), rows).eval()
+
+
+def load_through_bundle(folder: Path, config: dict, vectors: dict[str, npt.NDArray]) -> LoadedBundle:
+    """The same through a bundle in a temporary folder, written and loaded as the commands do."""
+    with tempfile.TemporaryDirectory() as place:
+        info = convert_latent(
+            LdmFiles(
+                folder / "backbone.safetensors",
+                None,
+                folder / "anatomy_controller.safetensors",
+                (TOKEN_ROWS,),
+            ),
+            Path(place) / "bundle",
+            architecture=architecture_of(config),
+            published=published.XREAL,
+            prompts=PromptTable(healthy="", findings={config["label"]: config["label"]}),
+            terms=Terms(name="golden"),
+            cut=recorded_ids(config, vectors),
+        )
+        return load_bundle(info)
+
+
+def architecture_of(config: dict) -> LdmArchitecture:
+    low, high = config["value_range"]
+    vae = {**config["vae"], "resolution": config["image_size"]}
+    betas = (config["linear_start"], config["linear_end"])
+    text = TextShape(**config["text"])
+    return LdmArchitecture(
+        config["unet"], vae, text, config["scale_factor"], betas, (float(low), float(high))
+    )
+
+
+def recorded_ids(config: dict, vectors: dict[str, npt.NDArray]) -> Cut:
+    """The reference's own word pieces of the two prompts."""
+    known = {"": vectors["token_ids_empty"], config["label"]: vectors["token_ids_label"]}
+    return lambda text: known[text].ravel().tolist()
+
+
+def row_noise(vectors: dict[str, npt.NDArray], rows: int) -> tuple[NoiseSource, list[RecordedNoise]]:
+    """Recorded noise for the even rows (by their key's index), philox noise for the odd ones."""
+    draws = [draw[0] for draw in vectors["noise"]]
+    purposes = [PURPOSES[str(kind)] for kind in vectors["noise_kind"]]
+    recorded = [RecordedNoise(draws, purposes) for _ in range(rows)]
+
+    def source(shape, key: NoiseKey, purpose, step, repeat):
+        of_row = philox if key.index % 2 else recorded[key.index]
+        return of_row(shape, key, purpose, step, repeat)
+
+    return source, recorded[::2]
 
 
 @torch.inference_mode()
-def compute(folder: Path, config: dict, vectors: dict[str, npt.NDArray]) -> dict[str, Array]:
-    """The expected arrays, made anew from the recorded inputs and noise."""
-    model, text = load_model(folder, config)
-    empty = text(torch.from_numpy(vectors["token_ids_empty"]))
-    label = text(torch.from_numpy(vectors["token_ids_label"]))
-    draws = [draw[0] for draw in vectors["noise"]]
-    recorded = RecordedNoise(draws, [PURPOSES[str(kind)] for kind in vectors["noise_kind"]])
-    noise = BatchNoise(recorded, (NoiseKey(0, 0, 0),), model.latent_shape, model.device)
+def compute(
+    model: LoadedBundle, config: dict, vectors: dict[str, npt.NDArray], rows: int
+) -> dict[str, Array]:
+    """The expected arrays of every even row [rows, ...], made anew from the recorded inputs and noise."""
+    empty, label = model.embed([""] * rows), model.embed([config["label"]] * rows)
+    source, recorded = row_noise(vectors, rows)
+    keys = tuple(NoiseKey(0, row, 0) for row in range(rows))
+    noise = BatchNoise(source, keys, model.latent_shape, model.device)
     schedule = make_schedule(model.alphas_cumprod, config["steps"], "reference")
     rule = Rule(schedule, "epsilon", eta=config.get("eta", 1.0))
 
-    codes = torch.from_numpy(vectors["organ_codes"])[None]
+    codes = torch.from_numpy(vectors["organ_codes"])[None].expand(rows, -1, -1)
     a = anatomy_stage(model, codes, Guide(empty), rule, noise, hold_steps=config["hold_steps"], soft=SOFT)
     x_a = decode_scaled(model, a.states[-1])
     m_p = torch.from_numpy(vectors["pathology_mask_latent"]).float().reshape(1, 1, *model.latent_shape[1:])
+    m_p = m_p.expand(rows, -1, -1, -1)
     z0, states = pathology_from_noise(model, x_a, m_p, Guide(label, empty, config["guidance"]), rule, noise)
-    if recorded.left:
-        raise ValueError(f"{recorded.left} recorded noise draws were not used")
+    left = sum(row.left for row in recorded)
+    if left:
+        raise ValueError(f"{left} recorded noise draws were not used")
     found: dict[str, Tensor] = {
-        "soft_mask_latent": a.mask[0], "x_hat": a.x_hat, "text_empty": empty, "text_label": label,
+        "soft_mask_latent": a.mask, "x_hat": a.x_hat, "text_empty": empty, "text_label": label,
         "z_hat": a.z_hat, "z_anatomy": a.states[-1], "x_anatomy": x_a, "z_anatomy_reencoded": z0,
         "z_pathology": states[-1], "x_pathology": decode_scaled(model, states[-1]),
     }  # fmt: skip
-    return {name: value.numpy() for name, value in found.items()}
+    return {name: value[::2].numpy() for name, value in found.items()}
 
 
-def check(folder: Path) -> dict[str, float]:
-    """Relative error of every expected array; infinite where one is missing or has another shape."""
+def check(folder: Path, *, rows: int = 1, through_bundle: bool = False) -> dict[str, float]:
+    """Relative error of every expected array, the worst of the rows; infinite where one is missing or has
+    another shape."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with np.load(folder / "vectors.npz", allow_pickle=False) as file:
         vectors = {name: file[name] for name in file.files}
     missing = [name for name in INPUTS if name not in vectors]
     if missing:
         raise ValueError(f"vectors.npz has no {', '.join(missing)}")
-    found = compute(folder, config, vectors)
-    return {name: relative_error(found[name], vectors.get(name)) for name in EXPECTED}
+    model = (load_through_bundle if through_bundle else load_model)(folder, config, vectors)
+    found = compute(model, config, vectors, rows)
+    return {
+        name: max(relative_error(row, vectors.get(name), name) for row in found[name]) for name in EXPECTED
+    }
 
 
-def relative_error(ours: Array, theirs: npt.NDArray | None) -> float:
-    """max |ours - theirs| / max |theirs|; the soft mask's single channel is compared with each of theirs."""
+def relative_error(ours: Array, theirs: npt.NDArray | None, name: str) -> float:
+    """max |ours - theirs| / max |theirs| of a row; the soft mask's one channel is compared with each of theirs."""
+    if theirs is not None and name != "soft_mask_latent":
+        ours = ours[None]
     if theirs is None or ours.ndim != theirs.ndim or ours.shape[1:] != theirs.shape[1:]:
         return float("inf")
     if ours.shape[0] not in (1, theirs.shape[0]):
@@ -129,11 +186,13 @@ def relative_error(ours: Array, theirs: npt.NDArray | None) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print(__doc__)
-        return 2
+    parser = argparse.ArgumentParser(prog="check.py", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--bundle", action="store_true")
+    parser.add_argument("--batch", type=int, default=1, metavar="N")
+    given = parser.parse_args(arguments)
     try:
-        errors = check(Path(arguments[0]))
+        errors = check(given.folder, rows=given.batch, through_bundle=given.bundle)
     except (OSError, ValueError, KeyError, ConversionError) as error:
         print(f"cannot compare: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -34,9 +34,12 @@ def vectors() -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def test_every_array_is_within_1e_4(check: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--bundle", "--batch", "4"]])
+def test_every_array_is_within_1e_4(
+    options: list[str], check: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Measured: the worst is x_hat with 1.7e-5."""
-    assert check.main([str(FOLDER)]) == 0
+    assert check.main([*options, str(FOLDER)]) == 0
     lines = capsys.readouterr().out.splitlines()
     outputs = set(vectors()) - set(check.INPUTS)
     assert {line.split()[0] for line in lines[:-1]} == outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def test_bf16_is_close_and_keeps_float32_outside(tiny: LoadedBundle) -> None:
 def test_an_unknown_prompt(tiny: LoadedBundle) -> None:
     with pytest.raises(BundleError, match="no embedding for the prompt 'Mass'"):
         tiny.embed(["Edema", "Mass"])
+
+
+def test_a_bundle_without_a_controller_loads_and_says_so_when_asked(bundle: Path) -> None:
+    shutil.rmtree(bundle / "anatomy_controller")
+    rewrite(bundle)
+    model = load_bundle(describe(bundle))
+    with pytest.raises(BundleError, match="no anatomy_controller") as caught:
+        model.control(torch.zeros(1, 64, 64, dtype=torch.uint8))
+    assert "anatomy.source: images" in caught.value.mend
 
 
 def test_an_altered_file_is_not_loaded(bundle: Path) -> None:

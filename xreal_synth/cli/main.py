@@ -10,6 +10,7 @@ import typer
 from xreal_synth import __version__
 from xreal_synth.cli import (
     bundle,
+    convert,
     evaluate,
     export,
     generate,
@@ -54,6 +55,7 @@ for module in (plan, preview, generate, verify, replay, report, train, evaluate,
     module.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(convert.app, name="convert")
 
 
 def main() -> None:

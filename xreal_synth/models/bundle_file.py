@@ -14,6 +14,7 @@ from xreal_synth import vocab
 from xreal_synth.errors import BundleError
 
 FORMAT_VERSION: Final = 1
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
 BUNDLE_FILE: Final = "bundle.json"
 EMBEDDINGS: Final = "label_embeddings.safetensors"
 NULL_KEY: Final = "<null>"
@@ -52,7 +53,7 @@ class Defaults(_Strict):
 class BundleFields(_Strict):
     """bundle.json without what is computed from the files."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     image_size: Annotated[int, Field(ge=8)]
     channels: Literal[1, 3]
     value_range: tuple[float, float]

@@ -26,7 +26,8 @@ from xreal_synth.storage import scheme_of, sha256_file
 from xreal_synth.types import FileStamp, SamplingDefaults
 
 SHIPPED: Final = Path(__file__).parent.parent / "bundles"
-REQUIRED: Final = ("anatomy_controller", "vae", "unet", "scheduler", EMBEDDINGS)
+CONTROLLER: Final = "anatomy_controller"
+REQUIRED: Final = ("vae", "unet", "scheduler", EMBEDDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,9 @@ def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:
         raise BundleError(
             where=f"bundle {info.name}",
             found=f"cannot make {', '.join(unknown)}",
-            wanted=f"findings among {', '.join(info.prompts)}",
+            wanted=f"findings among {', '.join(info.prompts)}"
+            if info.prompts
+            else "a recipe without findings",
             mend="change the recipe's findings, or choose a bundle trained on them",
         )
     if not names:
@@ -207,9 +210,20 @@ def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:
             where=f"bundle {info.name}",
             found=f"no embedding for {prompt!r}",
             wanted=f"a prompt in {EMBEDDINGS}",
-            mend="ask for fewer findings at once",
+            mend=f"add it: xreal-synth bundle add-prompt {info.root} {prompt!r}; or ask for fewer findings",
         )
     return prompt
+
+
+def no_controller(what: str) -> BundleError:
+    """A bundle that cannot turn an organ mask into a rough film was asked to."""
+    return BundleError(
+        where=what,
+        found=f"no {CONTROLLER}: nothing turns an organ mask into a rough film",
+        wanted="a bundle with an Anatomy Controller, for sampling.control: xreal",
+        mend="edit real films (anatomy.source: images), choose another sampling.control, or train a controller "
+        "on this bundle's films: xreal-synth train anatomy-controller",
+    )
 
 
 def _check_prompts(root: Path, prompts: Prompts, known: frozenset[str]) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xreal_synth.errors import BundleError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
-from xreal_synth.models.describe import BundleInfo, verify_files
+from xreal_synth.models.describe import CONTROLLER, BundleInfo, no_controller, verify_files
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
@@ -29,7 +29,7 @@ from xreal_synth.models.precision import Precision
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
     "vae": {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder},
     "anatomy_controller": {"AutoencoderKL": AutoencoderKL, "MaskController": MaskController},
-    "unet": {"UNet2DConditionModel": UNet2DConditionModel},
+    "unet": {"UNet2DConditionModel": UNet2DConditionModel, "UNet2DModel": UNet2DModel},
     "controlnet": {"ControlNetModel": ControlNetModel},
     "segmenter": {"OrganSegmenter": OrganSegmenter, "PyramidSegmenter": PyramidSegmenter},
     "classifier": {"FindingClassifier": FindingClassifier},
@@ -51,7 +51,7 @@ class LoadedBundle:
         self,
         *,
         vae: nn.Module,
-        controller: nn.Module,
+        controller: nn.Module | None,
         unet: nn.Module,
         embeddings: Mapping[str, Tensor],
         alphas_cumprod: Tensor,
@@ -78,7 +78,7 @@ class LoadedBundle:
         takes_grain = bool(getattr(vae.config, "grain", False))
         self.grain_shape = (1, image_size, image_size) if takes_grain else None
         self._vae = _placed(vae, self.device, torch.float32)
-        self._controller = _placed(controller, self.device, torch.float32)
+        self._controller = None if controller is None else _placed(controller, self.device, torch.float32)
         self._unet = _placed(unet, self.device, self._dtype)
         self._embeddings = {prompt: e_LD.to(self.device, self._dtype) for prompt, e_LD in embeddings.items()}
 
@@ -102,7 +102,12 @@ class LoadedBundle:
 
     @torch.inference_mode()
     def control(self, codes_BHW: Tensor) -> Tensor:
-        """Organ codes uint8 [B, H, W] -> rough films x_hat [B, channels, H, W], clamped to value_range."""
+        """Organ codes uint8 [B, H, W] -> rough films x_hat [B, channels, H, W], clamped to value_range.
+
+        Raises BundleError if the bundle has no Anatomy Controller.
+        """
+        if self._controller is None:
+            raise no_controller("this bundle")
         mask = codes_BHW.to(self.device, torch.float32) / CODE_SCALE
         mean, _ = _moments(
             self._controller.encode(mask[:, None].expand(-1, self.channels, -1, -1).contiguous())
@@ -116,9 +121,24 @@ class LoadedBundle:
                 raise BundleError(
                     found=f"no embedding for the prompt {prompt!r}",
                     wanted=f"one of {', '.join(map(repr, self._embeddings))}",
-                    mend="ask for findings that the bundle knows",
+                    mend="ask for findings that the bundle knows, or add the prompt to a bundle of your own: "
+                    "xreal-synth bundle add-prompt BUNDLE TEXT",
                 )
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+
+class WithoutPrompts(nn.Module):
+    """A denoiser that takes no prompt, where one that takes prompts is called."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self, z_BChw: Tensor, t_B: Tensor, encoder_hidden_states: Tensor, return_dict: bool
+    ) -> tuple[Tensor]:
+        out: tuple[Tensor] = self.unet(z_BChw, t_B, return_dict=return_dict)
+        return out
 
 
 def load_bundle(
@@ -139,8 +159,8 @@ def load_bundle(
     _check_shapes(info, unet, embeddings)
     return LoadedBundle(
         vae=load_network(info, "vae"),
-        controller=load_network(info, "anatomy_controller"),
-        unet=unet,
+        controller=load_network(info, CONTROLLER) if CONTROLLER in info.parts else None,
+        unet=unet if isinstance(unet, UNet2DConditionModel) else WithoutPrompts(unet),
         embeddings=embeddings,
         alphas_cumprod=alphas_from(scheduler),
         prediction_type=scheduler["prediction_type"],
@@ -196,7 +216,7 @@ def _embeddings(info: BundleInfo) -> dict[str, Tensor]:
 
 def _check_shapes(info: BundleInfo, unet: Any, embeddings: Mapping[str, Tensor]) -> None:
     shapes = {tuple(value.shape) for value in embeddings.values()}
-    width = unet.config.cross_attention_dim
+    width = unet.config.get("cross_attention_dim", 1)
     if len(shapes) != 1 or len(next(iter(shapes))) != 2 or next(iter(shapes))[1] != width:
         raise BundleError(
             where=str(info.root / EMBEDDINGS),

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.xreal import (
+from xreal_synth.models.convert.ldm import (
     TOKEN_ROWS,
     convert_text,
     convert_unet,
     convert_vae,
-    split_backbone,
+    split_ldm,
 )
-from xreal_synth.models.text_encoder import TextShape
+from xreal_synth.models.text.ldm_bert import TextShape
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "xreal-tiny"
 CONFIG: dict[str, Any] = json.loads((GOLDEN / "config.json").read_text())
@@ -32,7 +32,7 @@ def backbone() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def parts(backbone: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    return split_backbone(backbone)
+    return split_ldm(backbone)
 
 
 def convert(part: str, state: dict[str, Tensor], rows: Tensor | None = None) -> object:
@@ -90,9 +90,9 @@ def test_what_sampling_does_not_need_is_left_out(backbone: dict[str, Tensor]) ->
         "model_ema.decay": torch.zeros(1),
         "model_ema.diffusion_model_x": torch.ones(1),
     }
-    assert split_backbone({**backbone, **more}).keys() == {"unet", "vae", "text"}
+    assert split_ldm({**backbone, **more}).keys() == {"unet", "vae", "text"}
     with pytest.raises(ConversionError, match="stray"):
-        split_backbone({**backbone, "stray": torch.zeros(1)})
+        split_ldm({**backbone, "stray": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,243 @@
+"""`xreal-synth convert xreal | cheff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from xreal_synth.cli.options import bytes_text, console, examples, notes
+from xreal_synth.errors import ConversionError
+
+if TYPE_CHECKING:
+    from xreal_synth.models.convert.architectures import LdmArchitecture
+    from xreal_synth.models.convert.assemble import Stored
+    from xreal_synth.models.convert.latent import Terms
+    from xreal_synth.models.convert.published import Published
+    from xreal_synth.models.describe import BundleInfo
+    from xreal_synth.models.text.model import Report
+
+app = typer.Typer(
+    help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
+    "accounted for; nothing is fetched.",
+    no_args_is_help=True,
+)
+
+
+class Dtype(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+Out = Annotated[Path, typer.Argument(help="The bundle's folder; must not exist.", show_default=False)]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="YAML: null, healthy, findings, join, combine, more.", show_default="the model's own"),
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="How weights are stored; fp16 halves the bundle and rounds them.")
+]
+Bank = Annotated[
+    str,
+    typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks."),
+]
+Name = Annotated[
+    str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
+]
+Licence = Annotated[
+    str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")
+]
+Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
+TrainingData = Annotated[
+    str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
+]
+Config = Annotated[
+    Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
+]
+Vocab = Annotated[
+    Path | None,
+    typer.Option(help="vocab.txt of bert-base-uncased.", show_default="the local Hugging Face cache"),
+]
+Ema = Annotated[
+    bool, typer.Option("--ema", help="Take the denoiser's averaged weights; the reference takes the plain.")
+]
+KeepText = Annotated[
+    bool, typer.Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="An entry beside the weights that is of no use; may be repeated.", show_default=False),
+]
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth convert xreal --backbone backbone.pth --ae ldm_ae.pth "
+        "--controller anatomy_controller.pth --vocab vocab.txt my-xreal",
+        "xreal-synth convert xreal --backbone backbone.pth --dtype fp16 --prompts prompts.yaml my-xreal",
+    )
+)
+def xreal(
+    out: Out,
+    backbone: Annotated[Path, typer.Option(help="backbone.pth", show_default=False)],
+    ae: Annotated[
+        Path | None, typer.Option(help="ldm_ae.pth, read only if the backbone has no first stage.")
+    ] = None,
+    controller: Annotated[
+        Path | None, typer.Option(help="anatomy_controller.pth; without it, no sampling.control: xreal.")
+    ] = None,
+    vocab: Vocab = None,
+    prompts: Prompts = None,
+    ema: Ema = False,
+    dtype: DtypeOption = Dtype.fp32,
+    bank: Bank = "xreal-mini",
+    keep_text_encoder: KeepText = False,
+    config: Config = None,
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
+    ignore: Ignore = None,
+) -> None:
+    """XReal's released checkpoints (256 px, films in [0, 1]) into a bundle."""
+    from xreal_synth.models.convert import architectures, published
+
+    files = (backbone, ae, controller)
+    said = _terms(name, licence, use, training_data)
+    stored = _stored(dtype, bank, keep_text_encoder)
+    _latent(
+        out, files, architectures.XREAL, published.XREAL, said, stored, prompts, vocab, ema, config, ignore
+    )
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth convert cheff --t2i cheff_diff_t2i.pt --ae cheff_autoencoder.pt --vocab vocab.txt my-cheff",
+        "xreal-synth convert cheff --uncond cheff_diff_uncond.pt --ae cheff_autoencoder.pt my-cheff",
+    )
+)
+def cheff(
+    out: Out,
+    t2i: Annotated[
+        Path | None, typer.Option(help="cheff_diff_t2i.pt, the text-to-image model.", show_default=False)
+    ] = None,
+    uncond: Annotated[
+        Path | None, typer.Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
+    ] = None,
+    ae: Annotated[
+        Path | None, typer.Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")
+    ] = None,
+    vocab: Vocab = None,
+    prompts: Prompts = None,
+    ema: Ema = False,
+    dtype: DtypeOption = Dtype.fp32,
+    bank: Bank = "xreal-mini",
+    keep_text_encoder: KeepText = False,
+    config: Config = None,
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
+    ignore: Ignore = None,
+) -> None:
+    """Cheff's released checkpoints (256 px, films in [-1, 1]) into a bundle without an Anatomy Controller."""
+    from xreal_synth.models.convert import architectures, published
+
+    given = [path for path in (t2i, uncond) if path is not None]
+    if len(given) != 1:
+        raise ConversionError(
+            found=f"{len(given)} of --t2i and --uncond",
+            wanted="one of them: a bundle has one denoiser",
+            mend="give --t2i for films with findings, --uncond for films without",
+        )
+    model = published.CHEFF_T2I if t2i is not None else published.CHEFF_UNCONDITIONAL
+    shape = architectures.CHEFF_T2I if t2i is not None else architectures.CHEFF_UNCONDITIONAL
+    said = _terms(name, licence, use, training_data)
+    stored = _stored(dtype, bank, keep_text_encoder)
+    _latent(out, (given[0], ae, None), shape, model, said, stored, prompts, vocab, ema, config, ignore)
+
+
+def _latent(
+    out: Path,
+    files: tuple[Path, Path | None, Path | None],
+    architecture: LdmArchitecture,
+    model: Published,
+    said: Terms,
+    stored: Stored,
+    prompts: Path | None,
+    vocab: Path | None,
+    ema: bool,
+    config: Path | None,
+    ignore: list[str] | None,
+) -> None:
+    """Converts latent-diffusion checkpoints: backbone, autoencoder, controller."""
+    from xreal_synth.models.convert.architectures import read_architecture
+    from xreal_synth.models.convert.latent import LdmFiles, convert_latent
+    from xreal_synth.models.text.prompts import read_prompts
+
+    with progress() as report:
+        info = convert_latent(
+            LdmFiles(*files, ignore=tuple(ignore or ())),
+            out,
+            architecture=architecture if config is None else read_architecture(config, architecture),
+            published=model,
+            prompts=read_prompts(prompts, model.prompts),
+            terms=said,
+            vocabulary=vocab,
+            ema=ema,
+            stored=stored,
+            report=report,
+        )
+    show(info)
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """A line with a bar that follows the steps of a conversion."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=notes, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield report
+
+
+def show(info: BundleInfo) -> None:
+    console.print(
+        f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
+        f"{len(info.known_prompts)} prompts, licence {info.licence}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if "anatomy_controller" not in info.parts:
+        console.print(
+            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's films",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _terms(name: str | None, licence: str | None, use: str | None, training_data: str | None) -> Terms:
+    from xreal_synth.models.convert.latent import Terms
+
+    return Terms(name or "", licence or "", use or "", training_data or "")
+
+
+def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool = False) -> Stored:
+    from xreal_synth.models.convert.assemble import Stored
+
+    return Stored(dtype.value, None if bank == "none" else bank, keep_text_encoder)

@@ -1,0 +1,138 @@
+"""A bundle from converted parts: written into a folder beside its place, described, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xreal_synth.errors import ConversionError
+from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields
+from xreal_synth.models.describe import BundleInfo, describe
+from xreal_synth.models.load import WEIGHTS
+from xreal_synth.models.save import write_bundle
+from xreal_synth.models.text.model import Report
+from xreal_synth.storage import TEMPORARY_PREFIX
+
+StoredDtype = Literal["fp32", "fp16"]
+BANK: Final = "anatomy_bank"
+_DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a bundle is written: number format, where its mask bank comes from (a bundle, or None)."""
+
+    dtype: StoredDtype = "fp32"
+    bank: str | None = None
+    keep_text_encoder: bool = False
+
+
+PLAIN: Final = Stored()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A bundle's parts in memory; `extras` write folders of their own."""
+
+    networks: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    embeddings: Mapping[str, Tensor]
+    extras: tuple[Callable[[Path], None], ...] = field(default=())
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A Report that says nothing."""
+
+
+def write_parts(
+    out: Path, parts: Parts, fields: BundleFields, stored: Stored, report: Report = silent
+) -> BundleInfo:
+    """Writes the whole bundle, or nothing. Raises ConversionError if `out` is there, or cannot be written."""
+    with new_folder(out) as folder:
+        for at, (name, network) in enumerate(parts.networks.items()):
+            report(f"writing {name}", at, len(parts.networks))
+            save_network(folder / name, network, stored.dtype)
+        DDIMScheduler(**parts.scheduler).save_config(folder / "scheduler")
+        save_embeddings(folder / EMBEDDINGS, parts.embeddings, stored.dtype)
+        if stored.bank is not None:
+            shutil.copytree(describe(stored.bank).part(BANK), folder / BANK)
+        for write in parts.extras:
+            write(folder)
+        report("hashing files", 0, 1)
+        write_bundle(folder, fields)
+    return describe(out)
+
+
+def check_place(out: Path, stored: Stored) -> None:
+    """What may fail after a long conversion is tried first. Raises ConversionError, BundleError."""
+    refuse_existing(out)
+    if stored.bank is not None:
+        describe(stored.bank).part(BANK)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises ConversionError if something is at `out`: nothing is ever written over."""
+    if out.exists() or out.is_symlink():
+        raise ConversionError(
+            where=str(out), found="already there", wanted="a folder that does not exist",
+            mend="give another path, or move it away",
+        )  # fmt: skip
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes the place `out` when the block ends well, and is gone otherwise."""
+    refuse_existing(out)
+    temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        refuse_existing(out)
+        temporary.rename(out)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise ConversionError(
+            where=str(out.parent),
+            found=f"cannot be written: {error.strerror or error}",
+            wanted="room for the whole bundle" if full else "a folder that can be written",
+            mend="free some space, or give a path on another disk" if full else "give another path",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_network(folder: Path, network: Any, dtype: StoredDtype) -> None:
+    """config.json and safetensors of a diffusers network."""
+    folder.mkdir()
+    network.save_config(folder)
+    state = {key: _stored(f"{folder.name}: {key}", v, dtype) for key, v in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+
+
+def save_embeddings(path: Path, embeddings: Mapping[str, Tensor], dtype: StoredDtype) -> None:
+    table = {text or NULL_KEY: _stored(f"prompt {text!r}", v, dtype) for text, v in embeddings.items()}
+    save_file(table, path)
+
+
+def _stored(name: str, value: Tensor, dtype: StoredDtype) -> Tensor:
+    stored = value.detach().to(_DTYPES[dtype]).contiguous()
+    if not torch.isfinite(stored).all():
+        whole = bool(torch.isfinite(value).all())
+        raise ConversionError(
+            where=name,
+            found="a value too large for fp16" if whole else "a value that is no number",
+            wanted="finite weights",
+            mend="use --dtype fp32" if whole else "fetch the checkpoint again",
+        )
+    return stored

@@ -1,0 +1,230 @@
+"""Foreign checkpoint files, opened without running anything that is in them.
+
+A `.safetensors` file holds tensors alone. A pickle (`.pth`, `.pt`, `.ckpt`, `.bin`) is read by torch's
+restricted unpickler and mapped into memory where its format allows. What else a training program stored
+beside the weights is left out by name, from the tables here; anything unknown is an error.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from xreal_synth.errors import ConversionError
+
+STATE_KEYS: Final = ("state_dict", "model")
+"""Where a training program keeps the weights: Lightning under the first, plain loops often under the second."""
+
+LIGHTNING_EXTRAS: Final = frozenset(
+    {
+        "epoch", "global_step", "pytorch-lightning_version", "callbacks", "optimizer_states", "lr_schedulers",
+        "loops", "hparams_name", "hyper_parameters", "hparams_type", "datamodule_hparams_name",
+        "datamodule_hyper_parameters", "datamodule_hparams_type", "native_amp_scaling_state",
+        "amp_scaling_state", "NativeMixedPrecisionPlugin", "MixedPrecisionPlugin", "MixedPrecision",
+        "checkpoint_callback_best_model_path", "checkpoint_callback_best_model_score",
+    }
+)  # fmt: skip
+"""Lightning's own entries beside `state_dict`: of no use in sampling."""
+
+LOOP_EXTRAS: Final = frozenset(
+    {"optimizer", "optim", "scheduler", "lr_scheduler", "scaler", "step", "steps", "epoch", "epochs", "loss"}
+)
+"""What plain training loops keep beside `model`."""
+
+STAND_INS: Final = frozenset(
+    {
+        "argparse.Namespace", "builtins.dict", "builtins.int", "builtins.list", "typing.Any",
+        "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar", "numpy.dtype",
+        "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.dictconfig.DictConfig",
+        "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode",
+        "pathlib.PosixPath", "pathlib._local.PosixPath",
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+        "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    }
+)  # fmt: skip
+DICT_STAND_INS: Final = frozenset(
+    {
+        "collections.defaultdict", "pytorch_lightning.utilities.parsing.AttributeDict",
+        "lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict",
+    }
+)  # fmt: skip
+"""Classes that training programs leave in the extras. They are never imported or called: an empty object, or
+a plain dictionary, stands in for each."""
+
+_ZIP_MARK: Final = b"PK\x03\x04"
+_NOT_WEIGHTS: Final = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+    b"<": "a web page (a log-in or an error page, most likely)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensors by name, and the file they come from."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def without_prefix(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix`, without it."""
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+class _StandIn:
+    """Takes the place of any class of STAND_INS: accepts everything, keeps nothing."""
+
+    def __new__(cls, *args: object) -> _StandIn:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        return
+
+
+class _DictStandIn:
+    """Takes the place of any class of DICT_STAND_INS."""
+
+    def __new__(cls, *args: object) -> OrderedDict[object, object]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+def read_checkpoint(path: Path, *, ignore: Collection[str] = ()) -> Checkpoint:
+    """The weights in a checkpoint file; `ignore` names further entries beside them to leave out.
+
+    Raises ConversionError for a missing or broken file, a pickle with anything but data in it, an entry that
+    no table knows, or something else than tensors among the weights.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise ConversionError(
+            where=str(path),
+            found="no such file" if not path.exists() else "a folder",
+            wanted="a checkpoint file",
+            mend="check the path (a relative one starts at the current folder)",
+        )
+    _refuse_other_files(path)
+    data = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    return Checkpoint(path, _weights(path, data, ignore))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _broken(path, error) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    zipped = zipfile.is_zipfile(path)
+    names: Sequence[str] = ()
+    try:
+        if zipped:
+            names = get_unsafe_globals_in_checkpoint(str(path))
+            _refuse_code(path, [name for name in names if name not in STAND_INS | DICT_STAND_INS])
+        stands: list[Any] = [(_DictStandIn if name in DICT_STAND_INS else _StandIn, name) for name in names]
+        with safe_globals(stands):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise _code(path, f"it calls for {called[1]}" if called else "instructions beyond data") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise _broken(path, error) from error
+
+
+def _refuse_code(path: Path, names: Sequence[str]) -> None:
+    if names:
+        raise _code(path, f"it calls for {', '.join(sorted(names)[:5])}")
+
+
+def _weights(path: Path, data: Any, ignore: Collection[str]) -> dict[str, Tensor]:
+    """The mapping of tensors inside what a file holds."""
+    if not isinstance(data, dict):
+        raise _layout(path, f"a {type(data).__name__}")
+    inside = next((key for key in STATE_KEYS if isinstance(data.get(key), dict)), None)
+    if inside is not None:
+        known = LIGHTNING_EXTRAS | LOOP_EXTRAS | set(ignore) | {inside}
+        unknown = sorted(str(key) for key in data if key not in known)
+        if unknown:
+            raise ConversionError(
+                where=str(path),
+                found=f"{_shown(unknown)} beside {inside!r}",
+                wanted="nothing but what training programs are known to keep there",
+                mend=f"if it is of no use in sampling, add {' '.join(f'--ignore {key}' for key in unknown)}",
+            )
+        data = data[inside]
+    entries: dict[object, object] = dict(data)
+    weights = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    others = sorted(str(k) for k in entries if k not in weights)
+    if not weights:
+        raise _layout(path, f"entries {_shown(others)}" if others else "no entry")
+    if others:
+        raise ConversionError(
+            where=str(path), found=f"{_shown(others)} among the weights", wanted="tensors alone",
+            mend="save the weights again, without them",
+        )  # fmt: skip
+    return weights
+
+
+def _refuse_other_files(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(32)
+    for mark, what in _NOT_WEIGHTS.items():
+        if b"\0" not in head and head.lstrip().startswith(mark):
+            raise ConversionError(where=str(path), found=what, wanted="weights", mend="fetch the file again")
+    if head.startswith(_ZIP_MARK) and not zipfile.is_zipfile(path):
+        raise ConversionError(
+            where=str(path),
+            found=f"a file cut short at {path.stat().st_size:,} bytes: its list of contents is missing",
+            wanted="the whole checkpoint",
+            mend="fetch it again, and compare its size with the publisher's",
+        )
+
+
+def _broken(path: Path, error: Exception) -> ConversionError:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return ConversionError(
+        where=str(path),
+        found=f"cannot be read: {reason}",
+        wanted="a whole file of safetensors, or of torch.save",
+        mend="fetch it again, and compare its size with the publisher's",
+    )
+
+
+def _code(path: Path, found: str) -> ConversionError:
+    return ConversionError(
+        where=str(path),
+        found=f"a pickle with more than weights in it, which could run code: {found}",
+        wanted="tensors, numbers, texts, lists and dictionaries alone",
+        mend="do not use the file; if you trust its maker, open it with the maker's own program in a place of "
+        "its own, save its weights alone as safetensors, and convert that",
+    )
+
+
+def _layout(path: Path, found: str) -> ConversionError:
+    return ConversionError(
+        where=str(path),
+        found=found,
+        wanted=f"weights by name, or under one of {', '.join(map(repr, STATE_KEYS))}",
+        mend="check that this is the file meant",
+    )
+
+
+def _shown(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(map(repr, names[:most])) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )

@@ -1,0 +1,127 @@
+"""BERT word pieces with the text encoder of latent-diffusion (XReal, Cheff)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xreal_synth.errors import ConversionError
+from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
+from xreal_synth.models.text.model import missing_library, too_long
+
+CLASS_NAME: Final = "LdmBertEncoder"
+WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
+VOCABULARY: Final = "vocab.txt"
+CACHED: Final = ("google-bert/bert-base-uncased", "bert-base-uncased")
+_SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+Cut = Callable[[str], Sequence[int]]
+"""A text -> the ids of its word pieces, with those of its beginning and end, not padded."""
+
+
+class WordPieces:
+    """bert-base-uncased's way of cutting texts, by its vocab.txt of `words` lines."""
+
+    def __init__(self, vocabulary: Path, words: int) -> None:
+        try:
+            from tokenizers.implementations import BertWordPieceTokenizer
+        except ImportError as error:
+            raise missing_library(error) from error
+        table = _read_vocabulary(vocabulary, words)
+        self.vocabulary = vocabulary
+        self._unknown = table["[UNK]"]
+        self._tokenizer: Any = BertWordPieceTokenizer(vocab=table, lowercase=True)
+
+    def __call__(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text).ids
+        if self._unknown in ids:
+            raise ConversionError(
+                where=f"prompt {text[:60]!r}",
+                found="letters that the vocabulary has not",
+                wanted="plain text",
+            )
+        return ids
+
+
+class LdmBert:
+    """Prompts padded with zeros to the encoder's length and encoded without a mask, as the reference does."""
+
+    def __init__(self, encoder: TextEncoder, shape: TextShape, cut: Cut) -> None:
+        self._encoder = encoder.eval()
+        self._shape = shape
+        self._cut = cut
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> Tensor:
+        ids, length = list(self._cut(prompt)), self._shape.max_seq_len
+        if len(ids) > length:
+            raise too_long(prompt, len(ids), length)
+        padded = torch.tensor([ids + [0] * (length - len(ids))])
+        out: Tensor = self._encoder(padded)[0]
+        return out.clone()
+
+    def save(self, bundle: Path) -> None:
+        assert isinstance(self._cut, WordPieces), "only a vocabulary file can be kept"
+        folder = bundle / "text_encoder"
+        folder.mkdir()
+        (bundle / "tokenizer").mkdir()
+        config = {"_class_name": CLASS_NAME, **asdict(self._shape)}
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        save_file({k: v.contiguous() for k, v in self._encoder.state_dict().items()}, folder / WEIGHTS)
+        shutil.copyfile(self._cut.vocabulary, bundle / "tokenizer" / VOCABULARY)
+
+
+def open_ldm_bert(folder: Path, config: dict[str, Any]) -> LdmBert:
+    """The text model that LdmBert.save wrote below `folder`."""
+    shape = TextShape(**{key: value for key, value in config.items() if not key.startswith("_")})
+    with torch.device("meta"):
+        encoder = TextEncoder(shape)
+    state = {key: value.float() for key, value in load_file(folder / "text_encoder" / WEIGHTS).items()}
+    encoder.load_state_dict(state, strict=True, assign=True)
+    return LdmBert(encoder, shape, WordPieces(folder / "tokenizer" / VOCABULARY, shape.num_tokens))
+
+
+def find_vocabulary(given: Path | None) -> Path:
+    """A vocabulary file as given, or bert-base-uncased's in the user's own cache; never fetched."""
+    if given is not None:
+        return given.expanduser()
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in CACHED:
+        cached = try_to_load_from_cache(name, VOCABULARY)
+        if isinstance(cached, str):
+            return Path(cached)
+    raise ConversionError(
+        found="no vocabulary: none was given, and bert-base-uncased is not in the local cache",
+        wanted=f"the {VOCABULARY} of bert-base-uncased, 30522 lines",
+        mend=f"give it with --vocab; it is one of the files of {CACHED[0]} on the Hugging Face hub, and "
+        "nothing is fetched for you",
+    )
+
+
+def _read_vocabulary(path: Path, words: int) -> dict[str, int]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(
+            where=str(path), found=f"cannot be read: {error}", wanted=f"a {VOCABULARY}, one word piece a line"
+        ) from error
+    table = {line.rstrip("\r"): at for at, line in enumerate(lines[:-1] if lines[-1] == "" else lines)}
+    missing = [name for name in _SPECIAL if name not in table]
+    if len(table) != words or missing or table["[PAD]"] != 0:
+        what = f"{len(table)} word pieces" + (f", no {', '.join(missing)}" if missing else "")
+        raise ConversionError(
+            where=str(path),
+            found=what,
+            wanted=f"{words}, with {', '.join(_SPECIAL)}, [PAD] first",
+            mend="give the vocabulary that the text encoder was trained with (bert-base-uncased's)",
+        )
+    return table
