@@ -1,4 +1,4 @@
-"""`xreal-synth bundle show | random`."""
+"""`xreal-synth bundle show | random | add-prompt`."""
 
 from __future__ import annotations
 
@@ -67,3 +67,42 @@ def random(
 
     build_tiny(out, seed=seed)
     console.print(f"{out}: a tiny bundle of random weights (seed {seed})", markup=False)
+
+
+@app.command(
+    "add-prompt",
+    epilog=examples(
+        "xreal-synth bundle add-prompt my-roentgen 'Small left apical pneumothorax.' "
+        "--finding Pneumothorax --text-encoder ./roent-gen-v1-0",
+        "xreal-synth bundle add-prompt my-xreal 'Edema Pneumonia Atelectasis' "
+        "--text-encoder backbone.pth --vocab vocab.txt",
+    ),
+)
+def add_prompt(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder; it is changed.", show_default=False)],
+    text: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
+    finding: Annotated[
+        str | None, typer.Option(help="Makes it this finding's prompt.", show_default=False)
+    ] = None,
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the bundle was converted from: folder or file.", show_default="the bundle's own"
+        ),
+    ] = None,
+    vocab: Annotated[
+        Path | None,
+        typer.Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache"),
+    ] = None,
+) -> None:
+    """Encodes one more prompt into a bundle's table. The bundle's content hash changes with it."""
+    from xreal_synth.models.add_prompt import add_prompt as add
+    from xreal_synth.models.add_prompt import open_text_model
+
+    model = None if text_encoder is None else open_text_model(text_encoder, vocab)
+    info = add(bundle, text, model, finding)
+    console.print(
+        f"{info.root}: {len(info.known_prompts)} prompts, content hash {info.content_hash}",
+        markup=False,
+        soft_wrap=True,
+    )

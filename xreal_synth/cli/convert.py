@@ -1,4 +1,4 @@
-"""`xreal-synth convert xreal | cheff`."""
+"""`xreal-synth convert xreal | cheff | diffusers`."""
 
 from __future__ import annotations
 
@@ -167,6 +167,59 @@ def cheff(
     said = _terms(name, licence, use, training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
     _latent(out, (given[0], ae, None), shape, model, said, stored, prompts, vocab, ema, config, ignore)
+
+
+class Model(StrEnum):
+    roentgen = "roentgen"
+    other = "other"
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth convert diffusers ./roent-gen-v1-0 my-roentgen --model roentgen",
+        "xreal-synth convert diffusers ./my-sd-chest my-bundle --licence CC-BY-4.0 --prompts prompts.yaml",
+    )
+)
+def diffusers(
+    source: Annotated[Path, typer.Argument(help="Folder with model_index.json.", show_default=False)],
+    out: Out,
+    model: Annotated[
+        Model, typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence.")
+    ] = Model.other,
+    prompts: Prompts = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, help="Films' side, pixels.", show_default="the denoiser's")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
+    ] = None,
+    dtype: DtypeOption = Dtype.fp32,
+    bank: Bank = "xreal-mini",
+    keep_text_encoder: KeepText = False,
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
+) -> None:
+    """A Stable-Diffusion folder (RoentGen and its kin) into a bundle without an Anatomy Controller."""
+    from xreal_synth.models.convert import published
+    from xreal_synth.models.convert.diffusers_folder import convert_folder
+    from xreal_synth.models.text.prompts import read_prompts
+
+    chosen = published.ROENTGEN if model is Model.roentgen else published.STABLE_DIFFUSION
+    with progress() as report:
+        info = convert_folder(
+            source,
+            out,
+            published=chosen,
+            prompts=read_prompts(prompts, chosen.prompts),
+            terms=_terms(name, licence, use, training_data),
+            image_size=image_size,
+            variant=variant,
+            stored=_stored(dtype, bank, keep_text_encoder),
+            report=report,
+        )
+    show(info)
 
 
 def _latent(

@@ -33,7 +33,7 @@ def load_whole(
     if surplus:
         problems.append(f"{len(surplus)} keys without a place: {_few(surplus)}")
     if missing:
-        problems.append(f"nothing for {len(missing)} weights (by diffusers' names): {_few(missing)}")
+        problems.append(f"nothing for {len(missing)} weights (by their names here): {_few(missing)}")
     shapes = [
         f"{key} {list(weights[key].shape)} where {list(value.shape)} is wanted"
         for key, value in wanted.items()

@@ -80,7 +80,8 @@ def open_clip(folder: Path, variant: str | None = None) -> ClipText:
     weights = read_weights(folder / "text_encoder", STEMS, variant)
     encoder = CLIPTextModel(CLIPTextConfig(**config))
     load_whole(str(weights.path), encoder, _renamed(weights.tensors, encoder.state_dict()))
-    return ClipText(folder, encoder, _tokenizer(CLIPTokenizer, folder / "tokenizer"))
+    tokenizer = _tokenizer(CLIPTokenizer, folder / "tokenizer", encoder.config.vocab_size)
+    return ClipText(folder, encoder, tokenizer)
 
 
 def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,14 +93,26 @@ def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
     return {prefix + key: value for key, value in plain.items()}
 
 
-def _tokenizer(kind: Any, folder: Path) -> Any:
+def _tokenizer(kind: Any, folder: Path, words: int) -> Any:
+    """CLIP's tokenizer of `words` words, from tokenizer.json or from vocab.json and merges.txt."""
+    wanted = f"CLIP's tokenizer.json, or vocab.json and merges.txt, of {words} word pieces"
+    whole = (folder / "tokenizer.json").is_file()
+    files = ("tokenizer.json",) if whole else ("vocab.json", "merges.txt")
     try:
-        json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError) as error:
+        for name in files:
+            text = (folder / name).read_text(encoding="utf-8")
+            if name.endswith(".json"):
+                json.loads(text)
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library's Rust core raises bare Exception
+        raise ConversionError(
+            where=str(folder), found=f"cannot be read: {error}", wanted=wanted, mend="fetch the folder again"
+        ) from error
+    if len(tokenizer) != words:
         raise ConversionError(
             where=str(folder),
-            found=f"cannot be read: {error}",
-            wanted="CLIP's vocab.json and merges.txt",
-            mend="fetch the folder again",
-        ) from error
+            found=f"{len(tokenizer)} word pieces",
+            wanted=wanted,
+            mend="give the tokenizer that the text encoder was trained with",
+        )
+    return tokenizer

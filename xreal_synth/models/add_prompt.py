@@ -1,0 +1,149 @@
+"""A prompt more in a bundle's table: encoded once here, so that no run needs a text encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from xreal_synth import vocab
+from xreal_synth.errors import BundleError, ConversionError
+from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY
+from xreal_synth.models.convert.checkpoints import read_checkpoint
+from xreal_synth.models.convert.folders import read_config
+from xreal_synth.models.convert.ldm import TEXT_PREFIX, TOKEN_ROWS, convert_text
+from xreal_synth.models.describe import SHIPPED, BundleInfo, describe, verify_files
+from xreal_synth.models.save import read_fields, write_bundle
+from xreal_synth.models.text.clip import open_clip
+from xreal_synth.models.text.ldm_bert import TextShape
+from xreal_synth.models.text.model import TextModel
+from xreal_synth.models.text.wordpieces import CLASS_NAME, LdmBert, WordPieces, find_vocabulary, open_ldm_bert
+from xreal_synth.storage import LocalStore
+
+SAME: Final = 5e-3
+"""How far the null prompt may lie from the stored one, over its largest value: fp16 keeps 3 digits."""
+
+_HEAD_WIDTH: Final = 64
+
+
+def add_prompt(
+    bundle: str | Path, text: str, model: TextModel | None, finding: str | None = None
+) -> BundleInfo:
+    """Adds an embedding for `text`, and makes it the prompt of `finding` if one is named.
+
+    Without `model` the bundle's own text encoder is used. The bundle's content hash changes: datasets begun
+    with it before are another bundle's. Raises BundleError: a shipped bundle, a denoiser without prompts, a
+    text encoder that is not the one that made the table.
+    """
+    info = describe(bundle)
+    _check_can_grow(info, text, finding)
+    verify_files(info)
+    table = load_file(info.root / EMBEDDINGS)
+    if text not in info.known_prompts:
+        model = model or open_text_model(info.root)
+        _check_same(info, table, model)
+        example = table[info.null_prompt or NULL_KEY]
+        table[text] = model.encode(text).to(example.dtype)
+        if table[text].shape != example.shape:
+            raise _other_encoder(info, f"tokens {list(table[text].shape)}", f"{list(example.shape)}")
+    fields = read_fields(info.root / BUNDLE_FILE)
+    if finding is not None:
+        findings = {**fields.prompts.findings, finding: text}
+        fields = fields.model_copy(
+            update={"prompts": fields.prompts.model_copy(update={"findings": findings})}
+        )
+    LocalStore(info.root).replace(EMBEDDINGS, save(table))
+    return write_bundle(info.root, fields)
+
+
+def open_text_model(source: Path, vocabulary: Path | None = None, variant: str | None = None) -> TextModel:
+    """A text encoder from a folder with `text_encoder/` and `tokenizer/`, or from a latent-diffusion
+    checkpoint (which needs a vocabulary). Raises ConversionError."""
+    source = source.expanduser()
+    if source.is_file():
+        checkpoint = read_checkpoint(source)
+        state = checkpoint.without_prefix(TEXT_PREFIX)
+        shape = _shape_of(state, source)
+        words = WordPieces(find_vocabulary(vocabulary), shape.num_tokens)
+        encoder = convert_text(
+            state, shape, checkpoint.tensors.get(TOKEN_ROWS), f"{source.name}: text encoder"
+        )
+        return LdmBert(encoder, shape, words)
+    if not (source / "text_encoder").is_dir():
+        raise ConversionError(
+            where=str(source),
+            found="no text_encoder/" if source.is_dir() else "no such file or folder",
+            wanted="a folder with text_encoder/ and tokenizer/, or the checkpoint that holds the text encoder",
+            mend="give with --text-encoder what the bundle was converted from",
+        )
+    config: dict[str, Any] = read_config(source / "text_encoder" / "config.json")
+    if config.get("_class_name") == CLASS_NAME:
+        return open_ldm_bert(source, config)
+    return open_clip(source, variant)
+
+
+def _shape_of(state: dict[str, Tensor], path: Path) -> TextShape:
+    """The encoder's sizes, which its weights show; heads are 64 wide in all released ones."""
+    try:
+        words, dim = state["token_emb.weight"].shape
+        inner = len(state["attn_layers.layers.0.1.to_q.weight"])
+        depth = len({key.split(".")[2] for key in state if key.startswith("attn_layers.layers.")}) // 2
+        length = len(state["pos_emb.emb.weight"])
+    except KeyError as error:
+        raise ConversionError(
+            where=str(path),
+            found=f"no {TEXT_PREFIX}{error.args[0]}",
+            wanted="a latent-diffusion checkpoint with its text encoder",
+            mend="give the file that the bundle was converted from",
+        ) from error
+    return TextShape(words, length, dim, depth, inner // _HEAD_WIDTH, _HEAD_WIDTH)
+
+
+def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
+    if info.root.is_relative_to(SHIPPED):
+        raise BundleError(
+            where=f"bundle {info.name}",
+            found="it is shipped with the package",
+            wanted="a bundle of your own",
+            mend=f"copy the folder {info.root} and add the prompt there",
+        )
+    if not text or text == NULL_KEY:
+        raise BundleError(found=f"the prompt {text!r}", wanted="a text", mend="give the prompt's text")
+    if finding is not None and vocab.canonical(finding) != finding:
+        raise BundleError(
+            found=f"no finding {finding!r}",
+            wanted=f"one of {', '.join(vocab.FINDINGS)}",
+            mend="correct --finding",
+        )
+    if not info.prompts and info.known_prompts == {info.null_prompt, info.healthy_prompt}:
+        unet = read_config(info.file("unet/config.json"))
+        if unet.get("_class_name") == "UNet2DModel":
+            raise BundleError(
+                where=f"bundle {info.name}",
+                found="its denoiser takes no prompts",
+                wanted="a bundle with a text-to-image model",
+                mend="choose another bundle",
+            )
+
+
+def _check_same(info: BundleInfo, table: dict[str, Tensor], model: TextModel) -> None:
+    """The text encoder makes of the null prompt what the table has."""
+    stored = table[info.null_prompt or NULL_KEY].float()
+    found = model.encode(info.null_prompt)
+    if found.shape != stored.shape:
+        raise _other_encoder(info, f"tokens {list(found.shape)}", f"{list(stored.shape)}")
+    apart = float((found - stored).abs().max() / stored.abs().max())
+    if not torch.isfinite(torch.tensor(apart)) or apart > SAME:
+        raise _other_encoder(info, f"the null prompt differs by {apart:.2g} of its largest value", f"{SAME}")
+
+
+def _other_encoder(info: BundleInfo, found: str, wanted: str) -> BundleError:
+    return BundleError(
+        where=f"bundle {info.name}",
+        found=f"another text encoder than the one that made the bundle's prompts: {found}",
+        wanted=wanted,
+        mend="give with --text-encoder what the bundle was converted from",
+    )
