@@ -10,6 +10,7 @@ from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens, prom
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.draws import whole
 from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
 from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.denoiser import DenoiserTask
@@ -88,7 +89,7 @@ def test_many_findings_have_prompts_of_a_few_at_once() -> None:
 def test_noise_levels_crowd_in_the_middle() -> None:
     first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     task = DenoiserTask(DenoiserSettings(channels=(32, 32), attention=(False, True)), first_stage, 32)
-    steps = task.draw_steps(20_000, torch.Generator().manual_seed(0))
+    steps = task.draw_steps(whole(20_000), torch.Generator().manual_seed(0))
     assert 0 <= int(steps.min()) < int(steps.max()) <= 999
     around = task.log_snr[steps].median()
     assert float(around) == pytest.approx(-0.9, abs=0.4)

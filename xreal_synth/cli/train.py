@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from xreal_synth.cli.options import SetOption, console, examples
+from xreal_synth.cli.train_display import TrainDisplay
 from xreal_synth.errors import TrainingError
 
 
@@ -64,7 +65,11 @@ def train(
     from xreal_synth.training.loop import EXIT_STOPPED
     from xreal_synth.training.run import train as run_training
 
-    result = run_training(network.value, _config_path(config), data, out, overrides or (), device, threads)
+    path = _config_path(config)
+    with TrainDisplay(console, network.value) as display:
+        result = run_training(
+            network.value, path, data, out, overrides or (), device, threads, display.on_step
+        )
     best = "none yet" if result.best is None else f"{result.best:.4f}"
     console.print(
         f"{network.value}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +41,62 @@ def trim_metrics(out: Path, step: int) -> None:
 
 
 def draw_curves(out: Path) -> None:
-    """Training and validation loss over steps -> curves.png."""
+    """Losses over steps, the best validation marked, and the learning rate below -> curves.png.
+
+    The loss axis is logarithmic unless a loss is not positive.
+    """
     from matplotlib.figure import Figure
 
     records = read_metrics(out)
-    figure = Figure(figsize=(7, 4), dpi=100)
-    axes = figure.subplots()
-    for split in ("train", "val"):
-        points = [(r["step"], r["loss"]) for r in records if r["split"] == split]
-        axes.plot([p[0] for p in points], [p[1] for p in points], label=split, linewidth=1)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.set_yscale("log")
-    axes.legend()
+    train, val = (_points(records, split, "loss") for split in ("train", "val"))
+    figure = Figure(figsize=(8, 5.5), dpi=100, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot(*train, color="tab:blue", alpha=0.35, linewidth=0.8, label="training")
+    upper.plot(train[0], smooth(train[1]), color="tab:blue", linewidth=1.4, label="training, running mean")
+    if val[0]:
+        marker = "o" if len(val[0]) < 60 else ""
+        label = "validation (averaged weights)"
+        upper.plot(*val, color="tab:orange", linewidth=1.4, marker=marker, markersize=3, label=label)
+        best = min(range(len(val[1])), key=val[1].__getitem__)
+        best_label = f"best: {val[1][best]:.4g} at step {val[0][best]:,.0f}"
+        upper.plot(
+            val[0][best],
+            val[1][best],
+            marker="*",
+            markersize=12,
+            color="tab:red",
+            linestyle="",
+            label=best_label,
+        )
+    upper.set_ylabel("loss")
+    if all(value > 0 for value in (*train[1], *val[1])):
+        upper.set_yscale("log")
+    upper.grid(visible=True, which="both", alpha=0.25)
+    upper.legend(fontsize=8)
+    lower.plot(*_points(records, "train", "lr"), color="tab:green", linewidth=1.2)
+    lower.set_ylabel("learning rate")
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("step")
+    lower.grid(visible=True, alpha=0.25)
     temporary = out / ".curves.png"
     figure.savefig(temporary, format="png")
     os.replace(temporary, out / "curves.png")
+
+
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Running means over a window of `share` of all values around each."""
+    reach = max(1, round(len(values) * share / 2))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    begins = [max(0, n - reach) for n in range(len(values))]
+    ends = [min(len(values), n + reach + 1) for n in range(len(values))]
+    return [float(sums[end] - sums[begin]) / (end - begin) for begin, end in zip(begins, ends, strict=True)]
+
+
+def _points(
+    records: list[dict[str, float | int | str]], split: str, name: str
+) -> tuple[list[float], list[float]]:
+    found = [(float(r["step"]), float(r[name])) for r in records if r["split"] == split and name in r]
+    return [step for step, _ in found], [value for _, value in found]
 
 
 def write_picture(path: Path, picture: Tensor) -> None:

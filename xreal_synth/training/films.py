@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from xreal_synth.anatomy.film_files import FilmFiles, FilmPair, checked_pair
 from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmRow, Refusal, fault_counts, read_manifest
 from xreal_synth.errors import TrainingError
 from xreal_synth.storage import Store, open_store
+from xreal_synth.training.draws import Part, whole
 from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.warps import plain_view, warped_view
 from xreal_synth.vocab import NO_FINDING
@@ -37,17 +39,40 @@ class FilmBatch:
 
     L is the findings in the config's order, then no finding. A label that is not known is False in `labels`:
     a denoiser sees it as not named, a classifier must leave it out of its loss.
+
+    `part` says which films of the step's batch these are. Losses draw random numbers with the methods below,
+    whose first dimension is B, so that a film's numbers do not depend on how its batch is split.
     """
 
     film: Tensor
     codes: Tensor
     labels: Tensor
     known: Tensor
+    part: Part | None = None
 
     def to(self, device: torch.device) -> FilmBatch:
         return FilmBatch(
-            self.film.to(device), self.codes.to(device), self.labels.to(device), self.known.to(device)
+            film=self.film.to(device),
+            codes=self.codes.to(device),
+            labels=self.labels.to(device),
+            known=self.known.to(device),
+            part=self.part,
         )
+
+    def uniform(self, *shape: int, generator: torch.Generator) -> Tensor:
+        """[B, *shape] in [0, 1), on the CPU."""
+        return self._part().uniform(*shape, generator=generator)
+
+    def normal(self, *shape: int, generator: torch.Generator) -> Tensor:
+        """[B, *shape], standard normal, on the CPU."""
+        return self._part().normal(*shape, generator=generator)
+
+    def integers(self, below: int, *shape: int, generator: torch.Generator) -> Tensor:
+        """[B, *shape] int64 in 0..below-1, on the CPU."""
+        return self._part().integers(below, *shape, generator=generator)
+
+    def _part(self) -> Part:
+        return self.part or whole(len(self.film))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +88,32 @@ class FilmSet:
     def __len__(self) -> int:
         return len(self.films)
 
-    def draw(self, index: Tensor, generator: torch.Generator) -> FilmBatch:
-        """The named films, each warped at random together with its mask; all draws come from `generator`."""
-        film, codes = warped_view(
-            self.films[index], self.codes[index], self.settings.image_size, self.settings.warp, generator
-        )
-        return FilmBatch(film, codes, self.labels[index], self.known[index])
+    def draw(self, index: Tensor, generator: torch.Generator, part: Part | None = None) -> FilmBatch:
+        """The named films, or a part of them, each warped at random together with its mask.
 
-    def take(self, index: Tensor) -> FilmBatch:
-        """The named films unwarped, resized to the size asked for."""
+        All draws come from `generator`.
+        """
+        part = part or whole(len(index))
+        index = index[part.rows]
+        size, warp = self.settings.image_size, self.settings.warp
+        film, codes = warped_view(self.films[index], self.codes[index], size, warp, generator, part)
+        return FilmBatch(film, codes, self.labels[index], self.known[index], part)
+
+    def take(self, index: Tensor, part: Part | None = None) -> FilmBatch:
+        """The named films, or a part of them, unwarped, resized to the size asked for."""
+        part = part or whole(len(index))
+        index = index[part.rows]
         film, codes = plain_view(self.films[index], self.codes[index], self.settings.image_size)
-        return FilmBatch(film, codes, self.labels[index], self.known[index])
+        return FilmBatch(film, codes, self.labels[index], self.known[index], part)
+
+
+def degraded(batch: FilmBatch, generator: torch.Generator) -> Tensor:
+    """A third of the films as they are, a third blurred, a third noisy: made films differ from real ones so."""
+    film_B1HW = batch.film
+    kind = batch.integers(3, 1, 1, 1, generator=generator).to(film_B1HW.device)
+    noise = batch.normal(*film_B1HW.shape[1:], generator=generator).to(film_B1HW.device)
+    blurred = functional.avg_pool2d(film_B1HW, 5, stride=1, padding=2, count_include_pad=False)
+    return torch.where(kind == 0, film_B1HW, torch.where(kind == 1, blurred, film_B1HW + 0.04 * noise))
 
 
 def load_films(data: str | Path, settings: DataSettings, report: Path | None = None) -> dict[str, FilmSet]:

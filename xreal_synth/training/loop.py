@@ -1,36 +1,33 @@
-"""The one training loop: every network, resumable to the step.
+"""The one training loop: every network, resumable to the step, in one process or several.
 
 Every random number of step n comes from a generator seeded with (seed, purpose, n), so a run that was
-stopped and started again goes on with the same bits, as long as device, library versions and thread count
-are the same.
+stopped and started again goes on with the same bits, as long as device, library versions, thread count and
+number of processes are the same. With another number of processes, or another `loop.accumulate`, the numbers
+drawn are still the same and only the order of sums differs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.training_utils import EMAModel
+from torch import nn
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.curves import append_metrics, draw_curves, trim_metrics, write_picture
-from xreal_synth.training.films import FilmSet
-from xreal_synth.training.settings.common import BUDGET_KEYS, LoopSettings
-from xreal_synth.training.state import Learner, Progress, load_state, save_state
-from xreal_synth.training.tasks.base import Task
+from xreal_synth.training.curves import trim_metrics
+from xreal_synth.training.draws import Part, film_order, generator_for, split
+from xreal_synth.training.look import look, publish
+from xreal_synth.training.rates import learning_rate
+from xreal_synth.training.session import Pace, Run, Stop
+from xreal_synth.training.settings.common import BUDGET_KEYS
+from xreal_synth.training.state import load_state
 
-PREVIEW_FILMS = 8
 EXIT_STOPPED = 75
 
 
@@ -44,85 +41,88 @@ class Result:
     best: float | None
 
 
-@dataclass(slots=True)
-class Stop:
-    """Set by SIGTERM or SIGINT; the loop then saves and returns."""
-
-    asked: bool = False
-
-
-@dataclass(slots=True)
-class Run:
-    """One network in training: everything the loop's functions share."""
-
-    task: Task
-    films: dict[str, FilmSet]
-    settings: LoopSettings
-    config: dict[str, Any]
-    seed: int
-    out: Path
-    device: torch.device
-    learner: Learner = field(init=False)
-    recent: dict[str, list[float]] = field(default_factory=dict)
-    progress: Progress = field(init=False)
-
-    def __post_init__(self) -> None:
-        trained = [p for p in self.task.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=self.settings.lr, betas=self.settings.betas, weight_decay=self.settings.weight_decay
-        )
-        ema = EMAModel(trained, decay=self.settings.ema_decay, use_ema_warmup=True, power=0.75)
-        self.learner = Learner(self.task.module, optimizer, ema)
-        self.progress = Progress()
-
-
-def generator_for(seed: int, purpose: str, step: int) -> torch.Generator:
-    """A generator of its own for each purpose and step."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{step}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def film_order(films: int, batch: int, seed: int, step: int) -> torch.Tensor:
-    """Which films step `step` sees [batch]: every film once per pass, each pass in an order of its own."""
-    places = range(step * batch, (step + 1) * batch)
-    passes = sorted({place // films for place in places})
-    orders = {n: torch.randperm(films, generator=generator_for(seed, "order", n)) for n in passes}
-    return torch.stack([orders[place // films][place % films] for place in places])
-
-
 def run_loop(run: Run) -> Result:
-    """Train to the end of the step or time budget, or until asked to stop; resumes what `run.out` holds."""
+    """Train to the end of the step or time budget, or until asked to stop; resumes what `run.out` holds.
+
+    Raises TrainingError for other settings than the run began with, a damaged state, a loss that is not finite.
+    """
+    _check_split(run)
+    _resume(run)
+    before = run.progress.seconds
+    clock = _Clock(run)
+    saved_at, stopped, val_loss = time.monotonic(), False, None
+    with stop_signals(run.stop):
+        while not _finished(run) and not stopped:
+            loss, stopped = _train_step(run, clock)
+            found = look(run)
+            val_loss = found["loss"] if found else val_loss
+            run.on_step(clock.pace(loss, val_loss, validated=found is not None))
+            if time.monotonic() - saved_at > run.settings.checkpoint_minutes * 60:
+                publish(run)
+                saved_at = time.monotonic()
+    run.progress.seconds = max(before, clock.seconds())
+    publish(run)
+    return Result(run.progress.step, _finished(run), run.progress.seconds, run.progress.best)
+
+
+class _Clock:
+    """Seconds of a run in all its parts, and its pace in this one."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.started = time.monotonic()
+        self.former = run.progress.seconds
+        self.first_step = run.progress.step
+
+    def seconds(self) -> float:
+        return self.former + time.monotonic() - self.started
+
+    def pace(self, loss: float, val_loss: float | None, *, validated: bool) -> Pace:
+        """Films a second and the time left, both from this part's mean; validation and writing included."""
+        settings, progress = self.run.settings, self.run.progress
+        rate = (progress.step - self.first_step) / max(1e-9, time.monotonic() - self.started)
+        left = max(0, settings.steps - progress.step) / max(1e-9, rate)
+        if settings.minutes is not None:
+            left = min(left, max(0.0, settings.minutes * 60 - progress.seconds))
+        return Pace(
+            step=progress.step,
+            steps=settings.steps,
+            films_per_s=rate * settings.batch,
+            left_s=left,
+            loss=loss,
+            val_loss=val_loss,
+            best=progress.best,
+            validated=validated,
+        )
+
+
+def _check_split(run: Run) -> None:
+    parts = run.settings.accumulate * run.world.size
+    if run.settings.batch < parts:
+        raise TrainingError(
+            found=f"loop.batch {run.settings.batch} for {run.world.size} workers x "
+            f"{run.settings.accumulate} parts (loop.accumulate)",
+            wanted=f"at least {parts} films, one for each part",
+            mend="raise loop.batch, or take fewer workers or a smaller loop.accumulate",
+        )
+
+
+def _resume(run: Run) -> None:
+    """Takes up what `run.out` holds; all processes must find the same there."""
     run.out.mkdir(parents=True, exist_ok=True)
     found = load_state(run.out / "state", run.learner)
     if found is not None:
         run.progress, former = found
         _check_same_config(former, run.config)
-        trim_metrics(run.out, run.progress.step)
-    started = time.monotonic() - run.progress.seconds
-    saved_at = time.monotonic()
-    with stop_signals() as stop:
-        while not _finished(run) and not stop.asked:
-            _train_step(run)
-            run.progress.seconds = time.monotonic() - started
-            _look(run)
-            if time.monotonic() - saved_at > run.settings.checkpoint_minutes * 60:
-                _publish(run)
-                saved_at = time.monotonic()
-    run.progress.seconds = time.monotonic() - started
-    _publish(run)
-    return Result(run.progress.step, _finished(run), run.progress.seconds, run.progress.best)
-
-
-def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Warm-up, then constant, then to zero over the last `decay_share` of the steps (linear or cosine)."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    begin = settings.steps * (1 - settings.decay_share)
-    past = min(1.0, max(0.0, (step - begin) / max(1.0, settings.steps - begin)))
-    if settings.schedule == "linear":
-        return settings.lr * warm * (1 - past)
-    if settings.schedule == "cosine":
-        return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * past))
-    return settings.lr * warm
+        if run.world.first:
+            trim_metrics(run.out, run.progress.step)
+    seen = run.world.gather((run.progress.step, len(run.films["train"]), len(run.films["val"])))
+    if len(set(seen)) > 1:
+        raise TrainingError(
+            found=f"the workers see different folders: (step, films to train, films to validate) is {seen}",
+            wanted="data and out on a disk that all nodes share",
+            mend="give a shared folder",
+        )
 
 
 def _check_same_config(former: dict[str, Any], now: dict[str, Any]) -> None:
@@ -154,109 +154,78 @@ def _finished(run: Run) -> bool:
     return run.progress.step >= run.settings.steps or late
 
 
-def _train_step(run: Run) -> None:
+def _train_step(run: Run, clock: _Clock) -> tuple[float, bool]:
+    """One step of the optimiser; returns its loss and whether any process was asked to stop."""
     step = run.progress.step
-    draw = generator_for(run.seed, "train", step)
-    torch.manual_seed(draw.initial_seed())
-    index = film_order(len(run.films["train"]), run.settings.batch, run.seed, step)
-    batch = run.films["train"].draw(index, draw).to(run.device)
+    run.task.step = step
     run.task.module.train()
-    with _autocast(run):
-        losses = run.task.loss(batch, draw)
+    sums = _gradients(run, step)
+    names = sorted(sums)
+    *means, stops, seconds = run.world.total(
+        [*(sums[name] for name in names), float(run.stop.asked), clock.seconds() if run.world.first else 0.0]
+    )
+    losses = dict(zip(names, means, strict=True))
     _check_finite(losses["loss"], step)
-    losses["loss"].backward()  # type: ignore[no-untyped-call]
     trained = [p for _, p in run.learner.trained()]
-    norm = torch.nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
+    norm = nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
     rate = learning_rate(run.settings, step)
     for group in run.learner.optimizer.param_groups:
         group["lr"] = rate
     run.learner.optimizer.step()
     run.learner.optimizer.zero_grad(set_to_none=True)
     run.learner.ema.step(trained)
-    run.progress.step = step + 1
-    for name, value in losses.items():
-        run.recent.setdefault(name, []).append(float(value.detach()))
-    run.recent.setdefault("grad_norm", []).append(float(norm))
+    run.progress.step, run.progress.seconds = step + 1, seconds
+    for name, value in {**losses, "grad_norm": float(norm)}.items():
+        run.recent.setdefault(name, []).append(value)
     run.recent["lr"] = [rate]
+    return losses["loss"], stops > 0
 
 
-def _check_finite(loss: torch.Tensor, step: int) -> None:
-    if not bool(loss.detach().isfinite()):
+def _gradients(run: Run, step: int) -> dict[str, float]:
+    """Gradients of the batch's mean loss; returns this process's share of the mean losses, by name."""
+    index = film_order(len(run.films["train"]), run.settings.batch, run.seed, step)
+    parts = split(run.settings.batch, run.settings.accumulate * run.world.size)
+    mine = parts[run.world.rank :: run.world.size]
+    sums: dict[str, float] = {}
+    for part in mine:
+        with _synchronised(run.loss, last=part is mine[-1]):
+            losses = _part_losses(run, index, part, step)
+            (losses["loss"] * (part.share * run.world.size)).backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) * part.share
+    return sums
+
+
+def _part_losses(run: Run, index: torch.Tensor, part: Part, step: int) -> dict[str, torch.Tensor]:
+    draw = generator_for(run.seed, "train", step)
+    torch.manual_seed(draw.initial_seed() + part.first)
+    batch = run.films["train"].draw(index, draw, part).to(run.device)
+    with run.autocast():
+        losses: dict[str, torch.Tensor] = run.loss(batch, draw)
+    return losses
+
+
+def _synchronised(module: nn.Module, *, last: bool) -> Any:
+    """Gradients are averaged over the processes with the last part only."""
+    if last or not isinstance(module, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    return module.no_sync()
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not torch.isfinite(torch.tensor(loss)):
         raise TrainingError(
-            found=f"the loss of step {step} is {float(loss.detach())}",
+            found=f"the loss of step {step} is {loss}",
             wanted="a finite loss",
             mend="train again into a new folder with a lower loop.lr or loop.precision=fp32",
         )
 
 
-def _look(run: Run) -> None:
-    """Log, validate and draw whenever the step is one of theirs."""
-    step, settings = run.progress.step, run.settings
-    if step % settings.log_every == 0:
-        means = {name: sum(values) / len(values) for name, values in run.recent.items()}
-        append_metrics(
-            run.out, {"step": step, "seconds": round(run.progress.seconds, 1), "split": "train", **means}
-        )
-        run.recent.clear()
-    if step % settings.validate_every == 0:
-        found = validate(run)
-        append_metrics(
-            run.out, {"step": step, "seconds": round(run.progress.seconds, 1), "split": "val", **found}
-        )
-        draw_curves(run.out)
-        if run.progress.best is None or found["loss"] < run.progress.best:
-            run.progress.best = found["loss"]
-            _publish_network(run, "best")
-    if step % settings.preview_every == 0 or step == settings.steps:
-        write_picture(run.out / "samples" / f"step-{step:07d}.png", preview(run))
-
-
-@torch.no_grad()
-def validate(run: Run) -> dict[str, float]:
-    """Losses of the averaged weights over the validation split, unwarped, with the same draws each time."""
-    films, sums = run.films["val"], dict[str, float]()
-    with averaged(run):
-        for start in range(0, len(films), run.settings.batch):
-            index = torch.arange(start, min(start + run.settings.batch, len(films)))
-            draw = generator_for(run.seed, "val", start)
-            with _autocast(run):
-                losses = run.task.loss(films.take(index).to(run.device), draw)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(index)
-    return {
-        **{name: value / len(films) for name, value in sums.items()},
-        **run.task.scores([run.task.take_seen()]),
-    }
-
-
-def preview(run: Run) -> torch.Tensor:
-    """The task's picture for a fixed few validation films, made with the averaged weights."""
-    films = run.films["val"]
-    index = torch.linspace(0, len(films) - 1, min(PREVIEW_FILMS, len(films))).round().long()
-    with averaged(run), torch.no_grad(), _autocast(run):
-        return run.task.preview(films.take(index).to(run.device), generator_for(run.seed, "preview", 0))
-
-
 @contextmanager
-def averaged(run: Run) -> Iterator[None]:
-    """The module with its averaged weights, in evaluation mode."""
-    trained = [p for _, p in run.learner.trained()]
-    run.learner.ema.store(trained)
-    run.learner.ema.copy_to(trained)
-    run.task.module.eval()
-    try:
-        yield
-    finally:
-        run.learner.ema.restore(trained)
-        run.task.module.train()
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
+def stop_signals(stop: Stop) -> Iterator[None]:
     """SIGTERM and SIGINT ask the loop to save and return; outside the main thread nothing is changed."""
-    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
 
     def ask(number: int, frame: object) -> None:
@@ -264,29 +233,7 @@ def stop_signals() -> Iterator[Stop]:
 
     former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _publish(run: Run) -> None:
-    save_state(run.out / "state", run.learner, run.progress, run.config)
-    _publish_network(run, "network")
-
-
-def _publish_network(run: Run, name: str) -> None:
-    """The averaged weights as `out/name/`, replaced as a whole."""
-    temporary, final, former = (run.out / f"{prefix}{name}" for prefix in (".new-", "", ".old-"))
-    for leftover in (temporary, former):
-        shutil.rmtree(leftover, ignore_errors=True)
-    with averaged(run):
-        run.task.save(temporary)
-    if final.exists():
-        os.replace(final, former)
-    os.replace(temporary, final)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _autocast(run: Run) -> torch.autocast:
-    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.settings.precision == "bf16")

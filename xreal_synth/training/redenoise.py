@@ -19,7 +19,7 @@ DDIM_STEPS = 2
 
 
 class Redenoiser(nn.Module):
-    """Latents [B, C, h, w] -> the same, noised to a random step below `below` and denoised in two DDIM steps."""
+    """Latents [B, C, h, w] -> the same, noised to a step below `below` and denoised in two DDIM steps."""
 
     def __init__(
         self, unet: UNet2DConditionModel, tokens: LabelTokens, schedule: DDIMScheduler, below: int
@@ -30,10 +30,12 @@ class Redenoiser(nn.Module):
         self.schedule = schedule
         self.below = below
 
+    def draw_top(self, generator: torch.Generator) -> int:
+        """A step to noise latents to."""
+        return int(torch.randint(2 * DDIM_STEPS, self.below, (), generator=generator))
+
     @torch.no_grad()
-    def forward(self, z: Tensor, labels_BL: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(z.shape, generator=generator).to(z.device)
-        top = int(torch.randint(2 * DDIM_STEPS, self.below, (), generator=generator))
+    def forward(self, z: Tensor, labels_BL: Tensor, noise: Tensor, top: int) -> Tensor:
         alphas = self.schedule.alphas_cumprod.double()
         tokens = self.tokens(labels_BL)
         x, eps = z, noise

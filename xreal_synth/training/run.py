@@ -11,7 +11,8 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import TrainConfig, config_tree, load_config
 from xreal_synth.training.films import FilmSet, load_films
-from xreal_synth.training.loop import Result, Run, run_loop
+from xreal_synth.training.loop import Result, run_loop
+from xreal_synth.training.session import OnStep, Run
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
 from xreal_synth.training.settings.classifier import ClassifierConfig
 from xreal_synth.training.settings.controller import ControllerConfig
@@ -34,8 +35,12 @@ def train(
     overrides: Sequence[str] = (),
     device: str | None = None,
     threads: int | None = None,
+    on_step: OnStep = lambda pace: None,
 ) -> Result:
-    """Train `network` on `data/manifest.csv` into `out`, or go on with what `out` holds."""
+    """Train `network` on `data/manifest.csv` into `out`, or go on with what `out` holds.
+
+    `on_step` hears of every step done.
+    """
     config = load_config(network, config_path, overrides)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -45,7 +50,7 @@ def train(
     torch.manual_seed(config.seed)
     task = build_task(config, films)
     task.to(place)
-    run = Run(task, films, config.loop, config_tree(config), config.seed, out, place)
+    run = Run(task, films, config.loop, config_tree(config), config.seed, out, place, on_step=on_step)
     return run_loop(run)
 
 

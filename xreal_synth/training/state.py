@@ -47,17 +47,14 @@ class Learner:
 
 def save_state(folder: Path, learner: Learner, progress: Progress, config: dict[str, Any]) -> None:
     """Write `folder/step-N/` beside the former one, then point `latest.json` at it and drop the former."""
-    name = f"step-{progress.step:07d}"
+    name = _free_name(folder, progress.step)
     temporary = folder / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(_tensors(learner), temporary / "state.safetensors")
     record = {"step": progress.step, "seconds": progress.seconds, "best": progress.best, "config": config}
     (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    final = folder / name
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
+    os.replace(temporary, folder / name)
     pointer = folder / (LATEST + ".tmp")
     pointer.write_text(json.dumps({"state": name}), encoding="utf-8")
     os.replace(pointer, folder / LATEST)
@@ -66,13 +63,26 @@ def save_state(folder: Path, learner: Learner, progress: Progress, config: dict[
             shutil.rmtree(other, ignore_errors=True)
 
 
+def _free_name(folder: Path, step: int) -> str:
+    """A name for this step's state that is not the published one's, which stays until the new one replaces it."""
+    published = _published(folder)
+    name = next(n for n in (f"step-{step:07d}", f"step-{step:07d}-again") if n != published)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    return name
+
+
+def _published(folder: Path) -> str | None:
+    pointer = folder / LATEST
+    return str(json.loads(pointer.read_text(encoding="utf-8"))["state"]) if pointer.exists() else None
+
+
 def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]] | None:
     """Fill the learner from the last state in `folder`; None where there is none."""
-    pointer = folder / LATEST
-    if not pointer.exists():
-        return None
     try:
-        place = folder / json.loads(pointer.read_text(encoding="utf-8"))["state"]
+        name = _published(folder)
+        if name is None:
+            return None
+        place = folder / name
         record = json.loads((place / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(place / "state.safetensors")
         _restore(learner, tensors)

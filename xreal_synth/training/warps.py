@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xreal_synth.training.draws import Part, whole
 from xreal_synth.training.settings.common import WarpSettings
 
 KNOTS = 5
@@ -18,17 +19,25 @@ KNOTS = 5
 
 
 def warped_view(
-    films_BSS: Tensor, codes_BSS: Tensor, size: int, warp: WarpSettings, generator: torch.Generator
+    films_BSS: Tensor,
+    codes_BSS: Tensor,
+    size: int,
+    warp: WarpSettings,
+    generator: torch.Generator,
+    part: Part | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike."""
-    batch = len(films_BSS)
-    theta = _random_affine(batch, warp, generator)
-    grid = functional.affine_grid(theta, [batch, 1, size, size], align_corners=False)
+    """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike.
+
+    `part` says which films of a larger batch these are (default: all of it).
+    """
+    part = part or whole(len(films_BSS))
+    theta = _random_affine(part, warp, generator)
+    grid = functional.affine_grid(theta, [part.count, 1, size, size], align_corners=False)
     if warp.elastic > 0:
-        grid = grid + _random_bend(batch, size, warp.elastic, generator)
+        grid = grid + _random_bend(part, size, warp.elastic, generator)
     film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
     codes = _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
-    return _random_tone(film, warp, generator), codes
+    return _random_tone(film, part, warp, generator), codes
 
 
 def plain_view(films_BSS: Tensor, codes_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -41,21 +50,13 @@ def plain_view(films_BSS: Tensor, codes_BSS: Tensor, size: int) -> tuple[Tensor,
     return film, _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
 
 
-def degraded(film_B1HW: Tensor, generator: torch.Generator) -> Tensor:
-    """A third of the films as they are, a third blurred, a third noisy: made films differ from real ones so."""
-    kind = torch.randint(3, (len(film_B1HW), 1, 1, 1), generator=generator).to(film_B1HW.device)
-    noise = torch.randn(film_B1HW.shape, generator=generator).to(film_B1HW.device)
-    blurred = functional.avg_pool2d(film_B1HW, 5, stride=1, padding=2, count_include_pad=False)
-    return torch.where(kind == 0, film_B1HW, torch.where(kind == 1, blurred, film_B1HW + 0.04 * noise))
-
-
 def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     return functional.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _random_affine(batch: int, warp: WarpSettings, generator: torch.Generator) -> Tensor:
+def _random_affine(part: Part, warp: WarpSettings, generator: torch.Generator) -> Tensor:
     """[B, 2, 3] maps from output to input coordinates: rotation, scale, shift within the settings."""
-    draw = torch.rand(batch, 4, generator=generator) * 2 - 1
+    draw = part.uniform(4, generator=generator) * 2 - 1
     angle = draw[:, 0] * math.radians(warp.rotate_deg)
     scale = torch.exp(draw[:, 1] * math.log1p(warp.scale))
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
@@ -64,15 +65,15 @@ def _random_affine(batch: int, warp: WarpSettings, generator: torch.Generator) -
     return torch.stack(rows, dim=1)
 
 
-def _random_bend(batch: int, size: int, largest: float, generator: torch.Generator) -> Tensor:
+def _random_bend(part: Part, size: int, largest: float, generator: torch.Generator) -> Tensor:
     """[B, H, W, 2] smooth displacements: KNOTS x KNOTS random ones, cubic between them, twice the share."""
-    knots = torch.rand(batch, 2, KNOTS, KNOTS, generator=generator) * 2 - 1
+    knots = part.uniform(2, KNOTS, KNOTS, generator=generator) * 2 - 1
     field = functional.interpolate(knots, size=(size, size), mode="bicubic", align_corners=True)
     return field.movedim(1, -1) * 2 * largest
 
 
-def _random_tone(film_B1HW: Tensor, warp: WarpSettings, generator: torch.Generator) -> Tensor:
-    draw = torch.rand(3, len(film_B1HW), 1, 1, 1, generator=generator) * 2 - 1
+def _random_tone(film_B1HW: Tensor, part: Part, warp: WarpSettings, generator: torch.Generator) -> Tensor:
+    draw = torch.rand(3, part.whole, 1, 1, 1, generator=generator)[:, part.rows] * 2 - 1
     film = film_B1HW ** torch.exp(draw[0] * warp.gamma)
     film = (film - 0.5) * torch.exp(draw[1] * warp.contrast) + 0.5 + draw[2] * warp.brightness
     return film.clamp(0, 1)

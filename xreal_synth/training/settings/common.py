@@ -70,14 +70,17 @@ class DataSettings:
 class LoopSettings:
     """The loop's own settings: budget, optimiser, average of weights, and what is written when.
 
-    `lr` is reached after `warmup_steps`, kept, and brought to zero over the last `decay_share` of the steps.
-    `minutes` ends a run early; a resumed run may be given other budgets and intervals, nothing else.
+    A step sees `batch` films in all: `accumulate` splits them into parts computed one after another, where the
+    whole batch does not fit into memory, and several workers share them. `lr` is reached after `warmup_steps`,
+    kept, and brought to zero over the last `decay_share` of the steps (`constant`: kept to the end). `minutes`
+    ends a run early; a resumed run may be given other budgets, intervals and another split, nothing else.
     """
 
     steps: Annotated[int, Field(ge=0)]
     batch: Count
     lr: Positive
     minutes: Positive | None = None
+    accumulate: Count = 1
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.4
@@ -92,4 +95,12 @@ class LoopSettings:
     checkpoint_minutes: Positive = 4.0
 
 
-BUDGET_KEYS = ("steps", "minutes", "log_every", "validate_every", "preview_every", "checkpoint_minutes")
+BUDGET_KEYS = (
+    "steps",
+    "minutes",
+    "accumulate",
+    "log_every",
+    "validate_every",
+    "preview_every",
+    "checkpoint_minutes",
+)

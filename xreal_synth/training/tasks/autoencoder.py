@@ -70,7 +70,6 @@ class AutoencoderTask(Task):
         self.module = nn.ModuleDict({"network": network})
         if self.critic is not None:
             self.module["critic"] = self.critic
-        self.module.register_buffer("steps_seen", torch.zeros((), dtype=torch.int64))
 
     def to(self, device: torch.device) -> None:
         self.module.to(device)
@@ -97,8 +96,6 @@ class AutoencoderTask(Task):
             scalars["perceptual"] = distance.detach()
         if self.critic is not None:
             total = total + self._adversarial(self.critic, total, found, wanted, scalars)
-        if self.module.training:
-            self.module.get_buffer("steps_seen").add_(1)
         return {"loss": total, **scalars}
 
     @torch.no_grad()
@@ -110,7 +107,9 @@ class AutoencoderTask(Task):
         refined = self.network.decode(z, grain)
         last = (refined - batch.film) * 10 + 0.5
         if self.redenoiser is not None:
-            last = self.network.decode(self.redenoiser(z, batch.labels, generator), grain)
+            noise = batch.normal(*z.shape[1:], generator=generator).to(z.device)
+            again = self.redenoiser(z, batch.labels, noise, self.redenoiser.draw_top(generator))
+            last = self.network.decode(again, grain)
         return film_grid([batch.film, self.network.decode_linear(z), refined, last])
 
     def save(self, folder: Path) -> None:
@@ -120,19 +119,23 @@ class AutoencoderTask(Task):
     def _grain(self, batch: FilmBatch, generator: torch.Generator) -> Tensor | None:
         if not self.settings.grain:
             return None
-        return torch.randn(batch.film.shape, generator=generator).to(batch.film.device)
+        return batch.normal(*batch.film.shape[1:], generator=generator).to(batch.film.device)
 
     def _latents(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
         """Latents [B, C, h, w] of the films, some of them noised a little, some noised and denoised."""
         z = self.network.encode(batch.film).mean
-        level = torch.rand(len(z), 1, 1, 1, generator=generator) * 2 - 1
-        noise = torch.randn(z.shape, generator=generator) * level.clamp_min(0) * self.settings.latent_noise
+        level = batch.uniform(1, 1, 1, generator=generator) * 2 - 1
+        noise = (
+            batch.normal(*z.shape[1:], generator=generator) * level.clamp_min(0) * self.settings.latent_noise
+        )
         noisy = z + noise.to(z.device)
         if self.redenoiser is None:
             return noisy
-        again = torch.rand(len(z), generator=generator) < self.settings.denoised_share
+        again = batch.uniform(generator=generator) < self.settings.denoised_share
+        fresh = batch.normal(*z.shape[1:], generator=generator).to(z.device)
+        top = self.redenoiser.draw_top(generator)
         if again.any():
-            noisy[again] = self.redenoiser(z[again], batch.labels[again], generator)
+            noisy[again] = self.redenoiser(z[again], batch.labels[again], fresh[again], top)
         return noisy
 
     def _adversarial(
@@ -140,7 +143,7 @@ class AutoencoderTask(Task):
     ) -> Tensor:
         learned = critic_loss(critic, found, wanted)
         scalars["critic"] = learned.detach()
-        late = int(self.module.get_buffer("steps_seen")) - self.settings.adversarial_after
+        late = self.step - self.settings.adversarial_after
         if late < 0:
             return learned
         fooling = fooling_loss(critic, found)

@@ -16,10 +16,12 @@ from xreal_synth.training.films import FilmBatch
 class Task(ABC):
     """One network in training: its module, its loss, a picture of its work, and how its parts are saved.
 
-    `module` holds all that is trained; parameters without gradient are left alone.
+    `module` holds all that is trained; parameters without gradient are left alone. `step` is the step at work,
+    set by the loop.
     """
 
     module: nn.Module
+    step: int = 0
 
     def to(self, device: torch.device) -> None:
         """Move everything the task needs to a device."""
@@ -27,7 +29,12 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scalars by name; "loss" is the one to minimise. Random numbers come from `generator` (on CPU)."""
+        """Scalars by name; "loss" is the one to minimise.
+
+        Random numbers are drawn through the batch (`batch.normal`, `batch.uniform`, `batch.integers`), from
+        `generator` (on the CPU) and whatever the films are: then a film's numbers do not depend on how a batch is
+        split into parts and among workers, and losses that are means over films give the same curve.
+        """
 
     def take_seen(self) -> Any:
         """What `loss` kept of the films it saw in evaluation, given away for `scores`."""

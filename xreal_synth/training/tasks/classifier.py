@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
-from xreal_synth.training.films import FilmBatch, FilmSet
+from xreal_synth.training.films import FilmBatch, FilmSet, degraded
 from xreal_synth.training.settings.classifier import ClassifierSettings
 from xreal_synth.training.tasks.base import Task, film_grid
-from xreal_synth.training.warps import degraded
 
 _UNKNOWN = -1
 
@@ -59,7 +58,7 @@ class ClassifierTask(Task):
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean binary cross-entropy of all films and findings, positives weighted; 0 where a label is unknown."""
         training = self.network.training
-        film = degraded(batch.film, generator) if training else batch.film
+        film = degraded(batch, generator) if training else batch.film
         logits = self.network(film).float()
         labels, known = batch.labels[:, : self.findings], batch.known[:, : self.findings]
         wanted = labels.float() * (1 - self.settings.smoothing) + self.settings.smoothing / 2

@@ -97,13 +97,13 @@ class ControlNetTask(Task):
         """Mean squared error of the prediction; in evaluation also that of the denoiser without the mask."""
         z = self.autoencoder.encode(batch.film).mean
         steps = draw_steps(
-            self.log_snr, len(z), generator,
+            self.log_snr, batch, generator,
             mean=self.settings.log_snr_mean, std=self.settings.log_snr_std,
             uniform_share=self.settings.uniform_share,
         ).to(z.device)  # fmt: skip
-        noise = torch.randn(z.shape, generator=generator).to(z.device)
-        labelled = torch.rand(len(z), 1, generator=generator) >= self.settings.null_share
-        shown = torch.rand(len(z), 1, 1, 1, generator=generator) >= self.settings.mask_dropout
+        noise = batch.normal(*z.shape[1:], generator=generator).to(z.device)
+        labelled = batch.uniform(1, generator=generator) >= self.settings.null_share
+        shown = batch.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
         tokens = self.tokens(batch.labels & labelled.to(z.device))
         hint = organ_hint(batch.codes, self.hint_side) * shown.to(z.device)
         noisy = self.schedule.add_noise(z, noise, steps)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.draws import Part
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.base import Task, film_grid
@@ -121,9 +122,9 @@ class DenoiserTask(Task):
         """Mean squared error of v or eps over all latent channels, weighted by step where the config says so."""
         device = batch.film.device
         z = self.autoencoder.encode(batch.film).mean
-        steps = self.draw_steps(len(z), generator)
-        noise = torch.randn(z.shape, generator=generator).to(device)
-        kept = torch.rand(len(z), 1, generator=generator) >= self.settings.null_share
+        steps = self.draw_steps(batch, generator)
+        noise = batch.normal(*z.shape[1:], generator=generator).to(device)
+        kept = batch.uniform(1, generator=generator) >= self.settings.null_share
         labels = batch.labels & kept.to(device)
         noisy = self.schedule.add_noise(z, noise, steps.to(device))
         target = noise
@@ -132,7 +133,8 @@ class DenoiserTask(Task):
         found = self.unet(noisy, steps.to(device), self.tokens(labels)).sample.float()
         error = (found - target).pow(2).mean(dim=(1, 2, 3)) * self.weights(steps).to(device)
         low = (steps < 400).to(device)
-        return {"loss": error.mean(), "loss_t_below_400": error[low].mean() if low.any() else error.mean()}
+        late = torch.where(low.any(), (error * low).sum() / low.sum().clamp_min(1), error.mean())
+        return {"loss": error.mean(), "loss_t_below_400": late}
 
     @torch.no_grad()
     def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
@@ -161,11 +163,11 @@ class DenoiserTask(Task):
         weights: Tensor = snr.clamp_max(gamma) / scale
         return weights
 
-    def draw_steps(self, size: int, generator: torch.Generator) -> Tensor:
+    def draw_steps(self, batch: FilmBatch | Part, generator: torch.Generator) -> Tensor:
         """[B] steps: mostly by a normal in log signal-to-noise ratio, some uniform over the schedule."""
         settings = self.settings
         return draw_steps(
-            self.log_snr, size, generator,
+            self.log_snr, batch, generator,
             mean=settings.log_snr_mean, std=settings.log_snr_std, uniform_share=settings.uniform_share,
         )  # fmt: skip
 

@@ -14,11 +14,10 @@ from torch.nn import functional
 from xreal_synth.models.networks.mask_controller import CODE_SCALE
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
-from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.films import FilmBatch, degraded
 from xreal_synth.training.losses import soft_dice_loss
 from xreal_synth.training.settings.segmenter import SegmenterSettings
 from xreal_synth.training.tasks.base import Task, film_grid
-from xreal_synth.training.warps import degraded
 
 ORGANS = ("left_lung", "right_lung", "heart", "aorta")
 
@@ -43,7 +42,7 @@ class SegmenterTask(Task):
 
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy plus soft Dice; in evaluation also each organ's Dice."""
-        film = degraded(batch.film, generator) if self.network.training else batch.film
+        film = degraded(batch, generator) if self.network.training else batch.film
         logits = self.network(film).float()
         loss = functional.cross_entropy(logits, batch.codes) + soft_dice_loss(logits, batch.codes)
         if self.network.training:
