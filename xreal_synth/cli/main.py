@@ -15,6 +15,7 @@ from xreal_synth.cli import (
     export,
     generate,
     plan,
+    prepare,
     preview,
     recipe,
     replay,
@@ -51,7 +52,7 @@ def _root(
     pass
 
 
-for module in (plan, preview, generate, verify, replay, report, train, evaluate, export):
+for module in (plan, preview, generate, verify, replay, report, prepare, train, evaluate, export):
     module.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bundle.app, name="bundle")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from xreal_synth.types import PixelBox, Sample
+from xreal_synth.types import Film, Mask, PixelBox, Sample
 from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 Colour = tuple[int, int, int]
@@ -53,8 +53,7 @@ def plain(sample: Sample, side: int) -> Image.Image:
 def annotated(sample: Sample, side: int) -> Image.Image:
     """The film with thin organ outlines, tinted finding regions, and their boxes with names."""
     picture = plain(sample, side)
-    for code, colour in ORGAN_COLOURS.items():
-        _paint(picture, _outline(sample.anatomy == code, picture.size), colour, 0.85)
+    _outline_organs(picture, sample.anatomy)
     for index, finding in enumerate(sample.meta.findings):
         region = sample.pathology == index + 1
         _paint(picture, _tint(region, picture.size), finding_colour(index), 0.14)
@@ -66,6 +65,18 @@ def annotated(sample: Sample, side: int) -> Image.Image:
             _frame(picture, box, scale, finding_colour(index))
         _tag(picture, finding.name, finding.box_xyxy, scale, finding_colour(index))
     return picture
+
+
+def outlined(film: Film, mask: Mask, side: int) -> Image.Image:
+    """A square film with thin outlines of its organ mask, RGB, `side` pixels wide."""
+    picture = Image.fromarray(film).resize((side, side), Image.Resampling.LANCZOS).convert("RGB")
+    _outline_organs(picture, mask)
+    return picture
+
+
+def _outline_organs(picture: Image.Image, mask: Mask) -> None:
+    for code, colour in ORGAN_COLOURS.items():
+        _paint(picture, _outline(mask == code, picture.size), colour, 0.85)
 
 
 def _size(sample: Sample, side: int) -> tuple[int, int]:

@@ -1,0 +1,293 @@
+"""`xreal-synth prepare nih|mimic|chexpert|folder SOURCE`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.errors import TrainingError
+
+if TYPE_CHECKING:
+    from xreal_synth.training.prepare.choose import SplitRule
+    from xreal_synth.training.prepare.command import Report, Task
+
+EXIT_PARTIAL = 3
+EXIT_STOPPED = 75
+SHOWN_REFUSALS = 5
+REVIEW = "review.png"
+OWN = "Only for `folder`"
+
+
+class Kind(StrEnum):
+    nih = "nih"
+    mimic = "mimic"
+    chexpert = "chexpert"
+    folder = "folder"
+
+
+class Fit(StrEnum):
+    crop = "crop"
+    pad = "pad"
+
+
+class Blank(StrEnum):
+    unknown = "unknown"
+    negative = "negative"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "xreal-synth prepare nih /data/ChestX-ray14 --out films --splits official --workers 8",
+            "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
+            "--labels-column findings --rename 'pleural fluid=Effusion' --out films",
+        )
+    )(prepare)
+
+
+def prepare(
+    kind: Annotated[
+        Kind,
+        typer.Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False),
+    ],
+    source: Annotated[
+        str, typer.Argument(help="Folder or URI of the set: films and tables.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False),
+    ],
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square films, pixels.")] = 320,
+    fit: Annotated[
+        Fit, typer.Option(help="An oblong film is cropped about its centre, or padded with black.")
+    ] = Fit.crop,
+    splits: Annotated[
+        str, typer.Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
+    ] = "0.8/0.2",
+    segmenter: Annotated[
+        str, typer.Option(help="Draws the organ masks: a bundle's name or folder, or `pspnet`.")
+    ] = "xreal-mini",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folder of PSPNet's weights.", show_default="torchxrayvision's own; never fetched"),
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Least certainty of a mask; refused below.")
+    ] = 0.0,
+    min_age: Annotated[int, typer.Option(min=0, help="Younger patients are left out, where known.")] = 18,
+    blank: Annotated[
+        Blank, typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown.")
+    ] = Blank.unknown,
+    tables: Annotated[
+        str | None, typer.Option(help="Folder or URI of the tables.", show_default="SOURCE")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Of the tables.")] = "utf-8-sig",
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="Also write WebDataset tars of this many films.", show_default="no tars"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first films.", show_default="all")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that read films.")] = 2,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda: where the segmenter runs.", show_default="cuda if any")
+    ] = None,
+    review: Annotated[int, typer.Option(min=0, max=600, help=f"Films on {REVIEW}, the least certain.")] = 48,
+    max_refused: Annotated[
+        float, typer.Option(min=0, max=1, help="Exits 3 if a larger share of the films was refused.")
+    ] = 0.2,
+    table: Annotated[
+        str | None,
+        typer.Option(help="The CSV, in SOURCE or --tables.", rich_help_panel=OWN, show_default=False),
+    ] = None,
+    image_column: Annotated[str, typer.Option(help="Paths below SOURCE.", rich_help_panel=OWN)] = "image",
+    patient_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "patient_id",
+    labels_column: Annotated[
+        str,
+        typer.Option(
+            help="Joined names; without it, columns named like findings count.", rich_help_panel=OWN
+        ),
+    ] = "labels",
+    separator: Annotated[str, typer.Option(help="Between joined names.", rich_help_panel=OWN)] = "|",
+    unknown_column: Annotated[str, typer.Option(help="Joined names.", rich_help_panel=OWN)] = "unknown",
+    view_column: Annotated[str, typer.Option(help="PA and AP are taken.", rich_help_panel=OWN)] = "view",
+    age_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "age",
+    sex_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "sex",
+    mask_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Own organ masks instead of a segmenter's.", rich_help_panel=OWN, show_default="none"
+        ),
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="For --splits official.", rich_help_panel=OWN, show_default="none")
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="YOURS=NAME", help="A label's name; repeat.", rich_help_panel=OWN, show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes training films of a data set: square grey films, organ masks, labels, splits by patient.
+
+    Run the same command again to go on; films already made are not made twice. What cannot be used is refused,
+    counted and listed in refused.json; -1 labels stay unknown. Look at review.png before training.
+    """
+    import torch
+
+    from xreal_synth.training.prepare.choose import Choice
+    from xreal_synth.training.prepare.command import Task
+    from xreal_synth.training.prepare.films import Shape
+    from xreal_synth.training.prepare.found import FolderColumns
+
+    if (kind is Kind.folder) != (table is not None):
+        raise TrainingError(
+            found=f"prepare {kind.value} {'without' if table is None else 'with'} --table",
+            wanted="--table with `folder`, and with no other: the public sets' tables have names of their own",
+        )
+    columns = FolderColumns(
+        table=table or "", image=image_column, patient=patient_column, labels=labels_column,
+        unknown=unknown_column, view=view_column, age=age_column, sex=sex_column, mask=mask_column or "",
+        split=split_column or "", separator=separator, rename=_renames(rename or []),
+    )  # fmt: skip
+    task = Task(
+        kind=kind.value,
+        source=source,
+        out=out,
+        shape=Shape(size, fit.value),
+        choice=Choice(_splits(splits), min_age, kind is Kind.folder, limit),
+        tables=tables,
+        columns=columns,
+        encoding=encoding,
+        blank=blank.value,
+        segmenter=segmenter,
+        weights=weights,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        min_score=min_score,
+        workers=workers,
+        shard_films=shards,
+    )
+    report = _run(task)
+    if review:
+        _review(report, out, review)
+    if as_json:
+        print_json(report.account)
+    else:
+        _show(report, out, review)
+    if report.refused_share > max_refused:
+        notes.print(
+            f"{report.refused_share:.0%} of the films were refused, more than --max-refused {max_refused:g}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def _splits(text: str) -> SplitRule:
+    from xreal_synth.training.prepare.splits import parse_shares
+
+    return "official" if text == "official" else parse_shares(text)
+
+
+def _renames(given: list[str]) -> dict[str, str]:
+    from xreal_synth.vocab import FILM_LABELS, film_label
+
+    renames = {}
+    for text in given:
+        own, equals, name = text.rpartition("=")
+        known = film_label(name.strip())
+        if not equals or known is None:
+            raise TrainingError(
+                found=f"--rename {text!r}",
+                wanted=f"YOURS=NAME with one of {', '.join(FILM_LABELS)}",
+                mend="e.g. --rename 'pleural fluid=Effusion'",
+            )
+        renames[own.strip()] = known
+    return renames
+
+
+def _run(task: Task) -> Report:
+    from xreal_synth.training.prepare.command import prepare as run_prepare
+
+    columns = (TextColumn("preparing films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes) as progress:
+        bar = progress.add_task("films", total=None)
+        try:
+            return run_prepare(
+                task,
+                on_start=lambda films: progress.update(bar, total=films),
+                on_films=lambda films: progress.advance(bar, films),
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            notes.print("stopped: run the same command again to go on")
+            raise typer.Exit(EXIT_STOPPED) from None
+
+
+def _review(report: Report, out: Path, count: int) -> None:
+    """Refused masks first, at most a third of the sheet; then the films that are kept, least certain first."""
+    import numpy as np
+    from PIL import Image
+
+    from xreal_synth.report.review_sheet import ReviewFilm, review_sheet
+
+    def pixels(name: str) -> Any:
+        with Image.open(out / name) as image:
+            return np.array(image)
+
+    films = [
+        ReviewFilm(one.film.film, one.film.mask, one.refusal.file, one.film.score, one.refusal.reason)
+        for one in report.outcome.refused_masks[: max(1, count // 3)]
+    ]
+    worst = sorted(report.rows, key=lambda row: float(row["mask_score"] or 0))
+    films += [
+        ReviewFilm(
+            pixels(row["image"]),
+            pixels(row["mask"]),
+            row["original_id"],
+            float(row["mask_score"]) if row["mask_score"] else None,
+        )
+        for row in worst[: count - len(films)]
+    ]
+    review_sheet(films, out / REVIEW, title=f"{out.name}: {len(report.rows)} films, the least certain masks")
+
+
+def _show(report: Report, out: Path, review: int) -> None:
+    account = report.account
+    shares = ", ".join(f"{count} {split}" for split, count in account["films_by_split"].items())
+    console.print(
+        f"{account['films']} films of {account['patients']} patients: {shares}; masks: {account['masks']}",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table("label", "positive", "negative", "unknown")
+    for name, counts in account["labels"].items():
+        if counts["positive"] or counts["negative"]:
+            table.add_row(name, *(str(counts[kind]) for kind in ("positive", "negative", "unknown")))
+    console.print(table)
+    for note in account["notes"]:
+        console.print(f"note: {note}", markup=False)
+    for reason, count in account["left_out"].items():
+        console.print(f"left out: {count} {reason}", markup=False)
+    for fault, count in account["refused"].items():
+        console.print(f"refused: {count} {fault}", markup=False)
+    for refusal in report.found.refused[:SHOWN_REFUSALS]:
+        console.print(f"  {refusal.file}: {refusal.reason}", markup=False, soft_wrap=True)
+    more = len(report.found.refused) - SHOWN_REFUSALS
+    if more > 0:
+        console.print(f"  and {more} more")
+    looked = f"; look at {out / REVIEW}" if review else ""
+    console.print(f"refused films with reasons: {out / 'refused.json'}{looked}", markup=False, soft_wrap=True)
+    console.print(
+        f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder",
+        markup=False,
+        soft_wrap=True,
+    )

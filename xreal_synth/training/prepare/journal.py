@@ -1,0 +1,88 @@
+"""What is already prepared: a line a film, so that a stopped run goes on and nothing is made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from xreal_synth.errors import TrainingError
+
+JOURNAL: Final = "prepared.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A film whose image and mask are written: its source's width and height, and the mask's certainty.
+
+    `sha256` is of the image file: two films of one are the same film. `view` is the film's own (DICOM).
+    """
+
+    key: str
+    width: int
+    height: int
+    sha256: str
+    score: float | None = None
+    view: str = ""
+
+
+class Journal:
+    """Films done in `folder`, read when opened and appended to; a last line that was cut off does not count.
+
+    Raises TrainingError if the folder holds films prepared with other settings, or anything else.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.done: dict[str, Done] = {}
+        path = folder / JOURNAL
+        if not path.exists():
+            _check_empty(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+            self._write({"settings": settings})
+            return
+        whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines()]
+        if lines:
+            _check_same(folder, lines[0]["settings"], settings)
+        self.done = {line["key"]: Done(**line) for line in lines[1:]}
+        self._file = path.open("r+" if torn else "a", encoding="utf-8")
+        if torn:
+            self._file.truncate(len(whole.encode()) + bool(whole))
+            self._file.seek(0, os.SEEK_END)
+        if not lines:
+            self._write({"settings": settings})
+
+    def add(self, done: Done) -> None:
+        self._write(asdict(done))
+        self.done[done.key] = done
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise TrainingError(
+            found=f"{folder} holds something else than prepared films",
+            wanted="a new or empty folder, or one that prepare was stopped in",
+            mend="give another --out",
+        )
+
+
+def _check_same(folder: Path, former: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [name for name in {*former, *now} if former.get(name) != now.get(name)]
+    if changed:
+        told = "; ".join(f"{name} {former.get(name)!r}, now {now.get(name)!r}" for name in sorted(changed))
+        raise TrainingError(
+            where=str(folder),
+            found=f"films prepared with other settings: {told}",
+            wanted="the same settings, so that all films are made alike",
+            mend="give the former settings, or another --out",
+        )

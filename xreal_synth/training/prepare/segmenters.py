@@ -1,0 +1,158 @@
+"""Segmenters that draw organ masks for films: a bundle's own, or TorchXRayVision's PSPNet.
+
+Shapes: B batch, S film side, K organ codes (background first), H and W film sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xreal_synth.errors import BundleError, TrainingError
+from xreal_synth.models.describe import describe, verify_files
+from xreal_synth.models.load import WEIGHTS, load_network
+from xreal_synth.storage import sha256_file
+from xreal_synth.types import Film, Mask
+from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
+
+PSPNET: Final = "pspnet"
+PSPNET_FILE: Final = "pspnet_chestxray_best_model_4.pth"
+PSPNET_SIDE: Final = 512
+PSPNET_TARGETS: Final = {"Left Lung": LEFT_LUNG, "Right Lung": RIGHT_LUNG, "Heart": HEART, "Aorta": AORTA}
+CRUMBS: Final = (0.03, 0.001)
+"""Pieces apart from an organ's largest are crumbs up to this share of the organ, or of the film."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """An organ mask uint8 [S, S] and the segmenter's certainty of it, 0 to 1."""
+
+    mask: Mask
+    score: float
+
+
+class Segmenter(Protocol):
+    """Draws organ masks; `name` says which network with which weights."""
+
+    @property
+    def name(self) -> str: ...
+
+    def draw(self, films: list[Film]) -> list[Drawn]:
+        """Films uint8 [S, S] of one size -> a mask of each."""
+        ...
+
+
+class BundleSegmenter:
+    """The `segmenter/` of a bundle; raises BundleError if it has none or its files are not as described."""
+
+    def __init__(self, bundle: str, device: str = "cpu") -> None:
+        info = describe(bundle)
+        if "segmenter" not in info.parts:
+            raise BundleError(
+                where=str(info.root), found="no segmenter/", wanted="a bundle with one, to draw organ masks"
+            )
+        verify_files(info)
+        self._network = load_network(info, "segmenter").eval().to(device)
+        self._device = device
+        self.name = f"{info.name} segmenter {sha256_file(info.file(f'segmenter/{WEIGHTS}'))[:12]}"
+
+    @torch.inference_mode()
+    def draw(self, films: list[Film]) -> list[Drawn]:
+        x_B1SS = torch.from_numpy(np.stack(films))[:, None].to(self._device).float() / 255
+        chances = self._network(x_B1SS).float().softmax(dim=1).cpu().numpy()
+        return [drawn(each, each.argmax(axis=0).astype(np.uint8)) for each in chances]
+
+
+class PspnetSegmenter:
+    """TorchXRayVision's PSPNet (ChestX-Det), from a weights file on this machine; never fetched.
+
+    Its targets overlap: heart is painted over lungs, aorta over heart, as in the project's masks.
+    """
+
+    def __init__(self, folder: Path | None = None, device: str = "cpu") -> None:
+        import torchxrayvision as xrv
+
+        place = folder or Path(xrv.utils.get_cache_dir())
+        file = place.expanduser() / PSPNET_FILE
+        if not file.is_file():
+            raise TrainingError(
+                found=f"no {file}",
+                wanted="the weights of torchxrayvision's PSPNet on this machine; they are never fetched",
+                mend=f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini",
+            )
+        try:
+            network = xrv.baseline_models.chestx_det.PSPNet(cache_dir=str(file.parent))
+        except Exception as error:  # torch and torchxrayvision raise many kinds for a file that is not theirs
+            raise TrainingError(
+                found=f"{file}: {error}",
+                wanted="torchxrayvision's PSPNet weights",
+                mend="fetch the file again",
+            ) from error
+        self._network: nn.Module = network.eval().to(device)
+        self._targets = [network.targets.index(name) for name in PSPNET_TARGETS]
+        self._device = device
+        self.name = f"torchxrayvision PSPNet {sha256_file(file)[:12]}"
+
+    @torch.inference_mode()
+    def draw(self, films: list[Film]) -> list[Drawn]:
+        x_B1SS = torch.from_numpy(np.stack(films))[:, None].to(self._device).float() / 255
+        side = x_B1SS.shape[-1]
+        larger = functional.interpolate(
+            x_B1SS, size=(PSPNET_SIDE, PSPNET_SIDE), mode="bilinear", antialias=True
+        )
+        logits: Tensor = self._network(larger.clamp(0, 1) * 2048 - 1024)[:, self._targets].float()
+        chances = functional.interpolate(logits.sigmoid(), size=(side, side), mode="bilinear").cpu().numpy()
+        return [self._painted(each) for each in chances]
+
+    @staticmethod
+    def _painted(chances: NDArray[np.float32]) -> Drawn:
+        codes = np.zeros(chances.shape[1:], np.uint8)
+        whole = np.zeros((len(ORGANS) + 1, *codes.shape), np.float32)
+        for chance, code in zip(chances, PSPNET_TARGETS.values(), strict=True):
+            codes[chance > 0.5] = code
+            whole[:code] *= 1 - (chance > 0.5)
+            whole[code] = chance
+        return drawn(whole, codes)
+
+
+def drawn(chances_KSS: NDArray[np.float32], codes: Mask) -> Drawn:
+    """The mask without crumbs, and the mean over the organs drawn of 2 sum(p m) / (sum p + sum m)."""
+    scores = []
+    for code in ORGANS.values():
+        here = codes == code
+        if here.any():
+            chance = chances_KSS[code]
+            scores.append(2 * float(chance[here].sum()) / (float(chance.sum()) + float(here.sum())))
+    return Drawn(without_crumbs(codes), float(np.mean(scores)) if scores else 0.0)
+
+
+def without_crumbs(codes: Mask) -> Mask:
+    """Loose pieces of an organ that are CRUMBS together take the code of what lies nearest."""
+    loose = np.zeros(codes.shape, bool)
+    for code in ORGANS.values():
+        labels, pieces = ndimage.label(codes == code)
+        if pieces > 1:
+            sizes = np.bincount(labels.ravel())
+            sizes[0] = 0
+            apart = (labels > 0) & (labels != sizes.argmax())
+            if apart.sum() <= max(CRUMBS[0] * sizes.sum(), CRUMBS[1] * codes.size):
+                loose |= apart
+    if not loose.any():
+        return codes
+    nearest = ndimage.distance_transform_edt(loose, return_distances=False, return_indices=True)
+    return np.ascontiguousarray(codes[tuple(nearest)])
+
+
+def open_segmenter(name: str, weights: Path | None = None, device: str = "cpu") -> Segmenter:
+    """`pspnet`, or the segmenter of the bundle of this name or folder."""
+    given: Any = PspnetSegmenter(weights, device) if name == PSPNET else BundleSegmenter(name, device)
+    segmenter: Segmenter = given
+    return segmenter

@@ -1,0 +1,104 @@
+"""A source's CSV tables: read from any store, checked, and handed to TorchXRayVision as clean local files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from xreal_synth.errors import StorageError, TrainingError
+from xreal_synth.storage import Store
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV table: its name, columns, rows with the right number of cells, and the others' line numbers."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    torn: tuple[int, ...]
+    sha256: str
+
+
+def first_name(store: Store, names: Sequence[str], what: str) -> str:
+    """The first of `names` that the store has, plain or with .gz; raises TrainingError."""
+    for name in names:
+        for candidate in (name, f"{name}.gz"):
+            if store.exists(candidate):
+                return candidate
+    raise TrainingError(
+        found=f"{store.uri}: none of {', '.join(names)} (nor .gz)",
+        wanted=what,
+        mend="give the folder that holds it; --tables names another place for the tables alone",
+    )
+
+
+def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig") -> Table:
+    """A CSV, gzipped if its name ends in .gz. Raises TrainingError: unreadable, no rows, columns missing."""
+    where = f"{store.uri}/{name}"
+    try:
+        data = store.read_bytes(name)
+        plain = gzip.decompress(data) if name.endswith(".gz") else data
+        reader = csv.DictReader(io.StringIO(plain.decode(encoding), newline=""))
+        rows = list(reader)
+    except (StorageError, OSError, EOFError, zlib.error, UnicodeDecodeError, LookupError, csv.Error) as error:
+        raise _unreadable(where, encoding, error) from error
+    columns = tuple(reader.fieldnames or ())
+    missing = [column for column in needed if column not in columns]
+    if missing or not rows:
+        raise TrainingError(
+            found=f"{where}: {'no column ' + ', '.join(missing) if missing else 'no rows'}"
+            + (f"; its columns are {', '.join(columns)}" if missing and columns else ""),
+            wanted=f"a table with the columns {', '.join(needed)}",
+            mend="give the set's own table, or name your columns (--help)",
+        )
+    whole, torn = [], []
+    for line, row in enumerate(rows, start=2):
+        if None in row or any(cell is None for cell in row.values()):
+            torn.append(line)
+        else:
+            whole.append(row)
+    return Table(name, columns, tuple(whole), tuple(torn), hashlib.sha256(data).hexdigest())
+
+
+def _unreadable(where: str, encoding: str, error: Exception) -> TrainingError:
+    if isinstance(error, UnicodeDecodeError):
+        return TrainingError(
+            found=f"{where}: byte {error.start} is not {encoding}",
+            wanted="a table in UTF-8, or in the encoding named",
+            mend="save it as UTF-8 or give its encoding, e.g. --encoding latin-1",
+        )
+    if isinstance(error, LookupError):
+        return TrainingError(
+            found=f"encoding {encoding!r}",
+            wanted="an encoding that Python knows",
+            mend="e.g. latin-1, cp1252",
+        )
+    found = error.found if isinstance(error, StorageError) else f"{where}: {error}"
+    return TrainingError(found=found, wanted="a readable CSV table", mend="correct the path or the file")
+
+
+@contextmanager
+def staged(tables: Mapping[str, tuple[Sequence[str], Sequence[Row]]]) -> Iterator[Path]:
+    """A folder with these tables (file name -> columns and rows) as UTF-8 CSV, gone afterwards.
+
+    TorchXRayVision reads local files only, and some of its classes want columns in one form alone.
+    """
+    with tempfile.TemporaryDirectory(prefix="xr-tables-") as name:
+        folder = Path(name)
+        for file, (columns, rows) in tables.items():
+            with (folder / file).open("w", newline="", encoding="utf-8") as out:
+                writer = csv.DictWriter(out, columns, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
+        yield folder
