@@ -42,35 +42,45 @@ def texture_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, windows: Sequence[int]
     return torch.stack(losses).mean()
 
 
-def band_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, bands: int = 3, window: int = 16) -> Tensor:
-    """Mean absolute difference of the local log power in octave bands, the finest first.
+def band_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, bands: int = 8, side: int = 32) -> Tensor:
+    """Mean absolute difference of the log power in rings of frequency, in overlapping Hann windows.
 
-    A band is what a 2x2 mean takes away; its power is averaged over windows of `window` of its pixels, in steps
-    of half. As a mean over many pixels it asks for the amount of texture only, so that random grain can satisfy
-    it; `texture_loss`, which compares single frequencies, is least for texture without chance.
+    A ring's power is the mean over its many frequencies: it asks for the amount of texture only, so that random
+    grain can satisfy it. `texture_loss` compares single frequencies, and is least for texture without chance.
     """
-    losses = []
-    for _ in range(bands):
-        losses.append(functional.l1_loss(_band_power(found_B1HW, window), _band_power(wanted_B1HW, window)))
-        found_B1HW, wanted_B1HW = functional.avg_pool2d(found_B1HW, 2), functional.avg_pool2d(wanted_B1HW, 2)
-    return torch.stack(losses).mean()
+    rings = _rings(bands, side).to(found_B1HW.device)
+    found, wanted = (_power(film, side).flatten(-2) @ rings for film in (found_B1HW, wanted_B1HW))
+    floor = _floor(side)
+    return functional.l1_loss(torch.log(found + floor), torch.log(wanted + floor))
 
 
-def _band_power(film_B1HW: Tensor, window: int) -> Tensor:
-    """[B, 1, H, W] -> local log power of what a 2x2 mean takes away; a third of a grey level is the floor."""
-    coarse = functional.avg_pool2d(film_B1HW, 2)
-    smooth = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-    side = min(window, *film_B1HW.shape[-2:])
-    power = functional.avg_pool2d((film_B1HW - smooth).pow(2), side, stride=max(1, side // 2))
-    return torch.log(power + (0.3 / 255) ** 2)
+def _rings(bands: int, side: int) -> Tensor:
+    """[side * (side // 2 + 1), bands] weights that average a half spectrum over rings up to Nyquist's."""
+    radius = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
+    ring = (radius / 0.5 * bands).floor().flatten()
+    members = torch.stack([ring == n for n in range(bands)], dim=1).float()
+    members[0] = 0
+    return members / members.sum(dim=0)
 
 
 def _log_power(film_B1HW: Tensor, side: int) -> Tensor:
     """[B, 1, H, W] -> log power of every Hann window of `side` pixels; half a grey level is the floor."""
-    taper = torch.hann_window(side, periodic=True, device=film_B1HW.device)
-    taper = taper[:, None] * taper[None, :]
-    floor = (0.5 / 255) ** 2 * taper.pow(2).sum()
+    return torch.log(_power(film_B1HW, side) + _floor(side))
+
+
+def _power(film_B1HW: Tensor, side: int) -> Tensor:
+    """[B, 1, H, W] -> power spectra [B, 1, n, m, side, side // 2 + 1] of Hann windows in steps of half."""
     patches = film_B1HW.unfold(2, side, side // 2).unfold(3, side, side // 2)
     patches = patches - patches.mean(dim=(-2, -1), keepdim=True)
-    spectrum = torch.fft.rfft2(patches * taper)
-    return torch.log(spectrum.real.pow(2) + spectrum.imag.pow(2) + floor)
+    spectrum = torch.fft.rfft2(patches * _taper(side).to(film_B1HW.device))
+    return spectrum.real.pow(2) + spectrum.imag.pow(2)
+
+
+def _taper(side: int) -> Tensor:
+    taper = torch.hann_window(side, periodic=True)
+    return taper[:, None] * taper[None, :]
+
+
+def _floor(side: int) -> float:
+    """The power of white noise of half a grey level in one frequency."""
+    return float((0.5 / 255) ** 2 * _taper(side).pow(2).sum())

@@ -13,7 +13,8 @@ from xreal_synth.training.settings.common import STRICT, Count, DataSettings, Lo
 @dataclass(frozen=True, slots=True, config=STRICT)
 class AutoencoderSettings:
     """PatchAutoencoder and its losses: absolute error + gradient_weight * edges + texture_weight * texture
-    + band_weight * power in octave bands + perceptual_weight * features' distance + adversarial_weight * patch critic.
+    + band_weight * power in rings of frequency + perceptual_weight * features' distance
+    + adversarial_weight * patch critic.
 
     Half of the films are decoded from latents with Gaussian noise of up to `latent_noise`. `init` is the
     folder of an autoencoder to go on from: its patch transform is kept, so its denoisers stay valid; its
