@@ -65,6 +65,7 @@ class SamplingDefaults:
     eta: float = 1.0
     eta_free: float | None = None
     spacing: float | None = None
+    soft_variance: Literal["mixed", "kept"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class SamplingSettings:
     `soft` is the anatomy blend's weight outside the organs, `resample` RePaint's U, `eta` DDIM's noise.
     In mode `paper` guidance is 1, soft 0, eta 1 and branch 0.
     `eta_free` is eta in the steps after the hold (None: the same), `spacing` the power by which timesteps crowd
-    towards the end (None or 1: evenly spaced).
+    towards the end (None or 1: evenly spaced). `soft_variance` is whether a soft blend keeps the noise variance
+    that the timestep promises (None: mixed).
     """
 
     mode: SamplingMode
@@ -90,6 +92,7 @@ class SamplingSettings:
     eta: float = 1.0
     eta_free: float | None = None
     spacing: float | None = None
+    soft_variance: Literal["mixed", "kept"] | None = None
 
     @property
     def hold_steps(self) -> int:

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from xreal_synth.sampling.blend import blend, cubic_resize, latent_region, paste, soft_mask, to_grey
+from xreal_synth.sampling.blend import (
+    blend,
+    cubic_resize,
+    kept_variance_blend,
+    latent_region,
+    paste,
+    soft_mask,
+    to_grey,
+)
 from xreal_synth.sampling.denoise import guided, split_prediction
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, RecordedNoise, philox
 from xreal_synth.sampling.schedule import (
@@ -71,6 +79,21 @@ def test_crowded_timesteps_fall_from_the_same_top_and_never_repeat(steps: int, p
     assert np.all(np.diff(timesteps) < 0)
     if steps > 1:
         assert timesteps[0] >= respaced_timesteps(steps)[0]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2, 0.5, 1.0])
+def test_a_soft_blend_can_keep_the_noise_variance(weight: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(1, 1, 300, 300, generator=generator) for _ in range(2))
+    abar, z_hat, z0 = 0.3, torch.full_like(a, 2.0), torch.full_like(a, -1.0)
+    z, keep = q_sample(z0, abar, a), torch.full((1, 1, 300, 300), weight)
+    kept = kept_variance_blend(z_hat, z, keep, abar, b)
+    mixed = blend(q_sample(z_hat, abar, b), z, keep)
+    assert float(kept.var()) == pytest.approx(1 - abar, rel=0.02)
+    assert float(kept.mean()) == pytest.approx(0.3**0.5 * (3 * weight - 1), abs=0.02)
+    assert float(mixed.var()) == pytest.approx((1 - abar) * (weight**2 + (1 - weight) ** 2), rel=0.02)
+    if weight in (0.0, 1.0):
+        torch.testing.assert_close(kept, mixed)
 
 
 def test_crowding_moves_steps_to_where_detail_is_decided() -> None:

@@ -25,6 +25,11 @@ class Mode(StrEnum):
     paper = "paper"
 
 
+class SoftVariance(StrEnum):
+    mixed = "mixed"
+    kept = "kept"
+
+
 class Precision(StrEnum):
     auto = "auto"
     fp32 = "fp32"
@@ -70,6 +75,9 @@ def anatomy(
     spacing: Annotated[
         float | None, typer.Option(min=0.5, max=4, help="Power of the steps.", show_default="bundle's")
     ] = None,
+    soft_variance: Annotated[
+        SoftVariance | None, typer.Option(help="Noise of a soft blend.", show_default="bundle's")
+    ] = None,
     resample: Annotated[int, typer.Option(min=1, help="RePaint's U.")] = 1,
     precision: Annotated[Precision, typer.Option()] = Precision.auto,
     micro_batch: Annotated[int, typer.Option(min=1)] = 4,
@@ -97,6 +105,7 @@ def anatomy(
     asked = {
         "mode": mode, "steps": steps, "hold": hold, "guidance": guidance, "soft": soft, "branch": branch,
         "resample": resample, "eta": eta, "eta_free": eta_free, "spacing": spacing,
+        "soft_variance": None if soft_variance is None else soft_variance.value,
     }  # fmt: skip
     try:
         settings = resolve_sampling(Sampling.model_validate(asked), info.defaults, source="options")

@@ -48,6 +48,7 @@ class Defaults(_Strict):
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     eta_free: Annotated[float, Field(ge=0, le=1)] | None = None
     spacing: Annotated[float, Field(ge=0.5, le=4)] | None = None
+    soft_variance: Literal["mixed", "kept"] | None = None
 
 
 class BundleFields(_Strict):

@@ -38,6 +38,7 @@ def resolve_sampling(
         eta=_or(sampling.eta, 1.0 if mode == "reference" else defaults.eta),
         eta_free=_or(sampling.eta_free, None if mode == "reference" else defaults.eta_free),
         spacing=_or(sampling.spacing, None if mode == "reference" else defaults.spacing),
+        soft_variance=_or(sampling.soft_variance, None if mode == "reference" else defaults.soft_variance),
     )
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])

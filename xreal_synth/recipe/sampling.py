@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import Part, problem
 
-NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "branch")
+NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
 
 
 class Sampling(Part):
@@ -49,6 +49,10 @@ class Sampling(Part):
         ge=0.5,
         le=4,
         description="Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail.",
+    )
+    soft_variance: Literal["mixed", "kept"] | None = Field(
+        default=None,
+        description="Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed.",
     )
     resample: int = Field(
         default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."

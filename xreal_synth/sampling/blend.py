@@ -5,6 +5,8 @@ Shapes: B batch, C channels, H and W film sides, h and w latent sides.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -34,6 +36,17 @@ def latent_region(region_BHW: Tensor, size: tuple[int, int]) -> Tensor:
 def blend(known: Tensor, z: Tensor, keep: Tensor) -> Tensor:
     """known * M + z * (1 - M): the anatomy hold with the soft mask, the pathology hold with M = 1 - m_p."""
     return known * keep + z * (1 - keep)
+
+
+def kept_variance_blend(z_hat: Tensor, z: Tensor, keep: Tensor, abar: float, noise: Tensor) -> Tensor:
+    """The anatomy hold with soft weights M that leaves the noise as strong as the timestep says.
+
+    `blend` mixes two independent noises by M and 1 - M, which leaves M^2 + (1 - M)^2 of their variance; the
+    denoiser takes the rest of the film for noisier than it is. Here the mean is the same, and the fresh noise
+    makes up for what is lost: variance (1 - abar) (1 - (1 - M)^2). M = 1 and M = 0 are as in `blend`.
+    """
+    fresh = torch.sqrt((1 - abar) * keep * (2 - keep)) * noise
+    return math.sqrt(abar) * keep * z_hat + fresh + (1 - keep) * z
 
 
 def paste(film_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from xreal_synth.sampling.blend import blend, soft_mask
+from xreal_synth.sampling.blend import blend, kept_variance_blend, soft_mask
 from xreal_synth.sampling.denoise import guided, split_prediction
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise
@@ -107,6 +107,7 @@ def anatomy_stage(
     *,
     hold_steps: int,
     soft: float,
+    keep_variance: bool = False,
 ) -> AnatomyStage:
     """Stage A: organ codes uint8 -> latents of a film with this anatomy, held for the first `hold_steps`."""
     x_hat = model.control(codes_BHW)
@@ -114,7 +115,10 @@ def anatomy_stage(
     z_hat = encode_scaled(model, x_hat, noise("a.posterior") if rule.posterior == "sample" else None)
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
-        return blend(q_sample(z_hat, rule.schedule.abar[step], noise("a.hold", step, repeat)), z, mask)
+        abar, fresh = rule.schedule.abar[step], noise("a.hold", step, repeat)
+        if keep_variance:
+            return kept_variance_blend(z_hat, z, mask, abar, fresh)
+        return blend(q_sample(z_hat, abar, fresh), z, mask)
 
     states = run_steps(denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=hold, held=hold_steps)
     return AnatomyStage(x_hat, mask, z_hat, states)

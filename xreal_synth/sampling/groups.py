@@ -137,6 +137,7 @@ class _Maker:
         stage = anatomy_stage(
             self.model, codes, guide, self.rule, self._noise(keys),
             hold_steps=self.settings.hold_steps, soft=self.settings.soft,
+            keep_variance=self.settings.soft_variance == "kept",
         )  # fmt: skip
         films = self._decode(stage.states[-1], keys)
         kept = torch.stack(stage.states) if self.settings.mode == "branch" else None

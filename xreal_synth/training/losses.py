@@ -73,7 +73,8 @@ def _power(film_B1HW: Tensor, side: int) -> Tensor:
     patches = film_B1HW.unfold(2, side, side // 2).unfold(3, side, side // 2)
     patches = patches - patches.mean(dim=(-2, -1), keepdim=True)
     spectrum = torch.fft.rfft2(patches * _taper(side).to(film_B1HW.device))
-    return spectrum.real.pow(2) + spectrum.imag.pow(2)
+    power: Tensor = spectrum.real.pow(2) + spectrum.imag.pow(2)
+    return power
 
 
 def _taper(side: int) -> Tensor:
