@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -125,7 +125,7 @@ def xreal(
 @app.command(
     epilog=examples(
         "xreal-synth convert cheff --t2i cheff_diff_t2i.pt --ae cheff_autoencoder.pt --vocab vocab.txt my-cheff",
-        "xreal-synth convert cheff --uncond cheff_diff_uncond.pt --ae cheff_autoencoder.pt my-cheff",
+        "xreal-synth convert cheff --bundle my-xreal --upscaler cheff_sr_fine.pt my-xreal-1024",
     )
 )
 def cheff(
@@ -136,8 +136,16 @@ def cheff(
     uncond: Annotated[
         Path | None, typer.Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
     ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False),
+    ] = None,
     ae: Annotated[
         Path | None, typer.Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")
+    ] = None,
+    upscaler: Annotated[
+        Path | None,
+        typer.Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.", show_default=False),
     ] = None,
     vocab: Vocab = None,
     prompts: Prompts = None,
@@ -155,18 +163,24 @@ def cheff(
     """Cheff's released checkpoints (256 px, films in [-1, 1]) into a bundle without an Anatomy Controller."""
     from xreal_synth.models.convert import architectures, published
 
-    given = [path for path in (t2i, uncond) if path is not None]
-    if len(given) != 1:
+    sources = [source for source in (t2i, uncond, bundle) if source is not None]
+    if len(sources) != 1 or (bundle is not None and upscaler is None):
         raise ConversionError(
-            found=f"{len(given)} of --t2i and --uncond",
-            wanted="one of them: a bundle has one denoiser",
-            mend="give --t2i for films with findings, --uncond for films without",
+            found="--bundle without --upscaler" if bundle else f"{len(sources)} of --t2i, --uncond, --bundle",
+            wanted="one of --t2i (films with findings), --uncond (films without), or --bundle with --upscaler",
+            mend="name the model's file, or a bundle to add the upscaler to",
         )
+    more = tuple(ignore or ())
+    if bundle is not None:
+        assert upscaler is not None
+        _add_upscaler(bundle, out, upscaler, dtype, licence, more)
+        return
     model = published.CHEFF_T2I if t2i is not None else published.CHEFF_UNCONDITIONAL
     shape = architectures.CHEFF_T2I if t2i is not None else architectures.CHEFF_UNCONDITIONAL
     said = _terms(name, licence, use, training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
-    _latent(out, (given[0], ae, None), shape, model, said, stored, prompts, vocab, ema, config, ignore)
+    files = (Path(sources[0]), ae, None)
+    _latent(out, files, shape, model, said, stored, prompts, vocab, ema, config, ignore, upscaler)
 
 
 class Model(StrEnum):
@@ -234,25 +248,54 @@ def _latent(
     ema: bool,
     config: Path | None,
     ignore: list[str] | None,
+    upscaler: Path | None = None,
 ) -> None:
     """Converts latent-diffusion checkpoints: backbone, autoencoder, controller."""
     from xreal_synth.models.convert.architectures import read_architecture
     from xreal_synth.models.convert.latent import LdmFiles, convert_latent
+    from xreal_synth.models.convert.upscaler import add_to, check_size, read_upscaler
     from xreal_synth.models.text.prompts import read_prompts
 
+    if config is not None:
+        architecture = read_architecture(config, architecture)
+    extras: tuple[Callable[[Path], None], ...] = ()
+    if upscaler is not None:
+        check_size(str(out), architecture.image_size)
+        extras = (add_to(read_upscaler(upscaler, tuple(ignore or ())), stored.dtype),)
     with progress() as report:
         info = convert_latent(
             LdmFiles(*files, ignore=tuple(ignore or ())),
             out,
-            architecture=architecture if config is None else read_architecture(config, architecture),
+            architecture=architecture,
             published=model,
             prompts=read_prompts(prompts, model.prompts),
             terms=said,
             vocabulary=vocab,
             ema=ema,
             stored=stored,
+            extras=extras,
             report=report,
         )
+    show(info)
+
+
+def _add_upscaler(
+    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
+) -> None:
+    from xreal_synth.models.convert.extend import extend_bundle
+    from xreal_synth.models.convert.upscaler import LICENCE, UPSCALER, add_to, check_size, read_upscaler
+    from xreal_synth.models.describe import describe
+
+    with progress() as report:
+        found = describe(bundle)
+        check_size(found.name, found.image_size)
+        report(f"reading {file.name}", 0, 1)
+        write = add_to(read_upscaler(file, ignore), dtype.value)
+
+        def add(folder: Path, info: BundleInfo) -> None:
+            write(folder)
+
+        info = extend_bundle(bundle, out, UPSCALER, add, licence or LICENCE, report=report)
     show(info)
 
 

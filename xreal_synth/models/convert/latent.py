@@ -7,7 +7,7 @@ taken unless averages are asked for; the denoiser's file overrides the autoencod
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,10 @@ def convert_latent(
     ema: bool = False,
     stored: Stored = PLAIN,
     cut: Cut | None = None,
+    extras: tuple[Callable[[Path], None], ...] = (),
     report: Report = silent,
 ) -> BundleInfo:
-    """Writes the bundle `out`; `cut` replaces bert-base-uncased's word pieces.
+    """Writes the bundle `out`; `cut` replaces bert-base-uncased's word pieces, `extras` write further parts.
 
     Raises ConversionError: a file that is missing, broken or of another layout, no first stage, no averages,
     no vocabulary, or `out` already there.
@@ -103,7 +104,8 @@ def convert_latent(
     state = split_ldm(backbone.tensors, ema=ema, where=backbone.name)
     networks = _networks(files, backbone, state, architecture, report)
     embeddings, text = _embeddings(backbone, state["text"], architecture, prompts, cut, report)
-    extras = (text.save,) if text is not None and stored.keep_text_encoder else ()
+    if text is not None and stored.keep_text_encoder:
+        extras = (*extras, text.save)
     fields = BundleFields(
         name=said.name,
         licence=said.licence,
