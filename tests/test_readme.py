@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer.main
+from PIL import Image
 
 from xreal_synth.cli.main import app
 from xreal_synth.engine.fake_backend import Phantom
@@ -26,22 +30,58 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def test_reading_code_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    run = open_run(load_recipe(ROOT / "recipes/smoke.yaml", output="out/quickstart"))
-    store = LocalStore(tmp_path / "out/quickstart")
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A folder with a small dataset at out/quickstart, and its number of films."""
+    folder = tmp_path_factory.mktemp("readme")
+    run = open_run(load_recipe(ROOT / "recipes/smoke.yaml", output=str(folder / "out/quickstart")))
+    store = LocalStore(folder / "out/quickstart")
     backend = Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     claim(run, store, environment(backend))
     films = sum(
         run_shard(run, backend, run.plan.shard(k), store).samples for k in range(run.plan.shard_count)
     )
-    (code,) = blocks("python")
+    return folder, films
+
+
+def python_block(mark: str) -> str:
+    (code,) = (block for block in blocks("python") if mark in block)
+    return code
+
+
+def test_reading_code_runs_as_written(quickstart: tuple[Path, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, films = quickstart
+    monkeypatch.chdir(folder)
     names: dict[str, object] = {}
-    exec(code, names)
+    exec(python_block("wds.WebDataset"), names)
     batches = list(names["loader"])  # type: ignore[call-overload]
     assert sum(len(film) for film, _ in batches) == films
     assert batches[0][0].shape[1:] == (1, 64, 64)
     assert {float(label) for _, labels in batches for label in labels.flatten()} == {0.0, 1.0}
+
+
+def test_training_code_runs_as_written(
+    quickstart: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside six films under NIH's names and columns, three of them of held-out patients."""
+    folder, _ = quickstart
+    monkeypatch.chdir(folder)
+    (folder / "nih/images").mkdir(parents=True)
+    labels = ["No Finding", "Effusion", "Pneumonia|Effusion", "Atelectasis", "Pneumonia", "Atelectasis|Mass"]
+    rows = ["Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"]
+    for i, told in enumerate(labels):
+        Image.effect_noise((80, 64), 40).save(folder / f"nih/images/{i}.png")
+        rows.append(f"{i}.png,{told},{[5, 10, 15, 1, 2, 3][i]},{40 + i},{'MF'[i % 2]},PA")
+    (folder / "nih/Data_Entry_2017_v2020.csv").write_text("\n".join(rows) + "\n")
+    names: dict[str, Any] = {}
+    exec(python_block("SyntheticDataset("), names)
+    assert len(names["test"]) == 3
+    assert len(names["train"]) == len(names["made"]) + 3
+    assert names["made"].csv["split"].eq("train").all()
+    assert torch.isfinite(names["loss"])
+    auc = ast.literal_eval(capsys.readouterr().out)
+    assert list(auc) == ["Atelectasis", "Effusion", "Pneumonia"]
+    assert all(0 <= value <= 1 for value in auc.values())
 
 
 def test_recipe_is_valid() -> None:
