@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,7 @@ def make(store: Store) -> Store:
     return store
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     make(LocalStore(folder))
@@ -53,15 +53,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own_dataset(tmp_path: Path) -> Path:
-    """A dataset that a test may break."""
-    make(LocalStore(tmp_path / "phantoms"))
-    return tmp_path / "phantoms"
+def own_dataset(dataset: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return shutil.copytree(dataset, tmp_path / "phantoms")
 
 
 @pytest.fixture(scope="session")
 def films() -> dict[str, Sample]:
     return {sample.meta.key: sample for shard in SHARDS for sample in samples_of(shard)}
-
-
-Make = Callable[[Store], Store]
