@@ -24,6 +24,7 @@ Region = Literal["box", "heart", "lungs"]
 Split = Literal["train", "val", "test"]
 LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper"]
+Control = Literal["xreal", "controlnet", "none"]
 
 ANATOMY_SOURCES = ("bank", "masks", "images")
 
@@ -78,15 +79,16 @@ class SamplingSettings:
     `eta_free` is eta in the steps after the hold (None: the same), `spacing` the power by which timesteps crowd
     towards the end (None or 1: evenly spaced). `soft_variance` is whether a soft blend keeps the noise variance
     that the timestep promises (None: mixed).
+    `control` says what makes a film follow its organ mask; hold and the softs are XReal's, None without it.
     """
 
     mode: SamplingMode
-    control: Literal["xreal"]
+    control: Control
     steps: int
-    hold: float
+    hold: float | None
     branch: float
     guidance: float
-    soft: float
+    soft: float | None
     resample: int
     paste: Literal["feather"]
     eta: float = 1.0
@@ -96,7 +98,7 @@ class SamplingSettings:
 
     @property
     def hold_steps(self) -> int:
-        return int(self.hold * self.steps + 0.5)
+        return int((self.hold or 0.0) * self.steps + 0.5)
 
     @property
     def branch_step(self) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,13 @@ from PIL import Image
 
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.cli.main import main
+from xreal_synth.evaluation.stage_watch import StageWatch
+from xreal_synth.models.describe import describe
+from xreal_synth.models.load import load_bundle
+from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.sampling import Sampling
+from xreal_synth.sampling.groups import sample_groups
+from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 
 
 @pytest.fixture
@@ -59,6 +68,8 @@ def test_figures_and_sheet(
         (["--mode", "reference", "--steps", "7"], "divides 1000"),
         (["--mode", "banana"], "banana"),
         (["-n", "9"], "lower -n"),
+        (["--control", "none", "--hold", "0.5"], "remove `hold`"),
+        (["-n", "2", "--control", "controlnet"], "no controlnet/"),
         (["--bundle", "xreal-tiny", "-n", "2"], "segmenter"),
     ],
 )
@@ -71,3 +82,24 @@ def test_mistakes(
 ) -> None:
     assert run(monkeypatch, "--data", str(films), *options) == 2
     assert named in capsys.readouterr().err
+
+
+def test_stages_are_told_apart_without_a_controller() -> None:
+    """Under `control: none` neither stage calls the controller, and a batch of twins follows one of edits."""
+    stages: list[str] = []
+
+    class Told(StageWatch):
+        def _timed(self, stage: str, call: Callable[[], Any]) -> Any:
+            stages.append(stage)
+            return call()
+
+    defaults = describe("xreal-tiny").defaults
+    chosen = resolve_sampling(Sampling(control="none", steps=4, branch=0.5, guidance=1.0), defaults)
+    mask = schematic_mask(64, np.random.default_rng(0))
+    region = np.zeros((64, 64), dtype=bool)
+    region[8:24, 8:24] = True
+    edit = Edit(region, "Edema", region.astype(np.float32))
+    groups = [GroupJob(0, index, 0, mask, "No Finding", (MemberJob("v0", (edit,)),)) for index in range(2)]
+    watch = Told(load_bundle(describe("xreal-tiny")))
+    assert len(list(sample_groups(watch, chosen, groups, micro_batch=1, noise=watch.noise))) == 2
+    assert stages == (["stage A"] * 4 + ["decode"] + ["stage B"] * 2 + ["decode"]) * 2

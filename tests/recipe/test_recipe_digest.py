@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -105,3 +106,21 @@ def test_eta_is_the_bundles_in_branch_and_one_in_reference() -> None:
     assert resolve_sampling(recipe().sampling, bundle).eta == 0.5
     assert resolve_sampling(recipe("sampling.mode=reference").sampling, bundle).eta == 1.0
     assert resolve_sampling(recipe("sampling.mode=reference", "sampling.eta=0.2").sampling, bundle).eta == 0.2
+
+
+def test_hold_and_the_softs_are_xreals_own_and_absent_from_the_rest() -> None:
+    """The default is part of the digest as it ever was; a run without XReal names no setting of it."""
+    assert settings()["sampling"] == settings("sampling.control=xreal")["sampling"]
+    for control in ("controlnet", "none"):
+        told = settings(f"sampling.control={control}")["sampling"]
+        assert isinstance(told, dict)
+        assert told["control"] == control
+        assert {"hold", "soft"}.isdisjoint(told)
+        assert digest(f"sampling.control={control}") != digest()
+        for mode in ("branch", "reference", "paper"):
+            resolved = resolve_sampling(
+                recipe(f"sampling={{control: {control}, mode: {mode}}}").sampling,
+                replace(DEFAULTS, soft_variance="kept"),
+            )
+            assert (resolved.hold, resolved.soft, resolved.soft_variance) == (None, None, None)
+            assert resolved.hold_steps == 0

@@ -67,6 +67,24 @@ def test_card_says_what_was_asked_and_made(made: tuple[Path, DatasetHead, Datase
     assert not re.search(r"{{|{%|\| None|`None`", body)
 
 
+@pytest.mark.parametrize(
+    ("control", "said", "unsaid"),
+    [
+        ("xreal", ["those that steered the model. The film"], ["No film here follows", "ControlNet"]),
+        ("controlnet", ["the masks through a ControlNet"], ["No film here follows"]),
+        ("none", ["No film here follows its organ mask", "Nothing made the films follow"], ["steered"]),
+    ],
+)
+def test_the_card_says_what_the_organ_masks_mean(
+    made: tuple[Path, DatasetHead, DatasetSummary], control: str, said: list[str], unsaid: list[str]
+) -> None:
+    _, head, summary = made
+    head = dataclasses.replace(head, settings={**head.settings, "sampling": {"control": control}})
+    card = dataset_card(head, summary, RECIPE, bundle=None)
+    assert [words in card for words in said] == [True] * len(said)
+    assert not any(words in card for words in unsaid)
+
+
 def test_card_without_bundle_or_films_leaves_the_licence_open(
     made: tuple[Path, DatasetHead, DatasetSummary], tmp_path: Path
 ) -> None:

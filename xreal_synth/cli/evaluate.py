@@ -30,6 +30,12 @@ class SoftVariance(StrEnum):
     kept = "kept"
 
 
+class Control(StrEnum):
+    xreal = "xreal"
+    controlnet = "controlnet"
+    none = "none"
+
+
 class Precision(StrEnum):
     auto = "auto"
     fp32 = "fp32"
@@ -63,6 +69,7 @@ def anatomy(
     split: Annotated[str, typer.Option(help="The manifest's split to take masks and films from.")] = "val",
     seed: Annotated[int, typer.Option(min=0, help="Which films, boxes and noise.")] = 0,
     mode: Annotated[Mode | None, typer.Option(show_default="bundle's")] = None,
+    control: Annotated[Control, typer.Option(help="What makes a film follow its mask.")] = Control.xreal,
     steps: Annotated[int | None, typer.Option(min=1, max=999, show_default="bundle's")] = None,
     hold: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, show_default="bundle's")] = None,
@@ -106,6 +113,7 @@ def anatomy(
         "mode": mode, "steps": steps, "hold": hold, "guidance": guidance, "soft": soft, "branch": branch,
         "resample": resample, "eta": eta, "eta_free": eta_free, "spacing": spacing,
         "soft_variance": None if soft_variance is None else soft_variance.value,
+        "control": control.value,
     }  # fmt: skip
     try:
         settings = resolve_sampling(Sampling.model_validate(asked), info.defaults, source="options")
@@ -114,7 +122,7 @@ def anatomy(
     pairs = read_pairs(data, info, split=split, count=count, seed=seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = resolve_precision(precision.value, device)
-    model = load_bundle(info, device, chosen)
+    model = load_bundle(info, device, chosen, settings.control)
     total = len(pairs) + sum(pair.finding is not None for pair in pairs)
     with Progress(console=notes) as progress:
         task = progress.add_task("making films", total=total)

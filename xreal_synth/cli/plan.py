@@ -89,8 +89,9 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
     facts.add_row("size", f"about {bytes_text(guess.bytes)}")
     facts.add_row(
         "sampling",
-        f"{run.sampling.mode}, {run.sampling.steps} steps: {guess.evaluations_per_twin} network evaluations "
-        f"for a healthy film, {guess.evaluations_per_edit} more for each finding",
+        f"{run.sampling.mode}, control {run.sampling.control}, {run.sampling.steps} steps: "
+        f"{guess.evaluations_per_twin} network evaluations for a healthy film, "
+        f"{guess.evaluations_per_edit} more for each finding",
     )
     for device, seconds in guess.device_seconds.items():
         facts.add_row("device time", f"about {seconds_text(seconds)} of one {device}")

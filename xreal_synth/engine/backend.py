@@ -55,7 +55,7 @@ class Networks:
         if shape.device == "cpu":
             torch.set_num_threads(1)
         precision = resolve_precision(shape.precision, shape.device)
-        model = load_bundle(run.bundle, shape.device, precision)
+        model = load_bundle(run.bundle, shape.device, precision, run.sampling.control)
         return TorchBackend(run, model, _device_name(shape.device), precision, shape.micro_batch)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 BYTES_PER_PIXEL = 0.55
 """Of a film as PNG beside its two masks and its JSON: measured on 256-pixel films."""
 OVERHEAD_BYTES = 8_000
+PARTS = ("unet", "controlnet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ def estimate(run: Run, films: float) -> Estimate:
     per_edit = rows * (sampling.steps - start + again * max(last - start, 0))
     total = recipe.samples * per_twin + _edits(run) * per_edit
     pixels = run.bundle.image_size**2
-    speeds = {device: total * seconds for device, seconds in run.bundle.seconds_per_evaluation.items()}
+    cost = total * _controlnet_factor(run)
+    speeds = {device: cost * seconds for device, seconds in run.bundle.seconds_per_evaluation.items()}
     return Estimate(
         evaluations_per_twin=per_twin,
         evaluations_per_edit=per_edit,
@@ -42,6 +44,14 @@ def estimate(run: Run, films: float) -> Estimate:
         bytes=films * (pixels * BYTES_PER_PIXEL + OVERHEAD_BYTES),
         device_seconds=speeds,
     )
+
+
+def _controlnet_factor(run: Run) -> float:
+    """Cost of an evaluation with a ControlNet over one without, as their weights' sizes have it."""
+    if run.sampling.control != "controlnet":
+        return 1.0
+    sizes = [sum(s.bytes for s in run.bundle.files if s.path.startswith(f"{part}/")) for part in PARTS]
+    return sum(sizes) / sizes[0]
 
 
 def _edits(run: Run) -> float:

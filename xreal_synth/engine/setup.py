@@ -8,14 +8,7 @@ from pathlib import Path
 from xreal_synth.anatomy.augment import Augment
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
 from xreal_synth.errors import DatasetError
-from xreal_synth.models.describe import (
-    CONTROLLER,
-    BundleInfo,
-    describe,
-    no_controller,
-    prompt_for,
-    verify_files,
-)
+from xreal_synth.models.describe import BundleInfo, describe, prompt_for, require_control, verify_files
 from xreal_synth.plan.build import Geometry, Plan
 from xreal_synth.plan.prior import Prior
 from xreal_synth.plan.probe import probe
@@ -72,8 +65,7 @@ def open_run(loaded: LoadedRecipe) -> Run:
         for label in row.labels:
             prompt_for(bundle, (label.name,))
     sampling = resolve_sampling(recipe.sampling, bundle.defaults)
-    if sampling.control == "xreal" and CONTROLLER not in bundle.parts:
-        raise no_controller(f"bundle {bundle.name}")
+    require_control(bundle, sampling.control)
     settings = digested_settings(recipe, sampling)
     geometry = Geometry(image_size=bundle.image_size, factor=bundle.factor)
     return Run(

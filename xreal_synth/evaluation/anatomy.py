@@ -132,7 +132,9 @@ def evaluate_anatomy(
     judge = load_network(info, "segmenter").eval().to(model.device)
     watch = StageWatch(model)
     jobs = [_job(info, pair, seed, at) for at, pair in enumerate(pairs)]
-    made = list(sample_groups(watch, settings, jobs, micro_batch=micro_batch, on_batch=on_films))
+    made = list(
+        sample_groups(watch, settings, jobs, micro_batch=micro_batch, noise=watch.noise, on_batch=on_films)
+    )
     return _measure(judge, pairs, made, watch), made
 
 

@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from xreal_synth.models.load import LoadedBundle
+from xreal_synth.sampling.noise import NoiseKey, philox
+from xreal_synth.seeds import Purpose
 
 _Result = TypeVar("_Result")
 
@@ -17,7 +21,8 @@ _Result = TypeVar("_Result")
 class StageWatch:
     """A model that counts the seconds in each of its networks.
 
-    The controller begins stage A, the decoder ends it: what is denoised after that is stage B.
+    The noise x_T of `noise`, or the controller, begins stage A and the decoder ends it: what is denoised after
+    that is stage B.
     """
 
     def __init__(self, model: LoadedBundle) -> None:
@@ -65,8 +70,18 @@ class StageWatch:
         counts = {"stage B": max(variants, 1), "decode": films + variants}
         return {name: spent / counts.get(name, films) for name, spent in self._seconds.items()}
 
-    def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
-        return self._timed(self._stage, lambda: self._model.denoise(z_BChw, t_B, cond_BLD))
+    def noise(
+        self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
+    ) -> npt.NDArray[np.float32]:
+        """The noise of every dataset, for the sampler that is watched."""
+        if purpose == "a.x_T":
+            self._stage = "stage A"
+        return philox(shape, key, purpose, step, repeat)
+
+    def denoise(
+        self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor, hint_BChw: Tensor | None = None
+    ) -> Tensor:
+        return self._timed(self._stage, lambda: self._model.denoise(z_BChw, t_B, cond_BLD, hint_BChw))
 
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return self._timed("encode", lambda: self._model.encode(x_BCHW))
@@ -82,6 +97,9 @@ class StageWatch:
     def control(self, codes_BHW: Tensor) -> Tensor:
         self._stage = "stage A"
         return self._timed("controller", lambda: self._model.control(codes_BHW))
+
+    def hint(self, codes_BHW: Tensor) -> Tensor:
+        return self._timed("controller", lambda: self._model.hint(codes_BHW))
 
     def _timed(self, stage: str, call: Callable[[], _Result]) -> _Result:
         began = time.perf_counter()

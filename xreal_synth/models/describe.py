@@ -23,10 +23,11 @@ from xreal_synth.models.bundle_file import (
     tensor_names,
 )
 from xreal_synth.storage import scheme_of, sha256_file
-from xreal_synth.types import FileStamp, SamplingDefaults
+from xreal_synth.types import Control, FileStamp, SamplingDefaults
 
 SHIPPED: Final = Path(__file__).parent.parent / "bundles"
 CONTROLLER: Final = "anatomy_controller"
+CONTROLNET: Final = "controlnet"
 REQUIRED: Final = ("vae", "unet", "scheduler", EMBEDDINGS)
 
 
@@ -185,6 +186,19 @@ def verify_files(info: BundleInfo) -> None:
                 wanted=f"sha256 {stamp.sha256}",
                 mend="fetch the bundle again; if you changed it yourself, write bundle.json again",
             )
+
+
+def require_control(info: BundleInfo, control: Control) -> None:
+    """Raises BundleError if the bundle lacks what the recipe's `sampling.control` needs."""
+    if control == "xreal" and CONTROLLER not in info.parts:
+        raise no_controller(f"bundle {info.name}")
+    if control == "controlnet" and CONTROLNET not in info.parts:
+        raise BundleError(
+            where=f"bundle {info.name}",
+            found=f"sampling.control: controlnet, but no {CONTROLNET}/",
+            wanted=f"a bundle with the part {CONTROLNET}; this one has {', '.join(info.parts)}",
+            mend="choose another bundle, use control: xreal, or train one for it (xreal-synth train controlnet)",
+        )
 
 
 def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:

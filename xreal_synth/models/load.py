@@ -18,19 +18,28 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import BundleError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
-from xreal_synth.models.describe import CONTROLLER, BundleInfo, no_controller, verify_files
+from xreal_synth.models.describe import (
+    CONTROLLER,
+    CONTROLNET,
+    BundleInfo,
+    no_controller,
+    require_control,
+    verify_files,
+)
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.mask_controller import MaskController
+from xreal_synth.models.networks.organ_controlnet import hint_side, misfit, organ_hint
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.models.precision import Precision
+from xreal_synth.types import Control
 
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
     "vae": {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder},
     "anatomy_controller": {"AutoencoderKL": AutoencoderKL, "MaskController": MaskController},
     "unet": {"UNet2DConditionModel": UNet2DConditionModel, "UNet2DModel": UNet2DModel},
-    "controlnet": {"ControlNetModel": ControlNetModel},
+    CONTROLNET: {"ControlNetModel": ControlNetModel},
     "segmenter": {"OrganSegmenter": OrganSegmenter, "PyramidSegmenter": PyramidSegmenter},
     "classifier": {"FindingClassifier": FindingClassifier},
 }
@@ -43,8 +52,8 @@ PredictionType = Literal["epsilon", "v_prediction"]
 class LoadedBundle:
     """A bundle's networks behind the sampler's protocol (sampling/model.py); float32 in and out.
 
-    Only the denoiser runs in `precision`: bfloat16's 8 bits are too coarse for the grey levels of a film, so
-    the first stage and the controller stay float32.
+    Only the denoiser and its ControlNet run in `precision`: bfloat16's 8 bits are too coarse for the grey
+    levels of a film, so the first stage and the controller stay float32.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class LoadedBundle:
         value_range: tuple[float, float],
         scale_factor: float,
         null_prompt: str,
+        controlnet: Any = None,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
     ) -> None:
@@ -80,15 +90,38 @@ class LoadedBundle:
         self._vae = _placed(vae, self.device, torch.float32)
         self._controller = None if controller is None else _placed(controller, self.device, torch.float32)
         self._unet = _placed(unet, self.device, self._dtype)
+        self._controlnet: Any = None
+        self._hint_embedding: Any = None
+        if controlnet is not None:
+            self._controlnet = _placed(controlnet, self.device, self._dtype)
+            self._hint_embedding = self._controlnet.controlnet_cond_embedding
+            self._controlnet.controlnet_cond_embedding = nn.Identity()
         self._embeddings = {prompt: e_LD.to(self.device, self._dtype) for prompt, e_LD in embeddings.items()}
 
     @torch.inference_mode()
-    def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
-        """Noisy latents, timesteps in 0..999, prompt tokens -> the raw prediction [B, C, h, w]."""
-        out: Tensor = self._unet(
-            z_BChw.to(self._dtype), t_B, encoder_hidden_states=cond_BLD.to(self._dtype), return_dict=False
-        )[0]
+    def denoise(
+        self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor, hint_BChw: Tensor | None = None
+    ) -> Tensor:
+        """Noisy latents, timesteps in 0..999, prompt tokens -> the raw prediction [B, C, h, w].
+
+        With `hint` of these rows' organ masks the ControlNet steers the prediction.
+        """
+        z, cond = z_BChw.to(self._dtype), cond_BLD.to(self._dtype)
+        residuals: dict[str, Any] = {}
+        if hint_BChw is not None:
+            assert self._controlnet is not None, "a hint comes from this model's ControlNet"
+            down, middle = self._controlnet(z, t_B, cond, hint_BChw, return_dict=False)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        out: Tensor = self._unet(z, t_B, encoder_hidden_states=cond, return_dict=False, **residuals)[0]
         return out.float()
+
+    @torch.inference_mode()
+    def hint(self, codes_BHW: Tensor) -> Tensor:
+        """Organ codes uint8 [B, H, W] -> their embedding by the ControlNet [B, c, h, w], for all steps."""
+        assert self._hint_embedding is not None, "load_bundle(..., control='controlnet') loads a ControlNet"
+        side = hint_side(self._controlnet.config, self.latent_shape[-1])
+        embedded: Tensor = self._hint_embedding(organ_hint(codes_BHW.to(self.device), side).to(self._dtype))
+        return embedded
 
     @torch.inference_mode()
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,9 +175,15 @@ class WithoutPrompts(nn.Module):
 
 
 def load_bundle(
-    info: BundleInfo, device: torch.device | str = "cpu", precision: Precision = "fp32"
+    info: BundleInfo,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    control: Control = "xreal",
 ) -> LoadedBundle:
-    """The networks of a described bundle, hashes checked first; raises BundleError."""
+    """The networks of a described bundle, hashes checked first; raises BundleError.
+
+    The ControlNet is loaded where `control`, the sampling settings' own, asks for it.
+    """
     verify_files(info)
     unet = load_network(info, "unet")
     scheduler = _read_json(info.file("scheduler/scheduler_config.json"))
@@ -161,6 +200,7 @@ def load_bundle(
         vae=load_network(info, "vae"),
         controller=load_network(info, CONTROLLER) if CONTROLLER in info.parts else None,
         unet=unet if isinstance(unet, UNet2DConditionModel) else WithoutPrompts(unet),
+        controlnet=_controlnet(info, unet) if control == "controlnet" else None,
         embeddings=embeddings,
         alphas_cumprod=alphas_from(scheduler),
         prediction_type=scheduler["prediction_type"],
@@ -207,6 +247,20 @@ def load_network(info: BundleInfo, part: str) -> nn.Module:
             wanted=f"a {kind.__name__}",
             mend="fetch the bundle again",
         ) from error
+    return network
+
+
+def _controlnet(info: BundleInfo, unet: Any) -> nn.Module:
+    require_control(info, CONTROLNET)
+    network = load_network(info, CONTROLNET)
+    wrong = misfit(network.config, unet.config)
+    if wrong is not None:
+        raise BundleError(
+            where=str(info.root / CONTROLNET),
+            found=wrong[0],
+            wanted=wrong[1],
+            mend="train one on this denoiser (xreal-synth train controlnet) and export it",
+        )
     return network
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Defaults, Prompts
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.load import WEIGHTS
+from xreal_synth.models.networks.organ_controlnet import build_controlnet
 from xreal_synth.models.save import write_bundle
 from xreal_synth.vocab import NO_FINDING
 
@@ -41,7 +42,7 @@ _FIELDS = BundleFields(
 
 
 def build_tiny(out: Path, seed: int = 0) -> BundleInfo:
-    """Writes the bundle (64x64 films, 3x16x16 latents, fp16, under 500 kB) into the folder `out`.
+    """Writes the bundle (64x64 films, 3x16x16 latents, fp16, under 600 kB) into the folder `out`.
 
     The denoiser predicts v, with which random weights keep the films within range.
     """
@@ -50,6 +51,8 @@ def build_tiny(out: Path, seed: int = 0) -> BundleInfo:
         torch.manual_seed(seed)
         parts: dict[str, Any] = {"vae": _vae(), "anatomy_controller": _vae(), "unet": _unet()}
         table = _embeddings()
+        torch.manual_seed(seed)
+        parts["controlnet"] = _controlnet(parts["unet"])
     for name, network in parts.items():
         (out / name).mkdir(exist_ok=True)
         network.save_config(out / name)
@@ -80,6 +83,15 @@ def _unet() -> Any:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1, cross_attention_dim=WIDTH,
         attention_head_dim=2, norm_num_groups=4,
     )  # fmt: skip
+
+
+def _controlnet(unet: Any) -> Any:
+    """With random weights where a new ControlNet has zeros, so that the mask shows in the films."""
+    controlnet: Any = build_controlnet(unet, (4, 8, 8))
+    for weights in controlnet.parameters():
+        if not weights.any():
+            torch.nn.init.normal_(weights, std=0.2)
+    return controlnet
 
 
 def _embeddings() -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from xreal_synth.recipe.schema import Recipe
 from xreal_synth.recipe.yaml_text import Path, path_text
 
 LATER: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
-    ("sampling", "control"): ("controlnet",),
     ("sampling", "paste"): ("hard", "poisson"),
     ("quality", "profile"): ("standard", "strict"),
     ("labels", "unrequested"): ("checked",),

@@ -19,26 +19,30 @@ def resolve_sampling(
     In mode `reference`, unless the recipe says otherwise, `eta` is 1 throughout and steps are evenly spaced.
     Mode `paper` takes nothing from the bundle: T = 100 and s = 50 unless the recipe says otherwise (section
     IV.B), the rest is Algorithm 1's.
+    `hold`, `soft` and `soft_variance` stay None unless `control` is xreal.
     Raises RecipeError where mode `reference` gets a step count that does not divide 1000, whether it
     stands in the recipe or comes from the bundle.
     """
     mode = _or(sampling.mode, defaults.mode)
     if mode == "paper":
         return _paper(sampling)
+    holds = sampling.control == "xreal"
     settings = SamplingSettings(
         mode=mode,
         control=sampling.control,
         steps=_or(sampling.steps, defaults.steps),
-        hold=_or(sampling.hold, defaults.hold),
+        hold=_or(sampling.hold, defaults.hold) if holds else None,
         branch=_or(sampling.branch, defaults.branch),
         guidance=_or(sampling.guidance, defaults.guidance),
-        soft=_or(sampling.soft, defaults.soft),
+        soft=_or(sampling.soft, defaults.soft) if holds else None,
         resample=sampling.resample,
         paste=sampling.paste,
         eta=_or(sampling.eta, 1.0 if mode == "reference" else defaults.eta),
         eta_free=_or(sampling.eta_free, None if mode == "reference" else defaults.eta_free),
         spacing=_or(sampling.spacing, None if mode == "reference" else defaults.spacing),
-        soft_variance=_or(sampling.soft_variance, None if mode == "reference" else defaults.soft_variance),
+        soft_variance=_or(sampling.soft_variance, defaults.soft_variance)
+        if holds and mode == "branch"
+        else sampling.soft_variance,
     )
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])
@@ -46,14 +50,15 @@ def resolve_sampling(
 
 
 def _paper(sampling: Sampling) -> SamplingSettings:
+    holds = sampling.control == "xreal"
     return SamplingSettings(
         mode="paper",
         control=sampling.control,
         steps=_or(sampling.steps, 100),
-        hold=_or(sampling.hold, 0.5),
+        hold=_or(sampling.hold, 0.5) if holds else None,
         branch=0.0,
         guidance=1.0,
-        soft=0.0,
+        soft=0.0 if holds else None,
         resample=sampling.resample,
         paste=sampling.paste,
         eta=1.0,

@@ -6,9 +6,11 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from xreal_synth.recipe.kinds import Part, problem
+from xreal_synth.recipe.kinds import Part, problem, shown
+from xreal_synth.types import Control
 
 NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
+XREALS_OWN: Final = ("hold", "soft", "soft_variance")
 
 
 class Sampling(Part):
@@ -19,7 +21,11 @@ class Sampling(Part):
         description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code; "
         "`paper`: Algorithm 1 as printed.",
     )
-    control: Literal["xreal"] = Field(default="xreal", description="What holds the film to the anatomy.")
+    control: Control = Field(
+        default="xreal",
+        description="What makes a film follow its organ mask: `xreal` holds its first steps to the rough film, "
+        "`controlnet` is the baseline (the bundle needs one), `none` leaves the mask out.",
+    )
     steps: int | None = Field(
         default=None,
         ge=1,
@@ -90,6 +96,21 @@ class Sampling(Part):
                 at=given[0],
             )
         return self
+
+    @model_validator(mode="after")
+    def _only_xreal_holds(self) -> Self:
+        given = {key: value for key in XREALS_OWN if (value := getattr(self, key)) is not None}
+        if self.control == "xreal" or not given:
+            return self
+        named = " and ".join(f"`{key}`" for key in given)
+        raise problem(
+            None,
+            found=", ".join(f"{key}: {shown(value)}" for key, value in given.items())
+            + f" with control: {self.control}",
+            wanted=f"{named} with control: xreal alone: nothing is held to the anatomy otherwise",
+            mend=f"remove {named}, or use control: xreal",
+            at=next(iter(given)),
+        )
 
 
 def steps_words(steps: int) -> dict[str, str]:

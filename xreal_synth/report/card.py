@@ -80,6 +80,7 @@ def dataset_card(
         sizes=" and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-",
         megabytes=summary.bytes / 1e6,
         unrequested=_setting(head, "labels", "unrequested"),
+        control=_setting(head, "sampling", "control"),
         fingerprint=dict(sorted(head.fingerprint.items())),
         reading_labels=_reading_labels(summary.labels),
     )

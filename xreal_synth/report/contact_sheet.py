@@ -72,7 +72,8 @@ def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> byt
     width = max(widest + 2 * MARGIN, 720)
     page = Image.new("RGB", (width, HEADER + sum(heights) + PAD * (len(rows) - 1) + FOOTER), PAGE)
     films = sum(len(block.samples) for row in rows for block in row)
-    _header(page, title, films)
+    free = rows[0][0].samples[0].meta.sampling.get("control") == "none"
+    _header(page, title, films, free=free)
     y = HEADER
     for row, height in zip(rows, heights, strict=True):
         x = MARGIN
@@ -158,13 +159,14 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
     return f"{text.rstrip()}…"
 
 
-def _header(page: Image.Image, title: str, films: int) -> None:
+def _header(page: Image.Image, title: str, films: int, *, free: bool) -> None:
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, 18), title, font=font(20, "-Bold"), fill=TEXT)
     counted = "1 film" if films == 1 else f"{films} films"
-    draw.text(
-        (MARGIN, 46), f"{counted}, each plain above and with its masks below", font=font(12), fill=FAINT
-    )
+    below = "with its masks below"
+    if free:
+        below = "below with organ masks that it was not made to follow (control: none)"
+    draw.text((MARGIN, 46), f"{counted}, each plain above and {below}", font=font(12), fill=FAINT)
     x = page.width - MARGIN
     for name, code in reversed(ORGANS.items()):
         label = name.replace("_", " ")

@@ -5,6 +5,8 @@ starts stage B from noise (as the authors' released code does); `paper` does so 
 chain, binary mask, mean latents and no guidance; `branch` starts stage B from stage A's state after k steps
 and holds it to stage A's kept states, so the twin comes for free.
 
+Instead of being held, stage A may follow a ControlNet's residuals (which stage B then gets too), or nothing.
+
 Shapes: B batch, C latent channels, H and W film sides, h and w latent sides, L tokens, D their width.
 """
 
@@ -12,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from xreal_synth.sampling.blend import blend, kept_variance_blend, soft_mask
-from xreal_synth.sampling.denoise import guided, split_prediction
+from xreal_synth.sampling.denoise import Denoise, guided, split_prediction
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise
 from xreal_synth.sampling.schedule import Schedule, ddim_step, q_sample, step_back
@@ -49,11 +53,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """The prompt's tokens [B, L, D], and those of the null prompt if guidance is wanted."""
+    """The prompt's tokens [B, L, D], those of the null prompt if guidance is wanted, and a ControlNet's hint."""
 
     cond: Tensor
     null: Tensor | None = None
     guidance: float = 1.0
+    hint: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,13 @@ def anatomy_stage(
     return AnatomyStage(x_hat, mask, z_hat, states)
 
 
+def free_stage(model: SamplerModel, guide: Guide, rule: Rule, noise: BatchNoise) -> list[Tensor]:
+    """Stage A that nothing is held in, as `control: controlnet` and `none` make it -> the states."""
+    return run_steps(
+        denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=lambda step, repeat, z: z, held=0
+    )
+
+
 def pathology_from_noise(
     model: SamplerModel, x_BCHW: Tensor, m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise
 ) -> tuple[Tensor, list[Tensor]]:
@@ -165,8 +177,12 @@ def pathology_from_branch(
 
 
 def denoiser(model: SamplerModel, guide: Guide) -> Callable[[Tensor, int], Tensor]:
-    """The model's denoiser with prompts and guidance filled in."""
-    return lambda z, t: guided(model.denoise, z, t, guide.cond, guide.null, guide.guidance)
+    """The model's denoiser with prompts, guidance and hint filled in."""
+    denoise: Denoise = model.denoise
+    if guide.hint is not None:
+        rows = guide.hint if guide.null is None else torch.cat([guide.hint, guide.hint])
+        denoise = partial(model.denoise, hint_BChw=rows)
+    return lambda z, t: guided(denoise, z, t, guide.cond, guide.null, guide.guidance)
 
 
 def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor | None) -> Tensor:

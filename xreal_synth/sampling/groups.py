@@ -23,6 +23,7 @@ from xreal_synth.sampling.controlled import (
     Rule,
     anatomy_stage,
     decode_scaled,
+    free_stage,
     pathology_from_branch,
     pathology_from_noise,
 )
@@ -133,14 +134,10 @@ class _Maker:
             assert len(real) == len(rows), "all groups of a run have a real film, or none has"
             return self._real_twins(groups, real, keys)
         codes = self._batch([row.job.anatomy for row in rows])
-        guide = Guide(self.model.embed([row.job.healthy_prompt for row in rows]))
-        stage = anatomy_stage(
-            self.model, codes, guide, self.rule, self._noise(keys),
-            hold_steps=self.settings.hold_steps, soft=self.settings.soft,
-            keep_variance=self.settings.soft_variance == "kept",
-        )  # fmt: skip
-        films = self._decode(stage.states[-1], keys)
-        kept = torch.stack(stage.states) if self.settings.mode == "branch" else None
+        guide = Guide(self.model.embed([row.job.healthy_prompt for row in rows]), hint=self._hint(codes))
+        stage = self._anatomy(codes, guide, self._noise(keys))
+        films = self._decode(stage[-1], keys)
+        kept = torch.stack(stage) if self.settings.mode == "branch" else None
         greys = [self._grey(film) for film in films[: len(groups)]]
         return _first_passes(groups, greys, films, kept)
 
@@ -156,7 +153,8 @@ class _Maker:
         """Stage B: makes one edit of each row, and returns the edits that follow them."""
         rows = self._padded(batch)
         m_p = latent_region(self._batch([row.edit.region for row in rows]), self.model.latent_shape[1:])
-        guide = self._guide([row.edit.prompt for row in rows])
+        hint = self._hint(self._batch([row.group.job.anatomy for row in rows]))
+        guide = self._guide([row.edit.prompt for row in rows], hint)
         keys = tuple(row.key for row in rows)
         states = self._pathology(rows, m_p, guide, self._noise(keys))
         edited = self._decode(states[-1], keys)
@@ -173,6 +171,16 @@ class _Maker:
                 row.group.waiting -= 1
         return following
 
+    def _anatomy(self, codes: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
+        settings = self.settings
+        if settings.control != "xreal":
+            return free_stage(self.model, guide, self.rule, noise)
+        assert settings.soft is not None, "resolved settings have `soft` with control xreal"
+        return anatomy_stage(
+            self.model, codes, guide, self.rule, noise,
+            hold_steps=settings.hold_steps, soft=settings.soft, keep_variance=settings.soft_variance == "kept",
+        ).states  # fmt: skip
+
     def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
         if self.settings.mode != "branch":
             films = torch.stack([row.film for row in rows])
@@ -181,11 +189,15 @@ class _Maker:
         start = self.settings.branch_step
         return pathology_from_branch(self.model, list(kept), m_p, guide, self.rule, noise, start=start)
 
-    def _guide(self, prompts: list[str]) -> Guide:
+    def _guide(self, prompts: list[str], hint: Tensor | None) -> Guide:
         cond = self.model.embed(prompts)
         if self.settings.guidance == 1.0:
-            return Guide(cond)
-        return Guide(cond, self.model.embed([self.model.null_prompt] * len(prompts)), self.settings.guidance)
+            return Guide(cond, hint=hint)
+        null = self.model.embed([self.model.null_prompt] * len(prompts))
+        return Guide(cond, null, self.settings.guidance, hint)
+
+    def _hint(self, codes: Tensor) -> Tensor | None:
+        return self.model.hint(codes) if self.settings.control == "controlnet" else None
 
     def _padded(self, rows: list[_Row]) -> list[_Row]:
         return rows + [rows[-1]] * (self.micro_batch - len(rows))

@@ -46,8 +46,14 @@ class SamplerModel(Protocol):
         """Guidance's unconditional prompt."""
         ...
 
-    def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
-        """The raw prediction eps or v [B, C, h, w]."""
+    def denoise(
+        self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor, hint_BChw: Tensor | None = None
+    ) -> Tensor:
+        """The raw prediction eps or v [B, C, h, w]; with a hint, steered by the ControlNet."""
+        ...
+
+    def hint(self, codes_BHW: Tensor) -> Tensor:
+        """Organ codes uint8 -> what `denoise` takes as hint; computed once for all steps."""
         ...
 
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,10 @@ HINT_KEY: Final = "_hint"
 HINT: Final = "organ codes 1 to 4, one channel each of 0 and 1"
 """Stands in the part's config.json under HINT_KEY: what `conditioning_channels` mean."""
 HINT_CHANNELS: Final = 4
+SHARED_SHAPE: Final = (
+    "in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim",
+    "addition_embed_type",
+)  # fmt: skip
 
 
 def build_controlnet(unet: UNet2DConditionModel, hint_channels: Sequence[int]) -> ControlNetModel:
@@ -50,3 +54,15 @@ def organ_hint(codes_BHW: Tensor, side: int) -> Tensor:
 def hint_side(config: Any, latent_side: int) -> int:
     """The side of the hint that a ControlNet of this config embeds to the latents' side."""
     return int(latent_side * 2 ** (len(config["conditioning_embedding_out_channels"]) - 1))
+
+
+def misfit(config: Any, unet_config: Any) -> tuple[str, str] | None:
+    """What keeps a ControlNet of this config from a denoiser of that: (found, wanted), or None if they fit."""
+    if config.get(HINT_KEY) != HINT or config["conditioning_channels"] != HINT_CHANNELS:
+        hint = f"{config['conditioning_channels']} channels of {config.get(HINT_KEY, 'unknown meaning')}"
+        return f"a hint of {hint}", f"{HINT_CHANNELS} channels: {HINT} ({HINT_KEY} in config.json)"
+    other = [name for name in SHARED_SHAPE if config[name] != unet_config.get(name)]
+    if other:
+        told = ", ".join(f"{name} {config[name]}, the denoiser has {unet_config.get(name)}" for name in other)
+        return told, "a ControlNet of this bundle's denoiser"
+    return None
