@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.storage import open_store
-from xreal_synth.training.films import load_films
+from xreal_synth.training.films import check_findings, load_films
 from xreal_synth.training.settings.common import DataSettings, WarpSettings
 from xreal_synth.training.warps import plain_view, warped_view
 
@@ -127,6 +127,17 @@ def test_unknown_labels_are_not_known_and_not_positive(
         == films.known[[1, 0]].tolist()
         == films.take(torch.tensor([1, 0])).known.tolist()
     )
+
+
+def test_a_finding_that_no_training_film_shows_is_an_error(
+    tmp_path: Path, folder_writer: WriteFolder, manifest_writer: WriteManifest
+) -> None:
+    rows = folder_writer(tmp_path)
+    manifest_writer(tmp_path, [{**row, "unknown": "Mass"} for row in rows])
+    check_findings(load_films(tmp_path, DataSettings(image_size=32))["train"])
+    settings = DataSettings(image_size=32, findings=("Pneumonia", "Mass", "Edema", "Fracture"))
+    with pytest.raises(TrainingError, match=r"Mass, Fracture\n(.|\n)*\[Pneumonia, Edema\]"):
+        check_findings(load_films(tmp_path, settings)["train"])
 
 
 @pytest.mark.parametrize(

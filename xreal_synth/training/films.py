@@ -149,6 +149,20 @@ def load_films(data: str | Path, settings: DataSettings, report: Path | None = N
     return {split: stack.film_set(settings) for split, stack in stacks.items()}
 
 
+def check_findings(films: FilmSet) -> None:
+    """Raises TrainingError for findings that no film of the split shows: a network cannot learn them."""
+    shown = (films.labels & films.known).any(dim=0).tolist()
+    findings = films.settings.findings
+    absent = [name for name, seen in zip(findings, shown, strict=False) if not seen]
+    if absent:
+        here = [name for name in findings if name not in absent]
+        raise TrainingError(
+            found=f"no training film with {', '.join(absent)}",
+            wanted="at least one film of every finding in data.findings",
+            mend=f"leave them out: --set 'data.findings=[{', '.join(here)}]'" if here else "name others",
+        )
+
+
 def label_rows(row: FilmRow, findings: Sequence[str]) -> tuple[list[bool], list[bool]]:
     """A film's labels and which are known, each [L]: the findings, then no finding."""
     names = (*findings, NO_FINDING)

@@ -10,7 +10,7 @@ import torch
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import TrainConfig, config_tree, load_config
-from xreal_synth.training.films import FilmSet, load_films
+from xreal_synth.training.films import FilmSet, check_findings, load_films
 from xreal_synth.training.loop import Result, run_loop
 from xreal_synth.training.session import OnStep, Run
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
@@ -47,6 +47,8 @@ def train(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
     films = load_films(data, config.data, out / "refused.json")
+    if isinstance(config, DenoiserConfig | ControlNetConfig | ClassifierConfig):
+        check_findings(films["train"])
     torch.manual_seed(config.seed)
     task = build_task(config, films)
     task.to(place)

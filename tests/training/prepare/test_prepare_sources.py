@@ -6,6 +6,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from xreal_synth.anatomy.manifest import Fault, FilmBox
@@ -47,6 +48,15 @@ def test_nih(trees: Any, tmp_path: Path) -> None:
     assert states(found, NO_FINDING) == [1, 0, 0, 0, 0] * 2
     assert states(found, "Fracture") == [None] * 10
     assert set(found.tables) == {"Data_Entry_2017.csv", "BBox_List_2017.csv"}
+
+
+def test_a_set_is_read_from_any_store(trees: Any, tmp_path: Path) -> None:
+    trees.nih(tmp_path)
+    wanted = find_nih(place(tmp_path)).films
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path), "/nih-test", recursive=True)
+    assert find_nih(place("memory://nih-test")).films == wanted
+    memory.rm("/nih-test", recursive=True)
 
 
 def test_nih_splits_and_views(trees: Any, tmp_path: Path) -> None:
