@@ -103,8 +103,8 @@ def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object
 def _responsible(told: Provenance) -> dict[str, object]:
     """Croissant's vocabulary for responsible use."""
     return {
-        "rai:dataCollection": f"Drawn by the model {told.bundle} (hash {told.bundle_hash}) from organ masks "
-        f"and requested labels; recipe digest {told.digest}. The model was trained on: {told.training_data}.",
+        "rai:dataCollection": f"Drawn by the model {told.bundle} (hash {told.bundle_hash}) from "
+        f"{told.drawn_from}; recipe digest {told.digest}. The model was trained on: {told.training_data}.",
         "rai:dataCollectionType": "Synthetic data",
         "rai:dataLimitations": "A label says what was asked for at that place, not what a radiologist read "
         "there. The films carry the biases of the model's training films.",

@@ -124,7 +124,7 @@ def _describe(one: Any, meta: SampleMeta, split: str, told: Provenance) -> None:
     one.InstanceNumber = 1 if key.member == "h" else 2 * int(key.member[1:]) + 1 + _MEMBERS[key.member[0]]
     one.ImageComments = comment(meta, split, told)[:LARGEST_COMMENT]
     one.DerivationDescription = (
-        f"Drawn by the model {told.bundle} from an organ mask and a requested label; no patient was imaged. "
+        f"Drawn by the model {told.bundle} from {told.drawn_from}; no patient was imaged. "
         f"Recipe digest {meta.digest}, key {meta.key}."
     )
 

@@ -8,6 +8,8 @@ from xreal_synth.export.source import Source
 
 NOTICE = "Synthetic chest films, made by a model. For research; not for diagnosis. No film shows a patient."
 
+NO_MASKS = "requested labels alone: the films do not follow the organ masks (sampling.control: none)"
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -21,6 +23,12 @@ class Provenance:
     use_restriction: str
     training_data: str
     made_with: dict[str, str]
+    follows_masks: bool = True
+
+    @property
+    def drawn_from(self) -> str:
+        """What the model was given."""
+        return "organ masks and requested labels" if self.follows_masks else NO_MASKS
 
     def fields(self) -> dict[str, object]:
         """As JSON."""
@@ -33,6 +41,7 @@ class Provenance:
             "use_restriction": self.use_restriction,
             "training_data": self.training_data,
             "made_with": self.made_with,
+            "drawn_from": self.drawn_from,
         }
 
 
@@ -49,4 +58,5 @@ def provenance(source: Source) -> Provenance:
         use_restriction=bundle.use_restriction if bundle else unknown,
         training_data=bundle.training_data if bundle else unknown,
         made_with=dict(sorted(head.fingerprint.items())),
+        follows_masks=head.follows_masks,
     )

@@ -49,7 +49,8 @@ class SyntheticDataset(xrv.datasets.Dataset):
     film are held against its row's hash when it is read. Nothing is opened before the first item, and no
     file stays open, so the dataset may be pickled and forked.
 
-    Raises DatasetError where there is no dataset, no finished shard, or no film in the split asked for.
+    Raises DatasetError where there is no dataset, no finished shard, or no film in the split asked for, and for
+    `semantic_masks` where the films do not follow them.
     """
 
     def __init__(
@@ -84,6 +85,13 @@ class SyntheticDataset(xrv.datasets.Dataset):
 
     def _read_tables(self) -> tuple[str, pd.DataFrame]:
         source = open_source(self._store)
+        if self.semantic_masks and not source.head.follows_masks:
+            raise DatasetError(
+                where=self.uri,
+                found="semantic_masks of films that do not follow their organ masks (sampling.control: none)",
+                wanted="films made with sampling.control: xreal or controlnet",
+                mend="leave semantic_masks out",
+            )
         frames = []
         for record in source.records:
             table = shard_table(source, record)

@@ -43,6 +43,12 @@ class DatasetHead:
     shard_samples: int
     format_version: int = FORMAT_VERSION
 
+    @property
+    def follows_masks(self) -> bool:
+        """Whether the films were made to follow their organ masks: all but those of `control: none`."""
+        sampling = self.settings.get("sampling")
+        return not (isinstance(sampling, dict) and sampling.get("control") == "none")
+
 
 @lru_cache(maxsize=1)
 def _adapter() -> TypeAdapter[DatasetHead]:
