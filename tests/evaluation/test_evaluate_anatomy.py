@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from xreal_synth.anatomy.schematic import schematic_mask
-from xreal_synth.cli.main import main
 from xreal_synth.evaluation.stage_watch import StageWatch
 from xreal_synth.models.describe import describe
 from xreal_synth.models.load import load_bundle
@@ -22,38 +19,17 @@ from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 
-
-@pytest.fixture
-def films(tmp_path: Path) -> Path:
-    """Four masks of ellipses, with films that are darker in the lungs."""
-    rng = np.random.default_rng(0)
-    with (tmp_path / "manifest.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["image", "mask", "labels", "split"])
-        for number, labels in enumerate(["No Finding", "Effusion", "Pneumonia|Mass", "Hernia"]):
-            mask = schematic_mask(320, rng)
-            film = np.where(np.isin(mask, (1, 2)), 60, 190) + rng.normal(0, 4, mask.shape)
-            Image.fromarray(film.astype(np.uint8)).save(tmp_path / f"film{number}.png")
-            Image.fromarray(mask).save(tmp_path / f"mask{number}.png")
-            table.writerow([f"film{number}.png", f"mask{number}.png", labels, "val"])
-    return tmp_path
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["xreal-synth", "evaluate", "anatomy", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
+Evaluate = Callable[..., int]
 
 
 def test_figures_and_sheet(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    films: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    options = ["--data", str(films), "-n", "4", "--steps", "4", "--sheet", str(sheet), "--json"]
-    assert run(monkeypatch, *options) == 0
+    options = ["--data", str(films), "-n", "6", "--steps", "4", "--sheet", str(sheet), "--json"]
+    assert evaluate("anatomy", *options) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["films"], figures["variants"]) == (4, 2)
+    assert (figures["films"], figures["variants"]) == (6, 3)
     assert figures["change_outside"]["mean"] == 0
     assert figures["change_inside"]["mean"] > 0
     assert figures["dice"]["left_lung"]["mean"] > 0.5
@@ -71,16 +47,13 @@ def test_figures_and_sheet(
         (["--control", "none", "--hold", "0.5"], "remove `hold`"),
         (["-n", "2", "--control", "controlnet"], "no controlnet/"),
         (["--bundle", "xreal-tiny", "-n", "2"], "segmenter"),
+        (["--split", "tset"], "tset"),
     ],
 )
 def test_mistakes(
-    films: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    named: str,
+    films: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str], options: list[str], named: str
 ) -> None:
-    assert run(monkeypatch, "--data", str(films), *options) == 2
+    assert evaluate("anatomy", "--data", str(films), *options) == 2
     assert named in capsys.readouterr().err
 
 

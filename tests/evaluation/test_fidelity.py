@@ -1,4 +1,4 @@
-"""Figures against values worked by hand, and the whole evaluation on the tiny bundle."""
+"""Dice and MS-SSIM against values worked by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from xreal_synth.evaluation.fidelity import dice, figure, high_frequency_ratio, ms_ssim, organ_dice
+from xreal_synth.evaluation.fidelity import dice, ms_ssim, organ_dice
 
 
 def test_dice_by_hand() -> None:
@@ -19,14 +19,6 @@ def test_dice_by_hand() -> None:
     assert organ_dice(asked, asked)["left_lung"] == 1
 
 
-def test_figure_leaves_out_nan_and_brackets_the_mean() -> None:
-    found = figure([0.0, 1.0, float("nan"), 0.5])
-    assert found.n == 3
-    assert found.mean == pytest.approx(0.5)
-    assert 0 <= found.low <= found.mean <= found.high <= 1
-    assert figure([float("nan")]).n == 0
-
-
 def test_ms_ssim_is_one_for_the_same_film_and_falls_with_noise() -> None:
     rng = np.random.default_rng(0)
     film = (rng.random((8, 8)) * 255).astype(np.uint8).repeat(32, 0).repeat(32, 1)
@@ -36,9 +28,6 @@ def test_ms_ssim_is_one_for_the_same_film_and_falls_with_noise() -> None:
     assert less < 0.95
 
 
-def test_blur_lowers_the_high_frequencies() -> None:
-    from scipy.ndimage import gaussian_filter
-
-    film = (np.random.default_rng(0).random((64, 64)) * 255).astype(np.uint8)
-    assert high_frequency_ratio([film], [film]) == pytest.approx(1)
-    assert high_frequency_ratio([gaussian_filter(film, 2)], [film]) < 0.1
+def test_small_films_have_no_ms_ssim() -> None:
+    small = np.zeros((175, 175), np.uint8)
+    assert math.isnan(ms_ssim([small], [small])[0])

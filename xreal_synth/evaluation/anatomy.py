@@ -1,52 +1,33 @@
 """Films made from real films' masks and labels, held against those masks and films.
 
 The paper's paired protocol on a manifest: for each film of a split, its own organ mask and its first
-finding that the bundle knows. What is measured is in `fidelity`; this file makes the films.
+finding that the bundle knows: Dice per organ by the bundle's own segmenter, MS-SSIM to the real film, seconds
+per stage. Intervals are 95% bootstrap percentiles over patients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import nn
 
-from xreal_synth.anatomy.codes import resize_mask
-from xreal_synth.anatomy.film_files import FilmFiles, checked_pair
-from xreal_synth.anatomy.manifest import BadFilm, FilmRow, read_manifest
-from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask
-from xreal_synth.anatomy.validate import validate_mask
-from xreal_synth.errors import AnatomyError, BundleError, PlacementError, TrainingError
-from xreal_synth.evaluation.fidelity import Figure, dice, figure, high_frequency_ratio, ms_ssim
-from xreal_synth.evaluation.stage_watch import StageWatch
-from xreal_synth.models.describe import BundleInfo, prompt_for
-from xreal_synth.models.load import LoadedBundle, load_network
-from xreal_synth.plan.placement import place
-from xreal_synth.plan.prior import Prior
-from xreal_synth.recipe.schema import FindingLabel
-from xreal_synth.sampling.groups import sample_groups
-from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
-from xreal_synth.seeds import stream
-from xreal_synth.storage import open_store
-from xreal_synth.types import Film, Mask, PlacedFinding, SamplingSettings
+from xreal_synth.anatomy.regions import region_mask
+from xreal_synth.errors import BundleError
+from xreal_synth.evaluation.cases import Case, CaseReader
+from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
+from xreal_synth.evaluation.films import FilmFolder
+from xreal_synth.evaluation.intervals import Bootstrap, Figure
+from xreal_synth.evaluation.spectrum import ring_powers, upper_power
+from xreal_synth.models.describe import BundleInfo
+from xreal_synth.models.load import load_network
+from xreal_synth.types import Film, Mask, PlacedFinding
 from xreal_synth.vocab import ORGANS
 
-MIN_OVERLAP = 0.6
-VARIANT = "v0"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pair:
-    """A real film uint8 [H, W], its mask, and the finding to show, if it has one that the bundle knows."""
-
-    name: str
-    film: Film
-    mask: Mask
-    finding: PlacedFinding | None
+_NONE = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,131 +49,92 @@ class AnatomyFigures:
     ms_ssim_variant: Figure
     change_inside: Figure
     change_outside: Figure
-    sharpness: float
+    sharpness: Figure
     seconds: dict[str, float]
 
 
-def read_pairs(data: str | Path, info: BundleInfo, *, split: str, count: int, seed: int) -> list[Pair]:
-    """`count` films of a manifest's split, drawn without replacement; faulty films and masks are skipped.
+@dataclass(slots=True)
+class _Rows:
+    """What is kept of each film; NaN where it has no variant."""
 
-    Raises TrainingError if the manifest cannot be read or has too few films.
-    """
-    store = open_store(str(data))
-    rows = read_manifest(store, ("image", "mask", "labels", "split"), (split,)).rows
-    prior, files, pairs = Prior.load(), FilmFiles(store), list[Pair]()
-    for at in stream(seed, 0, 0, "rows", "evaluation").permutation(len(rows)):
-        pair = _read_pair(files, rows[at], info, prior, seed, int(at))
-        if pair is not None:
-            pairs.append(pair)
-        if len(pairs) == count:
-            return pairs
-    raise TrainingError(
-        found=f"{len(pairs)} usable films in split {split!r}", wanted=f"{count}", mend="lower -n"
-    )
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, **values: float) -> None:
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+
+    def of(self, name: str) -> npt.NDArray[np.float64]:
+        return np.asarray(self.values[name], np.float64)
 
 
-def _read_pair(
-    files: FilmFiles, row: FilmRow, info: BundleInfo, prior: Prior, seed: int, at: int
-) -> Pair | None:
-    size = info.image_size
-    try:
-        read = checked_pair(*files.pair(row), row.mask)
-        mask = resize_mask(read.mask, size)
-        validate_mask(mask, row.mask)
-    except (AnatomyError, BadFilm):
-        return None
-    film = np.asarray(Image.fromarray(read.film).resize((size, size), Image.Resampling.LANCZOS))
-    known = [name for name in row.labels if name in info.prompts]
-    finding = None
-    if known:
-        try:
-            rng = stream(seed, at, 0, "boxes", "evaluation")
-            label = FindingLabel.model_validate({"name": known[0]})
-            finding = place(label, mask, rng, prior, factor=info.factor, min_overlap=MIN_OVERLAP)
-        except PlacementError:
-            finding = None
-    return Pair(row.image, film, mask, finding)
-
-
-def evaluate_anatomy(
-    info: BundleInfo,
-    model: LoadedBundle,
-    settings: SamplingSettings,
-    pairs: Sequence[Pair],
-    *,
-    seed: int,
-    micro_batch: int,
-    on_films: Callable[[int], None] = lambda films: None,
-) -> tuple[AnatomyFigures, list[GroupFilms]]:
-    """Makes twin and variant of every pair and measures them; raises BundleError without a segmenter."""
+def own_segmenter(info: BundleInfo, device: torch.device) -> nn.Module:
+    """The bundle's segmenter, ready; raises BundleError if it has none."""
     if "segmenter" not in info.parts:
         raise BundleError(
             where=str(info.root), found="no segmenter/", wanted="a bundle with one, to judge organs"
         )
-    judge = load_network(info, "segmenter").eval().to(model.device)
-    watch = StageWatch(model)
-    jobs = [_job(info, pair, seed, at) for at, pair in enumerate(pairs)]
-    made = list(
-        sample_groups(watch, settings, jobs, micro_batch=micro_batch, noise=watch.noise, on_batch=on_films)
-    )
-    return _measure(judge, pairs, made, watch), made
+    return load_network(info, "segmenter").eval().to(device)
 
 
-def _job(info: BundleInfo, pair: Pair, seed: int, at: int) -> GroupJob:
-    members: tuple[MemberJob, ...] = ()
-    if pair.finding is not None:
-        region = region_mask(pair.finding, pair.mask)
-        alpha = feather(region, FEATHER_SHARE * info.image_size)
-        prompt = prompt_for(info, (pair.finding.name,))
-        members = (MemberJob(VARIANT, (Edit(region, prompt, alpha),)),)
-    return GroupJob(seed, at, 0, pair.mask, info.healthy_prompt, members)
-
-
-def _measure(
-    judge: nn.Module, pairs: Sequence[Pair], made: Sequence[GroupFilms], watch: StageWatch
+def measure_anatomy(
+    segmenter: nn.Module, cases: Sequence[Case], reader: CaseReader, made: FilmFolder
 ) -> AnatomyFigures:
-    twins = [group.films["h"] for group in made]
-    both = [(pair, group) for pair, group in zip(pairs, made, strict=True) if VARIANT in group.films]
-    variants = [group.films[VARIANT] for _, group in both]
-    masks, reals = [pair.mask for pair in pairs], [pair.film for pair in pairs]
-    inside, outside = _changes(both)
+    """Measures films that are made, one after another."""
+    rows = _Rows()
+    for case in cases:
+        pair = reader.read(case.row)
+        twin = made.twin(case)
+        _add_film(rows, "", segmenter, pair.mask, twin, pair.film)
+        _add_film(rows, "_real", segmenter, pair.mask, pair.film, None)
+        if case.findings:
+            variant = made.labelled(case)
+            _add_film(rows, "_variant", segmenter, pair.mask, variant, pair.film)
+            inside, outside = _changes(case.findings, pair.mask, twin, variant)
+            rows.add(inside=inside, outside=outside)
+        else:
+            rows.add(inside=_NONE, outside=_NONE, ms_ssim_variant=_NONE)
+            rows.add(**{f"{organ}_variant": _NONE for organ in ORGANS})
+    bootstrap = Bootstrap([case.row.patient for case in cases])
+
+    def of(name: str) -> Figure:
+        return bootstrap.mean(rows.of(name))
+
     return AnatomyFigures(
-        films=len(twins),
-        variants=len(variants),
-        dice=_dice(judge, masks, twins),
-        dice_variant=_dice(judge, [pair.mask for pair, _ in both], variants),
-        dice_real=_dice(judge, masks, reals),
-        ms_ssim=figure(ms_ssim(twins, reals)),
-        ms_ssim_variant=figure(ms_ssim(variants, [pair.film for pair, _ in both])),
-        change_inside=figure(inside),
-        change_outside=figure(outside),
-        sharpness=high_frequency_ratio(twins, reals),
-        seconds=watch.per_film(len(twins), len(variants)),
+        films=len(cases),
+        variants=sum(bool(case.findings) for case in cases),
+        dice={organ: of(organ) for organ in ORGANS},
+        dice_variant={organ: of(f"{organ}_variant") for organ in ORGANS},
+        dice_real={organ: of(f"{organ}_real") for organ in ORGANS},
+        ms_ssim=of("ms_ssim"),
+        ms_ssim_variant=of("ms_ssim_variant"),
+        change_inside=of("inside"),
+        change_outside=of("outside"),
+        sharpness=bootstrap.ratio(rows.of("power"), rows.of("power_real")),
+        seconds=made.seconds(),
     )
 
 
-def _changes(both: Sequence[tuple[Pair, GroupFilms]]) -> tuple[list[float], list[float]]:
-    inside, outside = [], []
-    for pair, group in both:
-        assert pair.finding is not None, "only films with a finding have a variant"
-        region = region_mask(pair.finding, pair.mask)
-        apart = np.abs(group.films[VARIANT].astype(float) - group.films["h"].astype(float))
-        inside.append(float(apart[region].mean()))
-        outside.append(float(apart[~region].mean()))
-    return inside, outside
+def _add_film(
+    rows: _Rows, suffix: str, segmenter: nn.Module, mask: Mask, film: Film, real: Film | None
+) -> None:
+    shown = segment(segmenter, film)
+    rows.add(**{f"{organ}{suffix}": value for organ, value in organ_dice(mask, shown).items()})
+    power = float(upper_power(ring_powers(film)[None], film.shape[0])[0])
+    rows.add(**{f"power{suffix}": power})
+    if real is not None:
+        rows.add(**{f"ms_ssim{suffix}": ms_ssim([film], [real])[0]})
 
 
-def _dice(judge: nn.Module, masks: Sequence[Mask], films: Sequence[Film]) -> dict[str, Figure]:
-    shown = list(segment(judge, films))
-    return {
-        name: figure([dice(mask, found, code) for mask, found in zip(masks, shown, strict=True)])
-        for name, code in ORGANS.items()
-    }
+def _changes(findings: Sequence[PlacedFinding], mask: Mask, twin: Film, variant: Film) -> tuple[float, float]:
+    region = np.logical_or.reduce([region_mask(finding, mask) for finding in findings])
+    apart = np.abs(variant.astype(float) - twin.astype(float))
+    return float(apart[region].mean()), float(apart[~region].mean())
 
 
 @torch.inference_mode()
-def segment(judge: nn.Module, films: Sequence[Film]) -> Iterator[Mask]:
-    """Organ codes uint8 [H, W] of each film uint8 [H, W], by a network with [B, 1, H, W] in 0..1 -> logits."""
-    for film in films:
-        x = torch.from_numpy(film.astype(np.float32) / 255.0)[None, None]
-        yield judge(x).argmax(dim=1)[0].to(torch.uint8).numpy()
+def segment(segmenter: nn.Module, film: Film) -> Mask:
+    """Organ codes uint8 [H, W] of a film uint8 [H, W], by a network with [B, 1, H, W] in 0..1 -> logits."""
+    device = next(segmenter.parameters()).device
+    x = torch.from_numpy(film.astype(np.float32) / 255.0)[None, None].to(device)
+    codes: Mask = segmenter(x).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+    return codes

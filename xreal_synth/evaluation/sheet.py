@@ -1,4 +1,4 @@
-"""A picture of real films beside the films made from their masks."""
+"""Pictures of real films beside made ones."""
 
 from __future__ import annotations
 
@@ -6,51 +6,107 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 
-from xreal_synth.anatomy.regions import region_mask
-from xreal_synth.evaluation.anatomy import VARIANT, Pair
-from xreal_synth.sampling.jobs import GroupFilms
+from xreal_synth.evaluation.cases import Case, CaseReader
+from xreal_synth.evaluation.films import FilmFolder
 from xreal_synth.types import Film, Mask
 
 _GAP = 4
+_TITLE = 40
 _COLOURS = ((0, 0, 0), (70, 130, 220), (60, 180, 120), (220, 80, 70), (230, 180, 50))
+_BOX = (255, 210, 60)
+
+Picture = npt.NDArray[np.uint8]
 
 
-def side_by_side(pairs: Sequence[Pair], made: Sequence[GroupFilms], out: Path, *, columns: int = 8) -> None:
-    """Blocks of four rows: the real film, its mask, the healthy twin, the variant with its region outlined."""
+def made_beside_real(
+    cases: Sequence[Case], reader: CaseReader, made: FilmFolder, out: Path, *, title: str, columns: int = 4
+) -> None:
+    """Two blocks of up to columns x columns films at their own size: made on the left, real on the right.
+
+    The films of one place in the two blocks share mask and labels; what was asked for stands below each.
+    """
+    chosen = list(cases)[: columns * columns]
+    left = _block([_named(made.labelled(case), _asked(case)) for case in chosen], columns)
+    right = _block([_named(reader.read(case.row).film, _labels(case)) for case in chosen], columns)
+    gap = np.zeros((left.shape[0], 6 * _GAP), np.uint8)
+    page = np.concatenate([left, gap, right], axis=1)
+    picture = Image.fromarray(np.pad(page, ((_TITLE, 0), (2 * _GAP, 2 * _GAP))))
+    draw, face = ImageDraw.Draw(picture), ImageFont.load_default(22)
+    draw.text((2 * _GAP, 6), title, fill=235, font=face)
+    draw.text((2 * _GAP + left.shape[1] + 6 * _GAP, 6), "real films", fill=235, font=face)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out, optimize=True)
+
+
+def side_by_side(
+    cases: Sequence[Case], reader: CaseReader, made: FilmFolder, out: Path, *, columns: int = 8
+) -> None:
+    """Blocks of four rows: the real film, its mask, the healthy twin, the variant with its boxes."""
     blocks = []
-    for start in range(0, len(pairs), columns):
-        chosen = list(zip(pairs, made, strict=True))[start : start + columns]
-        blocks.append(np.concatenate([_column(pair, group) for pair, group in chosen], axis=1))
+    for start in range(0, len(cases), columns):
+        columns_of = [_column(case, reader, made) for case in cases[start : start + columns]]
+        blocks.append(np.concatenate(columns_of, axis=1))
     width = max(block.shape[1] for block in blocks)
     padded = [np.pad(block, ((0, 3 * _GAP), (0, width - block.shape[1]), (0, 0))) for block in blocks]
     picture = Image.fromarray(np.concatenate(padded))
-    ImageDraw.Draw(picture).text(
-        (6, 4), "rows: real, mask, made from the mask, with the finding", fill="white"
-    )
+    words = "rows: real, mask, made from the mask, with the finding"
+    ImageDraw.Draw(picture).text((6, 4), words, fill="white")
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)
 
 
-def _column(pair: Pair, group: GroupFilms) -> np.ndarray:
-    variant = group.films.get(VARIANT)
-    shown = np.zeros((*pair.film.shape, 3), np.uint8) if variant is None else _rgb(variant)
-    if pair.finding is not None and variant is not None:
-        picture = Image.fromarray(shown)
-        draw = ImageDraw.Draw(picture)
-        for box in pair.finding.boxes:
-            draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=(255, 210, 60))
-        draw.text((4, pair.film.shape[0] - 14), pair.finding.name, fill=(255, 210, 60))
-        shown = np.asarray(picture)
-        assert region_mask(pair.finding, pair.mask).any(), "a placed finding has a region"
-    cells = (_rgb(pair.film), _mask_rgb(pair.mask), _rgb(group.films["h"]), shown)
+def _column(case: Case, reader: CaseReader, made: FilmFolder) -> Picture:
+    pair = reader.read(case.row)
+    shown = np.zeros((*pair.film.shape, 3), np.uint8)
+    if case.findings:
+        shown = _boxed(made.labelled(case), case)
+    cells = (_rgb(pair.film), _mask_rgb(pair.mask), _rgb(made.twin(case)), shown)
     return np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
 
 
-def _rgb(film: Film) -> np.ndarray:
+def _boxed(film: Film, case: Case) -> Picture:
+    picture = Image.fromarray(_rgb(film))
+    draw = ImageDraw.Draw(picture)
+    for finding in case.findings:
+        for box in finding.boxes:
+            draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_BOX)
+    draw.text((4, film.shape[0] - 14), _asked(case), fill=_BOX)
+    return np.asarray(picture)
+
+
+def _block(cells: Sequence[Picture], columns: int) -> Picture:
+    rows = [
+        np.concatenate(_filled(cells[at : at + columns], columns), axis=1)
+        for at in range(0, len(cells), columns)
+    ]
+    return np.concatenate(rows)
+
+
+def _filled(cells: Sequence[Picture], columns: int) -> list[Picture]:
+    return [*cells, *[np.zeros_like(cells[0])] * (columns - len(cells))]
+
+
+def _named(film: Film, words: str) -> Picture:
+    """A grey cell [H + strip, W] with its words in a strip below."""
+    picture = Image.fromarray(np.pad(film, ((0, 18 + _GAP), (0, _GAP))))
+    ImageDraw.Draw(picture).text((3, film.shape[0] + 1), words, fill=190, font=ImageFont.load_default(13))
+    return np.asarray(picture)
+
+
+def _asked(case: Case) -> str:
+    return ", ".join(finding.name for finding in case.findings) or "no finding"
+
+
+def _labels(case: Case) -> str:
+    return ", ".join(case.row.labels)
+
+
+def _rgb(film: Film) -> Picture:
     return np.repeat(film[:, :, None], 3, axis=2)
 
 
-def _mask_rgb(mask: Mask) -> np.ndarray:
+def _mask_rgb(mask: Mask) -> Picture:
     return np.asarray(_COLOURS, np.uint8)[mask]

@@ -65,10 +65,10 @@ class StageWatch:
     def embed(self, prompts: Sequence[str]) -> Tensor:
         return self._model.embed(prompts)
 
-    def per_film(self, films: int, variants: int) -> dict[str, float]:
-        """Seconds per film of each stage; `decode` is per decoded film of either stage."""
-        counts = {"stage B": max(variants, 1), "decode": films + variants}
-        return {name: spent / counts.get(name, films) for name, spent in self._seconds.items()}
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Spent in each stage so far."""
+        return dict(self._seconds)
 
     def noise(
         self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int

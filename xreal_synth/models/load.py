@@ -224,8 +224,14 @@ def alphas_from(scheduler: Mapping[str, Any]) -> Tensor:
 
 def load_network(info: BundleInfo, part: str) -> nn.Module:
     """One network of the bundle in float32, on the CPU; raises BundleError."""
-    folder = info.part(part)
-    config = _read_json(info.file(f"{part}/config.json"))
+    info.part(part)
+    return network_from(part, info.file(f"{part}/config.json"), info.file(f"{part}/{WEIGHTS}"))
+
+
+def network_from(part: str, config_file: Path, weights_file: Path) -> nn.Module:
+    """A network that may be such a part, in float32, on the CPU, loaded strictly; raises BundleError."""
+    folder = config_file.parent
+    config = _read_json(config_file)
     kinds = NETWORKS[part]
     kind = kinds.get(str(config.get("_class_name")))
     if kind is None:
@@ -237,9 +243,7 @@ def load_network(info: BundleInfo, part: str) -> nn.Module:
         )
     try:
         network: nn.Module = kind.from_config(config)
-        network.load_state_dict(
-            {k: v.float() for k, v in _tensors(info.file(f"{part}/{WEIGHTS}")).items()}, strict=True
-        )
+        network.load_state_dict({k: v.float() for k, v in _tensors(weights_file).items()}, strict=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
             where=str(folder),

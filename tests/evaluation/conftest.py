@@ -1,0 +1,71 @@
+"""A small folder of drawn films in two splits, and tiny judging networks with seeded random weights."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xreal_synth.anatomy.schematic import schematic_mask
+from xreal_synth.cli.main import main
+from xreal_synth.evaluation.judging import write_judges
+from xreal_synth.models.networks.finding_classifier import FindingClassifier
+from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+
+FINDINGS = ("Pneumonia", "Infiltration", "Atelectasis", "Effusion", "Edema")
+LABELS = ["No Finding", "Effusion", "Pneumonia|Mass", "Hernia", "Edema|Pneumonia", "No Finding"]
+TRAINING = 8
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six validation and eight training films: masks of ellipses, films that are darker in the lungs."""
+    folder = tmp_path_factory.mktemp("films")
+    rng = np.random.default_rng(0)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "mask", "labels", "patient_id", "split"])
+        for number in range(len(LABELS) + TRAINING):
+            mask = schematic_mask(320, rng)
+            film = np.where(np.isin(mask, (1, 2)), 60, 190) + rng.normal(0, 4, mask.shape)
+            Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(folder / f"film{number}.png")
+            Image.fromarray(mask).save(folder / f"mask{number}.png")
+            split = "val" if number < len(LABELS) else "train"
+            labels = LABELS[number % len(LABELS)]
+            table.writerow([f"film{number}.png", f"mask{number}.png", labels, str(number // 2), split])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judges")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        PyramidSegmenter(inner_size=32, blocks=(1,), width=8).save_pretrained(folder / "segmenter")
+        classifier = FindingClassifier("densenet", 32, (1, 1), width=8, growth=4, findings=FINDINGS)
+        classifier.save_pretrained(folder / "classifier")
+    write_judges(folder)
+    return folder
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`xreal-synth evaluate ...` -> its exit code."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["xreal-synth", "evaluate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run

@@ -1,0 +1,82 @@
+"""Judging networks: checked by hash, loaded strictly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xreal_synth.errors import BundleError
+from xreal_synth.evaluation import judging
+from xreal_synth.evaluation.judging import load_judges, write_judges
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def broken(judges: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(judges, tmp_path / "judges"))
+
+
+def test_judges_load_ready_to_judge(judges: Path) -> None:
+    found = load_judges(judges)
+    assert found.findings == ("Pneumonia", "Infiltration", "Atelectasis", "Effusion", "Edema")
+    assert not found.classifier.training
+    assert not any(p.requires_grad for p in found.segmenter.parameters())
+
+
+def flip_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda f: flip_last_byte(f / "classifier" / WEIGHTS), "not the file"),
+        (lambda f: (f / "segmenter" / WEIGHTS).unlink(), "missing"),
+        (lambda f: (f / "segmenter" / WEIGHTS).write_bytes(b"short"), "another size"),
+        (lambda f: (f / "judges.json").unlink(), "cannot be read"),
+        (lambda f: (f / "judges.json").write_text("{"), "judges.json"),
+        (lambda f: (f / "judges.json").write_text('{"format_version": 2, "files": {}}'), "format_version"),
+        (lambda f: (f / "judges.json").write_text('{"files": {"../x": {}}}'), r"\.\./x"),
+        (lambda f: (f / "judges.json").write_text('{"files": {}}'), "not listed"),
+    ],
+)
+def test_a_spoilt_folder_is_refused(broken: Path, spoil: Callable[[Path], object], named: str) -> None:
+    spoil(broken)
+    with pytest.raises(BundleError, match=named) as caught:
+        load_judges(broken)
+    assert caught.value.mend
+
+
+def test_a_network_of_another_kind_is_refused(broken: Path) -> None:
+    config = broken / "classifier" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "OrganSegmenter"}))
+    write_judges(broken)
+    with pytest.raises(BundleError, match="OrganSegmenter"):
+        load_judges(broken)
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "_class_name": "FindingClassifier", "width": 9})
+    )
+    write_judges(broken)
+    with pytest.raises(BundleError, match="do not belong together"):
+        load_judges(broken)
+
+
+def test_the_command_writes_the_record(
+    broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (broken / "judges.json").read_text()
+    (broken / "judges.json").unlink()
+    monkeypatch.setattr(sys, "argv", ["judging", str(broken)])
+    assert judging.main() == 0
+    assert (broken / "judges.json").read_text() == before
+    (broken / "classifier" / WEIGHTS).unlink()
+    assert judging.main() == 2
+    assert "export" in capsys.readouterr().err

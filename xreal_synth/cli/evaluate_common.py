@@ -1,0 +1,132 @@
+"""What the ways of evaluating share: options, the bars of progress, the machine's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from xreal_synth.cli.options import notes
+from xreal_synth.errors import Problem, RecipeError
+
+if TYPE_CHECKING:
+    from xreal_synth.evaluation.run import Report
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+DataOption = Annotated[
+    str, typer.Option(help="Folder or URI with manifest.csv, films and masks.", show_default=False)
+]
+BundleOption = Annotated[str, typer.Option(help="A shipped name or a folder.")]
+SplitOption = Annotated[str, typer.Option(help="The manifest's split to take masks and films from.")]
+TrainSplitOption = Annotated[
+    str, typer.Option(help="The split the bundle was trained on: for real beside real, and for copies.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Which films, boxes and noise.")]
+SamplingSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A key of a recipe's `sampling`, e.g. hold=0.5 or mode=reference; may be repeated.",
+        show_default="the bundle's",
+    ),
+]
+JudgesOption = Annotated[
+    Path | None,
+    typer.Option(help="A folder of judging networks of your own.", show_default="the shipped ones"),
+]
+PrecisionOption = Annotated[Precision, typer.Option(help="Of the denoiser.")]
+MicroBatchOption = Annotated[int, typer.Option(min=1, help="Films sampled at once.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+def sampling_from(given: Sequence[str] | None) -> dict[str, Any]:
+    """`--set` texts -> keys of `sampling`; what they mean is checked with the bundle at hand."""
+    asked = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise _option("--set", text, "KEY=VALUE", "write it like --set hold=0.5")
+        asked[key.strip()] = scalar(value, f"--set {key}")
+    return asked
+
+
+def scalar(text: str, option: str) -> Any:
+    """A YAML number or word."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _option(option, text, "a number or a word", "correct the value") from error
+    if isinstance(value, list | dict):
+        raise _option(option, text, "a number or a word", "give one value at a time")
+    return value
+
+
+def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
+    """`--grid` texts `hold=0.3,0.5` -> values by key."""
+    grid: dict[str, list[Any]] = {}
+    for text in given:
+        key, equals, values = text.partition("=")
+        if not equals or not key or not values or key in grid:
+            raise _option(
+                "--grid", text, "KEY=VALUE,VALUE,.. once a key", "write it like --grid hold=0.3,0.5"
+            )
+        grid[key.strip()] = [scalar(value, f"--grid {key}") for value in values.split(",")]
+    return grid
+
+
+@contextmanager
+def bars() -> Iterator[Report]:
+    """A bar for each thing that is done, on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.advance(tasks[what], done)
+
+        yield report
+
+
+@contextmanager
+def film_folder(given: Path | None) -> Iterator[Path]:
+    """The folder that was given, or a temporary one."""
+    if given is not None:
+        yield given
+        return
+    with TemporaryDirectory(prefix="xreal-synth-films-") as folder:
+        yield Path(folder)
+
+
+def machine(device: str) -> str:
+    """The processor's name."""
+    import torch
+
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    features = "AMX bf16" if any("amx_bf16" in line for line in lines) else "no AMX"
+    return f"{names[0] if names else 'CPU'} ({features})"
+
+
+def _option(name: str, found: str, wanted: str, mend: str) -> RecipeError:
+    return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, mend=mend)])

@@ -1,0 +1,131 @@
+"""Real films of a split, each with what is to be made from it: its own organ mask and its own findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from xreal_synth.anatomy.codes import resize_mask
+from xreal_synth.anatomy.film_files import FilmFiles, FilmPair, checked_pair
+from xreal_synth.anatomy.manifest import TRAINING_COLUMNS, BadFilm, FilmRow, read_manifest
+from xreal_synth.anatomy.validate import validate_mask
+from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
+from xreal_synth.models.describe import BundleInfo
+from xreal_synth.plan.placement import place
+from xreal_synth.plan.prior import Prior
+from xreal_synth.recipe.schema import FindingLabel
+from xreal_synth.seeds import stream
+from xreal_synth.storage import Store
+from xreal_synth.types import Mask, PlacedFinding
+
+MIN_OVERLAP = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A real film and what is asked for in its place.
+
+    `index` is its row in the split, which keys its noise; `findings` are placed by the prior, in the bundle's
+    order; `unplaced` are findings of the film that found no place on this anatomy.
+    """
+
+    index: int
+    row: FilmRow
+    findings: tuple[PlacedFinding, ...]
+    unplaced: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.row.image
+
+    @property
+    def asked(self) -> frozenset[str]:
+        return frozenset(finding.name for finding in self.findings)
+
+
+class CaseReader:
+    """Reads films and masks of a data folder at one size; nothing is kept."""
+
+    def __init__(self, data: Store, size: int) -> None:
+        self.size = size
+        self._files = FilmFiles(data)
+
+    def read(self, row: FilmRow) -> FilmPair:
+        """Film and mask uint8 [size, size]; raises BadFilm or AnatomyError if they cannot be used."""
+        pair = checked_pair(*self._files.pair(row), row.mask)
+        mask = resize_mask(pair.mask, self.size)
+        validate_mask(mask, row.mask)
+        film = Image.fromarray(pair.film).resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return FilmPair(np.asarray(film), mask)
+
+    def usable(self, rows: tuple[FilmRow, ...]) -> Iterator[tuple[FilmRow, FilmPair]]:
+        """Rows whose film and mask can be used, with both."""
+        for row in rows:
+            try:
+                yield row, self.read(row)
+            except (AnatomyError, BadFilm):
+                continue
+
+
+def split_rows(data: Store, split: str) -> tuple[FilmRow, ...]:
+    """The manifest's rows of a split; raises TrainingError if the manifest cannot be read or has none."""
+    rows = read_manifest(data, TRAINING_COLUMNS, (split,)).rows
+    if not rows:
+        raise TrainingError(
+            where=data.uri,
+            found=f"no usable row of split {split!r} in the manifest",
+            wanted="films of that split",
+            mend="name another split, or see the manifest",
+        )
+    return rows
+
+
+def read_cases(
+    data: Store,
+    reader: CaseReader,
+    info: BundleInfo,
+    *,
+    split: str,
+    count: int | None,
+    seed: int,
+    most_findings: int | None = None,
+) -> tuple[list[Case], list[str]]:
+    """`count` films of a split (all by default), drawn without replacement, and the faulty ones met on the way.
+
+    Each asks for its findings that the bundle knows, at most `most_findings` of them. Raises TrainingError if
+    the manifest cannot be read or has too few films.
+    """
+    rows, prior, cases, faulty = split_rows(data, split), Prior.load(), list[Case](), list[str]()
+    for at in stream(seed, 0, 0, "rows", "evaluation").permutation(len(rows)):
+        try:
+            mask = reader.read(rows[at]).mask
+        except (AnatomyError, BadFilm):
+            faulty.append(rows[at].image)
+            continue
+        cases.append(_case(rows[at], int(at), mask, info, prior, seed, most_findings))
+        if len(cases) == count:
+            return cases, faulty
+    if count is not None or not cases:
+        raise TrainingError(
+            found=f"{len(cases)} usable films in split {split!r}",
+            wanted=str(count or "some"),
+            mend="lower -n, or see the manifest",
+        )
+    return cases, faulty
+
+
+def _case(
+    row: FilmRow, index: int, mask: Mask, info: BundleInfo, prior: Prior, seed: int, most: int | None
+) -> Case:
+    placed, unplaced = list[PlacedFinding](), list[str]()
+    for name in [name for name in info.prompts if name in row.labels][:most]:
+        rng = stream(seed, index, 0, "boxes", "evaluation", name)
+        try:
+            label = FindingLabel.model_validate({"name": name})
+            placed.append(place(label, mask, rng, prior, factor=info.factor, min_overlap=MIN_OVERLAP))
+        except PlacementError:
+            unplaced.append(name)
+    return Case(index, row, tuple(placed), tuple(unplaced))

@@ -1,0 +1,106 @@
+"""Do films show the findings they were asked for? What a judging classifier says, beside real films."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Figure
+
+Scores = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+"""1, 0, or -1 where a label is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindingFigures:
+    """One finding: the classifier's area under the ROC curve on made and on real films.
+
+    `rises` is the share of made films with the finding whose score for it is higher than their healthy
+    twin's, `rises_unasked` the same of films that were given other findings only, `change` the mean
+    difference of the logits.
+    """
+
+    positives: int
+    auc: Figure
+    auc_real: Figure
+    rises: Figure
+    rises_unasked: Figure
+    change: Figure
+
+    @property
+    def overlap(self) -> bool:
+        return self.auc.known and self.auc_real.known and self.auc.overlaps(self.auc_real)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FindingScores:
+    """One finding's logits [N] on made films, their healthy twins and the real films, and its labels [N].
+
+    `asked` is what was asked for, `labels` what the real film has; `given` is where the film was given any
+    finding (elsewhere it is its own twin).
+    """
+
+    made: Scores
+    twins: Scores
+    real: Scores
+    asked: Labels
+    labels: Labels
+    given: npt.NDArray[np.bool_]
+
+
+def finding_figures(scores: FindingScores, bootstrap: Bootstrap) -> FindingFigures:
+    """What a classifier's logits say of one finding."""
+    change, asked = scores.made - scores.twins, scores.asked
+    rises = (change > 0).astype(float)
+    return FindingFigures(
+        positives=int((asked == 1).sum()),
+        auc=area(scores.made, asked, bootstrap),
+        auc_real=area(scores.real, scores.labels, bootstrap),
+        rises=bootstrap.mean(np.where(asked == 1, rises, np.nan)),
+        rises_unasked=bootstrap.mean(np.where((asked == 0) & scores.given, rises, np.nan)),
+        change=bootstrap.mean(np.where(asked == 1, change, np.nan)),
+    )
+
+
+def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Figure:
+    """Area under the ROC curve: the chance that a positive film scores above a negative one, ties half."""
+    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    above = (scores[positive, None] > scores[None, negative]) + 0.5 * (
+        scores[positive, None] == scores[None, negative]
+    )
+
+    def statistic(weights: Array) -> Array:
+        p, n = weights[:, positive], weights[:, negative]
+        pairs = p.sum(axis=1) * n.sum(axis=1)
+        won = ((p @ above) * n).sum(axis=1)
+        return np.asarray(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
+
+    return bootstrap.interval(statistic, min(len(positive), len(negative)) and len(positive) + len(negative))
+
+
+def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Figure:
+    """Mean over findings of F1 at a probability of one half; findings without positive films are left out."""
+    said, known = logits_NL > 0, labels_NL >= 0
+    kept = (labels_NL == 1).any(axis=0)
+    right = (said & (labels_NL == 1))[:, kept].astype(float)
+    either = ((said & known).astype(float) + (labels_NL == 1))[:, kept]
+
+    def statistic(weights: Array) -> Array:
+        under = weights @ either
+        f1 = np.divide(2 * (weights @ right), under, out=np.zeros(under.shape), where=under > 0)
+        return f1.mean(axis=1) if f1.shape[1] else np.full(len(f1), np.nan)
+
+    return bootstrap.interval(statistic, len(labels_NL))
+
+
+def label_table(films: Sequence[tuple[frozenset[str], frozenset[str]]], findings: Sequence[str]) -> Labels:
+    """Positive and unknown names of each film -> [N, L] of 1, 0, -1."""
+    rows = [
+        [1 if name in positive else -1 if name in unknown else 0 for name in findings]
+        for positive, unknown in films
+    ]
+    return np.asarray(rows, np.int64).reshape(len(films), len(findings))

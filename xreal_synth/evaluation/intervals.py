@@ -1,0 +1,112 @@
+"""Figures with intervals: bootstrap and jackknife over patients, whose films come and go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+BOOTSTRAP_DRAWS: Final = 2000
+JACKKNIFE_GROUPS: Final = 60
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean (or another statistic) with its 95% interval over n films."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+
+    @property
+    def known(self) -> bool:
+        return not np.isnan(self.mean)
+
+    def overlaps(self, other: Figure) -> bool:
+        """Whether the intervals have a point in common."""
+        return self.low <= other.high and other.low <= self.high
+
+
+def unknown(n: int = 0) -> Figure:
+    """A figure that these films do not have."""
+    return Figure(float("nan"), float("nan"), float("nan"), n)
+
+
+def figure(values: Sequence[float], seed: int = 0) -> Figure:
+    """Mean and bootstrap interval over films of the values that are not NaN."""
+    return Bootstrap([str(at) for at in range(len(values))], seed=seed).mean(np.asarray(values, np.float64))
+
+
+class Bootstrap:
+    """Resamples patients: `weights` [D, N] say how often each film is in each draw.
+
+    A statistic is a function of such weights, [D, N] -> [D], NaN in draws that do not have it.
+    """
+
+    def __init__(self, patients: Sequence[str], *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> None:
+        names, of_film = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+        count = len(names)
+        chosen = np.random.default_rng(seed).integers(0, max(1, count), (draws, count))
+        times = np.zeros((draws, count), np.float64)
+        np.add.at(times, (np.arange(draws)[:, None], chosen), 1.0)
+        self.weights: Array = times[:, of_film]
+        self._of_film = of_film
+        self._patients = count
+
+    def interval(self, statistic: Callable[[Array], Array], n: int) -> Figure:
+        """The statistic of all films, and the middle 95% of the draws that have it."""
+        films = self.weights.shape[1]
+        if not films or not n:
+            return unknown()
+        value = float(statistic(np.ones((1, films)))[0])
+        draws = statistic(self.weights)
+        draws = draws[~np.isnan(draws)]
+        if np.isnan(value) or not len(draws):
+            return unknown(n)
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return Figure(value, float(low), float(high), n)
+
+    def mean(self, values: npt.NDArray[Any]) -> Figure:
+        """Mean of the values [N] that are not NaN."""
+        values = np.asarray(values, np.float64)
+        kept = ~np.isnan(values)
+        filled = np.where(kept, values, 0.0)
+        return self.interval(lambda weights: _share(weights @ filled, weights @ kept), int(kept.sum()))
+
+    def ratio(self, over: Array, under: Array) -> Figure:
+        """Mean of `over` [N] divided by the mean of `under` [N], film by film resampled together."""
+        return self.interval(lambda weights: _share(weights @ over, weights @ under), len(over))
+
+    def jackknife(self, statistic: Callable[[npt.NDArray[np.bool_]], float]) -> Figure:
+        """A statistic of a set of films with an interval of +-1.96 jackknife errors over groups of patients.
+
+        For distances between sets, which a bootstrap's repeated films would bias. The statistic takes a bool
+        mask [N] of the films kept; it is computed without each patient, or without each of JACKKNIFE_GROUPS
+        groups of patients where there are more.
+        """
+        films, groups = len(self._of_film), min(self._patients, JACKKNIFE_GROUPS)
+        value = statistic(np.ones(films, bool))
+        if groups < 3:
+            return Figure(value, float("nan"), float("nan"), films)
+        group = (np.random.default_rng(0).permutation(self._patients) % groups)[self._of_film]
+        without = np.array([statistic(group != number) for number in range(groups)])
+        error = float(np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum()))
+        return Figure(value, value - 1.96 * error, value + 1.96 * error, films)
+
+
+def spread(values: Sequence[float], n: int) -> Figure:
+    """Mean and middle 95% of repeated measurements, each on n films."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Figure(float(np.mean(values)), float(low), float(high), n)
+
+
+def _share(over: Array, under: Array) -> Array:
+    return np.asarray(np.divide(over, under, out=np.full(over.shape, np.nan), where=under != 0))

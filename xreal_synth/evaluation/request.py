@@ -1,0 +1,105 @@
+"""What `evaluate` is asked for, made ready: bundle, model, cases and the folder that keeps their films."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+
+from xreal_synth.anatomy.manifest import MANIFEST
+from xreal_synth.errors import RecipeError
+from xreal_synth.evaluation.cases import Case, CaseReader, read_cases
+from xreal_synth.evaluation.films import FilmFolder, Maker
+from xreal_synth.models.describe import BundleInfo, describe, require_control
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.precision import Precision, resolve_precision
+from xreal_synth.recipe.explain import problems_of
+from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.sampling import Sampling
+from xreal_synth.storage import Store, open_store, sha256_bytes
+from xreal_synth.types import SamplingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which films of which data are made again with which bundle, and how.
+
+    `sampling` holds keys of a recipe's `sampling`; `count` None is all of the split.
+    """
+
+    bundle: str
+    data: str
+    split: str
+    count: int | None
+    seed: int
+    sampling: Mapping[str, Any]
+    precision: Literal["auto", "fp32", "bf16"]
+    micro_batch: int
+    most_findings: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A request whose data and bundle were found; no network is in memory yet."""
+
+    request: Request
+    info: BundleInfo
+    settings: SamplingSettings
+    store: Store
+    reader: CaseReader
+    cases: list[Case]
+    faulty: list[str]
+    device: str
+    precision: Precision
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the films' bytes, but for the versions of the libraries."""
+        return {
+            "bundle": self.info.name,
+            "bundle_hash": self.info.content_hash,
+            "manifest_sha256": sha256_bytes(self.store.read_bytes(MANIFEST)),
+            "split": self.request.split,
+            "seed": self.request.seed,
+            "most_findings": self.request.most_findings,
+            "sampling": asdict(self.settings),
+            "device": self.device,
+            "precision": self.precision,
+            "micro_batch": self.request.micro_batch,
+        }
+
+    def open_folder(self, folder: Path) -> FilmFolder:
+        """The folder for these films; raises DatasetError if it holds films made otherwise."""
+        return FilmFolder(folder, self.identity())
+
+    def load(self) -> Maker:
+        """The bundle's networks in memory."""
+        model = load_bundle(self.info, self.device, self.precision, self.settings.control)
+        return Maker(self.info, model, self.settings, self.request.seed, self.request.micro_batch)
+
+
+def prepare(request: Request) -> Prepared:
+    """Finds bundle and data and reads the cases; raises one of our errors before any network is loaded."""
+    info = describe(request.bundle)
+    settings = sampling_settings(request.sampling, info)
+    require_control(info, settings.control)
+    store = open_store(request.data)
+    reader = CaseReader(store, info.image_size)
+    cases, faulty = read_cases(
+        store, reader, info, split=request.split, count=request.count, seed=request.seed,
+        most_findings=request.most_findings,
+    )  # fmt: skip
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = resolve_precision(request.precision, device)
+    return Prepared(request, info, settings, store, reader, cases, faulty, device, precision)
+
+
+def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSettings:
+    """Keys of a recipe's `sampling`, filled in from the bundle; raises RecipeError for wrong ones."""
+    try:
+        return resolve_sampling(Sampling.model_validate(dict(asked)), info.defaults, source="options")
+    except ValidationError as error:
+        raise RecipeError("options", problems_of(error, {}, set())) from None

@@ -1,0 +1,78 @@
+"""How sharp films are: the radial power spectrum in eight rings.
+
+Ring i holds the spatial frequencies from i/8 to (i+1)/8 of the highest (half a cycle per pixel). A film is
+centred and faded out at its borders by a Hann window first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.types import Film
+
+RINGS: Final = 8
+UPPER: Final = slice(RINGS // 2, RINGS)
+"""The rings of the upper half of the frequencies."""
+
+Array = npt.NDArray[np.float64]
+
+
+def ring_powers(film: Film) -> Array:
+    """Mean power per frequency in each ring [8] of a uint8 film [H, H]."""
+    size = film.shape[0]
+    ring, kept = _rings(size)
+    grey = film.astype(np.float64) / 255.0
+    window = np.outer(np.hanning(size), np.hanning(size))
+    power = np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window))) ** 2
+    return np.bincount(ring[kept], power[kept], RINGS) / ring_sizes(size)
+
+
+def ring_sizes(size: int) -> Array:
+    """How many frequencies each ring has [8] in a film of this side."""
+    ring, kept = _rings(size)
+    return np.bincount(ring[kept], minlength=RINGS).astype(np.float64)
+
+
+def upper_power(rings_N8: Array, size: int) -> Array:
+    """Mean power per frequency [N] over the upper half of the frequencies."""
+    weights = ring_sizes(size)[UPPER]
+    return np.asarray(rings_N8[:, UPPER] @ weights / weights.sum())
+
+
+def high_frequency_ratio(films: Sequence[Film], reals: Sequence[Film]) -> float:
+    """Mean power of the films over that of the real ones, upper half of the frequencies."""
+    over, under = (
+        upper_power(np.stack([ring_powers(film) for film in images]), images[0].shape[0]).mean()
+        for images in (films, reals)
+    )
+    return float(over / under)
+
+
+def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
+    """Power over real films per ring, a line a kind of film, on a logarithmic axis -> PNG."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    axes = picture.subplots()
+    for name, values in ratios.items():
+        axes.plot(range(1, RINGS + 1), values, marker="o", label=name)
+    axes.axhspan(0.7, 1.3, color="0.9", zorder=0)
+    axes.axhline(1.0, color="0.5", linewidth=0.8)
+    axes.set(xlabel="eighth of the spatial frequencies, low to high", ylabel="power over real films")
+    axes.set_yscale("log")
+    axes.legend()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(out)
+
+
+def _rings(size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Each frequency's ring [H, H], and which frequencies lie in any (the corners do not)."""
+    axis = np.arange(size) - size // 2
+    radius = np.hypot(axis[:, None], axis[None, :])
+    ring = (radius * (2 * RINGS / size)).astype(np.int64)
+    return ring, ring < RINGS
