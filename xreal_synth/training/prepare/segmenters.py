@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -153,6 +153,6 @@ def without_crumbs(codes: Mask) -> Mask:
 
 def open_segmenter(name: str, weights: Path | None = None, device: str = "cpu") -> Segmenter:
     """`pspnet`, or the segmenter of the bundle of this name or folder."""
-    given: Any = PspnetSegmenter(weights, device) if name == PSPNET else BundleSegmenter(name, device)
-    segmenter: Segmenter = given
-    return segmenter
+    if name == PSPNET:
+        return PspnetSegmenter(weights, device)
+    return BundleSegmenter(name, device)
