@@ -90,6 +90,14 @@ def test_a_dataset_under_another_control(made: Callable[[str], LocalStore], cont
     assert np.array_equal(film.film, stored.film)
 
 
+@pytest.mark.parametrize("mode", ["branch", "reference", "paper"])
+@pytest.mark.parametrize("control", ["xreal", "controlnet", "none"])
+def test_a_run_of_any_mode_and_control_opens_again(mode: str, control: str, tmp_path: Path) -> None:
+    text = RECIPE.format(control=control, bundle="xreal-tiny")
+    run = open_run(LoadedRecipe(recipe_from_text(text, overrides=[f"sampling.mode={mode}"]), text))
+    assert reopen(LocalStore(tmp_path), run.head({}), samples=2).digest == run.digest
+
+
 def test_the_plan_is_the_same_under_every_control(made: Callable[[str], LocalStore]) -> None:
     plans, films = [], []
     for control in ("xreal", "controlnet", "none"):

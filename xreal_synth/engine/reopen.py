@@ -8,6 +8,7 @@ from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.digest import differences
 from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.recipe.resolve import written_sampling
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.storage import Store
@@ -22,6 +23,9 @@ def reopen(store: Store, head: DatasetHead, *, samples: int, bundle: str | None 
     """
     text = _recipe_text(store)
     document = dict(head.settings)
+    sampling = document.get("sampling")
+    if isinstance(sampling, dict):
+        document["sampling"] = written_sampling(sampling)
     output = document.get("output")
     document["output"] = {**(output if isinstance(output, dict) else {}), "uri": store.uri}
     document |= {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.recipe.sampling import Sampling, steps_words
+from xreal_synth.recipe.sampling import NOT_IN_PAPER, Sampling, steps_words
 from xreal_synth.types import SamplingDefaults, SamplingSettings
 
 _T = TypeVar("_T")
@@ -47,6 +48,12 @@ def resolve_sampling(
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])
     return settings
+
+
+def written_sampling(resolved: Mapping[str, object]) -> dict[str, object]:
+    """Resolved settings as a recipe may write them: mode `paper` names none of what it fixes itself."""
+    fixed = NOT_IN_PAPER if resolved.get("mode") == "paper" else ()
+    return {key: value for key, value in resolved.items() if key not in fixed}
 
 
 def _paper(sampling: Sampling) -> SamplingSettings:

@@ -108,7 +108,7 @@ class Sampling(Part):
             found=", ".join(f"{key}: {shown(value)}" for key, value in given.items())
             + f" with control: {self.control}",
             wanted=f"{named} with control: xreal alone: nothing is held to the anatomy otherwise",
-            mend=f"remove {named}, or use control: xreal",
+            mend=f"remove {named} (on a command line: null), or use control: xreal",
             at=next(iter(given)),
         )
 
