@@ -87,7 +87,11 @@ def test_preview_draws_films(
 
 @pytest.mark.parametrize(
     "verb",
-    ["plan", "preview", "generate", "verify", "replay", "report", "train", "evaluate anatomy", "bundle show"],
+    [
+        *("plan", "preview", "generate", "verify", "replay", "report", "train", "evaluate anatomy"),
+        *("bundle show", "bundle add-prompt"),
+        *("convert xreal", "convert cheff", "convert diffusers", "convert controlnet"),
+    ],
 )
 def test_help_has_two_examples_or_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from xreal_synth.cli.main import main
 from xreal_synth.models.describe import describe, prompt_for, verify_files
 from xreal_synth.models.load import load_bundle
+from xreal_synth.shards.tar import read_tar
 
 pytest.importorskip("transformers")
 
@@ -77,7 +78,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Any:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=WIDTH,
     )  # fmt: skip
     scheduler = PNDMScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", skip_prk_steps=True
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", skip_prk_steps=True, steps_offset=1
     )
     return StableDiffusionPipeline(
         vae=vae, text_encoder=CLIPTextModel(text).eval(), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
@@ -131,6 +132,34 @@ def test_the_folder_becomes_a_bundle_of_its_own_size(
         film = pipeline.vae.decode(z).sample
     torch.testing.assert_close(model.denoise(z, t, model.embed(["opacity edema"] * 2)), eps)
     torch.testing.assert_close(model.decode(z), film)
+
+
+RECIPE = """
+version: 1
+name: sd
+samples: 2
+bundle: out
+findings: [{weight: 1, labels: [{name: Pneumonia}]}]
+pairs: {twin: true}
+sampling: {control: none, steps: 4, guidance: 2.0}
+output: {uri: films, shard_samples: 2}
+compute: {actors: 1, micro_batch: 2, precision: fp32}
+"""
+
+
+@pytest.mark.ray
+def test_it_generates_at_its_own_size(
+    source: Path, prompts: None, run: Run, joined_ray: Any, tmp_path: Path
+) -> None:
+    assert run(*CONVERT)[0] == 0
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    code, said = run("generate", "recipe.yaml", "--address", joined_ray.address)
+    assert code == 0, said
+    films = list(read_tar(tmp_path / "films" / "shards" / "sd-000000.tar"))
+    assert [sample.meta.key[-1] for sample in films] == ["h", "0", "h", "0"]
+    assert {sample.film.shape for sample in films} == {(SIZE, SIZE)}
+    assert {sample.meta.prompt for sample in films} == {"clear", "opacity"}
+    assert run("verify", "films")[0] == 0
 
 
 def test_pickles_halves_and_old_names_of_attention(

@@ -1,4 +1,4 @@
-"""`xreal-synth convert xreal | cheff | diffusers`."""
+"""`xreal-synth convert xreal | cheff | diffusers | controlnet`."""
 
 from __future__ import annotations
 
@@ -233,6 +233,48 @@ def diffusers(
             stored=_stored(dtype, bank, keep_text_encoder),
             report=report,
         )
+    show(info)
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth convert controlnet control.ckpt my-xreal-controlnet --bundle my-xreal --hint grey "
+        "--licence CC-BY-4.0",
+        "xreal-synth convert controlnet ./controlnet-folder out --bundle my-roentgen "
+        "--hint '#000000,#ff0000,#00ff00,#0000ff,#ffff00' --licence mine",
+    )
+)
+def controlnet(
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint, or a folder in diffusers layout.", show_default=False)
+    ],
+    out: Out,
+    bundle: Annotated[
+        str, typer.Option(help="The bundle whose denoiser it steers; it is copied.", show_default=False)
+    ],
+    licence: Annotated[str, typer.Option(help="The ControlNet's licence.", show_default=False)],
+    hint: Annotated[
+        str | None,
+        typer.Option(
+            help="What it was shown: organs (a channel each), grey (code / 4, three channels), grey1 (one), or "
+            "five colours for background, left lung, right lung, heart, aorta.",
+            show_default="what its config.json says",
+        ),
+    ] = None,
+    dtype: DtypeOption = Dtype.fp32,
+    ignore: Ignore = None,
+) -> None:
+    """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
+    from xreal_synth.models.convert.controlnet import read_controlnet, read_hint, save_controlnet
+    from xreal_synth.models.convert.extend import extend_bundle
+
+    table = None if hint is None else read_hint(hint)
+
+    def write(folder: Path, info: BundleInfo) -> None:
+        save_controlnet(folder, read_controlnet(source, info, table, tuple(ignore or ())), dtype.value)
+
+    with progress() as report:
+        info = extend_bundle(bundle, out, "controlnet", write, licence, report=report)
     show(info)
 
 

@@ -28,7 +28,7 @@ from xreal_synth.models.describe import (
 )
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.mask_controller import MaskController
-from xreal_synth.models.networks.organ_controlnet import hint_side, misfit, organ_hint
+from xreal_synth.models.networks.organ_controlnet import hint_side, hint_table, misfit, organ_hint
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
@@ -120,7 +120,10 @@ class LoadedBundle:
         """Organ codes uint8 [B, H, W] -> their embedding by the ControlNet [B, c, h, w], for all steps."""
         assert self._hint_embedding is not None, "load_bundle(..., control='controlnet') loads a ControlNet"
         side = hint_side(self._controlnet.config, self.latent_shape[-1])
-        embedded: Tensor = self._hint_embedding(organ_hint(codes_BHW.to(self.device), side).to(self._dtype))
+        table = hint_table(self._controlnet.config)
+        assert table is not None, "load_bundle refuses a ControlNet whose hint is unknown"
+        hint = organ_hint(codes_BHW.to(self.device), side, table)
+        embedded: Tensor = self._hint_embedding(hint.to(self._dtype))
         return embedded
 
     @torch.inference_mode()

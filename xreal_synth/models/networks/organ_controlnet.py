@@ -18,8 +18,10 @@ from torch.nn import functional
 
 HINT_KEY: Final = "_hint"
 HINT: Final = "organ codes 1 to 4, one channel each of 0 and 1"
-"""Stands in the part's config.json under HINT_KEY: what `conditioning_channels` mean."""
+"""Stands in the part's config.json under HINT_KEY: what `conditioning_channels` mean. A ControlNet trained
+elsewhere has a table in its place: for each code 0 to 4 the value of every channel."""
 HINT_CHANNELS: Final = 4
+_ONE_HOT: Final = [[float(code == organ) for organ in range(1, 5)] for code in range(5)]
 SHARED_SHAPE: Final = (
     "in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim",
     "addition_embed_type",
@@ -45,10 +47,24 @@ def build_controlnet(unet: UNet2DConditionModel, hint_channels: Sequence[int]) -
     return controlnet
 
 
-def organ_hint(codes_BHW: Tensor, side: int) -> Tensor:
-    """Organ codes [B, H, W] -> one channel per organ [B, 4, side, side] of 0 and 1, resized by nearest pixel."""
-    hint = torch.stack([codes_BHW == code for code in range(1, HINT_CHANNELS + 1)], dim=1).float()
+def organ_hint(codes_BHW: Tensor, side: int, table: Sequence[Sequence[float]] = _ONE_HOT) -> Tensor:
+    """Organ codes [B, H, W] -> the values that stand for them [B, C, side, side], resized by nearest pixel.
+
+    Without a `table` [5][C] one channel per organ, of 0 and 1.
+    """
+    values = torch.tensor(table, device=codes_BHW.device)
+    hint = values[codes_BHW.long()].permute(0, 3, 1, 2).contiguous()
     return hint if hint.shape[-1] == side else functional.interpolate(hint, size=(side, side), mode="nearest")
+
+
+def hint_table(config: Any) -> list[list[float]] | None:
+    """What stands for each organ code in this ControlNet's hint, None if its config does not say."""
+    said, channels = config.get(HINT_KEY), config["conditioning_channels"]
+    table = _ONE_HOT if said == HINT else said
+    fits = isinstance(table, list | tuple) and len(table) == len(_ONE_HOT)
+    if not fits or any(len(row) != channels for row in table):
+        return None
+    return [[float(value) for value in row] for row in table]
 
 
 def hint_side(config: Any, latent_side: int) -> int:
@@ -58,9 +74,12 @@ def hint_side(config: Any, latent_side: int) -> int:
 
 def misfit(config: Any, unet_config: Any) -> tuple[str, str] | None:
     """What keeps a ControlNet of this config from a denoiser of that: (found, wanted), or None if they fit."""
-    if config.get(HINT_KEY) != HINT or config["conditioning_channels"] != HINT_CHANNELS:
+    if hint_table(config) is None:
         hint = f"{config['conditioning_channels']} channels of {config.get(HINT_KEY, 'unknown meaning')}"
-        return f"a hint of {hint}", f"{HINT_CHANNELS} channels: {HINT} ({HINT_KEY} in config.json)"
+        return (
+            f"a hint of {hint}",
+            f"{HINT!r} in {HINT_CHANNELS} channels, or a table ({HINT_KEY} in config.json)",
+        )
     other = [name for name in SHARED_SHAPE if config[name] != unet_config.get(name)]
     if other:
         told = ", ".join(f"{name} {config[name]}, the denoiser has {unet_config.get(name)}" for name in other)

@@ -1,0 +1,172 @@
+"""A ControlNet trained elsewhere as a bundle's `controlnet/`: ControlNet's own layout, or diffusers'.
+
+Its architecture is the encoder of the bundle's denoiser. What its hint shows for each organ code is no part
+of a checkpoint and has to be said.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+from torch import Tensor
+
+from xreal_synth.errors import ConversionError
+from xreal_synth.models.convert.assemble import StoredDtype, save_network
+from xreal_synth.models.convert.checkpoints import Checkpoint, read_checkpoint
+from xreal_synth.models.convert.folders import DIFFUSERS_STEMS, read_config, read_weights
+from xreal_synth.models.convert.ldm import EMA_PREFIX, SCHEDULE, UNET_PREFIX, VAE_PREFIX
+from xreal_synth.models.convert.strict import build_empty, load_whole, mismatch, untouched
+from xreal_synth.models.describe import CONTROLNET, BundleInfo
+from xreal_synth.models.networks.organ_controlnet import HINT, HINT_KEY, hint_table, misfit
+
+PREFIX: Final = "control_model."
+BESIDE: Final = (UNET_PREFIX, VAE_PREFIX, "cond_stage_model.", EMA_PREFIX)
+"""What a training checkpoint holds beside the ControlNet: the bundle has these parts of its own."""
+
+_LAST_OF_HINT: Final = 14
+"""Where diffusers' converter looks for the hint's last convolution."""
+
+Table = Sequence[Sequence[float]]
+
+
+def read_hint(text: str) -> str | list[list[float]]:
+    """`organs`; `grey` or `grey1` (code / 4 in three channels or one); or five colours for codes 0 to 4.
+
+    Raises ConversionError for anything else.
+    """
+    if text == "organs":
+        return HINT
+    if text in ("grey", "grey1"):
+        return [[code / 4] * (1 if text == "grey1" else 3) for code in range(5)]
+    colours = text.split(",")
+    if len(colours) != 5 or not all(re.fullmatch(r"#[0-9a-fA-F]{6}", colour) for colour in colours):
+        raise ConversionError(
+            where="--hint",
+            found=repr(text),
+            wanted="organs (one channel per organ), grey (code / 4 in three channels), grey1 (in one), or five "
+            "colours for background, left lung, right lung, heart, aorta: '#000000,#ff0000,...'",
+            mend="say what the ControlNet was shown in training",
+        )
+    return [[value / 255 for value in bytes.fromhex(colour[1:])] for colour in colours]
+
+
+def read_controlnet(
+    source: Path, info: BundleInfo, hint: str | Table | None, ignore: tuple[str, ...] = ()
+) -> ControlNetModel:
+    """The ControlNet of a file or of a diffusers folder, for this bundle's denoiser, float32.
+
+    `hint` is what read_hint gives; None if the folder's configuration says it. Raises ConversionError.
+    """
+    unet = _denoiser_config(info)
+    source = source.expanduser()
+    if source.is_dir():
+        config = read_config(source / "config.json")
+        if config.get("_class_name") != ControlNetModel.__name__:
+            raise _other(source, f"_class_name {config.get('_class_name')!r}", ControlNetModel.__name__)
+        checkpoint = read_weights(source, DIFFUSERS_STEMS)
+        network = build_empty(lambda: ControlNetModel.from_config(config))
+        load_whole(str(checkpoint.path), network, _floats(checkpoint.tensors))
+    else:
+        network = _from_file(read_checkpoint(source, ignore=ignore), unet)
+    if hint is not None:
+        network.register_to_config(**{HINT_KEY: hint})
+    if hint_table(network.config) is None:
+        found = (
+            "nothing of its hint"
+            if hint is None
+            else f"a hint of {network.config['conditioning_channels']} channels"
+        )
+        raise _other(source, found, "what it was shown for each organ code, in as many channels: give --hint")
+    wrong = misfit(network.config, unet)
+    if wrong is not None:
+        raise _other(source, *wrong)
+    ready: ControlNetModel = network
+    return ready
+
+
+def save_controlnet(bundle: Path, network: ControlNetModel, dtype: StoredDtype) -> None:
+    """Writes `controlnet/` into a bundle's folder."""
+    save_network(bundle / CONTROLNET, network, dtype)
+
+
+def convert_control_layout(state: Mapping[str, Tensor], layers: int, where: str) -> dict[str, Tensor]:
+    """ControlNet's own keys, without prefix -> diffusers', every one accounted for. Raises ConversionError."""
+    source = {_hint_key(key, state): value for key, value in _floats(state).items()}
+    converted = convert_controlnet_checkpoint(dict(source), {"layers_per_block": layers})
+    unused = untouched(source, converted)
+    if unused:
+        raise mismatch(where, f"{len(unused)} keys without a place: {', '.join(sorted(unused)[:5])}")
+    return {key: value for key, value in converted.items() if value is not None}
+
+
+def _from_file(checkpoint: Checkpoint, unet: Mapping[str, Any]) -> Any:
+    state = checkpoint.tensors
+    if any(key.startswith(PREFIX) for key in state):
+        beyond = [key for key in state if not key.startswith((PREFIX, *BESIDE)) and key not in SCHEDULE]
+        if beyond:
+            raise mismatch(
+                checkpoint.name, f"{len(beyond)} keys without a place: {', '.join(sorted(beyond)[:5])}"
+            )
+        state = checkpoint.without_prefix(PREFIX)
+    if "time_embed.0.weight" in state:
+        state = convert_control_layout(state, unet["layers_per_block"], checkpoint.name)
+    weights = _floats(state)
+    config = {**_shared(unet), **_hint_sizes(weights, checkpoint)}
+    network = build_empty(lambda: ControlNetModel(**config))
+    return load_whole(checkpoint.name, network, weights)
+
+
+def _hint_sizes(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The hint's channels and the widths of its embedding, which the weights show."""
+    head, blocks = "controlnet_cond_embedding.conv_in.weight", "controlnet_cond_embedding.blocks"
+    if head not in weights:
+        raise _other(checkpoint.path, "no hint embedding", "a ControlNet: its own layout, or diffusers'")
+    widths = [len(weights[head])]
+    while f"{blocks}.{2 * len(widths) - 1}.weight" in weights:
+        widths.append(len(weights[f"{blocks}.{2 * len(widths) - 1}.weight"]))
+    return {
+        "conditioning_channels": weights[head].shape[1],
+        "conditioning_embedding_out_channels": tuple(widths),
+    }
+
+
+def _hint_key(key: str, state: Mapping[str, Tensor]) -> str:
+    """The hint's last convolution under the number at which diffusers' converter looks."""
+    found = re.fullmatch(r"input_hint_block\.(\d+)\.(weight|bias)", key)
+    if found is None:
+        return key
+    numbers = (re.match(r"input_hint_block\.(\d+)\.", other) for other in state)
+    last = max(int(number[1]) for number in numbers if number)
+    return f"input_hint_block.{_LAST_OF_HINT}.{found[2]}" if int(found[1]) == last else key
+
+
+def _denoiser_config(info: BundleInfo) -> Any:
+    config = read_config(info.file("unet/config.json"))
+    if config.get("_class_name") != UNet2DConditionModel.__name__:
+        found = f"a denoiser of class {config.get('_class_name')}"
+        raise _other(info.root, found, f"{UNet2DConditionModel.__name__}, which a ControlNet can steer")
+    return build_empty(lambda: UNet2DConditionModel.from_config(config)).config
+
+
+def _shared(unet: Mapping[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(ControlNetModel.__init__).parameters.keys() & unet.keys()
+    return {name: unet[name] for name in names}
+
+
+def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.float() for key, value in state.items()}
+
+
+def _other(source: Path, found: str, wanted: str) -> ConversionError:
+    return ConversionError(
+        where=str(source),
+        found=found,
+        wanted=wanted,
+        mend="give a ControlNet trained on this bundle's denoiser",
+    )
