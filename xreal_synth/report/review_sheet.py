@@ -21,9 +21,7 @@ PAD: Final = 8
 CAPTION: Final = 50
 MARGIN: Final = 24
 HEADER: Final = 70
-NOTICE: Final = (
-    "Look for outlines that miss the lungs' borders, the heart's or the arch; refused films are not used."
-)
+NOTICE: Final = "Refused films are not used. Where kept outlines miss lungs, heart or arch: prepare again with --min-score."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
