@@ -21,7 +21,7 @@ PAD: Final = 8
 CAPTION: Final = 50
 MARGIN: Final = 24
 HEADER: Final = 70
-NOTICE: Final = "Refused films are not used. Where kept outlines miss lungs, heart or arch: prepare again with --min-score."
+NOTICE: Final = "Refused films are not used. Where kept outlines are wrong: prepare again with --min-score."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
