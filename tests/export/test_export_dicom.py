@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from xreal_synth.errors import XrealError
-from xreal_synth.export.dicom import need_pydicom, uid, write_dicom
-from xreal_synth.export.source import open_source
+from xreal_synth.export.dicom import film_header, need_pydicom, uid, write_dicom
+from xreal_synth.export.provenance import provenance
+from xreal_synth.export.source import open_source, read_shards
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample
 
@@ -64,6 +66,28 @@ def test_a_file_says_that_it_is_synthetic_and_nobodys(dicom: Path) -> None:
     assert "requested: Cardiomegaly" in read.ImageComments
     healthy = pydicom.dcmread(dicom / "films/val/0000000000-h.dcm")
     assert "requested: no finding" in healthy.ImageComments
+
+
+def test_films_edited_from_real_ones_say_so(dataset: Path) -> None:
+    source = open_source(LocalStore(dataset))
+    told = {}
+    for _, _, films in read_shards(source):
+        for film in films:
+            meta = replace(film.sample.meta, anatomy_source="images", anatomy_id="Doe^John.png")
+            edited = replace(film, sample=replace(film.sample, meta=meta))
+            told[meta.key] = film_header(edited, "train", provenance(source))
+    real, edited = told["0000000001-h"], told["0000000001-v0"]
+    assert (real.SyntheticData, edited.SyntheticData) == ("NO", "YES")
+    assert "edited by a model" in edited.ImageComments
+    assert "as it is" in real.ImageComments
+    assert real.PatientID.startswith("FILM-")
+    assert (
+        len({one.PatientID for one in told.values()})
+        == len({one.StudyInstanceUID for one in told.values()})
+        == 1
+    )
+    assert len({one.SeriesInstanceUID for one in told.values()}) == 10
+    assert not any("Doe" in str(one) or "does not show a patient" in str(one) for one in told.values())
 
 
 def test_every_value_is_as_the_standard_allows(dicom: Path) -> None:

@@ -43,7 +43,7 @@ def test_films_labels_and_rows_are_those_of_the_shards(dataset: Path, films: dic
         np.testing.assert_array_equal(item["lab"], np.array(told, np.float32))
     assert np.isnan(made.labels[:, made.pathologies.index("Hernia")]).any()
     assert made.csv["patientid"].nunique() == 10
-    assert set(made.csv["patientid"].str[:10]) == {"synthetic-"}
+    assert set(made.csv["patientid"].str[:10]) == {"SYNTHETIC-"}
     assert "chexpert14.Pneumonia" not in made.csv.columns
 
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from xreal_synth import vocab
 from xreal_synth.export.films import Counted, OnFilm, each_film
-from xreal_synth.export.provenance import NOTICE, provenance
+from xreal_synth.export.origin import Origin, origin_of
+from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import finding_region
 from xreal_synth.export.source import Source
 from xreal_synth.shards.names import FILM, SUFFIXES
@@ -60,7 +61,11 @@ def write_coco(source: Source, folder: Path, on_film: OnFilm) -> Counted:
 def _head(source: Source) -> dict[str, object]:
     told = provenance(source)
     return {
-        "info": {"description": f"{told.dataset}: {NOTICE}", "version": told.digest[:12], **told.fields()},
+        "info": {
+            "description": f"{told.dataset}: {told.notice}",
+            "version": told.digest[:12],
+            **told.fields(),
+        },
         "licenses": [{"id": 1, "name": told.licence, "url": ""}],
         "categories": [
             {"id": number, "name": name, "supercategory": (vocab.FINDINGS[name].implies or ("finding",))[-1]}
@@ -76,10 +81,11 @@ def _write_image(folder: Path, film: TarSample, image_id: int) -> dict[str, obje
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(film.members[SUFFIXES.index(FILM)])
     height, width = meta.image_size
+    origin = origin_of(meta)
     return {
         "id": image_id, "file_name": name, "width": width, "height": height, "license": 1,
         "key": meta.key, "group": meta.group, "split": film.sample.split, "labels": meta.labels,
-        "synthetic": True,
+        "synthetic": origin is Origin.synthetic, "origin": origin.value,
     }  # fmt: skip
 
 

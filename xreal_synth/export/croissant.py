@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.films import Counted, OnFilm
-from xreal_synth.export.provenance import NOTICE, Provenance, provenance
+from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.export.source import Source, read_tables
 from xreal_synth.export.splits import samples_stamp
 from xreal_synth.shards.names import ANATOMY, FILM, PATHOLOGY
@@ -86,7 +86,7 @@ def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": told.dataset,
-        "description": f"{NOTICE} {source.films} films with labels, boxes and organ masks, "
+        "description": f"{told.notice} {source.films} films with labels, boxes and organ masks, "
         f"drawn by the model {told.bundle}.",
         "license": told.licence,
         "version": f"1.0.0+{told.digest[:12]}",
@@ -105,12 +105,14 @@ def _responsible(told: Provenance) -> dict[str, object]:
     return {
         "rai:dataCollection": f"Drawn by the model {told.bundle} (hash {told.bundle_hash}) from "
         f"{told.drawn_from}; recipe digest {told.digest}. The model was trained on: {told.training_data}.",
-        "rai:dataCollectionType": "Synthetic data",
+        "rai:dataCollectionType": "Synthetic data" if told.synthetic else "Real films edited by a model",
         "rai:dataLimitations": "A label says what was asked for at that place, not what a radiologist read "
         "there. The films carry the biases of the model's training films.",
         "rai:dataUseCases": told.use_restriction,
         "rai:personalSensitiveInformation": "None: no film shows a patient. The model may have kept parts of "
-        "single training films.",
+        "single training films."
+        if told.synthetic
+        else "The films are patients' films, edited in part.",
     }
 
 

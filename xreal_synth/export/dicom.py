@@ -1,4 +1,4 @@
-"""DICOM: each film as a secondary capture that says of itself that it is synthetic.
+"""DICOM: each film as a secondary capture that says of itself that it is synthetic, or edited.
 
 Attributes follow DICOM PS3.3, Secondary Capture Image IOD (A.8.1). Masks have no place in that object: they
 lie beside the films as PNGs.
@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from xreal_synth.errors import XrealError
 from xreal_synth.export.films import Counted, OnFilm, each_film
-from xreal_synth.export.provenance import NOTICE, Provenance, provenance
+from xreal_synth.export.origin import NOTICES, Origin, origin_of, subject_id
+from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.export.source import Source
 from xreal_synth.shards.names import ANATOMY, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.table import LABEL_COLUMNS, label_columns
@@ -27,6 +28,11 @@ MASKS: Final = "masks"
 TABLE: Final = "labels.csv"
 MANUFACTURER: Final = "xreal-synth"
 LARGEST_COMMENT: Final = 10_240
+_DERIVED: Final = {
+    Origin.synthetic: "Drawn by a model from {drawn_from}; no patient was imaged.",
+    Origin.edited: "A real film in which a model painted findings in or over.",
+    Origin.real: "A real film, resized; nothing was painted.",
+}
 _MEMBERS: Final = {"h": 0, "v": 1, "s": 2}
 
 
@@ -42,8 +48,8 @@ def need_pydicom() -> None:
 def write_dicom(source: Source, folder: Path, on_film: OnFilm) -> Counted:
     """Writes `films/SPLIT/KEY.dcm`, `masks/KEY.{anatomy,pathology}.png` and `labels.csv`.
 
-    A group is a patient with one study and one series; its films are the instances. The same dataset gives
-    the same files, byte for byte, with the same pydicom. Raises XrealError without pydicom.
+    An anatomy is a patient with one study; a group is a series, and its films are the instances. The same
+    dataset gives the same files, byte for byte, with the same pydicom. Raises XrealError without pydicom.
     """
     need_pydicom()
     told, counted = provenance(source), Counted()
@@ -70,11 +76,6 @@ def uid(*parts: str) -> str:
     return f"2.25.{uuid.UUID(int=bits).int}"
 
 
-def patient_id(digest: str, group: int) -> str:
-    """Of the anatomy, not of a person: the word, the dataset's digest and the group."""
-    return f"SYNTHETIC-{digest[:8]}-{group:010d}"
-
-
 def film_header(film: TarSample, split: str, told: Provenance) -> Any:
     """The pydicom Dataset of a film, pixels included.
 
@@ -85,14 +86,14 @@ def film_header(film: TarSample, split: str, told: Provenance) -> Any:
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
     meta = film.sample.meta
-    group = str(meta.group)
+    subject = subject_id(meta.anatomy_source, meta.anatomy_id, meta.digest, meta.group)
     one = Dataset()
     one.SpecificCharacterSet = "ISO_IR 192"
     one.SOPClassUID = SecondaryCaptureImageStorage
     one.SOPInstanceUID = uid(meta.digest, "instance", meta.key, film.sha256)
-    one.SyntheticData = "YES"
-    one.StudyInstanceUID = uid(meta.digest, "study", group)
-    one.SeriesInstanceUID = uid(meta.digest, "series", group)
+    one.SyntheticData = "NO" if origin_of(meta) is Origin.real else "YES"
+    one.StudyInstanceUID = uid(meta.digest, "study", subject)
+    one.SeriesInstanceUID = uid(meta.digest, "series", str(meta.group))
     _describe(one, meta, split, told)
     _nobody(one, meta)
     _add_pixels(one, film)
@@ -105,33 +106,35 @@ def film_header(film: TarSample, split: str, told: Provenance) -> Any:
 
 def _describe(one: Any, meta: SampleMeta, split: str, told: Provenance) -> None:
     """Study, series, equipment and what was drawn."""
-    key = parse_key(meta.key)
+    key, origin = parse_key(meta.key), origin_of(meta)
     one.ImageType = ["DERIVED", "SECONDARY"]
     one.Modality = "OT"
-    one.ConversionType = "SYN"
+    one.ConversionType = "WSD" if origin is Origin.real else "SYN"
     one.Manufacturer = MANUFACTURER
     one.SecondaryCaptureDeviceManufacturer = MANUFACTURER
     one.SecondaryCaptureDeviceManufacturerModelName = f"{told.bundle} {told.bundle_hash[:12]}"[:64]
     one.SecondaryCaptureDeviceSoftwareVersions = told.made_with.get("xreal-synth", "unknown")
     one.BodyPartExamined = "CHEST"
     one.PatientOrientation = ["L", "F"]
-    one.BurnedInAnnotation = "NO"
+    if origin is Origin.synthetic:
+        one.BurnedInAnnotation = "NO"
     one.LossyImageCompression = "00"
-    one.StudyID = str(meta.group)[-16:]
-    one.StudyDescription = "SYNTHETIC chest film, not for diagnosis"
-    one.SeriesDescription = f"SYNTHETIC {told.dataset}"[:64]
-    one.SeriesNumber = 1
+    one.StudyID = "1"
+    kind = "SYNTHETIC" if origin is Origin.synthetic else "EDITED"
+    one.StudyDescription = f"{kind} chest film, not for diagnosis"
+    one.SeriesDescription = f"{kind} {told.dataset}"[:64]
+    one.SeriesNumber = meta.group % 2**31
     one.InstanceNumber = 1 if key.member == "h" else 2 * int(key.member[1:]) + 1 + _MEMBERS[key.member[0]]
     one.ImageComments = comment(meta, split, told)[:LARGEST_COMMENT]
     one.DerivationDescription = (
-        f"Drawn by the model {told.bundle} from {told.drawn_from}; no patient was imaged. "
-        f"Recipe digest {meta.digest}, key {meta.key}."
+        f"{_DERIVED[origin].format(drawn_from=told.drawn_from)} Model {told.bundle}, recipe digest {meta.digest}, "
+        f"key {meta.key}."
     )
 
 
 def comment(meta: SampleMeta, split: str, told: Provenance) -> str:
     """What was asked for and where, one line each; boxes are x0, y0, x1, y1 in pixels, half-open."""
-    lines = [NOTICE, f"key: {meta.key}; split: {split}; dataset: {told.dataset}"]
+    lines = [NOTICES[origin_of(meta)], f"key: {meta.key}; split: {split}; dataset: {told.dataset}"]
     for finding in meta.findings:
         boxes = " and ".join(",".join(map(str, box)) for box in finding.boxes)
         lines.append(f"requested: {finding.name} (side {finding.side}, zone {finding.zone}), box {boxes}")
@@ -144,9 +147,9 @@ def comment(meta: SampleMeta, split: str, told: Provenance) -> str:
 
 def _nobody(one: Any, meta: SampleMeta) -> None:
     """The patient module and the dates, with nothing in them that could be taken for a person's."""
-    one.PatientName = f"SYNTHETIC^{meta.digest[:8]} {meta.group:010d}"
-    one.PatientID = patient_id(meta.digest, meta.group)
-    one.PatientComments = NOTICE
+    one.PatientID = subject_id(meta.anatomy_source, meta.anatomy_id, meta.digest, meta.group)
+    one.PatientName = one.PatientID.replace("-", "^", 1)
+    one.PatientComments = NOTICES[origin_of(meta)]
     for empty in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
                   "ReferringPhysicianName"):  # fmt: skip
         setattr(one, empty, "")

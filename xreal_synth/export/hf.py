@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from xreal_synth import vocab
 from xreal_synth.export.films import Counted, OnFilm, each_film
+from xreal_synth.export.origin import Origin, origin_of
 from xreal_synth.export.source import Source
 from xreal_synth.shards.meta import finding_fields
 from xreal_synth.shards.names import HUB_SPLITS, SUFFIXES
@@ -48,6 +49,7 @@ def write_hf(source: Source, folder: Path, on_film: OnFilm, file_bytes: int = FI
 def film_row(film: TarSample) -> dict[str, object]:
     """A film as a row."""
     meta = film.sample.meta
+    origin = origin_of(meta)
     contents = dict(zip(SUFFIXES, film.members, strict=True))
     images = {
         column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"}
@@ -62,7 +64,8 @@ def film_row(film: TarSample) -> dict[str, object]:
         "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
         **meta.labels,
         "ctr": meta.ctr,
-        "synthetic": True,
+        "synthetic": origin is Origin.synthetic,
+        "origin": origin.value,
     }
 
 
@@ -82,7 +85,7 @@ def schema() -> Any:
     plain = pa.schema([
         *((column, image) for column in IMAGE_COLUMNS), ("key", pa.string()), ("group", pa.int64()),
         ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)), *labels,
-        ("ctr", pa.float64()), ("synthetic", pa.bool_()),
+        ("ctr", pa.float64()), ("synthetic", pa.bool_()), ("origin", pa.string()),
     ])  # fmt: skip
     features = {
         field.name: {"_type": "Image"} if field.name in IMAGE_COLUMNS else _feature(field.type)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from xreal_synth.export.origin import IMAGES
 from xreal_synth.export.source import Source
+from xreal_synth.shards.head import DatasetHead
 
-NOTICE = "Synthetic chest films, made by a model. For research; not for diagnosis. No film shows a patient."
+SYNTHETIC = (
+    "Synthetic chest films, made by a model. For research; not for diagnosis. No film shows a patient."
+)
+EDITED = (
+    "Patients' chest films, edited by a model. For research; not for diagnosis. Members h are real films as "
+    "they are; the others are real films in which a model painted findings in or over."
+)
 
 NO_MASKS = "requested labels alone: the films do not follow the organ masks (sampling.control: none)"
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Licence and origin; what is not known because the bundle is not at hand says so."""
+    """Licence and origin; what is not known because the bundle is not at hand says so.
 
+    `synthetic` is true where no pixel of any film is a patient's.
+    """
+
+    notice: str
+    synthetic: bool
     dataset: str
     digest: str
     bundle: str
@@ -33,7 +47,7 @@ class Provenance:
     def fields(self) -> dict[str, object]:
         """As JSON."""
         return {
-            "synthetic": True,
+            "synthetic": self.synthetic,
             "dataset": self.dataset,
             "digest": self.digest,
             "bundle": {"name": self.bundle, "hash": self.bundle_hash},
@@ -49,7 +63,10 @@ def provenance(source: Source) -> Provenance:
     """The head's and the bundle's own statements."""
     head, bundle = source.head, source.bundle
     unknown = "as the bundle's own bundle.json states it (it was not at hand when this was written)"
+    real = _has_real_films(head)
     return Provenance(
+        notice=EDITED if real else SYNTHETIC,
+        synthetic=not real,
         dataset=head.name,
         digest=head.digest,
         bundle=head.bundle.name,
@@ -60,3 +77,9 @@ def provenance(source: Source) -> Provenance:
         made_with=dict(sorted(head.fingerprint.items())),
         follows_masks=head.follows_masks,
     )
+
+
+def _has_real_films(head: DatasetHead) -> bool:
+    anatomy = head.settings.get("anatomy")
+    source = anatomy.get("source") if isinstance(anatomy, Mapping) else None
+    return isinstance(source, Mapping) and IMAGES in source

@@ -14,6 +14,7 @@ import torchxrayvision as xrv
 
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
+from xreal_synth.export.origin import subject_id
 from xreal_synth.export.regions import finding_region, positive_names
 from xreal_synth.export.source import open_source, shard_table
 from xreal_synth.export.splits import SPLITS
@@ -37,8 +38,9 @@ class SyntheticDataset(xrv.datasets.Dataset):
     """Films of a generated dataset under TorchXRayVision's dataset contract.
 
     `pathologies` are the label set's names in its order, `labels` float32 [n, names] of 1, 0 and NaN (not
-    known), `csv` a pandas DataFrame with a row per film. Its `patientid` names the anatomy (and, by the
-    dataset's digest, the recipe), so that a split by patient keeps the films of one group together.
+    known), `csv` a pandas DataFrame with a row per film. Its `patientid` names the anatomy (by the
+    recipe's digest and the group, or by the real film that was edited), so that a split by patient keeps the
+    films of one anatomy together.
 
     An item has `idx`, `lab` float32 [names] and `img` float32 [1, H, W] in -1024..1024; with
     `pathology_masks` a dict of float32 [1, H, W] of 0 and 1 by the label's place in `pathologies`, for each
@@ -185,7 +187,8 @@ def _frame(table: Any, digest: str) -> pd.DataFrame:
     frame: pd.DataFrame = table.drop_columns(["findings"]).to_pandas()
     frame["findings"] = names
     frame["has_masks"] = [bool(name) for name in names]
-    frame["patientid"] = [f"synthetic-{digest[:8]}-{group:010d}" for group in frame["group"]]
+    anatomies = zip(frame["anatomy_source"], frame["anatomy_id"], frame["group"], strict=True)
+    frame["patientid"] = [subject_id(source, name, digest, group) for source, name, group in anatomies]
     frame["view"] = "UNKNOWN"
     frame["place"] = np.arange(len(frame))
     return frame
