@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -50,23 +51,38 @@ def show(
     console.print(table)
 
 
-@app.command(epilog=examples("xreal-synth bundle random --config tiny ./tiny-bundle"))
+class RandomConfig(StrEnum):
+    tiny = "tiny"
+    mini = "mini"
+    paper = "paper"
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth bundle random ./tiny-bundle",
+        "xreal-synth bundle random --config paper ./paper-sized",
+    )
+)
 def random(
     out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
-    config: Annotated[str, typer.Option(help="Which architecture: tiny.")] = "tiny",
+    config: Annotated[
+        RandomConfig,
+        typer.Option(
+            help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."
+        ),
+    ] = RandomConfig.tiny,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
 ) -> None:
-    """Builds a bundle of seeded random weights, for tests: its films are noise."""
+    """Builds a bundle of seeded random weights, for tests of memory and speed: its films are noise."""
     from xreal_synth.errors import BundleError
 
-    if config != "tiny":
-        raise BundleError(found=f"--config {config}", wanted="tiny", mend="use --config tiny")
     if out.exists():
         raise BundleError(found=f"{out} already exists", wanted="a folder that does not exist")
-    from xreal_synth.models.tiny import build_tiny
+    from xreal_synth.models.random_bundle import build_random
 
-    build_tiny(out, seed=seed)
-    console.print(f"{out}: a tiny bundle of random weights (seed {seed})", markup=False)
+    with console.status(f"making {config.value}"):
+        info = build_random(config.value, out, seed=seed)
+    console.print(f"{out}: {info.name}, random weights (seed {seed}), {bytes_text(info.bytes)}", markup=False)
 
 
 @app.command(

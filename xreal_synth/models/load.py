@@ -188,7 +188,7 @@ def load_bundle(
     The ControlNet is loaded where `control`, the sampling settings' own, asks for it.
     """
     verify_files(info)
-    unet = load_network(info, "unet")
+    unet = load_network(info, "unet", torch.bfloat16 if precision == "bf16" else torch.float32)
     scheduler = _read_json(info.file("scheduler/scheduler_config.json"))
     if scheduler.get("prediction_type") not in ("epsilon", "v_prediction"):
         raise BundleError(
@@ -225,14 +225,19 @@ def alphas_from(scheduler: Mapping[str, Any]) -> Tensor:
     return alphas
 
 
-def load_network(info: BundleInfo, part: str) -> nn.Module:
-    """One network of the bundle in float32, on the CPU; raises BundleError."""
+def load_network(info: BundleInfo, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """One network of the bundle on the CPU; raises BundleError."""
     info.part(part)
-    return network_from(part, info.file(f"{part}/config.json"), info.file(f"{part}/{WEIGHTS}"))
+    return network_from(part, info.file(f"{part}/config.json"), info.file(f"{part}/{WEIGHTS}"), dtype)
 
 
-def network_from(part: str, config_file: Path, weights_file: Path) -> nn.Module:
-    """A network that may be such a part, in float32, on the CPU, loaded strictly; raises BundleError."""
+def network_from(
+    part: str, config_file: Path, weights_file: Path, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """A network that may be such a part, on the CPU, loaded strictly; raises BundleError.
+
+    It is built without values, so that no more than the file and one copy in `dtype` are in memory.
+    """
     folder = config_file.parent
     config = _read_json(config_file)
     kinds = NETWORKS[part]
@@ -245,8 +250,10 @@ def network_from(part: str, config_file: Path, weights_file: Path) -> nn.Module:
             mend="choose another bundle, or upgrade xreal-synth",
         )
     try:
-        network: nn.Module = kind.from_config(config)
-        network.load_state_dict({k: v.float() for k, v in _tensors(weights_file).items()}, strict=True)
+        with torch.device("meta"):
+            network: nn.Module = kind.from_config(config)
+        weights = _tensors(weights_file)
+        network.load_state_dict({k: _in_memory(v, dtype) for k, v in weights.items()}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
             where=str(folder),
@@ -254,6 +261,7 @@ def network_from(part: str, config_file: Path, weights_file: Path) -> nn.Module:
             wanted=f"a {kind.__name__}",
             mend="fetch the bundle again",
         ) from error
+    assert not any(buffer.is_meta for buffer in network.buffers()), "a buffer that is not in the file"
     return network
 
 
@@ -318,6 +326,11 @@ def _read_json(path: Path) -> dict[str, Any]:
             where=str(path), found="not a JSON object", wanted="a configuration", mend="fetch it again"
         )
     return data
+
+
+def _in_memory(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of what the file holds, numbers in `dtype`, counters as they are."""
+    return value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
 
 
 def _placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:

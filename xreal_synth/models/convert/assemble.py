@@ -117,12 +117,18 @@ def save_network(folder: Path, network: Any, dtype: StoredDtype) -> None:
     folder.mkdir()
     network.save_config(folder)
     state = {key: _stored(f"{folder.name}: {key}", v, dtype) for key, v in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    _save(state, folder / WEIGHTS)
 
 
 def save_embeddings(path: Path, embeddings: Mapping[str, Tensor], dtype: StoredDtype) -> None:
     table = {text or NULL_KEY: _stored(f"prompt {text!r}", v, dtype) for text, v in embeddings.items()}
-    save_file(table, path)
+    _save(table, path)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """safetensors makes its file for the owner alone; a bundle is read by whoever may read its folder."""
+    save_file(tensors, path)
+    path.chmod(0o644)
 
 
 def _stored(name: str, value: Tensor, dtype: StoredDtype) -> Tensor:

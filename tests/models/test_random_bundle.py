@@ -1,0 +1,174 @@
+"""Bundles of noise in real shapes: XReal's parameter counts, and a run through a smaller likeness of it."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xreal_synth.anatomy.sources import BankSource
+from xreal_synth.cli.main import main
+from xreal_synth.errors import ConversionError
+from xreal_synth.models.convert.architectures import XREAL
+from xreal_synth.models.describe import BundleInfo, describe
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.random_bundle import Design, build_random, paper_design, write_design
+from xreal_synth.models.text.ldm_bert import TextEncoder
+from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.sampling import Sampling
+from xreal_synth.sampling.groups import sample_groups
+from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
+from xreal_synth.types import Film
+from xreal_synth.vocab import CHEXPERT14
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def millions(network: torch.nn.Module) -> int:
+    return round(sum(weight.numel() for weight in network.parameters()) / 1e6)
+
+
+def make_films(info: BundleInfo, precision: Any, mode: str, steps: int, groups: int = 1) -> list[Film]:
+    """Twins and edits of drawn anatomies with a finding in the right lung."""
+    size = info.image_size
+    region = np.zeros((size, size), dtype=bool)
+    region[size * 3 // 8 : size * 5 // 8, size * 3 // 16 : size * 7 // 16] = True
+    bank, jobs = BankSource(info.part("anatomy_bank")), []
+    for index in range(groups):
+        anatomy, _ = bank.draw(np.random.default_rng(index), size)
+        edit = Edit(region, "Pneumonia", region.astype(np.float32))
+        jobs.append(GroupJob(0, index, 0, anatomy, info.healthy_prompt, (MemberJob("v0", (edit,)),)))
+    settings = resolve_sampling(Sampling.model_validate({"mode": mode, "steps": steps}), info.defaults)
+    made = list(sample_groups(load_bundle(info, precision=precision), settings, jobs, micro_batch=groups))
+    for group in made:
+        assert np.array_equal(group.films["h"][~region], group.films["v0"][~region])
+        assert not np.array_equal(group.films["h"][region], group.films["v0"][region])
+    return [film for group in made for film in group.films.values()]
+
+
+def likeness(width: int, stage_width: int, context: int, side: int) -> Design:
+    """XReal's architecture, narrower and with smaller films."""
+    assert XREAL.text is not None
+    return paper_design(
+        replace(
+            XREAL,
+            unet={**XREAL.unet, "model_channels": width, "context_dim": context},
+            vae={**XREAL.vae, "ch": stage_width, "resolution": side},
+            text=replace(XREAL.text, dim=context),
+        )
+    )
+
+
+def small_design() -> Design:
+    return likeness(32, 32, 64, 64)
+
+
+def test_the_parameter_counts_are_the_papers() -> None:
+    with torch.device("meta"):
+        made = {part: millions(make()) for part, make in paper_design().networks.items()}
+        assert XREAL.text is not None
+        text = TextEncoder(XREAL.text)
+        head = torch.nn.Linear(1280, 30522)  # the checkpoint's unused to_logits
+    assert made == {"unet": 518, "vae": 55, "anatomy_controller": 55}
+    assert millions(torch.nn.ModuleList([text, head])) == 582
+
+
+def test_the_label_table_is_a_token_sequence_per_label(tmp_path: Path) -> None:
+    info = write_design(small_design(), tmp_path / "b")
+    table = load_file(info.root / "label_embeddings.safetensors")
+    assert set(CHEXPERT14) < set(table)
+    assert {tuple(tokens.shape) for tokens in table.values()} == {(150, 64)}
+    assert (info.null_prompt, info.healthy_prompt, info.prompts["Effusion"]) == ("", "", "Pleural Effusion")
+
+
+def test_a_random_bundle_follows_from_its_seed_and_leaves_the_random_state(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (
+        write_design(small_design(), tmp_path / name, seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert first.content_hash == again.content_hash != other.content_hash
+    assert torch.equal(before, torch.get_rng_state())
+    for stamp in first.files:
+        assert (first.root / stamp.path).stat().st_mode & stat.S_IRGRP, stamp.path
+
+
+def test_nothing_is_left_of_one_that_failed(tmp_path: Path) -> None:
+    def broken() -> Any:
+        raise MemoryError
+
+    design = small_design()
+    with pytest.raises(MemoryError):
+        write_design(replace(design, tokens=broken), tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["branch", "paper"])
+def test_xreals_architecture_samples(tmp_path: Path, mode: str) -> None:
+    info = write_design(small_design(), tmp_path / "b")
+    for film in make_films(info, "bf16", mode, 2):
+        assert film.shape == (64, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_mid_sized_likeness_samples_and_bf16_is_near_fp32(tmp_path: Path) -> None:
+    """42 M + 2 x 3.5 M weights, 128-pixel films. Measured: mean 0.1 grey levels, 2 at most."""
+    info = write_design(likeness(64, 32, 320, 128), tmp_path / "b")
+    check_near(make_films(info, "fp32", "reference", 2), make_films(info, "bf16", "reference", 2), 0.5, 6)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "mode", "mean", "most"),
+    [
+        ("xreal-tiny", "branch", 1.0, 15),
+        ("xreal-tiny", "reference", 1.0, 15),
+        ("xreal-tiny", "paper", 1.0, 20),
+        pytest.param("xreal-mini", "branch", 0.25, 4, marks=pytest.mark.slow),
+        pytest.param("xreal-mini", "reference", 0.25, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_bf16_films_are_near_fp32_films(bundle: str, mode: str, mean: float, most: int) -> None:
+    """Grey levels apart, 8 steps. Measured: tiny mean 0.43 and 9 at most; mini 0.07 and 1."""
+    info = describe(bundle)
+    check_near(make_films(info, "fp32", mode, 8, 2), make_films(info, "bf16", mode, 8, 2), mean, most)
+
+
+def check_near(ours: list[Film], theirs: list[Film], mean: float, most: int) -> None:
+    apart = np.abs(np.stack(ours).astype(int) - np.stack(theirs))
+    assert apart.mean() <= mean
+    assert apart.max() <= most
+    assert apart.max() > 0, "the two precisions computed the same: is one of them not used?"
+
+
+@pytest.mark.parametrize("config", ["tiny", "mini"])
+def test_the_command(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["xreal-synth", "bundle", "random", "--config", config, str(tmp_path / "b")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    info = describe(tmp_path / "b")
+    shipped = describe(f"xreal-{config}")
+    assert set(shipped.parts) - {"README.md", "mini-vs-real.png"} <= {*info.parts, "anatomy_bank"}
+    assert (info.latent_shape, info.prompts) == (shipped.latent_shape, shipped.prompts)
+    load_bundle(info)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("x")
+    with pytest.raises(ConversionError, match="already there"):
+        build_random("mini", tmp_path / "b")
+    assert (tmp_path / "b" / "mine.txt").read_text() == "x"
