@@ -17,6 +17,7 @@ from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.models.text.prompts import REPORT_WORDS, read_prompts
 from xreal_synth.recipe.load import load_recipe, recipe_from_text
 from xreal_synth.storage import LocalStore
 
@@ -87,6 +88,14 @@ def test_training_code_runs_as_written(
 def test_recipe_is_valid() -> None:
     (text,) = blocks("yaml")
     assert recipe_from_text(text).name == "pneumonia-balance"
+
+
+def test_prompts_are_valid(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "prompts.yaml").write_text(text)
+    table = read_prompts(tmp_path / "prompts.yaml", REPORT_WORDS)
+    assert table.null == ""
+    assert table.texts()[-1] == "Small left apical pneumothorax."
 
 
 def test_commands_exist() -> None:

@@ -97,7 +97,8 @@ def read_prompts(path: Path | None, base: PromptTable) -> PromptTable:
         given = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
         if not isinstance(given, dict):
             raise ValueError("not a mapping")
-        return PromptTable.model_validate({**base.model_dump(), **given})
+        named = {"null" if key is None else key: value for key, value in given.items()}  # YAML's own null
+        return PromptTable.model_validate({**base.model_dump(), **named})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or path.name}: {e['msg']}" for e in error.errors())
         raise _wrong(path, wrong) from error
