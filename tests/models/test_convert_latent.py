@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ldm_layouts import unet_layout
 from safetensors.torch import load_file
 from torch import Tensor
 
 from xreal_synth.cli.main import main
+from xreal_synth.errors import BundleError
 from xreal_synth.models.convert.ldm import TOKEN_ROWS
 from xreal_synth.models.describe import describe, prompt_for, verify_files
 from xreal_synth.models.load import load_bundle
@@ -72,7 +75,8 @@ class Files:
         self.state = dict(backbone)
         self.extras: dict[str, Any] = {
             "epoch": 3, "global_step": 10, "pytorch-lightning_version": "1.6.5", "optimizer_states": [{}],
-            "callbacks": {"ModelCheckpoint": {"best": 0.1}}, "hyper_parameters": argparse.Namespace(lr=1e-4),
+            "callbacks": {"ModelCheckpoint": {"best": np.float64(0.1)}}, "loops": defaultdict(list, fit=[1]),
+            "hyper_parameters": argparse.Namespace(lr=1e-4),
         }  # fmt: skip
         self.save()
         controller = load_file(GOLDEN / "anatomy_controller.safetensors")
@@ -132,6 +136,7 @@ XREAL = (
 def test_the_three_files_become_a_bundle(files: Files, run: Run) -> None:
     code, said = run(*XREAL, "out", "--name", "my-xreal")
     assert code == 0, said
+    assert "ae.pth is not used" in said
     info = describe("out")
     verify_files(info)
     assert (info.name, info.image_size, info.latent_shape) == ("my-xreal", 128, (3, 32, 32))
@@ -190,6 +195,31 @@ def test_cheff_has_its_own_range_and_no_controller(files: Files, run: Run) -> No
     assert load_bundle(info).value_range == (-1.0, 1.0)
 
 
+def test_cheff_without_prompts_makes_films_without_findings(files: Files, run: Run) -> None:
+    params = training_yaml()["model"]["params"]
+    unet = {
+        "in_channels": 3, "out_channels": 3, "model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1,
+        "attention_resolutions": [2], "num_head_channels": 16,
+    }  # fmt: skip
+    params |= {"unet_config": {"params": unet}, "cond_stage_config": "__is_unconditional__"}
+    (files.folder / "config.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
+    generator = torch.Generator().manual_seed(0)
+    shapes = {f"model.diffusion_model.{key}": shape for key, shape in unet_layout(unet).items()}
+    files.state = {key: torch.randn(shape, generator=generator) * 0.1 for key, shape in shapes.items()}
+    files.save()
+    code, said = run("cheff", "--uncond", "backbone.pth", "--ae", "ae.pth", "--config", "config.yaml", "out")
+    assert code == 0, said
+    info = describe("out")
+    assert (info.prompts, info.known_prompts, info.healthy_prompt) == ({}, {""}, "")
+    with pytest.raises(BundleError, match="cannot make Edema"):
+        prompt_for(info, ["Edema"])
+    model = load_bundle(info)
+    z = torch.randn(2, 3, 32, 32, generator=generator)
+    out = model.denoise(z, torch.tensor([3, 900]), model.embed(["", ""]))
+    assert out.shape == z.shape
+    assert not torch.equal(out[0], out[1])
+
+
 def edit(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Files], None]:
     def break_it(files: Files) -> None:
         change(files.state)
@@ -238,6 +268,7 @@ BROKEN: dict[str, tuple[Callable[[Files], object], str]] = {
     "no number": (edit(lambda s: s.update({OUT_BIAS: torch.tensor([float("nan")] * 3)})), "no number"),
     "web page": (lambda f: (f.folder / "backbone.pth").write_text("<!DOCTYPE html><html>"), "web page"),
     "git lfs": (lambda f: (f.folder / "backbone.pth").write_text("version https://git-lfs."), "Git LFS"),
+    "no autoencoder": (lambda f: (f.folder / "ae.pth").unlink(), "ae.pth: no such file"),
     "no file": (lambda f: (f.folder / "backbone.pth").unlink(), "no such file"),
     "list": (lambda f: torch.save([1], f.folder / "backbone.pth"), "a list"),
     "short vocabulary": (lambda f: (f.folder / "vocab.txt").write_text("[PAD]\n"), "1 word pieces"),

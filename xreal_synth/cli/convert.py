@@ -300,6 +300,7 @@ def _latent(
 
     if config is not None:
         architecture = read_architecture(config, architecture)
+    told: list[str] = []
     extras: tuple[Callable[[Path], None], ...] = ()
     if upscaler is not None:
         check_size(str(out), architecture.image_size)
@@ -317,7 +318,10 @@ def _latent(
             stored=stored,
             extras=extras,
             report=report,
+            note=told.append,
         )
+    for text in told:
+        notes.print(text, markup=False, soft_wrap=True)
     show(info)
 
 

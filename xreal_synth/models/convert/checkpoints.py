@@ -110,6 +110,15 @@ def read_checkpoint(path: Path, *, ignore: Collection[str] = ()) -> Checkpoint:
     no table knows, or something else than tensors among the weights.
     """
     path = path.expanduser()
+    check_there(path)
+    _refuse_other_files(path)
+    data = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    return Checkpoint(path, _weights(path, data, ignore))
+
+
+def check_there(path: Path) -> None:
+    """Raises ConversionError if this is no file."""
+    path = path.expanduser()
     if not path.is_file():
         raise ConversionError(
             where=str(path),
@@ -117,9 +126,6 @@ def read_checkpoint(path: Path, *, ignore: Collection[str] = ()) -> Checkpoint:
             wanted="a checkpoint file",
             mend="check the path (a relative one starts at the current folder)",
         )
-    _refuse_other_files(path)
-    data = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
-    return Checkpoint(path, _weights(path, data, ignore))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

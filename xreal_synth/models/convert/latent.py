@@ -18,7 +18,7 @@ from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import NAME_PATTERN, BundleFields
 from xreal_synth.models.convert.architectures import LdmArchitecture
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_place, silent, write_parts
-from xreal_synth.models.convert.checkpoints import Checkpoint, read_checkpoint
+from xreal_synth.models.convert.checkpoints import Checkpoint, check_there, read_checkpoint
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
 from xreal_synth.models.convert.published import Published
 from xreal_synth.models.describe import BundleInfo
@@ -88,13 +88,19 @@ def convert_latent(
     cut: Cut | None = None,
     extras: tuple[Callable[[Path], None], ...] = (),
     report: Report = silent,
+    note: Callable[[str], None] = lambda text: None,
 ) -> BundleInfo:
     """Writes the bundle `out`; `cut` replaces bert-base-uncased's word pieces, `extras` write further parts.
+
+    `note` is told what the user may not expect.
 
     Raises ConversionError: a file that is missing, broken or of another layout, no first stage, no averages,
     no vocabulary, or `out` already there.
     """
     check_place(out, stored)
+    for path in (files.backbone, files.autoencoder, files.controller):
+        if path is not None:
+            check_there(path)
     said = terms.filled(published, stored)
     if architecture.text is not None and cut is None:
         cut = WordPieces(find_vocabulary(vocabulary), architecture.text.num_tokens)
@@ -102,6 +108,8 @@ def convert_latent(
     backbone = read_checkpoint(files.backbone, ignore=files.ignore)
     architecture.check_buffers(backbone.tensors, backbone.name)
     state = split_ldm(backbone.tensors, ema=ema, where=backbone.name)
+    if state["vae"] and files.autoencoder is not None:
+        note(f"{files.autoencoder.name} is not used: {backbone.name} has a first stage of its own")
     networks = _networks(files, backbone, state, architecture, report)
     embeddings, text = _embeddings(backbone, state["text"], architecture, prompts, cut, report)
     if text is not None and stored.keep_text_encoder:
