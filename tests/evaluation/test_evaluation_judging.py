@@ -12,7 +12,9 @@ import pytest
 
 from xreal_synth.errors import BundleError
 from xreal_synth.evaluation import judging
-from xreal_synth.evaluation.judging import load_judges, write_judges
+from xreal_synth.evaluation.judging import SHIPPED_JUDGES, load_judges, write_judges
+from xreal_synth.models.describe import describe
+from xreal_synth.models.load import load_network
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -27,6 +29,16 @@ def test_judges_load_ready_to_judge(judges: Path) -> None:
     assert found.findings == ("Pneumonia", "Infiltration", "Atelectasis", "Effusion", "Edema")
     assert not found.classifier.training
     assert not any(p.requires_grad for p in found.segmenter.parameters())
+
+
+def test_the_shipped_judges_are_small_and_not_the_bundles_own() -> None:
+    found = load_judges()
+    info = describe("xreal-mini")
+    assert set(found.findings) == set(info.prompts)
+    assert sum(path.stat().st_size for path in SHIPPED_JUDGES.rglob("*")) < 8_000_000
+    for part, judge in (("segmenter", found.segmenter), ("classifier", found.classifier)):
+        own = load_network(info, part)
+        assert {n: p.shape for n, p in own.named_parameters()} != {n: p.shape for n, p in judge.named_parameters()}
 
 
 def flip_last_byte(path: Path) -> None:

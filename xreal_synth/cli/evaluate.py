@@ -158,4 +158,6 @@ def _show(name: str, settings: SamplingSettings, where: str, figures: AnatomyFig
     table.add_row("change inside the region, grey levels", "", f"{figures.change_inside}", "")
     table.add_row("change outside the region, grey levels", "", f"{figures.change_outside}", "")
     console.print(table)
-    console.print("seconds per film: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.seconds.items()))
+    for clock, spent in (("seconds", figures.seconds), ("core seconds", figures.core_seconds)):
+        if spent:
+            console.print(f"{clock} per film: " + ", ".join(f"{k} {v:.3f}" for k, v in spent.items()))

@@ -117,21 +117,27 @@ def bundle(
         )  # fmt: skip
         return
     console.print(f"{prepared.info.name}: {json.dumps(settings)}", markup=False)
-    console.print(f"{where}; [95% interval, by patient]", markup=False)
+    console.print(where, markup=False)
     _show(figures, goals)
 
 
 def _show(figures: BundleFigures, goals: Sequence[Goal]) -> None:
-    table = Table("figure", "goal", f"reached ({figures.films} films)", "beside it", "met")
+    from xreal_synth.evaluation.goals import NOTES
+
+    table = Table("figure", "goal", f"reached ({figures.films} films)", "beside", "met")
     for goal in goals:
         met = {True: "yes", False: "no", None: ""}[goal.met]
         table.add_row(goal.figure, goal.goal, goal.reached, goal.beside, met)
     console.print(table)
+    for note in NOTES:
+        console.print(note, markup=False)
     for name, rings in (("made", figures.rings), ("training films", figures.rings_training)):
         words = " ".join(f"{ratio:.2f}" for ratio in rings)
         console.print(f"power over real films by eighths of the frequencies, {name}: {words}")
-    stages = ", ".join(f"{stage} {spent:.3f}" for stage, spent in figures.seconds.items())
-    console.print(f"seconds a film: {stages or 'not timed: no film was made now'}")
+    for clock, spent in (("seconds", figures.seconds), ("core seconds", figures.core_seconds)):
+        if spent:
+            stages = ", ".join(f"{stage} {taken:.3f}" for stage, taken in spent.items())
+            console.print(f"{clock} a film (stage B: a finding): {stages}")
     for metric, copies in figures.copies.items():
         for film, training in copies.flagged:
             console.print(f"like a training film, by {metric}: made for {film}, nearest {training}")

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.manifest import FilmRow
+from xreal_synth.anatomy.manifest import BadFilm, FilmRow
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.copies import CopyFigures, count_copies, standardised
@@ -71,7 +71,8 @@ class BundleFigures:
     Dice by the judging segmenter against the requested mask: of made films, healthy twins, and real films
     (its ceiling). `rings` is power over real films in eight rings of frequencies, `rings_training` the same of
     the training films; `sharpness` of the upper half. `kernel` and `frechet` are in the judging classifier's
-    features. `unplaced` counts findings that found no place, `faulty` films that could not be read.
+    features. `unplaced` counts findings that found no place, `faulty` films that could not be read. `seconds`
+    are by the clock on the wall, `core_seconds` of CPU time (empty on other devices).
     """
 
     films: int
@@ -95,6 +96,7 @@ class BundleFigures:
     rings_training: tuple[float, ...]
     copies: dict[str, CopyFigures]
     seconds: dict[str, float]
+    core_seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,9 +132,14 @@ def look_at_real(
     used: list[FilmRow] = []
 
     def films() -> Iterator[tuple[Film, Mask | None]]:
-        for row, pair in reader.usable(tuple(training)):
+        for row in training:
+            try:
+                film = reader.film(row)
+            except BadFilm:
+                on_film(1)
+                continue
             used.append(row)
-            yield pair.film, None
+            yield film, None
 
     seen = look(judges, films(), on_film)
     if not used:
@@ -162,7 +169,7 @@ def measure_bundle(
     size = reader.size
     power = upper_power(real.looks.rings, size)
     per_finding, f1, f1_real = _finding_figures(judges, cases, made, real.looks, findings, bootstrap)
-    seconds = folder.seconds()
+    seconds, core = folder.seconds("wall"), folder.seconds("core")
     return BundleFigures(
         films=len(cases),
         with_finding=sum(bool(case.findings) for case in cases),
@@ -185,6 +192,7 @@ def measure_bundle(
         rings_training=_ring_ratios(real.training, real.looks),
         copies=_copies(cases, made.looks, real, bootstrap),
         seconds={**seconds, **film_seconds(seconds)},
+        core_seconds={**core, **film_seconds(core)},
     )
 
 

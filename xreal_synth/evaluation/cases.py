@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from xreal_synth.anatomy.codes import resize_mask
-from xreal_synth.anatomy.film_files import FilmFiles, FilmPair, checked_pair
+from xreal_synth.anatomy.film_files import FilmFiles, FilmPair, check_contrast, checked_pair, decode_film
 from xreal_synth.anatomy.manifest import TRAINING_COLUMNS, BadFilm, FilmRow, read_manifest
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
@@ -19,7 +18,7 @@ from xreal_synth.plan.prior import Prior
 from xreal_synth.recipe.schema import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.storage import Store
-from xreal_synth.types import Mask, PlacedFinding
+from xreal_synth.types import Film, Mask, PlacedFinding
 
 MIN_OVERLAP = 0.6
 
@@ -58,16 +57,17 @@ class CaseReader:
         pair = checked_pair(*self._files.pair(row), row.mask)
         mask = resize_mask(pair.mask, self.size)
         validate_mask(mask, row.mask)
-        film = Image.fromarray(pair.film).resize((self.size, self.size), Image.Resampling.LANCZOS)
-        return FilmPair(np.asarray(film), mask)
+        return FilmPair(self._resized(pair.film), mask)
 
-    def usable(self, rows: tuple[FilmRow, ...]) -> Iterator[tuple[FilmRow, FilmPair]]:
-        """Rows whose film and mask can be used, with both."""
-        for row in rows:
-            try:
-                yield row, self.read(row)
-            except (AnatomyError, BadFilm):
-                continue
+    def film(self, row: FilmRow) -> Film:
+        """The film alone, whatever its mask; raises BadFilm if it cannot be used."""
+        film = decode_film(self._files.read(row.shard, row.image))
+        check_contrast(film)
+        return self._resized(film)
+
+    def _resized(self, film: Film) -> Film:
+        picture = Image.fromarray(film).resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return np.asarray(picture)
 
 
 def split_rows(data: Store, split: str) -> tuple[FilmRow, ...]:

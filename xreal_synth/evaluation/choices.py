@@ -21,6 +21,8 @@ from xreal_synth.evaluation.run import Report, figures_for, films_for, real_film
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"
+FORMAT: Final = 2
+"""Of figures.json: those of another are computed again, from the films that are there."""
 BUNDLE_KEY: Final = "bundle"
 COLUMNS: Final = (
     "lungs", "heart", "aorta", "MS-SSIM", "kernel x real", "Frechet x real", "sharpness", "AUC", "rises",
@@ -59,7 +61,7 @@ class CellFigures:
                     found["ms_ssim"]["mean"], _times(found["kernel"]), _times(found["frechet"]),
                     found["sharpness"]["mean"], _mean([one["auc"]["mean"] for one in shown]),
                     _mean([one["rises"]["mean"] for one in shown]),
-                    found["seconds"].get("film with a finding", float("nan")),
+                    (found["core_seconds"] or found["seconds"]).get("film with a finding", float("nan")),
                 ),
                 strict=True,
             )
@@ -128,7 +130,8 @@ def markdown(rows: Sequence[CellFigures]) -> str:
         f"{' or '.join(map(str, films))} films a row. Dice by the judging segmenter; kernel and Frechet distance in "
         "the judging classifier's features over the same distance between real films; sharpness is power over "
         "real films in the upper half of the frequencies; AUC of the judging classifier, mean over findings; "
-        "rises is the share of films that score above their healthy twin for the finding asked for.",
+        "rises is the share of films that score above their healthy twin for the finding asked for; seconds a film "
+        "with a finding are of CPU time where it ran on a CPU.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -148,6 +151,7 @@ def _identity(prepared: Prepared, judges: Judges, training_split: str) -> dict[s
     record: dict[str, Any] = json.loads(
         json.dumps(
             {
+                "format": FORMAT,
                 **prepared.identity(),
                 "judges": judges.sha256,
                 "training_split": training_split,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image
@@ -70,27 +70,32 @@ class FilmFolder:
         """The film with the case's findings; the twin where there are none."""
         return self._film(_film_key(case, VARIANT if case.findings else TWIN))
 
-    def add_seconds(self, films: int, edits: int, seconds: Mapping[str, float]) -> None:
+    def add_seconds(self, films: int, edits: int, watch: StageWatch) -> None:
         """Adds to the record of time spent."""
-        record = self._seconds()
+        record = self._time()
         record["films"] += films
         record["edits"] += edits
-        for stage, spent in seconds.items():
-            record["seconds"][stage] = record["seconds"].get(stage, 0.0) + spent
+        for clock, spent in (("wall", watch.seconds), ("core", watch.core_seconds)):
+            for stage, seconds in spent.items():
+                record[clock][stage] = record[clock].get(stage, 0.0) + seconds
         self._store.replace(SECONDS, _text(record))
 
-    def seconds(self) -> dict[str, float]:
-        """Per film and stage, over all films that were timed; stage B is per finding. Empty before any."""
-        record = self._seconds()
+    def seconds(self, clock: Literal["wall", "core"] = "wall") -> dict[str, float]:
+        """Seconds per film and stage over all films that were timed; stage B is per finding.
+
+        `core` counts CPU seconds; it is empty on other devices. Both are empty before any film.
+        """
+        record = self._time()
         films, edits = record["films"], record["edits"]
         counts = {"stage B": max(edits, 1), "decode": films + edits, "encode": films + edits}
-        return {stage: spent / counts.get(stage, films) for stage, spent in record["seconds"].items()}
+        return {stage: spent / counts.get(stage, films) for stage, spent in record[clock].items()}
 
-    def _seconds(self) -> dict[str, Any]:
+    def _time(self) -> dict[str, Any]:
+        none: dict[str, Any] = {"films": 0, "edits": 0, "wall": {}, "core": {}}
         if not self._store.exists(SECONDS):
-            return {"films": 0, "edits": 0, "seconds": {}}
+            return none
         found: dict[str, Any] = json.loads(self._store.read_bytes(SECONDS))
-        return found
+        return found if found.keys() == none.keys() else none
 
     def _check_identity(self, now: dict[str, Any]) -> None:
         try:
@@ -156,7 +161,7 @@ def make_films(
         )
         for case, films in zip(chunk, made, strict=True):
             folder.add(case, films)
-        folder.add_seconds(len(chunk), sum(len(case.findings) for case in chunk), watch.seconds)
+        folder.add_seconds(len(chunk), sum(len(case.findings) for case in chunk), watch)
 
 
 def members(case: Case) -> int:

@@ -90,9 +90,14 @@ def _filled(cells: Sequence[Picture], columns: int) -> list[Picture]:
 
 
 def _named(film: Film, words: str) -> Picture:
-    """A grey cell [H + strip, W] with its words in a strip below."""
+    """A grey cell [H + strip, W] with as many of its words as fit in a strip below."""
+    face = ImageFont.load_default(13)
+    if face.getlength(words) > film.shape[1]:
+        while face.getlength(words + " ..") > film.shape[1]:
+            words = words[:-1]
+        words += " .."
     picture = Image.fromarray(np.pad(film, ((0, 18 + _GAP), (0, _GAP))))
-    ImageDraw.Draw(picture).text((3, film.shape[0] + 1), words, fill=190, font=ImageFont.load_default(13))
+    ImageDraw.Draw(picture).text((3, film.shape[0] + 1), words, fill=190, font=face)
     return np.asarray(picture)
 
 

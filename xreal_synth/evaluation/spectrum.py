@@ -19,6 +19,8 @@ RINGS: Final = 8
 UPPER: Final = slice(RINGS // 2, RINGS)
 """The rings of the upper half of the frequencies."""
 
+_TICKS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.3, 2.0, 3.0, 5.0)
+
 Array = npt.NDArray[np.float64]
 
 
@@ -56,6 +58,7 @@ def high_frequency_ratio(films: Sequence[Film], reals: Sequence[Film]) -> float:
 def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
     """Power over real films per ring, a line a kind of film, on a logarithmic axis -> PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     picture = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     axes = picture.subplots()
@@ -65,6 +68,9 @@ def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
     axes.axhline(1.0, color="0.5", linewidth=0.8)
     axes.set(xlabel="eighth of the spatial frequencies, low to high", ylabel="power over real films")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend()
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(out)
