@@ -38,7 +38,9 @@ def test_the_shipped_judges_are_small_and_not_the_bundles_own() -> None:
     assert sum(path.stat().st_size for path in SHIPPED_JUDGES.rglob("*")) < 8_000_000
     for part, judge in (("segmenter", found.segmenter), ("classifier", found.classifier)):
         own = load_network(info, part)
-        assert {n: p.shape for n, p in own.named_parameters()} != {n: p.shape for n, p in judge.named_parameters()}
+        assert {n: p.shape for n, p in own.named_parameters()} != {
+            n: p.shape for n, p in judge.named_parameters()
+        }
 
 
 def flip_last_byte(path: Path) -> None:
