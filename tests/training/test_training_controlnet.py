@@ -15,10 +15,11 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.organ_controlnet import HINT, build_controlnet, hint_side, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.first_stage import load_first_stage
 from xreal_synth.training.run import train
 from xreal_synth.training.settings.controlnet import ControlNetSettings
 from xreal_synth.training.settings.denoiser import DenoiserSettings
-from xreal_synth.training.tasks.controlnet import ControlNetTask
+from xreal_synth.training.tasks.controlnet import ControlNetTask, read_denoiser
 from xreal_synth.training.tasks.denoiser import build_unet
 
 
@@ -35,7 +36,7 @@ def task_of(runs: dict[str, Path], **changes: Any) -> ControlNetTask:
         denoiser=str(runs["denoiser"] / "network"), **{"hint_channels": (4, 8, 8, 8), **changes}
     )
     folder = runs["autoencoder"] / "network" / "vae"
-    return ControlNetTask(settings, PatchAutoencoder.from_pretrained(folder, low_cpu_mem_usage=False), 32)
+    return ControlNetTask(settings, load_first_stage(str(folder)), read_denoiser(settings.denoiser), 32)
 
 
 def loss_of(task: ControlNetTask, films: FilmBatch) -> dict[str, torch.Tensor]:

@@ -112,6 +112,17 @@ def test_other_settings_are_refused_on_resume(runs: dict[str, Path], data: Path,
         train("segmenter", config("segmenter"), data, runs["segmenter"], ["loop.lr=0.5"], "cpu")
 
 
+def test_a_setting_that_came_later_counts_as_its_default(data: Path, config: Config, tmp_path: Path) -> None:
+    train("segmenter", config("segmenter", steps=1), data, tmp_path, [], "cpu")
+    path = tmp_path / "state" / "step-0000001" / "state.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["config"]["model"]["kind"], record["config"]["loop"]["clip_norm"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"loop\.clip_norm: 1\.0, now 2"):
+        train("segmenter", config("segmenter", steps=2), data, tmp_path, ["loop.clip_norm=2"], "cpu")
+    assert train("segmenter", config("segmenter", steps=2), data, tmp_path, [], "cpu").step == 2
+
+
 def test_a_user_error_ends_the_command_with_2(
     data: Path,
     config: Config,

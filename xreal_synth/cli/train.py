@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from xreal_synth.cli.options import SetOption, console, examples
+from xreal_synth.cli.options import SetOption, console, examples, print_json
 from xreal_synth.cli.train_display import TrainDisplay
 from xreal_synth.errors import TrainingError
 
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
             "xreal-synth train autoencoder mini-autoencoder --data films/ --out runs/autoencoder",
             "xreal-synth train denoiser mini-denoiser --data films/ --out runs/denoiser "
             "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000",
+            "xreal-synth train denoiser paper-denoiser --dry-run",
         )
     )(train)
 
@@ -52,20 +54,35 @@ def train(
         str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)
     ],
     data: Annotated[
-        str, typer.Option(help="Folder or URI with manifest.csv, films and masks.", show_default=False)
-    ],
+        str | None, typer.Option(help="Folder or URI with manifest.csv, films and masks.", show_default=False)
+    ] = None,
     out: Annotated[
-        Path, typer.Option(help="State, metrics, sample grids and the network.", show_default=False)
-    ],
+        Path | None, typer.Option(help="State, metrics, sample grids and the network.", show_default=False)
+    ] = None,
     overrides: SetOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's")] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes, memory and time; needs neither films nor weights.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --dry-run: one JSON object for scripts.")
+    ] = False,
 ) -> None:
     """Trains one network; run the same command again to resume. Ctrl-C saves and exits 75."""
+    path = _config_path(config)
+    if dry:
+        _dry_run(network.value, path, overrides or (), device, as_json=as_json)
+        return
+    if data is None or out is None:
+        raise TrainingError(
+            found=f"no {'--data' if data is None else '--out'}",
+            wanted="a folder of films and a folder to train into",
+            mend="--data FILMS --out RUN (only --dry-run needs neither)",
+        )
     from xreal_synth.training.loop import EXIT_STOPPED
     from xreal_synth.training.run import train as run_training
 
-    path = _config_path(config)
     with TrainDisplay(console, network.value) as display:
         result = run_training(
             network.value, path, data, out, overrides or (), device, threads, display.on_step
@@ -77,3 +94,18 @@ def train(
     if not result.finished:
         console.print("stopped before the end: run the same command again to go on")
         raise typer.Exit(EXIT_STOPPED)
+
+
+def _dry_run(
+    network: str, path: Path, overrides: Sequence[str], device: str | None, *, as_json: bool
+) -> None:
+    from xreal_synth.cli import dry_run as shown
+    from xreal_synth.training.config import load_config
+    from xreal_synth.training.dry_run import dry_run, measured_flops
+
+    found = dry_run(load_config(network, path, overrides), path)
+    measured = measured_flops(device, found.precision)
+    if as_json:
+        print_json(shown.as_json(found, measured))
+    else:
+        shown.show(found, measured)

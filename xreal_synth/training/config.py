@@ -15,11 +15,14 @@ from xreal_synth.training.settings.classifier import ClassifierConfig
 from xreal_synth.training.settings.controller import ControllerConfig
 from xreal_synth.training.settings.controlnet import ControlNetConfig
 from xreal_synth.training.settings.denoiser import DenoiserConfig
+from xreal_synth.training.settings.kl import KlAutoencoderConfig, KlControllerConfig
 from xreal_synth.training.settings.segmenter import SegmenterConfig
 
 TrainConfig = (
     AutoencoderConfig
+    | KlAutoencoderConfig
     | ControllerConfig
+    | KlControllerConfig
     | DenoiserConfig
     | ControlNetConfig
     | SegmenterConfig
@@ -33,6 +36,11 @@ CONFIGS: dict[str, type[TrainConfig]] = {
     "segmenter": SegmenterConfig,
     "classifier": ClassifierConfig,
 }
+KINDS: dict[str, dict[str, type[TrainConfig]]] = {
+    "autoencoder": {"patch": AutoencoderConfig, "kl": KlAutoencoderConfig},
+    "anatomy-controller": {"patch": ControllerConfig, "kl": KlControllerConfig},
+}
+"""Networks of which there are several kinds (`model.kind`), each with settings of its own."""
 
 
 def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -58,7 +66,7 @@ def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConf
     if network not in CONFIGS:
         raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}")
     try:
-        config: TrainConfig = TypeAdapter(CONFIGS[network]).validate_python(tree)
+        config: TrainConfig = TypeAdapter(_shape(network, tree, where)).validate_python(tree)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors()]
         raise TrainingError(
@@ -68,6 +76,22 @@ def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConf
             mend="correct these keys; the shipped configs list them all",
         ) from error
     return config
+
+
+def _shape(network: str, tree: Mapping[str, Any], where: str) -> type[TrainConfig]:
+    """The config's class: by `model.kind` where the network has several kinds, "patch" if it says nothing."""
+    model = tree.get("model")
+    if network not in KINDS or not isinstance(model, Mapping):
+        return CONFIGS[network]
+    kinds, kind = KINDS[network], model.get("kind", "patch")
+    if kind not in kinds:
+        raise TrainingError(
+            where=where,
+            found=f"model.kind: {kind!r}",
+            wanted=f"one of {', '.join(kinds)}",
+            mend="correct the key",
+        )
+    return kinds[kind]
 
 
 def config_tree(config: TrainConfig) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def export_parts(
         if run is not None:
             folder = run / weights / part
             network = load_part(_kind_of(part, folder), folder)
-            if part == "anatomy_controller" and autoencoder is not None:
+            if isinstance(network, MaskController) and autoencoder is not None:
                 share_first_stage(network, load_part(PatchAutoencoder, autoencoder / weights / "vae"))
             _write_half(network, out / part)
             written.append(part)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.curves import trim_metrics
 from xreal_synth.training.draws import Part, film_order, generator_for, split
 from xreal_synth.training.look import look, publish
@@ -113,7 +114,7 @@ def _resume(run: Run) -> None:
     found = load_state(run.out / "state", run.learner)
     if found is not None:
         run.progress, former = found
-        _check_same_config(former, run.config)
+        _check_same_config(_with_defaults(former), run.config)
         if run.world.first:
             trim_metrics(run.out, run.progress.step)
     seen = run.world.gather((run.progress.step, len(run.films["train"]), len(run.films["val"])))
@@ -138,6 +139,14 @@ def _check_same_config(former: dict[str, Any], now: dict[str, Any]) -> None:
             wanted="the same settings",
             mend="give them again, or train into an empty folder",
         )
+
+
+def _with_defaults(former: dict[str, Any]) -> dict[str, Any]:
+    """A config as an earlier version wrote it, with today's defaults for the keys that it did not have."""
+    try:
+        return config_tree(parse_config(former["network"], former, "the run's config"))
+    except (KeyError, TrainingError):
+        return former
 
 
 def _differences(former: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import TrainConfig, config_tree, load_config
 from xreal_synth.training.films import FilmSet, check_findings, load_films
+from xreal_synth.training.first_stage import load_autoencoder, load_first_stage
 from xreal_synth.training.loop import Result, run_loop
 from xreal_synth.training.session import OnStep, Run
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
@@ -18,12 +18,16 @@ from xreal_synth.training.settings.classifier import ClassifierConfig
 from xreal_synth.training.settings.controller import ControllerConfig
 from xreal_synth.training.settings.controlnet import ControlNetConfig
 from xreal_synth.training.settings.denoiser import DenoiserConfig
+from xreal_synth.training.settings.kl import KlAutoencoderConfig, KlControllerConfig
+from xreal_synth.training.settings.segmenter import SegmenterConfig
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder, fitted_autoencoder
 from xreal_synth.training.tasks.base import Task
 from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller
-from xreal_synth.training.tasks.controlnet import ControlNetTask
+from xreal_synth.training.tasks.controlnet import ControlNetTask, read_denoiser
 from xreal_synth.training.tasks.denoiser import DenoiserTask
+from xreal_synth.training.tasks.kl_autoencoder import KlAutoencoderTask, started_kl
+from xreal_synth.training.tasks.kl_controller import KlControllerTask
 from xreal_synth.training.tasks.segmenter import SegmenterTask, build_segmenter
 
 
@@ -57,41 +61,31 @@ def train(
 
 
 def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
-    """The network of a config, freshly initialised from the current random state."""
-    size = config.data.image_size
-    if isinstance(config, AutoencoderConfig):
-        settings = config.model
-        if settings.init:
-            network = continued_autoencoder(settings, load_autoencoder(settings.init))
-        else:
-            network = fitted_autoencoder(settings, films["train"])
-        return AutoencoderTask(config.model, network)
-    if isinstance(config, DenoiserConfig):
-        return DenoiserTask(
-            config.model, load_autoencoder(config.model.autoencoder), size, config.data.findings
-        )
-    if isinstance(config, ControlNetConfig):
-        return ControlNetTask(
-            config.model, load_autoencoder(config.model.autoencoder), size, config.data.findings
-        )
-    if isinstance(config, ControllerConfig):
-        return ControllerTask(
-            config.model, build_controller(config.model, load_autoencoder(config.model.autoencoder))
-        )
-    if isinstance(config, ClassifierConfig):
-        classifier = build_classifier(config.model, config.data.findings)
-        return ClassifierTask(config.model, classifier, films["train"])
-    return SegmenterTask(config.model, build_segmenter(config.model))
+    """The network of a config, freshly initialised from the current random state, or from `model.init`."""
+    size, findings = config.data.image_size, config.data.findings
+    match config:
+        case AutoencoderConfig():
+            return AutoencoderTask(config.model, _patch_autoencoder(config, films))
+        case KlAutoencoderConfig():
+            return KlAutoencoderTask(config.model, started_kl(config.model, size))
+        case ControllerConfig():
+            patches = load_autoencoder(config.model.autoencoder)
+            return ControllerTask(config.model, build_controller(config.model, patches))
+        case KlControllerConfig():
+            return KlControllerTask(config.model, started_kl(config.model, size))
+        case DenoiserConfig():
+            return DenoiserTask(config.model, load_first_stage(config.model.autoencoder), size, findings)
+        case ControlNetConfig():
+            first_stage = load_first_stage(config.model.autoencoder)
+            denoiser = read_denoiser(config.model.denoiser)
+            return ControlNetTask(config.model, first_stage, denoiser, size, findings)
+        case ClassifierConfig():
+            return ClassifierTask(config.model, build_classifier(config.model, findings), films["train"])
+        case SegmenterConfig():
+            return SegmenterTask(config.model, build_segmenter(config.model))
 
 
-def load_autoencoder(folder: str) -> PatchAutoencoder:
-    """A trained first stage from its diffusers folder."""
-    try:
-        network: PatchAutoencoder = PatchAutoencoder.from_pretrained(folder, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as error:
-        raise TrainingError(
-            found=f"model.autoencoder: {folder!r}: {error}",
-            wanted="the folder of a trained autoencoder (its vae/)",
-            mend="train it first and give its path: --set model.autoencoder=OUT/network/vae",
-        ) from error
-    return network
+def _patch_autoencoder(config: AutoencoderConfig, films: dict[str, FilmSet]) -> PatchAutoencoder:
+    if config.model.init:
+        return continued_autoencoder(config.model, load_autoencoder(config.model.init))
+    return fitted_autoencoder(config.model, films["train"])

@@ -108,6 +108,16 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return self.decode(self.encode(film_B1HW).mean)
 
     @property
+    def latent_channels(self) -> int:
+        """C."""
+        return len(self.gain)
+
+    @property
+    def factor(self) -> int:
+        """Film pixels a latent cell."""
+        return self.patch_size
+
+    @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the decoder's last convolution."""
         weight = self.refiner.outlet[-1].weight

@@ -25,6 +25,7 @@ class AutoencoderSettings:
     denoised again, so that the decoder learns to give detail back to latents as a sampler leaves them.
     """
 
+    kind: Literal["patch"] = "patch"
     init: str = ""
     patch_size: Count = 8
     latent_channels: Count = 8

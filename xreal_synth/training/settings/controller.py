@@ -13,6 +13,7 @@ from xreal_synth.training.settings.common import STRICT, Count, DataSettings, Lo
 class ControllerSettings:
     """MaskController and its losses; `autoencoder` is the folder of a trained first stage."""
 
+    kind: Literal["patch"] = "patch"
     autoencoder: str = ""
     width: Count = 64
     blocks: Count = 2

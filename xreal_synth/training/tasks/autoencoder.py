@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.adversary import PatchCritic, balance, critic_loss, fooling_loss
+from xreal_synth.training.adversary import PatchCritic, adversarial_terms
 from xreal_synth.training.films import FilmBatch, FilmSet
 from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
 from xreal_synth.training.perceptual import load_perceptual
 from xreal_synth.training.redenoise import Redenoiser, load_redenoiser
 from xreal_synth.training.settings.autoencoder import AutoencoderSettings
 from xreal_synth.training.tasks.base import Task, film_grid
-
-ADVERSARIAL_RAMP = 200
 
 
 def fitted_autoencoder(settings: AutoencoderSettings, films: FilmSet) -> PatchAutoencoder:
@@ -95,7 +93,12 @@ class AutoencoderTask(Task):
             total = total + self.settings.perceptual_weight * distance
             scalars["perceptual"] = distance.detach()
         if self.critic is not None:
-            total = total + self._adversarial(self.critic, total, found, wanted, scalars)
+            late = self.step - self.settings.adversarial_after
+            terms, figures = adversarial_terms(
+                self.critic, total, found, wanted, self.network.last_layer,
+                late=late, weight=self.settings.adversarial_weight,
+            )  # fmt: skip
+            total, scalars = total + terms, {**scalars, **figures}
         return {"loss": total, **scalars}
 
     @torch.no_grad()
@@ -137,17 +140,3 @@ class AutoencoderTask(Task):
         if again.any():
             noisy[again] = self.redenoiser(z[again], batch.labels[again], fresh[again], top)
         return noisy
-
-    def _adversarial(
-        self, critic: PatchCritic, truth: Tensor, found: Tensor, wanted: Tensor, scalars: dict[str, Tensor]
-    ) -> Tensor:
-        learned = critic_loss(critic, found, wanted)
-        scalars["critic"] = learned.detach()
-        late = self.step - self.settings.adversarial_after
-        if late < 0:
-            return learned
-        fooling = fooling_loss(critic, found)
-        ramp = min(1.0, (late + 1) / ADVERSARIAL_RAMP)
-        weight = ramp * self.settings.adversarial_weight * balance(truth, fooling, self.network.last_layer)
-        scalars["fooling"], scalars["fooling_weight"] = fooling.detach(), weight
-        return learned + weight * fooling

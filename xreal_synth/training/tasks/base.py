@@ -27,6 +27,12 @@ class Task(ABC):
         """Move everything the task needs to a device."""
         self.module.to(device)
 
+    def networks(self) -> dict[str, nn.Module]:
+        """All networks that the task holds, trained or not, by the names of its attributes."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+        module = own.pop("module", self.module)
+        return own or {"network": module}
+
     @abstractmethod
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name; "loss" is the one to minimise.

@@ -17,8 +17,8 @@ from torch import Tensor
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
 from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_side, organ_hint
-from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.first_stage import FirstStage
 from xreal_synth.training.settings.controlnet import ControlNetSettings
 from xreal_synth.training.tasks.base import Task, film_grid
 from xreal_synth.training.tasks.controller import mask_of
@@ -60,13 +60,13 @@ class ControlNetTask(Task):
     def __init__(
         self,
         settings: ControlNetSettings,
-        autoencoder: PatchAutoencoder,
+        autoencoder: FirstStage,
+        denoiser: TrainedDenoiser,
         image_size: int,
         findings: Sequence[str] = FINDINGS,
     ) -> None:
         self.settings = settings
-        self.autoencoder = autoencoder.requires_grad_(False).eval()
-        denoiser = read_denoiser(settings.denoiser)
+        self.autoencoder = autoencoder
         self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
         if self.tokens.findings != tuple(findings):
             raise TrainingError(
@@ -74,14 +74,14 @@ class ControlNetTask(Task):
                 wanted=f"the denoiser's own, in its order: {', '.join(self.tokens.findings)}",
                 mend="set data.findings to these",
             )
-        channels = int(autoencoder.config.latent_channels)
+        channels = autoencoder.latent_channels
         if self.unet.config.in_channels != channels:
             raise TrainingError(
                 found=f"a denoiser of {self.unet.config.in_channels} latent channels, an autoencoder of {channels}",
                 wanted="the autoencoder that the denoiser was trained on",
                 mend="give both of one training: model.autoencoder and model.denoiser",
             )
-        self.latent_shape = (channels, *[image_size // autoencoder.patch_size] * 2)
+        self.latent_shape = (channels, *[image_size // autoencoder.factor] * 2)
         self.controlnet = build_controlnet(self.unet, settings.hint_channels)
         self.controlnet.set_attn_processor(AttnProcessor())
         self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
-from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.draws import Part
 from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.first_stage import FirstStage
 from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.base import Task, film_grid
 from xreal_synth.training.tasks.noise_levels import draw_steps
@@ -97,15 +97,15 @@ class DenoiserTask(Task):
     def __init__(
         self,
         settings: DenoiserSettings,
-        autoencoder: PatchAutoencoder,
+        autoencoder: FirstStage,
         image_size: int,
         findings: Sequence[str] = FINDINGS,
     ) -> None:
         self.settings = settings
-        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.autoencoder = autoencoder
         self.schedule = paper_schedule(settings.prediction)
-        channels = int(autoencoder.config.latent_channels)
-        self.latent_shape = (channels, *[image_size // autoencoder.patch_size] * 2)
+        channels = autoencoder.latent_channels
+        self.latent_shape = (channels, *[image_size // autoencoder.factor] * 2)
         self.unet = build_unet(settings, channels, self.latent_shape[-1])
         self.tokens = LabelTokens(findings, settings.token_width)
         if settings.init:

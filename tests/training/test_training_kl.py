@@ -1,0 +1,147 @@
+"""The paper's kind of first stage and controller at a tiny size, and a denoiser on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderKL
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, load_first_stage
+from xreal_synth.training.run import train
+from xreal_synth.training.settings.kl import KlControllerSettings
+from xreal_synth.training.tasks.controller import mask_of
+from xreal_synth.training.tasks.kl_autoencoder import build_kl
+from xreal_synth.training.tasks.kl_controller import KlControllerTask
+
+Config = Callable[..., Path]
+TINY = {"kind": "kl", "film_channels": 3, "channels": [8, 8, 16], "blocks": 1, "groups": 4}
+
+
+@pytest.fixture(scope="module")
+def stage(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A KL autoencoder, a KL controller that goes on from it and a denoiser on it, two steps each."""
+    root = tmp_path_factory.mktemp("kl")
+    vae = root / "autoencoder" / "network" / "vae"
+    more = {
+        "autoencoder": {**TINY, "adversarial_weight": 0.5, "adversarial_after": 1, "critic_width": 8},
+        "anatomy-controller": {**TINY, "init": str(vae)},
+        "denoiser": {
+            "channels": [32, 32],
+            "attention": [False, True],
+            "token_width": 8,
+            "autoencoder": str(vae),
+        },
+    }
+    for network, model in more.items():
+        tree = yaml.safe_load(config(network, steps=2).read_text(encoding="utf-8"))
+        path = root / f"{network}.yaml"
+        path.write_text(yaml.safe_dump({**tree, "model": model}), encoding="utf-8")
+        train(network, path, data, root / network, [], "cpu")
+    return {network: root / network for network in more}
+
+
+def batch(films: int = 2) -> FilmBatch:
+    generator = torch.Generator().manual_seed(5)
+    codes = torch.randint(5, (films, 32, 32), generator=generator)
+    return FilmBatch(
+        torch.rand(films, 1, 32, 32, generator=generator), codes, *[torch.ones(films, 6) > 0] * 2
+    )
+
+
+def test_the_parts_are_diffusers_own(stage: dict[str, Path]) -> None:
+    vae = AutoencoderKL.from_pretrained(stage["autoencoder"] / "network" / "vae")
+    assert vae.config.scaling_factor == 0.18215
+    controller = AutoencoderKL.from_pretrained(stage["anatomy-controller"] / "network" / "anatomy_controller")
+    same = [torch.equal(a, b) for a, b in zip(vae.parameters(), controller.parameters(), strict=True)]
+    assert not any(same[:4])
+    apart = max(
+        float((a - b).detach().abs().max())
+        for a, b in zip(vae.parameters(), controller.parameters(), strict=True)
+    )
+    assert apart < 0.05  # two small steps from the first stage's weights
+
+
+def test_a_first_stage_scales_its_latents_both_ways(stage: dict[str, Path]) -> None:
+    found = load_first_stage(str(stage["autoencoder"] / "network" / "vae"))
+    assert isinstance(found, KlFirstStage)
+    assert (found.latent_channels, found.factor) == (3, 4)
+    film = batch().film
+    with torch.no_grad():
+        own = found.network.encode(film.repeat(1, 3, 1, 1)).latent_dist.mean
+        z = found.encode(film).mean
+        assert torch.allclose(z, own * 0.18215, atol=1e-6)
+        back = found.network.decode(own).sample.mean(dim=1, keepdim=True)
+        assert torch.allclose(found.decode(z), back, atol=1e-5)
+    assert not any(p.requires_grad for p in found.parameters())
+
+
+def test_a_denoiser_learns_in_its_latents(stage: dict[str, Path]) -> None:
+    config = (stage["denoiser"] / "network" / "unet" / "config.json").read_text(encoding="utf-8")
+    assert yaml.safe_load(config)["in_channels"] == 3
+    assert yaml.safe_load(config)["sample_size"] == 8
+    assert (stage["denoiser"] / "samples" / "step-0000002.png").exists()
+
+
+@pytest.mark.parametrize(("share", "training", "masks"), [(1.0, True, 12), (0.0, True, 0), (0.0, False, 12)])
+def test_a_controller_is_shown_masks_by_share_and_always_in_evaluation(
+    share: float, training: bool, masks: int
+) -> None:
+    films = batch(12)
+    shown = inputs_of(share, films, training=training)
+    wanted = mask_of(films.codes) if masks else films.film
+    assert torch.equal(shown, wanted.repeat(1, 3, 1, 1))
+
+
+def test_half_of_a_batch_is_shown_as_masks() -> None:
+    films = batch(40)
+    shown = inputs_of(0.5, films, training=True)[:, :1]
+    masked = (shown == mask_of(films.codes)).flatten(1).all(dim=1)
+    assert torch.equal(shown[~masked], films.film[~masked])
+    assert 8 < int(masked.sum()) < 32
+
+
+def inputs_of(share: float, films: FilmBatch, *, training: bool) -> torch.Tensor:
+    """What the controller's encoder is given [B, c, H, W]."""
+    settings = KlControllerSettings(**{**TINY, "mask_share": share})
+    task = KlControllerTask(settings, build_kl(settings, 32))
+    task.module.train(training)
+    given: list[torch.Tensor] = []
+    task.network.encoder.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        task.loss(films, torch.Generator().manual_seed(1))
+    return given[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "change", "words"),
+    [
+        ("autoencoder", "model.kind=gan", "model.kind: 'gan'"),
+        ("autoencoder", "model.patch_size=8", "model.patch_size"),
+        ("autoencoder", "model.init={vae}/..", "model.init"),
+        ("autoencoder", "model.init={vae}", "model.init"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    network: str, change: str, words: str, stage: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    vae = stage["autoencoder"] / "network" / "vae"
+    given = [change.format(vae=vae), *(["model.channels=[8, 16, 16]"] if change.endswith("{vae}") else [])]
+    path = stage[network].with_suffix(".yaml")
+    with pytest.raises(TrainingError, match=words):
+        train(network, path, data, tmp_path, given, "cpu")
+
+
+def test_a_patch_controller_refuses_another_kind_of_first_stage(stage: dict[str, Path]) -> None:
+    with pytest.raises(TrainingError, match=r"model\.kind to kl"):
+        load_autoencoder(str(stage["autoencoder"] / "network" / "vae"))
+
+
+def test_a_folder_of_another_network_is_no_first_stage(stage: dict[str, Path]) -> None:
+    with pytest.raises(TrainingError, match="UNet2DConditionModel"):
+        load_first_stage(str(stage["denoiser"] / "network" / "unet"))

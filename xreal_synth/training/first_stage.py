@@ -1,0 +1,103 @@
+"""A trained first stage as denoiser, controller and ControlNet see it, whichever network it is.
+
+Shapes: B batch, C latent channels, h and w latent sides, H and W film sides.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.patch_autoencoder import LatentPosterior, PatchAutoencoder
+
+
+class FirstStage(Protocol):
+    """Films in [0, 1] <-> latents of about unit deviation; its weights stay as they are."""
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+
+    @property
+    def factor(self) -> int:
+        """H / h."""
+
+    def encode(self, film_B1HW: Tensor) -> LatentPosterior:
+        """Films [B, 1, H, W] -> a Gaussian over latents [B, C, h, w], scaled as the denoiser sees them."""
+
+    def decode(self, z_BChw: Tensor) -> Tensor:
+        """Latents as `encode` returns them -> films [B, 1, H, W], not clamped."""
+
+    def to(self, device: torch.device) -> Any:
+        """Moves the network to a device."""
+
+
+class KlFirstStage(nn.Module):
+    """diffusers' AutoencoderKL of 1 or 3 channels behind the protocol: grey repeated, latents times its scale."""
+
+    def __init__(self, network: AutoencoderKL) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.film_channels = int(network.config.in_channels)
+        self.scale = float(network.config.scaling_factor)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.network.config.latent_channels)
+
+    @property
+    def factor(self) -> int:
+        return 1 << (len(self.network.config.block_out_channels) - 1)
+
+    def encode(self, film_B1HW: Tensor) -> LatentPosterior:
+        posterior = self.network.encode(film_B1HW.expand(-1, self.film_channels, -1, -1)).latent_dist
+        return LatentPosterior(
+            mean=posterior.mean.float() * self.scale, std=posterior.std.float() * self.scale
+        )
+
+    def decode(self, z_BChw: Tensor) -> Tensor:
+        film: Tensor = self.network.decode(z_BChw / self.scale).sample.float().mean(dim=1, keepdim=True)
+        return film
+
+
+def frozen(network: PatchAutoencoder) -> PatchAutoencoder:
+    """The same network, whose weights stay as they are from now on."""
+    network.requires_grad_(False).eval()
+    return network
+
+
+def load_first_stage(folder: str) -> FirstStage:
+    """A trained first stage from its diffusers folder, frozen; raises TrainingError."""
+    try:
+        kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        if kind == "AutoencoderKL":
+            return KlFirstStage(AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False))
+        if kind != "PatchAutoencoder":
+            raise ValueError(f"its config.json names a {kind}")
+        network: PatchAutoencoder = PatchAutoencoder.from_pretrained(folder, low_cpu_mem_usage=False)
+        return frozen(network)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            found=f"model.autoencoder: {folder!r}: {error}",
+            wanted="the folder of a trained autoencoder (its vae/)",
+            mend="train it first and give its path: --set model.autoencoder=OUT/network/vae",
+        ) from error
+
+
+def load_autoencoder(folder: str) -> PatchAutoencoder:
+    """A trained patch autoencoder from its diffusers folder, frozen; raises TrainingError."""
+    found = load_first_stage(folder)
+    if isinstance(found, PatchAutoencoder):
+        network: PatchAutoencoder = found
+        return network
+    raise TrainingError(
+        found=f"{folder!r} holds an AutoencoderKL",
+        wanted="a patch autoencoder",
+        mend="set model.kind to kl, or give the folder of a patch autoencoder's run",
+    )

@@ -1,0 +1,134 @@
+"""The paper's first stage: an AutoencoderKL with L1, gradient, perceptual and small KL losses, and a patch critic.
+
+Shapes: B batch, c film channels inside the network, C latent channels, h and w latent sides, H and W film sides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.training.adversary import PatchCritic, adversarial_terms
+from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.losses import gradient_loss
+from xreal_synth.training.perceptual import load_perceptual
+from xreal_synth.training.settings.kl import KlSettings
+from xreal_synth.training.tasks.base import Task, film_grid
+
+GREY_LEVELS = 255
+
+
+def build_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
+    """A fresh network in the layout of the published checkpoints: attention in the middle block alone."""
+    levels = len(settings.channels)
+    network: AutoencoderKL = AutoencoderKL(
+        in_channels=settings.film_channels,
+        out_channels=settings.film_channels,
+        latent_channels=settings.latent_channels,
+        block_out_channels=settings.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=settings.blocks,
+        norm_num_groups=settings.groups,
+        scaling_factor=settings.scale_factor,
+        sample_size=image_size,
+    )
+    return network
+
+
+def started_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
+    """A network to train: a fresh one, or with the weights of `settings.init`; raises TrainingError."""
+    network = build_kl(settings, image_size)
+    if not settings.init:
+        return network
+    try:
+        former: AutoencoderKL = AutoencoderKL.from_pretrained(settings.init, low_cpu_mem_usage=False)
+        network.load_state_dict(former.state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(
+            found=f"model.init: {settings.init!r}: {error}",
+            wanted="the folder of an AutoencoderKL of this config's sizes",
+            mend="give the path of a run's network/vae, or the sizes that it was trained with",
+        ) from error
+    return network
+
+
+class KlAutoencoderTask(Task):
+    """Trains encoder and decoder to give films back through a Gaussian bottleneck."""
+
+    def __init__(self, settings: KlSettings, network: AutoencoderKL) -> None:
+        self.settings = settings
+        self.network = network
+        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
+        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
+        self.module = nn.ModuleDict({"network": network})
+        if self.critic is not None:
+            self.module["critic"] = self.critic
+
+    def to(self, device: torch.device) -> None:
+        self.module.to(device)
+        if self.perceptual is not None:
+            self.perceptual.to(device)
+
+    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses."""
+        return self.losses(self._shown(batch.film), batch, generator)
+
+    def losses(self, given_BcHW: Tensor, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of the film that comes out against the batch's, for `given` going in.
+
+        Sampled latents in training, mean latents in evaluation. The KL divergence is summed over a film's latents
+        and divided by the number of the film's values, so that `kl_weight` means what it does where both losses
+        are sums.
+        """
+        settings, wanted = self.settings, batch.film
+        posterior = self.network.encode(given_BcHW).latent_dist
+        mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
+        z = mean
+        if self.module.training:
+            z = mean + std * batch.normal(*mean.shape[1:], generator=generator).to(mean.device)
+        found = self.network.decode(z).sample.float().mean(dim=1, keepdim=True)
+        mae = (found - wanted).abs().mean()
+        divergence = 0.5 * (mean.pow(2) + std.pow(2) - 1 - logvar).sum() / given_BcHW.numel()
+        total = (
+            mae + settings.gradient_weight * gradient_loss(found, wanted) + settings.kl_weight * divergence
+        )
+        figures = {
+            "mae_grey_levels": mae.detach() * GREY_LEVELS,
+            "kl": divergence.detach(),
+            "latent_std": mean.detach().std(),
+        }
+        if self.perceptual is not None:
+            distance = self.perceptual(found, wanted)
+            total = total + settings.perceptual_weight * distance
+            figures["perceptual"] = distance.detach()
+        if self.critic is not None:
+            terms, more = adversarial_terms(
+                self.critic, total, found, wanted, self.network.decoder.conv_out.weight,
+                late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
+            )  # fmt: skip
+            total, figures = total + terms, {**figures, **more}
+        return {"loss": total, **figures}
+
+    @torch.no_grad()
+    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: films, films given back, and ten times the error."""
+        found = self.given_back(self._shown(batch.film))
+        return film_grid([batch.film, found, (found - batch.film) * 10 + 0.5])
+
+    def given_back(self, given_BcHW: Tensor) -> Tensor:
+        """What the network makes of an input through its mean latents -> films [B, 1, H, W]."""
+        mean = self.network.encode(given_BcHW).latent_dist.mean
+        film: Tensor = self.network.decode(mean).sample.float().mean(dim=1, keepdim=True)
+        return film
+
+    def save(self, folder: Path) -> None:
+        """`vae/`."""
+        self.network.save_pretrained(folder / "vae")
+
+    def _shown(self, film_B1HW: Tensor) -> Tensor:
+        return film_B1HW.expand(-1, self.settings.film_channels, -1, -1)
