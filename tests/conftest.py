@@ -1,4 +1,4 @@
-"""One Ray head for all tests that need Ray, started and ended here."""
+"""One Ray head for all tests that need Ray, started and ended here; a folder of films to edit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from xreal_synth.shards.phantoms import phantom_anatomy
 
 START_S = 180
 
@@ -65,6 +69,45 @@ def joined_ray(ray_head: Head) -> Head:
 
     ray.init(address=ray_head.address, log_to_driver=False, logging_level="ERROR")
     return ray_head
+
+
+MANIFEST = """\
+image,mask,labels,patient_id,age,split
+a.png,masks/a.png,No Finding,1,61,train
+b.png,masks/b.png,Pneumonia,2,62,train
+c.png,masks/c.png,Pneumonia|Mass,2,63,train
+d.png,masks/d.png,Effusion,3,64,val
+e.png,masks/e.png,No Finding,4,65,val
+f.png,masks/f.png,,5,66,val
+"""
+BOXES = """\
+image,finding,x0,y0,x1,y1
+b.png,Pneumonia,60,40,80,60
+c.png,Pneumonia,20,36,36,56
+c.png,Mass,60,50,72,60
+d.png,Pleural Effusion,18,50,38,70
+"""
+
+
+@pytest.fixture
+def film_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes six films of 96 x 96 with organ masks, manifest.csv and boxes.csv; keywords replace files' text."""
+
+    def write(name: str = "films", manifest: str | None = MANIFEST, boxes: str = BOXES) -> Path:
+        folder = tmp_path / name
+        (folder / "masks").mkdir(parents=True)
+        for i, film in enumerate("abcdef"):
+            rng = np.random.default_rng(i)
+            mask = phantom_anatomy(96, rng)
+            pixels = 150 - 20 * mask + rng.integers(-9, 9, mask.shape)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{film}.png")
+            Image.fromarray(mask).save(folder / "masks" / f"{film}.png")
+        if manifest is not None:
+            (folder / "manifest.csv").write_text(manifest)
+        (folder / "boxes.csv").write_text(boxes)
+        return folder
+
+    return write
 
 
 def free_ports(count: int) -> list[int]:

@@ -85,9 +85,11 @@ def test_training_code_runs_as_written(
     assert all(0 <= value <= 1 for value in auc.values())
 
 
-def test_recipe_is_valid() -> None:
-    (text,) = blocks("yaml")
-    assert recipe_from_text(text).name == "pneumonia-balance"
+def test_recipes_are_valid() -> None:
+    assert [recipe_from_text(text).name for text in blocks("yaml")] == [
+        "pneumonia-balance",
+        "ward-films-edited",
+    ]
 
 
 def test_prompts_are_valid(tmp_path: Path) -> None:

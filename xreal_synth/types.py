@@ -54,6 +54,37 @@ class PlacedFinding:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnFinding:
+    """A finding that a real film came with, in its box (half-open xyxy pixels).
+
+    `healed` is the region that was painted over with the healthy prompt: the box and a margin, snapped
+    outward to the latent grid; None where the finding was left as it is.
+    """
+
+    name: str
+    box: PixelBox
+    healed: PixelBox | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFilm:
+    """What is kept of a real film: nothing that names the patient but what the user's file name says.
+
+    `id` is the film's name in its folder, `sha256` of its file, `labels` its own positive labels' names.
+    """
+
+    id: str
+    sha256: str
+    labels: tuple[str, ...]
+    findings: tuple[OwnFinding, ...]
+
+    @property
+    def healed(self) -> tuple[PixelBox, ...]:
+        """The regions that were painted over."""
+        return tuple(own.healed for own in self.findings if own.healed is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingDefaults:
     """What a bundle says its weights are best sampled with."""
 
@@ -107,11 +138,15 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class MemberSpec:
-    """One film of a group. `name` is h (healthy twin), v0, v1.. (variants), s0 (sham)."""
+    """One film of a group. `name` is h (healthy twin), v0, v1.. (variants), s0 (sham).
+
+    `source` is the real film that it is or was edited from, with the findings painted over in it.
+    """
 
     key: str
     name: str
     findings: tuple[PlacedFinding, ...]
+    source: SourceFilm | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +155,8 @@ class SampleSpec:
 
     `index` is the group's index, `row` the findings row of the recipe, `anatomy` the organ codes
     uint8 [H, W] at the bundle's image size, `anatomy_id` where it came from ("bank", a file's name),
-    `ctr` the cardiothoracic ratio of the mask, `members` the films to deliver, twin first.
+    `ctr` the cardiothoracic ratio of the mask, `members` the films to deliver, twin first. `film` is the real
+    film that stands in the twin's place; one without organ mask has no organ codes and no ratio.
     """
 
     index: int
@@ -129,8 +165,9 @@ class SampleSpec:
     split: Split
     anatomy: Mask
     anatomy_id: str
-    ctr: float
+    ctr: float | None
     members: tuple[MemberSpec, ...]
+    film: Film | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +200,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SampleMeta:
-    """What KEY.json says of a film: digested settings only, no URI, actor, host or time."""
+    """What KEY.json says of a film: digested settings only, no URI, actor, host or time.
+
+    With `source` the film is a real one (member h) or was edited from it.
+    """
 
     key: str
     group: int
@@ -176,12 +216,13 @@ class SampleMeta:
     seed: int
     anatomy_source: str
     anatomy_id: str
-    ctr: float
+    ctr: float | None
     image_size: tuple[int, int]
     findings: tuple[PlacedFinding, ...]
     labels: dict[str, dict[str, LabelValue]]
     prompt: str
     sampling: dict[str, object]
+    source: SourceFilm | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,11 @@ LUNGS_MARGIN = FEATHER_SHARE
 region, so without room around the lungs a rim of the healthy twin's air would be left at their border."""
 
 
+HEAL_MARGIN = FEATHER_SHARE
+"""A real film's own box is painted over with a margin of this share of the film's side, so that the paste has
+reached its full strength at the box's border."""
+
+
 def snap_outward(box: tuple[float, float, float, float], factor: int, size: int) -> PixelBox:
     """A box in pixels, grown to multiples of `factor` and cut to the image of `size` (a multiple too).
 
@@ -34,6 +39,13 @@ def snap_outward(box: tuple[float, float, float, float], factor: int, size: int)
     left, top = (max(0, math.floor(v / factor) * factor) for v in (x0, y0))
     right, bottom = (min(size, math.ceil(v / factor) * factor) for v in (x1, y1))
     return left, top, right, bottom
+
+
+def healed_region(box: PixelBox, factor: int, size: int) -> PixelBox:
+    """The region in which a finding's box is painted over: with its margin, on the latent grid."""
+    margin = HEAL_MARGIN * size
+    x0, y0, x1, y1 = box
+    return snap_outward((x0 - margin, y0 - margin, x1 + margin, y1 + margin), factor, size)
 
 
 def scale_about_centre(organ: npt.NDArray[np.bool_], scale: float) -> npt.NDArray[np.bool_]:

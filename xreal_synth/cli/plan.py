@@ -84,7 +84,8 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
     console.print(_rows_table(report))
     console.print(_labels_table(report))
     facts = Table(show_header=False, box=None, padding=(0, 2))
-    facts.add_row("films", f"{report.films:,.0f} of {report.samples:,} anatomies")
+    groups = "uses of real films" if run.plan.on_films else "anatomies"
+    facts.add_row("films", f"{report.films:,.0f} of {report.samples:,} {groups}")
     facts.add_row("shards", f"{report.shards:,} of up to {run.recipe.output.shard_size} groups")
     facts.add_row("size", f"about {bytes_text(guess.bytes)}")
     facts.add_row(
@@ -97,6 +98,8 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
         facts.add_row("device time", f"about {seconds_text(seconds)} of one {device}")
     facts.add_row("output", run.recipe.output.uri)
     console.print(facts)
+    for note in run.plan.notes:
+        notes.print(note, markup=False)
     for row in report.rows:
         for error, times in row.reasons:
             notes.print(
@@ -107,9 +110,7 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
 def _rows_table(report: ProbeReport) -> Table:
     table = Table("row", "asked for", "groups", "can be placed", title="rows", title_justify="left")
     for row in report.rows:
-        table.add_row(
-            str(row.row), " + ".join(row.names) or "no finding", f"{row.groups:,.0f}", f"{row.placeable:.0%}"
-        )
+        table.add_row(str(row.row), row.asked, f"{row.groups:,.0f}", f"{row.placeable:.0%}")
     return table
 
 

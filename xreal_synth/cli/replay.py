@@ -35,6 +35,10 @@ def replay(
         str | None,
         typer.Option(help="Where the bundle is, if not where it was.", show_default="the dataset's"),
     ] = None,
+    films: Annotated[
+        str | None,
+        typer.Option(help="Where the real films are, if not where they were.", show_default="the recipe's"),
+    ] = None,
 ) -> None:
     """Makes one film again from the dataset's settings and compares it with the stored one.
 
@@ -51,7 +55,7 @@ def replay(
     store = open_store(dataset)
     head = read_head(store)
     stored = find_sample(store, head, key)
-    run = reopen(store, head, samples=stored.meta.group + 1, bundle=bundle)
+    run = reopen(store, head, samples=stored.meta.group + 1, bundle=bundle, films=films)
     shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=_gpus()))
     with console.status(f"making {key}"):
         backend = Networks().open(run, shape)

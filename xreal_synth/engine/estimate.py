@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from xreal_synth.recipe.edits import Edit
+
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
 
@@ -26,10 +28,10 @@ class Estimate:
 
 
 def estimate(run: Run, films: float) -> Estimate:
-    """The cost of `films` delivered films; every group's twin is made, delivered or not."""
+    """The cost of `films` delivered films; every group's twin is made, delivered or not, but for real films."""
     sampling, recipe = run.sampling, run.recipe
     again, last = sampling.resample - 1, sampling.steps - 1
-    per_twin = sampling.steps + again * min(sampling.hold_steps, last)
+    per_twin = 0 if run.plan.on_films else sampling.steps + again * min(sampling.hold_steps, last)
     start = sampling.branch_step if sampling.mode == "branch" else 0
     rows = 1 if sampling.guidance == 1.0 else 2
     per_edit = rows * (sampling.steps - start + again * max(last - start, 0))
@@ -55,8 +57,15 @@ def _controlnet_factor(run: Run) -> float:
 
 
 def _edits(run: Run) -> float:
-    """Expected findings to paint in, over all groups and variants."""
+    """Expected passes of stage B, over all groups and variants; one for each part of a real film's edit."""
     rows = run.recipe.findings
     weight = sum(row.weight for row in rows)
-    per_group = sum(row.weight * len(row.labels) for row in rows) / weight
+    per_group = sum(row.weight * (len(row.labels) + _parts(row.edit)) for row in rows) / weight
     return float(run.recipe.samples * per_group * run.recipe.pairs.variants)
+
+
+def _parts(edit: Edit | None) -> int:
+    """Passes of an edit on a film with one box of each kind: painting over takes one, each finding one."""
+    if edit is None:
+        return 0
+    return int(edit.uses_own) + len(edit.moved) + len(edit.resized) + (edit.add is not None)

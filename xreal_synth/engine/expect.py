@@ -26,6 +26,6 @@ class FilmsPerGroup:
 def films_per_group(recipe: Recipe) -> FilmsPerGroup:
     """A group without findings gives its healthy film; any other its variants, and its twin if asked for."""
     total = sum(row.weight for row in recipe.findings)
-    sick = sum(row.weight for row in recipe.findings if row.labels) / total
+    sick = sum(row.weight for row in recipe.findings if row.paints) / total
     variants, twin = recipe.pairs.variants, recipe.pairs.twin
     return FilmsPerGroup(delivered=1 + sick * (variants - 1 + twin), made=1 + sick * variants)

@@ -101,6 +101,8 @@ class PhantomBackend:
 
 
 def phantom(job: GroupJob) -> Film:
-    """Organs in plain greys with the group's own noise, uint8 [H, W]."""
+    """Organs in plain greys with the group's own noise, uint8 [H, W]; a real film as it is."""
+    if job.film is not None:
+        return job.film
     noise = normal(job.anatomy.shape, job.seed, job.index, job.attempt, "a.x_T")
     return ((GREY[job.anatomy] + 0.03 * noise) * 255).clip(0, 255).astype(np.uint8)

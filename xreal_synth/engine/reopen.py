@@ -16,10 +16,14 @@ from xreal_synth.storage import Store
 RECIPE = "recipe.yaml"
 
 
-def reopen(store: Store, head: DatasetHead, *, samples: int, bundle: str | None = None) -> Run:
-    """The run that made this dataset, with `samples` groups; `bundle` says where its bundle is now.
+def reopen(
+    store: Store, head: DatasetHead, *, samples: int, bundle: str | None = None, films: str | None = None
+) -> Run:
+    """The run that made this dataset, with `samples` groups; `bundle` and `films` say where its bundle and its
+    real films are now.
 
-    Raises DatasetError if the bundle or this version of the project would give other bytes.
+    Raises DatasetError if the bundle or this version of the project would give other bytes, AnatomyError if
+    the films are not the same.
     """
     text = _recipe_text(store)
     document = dict(head.settings)
@@ -33,6 +37,7 @@ def reopen(store: Store, head: DatasetHead, *, samples: int, bundle: str | None 
         "samples": samples,
         "bundle": bundle or _bundle_of(text) or head.bundle.name,
     }
+    _place_films(document, films or _films_of(text))
     run = open_run(LoadedRecipe(Recipe.model_validate(document), text))
     if run.bundle.content_hash != head.bundle.hash:
         raise DatasetError(
@@ -58,9 +63,39 @@ def _recipe_text(store: Store) -> str:
 
 
 def _bundle_of(text: str) -> str | None:
+    found = _setting(text, "bundle")
+    return found if isinstance(found, str) else None
+
+
+def _films_of(text: str) -> str | None:
+    found = _setting(text, "anatomy", "source", "images", "path")
+    return found if isinstance(found, str) else None
+
+
+def _place_films(document: dict[str, object], path: str | None) -> None:
+    """Says where the real films are, which the digested settings leave out."""
+    source = _below(document, "anatomy", "source")
+    images = _below(source, "images")
+    if not isinstance(source, dict) or not isinstance(images, dict):
+        return
+    if path is None:
+        raise DatasetError(
+            found="nothing says where the real films are that this dataset was made from",
+            wanted="their folder",
+            mend="give its place with --films",
+        )
+    document["anatomy"] = {"source": {"images": {**images, "path": path}}}
+
+
+def _setting(text: str, *path: str) -> object:
+    """A setting of the recipe as given."""
     try:
-        document = yaml.safe_load(text)
+        return _below(yaml.safe_load(text), *path)
     except yaml.YAMLError:
         return None
-    found = document.get("bundle") if isinstance(document, dict) else None
-    return found if isinstance(found, str) else None
+
+
+def _below(value: object, *path: str) -> object:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

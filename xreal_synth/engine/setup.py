@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xreal_synth.anatomy.augment import Augment
+from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
 from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import BundleInfo, describe, prompt_for, require_control, verify_files
@@ -13,6 +14,7 @@ from xreal_synth.plan.build import Geometry, Plan
 from xreal_synth.plan.prior import Prior
 from xreal_synth.plan.probe import probe
 from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
+from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.schema import MasksSource, Recipe
@@ -62,16 +64,21 @@ def open_run(loaded: LoadedRecipe) -> Run:
     recipe = loaded.recipe
     bundle = describe(recipe.bundle)
     for row in recipe.findings:
-        for label in row.labels:
-            prompt_for(bundle, (label.name,))
+        edit = row.edit
+        named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()
+        for name in (*(label.name for label in row.labels), *named):
+            prompt_for(bundle, (name,))
     sampling = resolve_sampling(recipe.sampling, bundle.defaults)
-    require_control(bundle, sampling.control)
-    settings = digested_settings(recipe, sampling)
+    if not isinstance(recipe.anatomy.source, ImagesSource):
+        require_control(bundle, sampling.control)
+    source = _source(recipe, bundle)
+    films = source.content if isinstance(source, FilmFolder) else None
+    settings = digested_settings(recipe, sampling, films)
     geometry = Geometry(image_size=bundle.image_size, factor=bundle.factor)
     return Run(
         loaded=loaded,
         bundle=bundle,
-        plan=Plan(recipe, geometry, _source(recipe, bundle), Prior.load()),
+        plan=Plan(recipe, geometry, source, Prior.load()),
         sampling=sampling,
         settings=settings,
         digest=recipe_digest(settings, bundle.content_hash),
@@ -108,9 +115,21 @@ def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
     return open_dataset(store, run.head(fingerprint), run.loaded.text, differences)
 
 
-def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource:
+def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
+    if isinstance(recipe.anatomy.source, ImagesSource):
+        return _films(recipe, recipe.anatomy.source.images, bundle)
     settings = Augment(**recipe.anatomy.augment.model_dump())
     source = recipe.anatomy.source
     if isinstance(source, MasksSource):
         return FolderSource(Path(source.masks.path).expanduser(), settings)
     return BankSource(bundle.part("anatomy_bank"), settings)
+
+
+def _films(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> FilmFolder:
+    """The folder of real films; raises BundleError for places of findings that the bundle does not know."""
+    fields = images.model_dump(exclude={"order"})
+    folder = FilmFolder(FolderSettings(**fields), bundle.image_size)
+    if any(row.edit is not None and row.edit.add == "all" for row in recipe.findings):
+        for name in sorted({place.name for film in folder.films for place in film.places}):
+            prompt_for(bundle, (name,))
+    return folder

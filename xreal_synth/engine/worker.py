@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.errors import DatasetError, PlacementError
 from xreal_synth.models.describe import prompt_for
+from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import labels_for
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
 from xreal_synth.shards.names import parse_key
@@ -29,7 +32,9 @@ from xreal_synth.shards.tar import TableRow, TarWriter, encode_sample
 from xreal_synth.storage import Store
 from xreal_synth.types import (
     Film,
+    LabelValue,
     MemberSpec,
+    PixelBox,
     PlacedFinding,
     Rejected,
     Sample,
@@ -101,11 +106,27 @@ def group_job(run: Run, spec: SampleSpec) -> GroupJob:
         anatomy=spec.anatomy,
         healthy_prompt=run.bundle.healthy_prompt,
         members=tuple(
-            MemberJob(member.name, tuple(_edit(run, finding, spec) for finding in member.findings))
+            MemberJob(member.name, _edits(run, member, spec))
             for member in spec.members
             if member.name != HEALTHY
         ),
+        film=spec.film,
     )
+
+
+def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
+    """What of a real film is painted over goes first, in one pass; then the findings, one after another."""
+    healed = member.source.healed if member.source is not None else ()
+    first = (_healing(run, healed),) if healed else ()
+    return first + tuple(_edit(run, finding, spec) for finding in member.findings)
+
+
+def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
+    region = np.zeros((run.bundle.image_size,) * 2, dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        region[y0:y1, x0:x1] = True
+    alpha = feather(region, FEATHER_SHARE * run.bundle.image_size)
+    return Edit(region=region, prompt=run.bundle.healthy_prompt, alpha=alpha)
 
 
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
@@ -115,10 +136,11 @@ def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
 
 
 def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> Sample:
-    """A film with its masks, labels and provenance."""
+    """A film with its masks, labels and provenance; a real film as it is comes from the plan."""
+    if spec.film is not None and member.name == HEALTHY:
+        film = spec.film
     height, width = film.shape
     findings = member.findings
-    prompts = [prompt_for(run.bundle, (finding.name,)) for finding in findings]
     meta = SampleMeta(
         key=member.key,
         group=spec.index,
@@ -134,11 +156,29 @@ def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> 
         ctr=spec.ctr,
         image_size=(height, width),
         findings=findings,
-        labels=labels_for(findings, run.recipe.labels.unrequested, spec.ctr),
-        prompt=" + ".join(prompts) if prompts else run.bundle.healthy_prompt,
+        labels=_labels(run, spec, member),
+        prompt=_prompt(run, member),
         sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
+        source=member.source,
     )
     return Sample(film, spec.anatomy, pathology_mask(findings, spec.anatomy), meta, spec.split)
+
+
+def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[str, LabelValue]]:
+    if member.source is not None:
+        return film_labels(member.source, member.findings)
+    assert spec.ctr is not None, "a drawn anatomy has a ratio"
+    return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr)
+
+
+def _prompt(run: Run, member: MemberSpec) -> str:
+    """The prompts in the order in which they were painted; a real film as it is has none."""
+    prompts = [prompt_for(run.bundle, (finding.name,)) for finding in member.findings]
+    if member.source is not None and member.source.healed:
+        prompts.insert(0, run.bundle.healthy_prompt)
+    if prompts:
+        return " + ".join(prompts)
+    return run.bundle.healthy_prompt if member.source is None else ""
 
 
 def render_groups(

@@ -14,15 +14,26 @@ from typing import Final
 
 import numpy as np
 
-from xreal_synth.anatomy.measure import cardiothoracic_ratio
+from xreal_synth.anatomy.film_folder import FilmFolder
 from xreal_synth.anatomy.sources import AnatomySource
-from xreal_synth.errors import PlacementError
-from xreal_synth.plan.placement import place
+from xreal_synth.errors import AnatomyError, PlacementError
+from xreal_synth.plan.chest import Chest
+from xreal_synth.plan.film_order import FilmOrder
+from xreal_synth.plan.own_boxes import Ground, edited, source_of
+from xreal_synth.plan.placement import place, place_unseen
 from xreal_synth.plan.prior import Prior
 from xreal_synth.plan.proportions import RowSequence
 from xreal_synth.recipe.schema import FindingLabel, Recipe
 from xreal_synth.seeds import stream
-from xreal_synth.types import Mask, MemberSpec, PlacedFinding, SampleSpec, ShardPlan, Split
+from xreal_synth.types import (
+    Film,
+    MemberSpec,
+    PlacedFinding,
+    SampleSpec,
+    ShardPlan,
+    SourceFilm,
+    Split,
+)
 
 _KEPT_SEQUENCES: Final = 8
 _APART_TRIES: Final = 8
@@ -38,14 +49,31 @@ class Geometry:
 
 
 class Plan:
-    """What is drawn for each group of a recipe."""
+    """What is drawn for each group of a recipe.
 
-    def __init__(self, recipe: Recipe, geometry: Geometry, source: AnatomySource, prior: Prior) -> None:
+    A source of real films gives each group one film, which stays the same in all attempts at it. Raises
+    RecipeError if a findings row cannot use any of them.
+    """
+
+    def __init__(
+        self, recipe: Recipe, geometry: Geometry, source: AnatomySource | FilmFolder, prior: Prior
+    ) -> None:
         self.recipe = recipe
         self.geometry = geometry
         self.source = source
         self.prior = prior
+        self._films = FilmOrder(recipe, source) if isinstance(source, FilmFolder) else None
         self._sequences: OrderedDict[int, RowSequence] = OrderedDict()
+
+    @property
+    def on_films(self) -> bool:
+        """Whether real films are edited."""
+        return self._films is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing of the source, and no mistake."""
+        return self.source.notes if isinstance(self.source, FilmFolder) else ()
 
     @property
     def shard_count(self) -> int:
@@ -77,11 +105,15 @@ class Plan:
         return sequence.row(slot)
 
     def split(self, index: int) -> Split:
-        """The split of a group, by a hash of its index and the seed."""
+        """The split of a group, by a hash of its index and the seed; of a real film, by one of its patient."""
         shares = self.recipe.split
         if shares.val == 0 and shares.test == 0:
             return "train"
-        drawn = stream(self.recipe.seed, index, 0, "split").random()
+        if isinstance(self.source, FilmFolder):
+            patient = self.source.films[self._film(index, self.row(index))].patient
+            drawn = stream(self.recipe.seed, 0, 0, "split", patient).random()
+        else:
+            drawn = stream(self.recipe.seed, index, 0, "split").random()
         return "test" if drawn < shares.test else "val" if drawn < shares.test + shares.val else "train"
 
     def epoch(self, attempt: int) -> int:
@@ -89,41 +121,65 @@ class Plan:
         assert attempt in self.attempts, attempt
         return 0 if attempt < self.recipe.quality.max_attempts else attempt
 
-    def anatomy(self, index: int, epoch: int) -> tuple[Mask, str]:
-        """A group's organ mask uint8 [H, W] and where it came from. Raises AnatomyError."""
-        return self.source.draw(stream(self.recipe.seed, index, epoch, "anatomy"), self.geometry.image_size)
+    def chest(self, index: int, epoch: int, row: int) -> Chest:
+        """What a group's findings are placed on, as a group of that row. Raises AnatomyError.
+
+        Of real films the row decides which one it is; drawn anatomies are the same for every row.
+        """
+        size = self.geometry.image_size
+        if not isinstance(self.source, FilmFolder):
+            anatomy, where = self.source.draw(stream(self.recipe.seed, index, epoch, "anatomy"), size)
+            return Chest(anatomy, where)
+        number = self._film(index, row)
+        film, mask = self.source.films[number], self.source.mask(number, size)
+        bare = np.zeros((size, size), dtype=np.uint8)
+        return Chest(bare if mask is None else mask, film.id, mask is not None, film, number)
 
     def sample(self, index: int, attempt: int) -> SampleSpec:
         """All that is drawn for a group at this attempt.
 
-        Raises PlacementError where a finding does not fit the anatomy, AnatomyError where the source
-        gives no valid one.
+        Raises PlacementError where a finding does not fit the anatomy or a real film cannot be used,
+        AnatomyError where the source gives no valid anatomy.
         """
         row, epoch = self.row(index), self.epoch(attempt)
-        anatomy, anatomy_id = self.anatomy(index, epoch)
+        try:
+            chest = self.chest(index, epoch, row)
+            film = self._pixels(chest)
+        except AnatomyError as error:
+            if self._films is None:
+                raise
+            raise PlacementError(found=error.found, wanted=error.wanted, where=error.where) from error
         return SampleSpec(
             index=index,
             attempt=attempt,
             row=row,
             split=self.split(index),
-            anatomy=anatomy,
-            anatomy_id=anatomy_id,
-            ctr=cardiothoracic_ratio(anatomy),
-            members=tuple(self._members(index, epoch, row, anatomy)),
+            anatomy=chest.anatomy,
+            anatomy_id=chest.id,
+            ctr=chest.ctr,
+            members=tuple(self._members(index, epoch, row, chest)),
+            film=film,
         )
 
+    def source_film(self, chest: Chest, row: int | None = None) -> SourceFilm | None:
+        """What is told of a real film; with a row, as the row's edit leaves it."""
+        if chest.film is None:
+            return None
+        edit = None if row is None else self.recipe.findings[row].edit
+        return source_of(chest.film, edit, factor=self.geometry.factor, size=self.geometry.image_size)
+
     def place_row(
-        self, row: int, anatomy: Mask, index: int, epoch: int, member: str
+        self, row: int, chest: Chest, index: int, epoch: int, member: str
     ) -> tuple[PlacedFinding, ...]:
-        """A row's findings on an anatomy, for one member.
+        """A row's findings on a chest, for one member, in the order in which they are painted.
 
         Raises PlacementError with `where` = the label's path in the recipe.
         """
-        placed: tuple[PlacedFinding, ...] = ()
+        placed = self._edited(row, chest, index, epoch, member)
         for number, label in enumerate(self.recipe.findings[row].labels):
             rng = stream(self.recipe.seed, index, epoch, "boxes", member, number)
             try:
-                placed += (self._place_apart(label, anatomy, rng, placed),)
+                placed += (self._place_apart(label, chest, rng, placed),)
             except PlacementError as error:
                 where = f"findings[{row}].labels[{number}]" + (".box" if label.box else "")
                 raise PlacementError(
@@ -131,29 +187,61 @@ class Plan:
                 ) from error
         return placed
 
-    def _members(self, index: int, epoch: int, row: int, anatomy: Mask) -> list[MemberSpec]:
+    def _edited(
+        self, row: int, chest: Chest, index: int, epoch: int, member: str
+    ) -> tuple[PlacedFinding, ...]:
+        """What the row's edit paints into a real film."""
+        edit, source = self.recipe.findings[row].edit, self.source_film(chest, row)
+        if edit is None or source is None:
+            return ()
+
+        def draw(what: str, number: int) -> np.random.Generator:
+            return stream(self.recipe.seed, index, epoch, "boxes", member, what, number)
+
+        ground = Ground(chest, self.prior, self.geometry.factor, self.recipe.placement.min_overlap)
+        try:
+            return edited(edit, source, ground, draw)
+        except PlacementError as error:
+            where = f"findings[{row}].edit"
+            raise PlacementError(
+                found=error.found, wanted=error.wanted, mend=error.mend, where=where
+            ) from error
+
+    def _film(self, index: int, row: int) -> int:
+        assert self._films is not None, "only real films have numbers"
+        return self._films.film(row, index)
+
+    def _pixels(self, chest: Chest) -> Film | None:
+        if not isinstance(self.source, FilmFolder):
+            return None
+        return self.source.film(chest.number, self.geometry.image_size)
+
+    def _members(self, index: int, epoch: int, row: int, chest: Chest) -> list[MemberSpec]:
         """The films to deliver: the twin first, if it is asked for or all that the row has."""
         pairs = self.recipe.pairs
-        findings = bool(self.recipe.findings[row].labels)
-        members = [_member(index, "h", ())] if pairs.twin or not findings else []
-        for variant in range(pairs.variants if findings else 0):
+        paints = self.recipe.findings[row].paints
+        members = [_member(index, "h", (), self.source_film(chest))] if pairs.twin or not paints else []
+        for variant in range(pairs.variants if paints else 0):
             name = f"v{variant}"
-            members.append(_member(index, name, self.place_row(row, anatomy, index, epoch, name)))
+            placed = self.place_row(row, chest, index, epoch, name)
+            members.append(_member(index, name, placed, self.source_film(chest, row)))
         return members
 
     def _place_apart(
-        self, label: FindingLabel, anatomy: Mask, rng: np.random.Generator, before: tuple[PlacedFinding, ...]
+        self, label: FindingLabel, chest: Chest, rng: np.random.Generator, before: tuple[PlacedFinding, ...]
     ) -> PlacedFinding:
         """Places a label; a drawn box that would cover most of an earlier one's is drawn again.
 
         The later finding is painted over the earlier, which would else be labelled but not to be seen.
         After a few tries the box that covers least is taken.
         """
+        if not chest.masked:
+            return place_unseen(label, self.geometry.image_size, self.geometry.factor)
         best, least = None, np.inf
         for _ in range(_APART_TRIES if before and label.box is None else 1):
             placed = place(
                 label,
-                anatomy,
+                chest.anatomy,
                 rng,
                 self.prior,
                 factor=self.geometry.factor,
@@ -168,8 +256,10 @@ class Plan:
         return best
 
 
-def _member(index: int, name: str, findings: tuple[PlacedFinding, ...]) -> MemberSpec:
-    return MemberSpec(f"{index:010d}-{name}", name, findings)
+def _member(
+    index: int, name: str, findings: tuple[PlacedFinding, ...], source: SourceFilm | None
+) -> MemberSpec:
+    return MemberSpec(f"{index:010d}-{name}", name, findings, source)
 
 
 def _covered(earlier: PlacedFinding, later: PlacedFinding) -> float:

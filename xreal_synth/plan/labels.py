@@ -27,7 +27,7 @@ def labels_of(
     names: Sequence[str], unrequested: Literal["negative", "unknown"], ctr: float
 ) -> dict[str, dict[str, LabelValue]]:
     """`labels_for` by the findings' names alone."""
-    positive = _implied(names)
+    positive = implied(names)
     rest: LabelValue = 0 if unrequested == "negative" else None
     labels: dict[str, dict[str, LabelValue]] = {
         set_name: {label: 1 if label in positive[set_name] else rest for label in label_set}
@@ -42,7 +42,7 @@ def labels_of(
     return labels
 
 
-def _implied(names: Sequence[str]) -> dict[str, set[str]]:
+def implied(names: Sequence[str]) -> dict[str, set[str]]:
     """The names of each label set that these findings make positive."""
     positive: dict[str, set[str]] = {"chexpert14": set(), "txrv18": set()}
     waiting = list(names)

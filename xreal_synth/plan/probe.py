@@ -7,17 +7,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from xreal_synth.anatomy.measure import cardiothoracic_ratio
-from xreal_synth.errors import PlacementError, Problem, RecipeError
+from xreal_synth.errors import AnatomyError, PlacementError, Problem, RecipeError
 from xreal_synth.plan.build import Plan
+from xreal_synth.plan.chest import Chest
+from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import LARGE_HEART_CTR, labels_of
-from xreal_synth.types import Mask
+from xreal_synth.types import LabelValue, PlacedFinding
 from xreal_synth.vocab import LABEL_SETS
 
 PROBE_GROUPS: Final = 4096
 BUDGET_S: Final = 0.5
 _LEAST: Final = 8
 _COUNTED_EXACTLY: Final = 4096
+_COLUMN: Final[dict[LabelValue, int]] = {1: 0, 0: 1, None: 2}
+
+_Totals = dict[tuple[str, str], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,12 @@ class RowReport:
     """One findings row: groups it gets of all, and how its placing went on the probed anatomies.
 
     `reasons` are an error (its `where` is the path in the recipe) and how often that label failed, the
-    most frequent first.
+    most frequent first. `asked` says in words what the row asks for.
     """
 
     row: int
     names: tuple[str, ...]
+    asked: str
     groups: float
     tried: int
     placed: int
@@ -92,6 +97,7 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
         RowReport(
             row=i,
             names=tuple(label.name for label in row.labels),
+            asked=_asked(plan, i),
             groups=counts[i],
             tried=tallies[i].tried,
             placed=tallies[i].placed,
@@ -101,33 +107,47 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
     )
     return ProbeReport(
         samples=plan.recipe.samples,
-        films=sum(row.groups * sum(_films(plan, row.names)) for row in rows),
+        films=sum(row.groups * sum(_films(plan, row.row)) for row in rows),
         shards=plan.shard_count,
         probed=probed,
         large_hearts=large / probed,
         rows=rows,
-        labels=_label_table(plan, rows, large / probed),
+        labels=_film_table(plan, rows, tallies)
+        if plan.on_films
+        else _label_table(plan, rows, large / probed),
     )
 
 
 class _Tally:
-    """How often a row was tried and placed, and what failed, by path and message."""
+    """How often a row was tried and placed, what failed by path and message, and real films' labels: of those
+    left as they are, and of those edited."""
 
     def __init__(self) -> None:
         self.tried = 0
         self.placed = 0
         self.times: Counter[str] = Counter()
         self.errors: dict[str, PlacementError] = {}
+        self.own, self.edited = _no_totals(), _no_totals()
 
-    def count(self, plan: Plan, row: int, anatomy: Mask, index: int) -> None:
+    def count(self, plan: Plan, row: int, chest: Chest, index: int) -> None:
         self.tried += 1
         try:
-            plan.place_row(row, anatomy, index, 0, "v0")
+            placed = plan.place_row(row, chest, index, 0, "v0")
         except PlacementError as error:
-            self.times[error.where] += 1
-            self.errors.setdefault(error.where, error)
+            self.fail(error)
         else:
             self.placed += 1
+            self._tell(plan, row, chest, placed)
+
+    def fail(self, error: PlacementError) -> None:
+        self.times[error.where] += 1
+        self.errors.setdefault(error.where, error)
+
+    def _tell(self, plan: Plan, row: int, chest: Chest, placed: tuple[PlacedFinding, ...]) -> None:
+        as_it_is, edited = plan.source_film(chest), plan.source_film(chest, row)
+        if as_it_is is not None and edited is not None:
+            _add(self.own, film_labels(as_it_is, ()), 1.0)
+            _add(self.edited, film_labels(edited, placed), 1.0)
 
     def ranked(self) -> tuple[tuple[PlacementError, int], ...]:
         return tuple((self.errors[where], times) for where, times in self.times.most_common())
@@ -135,29 +155,49 @@ class _Tally:
 
 def _probe_groups(
     plan: Plan, groups: int, budget_s: float, tallies: list[_Tally]
-) -> tuple[list[Mask], int, int]:
-    """Draws groups and places their own rows -> the first anatomies, groups drawn, large hearts."""
-    kept: list[Mask] = []
+) -> tuple[list[Chest], int, int]:
+    """Draws groups and places their own rows -> the first chests, groups drawn, large hearts."""
+    kept: list[Chest] = []
     large = 0
     start = time.monotonic()
     for index in range(groups):
         if index >= _LEAST and time.monotonic() - start > budget_s:
             return kept, index, large
-        anatomy, _ = plan.anatomy(index, 0)
-        if index < _LEAST:
-            kept.append(anatomy)
-        large += cardiothoracic_ratio(anatomy) > LARGE_HEART_CTR
         row = plan.row(index)
-        tallies[row].count(plan, row, anatomy, index)
+        chest = _chest(plan, index, row, tallies[row])
+        if chest is None:
+            continue
+        if index < _LEAST:
+            kept.append(chest)
+        large += (chest.ctr or 0.0) > LARGE_HEART_CTR
+        tallies[row].count(plan, row, chest, index)
     return kept, groups, large
 
 
-def _probe_rows(plan: Plan, anatomies: list[Mask], tallies: list[_Tally]) -> None:
-    """Tries rows that met too few anatomies, or had no place so far, on the ones that were kept."""
+def _probe_rows(plan: Plan, kept: list[Chest], tallies: list[_Tally]) -> None:
+    """Tries rows that met too few chests, or had no place so far, on the ones that were kept.
+
+    Of real films each row has its own.
+    """
+    tries = _LEAST if plan.on_films else len(kept)
     for row, tally in enumerate(tallies):
-        if tally.tried < len(anatomies) or not tally.placed:
-            for index, anatomy in enumerate(anatomies):
-                tally.count(plan, row, anatomy, index)
+        if tally.tried < tries or not tally.placed:
+            for index in range(tries):
+                chest = _chest(plan, index, row, tally) if plan.on_films else kept[index]
+                if chest is not None:
+                    tally.count(plan, row, chest, index)
+
+
+def _chest(plan: Plan, index: int, row: int, tally: _Tally) -> Chest | None:
+    """A group's chest; None, and counted, for a real film that cannot be used."""
+    try:
+        return plan.chest(index, 0, row)
+    except AnatomyError as error:
+        if not plan.on_films:
+            raise
+        tally.tried += 1
+        tally.fail(PlacementError(found=error.found, wanted=error.wanted, mend=error.mend, where=error.where))
+        return None
 
 
 def _groups_per_row(plan: Plan) -> list[float]:
@@ -171,25 +211,48 @@ def _groups_per_row(plan: Plan) -> list[float]:
     return [samples * weight / sum(weights) for weight in weights]
 
 
-def _films(plan: Plan, names: tuple[str, ...]) -> tuple[int, int]:
-    """Films of one group of such a row: healthy ones, and ones with the findings."""
-    if not names:
+def _asked(plan: Plan, row: int) -> str:
+    found = plan.recipe.findings[row]
+    told = [found.edit.words] if found.edit is not None else []
+    told += [label.name for label in found.labels]
+    return " + ".join(told) or ("the film as it is" if plan.on_films else "no finding")
+
+
+def _films(plan: Plan, row: int) -> tuple[int, int]:
+    """Films of one group of such a row: healthy ones (or real ones as they are), and ones painted on."""
+    if not plan.recipe.findings[row].paints:
         return 1, 0
     return int(plan.recipe.pairs.twin), plan.recipe.pairs.variants
 
 
 def _label_table(plan: Plan, rows: tuple[RowReport, ...], large: float) -> tuple[LabelCount, ...]:
     """Expected films per label and value; a share `large` of each row's films has a large heart."""
-    totals: dict[tuple[str, str], list[float]] = {
-        (name, label): [0.0, 0.0, 0.0] for name, labels in LABEL_SETS.items() for label in labels
-    }
+    totals = _no_totals()
     unrequested = plan.recipe.labels.unrequested
     for row in rows:
-        healthy, edited = _films(plan, row.names)
+        healthy, edited = _films(plan, row.row)
         for names, films in (((), healthy), (row.names, edited)):
             for ctr, share in ((0.0, 1.0 - large), (1.0, large)):
-                for name, labels in labels_of(names, unrequested, ctr).items():
-                    for label, value in labels.items():
-                        column = {1: 0, 0: 1, None: 2}[value]
-                        totals[name, label][column] += row.groups * films * share
+                _add(totals, labels_of(names, unrequested, ctr), row.groups * films * share)
     return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
+
+
+def _film_table(plan: Plan, rows: tuple[RowReport, ...], tallies: list[_Tally]) -> tuple[LabelCount, ...]:
+    """Expected films per label and value: each row's real films are like those of it that were tried."""
+    totals = _no_totals()
+    for row, tally in zip(rows, tallies, strict=True):
+        for films, told in zip(_films(plan, row.row), (tally.own, tally.edited), strict=True):
+            for key, columns in told.items():
+                for column, times in enumerate(columns):
+                    totals[key][column] += row.groups * films * times / max(1, tally.placed)
+    return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
+
+
+def _no_totals() -> _Totals:
+    return {(name, label): [0.0, 0.0, 0.0] for name, labels in LABEL_SETS.items() for label in labels}
+
+
+def _add(totals: _Totals, labels: dict[str, dict[str, LabelValue]], films: float) -> None:
+    for name, values in labels.items():
+        for label, value in values.items():
+            totals[name, label][_COLUMN[value]] += films

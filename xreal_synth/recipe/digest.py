@@ -1,8 +1,9 @@
 """What identifies a dataset: the settings that decide its bytes, and their hash.
 
 Left out are name, samples, split, where output goes, how many actors with what share of a machine, and
-the bundle's name or path (its content hash stands for it). None is left out too: a key added to the
-recipe later defaults to None, so a recipe that does not set it keeps its digest.
+the bundle's name or path (its content hash stands for it). Real films are known by their content, not by
+their place. None is left out too: a key added to the recipe later defaults to None, so a recipe that does
+not set it keeps its digest.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.kinds import shown
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.types import SamplingSettings
@@ -19,8 +21,13 @@ from xreal_synth.types import SamplingSettings
 _ABSENT = object()
 
 
-def digested_settings(recipe: Recipe, sampling: SamplingSettings) -> dict[str, object]:
-    """The resolved recipe's settings that decide films, labels and the cut into shards; JSON values only."""
+def digested_settings(
+    recipe: Recipe, sampling: SamplingSettings, films: str | None = None
+) -> dict[str, object]:
+    """The resolved recipe's settings that decide films, labels and the cut into shards; JSON values only.
+
+    `films` is the content digest of the real films, where they are the source.
+    """
     dumped = recipe.model_dump(
         mode="json",
         exclude={
@@ -35,6 +42,12 @@ def digested_settings(recipe: Recipe, sampling: SamplingSettings) -> dict[str, o
     )
     dumped["sampling"] = asdict(sampling)
     dumped["output"]["shard_samples"] = recipe.output.shard_size
+    if isinstance(recipe.anatomy.source, ImagesSource):
+        assert films is not None, "real films are known by their content"
+        images = dumped["anatomy"]["source"]["images"]
+        dumped["anatomy"]["source"]["images"] = {**images, "path": None, "content": films}
+        dumped["anatomy"]["augment"] = None
+        dumped["labels"]["unrequested"] = "unknown"
     settings = _set_only(dumped)
     assert isinstance(settings, dict)
     return settings

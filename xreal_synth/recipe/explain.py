@@ -58,7 +58,7 @@ def _problem(error: ErrorDetails, lines: Mapping[Path, int], touched: set[Path])
     if at := error.get("ctx", {}).get("at"):
         path = (*path, str(at))
     found, wanted, mend = _words(error, path)
-    return Problem(path_text(path), found + _place(path, lines, touched), wanted, mend)
+    return Problem(path_text(path), found + place_text(path, lines, touched), wanted, mend)
 
 
 @cache
@@ -79,7 +79,7 @@ def _collect(kind: Any, at: tuple[str, ...], found: dict[tuple[str, ...], tuple[
         for option in get_args(kind):
             _collect(option, at, found)
     elif isinstance(kind, type) and issubclass(kind, BaseModel):
-        found[at] = tuple(kind.model_fields)
+        found[at] = tuple(dict.fromkeys([*found.get(at, ()), *kind.model_fields]))
         for name, info in kind.model_fields.items():
             _collect(info.annotation, (*at, name), found)
 
@@ -95,7 +95,7 @@ def _generic(path: Path) -> tuple[str, ...]:
     return tuple("[]" if isinstance(part, int) else part for part in path)
 
 
-def _place(path: Path, lines: Mapping[Path, int], touched: set[Path]) -> str:
+def place_text(path: Path, lines: Mapping[Path, int], touched: set[Path]) -> str:
     if any(path[: len(one)] == one for one in touched):
         return " (set on the command line)"
     for length in range(len(path), 0, -1):
@@ -179,28 +179,27 @@ def _limit_mend(path: Path) -> str:
 
 
 def _field(path: Path) -> Any:
-    model: Any = Recipe
-    for part in path[:-1]:
+    info: Any = None
+    models: list[Any] = [Recipe]
+    for part in path:
         if isinstance(part, str):
-            info = model.model_fields.get(part)
-            model = _model_in(info.annotation) if info else None
-            if model is None:
-                return None
-    return model.model_fields.get(path[-1]) if path and isinstance(path[-1], str) else None
+            info = next((model.model_fields[part] for model in models if part in model.model_fields), None)
+            models = _models_in(info.annotation) if info else []
+    return info if path and isinstance(path[-1], str) else None
 
 
-def _model_in(kind: Any) -> Any:
+def _models_in(kind: Any) -> list[Any]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return kind
-    return next((hit for option in get_args(kind) if (hit := _model_in(option)) is not None), None)
+        return [kind]
+    return [model for option in get_args(kind) for model in _models_in(option)]
 
 
 def _meaning(path: Path) -> str:
     info = _field(path)
     if info is None:
         return ""
-    model = _model_in(info.annotation)
-    return info.description or (model.__doc__ if model else "") or ""
+    models = _models_in(info.annotation)
+    return info.description or (models[0].__doc__ if models else "") or ""
 
 
 def _how_to_add(path: Path) -> str:

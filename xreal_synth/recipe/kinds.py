@@ -114,7 +114,8 @@ def _box(value: object) -> object:
     return x0, y0, x1, y1
 
 
-def _finding(value: object) -> object:
+def finding_name(value: object) -> str:
+    """The project's name of a finding; raises the error of a value that is none."""
     wanted = f"a finding this version knows: {', '.join(FINDINGS)}"
     if not isinstance(value, str):
         raise problem(value, wanted=wanted)
@@ -151,5 +152,5 @@ SizeRange = Annotated[
 HeartScale = Annotated[tuple[float, float], BeforeValidator(_range(0.5, 2.0, "factors from 0.5 to 2"))]
 Box = Annotated[tuple[float, float, float, float], BeforeValidator(_box)]
 FindingName = Annotated[
-    str, BeforeValidator(_finding), Field(json_schema_extra={"enum": [*FINDINGS, *ALIASES]})
+    str, BeforeValidator(finding_name), Field(json_schema_extra={"enum": [*FINDINGS, *ALIASES]})
 ]

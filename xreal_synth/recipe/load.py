@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.agree import disagreements
 from xreal_synth.recipe.explain import problems_of
 from xreal_synth.recipe.kinds import shown
 from xreal_synth.recipe.overrides import apply
@@ -57,6 +58,8 @@ def recipe_from_text(
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
         problems += problems_of(error, document.lines, touched)
+    else:
+        problems += disagreements(recipe, document.lines, touched)
     if problems:
         raise RecipeError(source, problems)
     return recipe

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from xreal_synth.recipe.edits import Edit, ImagesSource
 from xreal_synth.recipe.kinds import (
     Actors,
     Box,
@@ -46,6 +47,8 @@ class MasksSource(Part):
 
 
 def _source_kind(value: object) -> str:
+    if isinstance(value, ImagesSource) or (isinstance(value, dict) and "images" in value):
+        return "images"
     return "masks" if isinstance(value, dict | MasksSource) else "bank"
 
 
@@ -66,25 +69,30 @@ class Anatomy(Part):
     """Where the organ masks come from, one per group."""
 
     source: Annotated[
-        Annotated[Literal["bank"], Tag("bank")] | Annotated[MasksSource, Tag("masks")],
+        Annotated[Literal["bank"], Tag("bank")]
+        | Annotated[MasksSource, Tag("masks")]
+        | Annotated[ImagesSource, Tag("images")],
         Discriminator(_source_kind),
-    ] = Field(default="bank", description="`bank`: the bundle's own shape model; or `masks: {path: FOLDER}`.")
+    ] = Field(
+        default="bank",
+        description="`bank`: the bundle's own shape model; `masks: {path: FOLDER}`: organ masks; or "
+        "`images: {path: FOLDER}`: real films, which are edited.",
+    )
     augment: Augment = Field(default_factory=Augment)
 
     @field_validator("source", mode="before")
     @classmethod
     def _known_source(cls, value: object) -> object:
-        wanted = "bank, or masks: {path: FOLDER}"
+        kinds = ["masks", "images"]
+        wanted = "bank, masks: {path: FOLDER}, or images: {path: FOLDER}"
         if isinstance(value, dict):
-            if set(value) <= {"masks"} and value:
+            if len(value) == 1 and set(value) <= set(kinds):
                 return value
-            if "images" in value:
-                raise problem(value, wanted=wanted, found="`images` (editing real films) is not built yet")
-            odd = [str(key) for key in value if key != "masks"]
-            raise problem(value, wanted=wanted, mend=near(odd[0], ["masks"]) if odd else "")
-        if value != "bank" and not isinstance(value, MasksSource):
+            odd = [str(key) for key in value if key not in kinds]
+            raise problem(value, wanted=wanted, mend=near(odd[0], kinds) if odd else "give one of them")
+        if value != "bank" and not isinstance(value, MasksSource | ImagesSource):
             mend = (
-                near(value, ["bank"]) or f"for a folder write: masks: {{path: {value}}}"
+                near(value, ["bank"]) or f"for a folder of organ masks write: masks: {{path: {value}}}"
                 if isinstance(value, str)
                 else ""
             )
@@ -146,6 +154,18 @@ class FindingRow(Part):
         max_length=16,
         description="Findings on one film, added one after another; empty for no finding.",
     )
+    edit: Edit | None = Field(
+        default=None, description="What is done first with the findings of a real film; needs source images."
+    )
+    films: Literal["any", "healthy"] | None = Field(
+        default=None,
+        description="Which real films the row takes: `any`, or `healthy`, those labelled No Finding.",
+    )
+
+    @property
+    def paints(self) -> bool:
+        """Whether a film of this row is painted on, and so has variants."""
+        return bool(self.labels) or self.edit is not None
 
 
 class Placement(Part):

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import jinja2
 import yaml
 
 from xreal_synth.models.describe import BundleInfo
+from xreal_synth.recipe.edits import Edit
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import HUB_SPLITS, SHARDS
 from xreal_synth.shards.summary import DatasetSummary, LabelTally
@@ -81,6 +82,7 @@ def dataset_card(
         megabytes=summary.bytes / 1e6,
         unrequested=_setting(head, "labels", "unrequested"),
         control=_setting(head, "sampling", "control"),
+        films=_setting(head, "anatomy", "source", "images", "content"),
         fingerprint=dict(sorted(head.fingerprint.items())),
         reading_labels=_reading_labels(summary.labels),
     )
@@ -90,11 +92,15 @@ def front_matter(
     head: DatasetHead, summary: DatasetSummary, bundle: BundleInfo | None, layout: Layout = "shards"
 ) -> str:
     """The Hub's YAML block, without its fences."""
-    fields: dict[str, object] = {**_licence(bundle), "pretty_name": f"{head.name} (synthetic chest films)"}
+    what, kind = (
+        ("edited chest films", "edited") if head.real_films else ("synthetic chest films", "synthetic")
+    )
+    licence = {"license": "other", "license_name": "as-the-films"} if head.real_films else _licence(bundle)
+    fields: dict[str, object] = {**licence, "pretty_name": f"{head.name} ({what})"}
     fields["task_categories"] = ["image-classification", "object-detection", "image-segmentation"]
     fields["annotations_creators"] = ["machine-generated"]
-    kind = ["webdataset"] if layout == "shards" else []
-    fields["tags"] = ["synthetic", "medical", "chest-x-ray", *kind, "not-for-diagnosis"]
+    form = ["webdataset"] if layout == "shards" else []
+    fields["tags"] = [kind, "medical", "chest-x-ray", *form, "not-for-diagnosis"]
     fields["size_categories"] = [next((name for most, name in _SIZES if summary.samples < most), "n>10M")]
     fields["configs"] = _parquet_configs(summary) if layout == "parquet" else _shard_configs(summary)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000).rstrip()
@@ -125,16 +131,17 @@ def asked_rows(head: DatasetHead, summary: DatasetSummary) -> list[AskedRow]:
     rows = head.settings.get("findings")
     listed = rows if isinstance(rows, list) else []
     return [
-        AskedRow(
-            f"{row.get('weight', 1):g}", _labels_in_words(row.get("labels") or []), summary.rows.get(i, 0)
-        )
+        AskedRow(f"{row.get('weight', 1):g}", _row_in_words(row), summary.rows.get(i, 0))
         for i, row in enumerate(listed)
         if isinstance(row, Mapping)
     ]
 
 
-def _labels_in_words(labels: Sequence[Mapping[str, object]]) -> str:
-    return " + ".join(_label_in_words(label) for label in labels) or "no finding"
+def _row_in_words(row: Mapping[str, Any]) -> str:
+    told = [Edit.model_validate(row["edit"]).words] if row.get("edit") else []
+    told += [_label_in_words(label) for label in row.get("labels") or []]
+    healthy = " (on films without finding)" if row.get("films") == "healthy" else ""
+    return (" + ".join(told) or "no finding") + healthy
 
 
 def _label_in_words(label: Mapping[str, object]) -> str:

@@ -16,10 +16,11 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from xreal_synth.errors import DatasetError
 from xreal_synth.report.overlay import ORGAN_COLOURS, Colour, annotated, font, plain
 from xreal_synth.storage import TEMPORARY_PREFIX
-from xreal_synth.types import Sample
+from xreal_synth.types import Sample, SampleMeta, SourceFilm
 from xreal_synth.vocab import ORGANS
 
 NOTICE: Final = "Synthetic films made by a model: for research, not for diagnosis."
+NOTICE_EDITED: Final = "Patients' films, as they are or edited by a model: for research, not for diagnosis."
 
 PAGE: Final[Colour] = (14, 18, 22)
 PANEL: Final[Colour] = (25, 31, 38)
@@ -81,8 +82,10 @@ def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> byt
             _draw_block(page, block, x, y, height)
             x += block.width + PAD
         y += height + PAD
-    _footer(page)
-    return _encoded(page, title)
+    real = any(sample.meta.source for row in rows for block in row for sample in block.samples)
+    notice = NOTICE_EDITED if real else NOTICE
+    _footer(page, notice)
+    return _encoded(page, title, notice)
 
 
 def _blocks(samples: Iterable[Sample], columns: int) -> list[_Block]:
@@ -139,11 +142,21 @@ def _caption(draw: ImageDraw.ImageDraw, sample: Sample, twin: bool, x: int, y: i
 
 def _captions(sample: Sample, twin: bool) -> list[str]:
     member, findings = sample.meta.member, sample.meta.findings
+    if sample.meta.source is not None:
+        return _film_captions(sample.meta, sample.meta.source)
     role = {"h": "healthy twin" if twin else "", "v": "variant", "s": "sham"}[member[0]]
     if not findings:
         return [role, "no finding asked for"]
     placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in findings]
     return [role, placed[0], ", ".join(placed[1:])]
+
+
+def _film_captions(meta: SampleMeta, source: SourceFilm) -> list[str]:
+    if meta.member == "h":
+        return ["real film", source.id, ", ".join(source.labels)]
+    gone = [f"{own.name} painted over" for own in source.findings if own.healed is not None]
+    placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in meta.findings]
+    return ["edited", *(", ".join(part) for part in (gone, placed) if part)]
 
 
 def _where(side: str, zone: str) -> list[str]:
@@ -177,19 +190,19 @@ def _header(page: Image.Image, title: str, films: int, *, free: bool) -> None:
         x -= 14
 
 
-def _footer(page: Image.Image) -> None:
+def _footer(page: Image.Image, notice: str) -> None:
     draw = ImageDraw.Draw(page)
     y = page.height - FOOTER // 2
-    draw.text((MARGIN, y), NOTICE, font=font(15, "-Bold"), fill=WARNING, anchor="lm")
+    draw.text((MARGIN, y), notice, font=font(15, "-Bold"), fill=WARNING, anchor="lm")
     side = "sides are the patient's: left is on the right of the picture"
     if page.width > 1100:
         draw.text((page.width - MARGIN, y), side, font=font(12), fill=FAINT, anchor="rm")
 
 
-def _encoded(page: Image.Image, title: str) -> bytes:
+def _encoded(page: Image.Image, title: str, notice: str) -> bytes:
     told = PngImagePlugin.PngInfo()
     told.add_itxt("Title", title)
-    told.add_itxt("Description", NOTICE)
+    told.add_itxt("Description", notice)
     buffer = io.BytesIO()
     page.save(buffer, "PNG", pnginfo=told, compress_level=6)
     return buffer.getvalue()

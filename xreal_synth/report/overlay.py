@@ -26,6 +26,7 @@ ORGAN_COLOURS: Final[dict[int, Colour]] = {
 FINDING_COLOURS: Final[tuple[Colour, ...]] = (
     (255, 176, 32), (255, 99, 216), (255, 240, 90), (70, 240, 225), (255, 130, 80),
 )  # fmt: skip
+OWN_COLOUR: Final[Colour] = (220, 226, 232)
 BLACK: Final[Colour] = (0, 0, 0)
 
 _FINE = 3
@@ -51,7 +52,10 @@ def plain(sample: Sample, side: int) -> Image.Image:
 
 
 def annotated(sample: Sample, side: int) -> Image.Image:
-    """The film with thin organ outlines, tinted finding regions, and their boxes with names."""
+    """The film with thin organ outlines, tinted finding regions, and their boxes with names.
+
+    Boxes that a real film came with are grey; "no NAME" where the finding was painted over.
+    """
     picture = plain(sample, side)
     _outline_organs(picture, sample.anatomy)
     for index, finding in enumerate(sample.meta.findings):
@@ -60,6 +64,9 @@ def annotated(sample: Sample, side: int) -> Image.Image:
         if finding.region != "box":
             _paint(picture, _outline(region, picture.size), finding_colour(index), 0.9)
     scale = picture.width / sample.film.shape[1]
+    for own in sample.meta.source.findings if sample.meta.source is not None else ():
+        _frame(picture, own.box, scale, OWN_COLOUR)
+        _tag(picture, own.name if own.healed is None else f"no {own.name}", own.box, scale, OWN_COLOUR)
     for index, finding in enumerate(sample.meta.findings):
         for box in finding.boxes:
             _frame(picture, box, scale, finding_colour(index))

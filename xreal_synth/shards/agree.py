@@ -22,20 +22,30 @@ def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
 def group_problems(members: Sequence[Sample]) -> list[str]:
     """What differs between the members of one group that must not: anatomy, and film outside the edit.
 
-    A feathered paste leaves every pixel outside the pathology mask as it is in the healthy twin.
+    A feathered paste leaves every pixel outside the pathology mask, and outside what was painted over, as it
+    is in the twin.
     """
     first, problems = members[0], []
     for sample in members[1:]:
         key = sample.meta.key
+        if _film_of(sample.meta) != _film_of(first.meta):
+            problems.append(f"{key}: another source film than {first.meta.key}")
         if not np.array_equal(sample.anatomy, first.anatomy):
             problems.append(f"{key}: another anatomy mask than {first.meta.key}")
             continue
-        pasted = sample.meta.sampling.get("paste") == "feather" and sample.meta.findings
+        healed = sample.meta.source.healed if sample.meta.source is not None else ()
+        pasted = sample.meta.sampling.get("paste") == "feather" and (sample.meta.findings or healed)
         if first.meta.member == "h" and pasted:
             outside = sample.pathology == 0
+            for x0, y0, x1, y1 in healed:
+                outside[y0:y1, x0:x1] = False
             if not np.array_equal(sample.film[outside], first.film[outside]):
                 problems.append(f"{key}: the film differs from {first.meta.key} outside its findings")
     return problems
+
+
+def _film_of(meta: SampleMeta) -> tuple[str, str] | None:
+    return None if meta.source is None else (meta.source.id, meta.source.sha256)
 
 
 def row_problems(read: TableRow, row: Mapping[str, object], tar: str, shard: int) -> list[str]:

@@ -44,10 +44,17 @@ class DatasetHead:
     format_version: int = FORMAT_VERSION
 
     @property
+    def real_films(self) -> bool:
+        """Whether the films are real ones, as they are or edited."""
+        anatomy = self.settings.get("anatomy")
+        source = anatomy.get("source") if isinstance(anatomy, dict) else None
+        return isinstance(source, dict) and "images" in source
+
+    @property
     def follows_masks(self) -> bool:
-        """Whether the films were made to follow their organ masks: all but those of `control: none`."""
+        """Whether the films follow their organ masks: real ones do, made ones but for `control: none`."""
         sampling = self.settings.get("sampling")
-        return not (isinstance(sampling, dict) and sampling.get("control") == "none")
+        return self.real_films or not (isinstance(sampling, dict) and sampling.get("control") == "none")
 
 
 @lru_cache(maxsize=1)

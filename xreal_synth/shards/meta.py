@@ -8,14 +8,27 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.names import parse_key
-from xreal_synth.types import LabelValue, NormBox, PixelBox, PlacedFinding, Region, SampleMeta
+from xreal_synth.types import (
+    LabelValue,
+    NormBox,
+    OwnFinding,
+    PixelBox,
+    PlacedFinding,
+    Region,
+    SampleMeta,
+    SourceFilm,
+)
+
+REAL: Final = "a real film"
+EDITED: Final = "edited from a real film"
+TWIN: Final = "h"
 
 
 def _no_bool(value: object) -> object:
@@ -47,7 +60,23 @@ class _BundleJson:
 class _AnatomyJson:
     source: str
     id: str
-    ctr: float
+    ctr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnJson:
+    name: str
+    box_xyxy: PixelBox
+    healed_xyxy: PixelBox | None
+
+
+@dataclass(frozen=True, slots=True)
+class _SourceJson:
+    origin: Literal["a real film", "edited from a real film"]
+    id: str
+    sha256: str
+    labels: tuple[str, ...]
+    findings: tuple[_OwnJson, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +95,8 @@ class _MetaJson:
     bundle: _BundleJson
     digest: str
     seed: int
-    synthetic: Literal[True]
+    synthetic: bool
+    source: _SourceJson | None = None
 
 
 @lru_cache(maxsize=1)
@@ -95,8 +125,12 @@ def finding_fields(finding: PlacedFinding, image_size: tuple[int, int]) -> dict[
 
 
 def meta_json(meta: SampleMeta) -> bytes:
-    """Canonical bytes of KEY.json: fixed field order, no spaces, label sets in vocab's order."""
-    fields = {
+    """Canonical bytes of KEY.json: fixed field order, no spaces, label sets in vocab's order.
+
+    `synthetic` is true where nothing of the film is a patient's. A real film, or one edited from it, has
+    `source`, which says so.
+    """
+    fields: dict[str, object] = {
         "key": meta.key,
         "group": meta.group,
         "member": meta.member,
@@ -114,9 +148,29 @@ def meta_json(meta: SampleMeta) -> bytes:
         "bundle": {"name": meta.bundle_name, "hash": meta.bundle_hash},
         "digest": meta.digest,
         "seed": meta.seed,
-        "synthetic": True,
+        "synthetic": meta.source is None,
     }
+    if meta.source is not None:
+        fields["source"] = _source_fields(meta.source, meta.member)
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _source_fields(source: SourceFilm, member: str) -> dict[str, object]:
+    """What KEY.json says of a real film, or of the one that a film was edited from."""
+    return {
+        "origin": REAL if member == TWIN else EDITED,
+        "id": source.id,
+        "sha256": source.sha256,
+        "labels": list(source.labels),
+        "findings": [
+            {
+                "name": own.name,
+                "box_xyxy": list(own.box),
+                "healed_xyxy": None if own.healed is None else list(own.healed),
+            }
+            for own in source.findings
+        ],
+    }
 
 
 def parse_meta(data: bytes, where: str) -> SampleMeta:
@@ -132,7 +186,7 @@ def parse_meta(data: bytes, where: str) -> SampleMeta:
         bundle_name=raw.bundle.name, bundle_hash=raw.bundle.hash, seed=raw.seed,
         anatomy_source=raw.anatomy.source, anatomy_id=raw.anatomy.id, ctr=raw.anatomy.ctr,
         image_size=raw.image_size, findings=tuple(_finding(finding, where) for finding in raw.findings),
-        labels=raw.labels, prompt=raw.prompt, sampling=raw.sampling,
+        labels=raw.labels, prompt=raw.prompt, sampling=raw.sampling, source=_source(raw.source),
     )  # fmt: skip
     _check(meta, raw, where)
     return meta
@@ -142,6 +196,13 @@ def _finding(raw: _FindingJson, where: str) -> PlacedFinding:
     if not raw.boxes_xyxy:
         raise DatasetError(where=where, found=f"finding {raw.name!r} has no box")
     return PlacedFinding(raw.name, raw.side, raw.zone, raw.region, raw.boxes_xyxy, raw.size)
+
+
+def _source(raw: _SourceJson | None) -> SourceFilm | None:
+    if raw is None:
+        return None
+    own = tuple(OwnFinding(one.name, one.box_xyxy, one.healed_xyxy) for one in raw.findings)
+    return SourceFilm(raw.id, raw.sha256, raw.labels, own)
 
 
 def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
@@ -157,19 +218,41 @@ def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
                 found=f"labels.{set_name}",
                 wanted="each finding of the set once, as 1, 0 or null",
             )
+    _check_source(meta, raw, where)
     for finding, told in zip(meta.findings, raw.findings, strict=True):
         _check_boxes(finding, told, meta.image_size, where)
 
 
+def _check_source(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
+    """A film is synthetic or has a source, and only an edited one has findings painted in or over."""
+    if raw.synthetic != (raw.source is None):
+        raise DatasetError(
+            where=where, found=f"synthetic: {raw.synthetic} and source: {raw.source is not None}"
+        )
+    if meta.source is None or raw.source is None:
+        return
+    if (raw.source.origin == REAL) != (meta.member == TWIN):
+        raise DatasetError(where=where, found=f"member {meta.member} is {raw.source.origin}")
+    if meta.member == TWIN and (meta.findings or meta.source.healed):
+        raise DatasetError(where=where, found="a real film with findings painted in or over")
+    for own in meta.source.findings:
+        for box in (own.box, own.healed or own.box):
+            _check_inside(own.name, box, meta.image_size, where)
+
+
+def _check_inside(name: str, box: PixelBox, size: tuple[int, int], where: str) -> None:
+    (x0, y0, x1, y1), (height, width) = box, size
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise DatasetError(
+            where=where,
+            found=f"{name}: box {[x0, y0, x1, y1]} in a film of {width} x {height}",
+            wanted="a half-open xyxy box inside the film",
+        )
+
+
 def _check_boxes(finding: PlacedFinding, told: _FindingJson, size: tuple[int, int], where: str) -> None:
-    height, width = size
-    for x0, y0, x1, y1 in finding.boxes:
-        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-            raise DatasetError(
-                where=where,
-                found=f"{finding.name}: box {[x0, y0, x1, y1]} in a film of {width} x {height}",
-                wanted="a half-open xyxy box inside the film",
-            )
+    for box in finding.boxes:
+        _check_inside(finding.name, box, size, where)
     if told.box_xyxy != finding.box_xyxy or told.box_xyxyn != norm_box(finding.box_xyxy, size):
         raise DatasetError(
             where=where, found=f"{finding.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree"

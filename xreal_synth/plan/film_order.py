@@ -1,0 +1,116 @@
+"""Which real film each group shows: films that the group's row can use, in turn, in constant time.
+
+Row r can use n_r films. Group i shows the film at place i mod n_r of the row's list, in the folder's order
+(`listed`) or in a permutation drawn anew for every n_r groups (`shuffled`): a row shows no film twice within
+n_r groups that follow one another and begin at a multiple of n_r.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.anatomy.film_folder import FilmFolder, RealFilm
+from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.schema import FindingRow, Recipe
+from xreal_synth.seeds import stream
+from xreal_synth.vocab import FINDINGS, NO_FINDING
+
+_KEPT: Final = 64
+
+
+class FilmOrder:
+    """The films of each findings row, and the film of each group.
+
+    Raises RecipeError, with a problem for every row that no film can serve or that needs organ masks which
+    its films do not have.
+    """
+
+    def __init__(self, recipe: Recipe, folder: FilmFolder) -> None:
+        source = recipe.anatomy.source
+        assert isinstance(source, ImagesSource), "films come from a folder of images"
+        self._seed, self._shuffled = recipe.seed, source.images.order == "shuffled"
+        self.rows = tuple(
+            tuple(number for number, film in enumerate(folder.films) if _usable(row, film))
+            for row in recipe.findings
+        )
+        self._drawn: OrderedDict[tuple[int, int], npt.NDArray[np.int64]] = OrderedDict()
+        problems = [
+            problem
+            for i, row in enumerate(recipe.findings)
+            for problem in _problems(i, row, [folder.films[number] for number in self.rows[i]])
+        ]
+        if problems:
+            raise RecipeError("recipe", problems)
+
+    def film(self, row: int, index: int) -> int:
+        """The number in the folder of a group's film."""
+        films = self.rows[row]
+        turn, place = divmod(index, len(films))
+        return films[int(self._permutation(row, turn, len(films))[place]) if self._shuffled else place]
+
+    def _permutation(self, row: int, turn: int, films: int) -> npt.NDArray[np.int64]:
+        drawn = self._drawn.get((row, turn))
+        if drawn is None:
+            drawn = stream(self._seed, turn, 0, "films", row).permutation(films)
+            self._drawn[row, turn] = drawn
+            if len(self._drawn) > _KEPT:
+                self._drawn.popitem(last=False)
+        return drawn
+
+
+def _usable(row: FindingRow, film: RealFilm) -> bool:
+    """Whether the film has what the row's edit is about, and is healthy where the row asks for that."""
+    if row.films == "healthy" and (NO_FINDING not in film.row.labels or film.own):
+        return False
+    edit = row.edit
+    if edit is None:
+        return True
+    own = {box.name for box in film.own}
+    wanted = edit.uses_own and not any(edit.heals(name) for name in own)
+    return not wanted and (edit.add is None or any(edit.adds(place.name) for place in film.places))
+
+
+def _problems(i: int, row: FindingRow, films: list[RealFilm]) -> list[Problem]:
+    if not films:
+        return [_none_usable(i, row)]
+    bare = sum(not film.row.mask for film in films)
+    keys = _drawing(row)
+    if not bare or not keys:
+        return []
+    return [
+        Problem(
+            f"findings[{i}].{key}",
+            f"{bare} of {len(films)} films have no organ mask",
+            "one for each film: places are drawn in its lungs",
+            "make masks with xreal-synth prepare, give a fixed box, or take these films out",
+        )
+        for key in keys
+    ]
+
+
+def _none_usable(i: int, row: FindingRow) -> Problem:
+    if row.edit is None:
+        return Problem(
+            f"findings[{i}].films", "no film is labelled No Finding and has no box", "one at least",
+            "take films: any, or add a labels column to manifest.csv",
+        )  # fmt: skip
+    healthy = " that is labelled No Finding" if row.films == "healthy" else ""
+    return Problem(
+        f"findings[{i}].edit", f"no film{healthy} has a box of such a finding", "one at least",
+        "give anatomy.source.images.boxes (or places), or name other findings",
+    )  # fmt: skip
+
+
+def _drawing(row: FindingRow) -> list[str]:
+    """The row's keys that need an organ mask: drawn places, and regions that follow an organ."""
+    keys = [
+        f"labels[{number}]"
+        for number, label in enumerate(row.labels)
+        if label.box is None or FINDINGS[label.name].region != "box"
+    ]
+    return [*keys, "edit.move"] if row.edit is not None and row.edit.draws else keys

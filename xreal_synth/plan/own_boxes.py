@@ -1,0 +1,221 @@
+"""What a row's `edit` does on one real film: which of its own findings are painted over, and where others go.
+
+Every box that is painted into lies on the latent grid. A finding's boxes on one film are painted in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+
+from xreal_synth.anatomy.film_folder import RealFilm
+from xreal_synth.anatomy.manifest import FilmBox
+from xreal_synth.anatomy.regions import healed_region, snap_outward
+from xreal_synth.errors import PlacementError
+from xreal_synth.plan.chest import Chest
+from xreal_synth.plan.placement import TRIES
+from xreal_synth.plan.prior import Lung, Prior
+from xreal_synth.plan.sites import (
+    CODE_OF,
+    OTHER,
+    ZONES,
+    Floats,
+    Ints,
+    Site,
+    area,
+    overlap,
+    side_and_zone,
+    site_of,
+)
+from xreal_synth.recipe.edits import Edit, Move
+from xreal_synth.types import NormBox, OwnFinding, PixelBox, PlacedFinding, SourceFilm
+
+MOST_SHARED: Final = 0.25
+"""Share of a moved box that may lie in the region it was moved from."""
+
+Draw = Callable[[str, int], np.random.Generator]
+"""(what for, number of the box) -> a stream of its own."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The chest, and how boxes are drawn on it: the latent grid's `factor`, the recipe's `min_overlap`."""
+
+    chest: Chest
+    prior: Prior
+    factor: int
+    min_overlap: float
+
+    @property
+    def size(self) -> int:
+        return int(self.chest.anatomy.shape[0])
+
+
+def source_of(film: RealFilm, edit: Edit | None, *, factor: int, size: int) -> SourceFilm:
+    """What is told of the film: its own labels and boxes, those marked that the edit paints over."""
+
+    def own(given: FilmBox) -> OwnFinding:
+        box = pixel_box(given.box, size)
+        heals = edit is not None and edit.heals(given.name)
+        return OwnFinding(given.name, box, healed_region(box, factor, size) if heals else None)
+
+    return SourceFilm(film.id, film.sha256, tuple(sorted(film.row.labels)), tuple(map(own, film.own)))
+
+
+def edited(edit: Edit, source: SourceFilm, ground: Ground, draw: Draw) -> tuple[PlacedFinding, ...]:
+    """The findings that an edit paints into a film: moved ones, resized ones, those with places.
+
+    Raises PlacementError where a moved box finds no place, or a resized one stays as it is on the grid.
+    """
+    placed: list[PlacedFinding] = []
+    if edit.move is not None:
+        for name, own in _by_name(source, edit.moved):
+            placed.append(_moved(name, own, edit.move, ground, draw))
+    if edit.resize is not None:
+        for name, own in _by_name(source, edit.resized):
+            boxes = [
+                _resized(one, edit.resize.scale, ground, draw(f"resize {name}", i))
+                for i, one in enumerate(own)
+            ]
+            placed.append(_placed(name, boxes, ground))
+    if edit.add is not None:
+        assert ground.chest.film is not None, "places belong to a real film"
+        places = [(place.name, place) for place in ground.chest.film.places if edit.adds(place.name)]
+        for name, given in _grouped(places):
+            boxes = [_snapped(place.box, ground) for place in given]
+            placed.append(_placed(name, boxes, ground))
+    return tuple(placed)
+
+
+def pixel_box(box: NormBox, size: int) -> PixelBox:
+    """Shares of the film -> pixels, grown outward to whole ones."""
+    x0, y0, x1, y1 = (share * size for share in box)
+    return snap_outward((x0, y0, x1, y1), 1, size)
+
+
+def _moved(name: str, own: Sequence[OwnFinding], move: Move, ground: Ground, draw: Draw) -> PlacedFinding:
+    taken: list[PixelBox] = [one.healed for one in own if one.healed is not None]
+    boxes: list[PixelBox] = []
+    for i, one in enumerate(own):
+        rng = draw(f"move {name}", i)
+        lung: Lung = ground.prior.draw_lung(name, rng) if move.side == "any" else move.side
+        lungs = (lung, OTHER[lung]) if move.side == "any" else (lung,)
+        found = next(
+            (box for side in lungs if (box := _place_for(name, one, side, move, ground, rng, taken))), None
+        )
+        if found is None:
+            where = "the lungs" if move.side == "any" else f"the {move.side} lung"
+            zone = "" if move.zone == "any" else f", {move.zone} zone"
+            x0, y0, x1, y1 = one.box
+            raise PlacementError(
+                found=f"{name}: no other place for its box of {x1 - x0} x {y1 - y0} pixels in {where}{zone} with "
+                f"at least {ground.min_overlap:.0%} of it in the lung in {TRIES} tries",
+                mend="widen side or zone, or lower placement.min_overlap",
+            )
+        boxes.append(found)
+        taken.append(found)
+    return _placed(name, boxes, ground)
+
+
+def _place_for(
+    name: str, own: OwnFinding, lung: Lung, move: Move, ground: Ground, rng: np.random.Generator,
+    taken: Sequence[PixelBox],
+) -> PixelBox | None:  # fmt: skip
+    """A box of the finding's own width and height in that lung, away from those taken."""
+    site = site_of(ground.chest.anatomy, lung, ground.factor)
+    boxes = site.snapped(_centres(name, own, site, move.zone, ground.prior, rng))
+    fits = site.within_reach(boxes) & site.in_zone(boxes, move.zone)
+    inside = overlap(boxes.clip(0, site.size), ground.chest.anatomy == CODE_OF[lung])
+    fits &= inside >= ground.min_overlap
+    for box in taken:
+        fits &= _shared(boxes, box) <= MOST_SHARED
+    hits = np.flatnonzero(fits)
+    if not hits.size:
+        return None
+    x0, y0, x1, y1 = map(int, boxes[hits[0]])
+    return x0, y0, x1, y1
+
+
+def _centres(
+    name: str, own: OwnFinding, site: Site, zone: str, prior: Prior, rng: np.random.Generator
+) -> Floats:
+    """TRIES boxes (u, v, w, h) of the finding's own size: half with centres of the prior, half anywhere in the
+    zone."""
+    drawn = prior.draw(name, site.lung, rng, TRIES, fill=site.fill)
+    x0, y0, x1, y1 = own.box
+    drawn[:, 2:] = np.array([x1 - x0, y1 - y0]) / site.extent
+    top, share = (0.0, 1.0) if zone == "any" else (ZONES.index(zone) / 3, 1 / 3)
+    uniform = rng.uniform(size=(TRIES // 2, 2))
+    drawn[TRIES // 2 :, 0] = uniform[:, 0]
+    drawn[TRIES // 2 :, 1] = top + share * uniform[:, 1]
+    return drawn
+
+
+def _shared(boxes: Ints, other: PixelBox) -> Floats:
+    """Share of each box's area [N] that lies in another box."""
+    width = np.minimum(boxes[:, 2], other[2]) - np.maximum(boxes[:, 0], other[0])
+    height = np.minimum(boxes[:, 3], other[3]) - np.maximum(boxes[:, 1], other[1])
+    own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return np.asarray(width.clip(0) * height.clip(0) / own)
+
+
+def _resized(
+    own: OwnFinding, scale: tuple[float, float], ground: Ground, rng: np.random.Generator
+) -> PixelBox:
+    """The box about its own centre, width and height times a factor of the range, cut to the film."""
+    x0, y0, x1, y1 = own.box
+    before = snap_outward((x0, y0, x1, y1), ground.factor, ground.size)
+    centre, half = ((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) / 2, (y1 - y0) / 2)
+    low, high = np.log(scale)
+    for factor in np.exp(rng.uniform(low, high, TRIES)):
+        dx, dy = half[0] * float(factor), half[1] * float(factor)
+        box = snap_outward(
+            (centre[0] - dx, centre[1] - dy, centre[0] + dx, centre[1] + dy), ground.factor, ground.size
+        )
+        if box != before:
+            return box
+    raise PlacementError(
+        found=f"{own.name}: its box of {x1 - x0} x {y1 - y0} pixels, {scale[0]:g} to {scale[1]:g} times as large, "
+        f"is the same on the grid of {ground.factor} pixels",
+        mend="widen scale, away from 1",
+    )
+
+
+def _snapped(box: NormBox, ground: Ground) -> PixelBox:
+    x0, y0, x1, y1 = (share * ground.size for share in box)
+    return snap_outward((x0, y0, x1, y1), ground.factor, ground.size)
+
+
+def _placed(name: str, boxes: Sequence[PixelBox], ground: Ground) -> PlacedFinding:
+    """Side, zone and size by the organ mask; "any" and none where there is no mask."""
+    if not ground.chest.masked:
+        return PlacedFinding(name, "any", "any", "box", tuple(boxes))
+    anatomy = ground.chest.anatomy
+    places = [side_and_zone(box, anatomy) for box in boxes]
+    sides, zones = ({place[i] for place in places} for i in range(2))
+    lungs = sum(site_of(anatomy, lung, ground.factor).area for lung in {side for side, _ in places})
+    return PlacedFinding(
+        name,
+        sides.pop() if len(sides) == 1 else "both",
+        zones.pop() if len(zones) == 1 else "any",
+        "box",
+        tuple(boxes),
+        sum(map(area, boxes)) / lungs,
+    )
+
+
+def _by_name(source: SourceFilm, names: Sequence[str]) -> list[tuple[str, list[OwnFinding]]]:
+    return _grouped([(own.name, own) for own in source.findings if own.name in names])
+
+
+def _grouped(named: Sequence[tuple[str, _T]]) -> list[tuple[str, list[_T]]]:
+    """By name, in the order in which the names come first."""
+    found: dict[str, list[_T]] = {}
+    for name, one in named:
+        found.setdefault(name, []).append(one)
+    return list(found.items())

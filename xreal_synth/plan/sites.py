@@ -1,0 +1,103 @@
+"""One lung as a place for boxes: its own frame, the latent grid, and which boxes lie where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.plan.prior import Lung
+from xreal_synth.types import Mask, PixelBox
+from xreal_synth.vocab import LEFT_LUNG, RIGHT_LUNG
+
+REACH: Final = 0.1
+"""How far a drawn box may reach out of its lung's box, over that box's width or height: 90% of the shared
+films' own boxes stay within it on every side, while the mean lung frame blurs the prior's beyond it."""
+
+ZONES: Final = ("upper", "middle", "lower")
+CODE_OF: Final[dict[Lung, int]] = {"left": LEFT_LUNG, "right": RIGHT_LUNG}
+OTHER: Final[dict[Lung, Lung]] = {"left": "right", "right": "left"}
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One lung of the anatomy. `box` half-open xyxy pixels, `area` pixels, `size` of the image, `factor` of
+    the latent grid."""
+
+    lung: Lung
+    box: PixelBox
+    area: int
+    size: int
+    factor: int
+
+    @property
+    def fill(self) -> float:
+        x0, y0, x1, y1 = self.box
+        return self.area / ((x1 - x0) * (y1 - y0))
+
+    @property
+    def extent(self) -> Floats:
+        """Width and height [2] of the lung's box in pixels."""
+        x0, y0, x1, y1 = self.box
+        return np.array([x1 - x0, y1 - y0], dtype=np.float64)
+
+    def snapped(self, drawn: Floats) -> Ints:
+        """(u, v, w, h) over the lung's box -> pixel boxes grown to the grid; may reach out of the image."""
+        centre = np.array(self.box[:2]) + drawn[:, :2] * self.extent
+        half = drawn[:, 2:] * self.extent / 2
+        low = np.floor((centre - half).round(6) / self.factor)
+        high = np.ceil((centre + half).round(6) / self.factor)
+        return (np.concatenate([low, high], axis=1) * self.factor).astype(np.int64)
+
+    def within_reach(self, boxes: Ints) -> npt.NDArray[np.bool_]:
+        """Which boxes lie in the image and reach out of the lung's box by no more than REACH or a grid step."""
+        reach = np.maximum(REACH * self.extent, self.factor)
+        low = np.maximum(0.0, np.array(self.box[:2]) - reach)
+        high = np.minimum(self.size, np.array(self.box[2:]) + reach)
+        return np.asarray((boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1))
+
+    def in_zone(self, boxes: Ints, zone: str) -> npt.NDArray[np.bool_]:
+        """Which boxes have their centre in this third of the lung's height; `any` takes all."""
+        if zone == "any":
+            return np.ones(len(boxes), dtype=bool)
+        top, height = self.box[1], self.box[3] - self.box[1]
+        third = np.floor(((boxes[:, 1] + boxes[:, 3]) / 2 - top) * 3 / height)
+        return np.asarray(third == ZONES.index(zone))
+
+
+def site_of(anatomy: Mask, lung: Lung, factor: int) -> Site:
+    """That lung of a validated mask."""
+    code = CODE_OF[lung]
+    return Site(lung, lung_box(anatomy, code), int((anatomy == code).sum()), anatomy.shape[0], factor)
+
+
+def overlap(boxes: Ints, organ: npt.NDArray[np.bool_]) -> Floats:
+    """Share of each box's area [N] in the organ bool [H, W], from its summed-area table."""
+    table = np.zeros((organ.shape[0] + 1, organ.shape[1] + 1), dtype=np.int32)
+    np.cumsum(np.cumsum(organ, axis=0, dtype=np.int32), axis=1, out=table[1:, 1:])
+    x0, y0, x1, y1 = boxes.T
+    inside = table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]
+    return np.asarray(inside / np.maximum(1, (x1 - x0) * (y1 - y0)))
+
+
+def zone_of(y: float, lung: PixelBox) -> str:
+    """The third of the lung's height in which a row lies."""
+    third = int((y - lung[1]) * 3 // (lung[3] - lung[1]))
+    return ZONES[min(2, max(0, third))]
+
+
+def side_and_zone(box: PixelBox, anatomy: Mask) -> tuple[Lung, str]:
+    """The lung that a box covers more of, and the third of it in which its centre lies."""
+    inside = anatomy[box[1] : box[3], box[0] : box[2]]
+    lung: Lung = "left" if (inside == LEFT_LUNG).sum() >= (inside == RIGHT_LUNG).sum() else "right"
+    return lung, zone_of((box[1] + box[3]) / 2, lung_box(anatomy, CODE_OF[lung]))
+
+
+def area(box: PixelBox) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -1,0 +1,50 @@
+"""What no single key of a recipe can tell: keys that go with real films, and keys that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from xreal_synth.errors import Problem
+from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.explain import place_text
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.recipe.yaml_text import Path, path_text
+
+_Found = tuple[Path, str, str, str]
+_FOLDER = "add anatomy: {source: {images: {path: FOLDER}}}"
+
+
+def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
+    """Keys that contradict one another, each with its path and its line."""
+    source = recipe.anatomy.source
+    found = _on_films(recipe, source) if isinstance(source, ImagesSource) else _without_films(recipe)
+    return [
+        Problem(path_text(path), what + place_text(path, lines, touched), wanted, mend)
+        for path, what, wanted, mend in found
+    ]
+
+
+def _without_films(recipe: Recipe) -> Iterator[_Found]:
+    for i, row in enumerate(recipe.findings):
+        for key in ("edit", "films"):
+            if getattr(row, key) is not None:
+                yield ("findings", i, key), f"`{key}` without real films", "source images", _FOLDER
+
+
+def _on_films(recipe: Recipe, source: ImagesSource) -> Iterator[_Found]:
+    if "augment" in recipe.anatomy.model_fields_set:
+        yield (
+            ("anatomy", "augment"), "`augment` with real films",
+            "films as they are: their masks cannot be changed without them", "remove it",
+        )  # fmt: skip
+    if "unrequested" in recipe.labels.model_fields_set and recipe.labels.unrequested == "negative":
+        yield (
+            ("labels", "unrequested"), "negative with real films",
+            "unknown: a real film keeps its own labels, and nobody read it for the rest", "remove it",
+        )  # fmt: skip
+    for i, row in enumerate(recipe.findings):
+        if row.edit is not None and row.edit.add is not None and source.images.places is None:
+            yield (
+                ("findings", i, "edit", "add"), "`add` without places",
+                "boxes to paint into", "give anatomy.source.images.places: FILE; to draw them, use labels",
+            )  # fmt: skip

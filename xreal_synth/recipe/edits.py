@@ -1,0 +1,191 @@
+"""The recipe's keys for real films: where they are, and what is done with the findings they came with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from xreal_synth.recipe.kinds import FindingName, Part, finding_name, is_number, problem
+from xreal_synth.types import Zone
+from xreal_synth.vocab import FINDINGS
+
+SCALES: Final = (0.25, 4.0)
+
+
+def _all_or_names(value: object) -> object:
+    if value is None or value == "all":
+        return value
+    if not isinstance(value, list | tuple) or not value:
+        raise problem(value, wanted="all, or a list of findings: [Pneumonia, Effusion]")
+    names = tuple(finding_name(name) for name in value)
+    if len(set(names)) < len(names):
+        raise problem(value, wanted="each finding once")
+    return names
+
+
+def _scale(value: object) -> object:
+    low, high = SCALES
+    wanted = f"two rising factors [lowest, highest] from {low:g} to {high:g}, of width and height"
+    given = list(value) if isinstance(value, tuple) else value
+    if not isinstance(given, list) or len(given) != 2 or not all(is_number(item) for item in given):
+        raise problem(value, wanted=wanted)
+    first, last = float(given[0]), float(given[1])
+    if not low <= first <= last <= high:
+        raise problem(value, wanted=wanted)
+    return first, last
+
+
+AllOrNames = Annotated[
+    Literal["all"] | Annotated[tuple[FindingName, ...], Field(strict=False, min_length=1)],
+    BeforeValidator(_all_or_names),
+]
+Names = Annotated[tuple[FindingName, ...], Field(strict=False, min_length=1, max_length=16)]
+Scale = Annotated[tuple[float, float], BeforeValidator(_scale)]
+
+
+class ImagesFolder(Part):
+    """The user's own films: `manifest.csv` (image, mask, labels, negative, patient_id, split), or just PNGs and
+    JPEGs with organ masks of the same names in `masks/`."""
+
+    path: str = Field(min_length=1, description="Folder with the films.")
+    boxes: str | None = Field(
+        default=None,
+        min_length=1,
+        description="CSV or COCO file, in the folder, of the findings that the films came with.",
+    )
+    places: str | None = Field(
+        default=None,
+        min_length=1,
+        description="CSV or COCO file, in the folder, of boxes to paint findings into (`edit: {add: ..}`).",
+    )
+    splits: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None, description="Only films of these splits of manifest.csv; else all."
+    )
+    order: Literal["shuffled", "listed"] = Field(
+        default="shuffled",
+        description="`shuffled`: a new permutation each time round; `listed`: by name, again and again.",
+    )
+    content: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="The films' digest, as dataset.json tells it: other films are refused.",
+    )
+
+
+class ImagesSource(Part):
+    """Real films, edited in place."""
+
+    images: ImagesFolder
+
+
+class Move(Part):
+    """Paints findings over with the healthy prompt, and paints them at another place in the same size."""
+
+    findings: Names = Field(description="Which of the film's own findings are moved.")
+    side: Literal["any", "left", "right"] = Field(
+        default="any", description="The patient's side to move to: `left` is the right half of the picture."
+    )
+    zone: Zone = Field(default="any", description="Third of the lung's height to move to.")
+
+
+class Resize(Part):
+    """Paints findings over with the healthy prompt, and paints them anew about the same centre."""
+
+    findings: Names = Field(description="Which of the film's own findings change their size.")
+    scale: Scale = Field(
+        description="Range of factors for the box's width and height, 0.25 to 4; one is drawn for each box."
+    )
+
+
+class Edit(Part):
+    """What is done with the findings of a real film, before the row's labels are added."""
+
+    remove: AllOrNames | None = Field(
+        default=None, description="Findings painted over with the healthy prompt: `all`, or their names."
+    )
+    move: Move | None = None
+    resize: Resize | None = None
+    add: AllOrNames | None = Field(
+        default=None, description="Findings painted into the film's `places`: `all`, or their names."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if all(part is None for _, part in self):
+            raise problem(None, found="an edit that does nothing", wanted="remove, move, resize or add")
+        self._boxed()
+        self._apart()
+        return self
+
+    def _boxed(self) -> None:
+        """A finding that takes in an organ has no box to move, resize or fill."""
+        for key, names in (("move", self.moved), ("resize", self.resized), ("add", self.added or ())):
+            odd = [name for name in names if FINDINGS[name].region != "box"]
+            if odd:
+                organ = "the heart" if FINDINGS[odd[0]].region == "heart" else "both lungs"
+                raise problem(
+                    None, found=f"{odd[0]} in {key}", wanted=f"findings with a box: {odd[0]} takes in {organ}",
+                    mend=f"take it out; to add it, write labels: [{{name: {odd[0]}}}]", at=key,
+                )  # fmt: skip
+
+    def _apart(self) -> None:
+        removed = None if self.remove == "all" else set(self.remove or ())
+        for key, names, others in (
+            ("move", self.moved, removed),
+            ("resize", self.resized, None if removed is None else removed | set(self.moved)),
+        ):
+            twice = sorted(names) if others is None and names else sorted(set(names) & (others or set()))
+            if twice:
+                raise problem(
+                    None, found=f"{twice[0]} in {key} and in another edit", wanted="each finding in one edit",
+                    mend="name in remove only the findings that are to go", at=key,
+                )  # fmt: skip
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        return self.move.findings if self.move else ()
+
+    @property
+    def resized(self) -> tuple[str, ...]:
+        return self.resize.findings if self.resize else ()
+
+    @property
+    def added(self) -> tuple[str, ...] | None:
+        """Names to add at places; None means all that a film has places for."""
+        return () if self.add is None else None if self.add == "all" else self.add
+
+    @property
+    def words(self) -> str:
+        """`remove all, move Mass to the left`: for tables and captions."""
+        told = []
+        if self.remove is not None:
+            told.append("remove " + ("all findings" if self.remove == "all" else ", ".join(self.remove)))
+        if self.move is not None:
+            place = " ".join(word for word in (self.move.side, self.move.zone) if word != "any")
+            told.append(f"move {', '.join(self.moved)}" + (f" ({place})" if place else ""))
+        if self.resize is not None:
+            low, high = self.resize.scale
+            told.append(f"resize {', '.join(self.resized)} ({low:g} to {high:g} times)")
+        if self.add is not None:
+            told.append("add " + ("what has places" if self.add == "all" else ", ".join(self.add)))
+        return "; ".join(told)
+
+    def heals(self, name: str) -> bool:
+        """Whether the film's own finding of this name is painted over."""
+        removed = self.remove == "all" or name in (self.remove or ())
+        return removed or name in self.moved or name in self.resized
+
+    def adds(self, name: str) -> bool:
+        """Whether a finding of this name is painted into the film's places."""
+        return self.added is None or name in self.added
+
+    @property
+    def uses_own(self) -> bool:
+        """Whether it needs films with boxes of their own."""
+        return self.remove is not None or bool(self.moved or self.resized)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws places, for which organ masks are needed."""
+        return self.move is not None
