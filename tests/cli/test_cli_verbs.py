@@ -89,7 +89,7 @@ def test_preview_draws_films(
     "verb",
     [
         *("plan", "preview", "generate", "verify", "replay", "report", "train", "evaluate anatomy"),
-        *("bundle show", "bundle add-prompt"),
+        *("bundle show", "bundle add-prompt", "export"),
         *("convert xreal", "convert cheff", "convert diffusers", "convert controlnet"),
     ],
 )
