@@ -8,7 +8,7 @@ right half of the picture. Masks are uint8 arrays [H, W]; films leave sampling a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ class PlacedFinding:
     For region "heart" or "lungs" the region follows the organ and `boxes` holds its bounding box.
     `side` and `zone` are what was asked for with `any` resolved to what was drawn.
     `size` is box area over that lung's area; None for a shape-rule region or a fixed box.
+    `prompt` is the recipe's own text for it, None for the bundle's; KEY.json has it among `prompt` alone.
     """
 
     name: str
@@ -45,6 +46,7 @@ class PlacedFinding:
     region: Region
     boxes: tuple[PixelBox, ...]
     size: float | None = None
+    prompt: str | None = field(default=None, compare=False)
 
     @property
     def box_xyxy(self) -> PixelBox:

@@ -9,7 +9,14 @@ from xreal_synth.anatomy.augment import Augment
 from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
 from xreal_synth.errors import DatasetError
-from xreal_synth.models.describe import BundleInfo, describe, prompt_for, require_control, verify_files
+from xreal_synth.models.describe import (
+    BundleInfo,
+    describe,
+    prompt_for,
+    prompt_of,
+    require_control,
+    verify_files,
+)
 from xreal_synth.plan.build import Geometry, Plan
 from xreal_synth.plan.prior import Prior
 from xreal_synth.plan.probe import probe
@@ -66,7 +73,9 @@ def open_run(loaded: LoadedRecipe) -> Run:
     for row in recipe.findings:
         edit = row.edit
         named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()
-        for name in (*(label.name for label in row.labels), *named):
+        for label in row.labels:
+            prompt_of(bundle, label.name, label.prompt)
+        for name in named:
             prompt_for(bundle, (name,))
     sampling = resolve_sampling(recipe.sampling, bundle.defaults)
     if not isinstance(recipe.anatomy.source, ImagesSource):

@@ -21,7 +21,7 @@ from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.errors import DatasetError, PlacementError
-from xreal_synth.models.describe import prompt_for
+from xreal_synth.models.describe import prompt_of
 from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import labels_for
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
@@ -132,7 +132,7 @@ def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
     region = region_mask(finding, spec.anatomy)
     alpha = feather(region, FEATHER_SHARE * run.bundle.image_size)
-    return Edit(region=region, prompt=prompt_for(run.bundle, (finding.name,)), alpha=alpha)
+    return Edit(region=region, prompt=prompt_of(run.bundle, finding.name, finding.prompt), alpha=alpha)
 
 
 def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> Sample:
@@ -173,7 +173,7 @@ def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[st
 
 def _prompt(run: Run, member: MemberSpec) -> str:
     """The prompts in the order in which they were painted; a real film as it is has none."""
-    prompts = [prompt_for(run.bundle, (finding.name,)) for finding in member.findings]
+    prompts = [prompt_of(run.bundle, finding.name, finding.prompt) for finding in member.findings]
     if member.source is not None and member.source.healed:
         prompts.insert(0, run.bundle.healthy_prompt)
     if prompts:

@@ -229,6 +229,23 @@ def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:
     return prompt
 
 
+def prompt_of(info: BundleInfo, name: str, text: str | None) -> str:
+    """A finding's prompt: the recipe's own `text` for it, or the bundle's.
+
+    Raises BundleError if the bundle has no embedding for the text, or does not know the finding.
+    """
+    if text is None:
+        return prompt_for(info, (name,))
+    if text not in info.known_prompts:
+        raise BundleError(
+            where=f"bundle {info.name}",
+            found=f"no embedding for {text!r}, the recipe's prompt for {name}",
+            wanted=f"a prompt that the bundle has encoded, {len(info.known_prompts)} so far",
+            mend=f"add it, once, before the run: xreal-synth bundle add-prompt {info.root} {text!r}",
+        )
+    return text
+
+
 def no_controller(what: str) -> BundleError:
     """A bundle that cannot turn an organ mask into a rough film was asked to."""
     return BundleError(

@@ -8,7 +8,7 @@ the order of work or on `samples`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -236,7 +236,8 @@ class Plan:
         After a few tries the box that covers least is taken.
         """
         if not chest.masked:
-            return place_unseen(label, self.geometry.image_size, self.geometry.factor)
+            unseen = place_unseen(label, self.geometry.image_size, self.geometry.factor)
+            return replace(unseen, prompt=label.prompt)
         best, least = None, np.inf
         for _ in range(_APART_TRIES if before and label.box is None else 1):
             placed = place(
@@ -253,7 +254,7 @@ class Plan:
             if covered <= _MOST_COVERED or placed.region != "box":
                 break
         assert best is not None
-        return best
+        return replace(best, prompt=label.prompt)
 
 
 def _member(

@@ -167,7 +167,7 @@ def _kind_mend(kind: str, value: object, path: Path) -> str:
         return f"write {word}" if word else ""
     if kind in ("int_type", "int_from_float") and isinstance(value, float) and value == int(value):
         return f"write {int(value)}"
-    if kind in ("int_type", "float_type") and isinstance(value, str) and value.replace("_", "").isdigit():
+    if kind in ("int_type", "float_type") and isinstance(value, str) and value.replace("_", "").isdecimal():
         return f"write {int(value.replace('_', ''))}, without quotes or underscores"
     return ""
 

@@ -115,6 +115,13 @@ class FindingLabel(Part):
         default=None,
         description="Fixed box [x0, y0, x1, y1], shares of the picture; excludes side, zone and size.",
     )
+    prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description="Text to paint it by in place of the bundle's own; the bundle must have it encoded "
+        "(xreal-synth bundle add-prompt).",
+    )
 
     @model_validator(mode="after")
     def _places_agree(self) -> Self:
