@@ -16,16 +16,17 @@ from xreal_synth import vocab
 from xreal_synth.export.films import Counted, OnFilm, each_film
 from xreal_synth.export.origin import Origin, origin_of
 from xreal_synth.export.provenance import provenance
-from xreal_synth.export.regions import finding_region
+from xreal_synth.export.regions import box_region, finding_region, kept_findings
 from xreal_synth.export.source import Source
 from xreal_synth.shards.names import FILM, SUFFIXES
 from xreal_synth.shards.tar import TarSample
-from xreal_synth.types import Sample
+from xreal_synth.types import PixelBox, Sample
 
 IMAGES = "images"
 ALL = "annotations.json"
-CATEGORIES = {name: i for i, name in enumerate(vocab.FINDINGS, start=1)}
-"""Ids by finding: the vocabulary's order, the same for every dataset."""
+_BOXED = dict.fromkeys((*vocab.FINDINGS, *vocab.FILM_LABELS[1:]))
+CATEGORIES = {name: i for i, name in enumerate(_BOXED, start=1)}
+"""Ids by finding, the same for every dataset: those that can be painted, then those only real films have."""
 
 
 def split_file(split: str) -> str:
@@ -35,9 +36,10 @@ def split_file(split: str) -> str:
 def write_coco(source: Source, folder: Path, on_film: OnFilm) -> Counted:
     """Writes `images/SPLIT/KEY.png` and the JSON files; returns what was written.
 
-    A finding has one annotation per box (`both` has two), all within one image; `bbox` is x, y, width and
-    height in pixels, `segmentation` the uncompressed RLE of the finding's region in that box, down the
-    columns. An image carries its labels, with null for unknown. Ids count from 1 in the order of the shards.
+    A finding painted in has one annotation per box (`both` has two); `bbox` is x, y, width and height in
+    pixels, `segmentation` the uncompressed RLE of the finding's region in that box, down the columns. The boxes
+    that a real film came with, if nobody painted over them, follow with `painted` false. An image carries its
+    labels, with null for unknown. Ids count from 1 in the order of the shards.
     """
     head = _head(source)
     counted = Counted()
@@ -68,7 +70,7 @@ def _head(source: Source) -> dict[str, object]:
         },
         "licenses": [{"id": 1, "name": told.licence, "url": ""}],
         "categories": [
-            {"id": number, "name": name, "supercategory": (vocab.FINDINGS[name].implies or ("finding",))[-1]}
+            {"id": number, "name": name, "supercategory": _parent(name)}
             for name, number in CATEGORIES.items()
         ],
     }
@@ -89,20 +91,30 @@ def _write_image(folder: Path, film: TarSample, image_id: int) -> dict[str, obje
     }  # fmt: skip
 
 
+def _parent(name: str) -> str:
+    known = vocab.FINDINGS.get(name)
+    return known.implies[-1] if known is not None and known.implies else "finding"
+
+
 def _annotations(sample: Sample, image_id: int, first_id: int) -> Iterator[dict[str, object]]:
-    number = first_id
+    for number, (name, box, region, more) in enumerate(_parts(sample), start=first_id):
+        x0, y0, x1, y1 = box
+        yield {
+            "id": number, "image_id": image_id, "category_id": CATEGORIES[name],
+            "bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(region.sum()), "iscrowd": 0,
+            "segmentation": run_lengths(region), **more,
+        }  # fmt: skip
+
+
+def _parts(sample: Sample) -> Iterator[tuple[str, PixelBox, npt.NDArray[np.bool_], dict[str, object]]]:
+    """(finding, box, region in it, further fields) of what was painted in, then of what the film came with."""
     for value, finding in enumerate(sample.meta.findings, start=1):
         region = finding_region(finding, value, sample.anatomy, sample.pathology)
-        for x0, y0, x1, y1 in finding.boxes:
-            part = np.zeros_like(region)
-            part[y0:y1, x0:x1] = region[y0:y1, x0:x1]
-            yield {
-                "id": number, "image_id": image_id, "category_id": CATEGORIES[finding.name],
-                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(part.sum()), "iscrowd": 0,
-                "segmentation": run_lengths(part), "side": finding.side, "zone": finding.zone,
-                "region": finding.region,
-            }  # fmt: skip
-            number += 1
+        more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
+        for box in finding.boxes:
+            yield finding.name, box, region & box_region(box, region.shape), more
+    for own in kept_findings(sample.meta):
+        yield own.name, own.box, box_region(own.box, sample.film.shape), {"painted": False}
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, object]:

@@ -90,9 +90,12 @@ def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object
         f"drawn by the model {told.bundle}.",
         "license": told.licence,
         "version": f"1.0.0+{told.digest[:12]}",
-        "citeAs": f"{told.dataset}, synthetic chest films made with xreal-synth and the model {told.bundle}, "
+        "citeAs": f"{told.dataset}, chest films made with xreal-synth and the model {told.bundle}, "
         f"recipe digest {told.digest}",
-        "keywords": ["synthetic", "chest X-ray", "medical imaging", "not for diagnosis"],
+        "keywords": [
+            "synthetic" if told.synthetic else "edited by a model",
+            *("chest X-ray", "medical imaging", "not for diagnosis"),
+        ],
         "isLiveDataset": False,
         **_responsible(told),
         "distribution": [*_files(source, [samples, *tars], out), *_file_sets(tars)],

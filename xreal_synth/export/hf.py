@@ -29,8 +29,9 @@ _IMAGE_SUFFIXES: Final = ("png", "anatomy.png", "pathology.png")
 def write_hf(source: Source, folder: Path, on_film: OnFilm, file_bytes: int = FILE_BYTES) -> Counted:
     """Writes `data/SPLIT-NNNNN-of-NNNNN.parquet`, each of about `file_bytes` of images at most.
 
-    A row has the film and its two masks as PNG bytes, key, group, member and prompt, the findings with their
-    boxes (half-open xyxy, in pixels and as shares), and both label sets with null for unknown.
+    A row has the film and its two masks as PNG bytes, key, group, member and prompt, the findings painted in
+    with their boxes (half-open xyxy, in pixels and as shares), those a real film came with, and both label sets
+    with null for unknown.
     """
     (folder / DATA).mkdir()
     counted = Counted()
@@ -62,6 +63,10 @@ def film_row(film: TarSample) -> dict[str, object]:
         "member": meta.member,
         "prompt": meta.prompt,
         "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
+        "own_findings": [
+            {"name": own.name, "box_xyxy": list(own.box), "painted_over": own.healed is not None}
+            for own in (meta.source.findings if meta.source is not None else ())
+        ],
         **meta.labels,
         "ctr": meta.ctr,
         "synthetic": origin is Origin.synthetic,
@@ -79,13 +84,14 @@ def schema() -> Any:
         ("name", pa.string()), ("side", pa.string()), ("zone", pa.string()), ("region", pa.string()),
         ("size", pa.float64()), ("box_xyxy", box), ("box_xyxyn", normed), ("boxes_xyxy", pa.list_(box)),
     ])  # fmt: skip
+    own = pa.struct([("name", pa.string()), ("box_xyxy", box), ("painted_over", pa.bool_())])
     labels = [
         (name, pa.struct([(label, pa.int8()) for label in names])) for name, names in vocab.LABEL_SETS.items()
     ]
     plain = pa.schema([
         *((column, image) for column in IMAGE_COLUMNS), ("key", pa.string()), ("group", pa.int64()),
-        ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)), *labels,
-        ("ctr", pa.float64()), ("synthetic", pa.bool_()), ("origin", pa.string()),
+        ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)),
+        ("own_findings", pa.list_(own)), *labels, ("ctr", pa.float64()), ("synthetic", pa.bool_()), ("origin", pa.string()),
     ])  # fmt: skip
     features = {
         field.name: {"_type": "Image"} if field.name in IMAGE_COLUMNS else _feature(field.type)

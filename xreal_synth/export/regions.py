@@ -1,4 +1,6 @@
-"""A finding's region on a delivered film, whole where a later finding was painted over it."""
+"""A finding's region on a delivered film: one painted in, whole where a later one was painted over it, or one
+that a real film came with and kept.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.plan.labels import labels_of
-from xreal_synth.types import Mask, PlacedFinding
+from xreal_synth.types import Mask, OwnFinding, PixelBox, PlacedFinding, SampleMeta
 
 
 def finding_region(
@@ -22,6 +24,20 @@ def finding_region(
     if hidden.any():
         shown |= hidden & region_mask(finding, anatomy)
     return shown
+
+
+def kept_findings(meta: SampleMeta) -> tuple[OwnFinding, ...]:
+    """The boxed findings that a real film came with and that nobody painted over."""
+    own = meta.source.findings if meta.source is not None else ()
+    return tuple(one for one in own if one.healed is None)
+
+
+def box_region(box: PixelBox, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """bool [H, W], True inside the box."""
+    region = np.zeros(shape, dtype=bool)
+    x0, y0, x1, y1 = box
+    region[y0:y1, x0:x1] = True
+    return region
 
 
 def positive_names(finding: str, label_set: str) -> frozenset[str]:

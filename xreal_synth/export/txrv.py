@@ -15,7 +15,7 @@ import torchxrayvision as xrv
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.origin import subject_id
-from xreal_synth.export.regions import finding_region, positive_names
+from xreal_synth.export.regions import box_region, finding_region, kept_findings, positive_names
 from xreal_synth.export.source import open_source, shard_table
 from xreal_synth.export.splits import SPLITS
 from xreal_synth.shards.check import local_copy
@@ -40,12 +40,13 @@ class SyntheticDataset(xrv.datasets.Dataset):
     `pathologies` are the label set's names in its order, `labels` float32 [n, names] of 1, 0 and NaN (not
     known), `csv` a pandas DataFrame with a row per film. Its `patientid` names the anatomy (by the
     recipe's digest and the group, or by the real film that was edited), so that a split by patient keeps the
-    films of one anatomy together.
+    films of one anatomy together. Whose real films are one patient's a dataset does not tell; its `split` knows.
 
     An item has `idx`, `lab` float32 [names] and `img` float32 [1, H, W] in -1024..1024; with
     `pathology_masks` a dict of float32 [1, H, W] of 0 and 1 by the label's place in `pathologies`, for each
-    finding's region under its own name and its parents'; with `semantic_masks` the organ masks by name.
-    `transform`, then `data_aug`, act on film and masks with the same random numbers.
+    finding's region under its own name and its parents'; with `semantic_masks` the organ masks by name, none
+    where a real film has no organ mask. `transform`, then `data_aug`, act on film and masks with the same
+    random numbers.
 
     Shards without a record, or not as their record says, are left out with a warning; the bytes of every
     film are held against its row's hash when it is read. Nothing is opened before the first item, and no
@@ -144,8 +145,9 @@ class SyntheticDataset(xrv.datasets.Dataset):
             item["pathology_masks"] = self._pathology_masks(members, where)
         if self.semantic_masks:
             anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
+            organs = ORGAN_NAMES if anatomy.any() else {}
             item["semantic_masks"] = {
-                name: np.isin(anatomy, codes)[None].astype(np.float32) for name, codes in ORGAN_NAMES.items()
+                name: np.isin(anatomy, codes)[None].astype(np.float32) for name, codes in organs.items()
             }
         item = xrv.datasets.apply_transforms(item, self.transform)
         return dict(xrv.datasets.apply_transforms(item, self.data_aug))
@@ -168,16 +170,20 @@ class SyntheticDataset(xrv.datasets.Dataset):
         return self._store
 
     def _pathology_masks(self, members: dict[str, bytes], where: str) -> dict[int, npt.NDArray[np.float32]]:
-        findings = parse_meta(members[META], f"{where}.{META}").findings
+        meta = parse_meta(members[META], f"{where}.{META}")
         anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
         pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
         places = {name: i for i, name in enumerate(self.pathologies)}
         masks: dict[int, npt.NDArray[np.float32]] = {}
-        for value, finding in enumerate(findings, start=1):
-            region = finding_region(finding, value, anatomy, pathology)[None].astype(np.float32)
-            for name in positive_names(finding.name, self.label_set) & places.keys():
-                there = masks.get(places[name])
-                masks[places[name]] = region if there is None else np.maximum(there, region)
+        regions = [
+            (finding.name, finding_region(finding, value, anatomy, pathology))
+            for value, finding in enumerate(meta.findings, start=1)
+        ]
+        regions += [(own.name, box_region(own.box, anatomy.shape)) for own in kept_findings(meta)]
+        for finding, region in regions:
+            for name in positive_names(finding, self.label_set) & places.keys():
+                there = masks.get(places[name], np.zeros((1, *region.shape), np.float32))
+                masks[places[name]] = np.maximum(there, region[None].astype(np.float32))
         return masks
 
 
