@@ -91,7 +91,8 @@ def schema() -> Any:
     plain = pa.schema([
         *((column, image) for column in IMAGE_COLUMNS), ("key", pa.string()), ("group", pa.int64()),
         ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)),
-        ("own_findings", pa.list_(own)), *labels, ("ctr", pa.float64()), ("synthetic", pa.bool_()), ("origin", pa.string()),
+        ("own_findings", pa.list_(own)), *labels, ("ctr", pa.float64()), ("synthetic", pa.bool_()),
+        ("origin", pa.string()),
     ])  # fmt: skip
     features = {
         field.name: {"_type": "Image"} if field.name in IMAGE_COLUMNS else _feature(field.type)
