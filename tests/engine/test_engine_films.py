@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,8 @@ from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, check_before_start, claim, open_run
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import AnatomyError, BundleError, DatasetError
+from xreal_synth.models.describe import SHIPPED
+from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.report.build import build
 from xreal_synth.shards.head import read_head
@@ -77,6 +80,18 @@ def made(open_films: OpenFilms, phantom: Callable[[Run], Backend], tmp_path: Pat
 def samples(store: LocalStore, shard: int) -> list[Sample]:
     assert store.local_path is not None
     return list(read_tar(store.local_path / "shards" / f"{stem_of('edited', shard)}.tar"))
+
+
+def test_a_bundle_without_controller_and_bank_edits_films(open_films: OpenFilms, tmp_path: Path) -> None:
+    from xreal_synth.engine.backend import Networks
+
+    bundle = Path(shutil.copytree(SHIPPED / "xreal-tiny", tmp_path / "bare"))
+    for part in ("anatomy_controller", "anatomy_bank", "controlnet"):
+        shutil.rmtree(bundle / part)
+    write_bundle(bundle, read_fields(bundle / "bundle.json"))
+    run = open_films(bundle=bundle)
+    backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    assert {sample.meta.member for sample in make_group(run, backend, 0)} == {"h", "v0"}
 
 
 @pytest.mark.parametrize("mode", ["branch", "reference"])

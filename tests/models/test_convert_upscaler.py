@@ -25,6 +25,7 @@ from xreal_synth.models.convert.upscaler import (
     save_upscaler,
 )
 from xreal_synth.models.describe import describe, verify_files
+from xreal_synth.models.load import load_network
 from xreal_synth.models.networks.sr3_unet import Sr3UNet, cosine_betas
 
 Shapes = dict[str, tuple[int, ...]]
@@ -195,6 +196,7 @@ def test_a_bundle_gets_the_part_in_a_copy(tmp_path: Path) -> None:
     info = extend_bundle("xreal-tiny", tmp_path / "out", UPSCALER, lambda folder, _: add(folder), "MIT")
     verify_files(info)
     assert set(info.parts) == {*before.parts, "upscaler"}
+    assert isinstance(load_network(info, "upscaler"), Sr3UNet)
     assert info.licence == f"{before.licence}; upscaler: MIT"
     assert describe("xreal-tiny") == before
     with pytest.raises(ConversionError, match="already there"):

@@ -32,6 +32,7 @@ from xreal_synth.models.networks.organ_controlnet import hint_side, hint_table, 
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.precision import Precision
 from xreal_synth.types import Control
 
@@ -42,6 +43,7 @@ NETWORKS: Final[dict[str, dict[str, Any]]] = {
     CONTROLNET: {"ControlNetModel": ControlNetModel},
     "segmenter": {"OrganSegmenter": OrganSegmenter, "PyramidSegmenter": PyramidSegmenter},
     "classifier": {"FindingClassifier": FindingClassifier},
+    "upscaler": {"Sr3UNet": Sr3UNet},
 }
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 CODE_SCALE: Final = 4
