@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from xreal_synth.evaluation import request
 from xreal_synth.evaluation.choices import cells_of
+from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
 from xreal_synth.evaluation.request import Request
 
 Evaluate = Callable[..., int]
@@ -46,6 +48,7 @@ def test_all_figures_and_pictures(
     assert found["findings"]["Pneumonia"]["positives"] == 2
     assert found["findings"]["Atelectasis"]["positives"] == 0
     assert found["seconds"]["film with a finding"] > found["seconds"]["healthy film"] > 0
+    assert found["findings"]["Atelectasis"]["auc"]["mean"] is None
     assert found["core_seconds"]["film with a finding"] > 0
     goals = {goal["figure"]: goal for goal in found["goals"]}
     assert goals["MS-SSIM"]["met"] is None
@@ -103,7 +106,7 @@ def test_a_film_with_a_finding_differs_from_its_twin_within_its_boxes_alone(
     ("wrong", "named"),
     [
         (["--set", "hold"], "KEY=VALUE"),
-        (["--set", "holt=0.5"], "holt"),
+        (["--set", "holt=0.5"], "hold"),
         (["--set", "hold=1.5"], "hold"),
         (["--set", "hold=[1"], "hold"),
         (["--split", "tset"], "tset"),
@@ -139,7 +142,8 @@ def test_choices_vary_one_thing_at_a_time_and_resume(
     rows = json.loads(capsys.readouterr().out)
     assert [row["cell"] for row in rows] == ["base", "hold=0.25", "guidance=1"]  # 0.5 is the bundle's own
     table = (tmp_path / "choices.md").read_text()
-    assert table.count("\n| ") == 3
+    assert table.count("\n| ") == 4
+    assert "\n| real films | " in table
     assert "3 films a row" in table
     (tmp_path / "base" / "figures.json").write_text("{")
     no_sampling()
@@ -167,6 +171,16 @@ def cell_changes(cross: bool) -> list[dict[str, Any]]:
     assert all(cell.request.sampling["eta"] == 0.5 for cell in cells)
     assert all("/" not in cell.name for cell in cells)
     return [dict(cell.changes) for cell in cells]
+
+
+def test_figures_that_are_not_there_survive_json() -> None:
+    figures = {"a": [1.5, math.nan], "b": {"c": math.nan}, "d": "word"}
+    text = json.dumps(null_for_nan(figures), allow_nan=False)
+    again = nan_for_null(json.loads(text))
+    assert again["a"][0] == 1.5
+    assert again["d"] == "word"
+    assert math.isnan(again["a"][1])
+    assert math.isnan(again["b"]["c"])
 
 
 def test_a_grid_is_crossed_or_not() -> None:

@@ -109,6 +109,7 @@ def anatomy(
     import torch
 
     from xreal_synth.evaluation.anatomy import measure_anatomy, own_segmenter
+    from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.request import Request, prepare
     from xreal_synth.evaluation.run import films_for
 
@@ -136,7 +137,14 @@ def anatomy(
     settings = prepared.settings
     if as_json:
         print_json(
-            {"bundle": prepared.info.name, "machine": where, "sampling": asdict(settings), **asdict(figures)}
+            null_for_nan(
+                {
+                    "bundle": prepared.info.name,
+                    "machine": where,
+                    "sampling": asdict(settings),
+                    **asdict(figures),
+                }
+            )
         )
     else:
         _show(prepared.info.name, settings, where, figures)

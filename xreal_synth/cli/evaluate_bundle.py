@@ -78,6 +78,7 @@ def bundle(
 
     from xreal_synth.evaluation.goals import table_of_goals
     from xreal_synth.evaluation.judging import load_judges
+    from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.request import Request, prepare
     from xreal_synth.evaluation.run import figures_for, films_for, real_films
 
@@ -108,13 +109,13 @@ def bundle(
     )
     settings = asdict(prepared.settings)
     if as_json:
-        print_json(
+        print_json(null_for_nan(
             {
                 "bundle": prepared.info.name, "bundle_hash": prepared.info.content_hash,
                 "judges": judging.sha256, "machine": where, "sampling": settings,
                 "goals": [asdict(goal) for goal in goals], **asdict(figures),
             }
-        )  # fmt: skip
+        ))  # fmt: skip
         return
     console.print(f"{prepared.info.name}: {json.dumps(settings)}", markup=False)
     console.print(where, markup=False)

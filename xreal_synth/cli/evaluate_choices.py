@@ -69,8 +69,16 @@ def choices(
     """What a setting changes: `evaluate bundle` on each cell of a grid, as one table."""
     import torch
 
-    from xreal_synth.evaluation.choices import COLUMNS, cells_of, evaluate_choices, write_table
+    from xreal_synth.evaluation.choices import (
+        COLUMNS,
+        NOTE,
+        cells_of,
+        evaluate_choices,
+        table_rows,
+        write_table,
+    )
     from xreal_synth.evaluation.judging import load_judges
+    from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.request import Request
 
     torch.set_num_threads(threads)
@@ -84,10 +92,11 @@ def choices(
             rows.append(row)
             write_table(rows, out)
     if as_json:
-        print_json([{"cell": row.cell.name, **row.main()} for row in rows])
+        print_json(null_for_nan([{"cell": row.cell.name, **row.main()} for row in rows]))
         return
     table = Table(Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
-    for row in rows:
-        table.add_row(row.cell.name, *(f"{value:.3f}" for value in row.main().values()))
+    for cells_of_row in table_rows(rows):
+        table.add_row(*cells_of_row)
     console.print(table)
+    console.print(NOTE, markup=False)
     console.print(f"{out / 'choices.md'}, {out / 'choices.json'}", markup=False)

@@ -53,15 +53,11 @@ class SetDistance:
     """A distance between made and real films, and between training films and the same real films.
 
     `made` has a jackknife interval over patients; `real` the middle 95% of random draws of as many training
-    films. `ratio` is made over real, NaN where real is not above 0.
+    films.
     """
 
     made: Figure
     real: Figure
-
-    @property
-    def ratio(self) -> float:
-        return self.made.mean / self.real.mean if self.real.mean > 0 else float("nan")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ computed again.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from xreal_synth.evaluation.bundle import RealFilms
 from xreal_synth.evaluation.judging import Judges
+from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
 from xreal_synth.evaluation.request import Prepared, Request, prepare
 from xreal_synth.evaluation.run import Report, figures_for, films_for, real_films
 from xreal_synth.storage import LocalStore
@@ -23,11 +25,21 @@ from xreal_synth.storage import LocalStore
 FIGURES: Final = "figures.json"
 FORMAT: Final = 2
 """Of figures.json: those of another are computed again, from the films that are there."""
+REAL: Final = "real films"
 BUNDLE_KEY: Final = "bundle"
 COLUMNS: Final = (
-    "lungs", "heart", "aorta", "MS-SSIM", "kernel x real", "Frechet x real", "sharpness", "AUC", "rises",
+    "lungs", "heart", "aorta", "MS-SSIM", "kernel", "Frechet", "sharpness", "AUC", "rises",
     "s / film",
 )  # fmt: skip
+
+NOTE: Final = (
+    "Dice by the judging segmenter; kernel distance (KID's estimator) and Frechet distance in the judging "
+    "classifier's features to real films; sharpness is power over real films in the upper half of the "
+    "frequencies; AUC of the judging classifier, mean over findings; rises is the share of films that score above "
+    "their healthy twin for the finding asked for; seconds a film with a finding are of CPU time where it ran on a "
+    "CPU. Of few films all of these are rough: see the intervals in each cell's figures.json."
+)
+_NONE: Final = float("nan")
 
 Grid = Mapping[str, Sequence[Any]]
 
@@ -51,21 +63,26 @@ class CellFigures:
     def main(self) -> dict[str, float]:
         """The figures of the table; Dice, AUC and rises are means over organs or findings."""
         found = self.figures
-        dice = {organ: value["mean"] for organ, value in found["dice"].items()}
-        shown = found["findings"].values()
-        return dict(
-            zip(
-                COLUMNS,
-                (
-                    (dice["left_lung"] + dice["right_lung"]) / 2, dice["heart"], dice["aorta"],
-                    found["ms_ssim"]["mean"], _times(found["kernel"]), _times(found["frechet"]),
-                    found["sharpness"]["mean"], _mean([one["auc"]["mean"] for one in shown]),
-                    _mean([one["rises"]["mean"] for one in shown]),
-                    (found["core_seconds"] or found["seconds"]).get("film with a finding", float("nan")),
-                ),
-                strict=True,
-            )
-        )  # fmt: skip
+        shown = list(found["findings"].values())
+        return _row(
+            found["dice"],
+            found["ms_ssim"]["mean"],
+            found["kernel"]["made"]["mean"],
+            found["frechet"]["made"]["mean"],
+            found["sharpness"]["mean"],
+            _mean([one["auc"]["mean"] for one in shown]),
+            _mean([one["rises"]["mean"] for one in shown]),
+            (found["core_seconds"] or found["seconds"]).get("film with a finding", _NONE),
+        )
+
+    def real(self) -> dict[str, float]:
+        """What real films reach by the same measures, NaN where there is no such thing."""
+        found = self.figures
+        auc = _mean([one["auc_real"]["mean"] for one in found["findings"].values()])
+        kernel, frechet = (found[name]["real"]["mean"] for name in ("kernel", "frechet"))
+        return _row(
+            found["dice_real"], _NONE, kernel, frechet, found["sharpness_training"], auc, _NONE, _NONE
+        )
 
 
 def cells_of(base: Request, grid: Grid, *, cross: bool) -> list[Cell]:
@@ -103,8 +120,10 @@ def evaluate_choices(
             mine = _named(report, cell.name)
             films = films_for(prepared, out / cell.name / "films", mine)
             found = asdict(figures_for(prepared, judges, seen[key], films, mine))
-            figures = json.loads(json.dumps(found))
-            store.replace(FIGURES, (json.dumps({"of": wanted, "figures": figures}, indent=1) + "\n").encode())
+            record = {"of": wanted, "figures": null_for_nan(found)}
+            store.replace(FIGURES, (json.dumps(record, indent=1) + "\n").encode())
+            figures = _stored(store, wanted)
+            assert figures is not None, "what was just written is of this request"
         yield CellFigures(cell, figures)
 
 
@@ -113,7 +132,14 @@ def write_table(rows: Sequence[CellFigures], out: Path) -> None:
     store = LocalStore(out)
     store.replace("choices.md", markdown(rows).encode())
     record = [{"cell": row.cell.name, "changes": dict(row.cell.changes), **row.main()} for row in rows]
-    store.replace("choices.json", (json.dumps(record, indent=1) + "\n").encode())
+    record += [{"cell": REAL, "changes": {}, **rows[0].real()}]
+    store.replace("choices.json", (json.dumps(null_for_nan(record), indent=1) + "\n").encode())
+
+
+def table_rows(rows: Sequence[CellFigures]) -> list[list[str]]:
+    """A row a cell, and a last one of real films (those of the first cell's bundle's size)."""
+    named = [(row.cell.name, row.main()) for row in rows] + [(REAL, rows[0].real())]
+    return [[name, *("" if math.isnan(v) else f"{v:.3f}" for v in values.values())] for name, values in named]
 
 
 def markdown(rows: Sequence[CellFigures]) -> str:
@@ -122,16 +148,9 @@ def markdown(rows: Sequence[CellFigures]) -> str:
     lines = [
         "| choice | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
-        *(
-            f"| {row.cell.name} | " + " | ".join(f"{v:.3f}" for v in row.main().values()) + " |"
-            for row in rows
-        ),
+        *("| " + " | ".join(cells) + " |" for cells in table_rows(rows)),
         "",
-        f"{' or '.join(map(str, films))} films a row. Dice by the judging segmenter; kernel and Frechet distance in "
-        "the judging classifier's features over the same distance between real films; sharpness is power over "
-        "real films in the upper half of the frequencies; AUC of the judging classifier, mean over findings; "
-        "rises is the share of films that score above their healthy twin for the finding asked for; seconds a film "
-        "with a finding are of CPU time where it ran on a CPU.",
+        f"{' or '.join(map(str, films))} films a row. {NOTE}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -168,7 +187,7 @@ def _stored(store: LocalStore, wanted: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(store.read_bytes(FIGURES))
-        figures: dict[str, Any] | None = record["figures"] if record["of"] == wanted else None
+        figures: dict[str, Any] | None = nan_for_null(record["figures"]) if record["of"] == wanted else None
     except (ValueError, KeyError, TypeError):
         return None
     return figures
@@ -178,11 +197,12 @@ def _named(report: Report, cell: str) -> Report:
     return lambda what, done, total: report(f"{cell}: {what}", done, total)
 
 
-def _times(distance: Mapping[str, Any]) -> float:
-    real = distance["real"]["mean"]
-    return distance["made"]["mean"] / real if real > 0 else float("nan")
+def _row(dice: Mapping[str, Any], *others: float) -> dict[str, float]:
+    lungs = _mean([dice[organ]["mean"] for organ in ("left_lung", "right_lung")])
+    values = (lungs, dice["heart"]["mean"], dice["aorta"]["mean"], *others)
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if value == value]
+    known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else float("nan")

@@ -93,7 +93,7 @@ def _anatomy(found: BundleFigures) -> Iterator[Goal]:
 
 
 def _set_distance(name: str, found: SetDistance) -> Goal:
-    times = "" if math.isnan(found.ratio) else f", {found.ratio:.1f} x"
+    times = f", {found.made.mean / found.real.mean:.1f} x" if found.real.low > 0 else ""
     return Goal(
         name,
         f"<= {TIMES_REAL:g} x real",

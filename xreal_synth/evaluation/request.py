@@ -11,13 +11,14 @@ import torch
 from pydantic import ValidationError
 
 from xreal_synth.anatomy.manifest import MANIFEST
-from xreal_synth.errors import RecipeError
+from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.evaluation.cases import Case, CaseReader, read_cases
 from xreal_synth.evaluation.films import FilmFolder, Maker
 from xreal_synth.models.describe import BundleInfo, describe, require_control
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.precision import Precision, resolve_precision
 from xreal_synth.recipe.explain import problems_of
+from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.storage import Store, open_store, sha256_bytes
@@ -99,6 +100,15 @@ def prepare(request: Request) -> Prepared:
 
 def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSettings:
     """Keys of a recipe's `sampling`, filled in from the bundle; raises RecipeError for wrong ones."""
+    known = list(Sampling.model_fields)
+    if strange := [key for key in asked if key not in known]:
+        raise RecipeError(
+            "options",
+            [
+                Problem(f"sampling.{key}", "unknown key", f"one of: {', '.join(known)}", near(key, known))
+                for key in strange
+            ],
+        )
     try:
         return resolve_sampling(Sampling.model_validate(dict(asked)), info.defaults, source="options")
     except ValidationError as error:
