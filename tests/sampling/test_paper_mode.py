@@ -186,4 +186,5 @@ def _run(settings: SamplingSettings) -> SimpleNamespace:
     """The few facts that a cost estimate reads of a run."""
     recipe = recipe_from_text(RECIPE)
     bundle = SimpleNamespace(image_size=32, seconds_per_evaluation={})
-    return SimpleNamespace(sampling=settings, recipe=recipe, bundle=bundle)
+    plan = SimpleNamespace(on_films=False)
+    return SimpleNamespace(sampling=settings, recipe=recipe, bundle=bundle, plan=plan)
