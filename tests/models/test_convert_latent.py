@@ -306,10 +306,14 @@ def test_what_is_broken_is_named_and_nothing_is_written(case: str, files: Files,
         ([*XREAL, "out", "--prompts", "config.yaml"], "model"),
         (["cheff", "--config", "config.yaml", "out"], "one of --t2i"),
         (["cheff", "--uncond", "backbone.pth", "out"], "without a place"),
+        (["cheff", "--uncond", "backbone.pth", "--prompts", "table.yaml", "out"], "prompts for Edema"),
+        (["cheff", "--bundle", "xreal-tiny", "out"], "--bundle without --upscaler"),
+        (["cheff", "--bundle", "xreal-tiny", "--upscaler", "ae.pth", "--ema", "out"], "--ema with --bundle"),
         ([*XREAL, "out", "--bank", "nowhere"], "no bundle 'nowhere'"),
     ],
 )
 def test_what_was_mistyped_is_named(arguments: list[str], named: str, files: Files, run: Run) -> None:
+    (files.folder / "table.yaml").write_text("findings: {Edema: Edema}")
     before = sorted(files.folder.iterdir())
     code, said = run(*arguments)
     assert code == 2, said

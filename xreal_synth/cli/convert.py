@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -173,6 +173,11 @@ def cheff(
     more = tuple(ignore or ())
     if bundle is not None:
         assert upscaler is not None
+        unused = {
+            "--ae": ae, "--vocab": vocab, "--prompts": prompts, "--ema": ema, "--config": config, "--use": use,
+            "--keep-text-encoder": keep_text_encoder, "--name": name, "--training-data": training_data,
+        }  # fmt: skip
+        refuse_unused([option for option, value in unused.items() if value], "--bundle")
         _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
     model = published.CHEFF_T2I if t2i is not None else published.CHEFF_UNCONDITIONAL
@@ -343,6 +348,16 @@ def _add_upscaler(
 
         info = extend_bundle(bundle, out, UPSCALER, add, licence or LICENCE, report=report)
     show(info)
+
+
+def refuse_unused(options: Sequence[str], beside: str) -> None:
+    """Raises ConversionError for options that would change nothing."""
+    if options:
+        raise ConversionError(
+            found=f"{', '.join(options)} with {beside}",
+            wanted=f"{beside} without: the bundle's networks stay as they are",
+            mend=f"leave {', '.join(options)} out",
+        )
 
 
 @contextmanager

@@ -101,6 +101,12 @@ def convert_latent(
     for path in (files.backbone, files.autoencoder, files.controller):
         if path is not None:
             check_there(path)
+    if architecture.text is None and (prompts.findings or prompts.more):
+        raise ConversionError(
+            found=f"prompts for {', '.join(prompts.findings) or 'free text'}",
+            wanted="none: the unconditional model's films do not follow a prompt",
+            mend="leave --prompts out, or convert the text-to-image model",
+        )
     said = terms.filled(published, stored)
     if architecture.text is not None and cut is None:
         cut = WordPieces(find_vocabulary(vocabulary), architecture.text.num_tokens)
