@@ -31,10 +31,10 @@ class Head:
     jobs: str
     folder: str
 
-    def actors(self) -> list[int]:
-        """Processes of its actors that make films: those below one that was started with its folder."""
+    def actors(self, title: str = "ray::Generator") -> list[int]:
+        """Processes of its actors (that make films): those below one that was started with its folder."""
         own = set(_processes(self.folder))
-        makers = [pid for pid in _processes("ray::Generator") if not own.isdisjoint(_ancestors(pid))]
+        makers = [pid for pid in _processes(title) if not own.isdisjoint(_ancestors(pid))]
         return sorted(makers)
 
 

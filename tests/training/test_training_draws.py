@@ -89,7 +89,7 @@ def test_a_batch_in_parts_gives_the_curve_of_the_whole(
 
 
 def test_more_parts_than_films_are_refused(data: Path, config: Config, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"loop\.batch 2 for 1 workers x 3 parts"):
+    with pytest.raises(TrainingError, match=r"loop\.batch 2 for 1 worker\(s\) x 3 parts"):
         train("segmenter", config("segmenter"), data, tmp_path, ["loop.accumulate=3"], "cpu")
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from xreal_synth.cli.main import app
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.config import load_config
+from xreal_synth.training.config import CONFIGS, load_config
 from xreal_synth.training.dry_run import DryRun, Linear, PartSize, count, dry_run, sizes
 from xreal_synth.training.films import load_films
 from xreal_synth.training.run import build_task
@@ -48,9 +48,8 @@ def test_the_papers_networks_have_the_papers_sizes(network: str, millions: dict[
 
 
 @pytest.mark.parametrize(
-    "network", ["autoencoder", "anatomy-controller", "denoiser", "controlnet", "segmenter", "classifier"]
+    ("network", "precision"), [*((name, "fp32") for name in CONFIGS), ("denoiser", "bf16")]
 )
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_dry_run_counts_what_a_real_step_does(
     network: str, precision: str, overrides: dict[str, list[str]], data: Path, config: Config
 ) -> None:

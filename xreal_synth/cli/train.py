@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xreal_synth.cli.options import SetOption, console, examples, print_json
 from xreal_synth.cli.train_display import TrainDisplay
 from xreal_synth.errors import TrainingError
+
+if TYPE_CHECKING:
+    from xreal_synth.training.config import TrainConfig
+    from xreal_synth.training.loop import Result
+    from xreal_synth.training.session import OnStep
 
 
 class Network(StrEnum):
@@ -30,7 +35,9 @@ def register(app: typer.Typer) -> None:
             "xreal-synth train autoencoder mini-autoencoder --data films/ --out runs/autoencoder",
             "xreal-synth train denoiser mini-denoiser --data films/ --out runs/denoiser "
             "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000",
-            "xreal-synth train denoiser paper-denoiser --dry-run",
+            "xreal-synth train denoiser paper-denoiser --dry-run --workers 8",
+            "xreal-synth train denoiser paper-denoiser --data /shared/films --out /shared/runs/denoiser "
+            "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae",
         )
     )(train)
 
@@ -61,7 +68,21 @@ def train(
     ] = None,
     overrides: SetOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each process.", show_default="torch's")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that share each batch, through Ray Train.")
+    ] = 1,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs of each worker.", show_default="1 where Ray has any, else 0"),
+    ] = None,
+    cpus_per_worker: Annotated[float, typer.Option(min=0.1, help="CPU cores of each worker.")] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own"),
+    ] = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print sizes, memory and time; needs neither films nor weights.")
     ] = False,
@@ -69,10 +90,14 @@ def train(
         bool, typer.Option("--json", help="With --dry-run: one JSON object for scripts.")
     ] = False,
 ) -> None:
-    """Trains one network; run the same command again to resume. Ctrl-C saves and exits 75."""
+    """Trains one network; run the same command again to resume. Ctrl-C saves and exits 75.
+
+    With --workers or --address the batches are shared among the workers of a Ray: the same config and the same
+    curve, and a run may go on with another number of workers.
+    """
     path = _config_path(config)
     if dry:
-        _dry_run(network.value, path, overrides or (), device, as_json=as_json)
+        _dry_run(network.value, path, overrides or (), device, workers, as_json=as_json)
         return
     if data is None or out is None:
         raise TrainingError(
@@ -80,13 +105,25 @@ def train(
             wanted="a folder of films and a folder to train into",
             mend="--data FILMS --out RUN (only --dry-run needs neither)",
         )
+    from xreal_synth.training.config import load_config
     from xreal_synth.training.loop import EXIT_STOPPED
     from xreal_synth.training.run import train as run_training
 
     with TrainDisplay(console, network.value) as display:
-        result = run_training(
-            network.value, path, data, out, overrides or (), device, threads, display.on_step
-        )
+        if workers == 1 and address is None:
+            result = run_training(
+                network.value, path, data, out, overrides or (), device, threads, display.on_step
+            )
+        else:
+            if device is not None:
+                raise TrainingError(
+                    found=f"--device {device} with --workers or --address",
+                    wanted="Ray to choose each worker's device",
+                    mend="leave --device out; --gpus-per-worker 0 trains on CPUs",
+                )
+            loaded = load_config(network.value, path, overrides or ())
+            shares = (workers, gpus_per_worker, cpus_per_worker, threads)
+            result = _train_together(loaded, data, out, shares, address, display.on_step)
     best = "none yet" if result.best is None else f"{result.best:.4f}"
     console.print(
         f"{network.value}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}"
@@ -96,14 +133,34 @@ def train(
         raise typer.Exit(EXIT_STOPPED)
 
 
+def _train_together(
+    config: TrainConfig,
+    data: str,
+    out: Path,
+    shares: tuple[int, float | None, float, int | None],
+    address: str | None,
+    on_step: OnStep,
+) -> Result:
+    """In a Ray of this machine's own, or the cluster at `address`; shares are workers, GPUs, CPUs, threads."""
+    from xreal_synth.engine.ray_session import resources, session
+    from xreal_synth.recipe.schema import Compute
+    from xreal_synth.training.ray_train import Team, train_together
+
+    workers, gpus, cpus, threads = shares
+    with session(address, Compute(actors=workers, cpus_per_actor=cpus)):
+        if gpus is None:
+            gpus = 1.0 if resources().gpus > 0 else 0.0
+        return train_together(config, data, out, Team(workers, gpus, cpus, threads), on_step)
+
+
 def _dry_run(
-    network: str, path: Path, overrides: Sequence[str], device: str | None, *, as_json: bool
+    network: str, path: Path, overrides: Sequence[str], device: str | None, workers: int, *, as_json: bool
 ) -> None:
     from xreal_synth.cli import dry_run as shown
     from xreal_synth.training.config import load_config
     from xreal_synth.training.dry_run import dry_run, measured_flops
 
-    found = dry_run(load_config(network, path, overrides), path)
+    found = dry_run(load_config(network, path, overrides), path, workers)
     measured = measured_flops(device, found.precision)
     if as_json:
         print_json(shown.as_json(found, measured))

@@ -46,6 +46,7 @@ def draw_curves(out: Path) -> None:
     The loss axis is logarithmic unless a loss is not positive.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     records = read_metrics(out)
     train, val = (_points(records, split, "loss") for split in ("train", "val"))
@@ -71,6 +72,8 @@ def draw_curves(out: Path) -> None:
     upper.set_ylabel("loss")
     if all(value > 0 for value in (*train[1], *val[1])):
         upper.set_yscale("log")
+        for axis_labels in (upper.yaxis.set_major_formatter, upper.yaxis.set_minor_formatter):
+            axis_labels(LogFormatter(minor_thresholds=(2, 0.5)))
     upper.grid(visible=True, which="both", alpha=0.25)
     upper.legend(fontsize=8)
     lower.plot(*_points(records, "train", "lr"), color="tab:green", linewidth=1.2)

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from xreal_synth.training.config import TrainConfig
 from xreal_synth.training.draws import split
 from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.loop import check_split
 from xreal_synth.training.sketch import sketch_batch, sketch_task
 from xreal_synth.training.tasks.base import Task
 
@@ -158,6 +159,7 @@ def dry_run(config: TrainConfig, path: Path, workers: int = 1) -> DryRun:
     Raises TrainingError for a config that training would refuse, and where a network it stands on is not known.
     """
     loop = config.loop
+    check_split(loop, workers)
     with FakeTensorMode():
         task = sketch_task(config, path)
         task.step = loop.steps

@@ -26,7 +26,7 @@ from xreal_synth.training.draws import Part, film_order, generator_for, split
 from xreal_synth.training.look import look, publish
 from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.session import Pace, Run, Stop
-from xreal_synth.training.settings.common import BUDGET_KEYS
+from xreal_synth.training.settings.common import BUDGET_KEYS, LoopSettings
 from xreal_synth.training.state import load_state
 
 EXIT_STOPPED = 75
@@ -47,7 +47,6 @@ def run_loop(run: Run) -> Result:
 
     Raises TrainingError for other settings than the run began with, a damaged state, a loss that is not finite.
     """
-    _check_split(run)
     _resume(run)
     before = run.progress.seconds
     clock = _Clock(run)
@@ -97,12 +96,13 @@ class _Clock:
         )
 
 
-def _check_split(run: Run) -> None:
-    parts = run.settings.accumulate * run.world.size
-    if run.settings.batch < parts:
+def check_split(settings: LoopSettings, workers: int) -> None:
+    """Raises TrainingError if there are too few films in a batch for each worker's parts to have one."""
+    parts = settings.accumulate * workers
+    if settings.batch < parts:
         raise TrainingError(
-            found=f"loop.batch {run.settings.batch} for {run.world.size} workers x "
-            f"{run.settings.accumulate} parts (loop.accumulate)",
+            found=f"loop.batch {settings.batch} for {workers} worker(s) x "
+            f"{settings.accumulate} parts (loop.accumulate)",
             wanted=f"at least {parts} films, one for each part",
             mend="raise loop.batch, or take fewer workers or a smaller loop.accumulate",
         )

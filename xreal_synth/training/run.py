@@ -11,7 +11,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import TrainConfig, config_tree, load_config
 from xreal_synth.training.films import FilmSet, check_findings, load_films
 from xreal_synth.training.first_stage import load_autoencoder, load_first_stage
-from xreal_synth.training.loop import Result, run_loop
+from xreal_synth.training.loop import Result, check_split, run_loop
 from xreal_synth.training.session import OnStep, Run
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
 from xreal_synth.training.settings.classifier import ClassifierConfig
@@ -29,6 +29,7 @@ from xreal_synth.training.tasks.denoiser import DenoiserTask
 from xreal_synth.training.tasks.kl_autoencoder import KlAutoencoderTask, started_kl
 from xreal_synth.training.tasks.kl_controller import KlControllerTask
 from xreal_synth.training.tasks.segmenter import SegmenterTask, build_segmenter
+from xreal_synth.training.world import World
 
 
 def train(
@@ -41,7 +42,7 @@ def train(
     threads: int | None = None,
     on_step: OnStep = lambda pace: None,
 ) -> Result:
-    """Train `network` on `data/manifest.csv` into `out`, or go on with what `out` holds.
+    """Train `network` on `data/manifest.csv` into `out` in this process, or go on with what `out` holds.
 
     `on_step` hears of every step done.
     """
@@ -49,15 +50,28 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run = open_run(config, data, out, place)
+    run.on_step = on_step
+    return run_loop(run)
+
+
+def open_run(
+    config: TrainConfig, data: str | Path, out: Path, device: torch.device, world: World | None = None
+) -> Run:
+    """Films and network of a config, ready for the loop; the first process of the world writes refused.json.
+
+    Raises TrainingError for films or trained parts that cannot be used.
+    """
+    world = world or World()
+    check_split(config.loop, world.size)
     out.mkdir(parents=True, exist_ok=True)
-    films = load_films(data, config.data, out / "refused.json")
+    films = load_films(data, config.data, out / "refused.json" if world.first else None)
     if isinstance(config, DenoiserConfig | ControlNetConfig | ClassifierConfig):
         check_findings(films["train"])
     torch.manual_seed(config.seed)
     task = build_task(config, films)
-    task.to(place)
-    run = Run(task, films, config.loop, config_tree(config), config.seed, out, place, on_step=on_step)
-    return run_loop(run)
+    task.to(device)
+    return Run(task, films, config.loop, config_tree(config), config.seed, out, device, world)
 
 
 def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:

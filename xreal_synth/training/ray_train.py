@@ -1,0 +1,248 @@
+"""One training by several processes, through Ray Train: the same loop, config and folders as in one process.
+
+Every worker reads the same films and draws the same numbers; a step's batch is split among them, gradients are
+averaged (DistributedDataParallel), and the first worker writes. A run can go on with another number of workers.
+A worker that dies ends the group; Ray Train starts it again, and the loop resumes from its last state.
+
+The caller is connected to Ray already. Relative folders in the config start where the command was given.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from xreal_synth.errors import EngineError, XrealError
+from xreal_synth.storage import scheme_of
+from xreal_synth.training.config import TrainConfig
+from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
+from xreal_synth.training.run import open_run
+from xreal_synth.training.session import OnStep, Pace, Run, Stop
+from xreal_synth.training.world import World
+
+RESTARTS = 3
+POLL_S = 0.1
+AGREE_S = 20.0
+RAY_FOLDER = ".ray-train"
+
+_ray: Any = ray  # parts of its interface carry no types
+_run_config: Any = RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """How many workers train together, and what each takes of its node. `threads` are torch's on a CPU."""
+
+    workers: int
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float = 1.0
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What every worker is told. `folder` is the caller's working directory, where relative paths start."""
+
+    config: TrainConfig
+    data: str
+    out: str
+    folder: str
+    threads: int
+    mailbox: Any
+
+
+class Mailbox:
+    """What the first worker and the caller tell each other. Not used directly: made a Ray actor below."""
+
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+        self._stop = False
+        self._result: Result | None = None
+        self._mistakes: list[XrealError] = []
+
+    def tell(self, pace: Pace) -> bool:
+        """The run's pace; returns whether it shall stop."""
+        self._pace = pace
+        return self._stop
+
+    def pace(self) -> Pace | None:
+        return self._pace
+
+    def ask_stop(self) -> None:
+        self._stop = True
+
+    def finish(self, result: Result) -> None:
+        self._result = result
+
+    def refuse(self, mistake: XrealError) -> None:
+        """A mistake of the user's: starting again would not mend it."""
+        self._mistakes.append(mistake)
+
+    def refusals(self) -> int:
+        return len(self._mistakes)
+
+    def outcome(self) -> Result | XrealError | None:
+        return self._mistakes[0] if self._mistakes else self._result
+
+
+def train_together(
+    config: TrainConfig,
+    data: str | Path,
+    out: Path,
+    team: Team,
+    on_step: OnStep = lambda pace: None,
+) -> Result:
+    """Train `config` on `data` into `out` by a team of workers, or go on with what `out` holds.
+
+    SIGTERM and SIGINT let the workers save and stop. Raises TrainingError as training in one process does, and
+    EngineError if the cluster has too little room or the workers fail RESTARTS times.
+    """
+    check_split(config.loop, team.workers)
+    _check_room(team)
+    out.mkdir(parents=True, exist_ok=True)
+    mailbox = _ray.remote(num_cpus=0)(Mailbox).remote()
+    threads = team.threads or max(1, int(team.cpus_per_worker))
+    order = Order(config, _absolute(data), str(out.absolute()), str(Path.cwd()), threads, mailbox)
+    trainer = _trainer(order, team, out)
+    failures: list[BaseException] = []
+    fitting = threading.Thread(target=_caught, args=(trainer.fit, failures), daemon=True)
+    fitting.start()
+    _watch(fitting, mailbox, on_step)
+    outcome = _ray.get(mailbox.outcome.remote())
+    shutil.rmtree(out / RAY_FOLDER, ignore_errors=True)
+    if isinstance(outcome, XrealError):
+        raise outcome
+    if failures or outcome is None:
+        raise EngineError(
+            found=f"the workers failed: {failures[0] if failures else 'no result'}",
+            wanted="workers that train to the end",
+            mend="mend what the message says, then run the same command again to go on",
+        )
+    result: Result = outcome
+    return result
+
+
+def _trainer(order: Order, team: Team, out: Path) -> TorchTrainer:
+    """Ray Train's part; its own notes go to a hidden folder in `out`, emptied first."""
+    shutil.rmtree(out / RAY_FOLDER, ignore_errors=True)
+    resources = {"CPU": team.cpus_per_worker}
+    if team.gpus_per_worker:
+        resources["GPU"] = team.gpus_per_worker
+    return TorchTrainer(
+        _work,
+        train_loop_config={"order": order},
+        scaling_config=ScalingConfig(
+            num_workers=team.workers, use_gpu=team.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=_run_config(
+            name=RAY_FOLDER,
+            storage_path=str(out.absolute()),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _work(told: dict[str, Any]) -> None:
+    """One worker: the loop, with a part of each batch."""
+    order: Order = told["order"]
+    if isinstance(_ray.get(order.mailbox.outcome.remote()), XrealError):
+        return
+    if Path(order.folder).is_dir():
+        os.chdir(order.folder)
+    torch.set_num_threads(order.threads)
+    context: Any = ray.train.get_context()
+    device: torch.device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    world = World(context.get_world_rank(), context.get_world_size(), str(device))
+    try:
+        run = open_run(order.config, order.data, Path(order.out), device, world)
+        run.on_step = _reports(run, order.mailbox)
+        result = run_loop(run)
+    except XrealError as mistake:
+        _ray.get(order.mailbox.refuse.remote(mistake))
+        if _all_refuse(order.mailbox, world.size):
+            return
+        raise
+    if world.first:
+        _ray.get(order.mailbox.finish.remote(result))
+
+
+def _all_refuse(mailbox: Any, workers: int) -> bool:
+    """Whether all workers met a mistake, as they do where it lies in config or films; if not, the others wait for
+    this one in vain, and it has to fail."""
+    until = time.monotonic() + AGREE_S
+    while time.monotonic() < until:
+        if _ray.get(mailbox.refusals.remote()) >= workers:
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def _reports(run: Run, mailbox: Any) -> OnStep:
+    """Validation losses to Ray Train from every worker; pace and stop between the first one and the mailbox."""
+    asked: list[Any] = []
+
+    def report(pace: Pace) -> None:
+        if pace.validated:
+            ray.train.report({"step": pace.step, "loss": pace.loss, "val_loss": pace.val_loss})
+        if not run.world.first:
+            return
+        if asked and _ray.wait(asked, timeout=0)[0]:
+            run.stop.asked = run.stop.asked or bool(_ray.get(asked.pop()))
+        if not asked:
+            asked.append(mailbox.tell.remote(pace))
+
+    return report
+
+
+def _watch(fitting: threading.Thread, mailbox: Any, on_step: OnStep) -> None:
+    """Passes the pace on until the training has ended; a signal asks the workers to stop."""
+    stop, asked, shown = Stop(), False, 0
+    with stop_signals(stop):
+        while fitting.is_alive():
+            fitting.join(POLL_S)
+            pace: Pace | None = _ray.get(mailbox.pace.remote())
+            if pace is not None and pace.step > shown:
+                shown = pace.step
+                on_step(pace)
+            if stop.asked and not asked:
+                _ray.get(mailbox.ask_stop.remote())
+                asked = True
+
+
+def _absolute(data: str | Path) -> str:
+    """A path from the root, so that it does not depend on a worker's folder; a URI as it is."""
+    text = str(data)
+    return text if scheme_of(text) else str(Path(text).absolute())
+
+
+def _check_room(team: Team) -> None:
+    """Raises EngineError where Ray could never place the team, which would wait without end."""
+    have = _ray.cluster_resources()
+    for name, each in (("CPU", team.cpus_per_worker), ("GPU", team.gpus_per_worker)):
+        if each * team.workers > have.get(name, 0.0) + 1e-6:
+            raise EngineError(
+                found=f"Ray has {have.get(name, 0.0):g} {name}",
+                wanted=f"{each * team.workers:g}: {team.workers} workers of {each:g}",
+                mend="take fewer workers or a smaller share each, or give the address of a larger cluster",
+            )
+
+
+def _caught(action: Callable[[], object], failures: list[BaseException]) -> None:
+    try:
+        action()
+    except Exception as error:
+        failures.append(error)
