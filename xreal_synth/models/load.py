@@ -26,6 +26,7 @@ from xreal_synth.models.describe import (
     require_control,
     verify_files,
 )
+from xreal_synth.models.fast_unet import CompileHow, FastUNet, suits
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.organ_controlnet import hint_side, hint_table, misfit, organ_hint
@@ -55,7 +56,8 @@ class LoadedBundle:
     """A bundle's networks behind the sampler's protocol (sampling/model.py); float32 in and out.
 
     Only the denoiser and its ControlNet run in `precision`: bfloat16's 8 bits are too coarse for the grey
-    levels of a film, so the first stage and the controller stay float32.
+    levels of a film, so the first stage and the controller stay float32. `tuned` lays the denoiser out for
+    sampling where it can be (fast_unet.py), which changes no more than roundings.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class LoadedBundle:
         controlnet: Any = None,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
+        tuned: bool = True,
     ) -> None:
         self.device = torch.device(device)
         self.latent_shape = latent_shape
@@ -92,6 +95,8 @@ class LoadedBundle:
         self._vae = _placed(vae, self.device, torch.float32)
         self._controller = None if controller is None else _placed(controller, self.device, torch.float32)
         self._unet = _placed(unet, self.device, self._dtype)
+        if tuned and suits(self._unet, latent_shape[1:]):
+            self._unet = FastUNet(self._unet)
         self._controlnet: Any = None
         self._hint_embedding: Any = None
         if controlnet is not None:
@@ -115,7 +120,12 @@ class LoadedBundle:
             down, middle = self._controlnet(z, t_B, cond, hint_BChw, return_dict=False)
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         out: Tensor = self._unet(z, t_B, encoder_hidden_states=cond, return_dict=False, **residuals)[0]
-        return out.float()
+        return out.to(torch.float32, memory_format=torch.contiguous_format)
+
+    def compile(self, how: CompileHow) -> None:
+        """Compiles the denoiser with torch: its repeated blocks, or all of it, recorded as CUDA graphs."""
+        assert isinstance(self._unet, FastUNet), "only the fast denoiser is compiled"
+        self._unet.compile_for(how)
 
     @torch.inference_mode()
     def hint(self, codes_BHW: Tensor) -> Tensor:
@@ -184,6 +194,8 @@ def load_bundle(
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
     control: Control = "xreal",
+    *,
+    tuned: bool = True,
 ) -> LoadedBundle:
     """The networks of a described bundle, hashes checked first; raises BundleError.
 
@@ -217,6 +229,7 @@ def load_bundle(
         null_prompt=info.null_prompt,
         device=device,
         precision=precision,
+        tuned=tuned,
     )
 
 

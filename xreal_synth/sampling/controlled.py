@@ -177,12 +177,18 @@ def pathology_from_branch(
 
 
 def denoiser(model: SamplerModel, guide: Guide) -> Callable[[Tensor, int], Tensor]:
-    """The model's denoiser with prompts, guidance and hint filled in."""
+    """The model's denoiser with prompts, guidance and hint filled in.
+
+    Every step is given the same tensor of tokens, by which a model knows that it has seen them.
+    """
     denoise: Denoise = model.denoise
     if guide.hint is not None:
         rows = guide.hint if guide.null is None else torch.cat([guide.hint, guide.hint])
         denoise = partial(model.denoise, hint_BChw=rows)
-    return lambda z, t: guided(denoise, z, t, guide.cond, guide.null, guide.guidance)
+    if guide.null is None:
+        return lambda z, t: denoise(z, torch.full((len(z),), t, device=z.device), guide.cond)
+    tokens = torch.cat([guide.null, guide.cond])
+    return lambda z, t: guided(denoise, z, t, tokens, guide.guidance)
 
 
 def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor | None) -> Tensor:

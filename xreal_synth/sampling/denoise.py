@@ -13,16 +13,14 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z [B, C, h, w], t [B], tokens [B, L, D]) -> raw output [B, C, h, w]."""
 
 
-def guided(denoise: Denoise, z: Tensor, t: int, cond: Tensor, null: Tensor | None, guidance: float) -> Tensor:
-    """o_u + g (o_c - o_u), both in one forward of 2B rows; without `null` the conditional output alone.
+def guided(denoise: Denoise, z: Tensor, t: int, tokens: Tensor, guidance: float) -> Tensor:
+    """o_u + g (o_c - o_u), both in one forward of 2B rows; `tokens` [2B, L, D] are the null prompt's, then
+    the prompts'.
 
     v is linear in eps at a given z and t, so one formula guides both kinds of prediction.
     """
-    rows = len(z)
-    if null is None:
-        return denoise(z, torch.full((rows,), t, device=z.device), cond)
-    times = torch.full((2 * rows,), t, device=z.device)
-    without, with_ = denoise(torch.cat([z, z]), times, torch.cat([null, cond])).chunk(2)
+    times = torch.full((2 * len(z),), t, device=z.device)
+    without, with_ = denoise(torch.cat([z, z]), times, tokens).chunk(2)
     return without + guidance * (with_ - without)
 
 

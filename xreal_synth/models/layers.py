@@ -1,0 +1,125 @@
+"""Convolutions and linear maps for sampling only: weights fixed, residuals added on the way out.
+
+On a CPU oneDNN multiplies bfloat16 weights in a layout of its own; given plain ones it lays them out anew in
+every call. The packed layers do it once, by the operators that torch's own compiler uses for it.
+
+Shapes: B batch, C channels, H and W sides, I and O widths in and out.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Linear(nn.Module):
+    """x [..., I] -> x W^T + b [..., O], plus `residual` of that shape; `gelu` is applied before it."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, gelu: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight_OI)
+        self.register_buffer("bias", bias_O)
+        self.gelu = gelu
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        out = functional.linear(x, self.weight, self.bias)
+        if self.gelu:
+            out = functional.gelu(out)
+        return out if residual is None else out + residual
+
+
+class Conv(nn.Module):
+    """x [B, I, H, W] -> its convolution [B, O, H', W'], plus `residual`; channels last in memory."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.register_buffer("weight", conv.weight.detach().to(memory_format=torch.channels_last))
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
+        self.geometry: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
+
+    def forward(self, x_BIHW: Tensor, residual: Tensor | None = None) -> Tensor:
+        padding, stride, dilation, groups = self.geometry
+        out = functional.conv2d(x_BIHW, self.weight, self.bias, stride, padding, dilation, groups)
+        return out if residual is None else out + residual
+
+
+class PackedLinear(nn.Module):
+    """Linear through oneDNN, its weight laid out once."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, gelu: bool = False) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous())
+        self.bias = bias_O
+        self.after = "gelu" if gelu else "none"
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        apply = torch.ops.mkldnn._linear_pointwise
+        if residual is None:
+            out: Tensor = apply(x, self.weight, self.bias, self.after, [], "none")
+        else:
+            out = apply.binary(x, residual, self.weight, self.bias, "add")
+        return out
+
+
+class PackedConv(nn.Module):
+    """Conv through oneDNN, its weight laid out once."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *geometry)
+        self.bias = None if conv.bias is None else conv.bias.detach()
+        self.geometry: tuple[Any, ...] = geometry
+
+    def forward(self, x_BIHW: Tensor, residual: Tensor | None = None) -> Tensor:
+        apply = torch.ops.mkldnn._convolution_pointwise
+        if residual is None:
+            out: Tensor = apply(x_BIHW, self.weight, self.bias, *self.geometry, "none", [], "")
+        else:
+            out = apply.binary(
+                x_BIHW, residual, self.weight, self.bias, *self.geometry, "add", 1.0, None, [], None
+            )
+        return out
+
+
+def grouped(norm: nn.GroupNorm, x_BCHW: Tensor) -> Tensor:
+    """Group norm, channels last.
+
+    On a CPU torch's bfloat16 kernel takes ten times as long below 1024 positions; there float32 is used.
+    """
+    if x_BCHW.device.type != "cpu" or x_BCHW.dtype != torch.bfloat16 or x_BCHW[0, 0].numel() >= 1024:
+        out: Tensor = norm(x_BCHW)
+        return out
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return functional.group_norm(x_BCHW.float(), norm.num_groups, weight, bias, norm.eps).to(x_BCHW.dtype)
+
+
+@cache
+def packing_works() -> bool:
+    """Whether this torch has the packed operators and they compute in bfloat16 what the plain ones do."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 8, 4, 4, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
+    conv = nn.Conv2d(8, 8, 3, padding=1, bias=False).bfloat16()
+    rows, weight = x.permute(0, 2, 3, 1).reshape(16, 8), torch.randn(8, 8, generator=generator).bfloat16()
+    conv.weight.data = torch.randn(8, 8, 3, 3, generator=generator).bfloat16()
+    try:
+        pairs = [
+            (PackedConv(conv)(x, x), Conv(conv)(x, x)),
+            (PackedLinear(weight)(rows, rows), Linear(weight)(rows, rows)),
+            (PackedLinear(weight, gelu=True)(rows), Linear(weight, gelu=True)(rows)),
+        ]
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    return all(torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.2) for ours, theirs in pairs)
