@@ -9,6 +9,7 @@ import typer
 
 from xreal_synth import __version__
 from xreal_synth.cli import (
+    bench,
     bundle,
     convert,
     evaluate,
@@ -52,7 +53,7 @@ def _root(
     pass
 
 
-for module in (plan, preview, generate, verify, replay, report, prepare, train, evaluate, export):
+for module in (plan, preview, generate, verify, replay, report, prepare, train, evaluate, bench, export):
     module.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bundle.app, name="bundle")

@@ -1,0 +1,230 @@
+"""`xreal-synth bench sample`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
+from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
+
+if TYPE_CHECKING:
+    from xreal_synth.evaluation.bench_sample import RowFigures, SampleFigures
+    from xreal_synth.models.fast_unet import CompileHow
+    from xreal_synth.models.text.ldm_bert import TextShape
+
+COLUMNS = ("loop", "images/s", "x plain", "memory", "TFLOP/s", "of peak")
+
+
+class Loop(StrEnum):
+    plain = "plain"
+    reference = "reference"
+    branch = "branch"
+
+
+class Compile(StrEnum):
+    none = "none"
+    regional = "regional"
+    graphs = "graphs"
+
+
+HOW: Final[dict[Compile, CompileHow | None]] = {
+    Compile.none: None, Compile.regional: "regional", Compile.graphs: "graphs"
+}  # fmt: skip
+
+
+class Encoder(StrEnum):
+    none = "none"
+    small = "small"
+    paper = "paper"
+
+
+class ClockKind(StrEnum):
+    wall = "wall"
+    cpu = "cpu"
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="bench")
+
+
+group = typer.Typer(help="Measures how fast this machine makes films.", no_args_is_help=True)
+
+
+@group.callback()
+def _group() -> None:
+    pass
+
+
+@group.command(
+    epilog=examples(
+        "xreal-synth bench sample --micro-batch 1 --micro-batch 8",
+        "xreal-synth bench sample --bundle ./paper-sized --steps 100 --compile none --compile regional "
+        "--compile graphs --text-encoder paper --out bench.md",
+    )
+)
+def sample(
+    bundle: Annotated[str, typer.Option(help="A shipped name or a folder.")] = "xreal-mini",
+    rows: Annotated[
+        list[Loop] | None,
+        typer.Option("--rows", help="Which loops; may be repeated.", show_default="all"),
+    ] = None,
+    micro_batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=1024, help="Films together; may be repeated.", show_default="1 8 32 64"),
+    ] = None,
+    compiled: Annotated[
+        list[Compile] | None,
+        typer.Option(
+            "--compile",
+            help="torch.compile: none, regional (blocks), graphs (CUDA graphs, GPU only); may be repeated.",
+            show_default="none, on a GPU all",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="A divisor of 1000.", show_default="8, on a GPU 100"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes of each row; the fastest counts.")] = 3,
+    text_encoder: Annotated[
+        Encoder,
+        typer.Option(help="In the plain loop: small (26 M weights), paper (543 M), or none."),
+    ] = Encoder.small,
+    precision: PrecisionOption = Precision.auto,
+    threads: ThreadsOption = 1,
+    clock: Annotated[
+        ClockKind,
+        typer.Option(help="cpu: seconds given to this process, for a machine that is busy; CPU only."),
+    ] = ClockKind.wall,
+    peak_tflops: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="The device's peak.", show_default="known GPUs; else a matrix product"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also writes the table as Markdown.", show_default="no")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Films per second in each mode and micro-batch, against the released code's way, in one run.
+
+    That way: one film at a time, two denoiser calls for guidance, the text encoder in the loop. An image is
+    a film with a finding; its healthy twin is made on the way. With few steps what is done once per film
+    (encoding, decoding) weighs more than in a real run.
+    """
+    import torch
+
+    from xreal_synth.evaluation.bench_sample import SampleBench, loop_settings, rows_of
+    from xreal_synth.models.describe import describe
+    from xreal_synth.models.precision import resolve_precision
+
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    how = list(compiled or (Compile if device == "cuda" else [Compile.none]))
+    _refuse(device, how, clock.value, threads, out)
+    info = describe(bundle)
+    settings = loop_settings(info, steps or (100 if device == "cuda" else 8))
+    chosen = resolve_precision(precision.value, device)
+    wanted = rows_of(
+        [loop.value for loop in rows or Loop], micro_batch or [1, 8, 32, 64], chosen,
+        [HOW[each] for each in how],
+    )  # fmt: skip
+    shape = _text_shape(text_encoder)
+    bench = SampleBench(info, settings, torch.device(device), shape, clock.value)
+    with Progress(console=notes) as progress:
+        task = progress.add_task("making films", total=bench.passes(wanted, repeats))
+        figures = bench.measure(wanted, repeats, peak=peak_tflops, on_pass=lambda row: progress.advance(task))
+    words = "none" if shape is None else f"{shape.depth} layers, {shape.dim} wide, {shape.max_seq_len} tokens"
+    about = {
+        "bundle": f"{info.name} ({info.content_hash[:12]})",
+        "machine": f"{machine(device)}, torch {torch.__version__}, "
+        + (f"{threads} CPU thread(s)" if device == "cpu" else "one GPU"),
+        "steps": settings["plain"].steps,
+        "text encoder": words,
+        "passes": f"{repeats}, the fastest counts, {clock.value} time",
+    }
+    if out is not None:
+        out.write_text(_markdown(about, figures), encoding="utf-8")
+    if as_json:
+        print_json({**about, **asdict(figures)})
+    else:
+        _show(about, figures)
+
+
+def _refuse(device: str, how: list[Compile], clock: str, threads: int, out: Path | None) -> None:
+    from xreal_synth.errors import XrealError
+
+    if device == "cpu" and Compile.graphs in how:
+        raise XrealError(
+            found="--compile graphs without a GPU", wanted="none or regional", mend="leave graphs out"
+        )
+    if clock == "cpu" and (device != "cpu" or threads != 1):
+        raise XrealError(
+            found=f"--clock cpu with {threads} thread(s) on {device}",
+            wanted="one thread on a CPU: the process's time is the sum over its threads",
+            mend="use --clock wall",
+        )
+    if out is not None and not out.absolute().parent.is_dir():
+        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", mend="make it")
+
+
+def _text_shape(which: Encoder) -> TextShape | None:
+    from xreal_synth.models.text.ldm_bert import TextShape
+
+    if which is Encoder.none:
+        return None
+    if which is Encoder.paper:
+        return TextShape(30522, 150, 1280, 32, 8, 64)
+    return TextShape(30522, 150, 384, 8, 6, 64)
+
+
+def _cells(figures: RowFigures) -> list[str]:
+    row = figures.row
+    name = f"{row.loop} x{row.micro_batch} {row.precision} {row.compiled or ''}".rstrip()
+    if figures.images_per_second is None:
+        return [name, "out of memory", "", "", "", ""]
+    return [
+        name,
+        f"{figures.images_per_second:.3g}",
+        "" if figures.ratio is None else f"{figures.ratio:.2f}",
+        "" if figures.memory is None else bytes_text(figures.memory),
+        f"{figures.tflops:.3g}",
+        f"{figures.utilisation:.0%}",
+    ]
+
+
+def _footnotes(figures: SampleFigures) -> list[str]:
+    peaks = ", ".join(
+        f"{peak.tflops:.3g} TFLOP/s in {precision} ({peak.source})"
+        for precision, peak in figures.peak.items()
+    )
+    flops = ", ".join(f"{loop} {count / 1e9:.4g} GFLOP" for loop, count in figures.flops.items())
+    return [
+        "A loop's name is followed by its micro-batch. An image is a film with a finding, its healthy twin "
+        "made on the way. x plain: images per second over the plain loop's in the same precision. Memory: "
+        "the peak above the loaded networks.",
+        f"Counted per image: {flops}. Peak: {peaks}.",
+    ]
+
+
+def _markdown(about: dict[str, Any], figures: SampleFigures) -> str:
+    lines = [f"{', '.join(f'{key}: {value}' for key, value in about.items())}.", ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines += [f"| {' | '.join(_cells(row))} |" for row in figures.rows]
+    return "\n".join([*lines, "", *_footnotes(figures), ""])
+
+
+def _show(about: dict[str, Any], figures: SampleFigures) -> None:
+    for key, value in about.items():
+        console.print(f"{key}: {value}", markup=False)
+    table = Table(*COLUMNS)
+    for row in figures.rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    for line in _footnotes(figures):
+        console.print(line, markup=False)
