@@ -10,9 +10,11 @@ import torch
 import yaml
 from diffusers import AutoencoderKL
 
-from xreal_synth.errors import TrainingError
+from xreal_synth.errors import ConversionError, TrainingError
+from xreal_synth.models.load import load_bundle
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, load_first_stage
+from xreal_synth.training.make_bundle import Runs, Words, make_bundle
 from xreal_synth.training.run import train
 from xreal_synth.training.settings.kl import KlControllerSettings
 from xreal_synth.training.tasks.controller import mask_of
@@ -86,6 +88,20 @@ def test_a_denoiser_learns_in_its_latents(stage: dict[str, Path]) -> None:
     assert yaml.safe_load(config)["in_channels"] == 3
     assert yaml.safe_load(config)["sample_size"] == 8
     assert (stage["denoiser"] / "samples" / "step-0000002.png").exists()
+
+
+def test_a_bundle_of_them_knows_its_sizes_and_runs(stage: dict[str, Path], tmp_path: Path) -> None:
+    runs = Runs(stage["autoencoder"], stage["anatomy-controller"], stage["denoiser"])
+    info = make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up films"))
+    assert (info.channels, info.image_size, info.latent_shape) == (3, 32, (3, 8, 8))
+    assert info.scale_factor == 0.18215
+    bundle = load_bundle(info)
+    film = bundle.control(batch().codes.to(torch.uint8))
+    assert film.shape == (2, 3, 32, 32)
+    mean, _ = bundle.encode(film)
+    assert bundle.denoise(mean, torch.tensor([3, 900]), bundle.embed(["", "Edema"])).shape == (2, 3, 8, 8)
+    with pytest.raises(ConversionError, match="already there"):
+        make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up films"))
 
 
 @pytest.mark.parametrize(("share", "training", "masks"), [(1.0, True, 12), (0.0, True, 0), (0.0, False, 12)])

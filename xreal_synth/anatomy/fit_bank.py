@@ -24,6 +24,7 @@ from xreal_synth.types import Mask
 from xreal_synth.vocab import AORTA
 
 TRIALS = 500
+FEWEST = 8
 
 
 def training_masks(data: str | Path, min_score: float) -> list[Mask]:
@@ -62,17 +63,32 @@ def redraw_rate(model: ShapeModel, size: int) -> float:
     return failed / TRIALS
 
 
+def fit_bank(data: str | Path, out: Path, modes: int = 40, min_score: float = 0.9) -> ShapeModel:
+    """Fits the training masks that have an aorta and writes the bank into `out`; returns it as it is read again.
+
+    Fewer masks than `modes` + 1 give fewer modes. Raises AnatomyError for fewer than FEWEST masks or a bad one.
+    """
+    masks = [mask for mask in training_masks(data, min_score) if (mask == AORTA).any()]
+    if len(masks) < FEWEST:
+        raise AnatomyError(
+            where=str(data),
+            found=f"{len(masks)} training masks with an aorta and a mask_score of at least {min_score}",
+            wanted=f"at least {FEWEST}, better some hundreds: the bank cannot draw what no mask shows",
+            mend="add films, or lower --min-score",
+        )
+    ShapeModel.fit(masks, min(modes, len(masks) - 1)).save(out)
+    return ShapeModel.load(out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.anatomy.fit_bank", description=__doc__)
     parser.add_argument("--data", required=True, help="folder or URI with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the bank into")
-    parser.add_argument("--modes", type=int, default=40, help="principal modes kept (default 40)")
+    parser.add_argument("--modes", type=int, default=40, help="most principal modes (default 40)")
     parser.add_argument("--min-score", type=float, default=0.9, help="least mask_score (default 0.9)")
     options = parser.parse_args(arguments)
     try:
-        masks = [mask for mask in training_masks(options.data, options.min_score) if (mask == AORTA).any()]
-        ShapeModel.fit(masks, options.modes).save(options.out)
-        model = ShapeModel.load(options.out)
+        model = fit_bank(options.data, options.out, options.modes, options.min_score)
     except XrealError as error:
         print(error, file=sys.stderr)
         return 2

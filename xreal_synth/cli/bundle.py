@@ -1,4 +1,4 @@
-"""`xreal-synth bundle show | random | add-prompt`."""
+"""`xreal-synth bundle show | random | add-prompt | export`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from xreal_synth.cli import bundle_export
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, print_json
 
 app = typer.Typer(help="Model bundles: what they are and what they can do.", no_args_is_help=True)
+app.command("export", epilog=bundle_export.EPILOG)(bundle_export.export)
 
 
 @app.command(
