@@ -19,7 +19,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xreal_synth.models.layers import Conv, Linear, PackedConv, PackedLinear, grouped, packing_works
+from xreal_synth.models.layers import Conv, Linear, PackedConv, PackedLinear, grouped, packing_works, unpack
 
 _DOWN: Final = {"DownBlock2D", "CrossAttnDownBlock2D"}
 _UP: Final = {"UpBlock2D", "CrossAttnUpBlock2D"}
@@ -133,6 +133,7 @@ class FastUNet(nn.Module):
 
     def compile_for(self, how: CompileHow) -> None:
         """`regional` compiles the blocks that repeat, `graphs` all of it, recorded as CUDA graphs."""
+        unpack(self)
         if how == "graphs":
             whole = torch.compile(self.compute, mode="reduce-overhead", fullgraph=True)
             self.compute = whole  # type: ignore[method-assign]

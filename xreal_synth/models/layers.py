@@ -41,11 +41,11 @@ class Conv(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d | PackedConv) -> None:
         super().__init__()
-        self.register_buffer("weight", conv.weight.detach().to(memory_format=torch.channels_last))
-        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
-        self.geometry: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        weight, bias, self.geometry = _parts(conv)
+        self.register_buffer("weight", weight.to(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
 
     def forward(self, x_BIHW: Tensor, residual: Tensor | None = None) -> Tensor:
         padding, stride, dilation, groups = self.geometry
@@ -62,6 +62,9 @@ class PackedLinear(nn.Module):
         self.bias = bias_O
         self.after = "gelu" if gelu else "none"
 
+    def unpacked(self) -> Linear:
+        return Linear(self.weight.to_dense(), self.bias, gelu=self.after == "gelu")
+
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         apply = torch.ops.mkldnn._linear_pointwise
         if residual is None:
@@ -76,10 +79,11 @@ class PackedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *geometry)
-        self.bias = None if conv.bias is None else conv.bias.detach()
-        self.geometry: tuple[Any, ...] = geometry
+        weight, self.bias, self.geometry = _parts(conv)
+        self.weight: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry)
+
+    def unpacked(self) -> Conv:
+        return Conv(self)
 
     def forward(self, x_BIHW: Tensor, residual: Tensor | None = None) -> Tensor:
         apply = torch.ops.mkldnn._convolution_pointwise
@@ -90,6 +94,22 @@ class PackedConv(nn.Module):
                 x_BIHW, residual, self.weight, self.bias, *self.geometry, "add", 1.0, None, [], None
             )
         return out
+
+
+def unpack(network: nn.Module) -> None:
+    """Puts plain layers in the place of packed ones: the compiler lays weights out itself."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, PackedLinear | PackedConv):
+                setattr(module, name, child.unpacked())
+
+
+def _parts(conv: nn.Conv2d | PackedConv) -> tuple[Tensor, Tensor | None, tuple[Any, ...]]:
+    """Weight, bias, and padding, stride, dilation and groups."""
+    if isinstance(conv, PackedConv):
+        return conv.weight.to_dense(), conv.bias, conv.geometry
+    geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    return conv.weight.detach(), None if conv.bias is None else conv.bias.detach(), geometry
 
 
 def grouped(norm: nn.GroupNorm, x_BCHW: Tensor) -> Tensor:
