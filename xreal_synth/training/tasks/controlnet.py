@@ -94,7 +94,11 @@ class ControlNetTask(Task):
             part.to(device)
 
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared error of the prediction; in evaluation also that of the denoiser without the mask."""
+        """Mean squared error of the prediction.
+
+        In evaluation also that of the denoiser alone (what is to be beaten), and that with each mask mirrored:
+        as far as it lies above the loss, the mask is followed.
+        """
         z = self.autoencoder.encode(batch.film).mean
         steps = draw_steps(
             self.log_snr, batch, generator,
@@ -109,10 +113,13 @@ class ControlNetTask(Task):
         noisy = self.schedule.add_noise(z, noise, steps)
         velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(z, noise, steps) if velocity else noise
-        loss = (self._predict(noisy, steps, tokens, hint) - target).pow(2).mean()
-        if self.controlnet.training:
-            return {"loss": loss}
-        return {"loss": loss, "without_mask": (self._predict(noisy, steps, tokens) - target).pow(2).mean()}
+        asks: dict[str, Tensor | None] = {"loss": hint}
+        if not self.controlnet.training:
+            asks |= {"without_mask": None, "mirrored_mask": hint.flip(-1).contiguous()}
+        return {
+            name: (self._predict(noisy, steps, tokens, asked) - target).pow(2).mean()
+            for name, asked in asks.items()
+        }
 
     @torch.no_grad()
     def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
