@@ -15,7 +15,7 @@ import numpy.typing as npt
 Purpose = Literal[
     "rows", "split", "findings", "anatomy", "boxes", "films",
     "a.x_T", "a.posterior", "a.hold", "a.step", "a.resample",
-    "b.x_T", "b.posterior", "b.hold", "b.step", "b.resample", "film.grain",
+    "u.x_T", "b.x_T", "b.posterior", "b.hold", "b.step", "b.resample", "film.grain",
 ]  # fmt: skip
 
 

@@ -113,6 +113,7 @@ class SamplingSettings:
     towards the end (None or 1: evenly spaced). `soft_variance` is whether a soft blend keeps the noise variance
     that the timestep promises (None: mixed).
     `control` says what makes a film follow its organ mask; hold and the softs are XReal's, None without it.
+    `upscale_steps` are the upscaler's, None where films are delivered at the bundle's size.
     """
 
     mode: SamplingMode
@@ -128,6 +129,7 @@ class SamplingSettings:
     eta_free: float | None = None
     spacing: float | None = None
     soft_variance: Literal["mixed", "kept"] | None = None
+    upscale_steps: int | None = None
 
     @property
     def hold_steps(self) -> int:
@@ -158,7 +160,8 @@ class SampleSpec:
     `index` is the group's index, `row` the findings row of the recipe, `anatomy` the organ codes
     uint8 [H, W] at the bundle's image size, `anatomy_id` where it came from ("bank", a file's name),
     `ctr` the cardiothoracic ratio of the mask, `members` the films to deliver, twin first. `film` is the real
-    film that stands in the twin's place; one without organ mask has no organ codes and no ratio.
+    film that stands in the twin's place, `large` the same at the size films are upscaled to; one without organ
+    mask has no organ codes and no ratio.
     """
 
     index: int
@@ -170,6 +173,7 @@ class SampleSpec:
     ctr: float | None
     members: tuple[MemberSpec, ...]
     film: Film | None = None
+    large: Film | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,13 @@ from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.extend import extend_bundle
 from xreal_synth.models.convert.upscaler import (
-    UPSCALER,
     add_to,
     check_size,
     convert_upscaler,
     read_upscaler,
     save_upscaler,
 )
-from xreal_synth.models.describe import describe, verify_files
+from xreal_synth.models.describe import UPSCALER, describe, verify_files
 from xreal_synth.models.load import load_network
 from xreal_synth.models.networks.sr3_unet import Sr3UNet, cosine_betas
 

@@ -187,4 +187,4 @@ def _run(settings: SamplingSettings) -> SimpleNamespace:
     recipe = recipe_from_text(RECIPE)
     bundle = SimpleNamespace(image_size=32, seconds_per_evaluation={})
     plan = SimpleNamespace(on_films=False)
-    return SimpleNamespace(sampling=settings, recipe=recipe, bundle=bundle, plan=plan)
+    return SimpleNamespace(sampling=settings, recipe=recipe, bundle=bundle, plan=plan, film_size=32)

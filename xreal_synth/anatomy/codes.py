@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from xreal_synth.errors import AnatomyError
 from xreal_synth.types import Mask
 from xreal_synth.vocab import BACKGROUND, ORGANS
+
+_Pixel = TypeVar("_Pixel", bound=np.generic)
 
 CODES: tuple[int, ...] = (BACKGROUND, *ORGANS.values())
 NAMES: dict[int, str] = {code: name.replace("_", " ") for name, code in ORGANS.items()}
@@ -56,6 +60,11 @@ def _unreadable(where: str, error: Exception) -> AnatomyError:
         wanted="a one-channel 8-bit PNG of organ codes",
         mend="replace the file or take it out of the folder",
     )
+
+
+def enlarged(mask: npt.NDArray[_Pixel], factor: int) -> npt.NDArray[_Pixel]:
+    """Each pixel of [H, W] as a block of factor x factor."""
+    return mask if factor == 1 else mask.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def resize_mask(mask: Mask, size: int) -> Mask:

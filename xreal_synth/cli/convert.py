@@ -334,8 +334,8 @@ def _add_upscaler(
     bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
     from xreal_synth.models.convert.extend import extend_bundle
-    from xreal_synth.models.convert.upscaler import LICENCE, UPSCALER, add_to, check_size, read_upscaler
-    from xreal_synth.models.describe import describe
+    from xreal_synth.models.convert.upscaler import LICENCE, add_to, check_size, read_upscaler
+    from xreal_synth.models.describe import UPSCALER, describe
 
     with progress() as report:
         found = describe(bundle)

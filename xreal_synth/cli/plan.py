@@ -94,6 +94,12 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
         f"{guess.evaluations_per_twin} network evaluations for a healthy film, "
         f"{guess.evaluations_per_edit} more for each finding",
     )
+    if run.sampling.upscale_steps is not None:
+        facts.add_row(
+            "upscaling",
+            f"to {run.film_size} x {run.film_size}: {run.sampling.upscale_steps} evaluations of the upscaler for "
+            "each film made (not in the device time)",
+        )
     for device, seconds in guess.device_seconds.items():
         facts.add_row("device time", f"about {seconds_text(seconds)} of one {device}")
     facts.add_row("output", run.recipe.output.uri)

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from xreal_synth.engine.enlarge import enlarged_fade
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
     from xreal_synth.sampling.model import SamplerModel
+    from xreal_synth.sampling.upscale import UpscalerModel
 
-OnBatch = Callable[[int], None]
+OnBatch = Callable[[float], None]
+"""Told how many films were made, or what share of one."""
 
 
 class Backend(Protocol):
@@ -56,15 +59,24 @@ class Networks:
             torch.set_num_threads(1)
         precision = resolve_precision(shape.precision, shape.device)
         model = load_bundle(run.bundle, shape.device, precision, run.sampling.control)
-        return TorchBackend(run, model, _device_name(shape.device), precision, shape.micro_batch)
+        upscaler = None
+        if run.sampling.upscale_steps is not None:
+            from xreal_synth.models.upscaler import load_upscaler
+
+            upscaler = load_upscaler(run.bundle, shape.device, precision)
+        return TorchBackend(run, model, _device_name(shape.device), precision, shape.micro_batch, upscaler)
 
 
 class TorchBackend:
     """Films from a loaded bundle."""
 
-    def __init__(self, run: Run, model: SamplerModel, device: str, precision: str, micro_batch: int) -> None:
+    def __init__(
+        self, run: Run, model: SamplerModel, device: str, precision: str, micro_batch: int,
+        upscaler: UpscalerModel | None = None,
+    ) -> None:  # fmt: skip
         self._run = run
         self._model = model
+        self._upscaler = upscaler
         self.device = device
         self.precision = precision
         self.micro_batch = micro_batch
@@ -72,9 +84,19 @@ class TorchBackend:
     def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
         from xreal_synth.sampling.groups import sample_groups
 
-        return sample_groups(
+        groups = sample_groups(
             self._model, self._run.sampling, jobs, micro_batch=self.micro_batch, on_batch=on_batch
         )
+        steps = self._run.sampling.upscale_steps
+        if self._upscaler is None or steps is None:
+            return groups
+        from xreal_synth.sampling.upscale import upscale_groups
+
+        times = self._run.enlarging
+        return upscale_groups(
+            self._upscaler, groups, jobs, steps=steps, on_films=on_batch,
+            fade=lambda region: enlarged_fade(region, times),
+        )  # fmt: skip
 
 
 def _device_name(device: str) -> str:

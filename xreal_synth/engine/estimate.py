@@ -36,7 +36,7 @@ def estimate(run: Run, films: float) -> Estimate:
     rows = 1 if sampling.guidance == 1.0 else 2
     per_edit = rows * (sampling.steps - start + again * max(last - start, 0))
     total = recipe.samples * per_twin + _edits(run) * per_edit
-    pixels = run.bundle.image_size**2
+    pixels = run.film_size**2
     cost = total * _controlnet_factor(run)
     speeds = {device: cost * seconds for device, seconds in run.bundle.seconds_per_evaluation.items()}
     return Estimate(

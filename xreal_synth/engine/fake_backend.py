@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xreal_synth.anatomy.codes import enlarged
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.errors import BundleError
@@ -49,7 +50,7 @@ class Phantom:
         """Raises RuntimeError if it is `broken`."""
         if self.broken:
             raise RuntimeError("this backend was asked not to load")
-        return PhantomBackend(self, shape.micro_batch)
+        return PhantomBackend(self, shape.micro_batch, run.enlarging)
 
 
 class PhantomBackend:
@@ -58,8 +59,9 @@ class PhantomBackend:
     device = "phantom"
     precision = "none"
 
-    def __init__(self, settings: Phantom, micro_batch: int) -> None:
+    def __init__(self, settings: Phantom, micro_batch: int, times: int = 1) -> None:
         self._settings = settings
+        self._times = times
         self.micro_batch = micro_batch
 
     def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
@@ -77,6 +79,7 @@ class PhantomBackend:
             for edit in member.edits:
                 film += edit.alpha * 40.0
             films[member.name] = film.clip(0, 255).astype(np.uint8)
+        films = {name: enlarged(film, self._times) for name, film in films.items()}
         return GroupFilms(index=job.index, films=films)
 
     def _fault(self, index: int) -> None:

@@ -149,6 +149,8 @@ def _rebuilt(
                 read = next(there, None)
                 if read is None or read.sample.meta.key != member.key:
                     raise DatasetError(where=shard.stem, found="another film", wanted=member.key)
+                if read.sample.film.shape[0] != run.film_size:
+                    raise DatasetError(where=shard.stem, found="a film of another size", wanted=member.key)
                 yield build_sample(run, spec, member, read.sample.film)
 
 

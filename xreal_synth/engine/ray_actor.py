@@ -74,7 +74,7 @@ class Generator:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._films = 0
+        self._films = 0.0
         self._loaded: tuple[Run, Backend, Store] | None = None
 
     def ready(self) -> Ready | Failed:
@@ -86,7 +86,7 @@ class Generator:
         return _caught(lambda: self._make(shard, attempt, replacing))
 
     @ray.method(concurrency_group="beat")
-    def beat(self) -> int:
+    def beat(self) -> float:
         """Films made in the shard at work; answers while one is made."""
         return self._films
 
@@ -113,13 +113,13 @@ class Generator:
     def _make(self, shard: int, attempt: int, replacing: bool) -> ShardRecord:
         assert self._loaded is not None, "ready() comes first"
         run, backend, store = self._loaded
-        self._films = 0
+        self._films = 0.0
         return run_shard(
             run, backend, run.plan.shard(shard), store, attempt=attempt, replacing=replacing,
             actor=f"{self._order.actor}@{socket.gethostname()}", heartbeat=self._count,
         )  # fmt: skip
 
-    def _count(self, films: int) -> None:
+    def _count(self, films: float) -> None:
         self._films += films
 
 

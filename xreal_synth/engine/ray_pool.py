@@ -39,7 +39,7 @@ class Member:
     since: float
     state: State = "booting"
     shard: int | None = None
-    films: int = 0
+    films: float = 0
     changed_at: float = 0.0
     beat: Any = None
     beat_at: float = 0.0
@@ -130,7 +130,7 @@ class Pool:
     def _note_beat(self, member: Member) -> None:
         call, member.beat = member.beat, None
         try:
-            films = int(ray.get(call))
+            films = float(ray.get(call))
         except ray.exceptions.RayError:
             return  # the shard's own call tells what happened
         if films != member.films:

@@ -15,6 +15,7 @@ from xreal_synth.models.describe import (
     prompt_for,
     prompt_of,
     require_control,
+    require_upscaler,
     verify_files,
 )
 from xreal_synth.plan.build import Geometry, Plan
@@ -23,7 +24,7 @@ from xreal_synth.plan.probe import probe
 from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
 from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
 from xreal_synth.recipe.load import LoadedRecipe
-from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset
 from xreal_synth.shards.names import DATASET, RECORDS, SHARDS
@@ -46,6 +47,16 @@ class Run:
     sampling: SamplingSettings
     settings: dict[str, object]
     digest: str
+
+    @property
+    def film_size(self) -> int:
+        """The side of the films that are delivered."""
+        return self.recipe.output.upscale or self.bundle.image_size
+
+    @property
+    def enlarging(self) -> int:
+        """How many times larger films are delivered than they are sampled."""
+        return self.film_size // self.bundle.image_size
 
     @property
     def recipe(self) -> Recipe:
@@ -78,12 +89,15 @@ def open_run(loaded: LoadedRecipe) -> Run:
         for name in named:
             prompt_for(bundle, (name,))
     sampling = resolve_sampling(recipe.sampling, bundle.defaults)
+    if recipe.output.upscale is not None:
+        require_upscaler(bundle, recipe.output.upscale)
+        sampling = with_upscaler(sampling, recipe.sampling)
     if not isinstance(recipe.anatomy.source, ImagesSource):
         require_control(bundle, sampling.control)
     source = _source(recipe, bundle)
     films = source.content if isinstance(source, FilmFolder) else None
     settings = digested_settings(recipe, sampling, films)
-    geometry = Geometry(image_size=bundle.image_size, factor=bundle.factor)
+    geometry = Geometry(bundle.image_size, bundle.factor, recipe.output.upscale or bundle.image_size)
     return Run(
         loaded=loaded,
         bundle=bundle,
@@ -137,7 +151,7 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
 def _films(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> FilmFolder:
     """The folder of real films; raises BundleError for places of findings that the bundle does not know."""
     fields = images.model_dump(exclude={"order"})
-    folder = FilmFolder(FolderSettings(**fields), bundle.image_size)
+    folder = FilmFolder(FolderSettings(**fields), recipe.output.upscale or bundle.image_size)
     if any(row.edit is not None and row.edit.add == "all" for row in recipe.findings):
         for name in sorted({place.name for film in folder.films for place in film.places}):
             prompt_for(bundle, (name,))

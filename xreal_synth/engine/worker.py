@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xreal_synth.anatomy.codes import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
 from xreal_synth.engine.backend import Backend, OnBatch
+from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.errors import DatasetError, PlacementError
@@ -111,6 +113,7 @@ def group_job(run: Run, spec: SampleSpec) -> GroupJob:
             if member.name != HEALTHY
         ),
         film=spec.film,
+        large=spec.large,
     )
 
 
@@ -136,11 +139,15 @@ def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
 
 
 def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> Sample:
-    """A film with its masks, labels and provenance; a real film as it is comes from the plan."""
+    """A film with its masks, labels and provenance; a real film as it is comes from the plan.
+
+    Masks, regions and boxes of a film that was upscaled are those of the small one, each pixel a block.
+    """
     if spec.film is not None and member.name == HEALTHY:
-        film = spec.film
+        film = spec.film if spec.large is None else spec.large
     height, width = film.shape
-    findings = member.findings
+    times = run.enlarging
+    assert height == times * spec.anatomy.shape[0], f"a film of {height} pixels, wanted {run.film_size}"
     meta = SampleMeta(
         key=member.key,
         group=spec.index,
@@ -155,13 +162,14 @@ def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> 
         anatomy_id=spec.anatomy_id,
         ctr=spec.ctr,
         image_size=(height, width),
-        findings=findings,
+        findings=tuple(enlarged_finding(finding, times) for finding in member.findings),
         labels=_labels(run, spec, member),
         prompt=_prompt(run, member),
         sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
-        source=member.source,
+        source=None if member.source is None else enlarged_source(member.source, times),
     )
-    return Sample(film, spec.anatomy, pathology_mask(findings, spec.anatomy), meta, spec.split)
+    pathology = pathology_mask(member.findings, spec.anatomy)
+    return Sample(film, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split)
 
 
 def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[str, LabelValue]]:

@@ -6,6 +6,7 @@ expect and the sha256 of every file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from xreal_synth.models.bundle_file import (
     BUNDLE_FILE,
     EMBEDDINGS,
     NULL_KEY,
+    BundleFile,
     Prompts,
     content_hash,
     read_bundle_file,
@@ -28,6 +30,7 @@ from xreal_synth.types import Control, FileStamp, SamplingDefaults
 SHIPPED: Final = Path(__file__).parent.parent / "bundles"
 CONTROLLER: Final = "anatomy_controller"
 CONTROLNET: Final = "controlnet"
+UPSCALER: Final = "upscaler"
 REQUIRED: Final = ("vae", "unet", "scheduler", EMBEDDINGS)
 
 
@@ -37,7 +40,8 @@ class BundleInfo:
 
     `latent_shape` is (C, h, w); `value_range` the films' range inside the networks; `prompts` maps findings
     to their prompt in the order in which joint prompts name them; `known_prompts` have embeddings;
-    `seconds_per_evaluation` is the denoiser's cost per film by device, as measured when the bundle was made.
+    `seconds_per_evaluation` is the denoiser's cost per film by device, as measured when the bundle was made;
+    `upscaled_size` the side of the films that its upscaler makes.
     """
 
     name: str
@@ -61,6 +65,7 @@ class BundleInfo:
     parts: tuple[str, ...]
     files: tuple[FileStamp, ...]
     known_prompts: frozenset[str] = field(repr=False)
+    upscaled_size: int | None = None
 
     @property
     def factor(self) -> int:
@@ -164,6 +169,7 @@ def describe(ref: str | Path) -> BundleInfo:
         parts=parts,
         files=stamps,
         known_prompts=known,
+        upscaled_size=_upscaled_size(root, record),
     )
 
 
@@ -199,6 +205,42 @@ def require_control(info: BundleInfo, control: Control) -> None:
             wanted=f"a bundle with the part {CONTROLNET}; this one has {', '.join(info.parts)}",
             mend="choose another bundle, use control: xreal, or train one for it (xreal-synth train controlnet)",
         )
+
+
+def require_upscaler(info: BundleInfo, side: int) -> None:
+    """Raises BundleError if the bundle cannot make films of `side` pixels from its own."""
+    if info.upscaled_size == side:
+        return
+    has = f"makes {info.upscaled_size} pixels" if info.upscaled_size else "has no upscaler"
+    raise BundleError(
+        where=f"bundle {info.name}",
+        found=f"output.upscale: {side}, but the bundle {has}",
+        wanted=f"output.upscale: {info.upscaled_size}"
+        if info.upscaled_size
+        else f"a bundle with {UPSCALER}/",
+        mend="set that, or leave output.upscale out"
+        if info.upscaled_size
+        else "leave output.upscale out, or add one (xreal-synth convert cheff --bundle BUNDLE --upscaler FILE)",
+    )
+
+
+def _upscaled_size(root: Path, record: BundleFile) -> int | None:
+    """The side in the upscaler's configuration; raises BundleError unless it is a multiple of the bundle's."""
+    name = f"{UPSCALER}/config.json"
+    if name not in record.files:
+        return None
+    try:
+        side = json.loads((root / name).read_text(encoding="utf-8")).get("sample_size")
+    except (OSError, ValueError, AttributeError):
+        side = None
+    if not isinstance(side, int) or side <= record.image_size or side % record.image_size:
+        raise BundleError(
+            where=str(root / name),
+            found=f"sample_size {side!r}",
+            wanted=f"a multiple of the bundle's image_size, {record.image_size}",
+            mend="add an upscaler that was trained on films of the bundle's size",
+        )
+    return side
 
 
 def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
 from xreal_synth.models.describe import (
     CONTROLLER,
     CONTROLNET,
+    UPSCALER,
     BundleInfo,
     no_controller,
     require_control,
@@ -44,7 +45,7 @@ NETWORKS: Final[dict[str, dict[str, Any]]] = {
     CONTROLNET: {"ControlNetModel": ControlNetModel},
     "segmenter": {"OrganSegmenter": OrganSegmenter, "PyramidSegmenter": PyramidSegmenter},
     "classifier": {"FindingClassifier": FindingClassifier},
-    "upscaler": {"Sr3UNet": Sr3UNet},
+    UPSCALER: {"Sr3UNet": Sr3UNet},
 }
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 CODE_SCALE: Final = 4
@@ -92,15 +93,15 @@ class LoadedBundle:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         takes_grain = bool(getattr(vae.config, "grain", False))
         self.grain_shape = (1, image_size, image_size) if takes_grain else None
-        self._vae = _placed(vae, self.device, torch.float32)
-        self._controller = None if controller is None else _placed(controller, self.device, torch.float32)
-        self._unet = _placed(unet, self.device, self._dtype)
+        self._vae = placed(vae, self.device, torch.float32)
+        self._controller = None if controller is None else placed(controller, self.device, torch.float32)
+        self._unet = placed(unet, self.device, self._dtype)
         if tuned and suits(self._unet, latent_shape[1:]):
             self._unet = FastUNet(self._unet)
         self._controlnet: Any = None
         self._hint_embedding: Any = None
         if controlnet is not None:
-            self._controlnet = _placed(controlnet, self.device, self._dtype)
+            self._controlnet = placed(controlnet, self.device, self._dtype)
             self._hint_embedding = self._controlnet.controlnet_cond_embedding
             self._controlnet.controlnet_cond_embedding = nn.Identity()
         self._embeddings = {prompt: e_LD.to(self.device, self._dtype) for prompt, e_LD in embeddings.items()}
@@ -203,7 +204,7 @@ def load_bundle(
     """
     verify_files(info)
     unet = load_network(info, "unet", torch.bfloat16 if precision == "bf16" else torch.float32)
-    scheduler = _read_json(info.file("scheduler/scheduler_config.json"))
+    scheduler = read_json(info.file("scheduler/scheduler_config.json"))
     if scheduler.get("prediction_type") not in ("epsilon", "v_prediction"):
         raise BundleError(
             where=str(info.root / "scheduler"),
@@ -254,7 +255,7 @@ def network_from(
     It is built without values, so that no more than the file and one copy in `dtype` are in memory.
     """
     folder = config_file.parent
-    config = _read_json(config_file)
+    config = read_json(config_file)
     kinds = NETWORKS[part]
     kind = kinds.get(str(config.get("_class_name")))
     if kind is None:
@@ -329,7 +330,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A part's configuration; raises BundleError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -348,7 +350,7 @@ def _in_memory(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
 
 
-def _placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+def placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
     """Ready for inference; torch's own `to`, since diffusers' warns of dtypes without need."""
     return nn.Module.to(network, device, dtype).eval().requires_grad_(False)
 

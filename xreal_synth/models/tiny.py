@@ -16,9 +16,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Defaults, Prompts
-from xreal_synth.models.describe import BundleInfo
+from xreal_synth.models.describe import UPSCALER, BundleInfo
 from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.networks.organ_controlnet import build_controlnet
+from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
 from xreal_synth.vocab import NO_FINDING
 
@@ -41,10 +42,11 @@ _FIELDS = BundleFields(
 )
 
 
-def build_tiny(out: Path, seed: int = 0) -> BundleInfo:
+def build_tiny(out: Path, seed: int = 0, *, upscale: int | None = None) -> BundleInfo:
     """Writes the bundle (64x64 films, 3x16x16 latents, fp16, under 600 kB) into the folder `out`.
 
-    The denoiser predicts v, with which random weights keep the films within range.
+    The denoiser predicts v, with which random weights keep the films within range. `upscale` adds an upscaler
+    to films of that side.
     """
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
@@ -63,7 +65,25 @@ def build_tiny(out: Path, seed: int = 0) -> BundleInfo:
         prediction_type="v_prediction", timestep_spacing="leading",
     ).save_config(out / "scheduler")  # fmt: skip
     (out / EMBEDDINGS).write_bytes(save(table))
+    if upscale is not None:
+        _add_upscaler(out, seed, upscale)
     return write_bundle(out, _FIELDS)
+
+
+def _add_upscaler(out: Path, seed: int, side: int) -> None:
+    """Random weights, and a schedule that ends far from pure noise, so that the film is still to be seen."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: Any = Sr3UNet(
+            8, (1, 1, 2, 2), 8, attention_levels=1, head_width=4, groups=4, sample_size=side
+        )
+    folder = out / UPSCALER
+    network.save_config(folder)
+    weights = {k: v.half().contiguous() for k, v in network.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(weights))
+    DDIMScheduler(
+        100, 0.0001, 0.02, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading"
+    ).save_config(folder)
 
 
 def _vae() -> Any:
@@ -107,8 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.models.tiny", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--upscale", type=int, metavar="SIDE", help="add an upscaler to films of this side")
     given = parser.parse_args()
-    info = build_tiny(given.out, given.seed)
+    info = build_tiny(given.out, given.seed, upscale=given.upscale)
     print(f"{info.root}: {info.bytes} bytes, content hash {info.content_hash}")
 
 

@@ -42,10 +42,12 @@ _MOST_COVERED: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A bundle's picture: `image_size` pixels square, latents `factor` times smaller."""
+    """A bundle's picture: `image_size` pixels square, latents `factor` times smaller; films are delivered at
+    `film_size` (their own size if it is 0)."""
 
     image_size: int
     factor: int
+    film_size: int = 0
 
 
 class Plan:
@@ -144,7 +146,7 @@ class Plan:
         row, epoch = self.row(index), self.epoch(attempt)
         try:
             chest = self.chest(index, epoch, row)
-            film = self._pixels(chest)
+            film, large = self._pixels(chest)
         except AnatomyError as error:
             if self._films is None:
                 raise
@@ -159,6 +161,7 @@ class Plan:
             ctr=chest.ctr,
             members=tuple(self._members(index, epoch, row, chest)),
             film=film,
+            large=large,
         )
 
     def source_film(self, chest: Chest, row: int | None = None) -> SourceFilm | None:
@@ -211,10 +214,13 @@ class Plan:
         assert self._films is not None, "only real films have numbers"
         return self._films.film(row, index)
 
-    def _pixels(self, chest: Chest) -> Film | None:
+    def _pixels(self, chest: Chest) -> tuple[Film | None, Film | None]:
+        """A real film at the size at which it is edited, and at that of delivery where it is another."""
         if not isinstance(self.source, FilmFolder):
-            return None
-        return self.source.film(chest.number, self.geometry.image_size)
+            return None, None
+        size, large = self.geometry.image_size, self.geometry.film_size
+        film = self.source.film(chest.number, size)
+        return film, None if large in (0, size) else self.source.film(chest.number, large)
 
     def _members(self, index: int, epoch: int, row: int, chest: Chest) -> list[MemberSpec]:
         """The films to deliver: the twin first, if it is asked for or all that the row has."""

@@ -17,7 +17,10 @@ _FOLDER = "add anatomy: {source: {images: {path: FOLDER}}}"
 def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
     """Keys that contradict one another, each with its path and its line."""
     source = recipe.anatomy.source
-    found = _on_films(recipe, source) if isinstance(source, ImagesSource) else _without_films(recipe)
+    found = [*_on_films(recipe, source)] if isinstance(source, ImagesSource) else [*_without_films(recipe)]
+    if recipe.sampling.upscale_steps is not None and recipe.output.upscale is None:
+        path = ("sampling", "upscale_steps")
+        found.append((path, "`upscale_steps` without `output.upscale`", "both or neither", "remove it"))
     return [
         Problem(path_text(path), what + place_text(path, lines, touched), wanted, mend)
         for path, what, wanted, mend in found

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import replace
+from typing import Final, TypeVar
 
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.sampling import NOT_IN_PAPER, Sampling, steps_words
 from xreal_synth.types import SamplingDefaults, SamplingSettings
+
+UPSCALE_STEPS: Final = 100
+"""Of the upscaler, as Cheff's released code takes them."""
 
 _T = TypeVar("_T")
 
@@ -48,6 +52,11 @@ def resolve_sampling(
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])
     return settings
+
+
+def with_upscaler(settings: SamplingSettings, sampling: Sampling) -> SamplingSettings:
+    """The settings of films that are upscaled: as many steps as the recipe says, else UPSCALE_STEPS."""
+    return replace(settings, upscale_steps=_or(sampling.upscale_steps, UPSCALE_STEPS))
 
 
 def written_sampling(resolved: Mapping[str, object]) -> dict[str, object]:

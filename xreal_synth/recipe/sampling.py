@@ -63,6 +63,9 @@ class Sampling(Part):
     resample: int = Field(
         default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."
     )
+    upscale_steps: int | None = Field(
+        default=None, ge=1, le=1000, description="Steps of the upscaler (`output.upscale`); left out: 100."
+    )
     paste: Literal["feather"] = Field(default="feather", description="How an edit is joined to its twin.")
 
     @model_validator(mode="after")

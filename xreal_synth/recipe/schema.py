@@ -246,7 +246,13 @@ class Output(Part):
 
     uri: str = Field(min_length=1, description="Folder of the dataset; relative to the current folder.")
     shard_samples: ShardSamples = Field(default="auto", description="Groups per shard, 1 to 10000; auto: 64.")
-    upscale: None = Field(default=None, description="Not built yet.")
+    upscale: int | None = Field(
+        default=None,
+        ge=2,
+        le=8192,
+        description="Side of the films in pixels, made by the bundle's upscaler as a last step; left out, the "
+        "bundle's own size.",
+    )
 
     @property
     def shard_size(self) -> int:

@@ -31,7 +31,8 @@ class MemberJob:
 class GroupJob:
     """One anatomy (organ codes uint8 [H, W]) and the members to make of it; the twin is always made.
 
-    With `film`, a real film uint8 [H, W], there is no stage A: the film itself is the twin.
+    With `film`, a real film uint8 [H, W], there is no stage A: the film itself is the twin. `large` is the
+    same film at the size that films are upscaled to, where they are.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class GroupJob:
     healthy_prompt: str
     members: tuple[MemberJob, ...]
     film: Film | None = None
+    large: Film | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,9 +14,9 @@ from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.assemble import StoredDtype, save_network
 from xreal_synth.models.convert.checkpoints import read_checkpoint
 from xreal_synth.models.convert.strict import build_empty, load_whole
+from xreal_synth.models.describe import UPSCALER
 from xreal_synth.models.networks.sr3_unet import Sr3UNet, cosine_betas
 
-UPSCALER: Final = "upscaler"
 SIZES: Final = (256, 1024)
 LICENCE: Final = "MIT"
 

@@ -94,7 +94,7 @@ class Sr3UNet(ModelMixin, ConfigMixin):
 
     `multipliers` give each level's width over `width`; the sides must be multiples of
     2 ** (len(multipliers) - 1). `attention_levels` of the way down and of the way up have attention, each
-    counted from its end, as Cheff's have.
+    counted from its end, as Cheff's have. `sample_size` is the side of the films that it makes.
     """
 
     @register_to_config
@@ -108,8 +108,10 @@ class Sr3UNet(ModelMixin, ConfigMixin):
         heads: int = 4,
         head_width: int = 32,
         groups: int = 8,
+        sample_size: int = 1024,
     ) -> None:
         super().__init__()
+        self.sample_size = sample_size
         widths = [inlet_width, *(width * multiplier for multiplier in multipliers)]
         levels, time = len(multipliers), 4 * width
         self.inlet = nn.Conv2d(2 * channels, inlet_width, 7, padding=3)
@@ -138,7 +140,8 @@ class Sr3UNet(ModelMixin, ConfigMixin):
         self.outlet = nn.Conv2d(width, channels, 1)
 
     def forward(self, noisy_BCHW: Tensor, small_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        t_BE = self.time_out(functional.gelu(self.time_in(sinusoid(t_B, self.config.width))))
+        at = sinusoid(t_B, self.config.width).to(noisy_BCHW.dtype)
+        t_BE = self.time_out(functional.gelu(self.time_in(at)))
         x, kept = self.inlet(torch.cat([noisy_BCHW, small_BCHW], dim=1)), []
         for level in self.down:
             skip, x = level(x, t_BE)
