@@ -205,10 +205,24 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class FilmQuality:
+    """What the gate says of a delivered film.
+
+    `scores` by name ("organs.heart"), `flags` the names of those that are beyond their bound and were let
+    through with a warning; the bounds are among the digested settings.
+    """
+
+    profile: str
+    scores: dict[str, float]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SampleMeta:
     """What KEY.json says of a film: digested settings only, no URI, actor, host or time.
 
-    With `source` the film is a real one (member h) or was edited from it.
+    With `source` the film is a real one (member h) or was edited from it. `quality` is None where no gate
+    looked at it.
     """
 
     key: str
@@ -229,26 +243,59 @@ class SampleMeta:
     prompt: str
     sampling: dict[str, object]
     source: SourceFilm | None = None
+    quality: FilmQuality | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A group (or one attempt at it) that was not delivered, and why."""
+    """One attempt at a group that was not delivered, and why; `dropped` says that it was the last.
+
+    `check` is "placement" or the first score that was refused ("organs.heart"), `member` whose it was,
+    `scores` all of that film's, `findings` what the group was asked to show.
+    """
 
     group: int
     attempt: int
     row: int
     reason: str
     dropped: bool
+    check: str = "placement"
+    member: str = ""
+    findings: tuple[str, ...] = ()
+    scores: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of a sample."""
+    """What the gate says of a film.
 
-    accepted: bool
+    `refused` and `flags` name the scores beyond their bounds that reject and that warn; `reasons` says both
+    in words, in the order of `refused + flags`. `passed` are the findings that the classifier does not see,
+    None where none looked.
+    """
+
+    refused: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     scores: tuple[tuple[str, float], ...] = ()
+    passed: frozenset[str] | None = None
+
+    @property
+    def accepted(self) -> bool:
+        return not self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What the gate did. `tried` and `accepted` count attempts at groups by the finding asked for ("No Finding"
+    without any; a group with two counts for both), `reasons` refused attempts by `Rejected.check`, `flags`
+    delivered films by flag.
+    """
+
+    tried: dict[str, int]
+    accepted: dict[str, int]
+    reasons: dict[str, int]
+    flags: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +309,7 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """The mark that a shard is done: written last, read as the ledger."""
+    """The mark that a shard is done: written last, read as the ledger. `gate` is None where none was."""
 
     shard: int
     start: int
@@ -280,3 +327,4 @@ class ShardRecord:
     timings: dict[str, float]
     actor: str
     attempt: int
+    gate: Acceptance | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.merge import Merger
 from xreal_synth.shards.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
@@ -68,9 +69,13 @@ def records_of(store: Store, head: DatasetHead, shards: Iterable[int]) -> Iterat
 def write_index(
     out: Path, head: DatasetHead, files: Iterable[FileStamp], records: Iterable[ShardRecord]
 ) -> None:
-    """index.json: the dataset's files, then a line per shard, then the totals; the same bytes each time."""
+    """index.json: the dataset's files, then a line per shard, then the totals; the same bytes each time.
+
+    Where a gate was, the shards' lines have what it refused and the totals what it did.
+    """
     first = {"format_version": head.format_version, "name": head.name, "digest": head.digest}
     samples = groups = size = 0
+    gate = GateTally()
     with out.open("w", encoding="utf-8", newline="\n") as file:
         _write_fields(file, "{", first)
         file.write(f',\n"files": {json.dumps([asdict(entry) for entry in files])},\n"shards": [')
@@ -78,9 +83,13 @@ def write_index(
         for record in records:
             samples, groups = samples + record.samples, groups + record.groups
             size += record.tar.bytes
+            gate.add(record.gate)
             file.write(separator + json.dumps(_index_line(record)))
             separator = ",\n"
-        _write_fields(file, "\n],", {"samples": samples, "groups": groups, "bytes": size})
+        totals: dict[str, object] = {"samples": samples, "groups": groups, "bytes": size}
+        if gate.total is not None:
+            totals["gate"] = asdict(gate.total)
+        _write_fields(file, "\n],", totals)
         file.write("\n}\n")
 
 
@@ -91,10 +100,13 @@ def _write_fields(file: IO[str], lead: str, fields: dict[str, object]) -> None:
 
 
 def _index_line(record: ShardRecord) -> dict[str, object]:
-    return {
+    line: dict[str, object] = {
         "shard": record.shard, "path": record.tar.path, "samples": record.samples, "groups": record.groups,
         "start": record.start, "stop": record.stop, "bytes": record.tar.bytes, "sha256": record.tar.sha256,
     }  # fmt: skip
+    if record.gate is not None:
+        line |= {"rejected": record.rejected, "dropped": record.dropped}
+    return line
 
 
 def _table(store: Store, entry: FileStamp, schema: Any) -> Any:

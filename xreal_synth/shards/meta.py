@@ -16,6 +16,7 @@ from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.names import parse_key
 from xreal_synth.types import (
+    FilmQuality,
     LabelValue,
     NormBox,
     OwnFinding,
@@ -80,6 +81,13 @@ class _SourceJson:
 
 
 @dataclass(frozen=True, slots=True)
+class _QualityJson:
+    profile: str
+    scores: dict[str, float]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _MetaJson:
     key: str
     group: int
@@ -97,6 +105,7 @@ class _MetaJson:
     seed: int
     synthetic: bool
     source: _SourceJson | None = None
+    quality: _QualityJson | None = None
 
 
 @lru_cache(maxsize=1)
@@ -128,7 +137,7 @@ def meta_json(meta: SampleMeta) -> bytes:
     """Canonical bytes of KEY.json: fixed field order, no spaces, label sets in vocab's order.
 
     `synthetic` is true where nothing of the film is a patient's. A real film, or one edited from it, has
-    `source`, which says so.
+    `source`, which says so. `quality` is there where a gate was.
     """
     fields: dict[str, object] = {
         "key": meta.key,
@@ -152,6 +161,12 @@ def meta_json(meta: SampleMeta) -> bytes:
     }
     if meta.source is not None:
         fields["source"] = _source_fields(meta.source, meta.member)
+    if meta.quality is not None:
+        fields["quality"] = {
+            "profile": meta.quality.profile,
+            "scores": dict(sorted(meta.quality.scores.items())),
+            "flags": list(meta.quality.flags),
+        }
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -187,6 +202,7 @@ def parse_meta(data: bytes, where: str) -> SampleMeta:
         anatomy_source=raw.anatomy.source, anatomy_id=raw.anatomy.id, ctr=raw.anatomy.ctr,
         image_size=raw.image_size, findings=tuple(_finding(finding, where) for finding in raw.findings),
         labels=raw.labels, prompt=raw.prompt, sampling=raw.sampling, source=_source(raw.source),
+        quality=_quality(raw.quality),
     )  # fmt: skip
     _check(meta, raw, where)
     return meta
@@ -205,6 +221,10 @@ def _source(raw: _SourceJson | None) -> SourceFilm | None:
     return SourceFilm(raw.id, raw.sha256, raw.labels, own)
 
 
+def _quality(raw: _QualityJson | None) -> FilmQuality | None:
+    return None if raw is None else FilmQuality(raw.profile, raw.scores, raw.flags)
+
+
 def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
     key = parse_key(meta.key, where)
     if (meta.group, meta.member) != key:
@@ -219,6 +239,8 @@ def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
                 wanted="each finding of the set once, as 1, 0 or null",
             )
     _check_source(meta, raw, where)
+    if meta.quality is not None and not set(meta.quality.flags) <= set(meta.quality.scores):
+        raise DatasetError(where=where, found="quality.flags names scores that are not there")
     for finding, told in zip(meta.findings, raw.findings, strict=True):
         _check_boxes(finding, told, meta.image_size, where)
 

@@ -126,7 +126,12 @@ def phantom_head(name: str = "phantoms", shard_samples: int = 4) -> DatasetHead:
 
 
 def publish_phantoms(
-    store: Store, shard: ShardPlan, samples: Sequence[Sample], rejected: Sequence[Rejected] = ()
+    store: Store,
+    shard: ShardPlan,
+    samples: Sequence[Sample],
+    rejected: Sequence[Rejected] = (),
+    *,
+    gated: bool = False,
 ) -> ShardRecord:
     """Writes a shard as the engine does: tar, tables, record."""
     rows = [encode_sample(sample).row for sample in samples]
@@ -137,6 +142,7 @@ def publish_phantoms(
         shard, rows, rejected, tar=stamp(tar_key(stem), tar), table=stamp(table_key(stem), table),
         rejects=stamp(rejects_key(stem), rejects) if rejects else None, digest=DIGEST,
         fingerprint=FINGERPRINT, timings={"sample": 1.5}, actor="actor-0", attempt=0,
+        gated=gated,
     )  # fmt: skip
     store.put_if_absent(record.tar.path, tar)
     store.put_if_absent(record.table.path, table)

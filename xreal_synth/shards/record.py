@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.shards.acceptance import count_acceptance
 from xreal_synth.shards.names import record_key
 from xreal_synth.shards.seal import sealed, unsealed
 from xreal_synth.shards.table import label_counts
@@ -38,10 +39,12 @@ def build_record(
     timings: dict[str, float],
     actor: str,
     attempt: int,
+    gated: bool = False,
 ) -> ShardRecord:
     """The record of a finished shard; counts are taken from its rows.
 
     `rejected` counts every refused attempt, `dropped` the groups given up; `rejects` is None without any.
+    `gated` says that a gate looked at the films.
     """
     assert (rejects is None) == (not rejected)
     return ShardRecord(
@@ -50,6 +53,7 @@ def build_record(
         dropped=sum(reject.dropped for reject in rejected), tar=tar, table=table, rejects=rejects,
         digest=digest, fingerprint=fingerprint, label_counts=label_counts(row.meta for row in rows),
         timings=timings, actor=actor, attempt=attempt,
+        gate=count_acceptance([row.meta for row in rows], rejected) if gated else None,
     )  # fmt: skip
 
 

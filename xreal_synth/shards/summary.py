@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.table import LABEL_COLUMNS
-from xreal_synth.types import ShardRecord
+from xreal_synth.types import Acceptance, ShardRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class DatasetSummary:
     """Counts over all finished shards.
 
     `members` counts films by kind (h twin or healthy, v variant, s sham), `rows` groups by the recipe's
-    findings row, `bytes` those of the tars; `image_sizes` are (height, width).
+    findings row, `bytes` those of the tars; `image_sizes` are (height, width); `gate` is None where none was.
     """
 
     shards: int
@@ -39,6 +40,7 @@ class DatasetSummary:
     members: dict[str, int]
     rows: dict[int, int]
     image_sizes: tuple[tuple[int, int], ...]
+    gate: Acceptance | None = None
 
 
 class Tally:
@@ -52,8 +54,10 @@ class Tally:
         self._rows: Counter[int] = Counter()
         self._sizes: set[tuple[int, int]] = set()
         self._last_group: int | None = None
+        self._gate = GateTally()
 
     def count(self, record: ShardRecord) -> None:
+        self._gate.add(record.gate)
         for name in ("groups", "samples", "rejected", "dropped"):
             self._totals[name] += getattr(record, name)
         self._totals["shards"] += 1
@@ -89,6 +93,7 @@ class Tally:
             members=dict(sorted(self._members.items())),
             rows=dict(sorted(self._rows.items())),
             image_sizes=tuple(sorted(self._sizes)),
+            gate=self._gate.total,
         )
 
 

@@ -1,7 +1,8 @@
 """Tables: one row per sample, and one row per rejected attempt, as parquet.
 
 Columns carry the names that KEY.json uses; labels are nullable int8 under dotted names
-(`chexpert14.Pneumonia`). Later versions add columns; a reader passes over those it does not know.
+(`chexpert14.Pneumonia`). Where a gate was, its scores stand under `quality.NAME`, its warnings in
+`quality.flags`. Later versions add columns; a reader passes over those it does not know.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.shards.meta import finding_fields
 from xreal_synth.shards.names import tar_key
 from xreal_synth.shards.tar import TableRow
-from xreal_synth.types import Rejected, SampleMeta, ShardPlan
+from xreal_synth.types import FilmQuality, Rejected, SampleMeta, ShardPlan
 
 LABEL_COLUMNS: Final = tuple(
     f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
 )
+
+QUALITY: Final = "quality."
+FLAGS: Final = "quality.flags"
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {
     "compression": "zstd",
@@ -79,6 +83,7 @@ def meta_columns(meta: SampleMeta) -> dict[str, object]:
         "anatomy_id": meta.anatomy_id,
         "ctr": meta.ctr,
         **label_columns(meta),
+        **quality_columns(meta.quality),
     }
 
 
@@ -89,6 +94,14 @@ def label_columns(meta: SampleMeta) -> dict[str, int | None]:
         for set_name, names in vocab.LABEL_SETS.items()
         for name in names
     }
+
+
+def quality_columns(quality: FilmQuality | None) -> dict[str, object]:
+    """`quality.organs.heart` -> its score, and the list `quality.flags`; nothing without a gate."""
+    if quality is None:
+        return {}
+    scores = {QUALITY + name: value for name, value in sorted(quality.scores.items())}
+    return {**scores, FLAGS: list(quality.flags)}
 
 
 def label_counts(metas: Iterable[SampleMeta]) -> dict[str, int]:
@@ -112,7 +125,9 @@ def build_table(shard: ShardPlan, rows: Sequence[TableRow]) -> bytes:
         }
         for row in rows
     ]
-    return _parquet(content, sample_schema())
+    scores = {name for row in rows if row.meta.quality is not None for name in row.meta.quality.scores}
+    gated = any(row.meta.quality is not None for row in rows)
+    return _parquet(content, _with_scores(sample_schema(), scores, [(FLAGS, _names())] if gated else []))
 
 
 def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
@@ -125,10 +140,15 @@ def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
             "shard": shard.shard,
             "reason": reject.reason,
             "dropped": reject.dropped,
+            "check": reject.check,
+            "member": reject.member,
+            "asked": list(reject.findings),
+            **{QUALITY + name: value for name, value in reject.scores},
         }
         for reject in rejected
     ]
-    return _parquet(content, rejected_schema())
+    scores = {name for reject in rejected for name, _ in reject.scores}
+    return _parquet(content, _with_scores(rejected_schema(), scores, _gate_columns()))
 
 
 def read_table(data: bytes, where: str, schema: Any) -> Any:
@@ -152,7 +172,41 @@ def read_table(data: bytes, where: str, schema: Any) -> Any:
 def read_rejected(data: bytes, where: str) -> list[Rejected]:
     """The rejected attempts of one shard's reject table."""
     rows = read_table(data, where, rejected_schema()).to_pylist()
-    return [Rejected(row["group"], row["attempt"], row["row"], row["reason"], row["dropped"]) for row in rows]
+    return [
+        Rejected(
+            row["group"], row["attempt"], row["row"], row["reason"], row["dropped"],
+            check=row.get("check") or "placement", member=row.get("member") or "",
+            findings=tuple(row.get("asked") or ()),
+            scores=tuple(
+                (name.removeprefix(QUALITY), value)
+                for name, value in row.items()
+                if name.startswith(QUALITY) and value is not None
+            ),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _gate_columns() -> list[tuple[str, Any]]:
+    import pyarrow as pa
+
+    return [("check", pa.string()), ("member", pa.string()), ("asked", _names())]
+
+
+def _names() -> Any:
+    import pyarrow as pa
+
+    return pa.list_(pa.string())
+
+
+def _with_scores(schema: Any, scores: Iterable[str], more: Sequence[tuple[str, Any]]) -> Any:
+    """The schema with columns for these scores, and `more` before them."""
+    import pyarrow as pa
+
+    columns = [*more, *((QUALITY + name, pa.float64()) for name in sorted(scores))]
+    for name, kind in columns:
+        schema = schema.append(pa.field(name, kind))
+    return schema
 
 
 def _parquet(rows: list[dict[str, object]], schema: Any) -> bytes:
