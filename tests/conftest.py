@@ -16,11 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from xreal_synth.shards.phantoms import phantom_anatomy
 
 START_S = 180
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("new")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+"""The same examples in every run; HYPOTHESIS_PROFILE=new draws others."""
 
 
 @dataclass(frozen=True)

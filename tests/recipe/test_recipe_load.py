@@ -284,3 +284,8 @@ def test_any_text_is_told(text: str) -> None:
 def test_any_override_loads_or_is_told(key: str, text: str) -> None:
     count = told_or_loaded(GOOD, f"{key}={text}")
     assert count or key not in ("", "x")
+
+
+@pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", "1e400"])
+def test_numbers_without_an_integer_are_told(text: str) -> None:
+    assert told_or_loaded(GOOD, f"samples={text}") == 1

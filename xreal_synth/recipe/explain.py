@@ -165,7 +165,7 @@ def _kind_mend(kind: str, value: object, path: Path) -> str:
     if kind == "bool_type" and isinstance(value, str):
         word = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(value.casefold())
         return f"write {word}" if word else ""
-    if kind in ("int_type", "int_from_float") and isinstance(value, float) and value == int(value):
+    if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer():
         return f"write {int(value)}"
     if kind in ("int_type", "float_type") and isinstance(value, str) and value.replace("_", "").isdecimal():
         return f"write {int(value.replace('_', ''))}, without quotes or underscores"
