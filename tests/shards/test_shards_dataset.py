@@ -26,6 +26,7 @@ from xreal_synth.shards.phantoms import (
 )  # fmt: skip
 from xreal_synth.shards.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.shards.seal import sealed
+from xreal_synth.shards.summary import Tally
 from xreal_synth.shards.table import build_table, read_table, sample_schema
 from xreal_synth.shards.tar import build_tar, encode_sample
 from xreal_synth.shards.verify import verify
@@ -92,6 +93,34 @@ def test_finish_counts_and_lists_everything(dataset: Store) -> None:
     assert index["samples"] == 15
     rejected = pq.read_table(pa.BufferReader(dataset.read_bytes("rejected.parquet"))).to_pylist()
     assert [row["reason"] for row in rejected] == ["segmenter disagrees", "no place"]
+
+
+def test_the_index_keeps_how_many_groups_were_asked_for(tmp_path: Path) -> None:
+    store = make(LocalStore(tmp_path))
+    assert finish(store, HEAD).asked is None
+    assert finish(store, HEAD, asked=12).asked == 12
+    assert finish(store, HEAD).asked == 12
+    assert json.loads(store.read_bytes("index.json"))["asked"] == {"groups": 12}
+    assert verify(store).ok
+    store.replace("index.json", store.read_bytes("index.json").replace(b'"groups": 12', b'"groups": -1', 1))
+    assert not verify(store).ok
+    assert finish(store, HEAD).asked is None
+
+
+def test_the_summary_tells_who_made_the_shards(dataset: Store) -> None:
+    making = finish(dataset, HEAD).making
+    assert (making.films, making.actors, making.films_per_actor_second) == (0, 0, None)
+    assert making.environments == ((HEAD.fingerprint, 3),)
+    tally = Tally()
+    record = read_record(dataset, "phantoms-000000")
+    assert record is not None
+    tally.count(dataclasses.replace(record, timings={"make_s": 4.0}))
+    tally.count(
+        dataclasses.replace(record, timings={"make_s": 2.0}, fingerprint={"device": "cuda"}, actor="b")
+    )
+    timed = tally.summary().making
+    assert (timed.films, timed.seconds, timed.actors) == (2 * record.samples, 6.0, 2)
+    assert [shards for _, shards in timed.environments] == [1, 1]
 
 
 def test_finish_takes_the_present_split(tmp_path: Path) -> None:

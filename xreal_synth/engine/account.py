@@ -129,7 +129,7 @@ class Account:
         made = totals.samples - self._before
         dataset = None
         if head is not None and code != STOPPED:
-            dataset = finish(self._store, head, split_of=self._run.plan.split)
+            dataset = finish(self._store, head, split_of=self._run.plan.split, asked=self._run.recipe.samples)
         return RunSummary(
             exit_code=code,
             uri=self._store.uri,

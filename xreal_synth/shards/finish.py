@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from xreal_synth.errors import DatasetError
+from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.merge import Merger
@@ -25,13 +25,19 @@ from xreal_synth.types import FileStamp, ShardRecord, Split
 
 
 def finish(
-    store: Store, head: DatasetHead, *, split_of: Callable[[int], Split] | None = None
+    store: Store,
+    head: DatasetHead,
+    *,
+    split_of: Callable[[int], Split] | None = None,
+    asked: int | None = None,
 ) -> DatasetSummary:
     """Writes the three files from whatever shards are done, replacing older ones, the index last.
 
     `split_of(group)` puts the recipe's present split in place of the one the shards were written under.
+    `asked` is the number of groups that the recipe asks for; without it what the index has told stays.
     Raises DatasetError on a damaged record or table.
     """
+    asked = asked if asked is not None else asked_groups(store)
     shards = shards_in(store, RECORDS, head.name)
     with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder:
         whole, rejects = Path(folder, SAMPLES), Path(folder, REJECTED)
@@ -49,11 +55,21 @@ def finish(
                     rejected.add(_table(store, record.rejects, rejected_schema()), record.rejects.path)
         files = (stamp(SAMPLES, whole), stamp(REJECTED, rejects))
         index = Path(folder, INDEX)
-        write_index(index, head, files, records_of(store, head, shards))
+        write_index(index, head, files, records_of(store, head, shards), asked)
         store.replace(SAMPLES, whole)
         store.replace(REJECTED, rejects)
         store.replace(INDEX, index)
-    return tally.summary()
+    return tally.summary(asked)
+
+
+def asked_groups(store: Store) -> int | None:
+    """The groups that the last finished run asked for, as index.json tells; None where it does not."""
+    try:
+        told = json.loads(store.read_bytes(INDEX)).get("asked")
+    except (ValueError, AttributeError, StorageError, OSError):
+        return None
+    groups = told.get("groups") if isinstance(told, dict) else None
+    return groups if isinstance(groups, int) and groups > 0 else None
 
 
 def records_of(store: Store, head: DatasetHead, shards: Iterable[int]) -> Iterator[ShardRecord]:
@@ -67,13 +83,23 @@ def records_of(store: Store, head: DatasetHead, shards: Iterable[int]) -> Iterat
 
 
 def write_index(
-    out: Path, head: DatasetHead, files: Iterable[FileStamp], records: Iterable[ShardRecord]
+    out: Path,
+    head: DatasetHead,
+    files: Iterable[FileStamp],
+    records: Iterable[ShardRecord],
+    asked: int | None = None,
 ) -> None:
     """index.json: the dataset's files, then a line per shard, then the totals; the same bytes each time.
 
     Where a gate was, the shards' lines have what it refused and the totals what it did.
     """
-    first = {"format_version": head.format_version, "name": head.name, "digest": head.digest}
+    first: dict[str, object] = {
+        "format_version": head.format_version,
+        "name": head.name,
+        "digest": head.digest,
+    }
+    if asked is not None:
+        first["asked"] = {"groups": asked}
     samples = groups = size = 0
     gate = GateTally()
     with out.open("w", encoding="utf-8", newline="\n") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from xreal_synth.shards.acceptance import GateTally
@@ -22,11 +22,30 @@ class LabelTally:
 
 
 @dataclass(frozen=True, slots=True)
+class Making:
+    """Who made the shards, as their records say.
+
+    `films` were made in `seconds`, summed over shards and actors; adopted shards tell no time. `actors` counts
+    names, `environments` are fingerprints with the shards made in each, the most first.
+    """
+
+    films: int = 0
+    seconds: float = 0.0
+    actors: int = 0
+    environments: tuple[tuple[dict[str, str], int], ...] = ()
+
+    @property
+    def films_per_actor_second(self) -> float | None:
+        return self.films / self.seconds if self.seconds > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetSummary:
     """Counts over all finished shards.
 
     `members` counts films by kind (h twin or healthy, v variant, s sham), `rows` groups by the recipe's
     findings row, `bytes` those of the tars; `image_sizes` are (height, width); `gate` is None where none was.
+    `asked` is the number of groups that the last run asked for, None where no run has told.
     """
 
     shards: int
@@ -41,6 +60,8 @@ class DatasetSummary:
     rows: dict[int, int]
     image_sizes: tuple[tuple[int, int], ...]
     gate: Acceptance | None = None
+    asked: int | None = None
+    making: Making = field(default_factory=Making)
 
 
 class Tally:
@@ -55,6 +76,10 @@ class Tally:
         self._sizes: set[tuple[int, int]] = set()
         self._last_group: int | None = None
         self._gate = GateTally()
+        self._actors: set[str] = set()
+        self._environments: Counter[tuple[tuple[str, str], ...]] = Counter()
+        self._timed: Counter[str] = Counter()
+        self._seconds = 0.0
 
     def count(self, record: ShardRecord) -> None:
         self._gate.add(record.gate)
@@ -62,6 +87,11 @@ class Tally:
             self._totals[name] += getattr(record, name)
         self._totals["shards"] += 1
         self._totals["bytes"] += record.tar.bytes
+        self._environments[tuple(sorted(record.fingerprint.items()))] += 1
+        if (seconds := record.timings.get("make_s", 0.0)) > 0:
+            self._actors.add(record.actor)
+            self._timed["films"] += record.samples
+            self._seconds += seconds
 
     def add(self, table: Any) -> None:
         """Counts a pyarrow table of samples; a group's members follow one another."""
@@ -80,7 +110,8 @@ class Tally:
                 self._rows[row] += 1
                 self._last_group = group
 
-    def summary(self) -> DatasetSummary:
+    def summary(self, asked: int | None = None) -> DatasetSummary:
+        """The counts so far; `asked` as DatasetSummary has it."""
         labels = tuple(
             LabelTally(column, *(self._labels[column, value] for value in (1, 0, None)))
             for column in LABEL_COLUMNS
@@ -94,7 +125,14 @@ class Tally:
             rows=dict(sorted(self._rows.items())),
             image_sizes=tuple(sorted(self._sizes)),
             gate=self._gate.total,
+            asked=asked,
+            making=self._making(),
         )
+
+    def _making(self) -> Making:
+        ranked = sorted(self._environments.items(), key=lambda item: (-item[1], item[0]))
+        environments = tuple((dict(names), shards) for names, shards in ranked)
+        return Making(self._timed["films"], round(self._seconds, 3), len(self._actors), environments)
 
 
 def _counts(table: Any, column: str) -> dict[Any, int]:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import StorageError, XrealError
 from xreal_synth.shards.check import MOST_PER_FILE, file_problems, local_copy
-from xreal_synth.shards.finish import records_of, write_index
+from xreal_synth.shards.finish import asked_groups, records_of, write_index
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import INDEX, REJECTED, SAMPLES, stem_of, table_key
 from xreal_synth.shards.problems import VerifyProblem
@@ -57,7 +57,8 @@ def _index(store: Store, head: DatasetHead, shards: Mapping[int, int], complete:
     with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, local_copy(store, INDEX) as found:
         wanted = Path(folder, INDEX)
         if complete:
-            write_index(wanted, head, files, records_of(store, head, sorted(shards)))
+            records = records_of(store, head, sorted(shards))
+            write_index(wanted, head, files, records, asked_groups(store))
         if complete and not filecmp.cmp(wanted, found, shallow=False):
             problems.append(VerifyProblem(INDEX, f"is not that of the shards here; {_STALE}", None))
     return problems
