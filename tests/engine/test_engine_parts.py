@@ -30,10 +30,10 @@ from xreal_synth.storage import LocalStore
         ({}, Resources(0.5, 0), "cpu", 4, 1),
         ({"actors": 3}, Resources(8, 0), "cpu", 4, 3),
         ({"cpus_per_actor": 2.0}, Resources(8, 0), "cpu", 4, 4),
-        ({}, Resources(64, 4, nodes=2), "cuda", 16, 4),
-        ({"gpus_per_actor": 0.5}, Resources(64, 4), "cuda", 16, 8),
+        ({}, Resources(64, 4, nodes=2), "cuda", None, 4),
+        ({"gpus_per_actor": 0.5}, Resources(64, 4), "cuda", None, 8),
         ({"gpus_per_actor": 0.0, "micro_batch": 7}, Resources(6, 4), "cpu", 7, 6),
-        ({"gpus_per_actor": 1.0}, Resources(4, 0, nodes=2), "cuda", 16, 1),
+        ({"gpus_per_actor": 1.0}, Resources(4, 0, nodes=2), "cuda", None, 1),
     ],
 )
 def test_compute_auto(settings, resources, device, micro_batch, actors):
@@ -41,6 +41,20 @@ def test_compute_auto(settings, resources, device, micro_batch, actors):
     assert (shape.device, shape.micro_batch) == (device, micro_batch)
     assert shape.wanted(resources, shards=100) == actors
     assert shape.wanted(resources, shards=1) == 1
+
+
+def test_micro_batch_is_the_recipe_s_else_the_recorded_one():
+    gpu = Resources(8, 1)
+    assert actor_shape(Compute(), gpu, recorded=24).micro_batch == 24
+    assert actor_shape(Compute(), Resources(8, 0), recorded=24).micro_batch == 24
+    assert actor_shape(Compute(micro_batch=5), gpu, recorded=24).micro_batch == 5
+
+
+def test_range_of_actors():
+    compute = Compute(actors={"min": 2, "max": 6})
+    shape = actor_shape(compute, Resources(1, 0))
+    assert (shape.wanted(Resources(1, 0), shards=100), shape.least) == (6, 2)
+    assert local_cpus(Compute(actors={"min": 2, "max": 96})) == 96
 
 
 def test_gpu_asked_for_where_there_is_none_is_an_error():

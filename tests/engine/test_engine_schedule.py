@@ -43,6 +43,35 @@ def test_infrastructure_is_not_held_against_a_shard_and_ends_the_run_only_withou
     assert schedule.reason(schedule.waiting[0]) == "gone"
 
 
+def test_a_shard_that_kills_its_actors_while_others_are_finished_is_given_up():
+    schedule = Schedule([0, 1, 2, 3], Limits(fruitless=50))
+    assert schedule.died(schedule.take("a"), "gone")
+    for actor in "bc":
+        schedule.done(schedule.take(actor))
+        assert schedule.waiting[-1] == 0
+    schedule.done(schedule.take("b"))
+    assert schedule.died(schedule.take("b"), "gone")
+    assert not schedule.died(schedule.take("c"), "gone again")
+    assert schedule.given_up == {0: "3 actors ended while they made it; the last: gone again"}
+
+
+def test_no_shard_is_to_blame_where_every_actor_dies():
+    schedule = Schedule([0, 1], Limits(fruitless=20))
+    for _ in range(20):
+        assert not schedule.exhausted(actors=1)
+        assert schedule.died(schedule.take("a"), "gone")
+    assert schedule.exhausted(actors=1)
+    assert schedule.given_up == {}
+
+
+def test_deaths_from_outside_are_not_held_against_a_shard():
+    schedule = Schedule([0, 1, 2], Limits(), finished=5)
+    for _ in range(10):
+        assert schedule.failed(0, "a", "lost", "node gone")
+    assert schedule.died(0, "gone")
+    assert schedule.given_up == {}
+
+
 def test_an_idle_actor_is_stale_when_all_that_waits_has_failed_on_every_actor():
     schedule = Schedule([0], Limits())
     schedule.failed(schedule.take("a"), "a", "error", "boom")

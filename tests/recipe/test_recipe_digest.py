@@ -44,6 +44,7 @@ def digest(*overrides: str) -> str:
     "same",
     [
         "name=other", "samples=99", "output.uri=s3://elsewhere/x", "split.val=0.5", "compute.actors=2",
+        "compute.actors={min: 1, max: 3}", "compute.drain_s=5", "compute.hang_timeout_s=5",
         "compute.gpus_per_actor=0.5", "compute.cpus_per_actor=2", "sampling.steps=25", "sampling.mode=branch",
         "output.shard_samples=64", "anatomy.augment.shift=0.03", "findings[1].weight=2.0",
         "findings[1].labels[0].name=Pleural Effusion", "findings[1].labels[0].zone=any", "output.upscale=null",

@@ -56,7 +56,7 @@ def preview(
             if refusal.dropped:
                 console.print(f"group {refusal.group}: not made: {refusal.reason}", markup=False)
     specs = [spec for spec, _ in planned if spec is not None]
-    backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus)))
+    backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus), recorded=4))
     films = [
         sample
         for group in track(render_groups(run, backend, specs), "making groups", len(specs), console=console)

@@ -46,7 +46,7 @@ def replay(
     """
     from xreal_synth.engine.backend import Networks
     from xreal_synth.engine.reopen import reopen
-    from xreal_synth.engine.resources import Resources, actor_shape
+    from xreal_synth.engine.resources import Resources, actor_shape, recorded_micro_batch
     from xreal_synth.engine.worker import replay as make_again
     from xreal_synth.report.samples import find_sample
     from xreal_synth.shards.head import read_head
@@ -56,7 +56,8 @@ def replay(
     head = read_head(store)
     stored = find_sample(store, head, key)
     run = reopen(store, head, samples=stored.meta.group + 1, bundle=bundle, films=films)
-    shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=_gpus()))
+    recorded = recorded_micro_batch(head.fingerprint)
+    shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=_gpus()), recorded)
     with console.status(f"making {key}"):
         backend = Networks().open(run, shape)
         made = make_again(run, backend, key, stored.meta.attempt)

@@ -22,6 +22,7 @@ from xreal_synth.engine.progress import (
     ShardDone,
     ShardFailure,
 )
+from xreal_synth.errors import XrealError
 from xreal_synth.shards.finish import finish
 from xreal_synth.types import ShardRecord
 
@@ -127,9 +128,13 @@ class Account:
         code, totals = ending.exit_code, self.totals
         seconds = time.monotonic() - self._began
         made = totals.samples - self._before
-        dataset = None
+        dataset, message = None, _NEXT[code]
         if head is not None and code != STOPPED:
-            dataset = finish(self._store, head, split_of=self._run.plan.split, asked=self._run.recipe.samples)
+            try:
+                split, asked = self._run.plan.split, self._run.recipe.samples
+                dataset = finish(self._store, head, split_of=split, asked=asked)
+            except (OSError, XrealError) as error:
+                code, message = PARTIAL, f"the dataset's tables were not written: {error}\n{_NEXT[PARTIAL]}"
         return RunSummary(
             exit_code=code,
             uri=self._store.uri,
@@ -144,7 +149,7 @@ class Account:
             images_per_s=made / seconds if seconds > 0 else 0.0,
             label_counts=dict(totals.labels),
             failures=ending.failures,
-            message=_NEXT[code],
+            message=message,
             dataset=dataset,
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from xreal_synth.engine.enlarge import enlarged_fade
+from xreal_synth.engine.micro_batch import LARGEST, Trial
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 
@@ -64,7 +65,12 @@ class Networks:
             from xreal_synth.models.upscaler import load_upscaler
 
             upscaler = load_upscaler(run.bundle, shape.device, precision)
-        return TorchBackend(run, model, _device_name(shape.device), precision, shape.micro_batch, upscaler)
+        backend = TorchBackend(
+            run, model, _device_name(shape.device), precision, shape.micro_batch or 1, upscaler
+        )
+        if shape.micro_batch is None:
+            backend.find_micro_batch(shape.gpus)
+        return backend
 
 
 class TorchBackend:
@@ -80,6 +86,16 @@ class TorchBackend:
         self.device = device
         self.precision = precision
         self.micro_batch = micro_batch
+        self.trials: tuple[Trial, ...] = ()
+
+    def find_micro_batch(self, share: float) -> None:
+        """Sets the micro-batch by micro_batch.py's rule; `share` is the actor's part of a GPU. Raises
+        EngineError."""
+        from xreal_synth.engine.micro_batch import find_micro_batch, measure_torch
+
+        largest = min(LARGEST, self._run.recipe.output.shard_size, self._run.recipe.samples)
+        found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
+        self.micro_batch, self.trials = found.micro_batch, found.trials
 
     def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
         from xreal_synth.sampling.groups import sample_groups

@@ -50,7 +50,7 @@ class Phantom:
         """Raises RuntimeError if it is `broken`."""
         if self.broken:
             raise RuntimeError("this backend was asked not to load")
-        return PhantomBackend(self, shape.micro_batch, run.enlarging)
+        return PhantomBackend(self, shape.micro_batch or 1, run.enlarging)
 
 
 class PhantomBackend:

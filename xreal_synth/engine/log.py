@@ -10,6 +10,7 @@ from xreal_synth.engine.progress import (
     ActorUp,
     Advanced,
     Event,
+    MicroBatchFound,
     RunStarted,
     ShardAdopted,
     ShardDiscarded,
@@ -42,15 +43,21 @@ def line_of(event: Event) -> str:
     """One event in one line."""
     match event:
         case RunStarted():
+            batch = "to be found by the first actor" if event.micro_batch is None else event.micro_batch
             return (
                 f"{event.uri}: {event.shards_done} of {event.shards_total} shards done, "
-                f"{event.actors} actors on {event.device}, micro-batch {event.micro_batch}"
+                f"{event.actors} actors on {event.device}, micro-batch {batch}"
             )
         case Advanced():
             left = "" if event.eta_s is None else f", {event.eta_s:.0f} s left"
             return f"{event.films_done} of {event.films_total} films, {event.images_per_s:.2f} images/s{left}"
         case ActorUp():
             return f"actor {event.actor} up on {event.node} after {event.seconds:.1f} s"
+        case MicroBatchFound():
+            tried = ", ".join(
+                f"{size}: {rate:.2f} films/s, {memory:.0%} of memory" for size, rate, memory in event.tried
+            )
+            return f"micro-batch {event.micro_batch} from now on (tried {tried})"
         case ActorLost():
             at = "" if event.shard is None else f" with shard {event.shard}"
             return f"actor {event.actor} lost{at}: {event.reason}"

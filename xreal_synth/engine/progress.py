@@ -23,7 +23,8 @@ STOPPED: ExitCode = 75
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The ledger is read and Ray is up. `films_*` count delivered films; the total is an expectation."""
+    """The ledger is read and Ray is up. `films_*` count delivered films; the total is an expectation. The
+    micro-batch is None where the first actor is to find it."""
 
     uri: str
     shards_total: int
@@ -32,7 +33,7 @@ class RunStarted:
     films_done: int
     actors: int
     device: str
-    micro_batch: int
+    micro_batch: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,14 @@ class ActorUp:
     actor: str
     node: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchFound:
+    """The dataset's micro-batch, found by the first actor; `tried` are (size, films per second, memory share)."""
+
+    micro_batch: int
+    tried: tuple[tuple[int, float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,7 @@ Event = (
     RunStarted
     | Advanced
     | ActorUp
+    | MicroBatchFound
     | ActorLost
     | ShardDone
     | ShardRetried

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.shards.names import quarantine_key, record_key, rejects_key, table_key, tar_key
-from xreal_synth.shards.record import parse_record, record_bytes, stamp
+from xreal_synth.shards.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.storage import Store, sha256_of
 from xreal_synth.types import FileStamp, ShardRecord
 
@@ -23,8 +23,11 @@ T = TypeVar("T")
 TRIES = 5
 FIRST_WAIT_S = 0.5
 _HOPELESS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
+    errno.EISDIR,
 )  # fmt: skip
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A disk, a quota or a file that may not grow further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,12 @@ def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: 
     """Writes tar, table, record; returns the record in force, which may be an earlier, equal one's.
 
     With `replacing` the shard's old record goes first and its tar is replaced: a shard that has grown, or
-    one whose files were damaged. Raises StorageError, and DatasetError if other bytes are there already.
+    one whose files were damaged; a late actor finds that done and changes nothing. Raises StorageError, and
+    DatasetError if other bytes are there already.
     """
     stem = files.stem
+    if replacing and (there := _in_place(store, stem, record)) is not None:
+        return there
     if replacing:
         with_retries(f"deleting {record_key(stem)}", lambda: store.delete(record_key(stem)))
         with_retries(f"writing {record.tar.path}", lambda: store.replace(record.tar.path, files.tar))
@@ -90,6 +96,20 @@ def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: 
     else:
         with_retries(f"deleting {rejects_key(stem)}", lambda: store.delete(rejects_key(stem)))
     return _put_record(store, stem, record)
+
+
+def _in_place(store: Store, stem: str, wanted: ShardRecord) -> ShardRecord | None:
+    """The record that is there, if it and the files it names are those wanted."""
+    try:
+        there = with_retries(f"reading {record_key(stem)}", lambda: read_record(store, stem))
+    except DatasetError:
+        return None
+    if there is None or (there.tar, there.table, there.rejects) != (wanted.tar, wanted.table, wanted.rejects):
+        return None
+    stamps = [entry for entry in (there.tar, there.table, there.rejects) if entry is not None]
+    sound = all(store.size(entry.path) == entry.bytes and sha256_of(store, entry.path) == entry.sha256
+                for entry in stamps)  # fmt: skip
+    return there if sound else None
 
 
 def _same_or_error(store: Store, record: ShardRecord) -> None:

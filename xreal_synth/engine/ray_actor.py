@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 from xreal_synth.engine.backend import Backend, BackendSpec
+from xreal_synth.engine.micro_batch import Trial
+from xreal_synth.engine.publish import FULL, with_retries
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.engine.schedule import Cause
 from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.engine.worker import environment, run_shard
-from xreal_synth.errors import EngineError, StorageError, XrealError
+from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.shards.record import read_record
 from xreal_synth.storage import Store, open_store
 from xreal_synth.types import ShardRecord
 
@@ -29,6 +32,12 @@ T = TypeVar("T")
 
 SPOILS_DEVICE = ("OutOfMemoryError", "AcceleratorError")
 """Exceptions of torch after which the process's device context cannot be trusted."""
+
+OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
+OUT_OF_MEMORY_MEND = (
+    "free the device's memory for this actor; or begin another dataset with a smaller compute.micro_batch: a dataset's "
+    "own, recorded in dataset.json, is never changed, because it changes bytes"
+)
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Several processes of one thread keep all cores busy; several threads in one do not, and change bytes. Ray sets
@@ -52,16 +61,18 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An actor that can make shards."""
+    """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did."""
 
     node: str
     pid: int
     fingerprint: dict[str, str]
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A failure as the driver hears of it; `spoiled` means that the actor must be replaced."""
+    """A failure as the driver hears of it; `spoiled` means that the actor must be replaced. Causes are the
+    schedule's."""
 
     cause: Cause
     reason: str
@@ -86,6 +97,11 @@ class Generator:
         return _caught(lambda: self._make(shard, attempt, replacing))
 
     @ray.method(concurrency_group="beat")
+    def placed(self) -> str:
+        """The id of the node it runs on; answers before anything is loaded."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    @ray.method(concurrency_group="beat")
     def beat(self) -> float:
         """Films made in the shard at work; answers while one is made."""
         return self._films
@@ -108,19 +124,38 @@ class Generator:
             raise refuse_unshared(store, socket.gethostname())
         backend = order.backend.open(run, order.shape)
         self._loaded = run, backend, store
-        return Ready(socket.gethostname(), os.getpid(), environment(backend))
+        trials = getattr(backend, "trials", ())
+        return Ready(socket.gethostname(), os.getpid(), environment(backend), trials)
 
     def _make(self, shard: int, attempt: int, replacing: bool) -> ShardRecord:
         assert self._loaded is not None, "ready() comes first"
         run, backend, store = self._loaded
         self._films = 0.0
+        if not replacing and (there := _made_elsewhere(run, store, shard)) is not None:
+            return there
         return run_shard(
             run, backend, run.plan.shard(shard), store, attempt=attempt, replacing=replacing,
-            actor=f"{self._order.actor}@{socket.gethostname()}", heartbeat=self._count,
+            actor=actor_id(self._order.actor, socket.gethostname(), os.getpid()), heartbeat=self._count,
         )  # fmt: skip
 
     def _count(self, films: float) -> None:
         self._films += films
+
+
+def actor_id(name: str, host: str, pid: int) -> str:
+    """How a record names the actor that made it."""
+    return f"{name}@{host}:{pid}"
+
+
+def _made_elsewhere(run: Run, store: Store, shard: int) -> ShardRecord | None:
+    """The record of a shard that another run, or a late actor, has finished since this run began."""
+    plan = run.plan.shard(shard)
+    try:
+        record = with_retries(f"reading the record of {plan.stem}", lambda: read_record(store, plan.stem))
+    except DatasetError:
+        return None
+    whole = record is not None and (record.digest, record.stop) == (run.digest, plan.stop)
+    return record if whole else None
 
 
 def actor_class(shape: ActorShape) -> Any:
@@ -151,4 +186,10 @@ def failure_of(error: Exception) -> Failed:
     if isinstance(error, XrealError):
         return Failed("mistake", error.message(), trace)
     name = type(error).__name__
-    return Failed("error", f"{name}: {error}", trace, spoiled=name in SPOILS_DEVICE)
+    reason = f"{name}: {error}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        mend = "make room where temporary files go (TMPDIR), then run the same command again to go on"
+        return Failed("storage", f"{reason}\n  mend:   {mend}", trace)
+    if name in OUT_OF_MEMORY:
+        reason += f"\n  mend:   {OUT_OF_MEMORY_MEND}"
+    return Failed("error", reason, trace, spoiled=name in SPOILS_DEVICE)

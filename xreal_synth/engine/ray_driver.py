@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from xreal_synth.engine.ledger import Ledger, missing_records, read_ledger
 from xreal_synth.engine.progress import (
     ActorLost,
     ActorUp,
+    MicroBatchFound,
     OnEvent,
     RunStarted,
     RunSummary,
@@ -26,14 +28,15 @@ from xreal_synth.engine.progress import (
     Warned,
 )
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.ray_actor import Failed, Order, Ready
+from xreal_synth.engine.ray_actor import Failed, Order, Ready, actor_id
 from xreal_synth.engine.ray_pool import Lost, Member, Outcome, Pool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
-from xreal_synth.engine.resources import ActorShape, actor_shape
+from xreal_synth.engine.resources import actor_shape, recorded_micro_batch
 from xreal_synth.engine.schedule import Limits, Schedule
 from xreal_synth.engine.setup import Run, check_before_start, claim
 from xreal_synth.errors import EngineError, StorageError
+from xreal_synth.recipe.schema import Compute
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import quarantine_key, stem_of
 from xreal_synth.shards.seal import sealed
@@ -60,32 +63,46 @@ def generate(
     shards in flight and end with exit code 75. The summary's exit code is 0 complete, 3 partial, 75 stopped;
     exit code 2 is an exception: XrealError where nothing could start, and then nothing is written.
     """
-    stop, backend, limits = stop or threading.Event(), backend or Networks(), limits or Limits()
+    stop, backend = stop or threading.Event(), backend or Networks()
+    limits = limits or limits_of(run.recipe.compute)
     head = check_before_start(run, store)
+    store.sweep()
     ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event)
     account = Account(run, store, ledger.totals, on_event)
     if head is not None and not ledger.todo:
         return account.summary(head, Ending({}, {}, stopped=False))
     with session(address, run.recipe.compute), stop_signals(stop):
-        shape = actor_shape(run.recipe.compute, resources())
+        recorded = recorded_micro_batch(head.fingerprint) if head else None
+        shape = actor_shape(run.recipe.compute, resources(), recorded)
         with probed(store, cluster=address is not None) as probe:
             order = Order("", run.loaded, run.digest, store.uri, shape, backend, str(Path.cwd()), probe)
-            pool = Pool(shape, lambda name: replace(order, actor=name))
-            return _Driver(run, store, ledger, account, pool, shape, stop, limits, head).run()
+            return _Driver(run, store, ledger, account, order, stop, limits, head).run()
+
+
+def limits_of(compute: Compute) -> Limits:
+    """The recipe's timeouts, and the engine's own limits."""
+    return Limits(
+        boot_s=compute.boot_timeout_s, hang_s=compute.hang_timeout_s, drain_s=compute.drain_s
+    )  # fmt: skip
 
 
 class _Driver:
     """One run's loop."""
 
     def __init__(
-        self, run: Run, store: Store, ledger: Ledger, account: Account, pool: Pool, shape: ActorShape,
+        self, run: Run, store: Store, ledger: Ledger, account: Account, order: Order,
         stop: threading.Event, limits: Limits, head: DatasetHead | None,
     ) -> None:  # fmt: skip
-        self.run_, self.store, self.account, self.pool, self.shape = run, store, account, pool, shape
+        self.run_, self.store, self.account = run, store, account
+        self.shape = order.shape
+        self.pool = Pool(order.shape, lambda name: replace(order, actor=name, shape=self.shape))
         self.stop, self.limits, self.head = stop, limits, head
         self.replacing = ledger.replacing
-        self.schedule = Schedule(ledger.todo, limits)
+        self.schedule = Schedule(ledger.todo, limits, ledger.totals.shards)
         self.made: set[int] = set()
+        self.begun = False
+        self.ours: set[str] = set()
+        self.told_of_others = False
         self.boot_failures, self.boot_again_at = 0, 0.0
         self.fingerprints: list[dict[str, str]] = [head.fingerprint] if head else []
         self.claimed = False
@@ -139,7 +156,8 @@ class _Driver:
         if self._exhausted() or now < self.boot_again_at:
             return
         unfinished = len(self.schedule) + len(self.pool.in_state("working"))
-        for _ in range(self.shape.wanted(self.resources, unfinished) - len(self.pool)):
+        wanted = self.shape.wanted(self.resources, unfinished) if self.shape.micro_batch is not None else 1
+        for _ in range(wanted - len(self.pool)):
             self.pool.start()
         waiting = self.pool.in_state("booting")
         oldest = min((member.since for member in waiting), default=now)
@@ -154,21 +172,35 @@ class _Driver:
             )
 
     def _assign(self) -> None:
-        if self._exhausted():
+        idle = self.pool.in_state("idle")
+        self.begun = self.begun or len(idle) >= min(self.shape.least, len(self.schedule))
+        if self._exhausted() or not self.begun:
             return
-        for member in self.pool.in_state("idle"):
+        for member in idle:
             shard = self.schedule.take(member.name)
             if shard is not None:
                 tries = self.schedule.tries(shard)
                 self.pool.assign(member, shard, tries, shard in self.replacing and shard not in self.made)
 
     def _listen(self) -> None:
-        for member, outcome in self.pool.wait(self.limits.tick_s):
-            self._hear(member, outcome)
+        self._hear_all(self.limits.tick_s)
         for member in self.pool.hung(self.limits.hang_s):
             self.pool.end(member)
-            self._lost(member, f"no new film for {time.monotonic() - member.changed_at:.0f} s")
+            self._lost(member, Lost(f"no new film for {time.monotonic() - member.changed_at:.0f} s"))
+        for member in self.pool.unready(self.limits.boot_s):
+            self.pool.end(member)
+            reason = f"not ready {time.monotonic() - member.placed_at:.0f} s after it had a place"
+            self._boot_failed(member, Failed("lost", reason, reason))
         self.account.advance(self.pool.in_state("working"), len(self.pool))
+
+    def _hear_all(self, timeout_s: float) -> None:
+        """Two actors or more of one node that end together are taken for the node's end."""
+        heard = self.pool.wait(timeout_s)
+        lost = Counter(member.node for member, outcome in heard if isinstance(outcome, Lost))
+        for member, outcome in heard:
+            if isinstance(outcome, Lost) and lost[member.node] > 1:
+                outcome = replace(outcome, outside=True)
+            self._hear(member, outcome)
 
     def _hear(self, member: Member, outcome: Outcome) -> None:
         shard, member.shard = member.shard, None
@@ -176,11 +208,12 @@ class _Driver:
             self.made.add(outcome.shard)
             self.schedule.done(outcome.shard)
             self.account.done(outcome)
+            self._tell_of_others(outcome)
         elif isinstance(outcome, Ready):
             self._ready(member, outcome)
         elif isinstance(outcome, Lost):
             member.shard = shard
-            self._lost(member, outcome.reason)
+            self._lost(member, outcome)
         elif shard is None:
             self.pool.end(member)
             self._boot_failed(member, outcome)
@@ -189,9 +222,12 @@ class _Driver:
 
     def _ready(self, member: Member, ready: Ready) -> None:
         if not self.claimed:
-            self.head, self.claimed = claim(self.run_, self.store, ready.fingerprint), True
+            self.head, self.claimed = self._claim(ready), True
             self.fingerprints = self.fingerprints or [self.head.fingerprint]
             self.account.start_clock()
+        if self.shape.micro_batch is None and not self._fixed(member, ready):
+            return
+        self.ours.add(actor_id(member.name, ready.node, ready.pid))
         if ready.fingerprint not in self.fingerprints:
             differences = "; ".join(fingerprint_differences(self.fingerprints[0], ready.fingerprint))
             self.fingerprints.append(ready.fingerprint)
@@ -200,6 +236,40 @@ class _Driver:
             )
         self.boot_failures = 0
         self.account.tell(ActorUp(member.name, ready.node, time.monotonic() - member.since))
+
+    def _claim(self, ready: Ready) -> DatasetHead:
+        """Raises EngineError where the place cannot be written: nothing could start."""
+        try:
+            return claim(self.run_, self.store, ready.fingerprint)
+        except OSError as error:
+            raise EngineError(
+                where=self.store.uri, found=f"cannot be written: {error.strerror or error}",
+                wanted="a place for the dataset", mend="make room or mend the place, or give another with --output",
+            ) from error  # fmt: skip
+
+    def _fixed(self, member: Member, ready: Ready) -> bool:
+        """Fixes the micro-batch as the dataset records it: found by this actor, or by another run that came
+        first; this actor is ended then, for it has another."""
+        assert self.head is not None, "the place is claimed"
+        found = recorded_micro_batch(ready.fingerprint)
+        fixed = recorded_micro_batch(self.head.fingerprint) or found
+        self.shape = replace(self.shape, micro_batch=fixed)
+        tried = tuple((trial.micro_batch, trial.films_per_s, trial.memory) for trial in ready.trials)
+        self.account.tell(MicroBatchFound(fixed or 0, tried))
+        if found != fixed:
+            self.pool.end(member)
+        return found == fixed
+
+    def _tell_of_others(self, record: ShardRecord) -> None:
+        if record.actor in self.ours or self.told_of_others:
+            return
+        self.told_of_others = True
+        self.account.tell(
+            Warned(
+                f"shard {record.shard} was made by {record.actor}, which is not of this run: another run works on "
+                "this output. That does no harm, the bytes are equal, but the same work may be done twice"
+            )
+        )
 
     def _boot_failed(self, member: Member, failed: Failed) -> None:
         self.boot_failures += 1
@@ -215,13 +285,20 @@ class _Driver:
         self.schedule.fruitless += 1
         self.account.tell(ActorLost(member.name, None, failed.reason))
 
-    def _lost(self, member: Member, reason: str) -> None:
-        if member.shard is None:
+    def _lost(self, member: Member, lost: Lost) -> None:
+        shard, reason = member.shard, lost.reason
+        if shard is None:
             self._boot_failed(member, Failed("lost", reason, reason))
             return
-        self.account.tell(ActorLost(member.name, member.shard, reason))
-        self.schedule.failed(member.shard, member.name, "lost", reason)
-        self.account.tell(ShardRetried(member.shard, self.schedule.tries(member.shard), reason))
+        self.account.tell(ActorLost(member.name, shard, reason))
+        if lost.outside:
+            again = self.schedule.failed(shard, member.name, "lost", reason)
+        else:
+            again = self.schedule.died(shard, reason)
+        if again:
+            self.account.tell(ShardRetried(shard, self.schedule.tries(shard), reason))
+        else:
+            self._quarantine(shard, Failed("lost", self.schedule.given_up[shard], reason))
 
     def _failed(self, member: Member, shard: int, failed: Failed) -> None:
         if failed.spoiled:
@@ -248,8 +325,7 @@ class _Driver:
         self.account.tell(Stopping(len(working)))
         deadline = time.monotonic() + self.limits.drain_s
         while self.pool.in_state("working") and time.monotonic() < deadline:
-            for member, outcome in self.pool.wait(min(self.limits.tick_s, 0.2)):
-                self._hear(member, outcome)
+            self._hear_all(min(self.limits.tick_s, 0.2))
             self.account.advance(self.pool.in_state("working"), len(self.pool))
         for member in self.pool.in_state("working"):
             assert member.shard is not None, "a working actor has a shard"

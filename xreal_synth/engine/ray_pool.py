@@ -15,15 +15,19 @@ from xreal_synth.types import ShardRecord
 
 BEAT_EVERY_S = 1.0
 _BEATS_PER_S = 200
+ANSWER_S = 60.0
+"""For an answer that Ray says is there."""
 
 State = Literal["booting", "idle", "working"]
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The actor or its node is gone."""
+    """The actor or its node is gone. `outside` says that its shard had no part in it: the node went, was
+    preempted or cannot be reached."""
 
     reason: str
+    outside: bool = False
 
 
 Outcome = Ready | ShardRecord | Failed | Lost
@@ -31,7 +35,8 @@ Outcome = Ready | ShardRecord | Failed | Lost
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One actor. `films` and `changed_at` tell a slow shard from one that hangs."""
+    """One actor. `node` is empty until it has a place, where it came up at `placed_at`; `films` and
+    `changed_at` tell a slow shard from one that hangs."""
 
     name: str
     handle: Any
@@ -43,6 +48,9 @@ class Member:
     changed_at: float = 0.0
     beat: Any = None
     beat_at: float = 0.0
+    placing: Any = None
+    placed_at: float = 0.0
+    node: str = ""
 
 
 class Pool:
@@ -66,7 +74,8 @@ class Pool:
         name = f"a{self._born}"
         self._born += 1
         handle = self._class.remote(self._order_of(name))
-        member = Member(name, handle, handle.ready.remote(), time.monotonic())
+        placing = handle.placed.remote()
+        member = Member(name, handle, handle.ready.remote(), time.monotonic(), placing=placing)
         self.members[name] = member
         return member
 
@@ -81,7 +90,8 @@ class Pool:
         self._ask_beats()
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         beats = {member.beat: member for member in self.members.values() if member.beat is not None}
-        everything = [*calls, *beats]
+        places = {member.placing: member for member in self.members.values() if member.placing is not None}
+        everything = [*calls, *beats, *places]
         if not everything:
             time.sleep(timeout_s)
             return []
@@ -90,12 +100,21 @@ class Pool:
         for call in back:
             if call in beats:
                 self._note_beat(beats[call])
+            elif call in places:
+                self._note_place(places[call])
         return [(calls[call], self._outcome(calls[call])) for call in back if call in calls]
 
     def hung(self, limit_s: float) -> list[Member]:
         """Members whose shard shows no new film for `limit_s`, or ten times the longest gap seen."""
         limit, now = max(limit_s, 10 * self.longest_gap_s), time.monotonic()
         return [member for member in self.in_state("working") if now - member.changed_at > limit]
+
+    def unready(self, limit_s: float) -> list[Member]:
+        """Members that have had a place for `limit_s` and are not ready."""
+        now = time.monotonic()
+        return [
+            member for member in self.in_state("booting") if member.node and now - member.placed_at > limit_s
+        ]
 
     def end(self, member: Member) -> None:
         """Kills the actor, alive or not: one that seemed unavailable may still be working."""
@@ -109,14 +128,14 @@ class Pool:
     def _outcome(self, member: Member) -> Outcome:
         call, member.call, member.beat = member.call, None, None
         try:
-            outcome: Outcome = ray.get(call)
+            outcome: Outcome = ray.get(call, timeout=ANSWER_S)
         except ray.exceptions.RayTaskError as error:
             outcome = Failed(
                 "error", f"{type(error.cause).__name__}: {error.cause}", str(error), spoiled=True
             )
         except ray.exceptions.RayError as error:
             self.end(member)
-            return Lost(_first_lines(error))
+            return Lost(_first_lines(error), _outside(error))
         member.state = "idle"
         return outcome
 
@@ -130,13 +149,27 @@ class Pool:
     def _note_beat(self, member: Member) -> None:
         call, member.beat = member.beat, None
         try:
-            films = float(ray.get(call))
+            films = float(ray.get(call, timeout=ANSWER_S))
         except ray.exceptions.RayError:
             return  # the shard's own call tells what happened
         if films != member.films:
             now = time.monotonic()
             self.longest_gap_s = max(self.longest_gap_s, now - member.changed_at)
             member.films, member.changed_at = films, now
+
+    def _note_place(self, member: Member) -> None:
+        call, member.placing = member.placing, None
+        try:
+            member.node, member.placed_at = str(ray.get(call, timeout=ANSWER_S)), time.monotonic()
+        except ray.exceptions.RayError:
+            return  # the call of ready() tells what happened
+
+
+def _outside(error: Exception) -> bool:
+    if isinstance(error, ray.exceptions.RayActorError) and error.preempted:
+        return True
+    unreachable = isinstance(error, ray.exceptions.ActorUnavailableError | ray.exceptions.GetTimeoutError)
+    return unreachable or "node has died" in str(error) or "node was" in str(error)
 
 
 def _first_lines(error: Exception) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from xreal_synth.errors import EngineError
-from xreal_synth.recipe.schema import Compute
+from xreal_synth.recipe.schema import ActorRange, Compute
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 
-MICRO_BATCH: dict[Device, int] = {"cpu": 4, "cuda": 16}
+CPU_MICRO_BATCH = 4
+"""Gains little above on a CPU; on a GPU `auto` is found by the first actor (micro_batch.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,19 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class ActorShape:
-    """What one actor takes and how it samples; `count` is how many the run wants at most, None for all
-    that fit."""
+    """What one actor takes and how it samples.
+
+    `micro_batch` is None as long as it is to be found. `count` is how many the run wants at most, None for all
+    that fit; the first shard waits until `least` are up.
+    """
 
     device: Device
     precision: Precision
-    micro_batch: int
+    micro_batch: int | None
     cpus: float
     gpus: float
     count: int | None
+    least: int = 1
 
     def wanted(self, resources: Resources, shards: int) -> int:
         """Actors worth having for `shards` unfinished shards: at least one, never more than shards."""
@@ -55,15 +61,30 @@ def cpu_count() -> int:
 def local_cpus(compute: Compute) -> int:
     """CPUs a local Ray is started with: the machine's, or more where the recipe asks for more actors."""
     share = 1.0 if compute.cpus_per_actor == "auto" else float(compute.cpus_per_actor)
-    asked = 1 if compute.actors == "auto" else int(compute.actors * share + 0.999)
-    return max(cpu_count(), asked)
+    _, most = _counts(compute)
+    return max(cpu_count(), 1 if most is None else int(most * share + 0.999))
 
 
-def actor_shape(compute: Compute, resources: Resources) -> ActorShape:
+def _counts(compute: Compute) -> tuple[int, int | None]:
+    """Fewest and most actors; None for as many as fit."""
+    actors = compute.actors
+    if isinstance(actors, ActorRange):
+        return actors.min, actors.max
+    return 1, None if actors == "auto" else actors
+
+
+def recorded_micro_batch(fingerprint: Mapping[str, str]) -> int | None:
+    """The micro-batch a dataset was begun with, from its fingerprint."""
+    text = fingerprint.get("micro_batch", "")
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def actor_shape(compute: Compute, resources: Resources, recorded: int | None = None) -> ActorShape:
     """One actor per GPU where there are GPUs, else one per core.
 
-    The micro-batch is fixed here, from the device kind alone, and recorded in the fingerprint with the
-    precision that the device gives: they change bytes.
+    The micro-batch is the recipe's, else the one `recorded` with the dataset, else 4 on a CPU; on a GPU the
+    first actor finds it. It stands in the fingerprint with the precision that the device gives: they change
+    bytes.
     Raises EngineError where the recipe asks for more GPU than a cluster without any has.
     """
     gpus = (
@@ -76,11 +97,14 @@ def actor_shape(compute: Compute, resources: Resources) -> ActorShape:
             mend="set compute.gpus_per_actor to auto or 0, or run on a machine with a GPU",
         )
     device: Device = "cuda" if gpus > 0 else "cpu"
+    micro_batch = recorded or (CPU_MICRO_BATCH if device == "cpu" else None)
+    least, most = _counts(compute)
     return ActorShape(
         device=device,
         precision=compute.precision,
-        micro_batch=MICRO_BATCH[device] if compute.micro_batch == "auto" else compute.micro_batch,
+        micro_batch=micro_batch if compute.micro_batch == "auto" else compute.micro_batch,
         cpus=1.0 if compute.cpus_per_actor == "auto" else compute.cpus_per_actor,
         gpus=gpus,
-        count=None if compute.actors == "auto" else compute.actors,
+        count=most,
+        least=least,
     )

@@ -5,6 +5,9 @@ Three kinds of failure:
 - error: any other exception in a shard. Three tries on different actors, then given up.
 - lost, storage: the actor, its node or the storage failed, not the shard. Back to the queue without end,
   while shards keep being finished; the run ends when too many fail with none finished in between.
+
+A shard whose actor died or hung, for no reason outside it that is known, is a suspect (`died`). It is given up
+after three such deaths while other shards were finished in between: then the shard kills its actors.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ Cause = Literal["mistake", "error", "lost", "storage"]
 class Limits:
     """When a run gives up, and how it waits. Times in seconds.
 
-    `tries` per shard; `fruitless` losses or storage failures (at least twice the actors) with no shard
-    finished in between end the run; `boot_failures` in a row before any actor was ready, too. A shard
-    hangs when its actor shows no new films for `hang_s` or ten times the longest such gap seen.
+    `tries` per shard, and `deaths` of actors with it in hand; `fruitless` losses or storage failures (at least
+    twice the actors) with no shard finished in between end the run; `boot_failures` in a row before any actor was
+    ready, too. A shard hangs when its actor shows no new films for `hang_s` or ten times the longest such gap
+    seen; an actor that has a place but is not ready after `boot_s` is replaced.
     """
 
     tries: int = 3
+    deaths: int = 3
     fruitless: int = 20
     boot_failures: int = 3
+    boot_s: float = 900.0
     hang_s: float = 600.0
     drain_s: float = 60.0
     tick_s: float = 0.5
@@ -37,18 +43,22 @@ class Limits:
 
 @dataclass(slots=True)
 class Failures:
-    """What went wrong with one shard so far."""
+    """What went wrong with one shard so far. `finished` shards there were at its last death that counted."""
 
     tries: int = 0
+    deaths: int = 0
+    finished: int = 0
     actors: set[str] = field(default_factory=set)
     reason: str = ""
 
 
 class Schedule:
-    """The queue of shards of one run."""
+    """The queue of shards of one run; `finished` shards were done before it."""
 
-    def __init__(self, todo: Iterable[int], limits: Limits) -> None:
+    def __init__(self, todo: Iterable[int], limits: Limits, finished: int = 0) -> None:
         self._queue: deque[int] = deque(todo)
+        self._taken: set[int] = set()
+        self._finished = finished
         self._limits = limits
         self._failures: dict[int, Failures] = {}
         self.given_up: dict[int, str] = {}
@@ -78,6 +88,7 @@ class Schedule:
             failures = self._failures.get(shard)
             if failures is None or actor not in failures.actors:
                 del self._queue[position]
+                self._taken.add(shard)
                 return shard
         return None
 
@@ -91,12 +102,13 @@ class Schedule:
 
     def done(self, shard: int) -> None:
         self._failures.pop(shard, None)
+        self._taken.discard(shard)
+        self._finished += 1
         self.fruitless = 0
 
     def failed(self, shard: int, actor: str, cause: Cause, reason: str) -> bool:
         """Notes a failure; True if the shard went back to the queue, False if it is given up."""
-        failures = self._failures.setdefault(shard, Failures())
-        failures.reason = reason
+        failures = self._noted(shard, reason)
         if cause in ("lost", "storage"):
             self.fruitless += 1
         else:
@@ -107,6 +119,33 @@ class Schedule:
             return False
         self._queue.append(shard)
         return True
+
+    def died(self, shard: int, reason: str) -> bool:
+        """Notes that an actor ended with this shard in hand, by its doing for all that is known; as `failed`.
+
+        A death counts if shards were finished since the last one that counted, or if only suspects are left and
+        no fewer shards than these are finished: where every actor dies, no shard is to blame.
+        """
+        failures = self._noted(shard, reason)
+        self.fruitless += 1
+        if failures.deaths == 0 or self._finished > failures.finished or self._only_suspects_left():
+            failures.deaths += 1
+            failures.finished = self._finished
+        if failures.deaths >= self._limits.deaths:
+            self.given_up[shard] = f"{failures.deaths} actors ended while they made it; the last: {reason}"
+            return False
+        self._queue.append(shard)
+        return True
+
+    def _noted(self, shard: int, reason: str) -> Failures:
+        self._taken.discard(shard)
+        failures = self._failures.setdefault(shard, Failures())
+        failures.reason = reason
+        return failures
+
+    def _only_suspects_left(self) -> bool:
+        suspects = {shard for shard, failures in self._failures.items() if failures.deaths}
+        return self._finished >= len(suspects) and suspects.issuperset((*self._queue, *self._taken))
 
     def exhausted(self, actors: int) -> bool:
         """Whether infrastructure failed too often with no shard finished in between."""

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.kinds import shown
-from xreal_synth.recipe.schema import Recipe
+from xreal_synth.recipe.schema import Compute, Recipe
 from xreal_synth.types import SamplingSettings
 
 _ABSENT = object()
@@ -37,7 +37,7 @@ def digested_settings(
             "split": True,
             "sampling": True,
             "output": {"uri"},
-            "compute": {"actors", "gpus_per_actor", "cpus_per_actor"},
+            "compute": set(Compute.model_fields) - {"micro_batch", "precision"},
         },
     )
     dumped["sampling"] = asdict(sampling)

@@ -21,6 +21,7 @@ LATER: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
     ("quality", "profile"): ("standard", "strict"),
     ("labels", "unrequested"): ("checked",),
 }
+_TAGGED: Final = (("anatomy", "source"), ("compute", "actors"))
 _KINDS: Final[dict[str, str]] = {
     "int_type": "a whole number",
     "int_parsing_size": "a whole number of sensible size",
@@ -85,8 +86,8 @@ def _collect(kind: Any, at: tuple[str, ...], found: dict[tuple[str, ...], tuple[
 
 
 def _real_path(loc: tuple[int | str, ...]) -> Path:
-    """pydantic's location without the tag that it puts after `anatomy.source`."""
-    if loc[:2] == ("anatomy", "source") and len(loc) > 2:
+    """pydantic's location without the tag that it puts after a value of several kinds."""
+    if loc[:2] in _TAGGED and len(loc) > 2:
         return (*loc[:2], *loc[3:])
     return loc
 

@@ -56,9 +56,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _auto_or(kind: type[int] | type[float], low: float, high: float) -> Callable[[object], object]:
+def _auto_or(
+    kind: type[int] | type[float], low: float, high: float, other: str = ""
+) -> Callable[[object], object]:
     word = "a whole number" if kind is int else "a number"
-    wanted = f"auto, or {word} from {low:g} to {high:g}"
+    wanted = f"auto, or {word} from {low:g} to {high:g}{other}"
 
     def check(value: object) -> object:
         if value == "auto":
@@ -70,6 +72,16 @@ def _auto_or(kind: type[int] | type[float], low: float, high: float) -> Callable
         return kind(value)
 
     return check
+
+
+def _gpu_share(value: object) -> object:
+    """Several actors may share a GPU; one actor takes no half of a second one."""
+    share = _auto_or(float, 0, 16)(value)
+    if isinstance(share, float) and share > 1 and share != int(share):
+        raise problem(
+            value, wanted="auto, a share of one GPU up to 1, or a whole number", mend=f"write {int(share)}"
+        )
+    return share
 
 
 def _range(low: float, high: float, what: str) -> Callable[[object], object]:
@@ -130,12 +142,11 @@ def finding_name(value: object) -> str:
 MAX_SHARD: Final = 10_000
 _SMALLEST: Final = 1e-6
 
-Actors = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=4096)], BeforeValidator(_auto_or(int, 1, 4096))
-]
-Gpus = Annotated[
-    Literal["auto"] | Annotated[float, Field(ge=0, le=16)], BeforeValidator(_auto_or(float, 0, 16))
-]
+MAX_ACTORS: Final = 4096
+"""An actor's calls and beats pass through one driver."""
+
+actor_count = _auto_or(int, 1, MAX_ACTORS, ", or a range: {min: 2, max: 16}")
+Gpus = Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=16)], BeforeValidator(_gpu_share)]
 Cpus = Annotated[
     Literal["auto"] | Annotated[float, Field(ge=0.1, le=256)], BeforeValidator(_auto_or(float, 0.1, 256))
 ]

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from xreal_synth.recipe.edits import Edit, ImagesSource
 from xreal_synth.recipe.kinds import (
-    Actors,
+    MAX_ACTORS,
     Box,
     Cpus,
     FindingName,
@@ -22,6 +22,7 @@ from xreal_synth.recipe.kinds import (
     Part,
     ShardSamples,
     SizeRange,
+    actor_count,
     near,
     problem,
     shown,
@@ -260,16 +261,73 @@ class Output(Part):
         return AUTO_SHARD_SAMPLES if self.shard_samples == "auto" else self.shard_samples
 
 
-class Compute(Part):
-    """What an actor gets; changes no film."""
+class ActorRange(Part):
+    """An elastic run's actors: they join as nodes do, and leave with them."""
 
-    actors: Actors = Field(default="auto", description="How many actors; auto: as many as fit.")
-    gpus_per_actor: Gpus = Field(default="auto", description="GPUs of one actor, shares allowed.")
+    min: int = Field(
+        default=1, ge=1, le=MAX_ACTORS, description="The first shard is begun when this many are up."
+    )
+    max: int = Field(
+        ge=1,
+        le=MAX_ACTORS,
+        description="This many are asked for at all times; those that fit nowhere wait for a node, which an "
+        "autoscaler takes as demand.",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.min > self.max:
+            raise problem(
+                None, found=f"min {self.min} above max {self.max}", wanted="min up to max", at="min",
+                mend=f"write {{min: {self.max}, max: {self.min}}}",
+            )  # fmt: skip
+        return self
+
+
+class Compute(Part):
+    """What an actor gets and how long it is waited for; of these, micro_batch and precision change bytes."""
+
+    actors: Annotated[
+        Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_ACTORS)], Tag("count")]
+        | Annotated[ActorRange, Tag("range")],
+        Discriminator(lambda value: "range" if isinstance(value, dict | ActorRange) else "count"),
+    ] = Field(
+        default="auto",
+        description="How many actors; auto: as many as fit on the nodes there are; {min: 2, max: 16}: see there.",
+    )
+    gpus_per_actor: Gpus = Field(
+        default="auto",
+        description="GPUs of one actor: a share of one (0.5: two actors on a GPU) or a whole number; auto: one "
+        "where there are GPUs.",
+    )
     cpus_per_actor: Cpus = Field(default="auto", description="CPUs of one actor.")
-    micro_batch: MicroBatch = Field(default="auto", description="Groups denoised together.")
+    micro_batch: MicroBatch = Field(
+        default="auto",
+        description="Groups denoised together; auto: 4 on a CPU, on a GPU found once by the first actor "
+        "(doubled until films per second grow by less than 5% or memory passes 80%), then fixed for the dataset.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic of the networks."
     )
+    boot_timeout_s: float = Field(
+        default=900.0, ge=1, le=86400,
+        description="An actor that has a place but has not loaded the models by then is replaced; seconds.",
+    )  # fmt: skip
+    hang_timeout_s: float = Field(
+        default=600.0, ge=1, le=86400,
+        description="An actor that shows no new film for so long (or ten times the longest gap seen, if that is "
+        "longer) is replaced; seconds.",
+    )  # fmt: skip
+    drain_s: float = Field(
+        default=60.0, ge=0, le=86400,
+        description="How long a stopped run waits for the shards in flight; seconds. A job's "
+        "RAY_JOB_STOP_WAIT_TIME_S must be longer.",
+    )  # fmt: skip
+
+    @field_validator("actors", mode="before")
+    @classmethod
+    def _known_count(cls, value: object) -> object:
+        return value if isinstance(value, dict | ActorRange) else actor_count(value)
 
 
 class Recipe(Part):

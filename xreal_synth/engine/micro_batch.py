@@ -1,0 +1,103 @@
+"""The micro-batch of a dataset, found once by its first actor on a GPU, then fixed and recorded.
+
+Rule: from 1 group it is doubled, up to the groups of a shard. A size is kept if films per second have grown by
+5% or more over the size before and the device's memory stayed at or under 80% of the actor's share; the first size
+that is not kept ends the search. It changes bytes, so nothing changes it afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xreal_synth.errors import EngineError
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.backend import TorchBackend
+    from xreal_synth.engine.setup import Run
+
+LEAST_GAIN = 0.05
+MOST_MEMORY = 0.8
+LARGEST = 256
+_PASSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a micro-batch gave: films per second, and the peak of memory as a share of the actor's part of the
+    device."""
+
+    micro_batch: int
+    films_per_s: float
+    memory: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The micro-batch to keep, and every size that was tried and fitted."""
+
+    micro_batch: int
+    trials: tuple[Trial, ...]
+
+
+def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARGEST) -> Found:
+    """Applies the rule; `measure(n)` is None where n groups do not fit. Raises EngineError if one does not."""
+    trials: list[Trial] = []
+    kept, size = 0, 1
+    while size <= max(largest, 1):
+        trial = measure(size)
+        if trial is None:
+            break
+        trials.append(trial)
+        crowded = trial.memory > MOST_MEMORY
+        slow = len(trials) > 1 and trial.films_per_s < (1 + LEAST_GAIN) * trials[-2].films_per_s
+        if kept and (crowded or slow):
+            break
+        kept = size
+        if crowded:
+            break
+        size *= 2
+    if not kept:
+        raise EngineError(
+            found="not even one group's films fit into the device's memory",
+            wanted="room for a micro-batch of 1",
+            mend="give the actor more of a GPU (compute.gpus_per_actor), or take a larger one",
+        )
+    return Found(kept, tuple(trials))
+
+
+def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) -> Trial | None:
+    """Films per second of the recipe's first groups, the faster of two passes; None if out of memory.
+
+    `share` is the actor's part of the GPU, 0 on a CPU, where memory is not watched.
+    """
+    import torch
+
+    from xreal_synth.engine.worker import group_job, plan_group
+
+    specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.samples)))
+    jobs = [group_job(run, spec) for spec in specs if spec is not None]
+    on_gpu = share > 0
+    backend.micro_batch = groups
+    seconds, films = float("inf"), 0
+    try:
+        for _ in range(_PASSES):
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+                torch.cuda.synchronize()
+            began = time.monotonic()
+            films = sum(len(group.films) for group in backend.render(jobs, lambda films: None))
+            if on_gpu:
+                torch.cuda.synchronize()
+            seconds = min(seconds, time.monotonic() - began)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    memory = 0.0
+    if on_gpu:
+        total = torch.cuda.get_device_properties().total_memory * min(share, 1.0)
+        memory = torch.cuda.max_memory_reserved() / total
+        torch.cuda.empty_cache()
+    return Trial(groups, films / seconds, memory)
