@@ -49,7 +49,7 @@ def output_place(uri: str, root: str | None) -> str:
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
     """Runs the job; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     say = say or _say
     try:
         return _generate(given, say)
@@ -86,7 +86,8 @@ def _end(summary: RunSummary, say: Callable[[str], None]) -> None:
         say(summary.message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The job's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m xreal_synth.jobs.generate",
         description="Makes a dataset from a recipe on the Ray cluster this job runs on.",
