@@ -16,6 +16,11 @@ from xreal_synth.cli.main import main
 from xreal_synth.evaluation.judging import write_judges
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.head import open_dataset
+from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
+from xreal_synth.storage import LocalStore
+from xreal_synth.types import ShardPlan
 
 FINDINGS = ("Pneumonia", "Infiltration", "Atelectasis", "Effusion", "Edema")
 LABELS = ["No Finding", "Effusion", "Pneumonia|Mass", "Hernia", "Edema|Pneumonia", "No Finding"]
@@ -69,3 +74,15 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return int(ended.value.code or 0)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def phantom_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve groups of drawn films of 64 pixels, with twins, Pneumonia and Effusion; no model made them."""
+    store = LocalStore(tmp_path_factory.mktemp("phantoms"))
+    open_dataset(store, phantom_head(), "version: 1\n", lambda there, here: [])
+    for number in range(3):
+        shard = ShardPlan("phantoms", number, 4 * number, 4 * number + 4)
+        publish_phantoms(store, shard, phantom_groups(shard.start, shard.stop, 64))
+    finish(store, phantom_head(), split_of=lambda group: "train")
+    return Path(store.uri)

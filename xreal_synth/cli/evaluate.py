@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from xreal_synth.cli import evaluate_bundle, evaluate_choices
+from xreal_synth.cli import evaluate_bundle, evaluate_choices, evaluate_utility
 from xreal_synth.cli.evaluate_common import (
     BundleOption,
     DataOption,
@@ -52,6 +52,7 @@ class Control(StrEnum):
 def register(app: typer.Typer) -> None:
     evaluate_bundle.register(group)
     evaluate_choices.register(group)
+    evaluate_utility.register(group)
     app.add_typer(group, name="evaluate")
 
 

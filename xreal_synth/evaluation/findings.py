@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,12 @@ def finding_figures(scores: FindingScores, bootstrap: Bootstrap) -> FindingFigur
 
 def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Figure:
     """Area under the ROC curve: the chance that a positive film scores above a negative one, ties half."""
+    positive, negative = int((labels == 1).sum()), int((labels == 0).sum())
+    return bootstrap.interval(area_of(scores, labels), min(positive, negative) and positive + negative)
+
+
+def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
+    """The area as a statistic of how often each film counts, [D, N] -> [D], for `Bootstrap.interval`."""
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     above = (scores[positive, None] > scores[None, negative]) + 0.5 * (
         scores[positive, None] == scores[None, negative]
@@ -79,7 +85,7 @@ def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Figure:
         won = ((p @ above) * n).sum(axis=1)
         return np.asarray(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
 
-    return bootstrap.interval(statistic, min(len(positive), len(negative)) and len(positive) + len(negative))
+    return statistic
 
 
 def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Figure:

@@ -1,0 +1,68 @@
+"""What is read for an evaluation of a dataset: its films, and the real ones of a manifest beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xreal_synth.cli.options import notes
+from xreal_synth.errors import TrainingError
+
+if TYPE_CHECKING:
+    from xreal_synth.evaluation.run import Report
+    from xreal_synth.export.source import Source
+    from xreal_synth.shards.tar import TarSample
+    from xreal_synth.storage import Store
+
+MadeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False
+    ),
+]
+RealOption = Annotated[
+    str,
+    typer.Option(
+        "--real",
+        metavar="MANIFEST",
+        help="Real films: a manifest.csv, or the folder or URI that holds it.",
+        show_default=False,
+    ),
+]
+
+
+def open_real(manifest: str) -> Store:
+    """The folder of a manifest.csv; raises TrainingError for another file."""
+    from xreal_synth.anatomy.manifest import MANIFEST
+    from xreal_synth.storage import open_store
+
+    folder, _, name = manifest.rpartition("/")
+    if name == MANIFEST:
+        return open_store(folder or ".")
+    if name.endswith(".csv"):
+        raise TrainingError(
+            found=manifest, wanted=f"a file named {MANIFEST}, or its folder", mend=f"name the file {MANIFEST}"
+        )
+    return open_store(manifest)
+
+
+@contextmanager
+def made_source(dataset: str) -> Iterator[Source]:
+    """The finished shards of a dataset; what is left out of them is told at the end."""
+    from xreal_synth.export.source import open_source
+    from xreal_synth.storage import open_store
+
+    source = open_source(open_store(dataset))
+    yield source
+    for skipped in source.skipped:
+        notes.print(str(skipped), markup=False, soft_wrap=True)
+
+
+def made_films(source: Source, report: Report) -> Iterator[TarSample]:
+    """Every film of the shards, one in memory at a time."""
+    from xreal_synth.export.films import Counted, each_film
+
+    yield from each_film(source, Counted(), lambda done, total: report("reading made films", 1, total))
