@@ -23,7 +23,7 @@ from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.errors import DatasetError, PlacementError
-from xreal_synth.models.describe import prompt_of
+from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import labels_for
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
@@ -135,7 +135,15 @@ def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
     region = region_mask(finding, spec.anatomy)
     alpha = feather(region, FEATHER_SHARE * run.bundle.image_size)
-    return Edit(region=region, prompt=prompt_of(run.bundle, finding.name, finding.prompt), alpha=alpha)
+    return Edit(region=region, prompt=_painted_by(run, finding, spec.row), alpha=alpha)
+
+
+def _painted_by(run: Run, finding: PlacedFinding, row: int) -> str:
+    """A finding's prompt: its own, the bundle's, or what names all of its row's."""
+    findings = run.recipe.findings[row]
+    if findings.joint:
+        return prompt_for(run.bundle, [label.name for label in findings.labels])
+    return prompt_of(run.bundle, finding.name, finding.prompt)
 
 
 def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> Sample:
@@ -164,7 +172,7 @@ def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> 
         image_size=(height, width),
         findings=tuple(enlarged_finding(finding, times) for finding in member.findings),
         labels=_labels(run, spec, member),
-        prompt=_prompt(run, member),
+        prompt=_prompt(run, member, spec.row),
         sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
         source=None if member.source is None else enlarged_source(member.source, times),
     )
@@ -179,9 +187,9 @@ def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[st
     return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr)
 
 
-def _prompt(run: Run, member: MemberSpec) -> str:
+def _prompt(run: Run, member: MemberSpec, row: int) -> str:
     """The prompts in the order in which they were painted; a real film as it is has none."""
-    prompts = [prompt_of(run.bundle, finding.name, finding.prompt) for finding in member.findings]
+    prompts = [_painted_by(run, finding, row) for finding in member.findings]
     if member.source is not None and member.source.healed:
         prompts.insert(0, run.bundle.healthy_prompt)
     if prompts:
