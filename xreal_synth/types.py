@@ -144,13 +144,15 @@ class SamplingSettings:
 class MemberSpec:
     """One film of a group. `name` is h (healthy twin), v0, v1.. (variants), s0 (sham).
 
-    `source` is the real film that it is or was edited from, with the findings painted over in it.
+    `source` is the real film that it is or was edited from, with the findings painted over in it. `sham` are
+    the first variant's findings, in whose regions a sham is painted with the healthy prompt; it shows none.
     """
 
     key: str
     name: str
     findings: tuple[PlacedFinding, ...]
     source: SourceFilm | None = None
+    sham: tuple[PlacedFinding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +197,7 @@ class Sample:
     """A finished film with its masks and labels.
 
     `meta` is what KEY.json holds; `split` may change with the recipe and so stands in the table alone.
+    `change` is |film - twin|, uint8 [H, W]: 0 outside what was painted, and everywhere for a twin.
     """
 
     film: Film
@@ -202,6 +205,7 @@ class Sample:
     pathology: Mask
     meta: SampleMeta
     split: Split
+    change: Film
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,7 @@ class SampleMeta:
     """What KEY.json says of a film: digested settings only, no URI, actor, host or time.
 
     With `source` the film is a real one (member h) or was edited from it. `quality` is None where no gate
-    looked at it.
+    looked at it. `sham` are the first variant's findings in whose regions a sham was painted, healthy.
     """
 
     key: str
@@ -244,6 +248,7 @@ class SampleMeta:
     sampling: dict[str, object]
     source: SourceFilm | None = None
     quality: FilmQuality | None = None
+    sham: tuple[PlacedFinding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

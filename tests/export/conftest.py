@@ -26,12 +26,13 @@ def split_of(group: int) -> Split:
 
 
 def samples_of(shard: ShardPlan) -> list[Sample]:
-    """The phantom groups, and in group 8 a film with two findings that overlap, in 9 two regions."""
+    """The phantom groups, and in group 8 a film with two findings that overlap and its sham, in 9 two regions."""
     if shard.shard < 2:
         return phantom_groups(shard.start, shard.stop, SIZE)
     return [
         phantom(8, "h", size=SIZE),
         phantom(8, "v0", [HIDDEN, OVER], size=SIZE),
+        phantom(8, "s0", size=SIZE, sham=[HIDDEN, OVER]),
         phantom(9, "h", size=SIZE),
         phantom(9, "v0", [BOTH, HEART], size=SIZE),
     ]

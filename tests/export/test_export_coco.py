@@ -27,9 +27,9 @@ def coco(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counted = write_coco(
         open_source(LocalStore(dataset)), folder, lambda done, total: seen.append((done, total))
     )
-    assert counted.films == 17
-    assert counted.splits == {"train": 14, "val": 1, "test": 2}
-    assert seen == [(done, 17) for done in range(1, 18)]
+    assert counted.films == 18
+    assert counted.splits == {"train": 15, "val": 1, "test": 2}
+    assert seen == [(done, 18) for done in range(1, 19)]
     return folder
 
 
@@ -44,7 +44,7 @@ def test_films_masks_and_boxes_come_back(coco: Path, films: dict[str, Sample]) -
         with Image.open(coco / "images" / image["file_name"]) as film:
             assert film.mode == "L"
             np.testing.assert_array_equal(np.asarray(film), sample.film)
-        assert image["labels"] == sample.meta.labels
+        assert (image["labels"], image["member"]) == (sample.meta.labels, sample.meta.member)
         told = read.loadAnns(read.getAnnIds(image["id"]))
         boxes = [box for finding in sample.meta.findings for box in finding.boxes]
         assert [one["bbox"] for one in told] == [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes]

@@ -31,7 +31,7 @@ REQUIRED = (
 
 def export(dataset: Path, folder: Path) -> Path:
     counted = write_dicom(open_source(LocalStore(dataset)), folder, lambda done, total: None)
-    assert counted.films == 17
+    assert counted.films == 18
     return folder
 
 
@@ -105,7 +105,7 @@ def test_every_value_is_as_the_standard_allows(dicom: Path) -> None:
 
 def test_uids_name_instances_series_and_studies(dicom: Path) -> None:
     read = {path.stem: pydicom.dcmread(path, stop_before_pixels=True) for path in dicom.rglob("*.dcm")}
-    assert len({one.SOPInstanceUID for one in read.values()}) == 17
+    assert len({one.SOPInstanceUID for one in read.values()}) == 18
     assert len({one.SeriesInstanceUID for one in read.values()}) == 10
     twin, variant, other = (read[key] for key in ("0000000001-h", "0000000001-v0", "0000000002-h"))
     assert twin.StudyInstanceUID == variant.StudyInstanceUID != other.StudyInstanceUID
@@ -125,7 +125,7 @@ def test_uid_is_a_uuid_under_2_25() -> None:
 def test_the_same_dataset_makes_the_same_files(dataset: Path, dicom: Path, tmp_path: Path) -> None:
     again = export(dataset, tmp_path)
     names = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
-    assert len(names) == 17 * 3 + 1
+    assert len(names) == 18 * 4 + 1
     assert all((again / name).read_bytes() == (dicom / name).read_bytes() for name in names)
 
 

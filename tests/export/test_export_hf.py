@@ -33,7 +33,7 @@ def exported(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hf")
     source = open_source(LocalStore(dataset))
     counted = write_hf(source, folder, lambda done, total: None, file_bytes=30_000)
-    assert counted.films == 17
+    assert counted.films == 18
     card = dataset_card(source.head, counted.tally.summary(), "", bundle=None, layout="parquet", sheet=False)
     (folder / "README.md").write_text(card)
     return folder
@@ -41,7 +41,7 @@ def exported(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_datasets_loads_every_split(datasets: Any, exported: Path, films: dict[str, Sample]) -> None:
     loaded = datasets.load_dataset(str(exported), cache_dir=str(datasets.config.HF_DATASETS_CACHE))
-    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 14, "validation": 1, "test": 2}
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 15, "validation": 1, "test": 2}
     assert isinstance(loaded["train"].features["image"], datasets.Image)
     seen = set()
     for rows in loaded.values():
@@ -52,12 +52,14 @@ def test_datasets_loads_every_split(datasets: Any, exported: Path, films: dict[s
                 ("image", sample.film),
                 ("anatomy", sample.anatomy),
                 ("pathology", sample.pathology),
+                ("change", sample.change),
             ):
                 assert row[column].mode == "L"
                 np.testing.assert_array_equal(np.asarray(row[column]), wanted)
             assert {name: row[name] for name in ("txrv18", "chexpert14")} == sample.meta.labels
             boxes = [[list(box) for box in finding.boxes] for finding in sample.meta.findings]
             assert [finding["boxes_xyxy"] for finding in row["findings"]] == boxes
+            assert [place["of"] for place in row["sham"]] == [place.name for place in sample.meta.sham]
             assert row["synthetic"] is True
     assert seen == set(films)
 

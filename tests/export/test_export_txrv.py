@@ -19,7 +19,7 @@ from xreal_synth.export.txrv import SyntheticDataset
 from xreal_synth.storage import LocalStore, RemoteStore
 from xreal_synth.types import Sample
 
-TRAIN = 17 - 1 - 2
+TRAIN = 18 - 1 - 2
 
 
 def keys(dataset: xrv.datasets.Dataset) -> list[str]:
@@ -89,6 +89,31 @@ def test_masks(dataset: Path, films: dict[str, Sample]) -> None:
     assert not made[keys(made).index("0000000008-h")]["pathology_masks"]
 
 
+def test_change_maps_and_shams(dataset: Path, films: dict[str, Sample]) -> None:
+    made = SyntheticDataset(dataset, change_maps=True, pathology_masks=True)
+    for key in ("0000000008-h", "0000000008-v0", "0000000008-s0"):
+        item = made[keys(made).index(key)]
+        assert item["change"].dtype == np.float32
+        np.testing.assert_allclose(item["change"][0] * 255, films[key].change, atol=1e-3)
+    assert not item["pathology_masks"]
+    row = made.csv.iloc[keys(made).index("0000000008-s0")]
+    assert (row["findings"], row["has_masks"], row["member"]) == ("", False, "s0")
+    assert item["lab"][made.pathologies.index("Pneumonia")] == 0
+
+    def flip(image: np.ndarray) -> np.ndarray:
+        return image[:, :, ::-1] if torch.rand(()) < 0.5 else image
+
+    turned = SyntheticDataset(dataset, change_maps=True, pathology_masks=True, data_aug=flip)
+    place, seen = keys(made).index("0000000008-v0"), set()
+    for _ in range(12):
+        item = turned[place]
+        painted = np.any([mask[0] > 0 for mask in item["pathology_masks"].values()], axis=0)
+        assert not item["change"][0][~painted].any()
+        seen.add(bool(painted[:, :32].sum() > painted[:, 32:].sum()))
+    assert seen == {False, True}
+    assert "change" not in SyntheticDataset(dataset)[0]
+
+
 def test_transforms_move_film_and_masks_together(dataset: Path) -> None:
     def flip(image: np.ndarray) -> np.ndarray:
         return image[:, :, ::-1] if torch.rand(()) < 0.5 else image
@@ -133,7 +158,7 @@ def test_xrv_relabel_merge_subset_and_filter(dataset: Path) -> None:
     filtered = xrv.datasets.FilterDataset(train, ["Effusion"])
     assert len(filtered) == int((train.labels[:, 1] == 1).sum())
     assert train.totals()["Pneumonia"][1.0] == 3
-    assert "SyntheticDataset num_samples=14 name=phantoms split=train" in repr(merged.datasets[0])
+    assert "SyntheticDataset num_samples=15 name=phantoms split=train" in repr(merged.datasets[0])
     assert "SyntheticDataset" in subset.string()
 
 
@@ -144,9 +169,9 @@ def test_data_loader(dataset: Path, workers: int) -> None:
     loader = torch.utils.data.DataLoader(made, batch_size=4, num_workers=workers)
     batches = list(loader)
     films = torch.cat([batch["img"] for batch in batches])
-    assert films.shape == (17, 1, 64, 64)
+    assert films.shape == (18, 1, 64, 64)
     assert films.dtype == torch.float32
-    assert torch.cat([batch["idx"] for batch in batches]).tolist() == list(range(17))
+    assert torch.cat([batch["idx"] for batch in batches]).tolist() == list(range(18))
     np.testing.assert_array_equal(films[7].numpy(), made[7]["img"])
 
 

@@ -200,6 +200,13 @@ def spoiled() -> dict[str, list[Sample]]:
     healthy = {**twin.meta.labels, "chexpert14": {**twin.meta.labels["chexpert14"], "No Finding": 1}}
     anatomy, film = variant.anatomy.copy(), variant.film.copy()
     anatomy[0, 0], film[0, 0] = 4, film[0, 0] ^ 1
+    change = variant.change.copy()
+    change[0, 0] = 1
+    other = dataclasses.replace(variant, change=variant.change // 2)
+    sham = phantom(1, "s0", sham=variant.meta.findings)
+    elsewhere = phantom(1, "s0", sham=[box_finding("Pneumonia", (0, 0, 8, 8))])
+    told = {**sham.meta.labels, "txrv18": {**sham.meta.labels["txrv18"], "Hernia": 1}}
+    labelled = dataclasses.replace(sham, meta=dataclasses.replace(sham.meta, labels=told))
     empty = dataclasses.replace(variant, pathology=variant.pathology * 0)
     wrong_code = dataclasses.replace(twin, anatomy=twin.anatomy + 1)
     return {
@@ -213,6 +220,11 @@ def spoiled() -> dict[str, list[Sample]]:
         "holds code 5": [wrong_code],
         "another anatomy mask": [twin, dataclasses.replace(variant, anatomy=anatomy)],
         "outside its findings": [twin, dataclasses.replace(variant, film=film)],
+        "change.png is not 0 outside": [twin, dataclasses.replace(variant, change=change)],
+        "change.png is not the difference": [twin, other],
+        "not those of the group's v0": [twin, variant, elsewhere],
+        "regions are not those": [twin, sham],
+        "s0: other labels than 0000000001-h": [twin, variant, labelled],
         "digest ffff": [painted(digest="f" * 64)],
         "made with bundle other": [painted(bundle_name="other")],
         "group 9 in a shard": [phantom(9, "h")],

@@ -40,20 +40,21 @@ def test_webdataset_reads_every_sample_once(folder: Path, workers: int) -> None:
     dataset = (
         wds.WebDataset(urls, shardshuffle=False)
         .decode("l8")
-        .to_tuple("__key__", "png", "json", "anatomy.png", "pathology.png")
+        .to_tuple("__key__", "png", "json", "anatomy.png", "pathology.png", "change.png")
     )
     loader = DataLoader(dataset, batch_size=None, num_workers=workers)
-    read = {key: (film, meta, anatomy, pathology) for key, film, meta, anatomy, pathology in loader}
+    read = {key: rest for key, *rest in loader}
     keys = Counter(key for key, *_ in DataLoader(dataset, batch_size=None, num_workers=workers))
     made = {sample.meta.key: sample for sample in phantom_groups(0, 20)}
     assert keys == Counter(list(made))
     rows = {row["key"]: row for row in pq.read_table(folder / "samples.parquet").to_pylist()}
     assert set(rows) == set(made)
-    for key, (film, meta, anatomy, pathology) in read.items():
+    for key, (film, meta, anatomy, pathology, change) in read.items():
         sample = made[key]
         assert np.array_equal(np.asarray(film), sample.film)
         assert np.array_equal(np.asarray(anatomy), sample.anatomy)
         assert np.array_equal(np.asarray(pathology), sample.pathology)
+        assert np.array_equal(np.asarray(change), sample.change)
         assert meta["findings"] == rows[key]["findings"]
         for set_name, labels in meta["labels"].items():
             assert labels == {name: rows[key][f"{set_name}.{name}"] for name in labels}

@@ -15,7 +15,7 @@ from PIL import Image
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.names import SUFFIXES, key_of
-from xreal_synth.shards.phantoms import phantom, phantom_groups
+from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups
 from xreal_synth.shards.table import build_table, meta_columns, read_table, sample_schema
 from xreal_synth.shards.tar import TarWriter, build_tar, encode_sample, read_samples, read_tar, write_tar
 from xreal_synth.types import FilmQuality, PlacedFinding, Sample, SampleMeta, ShardPlan
@@ -23,6 +23,12 @@ from xreal_synth.types import FilmQuality, PlacedFinding, Sample, SampleMeta, Sh
 SHARD = ShardPlan("phantoms", 3, 0, 1000)
 text = st.text(st.characters(codec="utf-8"), max_size=12)
 number = st.floats(allow_nan=False, allow_infinity=False)
+
+
+FINDING = (
+    b'{"name":"Mass","side":"left","zone":"any","region":"box","size":null,"box_xyxy":[0,0,8,8],'
+    b'"box_xyxyn":[0,0,0.25,0.25],"boxes_xyxy":[[0,0,8,8]]}'
+)
 
 
 @st.composite
@@ -56,11 +62,13 @@ def samples(draw: st.DrawFn, group: int) -> Sample:
     shape = (draw(st.integers(1, 9)), draw(st.integers(1, 9)))
     member = draw(st.sampled_from(["h", "v0", "v12", "s0"]))
     image = arrays(np.uint8, shape)
+    placed = tuple(draw(st.lists(findings(*shape), min_size=member == "s0", max_size=3)))
     meta = SampleMeta(
         key=key_of(group, member), group=group, member=member, attempt=draw(st.integers(0, 9)),
         row=draw(st.integers(0, 99)), digest=draw(text), bundle_name=draw(text), bundle_hash=draw(text),
         seed=draw(st.integers(0, 2**63 - 1)), anatomy_source=draw(text), anatomy_id=draw(text),
-        ctr=draw(number), image_size=shape, findings=tuple(draw(st.lists(findings(*shape), max_size=3))),
+        ctr=draw(number), image_size=shape, findings=() if member == "s0" else placed,
+        sham=placed if member == "s0" else (),
         labels={
             name: {label: draw(st.sampled_from([0, 1, None])) for label in labels}
             for name, labels in vocab.LABEL_SETS.items()
@@ -69,7 +77,7 @@ def samples(draw: st.DrawFn, group: int) -> Sample:
         quality=draw(st.none() | qualities()),
     )  # fmt: skip
     split = draw(st.sampled_from(["train", "val", "test"]))
-    return Sample(draw(image), draw(image), draw(image), meta, split)
+    return Sample(draw(image), draw(image), draw(image), meta, split, draw(image))
 
 
 shards = st.integers(0, 3).flatmap(lambda n: st.tuples(*(samples(group) for group in range(n))))
@@ -82,7 +90,7 @@ def test_samples_come_back_from_tar_and_table(made: tuple[Sample, ...]) -> None:
     assert len(back) == len(made)
     for read, sample in zip(back, made, strict=True):
         assert read.sample.meta == sample.meta
-        for name in ("film", "anatomy", "pathology"):
+        for name in ("film", "anatomy", "pathology", "change"):
             assert np.array_equal(getattr(read.sample, name), getattr(sample, name))
     rows = [encode_sample(sample).row for sample in made]
     table = read_table(build_table(SHARD, rows), "table", sample_schema()).to_pylist()
@@ -102,7 +110,7 @@ def test_bytes_depend_on_the_samples_alone(tmp_path: Path) -> None:
     )
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = tar.getmembers()
-    assert [member.name for member in members[:4]] == [f"0000000000-h.{suffix}" for suffix in SUFFIXES]
+    assert [member.name for member in members[:5]] == [f"0000000000-h.{suffix}" for suffix in SUFFIXES]
     assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.type) for m in members} == {
         (0, 0, 0, "", "", 0o644, tarfile.REGTYPE)
     }
@@ -152,19 +160,19 @@ def grey16() -> bytes:
 
 def test_whatever_comes_from_outside_is_checked() -> None:
     good = members_of(phantom(1, "h"))
-    film, meta, anatomy, pathology = good
+    film, meta, anatomy, pathology, change = good
     key = "0000000001-h"
     assert len(list(read_tar(foreign(good)))) == 1
     later = (meta[0], meta[1].replace(b'"findings"', b'"x"'))
     cases = {
         "not a sample key": foreign([("../../etc/passwd", b""), *good]),
-        "at this place": foreign([film, anatomy, meta, pathology]),
+        "at this place": foreign([film, anatomy, meta, pathology, change]),
         "cut off after": foreign(good[:3]),
         "stands twice": foreign([*good, *good]),
         "'0000000001-h.exe'": foreign([film, meta, anatomy, (f"{key}.exe", b"")]),
         "not a plain file": foreign(good, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-        "no PNG signature": foreign([(film[0], b"GIF89a"), meta, anatomy, pathology]),
-        "16 bits": foreign([(film[0], grey16()), meta, anatomy, pathology]),
+        "no PNG signature": foreign([(film[0], b"GIF89a"), meta, anatomy, pathology, change]),
+        "16 bits": foreign([(film[0], grey16()), meta, anatomy, pathology, change]),
         "findings: Field required": foreign([film, later, *good[2:]]),
         "its key is": foreign([(name.replace("1-h", "2-h"), content) for name, content in good]),
         "of shapes": foreign([members_of(phantom(1, "h", size=64))[0], *good[1:]]),
@@ -197,6 +205,24 @@ def test_a_contradictory_json_is_refused(old: bytes, new: bytes, message: str) -
     assert old in meta
     with pytest.raises(DatasetError, match=message):
         list(read_tar(foreign([film, (name, meta.replace(old, new, 1)), *masks])))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b',"sham":[{', b',"shams":[{', "0 sham regions"),
+        (b'"of":"Pneumonia"', b'"name":"Pneumonia"', "sham.0.of"),
+        (b'"findings":[]', b'"findings":[' + FINDING + b"]", "a sham with findings"),
+        (b'"boxes_xyxy":[[8,', b'"boxes_xyxy":[[99,', "inside the film"),
+    ],
+)
+def test_a_contradictory_sham_is_refused(old: bytes, new: bytes, message: str) -> None:
+    film, (name, meta), *masks = members_of(
+        phantom(1, "s0", sham=[box_finding("Pneumonia", (8, 16, 16, 24))])
+    )
+    assert meta.count(old) == 1
+    with pytest.raises(DatasetError, match=message):
+        list(read_tar(foreign([film, (name, meta.replace(old, new)), *masks])))
 
 
 def test_fields_of_a_later_version_are_passed_over() -> None:

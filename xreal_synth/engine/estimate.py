@@ -57,11 +57,14 @@ def _controlnet_factor(run: Run) -> float:
 
 
 def _edits(run: Run) -> float:
-    """Expected passes of stage B, over all groups and variants; one for each part of a real film's edit."""
-    rows = run.recipe.findings
-    weight = sum(row.weight for row in rows)
-    per_group = sum(row.weight * (len(row.labels) + _parts(row.edit)) for row in rows) / weight
-    return float(run.recipe.samples * per_group * run.recipe.pairs.variants)
+    """Expected passes of stage B, over all groups, variants and shams; one for each part of a real film's edit."""
+    rows, pairs = run.recipe.findings, run.recipe.pairs
+    passes = 0.0
+    for row in rows:
+        kinds = [len(labels) + _parts(row.edit) for _, labels in row.kinds]
+        shams = pairs.sham * row.takes_sham(on_films=run.plan.on_films)
+        passes += row.weight * (pairs.variants * sum(kinds) + shams * kinds[0])
+    return float(run.recipe.samples * passes / sum(row.weight for row in rows))
 
 
 def _parts(edit: Edit | None) -> int:

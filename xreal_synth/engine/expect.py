@@ -26,12 +26,16 @@ class FilmsPerGroup:
 
 
 def films_per_group(recipe: Recipe) -> FilmsPerGroup:
-    """A group without findings gives its healthy film; any other its variants, and its twin if asked for."""
+    """A group without findings gives its healthy film; any other its variants, its twin and sham if asked for."""
+    real, pairs = isinstance(recipe.anatomy.source, ImagesSource), recipe.pairs
     total = sum(row.weight for row in recipe.findings)
-    sick = sum(row.weight for row in recipe.findings if row.paints) / total
-    variants, twin = recipe.pairs.variants, recipe.pairs.twin
-    made = 1 + sick * variants
-    if recipe.output.upscale is not None:
-        real = isinstance(recipe.anatomy.source, ImagesSource)
-        made += sick * variants + (not real)
-    return FilmsPerGroup(delivered=1 + sick * (variants - 1 + twin), made=made)
+    delivered = made = 0.0
+    for row in recipe.findings:
+        share = row.weight / total
+        edited = pairs.variants * len(row.kinds) + pairs.sham * row.takes_sham(on_films=real)
+        edited = edited if row.paints else 0.0
+        delivered += share * (edited + pairs.twin if row.paints else 1)
+        made += share * (1 + edited)
+        if recipe.output.upscale is not None:
+            made += share * (edited + (not real))
+    return FilmsPerGroup(delivered=delivered, made=made)

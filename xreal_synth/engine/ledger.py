@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.worker import build_sample, plan_shard, publish_rows
+from xreal_synth.engine.worker import HEALTHY, build_sample, plan_shard, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
+from xreal_synth.shards.agree import group_problems
 from xreal_synth.shards.names import RECORDS, SHARDS, record_key, shards_in, stem_of, tar_key
 from xreal_synth.shards.record import parse_record
-from xreal_synth.shards.tar import TarWriter, encode_sample, read_samples
+from xreal_synth.shards.tar import TarSample, TarWriter, encode_sample, read_samples
 from xreal_synth.storage import Store, sha256_file, sha256_of
-from xreal_synth.types import Rejected, Sample, ShardPlan, ShardRecord
+from xreal_synth.types import MemberSpec, Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -145,13 +146,22 @@ def _rebuilt(
     for planned in plan_shard(run, shard, _ADOPT_CHUNK):
         rejected += planned.rejected
         for spec in planned.specs:
-            for member in spec.members:
-                read = next(there, None)
-                if read is None or read.sample.meta.key != member.key:
-                    raise DatasetError(where=shard.stem, found="another film", wanted=member.key)
-                if read.sample.film.shape[0] != run.film_size:
-                    raise DatasetError(where=shard.stem, found="a film of another size", wanted=member.key)
-                yield build_sample(run, spec, member, read.sample.film)
+            members = [_rebuilt_member(run, spec, member, there, shard.stem) for member in spec.members]
+            if told := group_problems(members):
+                raise DatasetError(where=shard.stem, found=told[0])
+            yield from members
+
+
+def _rebuilt_member(
+    run: Run, spec: SampleSpec, member: MemberSpec, there: Iterator[TarSample], where: str
+) -> Sample:
+    read = next(there, None)
+    if read is None or read.sample.meta.key != member.key:
+        raise DatasetError(where=where, found="another film", wanted=member.key)
+    if read.sample.film.shape[0] != run.film_size:
+        raise DatasetError(where=where, found="a film of another size", wanted=member.key)
+    real = real_twin(spec) if member.name == HEALTHY else None
+    return build_sample(run, spec, member, read.sample.film if real is None else real, read.sample.change)
 
 
 def _local_copy(store: Store, key: str, folder: Path) -> Path:

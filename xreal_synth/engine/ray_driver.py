@@ -15,7 +15,6 @@ from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.backend import BackendSpec, Networks
 from xreal_synth.engine.fingerprint import fingerprint_differences
 from xreal_synth.engine.ledger import Ledger, missing_records, read_ledger
-from xreal_synth.engine.own_prompts import Encode, kept
 from xreal_synth.engine.progress import (
     ActorLost,
     ActorUp,
@@ -57,12 +56,10 @@ def generate(
     stop: threading.Event | None = None,
     backend: BackendSpec | None = None,
     limits: Limits | None = None,
-    encode: Encode | None = None,
 ) -> RunSummary:
     """Makes what the dataset at `store` still lacks; running it again goes on where it ended.
 
-    `address` is a Ray cluster's, None a Ray of this machine's own. `encode` is called, once, if the recipe has
-    prompts that neither the bundle nor the dataset has. `stop`, SIGTERM and SIGINT finish the
+    `address` is a Ray cluster's, None a Ray of this machine's own. `stop`, SIGTERM and SIGINT finish the
     shards in flight and end with exit code 75. The summary's exit code is 0 complete, 3 partial, 75 stopped;
     exit code 2 is an exception: XrealError where nothing could start, and then nothing is written.
     """
@@ -74,16 +71,11 @@ def generate(
     account = Account(run, store, ledger.totals, on_event)
     if head is not None and not ledger.todo:
         return account.summary(head, Ending({}, {}, stopped=False))
-    with (
-        kept(run, store, head, encode) as run,
-        session(address, run.recipe.compute),
-        stop_signals(stop),
-    ):
+    with session(address, run.recipe.compute), stop_signals(stop):
         recorded = recorded_micro_batch(head.fingerprint) if head else None
         shape = actor_shape(run.recipe.compute, resources(), recorded)
         with probed(store, cluster=address is not None) as probe:
-            own = (run.own.encoder, run.own.stamp) if run.own is not None else (None, None)
-            order = Order("", run.loaded, run.digest, store.uri, shape, backend, str(Path.cwd()), probe, *own)
+            order = Order("", run.loaded, run.digest, store.uri, shape, backend, str(Path.cwd()), probe)
             return _Driver(run, store, ledger, account, order, stop, limits, head).run()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import yaml
 
-from xreal_synth.engine.own_prompts import ENCODER, encoder_in, with_table
 from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.digest import differences
@@ -27,7 +26,7 @@ def reopen(
     the films are not the same.
     """
     text = _recipe_text(store)
-    document = {key: value for key, value in head.settings.items() if key != ENCODER}
+    document = dict(head.settings)
     sampling = document.get("sampling")
     if isinstance(sampling, dict):
         document["sampling"] = written_sampling(sampling)
@@ -39,7 +38,7 @@ def reopen(
         "bundle": bundle or _bundle_of(text) or head.bundle.name,
     }
     _place_films(document, films or _films_of(text))
-    run = open_run(LoadedRecipe(Recipe.model_validate(document), text), lambda: encoder_in(head.settings))
+    run = open_run(LoadedRecipe(Recipe.model_validate(document), text))
     if run.bundle.content_hash != head.bundle.hash:
         raise DatasetError(
             found=f"bundle {run.bundle.name} at {run.bundle.root} has hash {run.bundle.content_hash[:12]}",
@@ -53,7 +52,7 @@ def reopen(
             wanted=f"digest {head.digest[:12]}",
             mend="use the version of xreal-synth named in dataset.json",
         )
-    return with_table(run, store, head.prompts)
+    return run
 
 
 def _recipe_text(store: Store) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from xreal_synth.anatomy.codes import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
@@ -23,7 +24,7 @@ from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.errors import DatasetError, PlacementError
-from xreal_synth.models.describe import prompt_for, prompt_of
+from xreal_synth.models.describe import prompt_of
 from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import labels_for
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
@@ -118,7 +119,13 @@ def group_job(run: Run, spec: SampleSpec) -> GroupJob:
 
 
 def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
-    """What of a real film is painted over goes first, in one pass; then the findings, one after another."""
+    """What of a real film is painted over goes first, in one pass; then the findings, one after another.
+
+    A sham has a pass for each of the first variant's findings, in its region.
+    """
+    if member.sham:
+        healthy = run.bundle.healthy_prompt
+        return tuple(_painting(run, region_mask(place, spec.anatomy), healthy) for place in member.sham)
     healed = member.source.healed if member.source is not None else ()
     first = (_healing(run, healed),) if healed else ()
     return first + tuple(_edit(run, finding, spec) for finding in member.findings)
@@ -128,31 +135,23 @@ def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
     region = np.zeros((run.bundle.image_size,) * 2, dtype=bool)
     for x0, y0, x1, y1 in boxes:
         region[y0:y1, x0:x1] = True
-    alpha = feather(region, FEATHER_SHARE * run.bundle.image_size)
-    return Edit(region=region, prompt=run.bundle.healthy_prompt, alpha=alpha)
+    return _painting(run, region, run.bundle.healthy_prompt)
 
 
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
-    region = region_mask(finding, spec.anatomy)
-    alpha = feather(region, FEATHER_SHARE * run.bundle.image_size)
-    return Edit(region=region, prompt=_painted_by(run, finding, spec.row), alpha=alpha)
+    prompt = prompt_of(run.bundle, finding.name, finding.prompt)
+    return _painting(run, region_mask(finding, spec.anatomy), prompt)
 
 
-def _painted_by(run: Run, finding: PlacedFinding, row: int) -> str:
-    """A finding's prompt: its own, the bundle's, or what names all of its row's."""
-    findings = run.recipe.findings[row]
-    if findings.joint:
-        return prompt_for(run.bundle, [label.name for label in findings.labels])
-    return prompt_of(run.bundle, finding.name, finding.prompt)
+def _painting(run: Run, region: npt.NDArray[np.bool_], prompt: str) -> Edit:
+    return Edit(region=region, prompt=prompt, alpha=feather(region, FEATHER_SHARE * run.bundle.image_size))
 
 
-def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> Sample:
-    """A film with its masks, labels and provenance; a real film as it is comes from the plan.
+def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film, change: Film) -> Sample:
+    """A film with its masks, labels and provenance, and its change from the twin.
 
     Masks, regions and boxes of a film that was upscaled are those of the small one, each pixel a block.
     """
-    if spec.film is not None and member.name == HEALTHY:
-        film = spec.film if spec.large is None else spec.large
     height, width = film.shape
     times = run.enlarging
     assert height == times * spec.anatomy.shape[0], f"a film of {height} pixels, wanted {run.film_size}"
@@ -172,12 +171,23 @@ def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film) -> 
         image_size=(height, width),
         findings=tuple(enlarged_finding(finding, times) for finding in member.findings),
         labels=_labels(run, spec, member),
-        prompt=_prompt(run, member, spec.row),
+        prompt=_prompt(run, member),
         sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
         source=None if member.source is None else enlarged_source(member.source, times),
+        sham=tuple(enlarged_finding(place, times) for place in member.sham),
     )
     pathology = pathology_mask(member.findings, spec.anatomy)
-    return Sample(film, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split)
+    return Sample(film, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split, change)
+
+
+def real_twin(spec: SampleSpec) -> Film | None:
+    """The real film in the twin's place, as it is delivered; it comes from the plan."""
+    return spec.film if spec.large is None else spec.large
+
+
+def changed(film: Film, twin: Film) -> Film:
+    """|film - twin|, uint8 [H, W]."""
+    return np.asarray(np.maximum(film, twin) - np.minimum(film, twin))
 
 
 def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[str, LabelValue]]:
@@ -187,9 +197,11 @@ def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[st
     return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr)
 
 
-def _prompt(run: Run, member: MemberSpec, row: int) -> str:
+def _prompt(run: Run, member: MemberSpec) -> str:
     """The prompts in the order in which they were painted; a real film as it is has none."""
-    prompts = [_painted_by(run, finding, row) for finding in member.findings]
+    if member.sham:
+        return run.bundle.healthy_prompt
+    prompts = [prompt_of(run.bundle, finding.name, finding.prompt) for finding in member.findings]
     if member.source is not None and member.source.healed:
         prompts.insert(0, run.bundle.healthy_prompt)
     if prompts:
@@ -208,7 +220,14 @@ def render_groups(
 
 
 def _samples(run: Run, spec: SampleSpec, group: GroupFilms) -> tuple[Sample, ...]:
-    return tuple(build_sample(run, spec, member, group.films[member.name]) for member in spec.members)
+    real = real_twin(spec)
+    twin = group.films[HEALTHY] if real is None else real
+
+    def built(member: MemberSpec) -> Sample:
+        film = twin if member.name == HEALTHY else group.films[member.name]
+        return build_sample(run, spec, member, film, changed(film, twin))
+
+    return tuple(map(built, spec.members))
 
 
 def make_group(run: Run, backend: Backend, index: int, attempt: int | None = None) -> tuple[Sample, ...]:

@@ -86,7 +86,7 @@ def _write_image(folder: Path, film: TarSample, image_id: int) -> dict[str, obje
     origin = origin_of(meta)
     return {
         "id": image_id, "file_name": name, "width": width, "height": height, "license": 1,
-        "key": meta.key, "group": meta.group, "split": film.sample.split, "labels": meta.labels,
+        "key": meta.key, "group": meta.group, "member": meta.member, "split": film.sample.split, "labels": meta.labels,
         "synthetic": origin is Origin.synthetic, "origin": origin.value,
     }  # fmt: skip
 

@@ -16,7 +16,7 @@ from xreal_synth.export.films import Counted, OnFilm
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.export.source import Source, read_tables
 from xreal_synth.export.splits import samples_stamp
-from xreal_synth.shards.names import ANATOMY, FILM, PATHOLOGY
+from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, PATHOLOGY
 from xreal_synth.shards.table import sample_schema
 from xreal_synth.types import FileStamp
 
@@ -51,6 +51,7 @@ _IMAGES: Final = {
         "organ codes: 0 background, 1 left lung, 2 right lung, 3 heart, 4 aorta",
     ),
     "pathology": ((f"*.{PATHOLOGY}",), "0 none, i+1 where findings[i] was asked for"),
+    "change": ((f"*.{CHANGE}",), "absolute difference from the healthy twin: 0 outside what was painted"),
 }
 
 

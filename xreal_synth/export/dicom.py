@@ -18,7 +18,7 @@ from xreal_synth.export.films import Counted, OnFilm, each_film
 from xreal_synth.export.origin import NOTICES, Origin, origin_of, subject_id
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.export.source import Source
-from xreal_synth.shards.names import ANATOMY, PATHOLOGY, SUFFIXES, parse_key
+from xreal_synth.shards.names import ANATOMY, CHANGE, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.table import LABEL_COLUMNS, label_columns
 from xreal_synth.shards.tar import TarSample
 from xreal_synth.types import SampleMeta
@@ -138,6 +138,9 @@ def comment(meta: SampleMeta, split: str, told: Provenance) -> str:
     for finding in meta.findings:
         boxes = " and ".join(",".join(map(str, box)) for box in finding.boxes)
         lines.append(f"requested: {finding.name} (side {finding.side}, zone {finding.zone}), box {boxes}")
+    for place in meta.sham:
+        boxes = " and ".join(",".join(map(str, box)) for box in place.boxes)
+        lines.append(f"sham edit: painted with the healthy prompt, box {boxes}")
     if not meta.findings:
         lines.append("requested: no finding")
     lines.append("A label says what was asked for at that place, not what a radiologist read there.")
@@ -170,6 +173,6 @@ def _add_pixels(one: Any, film: TarSample) -> None:
 
 def _write_masks(folder: Path, film: TarSample) -> None:
     folder.mkdir(exist_ok=True)
-    for suffix in (ANATOMY, PATHOLOGY):
-        path = folder / f"{film.sample.meta.key}.{suffix}"
-        path.write_bytes(film.members[SUFFIXES.index(suffix)])
+    for suffix, content in zip(SUFFIXES, film.members, strict=True):
+        if suffix in (ANATOMY, PATHOLOGY, CHANGE):
+            (folder / f"{film.sample.meta.key}.{suffix}").write_bytes(content)

@@ -15,23 +15,23 @@ from xreal_synth import vocab
 from xreal_synth.export.films import Counted, OnFilm, each_film
 from xreal_synth.export.origin import Origin, origin_of
 from xreal_synth.export.source import Source
-from xreal_synth.shards.meta import finding_fields
-from xreal_synth.shards.names import HUB_SPLITS, SUFFIXES
+from xreal_synth.shards.meta import finding_fields, sham_fields
+from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, HUB_SPLITS, PATHOLOGY, SUFFIXES
 from xreal_synth.shards.tar import TarSample
 
 DATA: Final = "data"
-IMAGE_COLUMNS: Final = ("image", "anatomy", "pathology")
+IMAGE_COLUMNS: Final = ("image", "anatomy", "pathology", "change")
 FILE_BYTES: Final = 400_000_000
 ROW_GROUP: Final = 100
-_IMAGE_SUFFIXES: Final = ("png", "anatomy.png", "pathology.png")
+_IMAGE_SUFFIXES: Final = (FILM, ANATOMY, PATHOLOGY, CHANGE)
 
 
 def write_hf(source: Source, folder: Path, on_film: OnFilm, file_bytes: int = FILE_BYTES) -> Counted:
     """Writes `data/SPLIT-NNNNN-of-NNNNN.parquet`, each of about `file_bytes` of images at most.
 
-    A row has the film and its two masks as PNG bytes, key, group, member and prompt, the findings painted in
-    with their boxes (half-open xyxy, in pixels and as shares), those a real film came with, and both label sets
-    with null for unknown.
+    A row has the film, its two masks and its change from the twin as PNG bytes, key, group,
+    member and prompt, the findings painted in with their boxes (half-open xyxy, in pixels and as shares), a
+    sham's regions, the findings a real film came with, and both label sets with null for unknown.
     """
     (folder / DATA).mkdir()
     counted = Counted()
@@ -63,6 +63,7 @@ def film_row(film: TarSample) -> dict[str, object]:
         "member": meta.member,
         "prompt": meta.prompt,
         "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
+        "sham": [sham_fields(place, meta.image_size) for place in meta.sham],
         "own_findings": [
             {"name": own.name, "box_xyxy": list(own.box), "painted_over": own.healed is not None}
             for own in (meta.source.findings if meta.source is not None else ())
@@ -80,10 +81,10 @@ def schema() -> Any:
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     box, normed = pa.list_(pa.int32()), pa.list_(pa.float64())
-    finding = pa.struct([
-        ("name", pa.string()), ("side", pa.string()), ("zone", pa.string()), ("region", pa.string()),
+    finding, sham = (pa.struct([
+        (name, pa.string()), ("side", pa.string()), ("zone", pa.string()), ("region", pa.string()),
         ("size", pa.float64()), ("box_xyxy", box), ("box_xyxyn", normed), ("boxes_xyxy", pa.list_(box)),
-    ])  # fmt: skip
+    ]) for name in ("name", "of"))  # fmt: skip
     own = pa.struct([("name", pa.string()), ("box_xyxy", box), ("painted_over", pa.bool_())])
     labels = [
         (name, pa.struct([(label, pa.int8()) for label in names])) for name, names in vocab.LABEL_SETS.items()
@@ -91,8 +92,8 @@ def schema() -> Any:
     plain = pa.schema([
         *((column, image) for column in IMAGE_COLUMNS), ("key", pa.string()), ("group", pa.int64()),
         ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)),
-        ("own_findings", pa.list_(own)), *labels, ("ctr", pa.float64()), ("synthetic", pa.bool_()),
-        ("origin", pa.string()),
+        ("sham", pa.list_(sham)), ("own_findings", pa.list_(own)), *labels, ("ctr", pa.float64()),
+        ("synthetic", pa.bool_()), ("origin", pa.string()),
     ])  # fmt: skip
     features = {
         field.name: {"_type": "Image"} if field.name in IMAGE_COLUMNS else _feature(field.type)

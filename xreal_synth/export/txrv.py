@@ -20,7 +20,7 @@ from xreal_synth.export.source import open_source, shard_table
 from xreal_synth.export.splits import SPLITS
 from xreal_synth.shards.check import local_copy
 from xreal_synth.shards.meta import parse_meta
-from xreal_synth.shards.names import ANATOMY, FILM, META, PATHOLOGY
+from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, META, PATHOLOGY
 from xreal_synth.shards.offsets import Offsets, sample_members, sample_offsets
 from xreal_synth.shards.png import decode_png
 from xreal_synth.shards.table import LABEL_COLUMNS
@@ -32,6 +32,9 @@ LabelSet = Literal["txrv18", "chexpert14"]
 
 ORGAN_NAMES = {"Left Lung": (1,), "Right Lung": (2,), "Lungs": (1, 2), "Heart": (3,), "Aorta": (4,)}
 """Names of the semantic masks (those of TorchXRayVision's own) and their organ codes."""
+
+_SEEDS = 2**31 - 1
+"""As many seeds as TorchXRayVision's own apply_transforms draws from."""
 
 
 class SyntheticDataset(xrv.datasets.Dataset):
@@ -45,8 +48,9 @@ class SyntheticDataset(xrv.datasets.Dataset):
     An item has `idx`, `lab` float32 [names] and `img` float32 [1, H, W] in -1024..1024; with
     `pathology_masks` a dict of float32 [1, H, W] of 0 and 1 by the label's place in `pathologies`, for each
     finding's region under its own name and its parents'; with `semantic_masks` the organ masks by name, none
-    where a real film has no organ mask. `transform`, then `data_aug`, act on film and masks with the same
-    random numbers.
+    where a real film has no organ mask; with `change_maps` a float32 `change` [1, H, W] in 0..1, the absolute
+    difference from the healthy twin as a share of the grey scale. `transform`, then `data_aug`, act on film, masks
+    and change with the same random numbers.
 
     Shards without a record, or not as their record says, are left out with a warning; the bytes of every
     film are held against its row's hash when it is read. Nothing is opened before the first item, and no
@@ -66,6 +70,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         data_aug: Transform | None = None,
         pathology_masks: bool = False,
         semantic_masks: bool = False,
+        change_maps: bool = False,
     ) -> None:
         super().__init__()
         _one_of("split", split, (None, *SPLITS))
@@ -77,6 +82,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         self.data_aug = data_aug
         self.pathology_masks = pathology_masks
         self.semantic_masks = semantic_masks
+        self.change_maps = change_maps
         self.pathologies: list[str] = list(vocab.LABEL_SETS[label_set])
         self._store = open_store(self.uri)
         self._opened_by = os.getpid()
@@ -149,8 +155,15 @@ class SyntheticDataset(xrv.datasets.Dataset):
             item["semantic_masks"] = {
                 name: np.isin(anatomy, codes)[None].astype(np.float32) for name, codes in organs.items()
             }
-        item = xrv.datasets.apply_transforms(item, self.transform)
-        return dict(xrv.datasets.apply_transforms(item, self.data_aug))
+        change = None
+        if self.change_maps:
+            change = decode_png(members[CHANGE], f"{where}.{CHANGE}")[None].astype(np.float32) / 255
+        for transform in (self.transform, self.data_aug):
+            seed = int(np.random.randint(_SEEDS))
+            item = xrv.datasets.apply_transforms(item, transform, seed)
+            if change is not None:
+                change = xrv.datasets.apply_transforms({"img": change}, transform, seed)["img"]
+        return dict(item) if change is None else {**item, "change": change}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_store": None, "_opened_by": None}

@@ -7,23 +7,21 @@ the order of work or on `samples`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 
 from xreal_synth.anatomy.film_folder import FilmFolder
 from xreal_synth.anatomy.sources import AnatomySource
 from xreal_synth.errors import AnatomyError, PlacementError
+from xreal_synth.plan.apart import place_apart
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.film_order import FilmOrder
 from xreal_synth.plan.own_boxes import Ground, edited, source_of
-from xreal_synth.plan.placement import place, place_unseen
 from xreal_synth.plan.prior import Prior
-from xreal_synth.plan.proportions import RowSequence
-from xreal_synth.recipe.schema import FindingLabel, Recipe
+from xreal_synth.plan.sequences import Sequences
+from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 from xreal_synth.types import (
     Film,
@@ -34,10 +32,6 @@ from xreal_synth.types import (
     SourceFilm,
     Split,
 )
-
-_KEPT_SEQUENCES: Final = 8
-_APART_TRIES: Final = 8
-_MOST_COVERED: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +59,7 @@ class Plan:
         self.source = source
         self.prior = prior
         self._films = FilmOrder(recipe, source) if isinstance(source, FilmFolder) else None
-        self._sequences: OrderedDict[int, RowSequence] = OrderedDict()
+        self._sequences = Sequences(recipe)
 
     @property
     def on_films(self) -> bool:
@@ -95,16 +89,11 @@ class Plan:
 
     def row(self, index: int) -> int:
         """The findings row of a group; the same whatever `samples` is."""
-        k, slot = divmod(index, self.recipe.output.shard_size)
-        sequence = self._sequences.get(k)
-        if sequence is None:
-            weights = [row.weight for row in self.recipe.findings]
-            rng = stream(self.recipe.seed, k, 0, "rows")
-            sequence = RowSequence(weights, self.recipe.output.shard_size, rng)
-            self._sequences[k] = sequence
-            if len(self._sequences) > _KEPT_SEQUENCES:
-                self._sequences.popitem(last=False)
-        return sequence.row(slot)
+        return self._sequences.row(index)
+
+    def sham(self, index: int) -> bool:
+        """Whether a group delivers a sham; the same whatever `samples` is."""
+        return self._sequences.sham(index)
 
     def split(self, index: int) -> Split:
         """The split of a group, by a hash of its index and the seed; of a real film, by one of its patient."""
@@ -172,19 +161,27 @@ class Plan:
         return source_of(chest.film, edit, factor=self.geometry.factor, size=self.geometry.image_size)
 
     def place_row(
-        self, row: int, chest: Chest, index: int, epoch: int, member: str
+        self, row: int, chest: Chest, index: int, epoch: int, variant: int
     ) -> tuple[PlacedFinding, ...]:
-        """A row's findings on a chest, for one member, in the order in which they are painted.
+        """A row's findings on a chest, for one variant, in the order in which they are painted.
 
-        Raises PlacementError with `where` = the label's path in the recipe.
+        A row with several kinds of variants has them in turn. Raises PlacementError with `where` = the label's
+        path in the recipe.
         """
+        member, kinds = f"v{variant}", self.recipe.findings[row].kinds
+        path, labels = kinds[variant % len(kinds)]
         placed = self._edited(row, chest, index, epoch, member)
-        for number, label in enumerate(self.recipe.findings[row].labels):
+        for number, label in enumerate(labels):
             rng = stream(self.recipe.seed, index, epoch, "boxes", member, number)
             try:
-                placed += (self._place_apart(label, chest, rng, placed),)
+                placed += (
+                    place_apart(
+                        label, chest, rng, placed,
+                        prior=self.prior, factor=self.geometry.factor, placement=self.recipe.placement,
+                    ),
+                )  # fmt: skip
             except PlacementError as error:
-                where = f"findings[{row}].labels[{number}]" + (".box" if label.box else "")
+                where = f"findings[{row}].{path}[{number}]" + (".box" if label.box else "")
                 raise PlacementError(
                     found=error.found, wanted=error.wanted, mend=error.mend, where=where
                 ) from error
@@ -223,61 +220,24 @@ class Plan:
         return film, None if large in (0, size) else self.source.film(chest.number, large)
 
     def _members(self, index: int, epoch: int, row: int, chest: Chest) -> list[MemberSpec]:
-        """The films to deliver: the twin first, if it is asked for or all that the row has."""
-        pairs = self.recipe.pairs
-        paints = self.recipe.findings[row].paints
-        members = [_member(index, "h", (), self.source_film(chest))] if pairs.twin or not paints else []
-        for variant in range(pairs.variants if paints else 0):
-            name = f"v{variant}"
-            placed = self.place_row(row, chest, index, epoch, name)
-            members.append(_member(index, name, placed, self.source_film(chest, row)))
+        """The films to deliver: the twin first, if it is asked for or all that the row has, the sham last."""
+        pairs, asked = self.recipe.pairs, self.recipe.findings[row]
+        as_it_is = self.source_film(chest)
+        members = [_member(index, "h", (), as_it_is)] if pairs.twin or not asked.paints else []
+        for variant in range(pairs.variants * len(asked.kinds) if asked.paints else 0):
+            placed = self.place_row(row, chest, index, epoch, variant)
+            members.append(_member(index, f"v{variant}", placed, self.source_film(chest, row)))
+        if self.sham(index):
+            first = next(member.findings for member in members if member.name == "v0")
+            members.append(_member(index, "s0", (), as_it_is, first))
         return members
-
-    def _place_apart(
-        self, label: FindingLabel, chest: Chest, rng: np.random.Generator, before: tuple[PlacedFinding, ...]
-    ) -> PlacedFinding:
-        """Places a label; a drawn box that would cover most of an earlier one's is drawn again.
-
-        The later finding is painted over the earlier, which would else be labelled but not to be seen.
-        After a few tries the box that covers least is taken.
-        """
-        if not chest.masked:
-            unseen = place_unseen(label, self.geometry.image_size, self.geometry.factor)
-            return replace(unseen, prompt=label.prompt)
-        best, least = None, np.inf
-        for _ in range(_APART_TRIES if before and label.box is None else 1):
-            placed = place(
-                label,
-                chest.anatomy,
-                rng,
-                self.prior,
-                factor=self.geometry.factor,
-                min_overlap=self.recipe.placement.min_overlap,
-            )
-            covered = max((_covered(earlier, placed) for earlier in before), default=0.0)
-            if covered < least:
-                best, least = placed, covered
-            if covered <= _MOST_COVERED or placed.region != "box":
-                break
-        assert best is not None
-        return replace(best, prompt=label.prompt)
 
 
 def _member(
-    index: int, name: str, findings: tuple[PlacedFinding, ...], source: SourceFilm | None
+    index: int,
+    name: str,
+    findings: tuple[PlacedFinding, ...],
+    source: SourceFilm | None,
+    sham: tuple[PlacedFinding, ...] = (),
 ) -> MemberSpec:
-    return MemberSpec(f"{index:010d}-{name}", name, findings, source)
-
-
-def _covered(earlier: PlacedFinding, later: PlacedFinding) -> float:
-    """Share of the earlier finding's boxes that the later one's cover."""
-    if earlier.region != "box" or later.region != "box":
-        return 0.0
-    area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in earlier.boxes)
-    shared = 0
-    for a in earlier.boxes:
-        for b in later.boxes:
-            width = min(a[2], b[2]) - max(a[0], b[0])
-            height = min(a[3], b[3]) - max(a[1], b[1])
-            shared += max(0, width) * max(0, height)
-    return shared / area
+    return MemberSpec(f"{index:010d}-{name}", name, findings, source, sham)

@@ -109,8 +109,9 @@ def _none_usable(i: int, row: FindingRow) -> Problem:
 def _drawing(row: FindingRow) -> list[str]:
     """The row's keys that need an organ mask: drawn places, and regions that follow an organ."""
     keys = [
-        f"labels[{number}]"
-        for number, label in enumerate(row.labels)
+        f"{path}[{number}]"
+        for path, labels in row.kinds
+        for number, label in enumerate(labels)
         if label.box is None or FINDINGS[label.name].region != "box"
     ]
     return [*keys, "edit.move"] if row.edit is not None and row.edit.draws else keys

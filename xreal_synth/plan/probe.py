@@ -26,7 +26,8 @@ _Totals = dict[tuple[str, str], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class RowReport:
-    """One findings row: groups it gets of all, and how its placing went on the probed anatomies.
+    """One findings row: groups it gets of all, how many of them have a sham, and how its placing went on the
+    probed anatomies.
 
     `reasons` are an error (its `where` is the path in the recipe) and how often that label failed, the
     most frequent first. `asked` says in words what the row asks for.
@@ -36,6 +37,7 @@ class RowReport:
     names: tuple[str, ...]
     asked: str
     groups: float
+    shams: float
     tried: int
     placed: int
     reasons: tuple[tuple[PlacementError, int], ...]
@@ -92,13 +94,14 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
     tallies = [_Tally() for _ in plan.recipe.findings]
     kept, probed, large = _probe_groups(plan, min(plan.recipe.samples, n), budget_s, tallies)
     _probe_rows(plan, kept, tallies)
-    counts = _groups_per_row(plan)
+    counts, shams = _groups_per_row(plan)
     rows = tuple(
         RowReport(
             row=i,
-            names=tuple(label.name for label in row.labels),
+            names=tuple(dict.fromkeys(label.name for _, labels in row.kinds for label in labels)),
             asked=_asked(plan, i),
             groups=counts[i],
+            shams=shams[i],
             tried=tallies[i].tried,
             placed=tallies[i].placed,
             reasons=tallies[i].ranked(),
@@ -107,7 +110,7 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
     )
     return ProbeReport(
         samples=plan.recipe.samples,
-        films=sum(row.groups * sum(_films(plan, row.row)) for row in rows),
+        films=sum(sum(_films(plan, row)) for row in rows),
         shards=plan.shard_count,
         probed=probed,
         large_hearts=large / probed,
@@ -131,23 +134,27 @@ class _Tally:
 
     def count(self, plan: Plan, row: int, chest: Chest, index: int) -> None:
         self.tried += 1
+        kinds = len(plan.recipe.findings[row].kinds)
         try:
-            placed = plan.place_row(row, chest, index, 0, "v0")
+            placed = [plan.place_row(row, chest, index, 0, variant) for variant in range(kinds)]
         except PlacementError as error:
             self.fail(error)
         else:
             self.placed += 1
-            self._tell(plan, row, chest, placed)
+            for findings in placed:
+                self._tell(plan, row, chest, findings, 1 / kinds)
 
     def fail(self, error: PlacementError) -> None:
         self.times[error.where] += 1
         self.errors.setdefault(error.where, error)
 
-    def _tell(self, plan: Plan, row: int, chest: Chest, placed: tuple[PlacedFinding, ...]) -> None:
+    def _tell(
+        self, plan: Plan, row: int, chest: Chest, placed: tuple[PlacedFinding, ...], share: float
+    ) -> None:
         as_it_is, edited = plan.source_film(chest), plan.source_film(chest, row)
         if as_it_is is not None and edited is not None:
-            _add(self.own, film_labels(as_it_is, ()), 1.0)
-            _add(self.edited, film_labels(edited, placed), 1.0)
+            _add(self.own, film_labels(as_it_is, ()), share)
+            _add(self.edited, film_labels(edited, placed), share)
 
     def ranked(self) -> tuple[tuple[PlacementError, int], ...]:
         return tuple((self.errors[where], times) for where, times in self.times.most_common())
@@ -200,29 +207,35 @@ def _chest(plan: Plan, index: int, row: int, tally: _Tally) -> Chest | None:
         return None
 
 
-def _groups_per_row(plan: Plan) -> list[float]:
-    """Groups of each row over all samples: counted for a small recipe, else its share of them."""
-    samples = plan.recipe.samples
+def _groups_per_row(plan: Plan) -> tuple[list[float], list[float]]:
+    """Groups of each row over all samples, and those of them with a sham: counted for a small recipe, else their
+    shares."""
+    samples, rows = plan.recipe.samples, plan.recipe.findings
     if samples <= _COUNTED_EXACTLY:
-        counts = Counter(plan.row(index) for index in range(samples))
-        return [float(counts[row]) for row in range(len(plan.recipe.findings))]
-    largest = max(row.weight for row in plan.recipe.findings)
-    weights = [row.weight / largest for row in plan.recipe.findings]
-    return [samples * weight / sum(weights) for weight in weights]
+        counts = Counter((plan.row(index), plan.sham(index)) for index in range(samples))
+        shams = [float(counts[row, True]) for row in range(len(rows))]
+        return [counts[row, False] + shams[row] for row in range(len(rows))], shams
+    largest = max(row.weight for row in rows)
+    weights = [row.weight / largest for row in rows]
+    groups = [samples * weight / sum(weights) for weight in weights]
+    shares = [plan.recipe.pairs.sham * row.takes_sham(on_films=plan.on_films) for row in rows]
+    return groups, [count * share for count, share in zip(groups, shares, strict=True)]
 
 
 def _asked(plan: Plan, row: int) -> str:
     found = plan.recipe.findings[row]
     told = [found.edit.words] if found.edit is not None else []
-    told += [label.name for label in found.labels]
+    kinds = [" + ".join(label.name for label in labels) for _, labels in found.kinds if labels]
+    told += [" / ".join(kinds)] if kinds else []
     return " + ".join(told) or ("the film as it is" if plan.on_films else "no finding")
 
 
-def _films(plan: Plan, row: int) -> tuple[int, int]:
-    """Films of one group of such a row: healthy ones (or real ones as they are), and ones painted on."""
-    if not plan.recipe.findings[row].paints:
-        return 1, 0
-    return int(plan.recipe.pairs.twin), plan.recipe.pairs.variants
+def _films(plan: Plan, row: RowReport) -> tuple[float, float]:
+    """Films of such a row: healthy ones (or real ones as they are) with the shams, and variants."""
+    asked, pairs = plan.recipe.findings[row.row], plan.recipe.pairs
+    if not asked.paints:
+        return row.groups, 0.0
+    return row.groups * pairs.twin + row.shams, row.groups * pairs.variants * len(asked.kinds)
 
 
 def _label_table(plan: Plan, rows: tuple[RowReport, ...], large: float) -> tuple[LabelCount, ...]:
@@ -230,10 +243,11 @@ def _label_table(plan: Plan, rows: tuple[RowReport, ...], large: float) -> tuple
     totals = _no_totals()
     unrequested = plan.recipe.labels.unrequested
     for row in rows:
-        healthy, edited = _films(plan, row.row)
-        for names, films in (((), healthy), (row.names, edited)):
+        healthy, edited = _films(plan, row)
+        kinds = [[label.name for label in labels] for _, labels in plan.recipe.findings[row.row].kinds]
+        for names, films in (([], healthy), *((kind, edited / len(kinds)) for kind in kinds)):
             for ctr, share in ((0.0, 1.0 - large), (1.0, large)):
-                _add(totals, labels_of(names, unrequested, ctr), row.groups * films * share)
+                _add(totals, labels_of(names, unrequested, ctr), films * share)
     return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
 
 
@@ -241,10 +255,10 @@ def _film_table(plan: Plan, rows: tuple[RowReport, ...], tallies: list[_Tally]) 
     """Expected films per label and value: each row's real films are like those of it that were tried."""
     totals = _no_totals()
     for row, tally in zip(rows, tallies, strict=True):
-        for films, told in zip(_films(plan, row.row), (tally.own, tally.edited), strict=True):
+        for films, told in zip(_films(plan, row), (tally.own, tally.edited), strict=True):
             for key, columns in told.items():
                 for column, times in enumerate(columns):
-                    totals[key][column] += row.groups * films * times / max(1, tally.placed)
+                    totals[key][column] += films * times / max(1, tally.placed)
     return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
 
 

@@ -59,6 +59,8 @@ class RowSequence:
         self.row_of: list[int] = []
         self.chosen: list[int] = []
         self.settled = 0
+        self.turns: list[int] = []
+        self._met = [0] * len(weights)
 
     def row(self, slot: int) -> int:
         """The row of this slot, 0 <= slot < n."""
@@ -67,9 +69,17 @@ class RowSequence:
             self._lay_to(self.settled)
             while self.slots[self.settled]:
                 self._round(self._cycle(self.settled))
+            row = self.chosen[self.settled]
+            assert row >= 0, "a slot without a row"
+            self.turns.append(self._met[row])
+            self._met[row] += 1
             self.settled += 1
-        assert self.chosen[slot] >= 0, "a slot without a row"
         return self.chosen[slot]
+
+    def turn(self, slot: int) -> int:
+        """How many slots before this one have its row."""
+        self.row(slot)
+        return self.turns[slot]
 
     def _lay_to(self, slot: int) -> None:
         while len(self.slots) <= slot:

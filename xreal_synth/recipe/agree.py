@@ -17,7 +17,11 @@ _FOLDER = "add anatomy: {source: {images: {path: FOLDER}}}"
 def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
     """Keys that contradict one another, each with its path and its line."""
     source = recipe.anatomy.source
+    on_films = isinstance(source, ImagesSource)
     found = [*_on_films(recipe, source)] if isinstance(source, ImagesSource) else [*_without_films(recipe)]
+    if recipe.pairs.sham > 0 and not any(row.takes_sham(on_films=on_films) for row in recipe.findings):
+        what = "a row of `films: healthy` that paints findings in" if on_films else "a row with findings"
+        found.append((("pairs", "sham"), "`sham` where no row can have one", what, "add one, or set 0"))
     if recipe.sampling.upscale_steps is not None and recipe.output.upscale is None:
         path = ("sampling", "upscale_steps")
         found.append((path, "`upscale_steps` without `output.upscale`", "both or neither", "remove it"))

@@ -25,7 +25,6 @@ from xreal_synth.recipe.kinds import (
     actor_count,
     near,
     problem,
-    shown,
 )
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.types import Side, Zone
@@ -120,8 +119,8 @@ class FindingLabel(Part):
         default=None,
         min_length=1,
         max_length=2000,
-        description="Text to paint it by in place of the bundle's own; encoded once, before the run, if the "
-        "bundle has not got it.",
+        description="Text to paint it by in place of the bundle's own; the bundle must have it encoded "
+        "(xreal-synth bundle add-prompt).",
     )
 
     @model_validator(mode="after")
@@ -151,6 +150,17 @@ class FindingLabel(Part):
         return self
 
 
+class Variant(Part):
+    """What one film of a group shows."""
+
+    labels: tuple[FindingLabel, ...] = Field(
+        strict=False,
+        min_length=1,
+        max_length=16,
+        description="Findings on this film, as in a row's `labels`.",
+    )
+
+
 class FindingRow(Part):
     """A kind of film and its share of the dataset."""
 
@@ -158,9 +168,17 @@ class FindingRow(Part):
         gt=0, le=1e300, description="Share of the groups, relative to the other rows' weights."
     )
     labels: tuple[FindingLabel, ...] = Field(
+        default=(),
         strict=False,
         max_length=16,
-        description="Findings on one film, added one after another; empty for no finding.",
+        description="Findings on one film, painted one after another in this order; empty for no finding.",
+    )
+    variants: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1, max_length=100)] | None = (
+        Field(
+            default=None,
+            description="In place of `labels`: what each film of a group shows, v0, v1.. in this order, all on "
+            "one anatomy.",
+        )
     )
     edit: Edit | None = Field(
         default=None, description="What is done first with the findings of a real film; needs source images."
@@ -170,30 +188,40 @@ class FindingRow(Part):
         description="Which real films the row takes: `any`, or `healthy`, those labelled No Finding.",
     )
 
-    joint: Literal[True] | None = Field(
-        default=None,
-        description="Paint each finding of the row by the bundle's prompt for all of them together, joined in "
-        "the bundle's order.",
-    )
-
     @model_validator(mode="after")
-    def _joint_agrees(self) -> Self:
-        if self.joint and (len({label.name for label in self.labels}) < 2 or self.edit is not None):
+    def _says_what(self) -> Self:
+        if self.variants is None and "labels" not in self.model_fields_set:
             raise problem(
-                self.joint, found="`joint` without several findings", wanted="two labels or more, no `edit`",
-                mend="remove it", at="joint",
+                None, found="missing", wanted="the findings of a film, or `variants`",
+                mend="a row without findings has an empty list: `labels: []`", at="labels",
             )  # fmt: skip
-        if self.joint and any(label.prompt is not None for label in self.labels):
+        if self.variants is not None and self.labels:
             raise problem(
-                self.joint, found="`joint` beside a label's own `prompt`", wanted="one of them",
-                mend="remove one", at="joint",
+                None, found="`variants` together with `labels`", wanted="one of them",
+                mend="make `labels` the first of the variants", at="variants",
             )  # fmt: skip
         return self
 
     @property
+    def kinds(self) -> tuple[tuple[str, tuple[FindingLabel, ...]], ...]:
+        """(path in the row, findings) of each kind of film that it paints, in the order of the variants."""
+        if self.variants is None:
+            return (("labels", self.labels),)
+        return tuple((f"variants[{i}].labels", kind.labels) for i, kind in enumerate(self.variants))
+
+    @property
     def paints(self) -> bool:
         """Whether a film of this row is painted on, and so has variants."""
-        return bool(self.labels) or self.edit is not None
+        return bool(self.labels) or self.variants is not None or self.edit is not None
+
+    def takes_sham(self, *, on_films: bool) -> bool:
+        """Whether its groups can have a sham: something is painted in, and nothing over that a label tells of.
+
+        A real film must be healthy: a sham could else paint over what its own labels say.
+        """
+        adds = bool(self.kinds[0][1]) or (self.edit is not None and self.edit.add is not None)
+        heals = self.edit is not None and self.edit.uses_own
+        return adds and not heals and (self.films == "healthy" or not on_films)
 
 
 class Placement(Part):
@@ -208,6 +236,12 @@ class Placement(Part):
         le=1,
         description="Least share of a box's area in organs where the finding can live.",
     )
+    overlap: Literal["allow", "avoid", "forbid"] | None = Field(
+        default=None,
+        description="Several findings on one film; the later is painted over the earlier. `avoid` (left out): a "
+        "drawn box that would cover more than half of an earlier one is drawn again, a few times; `forbid`: no "
+        "region touches another; `allow`: as drawn.",
+    )
 
 
 class Pairs(Part):
@@ -215,16 +249,19 @@ class Pairs(Part):
 
     twin: bool = Field(default=False, description="Deliver the healthy twin of each film too.")
     variants: int = Field(
-        default=1, ge=1, le=100, description="Films with the same row on the same anatomy, other boxes."
+        default=1,
+        ge=1,
+        le=100,
+        description="Films with the same findings on the same anatomy, other boxes; of a row with `variants`, so "
+        "many of each.",
     )
-    sham: float = Field(default=0.0, ge=0, le=1, description="Share of sham edits; only 0 so far.")
-
-    @field_validator("sham")
-    @classmethod
-    def _no_sham_yet(cls, value: float) -> float:
-        if value != 0:
-            raise problem(value, found=f"{shown(value)}: sham edits are not built yet", wanted="0")
-        return value
+    sham: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the groups with findings that deliver a sham too: the first variant's regions "
+        "painted with the healthy prompt, labelled like the twin.",
+    )
 
 
 class Quality(Part):

@@ -139,7 +139,9 @@ def asked_rows(head: DatasetHead, summary: DatasetSummary) -> list[AskedRow]:
 
 def _row_in_words(row: Mapping[str, Any]) -> str:
     told = [Edit.model_validate(row["edit"]).words] if row.get("edit") else []
-    told += [_label_in_words(label) for label in row.get("labels") or []]
+    kinds = [kind.get("labels") for kind in row.get("variants") or []] or [row.get("labels")]
+    painted = [" + ".join(_label_in_words(label) for label in labels) for labels in kinds if labels]
+    told += [" / ".join(painted)] if painted else []
     healthy = " (on films without finding)" if row.get("films") == "healthy" else ""
     return (" + ".join(told) or "no finding") + healthy
 

@@ -145,6 +145,8 @@ def _captions(sample: Sample, twin: bool) -> list[str]:
     if sample.meta.source is not None:
         return _film_captions(sample.meta, sample.meta.source)
     role = {"h": "healthy twin" if twin else "", "v": "variant", "s": "sham"}[member[0]]
+    if sample.meta.sham:
+        return [role, *_sham_captions(sample.meta)]
     if not findings:
         return [role, "no finding asked for"]
     placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in findings]
@@ -154,9 +156,16 @@ def _captions(sample: Sample, twin: bool) -> list[str]:
 def _film_captions(meta: SampleMeta, source: SourceFilm) -> list[str]:
     if meta.member == "h":
         return ["real film", source.id, ", ".join(source.labels)]
+    if meta.sham:
+        return ["sham of a real film", *_sham_captions(meta)]
     gone = [f"{own.name} painted over" for own in source.findings if own.healed is not None]
     placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in meta.findings]
     return ["edited", *(", ".join(part) for part in (gone, placed) if part)]
+
+
+def _sham_captions(meta: SampleMeta) -> list[str]:
+    """A sham shows no finding, in the regions where the first variant shows some."""
+    return ["painted healthy, where v0 has", ", ".join(place.name for place in meta.sham)]
 
 
 def _where(side: str, zone: str) -> list[str]:

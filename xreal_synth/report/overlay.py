@@ -54,7 +54,7 @@ def plain(sample: Sample, side: int) -> Image.Image:
 def annotated(sample: Sample, side: int) -> Image.Image:
     """The film with thin organ outlines, tinted finding regions, and their boxes with names.
 
-    Boxes that a real film came with are grey; "no NAME" where the finding was painted over.
+    Boxes that a real film came with are grey, "no NAME" where the finding was painted over; so are a sham's.
     """
     picture = plain(sample, side)
     _outline_organs(picture, sample.anatomy)
@@ -67,6 +67,10 @@ def annotated(sample: Sample, side: int) -> Image.Image:
     for own in sample.meta.source.findings if sample.meta.source is not None else ():
         _frame(picture, own.box, scale, OWN_COLOUR)
         _tag(picture, own.name if own.healed is None else f"no {own.name}", own.box, scale, OWN_COLOUR)
+    for place in sample.meta.sham:
+        for box in place.boxes:
+            _frame(picture, box, scale, OWN_COLOUR)
+        _tag(picture, "sham", place.box_xyxy, scale, OWN_COLOUR)
     for index, finding in enumerate(sample.meta.findings):
         for box in finding.boxes:
             _frame(picture, box, scale, finding_colour(index))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from xreal_synth import vocab
 from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.meta import TWIN
 from xreal_synth.shards.table import label_columns, meta_columns
 from xreal_synth.shards.tar import TableRow
 from xreal_synth.types import PlacedFinding, Sample, SampleMeta
+
+FIRST_VARIANT: Final = "v0"
 
 
 def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
@@ -22,10 +27,10 @@ def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
 def group_problems(members: Sequence[Sample]) -> list[str]:
     """What differs between the members of one group that must not: anatomy, and film outside the edit.
 
-    A feathered paste leaves every pixel outside the pathology mask, and outside what was painted over, as it
-    is in the twin.
+    A feathered paste leaves every pixel outside the regions that were painted as it is in the twin; where the
+    twin is delivered, the change maps say by how much the others differ from it.
     """
-    first, problems = members[0], []
+    first, problems = members[0], _sham_problems(members)
     for sample in members[1:]:
         key = sample.meta.key
         if _film_of(sample.meta) != _film_of(first.meta):
@@ -33,14 +38,51 @@ def group_problems(members: Sequence[Sample]) -> list[str]:
         if not np.array_equal(sample.anatomy, first.anatomy):
             problems.append(f"{key}: another anatomy mask than {first.meta.key}")
             continue
-        healed = sample.meta.source.healed if sample.meta.source is not None else ()
-        pasted = sample.meta.sampling.get("paste") == "feather" and (sample.meta.findings or healed)
-        if first.meta.member == "h" and pasted:
-            outside = sample.pathology == 0
-            for x0, y0, x1, y1 in healed:
-                outside[y0:y1, x0:x1] = False
+        if sample.meta.sampling.get("paste") == "feather":
+            outside = ~(_painted_on(sample, members) | _painted_on(first, members))
             if not np.array_equal(sample.film[outside], first.film[outside]):
                 problems.append(f"{key}: the film differs from {first.meta.key} outside its findings")
+    for sample in members:
+        problems += [f"{sample.meta.key}: {text}" for text in _change_problems(sample, members)]
+    return problems
+
+
+def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.bool_]:
+    """Where a film was painted on, bool [H, W]; a sham's regions are those of the first variant."""
+    region = np.asarray(sample.pathology > 0)
+    if sample.meta.sham:
+        variants = [member for member in members if member.meta.member == FIRST_VARIANT]
+        return np.asarray(variants[0].pathology > 0) if variants else ~region
+    for x0, y0, x1, y1 in sample.meta.source.healed if sample.meta.source is not None else ():
+        region[y0:y1, x0:x1] = True
+    return region
+
+
+def _sham_problems(members: Sequence[Sample]) -> list[str]:
+    """Whether a sham lies in the first variant's regions and is labelled as a film without them."""
+    by_name = {sample.meta.member: sample.meta for sample in members}
+    first, twin = by_name.get(FIRST_VARIANT), by_name.get(TWIN)
+    problems = []
+    for meta in by_name.values():
+        if not meta.sham:
+            continue
+        if first is None or first.findings != meta.sham:
+            problems.append(f"{meta.key}: its regions are not those of the group's {FIRST_VARIANT}")
+        if twin is not None and twin.labels != meta.labels:
+            problems.append(f"{meta.key}: other labels than {twin.key}")
+    return problems
+
+
+def _change_problems(sample: Sample, members: Sequence[Sample]) -> list[str]:
+    """Whether change.png is 0 where nothing was painted, and the difference from the twin if that is there."""
+    problems = []
+    if sample.change[~_painted_on(sample, members)].any():
+        problems.append("change.png is not 0 outside what was painted")
+    twin = next((member.film for member in members if member.meta.member == TWIN), None)
+    if twin is not None and not np.array_equal(
+        sample.change, np.abs(np.subtract(sample.film, twin, dtype=int))
+    ):
+        problems.append("change.png is not the difference from the twin")
     return problems
 
 

@@ -30,6 +30,7 @@ from xreal_synth.types import (
 REAL: Final = "a real film"
 EDITED: Final = "edited from a real film"
 TWIN: Final = "h"
+SHAM: Final = "s"
 
 
 def _no_bool(value: object) -> object:
@@ -49,6 +50,25 @@ class _FindingJson:
     box_xyxy: PixelBox
     box_xyxyn: NormBox
     boxes_xyxy: tuple[PixelBox, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ShamJson:
+    of: str
+    side: str
+    zone: str
+    region: Region
+    size: float | None
+    box_xyxy: PixelBox
+    box_xyxyn: NormBox
+    boxes_xyxy: tuple[PixelBox, ...]
+
+    @property
+    def finding(self) -> _FindingJson:
+        return _FindingJson(
+            self.of, self.side, self.zone, self.region, self.size,
+            self.box_xyxy, self.box_xyxyn, self.boxes_xyxy,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +126,7 @@ class _MetaJson:
     synthetic: bool
     source: _SourceJson | None = None
     quality: _QualityJson | None = None
+    sham: tuple[_ShamJson, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -133,11 +154,18 @@ def finding_fields(finding: PlacedFinding, image_size: tuple[int, int]) -> dict[
     }
 
 
+def sham_fields(place: PlacedFinding, image_size: tuple[int, int]) -> dict[str, object]:
+    """A region that a sham was painted in: `of` names the finding that the first variant shows there."""
+    fields = finding_fields(place, image_size)
+    return {"of": fields.pop("name"), **fields}
+
+
 def meta_json(meta: SampleMeta) -> bytes:
     """Canonical bytes of KEY.json: fixed field order, no spaces, label sets in vocab's order.
 
     `synthetic` is true where nothing of the film is a patient's. A real film, or one edited from it, has
-    `source`, which says so. `quality` is there where a gate was.
+    `source`, which says so. `quality` is there where a gate was, `sham`, the regions that were painted, in a
+    sham alone.
     """
     fields: dict[str, object] = {
         "key": meta.key,
@@ -167,6 +195,8 @@ def meta_json(meta: SampleMeta) -> bytes:
             "scores": dict(sorted(meta.quality.scores.items())),
             "flags": list(meta.quality.flags),
         }
+    if meta.sham:
+        fields["sham"] = [sham_fields(place, meta.image_size) for place in meta.sham]
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -203,6 +233,7 @@ def parse_meta(data: bytes, where: str) -> SampleMeta:
         image_size=raw.image_size, findings=tuple(_finding(finding, where) for finding in raw.findings),
         labels=raw.labels, prompt=raw.prompt, sampling=raw.sampling, source=_source(raw.source),
         quality=_quality(raw.quality),
+        sham=tuple(_finding(place.finding, where) for place in raw.sham),
     )  # fmt: skip
     _check(meta, raw, where)
     return meta
@@ -241,7 +272,12 @@ def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
     _check_source(meta, raw, where)
     if meta.quality is not None and not set(meta.quality.flags) <= set(meta.quality.scores):
         raise DatasetError(where=where, found="quality.flags names scores that are not there")
-    for finding, told in zip(meta.findings, raw.findings, strict=True):
+    if (meta.member[0] == SHAM) != bool(meta.sham):
+        raise DatasetError(where=where, found=f"member {meta.member} with {len(meta.sham)} sham regions")
+    if meta.sham and (meta.findings or (meta.source is not None and meta.source.healed)):
+        raise DatasetError(where=where, found="a sham with findings painted in or over")
+    told_places = (*raw.findings, *(place.finding for place in raw.sham))
+    for finding, told in zip((*meta.findings, *meta.sham), told_places, strict=True):
         _check_boxes(finding, told, meta.image_size, where)
 
 

@@ -14,7 +14,6 @@ from xreal_synth.storage import Store
 
 DATASET: Final = "dataset.json"
 RECIPE: Final = "recipe.yaml"
-PROMPTS: Final = "prompts.safetensors"
 SAMPLES: Final = "samples.parquet"
 REJECTED: Final = "rejected.parquet"
 INDEX: Final = "index.json"
@@ -31,7 +30,8 @@ FILM: Final = "png"
 META: Final = "json"
 ANATOMY: Final = "anatomy.png"
 PATHOLOGY: Final = "pathology.png"
-SUFFIXES: Final = (FILM, META, ANATOMY, PATHOLOGY)
+CHANGE: Final = "change.png"
+SUFFIXES: Final = (FILM, META, ANATOMY, PATHOLOGY, CHANGE)
 
 HUB_SPLITS: Final = {"train": "train", "val": "validation", "test": "test"}
 """A dataset's split -> its name in files for the Hugging Face Hub."""

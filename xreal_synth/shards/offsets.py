@@ -1,6 +1,6 @@
 """Single samples out of a tar: where each begins, and one read and checked by itself.
 
-A sample's four members lie side by side, so one range of bytes holds them with their headers.
+A sample's members lie side by side, so one range of bytes holds them with their headers.
 """
 
 from __future__ import annotations

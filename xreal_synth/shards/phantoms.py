@@ -91,20 +91,26 @@ def phantom(
     *,
     size: int = 32,
     attempt: int = 0,
+    sham: Sequence[PlacedFinding] = (),
 ) -> Sample:
-    """A film of `size` x `size`: the same anatomy and noise for the same group, brighter in its findings."""
+    """A film of `size` x `size`: the same anatomy and noise for the same group, brighter in its findings, and a
+    little where it is a sham."""
     anatomy = phantom_anatomy(size, np.random.default_rng(group))
     noise = np.random.default_rng(group + 1).normal(0, 6, (size, size))
     film = 150.0 - 90 * np.isin(anatomy, vocab.LUNGS) + 40 * (anatomy == vocab.HEART) + noise
     pathology = phantom_pathology(findings, anatomy)
+    twin = np.clip(film, 0, 255).astype(np.uint8)
     film[pathology > 0] += 50
+    film[phantom_pathology(sham, anatomy) > 0] += 5
     meta = SampleMeta(
         key=key_of(group, member), group=group, member=member, attempt=attempt, row=group % 3, digest=DIGEST,
         bundle_name="phantom", bundle_hash="b" * 64, seed=7, anatomy_source="bank", anatomy_id="bank",
         ctr=0.46, image_size=(size, size), findings=tuple(findings), labels=phantom_labels(findings),
         prompt=" ".join(f"{finding.name} is present." for finding in findings), sampling=SAMPLING,
+        sham=tuple(sham),
     )  # fmt: skip
-    return Sample(np.clip(film, 0, 255).astype(np.uint8), anatomy, pathology, meta, "train")
+    made = np.clip(film, 0, 255).astype(np.uint8)
+    return Sample(made, anatomy, pathology, meta, "train", made - twin)
 
 
 def phantom_groups(start: int, stop: int, size: int = 32) -> list[Sample]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.meta import meta_json, parse_meta
-from xreal_synth.shards.names import ANATOMY, FILM, META, PATHOLOGY, SUFFIXES, parse_key
+from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, META, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.png import decode_png, encode_png
 from xreal_synth.types import Sample, SampleMeta, Split
 
@@ -61,12 +61,14 @@ class TarSample:
 def encode_sample(sample: Sample) -> EncodedSample:
     """Encodes the PNGs and the JSON: pure, so that it may run in a thread beside the sampler."""
     meta = sample.meta
-    assert sample.film.shape == sample.anatomy.shape == sample.pathology.shape == meta.image_size, meta.key
+    images = (sample.film, sample.anatomy, sample.pathology, sample.change)
+    assert all(image.shape == meta.image_size for image in images), meta.key
     members = (
         encode_png(sample.film),
         meta_json(meta),
         encode_png(sample.anatomy),
         encode_png(sample.pathology),
+        encode_png(sample.change),
     )
     return EncodedSample(TableRow(meta, sample.split, content_sha256(members)), members)
 
@@ -194,16 +196,18 @@ def _decoded(key: str, members: dict[str, bytes], where: str) -> Sample:
     film = decode_png(members[FILM], f"{where}.{FILM}")
     anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
     pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
-    if not film.shape == anatomy.shape == pathology.shape == meta.image_size:
-        shapes = [list(np.shape(image)) for image in (film, anatomy, pathology)]
+    change = decode_png(members[CHANGE], f"{where}.{CHANGE}")
+    images = (film, anatomy, pathology, change)
+    if any(image.shape != meta.image_size for image in images):
+        shapes = [list(np.shape(image)) for image in images]
         raise DatasetError(
             where=where, found=f"film and masks of shapes {shapes}", wanted=f"{list(meta.image_size)} each"
         )
-    return Sample(film, anatomy, pathology, meta, "train")
+    return Sample(film, anatomy, pathology, meta, "train", change)
 
 
 def raw_samples(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, suffix -> content in the order of SUFFIXES) for every run of four members, not decoded."""
+    """(key, suffix -> content in the order of SUFFIXES) for every run of members, not decoded."""
     members: dict[str, bytes] = {}
     current = ""
     for name, content in _members(source, where):
