@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -63,6 +64,10 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys below the folder `prefix`, one level, without temporary files."""
+        ...
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """Keys as in `list` with the time each was last written, seconds since 1970 by the store's clock."""
         ...
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
@@ -173,6 +178,15 @@ class LocalStore:
         names = (entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
         base = f"{prefix.rstrip('/')}/" if prefix else ""
         return sorted(f"{base}{name}" for name in names if not name.startswith(TEMPORARY_PREFIX))
+
+    def times(self, prefix: str) -> dict[str, float]:
+        found = {}
+        for key in self.list(prefix):
+            try:
+                found[key] = self._path(key).stat().st_mtime
+            except FileNotFoundError:
+                continue
+        return found
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         limit, swept = time.time() - older_than_s, 0
@@ -295,18 +309,37 @@ class RemoteStore:
             return
 
     def list(self, prefix: str) -> list[str]:
+        return sorted(self._entries(prefix))
+
+    def times(self, prefix: str) -> dict[str, float]:
+        return {key: _written(entry) for key, entry in sorted(self._entries(prefix).items())}
+
+    def _entries(self, prefix: str) -> dict[str, dict[str, Any]]:
         folder = self._path(prefix) if prefix else self._root
         self._fs.invalidate_cache()
         try:
             entries = self._fs.ls(folder, detail=True)
         except FileNotFoundError:
-            return []
+            return {}
         base = f"{prefix.rstrip('/')}/" if prefix else ""
-        names = (str(entry["name"]).rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
-        return sorted(f"{base}{name}" for name in names)
+        files = (entry for entry in entries if entry["type"] == "file")
+        return {f"{base}{str(entry['name']).rsplit('/', 1)[-1]}": entry for entry in files}
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         return 0
+
+
+def _written(entry: dict[str, Any]) -> float:
+    """When an object was last written, as its file system's listing has it; 0 where it does not tell."""
+    for name in ("LastModified", "mtime", "updated", "created"):
+        told = entry.get(name)
+        if isinstance(told, str):
+            told = datetime.fromisoformat(told)
+        if isinstance(told, datetime):
+            return told.timestamp()
+        if isinstance(told, int | float):
+            return float(told)
+    return 0.0
 
 
 def scheme_of(uri: str) -> str:

@@ -21,6 +21,7 @@ from xreal_synth.cli import (
     recipe,
     replay,
     report,
+    status,
     train,
     verify,
 )
@@ -53,7 +54,20 @@ def _root(
     pass
 
 
-for module in (plan, preview, generate, verify, replay, report, prepare, train, evaluate, bench, export):
+for module in (
+    plan,
+    preview,
+    generate,
+    verify,
+    status,
+    replay,
+    report,
+    prepare,
+    train,
+    evaluate,
+    bench,
+    export,
+):
     module.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bundle.app, name="bundle")

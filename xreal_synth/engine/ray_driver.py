@@ -15,6 +15,7 @@ from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.backend import BackendSpec, Networks
 from xreal_synth.engine.fingerprint import fingerprint_differences
 from xreal_synth.engine.ledger import Ledger, missing_records, read_ledger
+from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import (
     ActorLost,
     ActorUp,
@@ -65,6 +66,16 @@ def generate(
     """
     stop, backend = stop or threading.Event(), backend or Networks()
     limits = limits or limits_of(run.recipe.compute)
+    note = NoteKeeper(store, run.recipe.samples, run.plan.shard_count, on_event)
+    summary = _generate(run, store, address, note.on_event, stop, backend, limits)
+    note.ended(summary)
+    return summary
+
+
+def _generate(
+    run: Run, store: Store, address: str | None, on_event: OnEvent, stop: threading.Event,
+    backend: BackendSpec, limits: Limits,
+) -> RunSummary:  # fmt: skip
     head = check_before_start(run, store)
     store.sweep()
     ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event)

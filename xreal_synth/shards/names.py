@@ -20,6 +20,7 @@ INDEX: Final = "index.json"
 SHEET: Final = "contact_sheet.png"
 CARD: Final = "README.md"
 REPORT: Final = "report.html"
+PROGRESS: Final = "progress.json"
 
 SHARDS: Final = "shards"
 TABLES: Final = "tables"

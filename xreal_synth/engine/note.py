@@ -1,0 +1,66 @@
+"""Keeps progress.json up to date while a run goes on, so that `status` needs no Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSummary, Warned
+from xreal_synth.errors import StorageError
+from xreal_synth.shards.names import DATASET
+from xreal_synth.shards.note import RunNote, read_note, write_note
+from xreal_synth.storage import Store
+
+EVERY_S = 15.0
+
+
+class NoteKeeper:
+    """Passes events on, and writes the note every `every_s` seconds from the first actor that is up.
+
+    Before that the place is not claimed, and a run that cannot start leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        groups: int,
+        shards: int,
+        on_event: OnEvent,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._on_event = store, on_event
+        self._every, self._clock = every_s, clock
+        self._note = RunNote(0.0, None, groups, shards, 0)
+        self._begun = self._failed = False
+
+    def on_event(self, event: Event) -> None:
+        self._on_event(event)
+        if isinstance(event, ActorUp):
+            self._begun = True
+            self._note = replace(self._note, actors=max(self._note.actors, 1))
+        elif isinstance(event, Advanced):
+            self._note = replace(self._note, actors=event.actors)
+        else:
+            return
+        if self._begun and self._clock() - self._note.at >= self._every:
+            self._write(self._note)
+
+    def ended(self, summary: RunSummary) -> None:
+        """Writes how the run ended, unless that stands there already or the place was never claimed."""
+        if not self._store.exists(DATASET):
+            return
+        note = replace(self._note, exit_code=summary.exit_code, actors=0, message=summary.message)
+        there = read_note(self._store)
+        if there is None or replace(there, at=0.0) != replace(note, at=0.0):
+            self._write(note)
+
+    def _write(self, note: RunNote) -> None:
+        self._note = replace(note, at=self._clock())
+        try:
+            write_note(self._store, self._note)
+        except (OSError, StorageError) as error:
+            if not self._failed:
+                self._on_event(Warned(f"progress.json cannot be written, so `status` lags behind: {error}"))
+            self._failed = True
