@@ -342,6 +342,11 @@ def _written(entry: dict[str, Any]) -> float:
     return 0.0
 
 
+def missing_folders(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist yet, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
 def scheme_of(uri: str) -> str:
     """`s3` of `s3://bucket/x`; an empty string for a path."""
     head, separator, _ = uri.partition("://")

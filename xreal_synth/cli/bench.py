@@ -24,6 +24,8 @@ COLUMNS = ("loop", "images/s", "x plain", "memory", "TFLOP/s", "of peak")
 
 class Loop(StrEnum):
     plain = "plain"
+    plain_cached = "plain-cached"
+    plain_fused = "plain-fused"
     reference = "reference"
     branch = "branch"
 
@@ -113,7 +115,8 @@ def sample(
 ) -> None:
     """Films per second in each mode and micro-batch, against the released code's way, in one run.
 
-    That way: one film at a time, two denoiser calls for guidance, the text encoder in the loop. An image is
+    That way: one film at a time, two denoiser calls for guidance, the text encoder in the loop (plain-cached:
+    not in it; plain-fused: one call too). An image is
     a film with a finding; its healthy twin is made on the way. With few steps what is done once per film
     (encoding, decoding) weighs more than in a real run.
     """

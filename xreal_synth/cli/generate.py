@@ -12,7 +12,10 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
+    TextEncoderOption,
+    VocabOption,
     console,
+    encoding,
     examples,
     notes,
     open_recipe,
@@ -42,10 +45,12 @@ def generate(
         str | None,
         typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
     ] = None,
+    text_encoder: TextEncoderOption = None,
+    vocab: VocabOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
-    run = open_recipe(recipe, overrides, output)
+    run = open_recipe(recipe, overrides, output, text_encoder, vocab)
     from xreal_synth.engine.setup import require_placeable
 
     require_placeable(run, str(recipe))
@@ -56,7 +61,9 @@ def generate(
 
     store = open_store(run.recipe.output.uri)
     with RunDisplay(notes if as_json else console) as display:
-        summary = run_engine(run, store, address=address, on_event=display.on_event)
+        summary = run_engine(
+            run, store, address=address, on_event=display.on_event, encode=encoding(text_encoder, vocab)
+        )
     built = build(store, summary.dataset, run.bundle) if summary.dataset is not None else None
     if as_json:
         print_json(summary_fields(summary))

@@ -13,6 +13,8 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
+    TextEncoderOption,
+    VocabOption,
     bytes_text,
     console,
     examples,
@@ -41,10 +43,12 @@ def plan(
     recipe: RecipeArgument,
     output: OutputOption = None,
     overrides: SetOption = None,
+    text_encoder: TextEncoderOption = None,
+    vocab: VocabOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Says what would be made: films, labels, shards, bytes, device time. Needs neither torch nor Ray."""
-    run = open_recipe(recipe, overrides, output)
+    run = open_recipe(recipe, overrides, output, text_encoder, vocab)
     from xreal_synth.engine.estimate import estimate
     from xreal_synth.plan.probe import probe
 

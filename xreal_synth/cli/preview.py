@@ -12,7 +12,10 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
+    TextEncoderOption,
+    VocabOption,
     console,
+    encoding,
     examples,
     open_recipe,
 )
@@ -35,19 +38,23 @@ def preview(
     ] = None,
     output: OutputOption = None,
     overrides: SetOption = None,
+    text_encoder: TextEncoderOption = None,
+    vocab: VocabOption = None,
 ) -> None:
     """Makes the first groups here, without Ray, and draws them: films, twins, organ outlines, regions."""
-    run = open_recipe(recipe, overrides, output)
+    run = open_recipe(recipe, overrides, output, text_encoder, vocab)
     from xreal_synth.engine.setup import require_placeable
 
     require_placeable(run, str(recipe))
     from xreal_synth.engine.backend import Networks
+    from xreal_synth.engine.own_prompts import encoded
     from xreal_synth.engine.resources import Resources, actor_shape
     from xreal_synth.engine.worker import plan_group, render_groups
     from xreal_synth.models.describe import verify_files
     from xreal_synth.report.contact_sheet import contact_sheet
 
     verify_files(run.bundle)
+    run = encoded(run, encoding(text_encoder, vocab))
     target = out or Path(f"{run.recipe.name}-preview.png")
     gpus = _gpus()
     planned = [plan_group(run, index) for index in range(min(groups, run.recipe.samples))]

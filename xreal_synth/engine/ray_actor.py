@@ -13,6 +13,7 @@ import ray
 
 from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.micro_batch import Trial
+from xreal_synth.engine.own_prompts import with_table
 from xreal_synth.engine.publish import FULL, with_retries
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.resources import ActorShape
@@ -23,7 +24,7 @@ from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealErr
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.shards.record import read_record
 from xreal_synth.storage import Store, open_store
-from xreal_synth.types import ShardRecord
+from xreal_synth.types import FileStamp, ShardRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,8 @@ the first before numpy loads, unless the node has its own; torch, loaded later, 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What an actor is told at birth. `folder` is the driver's working directory: relative paths of bundle and
-    masks start there where it exists, as it does on one machine and in a job."""
+    masks start there where it exists, as it does on one machine and in a job. `prompts` are the dataset's own,
+    encoded by `encoder`, in the store."""
 
     actor: str
     loaded: LoadedRecipe
@@ -57,6 +59,8 @@ class Order:
     backend: BackendSpec
     folder: str
     probe: Probe | None
+    encoder: str | None = None
+    prompts: FileStamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class Generator:
             os.environ.update(ONE_THREAD)
         if Path(order.folder).is_dir():
             os.chdir(order.folder)
-        run = open_run(order.loaded)
+        run = open_run(order.loaded, lambda: order.encoder)
         if run.digest != order.digest:
             raise EngineError(
                 found=f"on {socket.gethostname()} the recipe's digest is {run.digest[:12]}",
@@ -122,6 +126,7 @@ class Generator:
         store = open_store(order.store)
         if order.probe is not None and not sees(store, order.probe):
             raise refuse_unshared(store, socket.gethostname())
+        run = with_table(run, store, order.prompts)
         backend = order.backend.open(run, order.shape)
         self._loaded = run, backend, store
         trials = getattr(backend, "trials", ())

@@ -16,6 +16,7 @@ from xreal_synth.engine.backend import BackendSpec, Networks
 from xreal_synth.engine.fingerprint import fingerprint_differences
 from xreal_synth.engine.ledger import Ledger, missing_records, read_ledger
 from xreal_synth.engine.note import NoteKeeper
+from xreal_synth.engine.own_prompts import Encode, kept
 from xreal_synth.engine.progress import (
     ActorLost,
     ActorUp,
@@ -57,24 +58,26 @@ def generate(
     stop: threading.Event | None = None,
     backend: BackendSpec | None = None,
     limits: Limits | None = None,
+    encode: Encode | None = None,
 ) -> RunSummary:
     """Makes what the dataset at `store` still lacks; running it again goes on where it ended.
 
-    `address` is a Ray cluster's, None a Ray of this machine's own. `stop`, SIGTERM and SIGINT finish the
+    `address` is a Ray cluster's, None a Ray of this machine's own. `encode` is called, once, if the recipe has
+    prompts that neither the bundle nor the dataset has. `stop`, SIGTERM and SIGINT finish the
     shards in flight and end with exit code 75. The summary's exit code is 0 complete, 3 partial, 75 stopped;
     exit code 2 is an exception: XrealError where nothing could start, and then nothing is written.
     """
     stop, backend = stop or threading.Event(), backend or Networks()
     limits = limits or limits_of(run.recipe.compute)
     note = NoteKeeper(store, run.recipe.samples, run.plan.shard_count, on_event)
-    summary = _generate(run, store, address, note.on_event, stop, backend, limits)
+    summary = _generate(run, store, address, note.on_event, stop, backend, limits, encode)
     note.ended(summary)
     return summary
 
 
 def _generate(
     run: Run, store: Store, address: str | None, on_event: OnEvent, stop: threading.Event,
-    backend: BackendSpec, limits: Limits,
+    backend: BackendSpec, limits: Limits, encode: Encode | None,
 ) -> RunSummary:  # fmt: skip
     head = check_before_start(run, store)
     store.sweep()
@@ -82,11 +85,16 @@ def _generate(
     account = Account(run, store, ledger.totals, on_event)
     if head is not None and not ledger.todo:
         return account.summary(head, Ending({}, {}, stopped=False))
-    with session(address, run.recipe.compute), stop_signals(stop):
+    with (
+        kept(run, store, head, encode) as run,
+        session(address, run.recipe.compute),
+        stop_signals(stop),
+    ):
         recorded = recorded_micro_batch(head.fingerprint) if head else None
         shape = actor_shape(run.recipe.compute, resources(), recorded)
         with probed(store, cluster=address is not None) as probe:
-            order = Order("", run.loaded, run.digest, store.uri, shape, backend, str(Path.cwd()), probe)
+            own = (run.own.encoder, run.own.stamp) if run.own is not None else (None, None)
+            order = Order("", run.loaded, run.digest, store.uri, shape, backend, str(Path.cwd()), probe, *own)
             return _Driver(run, store, ledger, account, order, stop, limits, head).run()
 
 

@@ -6,14 +6,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xreal_synth.engine.ray_session import alive_nodes
 from xreal_synth.errors import EngineError, StorageError
-from xreal_synth.storage import TEMPORARY_PREFIX, Store, open_store
+from xreal_synth.storage import TEMPORARY_PREFIX, Store, missing_folders, open_store
 
 _TIMEOUT_S = 120.0
 
@@ -54,7 +53,7 @@ def probed(store: Store, *, cluster: bool) -> Iterator[Probe | None]:
     if folder is None or not cluster:
         yield None
         return
-    created = _missing_folders(folder)
+    created = missing_folders(folder)
     probe = Probe(f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}", uuid.uuid4().bytes)
     store.put_if_absent(probe.key, probe.content)
     try:
@@ -65,11 +64,6 @@ def probed(store: Store, *, cluster: bool) -> Iterator[Probe | None]:
         for made in created:
             if made.is_dir() and not any(made.iterdir()):
                 made.rmdir()
-
-
-def _missing_folders(folder: Path) -> list[Path]:
-    """The folder and those above it that do not exist yet, innermost first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def _check_nodes(store: Store, probe: Probe) -> None:

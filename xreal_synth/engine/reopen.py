@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from xreal_synth.engine.own_prompts import ENCODER, encoder_in, with_table
 from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.digest import differences
@@ -26,7 +27,7 @@ def reopen(
     the films are not the same.
     """
     text = _recipe_text(store)
-    document = dict(head.settings)
+    document = {key: value for key, value in head.settings.items() if key != ENCODER}
     sampling = document.get("sampling")
     if isinstance(sampling, dict):
         document["sampling"] = written_sampling(sampling)
@@ -38,7 +39,7 @@ def reopen(
         "bundle": bundle or _bundle_of(text) or head.bundle.name,
     }
     _place_films(document, films or _films_of(text))
-    run = open_run(LoadedRecipe(Recipe.model_validate(document), text))
+    run = open_run(LoadedRecipe(Recipe.model_validate(document), text), lambda: encoder_in(head.settings))
     if run.bundle.content_hash != head.bundle.hash:
         raise DatasetError(
             found=f"bundle {run.bundle.name} at {run.bundle.root} has hash {run.bundle.content_hash[:12]}",
@@ -52,7 +53,7 @@ def reopen(
             wanted=f"digest {head.digest[:12]}",
             mend="use the version of xreal-synth named in dataset.json",
         )
-    return run
+    return with_table(run, store, head.prompts)
 
 
 def _recipe_text(store: Store) -> str:

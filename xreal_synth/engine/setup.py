@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xreal_synth.anatomy.augment import Augment
 from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
+from xreal_synth.engine.own_prompts import ENCODER, OwnPrompts, unknown_texts
 from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import (
     BundleInfo,
     describe,
+    encoder_hash,
     prompt_for,
     prompt_of,
     require_control,
@@ -38,7 +41,8 @@ PREFLIGHT_GROUPS = 32
 class Run:
     """Everything about a dataset that is known before a model is loaded.
 
-    `settings` are the digested settings, `digest` their hash with the bundle's content hash.
+    `settings` are the digested settings, `digest` their hash with the bundle's content hash; `own` are the
+    prompts that are encoded for this dataset, which `bundle` counts among those it knows.
     """
 
     loaded: LoadedRecipe
@@ -47,6 +51,7 @@ class Run:
     sampling: SamplingSettings
     settings: dict[str, object]
     digest: str
+    own: OwnPrompts | None = None
 
     @property
     def film_size(self) -> int:
@@ -71,19 +76,24 @@ class Run:
             fingerprint=fingerprint,
             name=self.recipe.name,
             shard_samples=self.recipe.output.shard_size,
+            prompts=self.own.stamp if self.own is not None else None,
         )
 
 
-def open_run(loaded: LoadedRecipe) -> Run:
+def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = None) -> Run:
     """Everything that can be checked without a model: bundle, findings it can make, sampling, mask source.
 
-    Raises RecipeError, BundleError, AnatomyError, PlacementError.
+    Prompts that the bundle lacks are left to `encoder()`, the hash of a text encoder's files, or else to the
+    bundle's own text encoder; without either they are an error. Raises RecipeError, BundleError, AnatomyError,
+    PlacementError.
     """
     recipe = loaded.recipe
-    bundle = describe(recipe.bundle)
+    bundle, own = _with_own(recipe, describe(recipe.bundle), encoder)
     for row in recipe.findings:
         edit = row.edit
         named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()
+        if row.joint:
+            prompt_for(bundle, [label.name for label in row.labels])
         for label in (label for _, labels in row.kinds for label in labels):
             prompt_of(bundle, label.name, label.prompt)
         for name in named:
@@ -97,6 +107,8 @@ def open_run(loaded: LoadedRecipe) -> Run:
     source = _source(recipe, bundle)
     films = source.content if isinstance(source, FilmFolder) else None
     settings = digested_settings(recipe, sampling, films)
+    if own is not None:
+        settings[ENCODER] = own.encoder
     geometry = Geometry(bundle.image_size, bundle.factor, recipe.output.upscale or bundle.image_size)
     return Run(
         loaded=loaded,
@@ -105,7 +117,18 @@ def open_run(loaded: LoadedRecipe) -> Run:
         sampling=sampling,
         settings=settings,
         digest=recipe_digest(settings, bundle.content_hash),
+        own=own,
     )
+
+
+def _with_own(
+    recipe: Recipe, bundle: BundleInfo, encoder: Callable[[], str | None] | None
+) -> tuple[BundleInfo, OwnPrompts | None]:
+    texts = unknown_texts(recipe, bundle)
+    found = ((encoder() if encoder is not None else None) or encoder_hash(bundle)) if texts else None
+    if found is None:
+        return bundle, None
+    return replace(bundle, known_prompts=bundle.known_prompts.union(texts)), OwnPrompts(found, texts)
 
 
 def require_placeable(run: Run, source: str) -> None:

@@ -24,7 +24,7 @@ from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.errors import DatasetError, PlacementError
-from xreal_synth.models.describe import prompt_of
+from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import labels_for
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
@@ -139,8 +139,16 @@ def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
 
 
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
-    prompt = prompt_of(run.bundle, finding.name, finding.prompt)
+    prompt = _painted_by(run, finding, spec.row)
     return _painting(run, region_mask(finding, spec.anatomy), prompt)
+
+
+def _painted_by(run: Run, finding: PlacedFinding, row: int) -> str:
+    """A finding's prompt: its own, the bundle's, or what names all of its row's."""
+    findings = run.recipe.findings[row]
+    if findings.joint:
+        return prompt_for(run.bundle, [label.name for label in findings.labels])
+    return prompt_of(run.bundle, finding.name, finding.prompt)
 
 
 def _painting(run: Run, region: npt.NDArray[np.bool_], prompt: str) -> Edit:
@@ -171,7 +179,7 @@ def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film, cha
         image_size=(height, width),
         findings=tuple(enlarged_finding(finding, times) for finding in member.findings),
         labels=_labels(run, spec, member),
-        prompt=_prompt(run, member),
+        prompt=_prompt(run, member, spec.row),
         sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
         source=None if member.source is None else enlarged_source(member.source, times),
         sham=tuple(enlarged_finding(place, times) for place in member.sham),
@@ -197,11 +205,11 @@ def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[st
     return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr)
 
 
-def _prompt(run: Run, member: MemberSpec) -> str:
+def _prompt(run: Run, member: MemberSpec, row: int) -> str:
     """The prompts in the order in which they were painted; a real film as it is has none."""
     if member.sham:
         return run.bundle.healthy_prompt
-    prompts = [prompt_of(run.bundle, finding.name, finding.prompt) for finding in member.findings]
+    prompts = [_painted_by(run, finding, row) for finding in member.findings]
     if member.source is not None and member.source.healed:
         prompts.insert(0, run.bundle.healthy_prompt)
     if prompts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import SamplingSettings
 
-Loop = Literal["plain", "reference", "branch"]
+Loop = Literal["plain", "plain-cached", "plain-fused", "reference", "branch"]
+PLAIN: Final = ("plain", "plain-cached", "plain-fused")
 
 BOX = (0.375, 0.1875, 0.625, 0.4375)
 """Rows and columns of the finding's region: in the right lung, 1/16 of the picture."""
@@ -36,7 +37,8 @@ BOX = (0.375, 0.1875, 0.625, 0.4375)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of making films; `plain` is the loop of the released code."""
+    """One way of making films; `plain` is the loop of the released code, `plain-cached` the same with its label
+    embeddings computed before, `plain-fused` that with guidance by one call in the place of two."""
 
     loop: Loop
     micro_batch: int = 1
@@ -142,10 +144,11 @@ class SampleBench:
     def _ready(self, row: Row, *, tuned: bool = True) -> Callable[[], object]:
         """The row's pass, with its model loaded."""
         jobs, settings = self.jobs(row.micro_batch), self.settings[row.loop]
-        if row.loop == "plain":
-            text = self._text_encoder(row.precision)
+        if row.loop in PLAIN:
+            text = self._text_encoder(row.precision) if row.loop == "plain" else None
             ids = None if text is None else torch.zeros(1, 150, dtype=torch.long, device=self.device)
-            loop = PlainLoop(self._model(row.precision, "plain"), settings, text, ids)
+            fused = row.loop == "plain-fused"
+            loop = PlainLoop(self._model(row.precision, "plain"), settings, text, ids, fused)
             return lambda: [_plain(loop, job) for job in jobs]
         model = self._model(row.precision, row.compiled or ("tuned" if tuned else "plain"))
         return lambda: list(sample_groups(model, settings, jobs, micro_batch=row.micro_batch))
@@ -200,10 +203,10 @@ class SampleBench:
 
 
 def loop_settings(info: BundleInfo, steps: int) -> dict[Loop, SamplingSettings]:
-    """How each loop samples; the plain one as mode `reference`. Raises RecipeError for a wrong step count."""
+    """How each loop samples; the plain ones as mode `reference`. Raises RecipeError for a wrong step count."""
     reference = sampling_settings({"mode": "reference", "steps": steps}, info)
     branch = sampling_settings({"mode": "branch", "steps": steps}, info)
-    return {"plain": reference, "reference": reference, "branch": branch}
+    return {**dict.fromkeys(PLAIN, reference), "reference": reference, "branch": branch}
 
 
 def rows_of(
@@ -212,12 +215,14 @@ def rows_of(
     precision: Precision,
     compiled: Sequence[CompileHow | None] = (None,),
 ) -> list[Row]:
-    """The plain loop in fp32 and in `precision`, then the others at every micro-batch, each way compiled."""
+    """The plain loop in fp32 and in `precision`, its improvements in that, then the others at every
+    micro-batch, each way compiled."""
     precisions: tuple[Precision, ...] = ("fp32", precision) if precision != "fp32" else ("fp32",)
     rows = [Row("plain", 1, each) for each in precisions if "plain" in loops]
+    rows += [Row(loop, 1, precision) for loop in loops if loop in PLAIN[1:]]
     for how in compiled:
         for loop in loops:
-            if loop != "plain":
+            if loop not in PLAIN:
                 rows += [Row(loop, size, precision, how) for size in micro_batches]
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,12 +44,7 @@ def add_prompt(
     verify_files(info)
     table = load_file(info.root / EMBEDDINGS)
     if text not in info.known_prompts:
-        model = model or open_text_model(info.root)
-        _check_same(info, table, model)
-        example = table[info.null_prompt or NULL_KEY]
-        table[text] = model.encode(text).to(example.dtype)
-        if table[text].shape != example.shape:
-            raise _other_encoder(info, f"tokens {list(table[text].shape)}", f"{list(example.shape)}")
+        table |= encode_for(info, table, (text,), model or open_text_model(info.root))
     fields = read_fields(info.root / BUNDLE_FILE)
     if finding is not None:
         findings = {**fields.prompts.findings, finding: text}
@@ -57,6 +53,18 @@ def add_prompt(
         )
     LocalStore(info.root).replace(EMBEDDINGS, save(table))
     return write_bundle(info.root, fields)
+
+
+def encode_for(
+    info: BundleInfo, table: Mapping[str, Tensor], texts: Sequence[str], model: TextModel
+) -> dict[str, Tensor]:
+    """Texts -> their tokens in the number format of the bundle's `table`.
+
+    Raises BundleError if another text encoder made that, ConversionError for a text that does not fit.
+    """
+    _check_same(info, table, model)
+    example = table[info.null_prompt or NULL_KEY]
+    return {text: model.encode(text).to(example.dtype) for text in texts}
 
 
 def open_text_model(source: Path, vocabulary: Path | None = None, variant: str | None = None) -> TextModel:
@@ -129,7 +137,7 @@ def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
             )
 
 
-def _check_same(info: BundleInfo, table: dict[str, Tensor], model: TextModel) -> None:
+def _check_same(info: BundleInfo, table: Mapping[str, Tensor], model: TextModel) -> None:
     """The text encoder makes of the null prompt what the table has."""
     stored = table[info.null_prompt or NULL_KEY].float()
     found = model.encode(info.null_prompt)

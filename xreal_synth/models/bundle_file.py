@@ -21,6 +21,8 @@ NULL_KEY: Final = "<null>"
 PICKLES: Final = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 ORGAN_CODES: Final = {"background": vocab.BACKGROUND, **vocab.ORGANS}
 _DOCUMENTS: Final = (".md", ".txt", ".png")
+TEXT_PARTS: Final = ("text_encoder", "tokenizer")
+"""What encodes prompts; every file of these decides the tokens, a vocabulary in .txt too."""
 
 
 class _Strict(BaseModel):
@@ -181,7 +183,7 @@ def tensor_names(path: Path) -> list[str]:
 
 def content_hash(record: BundleFile) -> str:
     """sha256 over what decides the films: the files but for documents, and the fields the networks need."""
-    kept = {path: entry.sha256 for path, entry in record.files.items() if Path(path).suffix not in _DOCUMENTS}
+    kept = {path: entry.sha256 for path, entry in record.files.items() if not _is_document(path)}
     fields = record.model_dump(
         include={
             "format_version", "image_size", "channels", "value_range", "latent_shape", "scale_factor",
@@ -192,3 +194,7 @@ def content_hash(record: BundleFile) -> str:
         {"files": kept, "fields": fields}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_document(path: str) -> bool:
+    return Path(path).suffix in _DOCUMENTS and PurePosixPath(path).parts[0] not in TEXT_PARTS

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import string
+import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,13 @@ from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.networks.organ_controlnet import build_controlnet
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
+from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
+from xreal_synth.models.text.wordpieces import LdmBert, WordPieces
 from xreal_synth.vocab import NO_FINDING
 
 FINDINGS = ("Pneumonia", "Effusion", "Atelectasis", "Cardiomegaly", "Edema")
 TOKENS, WIDTH = 2, 16
+_SPECIAL, _LETTERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), string.ascii_lowercase + string.digits + ".,-"
 IMAGE_SIZE, LATENT_SHAPE = 64, (3, 16, 16)
 
 _FIELDS = BundleFields(
@@ -42,17 +47,17 @@ _FIELDS = BundleFields(
 )
 
 
-def build_tiny(out: Path, seed: int = 0, *, upscale: int | None = None) -> BundleInfo:
+def build_tiny(out: Path, seed: int = 0, *, upscale: int | None = None, text: bool = False) -> BundleInfo:
     """Writes the bundle (64x64 films, 3x16x16 latents, fp16, under 600 kB) into the folder `out`.
 
     The denoiser predicts v, with which random weights keep the films within range. `upscale` adds an upscaler
-    to films of that side.
+    to films of that side, `text` a text encoder, which then makes the table, of single findings alone.
     """
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts: dict[str, Any] = {"vae": _vae(), "anatomy_controller": _vae(), "unet": _unet()}
-        table = _embeddings()
+        table = _text_table(out) if text else _embeddings()
         torch.manual_seed(seed)
         parts["controlnet"] = _controlnet(parts["unet"])
     for name, network in parts.items():
@@ -114,6 +119,19 @@ def _controlnet(unet: Any) -> Any:
     return controlnet
 
 
+def _text_table(out: Path) -> dict[str, Tensor]:
+    """A text encoder of random weights that spells words out, written into the bundle; null prompt, no finding
+    and each finding -> its tokens [L, D]."""
+    words = [*_SPECIAL, *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
+    shape = TextShape(len(words), 40, WIDTH, depth=1, heads=2, head_dim=WIDTH // 2)
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.txt"
+        vocabulary.write_text("\n".join(words) + "\n", encoding="utf-8")
+        model = LdmBert(TextEncoder(shape), shape, WordPieces(vocabulary, len(words)))
+        model.save(out)
+    return {text or NULL_KEY: model.encode(text).half() for text in ("", NO_FINDING, *FINDINGS)}
+
+
 def _embeddings() -> dict[str, Tensor]:
     """Every combination of the findings, and no finding, and the null prompt -> random tokens [L, D]."""
     prompts = [NULL_KEY, NO_FINDING]
@@ -128,8 +146,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--upscale", type=int, metavar="SIDE", help="add an upscaler to films of this side")
+    parser.add_argument(
+        "--text", action="store_true", help="add a text encoder, which makes the prompt table"
+    )
     given = parser.parse_args()
-    info = build_tiny(given.out, given.seed, upscale=given.upscale)
+    info = build_tiny(given.out, given.seed, upscale=given.upscale, text=given.text)
     print(f"{info.root}: {info.bytes} bytes, content hash {info.content_hash}")
 
 

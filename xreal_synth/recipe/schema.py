@@ -119,8 +119,8 @@ class FindingLabel(Part):
         default=None,
         min_length=1,
         max_length=2000,
-        description="Text to paint it by in place of the bundle's own; the bundle must have it encoded "
-        "(xreal-synth bundle add-prompt).",
+        description="Text to paint it by in place of the bundle's own; encoded once, before the run, if the "
+        "bundle has not got it.",
     )
 
     @model_validator(mode="after")
@@ -187,6 +187,11 @@ class FindingRow(Part):
         default=None,
         description="Which real films the row takes: `any`, or `healthy`, those labelled No Finding.",
     )
+    joint: Literal[True] | None = Field(
+        default=None,
+        description="Paint each finding of the row by the bundle's prompt for all of them together, joined in "
+        "the bundle's order.",
+    )
 
     @model_validator(mode="after")
     def _says_what(self) -> Self:
@@ -208,6 +213,20 @@ class FindingRow(Part):
         if self.variants is None:
             return (("labels", self.labels),)
         return tuple((f"variants[{i}].labels", kind.labels) for i, kind in enumerate(self.variants))
+
+    @model_validator(mode="after")
+    def _joint_agrees(self) -> Self:
+        if self.joint and (len({label.name for label in self.labels}) < 2 or self.edit is not None):
+            raise problem(
+                self.joint, found="`joint` without several findings", wanted="two labels or more, no `edit`",
+                mend="remove it", at="joint",
+            )  # fmt: skip
+        if self.joint and any(label.prompt is not None for label in self.labels):
+            raise problem(
+                self.joint, found="`joint` beside a label's own `prompt`", wanted="one of them",
+                mend="remove one", at="joint",
+            )  # fmt: skip
+        return self
 
     @property
     def paints(self) -> bool:

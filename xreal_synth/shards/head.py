@@ -13,6 +13,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.shards.names import DATASET, RECIPE
 from xreal_synth.shards.seal import sealed, unsealed
 from xreal_synth.storage import Store
+from xreal_synth.types import FileStamp
 
 FORMAT_VERSION = 1
 
@@ -32,7 +33,8 @@ class DatasetHead:
     """What dataset.json holds.
 
     `settings` are the digested settings in full, `fingerprint` the environment of the first run (each
-    record has its own), `shard_samples` the groups of a whole shard.
+    record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of the prompts that
+    were encoded for this dataset, where the bundle lacked some.
     """
 
     digest: str
@@ -42,6 +44,7 @@ class DatasetHead:
     name: str
     shard_samples: int
     format_version: int = FORMAT_VERSION
+    prompts: FileStamp | None = None
 
     @property
     def real_films(self) -> bool:

@@ -70,6 +70,9 @@ def verify(
     present = _present(store, head)
     wanted = sorted(present | (set(range(max(present, default=-1) + 1)) if plans is None else set(plans)))
     problems = _foreign(store, head, wanted)
+    if head.prompts is not None:
+        own = file_problems(store, head.prompts)
+        problems += [VerifyProblem(head.prompts.path, text, None) for text in own]
     sound: dict[int, int] = {}
     samples = 0
     for done, shard in enumerate(wanted, start=1):
