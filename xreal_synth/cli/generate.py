@@ -111,6 +111,8 @@ def show(summary: RunSummary, built: Built | None) -> None:
         )
     console.print(table)
     console.print(f"dataset:       {summary.uri}", markup=False, soft_wrap=True)
+    if built is not None:
+        console.print(f"report:        {built.report}", markup=False, soft_wrap=True)
     if built is not None and built.contact_sheet:
         console.print(f"contact sheet: {built.contact_sheet}", markup=False, soft_wrap=True)
     for failure in summary.failures:

@@ -13,7 +13,12 @@ def register(app: typer.Typer) -> None:
 
 
 def report(dataset: DatasetArgument) -> None:
-    """Rebuilds samples.parquet, rejected.parquet, index.json, the card and the contact sheet."""
+    """Rebuilds report.html, the card, the contact sheet, samples.parquet, rejected.parquet and index.json.
+
+    report.html is one file to show or send: what was asked and made, films beside their twins, labels, places,
+    acceptance, provenance and limits. leak.json and evaluation.json in the dataset's folder are taken in. The
+    same dataset gives the same bytes, so it is safe to build again.
+    """
     from xreal_synth.report.build import build
     from xreal_synth.storage import open_store
 

@@ -78,7 +78,7 @@ def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     summary = generate(run, store, address=address, on_event=LineLog(say).on_event, encode=encode)
     if summary.dataset is not None:
-        build(store, summary.dataset, run.bundle)
+        say(f"report: {build(store, summary.dataset, run.bundle).report}")
     _end(summary, say)
     return summary.exit_code
 

@@ -1,4 +1,4 @@
-"""What a person opens first: the contact sheet and the dataset card, built from the shards."""
+"""What a person opens first: the report, the contact sheet and the dataset card, built from the shards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from xreal_synth.errors import StorageError
 from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.report.card import dataset_card
 from xreal_synth.report.contact_sheet import sheet_png
+from xreal_synth.report.page import report_html
 from xreal_synth.report.samples import first_samples
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import INDEX, REJECTED, SAMPLES
+from xreal_synth.shards.names import INDEX, REJECTED, REPORT, SAMPLES
 from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import Store
 
@@ -26,12 +27,13 @@ SHEET_COLUMNS = 8
 class Built:
     """Paths (or URIs) of what was written; no contact sheet where no film was delivered."""
 
+    report: str
     contact_sheet: str | None
     paths: tuple[str, ...]
 
 
 def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInfo | None = None) -> Built:
-    """Writes card and contact sheet; without a summary the tables and the index are written anew first.
+    """Writes card, contact sheet and report; without a summary the tables and the index are written anew first.
 
     The splits are then those that the shards were written under. Raises DatasetError, StorageError.
     """
@@ -47,11 +49,12 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
         sheet = _place(store, CONTACT_SHEET)
         written.append(CONTACT_SHEET)
     text = recipe_text(store)
-    card = dataset_card(
-        head, summary, text, bundle=bundle or describe_made_with(head.bundle.name, head.bundle.hash)
+    bundle = bundle or describe_made_with(head.bundle.name, head.bundle.hash)
+    store.replace(CARD, dataset_card(head, summary, text, bundle=bundle).encode())
+    store.replace(REPORT, report_html(store, head, summary, text, bundle=bundle))
+    return Built(
+        _place(store, REPORT), sheet, tuple(_place(store, name) for name in (*written, CARD, REPORT))
     )
-    store.replace(CARD, card.encode())
-    return Built(sheet, tuple(_place(store, name) for name in (*written, CARD)))
 
 
 def _place(store: Store, key: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -176,8 +176,10 @@ def read_tar(source: Path | bytes, where: str = "") -> Iterator[Sample]:
     return (read.sample for read in read_samples(source, where))
 
 
-def read_samples(source: Path | bytes, where: str = "") -> Iterator[TarSample]:
-    """As `read_tar`, with each sample's `content_sha256`."""
+def read_samples(
+    source: Path | bytes, where: str = "", wants: Callable[[str], bool] | None = None
+) -> Iterator[TarSample]:
+    """As `read_tar`, with each sample's `content_sha256`; only those keys that `wants` says are decoded."""
     where = where or (str(source) if isinstance(source, Path) else "tar")
     seen: set[str] = set()
     for key, members in raw_samples(source, where):
@@ -185,6 +187,8 @@ def read_samples(source: Path | bytes, where: str = "") -> Iterator[TarSample]:
         if key in seen:
             raise DatasetError(where=place, found="this key stands twice in the tar")
         seen.add(key)
+        if wants is not None and not wants(key):
+            continue
         contents = tuple(members.values())
         yield TarSample(_decoded(key, members, place), content_sha256(contents), contents)
 

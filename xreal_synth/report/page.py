@@ -1,0 +1,146 @@
+"""report.html: one self-contained page that says what was asked, what was made and how good it is.
+
+No script and no address: pictures are data URIs, charts inline SVG, zoom is HTML's popover. What comes from
+users (names, reasons, recipe) is escaped by the template. The same dataset gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jinja2
+
+from xreal_synth.models.describe import BundleInfo
+from xreal_synth.report.card import TEMPLATES
+from xreal_synth.report.charts import number
+from xreal_synth.report.marks import organ_outlines
+from xreal_synth.report.measured import measured
+from xreal_synth.report.picks import SHARDS, Picker
+from xreal_synth.report.pictures import BUDGET, FULL_CHANGE, within_budget
+from xreal_synth.report.recipe_words import recipe_in_words
+from xreal_synth.report.refusals import refusals
+from xreal_synth.report.status import status_of
+from xreal_synth.report.streamed import stream
+from xreal_synth.report.strips import MEAN_GROUPS, read_strips
+from xreal_synth.report.view import (
+    findings_shown,
+    gate_shown,
+    healthy_rows,
+    label_sets,
+    label_to_read,
+    pictures_of,
+    ratios_chart,
+    rows_made,
+    scores_shown,
+    sheets_of,
+    worst_of,
+)
+from xreal_synth.shards.check import local_copy
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import RECORDS, REJECTED, SAMPLES, shards_in
+from xreal_synth.shards.summary import DatasetSummary
+from xreal_synth.storage import Store
+
+MAX_BYTES: Final = 8_000_000
+"""The page is smaller than this: pictures have a budget, everything else is bounded by what it lists."""
+
+
+def report_html(
+    store: Store,
+    head: DatasetHead,
+    summary: DatasetSummary,
+    recipe_text: str,
+    *,
+    bundle: BundleInfo | None,
+) -> bytes:
+    """The page's bytes, from the dataset's finished tables and a few of its tars.
+
+    Raises DatasetError, StorageError where those cannot be read.
+    """
+    shards = shards_in(store, RECORDS, head.name)
+    picker = Picker(shards, healthy_rows(head))
+    with local_copy(store, SAMPLES) as path:
+        streamed = stream(path, picker)
+    with local_copy(store, REJECTED) as path:
+        refused = refusals(path)
+    worst = {score.name: worst_of(head, score) for score in streamed.scores}
+    wanted = [(pick.shard, pick.key) for pick in streamed.picks]
+    wanted += [(one.shard, one.key) for films in worst.values() for one in films]
+    films = read_strips(store, head, wanted, picker.shards if summary.samples else ())
+    status = status_of(store, head, summary, recipe_text)
+    pictures, width = within_budget(pictures_of(streamed, films))
+    rows = rows_made(head, summary, refused, status.asked)
+    page = _environment().get_template("report.html.j2")
+    text = page.render(
+        head=head, summary=summary, status=status, bundle=bundle, recipe=recipe_text.rstrip(),
+        words=recipe_in_words(head), rows=rows, refused=refused, streamed=streamed,
+        label_sets=label_sets(summary.labels), findings=findings_shown(streamed, rows, head, films.mean),
+        gate=gate_shown(summary), profile=_setting(head, "quality", "profile") or "none",
+        scores=scores_shown(head, streamed, worst, films),
+        ratios=ratios_chart(streamed), sheets=sheets_of(streamed, films, real=head.real_films),
+        pictures=pictures, width=width, picture_bytes=sum(len(one.uri) for one in pictures), budget=BUDGET,
+        mean=films.mean, mean_outlines=organ_outlines(dict(films.mean.organs)), tars=films.tars,
+        spread=len(picker.shards), most_shards=SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
+        measured=measured(store), sizes=_sizes(summary), control=_setting(head, "sampling", "control"),
+        films_digest=_setting(head, "anatomy", "source", "images", "content"),
+        masks_path=_setting(head, "anatomy", "source", "masks", "path"),
+        unrequested=_setting(head, "labels", "unrequested"),
+        reading=label_to_read(summary.labels),
+    )  # fmt: skip
+    return text.encode()
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"n": _thousands, "pct": _percent, "num": number, "size": _bytes, "time": _time}
+    environment.filters["figure"] = _figure
+    return environment
+
+
+def _thousands(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def _percent(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if 0 < value < 0.0995 or 0.9 < value < 1 else f"{value:.0%}"
+
+
+def _figure(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else number(value)
+
+
+def _bytes(value: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value} bytes"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _sizes(summary: DatasetSummary) -> str:
+    return " and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-"
+
+
+def _setting(head: DatasetHead, *path: str) -> Any:
+    value: object = head.settings
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

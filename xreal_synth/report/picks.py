@@ -1,0 +1,116 @@
+"""Which films a report shows: chosen by a fixed rule that looks at no film.
+
+Films come from a few shards spread evenly over the dataset, so that few tars are read. Within them, those
+groups are shown whose number comes first in a fixed shuffle (multiplication by a constant, as in Fibonacci
+hashing). A combination of findings that none of these shards holds is taken from the first shard that does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+SHARDS: Final = 8
+SHEETS: Final = 12
+FILMS: Final = 6
+_FILMS_IN_ALL: Final = 48
+_LEAST: Final = 2
+_KINDS: Final = 4096
+_SHUFFLE: Final = np.uint64(0x9E3779B97F4A7C15)
+
+NO_FINDING: Final = "No finding"
+PAINTED_OVER: Final = "Painted over"
+JOIN: Final = " + "
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pick:
+    """A film to show, on the sheet of its kind: `films` of this kind are in the dataset."""
+
+    kind: str
+    order: int
+    key: str
+    shard: int
+    films: int
+
+
+def spread(shards: Sequence[int], most: int = SHARDS) -> tuple[int, ...]:
+    """Up to `most` of the shards, the first and the last among them, evenly apart."""
+    if len(shards) <= most:
+        return tuple(shards)
+    return tuple(shards[round(i * (len(shards) - 1) / (most - 1))] for i in range(most))
+
+
+class Picker:
+    """Chooses while the rows stream by. `healthy` are the findings rows that paint nothing."""
+
+    def __init__(self, shards: Sequence[int], healthy: frozenset[int]) -> None:
+        self.shards = spread(shards)
+        self._healthy = np.array(sorted(healthy), np.int64)
+        self._films: Counter[str] = Counter()
+        self._first: dict[str, int] = {}
+        self._best: dict[str, list[tuple[int, str, int]]] = {}
+
+    def add(self, batch: Any) -> None:
+        """A batch of samples.parquet with key, group, member, shard, row and findings."""
+        kinds = _kinds(batch, self._healthy)
+        groups, shards = batch.column("group").to_numpy(), batch.column("shard").to_numpy()
+        order = groups.astype(np.uint64) * _SHUFFLE
+        chosen = np.isin(shards, self.shards)
+        for kind in dict.fromkeys(kinds.tolist()):
+            if not kind or (kind not in self._films and len(self._films) >= _KINDS):
+                continue
+            mine = np.flatnonzero(kinds == kind)
+            self._films[kind] += len(mine)
+            self._first.setdefault(kind, int(shards[mine[0]]))
+            usable = mine[chosen[mine] | (shards[mine] == self._first[kind])]
+            best = usable[np.argsort(order[usable], kind="stable")[: 2 * FILMS]]
+            found = [(int(order[i]), str(batch.column("key")[int(i)]), int(shards[int(i)])) for i in best]
+            self._best[kind] = self._kept([*self._best.get(kind, []), *found])
+
+    def _kept(self, found: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
+        """The first in order; those of the spread shards before others."""
+        return heapq.nsmallest(FILMS, found, key=lambda one: (one[2] not in self.shards, one))
+
+    def picks(self) -> tuple[Pick, ...]:
+        """By kind, in the order in which they are shown."""
+        sheets = self._sheets()
+        films = max(_LEAST, min(FILMS, _FILMS_IN_ALL // max(len(sheets), 1)))
+        return tuple(
+            Pick(kind, place, key, shard, self._films[kind])
+            for kind in sheets
+            for place, (_, key, shard) in enumerate(self._best[kind][:films])
+        )
+
+    def _sheets(self) -> list[str]:
+        """The most frequent kinds, and of each finding that is not among them its most frequent kind."""
+        ranked = sorted(self._films, key=lambda kind: (kind != NO_FINDING, -self._films[kind], kind))
+        sheets = ranked[:SHEETS]
+        shown = {name for kind in sheets for name in kind.split(JOIN)}
+        for kind in ranked[SHEETS:]:
+            if not set(kind.split(JOIN)) <= shown:
+                sheets.append(kind)
+                shown.update(kind.split(JOIN))
+        return sheets
+
+
+def _kinds(batch: Any, healthy: Any) -> Any:
+    """The kind of each film, "" where it is not shown by itself: a twin or a sham."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = batch.column("findings")
+    names = pc.struct_field(column.flatten(), "name")
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(column).to_numpy())]).astype(np.int32)
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), names), JOIN)
+    kinds = joined.to_numpy(zero_copy_only=False).astype(object)
+    role = np.array([member[0] for member in batch.column("member").to_pylist()])
+    kinds[(role == "v") & (kinds == "")] = PAINTED_OVER
+    kinds[role != "v"] = ""
+    kinds[(role == "h") & np.isin(batch.column("row").to_numpy(), healthy)] = NO_FINDING
+    return kinds

@@ -1,0 +1,91 @@
+"""Whether a dataset is complete, and what of it is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from xreal_synth.errors import DatasetError, RecipeError, StorageError
+from xreal_synth.recipe.load import recipe_from_text
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import QUARANTINE, RECORDS, SHARDS, quarantine_key, shards_in, stem_of
+from xreal_synth.shards.seal import unsealed
+from xreal_synth.shards.summary import DatasetSummary
+from xreal_synth.storage import Store
+
+LISTED: Final = 20
+
+State = Literal["complete", "partial", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A shard in quarantine, with its reason."""
+
+    shard: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`asked` groups, None where nobody told; `planned` shards of them. `failed` lists the first LISTED of
+    `quarantined`; `unmade` shards have no record for another reason."""
+
+    state: State
+    asked: int | None
+    planned: int | None
+    quarantined: int
+    failed: tuple[Failed, ...]
+    unmade: int
+
+    @property
+    def words(self) -> str:
+        if self.state == "complete":
+            return "complete"
+        if self.state == "unknown":
+            return "as far as made"
+        return "partial"
+
+
+def status_of(store: Store, head: DatasetHead, summary: DatasetSummary, recipe_text: str) -> Status:
+    """What is done against what was asked, by index.json, or by recipe.yaml where that does not tell.
+
+    recipe.yaml is the file as given: `--set samples=..` may have changed it, so that less than it asks for
+    is told as unknown.
+    """
+    done = set(shards_in(store, RECORDS, head.name))
+    quarantined = sorted(set(shards_in(store, QUARANTINE, head.name)) - done)
+    begun = set(shards_in(store, SHARDS, head.name)) | set(quarantined) | done
+    covered = summary.groups + summary.dropped
+    asked, sure = summary.asked, True
+    if asked is None or asked < covered:
+        asked, sure = _in_recipe(recipe_text), False
+    if asked is not None and asked < covered:
+        asked = None
+    planned = -(-asked // head.shard_samples) if asked is not None and sure else None
+    wanted = set(range(planned if planned is not None else max(begun, default=-1) + 1))
+    unmade = len(wanted - done - set(quarantined))
+    failed = tuple(_failed(store, head, shard) for shard in quarantined[:LISTED])
+    state: State = "unknown"
+    if quarantined or unmade or (sure and asked is not None and covered < asked):
+        state = "partial"
+    elif asked == covered:
+        state = "complete"
+    told = asked if sure or state == "complete" else None
+    return Status(state, told, planned, len(quarantined), failed, unmade)
+
+
+def _failed(store: Store, head: DatasetHead, shard: int) -> Failed:
+    key = quarantine_key(stem_of(head.name, shard))
+    try:
+        reason = str(unsealed(store.read_bytes(key), key).get("reason", ""))
+    except (DatasetError, StorageError) as error:
+        reason = error.found
+    return Failed(stem_of(head.name, shard), reason)
+
+
+def _in_recipe(text: str) -> int | None:
+    try:
+        return recipe_from_text(text).samples
+    except RecipeError:
+        return None

@@ -1,0 +1,201 @@
+"""What a report says of all films: counted from samples.parquet, batch by batch.
+
+Memory holds one batch of some columns, whatever the dataset's size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.report.coverage import Coverage
+from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
+from xreal_synth.report.picks import Pick, Picker
+from xreal_synth.shards.table import FLAGS, QUALITY
+
+BATCH: Final = 16_384
+SIZE_BINS: Final = (0.0, 1.0, 25)
+RATIO_BINS: Final = (0.3, 0.7, 40)
+SCORE_BINS: Final = 30
+ENDS: Final = 4
+COLUMNS: Final = ("key", "group", "member", "shard", "row", "height", "width", "findings", "ctr")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PaintedFinding:
+    """A finding wherever it was painted.
+
+    `films` show it; `share` float64 [64, 64] is how often its boxes cover a place, None where its region is
+    an organ and not a box; `sizes` are of box area over that lung's area.
+    """
+
+    name: str
+    region: str
+    films: int
+    boxes: int
+    share: npt.NDArray[np.float64] | None
+    sizes: Histogram | None
+    sides: dict[str, int]
+    zones: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Score:
+    """A score of the gate over the delivered films, with the films at both ends."""
+
+    name: str
+    histogram: Histogram
+    flagged: int
+    lowest: tuple[Extreme, ...]
+    highest: tuple[Extreme, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Streamed:
+    """Figures over all films; `ratios` are cardiothoracic ratios, one a group. `picks` are to be shown."""
+
+    findings: tuple[PaintedFinding, ...]
+    ratios: Histogram | None
+    scores: tuple[Score, ...]
+    flags: dict[str, int]
+    picks: tuple[Pick, ...]
+
+
+def stream(path: Path, picker: Picker) -> Streamed:
+    """Reads samples.parquet once, and its scores once before for their ranges."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        scores = [name for name in file.schema_arrow.names if name.startswith(QUALITY) and name != FLAGS]
+        flags = [FLAGS] if FLAGS in file.schema_arrow.names else []
+        counting = _Counting(_ranges(file, scores), picker)
+        for batch in file.iter_batches(BATCH, columns=[*COLUMNS, *scores, *flags], use_threads=False):
+            counting.add(batch)
+    return counting.streamed()
+
+
+class _Finding:
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self.films = 0
+        self.coverage = Coverage()
+        self.sizes = Counting(*SIZE_BINS)
+        self.sides: Counter[str] = Counter()
+        self.zones: Counter[str] = Counter()
+
+    def painted(self, name: str) -> PaintedFinding:
+        boxed = self.region == "box" and self.coverage.boxes
+        return PaintedFinding(
+            name, self.region, self.films, self.coverage.boxes, self.coverage.share if boxed else None,
+            self.sizes.histogram, _ordered(self.sides, ("right", "both", "left")),
+            _ordered(self.zones, ("upper", "middle", "lower")),
+        )  # fmt: skip
+
+
+class _Counting:
+    """Adds batches up."""
+
+    def __init__(self, ranges: dict[str, tuple[float, float]], picker: Picker) -> None:
+        self._findings: dict[str, _Finding] = {}
+        self._ratios = Counting(*RATIO_BINS)
+        self._scores = {name: Counting(low, high, SCORE_BINS) for name, (low, high) in ranges.items()}
+        self._ends = {name: Ends(ENDS) for name in ranges}
+        self._flags: Counter[str] = Counter()
+        self._picker = picker
+        self._last_group = -1
+
+    def add(self, batch: Any) -> None:
+        shards = batch.column("shard").to_numpy()
+        groups = batch.column("group").to_numpy()
+        new = np.diff(groups, prepend=self._last_group) != 0
+        if len(groups):
+            self._last_group = int(groups[-1])
+        self._ratios.add(_floats(batch.column("ctr"))[new])
+        self._add_findings(batch)
+        for name, counting in self._scores.items():
+            values = _floats(batch.column(name))
+            counting.add(values)
+            self._ends[name].add(values, batch.column("key"), shards)
+        if FLAGS in batch.schema.names:
+            told = batch.column(FLAGS).flatten().value_counts().to_pylist()
+            self._flags.update({entry["values"]: entry["counts"] for entry in told})
+        self._picker.add(batch)
+
+    def _add_findings(self, batch: Any) -> None:
+        import pyarrow.compute as pc
+
+        column = batch.column("findings")
+        flat, film = column.flatten(), pc.list_parent_indices(column).to_numpy()
+        if not len(flat):
+            return
+        part = {name: pc.struct_field(flat, name) for name in ("name", "region", "side", "zone", "size")}
+        boxes, owner = _boxes(pc.struct_field(flat, "boxes_xyxy"))
+        size = np.stack([batch.column(name).to_numpy() for name in ("width", "height")], axis=1)[film]
+        normed = boxes / np.tile(size, 2)[owner]
+        names = part["name"].to_numpy(zero_copy_only=False)
+        for name in dict.fromkeys(names.tolist()):
+            mine = names == name
+            one = self._findings.setdefault(name, _Finding(str(part["region"][int(np.flatnonzero(mine)[0])])))
+            one.films += len(np.unique(film[mine]))
+            one.coverage.add(normed[mine[owner]])
+            one.sizes.add(_floats(part["size"])[mine])
+            one.sides.update(part["side"].to_numpy(zero_copy_only=False)[mine].tolist())
+            one.zones.update(part["zone"].to_numpy(zero_copy_only=False)[mine].tolist())
+
+    def streamed(self) -> Streamed:
+        findings = sorted(self._findings.items(), key=lambda item: (-item[1].films, item[0]))
+        return Streamed(
+            findings=tuple(one.painted(name) for name, one in findings),
+            ratios=self._ratios.histogram,
+            scores=tuple(self._score(name, counting) for name, counting in sorted(self._scores.items())),
+            flags=dict(sorted(self._flags.items())),
+            picks=self._picker.picks(),
+        )
+
+    def _score(self, column: str, counting: Counting) -> Score:
+        name, ends, histogram = column.removeprefix(QUALITY), self._ends[column], counting.histogram
+        assert histogram is not None
+        return Score(name, histogram, self._flags[name], tuple(ends.lowest), tuple(ends.highest))
+
+
+def _ranges(file: Any, columns: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The lowest and highest finite value of each column that has one, a little apart."""
+    found: dict[str, tuple[float, float]] = {}
+    for batch in file.iter_batches(BATCH, columns=list(columns), use_threads=False) if columns else ():
+        for name in columns:
+            values = _floats(batch.column(name))
+            values = values[np.isfinite(values)]
+            if len(values):
+                low, high = found.get(name, (np.inf, -np.inf))
+                found[name] = (min(low, float(values.min())), max(high, float(values.max())))
+    return {name: (low, high if high > low else low + _apart(low)) for name, (low, high) in found.items()}
+
+
+def _apart(value: float) -> float:
+    return max(abs(value) * 1e-3, 1e-6)
+
+
+def _boxes(column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """boxes float64 [n, 4] of a list of boxes per finding, and the finding that each belongs to."""
+    import pyarrow.compute as pc
+
+    numbers = column.flatten().flatten().to_numpy(zero_copy_only=False)
+    owner = pc.list_parent_indices(column).to_numpy()
+    return numbers.astype(np.float64).reshape(-1, 4), owner.astype(np.int64)
+
+
+def _floats(column: Any) -> npt.NDArray[np.float64]:
+    """NaN where the column is null."""
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _ordered(counts: Counter[str], first: tuple[str, ...]) -> dict[str, int]:
+    """Those named first in their order, others after them by name."""
+    rest = sorted(name for name in counts if name not in first)
+    return {name: counts[name] for name in (*first, *rest) if counts[name]}

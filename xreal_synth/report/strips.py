@@ -1,0 +1,157 @@
+"""The films that a report shows, read from the tars that hold them: strips of a group's pictures, mean anatomy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from xreal_synth.errors import DatasetError
+from xreal_synth.report.marks import marks, view_box
+from xreal_synth.report.pictures import SIDES, Picture, change_picture, reduced
+from xreal_synth.shards.check import local_copy
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import parse_key, stem_of, tar_key
+from xreal_synth.shards.tar import read_samples
+from xreal_synth.storage import Store
+from xreal_synth.types import Film, Sample, SampleMeta
+from xreal_synth.vocab import ORGANS
+
+MEAN_GROUPS: Final = 32
+"""Groups of each spread shard that the mean film and mean anatomy are taken over, at most."""
+MEAN_SIDE: Final = 256
+TWIN: Final = "h"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Strip:
+    """A film with what stands beside it: pictures uint8, at most SIDES[0] wide; None where not delivered.
+
+    `change` is drawn from film and twin, so it needs both; `sham` the first sham of the group.
+    """
+
+    meta: SampleMeta
+    film: Picture
+    marks: Markup
+    view_box: str
+    twin: Picture | None = None
+    change: Picture | None = None
+    sham: Picture | None = None
+
+
+@dataclass(slots=True)
+class MeanAnatomy:
+    """Mean film and share of masks with each organ, over the first films of some groups."""
+
+    count: int = 0
+    _film: npt.NDArray[np.float64] | None = None
+    _organs: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    def add(self, sample: Sample) -> None:
+        film = reduced(sample.film, MEAN_SIDE).astype(np.float64)
+        step = max(1, sample.anatomy.shape[1] // MEAN_SIDE)
+        mask = sample.anatomy[step // 2 :: step, step // 2 :: step]
+        self._film = film if self._film is None else self._film + film
+        for name, code in ORGANS.items():
+            inside = (mask == code).astype(np.float64)
+            self._organs[name] = inside + self._organs[name] if name in self._organs else inside
+        self.count += 1
+
+    @property
+    def film(self) -> Film | None:
+        """uint8 [h, w], None where no film was added."""
+        return None if self._film is None else (self._film / self.count).round().astype(np.uint8)
+
+    @property
+    def view_box(self) -> str:
+        return view_box((1, 1) if self._film is None else (self._film.shape[0], self._film.shape[1]))
+
+    @property
+    def organs(self) -> dict[str, npt.NDArray[np.float64]]:
+        return {name: total / self.count for name, total in self._organs.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Films:
+    """Strips by the key of their film, the mean anatomy, and how many tars were read."""
+
+    strips: dict[str, Strip]
+    mean: MeanAnatomy
+    tars: int
+
+
+def read_strips(
+    store: Store, head: DatasetHead, wanted: Iterable[tuple[int, str]], mean_over: Sequence[int]
+) -> Films:
+    """Reads the tars of `wanted` (shard, key) and of the shards `mean_over`, one film's group at a time.
+
+    Raises DatasetError where a tar is damaged or lacks a film, StorageError where it is missing.
+    """
+    by_shard: dict[int, set[str]] = defaultdict(set)
+    for shard in mean_over:
+        by_shard[shard] = set()
+    for shard, key in wanted:
+        by_shard[shard].add(key)
+    strips: dict[str, Strip] = {}
+    mean = MeanAnatomy()
+    for shard, keys in sorted(by_shard.items()):
+        for group in _groups(store, head, shard, keys, MEAN_GROUPS if shard in mean_over else 0):
+            if group.counts:
+                mean.add(group.members[0])
+            strips.update({key: _strip(group.members, key) for key in group.keys})
+        if missing := sorted(keys - strips.keys()):
+            where = tar_key(stem_of(head.name, shard))
+            raise DatasetError(where=where, found=f"no film {missing[0]}", mend="run xreal-synth verify")
+    return Films(strips, mean, len(by_shard))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    members: tuple[Sample, ...]
+    keys: tuple[str, ...]
+    counts: bool
+
+
+def _groups(store: Store, head: DatasetHead, shard: int, keys: set[str], means: int) -> Iterator[_Group]:
+    """Groups with a wanted film, whole, and of the first `means` groups at least their first film."""
+    whole = {parse_key(key).group for key in keys}
+    first: dict[int, str] = {}
+
+    def wants(key: str) -> bool:
+        group = parse_key(key).group
+        begins = first.setdefault(group, key) == key
+        return group in whole or (begins and len(first) <= means)
+
+    name = tar_key(stem_of(head.name, shard))
+    with local_copy(store, name) as path:
+        read = (found.sample for found in read_samples(path, name, wants))
+        for seen, (_, run) in enumerate(groupby(read, key=lambda sample: sample.meta.group)):
+            members = tuple(run)
+            picked = tuple(one.meta.key for one in members if one.meta.key in keys)
+            yield _Group(members, picked, seen < means)
+
+
+def _strip(members: Sequence[Sample], key: str) -> Strip:
+    by_member = {sample.meta.member: sample for sample in members}
+    sample = next(one for one in members if one.meta.key == key)
+    twin = by_member.get(TWIN) if sample.meta.member != TWIN else None
+    sham = next((one for name, one in by_member.items() if name[0] == "s" and one is not sample), None)
+    return Strip(
+        meta=sample.meta,
+        film=_small(sample.film),
+        marks=marks(sample),
+        view_box=view_box(sample.meta.image_size),
+        twin=_small(twin.film) if twin else None,
+        change=_small(change_picture(sample.film, twin.film)) if twin else None,
+        sham=_small(sham.film) if sham else None,
+    )
+
+
+def _small(picture: Picture) -> Picture:
+    return reduced(picture, SIDES[0])

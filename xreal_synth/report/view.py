@@ -1,0 +1,264 @@
+"""What a report's page shows, put together from what was counted and read: rows, sheets, charts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from xreal_synth.report.card import AskedRow, asked_rows
+from xreal_synth.report.charts import Line, histogram_svg, number
+from xreal_synth.report.histogram import Extreme, Histogram
+from xreal_synth.report.picks import NO_FINDING, PAINTED_OVER
+from xreal_synth.report.pictures import Picture, heat_picture
+from xreal_synth.report.refusals import Refusals
+from xreal_synth.report.score_words import bounds_of, words_for, worst_ends
+from xreal_synth.report.streamed import PaintedFinding, Score, Streamed
+from xreal_synth.report.strips import Films, MeanAnatomy, Strip
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.summary import DatasetSummary, LabelTally
+
+_HEATS: Final = 8
+"""Findings whose boxes are drawn, the most frequent."""
+_WORST: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RowMade:
+    """A findings row: what was asked for and what came of it. `asked` groups is None where not known."""
+
+    asked_row: AskedRow
+    share: float
+    asked: float | None
+    made_share: float
+    refused: int
+    dropped: int
+
+    @property
+    def accepted(self) -> float | None:
+        """The share of attempts that were delivered."""
+        tried = self.asked_row.groups + self.refused
+        return self.asked_row.groups / tried if tried else None
+
+
+@dataclass(frozen=True, slots=True)
+class FindingAccepted:
+    """Attempts at groups that ask for a finding, as the gate counted them."""
+
+    name: str
+    tried: int
+    accepted: int
+
+    @property
+    def share(self) -> float:
+        return self.accepted / self.tried if self.tried else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A strip, the name that its pictures begin with, and a caption."""
+
+    strip: Strip
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sheet:
+    """Films of one kind of finding."""
+
+    title: str
+    films: int
+    shown: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreShown:
+    """A score's chart and the worst films by it."""
+
+    name: str
+    words: str
+    chart: Markup
+    histogram: Histogram
+    flagged: int
+    worst: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FindingShown:
+    """A painted finding's figures; `heat` names its picture, "" where its region is an organ."""
+
+    finding: PaintedFinding
+    groups: int
+    asked: float | None
+    heat: str
+    sizes: Markup | None
+
+
+def healthy_rows(head: DatasetHead) -> frozenset[int]:
+    """Numbers of the findings rows that paint nothing."""
+    rows = head.settings.get("findings")
+    paints = ("labels", "variants", "edit")
+    return frozenset(
+        number
+        for number, row in enumerate(rows if isinstance(rows, list) else [])
+        if isinstance(row, Mapping) and not any(row.get(key) for key in paints)
+    )
+
+
+def worst_of(head: DatasetHead, score: Score) -> tuple[Extreme, ...]:
+    ends = worst_ends(score.name, bounds_of(head, score.name))
+    each = _WORST // len(ends)
+    found = {"low": score.lowest, "high": score.highest}
+    return tuple(dict.fromkeys(one for end in ends for one in found[end][:each]))
+
+
+def pictures_of(streamed: Streamed, films: Films) -> dict[str, Picture]:
+    """Every picture of the page once, by name."""
+    found: dict[str, Picture] = {}
+    for key, strip in films.strips.items():
+        found[f"{key}-film"] = strip.film
+        for kind in ("twin", "change", "sham"):
+            picture = getattr(strip, kind)
+            if picture is not None:
+                found[f"{key}-{kind}"] = picture
+    mean = films.mean.film
+    if mean is not None:
+        found["mean"] = mean
+        for number, one in enumerate(_heated(streamed)):
+            assert one.share is not None
+            found[f"heat-{number}"] = heat_picture(mean, one.share)
+    return found
+
+
+def _heated(streamed: Streamed) -> list[PaintedFinding]:
+    return [one for one in streamed.findings if one.share is not None][:_HEATS]
+
+
+def rows_made(
+    head: DatasetHead, summary: DatasetSummary, refused: Refusals, asked: int | None
+) -> tuple[RowMade, ...]:
+    rows = asked_rows(head, summary)
+    weights = sum(float(row.weight) for row in rows) or 1.0
+    made = sum(row.groups for row in rows) or 1
+    return tuple(
+        RowMade(
+            row,
+            float(row.weight) / weights,
+            None if asked is None else asked * float(row.weight) / weights,
+            row.groups / made,
+            refused.attempts.get(number, 0),
+            refused.dropped.get(number, 0),
+        )
+        for number, row in enumerate(rows)
+    )
+
+
+def _row_findings(head: DatasetHead) -> list[set[str]]:
+    """The findings that each row of the recipe names."""
+    rows = head.settings.get("findings")
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        kinds = [row, *(row.get("variants") or [])] if isinstance(row, Mapping) else []
+        labels = [label for kind in kinds for label in (kind.get("labels") or [])]
+        found.append({str(label.get("name")) for label in labels if isinstance(label, Mapping)})
+    return found
+
+
+def findings_shown(
+    streamed: Streamed, rows: tuple[RowMade, ...], head: DatasetHead, mean: MeanAnatomy
+) -> list[FindingShown]:
+    named = _row_findings(head)
+    heated = {one.name: f"heat-{number}" for number, one in enumerate(_heated(streamed)) if mean.count}
+    shown = []
+    for one in streamed.findings:
+        mine = [row for row, names in zip(rows, named, strict=False) if one.name in names]
+        asked = [row.asked for row in mine if row.asked is not None]
+        sizes = (
+            histogram_svg(one.sizes, f"{one.name}: box area over lung area, mean {number(one.sizes.mean)}")
+            if one.sizes
+            else None
+        )
+        groups = sum(row.asked_row.groups for row in mine)
+        shown.append(
+            FindingShown(one, groups, sum(asked) if asked else None, heated.get(one.name, ""), sizes)
+        )
+    return shown
+
+
+def gate_shown(summary: DatasetSummary) -> list[FindingAccepted]:
+    gate = summary.gate
+    if gate is None:
+        return []
+    tried = sorted(gate.tried.items(), key=lambda item: (-item[1], item[0]))
+    return [FindingAccepted(name, count, gate.accepted.get(name, 0)) for name, count in tried]
+
+
+def scores_shown(
+    head: DatasetHead, streamed: Streamed, worst: Mapping[str, Iterable[Extreme]], films: Films
+) -> list[ScoreShown]:
+    shown = []
+    for score in streamed.scores:
+        bounds, histogram = bounds_of(head, score.name), score.histogram
+        label = (
+            f"{score.name} of {histogram.count} films: mean {number(histogram.mean)}, from "
+            f"{number(histogram.low)} to {number(histogram.high)}"
+        )
+        films_of = tuple(
+            Shown(films.strips[one.key], one.key, f"{score.name} {number(one.value)}")
+            for one in worst[score.name]
+        )
+        chart = histogram_svg(histogram, label, bounds)
+        shown.append(ScoreShown(score.name, words_for(score.name), chart, histogram, score.flagged, films_of))
+    return shown
+
+
+def ratios_chart(streamed: Streamed) -> Markup | None:
+    found = streamed.ratios
+    if found is None:
+        return None
+    label = f"cardiothoracic ratio of {found.count} masks: mean {number(found.mean)}"
+    return histogram_svg(found, label, (Line(0.5, "0.5"),))
+
+
+def sheets_of(streamed: Streamed, films: Films, *, real: bool) -> list[Sheet]:
+    sheets: dict[str, list[Shown]] = {}
+    counts: Counter[str] = Counter()
+    for pick in streamed.picks:
+        strip = films.strips[pick.key]
+        sheets.setdefault(pick.kind, []).append(Shown(strip, pick.key, _caption(strip)))
+        counts[pick.kind] = pick.films
+    titles = {NO_FINDING: "Films as they are", PAINTED_OVER: "Findings painted over"} if real else {}
+    return [Sheet(titles.get(kind, kind), counts[kind], tuple(shown)) for kind, shown in sheets.items()]
+
+
+def _caption(strip: Strip) -> str:
+    told = []
+    for finding in strip.meta.findings:
+        where = " ".join(word for word in (finding.side, finding.zone) if word not in ("any", ""))
+        told.append(f"{finding.name} ({where})" if where else finding.name)
+    source = strip.meta.source
+    if source is not None:
+        told += [f"{own.name} painted over" for own in source.findings if own.healed is not None]
+        told.append(f"film {source.id}")
+    return ", ".join(told)
+
+
+def label_sets(labels: Iterable[LabelTally]) -> dict[str, list[LabelTally]]:
+    """Per label set, the labels that are not 0 everywhere, the most frequent first."""
+    told: dict[str, list[LabelTally]] = {}
+    for tally in sorted(labels, key=lambda one: (-one.positive, one.unknown, one.column)):
+        mine = told.setdefault(tally.column.partition(".")[0], [])
+        if tally.positive or tally.unknown:
+            mine.append(tally)
+    return dict(sorted(told.items(), reverse=True))
+
+
+def label_to_read(labels: Iterable[LabelTally]) -> str:
+    """A label worth training on, for the example."""
+    found = [tally for tally in labels if tally.column.startswith("txrv18.") and tally.positive]
+    best = max(found, key=lambda tally: tally.positive, default=None)
+    return best.column.partition(".")[2] if best else "Pneumonia"
