@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
-from xreal_synth.jobs.generate import output_place, parser
+from xreal_synth.engine.place import output_place
+from xreal_synth.jobs.generate import parser
 from xreal_synth.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]

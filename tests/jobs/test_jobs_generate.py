@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from xreal_synth.engine.place import output_place
 from xreal_synth.errors import EngineError
-from xreal_synth.jobs.generate import main, output_place
+from xreal_synth.jobs.generate import main
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 QUICKSTART = SMOKE.with_name("quickstart.yaml")

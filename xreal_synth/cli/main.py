@@ -22,6 +22,7 @@ from xreal_synth.cli import (
     replay,
     report,
     status,
+    submit,
     train,
     verify,
 )
@@ -58,8 +59,9 @@ for module in (
     plan,
     preview,
     generate,
-    verify,
+    submit,
     status,
+    verify,
     replay,
     report,
     prepare,

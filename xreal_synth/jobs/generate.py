@@ -11,42 +11,18 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.own_prompts import stored_encoder
+from xreal_synth.engine.place import output_place
 from xreal_synth.engine.progress import NOT_STARTED, RunSummary
 from xreal_synth.engine.setup import Run, open_run, require_placeable
-from xreal_synth.errors import EngineError, XrealError
+from xreal_synth.errors import XrealError
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.load import LoadedRecipe, load_recipe
 from xreal_synth.report.build import build
-from xreal_synth.storage import open_store, scheme_of
-
-
-def output_place(uri: str, root: str | None) -> str:
-    """Where a job writes: `uri` if it is absolute, else below `root`.
-
-    A job's working directory is each node's temporary copy, so a relative place would be lost.
-    Raises EngineError.
-    """
-    if scheme_of(uri) or PurePosixPath(uri).is_absolute():
-        return uri
-    if root is None:
-        raise EngineError(
-            where="output.uri",
-            found=f"{uri} is relative, and a job's working directory is a temporary copy on each node",
-            wanted="an absolute place that all nodes share",
-            mend="give --output-root, e.g. --output-root s3://bucket/datasets or a shared mount",
-        )
-    if not scheme_of(root) and not PurePosixPath(root).is_absolute():
-        raise EngineError(
-            where="--output-root",
-            found=f"{root} is relative",
-            wanted="an absolute path or a URI",
-            mend="write it out",
-        )
-    return f"{root.rstrip('/')}/{PurePosixPath(uri)}"
+from xreal_synth.storage import open_store
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:

@@ -1,0 +1,157 @@
+"""`xreal-synth submit RECIPE --address URL`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xreal_synth.cli.options import (
+    RecipeArgument,
+    SetOption,
+    console,
+    examples,
+    notes,
+    open_recipe,
+)
+
+if TYPE_CHECKING:
+    from xreal_synth.recipe.schema import Recipe
+
+LEFT = 130
+"""Ctrl-C: this command ends, the job does not."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "xreal-synth submit recipes/smoke.yaml --address http://127.0.0.1:8265 --output-root /shared/sets",
+            "xreal-synth submit mine.yaml --address http://127.0.0.1:8265 --output-root s3://bucket/sets --no-wait",
+        )
+    )(submit)
+
+
+def submit(
+    recipe: RecipeArgument,
+    address: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="The cluster's dashboard, http://HOST:8265. A token is taken from RAY_AUTH_TOKEN or "
+            "~/.ray/auth_token, with RAY_AUTH_MODE=token.",
+            show_default=False,
+        ),
+    ],
+    output_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI", help="An absolute place; a relative output.uri of the recipe goes below it."
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    working_dir: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Where the recipe's relative paths start. Only the recipe and what it names are taken along.",
+        ),
+    ] = Path(),
+    on_nodes: Annotated[
+        bool,
+        typer.Option(
+            "--on-nodes", help="Absolute paths of bundle, masks and films are the same on every node."
+        ),
+    ] = False,
+    ship_code: Annotated[
+        bool,
+        typer.Option("--ship-code", help="Takes this very package along, for nodes with another version."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
+    ] = True,
+) -> None:
+    """Runs a recipe on a Ray cluster: checks it here, sends it, follows it, ends with the driver's exit code.
+
+    Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
+    """
+    loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
+    from xreal_synth.engine.parcel import megabytes, pack
+    from xreal_synth.engine.ray_submit import connect, follow, hide_token, submit, version_note
+
+    parcel = pack(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
+    cluster = connect(address)
+    for note in (*parcel.notes, *filter(None, [version_note(cluster)])):
+        notes.print(f"note: {note}", markup=False, soft_wrap=True)
+    arguments = ["--output-root", output_root] if output_root else []
+    arguments += [part for override in overrides or () for part in ("--set", override)]
+    console.print(
+        f"taking along {len(parcel.files)} files, {megabytes(parcel.bytes)}", markup=False, soft_wrap=True
+    )
+    job = submit(cluster, parcel, arguments, drain_s=loaded.compute.drain_s)
+    _say_how(job, address, _place(loaded, output_root))
+    if not wait:
+        return
+    try:
+        end = follow(cluster, job, _pass_on)
+    except KeyboardInterrupt:
+        notes.print(
+            f"\nnot following any more; job {job} goes on (see above how to follow or stop it)", markup=False
+        )
+        raise typer.Exit(LEFT) from None
+    if end.exit_code:
+        notes.print(
+            f"job {job} ended with {end.exit_code}: {hide_token(end.message)}", markup=False, soft_wrap=True
+        )
+    raise typer.Exit(end.exit_code)
+
+
+def _checked(
+    file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool
+) -> Recipe:
+    """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
+    from xreal_synth.engine.setup import require_placeable
+    from xreal_synth.errors import AnatomyError, BundleError
+    from xreal_synth.recipe.load import load_recipe
+
+    recipe = load_recipe(file, overrides=overrides or ()).recipe
+    place = _place(recipe, root)
+    file = file.absolute()
+    with contextlib.chdir(folder):
+        try:
+            run = open_recipe(file, overrides, place)
+            require_placeable(run, str(file))
+        except (AnatomyError, BundleError) as error:
+            if not on_nodes:
+                raise
+            notes.print(
+                f"note: checked without bundle and masks, which are not here: {error.found}",
+                markup=False,
+                soft_wrap=True,
+            )
+    return recipe
+
+
+def _place(recipe: Recipe, root: str | None) -> str:
+    from xreal_synth.engine.place import output_place
+
+    return output_place(recipe.output.uri, root)
+
+
+def _say_how(job: str, address: str, place: str) -> None:
+    for line in (
+        f"job {job} makes {place}",
+        f"  how far it is: xreal-synth status {place} --watch",
+        f"  its lines:     ray job logs --address {address} --follow {job}",
+        f"  to stop it:    ray job stop --address {address} {job}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _pass_on(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

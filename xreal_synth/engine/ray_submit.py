@@ -1,0 +1,186 @@
+"""A run handed to a cluster through Ray's job API, and followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import ray
+from ray.dashboard.modules.job.common import JobStatus
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from xreal_synth.engine.parcel import Parcel
+from xreal_synth.engine.progress import COMPLETE, STOPPED
+from xreal_synth.errors import EngineError
+
+STOP_MARGIN_S: Final = 240.0
+"""What a stopping run may take beyond its drain: closing actors, uploading what is made."""
+
+LOST_S: Final = 300.0
+"""How long a cluster that does not answer is waited for while a job is followed."""
+
+_FAILED: Final = 1
+_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_TOKEN_PLACES = ("RAY_AUTH_TOKEN",)
+_UNREACHED = (ConnectionError, RuntimeError, OSError, aiohttp.ClientError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster's job API. `ray_version` is the one that runs there."""
+
+    client: JobSubmissionClient
+    address: str
+    ray_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended: the driver's own exit code where Ray knows it, and Ray's message otherwise."""
+
+    exit_code: int
+    message: str
+
+
+def connect(address: str) -> Cluster:
+    """The cluster whose dashboard is at `address`, `http://HOST:8265`.
+
+    RAY_ADDRESS, which Ray would take instead, is left aside. Raises EngineError, without the token.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise EngineError(
+            where="--address", found=address, wanted="the dashboard's address, http://HOST:8265",
+            mend="the head prints it when it starts; on a cluster, forward port 8265 to this machine first",
+        )  # fmt: skip
+    with _without(_OVERRIDES), _told(address):
+        client = JobSubmissionClient(address)
+        version = str(client._server_ray_version)
+    return Cluster(client, address, version)
+
+
+def version_note(cluster: Cluster) -> str | None:
+    """A word where this machine's Ray is not the cluster's; the job API bridges that."""
+    if cluster.ray_version == ray.__version__:
+        return None
+    return (
+        f"Ray {ray.__version__} here, {cluster.ray_version} on the cluster: the job runs with the cluster's, and so "
+        "does what was checked here not prove that its image is of this version of the package"
+    )
+
+
+def submit(cluster: Cluster, parcel: Parcel, arguments: Sequence[str], *, drain_s: float) -> str:
+    """Uploads the parcel and starts the job; its id. `arguments` are those of xreal_synth.jobs.generate.
+
+    Raises EngineError.
+    """
+    import shlex
+
+    entry = ["python", "-u", "-m", "xreal_synth.jobs.generate", str(parcel.recipe), *arguments]
+    with tempfile.TemporaryDirectory(prefix="xreal-parcel-") as folder:
+        archive = Path(folder) / "parcel.zip"
+        parcel.write(archive)
+        with _told(cluster.address):
+            return str(
+                cluster.client.submit_job(
+                    entrypoint=shlex.join(entry),
+                    runtime_env={
+                        "working_dir": str(archive),
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{drain_s + STOP_MARGIN_S:.0f}"},
+                    },
+                    metadata={"recipe": str(parcel.recipe)},
+                )
+            )
+
+
+def follow(cluster: Cluster, job: str, say: Callable[[str], None]) -> JobEnd:
+    """Passes on what the job prints until it ends; lost connections are taken up again where they broke.
+
+    Raises EngineError if the cluster does not answer for LOST_S; the job may go on.
+    """
+    tail, lost_at = _Tail(cluster.client, job, say), None
+    while True:
+        try:
+            asyncio.run(tail.listen())
+            info = cluster.client.get_job_info(job)
+            lost_at = None
+            if info.status.is_terminal():
+                return _end_of(info)
+        except _UNREACHED as error:
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > LOST_S:
+                raise _not_answering(cluster.address, error) from error
+        time.sleep(1)
+
+
+class _Tail:
+    """What a job prints, from its beginning at each connection; said once."""
+
+    def __init__(self, client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> None:
+        self._client, self._job, self._say = client, job, say
+        self._said = 0
+
+    async def listen(self) -> None:
+        seen = 0
+        async for text in self._client.tail_job_logs(self._job):
+            fresh = text[max(self._said - seen, 0) :]
+            seen += len(text)
+            if fresh:
+                self._said = seen
+                self._say(fresh)
+
+
+def _end_of(info: Any) -> JobEnd:
+    message = str(info.message or "").strip()
+    if info.driver_exit_code is not None:
+        return JobEnd(int(info.driver_exit_code), message)
+    if info.status == JobStatus.SUCCEEDED:
+        return JobEnd(COMPLETE, message)
+    return JobEnd(STOPPED if info.status == JobStatus.STOPPED else _FAILED, message)
+
+
+@contextmanager
+def _without(names: Sequence[str]) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """Ray's and the network's errors as ours."""
+    try:
+        yield
+    except AuthenticationError as error:
+        raise EngineError(
+            where=address, found="the cluster refuses this token, or asks for one", wanted="the cluster's token",
+            mend="export RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
+        ) from error  # fmt: skip
+    except _UNREACHED as error:
+        raise _not_answering(address, error) from error
+
+
+def _not_answering(address: str, error: BaseException) -> EngineError:
+    return EngineError(
+        where=address, found=f"no answer from the cluster's job API: {hide_token(str(error))}",
+        wanted="a running cluster's dashboard", mend="check the address, that port 8265 is forwarded, RAY_AUTH_MODE",
+    )  # fmt: skip
+
+
+def hide_token(text: str) -> str:
+    """The text without the token, should a message carry it."""
+    for name in _TOKEN_PLACES:
+        token = os.environ.get(name)
+        if token:
+            text = text.replace(token, "***")
+    return text
