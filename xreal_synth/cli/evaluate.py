@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from xreal_synth.cli import evaluate_bundle, evaluate_choices, evaluate_utility
+from xreal_synth.cli import (
+    evaluate_bundle,
+    evaluate_choices,
+    evaluate_compare,
+    evaluate_dataset,
+    evaluate_utility,
+)
+from xreal_synth.cli.default_command import group_with_default
 from xreal_synth.cli.evaluate_common import (
     BundleOption,
     DataOption,
@@ -50,13 +57,31 @@ class Control(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
+    evaluate_dataset.register(group)
+    evaluate_compare.register(group)
     evaluate_bundle.register(group)
     evaluate_choices.register(group)
     evaluate_utility.register(group)
+    group.command(
+        epilog=examples(
+            "xreal-synth evaluate anatomy --data films/ -n 64",
+            "xreal-synth evaluate anatomy --data films/ -n 16 --mode reference --steps 50 --sheet sheet.png",
+        )
+    )(anatomy)
     app.add_typer(group, name="evaluate")
 
 
-group = typer.Typer(help="Measures what a bundle makes.", no_args_is_help=True)
+group = typer.Typer(
+    help="Measures a finished dataset, or what a bundle makes.\n\n"
+    "xreal-synth evaluate DATASET --real MANIFEST measures a dataset (the word `dataset` may be left out).",
+    cls=group_with_default(evaluate_dataset.NAME),
+    subcommand_metavar="DATASET | COMMAND [ARGS]...",
+    epilog=examples(
+        "xreal-synth evaluate out/quickstart --real films/manifest.csv",
+        "xreal-synth evaluate compare out/xreal out/controlnet --real films/manifest.csv",
+    ),
+    no_args_is_help=True,
+)
 
 
 @group.callback()
@@ -64,12 +89,6 @@ def _group() -> None:
     pass
 
 
-@group.command(
-    epilog=examples(
-        "xreal-synth evaluate anatomy --data films/ -n 64",
-        "xreal-synth evaluate anatomy --data films/ -n 16 --mode reference --steps 50 --sheet sheet.png",
-    )
-)
 def anatomy(
     data: DataOption,
     bundle: BundleOption = "xreal-mini",

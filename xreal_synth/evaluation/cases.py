@@ -17,7 +17,7 @@ from xreal_synth.plan.placement import place
 from xreal_synth.plan.prior import Prior
 from xreal_synth.recipe.schema import FindingLabel
 from xreal_synth.seeds import stream
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import Film, Mask, PlacedFinding
 
 MIN_OVERLAP = 0.6
@@ -64,6 +64,15 @@ class CaseReader:
         film = decode_film(self._files.read(row.shard, row.image))
         check_contrast(film)
         return self._resized(film)
+
+    def native_shape(self, row: FilmRow) -> tuple[int, int]:
+        """Height and width of the film as it lies there; raises BadFilm."""
+        height, width = decode_film(self._files.read(row.shard, row.image)).shape
+        return height, width
+
+    def sha256(self, row: FilmRow) -> str:
+        """Of the film's file; raises BadFilm if it cannot be read."""
+        return sha256_bytes(self._files.read(row.shard, row.image))
 
     def _resized(self, film: Film) -> Film:
         picture = Image.fromarray(film).resize((self.size, self.size), Image.Resampling.LANCZOS)

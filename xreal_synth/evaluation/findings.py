@@ -72,17 +72,34 @@ def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Figure:
     return bootstrap.interval(area_of(scores, labels), min(positive, negative) and positive + negative)
 
 
-def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
-    """The area as a statistic of how often each film counts, [D, N] -> [D], for `Bootstrap.interval`."""
-    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    above = (scores[positive, None] > scores[None, negative]) + 0.5 * (
-        scores[positive, None] == scores[None, negative]
-    )
+def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Figure:
+    """Mean over findings of the area under the ROC curve; findings without both kinds of films are left out."""
+    both = [at for at in range(labels_NL.shape[1]) if {0, 1} <= set(labels_NL[:, at].tolist())]
+    each = [area_of(scores_NL[:, at], labels_NL[:, at]) for at in both]
 
     def statistic(weights: Array) -> Array:
-        p, n = weights[:, positive], weights[:, negative]
+        return np.asarray(np.mean([one(weights) for one in each], axis=0))
+
+    return bootstrap.interval(statistic, len(labels_NL) if each else 0)
+
+
+def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
+    """The area as a statistic of how often each film counts, [D, N] -> [D], for `Bootstrap.interval`.
+
+    Films are taken in the order of their scores, equal scores side by side: memory is that of the weights.
+    """
+    known = np.flatnonzero(labels >= 0)
+    order = known[np.argsort(scores[known], kind="stable")]
+    starts = np.unique(scores[order], return_index=True)[1]
+    positive = (labels[order] == 1).astype(np.float64)
+
+    def statistic(weights: Array) -> Array:
+        ordered = weights[:, order]
+        p = np.add.reduceat(ordered * positive, starts, axis=1)
+        n = np.add.reduceat(ordered * (1 - positive), starts, axis=1)
+        below = np.cumsum(n, axis=1) - n
         pairs = p.sum(axis=1) * n.sum(axis=1)
-        won = ((p @ above) * n).sum(axis=1)
+        won = (p * (below + 0.5 * n)).sum(axis=1)
         return np.asarray(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
 
     return statistic

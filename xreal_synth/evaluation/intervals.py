@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 BOOTSTRAP_DRAWS: Final = 2000
+LEAST_DRAWS: Final = 400
+MOST_WEIGHTS: Final = 8_000_000
+"""Of draws times films; beyond it fewer draws are made, so that memory stays bounded."""
+
 JACKKNIFE_GROUPS: Final = 60
 Array = npt.NDArray[np.float64]
 
@@ -51,7 +55,8 @@ class Bootstrap:
     A statistic is a function of such weights, [D, N] -> [D], NaN in draws that do not have it.
     """
 
-    def __init__(self, patients: Sequence[str], *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> None:
+    def __init__(self, patients: Sequence[str], *, draws: int | None = None, seed: int = 0) -> None:
+        draws = draws_for(len(patients)) if draws is None else draws
         names, of_film = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
         count = len(names)
         chosen = np.random.default_rng(seed).integers(0, max(1, count), (draws, count))
@@ -96,10 +101,49 @@ class Bootstrap:
         value = statistic(np.ones(films, bool))
         if groups < 3:
             return Figure(value, float("nan"), float("nan"), films)
-        group = (np.random.default_rng(0).permutation(self._patients) % groups)[self._of_film]
-        without = np.array([statistic(group != number) for number in range(groups)])
-        error = float(np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum()))
-        return Figure(value, value - 1.96 * error, value + 1.96 * error, films)
+        group = self.left_out()
+        return jackknifed(value, [statistic(group != number) for number in range(groups)], films)
+
+    def left_out(self) -> npt.NDArray[np.int64]:
+        """Each film's jackknife group [N]: its patient, or one of JACKKNIFE_GROUPS groups of patients."""
+        groups = max(1, min(self._patients, JACKKNIFE_GROUPS))
+        return (np.random.default_rng(0).permutation(self._patients) % groups)[self._of_film]
+
+    def mean_over(self, values: Array, other: Bootstrap, under: Array) -> Figure:
+        """Mean of the values [N] divided by the mean of another set's [M], each set resampled by itself."""
+        draws = min(len(self.weights), len(other.weights))
+        over, below = (
+            _share(one.weights[:draws] @ part, one.weights[:draws].sum(axis=1))
+            for one, part in ((self, values), (other, under))
+        )
+        if not len(values) or not len(under) or not under.mean():
+            return unknown(len(values))
+        low, high = np.percentile(over / below, [2.5, 97.5])
+        return Figure(float(values.mean() / under.mean()), float(low), float(high), len(values))
+
+
+def draws_for(films: int) -> int:
+    """Bootstrap draws for so many films: BOOTSTRAP_DRAWS, of very many films fewer."""
+    return max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, films)))
+
+
+def jackknifed(value: float, without: Sequence[float], n: int) -> Figure:
+    """A statistic with the interval that follows from its values without each group."""
+    left = np.asarray(without, np.float64)
+    groups = len(left)
+    error = float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
+    return Figure(value, value - 1.96 * error, value + 1.96 * error, n)
+
+
+def proportion(part: int, whole: int) -> Figure:
+    """A share of independent trials with Wilson's 95% interval."""
+    if not whole:
+        return unknown()
+    share, z = part / whole, 1.96
+    under = 1 + z**2 / whole
+    middle = (share + z**2 / (2 * whole)) / under
+    half = z / under * np.sqrt(share * (1 - share) / whole + z**2 / (4 * whole**2))
+    return Figure(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), whole)
 
 
 def spread(values: Sequence[float], n: int) -> Figure:

@@ -46,11 +46,16 @@ def look(
     judges: Judges,
     films: Iterable[tuple[Film, Mask | None]],
     on_film: Callable[[int], None] = lambda films: None,
+    *,
+    thumbs: bool = True,
 ) -> Looks:
-    """Looks at each film, with the mask that it was made from or is outlined by; films are of one size."""
+    """Looks at each film, with the mask that it was made from or is outlined by; films are of one size.
+
+    Without `thumbs` no thumbnails are kept (K is 0).
+    """
     found: list[tuple[npt.NDArray[np.float64], ...]] = []
     for batch in _batches(films):
-        found.extend(_look_at(judges, batch))
+        found.extend(_look_at(judges, batch, thumbs))
         on_film(len(batch))
     if not found:
         return Looks(*(np.empty((0, 0), kind) for kind in (np.float32, float, float, np.float32, float)))
@@ -60,7 +65,7 @@ def look(
 
 @torch.inference_mode()
 def _look_at(
-    judges: Judges, batch: list[tuple[Film, Mask | None]]
+    judges: Judges, batch: list[tuple[Film, Mask | None]], thumbs: bool
 ) -> Iterator[tuple[npt.NDArray[np.float64], ...]]:
     """Features, logits, rings, thumbnail and Dice of each film."""
     x = judges.batch([film for film, _ in batch])
@@ -77,7 +82,7 @@ def _look_at(
             features[row].double().cpu().numpy(),
             logits[row],
             ring_powers(film),
-            thumbnail(film).astype(np.float64),
+            thumbnail(film).astype(np.float64) if thumbs else np.empty(0),
             np.asarray(dice),
         )
 

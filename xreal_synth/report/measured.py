@@ -10,10 +10,10 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import StorageError
+from xreal_synth.shards.names import EVALUATION
 from xreal_synth.storage import Store
 
 LEAK: Final = "leak.json"
-EVALUATION: Final = "evaluation.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,17 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """A figure of the dataset with its interval, beside what real films reach; None where there is none."""
+    """A figure of the dataset (of one finding's films, or of all) with its interval, beside what real films reach.
+
+    None where there is none.
+    """
 
     name: str
     value: float | str | None = None
     low: float | None = None
     high: float | None = None
     real: float | str | None = None
+    finding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ SHEET: Final = "contact_sheet.png"
 CARD: Final = "README.md"
 REPORT: Final = "report.html"
 PROGRESS: Final = "progress.json"
+EVALUATION: Final = "evaluation.json"
+EVALUATION_TABLE: Final = "evaluation.md"
 
 SHARDS: Final = "shards"
 TABLES: Final = "tables"

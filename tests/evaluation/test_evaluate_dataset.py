@@ -1,0 +1,302 @@
+"""`evaluate DATASET` and `evaluate compare` on phantom datasets, with tiny judges."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.functional.classification import binary_auroc, binary_f1_score
+
+from xreal_synth.cli import evaluate_measure
+from xreal_synth.cli.evaluate_source import choose
+from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
+from xreal_synth.evaluation.judging import load_judges
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.head import open_dataset
+from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
+from xreal_synth.shards.tar import read_tar
+from xreal_synth.storage import LocalStore
+from xreal_synth.types import FilmQuality, Rejected, Sample, ShardPlan
+
+Evaluate = Callable[..., int]
+Out = pytest.CaptureFixture[str]
+Rows = dict[tuple[str, str | None], dict[str, Any]]
+
+SIZE = 64
+
+
+def write(folder: Path, shards: Sequence[Sequence[Sample]], rejected: Sequence[Rejected] = ()) -> Path:
+    """A dataset of one shard for each list of samples, with a gate where films say so."""
+    store, head = LocalStore(folder), phantom_head(shard_samples=6)
+    open_dataset(store, head, "version: 1\n", lambda there, here: [])
+    for number, samples in enumerate(shards):
+        plan = ShardPlan("phantoms", number, 6 * number, 6 * number + 6)
+        gated = any(sample.meta.quality is not None for sample in samples)
+        publish_phantoms(store, plan, samples, rejected if gated else (), gated=gated)
+    finish(store, head)
+    return folder
+
+
+def with_quality(sample: Sample, flags: tuple[str, ...] = ()) -> Sample:
+    quality = FilmQuality("standard", {"organs.heart": 0.5, "pixels.blur": 0.1}, flags)
+    return replace(sample, meta=replace(sample.meta, quality=quality))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 groups, 20 films: Pneumonia and Effusion beside healthy twins, no gate."""
+    folder = tmp_path_factory.mktemp("plain")
+    return write(folder, [phantom_groups(start, start + 6, SIZE) for start in (0, 6)])
+
+
+@pytest.fixture
+def own(plain: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(plain, tmp_path / "own")
+
+
+@pytest.fixture
+def options(films: Path, judges: Path) -> list[str]:
+    return ["--real", str(films / "manifest.csv"), "--judges", str(judges), "--split", "train"]
+
+
+def rows_of(folder: Path, key: str = "rows") -> Rows:
+    record = json.loads((folder / "evaluation.json").read_text())
+    return {(row["name"], row["finding"]): row for row in record[key]}
+
+
+@pytest.fixture(scope="module")
+def seen(plain: Path, films: Path, judges: Path) -> dict[str, Any]:
+    """What the judges say of each film of the plain dataset, asked one by one."""
+    judging = load_judges(judges)
+    samples = [s for tar in sorted((plain / "shards").glob("*.tar")) for s in read_tar(tar)]
+    with torch.inference_mode():
+        x = judging.batch([sample.film for sample in samples])
+        logits = judging.classifier(x).double()
+        organs = judging.segmenter.segment(x).numpy()
+    return {"samples": samples, "logits": logits, "organs": organs, "findings": judging.findings}
+
+
+def test_figures_are_those_of_the_films(
+    own: Path, options: list[str], evaluate: Evaluate, capsys: Out, seen: dict[str, Any]
+) -> None:
+    assert evaluate(str(own), *options) == 0
+    shown = capsys.readouterr().out
+    assert "evaluation.json" in shown.replace("\n", "")
+    rows = rows_of(own)
+    samples = seen["samples"]
+    column = seen["findings"].index("Pneumonia")
+    label = torch.tensor([sample.meta.labels["txrv18"]["Pneumonia"] for sample in samples])
+    assert 0 < int(label.sum()) < len(label) == 20
+    assert rows["AUC", "Pneumonia"]["value"] == pytest.approx(
+        float(binary_auroc(seen["logits"][:, column], label)), abs=1e-6
+    )
+    assert rows["F1", "Pneumonia"]["value"] == pytest.approx(
+        float(binary_f1_score(seen["logits"][:, column].sigmoid(), label)), abs=1e-6
+    )
+    both = [rows["AUC", name]["value"] for name in ("Pneumonia", "Effusion")]
+    assert rows["AUC", None]["value"] == pytest.approx(np.mean(both))
+    heart = [
+        organ_dice(sample.anatomy, organs)["heart"]
+        for sample, organs in zip(samples, seen["organs"], strict=True)
+    ]
+    assert rows["Dice heart", None]["value"] == pytest.approx(np.nanmean(heart))
+    assert rows["Dice heart", None]["n"] == 20
+    assert rows["MS-SSIM", None]["value"] is None
+    assert ("flagged", None) not in rows
+    assert {row["finding"] for row in rows.values()} == {None, "Effusion", "Pneumonia", "No Finding"}
+    record = json.loads((own / "evaluation.json").read_text())
+    assert record["dataset"]["films"] == 20
+    assert record["dataset"]["groups"] == 12
+    assert record["dataset"]["asked"] == {"Effusion": 4, "Pneumonia": 4}
+    assert record["real"]["second"] == "the other half of split train's patients"
+    assert record["rows_unflagged"] == []
+    assert set(record["rows"][0]) == {
+        "name", "finding", "value", "low", "high", "real", "real_low", "real_high", "n"
+    }  # fmt: skip
+    assert "xreal-synth evaluate" in record["command"]
+    assert len(record["networks"]["judges"]) == 64
+    table = (own / "evaluation.md").read_text()
+    assert "| sharpness | " in table
+    assert "nan" not in table.lower()
+
+
+def test_a_second_split_stands_beside(own: Path, options: list[str], evaluate: Evaluate, capsys: Out) -> None:
+    assert evaluate(str(own), *options, "--beside", "val") == 0
+    record = json.loads((own / "evaluation.json").read_text())
+    assert record["real"]["second"] == "split val"
+    assert (record["real"]["films"], record["real"]["second_films"]) == (8, 6)
+    assert "patients both" in refused(evaluate, capsys, str(own), *options, "--beside", "train")
+
+
+def test_flags_and_acceptance(tmp_path: Path, options: list[str], evaluate: Evaluate) -> None:
+    samples = [
+        with_quality(sample, ("pixels.blur",) if at < 2 else ())
+        for at, sample in enumerate(phantom_groups(0, 6, SIZE))
+    ]
+    refused = [
+        Rejected(5, at, 1, "dark", False, check="organs.heart", member="v0", findings=("Pneumonia",))
+        for at in range(2)
+    ]
+    folder = write(tmp_path / "gated", [samples], refused)
+    assert evaluate(str(folder), *options) == 0
+    rows = rows_of(folder)
+    assert rows["flagged", None]["value"] == pytest.approx(2 / 10)
+    # Pneumonia: groups 1 and 5 accepted, two attempts refused
+    assert rows["accepted", "Pneumonia"]["value"] == pytest.approx(2 / 4)
+    assert rows["accepted", "Effusion"]["value"] == 1
+    assert rows["accepted", "Effusion"]["low"] < 1
+    assert rows["accepted", None]["n"] == 8
+    unflagged = rows_of(folder, "rows_unflagged")
+    assert unflagged["Dice heart", None]["n"] == 8
+    assert ("flagged", None) not in unflagged
+    assert "Without the films that the gate flagged" in (folder / "evaluation.md").read_text()
+
+
+def test_films_of_a_real_mask_are_paired_with_its_film(
+    tmp_path: Path, films: Path, options: list[str], evaluate: Evaluate
+) -> None:
+    size, scores, samples = 192, [], []
+    for group in range(6, 12):
+        number = group
+        mask = Image.open(films / f"mask{number}.png").resize((size, size), Image.Resampling.NEAREST)
+        real = Image.open(films / f"film{number}.png").resize((size, size), Image.Resampling.LANCZOS)
+        box = (32, 96, 64, 128)
+        sample = phantom(group, "v0", [box_finding("Pneumonia", box)] if group % 2 else [], size=size)
+        anatomy = np.asarray(mask) if group < 11 else np.roll(np.asarray(mask), 9, axis=0)
+        meta = replace(sample.meta, anatomy_source="masks", anatomy_id=f"mask{number}.png")
+        samples.append(replace(sample, anatomy=anatomy, meta=meta))
+        if group < 11:
+            scores += ms_ssim([sample.film], [np.asarray(real)])
+    folder = write(tmp_path / "paired", [samples])
+    assert evaluate(str(folder), *options, "--beside", "val") == 0
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert "MS-SSIM is of 5 films that have a real film of the split beside them." in record["notes"]
+    assert any(note.startswith("1 films were made from masks") for note in record["notes"])
+    row = rows_of(folder)["MS-SSIM", None]
+    assert (row["n"], row["value"]) == (5, pytest.approx(np.mean(scores)))
+    assert -1 <= rows_of(folder)["MS-SSIM between films", None]["value"] <= 1
+
+
+def test_only_as_many_films_as_asked_for(own: Path) -> None:
+    chosen = choose(str(own), 4)
+    assert (chosen.films, chosen.films_in_all, len(chosen.source.records)) == (4, 20, 1)
+    assert len(list(chosen.samples())) == 4
+    everything = choose(str(own), 1000)
+    assert [sample.meta.key for sample in everything.samples()] == sorted(
+        sample.meta.key for sample in everything.samples()
+    )
+    assert everything.films == 20
+
+
+def refused(evaluate: Evaluate, capsys: Out, *arguments: str) -> str:
+    assert evaluate(*arguments) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_mistakes_in_what_is_named(
+    own: Path, tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out
+) -> None:
+    real, judges = options[1], options[2:4]
+    for arguments, named in (
+        ([str(tmp_path / "nowhere"), *options], "no dataset.json here"),
+        ([str(own), "--real", str(tmp_path), *judges], "manifest.csv"),
+        ([str(own), "--real", str(tmp_path / "films.csv"), *judges], "a file named films.csv"),
+        ([str(own), "--real", real, *judges, "--split", "tset"], "'tset'"),
+        ([str(own), "--real", real, *judges], "at least 4 patients"),
+        ([str(own), *options[:4], "--split", "train", "--beside", "tset"], "'tset'"),
+        ([str(own), *options, "--inception", str(tmp_path / "none.pth")], "no such file"),
+        ([str(own), *judges], "--real"),
+        (["bundel", "--data", "x"], "bundle"),
+    ):
+        assert named in refused(evaluate, capsys, *arguments)
+    assert not (own / "evaluation.json").exists()
+
+
+def test_no_labels_in_common(tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out) -> None:
+    box = (16, 32, 32, 48)
+    for name, named in (("Nodule", "the judging classifier knows"), ("Atelectasis", "the real films show")):
+        films = [phantom(at, "v0", [box_finding(name, box)], size=SIZE) for at in range(6)]
+        folder = write(tmp_path / name, [films])
+        assert named in refused(evaluate, capsys, str(folder), *options)
+
+
+def test_films_larger_than_the_real_ones(
+    tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out
+) -> None:
+    folder = write(tmp_path / "large", [phantom_groups(0, 6, 512)])
+    told = refused(evaluate, capsys, str(folder), *options)
+    assert "a real film of 320 x 320 pixels beside made ones of 512" in told
+
+
+def test_damaged_and_unfinished_shards(
+    own: Path, options: list[str], evaluate: Evaluate, capsys: Out
+) -> None:
+    tar = own / "shards" / "phantoms-000001.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    assert "not the file that its record names" in refused(evaluate, capsys, str(own), *options)
+    tar.unlink()
+    assert "is missing" in refused(evaluate, capsys, str(own), *options)
+    assert not (own / "evaluation.json").exists()
+    (own / "records" / "phantoms-000001.json").unlink()
+    assert evaluate(str(own), *options) == 0
+    record = json.loads((own / "evaluation.json").read_text())
+    assert "1 shards are not finished and left out." in record["notes"]
+    assert record["dataset"]["groups"] == 6
+
+
+def test_compare_measures_each_dataset_once(
+    own: Path, plain: Path, tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    other = write(tmp_path / "other", [phantom_groups(30, 36, SIZE)])
+    out = tmp_path / "out"
+    assert evaluate("compare", str(own), str(other), *options, "--out", str(out)) == 0
+    shown = capsys.readouterr().out
+    assert "Table I" in shown
+    text = (out / "compare.md").read_text()
+    assert "| phantoms (phantom, xreal) #1 | " in text
+    assert "| phantoms (phantom, xreal) #2 | " in text
+    assert "| XReal | .701 | 55.12 | .838 | .570 | .743 |" in text
+    assert "cannot be compared row by row" in text
+    both = json.loads((out / "compare.json").read_text())["datasets"]
+    assert [one["dataset"]["films"] for one in both] == [20, 10]
+    monkeypatch.setattr(evaluate_measure.Bench, "measure", lambda *given: pytest.fail("measured again"))
+    assert evaluate("compare", str(own), str(other), *options, "--json") == 0
+    again = json.loads(capsys.readouterr().out)["datasets"]
+    assert again == both
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        evaluate("compare", str(own), str(other), *options, "-n", "15")
+
+
+def test_compare_wants_films_of_one_size(
+    own: Path, tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out
+) -> None:
+    other = write(tmp_path / "other", [phantom_groups(0, 6, 32)])
+    assert "films of different sizes" in refused(evaluate, capsys, "compare", str(own), str(other), *options)
+
+
+def test_json_is_printed_or_written(
+    own: Path, tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out
+) -> None:
+    assert evaluate(str(own), *options, "--json", "-") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((own / "evaluation.json").read_text())
+    file = tmp_path / "sub" / "figures.json"
+    assert evaluate("dataset", str(own), *options, "--json", str(file)) == 0
+    written = json.loads(file.read_text())
+    assert written["rows"] == printed["rows"]
+    assert all(
+        value is None or math.isfinite(value)
+        for row in written["rows"]
+        for value in (row["value"], row["low"], row["high"])
+    )

@@ -1,0 +1,164 @@
+"""`evaluate DATASET`: a finished dataset's films, streamed from its shards, measured beside real films.
+
+The films come from the caller, one by one. What is kept of each is what the judges saw of it.
+
+Gated and ungated: films that a gate refused are stored nowhere, so they cannot be judged. `rows` are of all
+delivered films, flagged ones among them; `rows_unflagged` of those without flags, where any film has one;
+the share accepted is counted from the records. What a gate changes is seen by making the dataset twice, with
+`quality.profile: none` and with the gate, and `evaluate compare`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from xreal_synth.errors import DatasetError
+from xreal_synth.evaluation.dataset_figures import DIVERSITY, Row, Sets, findings_of, rows_of
+from xreal_synth.evaluation.film_sets import SeenFilm, look_at
+from xreal_synth.evaluation.inception import InceptionFeatures
+from xreal_synth.evaluation.judging import Judges
+from xreal_synth.evaluation.real_side import PairFinder, RealSide
+from xreal_synth.shards.meta import TWIN
+from xreal_synth.types import Acceptance, Sample, SampleMeta
+from xreal_synth.vocab import NO_FINDING, TXRV18
+
+LABEL_SET: Final = "txrv18"
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFigures:
+    """What was measured. `films` counts made ones, `real_films` those of the dataset that are a patient's own."""
+
+    rows: tuple[Row, ...]
+    rows_unflagged: tuple[Row, ...]
+    films: int
+    groups: int
+    real_films: int
+    flagged: int
+    pairs: int
+    augmented: int
+    asked: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Passing:
+    """Counts films on their way to the judges, and leaves out those that are a patient's own."""
+
+    pairs: PairFinder
+    real_films: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+
+    def seen(self, samples: Iterable[Sample], on_film: Callable[[int], None]) -> Iterator[SeenFilm]:
+        for sample in samples:
+            meta = sample.meta
+            if meta.source is not None and meta.member == TWIN:
+                self.real_films += 1
+                on_film(1)
+                continue
+            self.asked.update({finding.name for finding in meta.findings})
+            positive, unknown = _names(meta)
+            yield SeenFilm(
+                film=sample.film,
+                mask=sample.anatomy if sample.anatomy.any() else None,
+                group=str(meta.group),
+                positive=positive,
+                unknown=unknown,
+                paired=self.pairs.ms_ssim(sample),
+                flagged=meta.quality is not None and bool(meta.quality.flags),
+            )
+
+
+def _names(meta: SampleMeta) -> tuple[frozenset[str], frozenset[str]]:
+    """What is positive and what is not known of a film, in names of NAMES.
+
+    A film made without findings counts as one of No Finding, also where its heart is large.
+    """
+    labels = meta.labels[LABEL_SET]
+    positive = {name for name in TXRV18 if labels[name] == 1}
+    unknown = {name for name in TXRV18 if labels[name] is None}
+    if meta.labels["chexpert14"][NO_FINDING] == 1 or not (positive or meta.source):
+        positive.add(NO_FINDING)
+    elif not positive:
+        unknown.add(NO_FINDING)
+    return frozenset(positive), frozenset(unknown)
+
+
+def measure_dataset(
+    judges: Judges,
+    samples: Iterable[Sample],
+    total: int,
+    real: RealSide,
+    pairs: PairFinder,
+    gate: Acceptance | None,
+    inception: InceptionFeatures | None,
+    report: Report,
+    where: str,
+) -> DatasetFigures:
+    """Looks at the films and works out every figure; raises DatasetError if there is no made film to judge."""
+    passing = _Passing(pairs)
+
+    def on_film(done: int) -> None:
+        report("looking at the dataset", done, total)
+
+    made = look_at(judges, passing.seen(samples, on_film), inception=inception, on_film=on_film)
+    if len(made) < 2:
+        raise DatasetError(
+            where=where,
+            found=f"{len(made)} made films (and {passing.real_films} real ones as they are)",
+            wanted="two made films or more",
+            mend="evaluate a dataset with made or edited films",
+        )
+    sets = Sets(made, real.reference, real.second, pairs.reader.size)
+    findings = findings_of(made, list(passing.asked))
+    kept = ~made.flagged
+    unflagged: list[Row] = []
+    if made.flagged.any() and kept.sum() >= 2:
+        of_kept = Sets(made.rows(kept), real.reference, real.second, sets.size)
+        unflagged = [row for row in rows_of(of_kept, judges.findings, findings) if row.name != DIVERSITY]
+    return DatasetFigures(
+        rows=tuple(rows_of(sets, judges.findings, findings, gate)),
+        rows_unflagged=tuple(unflagged),
+        films=len(made),
+        groups=len(set(made.groups.tolist())),
+        real_films=passing.real_films,
+        flagged=int(made.flagged.sum()),
+        pairs=pairs.pairs,
+        augmented=pairs.augmented,
+        asked=dict(sorted(passing.asked.items())),
+    )
+
+
+def check_labels(asked: Iterable[str], judged: Iterable[str], real: Iterable[str], where: str) -> None:
+    """Raises DatasetError where the dataset's findings are none of the judges', or no real film has any."""
+    asked, judged, real = set(asked), set(judged), set(real)
+    if not asked:
+        return
+    for known, words, mend in (
+        (
+            judged,
+            "the judging classifier knows",
+            "train judges on these findings and give them with --judges",
+        ),
+        (real, "the real films show", "name another split or manifest, with films that show these findings"),
+    ):
+        if not asked & known:
+            raise DatasetError(
+                where=where,
+                found=f"a dataset of {', '.join(sorted(asked))}, none of which {words}: "
+                f"{', '.join(sorted(known)) or 'nothing'}",
+                wanted="a finding in common, or the films' labels cannot be judged",
+                mend=mend,
+            )
+
+
+def as_record(figures: DatasetFigures) -> dict[str, Any]:
+    """The figures as plain data, NaN where there is none."""
+    return {
+        "rows": [row.record() for row in figures.rows],
+        "rows_unflagged": [row.record() for row in figures.rows_unflagged],
+    }

@@ -1,0 +1,175 @@
+"""evaluation.json and evaluation.md: a dataset's figures with everything that they hang on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from xreal_synth.errors import StorageError
+from xreal_synth.evaluation.dataset_figures import (
+    ACCEPTED,
+    AUC,
+    F1,
+    FLAGGED,
+    KERNEL,
+    LEAST_FOR_FRECHET,
+    LEAST_FOR_MANIFOLD,
+    MS_SSIM,
+)
+from xreal_synth.evaluation.goals import brief
+from xreal_synth.evaluation.intervals import Figure
+from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
+from xreal_synth.shards.names import EVALUATION, EVALUATION_TABLE
+from xreal_synth.storage import Store
+
+FORMAT: Final = 1
+
+NOTES: Final = (
+    "MS-SSIM: to the real film of the same, unchanged organ mask, or to the film that was edited. Labels play no "
+    "part in the pairing.",
+    "Dice: the requested organ mask against the judging segmenter's on the film; `real`: real films' own masks.",
+    "AUC and F1 (at one half) are the judging classifier's, of the findings it knows; films labelled 0 are the "
+    "negatives, unknown labels are left out. macro-F1 and AUC without a finding are means over findings.",
+    "Distances, precision, recall, density, coverage (5 nearest neighbours of other groups): made films against the "
+    "split's real films; `real`: other real films (named above) against the same ones, at equal numbers. They hang "
+    "on how often each finding is there, which a recipe chooses and a hospital does not.",
+    f"Frechet distance is stated for a finding from {LEAST_FOR_FRECHET} films a side, precision to coverage from "
+    f"{LEAST_FOR_MANIFOLD}. FID and KID are stated only with Inception's weights from a file.",
+    "Sharpness: power over the split's real films in the upper half of the frequencies. MS-SSIM between films: of "
+    "pairs of one finding, lower is more diverse.",
+    "Flagged and accepted: what the dataset's gate says, where it had one. Refused films are stored nowhere, so the "
+    "other figures are of delivered films.",
+    "Intervals: 95%, bootstrap by group of made films and by patient of real ones; of distances a jackknife; of "
+    "acceptance Wilson's.",
+)
+
+
+def identity(
+    head: Mapping[str, Any],
+    tars: Sequence[str],
+    real: Mapping[str, Any],
+    networks: Mapping[str, Any],
+    films: int,
+) -> dict[str, Any]:
+    """What decides the figures; an evaluation of the same identity need not be computed again."""
+    record: dict[str, Any] = json.loads(
+        json.dumps({
+            "format": FORMAT, "dataset": head, "tars": list(tars), "real": real, "networks": networks,
+            "films_at_most": films,
+        })
+    )  # fmt: skip
+    return record
+
+
+def write(store: Store, record: Mapping[str, Any]) -> None:
+    """Puts both files into the dataset's folder; raises StorageError."""
+    try:
+        store.replace(EVALUATION, record_bytes(record))
+        store.replace(EVALUATION_TABLE, markdown(record).encode())
+    except OSError as error:
+        raise StorageError(
+            where=store.uri,
+            found=f"cannot write {EVALUATION}: {error}",
+            wanted="a dataset folder that can be written to",
+            mend="copy the dataset, or make its folder writable",
+        ) from error
+
+
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(null_for_nan(dict(record)), indent=1, allow_nan=False) + "\n").encode()
+
+
+def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The evaluation that lies in the dataset's folder, if it is of this identity; a damaged one counts as none."""
+    if not store.exists(EVALUATION):
+        return None
+    try:
+        found = nan_for_null(json.loads(store.read_bytes(EVALUATION)))
+        same = found["of"] == of and all(isinstance(row["name"], str) for row in found["rows"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return dict(found) if same else None
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The tables and what they mean."""
+    lines = [f"# Evaluation of {record['dataset']['name']}", "", *summary(record), ""]
+    lines += _table(overall(record["rows"]), "all films")
+    lines += ["", "By finding:", "", *_by_finding(record["rows"])]
+    if record["rows_unflagged"]:
+        lines += ["", "Without the films that the gate flagged:", ""]
+        lines += _table(overall(record["rows_unflagged"]), "unflagged films")
+        lines += ["", *_by_finding(record["rows_unflagged"])]
+    lines += ["", *(f"- {note}" for note in (*record["notes"], *NOTES))]
+    return "\n".join(lines) + "\n"
+
+
+def summary(record: Mapping[str, Any]) -> list[str]:
+    """What was measured against what, by which networks, where."""
+    dataset, real, networks = record["dataset"], record["real"], record["networks"]
+    return [
+        f"{dataset['films']} films of {dataset['groups']} groups (bundle {dataset['bundle']}, control "
+        f"{dataset['control']}) beside {real['films']} real films of split {real['split']}; `real` in "
+        f"distances and sharpness: {real['second_films']} films of {real['second']}.",
+        f"Judging networks {networks['judges'][:12]}"
+        + (f"; Inception from a file, {networks['inception'][:12]}" if networks.get("inception") else "")
+        + f"; {record['machine']}; {record['seconds']:.0f} s.",
+    ]
+
+
+def overall(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["finding"] is None]
+
+
+def findings_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["finding"] for row in rows if row["finding"] is not None))
+
+
+def figure_of(row: Mapping[str, Any], side: str = "") -> str:
+    """`.91 [.90, .92]` of the made films, or of the real ones with side "real"; empty where there is none."""
+    names = ("real", "real_low", "real_high") if side else ("value", "low", "high")
+    value, low, high = (row[name] for name in names)
+    if math.isnan(value):
+        return ""
+    return brief(Figure(value, low, high, int(row["n"])))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
+    """Rows with a figure; n of them are films, of MS-SSIM pairs."""
+    shown = [row for row in rows if not math.isnan(row["value"])]
+    return [
+        f"| {head} | made | real | n |",
+        "|---|---|---|---|",
+        *(f"| {r['name']} | {figure_of(r)} | {figure_of(r, 'real')} | {r['n']} |" for r in shown),
+    ]
+
+
+COLUMNS: Final = (AUC, F1, MS_SSIM, "Dice", KERNEL, "sharpness", "MS-SSIM between films", FLAGGED, ACCEPTED)
+
+
+def finding_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the main figures by finding; real films' below the made ones'."""
+    found = {(row["finding"], row["name"]): row for row in rows if row["finding"] is not None}
+    columns = [
+        name for name in COLUMNS
+        if any(key[1] == name and not math.isnan(row["value"]) for key, row in found.items())
+    ]  # fmt: skip
+    cells = []
+    for finding in findings_in(rows):
+        for side in ("", "real"):
+            texts = [
+                figure_of(found[finding, name], side) if (finding, name) in found else "" for name in columns
+            ]
+            cells.append([f"{finding}, real" if side else finding, *texts])
+    return ["finding", *(name.partition(" (")[0] for name in columns)], cells
+
+
+def _by_finding(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    header, cells = finding_table(rows)
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in cells),
+    ]

@@ -1,0 +1,183 @@
+"""The network of the Frechet Inception Distance, from a file of the user's: nothing is fetched.
+
+Wanted are the weights that Heusel et al.'s FID used (TensorFlow's Inception of 2015-12-05, 1008 classes), in the
+layout that pytorch-fid and torch-fidelity publish: torchvision's names, no auxiliary classifier. torchvision's own
+ImageNet weights (1000 classes) give another distance and are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torchvision.models import inception as tv
+
+from xreal_synth.errors import BundleError
+from xreal_synth.models.convert.checkpoints import read_checkpoint
+from xreal_synth.storage import sha256_file
+from xreal_synth.types import Film
+
+SIDE: Final = 299
+WIDTH: Final = 2048
+CLASSES: Final = 1008
+PUBLISHED: Final = "6726825d"
+"""How the sha256 of the published files begins (it stands in their names)."""
+
+_BATCH: Final = 8
+
+
+class InceptionFeatures:
+    """Films in, the 2048 features of the last pooling out, in batches; `sha256` is the file's."""
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        self._network = load_inception(path).to(device)
+        self._device = torch.device(device)
+        self._waiting: list[Film] = []
+        self._found: list[npt.NDArray[np.float32]] = []
+        self.sha256 = sha256_file(path.expanduser())
+
+    @property
+    def published(self) -> bool:
+        """Whether the file is the published one, by its hash; of another (a conversion) one cannot know."""
+        return self.sha256.startswith(PUBLISHED)
+
+    def add(self, film: Film) -> None:
+        """Takes a film uint8 [H, W]."""
+        self._waiting.append(film)
+        if len(self._waiting) == _BATCH:
+            self._flush()
+
+    def take(self) -> npt.NDArray[np.float32]:
+        """The features [N, 2048] of all films since the last `take`, in order."""
+        self._flush()
+        found = np.concatenate([*self._found, np.empty((0, WIDTH), np.float32)])
+        self._found.clear()
+        return found
+
+    @torch.inference_mode()
+    def _flush(self) -> None:
+        if self._waiting:
+            x = torch.from_numpy(np.stack(self._waiting)).to(self._device)
+            self._found.append(self._network(prepared(x)).cpu().numpy())
+            self._waiting.clear()
+
+
+def prepared(films_BHW: Tensor) -> Tensor:
+    """uint8 films -> [B, 3, 299, 299] in about -1..1, resized as TensorFlow 1 did: no half-pixel centres."""
+    x = films_BHW.to(torch.float32)
+    rows, columns = (_interpolation(side).to(x.device) for side in x.shape[1:])
+    x = rows @ x @ columns.T
+    return ((x - 128) / 128)[:, None].expand(-1, 3, -1, -1)
+
+
+def load_inception(path: Path) -> nn.Module:
+    """The network with the file's weights, ready; raises ConversionError or BundleError.
+
+    The file is safetensors, or a torch state dict, which is opened with weights_only.
+    """
+    weights = dict(read_checkpoint(path).tensors)
+    network = fid_inception()
+    wanted = network.state_dict()
+    for name in wanted:
+        if name.endswith("num_batches_tracked"):
+            weights.setdefault(name, wanted[name])
+    _check_layout(path, {n: t.shape for n, t in wanted.items()}, {n: t.shape for n, t in weights.items()})
+    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()})
+    network.fc = nn.Identity()
+    return _Features(network).eval().requires_grad_(False)
+
+
+def fid_inception() -> nn.Module:
+    """torchvision's Inception with the pooling of the FID's network, which differs in nine blocks."""
+    blocks: list[Callable[..., nn.Module]] = [
+        tv.BasicConv2d, _A, tv.InceptionB, _C, tv.InceptionD, _E, tv.InceptionAux
+    ]  # fmt: skip
+    network: nn.Module = tv.Inception3(CLASSES, aux_logits=False, inception_blocks=blocks, init_weights=False)
+    network.Mixed_7c = _LastE(2048)
+    return network
+
+
+class _Features(nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, x_B3SS: Tensor) -> Tensor:
+        features: Tensor = self._network._forward(x_B3SS)[0]
+        return features
+
+
+def _average(x: Tensor) -> Tensor:
+    """TensorFlow's average pooling leaves the padding out of the average."""
+    return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _maximum(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 3, stride=1, padding=1)
+
+
+def _pooled_anew(block: Any, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """A block's output with its last branch, the pooled one, computed with `pool`."""
+    return torch.cat([*block._forward(x)[:-1], block.branch_pool(pool(x))], 1)
+
+
+class _A(tv.InceptionA):
+    def forward(self, x: Tensor) -> Tensor:
+        return _pooled_anew(self, x, _average)
+
+
+class _C(tv.InceptionC):
+    def forward(self, x: Tensor) -> Tensor:
+        return _pooled_anew(self, x, _average)
+
+
+class _E(tv.InceptionE):
+    def forward(self, x: Tensor) -> Tensor:
+        return _pooled_anew(self, x, _average)
+
+
+class _LastE(tv.InceptionE):
+    """The published network's last block takes the maximum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _pooled_anew(self, x, _maximum)
+
+
+def _interpolation(side: int) -> Tensor:
+    """[299, side]: each output pixel's weights of the input's, linear between i * side / 299's neighbours."""
+    place = torch.arange(SIDE, dtype=torch.float32) * (side / SIDE)
+    low = place.floor().long()
+    high = (low + 1).clamp(max=side - 1)
+    share = place - low
+    weights = torch.zeros(SIDE, side)
+    row = torch.arange(SIDE)
+    weights[row, low] += 1 - share
+    weights[row, high] += share
+    return weights
+
+
+def _check_layout(path: Path, wanted: dict[str, torch.Size], found: dict[str, torch.Size]) -> None:
+    missing, more = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    other = [name for name in wanted if name in found and wanted[name] != found[name]]
+    if not missing and not more and not other:
+        return
+    told = []
+    if missing:
+        told.append(f"{len(missing)} weights missing ({', '.join(missing[:2])} ..)")
+    if more:
+        told.append(f"{len(more)} that have no place ({', '.join(more[:2])} ..)")
+    told += [f"{name} of {list(found[name])}, wanted {list(wanted[name])}" for name in other[:2]]
+    imagenet = found.get("fc.weight") == torch.Size((1000, WIDTH))
+    raise BundleError(
+        where=str(path),
+        found=("torchvision's ImageNet weights: " if imagenet else "") + "; ".join(told),
+        wanted="the FID's own Inception weights (2015-12-05, 1008 classes, torchvision's names, no AuxLogits)",
+        mend="give the file that pytorch-fid or torch-fidelity publish (..inception-2015-12-05-6726825d.pth), or "
+        "leave --inception out: the Frechet distance in the judging classifier's features is there without it",
+    )

@@ -1,0 +1,239 @@
+"""The real films that a dataset is measured beside: a split of a manifest, and a second sample of real films.
+
+The second sample says what real films reach against real films: another split of the manifest (by default the
+training films), or, where there is none, half of the split's own patients, who are then left out of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final
+
+import numpy as np
+
+from xreal_synth.anatomy.film_files import FilmPair
+from xreal_synth.anatomy.manifest import MANIFEST, TRAINING_COLUMNS, BadFilm, FilmRow, read_manifest
+from xreal_synth.errors import AnatomyError, TrainingError
+from xreal_synth.evaluation.cases import CaseReader, split_rows
+from xreal_synth.evaluation.fidelity import ms_ssim
+from xreal_synth.evaluation.film_sets import FilmSet, SeenFilm, look_at
+from xreal_synth.evaluation.inception import InceptionFeatures
+from xreal_synth.evaluation.judging import Judges
+from xreal_synth.storage import Store, open_store, sha256_bytes
+from xreal_synth.types import Film, Sample
+
+SAME_MASK: Final = 0.995
+"""Share of pixels in which a film's organ mask and a real film's agree where the film is said to be its pair."""
+
+LEAST_PATIENTS: Final = 4
+
+OnFilm = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RealRows:
+    """Which real films: the split's, and the second sample, which `second` names in words."""
+
+    uri: str
+    manifest_sha256: str
+    split: str
+    rows: tuple[FilmRow, ...]
+    second_rows: tuple[FilmRow, ...]
+    second: str
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The findings that films of the split have."""
+        return frozenset(name for row in self.rows for name in row.labels)
+
+
+@dataclass(slots=True)
+class RealSide:
+    """The looks at real films, with what could not be used."""
+
+    reference: FilmSet
+    second: FilmSet
+    faulty: int
+
+
+def manifest_store(given: str) -> Store:
+    """The data folder of a manifest given by its own place or its folder's; raises TrainingError."""
+    folder, _, name = given.rpartition("/")
+    if name == MANIFEST:
+        return open_store(folder or ("/" if given.startswith("/") else "."))
+    if name.lower().endswith((".csv", ".tsv", ".json", ".txt")):
+        raise TrainingError(
+            where=given,
+            found=f"a file named {name}",
+            wanted=f"a {MANIFEST} (columns {', '.join(TRAINING_COLUMNS)}), or the folder that holds it",
+            mend=f"name it {MANIFEST}; xreal-synth prepare writes one",
+        )
+    return open_store(given)
+
+
+def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
+    """The rows of the split and of the second sample: the split `beside`, or half of the split's own patients.
+
+    Without `beside` it is `train` where the manifest has it. Raises TrainingError: no manifest, an empty split,
+    too few patients, patients in both samples.
+    """
+    rows, named = split_rows(store, split), beside
+    second: tuple[FilmRow, ...] = ()
+    if beside is not None:
+        second = split_rows(store, beside)
+    elif split != "train":
+        second, named = read_manifest(store, TRAINING_COLUMNS, ("train",)).rows, "train"
+    _check_patients(rows, split)
+    words = f"split {named}"
+    if not second:
+        rows, second = _halves(rows)
+        words = f"the other half of split {split}'s patients"
+    if shared := sorted({row.patient for row in rows} & {row.patient for row in second}):
+        raise TrainingError(
+            where=store.uri,
+            found=f"patients both in split {split} and in split {named}: {', '.join(shared[:5])}",
+            wanted="another sample of other patients",
+            mend="name another split with --beside, or leave it out",
+        )
+    manifest = sha256_bytes(store.read_bytes(MANIFEST))
+    return RealRows(store.uri, manifest, split, rows, second, words)
+
+
+def look_at_real(
+    judges: Judges,
+    real: RealRows,
+    reader: CaseReader,
+    inception: InceptionFeatures | None,
+    on_film: OnFilm = lambda films: None,
+) -> RealSide:
+    """Both samples, film by film; raises TrainingError where one has no usable film."""
+    faulty = list[str]()
+    reference = look_at(
+        judges, _seen(real.rows, reader, faulty, on_film, masks=True), inception=inception, on_film=on_film
+    )
+    second = look_at(
+        judges, _seen(real.second_rows, reader, faulty, on_film, masks=False), inception=inception,
+        diversity=False, on_film=on_film,
+    )  # fmt: skip
+    for films, words in ((reference, f"split {real.split}"), (second, real.second)):
+        if len(films) < 2:
+            raise TrainingError(
+                where=real.uri,
+                found=f"{len(films)} usable films in {words}",
+                wanted="two or more",
+                mend="see the manifest, or name another split",
+            )
+    return RealSide(reference, second, len(faulty))
+
+
+def check_size(real: RealRows, store: Store, size: int) -> None:
+    """Raises TrainingError unless the first readable real film is at least `size` pixels wide and high."""
+    whole = CaseReader(store, size)
+    for row in real.rows:
+        try:
+            shape = whole.native_shape(row)
+        except BadFilm:
+            continue
+        if min(shape) < size:
+            raise TrainingError(
+                where=f"{real.uri}/{row.image}",
+                found=f"a real film of {shape[1]} x {shape[0]} pixels beside made ones of {size}",
+                wanted=f"real films of at least {size} pixels: enlarged ones lack the detail to measure by",
+                mend=f"prepare the real films at {size} pixels or more (xreal-synth prepare --size {size})",
+            )
+        return
+
+
+@dataclass(slots=True)
+class PairFinder:
+    """The real film that a made film belongs beside: the one it was edited from, or the one of its organ mask.
+
+    `augmented` counts films whose mask was taken from a real film of the split and changed.
+    """
+
+    reader: CaseReader
+    rows: Sequence[FilmRow]
+    pairs: int = 0
+    augmented: int = 0
+    _by_mask: dict[str, FilmRow | None] = field(default_factory=dict)
+    _by_image: dict[str, FilmRow] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            name = PurePosixPath(row.mask).name
+            self._by_mask[name] = None if name in self._by_mask else row
+            self._by_image[f"{row.shard}/{row.image}" if row.shard else row.image] = row
+
+    def ms_ssim(self, sample: Sample) -> float:
+        """MS-SSIM of a film to its real film, NaN where it has none in the split."""
+        film = self._film(sample)
+        if film is None:
+            return float("nan")
+        self.pairs += 1
+        return ms_ssim([sample.film], [film])[0]
+
+    def _film(self, sample: Sample) -> Film | None:
+        meta = sample.meta
+        if meta.source is not None:
+            row = self._by_image.get(meta.source.id)
+            same = row is not None and self.reader.sha256(row) == meta.source.sha256
+            pair = self._read(row) if same else None
+            return None if pair is None else pair.film
+        row = self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None
+        pair = self._read(row)
+        if pair is None:
+            return None
+        if float((pair.mask == sample.anatomy).mean()) < SAME_MASK:
+            self.augmented += 1
+            return None
+        return pair.film
+
+    def _read(self, row: FilmRow | None) -> FilmPair | None:
+        try:
+            return None if row is None else self.reader.read(row)
+        except (AnatomyError, BadFilm):
+            return None
+
+
+def _seen(
+    rows: Sequence[FilmRow], reader: CaseReader, faulty: list[str], on_film: OnFilm, *, masks: bool
+) -> Iterator[SeenFilm]:
+    """Films in a random order, so that neighbours are of any patients; faulty ones are counted and left out."""
+    for at in np.random.default_rng(0).permutation(len(rows)):
+        row = rows[at]
+        try:
+            pair = reader.read(row) if masks else None
+            film = reader.film(row) if pair is None else pair.film
+        except (AnatomyError, BadFilm):
+            faulty.append(row.image)
+            on_film(1)
+            continue
+        yield SeenFilm(
+            film=film,
+            mask=None if pair is None else pair.mask,
+            group=row.patient,
+            positive=frozenset(row.labels),
+            unknown=frozenset(row.unknown),
+        )
+
+
+def _check_patients(rows: Sequence[FilmRow], split: str) -> None:
+    patients = {row.patient for row in rows}
+    if len(patients) < LEAST_PATIENTS:
+        raise TrainingError(
+            found=f"films of {len(patients)} patients in split {split!r}",
+            wanted=f"at least {LEAST_PATIENTS} patients, or there is no interval to state",
+            mend="name a larger split with --split",
+        )
+
+
+def _halves(rows: Sequence[FilmRow]) -> tuple[tuple[FilmRow, ...], tuple[FilmRow, ...]]:
+    patients = sorted({row.patient for row in rows})
+    chosen = np.random.default_rng(0).permutation(len(patients))[: len(patients) // 2]
+    second = {patients[at] for at in chosen}
+    return (
+        tuple(row for row in rows if row.patient not in second),
+        tuple(row for row in rows if row.patient in second),
+    )
