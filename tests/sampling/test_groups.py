@@ -92,6 +92,26 @@ def test_twin_is_untouched_outside_the_region(
             assert bool(member.edits) == bool((twin[touched] != film[touched]).any())
 
 
+@pytest.mark.parametrize("mode", ["branch", "reference"])
+@pytest.mark.parametrize("second", [(40, 32, 56, 56), (16, 8, 40, 24)])
+def test_a_later_finding_leaves_the_earlier_one_as_it_is(
+    tiny: LoadedBundle, make: Any, mode: str, second: tuple[int, int, int, int]
+) -> None:
+    """In their order, apart and overlapping: outside the later one's region the earlier one's pixels stay."""
+    first, later = make.edit(64, (8, 16, 24, 40)), make.edit(64, second, "Pneumonia", 0.5)
+    chosen = make.settings(mode=mode, steps=4)
+    alone, both, twisted = (
+        films(tiny, chosen, [make.group(0, 64, edits)], 1)[0].films
+        for edits in ((first,), (first, later), (later, first))
+    )
+    kept = first.region & ~later.region
+    assert (alone["v0"] != alone["h"])[kept].any()
+    assert np.array_equal(both["v0"][~later.region], alone["v0"][~later.region])
+    assert (both["v0"] != alone["v0"])[later.region].any()
+    if (first.region & later.region).any():
+        assert not np.array_equal(both["v0"], twisted["v0"])
+
+
 def test_attempt_and_member_draw_new_noise(tiny: LoadedBundle, make: Any) -> None:
     edit = make.edit(64, (8, 16, 24, 40))
     first, again = (
