@@ -16,6 +16,7 @@ from xreal_synth.cli import (
     evaluate_choices,
     evaluate_compare,
     evaluate_dataset,
+    evaluate_leak,
     evaluate_utility,
 )
 from xreal_synth.cli.default_command import group_with_default
@@ -62,6 +63,7 @@ def register(app: typer.Typer) -> None:
     evaluate_bundle.register(group)
     evaluate_choices.register(group)
     evaluate_utility.register(group)
+    evaluate_leak.register(group)
     group.command(
         epilog=examples(
             "xreal-synth evaluate anatomy --data films/ -n 64",

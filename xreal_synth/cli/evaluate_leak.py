@@ -1,0 +1,70 @@
+"""`xreal-synth evaluate leak`: can edited films be told from unedited ones?"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from xreal_synth.cli.evaluate_common import bars
+from xreal_synth.cli.made_films import MadeArgument, made_films, made_source
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+
+if TYPE_CHECKING:
+    from xreal_synth.evaluation.leak import LeakFigures
+
+_SHOWN = 6
+
+
+def register(group: typer.Typer) -> None:
+    group.command(
+        epilog=examples(
+            "xreal-synth evaluate leak out/counterfactual-pairs",
+            "xreal-synth evaluate leak s3://bucket/big -n 500 --json",
+        )
+    )(leak)
+
+
+def leak(
+    dataset: MadeArgument,
+    count: Annotated[int, typer.Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the bootstrap.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """A probe's area under the ROC curve in telling shams (edited to no effect) from their unedited twins.
+
+    0.5: it cannot. The probe is told the region, and judges each group by the others. The dataset gets leak.json,
+    which its report shows; it needs `pairs: {twin: true, sham: SHARE}`.
+    """
+    from xreal_synth.evaluation.leak import leak as measure
+    from xreal_synth.shards.names import LEAK
+
+    with made_source(dataset) as source, bars() as report:
+        figures = measure((film.sample for film in made_films(source, report)), count, seed)
+        told = _fields(figures, source.head.digest)
+        source.store.replace(LEAK, (json.dumps(told, indent=1) + "\n").encode())
+    if as_json:
+        print_json(told)
+        return
+    console.print(_table(figures))
+    notes.print(f"{dataset}: {LEAK}", markup=False, soft_wrap=True)
+
+
+def _fields(figures: LeakFigures, digest: str) -> dict[str, Any]:
+    auc = figures.auc
+    return {
+        "auc": auc.mean, "low": auc.low, "high": auc.high, "n": auc.n, "groups": figures.groups,
+        "features": dict(sorted(figures.alone.items(), key=lambda item: -item[1])), "digest": digest,
+    }  # fmt: skip
+
+
+def _table(figures: LeakFigures) -> Table:
+    auc = figures.auc
+    table = Table("figure", "area under the ROC curve", title_justify="left")
+    table.title = f"{figures.groups} shams and their twins"
+    table.add_row("probe", f"{auc.mean:.3f} [{auc.low:.3f}, {auc.high:.3f}]", end_section=True)
+    for name, value in sorted(figures.alone.items(), key=lambda item: -item[1])[:_SHOWN]:
+        table.add_row(f"{name}, alone", f"{value:.3f}")
+    return table

@@ -1,0 +1,173 @@
+"""Can films that were edited to no effect be told from films that were not?
+
+A sham is its twin with the first variant's regions painted by the healthy prompt. If a probe tells shams from
+twins, so may a classifier, and "was edited" stands for the label wherever films with findings are edited and
+healthy ones are not. The probe is told where to look, and compares the same region of both films: simple
+figures of noise, texture and border, by a logistic regression that never saw the group it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, special
+
+from xreal_synth.anatomy.regions import FEATHER_SHARE, region_mask
+from xreal_synth.errors import DatasetError
+from xreal_synth.evaluation.findings import area_of
+from xreal_synth.evaluation.intervals import Bootstrap, Figure
+from xreal_synth.shards.meta import TWIN
+from xreal_synth.shards.names import parse_key
+from xreal_synth.types import Film, Sample
+
+FEWEST_GROUPS: Final = 10
+FOLDS: Final = 10
+RIDGE: Final = 1.0
+"""Of the regression's weights, on features of unit variance."""
+_NEWTON_STEPS: Final = 30
+_TINY: Final = 1e-9
+
+SCALES: Final = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))
+"""Bands of texture: differences of Gaussians of these widths in pixels (0: the film itself)."""
+PARTS: Final = ("inside", "border", "around")
+FEATURES: Final = (
+    *(f"texture {low:g}-{high:g} px {part}" for low, high in SCALES for part in PARTS),
+    *(f"edges {part}" for part in PARTS),
+    *(f"tails of the noise {part}" for part in PARTS),
+    *(f"neighbours alike {part}" for part in PARTS),
+    "grey step at the border",
+)
+
+Array = npt.NDArray[np.float64]
+Region = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class LeakFigures:
+    """`auc` is of the probe, over `groups` twins and as many shams; `alone` of each feature by itself, turned so
+    that it is at least one half."""
+
+    auc: Figure
+    groups: int
+    alone: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """The probe's features of a group's twin and sham, float64 [features] each."""
+
+    group: int
+    twin: Array
+    sham: Array
+
+
+def leak(samples: Iterable[Sample], most: int | None = None, seed: int = 0) -> LeakFigures:
+    """Tells shams from twins over the first `most` groups that have both (all, if None), film by film.
+
+    Raises DatasetError where fewer than FEWEST_GROUPS have both.
+    """
+    pairs = list(islice(pairs_of(samples), most))
+    if len(pairs) < FEWEST_GROUPS:
+        raise DatasetError(
+            found=f"{len(pairs)} groups with a sham (s0) and its twin (h)",
+            wanted=f"at least {FEWEST_GROUPS}",
+            mend="make a dataset with pairs: {twin: true, sham: 1.0}, as recipes/counterfactual-pairs.yaml does",
+        )
+    return probed(pairs, seed)
+
+
+def pairs_of(samples: Iterable[Sample]) -> Iterator[Pair]:
+    """The groups that have both twin and sham; a group's films follow one another."""
+    for group, films in groupby(samples, key=lambda sample: sample.meta.group):
+        by_name = {parse_key(film.meta.key).member: film for film in films}
+        sham, twin = by_name.get("s0"), by_name.get(TWIN)
+        if sham is not None and twin is not None:
+            region = np.any([region_mask(place, sham.anatomy) for place in sham.meta.sham], axis=0)
+            yield Pair(group, features(twin.film, region), features(sham.film, region))
+
+
+def features(film: Film, region: Region) -> Array:
+    """FEATURES of a film uint8 [H, W] and a region of it, float64 [features]."""
+    parts = _parts(region)
+    grey = film.astype(np.float64) / 255
+    blurred = {0.0: grey, **{width: ndimage.gaussian_filter(grey, width) for width in (1.0, 2.0, 4.0)}}
+    bands = [blurred[low] - blurred[high] for low, high in SCALES]
+    noise = bands[0]
+    edges = np.hypot(*np.gradient(blurred[1.0]))
+    return np.array([
+        *(_log((band[part] ** 2).mean()) for band in bands for part in parts),
+        *(_log(edges[part].mean()) for part in parts),
+        *(_log((noise[part] ** 4).mean() / ((noise[part] ** 2).mean() ** 2 + _TINY**2)) for part in parts),
+        *(_alike(noise, part) for part in parts),
+        abs(grey[parts[1]].mean() - grey[parts[2]].mean()),
+    ])  # fmt: skip
+
+
+def _parts(region: Region) -> tuple[Region, Region, Region]:
+    """The region without its border, the border as wide as the paste fades, and as wide a ring around it."""
+    width = FEATHER_SHARE * region.shape[0]
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    inside = depth > min(width, 0.7 * float(depth.max()))
+    around = ~region & (ndimage.distance_transform_edt(~region) <= width)
+    if not around.any():
+        around = ~region if not region.all() else region
+    return inside, region & ~inside, around
+
+
+def _alike(noise: Array, part: Region) -> float:
+    """Correlation of neighbours, down and to the right, whose first pixel lies in the part."""
+    power = (noise[part] ** 2).mean() + _TINY
+    rows, columns = part[:-1], part[:, :-1]
+    down = (noise[:-1] * noise[1:])[rows].mean() if rows.any() else 0.0
+    right = (noise[:, :-1] * noise[:, 1:])[columns].mean() if columns.any() else 0.0
+    return float((down + right) / (2 * power))
+
+
+def _log(value: float) -> float:
+    return float(np.log(value + _TINY))
+
+
+def probed(pairs: list[Pair], seed: int = 0) -> LeakFigures:
+    """The area under the ROC curve of scores given to each group by a regression on the others, with a bootstrap
+    over groups; the regressions are not made again for it."""
+    x = np.concatenate([np.stack([pair.twin, pair.sham]) for pair in pairs])
+    y = np.tile([0.0, 1.0], len(pairs))
+    folds = np.random.default_rng(seed).permutation(len(pairs)) % min(FOLDS, len(pairs))
+    of_film = folds.repeat(2)
+    scores = np.zeros(len(y))
+    for fold in range(folds.max() + 1):
+        held = of_film == fold
+        scores[held] = _scorer(x[~held], y[~held])(x[held])
+    labels = y.astype(np.int64)
+    bootstrap = Bootstrap([str(pair.group) for pair in pairs for _ in range(2)], seed=seed)
+    one = np.ones((1, len(y)))
+    alone = [float(area_of(x[:, i], labels)(one)[0]) for i in range(len(FEATURES))]
+    return LeakFigures(
+        auc=bootstrap.interval(area_of(scores, labels), len(y)),
+        groups=len(pairs),
+        alone={name: max(value, 1 - value) for name, value in zip(FEATURES, alone, strict=True)},
+    )
+
+
+def _scorer(x: Array, y: Array) -> Callable[[Array], Array]:
+    """Logistic regression with a ridge, by Newton's method: x [N, F] and y [N] of 0 and 1 -> scores of other x."""
+    mean, scale = x.mean(axis=0), x.std(axis=0) + _TINY
+
+    def design(rows: Array) -> Array:
+        return np.concatenate([np.ones((len(rows), 1)), (rows - mean) / scale], axis=1)
+
+    known, ridge = design(x), np.diag([_TINY, *np.full(x.shape[1], RIDGE)])
+    weights = np.zeros(known.shape[1])
+    for _ in range(_NEWTON_STEPS):
+        p = special.expit(known @ weights)
+        slope = known.T @ (y - p) - ridge @ weights
+        step = np.linalg.solve((known * (p * (1 - p))[:, None]).T @ known + ridge, slope)
+        weights = weights + step
+        if float(np.abs(step).max()) < _TINY:
+            break
+    return lambda rows: np.asarray(design(rows) @ weights)
