@@ -18,14 +18,16 @@ from torchmetrics.functional.classification import binary_auroc, binary_f1_score
 
 from xreal_synth.cli import evaluate_measure
 from xreal_synth.cli.evaluate_source import choose
+from xreal_synth.evaluation.cases import CaseReader
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
 from xreal_synth.evaluation.judging import load_judges
+from xreal_synth.evaluation.real_side import PairFinder, real_rows
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
 from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.tar import read_tar
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import FilmQuality, Rejected, Sample, ShardPlan
+from xreal_synth.types import FilmQuality, Rejected, Sample, ShardPlan, SourceFilm
 
 Evaluate = Callable[..., int]
 Out = pytest.CaptureFixture[str]
@@ -186,6 +188,18 @@ def test_films_of_a_real_mask_are_paired_with_its_film(
     assert -1 <= rows_of(folder)["MS-SSIM between films", None]["value"] <= 1
 
 
+def test_films_of_one_patient_are_resampled_together(films: Path) -> None:
+    store = LocalStore(films)
+    finder = PairFinder(CaseReader(store, SIZE), real_rows(store, "train", "val").rows)
+    drawn = phantom(3, "h", size=SIZE).meta
+    own_mask = replace(drawn, anatomy_source="masks", anatomy_id="mask9.png")
+    edited = replace(drawn, member="v0", source=SourceFilm("film8.png", "0" * 64, (), ()))
+    assert finder.unit(drawn) == "group 3"
+    assert finder.unit(own_mask) == finder.unit(edited) == "patient 4"
+    assert finder.unit(replace(own_mask, anatomy_id="mask1.png")) == "mask mask1.png"
+    assert finder.unit(replace(edited, source=replace(edited.source, id="x.png"))) == "film x.png"
+
+
 def test_only_as_many_films_as_asked_for(own: Path) -> None:
     chosen = choose(str(own), 4)
     assert (chosen.films, chosen.films_in_all, len(chosen.source.records)) == (4, 20, 1)
@@ -209,7 +223,7 @@ def test_mistakes_in_what_is_named(
     for arguments, named in (
         ([str(tmp_path / "nowhere"), *options], "no dataset.json here"),
         ([str(own), "--real", str(tmp_path), *judges], "manifest.csv"),
-        ([str(own), "--real", str(tmp_path / "films.csv"), *judges], "a file named films.csv"),
+        ([str(own), "--real", str(tmp_path / "films.csv"), *judges], "a file named manifest.csv"),
         ([str(own), "--real", real, *judges, "--split", "tset"], "'tset'"),
         ([str(own), "--real", real, *judges], "at least 4 patients"),
         ([str(own), *options[:4], "--split", "train", "--beside", "tset"], "'tset'"),

@@ -14,11 +14,11 @@ from xreal_synth.cli.evaluate_measure import (
     BesideOption,
     InceptionOption,
     MostOption,
-    RealOption,
     RealSplitOption,
     open_bench,
     open_datasets,
 )
+from xreal_synth.cli.made_films import RealOption
 from xreal_synth.cli.options import JsonOption, console, examples, print_json
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from xreal_synth.cli.evaluate_measure import (
     BesideOption,
     InceptionOption,
     MostOption,
-    RealOption,
     RealSplitOption,
     open_bench,
     open_datasets,
 )
+from xreal_synth.cli.made_films import MadeArgument, RealOption
 from xreal_synth.cli.options import console, examples
 
 NAME = "dataset"
@@ -37,9 +37,7 @@ def register(group: typer.Typer) -> None:
 
 
 def dataset(
-    dataset: Annotated[
-        str, typer.Argument(help="The dataset's folder or URI.", metavar="DATASET", show_default=False)
-    ],
+    dataset: MadeArgument,
     real: RealOption,
     split: RealSplitOption = "val",
     beside: BesideOption = None,

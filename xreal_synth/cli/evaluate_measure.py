@@ -14,6 +14,7 @@ import typer
 
 from xreal_synth.cli.evaluate_common import machine
 from xreal_synth.cli.evaluate_source import Chosen, choose
+from xreal_synth.cli.made_films import open_real
 from xreal_synth.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.run import Report
     from xreal_synth.storage import Store
 
-RealOption = Annotated[
-    str,
-    typer.Option(
-        "--real",
-        metavar="MANIFEST",
-        help="The real films: a manifest.csv as `prepare` writes it, or its folder.",
-        show_default=False,
-    ),
-]
 RealSplitOption = Annotated[
     str, typer.Option(help="The manifest's split to measure by; best films that no network has seen.")
 ]
@@ -152,11 +144,11 @@ def open_bench(
 
     from xreal_synth.evaluation.inception import InceptionFeatures
     from xreal_synth.evaluation.judging import load_judges
-    from xreal_synth.evaluation.real_side import manifest_store, real_rows
+    from xreal_synth.evaluation.real_side import real_rows
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    store = manifest_store(real)
+    store = open_real(real)
     rows = real_rows(store, split, beside)
     judging = load_judges(judges, device)
     features = None if inception is None else InceptionFeatures(inception, device)

@@ -51,6 +51,7 @@ class _Passing:
 
     pairs: PairFinder
     real_films: int = 0
+    groups: set[int] = field(default_factory=set)
     asked: Counter[str] = field(default_factory=Counter)
 
     def seen(self, samples: Iterable[Sample], on_film: Callable[[int], None]) -> Iterator[SeenFilm]:
@@ -60,12 +61,13 @@ class _Passing:
                 self.real_films += 1
                 on_film(1)
                 continue
+            self.groups.add(meta.group)
             self.asked.update({finding.name for finding in meta.findings})
             positive, unknown = _names(meta)
             yield SeenFilm(
                 film=sample.film,
                 mask=sample.anatomy if sample.anatomy.any() else None,
-                group=str(meta.group),
+                group=self.pairs.unit(meta),
                 positive=positive,
                 unknown=unknown,
                 paired=self.pairs.ms_ssim(sample),
@@ -124,7 +126,7 @@ def measure_dataset(
         rows=tuple(rows_of(sets, judges.findings, findings, gate)),
         rows_unflagged=tuple(unflagged),
         films=len(made),
-        groups=len(set(made.groups.tolist())),
+        groups=len(passing.groups),
         real_films=passing.real_films,
         flagged=int(made.flagged.sum()),
         pairs=pairs.pairs,

@@ -33,16 +33,17 @@ NOTES: Final = (
     "AUC and F1 (at one half) are the judging classifier's, of the findings it knows; films labelled 0 are the "
     "negatives, unknown labels are left out. macro-F1 and AUC without a finding are means over findings.",
     "Distances, precision, recall, density, coverage (5 nearest neighbours of other groups): made films against the "
-    "split's real films; `real`: other real films (named above) against the same ones, at equal numbers. They hang "
-    "on how often each finding is there, which a recipe chooses and a hospital does not.",
+    "split's real films; `real`: other real films (named above; judges may have been trained on them) against the "
+    "same ones, at equal numbers. They hang on how often each finding is there, which a recipe chooses and a "
+    "hospital does not.",
     f"Frechet distance is stated for a finding from {LEAST_FOR_FRECHET} films a side, precision to coverage from "
     f"{LEAST_FOR_MANIFOLD}. FID and KID are stated only with Inception's weights from a file.",
     "Sharpness: power over the split's real films in the upper half of the frequencies. MS-SSIM between films: of "
     "pairs of one finding, lower is more diverse.",
     "Flagged and accepted: what the dataset's gate says, where it had one. Refused films are stored nowhere, so the "
     "other figures are of delivered films.",
-    "Intervals: 95%, bootstrap by group of made films and by patient of real ones; of distances a jackknife; of "
-    "acceptance Wilson's.",
+    "Intervals: 95%, bootstrap by group of made films (by patient where their masks or films came from real ones) "
+    "and by patient of real ones; of distances a jackknife; of acceptance Wilson's.",
 )
 
 

@@ -28,8 +28,9 @@ NAMES: Final = (*TXRV18, NO_FINDING)
 class SeenFilm:
     """A film on its way to the judges.
 
-    `mask` is what it was made from or is outlined by, None where there is none; `group` the made group or the
-    patient; `positive` and `unknown` are names of NAMES; `paired` is MS-SSIM to its real film, NaN without one.
+    `mask` is what it was made from or is outlined by, None where there is none. `group` says which films are
+    resampled together: the patient of a real film, of a made one its group, or whose mask or film it came from.
+    `positive` and `unknown` are names of NAMES; `paired` is MS-SSIM to its real film, NaN without one.
     """
 
     film: Film

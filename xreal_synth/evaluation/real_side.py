@@ -21,8 +21,8 @@ from xreal_synth.evaluation.fidelity import ms_ssim
 from xreal_synth.evaluation.film_sets import FilmSet, SeenFilm, look_at
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.judging import Judges
-from xreal_synth.storage import Store, open_store, sha256_bytes
-from xreal_synth.types import Film, Sample
+from xreal_synth.storage import Store, sha256_bytes
+from xreal_synth.types import Film, Sample, SampleMeta
 
 SAME_MASK: Final = 0.995
 """Share of pixels in which a film's organ mask and a real film's agree where the film is said to be its pair."""
@@ -56,21 +56,6 @@ class RealSide:
     reference: FilmSet
     second: FilmSet
     faulty: int
-
-
-def manifest_store(given: str) -> Store:
-    """The data folder of a manifest given by its own place or its folder's; raises TrainingError."""
-    folder, _, name = given.rpartition("/")
-    if name == MANIFEST:
-        return open_store(folder or ("/" if given.startswith("/") else "."))
-    if name.lower().endswith((".csv", ".tsv", ".json", ".txt")):
-        raise TrainingError(
-            where=given,
-            found=f"a file named {name}",
-            wanted=f"a {MANIFEST} (columns {', '.join(TRAINING_COLUMNS)}), or the folder that holds it",
-            mend=f"name it {MANIFEST}; xreal-synth prepare writes one",
-        )
-    return open_store(given)
 
 
 def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
@@ -173,6 +158,19 @@ class PairFinder:
             return float("nan")
         self.pairs += 1
         return ms_ssim([sample.film], [film])[0]
+
+    def unit(self, meta: SampleMeta) -> str:
+        """Whose films come and go together when figures are resampled: films of one mask or one real film.
+
+        The patient where that film is of the split; of drawn masks the group.
+        """
+        if meta.source is not None:
+            row, name = self._by_image.get(meta.source.id), f"film {meta.source.id}"
+        elif meta.anatomy_source == "masks":
+            row, name = self._by_mask.get(meta.anatomy_id), f"mask {meta.anatomy_id}"
+        else:
+            return f"group {meta.group}"
+        return name if row is None else f"patient {row.patient}"
 
     def _film(self, sample: Sample) -> Film | None:
         meta = sample.meta
