@@ -64,14 +64,14 @@ def dataset(
     bench.check(chosen)
     with bars() as report:
         record = bench.measure(chosen, count, report)
+    if json_file is not None and str(json_file) != "-":
+        path = json_file.expanduser().absolute()
+        LocalStore(path.parent).replace(path.name, record_bytes(record))
     store = chosen.source.store
     write(store, record)
     if str(json_file) == "-":
         typer.echo(record_bytes(record).decode(), nl=False)
         return
-    if json_file is not None:
-        path = json_file.expanduser().absolute()
-        LocalStore(path.parent).replace(path.name, record_bytes(record))
     show(record)
     console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md", markup=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,10 @@ from xreal_synth.export.source import Source, open_source, read_shards, shard_ta
 from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.names import record_key
 from xreal_synth.storage import open_store
-from xreal_synth.types import Acceptance, Sample
+from xreal_synth.types import Sample
+
+if TYPE_CHECKING:
+    from xreal_synth.evaluation.dataset_figures import Gate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +43,15 @@ class Chosen:
         return str(sampling.get("control") or "xreal") if isinstance(sampling, dict) else "xreal"
 
     @property
-    def gate(self) -> Acceptance | None:
+    def gate(self) -> Gate | None:
         """What the gate did in these shards, None where there was none."""
+        from xreal_synth.evaluation.dataset_figures import Gate
+
         tally = GateTally()
         for record in self.source.records:
             tally.add(record.gate)
-        return tally.total
+        groups = sum(record.groups for record in self.source.records)
+        return None if tally.total is None else Gate(tally.total, groups)
 
     def samples(self) -> Iterator[Sample]:
         """Every film, `films` of them at most; raises DatasetError at the first shard that is damaged."""

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from xreal_synth.errors import DatasetError
-from xreal_synth.evaluation.dataset_figures import DIVERSITY, Row, Sets, findings_of, rows_of
+from xreal_synth.evaluation.dataset_figures import DIVERSITY, Gate, Row, Sets, findings_of, rows_of
 from xreal_synth.evaluation.film_sets import SeenFilm, look_at
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.judging import Judges
 from xreal_synth.evaluation.real_side import PairFinder, RealSide
 from xreal_synth.shards.meta import TWIN
-from xreal_synth.types import Acceptance, Sample, SampleMeta
+from xreal_synth.types import Sample, SampleMeta
 from xreal_synth.vocab import NO_FINDING, TXRV18
 
 LABEL_SET: Final = "txrv18"
@@ -96,7 +96,7 @@ def measure_dataset(
     total: int,
     real: RealSide,
     pairs: PairFinder,
-    gate: Acceptance | None,
+    gate: Gate | None,
     inception: InceptionFeatures | None,
     report: Report,
     where: str,

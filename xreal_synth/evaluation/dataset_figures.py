@@ -21,6 +21,7 @@ from xreal_synth.evaluation.intervals import Bootstrap, Figure, proportion, unkn
 from xreal_synth.evaluation.manifold import manifold
 from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure
 from xreal_synth.evaluation.spectrum import RINGS, upper_power
+from xreal_synth.shards.acceptance import PLACEMENT
 from xreal_synth.types import Acceptance
 from xreal_synth.vocab import NO_FINDING, ORGANS
 
@@ -66,6 +67,21 @@ class Row:
         }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a dataset's gate did, and how many groups were delivered."""
+
+    told: Acceptance
+    groups: int
+
+    def tried(self, finding: str | None) -> tuple[int, int]:
+        """Attempts accepted, and attempts, at groups of the finding or at all; what had no place was not tried."""
+        if finding is not None:
+            return self.told.accepted.get(finding, 0), self.told.tried.get(finding, 0)
+        refused = sum(count for check, count in self.told.reasons.items() if check != PLACEMENT)
+        return self.groups, self.groups + refused
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sets:
     """The three sets of films, all of them or those of one finding; films are `size` pixels wide."""
@@ -90,7 +106,7 @@ class Sets:
 
 
 def rows_of(
-    sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Acceptance | None = None
+    sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Gate | None = None
 ) -> list[Row]:
     """All rows: those of all films, then those of each finding. `judged` are the classifier's findings."""
     rows = [*_paired_rows(sets, None, ORGANS), *_label_rows(sets, judged), *_set_rows(sets, None)]
@@ -240,13 +256,9 @@ def _power_row(name: str, finding: str | None, sets: Sets, power: Callable[[Film
     return Row(name, finding, made, second)
 
 
-def _gate_rows(made: FilmSet, finding: str | None, gate: Acceptance | None) -> list[Row]:
+def _gate_rows(made: FilmSet, finding: str | None, gate: Gate | None) -> list[Row]:
     """What the gate flagged and accepted; nothing where there was none."""
     if gate is None:
         return []
     flagged = Row(FLAGGED, finding, made.bootstrap().mean(made.flagged.astype(float)), unknown())
-    if finding is None:
-        tried, accepted = sum(gate.tried.values()), sum(gate.accepted.values())
-    else:
-        tried, accepted = gate.tried.get(finding, 0), gate.accepted.get(finding, 0)
-    return [flagged, Row(ACCEPTED, finding, proportion(accepted, tried), unknown())]
+    return [flagged, Row(ACCEPTED, finding, proportion(*gate.tried(finding)), unknown())]
