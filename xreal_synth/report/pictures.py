@@ -27,6 +27,7 @@ FULL_CHANGE: Final = 48
 """Grey levels of change that are drawn in full colour."""
 BRIGHTER: Final = np.array([255, 158, 44], np.float32)
 DARKER: Final = np.array([64, 156, 255], np.float32)
+CHANGED: Final = np.array([240, 226, 130], np.float32)
 _DIMMED: Final = 0.4
 
 
@@ -69,12 +70,15 @@ def _embedded(name: str, picture: Picture) -> Embedded:
     return Embedded(name, jpeg_uri(picture), round(UNIT * height / width))
 
 
-def change_picture(film: Film, twin: Film) -> Picture:
-    """RGB: the twin, dimmed, with what became brighter in orange and what became darker in blue."""
-    change = (film.astype(np.float32) - twin.astype(np.float32)) / FULL_CHANGE
-    strength = np.abs(change).clip(0, 1)[..., None]
-    colour = np.where(change[..., None] > 0, BRIGHTER, DARKER)
-    base = np.repeat(twin.astype(np.float32)[..., None] * _DIMMED, 3, axis=2)
+def change_picture(film: Film, change: Film, twin: Film | None) -> Picture:
+    """RGB: the film, dimmed, with what became brighter than the twin in orange and what became darker in blue.
+
+    `change` is |film - twin|; without the twin all that changed is in the colour CHANGED.
+    """
+    strength = (change.astype(np.float32) / FULL_CHANGE).clip(0, 1)[..., None]
+    brighter = CHANGED if twin is None else np.where((film > twin)[..., None], BRIGHTER, DARKER)
+    colour = np.broadcast_to(brighter, (*film.shape, 3))
+    base = np.repeat(film.astype(np.float32)[..., None] * _DIMMED, 3, axis=2)
     return np.asarray(base * (1 - strength) + colour * strength).round().astype(np.uint8)
 
 

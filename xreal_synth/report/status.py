@@ -9,6 +9,7 @@ from xreal_synth.errors import DatasetError, RecipeError, StorageError
 from xreal_synth.recipe.load import recipe_from_text
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import QUARANTINE, RECORDS, SHARDS, quarantine_key, shards_in, stem_of
+from xreal_synth.shards.note import read_note
 from xreal_synth.shards.seal import unsealed
 from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import Store
@@ -48,7 +49,7 @@ class Status:
 
 
 def status_of(store: Store, head: DatasetHead, summary: DatasetSummary, recipe_text: str) -> Status:
-    """What is done against what was asked, by index.json, or by recipe.yaml where that does not tell.
+    """What is done against what the last run asked for, or recipe.yaml where no run has told.
 
     recipe.yaml is the file as given: `--set samples=..` may have changed it, so that less than it asks for
     is told as unknown.
@@ -57,7 +58,8 @@ def status_of(store: Store, head: DatasetHead, summary: DatasetSummary, recipe_t
     quarantined = sorted(set(shards_in(store, QUARANTINE, head.name)) - done)
     begun = set(shards_in(store, SHARDS, head.name)) | set(quarantined) | done
     covered = summary.groups + summary.dropped
-    asked, sure = summary.asked, True
+    note = read_note(store)
+    asked, sure = (note.groups if note else summary.asked), True
     if asked is None or asked < covered:
         asked, sure = _in_recipe(recipe_text), False
     if asked is not None and asked < covered:

@@ -33,7 +33,7 @@ TWIN: Final = "h"
 class Strip:
     """A film with what stands beside it: pictures uint8, at most SIDES[0] wide; None where not delivered.
 
-    `change` is drawn from film and twin, so it needs both; `sham` the first sham of the group.
+    `change` is None for a film that is its own twin; `sham` is painted where the group's first variant is.
     """
 
     meta: SampleMeta
@@ -140,15 +140,18 @@ def _groups(store: Store, head: DatasetHead, shard: int, keys: set[str], means: 
 def _strip(members: Sequence[Sample], key: str) -> Strip:
     by_member = {sample.meta.member: sample for sample in members}
     sample = next(one for one in members if one.meta.key == key)
-    twin = by_member.get(TWIN) if sample.meta.member != TWIN else None
-    sham = next((one for name, one in by_member.items() if name[0] == "s" and one is not sample), None)
+    edited = sample.meta.member != TWIN
+    twin = by_member.get(TWIN) if edited else None
+    sham = by_member.get("s0") if sample.meta.member == "v0" else None
     return Strip(
         meta=sample.meta,
         film=_small(sample.film),
         marks=marks(sample),
         view_box=view_box(sample.meta.image_size),
         twin=_small(twin.film) if twin else None,
-        change=_small(change_picture(sample.film, twin.film)) if twin else None,
+        change=_small(change_picture(sample.film, sample.change, twin.film if twin else None))
+        if edited
+        else None,
         sham=_small(sham.film) if sham else None,
     )
 

@@ -1,0 +1,160 @@
+"""The page in a real browser, over the DevTools protocol: no error, no request, pictures drawn, zoom, narrow."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xreal_synth.report.build import build
+from xreal_synth.storage import LocalStore
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+)  # fmt: skip
+START_S = 120.0
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+
+
+class Page:
+    """A tab: commands sent one after another, events kept."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket, self._number = socket, 0
+        self.events: list[dict[str, Any]] = []
+
+    async def send(self, method: str, **parameters: object) -> dict[str, Any]:
+        self._number += 1
+        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        while True:
+            message = await self._socket.receive_json(timeout=START_S)
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return dict(message["result"])
+            self.events.append(message)
+
+    async def until(self, method: str) -> None:
+        while not any(event.get("method") == method for event in self.events):
+            self.events.append(await self._socket.receive_json(timeout=START_S))
+
+    async def value(self, expression: str) -> Any:
+        found = await self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+
+async def visit(url: str, profile: Path, look: Callable[[Page], Any]) -> list[dict[str, Any]]:
+    """Opens the page, looks at it, and returns every event of the tab."""
+    import aiohttp
+
+    with subprocess.Popen(
+        [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as browser:  # fmt: skip
+        try:
+            assert browser.stderr is not None
+            lines = iter(browser.stderr.readline, "")
+            port = next(found[1] for line in lines if (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", line)))
+            async with aiohttp.ClientSession() as session:
+                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                    tab = next(one for one in await answer.json() if one["type"] == "page")
+                async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                    page = Page(socket)
+                    for domain in ("Page", "Runtime", "Log", "Network"):
+                        await page.send(f"{domain}.enable")
+                    await page.send("Page.navigate", url=url)
+                    await page.until("Page.loadEventFired")
+                    await look(page)
+                    return page.events
+        finally:
+            browser.terminate()
+
+
+async def look_closely(page: Page) -> None:
+    drawn = "Promise.all([...document.querySelectorAll('svg.store image')].map(one => {" \
+        "const i = new Image(); i.src = one.href.baseVal; return i.decode().then(() => i.naturalWidth)}))"  # fmt: skip
+    widths = await page.value(drawn)
+    assert len(widths) > 30
+    assert min(widths) >= 32
+    seen = "(() => { const box = document.querySelector('figure svg').getBoundingClientRect();" \
+        "return [box.width, box.height] })()"  # fmt: skip
+    width, height = await page.value(seen)
+    assert width > 100
+    assert abs(width - height) < 1
+    await page.value("document.querySelector('.zoom').click()")
+    assert await page.value("document.querySelectorAll(':popover-open').length") == 1
+    assert (
+        await page.value("document.querySelector(':popover-open').getBoundingClientRect().width")
+        > 1.2 * width
+    )
+    await page.value("document.querySelector(':popover-open .close').click()")
+    assert await page.value("document.querySelectorAll(':popover-open').length") == 0
+    for width in (400, 800, 1400):
+        await page.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
+        assert await page.value("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        await page.send("Emulation.setEmulatedMedia", features=features)
+        colours = await page.value(
+            "['color', 'backgroundColor'].map(name => getComputedStyle(document.body)[name])"
+        )
+        text, ground = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+        assert (text < ground) == (scheme == "light")
+
+
+@pytest.mark.parametrize("which", ["told", "gated"])
+def test_a_browser_shows_the_page_without_error_or_request(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    whole: LocalStore = request.getfixturevalue(which)
+    folder = Path(shutil.copytree(str(whole.local_path), tmp_path / "dataset"))
+    build(LocalStore(folder))
+    url = (folder / "report.html").as_uri()
+
+    async def look(page: Page) -> None:
+        if which == "told":
+            await look_closely(page)
+
+    events = asyncio.run(visit(url, tmp_path / "profile", look))
+    told = [
+        event for event in events if event.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled")
+    ]
+    assert not told, told
+    assert not [event for event in events if event.get("method") == "Runtime.exceptionThrown"]
+    asked = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event.get("method") == "Network.requestWillBeSent"
+    ]
+    assert [one for one in asked if not one.startswith("data:")] == [url]
+
+
+def test_the_policy_lets_nothing_in_even_if_the_page_asked(told: LocalStore, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(str(told.local_path), tmp_path / "dataset"))
+    build(LocalStore(folder))
+    page_file = folder / "report.html"
+    planted = "<script>document.title = 'ran'</script><img src='http://127.0.0.1:9/x.png'></body>"
+    page_file.write_text(page_file.read_text().replace("</body>", planted))
+
+    async def look(page: Page) -> None:
+        assert await page.value("document.title") != "ran"
+
+    events = asyncio.run(visit(page_file.as_uri(), tmp_path / "profile", look))
+    blocked = [
+        event["params"]["entry"]["text"] for event in events if event.get("method") == "Log.entryAdded"
+    ]
+    assert sum("Content Security Policy" in text for text in blocked) >= 2
