@@ -246,17 +246,25 @@ def test_measurements_in_the_folder_are_shown(told: LocalStore, tmp_path: Path) 
     store.replace("leak.json", b'{"auc": 0.52, "low": 0.47, "high": 0.57, "n": 200}')
     rows = [
         {"name": "Dice of the heart", "value": 0.91, "low": 0.9, "high": 0.92, "real": 0.95},
-        {"name": "rank"},
+        {"name": "AUC", "finding": "Pneumonia", "value": 0.8, "low": None, "high": None, "real": None},
+        {"name": "FID", "value": None},
     ]
-    store.replace("evaluation.json", json.dumps({"rows": rows, "more": 1}).encode())
+    told_of = {
+        "dataset": {"films": 30, "digest": read_head(store).digest},
+        "real": {"films": 163, "split": "val"},
+    }
+    store.replace("evaluation.json", json.dumps({"rows": rows, **told_of, "more": 1}).encode())
     data = page_of(store)
     assert "0.520 (95% interval 0.470 to 0.570, 200 films)" in re.sub(r"</?strong>", "", data.decode())
     assert ["Dice of the heart", "0.91", "0.9 to 0.92", "0.95"] in rows_of(data)
-    assert ["rank", "-", "", "-"] in rows_of(data)
-    store.replace("leak.json", b'{"auc": 0.7, "low": 0.6, "high": 0.8, "n": 200}')
+    assert ["AUC", "0.8", "", "-"] in rows_of(data)
+    assert "FID" not in read_page(data).words
+    assert "30 films of this dataset beside 163 real films of split val" in read_page(data).words
+    store.replace("leak.json", b'{"auc": 0.7, "low": 0.6, "high": 0.8, "n": 200, "digest": "abc"}')
     store.replace("evaluation.json", b"{")
     words = read_page(page_of(store)).words
     assert "editing leaves a trace" in words
+    assert "leak.json is of another dataset (abc" in words
     assert "evaluation.json cannot be read" in words
 
 

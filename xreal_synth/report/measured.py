@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import StorageError
-from xreal_synth.shards.names import EVALUATION
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import EVALUATION, LEAK
 from xreal_synth.storage import Store
 
-LEAK: Final = "leak.json"
+_TELLING: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """AUC of telling sham-edited from unedited films, its 95% interval, and over how many films."""
+    """AUC of telling sham-edited from unedited films, its 95% interval, over how many films, and each feature's
+    own AUC."""
 
     auc: float
     low: float
     high: float
     n: int
+    digest: str | None = None
+    features: dict[str, float] = field(default_factory=dict)
 
     @property
     def by_chance(self) -> bool:
         return self.low <= 0.5 <= self.high
+
+    @property
+    def telling(self) -> list[tuple[str, float]]:
+        """The features that tell most by themselves."""
+        return sorted(self.features.items(), key=lambda item: (-item[1], item[0]))[:_TELLING]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +55,70 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _Made:
+    films: int | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Real:
+    films: int | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The rows with a figure, and what they were measured on, by what, where; None where not told."""
+
     rows: tuple[EvaluationRow, ...]
+    dataset: _Made = field(default_factory=_Made)
+    real: _Real = field(default_factory=_Real)
+    machine: str | None = None
+    command: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def overall(self) -> list[EvaluationRow]:
+        return [row for row in self.rows if row.finding is None and row.value is not None]
+
+    @property
+    def by_finding(self) -> dict[str, list[EvaluationRow]]:
+        found: dict[str, list[EvaluationRow]] = {}
+        for row in self.rows:
+            if row.finding is not None and row.value is not None:
+                found.setdefault(row.finding, []).append(row)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was found; `problems` names files that are there but cannot be read."""
+    """What was found; `problems` names files that are there but cannot be read, or are of another dataset."""
 
     leak: Leak | None
-    evaluation: tuple[EvaluationRow, ...]
+    evaluation: Evaluation | None
     problems: tuple[str, ...]
 
 
-def measured(store: Store) -> Measured:
+def measured(store: Store, head: DatasetHead) -> Measured:
     """Reads both files; either may be missing."""
     problems: list[str] = []
     leak = _read(store, LEAK, Leak, problems)
-    rows = _read(store, EVALUATION, _Rows, problems)
-    return Measured(
+    evaluation = _read(store, EVALUATION, Evaluation, problems)
+    found = Measured(
         leak if isinstance(leak, Leak) else None,
-        rows.rows if isinstance(rows, _Rows) else (),
-        tuple(problems),
+        evaluation if isinstance(evaluation, Evaluation) else None,
+        (),
     )
+    digests = {
+        LEAK: found.leak.digest if found.leak else None,
+        EVALUATION: found.evaluation.dataset.digest if found.evaluation else None,
+    }
+    problems += [
+        f"{name} is of another dataset ({digest[:12]}, this one is {head.digest[:12]}): measure again"
+        for name, digest in digests.items()
+        if digest is not None and digest != head.digest
+    ]
+    return Measured(found.leak, found.evaluation, tuple(problems))
 
 
 @lru_cache(maxsize=2)
