@@ -20,6 +20,7 @@ from xreal_synth.cli import evaluate_measure
 from xreal_synth.cli.evaluate_source import choose
 from xreal_synth.evaluation.cases import CaseReader
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
+from xreal_synth.evaluation.inception import fid_inception
 from xreal_synth.evaluation.judging import load_judges
 from xreal_synth.evaluation.real_side import PairFinder, real_rows
 from xreal_synth.shards.finish import finish
@@ -113,7 +114,7 @@ def test_figures_are_those_of_the_films(
     assert rows["Dice heart", None]["value"] == pytest.approx(np.nanmean(heart))
     assert rows["Dice heart", None]["n"] == 20
     assert rows["MS-SSIM", None]["value"] is None
-    assert ("flagged", None) not in rows
+    assert not {("flagged", None), ("FID", None), ("KID", None)} & set(rows)
     assert {row["finding"] for row in rows.values()} == {None, "Effusion", "Pneumonia", "No Finding"}
     record = json.loads((own / "evaluation.json").read_text())
     assert record["dataset"]["films"] == 20
@@ -290,6 +291,22 @@ def test_compare_measures_each_dataset_once(
     assert again == both
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         evaluate("compare", str(own), str(other), *options, "-n", "15")
+
+
+def test_fid_is_there_with_inceptions_weights_alone(
+    own: Path, tmp_path: Path, options: list[str], evaluate: Evaluate
+) -> None:
+    torch.manual_seed(0)
+    torch.save(
+        {name: tensor.half() for name, tensor in fid_inception().state_dict().items()}, tmp_path / "i.pth"
+    )
+    assert evaluate(str(own), *options, "-n", "4", "--inception", str(tmp_path / "i.pth")) == 0
+    rows, record = rows_of(own), json.loads((own / "evaluation.json").read_text())
+    assert rows["FID", None]["value"] >= 0
+    assert math.isfinite(rows["KID", None]["value"])
+    assert record["networks"]["inception_published"] is False
+    assert any("not the published one" in note for note in record["notes"])
+    assert any(note.startswith("4 of 20 films") for note in record["notes"])
 
 
 def test_compare_wants_films_of_one_size(
