@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from object_store import ObjectStore, serving
 from PIL import Image
 
 from xreal_synth.shards.phantoms import phantom_anatomy
@@ -75,6 +76,13 @@ def joined_ray(ray_head: Head) -> Head:
 
     ray.init(address=ray_head.address, log_to_driver=False, logging_level="ERROR")
     return ray_head
+
+
+@pytest.fixture(scope="module")
+def object_store() -> Iterator[ObjectStore]:
+    """A real S3 API on loopback; the environment leads s3:// there while the module's tests run."""
+    with serving() as store:
+        yield store
 
 
 MANIFEST = """\

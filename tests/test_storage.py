@@ -29,10 +29,13 @@ from xreal_synth.storage import (
 BIG = bytes(range(256)) * 5000  # more than one chunk
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return LocalStore(tmp_path / "root")
+    if request.param == "s3":
+        request.getfixturevalue("object_store")
+        return RemoteStore(f"s3://sets/{tmp_path.name}/root")
     return RemoteStore(f"memory://{tmp_path}/root")
 
 

@@ -14,16 +14,22 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import fsspec
 
-from xreal_synth.errors import StorageError
+from xreal_synth.errors import StorageError, XrealError
 
 TEMPORARY_PREFIX = ".tmp-"
 _CHUNK = 1 << 20
+_SECRET_ENDINGS = ("_SECRET_ACCESS_KEY", "_ACCESS_KEY_ID", "_TOKEN", "_PASSWORD", "_SECRET", "_KEY")
+_SECRET_LENGTH = 8
+_S3 = ("s3", "s3a")
+PART_BYTES = 16 << 20
+"""Of an upload to S3; what is as large as two goes up in parts, a few at a time, each tried again by itself."""
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -233,12 +239,20 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RemoteStore:
-    """Any fsspec file system (s3://, gs://, memory://)."""
+    """Any fsspec file system (s3://, gs://, hf://, memory://).
+
+    Put-if-absent is the service's own conditional write (S3: `If-None-Match: *`, on the request that makes the
+    object appear, also of a multipart upload). A driver tries again by itself when an answer is lost, so False
+    may also mean that an earlier try of the same call has written: callers compare what is there. On a service
+    that knows no conditional write it looks before it writes, as on a disk without hard links.
+    Whatever a driver raises becomes a StorageError or stays an OSError; neither holds credentials.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
+        refuse_credentials(self._uri)
         try:
-            filesystem, root = fsspec.core.url_to_fs(self._uri)
+            filesystem, root = fsspec.core.url_to_fs(self._uri, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise StorageError(
                 found=f"cannot open {scheme_of(uri)}://: {error}",
@@ -260,53 +274,70 @@ class RemoteStore:
         return f"{self._root}/{checked_key(key)}"
 
     def exists(self, key: str) -> bool:
-        return bool(self._fs.isfile(self._path(key)))
+        return self.size(key) is not None
 
     def size(self, key: str) -> int | None:
-        try:
-            return int(self._fs.size(self._path(key)))
-        except FileNotFoundError:
-            return None
+        path = self._path(key)
+        with self._driver(key):
+            try:
+                entry = self._fs.info(path)
+            except FileNotFoundError:
+                return None
+        return int(entry["size"] or 0) if entry["type"] == "file" else None
 
     def read_bytes(self, key: str) -> bytes:
-        try:
-            return bytes(self._fs.cat_file(self._path(key)))
-        except OSError as error:
-            raise StorageError(found=f"cannot read {self._uri}/{key}: {error}") from error
+        path = self._path(key)
+        with self._driver(key, reading=True):
+            return bytes(self._fs.cat_file(path))
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        try:
-            data = bytes(self._fs.cat_file(self._path(key), start=start, end=stop))
-        except OSError as error:
-            raise StorageError(found=f"cannot read {self._uri}/{key}: {error}") from error
+        path = self._path(key)
+        with self._driver(key, reading=True):
+            data = bytes(self._fs.cat_file(path, start=start, end=stop))
         return _whole(data, stop - start, f"{self._uri}/{key}")
 
     def chunks(self, key: str) -> Iterator[bytes]:
-        with self._fs.open(self._path(key), "rb") as file:
+        path = self._path(key)
+        with self._driver(key, reading=True), self._fs.open(path, "rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
-        content = data if isinstance(data, bytes) else data.read_bytes()
         if self.exists(key):
             return False
-        try:
-            self._fs.pipe_file(self._path(key), content, mode="create")
-        except FileExistsError:
-            return False
+        with self._driver(key):
+            try:
+                self._put(key, data, mode="create")
+            except FileExistsError:
+                return False
+            except (OSError, NotImplementedError) as error:
+                code = _service_code(error)
+                if code == "PreconditionFailed":
+                    return False
+                if code != "NotImplemented" and not isinstance(error, NotImplementedError):
+                    raise
+                self._put(key, data)
         return True
 
     def replace(self, key: str, data: bytes | Path) -> None:
+        with self._driver(key):
+            self._put(key, data)
+
+    def _put(self, key: str, data: bytes | Path, **how: str | int) -> None:
+        if scheme_of(self._uri) in _S3:
+            how["chunksize"] = PART_BYTES
         if isinstance(data, bytes):
-            self._fs.pipe_file(self._path(key), data)
+            self._fs.pipe_file(self._path(key), data, **how)
         else:
-            self._fs.put_file(str(data), self._path(key))
+            self._fs.put_file(str(data), self._path(key), **how)
 
     def delete(self, key: str) -> None:
-        try:
-            self._fs.rm_file(self._path(key))
-        except FileNotFoundError:
-            return
+        path = self._path(key)
+        with self._driver(key):
+            try:
+                self._fs.rm_file(path)
+            except FileNotFoundError:
+                return
 
     def list(self, prefix: str) -> list[str]:
         return sorted(self._entries(prefix))
@@ -315,18 +346,76 @@ class RemoteStore:
         return {key: _written(entry) for key, entry in sorted(self._entries(prefix).items())}
 
     def _entries(self, prefix: str) -> dict[str, dict[str, Any]]:
-        folder = self._path(prefix) if prefix else self._root
-        self._fs.invalidate_cache()
-        try:
-            entries = self._fs.ls(folder, detail=True)
-        except FileNotFoundError:
-            return {}
+        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+        with self._driver(prefix):
+            try:
+                entries = self._fs.ls(folder, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
         base = f"{prefix.rstrip('/')}/" if prefix else ""
-        files = (entry for entry in entries if entry["type"] == "file")
+        files = (entry for entry in entries if entry["type"] == "file" and entry["name"] != folder)
         return {f"{base}{str(entry['name']).rsplit('/', 1)[-1]}": entry for entry in files}
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
-        return 0
+        """Gives up S3's unfinished multipart uploads below this place, which cost and are not listed."""
+        if scheme_of(self._uri) not in _S3:
+            return 0
+        bucket, _, prefix = self._root.partition("/")
+        limit, swept = time.time() - older_than_s, 0
+        with self._driver(""):
+            try:
+                uploads = self._fs.list_multipart_uploads(bucket)
+            except (FileNotFoundError, PermissionError):
+                return 0
+            for upload in uploads:
+                if upload["Key"].startswith(f"{prefix}/") and upload["Initiated"].timestamp() < limit:
+                    self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+                    swept += 1
+        return swept
+
+    @contextmanager
+    def _driver(self, key: str, *, reading: bool = False) -> Iterator[None]:
+        """A driver's own exceptions, and while reading also OSErrors, as StorageError."""
+        try:
+            yield
+        except (XrealError, GeneratorExit):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and not reading:
+                raise
+            told = scrubbed(str(error)) or type(error).__name__
+            doing = "read" if reading else "reach"
+            raise StorageError(
+                found=f"cannot {doing} {self._uri}/{key}: {told}".replace("/: ", ": "),
+                wanted="a place that answers, and credentials that it takes",
+                mend="check the address, the network, and the credentials in the environment",
+            ) from None
+
+
+def _service_code(error: BaseException) -> str | None:
+    """The service's own code of an error that a driver has translated (`PreconditionFailed`)."""
+    response = getattr(error.__cause__ or error, "response", None)
+    told = response.get("Error", {}) if isinstance(response, dict) else {}
+    return str(told.get("Code")) if told else None
+
+
+def scrubbed(text: str) -> str:
+    """The text without the values of the environment's credentials."""
+    for name, value in os.environ.items():
+        if name.endswith(_SECRET_ENDINGS) and len(value) >= _SECRET_LENGTH:
+            text = text.replace(value, "***")
+    return text
+
+
+def refuse_credentials(uri: str) -> None:
+    """Raises StorageError for a URI with a password in it: places are told in logs and records."""
+    scheme, _, rest = uri.partition("://")
+    if rest and ("@" in rest.split("/", 1)[0] and ":" in rest.split("@", 1)[0]):
+        raise StorageError(
+            found=f"credentials in a {scheme}:// URI",
+            wanted="a place without them: it stands in logs and datasets",
+            mend="give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or as a role",
+        )
 
 
 def _written(entry: dict[str, Any]) -> float:
@@ -353,9 +442,17 @@ def scheme_of(uri: str) -> str:
     return head if separator else ""
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a place is on object storage: neither a path nor a file:// URI."""
+    return scheme_of(uri) not in ("", "file", "local")
+
+
+def local_folder(uri: str) -> Path:
+    """The path of a place that is not remote."""
+    assert not is_remote(uri), uri
+    return Path(uri.removeprefix(f"{scheme_of(uri)}://")).expanduser()
+
+
 def open_store(uri: str) -> Store:
     """The store at a folder path, a file:// URI or any fsspec URI."""
-    scheme = scheme_of(uri)
-    if scheme in ("", "file", "local"):
-        return LocalStore(Path(uri.removeprefix(f"{scheme}://")))
-    return RemoteStore(uri)
+    return RemoteStore(uri) if is_remote(uri) else LocalStore(local_folder(uri))

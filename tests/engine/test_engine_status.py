@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,27 @@ def test_no_dataset_is_a_mistake(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "no dataset.json here" in done.stderr
+
+
+def test_watch_looks_until_the_run_has_ended(begun, monkeypatch):
+    from typer.testing import CliRunner
+
+    from xreal_synth.cli.main import app
+
+    store, _ = begun
+    write_note(store, dataclasses.replace(note(None), at=time.time()))
+    looks: list[float] = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            write_note(store, dataclasses.replace(note(75), at=time.time()))
+
+    monkeypatch.setattr(time, "sleep", pause)
+    for key in store.list("records"):
+        os.utime(store.local_path / key, (time.time() - 30,) * 2)
+    done = CliRunner().invoke(app, ["status", store.uri, "--watch", "--every", "2"])
+    assert done.exit_code == 0, done.output
+    assert looks == [2.0, 2.0]
+    assert done.output.count("fault: running") == 2
+    assert "stopped: the same command goes on" in done.output

@@ -43,7 +43,7 @@ def test_describing_needs_no_torch() -> None:
     ("ref", "words"),
     [
         ("no-such-bundle", "no bundle 'no-such-bundle'"),
-        ("s3://bucket/bundle", "remote"),
+        ("memory://bucket/bundle", "no bundle.json there"),
         (".", "has no bundle.json"),
     ],
 )

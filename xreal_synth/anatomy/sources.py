@@ -6,6 +6,7 @@ again from the same stream, so that a draw is a function of its stream alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,9 @@ from xreal_synth.anatomy.augment import Augment, augment
 from xreal_synth.anatomy.codes import read_mask, resize_mask
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
-from xreal_synth.errors import AnatomyError
+from xreal_synth.cache import fetch, kept
+from xreal_synth.errors import AnatomyError, StorageError
+from xreal_synth.storage import is_remote, local_folder, open_store, sha256_bytes
 from xreal_synth.types import Mask
 
 MAX_DRAWS = 25
@@ -104,6 +107,30 @@ def _draw_valid(
         wanted=problem.wanted,
         mend="lower rotate_deg, shift, scale, elastic or heart_scale",
     )
+
+
+def mask_folder(place: str) -> Path:
+    """A local folder of the masks at a path or URI; remote ones are fetched once to this machine's cache.
+
+    A remote folder is known by its files' names, sizes and times: one that has changed is fetched anew.
+    Raises AnatomyError.
+    """
+    if not is_remote(place):
+        return local_folder(place)
+    try:
+        store = open_store(place)
+        times = {key: at for key, at in store.times("").items() if key.lower().endswith(".png")}
+        listed = json.dumps([store.uri, sorted(times.items())])
+        if not times:
+            raise AnatomyError(where=place, found="no PNG there", wanted="one organ mask or more (*.png)")
+        name = sha256_bytes(listed.encode())
+        return kept("masks", name, lambda folder: fetch(store, dict.fromkeys(times), folder, _taken), 0)
+    except StorageError as error:
+        raise AnatomyError(where=place, found=error.found, wanted=error.wanted, mend=error.mend) from error
+
+
+def _taken(key: str, path: Path) -> None:
+    """Masks are checked when they are opened."""
 
 
 def _mask_files(path: Path) -> list[Path]:

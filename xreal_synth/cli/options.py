@@ -67,9 +67,14 @@ def open_recipe(
     from xreal_synth.engine.own_prompts import stored_encoder
     from xreal_synth.engine.setup import open_run
     from xreal_synth.recipe.load import load_recipe
-    from xreal_synth.storage import open_store
+    from xreal_synth.storage import is_remote, open_store
 
     loaded = load_recipe(recipe, overrides=overrides or (), output=output)
+    if is_remote(loaded.recipe.bundle):
+        from xreal_synth.cache import cache_folder
+
+        told = f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}"
+        notes.print(told, markup=False, soft_wrap=True)
     if text_encoder is None and vocab is None:
         return open_run(loaded, lambda: stored_encoder(open_store(loaded.recipe.output.uri)))
     from xreal_synth.models.own_prompts import TextSource

@@ -81,7 +81,8 @@ def submit(
     """
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
     from xreal_synth.engine.parcel import megabytes, pack
-    from xreal_synth.engine.ray_submit import connect, follow, hide_token, submit, version_note
+    from xreal_synth.engine.ray_submit import connect, follow, submit, version_note
+    from xreal_synth.storage import scrubbed
 
     parcel = pack(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
     cluster = connect(address)
@@ -105,7 +106,7 @@ def submit(
         raise typer.Exit(LEFT) from None
     if end.exit_code:
         notes.print(
-            f"job {job} ended with {end.exit_code}: {hide_token(end.message)}", markup=False, soft_wrap=True
+            f"job {job} ended with {end.exit_code}: {scrubbed(end.message)}", markup=False, soft_wrap=True
         )
     raise typer.Exit(end.exit_code)
 

@@ -16,7 +16,7 @@ from xreal_synth.errors import EngineError
 from xreal_synth.models.describe import shipped_bundles
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.schema import MasksSource, Recipe
-from xreal_synth.storage import scheme_of
+from xreal_synth.storage import is_remote, local_folder
 
 LIMIT_BYTES: Final = 500 << 20
 """What Ray takes as a working directory."""
@@ -65,7 +65,7 @@ def pack(recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, co
         )  # fmt: skip
     files, notes = {name: file.resolve()}, []
     for where, given in _named(recipe):
-        path = Path(given).expanduser()
+        path = local_folder(given)
         inside = _inside((folder / path).resolve(), folder)
         if inside is None or path.is_absolute():
             notes.append(_elsewhere(where, given, on_nodes))
@@ -87,12 +87,12 @@ def pack(recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, co
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Local files and folders that the recipe names, with the setting that does."""
-    if not scheme_of(recipe.bundle) and recipe.bundle not in shipped_bundles():
+    if not is_remote(recipe.bundle) and recipe.bundle not in shipped_bundles():
         yield "bundle", recipe.bundle
     source = recipe.anatomy.source
-    if isinstance(source, MasksSource) and not scheme_of(source.masks.path):
+    if isinstance(source, MasksSource) and not is_remote(source.masks.path):
         yield "anatomy.source.masks.path", source.masks.path
-    if isinstance(source, ImagesSource) and not scheme_of(source.images.path):
+    if isinstance(source, ImagesSource) and not is_remote(source.images.path):
         yield "anatomy.source.images.path", source.images.path
 
 

@@ -21,6 +21,7 @@ from ray.job_submission import JobSubmissionClient
 from xreal_synth.engine.parcel import Parcel
 from xreal_synth.engine.progress import COMPLETE, STOPPED
 from xreal_synth.errors import EngineError
+from xreal_synth.storage import scrubbed
 
 STOP_MARGIN_S: Final = 240.0
 """What a stopping run may take beyond its drain: closing actors, uploading what is made."""
@@ -30,7 +31,6 @@ LOST_S: Final = 300.0
 
 _FAILED: Final = 1
 _OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-_TOKEN_PLACES = ("RAY_AUTH_TOKEN",)
 _UNREACHED = (ConnectionError, RuntimeError, OSError, aiohttp.ClientError, TimeoutError)
 
 
@@ -172,15 +172,6 @@ def _told(address: str) -> Iterator[None]:
 
 def _not_answering(address: str, error: BaseException) -> EngineError:
     return EngineError(
-        where=address, found=f"no answer from the cluster's job API: {hide_token(str(error))}",
+        where=address, found=f"no answer from the cluster's job API: {scrubbed(str(error))}",
         wanted="a running cluster's dashboard", mend="check the address, that port 8265 is forwarded, RAY_AUTH_MODE",
     )  # fmt: skip
-
-
-def hide_token(text: str) -> str:
-    """The text without the token, should a message carry it."""
-    for name in _TOKEN_PLACES:
-        token = os.environ.get(name)
-        if token:
-            text = text.replace(token, "***")
-    return text

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from xreal_synth.cache import cache_folder
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.own_prompts import stored_encoder
 from xreal_synth.engine.place import output_place
@@ -22,7 +23,7 @@ from xreal_synth.errors import XrealError
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.load import LoadedRecipe, load_recipe
 from xreal_synth.report.build import build
-from xreal_synth.storage import open_store
+from xreal_synth.storage import is_remote, open_store
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | No
 def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
     loaded = load_recipe(given.recipe, overrides=given.set)
     place = output_place(loaded.recipe.output.uri, given.output_root)
+    if is_remote(loaded.recipe.bundle):
+        say(f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}")
     run = _opened(given, load_recipe(given.recipe, overrides=given.set, output=place))
     require_placeable(run, str(given.recipe))
     from xreal_synth.engine.ray_driver import generate

@@ -126,26 +126,28 @@ def read_bundle_file(path: Path) -> BundleFile:
         ) from error
 
 
-def refuse_unsafe(root: Path, record: BundleFile) -> None:
-    pickles = sorted(path for path in root.rglob("*") if path.suffix.lower() in PICKLES)
-    pickles += [Path(path) for path in record.files if Path(path).suffix.lower() in PICKLES]
-    if pickles:
-        raise BundleError(
-            where=str(root),
-            found=f"{pickles[0].name} is a pickle, which can run code when it is read",
-            wanted="safetensors only",
-            mend="convert the weights to safetensors and delete the pickle",
-        )
-    for name, entry in record.files.items():
+def refuse_unsafe_names(where: str, record: BundleFile) -> None:
+    """Raises BundleError for a file that is a pickle by its name, or would lie outside of the bundle's folder."""
+    for name in record.files:
         path = PurePosixPath(name)
-        target = root / name
+        if path.suffix.lower() in PICKLES:
+            raise _pickle(where, path.name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or str(path) != name:
             raise BundleError(
-                where=str(root),
+                where=where,
                 found=f"unsafe file name {name!r}",
                 wanted="a path inside the bundle",
                 mend="do not use this bundle",
             )
+
+
+def refuse_unsafe(root: Path, record: BundleFile) -> None:
+    pickles = sorted(path for path in root.rglob("*") if path.suffix.lower() in PICKLES)
+    if pickles:
+        raise _pickle(str(root), pickles[0].name)
+    refuse_unsafe_names(str(root), record)
+    for name, entry in record.files.items():
+        target = root / name
         if not target.is_file() or target.stat().st_size != entry.bytes:
             size = f"{target.stat().st_size} bytes" if target.is_file() else "missing"
             raise BundleError(
@@ -161,6 +163,15 @@ def refuse_unsafe(root: Path, record: BundleFile) -> None:
                 wanted="a file inside it",
                 mend="copy it in",
             )
+
+
+def _pickle(where: str, name: str) -> BundleError:
+    return BundleError(
+        where=where,
+        found=f"{name} is a pickle, which can run code when it is read",
+        wanted="safetensors only",
+        mend="convert the weights to safetensors and delete the pickle",
+    )
 
 
 def tensor_names(path: Path) -> list[str]:

@@ -26,7 +26,7 @@ from xreal_synth.models.bundle_file import (
     refuse_unsafe,
     tensor_names,
 )
-from xreal_synth.storage import scheme_of, sha256_file
+from xreal_synth.storage import is_remote, local_folder, sha256_file
 from xreal_synth.types import Control, FileStamp, SamplingDefaults
 
 SHIPPED: Final = Path(__file__).parent.parent / "bundles"
@@ -107,24 +107,22 @@ def shipped_bundles() -> list[str]:
 
 
 def find_bundle(ref: str | Path) -> Path:
-    """The folder of a bundle given by shipped name or path; raises BundleError."""
+    """The folder of a bundle given by shipped name, path or URI (fetched once); raises BundleError."""
     text = str(ref)
-    if scheme_of(text):
-        raise BundleError(
-            found=f"bundle {text} is remote",
-            wanted="a shipped bundle's name or a local folder",
-            mend=f"copy it to a folder and give that: {scheme_of(text)}:// bundles are not built yet",
-        )
+    if is_remote(text):
+        from xreal_synth.models.fetch import fetched_bundle
+
+        return fetched_bundle(text)
     shipped = shipped_bundles()
     if text in shipped:
         return SHIPPED / text
-    folder = Path(text).expanduser()
+    folder = local_folder(text)
     if (folder / BUNDLE_FILE).is_file():
         return folder.absolute()
     found = f"{folder} has no {BUNDLE_FILE}" if folder.is_dir() else f"no bundle {text!r}"
     raise BundleError(
         found=found,
-        wanted=f"a shipped bundle ({', '.join(shipped) or 'none'}) or a folder with a {BUNDLE_FILE}",
+        wanted=f"a shipped bundle ({', '.join(shipped) or 'none'}), or a folder or URI with a {BUNDLE_FILE}",
         mend="check the name or the path (a relative one starts at the current folder)",
     )
 

@@ -1,0 +1,152 @@
+"""A whole dataset on object storage: made, resumed, verified, told; the same bytes as in a folder; no secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from object_store import BUCKET, KEY_ID, SECRET
+
+from xreal_synth.engine.backend import Backend
+from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.ledger import read_ledger
+from xreal_synth.engine.resources import Resources, actor_shape
+from xreal_synth.engine.setup import Run, claim, open_run
+from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.models.describe import SHIPPED
+from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.status import StatusReader
+from xreal_synth.shards.verify import verify
+from xreal_synth.storage import LocalStore, RemoteStore, Store, sha256_of
+
+SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
+RUN_S = 280
+RECIPE = """
+version: 1
+name: wire
+seed: 3
+samples: 6
+bundle: xreal-tiny
+findings: [{weight: 1, labels: []}, {weight: 1, labels: [{name: Pneumonia}]}]
+sampling: {steps: 5}
+output: {uri: unset, shard_samples: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return open_run(LoadedRecipe(recipe_from_text(RECIPE), RECIPE))
+
+
+@pytest.fixture(scope="module")
+def backend(run: Run) -> Backend:
+    return Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+
+
+def make(run: Run, backend: Backend, store: Store) -> None:
+    """Every shard that is missing, then the whole's files."""
+    head = claim(run, store, environment(backend))
+    ledger = read_ledger(run, store, environment(backend), lambda event: None)
+    for shard in ledger.todo:
+        run_shard(run, backend, run.plan.shard(shard), store, replacing=shard in ledger.replacing)
+    finish(store, head, split_of=run.plan.split, asked=run.recipe.samples)
+
+
+def hashes(store: Store) -> dict[str, str]:
+    keys = [key for folder in ("shards", "tables") for key in store.list(folder)]
+    return {key: sha256_of(store, key) for key in keys}
+
+
+def test_resume_and_verify_over_the_wire(object_store, run, backend, tmp_path):
+    here, there = LocalStore(tmp_path), RemoteStore(f"s3://{BUCKET}/{tmp_path.name}")
+    make(run, backend, here)
+    with object_store.failing(2, "PUT", "/tables/", "unavailable") as hit:
+        make(run, backend, there)
+    assert len(hit) == 2
+    assert hashes(there) == hashes(here)
+    assert verify(there).ok
+
+    there.delete("records/wire-000000.json")  # its tar is adopted
+    there.delete("shards/wire-000001.tar")  # made again
+    there.replace("tables/wire-000002.parquet", b"cut short")  # made again
+    found = StatusReader(there).read()
+    assert (found.shards_done, found.shards_total) == (2, 3)
+    told: list[str] = []
+    ledger = read_ledger(run, there, environment(backend), lambda event: told.append(type(event).__name__))
+    assert ledger.todo == (1, 2)
+    assert "ShardAdopted" in told
+    with object_store.failing(1, "PUT", "/shards/wire-000001.tar", "lost answer") as hit:
+        make(run, backend, there)
+    assert len(hit) == 1
+    assert hashes(there) == hashes(here)
+    assert verify(there).ok
+    assert StatusReader(there).read().films == StatusReader(here).read().films
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """Ray's folder, with a short path for its sockets, whose logs are read afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="xs-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def put(folder: Path, uri: str) -> None:
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            filesystem.pipe_file(f"{root}/{file.relative_to(folder)}", file.read_bytes())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_no_secret_is_told_or_kept(object_store, tmp_path, ray_folder, film_folder):
+    """The command line with output and bundle on S3; then everything it said, wrote and logged is searched."""
+    root = f"s3://{BUCKET}/{tmp_path.name}"
+    put(SHIPPED / "xreal-tiny", f"{root}/bundles/tiny")
+    put(film_folder() / "masks", f"{root}/masks")
+    settings = {
+        "bundle": f"{root}/bundles/tiny", "samples": "4",
+        "compute.actors": "1",
+    }  # fmt: skip
+    given = os.environ | object_store.environment | {
+        "XREAL_CACHE": str(tmp_path / "cache"), "RAY_TMPDIR": str(ray_folder), "RAY_AUTH_MODE": "disabled",
+    }  # fmt: skip
+    given.pop("RAY_ADDRESS", None)
+    overrides = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+
+    def said(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "xreal_synth", *command],
+            env=given, capture_output=True, text=True, timeout=RUN_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    out = f"{root}/out"
+    told = said("generate", str(SMOKE), "--output", out, *overrides)
+    assert "fetched once per machine" in told
+    told += said("verify", out)
+    state = json.loads(said("status", out, "--json"))
+    assert (state["state"], state["shards"]) == ("complete", {"done": 1, "total": 1})
+
+    store = RemoteStore(out)
+    objects = [
+        store.read_bytes(key) for folder in ("", "shards", "records", "tables") for key in store.list(folder)
+    ]
+    assert len(objects) >= 8
+    files = [path for folder in (ray_folder, tmp_path / "cache") for path in folder.rglob("*")]
+    logs = [path.read_bytes() for path in files if path.is_file()]
+    assert any(b"Generator" in log for log in logs), "Ray's own logs are among what is searched"
+    for secret in (SECRET, KEY_ID):
+        assert secret not in told
+        assert not [text for text in (*objects, *logs) if secret.encode() in text]

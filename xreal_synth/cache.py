@@ -1,0 +1,115 @@
+"""Remote folders kept on this machine: fetched once, whole or not at all, by one process at a time.
+
+They lie below XREAL_CACHE, else XDG_CACHE_HOME/xreal-synth, else ~/.cache/xreal-synth; deleting them is safe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from xreal_synth.errors import StorageError
+from xreal_synth.storage import TEMPORARY_PREFIX, Store, checked_key
+
+_READERS: Final = 8
+
+
+def cache_folder() -> Path:
+    """Where fetched folders lie."""
+    own = os.environ.get("XREAL_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "xreal-synth"
+
+
+def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:
+    """The folder `kind/name` of the cache, which `fill` makes if it is not there.
+
+    `fill` gets an empty folder that is renamed once it returns: what is there is whole. Processes of one machine
+    wait for the first; where a file system has no locks they all fill, and one of them wins. `size` is what
+    has to fit, in bytes. Raises StorageError, and whatever `fill` raises.
+    """
+    folder = cache_folder() / kind
+    target = folder / checked_key(name)
+    if target.is_dir():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(folder / f"{name}.lock"):
+            if not target.is_dir():
+                _fill(folder, target, fill, size)
+    except OSError as error:
+        raise StorageError(
+            where=str(folder), found=f"cannot be written: {error.strerror or error}",
+            wanted="a place for what is fetched", mend="make room, or name another with XREAL_CACHE",
+        ) from error  # fmt: skip
+    return target
+
+
+def fetch(
+    store: Store, keys: dict[str, int | None], folder: Path, check: Callable[[str, Path], None]
+) -> None:
+    """Copies files of a store below the folder, a few at a time; `keys` name them with their size, if known.
+
+    `check(key, path)` raises for a file that is not the one meant. Raises StorageError.
+    """
+
+    def one(key: str) -> None:
+        path = folder / checked_key(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for chunk in store.chunks(key):
+                file.write(chunk)
+        wanted = keys[key]
+        if wanted is not None and path.stat().st_size != wanted:
+            raise StorageError(
+                where=f"{store.uri}/{key}", found=f"{path.stat().st_size} bytes", wanted=f"{wanted} bytes",
+                mend="put the folder there again",
+            )  # fmt: skip
+        check(key, path)
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        for done in [readers.submit(one, key) for key in keys]:
+            done.result()
+
+
+def _fill(folder: Path, target: Path, fill: Callable[[Path], None], size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StorageError(
+            where=str(folder), found=f"{free / 1e6:,.0f} MB free", wanted=f"room for {size / 1e6:,.0f} MB",
+            mend="make room, or name another place with XREAL_CACHE",
+        )  # fmt: skip
+    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

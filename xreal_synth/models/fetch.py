@@ -1,0 +1,71 @@
+"""Bundles on object storage, fetched to this machine's cache with every hash checked. No torch here."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from xreal_synth.cache import fetch, kept
+from xreal_synth.errors import BundleError, StorageError
+from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFile, read_bundle_file, refuse_unsafe_names
+from xreal_synth.storage import Store, open_store, sha256_bytes, sha256_file
+
+KIND: Final = "bundles"
+_LARGEST: Final = 64 << 20
+
+
+def fetched_bundle(uri: str) -> Path:
+    """The folder of a remote bundle (s3://, gs://, hf://): in the cache, fetched first if it is not there.
+
+    It is known by the sha256 of its bundle.json, which names every file with size and sha256: a bundle that
+    was changed in its place is another one. Names are checked before a byte is written. Raises BundleError.
+    """
+    try:
+        store = open_store(uri)
+        text = _bundle_json(store)
+        record = _parsed(text, f"{uri.rstrip('/')}/{BUNDLE_FILE}")
+        refuse_unsafe_names(uri, record)
+        size = sum(entry.bytes for entry in record.files.values())
+        return kept(KIND, sha256_bytes(text), lambda folder: _fill(store, record, text, folder), size)
+    except StorageError as error:
+        raise BundleError(
+            where=error.where or uri, found=error.found, wanted=error.wanted, mend=error.mend
+        ) from error
+
+
+def _bundle_json(store: Store) -> bytes:
+    size = store.size(BUNDLE_FILE)
+    if size is None or size > _LARGEST:
+        raise BundleError(
+            where=store.uri,
+            found=f"no {BUNDLE_FILE} there" if size is None else f"{BUNDLE_FILE} of {size} bytes",
+            wanted=f"a bundle's folder with its {BUNDLE_FILE}",
+            mend="check the URI; a bundle is put there file by file, as it lies in its folder",
+        )
+    return store.read_bytes(BUNDLE_FILE)
+
+
+def _parsed(text: bytes, where: str) -> BundleFile:
+    with tempfile.TemporaryDirectory(prefix="xreal-bundle-") as folder:
+        path = Path(folder) / BUNDLE_FILE
+        path.write_bytes(text)
+        try:
+            return read_bundle_file(path)
+        except BundleError as error:
+            raise BundleError(where=where, found=error.found, wanted=error.wanted, mend=error.mend) from None
+
+
+def _fill(store: Store, record: BundleFile, text: bytes, folder: Path) -> None:
+    def check(key: str, path: Path) -> None:
+        found = sha256_file(path)
+        if found != record.files[key].sha256:
+            raise BundleError(
+                where=f"{store.uri}/{key}",
+                found=f"sha256 {found}",
+                wanted=f"sha256 {record.files[key].sha256}, as {BUNDLE_FILE} has it",
+                mend="put the bundle there again, its bundle.json last",
+            )
+
+    fetch(store, {key: entry.bytes for key, entry in record.files.items()}, folder, check)
+    (folder / BUNDLE_FILE).write_bytes(text)
