@@ -63,7 +63,7 @@ def _connect(address: str | None, compute: Compute) -> None:
             )  # fmt: skip
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises Exception itself where a node does not come up in time
         raise EngineError(
             found=f"Ray cannot be {'started' if address is None else f'reached at {address}'}: {error}",
             wanted="a running Ray",

@@ -45,6 +45,8 @@ _KNOWN: Final[dict[str, tuple[Any, ...]]] = {
     "time_embedding_type": ("positional",),
     "upcast_attention": (False,),
 }
+_SHAPES: Final = 4096
+"""How often the compiler may meet a block with other widths, sides or micro-batch: each is a program of its own."""
 Pair = tuple[Tensor, Tensor]
 CompileHow = Literal["regional", "graphs"]
 
@@ -138,7 +140,9 @@ class FastUNet(nn.Module):
             whole = torch.compile(self.compute, mode="reduce-overhead", fullgraph=True)
             self.compute = whole  # type: ignore[method-assign]
             return
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, _SHAPES)
+        limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, _SHAPES)
         for module in self.modules():
             if isinstance(module, _Residual | _Transformer):
                 module.compile(fullgraph=True, dynamic=False)
