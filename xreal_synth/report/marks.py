@@ -25,12 +25,16 @@ def view_box(shape: tuple[int, int]) -> str:
 
 
 def marks(sample: Sample) -> Markup:
-    """Outlines of the organs, regions, boxes and names of the findings; grey what a real film came with."""
+    """Outlines of the organs, regions, boxes and names of the findings; grey what a real film came with,
+    and where a sham was painted."""
     drawn = [organ_outlines({name: sample.anatomy == code for name, code in ORGANS.items()})]
     scale = UNIT / sample.film.shape[1]
     for own in sample.meta.source.findings if sample.meta.source is not None else ():
         name = own.name if own.healed is None else f"no {own.name}"
         drawn += [_frame(own.box, scale, OWN_COLOUR), _tag(name, own.box, scale, OWN_COLOUR)]
+    for place in sample.meta.sham:
+        drawn += [_frame(box, scale, OWN_COLOUR) for box in place.boxes]
+        drawn.append(_tag("sham", place.box_xyxy, scale, OWN_COLOUR))
     for index, finding in enumerate(sample.meta.findings):
         drawn += _finding(finding, sample.pathology == index + 1, scale, finding_colour(index))
     return Markup("").join(drawn)

@@ -28,7 +28,6 @@ from xreal_synth.report.view import (
     gate_shown,
     healthy_rows,
     label_sets,
-    label_to_read,
     pictures_of,
     ratios_chart,
     rows_made,
@@ -86,7 +85,7 @@ def report_html(
         films_digest=_setting(head, "anatomy", "source", "images", "content"),
         masks_path=_setting(head, "anatomy", "source", "masks", "path"),
         unrequested=_setting(head, "labels", "unrequested"),
-        reading=label_to_read(summary.labels),
+        reading=streamed.findings[0].name if streamed.findings else "Pneumonia",
     )  # fmt: skip
     return text.encode()
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from xreal_synth.report.coverage import Coverage
 from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
 from xreal_synth.report.picks import Pick, Picker
+from xreal_synth.report.score_words import place_of
 from xreal_synth.shards.table import FLAGS, QUALITY
 
 BATCH: Final = 16_384
@@ -150,10 +151,11 @@ class _Counting:
 
     def streamed(self) -> Streamed:
         findings = sorted(self._findings.items(), key=lambda item: (-item[1].films, item[0]))
+        ranked = sorted(self._scores.items(), key=lambda item: place_of(item[0].removeprefix(QUALITY)))
         return Streamed(
             findings=tuple(one.painted(name) for name, one in findings),
             ratios=self._ratios.histogram,
-            scores=tuple(self._score(name, counting) for name, counting in sorted(self._scores.items())),
+            scores=tuple(self._score(name, counting) for name, counting in ranked),
             flags=dict(sorted(self._flags.items())),
             picks=self._picker.picks(),
         )

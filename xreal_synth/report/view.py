@@ -255,10 +255,3 @@ def label_sets(labels: Iterable[LabelTally]) -> dict[str, list[LabelTally]]:
         if tally.positive or tally.unknown:
             mine.append(tally)
     return dict(sorted(told.items(), reverse=True))
-
-
-def label_to_read(labels: Iterable[LabelTally]) -> str:
-    """A label worth training on, for the example."""
-    found = [tally for tally in labels if tally.column.startswith("txrv18.") and tally.positive]
-    best = max(found, key=lambda tally: tally.positive, default=None)
-    return best.column.partition(".")[2] if best else "Pneumonia"
