@@ -9,17 +9,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_pages import Reader, make, read_page
 
+from xreal_synth import vocab
 from xreal_synth.cli.main import main
 from xreal_synth.models.describe import BundleInfo, describe
+from xreal_synth.report import pictures
 from xreal_synth.report.build import build, recipe_text
 from xreal_synth.report.page import MAX_BYTES, report_html
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset, read_head
 from xreal_synth.shards.names import quarantine_key
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
+from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.seal import sealed
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import FilmQuality, Rejected, ShardPlan, SourceFilm
@@ -218,6 +221,28 @@ def test_an_empty_dataset_has_a_page_too(tmp_path: Path) -> None:
     page = check_alone(store.read_bytes("report.html"))
     assert "No film was delivered." in page.words
     assert "0 of 12 groups are here" in page.words
+
+
+def test_a_page_stays_small_whatever_the_recipe_and_the_films(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = [box_finding(name, (64, 128, 128, 192)) for name in list(vocab.FINDINGS)[:4]]
+    films = []
+    for group in range(10):
+        for member, shown in (("h", []), ("v0", findings[group % 4 : group % 4 + 1])):
+            film = phantom(group, member, shown, size=256)
+            noise = np.random.default_rng(group).integers(0, 256, film.film.shape, dtype=np.uint8)
+            films.append(dataclasses.replace(film, film=noise))
+    store = LocalStore(tmp_path)
+    open_dataset(store, phantom_head(), "# " + "<" * 900_000, lambda there, here: [])
+    publish_phantoms(store, ShardPlan("phantoms", 0, 0, 10), films)
+    monkeypatch.setattr(pictures, "BUDGET", 900_000)
+    monkeypatch.setattr(pictures.within_budget, "__defaults__", (900_000,))
+    data = page_of(store)
+    page = check_alone(data)
+    assert len(data) < 900_000 + 1_000_000
+    assert "the whole is in recipe.yaml" in page.words
+    assert "films at most 320 pixels wide" not in page.words
 
 
 def test_edited_real_films_are_called_so(tmp_path: Path, film_folder: Callable[..., Path]) -> None:

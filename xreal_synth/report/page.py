@@ -44,6 +44,9 @@ from xreal_synth.storage import Store
 MAX_BYTES: Final = 8_000_000
 """The page is smaller than this: pictures have a budget, everything else is bounded by what it lists."""
 
+RECIPE_SHOWN: Final = 60_000
+"""Characters of the recipe's text."""
+
 
 def report_html(
     store: Store,
@@ -72,7 +75,7 @@ def report_html(
     rows = rows_made(head, summary, refused, status.asked)
     page = _environment().get_template("report.html.j2")
     text = page.render(
-        head=head, summary=summary, status=status, bundle=bundle, recipe=recipe_text.rstrip(),
+        head=head, summary=summary, status=status, bundle=bundle, recipe=_shortened(recipe_text.rstrip()),
         words=recipe_in_words(head), rows=rows, refused=refused, streamed=streamed,
         label_sets=label_sets(summary.labels), findings=findings_shown(streamed, rows, head, films.mean),
         gate=gate_shown(summary), profile=_setting(head, "quality", "profile") or "none",
@@ -101,6 +104,12 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {"n": _thousands, "pct": _percent, "num": number, "size": _bytes, "time": _time}
     environment.filters["figure"] = _figure
     return environment
+
+
+def _shortened(recipe: str) -> str:
+    if len(recipe) <= RECIPE_SHOWN:
+        return recipe
+    return f"{recipe[:RECIPE_SHOWN]}\n# cut here: the whole is in recipe.yaml"
 
 
 def _thousands(value: float) -> str:
