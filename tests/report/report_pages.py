@@ -50,7 +50,12 @@ def make(folder: Path, text: str = RECIPE, shards: int | None = None, asked: int
     return store
 
 
-QUALITY: dict[str, object] = {"profile": "standard", "max_attempts": 3, "organs.heart": {"min": 0.6}}
+QUALITY: dict[str, object] = {
+    "profile": "standard",
+    "max_attempts": 3,
+    "checks": {"organs": {"action": "reject", "heart": 0.6}},
+    "organs.heart": {"min": 0.6},
+}
 REFUSED = (
     Rejected(0, 0, 1, "Pneumonia: no place after 40 tries", False, findings=("Pneumonia",)),
     Rejected(1, 1, 1, "organs.heart 0.41 is below 0.6", False, "organs.heart", "v0", ("Pneumonia",)),

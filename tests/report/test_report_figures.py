@@ -31,7 +31,6 @@ from xreal_synth.report.pictures import (
 )
 from xreal_synth.report.recipe_words import recipe_in_words
 from xreal_synth.report.refusals import OTHERS, refusals
-from xreal_synth.report.score_words import bounds_of, worst_ends
 from xreal_synth.report.streamed import Streamed, stream
 from xreal_synth.shards.phantoms import phantom_anatomy, phantom_head
 from xreal_synth.shards.table import rejected_schema
@@ -259,26 +258,6 @@ def test_charts_hold_their_bars_and_lines() -> None:
     assert max(places) <= 320
     assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert [number(value) for value in (0, 0.25, 1234.5, float("nan"))] == ["0", "0.25", "1234", "-"]
-
-
-@pytest.mark.parametrize(
-    ("quality", "wanted", "ends"),
-    [
-        ({"organs.heart": {"min": 0.6, "max": 0.9}}, [0.6, 0.9], ("low", "high")),
-        ({"organs": {"heart": {"min": 0.6}}}, [0.6], ("low",)),
-        ({"checks": {"organs.heart": {"max": 0.9}}}, [0.9], ("high",)),
-        ({"organs": 3}, [], ("low",)),
-        (None, [], ("low",)),
-    ],
-)
-def test_bounds_are_read_from_the_settings(
-    quality: object, wanted: list[float], ends: tuple[str, ...]
-) -> None:
-    head = dataclasses.replace(phantom_head(), settings={"quality": quality})
-    bounds = bounds_of(head, "organs.heart")
-    assert [line.value for line in bounds] == wanted
-    assert worst_ends("organs.heart", bounds) == ends
-    assert worst_ends("change.outside", ()) == ("high",)
 
 
 def test_settings_in_words() -> None:

@@ -26,16 +26,6 @@ _HIGH: Final = ("change.outside", "pixels.seam", "pixels.saturated", "pixels.sat
 """Scores that are worse the higher they are."""
 
 
-_ORDER: Final = ("finding", "organs", "change", "copy", "pixels")
-"""Families of scores as they are shown; others follow by name."""
-
-
-def place_of(name: str) -> tuple[int, str]:
-    """Where a score stands among others."""
-    family = name.partition(".")[0]
-    return (_ORDER.index(family) if family in _ORDER else len(_ORDER)), name
-
-
 def words_for(name: str) -> str:
     return _WORDS.get(name, "")
 

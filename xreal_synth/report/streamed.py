@@ -17,7 +17,6 @@ import numpy.typing as npt
 from xreal_synth.report.coverage import Coverage
 from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
 from xreal_synth.report.picks import Pick, Picker
-from xreal_synth.report.score_words import place_of
 from xreal_synth.shards.table import FLAGS, QUALITY
 
 BATCH: Final = 16_384
@@ -25,6 +24,8 @@ SIZE_BINS: Final = (0.0, 1.0, 25)
 RATIO_BINS: Final = (0.3, 0.7, 40)
 SCORE_BINS: Final = 30
 ENDS: Final = 4
+FAMILIES: Final = ("finding", "organs", "change", "seam", "copies", "pixels")
+"""Families of scores in the order in which they are shown; others follow by name."""
 COLUMNS: Final = ("key", "group", "member", "shard", "row", "height", "width", "findings", "ctr")
 
 
@@ -151,7 +152,7 @@ class _Counting:
 
     def streamed(self) -> Streamed:
         findings = sorted(self._findings.items(), key=lambda item: (-item[1].films, item[0]))
-        ranked = sorted(self._scores.items(), key=lambda item: place_of(item[0].removeprefix(QUALITY)))
+        ranked = sorted(self._scores.items(), key=lambda item: _place(item[0]))
         return Streamed(
             findings=tuple(one.painted(name) for name, one in findings),
             ratios=self._ratios.histogram,
@@ -164,6 +165,13 @@ class _Counting:
         name, ends, histogram = column.removeprefix(QUALITY), self._ends[column], counting.histogram
         assert histogram is not None
         return Score(name, histogram, self._flags[name], tuple(ends.lowest), tuple(ends.highest))
+
+
+def _place(column: str) -> tuple[int, str]:
+    """Where a score stands among others."""
+    name = column.removeprefix(QUALITY)
+    family = name.partition(".")[0]
+    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)), name
 
 
 def _ranges(file: Any, columns: Sequence[str]) -> dict[str, tuple[float, float]]:
