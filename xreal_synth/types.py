@@ -25,6 +25,8 @@ Split = Literal["train", "val", "test"]
 LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper"]
 Control = Literal["xreal", "controlnet", "none"]
+QualityProfile = Literal["none", "standard", "strict"]
+CheckAction = Literal["off", "warn", "reject"]
 
 ANATOMY_SOURCES = ("bank", "masks", "images")
 
@@ -138,6 +140,39 @@ class SamplingSettings:
     @property
     def branch_step(self) -> int:
         return int(self.branch * self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """One check of the gate: what a failure does, its bounds by score (without the check's name), and the file
+    that it reads, with its sha256, if there is one."""
+
+    name: str
+    action: CheckAction
+    bounds: dict[str, float]
+    file: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySettings:
+    """The recipe's `quality` with the profile's values filled in.
+
+    `checks` are those that run, `unchecked` the ones that the profile has and that cannot run here, each with the
+    reason. `negative_below` is the probability below which the classifier sees no finding, None where no label
+    depends on it.
+    """
+
+    profile: QualityProfile
+    max_attempts: int
+    checks: tuple[CheckSettings, ...] = ()
+    unchecked: dict[str, str] = field(default_factory=dict)
+    negative_below: float | None = None
+
+    @property
+    def gated(self) -> bool:
+        """Whether films are looked at before they are delivered."""
+        return bool(self.checks) or self.negative_below is not None
 
 
 @dataclass(frozen=True, slots=True)

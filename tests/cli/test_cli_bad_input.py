@@ -89,7 +89,11 @@ def test_bad_yaml(run: Run, tmp_path: Path, text: str, named: str) -> None:
         ),
         ({"sampling": {"mode": "reference", "steps": 7}}, "sampling.steps", "1000"),
         ({"bundle": "no-such-bundle"}, "no-such-bundle", "xreal-tiny"),
-        ({"quality": {"profile": "strict"}}, "quality.profile", "not built"),
+        ({"quality": {"profile": "strikt"}}, "quality.profile", "strict"),
+        ({"quality": {"checks": {"organs": {"action": "warn"}}}}, "quality.checks.organs", "has no segmenter"),
+        ({"quality": {"profile": "none", "checks": {"seam": {"energy": 3}}}}, "quality.checks.seam.energy", "off"),
+        ({"quality": {"checks": {"copies": {"index": "no-index"}}}}, "quality.checks.copies", "no file"),
+        ({"labels": {"unrequested": "checked"}}, "labels.unrequested", "has no classifier"),
     ],
 )  # fmt: skip
 def test_bad_recipe(run: Run, tmp_path: Path, changes: dict[str, object], path: str, named: str) -> None:

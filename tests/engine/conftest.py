@@ -28,6 +28,7 @@ findings:
   - {weight: 2, labels: [{name: Pneumonia}]}
 pairs: {twin: true}
 sampling: {steps: 5}
+quality: {profile: none}
 split: {val: 0.3}
 output: {uri: unset, shard_samples: 2}
 """

@@ -45,6 +45,7 @@ findings:
   - {weight: 1, labels: [], edit: {remove: [Mass]}}
 pairs: {twin: true}
 sampling: {steps: 4}
+quality: {profile: none}
 split: {val: 0.5}
 output: {uri: unset, shard_samples: 3}
 """

@@ -44,6 +44,7 @@ findings:
 placement: {min_overlap: 0.5}
 pairs: {twin: true, sham: 0.5}
 sampling: {steps: 4, hold: 0.5, branch: 0.25}
+quality: {profile: none}
 output: {uri: unset, shard_samples: 6}
 """
 FILMS = """
@@ -59,6 +60,7 @@ findings:
   - {weight: 1, labels: [{name: Atelectasis}], edit: {remove: all}}
 pairs: {twin: true, sham: 1}
 sampling: {steps: 4}
+quality: {profile: none}
 output: {uri: unset, shard_samples: 6}
 """
 

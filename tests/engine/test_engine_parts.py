@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import pytest
 
+from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.expect import films_per_group
 from xreal_synth.engine.fingerprint import fingerprint, fingerprint_differences
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import Advanced, Meter, ShardDone
 from xreal_synth.engine.publish import with_retries
 from xreal_synth.engine.resources import Resources, actor_shape, local_cpus
-from xreal_synth.engine.worker import make_group, plan_group, replay, run_shard
+from xreal_synth.engine.worker import make_group, replay, run_shard
 from xreal_synth.errors import DatasetError, EngineError, PlacementError, StorageError
 from xreal_synth.recipe.schema import Compute
 from xreal_synth.shards.tar import read_tar

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run
-from xreal_synth.engine.worker import group_job, make_group, plan_group
+from xreal_synth.engine.worker import group_job, make_group
 from xreal_synth.errors import BundleError, RecipeError
 
 OpenRun = Callable[..., Run]

@@ -38,6 +38,7 @@ findings:
   - {weight: 1, labels: [{name: Pneumonia}, {name: Cardiomegaly}]}
 pairs: {twin: true, variants: 2}
 sampling: {steps: 4, upscale_steps: 3}
+quality: {profile: none}
 output: {uri: unset, shard_samples: 4, upscale: 128}
 """
 Open = Callable[..., Run]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,7 @@ from xreal_synth.cli.options import (
 if TYPE_CHECKING:
     from xreal_synth.engine.progress import RunSummary
     from xreal_synth.report.build import Built
+    from xreal_synth.types import Acceptance
 
 
 def register(app: typer.Typer) -> None:
@@ -86,6 +88,8 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
         "seconds": round(summary.seconds, 2),
         "images_per_s": round(summary.images_per_s, 3),
         "positives": summary.label_counts,
+        "gate": None if summary.gate is None else asdict(summary.gate),
+        "unchecked": summary.unchecked,
         "failures": [
             {"shard": failure.shard, "reason": failure.reason, "quarantined": failure.quarantined}
             for failure in summary.failures
@@ -103,6 +107,10 @@ def show(summary: RunSummary, built: Built | None) -> None:
             table.add_row(label.removeprefix("chexpert14."), f"{count:,} films")
     if summary.rejected:
         table.add_row("rejected attempts", f"{summary.rejected:,}, {summary.dropped:,} groups dropped")
+    if summary.gate is not None:
+        _add_gate(table, summary.gate)
+    for check, why in summary.unchecked.items():
+        table.add_row(f"not checked: {check}", why)
     if summary.made_films:
         table.add_row(
             "this run",
@@ -120,3 +128,16 @@ def show(summary: RunSummary, built: Built | None) -> None:
         notes.print(f"shard {failure.shard} {state}: {failure.reason}".rstrip(": "), markup=False)
     if summary.message:
         notes.print(summary.message, markup=False)
+
+
+def _add_gate(table: Table, gate: Acceptance) -> None:
+    """Attempts that the gate let through by finding, what it refused others for, and what it flagged."""
+    for name, tried in sorted(gate.tried.items(), key=lambda item: (-item[1], item[0])):
+        accepted = gate.accepted.get(name, 0)
+        share = accepted / tried if tried else 0.0
+        table.add_row(f"accepted: {name}", f"{accepted:,} of {tried:,} attempts ({share:.0%})")
+    if gate.reasons:
+        table.add_row("refused for", ", ".join(f"{name} {count:,}" for name, count in gate.reasons.items()))
+    if gate.flags:
+        flags = ", ".join(f"{name} {count:,} films" for name, count in gate.flags.items())
+        table.add_row("delivered, flagged", flags)

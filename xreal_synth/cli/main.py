@@ -18,6 +18,7 @@ from xreal_synth.cli import (
     plan,
     prepare,
     preview,
+    quality,
     recipe,
     replay,
     report,
@@ -74,6 +75,7 @@ for module in (
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(convert.app, name="convert")
+app.add_typer(quality.app, name="quality")
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from xreal_synth.engine.estimate import Estimate
     from xreal_synth.engine.setup import Run
     from xreal_synth.plan.probe import ProbeReport
+    from xreal_synth.types import QualitySettings
 
 
 def register(app: typer.Typer) -> None:
@@ -80,6 +81,7 @@ def _fields(run: Run, report: ProbeReport, guess: Estimate) -> dict[str, object]
         "labels": [asdict(count) for count in report.labels],
         "estimate": asdict(guess),
         "sampling": asdict(run.sampling),
+        "quality": asdict(run.quality),
     }
 
 
@@ -104,10 +106,13 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
             f"to {run.film_size} x {run.film_size}: {run.sampling.upscale_steps} evaluations of the upscaler for "
             "each film made (not in the device time)",
         )
+    facts.add_row("quality", _quality(run.quality))
     for device, seconds in guess.device_seconds.items():
         facts.add_row("device time", f"about {seconds_text(seconds)} of one {device}")
     facts.add_row("output", run.recipe.output.uri)
     console.print(facts)
+    for check, why in run.quality.unchecked.items():
+        notes.print(f"not checked: {check}: {why}", markup=False)
     for note in run.plan.notes:
         notes.print(note, markup=False)
     for row in report.rows:
@@ -115,6 +120,15 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
             notes.print(
                 f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}", markup=False
             )
+
+
+def _quality(quality: QualitySettings) -> str:
+    if not quality.checks:
+        return f"{quality.profile}: no film is looked at before it is delivered"
+    checks = ", ".join(f"{check.name} {check.action}" for check in quality.checks)
+    return (
+        f"{quality.profile}: {checks}; up to {quality.max_attempts} tries each with new noise and new anatomy"
+    )
 
 
 def _rows_table(report: ProbeReport) -> Table:

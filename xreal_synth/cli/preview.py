@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import track
@@ -19,6 +19,9 @@ from xreal_synth.cli.options import (
     examples,
     open_recipe,
 )
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.worker import MadeGroup
 
 
 def register(app: typer.Typer) -> None:
@@ -41,15 +44,19 @@ def preview(
     text_encoder: TextEncoderOption = None,
     vocab: VocabOption = None,
 ) -> None:
-    """Makes the first groups here, without Ray, and draws them: films, twins, organ outlines, regions."""
+    """Makes the first groups here, without Ray, and draws them: films, twins, organ outlines, regions.
+
+    What the gate refuses is drawn too, and named: here nothing is drawn again.
+    """
     run = open_recipe(recipe, overrides, output, text_encoder, vocab)
     from xreal_synth.engine.setup import require_placeable
 
     require_placeable(run, str(recipe))
+    from xreal_synth.engine.attempts import plan_group
     from xreal_synth.engine.backend import Networks
     from xreal_synth.engine.own_prompts import encoded
     from xreal_synth.engine.resources import Resources, actor_shape
-    from xreal_synth.engine.worker import plan_group, render_groups
+    from xreal_synth.engine.worker import render_groups
     from xreal_synth.models.describe import verify_files
     from xreal_synth.report.contact_sheet import contact_sheet
 
@@ -64,13 +71,25 @@ def preview(
                 console.print(f"group {refusal.group}: not made: {refusal.reason}", markup=False)
     specs = [spec for spec, _ in planned if spec is not None]
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus), recorded=4))
-    films = [
-        sample
-        for group in track(render_groups(run, backend, specs), "making groups", len(specs), console=console)
-        for sample in group
-    ]
+    made = list(track(render_groups(run, backend, specs), "making groups", len(specs), console=console))
+    films = [sample for group in made for sample in group.samples]
     contact_sheet(films, target, title=f"{run.recipe.name}: first {len(specs)} groups")
     console.print(f"{len(films)} films of {len(specs)} anatomies: {target}", markup=False)
+    for group in made:
+        _tell(group)
+
+
+def _tell(group: MadeGroup) -> None:
+    """What the gate says against a group's films."""
+    for sample, verdict in zip(group.samples, group.verdicts, strict=True):
+        for name, reason in zip(
+            (*verdict.refused, *verdict.flags) if verdict else (),
+            verdict.reasons if verdict else (),
+            strict=True,
+        ):
+            refused = verdict is not None and name in verdict.refused
+            what = "refused, generate would draw the group again" if refused else "flagged"
+            console.print(f"{sample.meta.key}: {what}: {name}: {reason}", markup=False)
 
 
 def _gpus() -> float:

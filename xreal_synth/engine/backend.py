@@ -10,6 +10,7 @@ from xreal_synth.engine.enlarge import enlarged_fade
 from xreal_synth.engine.micro_batch import LARGEST, Trial
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.models.prompt_table import unpack
+from xreal_synth.quality.gate import Gate
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class Backend(Protocol):
     @property
     def micro_batch(self) -> int: ...
 
+    @property
+    def gate(self) -> Gate:
+        """The gate with its networks."""
+        ...
+
     def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
         """The films of each job, in order; `on_batch(films)` after each micro-batch."""
         ...
@@ -56,6 +62,7 @@ class Networks:
 
         from xreal_synth.models.load import load_bundle
         from xreal_synth.models.precision import resolve_precision
+        from xreal_synth.quality.networks import open_networks
 
         if shape.device == "cpu":
             torch.set_num_threads(1)
@@ -67,8 +74,9 @@ class Networks:
             from xreal_synth.models.upscaler import load_upscaler
 
             upscaler = load_upscaler(run.bundle, shape.device, precision)
+        gate = Gate(run.quality, open_networks(run.quality, run.bundle, shape.device))
         backend = TorchBackend(
-            run, model, _device_name(shape.device), precision, shape.micro_batch or 1, upscaler
+            run, model, gate, _device_name(shape.device), precision, shape.micro_batch or 1, upscaler
         )
         if shape.micro_batch is None:
             backend.find_micro_batch(shape.gpus)
@@ -79,12 +87,13 @@ class TorchBackend:
     """Films from a loaded bundle."""
 
     def __init__(
-        self, run: Run, model: SamplerModel, device: str, precision: str, micro_batch: int,
+        self, run: Run, model: SamplerModel, gate: Gate, device: str, precision: str, micro_batch: int,
         upscaler: UpscalerModel | None = None,
     ) -> None:  # fmt: skip
         self._run = run
         self._model = model
         self._upscaler = upscaler
+        self.gate = gate
         self.device = device
         self.precision = precision
         self.micro_batch = micro_batch

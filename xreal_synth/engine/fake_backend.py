@@ -20,6 +20,7 @@ from xreal_synth.anatomy.codes import enlarged
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.errors import BundleError
+from xreal_synth.quality.gate import Gate
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 from xreal_synth.seeds import normal
 from xreal_synth.types import Film
@@ -35,7 +36,8 @@ GREY = np.array([0.75, 0.25, 0.25, 0.8, 0.85], dtype=np.float32)
 class Phantom:
     """`sleep_s` per group. Groups in `poison` raise, those in `mistake` raise one of the project's errors,
     those in `hang` never end, those in `die` kill their process: always, or once where `once` names a folder.
-    `broken` fails to load.
+    `broken` fails to load. Films of the (group, attempt) in `blank` are of one grey level, so that the gate's
+    pixel check refuses them.
     """
 
     sleep_s: float = 0.0
@@ -45,12 +47,13 @@ class Phantom:
     die: frozenset[int] = frozenset()
     once: str | None = None
     broken: bool = False
+    blank: frozenset[tuple[int, int]] = frozenset()
 
     def open(self, run: Run, shape: ActorShape) -> Backend:
         """Raises RuntimeError if it is `broken`."""
         if self.broken:
             raise RuntimeError("this backend was asked not to load")
-        return PhantomBackend(self, shape.micro_batch or 1, run.enlarging)
+        return PhantomBackend(self, shape.micro_batch or 1, run)
 
 
 class PhantomBackend:
@@ -59,9 +62,10 @@ class PhantomBackend:
     device = "phantom"
     precision = "none"
 
-    def __init__(self, settings: Phantom, micro_batch: int, times: int = 1) -> None:
+    def __init__(self, settings: Phantom, micro_batch: int, run: Run) -> None:
         self._settings = settings
-        self._times = times
+        self._times = run.enlarging
+        self.gate = Gate(run.quality)
         self.micro_batch = micro_batch
 
     def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
@@ -79,6 +83,8 @@ class PhantomBackend:
             for edit in member.edits:
                 film += edit.alpha * 40.0
             films[member.name] = film.clip(0, 255).astype(np.uint8)
+        if (job.index, job.attempt) in self._settings.blank:
+            films = {name: np.full_like(film, 90) for name, film in films.items()}
         films = {name: enlarged(film, self._times) for name, film in films.items()}
         return GroupFilms(index=job.index, films=films)
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xreal_synth.engine.attempts import plan_shard
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.worker import HEALTHY, build_sample, plan_shard, publish_rows, real_twin
+from xreal_synth.engine.worker import HEALTHY, build_sample, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
+from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.agree import group_problems
 from xreal_synth.shards.names import RECORDS, SHARDS, record_key, shards_in, stem_of, tar_key
 from xreal_synth.shards.record import parse_record
@@ -28,6 +30,8 @@ from xreal_synth.types import MemberSpec, Rejected, Sample, SampleSpec, ShardPla
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
 
+_OTHER = "a tar without a record that is not what the recipe gives"
+_GATED = "a tar without a record: the gate's verdicts on its films cannot be checked without making them"
 _READERS = 16
 _ADOPT_CHUNK = 64
 
@@ -42,6 +46,7 @@ class Totals:
     rejected: int = 0
     dropped: int = 0
     labels: Counter[str] = field(default_factory=Counter)
+    gate: GateTally = field(default_factory=GateTally)
 
     def add(self, record: ShardRecord) -> None:
         self.shards += 1
@@ -50,6 +55,7 @@ class Totals:
         self.rejected += record.rejected
         self.dropped += record.dropped
         self.labels.update(record.label_counts)
+        self.gate.add(record.gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,8 @@ class _Found:
 
 
 def read_ledger(run: Run, store: Store, fingerprint: dict[str, str], on_event: OnEvent) -> Ledger:
-    """Reads every record, then adopts or deletes tars without one.
+    """Reads every record, then adopts or deletes tars without one. A gated run's are made again: the gate's
+    verdicts on them cannot be checked without its networks.
 
     `fingerprint` goes into adopted records: the environment the dataset was begun in. Raises DatasetError if
     the folder holds more groups than the recipe asks for.
@@ -92,12 +99,11 @@ def read_ledger(run: Run, store: Store, fingerprint: dict[str, str], on_event: O
                 on_event(ShardDiscarded(found.shard, found.problem))
             replacing.append(found.shard)
     for shard in sorted(set(shards_in(store, SHARDS, run.recipe.name)) - set(recorded)):
-        record = (
-            adopt(run, store, run.plan.shard(shard), fingerprint) if shard < run.plan.shard_count else None
-        )
+        ours = shard < run.plan.shard_count and not run.quality.gated
+        record = adopt(run, store, run.plan.shard(shard), fingerprint) if ours else None
         if record is None:
             store.delete(tar_key(stem_of(run.recipe.name, shard)))
-            on_event(ShardDiscarded(shard, "a tar without a record that is not what the recipe gives"))
+            on_event(ShardDiscarded(shard, _GATED if run.quality.gated else _OTHER))
         else:
             totals.add(record)
             done.add(shard)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from xreal_synth.shards.summary import DatasetSummary
+from xreal_synth.types import Acceptance
 
 ExitCode = Literal[0, 2, 3, 75]
 
@@ -163,7 +164,8 @@ class RunSummary:
 
     Shards, films and rejects count the whole dataset; `made_films`, `seconds` and `images_per_s` this run.
     `label_counts` are positives by dotted label; `message` says what to do next, if anything; `dataset` is
-    what the dataset holds in all, None when the run was stopped.
+    what the dataset holds in all, None when the run was stopped. `gate` is what the gate did, `unchecked` the
+    checks that could not run, with the reason.
     """
 
     exit_code: ExitCode
@@ -181,6 +183,8 @@ class RunSummary:
     failures: tuple[ShardFailure, ...] = ()
     message: str = ""
     dataset: DatasetSummary | None = None
+    gate: Acceptance | None = None
+    unchecked: dict[str, str] = field(default_factory=dict)
 
     @property
     def shards_todo(self) -> int:

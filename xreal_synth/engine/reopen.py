@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import yaml
 
 from xreal_synth.engine.own_prompts import ENCODER, encoder_in, with_table
@@ -9,6 +11,7 @@ from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.digest import differences
 from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.recipe.quality import place_files
 from xreal_synth.recipe.resolve import written_sampling
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.shards.head import DatasetHead
@@ -38,6 +41,9 @@ def reopen(
         "samples": samples,
         "bundle": bundle or _bundle_of(text) or head.bundle.name,
     }
+    document["quality"] = quality = deepcopy(document.get("quality", {}))
+    if isinstance(quality, dict):
+        place_files(quality, _setting(text, "quality"))
     _place_films(document, films or _films_of(text))
     run = open_run(LoadedRecipe(Recipe.model_validate(document), text), lambda: encoder_in(head.settings))
     if run.bundle.content_hash != head.bundle.hash:

@@ -10,6 +10,7 @@ from xreal_synth.anatomy.augment import Augment
 from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
 from xreal_synth.engine.own_prompts import ENCODER, OwnPrompts, unknown_texts
+from xreal_synth.engine.quality import open_quality
 from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import (
     BundleInfo,
@@ -32,7 +33,7 @@ from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset
 from xreal_synth.shards.names import DATASET, RECORDS, SHARDS
 from xreal_synth.storage import Store
-from xreal_synth.types import SamplingSettings
+from xreal_synth.types import QualitySettings, SamplingSettings
 
 PREFLIGHT_GROUPS = 32
 
@@ -49,6 +50,7 @@ class Run:
     bundle: BundleInfo
     plan: Plan
     sampling: SamplingSettings
+    quality: QualitySettings
     settings: dict[str, object]
     digest: str
     own: OwnPrompts | None = None
@@ -76,6 +78,7 @@ class Run:
             fingerprint=fingerprint,
             name=self.recipe.name,
             shard_samples=self.recipe.output.shard_size,
+            unchecked=self.quality.unchecked,
             prompts=self.own.stamp if self.own is not None else None,
         )
 
@@ -106,7 +109,8 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
         require_control(bundle, sampling.control)
     source = _source(recipe, bundle)
     films = source.content if isinstance(source, FilmFolder) else None
-    settings = digested_settings(recipe, sampling, films)
+    quality = open_quality(recipe, bundle)
+    settings = digested_settings(recipe, sampling, films, quality)
     if own is not None:
         settings[ENCODER] = own.encoder
     geometry = Geometry(bundle.image_size, bundle.factor, recipe.output.upscale or bundle.image_size)
@@ -115,6 +119,7 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
         bundle=bundle,
         plan=Plan(recipe, geometry, source, Prior.load()),
         sampling=sampling,
+        quality=quality,
         settings=settings,
         digest=recipe_digest(settings, bundle.content_hash),
         own=own,

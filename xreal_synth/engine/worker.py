@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.codes import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
+from xreal_synth.engine.attempts import Waves, plan_group
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
-from xreal_synth.errors import DatasetError, PlacementError
+from xreal_synth.engine.quality import judged_films
+from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import labels_for
@@ -31,10 +33,11 @@ from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
 from xreal_synth.shards.names import parse_key
 from xreal_synth.shards.record import build_record
 from xreal_synth.shards.table import build_rejects, build_table
-from xreal_synth.shards.tar import TableRow, TarWriter, encode_sample
+from xreal_synth.shards.tar import EncodedSample, TableRow, TarWriter, encode_sample
 from xreal_synth.storage import Store
 from xreal_synth.types import (
     Film,
+    FilmQuality,
     LabelValue,
     MemberSpec,
     PixelBox,
@@ -45,6 +48,7 @@ from xreal_synth.types import (
     SampleSpec,
     ShardPlan,
     ShardRecord,
+    Verdict,
 )
 
 if TYPE_CHECKING:
@@ -59,45 +63,30 @@ CHUNK = 8
 _UNWRITTEN = 256
 """Groups that may wait for the encoder before rendering waits for it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Groups that can be made, in order, and the refused attempts on the way there."""
-
-    specs: tuple[SampleSpec, ...]
-    rejected: tuple[Rejected, ...]
+AHEAD = 2
+"""Waves that groups may be ahead of one that the gate has refused: bounds what waits to be written in order."""
 
 
-def plan_group(run: Run, index: int) -> tuple[SampleSpec | None, list[Rejected]]:
-    """The first attempt at a group whose boxes can be placed, None if there is none.
+@dataclass(frozen=True, slots=True, eq=False)
+class MadeGroup:
+    """A group's delivered films, each with the gate's verdict; None where no gate looked."""
 
-    The attempts of one anatomy share their boxes, so a failure moves on to the next new anatomy: from
-    attempt 0 to `quality.max_attempts` and then one by one.
-    """
-    rejected: list[Rejected] = []
-    attempts = [0, *(attempt for attempt in run.plan.attempts if attempt >= run.recipe.quality.max_attempts)]
-    for attempt in attempts:
-        try:
-            return run.plan.sample(index, attempt), rejected
-        except PlacementError as error:
-            last = attempt == attempts[-1]
-            rejected.append(Rejected(index, attempt, run.plan.row(index), error.found, dropped=last))
-    return None, rejected
+    spec: SampleSpec
+    samples: tuple[Sample, ...]
+    verdicts: tuple[Verdict | None, ...]
 
-
-def plan_shard(run: Run, shard: ShardPlan, chunk: int) -> Iterator[Planned]:
-    """The shard's groups, `chunk` specs at a time. Pure: equal for equal (recipe, bundle) on any machine."""
-    specs: list[SampleSpec] = []
-    rejected: list[Rejected] = []
-    for index in range(shard.start, shard.stop):
-        spec, refused = plan_group(run, index)
-        rejected += refused
-        if spec is not None:
-            specs.append(spec)
-        if len(specs) == chunk:
-            yield Planned(tuple(specs), tuple(rejected))
-            specs, rejected = [], []
-    yield Planned(tuple(specs), tuple(rejected))
+    @property
+    def refused(self) -> Rejected | None:
+        """Why this attempt is not delivered: the first film that the gate refuses; None if there is none."""
+        for sample, verdict in zip(self.samples, self.verdicts, strict=True):
+            if verdict is not None and not verdict.accepted:
+                spec, names = self.spec, [f.name for member in self.spec.members for f in member.findings]
+                reason = "; ".join(verdict.reasons[: len(verdict.refused)])
+                return Rejected(
+                    spec.index, spec.attempt, spec.row, reason, dropped=False, check=verdict.refused[0],
+                    member=sample.meta.member, findings=tuple(dict.fromkeys(names)), scores=verdict.scores,
+                )  # fmt: skip
+        return None
 
 
 def group_job(run: Run, spec: SampleSpec) -> GroupJob:
@@ -155,8 +144,10 @@ def _painting(run: Run, region: npt.NDArray[np.bool_], prompt: str) -> Edit:
     return Edit(region=region, prompt=prompt, alpha=feather(region, FEATHER_SHARE * run.bundle.image_size))
 
 
-def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film, change: Film) -> Sample:
-    """A film with its masks, labels and provenance, and its change from the twin.
+def build_sample(
+    run: Run, spec: SampleSpec, member: MemberSpec, film: Film, change: Film, verdict: Verdict | None = None
+) -> Sample:
+    """A film with its masks, labels, provenance and verdict, and its change from the twin.
 
     Masks, regions and boxes of a film that was upscaled are those of the small one, each pixel a block.
     """
@@ -178,11 +169,12 @@ def build_sample(run: Run, spec: SampleSpec, member: MemberSpec, film: Film, cha
         ctr=spec.ctr,
         image_size=(height, width),
         findings=tuple(enlarged_finding(finding, times) for finding in member.findings),
-        labels=_labels(run, spec, member),
+        labels=_labels(run, spec, member, verdict),
         prompt=_prompt(run, member, spec.row),
         sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
         source=None if member.source is None else enlarged_source(member.source, times),
         sham=tuple(enlarged_finding(place, times) for place in member.sham),
+        quality=_quality(run, verdict),
     )
     pathology = pathology_mask(member.findings, spec.anatomy)
     return Sample(film, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split, change)
@@ -198,11 +190,21 @@ def changed(film: Film, twin: Film) -> Film:
     return np.asarray(np.maximum(film, twin) - np.minimum(film, twin))
 
 
-def _labels(run: Run, spec: SampleSpec, member: MemberSpec) -> dict[str, dict[str, LabelValue]]:
+def _quality(run: Run, verdict: Verdict | None) -> FilmQuality | None:
+    """What of the verdict is told of a delivered film; nothing without checks."""
+    if verdict is None or not run.quality.checks:
+        return None
+    return FilmQuality(run.quality.profile, dict(verdict.scores), verdict.flags)
+
+
+def _labels(
+    run: Run, spec: SampleSpec, member: MemberSpec, verdict: Verdict | None
+) -> dict[str, dict[str, LabelValue]]:
     if member.source is not None:
         return film_labels(member.source, member.findings)
     assert spec.ctr is not None, "a drawn anatomy has a ratio"
-    return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr)
+    passed = verdict.passed if verdict is not None and verdict.passed is not None else frozenset[str]()
+    return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr, passed)
 
 
 def _prompt(run: Run, member: MemberSpec, row: int) -> str:
@@ -219,32 +221,55 @@ def _prompt(run: Run, member: MemberSpec, row: int) -> str:
 
 def render_groups(
     run: Run, backend: Backend, specs: Sequence[SampleSpec], on_batch: OnBatch = lambda films: None
-) -> Iterator[tuple[Sample, ...]]:
-    """The delivered samples of each group, in the order of `specs`."""
+) -> Iterator[MadeGroup]:
+    """The delivered samples of each group with their verdicts, in the order of `specs`."""
     jobs = [group_job(run, spec) for spec in specs]
-    for spec, group in zip(specs, backend.render(jobs, on_batch), strict=True):
-        assert group.index == spec.index, f"films of group {group.index} where {spec.index} was due"
-        yield _samples(run, spec, group)
+    rendered = zip(specs, jobs, backend.render(jobs, on_batch), strict=True)
+    while batch := list(islice(rendered, backend.micro_batch)):
+        yield from _judged(run, backend, batch)
 
 
-def _samples(run: Run, spec: SampleSpec, group: GroupFilms) -> tuple[Sample, ...]:
+def _judged(
+    run: Run, backend: Backend, batch: Sequence[tuple[SampleSpec, GroupJob, GroupFilms]]
+) -> Iterator[MadeGroup]:
+    """The gate looks at a micro-batch of groups together."""
+    for spec, _, films in batch:
+        assert films.index == spec.index, f"films of group {films.index} where {spec.index} was due"
+    seen = [judged_films(run, *rendered) if run.quality.gated else [] for rendered in batch]
+    told = iter(backend.gate.judge([film for films in seen for film in films if film is not None]))
+    for (spec, _, films), judged in zip(batch, seen, strict=True):
+        verdicts = [None if film is None else next(told) for film in judged] or [None] * len(spec.members)
+        yield MadeGroup(spec, _samples(run, spec, films, verdicts), tuple(verdicts))
+
+
+def _samples(
+    run: Run, spec: SampleSpec, group: GroupFilms, verdicts: Sequence[Verdict | None]
+) -> tuple[Sample, ...]:
     real = real_twin(spec)
     twin = group.films[HEALTHY] if real is None else real
 
-    def built(member: MemberSpec) -> Sample:
+    def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
         film = twin if member.name == HEALTHY else group.films[member.name]
-        return build_sample(run, spec, member, film, changed(film, twin))
+        return build_sample(run, spec, member, film, changed(film, twin), verdict)
 
-    return tuple(map(built, spec.members))
+    return tuple(map(built, spec.members, verdicts))
 
 
 def make_group(run: Run, backend: Backend, index: int, attempt: int | None = None) -> tuple[Sample, ...]:
     """The delivered films of one group, as a shard would hold them; empty if the group is dropped.
 
-    `attempt` makes that very attempt. Raises PlacementError if its boxes cannot be placed.
+    `attempt` makes that very attempt, whatever the gate says of it. Raises PlacementError if its boxes cannot be
+    placed.
     """
-    spec = plan_group(run, index)[0] if attempt is None else run.plan.sample(index, attempt)
-    return next(render_groups(run, backend, [spec])) if spec is not None else ()
+    if attempt is not None:
+        return next(render_groups(run, backend, [run.plan.sample(index, attempt)])).samples
+    spec = plan_group(run, index)[0]
+    while spec is not None:
+        made = next(render_groups(run, backend, [spec]))
+        if made.refused is None:
+            return made.samples
+        spec = plan_group(run, index, spec.attempt)[0]
+    return ()
 
 
 def replay(run: Run, backend: Backend, key: str, attempt: int | None = None) -> Sample:
@@ -314,7 +339,7 @@ def publish_rows(
     record = build_record(
         shard, rows, rejected, tar=tar_stamp, table=table_stamp, rejects=rejects_stamp, digest=run.digest,
         fingerprint=environment, timings={name: round(value, 3) for name, value in timings.items()},
-        actor=actor, attempt=attempt,
+        actor=actor, attempt=attempt, gated=bool(run.quality.checks),
     )  # fmt: skip
     return publish(store, files, record, replacing=replacing)
 
@@ -322,29 +347,38 @@ def publish_rows(
 def _write(
     run: Run, backend: Backend, shard: ShardPlan, tar: Path, heartbeat: OnBatch
 ) -> tuple[list[TableRow], list[Rejected]]:
-    """Renders and writes. Beside the model run two threads: one plans the next chunk, one encodes and
-    writes what is made."""
-    rejected: list[Rejected] = []
-    unwritten: deque[Future[None]] = deque()
-    plans = plan_shard(run, shard, CHUNK * backend.micro_batch)
+    """Renders, judges and writes in the groups' order. Beside the model run two threads: one plans what comes
+    next, one encodes what is delivered."""
+    size = CHUNK * backend.micro_batch
+    waiting: dict[int, Future[list[EncodedSample]]] = {}
     with (
         TarWriter(tar) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="plan") as planner,
         ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
     ):
-        following = planner.submit(next, plans, None)
-        while (planned := following.result()) is not None:
-            following = planner.submit(next, plans, None)
-            rejected += planned.rejected
-            for samples in render_groups(run, backend, planned.specs, heartbeat):
-                unwritten.append(encoder.submit(_encode_all, writer, samples))
-                while unwritten and (unwritten[0].done() or len(unwritten) > _UNWRITTEN):
-                    unwritten.popleft().result()
-        for written in unwritten:
-            written.result()
-    return writer.rows, rejected
+        waves = Waves(run, shard, size, AHEAD * size, planner)
+        while wave := waves.next():
+            for made in render_groups(run, backend, wave, heartbeat):
+                if made.refused is not None:
+                    waves.refuse(made.spec, made.refused)
+                else:
+                    waves.accept(made.spec)
+                    waiting[made.spec.index] = encoder.submit(_encode_all, made.samples)
+                _write_decided(writer, waiting, waves.frontier, most=_UNWRITTEN)
+        _write_decided(writer, waiting, None, most=0)
+    return writer.rows, sorted(waves.rejected, key=lambda reject: (reject.group, reject.attempt))
 
 
-def _encode_all(writer: TarWriter, samples: Sequence[Sample]) -> None:
-    for sample in samples:
-        writer.add(encode_sample(sample))
+def _write_decided(
+    writer: TarWriter, waiting: dict[int, Future[list[EncodedSample]]], frontier: int | None, most: int
+) -> None:
+    """Writes the groups before the frontier in order, as far as they are encoded or too many wait."""
+    for index in sorted(waiting):
+        if (frontier is not None and index > frontier) or not (waiting[index].done() or len(waiting) > most):
+            return
+        for encoded in waiting.pop(index).result():
+            writer.add(encoded)
+
+
+def _encode_all(samples: Sequence[Sample]) -> list[EncodedSample]:
+    return [encode_sample(sample) for sample in samples]

@@ -13,16 +13,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from xreal_synth.evaluation.intervals import Bootstrap, Figure
-from xreal_synth.types import Film
+from xreal_synth.quality.nearest import PERCENTILE, Vectors
+from xreal_synth.quality.nearest import thumbnail as thumbnail
 
-THUMB: Final = 64
-PERCENTILE: Final = 0.1
 _ROWS: Final = 256
-
-Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +34,6 @@ class CopyFigures:
     median_made: float
     median_real: float
     flagged: tuple[tuple[str, str], ...]
-
-
-def thumbnail(film: Film) -> Vectors:
-    """A film as 64x64 grey levels without their mean [4096]; distances between two are per-pixel RMS * 64."""
-    small = np.asarray(Image.fromarray(film).resize((THUMB, THUMB), Image.Resampling.BOX), np.float32).ravel()
-    return np.asarray(small - small.mean())
 
 
 def nearest(

@@ -22,6 +22,9 @@ def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path])
     if recipe.pairs.sham > 0 and not any(row.takes_sham(on_films=on_films) for row in recipe.findings):
         what = "a row of `films: healthy` that paints findings in" if on_films else "a row with findings"
         found.append((("pairs", "sham"), "`sham` where no row can have one", what, "add one, or set 0"))
+    if recipe.labels.negative_below is not None and recipe.labels.unrequested != "checked":
+        path = ("labels", "negative_below")
+        found.append((path, "`negative_below` without `checked`", "labels.unrequested: checked", "remove it"))
     if recipe.sampling.upscale_steps is not None and recipe.output.upscale is None:
         path = ("sampling", "upscale_steps")
         found.append((path, "`upscale_steps` without `output.upscale`", "both or neither", "remove it"))
@@ -44,9 +47,9 @@ def _on_films(recipe: Recipe, source: ImagesSource) -> Iterator[_Found]:
             ("anatomy", "augment"), "`augment` with real films",
             "films as they are: their masks cannot be changed without them", "remove it",
         )  # fmt: skip
-    if "unrequested" in recipe.labels.model_fields_set and recipe.labels.unrequested == "negative":
+    if "unrequested" in recipe.labels.model_fields_set and recipe.labels.unrequested != "unknown":
         yield (
-            ("labels", "unrequested"), "negative with real films",
+            ("labels", "unrequested"), f"{recipe.labels.unrequested} with real films",
             "unknown: a real film keeps its own labels, and nobody read it for the rest", "remove it",
         )  # fmt: skip
     for i, row in enumerate(recipe.findings):

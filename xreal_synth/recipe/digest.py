@@ -15,18 +15,23 @@ from dataclasses import asdict
 
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.kinds import shown
+from xreal_synth.recipe.quality import digested_quality
 from xreal_synth.recipe.schema import Compute, Recipe
-from xreal_synth.types import SamplingSettings
+from xreal_synth.types import QualitySettings, SamplingSettings
 
 _ABSENT = object()
 
 
 def digested_settings(
-    recipe: Recipe, sampling: SamplingSettings, films: str | None = None
+    recipe: Recipe,
+    sampling: SamplingSettings,
+    films: str | None = None,
+    quality: QualitySettings | None = None,
 ) -> dict[str, object]:
     """The resolved recipe's settings that decide films, labels and the cut into shards; JSON values only.
 
-    `films` is the content digest of the real films, where they are the source.
+    `films` is the content digest of the real films, where they are the source; without `quality` nothing is
+    checked.
     """
     dumped = recipe.model_dump(
         mode="json",
@@ -36,11 +41,15 @@ def digested_settings(
             "bundle": True,
             "split": True,
             "sampling": True,
+            "quality": True,
             "output": {"uri"},
             "compute": set(Compute.model_fields) - {"micro_batch", "precision"},
         },
     )
     dumped["sampling"] = asdict(sampling)
+    gate = quality or QualitySettings("none", recipe.quality.max_attempts)
+    dumped["quality"] = digested_quality(gate)
+    dumped["labels"]["negative_below"] = gate.negative_below
     dumped["output"]["shard_samples"] = recipe.output.shard_size
     if isinstance(recipe.anatomy.source, ImagesSource):
         assert films is not None, "real films are known by their content"

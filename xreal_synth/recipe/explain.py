@@ -18,8 +18,6 @@ from xreal_synth.recipe.yaml_text import Path, path_text
 
 LATER: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
     ("sampling", "paste"): ("hard", "poisson"),
-    ("quality", "profile"): ("standard", "strict"),
-    ("labels", "unrequested"): ("checked",),
 }
 _TAGGED: Final = (("anatomy", "source"), ("compute", "actors"))
 _KINDS: Final[dict[str, str]] = {

@@ -26,6 +26,7 @@ from xreal_synth.recipe.kinds import (
     near,
     problem,
 )
+from xreal_synth.recipe.quality import Quality
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.types import Side, Zone
 from xreal_synth.vocab import FINDINGS
@@ -283,20 +284,16 @@ class Pairs(Part):
     )
 
 
-class Quality(Part):
-    """The gate between sampling and delivery."""
-
-    profile: Literal["none"] = Field(default="none", description="Set of checks; only `none` so far.")
-    max_attempts: int = Field(
-        default=3, ge=1, le=20, description="Tries with new noise, then as many with new anatomy and boxes."
-    )
-
-
 class Labels(Part):
     """What unrequested findings are labelled as."""
 
-    unrequested: Literal["negative", "unknown"] = Field(
-        default="negative", description="`negative`: 0; `unknown`: null."
+    unrequested: Literal["negative", "unknown", "checked"] = Field(
+        default="negative",
+        description="`negative`: 0; `unknown`: null; `checked`: 0 where the bundle's classifier does not see the "
+        "finding in the healthy twin, else null.",
+    )
+    negative_below: float | None = Field(
+        default=None, gt=0, lt=1, description="For `checked`: the classifier's probability must be below it."
     )
 
 

@@ -82,6 +82,8 @@ def dataset_card(
         megabytes=summary.bytes / 1e6,
         unrequested=_setting(head, "labels", "unrequested"),
         control=_setting(head, "sampling", "control"),
+        profile=_setting(head, "quality", "profile"),
+        checks=_setting(head, "quality", "checks") or {},
         films=_setting(head, "anatomy", "source", "images", "content"),
         fingerprint=dict(sorted(head.fingerprint.items())),
         reading_labels=_reading_labels(summary.labels),

@@ -111,7 +111,11 @@ def _quality(quality: Mapping[str, Any]) -> str:
         return ""
     if profile == "none":
         return "none: no film was looked at before it was delivered (quality.profile: none)"
-    return f"profile {profile}; up to {quality.get('max_attempts', 1)} tries with new noise, then with new anatomy"
+    tries = f"up to {quality.get('max_attempts', 1)} tries with new noise, then with new anatomy"
+    checks = quality.get("checks")
+    told = checks if isinstance(checks, Mapping) else {}
+    actions = ", ".join(f"{name} {check.get('action')}" for name, check in told.items())
+    return f"profile {profile} ({actions}); {tries}"
 
 
 def _seed(settings: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pydantic import TypeAdapter, ValidationError
@@ -34,7 +34,8 @@ class DatasetHead:
 
     `settings` are the digested settings in full, `fingerprint` the environment of the first run (each
     record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of the prompts that
-    were encoded for this dataset, where the bundle lacked some.
+    were encoded for this dataset, where the bundle lacked some, `unchecked` the checks of the quality profile
+    that could not run, with the reason.
     """
 
     digest: str
@@ -45,6 +46,7 @@ class DatasetHead:
     shard_samples: int
     format_version: int = FORMAT_VERSION
     prompts: FileStamp | None = None
+    unchecked: dict[str, str] = field(default_factory=dict)
 
     @property
     def real_films(self) -> bool:

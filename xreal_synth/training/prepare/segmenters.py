@@ -13,20 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
-from torch.nn import functional
 
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.models.describe import describe, verify_files
 from xreal_synth.models.load import WEIGHTS, load_network
+from xreal_synth.models.pspnet import PSPNET_FILE, PSPNET_TARGETS, Pspnet
 from xreal_synth.storage import sha256_file
 from xreal_synth.types import Film, Mask
-from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
+from xreal_synth.vocab import ORGANS
 
 PSPNET: Final = "pspnet"
-PSPNET_FILE: Final = "pspnet_chestxray_best_model_4.pth"
-PSPNET_SIDE: Final = 512
-PSPNET_TARGETS: Final = {"Left Lung": LEFT_LUNG, "Right Lung": RIGHT_LUNG, "Heart": HEART, "Aorta": AORTA}
 CRUMBS: Final = (0.03, 0.001)
 """Pieces apart from an organ's largest are crumbs up to this share of the organ, or of the film."""
 
@@ -72,44 +68,28 @@ class BundleSegmenter:
 
 
 class PspnetSegmenter:
-    """TorchXRayVision's PSPNet (ChestX-Det), from a weights file on this machine; never fetched.
-
-    Its targets overlap: heart is painted over lungs, aorta over heart, as in the project's masks.
-    """
+    """TorchXRayVision's PSPNet (ChestX-Det), from a weights file on this machine; never fetched."""
 
     def __init__(self, folder: Path | None = None, device: str = "cpu") -> None:
         import torchxrayvision as xrv
 
         place = folder or Path(xrv.utils.get_cache_dir())
         file = place.expanduser() / PSPNET_FILE
-        if not file.is_file():
-            raise TrainingError(
-                found=f"no {file}",
-                wanted="the weights of torchxrayvision's PSPNet on this machine; they are never fetched",
-                mend=f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini",
-            )
         try:
-            network = xrv.baseline_models.chestx_det.PSPNet(cache_dir=str(file.parent))
-        except Exception as error:  # torch and torchxrayvision raise many kinds for a file that is not theirs
+            self._network = Pspnet(file, device)
+        except BundleError as error:
             raise TrainingError(
-                found=f"{file}: {error}",
-                wanted="torchxrayvision's PSPNet weights",
-                mend="fetch the file again",
+                found=error.found,
+                wanted=error.wanted,
+                mend=f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini",
             ) from error
-        self._network: nn.Module = network.eval().to(device)
-        self._targets = [network.targets.index(name) for name in PSPNET_TARGETS]
         self._device = device
         self.name = f"torchxrayvision PSPNet {sha256_file(file)[:12]}"
 
     @torch.inference_mode()
     def draw(self, films: list[Film]) -> list[Drawn]:
         x_B1SS = torch.from_numpy(np.stack(films))[:, None].to(self._device).float() / 255
-        side = x_B1SS.shape[-1]
-        larger = functional.interpolate(
-            x_B1SS, size=(PSPNET_SIDE, PSPNET_SIDE), mode="bilinear", antialias=True
-        )
-        logits: Tensor = self._network(larger.clamp(0, 1) * 2048 - 1024)[:, self._targets].float()
-        chances = functional.interpolate(logits.sigmoid(), size=(side, side), mode="bilinear").cpu().numpy()
+        chances = self._network.chances(x_B1SS).cpu().numpy()
         return [self._painted(each) for each in chances]
 
     @staticmethod

@@ -1,0 +1,195 @@
+"""The gate in the worker: redraws, drops, order, accounting; verdicts of the real pixel check on phantom films."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xreal_synth.engine.attempts import Waves, next_attempt, plan_group
+from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.ledger import read_ledger
+from xreal_synth.engine.resources import Resources, actor_shape
+from xreal_synth.engine.setup import Run, claim
+from xreal_synth.engine.worker import environment, make_group, replay, run_shard
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.head import read_head
+from xreal_synth.shards.names import record_key
+from xreal_synth.shards.tar import read_tar
+from xreal_synth.shards.verify import verify
+from xreal_synth.storage import LocalStore
+from xreal_synth.types import Rejected, ShardRecord
+
+LIMITS = {
+    "pixels": {"action": "reject", "range": 60, "blank": 0.4, "saturated": 0.9, "blur": 0.99},
+    "seam": {"action": "off"},
+    "change": {"action": "warn", "inside": 1e-9 + 200},
+}
+GATED = {"quality__profile": "standard", "quality__checks": json.dumps(LIMITS), "quality__max_attempts": 2}
+BLANK = frozenset({(1, 0), (4, 0), (4, 1), (4, 2), *((7, attempt) for attempt in range(4)), (8, 0)})
+"""Group 1 passes at its second try, 4 at its fourth (an anatomy of its own), 7 never."""
+
+
+@pytest.fixture(scope="module")
+def run(open_fault_run: Callable[..., Run]) -> Run:
+    return open_fault_run(**GATED, output__shard_samples=6)
+
+
+def backend(run: Run, micro_batch: int = 3, blank: frozenset[tuple[int, int]] = BLANK):
+    shape = actor_shape(run.recipe.compute, Resources(1, 0), recorded=micro_batch)
+    return Phantom(blank=blank).open(run, shape)
+
+
+def make(run: Run, folder: Path, **how) -> tuple[LocalStore, list[ShardRecord]]:
+    store, phantoms = LocalStore(folder), backend(run, **how)
+    claim(run, store, environment(phantoms))
+    shards = [run.plan.shard(k) for k in range(run.plan.shard_count)]
+    return store, [run_shard(run, phantoms, shard, store) for shard in shards]
+
+
+@pytest.fixture(scope="module")
+def made(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore, list[ShardRecord]]:
+    store, records = make(run, tmp_path_factory.mktemp("gated"))
+    finish(store, read_head(store))
+    return store, records
+
+
+def films(store: LocalStore) -> list:
+    assert store.local_path is not None
+    return [s for tar in sorted((store.local_path / "shards").iterdir()) for s in read_tar(tar)]
+
+
+def test_refused_groups_come_again_then_are_dropped(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
+    store, records = made
+    attempts = {sample.meta.group: sample.meta.attempt for sample in films(store)}
+    assert attempts == {0: 0, 1: 1, 2: 0, 3: 0, 4: 3, 5: 0, 6: 0, 8: 1, 9: 0, 10: 0, 11: 0}
+    assert [sample.meta.group for sample in films(store)] == sorted(s.meta.group for s in films(store))
+    assert [(record.rejected, record.dropped) for record in records] == [(4, 0), (5, 1)]
+    rejected = pq.read_table(store.local_path / "rejected.parquet").to_pylist()
+    assert [(row["group"], row["attempt"], row["dropped"]) for row in rejected] == [
+        (1, 0, False), (4, 0, False), (4, 1, False), (4, 2, False),
+        (7, 0, False), (7, 1, False), (7, 2, False), (7, 3, True), (8, 0, False),
+    ]  # fmt: skip
+    assert {row["check"] for row in rejected} == {"pixels.range"}
+    assert {row["quality.pixels.range"] for row in rejected} == {0.0}
+    assert all("percentile 0, at least 60" in row["reason"] for row in rejected)
+    assert verify(store).problems == ()
+
+
+def test_a_new_anatomy_comes_with_new_noise_only_after_max_attempts(run: Run):
+    specs = [run.plan.sample(4, attempt) for attempt in range(4)]
+    assert (specs[0].anatomy == specs[1].anatomy).all()
+    assert not (specs[1].anatomy == specs[2].anatomy).all()
+    assert not (specs[2].anatomy == specs[3].anatomy).all()
+    assert len({spec.row for spec in specs}) == 1
+
+
+def test_the_row_stays_so_that_proportions_do(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
+    rows = Counter({sample.meta.group: sample.meta.row for sample in films(made[0])}.values())
+    planned = Counter(run.plan.row(index) for index in range(12) if index != 7)
+    assert rows == planned
+
+
+def test_what_the_gate_did_is_counted(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
+    store, records = made
+    gates = [record.gate for record in records]
+    assert all(gates)
+    asked = {g: "Pneumonia" if run.plan.row(g) else "No Finding" for g in range(12)}
+    tried = Counter(asked[g] for g in range(12) if g != 7) + Counter(asked[g] for g, _ in BLANK)
+    accepted = Counter(asked[g] for g in range(12) if g != 7)
+    assert sum((Counter(gate.tried) for gate in gates if gate), Counter()) == tried
+    assert sum((Counter(gate.accepted) for gate in gates if gate), Counter()) == accepted
+    assert sum((Counter(gate.reasons) for gate in gates if gate), Counter()) == {"pixels.range": len(BLANK)}
+    painted = [sample for sample in films(store) if sample.meta.findings]
+    flags = sum((Counter(gate.flags) for gate in gates if gate), Counter())
+    assert flags == {"change.inside": len(painted)}, "no film beyond a limit is delivered unflagged"
+    assert all(sample.meta.quality.flags == ("change.inside",) for sample in painted)
+
+
+def test_bytes_do_not_depend_on_what_is_judged_beside(run: Run, made, tmp_path: Path, tar_hashes):
+    other, _ = make(run, tmp_path, micro_batch=1)
+    assert tar_hashes(other.local_path) == tar_hashes(made[0].local_path)
+
+
+def test_a_replayed_film_has_its_attempt_and_verdict(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
+    stored = next(sample for sample in films(made[0]) if sample.meta.attempt == 3)
+    again = replay(run, backend(run), stored.meta.key, stored.meta.attempt)
+    assert again.meta == stored.meta
+    assert (again.film == stored.film).all()
+    assert make_group(run, backend(run), 7) == ()
+    assert make_group(run, backend(run), 1)[0].meta.attempt == 1
+
+
+def test_a_gated_tar_without_record_is_made_again(run: Run, made, tmp_path: Path, tar_hashes):
+    store, _ = make(run, tmp_path)
+    store.delete(record_key("fault-000000"))
+    events: list[object] = []
+    ledger = read_ledger(run, store, {}, events.append)
+    assert ledger.todo == (0,)
+    assert "verdicts" in events[0].reason
+    run_shard(run, backend(run), run.plan.shard(0), store)
+    assert tar_hashes(tmp_path) == tar_hashes(made[0].local_path)
+
+
+def test_the_gate_counts_in_the_digest(open_fault_run: Callable[..., Run], run: Run):
+    other = open_fault_run(**{**GATED, "quality__max_attempts": 3}, output__shard_samples=6)
+    assert len({run.digest, other.digest, open_fault_run(output__shard_samples=6).digest}) == 3
+
+
+@given(st.integers(1, 5), st.data())
+@settings(max_examples=60, deadline=None)
+def test_attempts_rise_and_end(most: int, data: st.DataObject):
+    tried, attempt, epochs = [], next_attempt(most, None), []
+    while attempt is not None:
+        tried.append(attempt)
+        epoch = 0 if attempt < most else attempt
+        placed = data.draw(st.booleans()) if epoch not in dict(epochs) else dict(epochs)[epoch]
+        epochs.append((epoch, placed))
+        attempt = next_attempt(most, attempt, placed=placed)
+    assert tried == sorted(set(tried))
+    assert tried[0] == 0
+    assert tried[-1] == 2 * most - 1
+    misses = [epoch for epoch, placed in epochs if not placed]
+    assert len(misses) == len(set(misses)), "boxes that had no place are not tried with other noise"
+    if epochs[0][1]:
+        assert tried == list(range(2 * most)), "new noise first, then new anatomies, none left out"
+
+
+@given(st.sets(st.tuples(st.integers(0, 11), st.integers(0, 3)), max_size=20), st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_waves_decide_every_group_once_in_bounded_steps(run_for_waves: Run, refused: set, size: int):
+    shard = run_for_waves.plan.shard(0)
+    ahead, decided, made = 2 * size, [], Counter()
+    with ThreadPoolExecutor(1) as planner:
+        waves = Waves(run_for_waves, shard, size, ahead, planner)
+        while wave := waves.next():
+            assert len(wave) <= size
+            for spec in wave:
+                assert waves.frontier is not None
+                assert spec.index < waves.frontier + ahead
+                made[spec.index, spec.attempt] += 1
+                if (spec.index, spec.attempt) in refused:
+                    waves.refuse(
+                        spec, Rejected(spec.index, spec.attempt, spec.row, "no", False, "pixels.range")
+                    )
+                else:
+                    decided.append(spec.index)
+                    waves.accept(spec)
+    assert max(made.values()) == 1
+    dropped = [reject.group for reject in waves.rejected if reject.dropped]
+    assert sorted(decided + dropped) == list(range(shard.start, shard.stop))
+    for index in decided:
+        first = next(attempt for attempt in range(4) if (index, attempt) not in refused)
+        assert plan_group(run_for_waves, index, first - 1 if first else None)[0].attempt == first
+
+
+@pytest.fixture(scope="module")
+def run_for_waves(open_fault_run: Callable[..., Run]) -> Run:
+    return open_fault_run(**GATED, output__shard_samples=12)

@@ -1,0 +1,76 @@
+"""The copy check: its index file, a copied training film, and the command that makes the index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from xreal_synth.cli.main import app
+from xreal_synth.errors import BundleError
+from xreal_synth.quality.checks import JudgedFilm
+from xreal_synth.quality.copies import build_index, index_threshold, read_index, write_index
+from xreal_synth.quality.gate import Gate
+from xreal_synth.types import CheckSettings, QualitySettings
+
+
+def blobs(seed: int, size: int = 96) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (6, 6)).astype(np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("copies") / "index.safetensors"
+    films = ((f"{seed}.png", str(seed // 2), blobs(seed)) for seed in range(1100))
+    path.write_bytes(write_index(build_index(films)))
+    return path
+
+
+def test_a_copied_training_film_is_refused_and_another_is_not(index: Path) -> None:
+    settings = CheckSettings("copies", "reject", {"distance": index_threshold(index)}, str(index))
+    gate = Gate(QualitySettings("standard", 3, (settings,)))
+    copied = blobs(1050, 128).astype(int) + np.random.default_rng(0).integers(-6, 7, (128, 128))
+    copy, other = gate.judge(
+        [JudgedFilm("a", copied.clip(0, 255).astype(np.uint8)), JudgedFilm("b", blobs(5000))]
+    )
+    assert copy.refused == ("copies.distance",)
+    assert "nearest training film" in copy.reasons[0]
+    assert other.accepted
+
+
+def test_the_index_finds_the_film_itself_and_keeps_its_names(index: Path) -> None:
+    read = read_index(index)
+    apart, which = read.nearest(blobs(700))
+    assert read.names[which] == "700.png"
+    assert apart < 0.5 < read.threshold
+    leaving = np.zeros(len(read.names), bool)
+    leaving[700] = True
+    assert read.nearest(blobs(700), leaving)[0] >= read.threshold
+
+
+def test_films_of_one_patient_alone_give_no_threshold() -> None:
+    assert build_index((str(seed), "one", blobs(seed)) for seed in range(3)).threshold == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors at all", None])
+def test_another_file_is_no_index(tmp_path: Path, content: bytes | None) -> None:
+    from safetensors.numpy import save
+
+    path = tmp_path / "x"
+    path.write_bytes(save({"a": np.zeros(3, np.float32)}) if content is None else content)
+    with pytest.raises(BundleError, match="quality index"):
+        read_index(path)
+
+
+def test_the_command_makes_an_index(film_folder: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "index.safetensors"
+    told = CliRunner().invoke(app, ["quality", "index", "--data", str(film_folder()), str(out)])
+    assert told.exit_code == 0, told.output
+    assert "3 films" in told.output
+    assert read_index(out).names == ("a.png", "b.png", "c.png")

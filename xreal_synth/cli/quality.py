@@ -1,0 +1,81 @@
+"""`xreal-synth quality index`: what the gate's copy check looks films up in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import track
+
+from xreal_synth.cli.options import console, examples, notes
+
+if TYPE_CHECKING:
+    from xreal_synth.anatomy.manifest import FilmRow
+    from xreal_synth.storage import Store
+    from xreal_synth.types import Film
+
+app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth quality index --data films/ training-films.safetensors",
+        "xreal-synth generate mine.yaml --set quality.checks.copies.index=training-films.safetensors",
+    )
+)
+def index(
+    out: Annotated[Path, typer.Argument(help="The index to write, a safetensors file.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False),
+    ],
+    split: Annotated[
+        str | None, typer.Option(help="Only films of this split.", show_default="train")
+    ] = "train",
+) -> None:
+    """Makes the index of training films for quality.checks.copies: a thumbnail of each, and how near films of
+    different patients come to one another. It shows what the films show, so it is as private as they are."""
+    from xreal_synth.anatomy.manifest import read_manifest
+    from xreal_synth.errors import TrainingError
+    from xreal_synth.quality.copies import build_index, write_index
+    from xreal_synth.storage import LocalStore, open_store
+
+    store = open_store(data)
+    rows = read_manifest(store, ("image", "patient_id"), None if split is None else (split,)).rows
+    made = build_index(_films(store, rows)) if rows else None
+    if made is None or not made.names:
+        raise TrainingError(
+            where=data,
+            found=f"no usable film of split {split!r}",
+            wanted="films of that split in the manifest",
+            mend="name another split with --split",
+        )
+    LocalStore(out.parent).replace(out.name, write_index(made))
+    console.print(
+        f"{len(made.names):,} films in {out}; films nearer than {made.threshold:.2f} grey levels (RMS) to one of them "
+        "are called copies",
+        markup=False,
+    )
+
+
+def _films(store: Store, rows: tuple[FilmRow, ...]) -> Iterator[tuple[str, str, Film]]:
+    """(name, patient, film) of the rows; those that cannot be read are named and left out."""
+    from xreal_synth.anatomy.film_files import FilmFiles, check_contrast, decode_film
+    from xreal_synth.anatomy.manifest import BadFilm
+
+    files = FilmFiles(store)
+    for row in track(rows, "reading films", console=console):
+        try:
+            film = decode_film(files.read(row.shard, row.image))
+            check_contrast(film)
+        except BadFilm as bad:
+            notes.print(f"{row.image}: left out: {bad.reason}", markup=False)
+            continue
+        yield row.image, row.patient, film

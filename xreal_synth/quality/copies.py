@@ -1,0 +1,160 @@
+"""Is the film a copy of a training film? The distance to the nearest film of an index.
+
+An index is a safetensors file of thumbnails, made once by `xreal-synth quality index`. It says how near films of
+different patients come to one another; what is nearer than nearly all of those is called a copy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.errors import BundleError
+from xreal_synth.quality.checks import JudgedFilm, Seen, bounds_of
+from xreal_synth.quality.nearest import PERCENTILE, THUMB, thumbnail
+from xreal_synth.types import Film
+
+NAME: Final = "copies"
+FORMAT: Final = "xreal-synth copy index 1"
+_ROWS: Final = 1024
+WORDS: Final = {"distance": (True, "grey levels (RMS) to the nearest training film")}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CopyIndex:
+    """Thumbnails uint8 [M, THUMB * THUMB] of films and their names; `threshold` in grey levels."""
+
+    names: tuple[str, ...]
+    thumbs: npt.NDArray[np.uint8]
+    threshold: float
+
+    def nearest(self, film: Film, leaving_out: npt.NDArray[np.bool_] | None = None) -> tuple[float, int]:
+        """Distance in grey levels (RMS) to the nearest film, and which it is; `leaving_out` bool [M]."""
+        wanted = thumbnail(film)
+        best, which = np.inf, -1
+        for start in range(0, len(self.thumbs), _ROWS):
+            rows = self.thumbs[start : start + _ROWS].astype(np.float32)
+            rows -= rows.mean(axis=1, keepdims=True)
+            apart = ((rows - wanted) ** 2).sum(axis=1)
+            if leaving_out is not None:
+                apart[leaving_out[start : start + _ROWS]] = np.inf
+            at = int(apart.argmin())
+            if apart[at] < best:
+                best, which = float(apart[at]), start + at
+        return float(np.sqrt(best) / THUMB), which
+
+
+class CopyCheck:
+    """Of every film that is delivered. Needs an index."""
+
+    name = NAME
+
+    def __init__(self, bounds: Mapping[str, float], index: CopyIndex) -> None:
+        self.bounds = bounds_of(bounds, WORDS)
+        self._index = index
+
+    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
+        return {"distance": self._index.nearest(film.film)[0]}
+
+
+def build_index(films: Iterable[tuple[str, str, Film]]) -> CopyIndex:
+    """An index of (name, patient, film); the threshold is 0 where all films are one patient's."""
+    names, patients, thumbs = [], [], []
+    for name, patient, film in films:
+        names.append(name)
+        patients.append(patient)
+        thumbs.append(_small(film))
+    if not names:
+        return CopyIndex((), np.zeros((0, THUMB * THUMB), np.uint8), 0.0)
+    index = CopyIndex(tuple(names), np.stack(thumbs), 0.0)
+    return CopyIndex(index.names, index.thumbs, _threshold(index, np.asarray(patients)))
+
+
+def write_index(index: CopyIndex) -> bytes:
+    """The index as a safetensors file's bytes."""
+    from safetensors.numpy import save
+
+    told = {"format": FORMAT, "threshold": repr(index.threshold), "names": json.dumps(index.names)}
+    return save({"thumbs": index.thumbs}, told)
+
+
+def index_threshold(path: Path) -> float:
+    """The threshold in an index's header; raises BundleError if it is no index."""
+    return _threshold_of(_metadata(path), path)
+
+
+def read_index(path: Path) -> CopyIndex:
+    """The whole index; raises BundleError if it is none."""
+    from safetensors.numpy import load_file
+
+    told = _metadata(path)
+    thumbs = load_file(path).get("thumbs")
+    names = _names(told, path)
+    if thumbs is None or thumbs.dtype != np.uint8 or thumbs.shape != (len(names), THUMB * THUMB):
+        raise _no_index(path, "thumbnails that do not go with its names")
+    return CopyIndex(tuple(names), thumbs, _threshold_of(told, path))
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        opened: Any = safe_open(path, framework="numpy")
+        with opened as file:
+            told: dict[str, str] = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise _no_index(path, f"cannot be read: {error}") from error
+    if told.get("format") != FORMAT:
+        raise _no_index(path, f"format {told.get('format')!r}")
+    return told
+
+
+def _threshold_of(told: Mapping[str, str], path: Path) -> float:
+    try:
+        value = float(told["threshold"])
+    except (KeyError, ValueError) as error:
+        raise _no_index(path, "no threshold") from error
+    if not 0 <= value < np.inf:
+        raise _no_index(path, f"a threshold of {value}")
+    return value
+
+
+def _names(told: Mapping[str, str], path: Path) -> Sequence[str]:
+    try:
+        names = json.loads(told["names"])
+    except (KeyError, ValueError) as error:
+        raise _no_index(path, "no names") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise _no_index(path, "names that are none")
+    return names
+
+
+def _no_index(path: Path, found: str) -> BundleError:
+    return BundleError(
+        where=str(path),
+        found=found,
+        wanted=f"an index of training films ({FORMAT})",
+        mend="make one: xreal-synth quality index --data FILMS OUT.safetensors",
+    )
+
+
+def _small(film: Film) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(film).resize((THUMB, THUMB), Image.Resampling.BOX)).ravel()
+
+
+def _threshold(index: CopyIndex, patients: npt.NDArray[np.str_]) -> float:
+    """PERCENTILE of the distances between each film and the nearest of another patient."""
+    apart = []
+    for at, thumb in enumerate(index.thumbs):
+        if (patients != patients[at]).any():
+            film = thumb.reshape(THUMB, THUMB)
+            apart.append(index.nearest(film, patients == patients[at])[0])
+    return float(np.percentile(apart, PERCENTILE)) if apart else 0.0

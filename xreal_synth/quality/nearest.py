@@ -1,0 +1,23 @@
+"""Thumbnails of films and the nearest of many: what copies are found by, in the gate and in the evaluation."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from xreal_synth.types import Film
+
+THUMB: Final = 64
+PERCENTILE: Final = 0.1
+"""Of the distances between training films and their nearest neighbour of another patient: below it is a copy."""
+
+Vectors = npt.NDArray[np.float32]
+
+
+def thumbnail(film: Film) -> Vectors:
+    """A film as 64x64 grey levels without their mean [4096]; distances between two are per-pixel RMS * 64."""
+    small = np.asarray(Image.fromarray(film).resize((THUMB, THUMB), Image.Resampling.BOX), np.float32).ravel()
+    return np.asarray(small - small.mean())

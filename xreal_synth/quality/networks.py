@@ -1,0 +1,94 @@
+"""The networks behind the gate: a bundle's own segmenter and classifier, or TorchXRayVision's PSPNet from a file.
+
+Films go through in batches of one fixed size, the last padded with copies, so that what a network says of a film
+does not depend on the films beside it. Arithmetic is float32 throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xreal_synth.models.describe import BundleInfo
+from xreal_synth.models.load import load_network
+from xreal_synth.models.pspnet import Pspnet
+from xreal_synth.quality.gate import Classifier, GateNetworks, Segmenter
+from xreal_synth.types import Film, Mask, QualitySettings
+
+BATCH: Final = 4
+
+
+class BundleSegmenter:
+    """The bundle's `segmenter/`."""
+
+    def __init__(self, info: BundleInfo, device: torch.device | str) -> None:
+        self._network = load_network(info, "segmenter").eval().to(device)
+        self._device = device
+
+    def codes(self, films: Sequence[Film]) -> list[Mask]:
+        return [np.asarray(one) for one in _batched(films, self._codes, self._device)]
+
+    def _codes(self, films_B1HW: Tensor) -> Tensor:
+        codes: Tensor = self._network(films_B1HW).argmax(dim=1).to(torch.uint8)
+        return codes
+
+
+class PspnetSegmenter:
+    """TorchXRayVision's PSPNet; heart over lungs, aorta over heart. Raises BundleError for a file that is not it."""
+
+    def __init__(self, file: Path, device: torch.device | str) -> None:
+        self._network = Pspnet(file, device)
+        self._device = device
+
+    def codes(self, films: Sequence[Film]) -> list[Mask]:
+        return [np.asarray(one) for one in _batched(films, self._network.codes, self._device)]
+
+
+class BundleClassifier:
+    """The bundle's `classifier/`."""
+
+    def __init__(self, info: BundleInfo, device: torch.device | str) -> None:
+        network: Any = load_network(info, "classifier").eval().to(device)
+        self._network = network
+        self._findings = tuple(network.config["findings"])
+        self._device = device
+
+    def logits(self, films: Sequence[Film]) -> list[Mapping[str, float]]:
+        rows = _batched(films, self._network, self._device)
+        return [dict(zip(self._findings, map(float, row), strict=True)) for row in rows]
+
+
+def open_networks(
+    settings: QualitySettings, info: BundleInfo, device: torch.device | str = "cpu"
+) -> GateNetworks:
+    """The networks that the recipe's checks need, and no others; raises BundleError."""
+    checks = {check.name: check for check in settings.checks}
+    segmenter: Segmenter | None = None
+    if (organs := checks.get("organs")) is not None:
+        segmenter = (
+            BundleSegmenter(info, device)
+            if organs.file is None
+            else PspnetSegmenter(Path(organs.file), device)
+        )
+    classifier: Classifier | None = None
+    if "finding" in checks or settings.negative_below is not None:
+        classifier = BundleClassifier(info, device)
+    return GateNetworks(segmenter, classifier)
+
+
+@torch.inference_mode()
+def _batched(
+    films: Sequence[Film], run: Callable[[Tensor], Tensor], device: torch.device | str
+) -> list[np.ndarray[Any, Any]]:
+    found: list[np.ndarray[Any, Any]] = []
+    for start in range(0, len(films), BATCH):
+        part = list(films[start : start + BATCH])
+        padded = np.stack(part + [part[-1]] * (BATCH - len(part)))
+        x_B1HW = torch.from_numpy(padded.astype(np.float32) / 255.0)[:, None].to(device)
+        found += list(run(x_B1HW).cpu().numpy()[: len(part)])
+    return found

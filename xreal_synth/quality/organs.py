@@ -1,0 +1,64 @@
+"""Does the film show the anatomy that was asked for? Dice per organ, a segmenter's mask against the requested one.
+
+An organ is judged where the film was not painted on. A lung or heart of which more than half was painted on is
+judged on the whole film instead, by a bound of its own (`covered`): findings may hide an organ's border, but not
+replace it. An aorta so covered is not judged. Of an edited real film only what the finding covers is judged: the
+rest is the film's own. Left and right are different organs, so swapped lungs agree with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from xreal_synth.quality.checks import JudgedFilm, Region, Seen, bounds_of
+from xreal_synth.types import Mask
+from xreal_synth.vocab import AORTA, ORGANS
+
+NAME: Final = "organs"
+COVERED: Final = "covered"
+LEAST_SEEN: Final = 0.5
+"""Share of an organ that must not be painted on for it to be judged by the rest."""
+WORDS: Final = {
+    **{organ: (True, f"Dice of the {organ.replace('_', ' ')} with the requested mask") for organ in ORGANS},
+    COVERED: (True, "least Dice of the lungs and heart that the finding covers"),
+}
+
+
+class OrgansCheck:
+    """Needs a segmenter."""
+
+    name = NAME
+
+    def __init__(self, bounds: Mapping[str, float]) -> None:
+        self.bounds = bounds_of(bounds, WORDS)
+
+    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
+        if film.anatomy is None or seen.codes is None:
+            return {}
+        found = organ_scores(film.anatomy, seen.codes, film.region)
+        return {name: value for name, value in found.items() if name == COVERED} if film.real else found
+
+
+def organ_scores(wanted: Mask, shown: Mask, painted: Region | None) -> dict[str, float]:
+    """Dice by organ of the mask, and `covered` where the painted region takes more than half of one."""
+    free = np.ones(wanted.shape, bool) if painted is None else ~painted
+    found: dict[str, float] = {}
+    covered: list[float] = []
+    for organ, code in ORGANS.items():
+        here, there = wanted == code, shown == code
+        if not here.any():
+            continue
+        if np.count_nonzero(here & free) >= LEAST_SEEN * np.count_nonzero(here):
+            found[organ] = dice(here & free, there & free)
+        elif code != AORTA:
+            covered.append(dice(here, there))
+    return found | ({COVERED: min(covered)} if covered else {})
+
+
+def dice(a: Region, b: Region) -> float:
+    """2 |a and b| / (|a| + |b|) of bool [H, W]; 1 where both are empty."""
+    both = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / both if both else 1.0
