@@ -225,7 +225,7 @@ def digested_quality(settings: QualitySettings) -> dict[str, object]:
     told["checks"] = {
         name: {"action": "off"}
         if (check := running.get(name)) is None
-        else {"action": check.action, **check.bounds, "content": check.sha256}
+        else {"action": check.action, **check.bounds, **({"content": check.sha256} if check.sha256 else {})}
         for name in STANDARD
     }
     return told
