@@ -1,4 +1,4 @@
-"""Where anatomies come from: a bundle's mask bank, or a folder of masks.
+"""Where anatomies come from: a bundle's mask bank, or masks in a folder or in tars.
 
 A draw is a mask of the source, changed by `augment` and validated. A change that spoils the mask is drawn
 again from the same stream, so that a draw is a function of its stream alone.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from xreal_synth.anatomy.augment import Augment, augment
-from xreal_synth.anatomy.codes import read_mask, resize_mask
+from xreal_synth.anatomy.codes import resize_mask
+from xreal_synth.anatomy.mask_files import mask_files
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.cache import fetch, kept
@@ -28,8 +28,6 @@ MAX_DRAWS = 25
 
 CHECK_AT_OPEN = 4096
 """Masks of a folder that are read and validated when it is opened; those beyond when they are drawn."""
-
-_CACHE = 256
 
 
 class AnatomySource(Protocol):
@@ -60,7 +58,7 @@ class BankSource:
 
 
 class FolderSource:
-    """The organ masks `*.png` of a folder, each drawn with the same chance; ids are file names.
+    """The organ masks of a folder or of tars (mask_files.py), each drawn with the same chance; ids are names.
 
     Raises AnatomyError naming the file if a mask cannot be read, is not square, holds a foreign code or is
     not a chest (swapped lungs, a lung missing): for the first CHECK_AT_OPEN files at once, so that nothing
@@ -69,11 +67,11 @@ class FolderSource:
 
     source_name = "masks"
 
-    def __init__(self, path: Path, settings: Augment | None = None) -> None:
-        self._files = _mask_files(path)
+    def __init__(self, path: Path, settings: Augment | None = None, suffix: str = ".png") -> None:
+        self._files = mask_files(path, suffix)
         self._settings = settings or Augment()
         for file in self._files[:CHECK_AT_OPEN]:
-            _load(file)
+            file.load()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -81,8 +79,7 @@ class FolderSource:
     def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
         def once() -> tuple[Mask, str]:
             file = self._files[int(rng.integers(len(self._files)))]
-            mask = resize_mask(_load(file), size)
-            return mask, file.name
+            return resize_mask(file.load(), size), file.id
 
         return _draw_valid(once, rng, self._settings, "a mask of the folder")
 
@@ -131,36 +128,3 @@ def mask_folder(place: str) -> Path:
 
 def _taken(key: str, path: Path) -> None:
     """Masks are checked when they are opened."""
-
-
-def _mask_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        raise AnatomyError(
-            where=str(path),
-            found="no such folder" if not path.exists() else "a file",
-            wanted="a folder of organ masks (*.png)",
-            mend="set anatomy.source.masks.path to the folder",
-        )
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png" and file.is_file())
-    if not files:
-        raise AnatomyError(
-            where=str(path), found="no PNG in the folder", wanted="one organ mask or more (*.png)"
-        )
-    return files
-
-
-def _load(file: Path) -> Mask:
-    try:
-        changed = file.stat().st_mtime_ns
-    except OSError:
-        changed = 0
-    return _load_version(file, changed)
-
-
-@lru_cache(maxsize=_CACHE)
-def _load_version(file: Path, changed: int) -> Mask:
-    """The validated mask of a file as it was at `changed`, read once."""
-    mask = read_mask(file)
-    validate_mask(mask, str(file))
-    mask.flags.writeable = False
-    return mask

@@ -172,7 +172,8 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
     settings = Augment(**recipe.anatomy.augment.model_dump())
     source = recipe.anatomy.source
     if isinstance(source, MasksSource):
-        return FolderSource(Path(source.masks.path).expanduser(), settings)
+        masks = source.masks
+        return FolderSource(Path(masks.path).expanduser(), settings, masks.suffix or ".png")
     return BankSource(bundle.part("anatomy_bank"), settings)
 
 

@@ -38,7 +38,15 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
 class MaskFolder(Part):
     """Organ masks as PNGs, 8-bit, pixel = organ code (1 left lung, 2 right lung, 3 heart, 4 aorta)."""
 
-    path: str = Field(min_length=1, description="Folder with the mask PNGs.")
+    path: str = Field(
+        min_length=1,
+        description="Folder with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars.",
+    )
+    suffix: str | None = Field(
+        default=None,
+        pattern=r"^\.[A-Za-z0-9._-]*png$",
+        description="Only files whose names end so, `.anatomy.png` for the shards of a dataset; left out, `.png`.",
+    )
 
 
 class MasksSource(Part):
@@ -76,7 +84,7 @@ class Anatomy(Part):
         Discriminator(_source_kind),
     ] = Field(
         default="bank",
-        description="`bank`: the bundle's own shape model; `masks: {path: FOLDER}`: organ masks; or "
+        description="`bank`: the bundle's own shape model; `masks: {path: FOLDER or TAR}`: organ masks; or "
         "`images: {path: FOLDER}`: real films, which are edited.",
     )
     augment: Augment = Field(default_factory=Augment)

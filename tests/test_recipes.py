@@ -1,0 +1,60 @@
+"""Every recipe in recipes/ plans, and makes its first group with its own bundle, in few steps."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xreal_synth.engine.backend import TorchBackend
+from xreal_synth.engine.setup import open_run
+from xreal_synth.engine.worker import make_group
+from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.plan.probe import probe
+from xreal_synth.recipe.load import load_recipe
+from xreal_synth.shards.agree import group_problems, sample_problems
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
+ON_THE_USERS_FILES = {"evaluation.yaml": ["anatomy.source.masks.path=recipes/own-masks.tar"]}
+"""What stands here in the place of files that a user has."""
+
+
+@cache
+def loaded(bundle: str, control: str) -> LoadedBundle:
+    from xreal_synth.models.describe import describe
+
+    return load_bundle(describe(bundle), control=control)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_plans_and_makes_its_first_group(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run = open_run(
+        load_recipe(Path("recipes") / name, overrides=["sampling.steps=3", *ON_THE_USERS_FILES.get(name, ())])
+    )
+    report = probe(run.plan, 32)
+    report.require_placeable(name)
+    assert min(row.placeable for row in report.rows) > 0.7
+    backend = TorchBackend(run, loaded(run.bundle.name, run.sampling.control), "cpu", "fp32", 1)
+    index = next(
+        index for index in range(run.recipe.samples) if run.recipe.findings[run.plan.row(index)].paints
+    )
+    made = make_group(run, backend, index)
+    told = [sample.meta.member for sample in made]
+    assert told == [member.name for member in run.plan.sample(index, made[0].meta.attempt).members]
+    assert not group_problems(made)
+    head = run.head({})
+    assert not [text for sample in made for text in sample_problems(sample, head)]
+    for sample in made:
+        assert sample.film.shape == (run.film_size, run.film_size)
+        assert np.ptp(sample.film) > 40
+        assert sample.change.any() == (sample.meta.member != "h")
+
+
+def test_the_recipes_are_those_that_are_known() -> None:
+    """So that one that is taken away or added is looked at."""
+    assert {"smoke.yaml", "quickstart.yaml", "pneumonia-balance.yaml", "multi-finding.yaml"} <= set(RECIPES)
+    assert {"counterfactual-pairs.yaml", "own-masks.yaml"} <= set(RECIPES)

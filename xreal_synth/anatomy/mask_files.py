@@ -1,0 +1,210 @@
+"""Organ masks in a folder, or in tars: listed by name, read one at a time, never unpacked to a disk.
+
+A tar may come from anywhere. Its members' names are checked, links and devices are refused, sizes are limited;
+a plain tar is read where its masks lie, a compressed one is held in memory as far as MAX_PACKED.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from xreal_synth.anatomy.codes import decode_mask, read_mask
+from xreal_synth.anatomy.validate import validate_mask
+from xreal_synth.errors import AnatomyError
+from xreal_synth.types import Mask
+
+PLAIN: Final = ".tar"
+PACKED: Final = (".tar.gz", ".tgz")
+MAX_MASK: Final = 16 << 20
+"""Bytes of one mask's file in a tar."""
+MAX_PACKED: Final = 512 << 20
+"""Bytes of a compressed tar, unpacked: all of it has to be read, and its masks are held in memory."""
+MAX_MEMBERS: Final = 1_000_000
+
+_CACHE: Final = 256
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A mask's name, as films tell it, and how to load it, validated; raises AnatomyError."""
+
+    id: str
+    load: Callable[[], Mask]
+
+
+def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
+    """The masks at a path, by name: the files of a folder that end in `suffix`, those in a tar, or those in the
+    tars of a folder without such files.
+
+    Raises AnatomyError where there are none, and for a tar that is no plain collection of files.
+    """
+    if path.is_file() and is_tar(path):
+        found = list(_packed(path, suffix, ""))
+    elif path.is_dir():
+        files = sorted(path.iterdir())
+        found = [
+            MaskFile(file.name, partial(_load, file))
+            for file in files
+            if file.name.lower().endswith(suffix.lower()) and file.is_file()
+        ] or [mask for tar in files if is_tar(tar) for mask in _packed(tar, suffix, f"{tar.name}/")]
+    else:
+        raise AnatomyError(
+            where=str(path), found="a file" if path.exists() else "no such folder",
+            wanted="a folder of organ masks (*.png), or a .tar, .tar.gz or .tgz of them",
+            mend="set anatomy.source.masks.path to it",
+        )  # fmt: skip
+    if not found:
+        raise AnatomyError(
+            where=str(path),
+            found="no PNG in the folder"
+            if suffix == ".png" and path.is_dir()
+            else f"no file that ends in {suffix}",
+            wanted=f"one organ mask or more (*{suffix})",
+        )
+    return sorted(found, key=lambda mask: mask.id)
+
+
+def is_tar(path: Path) -> bool:
+    return path.name.lower().endswith((PLAIN, *PACKED))
+
+
+def _load(file: Path) -> Mask:
+    try:
+        changed = file.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return _load_version(file, changed)
+
+
+@lru_cache(maxsize=_CACHE)
+def _load_version(file: Path, changed: int) -> Mask:
+    """The validated mask of a file as it was at `changed`, read once."""
+    return _usable(read_mask(file), str(file))
+
+
+def _usable(mask: Mask, where: str) -> Mask:
+    validate_mask(mask, where)
+    mask.flags.writeable = False
+    return mask
+
+
+def _packed(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
+    """The masks of a tar; `folder` comes before their names."""
+    read = _read_all if tar.name.lower().endswith(PACKED) else _index
+    try:
+        yield from read(tar, suffix, folder)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise AnatomyError(where=str(tar), found=f"cannot be read as a tar ({error})") from error
+
+
+def _index(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
+    """A plain tar: where each mask lies in it."""
+    stamp = _stamp(tar)
+    with tarfile.open(tar, mode="r:") as opened:
+        places = [(name, info.offset_data, info.size) for name, info in _masks(opened, tar, suffix)]
+    for name, offset, size in places:
+        yield MaskFile(folder + name, partial(_load_part, tar, stamp, name, offset, size))
+
+
+@lru_cache(maxsize=_CACHE)
+def _load_part(tar: Path, stamp: tuple[int, int], name: str, offset: int, size: int) -> Mask:
+    where = f"{tar}:{name}"
+    try:
+        if _stamp(tar) != stamp:
+            raise AnatomyError(
+                where=str(tar), found="the tar has changed since it was opened", mend="start the run again"
+            )
+        with tar.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except OSError as error:
+        raise AnatomyError(where=where, found=f"cannot be read ({error})") from error
+    return _usable(decode_mask(data, where), where)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _read_all(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
+    """A compressed tar, which cannot be read from the middle: the masks' files in memory."""
+    held = []
+    with tarfile.open(tar, mode="r|gz") as opened:
+        for name, info in _masks(opened, tar, suffix, most=MAX_PACKED):
+            file = opened.extractfile(info)
+            assert file is not None, "a plain file"
+            held.append((name, file.read()))
+    for name, data in held:
+        yield MaskFile(folder + name, _Held(data, f"{tar}:{name}"))
+
+
+class _Held:
+    """A mask's bytes; decoded each time, since all of them decoded would not fit."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self._data, self._where = data, where
+
+    def __call__(self) -> Mask:
+        return _usable(decode_mask(self._data, self._where), self._where)
+
+
+def _masks(
+    opened: tarfile.TarFile, tar: Path, suffix: str, most: int | None = None
+) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """(name, member) of each mask, every member checked; folders, hidden files and others are passed over.
+
+    `most` limits the bytes of the tar.
+    """
+    seen: set[str] = set()
+    count = 0
+    while (info := opened.next()) is not None:
+        opened.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
+        count += 1
+        problem = _problem(info) or ("more members than that" if count > MAX_MEMBERS else "")
+        if problem:
+            raise AnatomyError(
+                where=str(tar), found=f"member {info.name[:120]!r}: {problem}",
+                wanted=f"plain files with names below the tar's top, at most {MAX_MEMBERS:,}",
+                mend="make the tar anew from the masks' folder: tar cf masks.tar -C FOLDER .",
+            )  # fmt: skip
+        if most is not None and info.offset_data + info.size > most:
+            raise AnatomyError(
+                where=str(tar), found=f"more than {most >> 20} MiB in a compressed tar",
+                mend="unpack it to a plain .tar, which is read in place",
+            )  # fmt: skip
+        name = str(PurePosixPath(info.name))
+        if info.isdir() or not name.lower().endswith(suffix.lower()) or _hidden(name):
+            continue
+        if info.size > MAX_MASK or name in seen:
+            found = "stands twice" if name in seen else f"{info.size} bytes, at most {MAX_MASK} are read"
+            raise AnatomyError(where=f"{tar}:{name}", found=found, mend="make the tar anew")
+        seen.add(name)
+        yield name, info
+
+
+def _problem(info: tarfile.TarInfo) -> str:
+    """Why nothing of a tar with such a member is read; empty if nothing is wrong."""
+    path = PurePosixPath(info.name)
+    if not (info.isreg() or info.isdir()) or info.sparse is not None:
+        return "neither a plain file nor a folder"
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or _CONTROL.search(info.name)
+        or re.match("[A-Za-z]:", info.name)
+    ):
+        return "its name leads out of the tar"
+    return "" if len(info.name) <= 1024 else "its name is too long"
+
+
+def _hidden(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(".")
