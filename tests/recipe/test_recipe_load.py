@@ -40,7 +40,7 @@ def problems(text: str = GOOD, *overrides: str) -> dict[str, Problem]:
 
 
 def test_the_shipped_recipes_load_and_fit_the_json_schema() -> None:
-    assert {"pneumonia-balance", "quickstart", "smoke"} <= {path.stem for path in SHIPPED}
+    assert {"pneumonia-balance", "quickstart", "smoke", "multi-finding"} <= {path.stem for path in SHIPPED}
     for path in SHIPPED:
         loaded = load_recipe(path)
         assert loaded.recipe.name == path.stem
@@ -52,7 +52,8 @@ def test_the_json_schema_refuses_what_the_loader_refuses() -> None:
     validator = jsonschema.Draft202012Validator(json_schema())
     good = yaml.safe_load(GOOD)
     assert validator.is_valid(good)
-    for change in ({"samples": 0}, {"sampels": 1}, {"findings": []}, {"sampling": {"mode": "papre"}}):
+    for change in ({"samples": 0}, {"sampels": 1}, {"findings": []}, {"findings": [{"weight": 1}]},
+                   {"sampling": {"mode": "papre"}}):  # fmt: skip
         assert not validator.is_valid(good | change), change
     json.dumps(json_schema())
 
@@ -149,6 +150,7 @@ BAD = [
         "findings[1].variants=[{labels: [{name: Mass}]}]", "findings[1].variants",
         "`variants` together with `labels`", "one of them", "first of the variants",
     ),
+    ("anatomy.source={masks: {path: x, suffix: png}}", "anatomy.source.masks.suffix", "png", ".anatomy.png", ""),
     ("placement.overlap=never", "placement.overlap", "never", "allow", ""),
     ("pairs.variants=0", "pairs.variants", "0", "at least 1", ""),
     ("split={val: 0.7, test: 0.7}", "split", "1.4", "at most 1", "lower"),

@@ -57,7 +57,8 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
         ] or [mask for tar in files if is_tar(tar) for mask in _packed(tar, suffix, f"{tar.name}/")]
     else:
         raise AnatomyError(
-            where=str(path), found="a file" if path.exists() else "no such folder",
+            where=str(path),
+            found="a file" if path.exists() else "no such file" if is_tar(path) else "no such folder",
             wanted="a folder of organ masks (*.png), or a .tar, .tar.gz or .tgz of them",
             mend="set anatomy.source.masks.path to it",
         )  # fmt: skip

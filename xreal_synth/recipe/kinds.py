@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Final, Literal
 
@@ -126,6 +127,12 @@ def _box(value: object) -> object:
     return x0, y0, x1, y1
 
 
+def _png_suffix(value: object) -> object:
+    if value is None or (isinstance(value, str) and re.fullmatch(r"\.([A-Za-z0-9_-]+\.)*png", value)):
+        return value
+    raise problem(value, wanted="the end of the masks' names, from a dot on: .png or .anatomy.png")
+
+
 def finding_name(value: object) -> str:
     """The project's name of a finding; raises the error of a value that is none."""
     wanted = f"a finding this version knows: {', '.join(FINDINGS)}"
@@ -162,6 +169,7 @@ SizeRange = Annotated[
 ]
 HeartScale = Annotated[tuple[float, float], BeforeValidator(_range(0.5, 2.0, "factors from 0.5 to 2"))]
 Box = Annotated[tuple[float, float, float, float], BeforeValidator(_box)]
+PngSuffix = Annotated[str, BeforeValidator(_png_suffix)]
 FindingName = Annotated[
     str, BeforeValidator(finding_name), Field(json_schema_extra={"enum": [*FINDINGS, *ALIASES]})
 ]

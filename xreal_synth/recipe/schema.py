@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from xreal_synth.recipe.edits import Edit, ImagesSource
 from xreal_synth.recipe.kinds import (
@@ -20,6 +20,7 @@ from xreal_synth.recipe.kinds import (
     HeartScale,
     MicroBatch,
     Part,
+    PngSuffix,
     ShardSamples,
     SizeRange,
     actor_count,
@@ -42,9 +43,8 @@ class MaskFolder(Part):
         min_length=1,
         description="Folder with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars.",
     )
-    suffix: str | None = Field(
+    suffix: PngSuffix | None = Field(
         default=None,
-        pattern=r"^\.[A-Za-z0-9._-]*png$",
         description="Only files whose names end so, `.anatomy.png` for the shards of a dataset; left out, `.png`.",
     )
 
@@ -172,6 +172,10 @@ class Variant(Part):
 
 class FindingRow(Part):
     """A kind of film and its share of the dataset."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["labels"]}, {"required": ["variants"]}]}
+    )
 
     weight: float = Field(
         gt=0, le=1e300, description="Share of the groups, relative to the other rows' weights."
