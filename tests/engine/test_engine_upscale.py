@@ -36,7 +36,7 @@ bundle: BUNDLE
 findings:
   - {weight: 1, labels: []}
   - {weight: 1, labels: [{name: Pneumonia}, {name: Cardiomegaly}]}
-pairs: {twin: true, variants: 2}
+pairs: {twin: true, variants: 2, sham: 1.0}
 sampling: {steps: 4, upscale_steps: 3}
 quality: {profile: none}
 output: {uri: unset, shard_samples: 4, upscale: 128}
@@ -98,10 +98,12 @@ def test_variants_are_their_twin_outside_what_was_painted(open_large: Open) -> N
     for index in range(4):
         twin, *variants = make_group(run, backend, index)
         for variant in variants:
-            outside = variant.pathology == 0
+            sham = variant.meta.member == "s0"
+            outside = (variants[0] if sham else variant).pathology == 0
+            assert not variant.change[outside].any()
             assert np.array_equal(variant.film[outside], twin.film[outside])
             painted += not np.array_equal(variant.film, twin.film)
-    assert painted == 4
+    assert painted == 6
 
 
 def test_a_large_dataset_is_sound_adopted_and_made_again(open_large: Open, tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_a_large_dataset_is_sound_adopted_and_made_again(open_large: Open, tmp_p
     run_shard(run, backend, run.plan.shard(0), store, heartbeat=beats.append)
     finish(store, head)
     assert verify(store).problems == ()
-    assert sum(beats) == pytest.approx((4 + 4) * 2)
+    assert sum(beats) == pytest.approx((4 + 4 + 2) * 2)
     stored = list(read_tar(tmp_path / "large" / "shards" / "large-000000.tar"))
     again = reopen(store, read_head(store), samples=4)
     one = stored[-1]
@@ -123,7 +125,7 @@ def test_a_large_dataset_is_sound_adopted_and_made_again(open_large: Open, tmp_p
 
 def test_real_films_are_their_own_large_twins(open_large: Open, film_folder: Callable[..., Path]) -> None:
     folder = film_folder()
-    settings = {"anatomy__source": f"{{images: {{path: {folder}, boxes: boxes.csv}}}}"}
+    settings = {"anatomy__source": f"{{images: {{path: {folder}, boxes: boxes.csv}}}}", "pairs__sham": 0}
     with pytest.raises(AnatomyError, match="at least 128"):
         open_large(**settings)
     for file in (*folder.glob("*.png"), *folder.glob("masks/*.png")):
