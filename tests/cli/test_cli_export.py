@@ -70,7 +70,8 @@ def test_each_format(
     assert call(dataset, target, "--to", to, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told == {
-        "out": str(target), "format": to, "films": 20, "splits": {"train": 17, "val": 3}, "left_out": []
+        "out": str(target), "format": to, "films": 20, "splits": {"train": 17, "val": 3}, "left_out": [],
+        "excluded": 0,
     }  # fmt: skip
     assert {path.name for path in target.iterdir()} == wanted if wanted else target.is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["made", out])

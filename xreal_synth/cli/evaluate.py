@@ -17,6 +17,7 @@ from xreal_synth.cli import (
     evaluate_compare,
     evaluate_dataset,
     evaluate_leak,
+    evaluate_privacy,
     evaluate_utility,
 )
 from xreal_synth.cli.default_command import group_with_default
@@ -64,6 +65,7 @@ def register(app: typer.Typer) -> None:
     evaluate_choices.register(group)
     evaluate_utility.register(group)
     evaluate_leak.register(group)
+    evaluate_privacy.register(group)
     group.command(
         epilog=examples(
             "xreal-synth evaluate anatomy --data films/ -n 64",

@@ -72,6 +72,8 @@ def export(
     source = open_source(open_store(dataset))
     with _progress() as on_film:
         counted = _WRITERS[to](source, path, on_film)
+    if source.excluded:
+        notes.print(f"{len(source.excluded)} films are left out by excluded.csv")
     for skipped in source.skipped:
         notes.print(str(skipped), markup=False, soft_wrap=True)
     splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
@@ -83,6 +85,7 @@ def export(
                 "films": counted.films,
                 "splits": splits,
                 "left_out": [str(skipped) for skipped in source.skipped],
+                "excluded": len(source.excluded),
             }
         )
     else:

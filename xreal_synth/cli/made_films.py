@@ -61,8 +61,8 @@ def made_source(dataset: str) -> Iterator[Source]:
         notes.print(str(skipped), markup=False, soft_wrap=True)
 
 
-def made_films(source: Source, report: Report) -> Iterator[TarSample]:
+def made_films(source: Source, report: Report, what: str = "reading made films") -> Iterator[TarSample]:
     """Every film of the shards, one in memory at a time."""
     from xreal_synth.export.films import Counted, each_film
 
-    yield from each_film(source, Counted(), lambda done, total: report("reading made films", 1, total))
+    yield from each_film(source, Counted(), lambda done, total: report(what, 1, total))

@@ -61,6 +61,13 @@ def croissant_json(source: Source, out: Path, on_film: OnFilm) -> tuple[bytes, C
     Every shard's tar and table is hashed first. Raises DatasetError where the dataset was not finished, or
     where a shard is not as its record says: samples.parquet has its films, so none can be left out.
     """
+    if source.excluded:
+        raise DatasetError(
+            where=source.store.uri,
+            found=f"{len(source.excluded)} films are excluded (excluded.csv)",
+            wanted="a whole dataset: its metadata names the tars as they are",
+            mend="export --to hf or coco, which leave them out, or take them in again",
+        )
     samples = samples_stamp(source.store)
     counted = Counted()
     for record, table in read_tables(source):

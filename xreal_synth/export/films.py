@@ -42,7 +42,8 @@ def each_film(source: Source, counted: Counted, on_film: OnFilm) -> Iterator[Tar
             counted.film(film.sample.split)
             on_film(counted.films, source.films)
     if not counted.films:
-        reason = str(source.skipped[0]) if source.skipped else "every group was dropped"
+        none = "all are excluded (excluded.csv)" if source.excluded else "every group was dropped"
+        reason = str(source.skipped[0]) if source.skipped else none
         raise DatasetError(
             where=source.store.uri,
             found=f"no film to export: {reason}",

@@ -11,6 +11,7 @@ from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.export.splits import SplitOf, splits_of
 from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.shards.check import local_copy, record_problems
+from xreal_synth.shards.excluded import read_excluded
 from xreal_synth.shards.head import DatasetHead, read_head
 from xreal_synth.shards.names import QUARANTINE, RECORDS, SHARDS, TABLES, record_key, shards_in, stem_of
 from xreal_synth.shards.record import read_record, stamp
@@ -35,7 +36,8 @@ class Skipped:
 class Source:
     """A dataset's shards that have a sound record, and those that are left out.
 
-    `skipped` grows while films are read, when a tar or a table is not what its record says.
+    `skipped` grows while films are read, when a tar or a table is not what its record says. `excluded` are keys
+    of films that are left out (excluded.csv).
     """
 
     store: Store
@@ -44,11 +46,12 @@ class Source:
     split_of: SplitOf
     bundle: BundleInfo | None
     skipped: list[Skipped] = field(default_factory=list)
+    excluded: frozenset[str] = frozenset()
 
     @property
     def films(self) -> int:
-        """Films that the records name."""
-        return sum(record.samples for record in self.records)
+        """Films that the records name, without those excluded."""
+        return sum(record.samples for record in self.records) - len(self.excluded)
 
     def skip(self, record: ShardRecord, reason: str) -> None:
         self.skipped.append(Skipped(stem_of(self.head.name, record.shard), reason))
@@ -77,7 +80,8 @@ def open_source(store: Store) -> Source:
             mend="run xreal-synth generate again; it goes on where it stopped",
         )
     made_with = describe_made_with(head.bundle.name, head.bundle.hash)
-    return Source(store, head, tuple(records), splits_of(store), made_with, skipped)
+    excluded = frozenset(read_excluded(store))
+    return Source(store, head, tuple(records), splits_of(store), made_with, skipped, excluded)
 
 
 def _wanted(store: Store, head: DatasetHead) -> range:
@@ -121,13 +125,24 @@ def shard_table(source: Source, record: ShardRecord) -> Any:
 def read_shards(source: Source) -> Iterator[tuple[ShardRecord, Any, Iterator[TarSample]]]:
     """(record, its table, its films) shard by shard, with one film and one table in memory.
 
-    A film's `sample.split` is the present one. A shard whose files are not those its record names goes to
-    `source.skipped` before any film of it is given out. Raises DatasetError where a tar with the right hash
-    contradicts itself or its table.
+    A film's `sample.split` is the present one. Excluded films are in none of the three. A shard whose files are not
+    those its record names goes to `source.skipped` before any film of it is given out. Raises DatasetError where a
+    tar with the right hash contradicts itself or its table.
     """
     for record, table, path in _sound(source):
         rows = table.select(["key", "sha256", "split"]).to_pylist()
-        yield record, table, _with_rows(read_samples(path, record.tar.path), rows, record)
+        films = _with_rows(read_samples(path, record.tar.path), rows, record)
+        if source.excluded:
+            films = (film for film in films if film.sample.meta.key not in source.excluded)
+            table = without_excluded(source, table)
+            groups = len(table.column("group").unique())
+            record = replace(record, samples=table.num_rows, groups=groups)
+        yield record, table, films
+
+
+def without_excluded(source: Source, table: Any) -> Any:
+    """A shard's table without the rows of excluded films."""
+    return table.filter([key not in source.excluded for key in table.column("key").to_pylist()])
 
 
 def read_tables(source: Source) -> Iterator[tuple[ShardRecord, Any]]:

@@ -52,6 +52,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
     difference from the healthy twin as a share of the grey scale. `transform`, then `data_aug`, act on film, masks
     and change with the same random numbers.
 
+    Films named in the dataset's excluded.csv are left out.
     Shards without a record, or not as their record says, are left out with a warning; the bytes of every
     film are held against its row's hash when it is read. Nothing is opened before the first item, and no
     file stays open, so the dataset may be pickled and forked.
@@ -107,7 +108,8 @@ class SyntheticDataset(xrv.datasets.Dataset):
             if table is None:
                 continue
             self._keys[record.tar.path] = tuple(table.column("key").to_pylist())
-            frames.append(_frame(table, source.head.digest))
+            frame = _frame(table, source.head.digest)
+            frames.append(frame[~frame["key"].isin(source.excluded)])
         for skipped in source.skipped:
             warnings.warn(f"{self.uri}: {skipped}", stacklevel=4)
         if not frames:
@@ -115,6 +117,10 @@ class SyntheticDataset(xrv.datasets.Dataset):
                 where=self.uri, found="no shard is as its record says", mend="run xreal-synth verify"
             )
         whole = pd.concat(frames, ignore_index=True)
+        if not len(whole) and source.excluded:
+            raise DatasetError(
+                where=self.uri, found="every film is excluded (excluded.csv)", mend="take some in again"
+            )
         chosen = whole if self.split is None else whole[whole["split"] == self.split]
         if not len(chosen):
             told = ", ".join(f"{name} {count}" for name, count in whole["split"].value_counts().items())

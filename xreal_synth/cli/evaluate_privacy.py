@@ -1,0 +1,254 @@
+"""`xreal-synth evaluate privacy`: are films of a dataset copies of training films?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from xreal_synth.cli.evaluate_common import (
+    JudgesOption,
+    SplitOption,
+    ThreadsOption,
+    TrainSplitOption,
+    bars,
+    machine,
+)
+from xreal_synth.cli.made_films import MadeArgument, made_films, made_source, open_real
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.errors import DatasetError
+
+if TYPE_CHECKING:
+    from xreal_synth.anatomy.manifest import FilmRow
+    from xreal_synth.evaluation.cases import CaseReader
+    from xreal_synth.evaluation.judging import Judges
+    from xreal_synth.evaluation.privacy import Audit, Pair, Seen
+    from xreal_synth.evaluation.run import Report
+    from xreal_synth.export.source import Source
+    from xreal_synth.types import Film
+
+PRIVACY = "privacy.json"
+SHOWN = 12
+
+
+def register(group: typer.Typer) -> None:
+    group.command(
+        epilog=examples(
+            "xreal-synth evaluate privacy out/pneumonia --train films/manifest.csv --sheet pairs.png",
+            "xreal-synth evaluate privacy out/pneumonia --train films/ --real ward/ --split test --quarantine",
+        )
+    )(privacy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Real:
+    """Films of a split that were looked at."""
+
+    reader: CaseReader
+    rows: list[FilmRow]
+    seen: Seen
+
+
+def privacy(
+    dataset: MadeArgument,
+    train: Annotated[
+        str,
+        typer.Option(
+            metavar="MANIFEST",
+            help="The films that the bundle was trained on: a manifest.csv, or the folder or URI that holds it.",
+            show_default=False,
+        ),
+    ],
+    real: Annotated[
+        str | None,
+        typer.Option(metavar="MANIFEST", help="Real films of other patients.", show_default="--train's"),
+    ] = None,
+    train_split: TrainSplitOption = "train",
+    split: SplitOption = "val",
+    quarantine: Annotated[
+        bool,
+        typer.Option(
+            "--quarantine",
+            help="Adds the copies to the dataset's excluded.csv: exports and readers skip them.",
+        ),
+    ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Draws the {SHOWN} closest pairs, and all copies. It shows training films: keep it apart.",
+            show_default="no",
+        ),
+    ] = None,
+    judges: JudgesOption = None,
+    threads: ThreadsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Every film of a dataset against every training film: near copies are listed, beside what chance reaches.
+
+    By pixels (a film moved by up to 1/16, lighter or darker is found too) and by the judging classifier's features.
+    A copy is nearer to a training film than the 0.1st percentile of training films' distances to the nearest film of
+    another patient. The dataset's folder gets privacy.json, which names no training film.
+    """
+    import torch
+
+    from xreal_synth.evaluation.judging import load_judges
+
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    judging = load_judges(judges, device)
+    with made_source(dataset) as source, bars() as report:
+        _check_made(source)
+        audit, names, training = _audited(
+            source, judging, (train, train_split), (real or train, split), report
+        )
+        if sheet is not None:
+            _draw(source, audit, training, sheet, report)
+        added = _quarantine(source, audit) if quarantine else 0
+        told = _told(source, audit, judging, f"{machine(device)}, {threads} thread(s)")
+        source.store.replace(PRIVACY, (json.dumps(told, indent=1) + "\n").encode())
+    if as_json:
+        print_json(
+            {**told, "nearest": [{**_pair(pair), "training": names[pair.training]} for pair in audit.copies]}
+        )
+        return
+    _show(audit, names)
+    where = source.store.uri
+    notes.print(f"{where}/{PRIVACY} written", markup=False, soft_wrap=True)
+    if quarantine:
+        notes.print(f"{added} films added to {where}/excluded.csv", markup=False, soft_wrap=True)
+    elif audit.copies:
+        notes.print("run again with --quarantine to have readers and exports leave them out", markup=False)
+
+
+def _check_made(source: Source) -> None:
+    """Excluded films are audited too, so that the audit says the same before and after."""
+    if source.head.real_films:
+        raise DatasetError(
+            where=source.store.uri,
+            found="a dataset of real films, as they are or edited",
+            wanted="films made from organ masks: an edited film is a copy of its own source by intention",
+            mend="audit a dataset made with anatomy.source: bank or masks",
+        )
+    source.excluded = frozenset()
+
+
+def _audited(
+    source: Source, judges: Judges, train: tuple[str, str], real: tuple[str, str], report: Report
+) -> tuple[Audit, list[str], _Real]:
+    """The audit, the names of the training films, and these."""
+    from xreal_synth.evaluation.privacy import audit_films
+    from xreal_synth.evaluation.privacy_films import check_patients, see
+
+    keys: list[str] = []
+    sizes: set[int] = set()
+
+    def own() -> Iterator[tuple[Film, str]]:
+        for read in made_films(source, report):
+            keys.append(read.sample.meta.key)
+            sizes.add(len(read.sample.film))
+            yield read.sample.film, str(read.sample.meta.group)
+
+    made = see(judges, own())
+    training, validation = (
+        _look(judges, manifest, split, max(sizes), what, report)
+        for (manifest, split), what in ((train, "training"), (real, "validation"))
+    )
+    check_patients(training.rows, validation.rows)
+    audit = audit_films(keys, made, training.seen, validation.seen)
+    return audit, [row.image for row in training.rows], training
+
+
+def _look(judges: Judges, manifest: str, split: str, size: int, what: str, report: Report) -> _Real:
+    from xreal_synth.evaluation.cases import CaseReader, split_rows
+    from xreal_synth.evaluation.privacy_films import real_films, see
+
+    store = open_real(manifest)
+    reader, used = CaseReader(store, size), list[Any]()
+    seen = see(judges, real_films(reader, split_rows(store, split), used, what, report))
+    return _Real(reader, used, seen)
+
+
+def _draw(source: Source, audit: Audit, training: _Real, sheet: Path, report: Report) -> None:
+    from xreal_synth.evaluation.privacy_films import draw_pairs
+
+    pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]
+    wanted = {pair.key for pair in pairs}
+    made = {
+        read.sample.meta.key: read.sample.film
+        for read in made_films(source, report, "drawing pairs")
+        if read.sample.meta.key in wanted
+    }
+    rows = [training.rows[pair.training] for pair in pairs]
+    draw_pairs(
+        audit, pairs, made, [training.reader.film(row) for row in rows], [row.image for row in rows], sheet
+    )
+
+
+def _quarantine(source: Source, audit: Audit) -> int:
+    from xreal_synth.shards.excluded import add_excluded
+
+    return add_excluded(
+        source.store, {pair.key: f"near a training film: {_reason(audit, pair)}" for pair in audit.copies}
+    )
+
+
+def _reason(audit: Audit, pair: Pair) -> str:
+    return ", ".join(
+        f"{name} {getattr(pair, name):.3f} below {audit.metrics[name].threshold:.3f}" for name in pair.by
+    )
+
+
+def _told(source: Source, audit: Audit, judges: Judges, where: str) -> dict[str, Any]:
+    from xreal_synth.evaluation.nulls import null_for_nan
+
+    return dict(
+        null_for_nan(
+            {
+                "format_version": 1,
+                "dataset": source.head.name,
+                "digest": source.head.digest,
+                "films": audit.films,
+                "training_films": audit.training_films,
+                "validation_films": audit.validation_films,
+                "judges": judges.sha256,
+                "machine": where,
+                "metrics": {name: asdict(metric) for name, metric in audit.metrics.items()},
+                "copies": [_pair(pair) for pair in audit.copies],
+                "left_out": [str(skipped) for skipped in source.skipped],
+            }
+        )
+    )
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    return {"key": pair.key, "pixels": pair.pixels, "features": pair.features, "by": list(pair.by)}
+
+
+def _show(audit: Audit, names: Sequence[str]) -> None:
+    console.print(
+        f"{audit.films} films against {audit.training_films} training films, beside {audit.validation_films} "
+        "validation films; shares with exact 95% intervals",
+        markup=False,
+    )
+    table = Table("", *audit.metrics)
+    metrics = audit.metrics.values()
+    table.add_row("threshold", *(f"{metric.threshold:.3f}" for metric in metrics))
+    table.add_row("median distance, made", *(f"{metric.median_made:.3f}" for metric in metrics))
+    table.add_row("median distance, validation", *(f"{metric.median_validation:.3f}" for metric in metrics))
+    table.add_row("below the threshold, made", *(f"{metric.made}" for metric in metrics))
+    table.add_row("below the threshold, validation", *(f"{metric.validation}" for metric in metrics))
+    console.print(table)
+    for pair in audit.copies:
+        console.print(
+            f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if not audit.copies:
+        nearest = audit.pairs[0]
+        console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}", markup=False)
