@@ -18,6 +18,7 @@ from xreal_synth.cli import (
     evaluate_dataset,
     evaluate_leak,
     evaluate_privacy,
+    evaluate_readers,
     evaluate_utility,
 )
 from xreal_synth.cli.default_command import group_with_default
@@ -66,6 +67,7 @@ def register(app: typer.Typer) -> None:
     evaluate_utility.register(group)
     evaluate_leak.register(group)
     evaluate_privacy.register(group)
+    evaluate_readers.register(group)
     group.command(
         epilog=examples(
             "xreal-synth evaluate anatomy --data films/ -n 64",

@@ -13,7 +13,16 @@ from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.shards.check import local_copy, record_problems
 from xreal_synth.shards.excluded import read_excluded
 from xreal_synth.shards.head import DatasetHead, read_head
-from xreal_synth.shards.names import QUARANTINE, RECORDS, SHARDS, TABLES, record_key, shards_in, stem_of
+from xreal_synth.shards.names import (
+    QUARANTINE,
+    RECORDS,
+    SHARDS,
+    TABLES,
+    parse_key,
+    record_key,
+    shards_in,
+    stem_of,
+)
 from xreal_synth.shards.record import read_record, stamp
 from xreal_synth.shards.table import read_table, sample_schema
 from xreal_synth.shards.tar import TarSample, read_samples
@@ -51,7 +60,9 @@ class Source:
     @property
     def films(self) -> int:
         """Films that the records name, without those excluded."""
-        return sum(record.samples for record in self.records) - len(self.excluded)
+        here = {record.shard for record in self.records}
+        excluded = sum(parse_key(key).group // self.head.shard_samples in here for key in self.excluded)
+        return sum(record.samples for record in self.records) - excluded
 
     def skip(self, record: ShardRecord, reason: str) -> None:
         self.skipped.append(Skipped(stem_of(self.head.name, record.shard), reason))

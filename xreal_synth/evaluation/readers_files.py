@@ -1,0 +1,152 @@
+"""A study's answer key on disk, and readers' answers as their pages save them, checked against it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from xreal_synth.errors import DatasetError
+from xreal_synth.evaluation.readers import GUESS, GUESSES, RANK, Kit
+from xreal_synth.evaluation.readers_page import FORMAT
+
+KEY: Final = "key.json"
+_NAMED: Final = 5
+
+Answers = dict[str, dict[str, int | str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reader's whole answers: what a page calls a film -> question -> rank or guess."""
+
+    reader: int
+    answers: Answers
+
+
+def key_bytes(kit: Kit) -> bytes:
+    return (json.dumps({"format": FORMAT, **asdict(kit)}, indent=1) + "\n").encode()
+
+
+def read_key(folder: Path) -> Kit:
+    """The study in a kit's folder; raises DatasetError if its key.json is missing or is not one."""
+    path = folder / KEY
+    try:
+        raw = json.loads(path.read_bytes())
+        if raw.pop("format", None) != FORMAT:
+            raise ValueError(f"not of the format {FORMAT!r}")
+        kit: Kit = TypeAdapter(Kit).validate_python(raw)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise DatasetError(
+            where=str(path),
+            found=f"cannot be read: {error}",
+            wanted="the key that `evaluate readers make` wrote",
+            mend="give the kit's folder; without its key the answers mean nothing",
+        ) from error
+    return kit
+
+
+def read_results(kit: Kit, files: Sequence[Path]) -> list[Reading]:
+    """Every file's answers, JSON or CSV, in the order of the readers.
+
+    Raises DatasetError that names everything wrong: another study, a reader twice, films that this reader was not
+    shown, answers that are missing or are none of those offered.
+    """
+    problems, found = list[str](), dict[int, Reading]()
+    for path in files:
+        try:
+            reading, told = _read(kit, path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            problems.append(f"{path}: cannot be read as a reader's answers ({error})")
+            continue
+        problems += [f"{path}: {one}" for one in told]
+        if reading is None:
+            continue
+        if reading.reader in found:
+            problems.append(f"{path}: reader {reading.reader} again")
+        found[reading.reader] = reading
+    if problems:
+        raise DatasetError(
+            found="; ".join(problems),
+            wanted=f"whole answers of study {kit.study}, a file for each reader",
+            mend="open the reader's page on the machine where it was filled in, complete it, and save again",
+        )
+    return [found[reader] for reader in sorted(found)]
+
+
+def _read(kit: Kit, path: Path) -> tuple[Reading | None, list[str]]:
+    text = path.read_text(encoding="utf-8-sig")
+    study, reader, answers = _from_csv(text) if path.suffix.lower() == ".csv" else _from_json(text)
+    if study != kit.study:
+        return None, [f"of study {study}, not {kit.study}"]
+    if reader not in kit.readers:
+        return None, [f"of reader {reader}; the kit has {', '.join(map(str, kit.readers))}"]
+    return Reading(reader, answers), _problems(kit, reader, answers)
+
+
+def _problems(kit: Kit, reader: int, answers: Mapping[str, Mapping[str, object]]) -> list[str]:
+    names = [one.name for one in kit.readers[reader]]
+    told = []
+    if foreign := [name for name in answers if name not in names]:
+        told.append(f"films that reader {reader} was not shown: {_some(foreign)}")
+    missing = [
+        str(number)
+        for number, name in enumerate(names, start=1)
+        if any(answers.get(name, {}).get(question) in (None, "") for question in kit.questions)
+    ]
+    if missing:
+        told.append(f"{len(missing)} of {len(names)} films lack answers: {_some(missing)}")
+    wrong = [
+        f"{name} {question} {value!r}"
+        for name in names
+        for question, value in answers.get(name, {}).items()
+        if not _offered(question, value, kit.questions)
+    ]
+    if wrong:
+        told.append(f"answers that were not offered: {_some(wrong)}")
+    return told
+
+
+def _offered(question: str, value: object, questions: Sequence[str]) -> bool:
+    if question not in questions:
+        return False
+    if value in (None, ""):
+        return True
+    return value in GUESSES if question == GUESS else type(value) is int and value in RANK
+
+
+def _from_json(text: str) -> tuple[str, int, Answers]:
+    raw: Any = json.loads(text)
+    if raw["format"] != FORMAT:
+        raise ValueError(f"format {raw['format']!r}, wanted {FORMAT!r}")
+    answers = {str(name): dict(given) for name, given in raw["answers"].items()}
+    return str(raw["study"]), int(raw["reader"]), answers
+
+
+def _from_csv(text: str) -> tuple[str, int, Answers]:
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    if not rows or len({(row["study"], row["reader"]) for row in rows}) != 1:
+        raise ValueError("wanted the columns study, reader, film, and one study and reader")
+    names = [row["film"] for row in rows]
+    if len(set(names)) != len(names):
+        raise ValueError("a film stands in two lines")
+    questions = [name for name in rows[0] if name not in ("study", "reader", "film")]
+    answers: Answers = {
+        row["film"]: {name: _value(row[name]) for name in questions if row[name]} for row in rows
+    }
+    return rows[0]["study"], int(rows[0]["reader"]), answers
+
+
+def _value(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
