@@ -110,12 +110,12 @@ def put(folder: Path, uri: str) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_no_secret_is_told_or_kept(object_store, tmp_path, ray_folder, film_folder):
-    """The command line with output and bundle on S3; then everything it said, wrote and logged is searched."""
+    """The command line with output, bundle and masks on S3; then everything it said, wrote and logged is searched."""
     root = f"s3://{BUCKET}/{tmp_path.name}"
     put(SHIPPED / "xreal-tiny", f"{root}/bundles/tiny")
     put(film_folder() / "masks", f"{root}/masks")
     settings = {
-        "bundle": f"{root}/bundles/tiny", "samples": "4",
+        "bundle": f"{root}/bundles/tiny", "anatomy.source": f"{{masks: {{path: '{root}/masks'}}}}", "samples": "4",
         "compute.actors": "1",
     }  # fmt: skip
     given = os.environ | object_store.environment | {

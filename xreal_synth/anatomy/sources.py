@@ -15,7 +15,7 @@ import numpy as np
 
 from xreal_synth.anatomy.augment import Augment, augment
 from xreal_synth.anatomy.codes import resize_mask
-from xreal_synth.anatomy.mask_files import mask_files
+from xreal_synth.anatomy.mask_files import is_tar, mask_files
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.cache import fetch, kept
@@ -106,24 +106,36 @@ def _draw_valid(
     )
 
 
-def mask_folder(place: str) -> Path:
-    """A local folder of the masks at a path or URI; remote ones are fetched once to this machine's cache.
+def mask_folder(place: str, suffix: str = ".png") -> Path:
+    """Where the masks at a path or URI lie on this machine; remote ones are fetched once, to its cache.
 
-    A remote folder is known by its files' names, sizes and times: one that has changed is fetched anew.
-    Raises AnatomyError.
+    `place` and `suffix` as mask_files takes them. Remote files are known by their names and times: where one has
+    changed they are fetched anew. Raises AnatomyError.
     """
     if not is_remote(place):
         return local_folder(place)
+    parent, _, name = place.rstrip("/").rpartition("/") if is_tar(Path(place)) else (place, "", "")
     try:
-        store = open_store(place)
-        times = {key: at for key, at in store.times("").items() if key.lower().endswith(".png")}
-        listed = json.dumps([store.uri, sorted(times.items())])
+        store = open_store(parent)
+        times = _wanted(store.times(""), name, suffix)
         if not times:
-            raise AnatomyError(where=place, found="no PNG there", wanted="one organ mask or more (*.png)")
-        name = sha256_bytes(listed.encode())
-        return kept("masks", name, lambda folder: fetch(store, dict.fromkeys(times), folder, _taken), 0)
+            raise AnatomyError(
+                where=place, found=f"no tar and no file that ends in {suffix} there",
+                wanted=f"one organ mask or more (*{suffix}), or a .tar, .tar.gz or .tgz of them",
+            )  # fmt: skip
+        key = sha256_bytes(json.dumps([store.uri, sorted(times.items())]).encode())
+        folder = kept("masks", key, lambda folder: fetch(store, dict.fromkeys(times), folder, _taken), 0)
     except StorageError as error:
         raise AnatomyError(where=place, found=error.found, wanted=error.wanted, mend=error.mend) from error
+    return folder / name
+
+
+def _wanted(times: dict[str, float], name: str, suffix: str) -> dict[str, float]:
+    """The tar of this name; without a name the masks there, or, where there are none, the tars."""
+    if name:
+        return {key: at for key, at in times.items() if key == name}
+    masks = {key: at for key, at in times.items() if key.lower().endswith(suffix.lower())}
+    return masks or {key: at for key, at in times.items() if is_tar(Path(key))}
 
 
 def _taken(key: str, path: Path) -> None:

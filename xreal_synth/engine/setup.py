@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from xreal_synth.anatomy.augment import Augment
 from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
-from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
+from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
 from xreal_synth.engine.own_prompts import ENCODER, OwnPrompts, unknown_texts
 from xreal_synth.engine.quality import open_quality
 from xreal_synth.errors import DatasetError
@@ -172,8 +171,8 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
     settings = Augment(**recipe.anatomy.augment.model_dump())
     source = recipe.anatomy.source
     if isinstance(source, MasksSource):
-        masks = source.masks
-        return FolderSource(Path(masks.path).expanduser(), settings, masks.suffix or ".png")
+        suffix = source.masks.suffix or ".png"
+        return FolderSource(mask_folder(source.masks.path, suffix), settings, suffix)
     return BankSource(bundle.part("anatomy_bank"), settings)
 
 

@@ -41,7 +41,7 @@ class MaskFolder(Part):
 
     path: str = Field(
         min_length=1,
-        description="Folder with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars.",
+        description="Folder or URI with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars.",
     )
     suffix: PngSuffix | None = Field(
         default=None,
@@ -428,7 +428,9 @@ class Recipe(Part):
     samples: int = Field(
         ge=1, le=10**10 - 1, description="Groups: one anatomy each; twins and variants come on top."
     )
-    bundle: str = Field(min_length=1, description="Model bundle: a shipped name or a path.")
+    bundle: str = Field(
+        min_length=1, description="Model bundle: a shipped name, a path or a URI (s3://, gs://, hf://)."
+    )
     anatomy: Anatomy = Field(default_factory=Anatomy)
     findings: tuple[FindingRow, ...] = Field(
         strict=False, min_length=1, max_length=1000, description="Rows drawn by weight."
