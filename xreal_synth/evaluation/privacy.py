@@ -29,8 +29,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.evaluation.copies import PERCENTILE, nearest, standardised
+from xreal_synth.evaluation.copies import nearest, standardised
 from xreal_synth.evaluation.intervals import Figure, unknown
+from xreal_synth.quality.nearest import PERCENTILE
 from xreal_synth.types import Film
 
 SIDE: Final = 64
