@@ -286,9 +286,15 @@ def test_compare_measures_each_dataset_once(
     both = json.loads((out / "compare.json").read_text())["datasets"]
     assert [one["dataset"]["films"] for one in both] == [20, 10]
     monkeypatch.setattr(evaluate_measure.Bench, "measure", lambda *given: pytest.fail("measured again"))
+    assert evaluate("compare", str(own), str(other), *options, "--out", str(out)) == 0
+    assert (out / "compare.md").read_text() == text
+    capsys.readouterr()
     assert evaluate("compare", str(own), str(other), *options, "--json") == 0
     again = json.loads(capsys.readouterr().out)["datasets"]
     assert again == both
+    (other / "evaluation.json").write_text("{")
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        evaluate("compare", str(own), str(other), *options)
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         evaluate("compare", str(own), str(other), *options, "-n", "15")
 

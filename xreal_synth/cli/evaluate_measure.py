@@ -44,7 +44,7 @@ InceptionOption = Annotated[
     ),
 ]
 MostOption = Annotated[
-    int, typer.Option("-n", "--films", min=2, help="Films at most; of more, whole shards drawn at random.")
+    int, typer.Option("-n", min=2, help="Films at most; of more, whole shards drawn at random.")
 ]
 MOST = 10_000
 

@@ -87,11 +87,17 @@ def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
     if not store.exists(EVALUATION):
         return None
     try:
-        found = nan_for_null(json.loads(store.read_bytes(EVALUATION)))
-        same = found["of"] == of and all(isinstance(row["name"], str) for row in found["rows"])
+        found = json.loads(store.read_bytes(EVALUATION))
+        if found["of"] != of:
+            return None
+        return {**found, **{key: [_row(row) for row in found[key]] for key in ("rows", "rows_unflagged")}}
     except (ValueError, KeyError, TypeError):
         return None
-    return dict(found) if same else None
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it was before it was JSON: NaN for a figure that is not there, None for no finding."""
+    return {**nan_for_null(dict(row)), "finding": row["finding"]}
 
 
 def markdown(record: Mapping[str, Any]) -> str:
