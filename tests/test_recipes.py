@@ -1,4 +1,4 @@
-"""Every recipe in recipes/ plans, and makes its first group with its own bundle, in few steps."""
+"""Every recipe in recipes/ plans, and makes its first group with its own bundle, in few steps and ungated."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from xreal_synth.engine.setup import open_run
 from xreal_synth.engine.worker import make_group
 from xreal_synth.models.load import LoadedBundle, load_bundle
 from xreal_synth.plan.probe import probe
+from xreal_synth.quality.gate import Gate
+from xreal_synth.quality.networks import open_networks
 from xreal_synth.recipe.load import load_recipe
 from xreal_synth.shards.agree import group_problems, sample_problems
 
@@ -33,12 +35,16 @@ def loaded(bundle: str, control: str) -> LoadedBundle:
 def test_it_plans_and_makes_its_first_group(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     run = open_run(
-        load_recipe(Path("recipes") / name, overrides=["sampling.steps=3", *ON_THE_USERS_FILES.get(name, ())])
+        load_recipe(
+            Path("recipes") / name,
+            overrides=["sampling.steps=3", "quality={profile: none}", *ON_THE_USERS_FILES.get(name, ())],
+        )
     )
     report = probe(run.plan, 32)
     report.require_placeable(name)
     assert min(row.placeable for row in report.rows) > 0.7
-    backend = TorchBackend(run, loaded(run.bundle.name, run.sampling.control), "cpu", "fp32", 1)
+    gate = Gate(run.quality, open_networks(run.quality, run.bundle, "cpu"))
+    backend = TorchBackend(run, loaded(run.bundle.name, run.sampling.control), gate, "cpu", "fp32", 1)
     index = next(
         index for index in range(run.recipe.samples) if run.recipe.findings[run.plan.row(index)].paints
     )
