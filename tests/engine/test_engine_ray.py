@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 
 import pytest
 
 from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.progress import (
-    ActorLost,
     Advanced,
     RunStarted,
     ShardDone,
@@ -24,7 +19,6 @@ from xreal_synth.engine.progress import (
 )
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.errors import EngineError
 from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore
 
@@ -64,30 +58,6 @@ def test_actor_count_changes_no_byte(actors, tmp_path, open_fault_run, expected,
     assert again.exit_code == 0
     assert again.made_films == 0
     assert of(ShardDone, events) == []
-
-
-def test_killed_actor_costs_nothing(tmp_path, open_fault_run, expected, tar_hashes):
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    backend = Phantom(die=frozenset({5}), once=str(marks))
-    summary, events = go(tmp_path / "out", open_fault_run(compute__actors=2), backend)
-    assert summary.exit_code == 0
-    assert [event.shard for event in of(ActorLost, events)] == [2]
-    assert (marks / "die-5").exists()
-    assert tar_hashes(tmp_path / "out") == expected
-
-
-def test_hanging_actor_is_replaced(tmp_path, open_fault_run, expected, tar_hashes):
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    backend = Phantom(hang=frozenset({4}), once=str(marks))
-    limits = Limits(tick_s=0.1, hang_s=3.0)
-    summary, events = go(tmp_path / "out", open_fault_run(compute__actors=2), backend, limits)
-    assert summary.exit_code == 0
-    (lost,) = of(ActorLost, events)
-    assert lost.shard == 2
-    assert "no new film" in lost.reason
-    assert tar_hashes(tmp_path / "out") == expected
 
 
 def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
@@ -133,22 +103,6 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
     assert tar_hashes(tmp_path) == expected
 
 
-def test_grown_samples_leave_whole_shards_alone(tmp_path, open_fault_run, make_shards, expected, tar_hashes):
-    make_shards(open_fault_run(samples=9), tmp_path)
-    partial = tmp_path / "shards" / "fault-000004.tar"
-    before = {tar.name: tar.stat() for tar in (tmp_path / "shards").iterdir()}
-    small = partial.stat().st_size
-    summary, events = go(tmp_path, open_fault_run())
-    assert summary.exit_code == 0
-    assert sorted(event.shard for event in of(ShardDone, events)) == [4, 5]
-    assert partial.stat().st_size > small
-    for k in range(4):
-        name = f"fault-{k:06d}.tar"
-        now = (tmp_path / "shards" / name).stat()
-        assert (now.st_ino, now.st_mtime_ns) == (before[name].st_ino, before[name].st_mtime_ns)
-    assert tar_hashes(tmp_path) == expected
-
-
 def test_unwritable_place_ends_partial_and_goes_on_once_mended(
     tmp_path, open_fault_run, expected, tar_hashes
 ):
@@ -163,51 +117,3 @@ def test_unwritable_place_ends_partial_and_goes_on_once_mended(
     summary, _ = go(tmp_path, run)
     assert summary.exit_code == 0
     assert tar_hashes(tmp_path) == expected
-
-
-def test_models_that_do_not_load_write_nothing(tmp_path, open_fault_run):
-    limits = Limits(tick_s=0.1, boot_failures=2)
-    with pytest.raises(EngineError, match="asked not to load"):
-        go(tmp_path / "out", open_fault_run(compute__actors=1), Phantom(broken=True), limits)
-    assert not (tmp_path / "out").exists()
-
-
-def test_killed_driver_is_resumed(tmp_path, joined_ray, open_fault_run, expected, tar_hashes):
-    script = tmp_path / "drive.py"
-    script.write_text(DRIVE)
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(open_fault_run().loaded.text)
-    out = tmp_path / "out"
-    driver = subprocess.Popen([sys.executable, str(script), str(recipe), str(out), joined_ray.address])
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(out.glob("records/*.json"))) < 2:
-            assert driver.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        driver.kill()
-        driver.wait(timeout=30)
-    assert len(list(out.glob("records/*.json"))) < 6
-    summary, events = go(out, open_fault_run())
-    assert summary.exit_code == 0
-    assert of(RunStarted, events)[0].shards_done >= 2
-    assert tar_hashes(out) == expected
-    assert verify(LocalStore(out)).problems == ()
-
-
-DRIVE = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    from xreal_synth.engine.fake_backend import Phantom
-    from xreal_synth.engine.ray_driver import generate
-    from xreal_synth.engine.setup import open_run
-    from xreal_synth.recipe.load import load_recipe
-    from xreal_synth.storage import LocalStore
-
-    recipe, out, address = sys.argv[1:]
-    run = open_run(load_recipe(Path(recipe)))
-    generate(run, LocalStore(Path(out)), address=address, backend=Phantom(sleep_s=0.3))
-    """
-)

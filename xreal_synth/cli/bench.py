@@ -11,6 +11,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from xreal_synth.cli import bench_chaos, bench_scale
 from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
 
@@ -53,10 +54,14 @@ class ClockKind(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
+    bench_chaos.register(group)
+    bench_scale.register(group)
     app.add_typer(group, name="bench")
 
 
-group = typer.Typer(help="Measures how fast this machine makes films.", no_args_is_help=True)
+group = typer.Typer(
+    help="Measures how fast this machine makes films, and what a run survives.", no_args_is_help=True
+)
 
 
 @group.callback()

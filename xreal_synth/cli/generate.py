@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from xreal_synth.types import Acceptance
 
 
+PARTIAL = 3
+
+
 def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
@@ -58,7 +61,7 @@ def generate(
     require_placeable(run, str(recipe))
     from xreal_synth.cli.progress import RunDisplay
     from xreal_synth.engine.ray_driver import generate as run_engine
-    from xreal_synth.report.build import build
+    from xreal_synth.report.build import try_build
     from xreal_synth.storage import open_store
 
     store = open_store(run.recipe.output.uri)
@@ -66,12 +69,16 @@ def generate(
         summary = run_engine(
             run, store, address=address, on_event=display.on_event, encode=encoding(text_encoder, vocab)
         )
-    built = build(store, summary.dataset, run.bundle) if summary.dataset is not None else None
+    built, failed = None, ""
+    if summary.dataset is not None:
+        built, failed = try_build(store, summary.dataset, run.bundle)
     if as_json:
         print_json(summary_fields(summary))
     else:
         show(summary, built)
-    raise typer.Exit(summary.exit_code)
+    if failed:
+        notes.print(failed, markup=False, soft_wrap=True)
+    raise typer.Exit(summary.exit_code or PARTIAL * bool(failed))
 
 
 def summary_fields(summary: RunSummary) -> dict[str, object]:

@@ -20,6 +20,7 @@ from xreal_synth.cli import (
     preview,
     quality,
     recipe,
+    repair,
     replay,
     report,
     status,
@@ -28,6 +29,7 @@ from xreal_synth.cli import (
     verify,
 )
 from xreal_synth.cli.options import notes
+from xreal_synth.engine.log import quiet_ray
 from xreal_synth.errors import XrealError
 
 app = typer.Typer(
@@ -63,6 +65,7 @@ for module in (
     submit,
     status,
     verify,
+    repair,
     replay,
     report,
     prepare,
@@ -80,6 +83,7 @@ app.add_typer(quality.app, name="quality")
 
 def main() -> None:
     """The console script."""
+    quiet_ray()
     try:
         app()
     except XrealError as error:

@@ -1,12 +1,13 @@
-"""A backend without networks: phantom films drawn from the organ masks, for tests of the engine.
+"""A backend without networks: phantom films drawn from the organ masks, for tests and benches of the engine.
 
-The films are a pure function of the plan, like a model's. Faults happen where a test asks for them. No recipe
+The films are a pure function of the plan, like a model's. Faults happen where they are asked for. No recipe
 can choose this backend; it is an argument of `ray_driver.generate`.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +36,11 @@ GREY = np.array([0.75, 0.25, 0.25, 0.8, 0.85], dtype=np.float32)
 @dataclass(frozen=True, slots=True)
 class Phantom:
     """`sleep_s` per group. Groups in `poison` raise, those in `mistake` raise one of the project's errors,
-    those in `hang` never end, those in `die` kill their process: always, or once where `once` names a folder.
-    `broken` fails to load. Films of the (group, attempt) in `blank` are of one grey level, so that the gate's
-    pixel check refuses them.
+    those in `hang` never end, those in `die` kill their process, those in `oom` raise what torch raises when a
+    device is full: always, or once where `once` names a folder. `broken` fails to load, `boot_hang` never ends
+    loading (once). Groups in `held` leave a file `at-INDEX` with their process's id in the folder `hold`, and wait
+    there for a file `go`. No file may grow beyond `file_limit` bytes. Films of the (group, attempt) in `blank` are
+    of one grey level, so that the gate's pixel check refuses them.
     """
 
     sleep_s: float = 0.0
@@ -45,15 +48,38 @@ class Phantom:
     mistake: frozenset[int] = frozenset()
     hang: frozenset[int] = frozenset()
     die: frozenset[int] = frozenset()
+    oom: frozenset[int] = frozenset()
+    held: frozenset[int] = frozenset()
     once: str | None = None
+    hold: str | None = None
     broken: bool = False
     blank: frozenset[tuple[int, int]] = frozenset()
+    boot_hang: bool = False
+    file_limit: int | None = None
 
     def open(self, run: Run, shape: ActorShape) -> Backend:
         """Raises RuntimeError if it is `broken`."""
         if self.broken:
             raise RuntimeError("this backend was asked not to load")
+        if self.boot_hang and self.due("boot"):
+            time.sleep(1e6)
+        if self.file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_limit, self.file_limit))
         return PhantomBackend(self, shape.micro_batch or 1, run)
+
+    def due(self, fault: str) -> bool:
+        """Whether the fault is to happen now; it leaves a mark in the folder `once`."""
+        if self.once is None:
+            return True
+        mark = Path(self.once) / fault
+        if mark.exists():
+            return False
+        mark.touch()
+        return True
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own, which this backend does without."""
 
 
 class PhantomBackend:
@@ -94,19 +120,22 @@ class PhantomBackend:
             raise BundleError(found=f"group {index} was asked to be a mistake")
         if index in settings.poison:
             raise RuntimeError(f"group {index} is poison")
-        if index in settings.hang and self._due(f"hang-{index}"):
+        if index in settings.held and settings.hold is not None:
+            _wait_for_go(Path(settings.hold), index)
+        if index in settings.oom and settings.due(f"oom-{index}"):
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if index in settings.hang and settings.due(f"hang-{index}"):
             time.sleep(1e6)
-        if index in settings.die and self._due(f"die-{index}"):
+        if index in settings.die and settings.due(f"die-{index}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _due(self, fault: str) -> bool:
-        if self._settings.once is None:
-            return True
-        mark = Path(self._settings.once) / fault
-        if mark.exists():
-            return False
-        mark.touch()
-        return True
+
+def _wait_for_go(folder: Path, index: int) -> None:
+    written = folder / f".at-{index}"
+    written.write_text(str(os.getpid()))
+    written.rename(folder / f"at-{index}")
+    while not (folder / "go").exists():
+        time.sleep(0.02)
 
 
 def phantom(job: GroupJob) -> Film:

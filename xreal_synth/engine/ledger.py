@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.agree import group_problems
 from xreal_synth.shards.names import RECORDS, SHARDS, record_key, shards_in, stem_of, tar_key
 from xreal_synth.shards.record import parse_record
-from xreal_synth.shards.tar import TarSample, TarWriter, encode_sample, read_samples
+from xreal_synth.shards.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
 from xreal_synth.storage import Store, sha256_file, sha256_of
 from xreal_synth.types import MemberSpec, Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
 
@@ -77,12 +77,16 @@ class _Found:
     grown: bool = False
 
 
-def read_ledger(run: Run, store: Store, fingerprint: dict[str, str], on_event: OnEvent) -> Ledger:
+def read_ledger(
+    run: Run, store: Store, fingerprint: dict[str, str], on_event: OnEvent,
+    again: Collection[int] = (), leave: Collection[int] = (),
+) -> Ledger:  # fmt: skip
     """Reads every record, then adopts or deletes tars without one. A gated run's are made again: the gate's
     verdicts on them cannot be checked without its networks.
 
-    `fingerprint` goes into adopted records: the environment the dataset was begun in. Raises DatasetError if
-    the folder holds more groups than the recipe asks for.
+    Shards in `again` are made again whatever their records say, those in `leave` are not made. `fingerprint`
+    goes into adopted records: the environment the dataset was begun in. Raises DatasetError if the folder holds
+    more groups than the recipe asks for.
     """
     totals = Totals()
     done: set[int] = set()
@@ -91,7 +95,8 @@ def read_ledger(run: Run, store: Store, fingerprint: dict[str, str], on_event: O
     _refuse_surplus(run, store, recorded)
     with ThreadPoolExecutor(_READERS if store.local_path is None else 1) as readers:
         for found in readers.map(lambda shard: _read(run, store, shard), recorded):
-            if found.record is not None and not found.problem and not found.grown:
+            known = found.shard in again
+            if found.record is not None and not (known or found.problem or found.grown):
                 totals.add(found.record)
                 done.add(found.shard)
                 continue
@@ -108,9 +113,9 @@ def read_ledger(run: Run, store: Store, fingerprint: dict[str, str], on_event: O
             totals.add(record)
             done.add(shard)
             on_event(ShardAdopted(shard))
-    again = set(replacing)
-    rest = (shard for shard in range(run.plan.shard_count) if shard not in done and shard not in again)
-    return Ledger((*replacing, *rest), frozenset(again), totals)
+    settled = done.union(replacing, leave)
+    rest = (shard for shard in range(run.plan.shard_count) if shard not in settled)
+    return Ledger((*replacing, *rest), frozenset(replacing), totals)
 
 
 def missing_records(run: Run, store: Store, shards: Iterable[int]) -> list[int]:
@@ -119,28 +124,67 @@ def missing_records(run: Run, store: Store, shards: Iterable[int]) -> list[int]:
     return [shard for shard in shards if shard not in there]
 
 
-def adopt(run: Run, store: Store, shard: ShardPlan, fingerprint: dict[str, str]) -> ShardRecord | None:
+def adopt(
+    run: Run, store: Store, shard: ShardPlan, fingerprint: dict[str, str], *, replacing: bool = False
+) -> ShardRecord | None:
     """Writes table and record of a whole tar; None if its bytes are not what they should be.
 
-    The tar is built again from the plan and the films in it: equal bytes mean that every name, label, mask
-    and box is right and that nothing is missing or added.
+    With `replacing` those that are there give way.
+    """
+    with tempfile.TemporaryDirectory(prefix="xreal-adopt-") as folder:
+        whole = _whole_tar(run, store, shard, Path(folder))
+        if whole is None:
+            return None
+        try:
+            return publish_rows(
+                run, shard, whole.rows, whole.rejected, whole.tar, store,
+                environment=fingerprint, timings={}, actor="adopted", attempt=0, replacing=replacing,
+            )  # fmt: skip
+        except DatasetError:
+            return None
+
+
+def adoptable(run: Run, store: Store, shard: ShardPlan) -> bool:
+    """Whether `adopt` would succeed; writes nothing."""
+    with tempfile.TemporaryDirectory(prefix="xreal-adopt-") as folder:
+        return _whole_tar(run, store, shard, Path(folder)) is not None
+
+
+def intact_tar(store: Store, record: ShardRecord) -> bool:
+    """Whether the tar is the one that the record names, byte for byte."""
+    return store.size(record.tar.path) == record.tar.bytes and (
+        sha256_of(store, record.tar.path) == record.tar.sha256
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A tar that is right, and what stands in its table and among the rejects."""
+
+    tar: Path
+    rows: list[TableRow]
+    rejected: list[Rejected]
+
+
+def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole | None:
+    """The shard's tar if it is right; None for a gated run, whose verdicts only its networks can give.
+
+    It is built again from the plan and the films in it: equal bytes mean that every name, label, mask and box is
+    right and that nothing is missing or added.
     """
     key = tar_key(shard.stem)
+    if run.quality.gated or not store.exists(key):
+        return None
+    again = folder / "again.tar"
+    rejected: list[Rejected] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="xreal-adopt-") as folder:
-            again = Path(folder) / "again.tar"
-            rejected: list[Rejected] = []
-            with TarWriter(again) as writer:
-                for sample in _rebuilt(run, store, shard, Path(folder), rejected):
-                    writer.add(encode_sample(sample))
-            if sha256_file(again) != sha256_of(store, key):
-                return None
-            return publish_rows(
-                run, shard, writer.rows, rejected, again, store,
-                environment=fingerprint, timings={}, actor="adopted", attempt=0, replacing=False,
-            )  # fmt: skip
+        with TarWriter(again) as writer:
+            for sample in _rebuilt(run, store, shard, folder, rejected):
+                writer.add(encode_sample(sample))
     except DatasetError:
         return None
+    equal = sha256_file(again) == sha256_of(store, key)
+    return _Whole(again, writer.rows, rejected) if equal else None
 
 
 def _rebuilt(

@@ -14,6 +14,7 @@ import ray
 from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.own_prompts import with_table
+from xreal_synth.engine.patient import patient
 from xreal_synth.engine.publish import FULL, with_retries
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.resources import ActorShape
@@ -123,7 +124,7 @@ class Generator:
                 wanted=f"{order.digest[:12]}, as on the driver",
                 mend="use one image: the same xreal-synth and the same bundle on every node",
             )
-        store = open_store(order.store)
+        store = patient(open_store(order.store))
         if order.probe is not None and not sees(store, order.probe):
             raise refuse_unshared(store, socket.gethostname())
         run = with_table(run, store, order.prompts)

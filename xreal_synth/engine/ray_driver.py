@@ -8,8 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.backend import BackendSpec, Networks
@@ -17,6 +19,7 @@ from xreal_synth.engine.fingerprint import fingerprint_differences
 from xreal_synth.engine.ledger import Ledger, missing_records, read_ledger
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.own_prompts import Encode, kept
+from xreal_synth.engine.patient import patient
 from xreal_synth.engine.progress import (
     ActorLost,
     ActorUp,
@@ -59,43 +62,52 @@ def generate(
     backend: BackendSpec | None = None,
     limits: Limits | None = None,
     encode: Encode | None = None,
+    again: Collection[int] = (),
+    leave: Mapping[int, str] = MappingProxyType({}),
 ) -> RunSummary:
     """Makes what the dataset at `store` still lacks; running it again goes on where it ended.
 
     `address` is a Ray cluster's, None a Ray of this machine's own. `encode` is called, once, if the recipe has
-    prompts that neither the bundle nor the dataset has. `stop`, SIGTERM and SIGINT finish the
+    prompts that neither the bundle nor the dataset has. Shards in `again` are made again, though they have
+    records; those in `leave` are not made, for the reasons given there. `stop`, SIGTERM and SIGINT finish the
     shards in flight and end with exit code 75. The summary's exit code is 0 complete, 3 partial, 75 stopped;
     exit code 2 is an exception: XrealError where nothing could start, and then nothing is written.
     """
     stop, backend = stop or threading.Event(), backend or Networks()
     limits = limits or limits_of(run.recipe.compute)
+    store = patient(store)
     note = NoteKeeper(store, run.recipe.samples, run.plan.shard_count, on_event)
-    summary = _generate(run, store, address, note.on_event, stop, backend, limits, encode)
+    head = check_before_start(run, store)
+    store.sweep()
+    on_event = note.on_event
+    ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event, again, leave)
+    account = Account(run, store, ledger.totals, on_event)
+    if head is not None and not ledger.todo:
+        summary = account.summary(head, Ending(dict(leave), {}, stopped=False))
+    else:
+        summary = _generate(
+            run, store, address, account, stop, backend, limits, encode, head, ledger, dict(leave)
+        )
     note.ended(summary)
     return summary
 
 
 def _generate(
-    run: Run, store: Store, address: str | None, on_event: OnEvent, stop: threading.Event,
-    backend: BackendSpec, limits: Limits, encode: Encode | None,
+    run: Run, store: Store, address: str | None, account: Account, stop: threading.Event,
+    backend: BackendSpec, limits: Limits, encode: Encode | None, head: DatasetHead | None, ledger: Ledger,
+    leave: dict[int, str],
 ) -> RunSummary:  # fmt: skip
-    head = check_before_start(run, store)
-    store.sweep()
-    ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event)
-    account = Account(run, store, ledger.totals, on_event)
-    if head is not None and not ledger.todo:
-        return account.summary(head, Ending({}, {}, stopped=False))
     with (
         kept(run, store, head, encode) as run,
         session(address, run.recipe.compute),
         stop_signals(stop),
     ):
         recorded = recorded_micro_batch(head.fingerprint) if head else None
-        shape = actor_shape(run.recipe.compute, resources(), recorded)
+        shape = actor_shape(run.recipe.compute, resources(grows=address is not None), recorded)
         with probed(store, cluster=address is not None) as probe:
             own = (run.own.encoder, run.own.stamp) if run.own is not None else (None, None)
             order = Order("", run.loaded, run.digest, store.uri, shape, backend, str(Path.cwd()), probe, *own)
-            return _Driver(run, store, ledger, account, order, stop, limits, head).run()
+            return _Driver(run, store, ledger, account, order, stop, limits, head, leave).run()
 
 
 def limits_of(compute: Compute) -> Limits:
@@ -110,7 +122,7 @@ class _Driver:
 
     def __init__(
         self, run: Run, store: Store, ledger: Ledger, account: Account, order: Order,
-        stop: threading.Event, limits: Limits, head: DatasetHead | None,
+        stop: threading.Event, limits: Limits, head: DatasetHead | None, leave: dict[int, str],
     ) -> None:  # fmt: skip
         self.run_, self.store, self.account = run, store, account
         self.shape = order.shape
@@ -118,6 +130,7 @@ class _Driver:
         self.stop, self.limits, self.head = stop, limits, head
         self.replacing = ledger.replacing
         self.schedule = Schedule(ledger.todo, limits, ledger.totals.shards)
+        self.leave = leave
         self.made: set[int] = set()
         self.begun = False
         self.ours: set[str] = set()
@@ -154,7 +167,7 @@ class _Driver:
             RunStarted(
                 uri=self.store.uri,
                 shards_total=total,
-                shards_done=total - todo,
+                shards_done=self.account.totals.shards,
                 films_total=self.account.films_total,
                 films_done=self.account.totals.samples,
                 actors=self.shape.wanted(self.resources, todo),
@@ -359,5 +372,5 @@ class _Driver:
             )
         not_made = {shard: self.schedule.reason(shard) for shard in self.schedule.waiting}
         not_made |= dict.fromkeys(missing_records(self.run_, self.store, self.made), "its record has gone")
-        ending = Ending(self.schedule.given_up, not_made, stopped=self.stop.is_set())
+        ending = Ending(self.leave | self.schedule.given_up, not_made, stopped=self.stop.is_set())
         return self.account.summary(self.head, ending)

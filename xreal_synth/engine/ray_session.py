@@ -71,10 +71,11 @@ def _connect(address: str | None, compute: Compute) -> None:
         ) from error
 
 
-def resources() -> Resources:
+def resources(*, grows: bool = False) -> Resources:
     """What the nodes alive now have in all."""
     total = _ray.cluster_resources()
-    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), nodes=max(len(alive_nodes()), 1))
+    nodes = max(len(alive_nodes()), 1)
+    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), nodes=nodes, grows=grows)
 
 
 def alive_nodes() -> list[Node]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import yaml
+from pydantic import ValidationError
 
 from xreal_synth.engine.own_prompts import ENCODER, encoder_in, with_table
 from xreal_synth.engine.setup import Run, open_run
@@ -13,7 +14,7 @@ from xreal_synth.recipe.digest import differences
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.quality import place_files
 from xreal_synth.recipe.resolve import written_sampling
-from xreal_synth.recipe.schema import Recipe
+from xreal_synth.recipe.schema import Compute, Recipe, Split
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.storage import Store
 
@@ -21,15 +22,21 @@ RECIPE = "recipe.yaml"
 
 
 def reopen(
-    store: Store, head: DatasetHead, *, samples: int, bundle: str | None = None, films: str | None = None
+    store: Store,
+    head: DatasetHead,
+    *,
+    samples: int,
+    bundle: str | None = None,
+    films: str | None = None,
+    split: Split | None = None,
 ) -> Run:
     """The run that made this dataset, with `samples` groups; `bundle` and `films` say where its bundle and its
-    real films are now.
+    real films are now, `split` what of it is marked val and test. Actors and timeouts are the kept recipe's.
 
     Raises DatasetError if the bundle or this version of the project would give other bytes, AnatomyError if
     the films are not the same.
     """
-    text = _recipe_text(store)
+    text = recipe_text(store)
     document = {key: value for key, value in head.settings.items() if key != ENCODER}
     sampling = document.get("sampling")
     if isinstance(sampling, dict):
@@ -43,7 +50,10 @@ def reopen(
     }
     document["quality"] = quality = deepcopy(document.get("quality", {}))
     if isinstance(quality, dict):
-        place_files(quality, _setting(text, "quality"))
+        place_files(quality, setting(text, "quality"))
+    if split is not None:
+        document["split"] = split.model_dump()
+    document["compute"] = _compute(text) | _mapping(document.get("compute"))
     _place_films(document, films or _films_of(text))
     run = open_run(LoadedRecipe(Recipe.model_validate(document), text), lambda: encoder_in(head.settings))
     if run.bundle.content_hash != head.bundle.hash:
@@ -62,20 +72,35 @@ def reopen(
     return with_table(run, store, head.prompts)
 
 
-def _recipe_text(store: Store) -> str:
+def recipe_text(store: Store) -> str:
+    """The recipe kept with the dataset, an empty text where there is none."""
     try:
         return store.read_bytes(RECIPE).decode()
     except (StorageError, UnicodeDecodeError):
         return ""
 
 
+def _compute(text: str) -> dict[str, object]:
+    """The kept recipe's actors and timeouts, if they are valid."""
+    found = _mapping(setting(text, "compute"))
+    try:
+        Compute.model_validate(found)
+    except ValidationError:
+        return {}
+    return {key: value for key, value in found.items() if key not in ("micro_batch", "precision")}
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+
+
 def _bundle_of(text: str) -> str | None:
-    found = _setting(text, "bundle")
+    found = setting(text, "bundle")
     return found if isinstance(found, str) else None
 
 
 def _films_of(text: str) -> str | None:
-    found = _setting(text, "anatomy", "source", "images", "path")
+    found = setting(text, "anatomy", "source", "images", "path")
     return found if isinstance(found, str) else None
 
 
@@ -94,7 +119,7 @@ def _place_films(document: dict[str, object], path: str | None) -> None:
     document["anatomy"] = {"source": {"images": {**images, "path": path}}}
 
 
-def _setting(text: str, *path: str) -> object:
+def setting(text: str, *path: str) -> object:
     """A setting of the recipe as given."""
     try:
         return _below(yaml.safe_load(text), *path)

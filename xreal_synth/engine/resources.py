@@ -19,11 +19,12 @@ CPU_MICRO_BATCH = 4
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What Ray says there is, over all nodes."""
+    """What Ray says there is, over all nodes; `grows` where nodes may join, as in a cluster."""
 
     cpus: float
     gpus: float
     nodes: int = 1
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,12 @@ def actor_shape(compute: Compute, resources: Resources, recorded: int | None = N
     The micro-batch is the recipe's, else the one `recorded` with the dataset, else 4 on a CPU; on a GPU the
     first actor finds it. It stands in the fingerprint with the precision that the device gives: they change
     bytes.
-    Raises EngineError where the recipe asks for more GPU than a cluster without any has.
+    Raises EngineError where the recipe asks for a GPU that a lone machine does not have.
     """
     gpus = (
         (1.0 if resources.gpus > 0 else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
     )
-    if gpus > 0 and resources.gpus <= 0 and resources.nodes == 1:
+    if gpus > 0 and resources.gpus <= 0 and resources.nodes == 1 and not resources.grows:
         raise EngineError(
             found="no GPU on this machine",
             wanted=f"compute.gpus_per_actor: {gpus:g}",

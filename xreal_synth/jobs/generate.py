@@ -14,20 +14,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xreal_synth.cache import cache_folder
-from xreal_synth.engine.log import LineLog
+from xreal_synth.engine.log import LineLog, quiet_ray
 from xreal_synth.engine.own_prompts import stored_encoder
 from xreal_synth.engine.place import output_place
-from xreal_synth.engine.progress import NOT_STARTED, RunSummary
+from xreal_synth.engine.progress import NOT_STARTED, PARTIAL, RunSummary
 from xreal_synth.engine.setup import Run, open_run, require_placeable
 from xreal_synth.errors import XrealError
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.load import LoadedRecipe, load_recipe
-from xreal_synth.report.build import build
+from xreal_synth.report.build import try_build
 from xreal_synth.storage import is_remote, open_store
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
     """Runs the job; returns the exit code."""
+    quiet_ray()
     given = parser().parse_args(arguments)
     say = say or _say
     try:
@@ -56,10 +57,12 @@ def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
         return encode_own(info, texts, encoder, TextSource.given(given.text_encoder, given.vocab))
 
     summary = generate(run, store, address=address, on_event=LineLog(say).on_event, encode=encode)
+    failed = ""
     if summary.dataset is not None:
-        say(f"report: {build(store, summary.dataset, run.bundle).report}")
+        built, failed = try_build(store, summary.dataset, run.bundle)
+        say(failed if built is None else f"report: {built.report}")
     _end(summary, say)
-    return summary.exit_code
+    return summary.exit_code or (PARTIAL if failed else summary.exit_code)
 
 
 def _opened(given: argparse.Namespace, loaded: LoadedRecipe) -> Run:

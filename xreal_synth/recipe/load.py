@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 
 from xreal_synth.errors import Problem, RecipeError
@@ -19,7 +20,7 @@ from xreal_synth.recipe.yaml_text import MAX_BYTES, parse
 
 @dataclass(frozen=True, slots=True)
 class LoadedRecipe:
-    """A valid recipe and the text of its file as given (before overrides)."""
+    """A valid recipe and its text: that of its file as given, or, with overrides, YAML that has them in it."""
 
     recipe: Recipe
     text: str
@@ -32,7 +33,8 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), output: str | None
     problems of the file and of the overrides at once.
     """
     text = _read(path)
-    return LoadedRecipe(recipe_from_text(text, str(path), overrides, output), text)
+    recipe = recipe_from_text(text, str(path), overrides, output)
+    return LoadedRecipe(recipe, _with_overrides(text, overrides) if overrides else text)
 
 
 def recipe_from_text(
@@ -63,6 +65,14 @@ def recipe_from_text(
     if problems:
         raise RecipeError(source, problems)
     return recipe
+
+
+def _with_overrides(text: str, overrides: Sequence[str]) -> str:
+    """The recipe kept with a dataset must give that dataset; comments are lost with overrides."""
+    value, _, _ = apply(parse(text).value, overrides)
+    return "# as given, with what the command line replaced in it\n" + yaml.safe_dump(
+        value, sort_keys=False, allow_unicode=True
+    )
 
 
 def _read(path: Path) -> str:

@@ -57,6 +57,14 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
     )
 
 
+def try_build(store: Store, summary: DatasetSummary, bundle: BundleInfo) -> tuple[Built | None, str]:
+    """As `build`, at a run's end: where it cannot be written (a full disk), None and what to do."""
+    try:
+        return build(store, summary, bundle), ""
+    except (OSError, StorageError) as error:
+        return None, f"the card and the report were not written: {error}; once there is room: run report"
+
+
 def _place(store: Store, key: str) -> str:
     return f"{store.uri}/{key}"
 

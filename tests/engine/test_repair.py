@@ -1,0 +1,150 @@
+"""What repair plans and does without making films; with films it is in the fault table (test_chaos.py)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from xreal_synth.cli.main import main
+from xreal_synth.engine.reopen import recipe_text
+from xreal_synth.engine.repair import carry_out, open_for_repair, plan_repair
+from xreal_synth.errors import DatasetError
+from xreal_synth.recipe.load import load_recipe
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.head import read_head
+from xreal_synth.shards.verify import verify
+from xreal_synth.storage import LocalStore
+
+
+@pytest.fixture
+def dataset(tmp_path, whole_dataset, open_fault_run):
+    """A copy of the whole run's dataset, finished."""
+    shutil.copytree(whole_dataset, tmp_path / "dataset")
+    store = LocalStore(tmp_path / "dataset")
+    finish(store, read_head(store), split_of=open_fault_run().plan.split, asked=12)
+    return store
+
+
+def planned(store, **asked):
+    head = read_head(store)
+    quarantined = asked.pop("quarantined", False)
+    run = open_for_repair(store, head, **{"samples": None, "bundle": None, "films": None, **asked})
+    return run, plan_repair(run, store, head, quarantined=quarantined)
+
+
+def content(store):
+    return {path: path.read_bytes() for path in store.local_path.rglob("*") if path.is_file()}
+
+
+def test_whole_dataset_needs_nothing(dataset, monkeypatch, capsys):
+    before = content(dataset)
+    _, plan = planned(dataset)
+    assert plan.whole
+    assert plan.empty
+    assert command(monkeypatch, "repair", dataset.uri) == 0
+    assert "nothing to repair" in capsys.readouterr().out
+    assert content(dataset) == before
+
+
+def damage(store):
+    for key in ("records/fault-000001.json", "tables/fault-000003.parquet"):
+        data = bytearray(store.read_bytes(key))
+        data.insert(len(data) // 2, 0)
+        store.replace(key, bytes(data))
+    store.delete("records/fault-000004.json")
+    store.delete("samples.parquet")
+
+
+def test_whole_tars_get_table_and_record_back_without_models_or_ray(dataset, tar_hashes):
+    before = content(dataset)
+    inodes = {tar.name: tar.stat().st_ino for tar in (dataset.local_path / "shards").iterdir()}
+    damage(dataset)
+    run, plan = planned(dataset)
+    assert [(deed.shard, deed.what) for deed in plan.deeds] == [(1, "adopt"), (3, "adopt"), (4, "adopt")]
+    assert [problem.split(":")[0] for problem in plan.ends] == ["samples.parquet"]
+    head = read_head(dataset)
+    made = []
+
+    def generate(again, leave):
+        made.append((again, leave))
+        return finish(dataset, head, split_of=run.plan.split)
+
+    carry_out(run, dataset, head, plan, generate)
+    assert made == [(frozenset(), {})]
+    assert verify(dataset).problems == ()
+    after = content(dataset)
+    same = {path for path in before if path.parent.name != "records"}
+    assert {path: after[path] for path in same} == {path: before[path] for path in same}
+    kept = {tar.name: tar.stat().st_ino for tar in (dataset.local_path / "shards").iterdir()}
+    assert kept["fault-000000.tar"] == inodes["fault-000000.tar"]
+
+
+def test_dry_run_tells_and_writes_nothing(dataset, monkeypatch, capsys):
+    damage(dataset)
+    (dataset.local_path / "shards/fault-000002.tar").write_bytes(b"other")
+    dataset.put_if_absent("shards/stray.tar", b"not ours")
+    before = content(dataset)
+    assert command(monkeypatch, "repair", dataset.uri, "--dry-run", "--json") == 3
+    told = json.loads(capsys.readouterr().out)
+    assert {deed["shard"]: deed["what"] for deed in told["deeds"]} == {
+        1: "adopt", 2: "make", 3: "adopt", 4: "adopt"
+    }  # fmt: skip
+    assert told["left"] == ["shards/stray.tar: does not belong to this dataset"]
+    assert content(dataset) == before
+
+
+def test_the_command_mends_what_needs_no_films(dataset, monkeypatch, capsys):
+    damage(dataset)
+    assert command(monkeypatch, "repair", dataset.uri) == 0
+    assert "3 to write from their tars" in capsys.readouterr().out
+    assert verify(dataset).problems == ()
+
+
+def test_quarantined_shards_are_left_unless_asked_for(dataset):
+    for key in ("records/fault-000002.json", "shards/fault-000002.tar", "tables/fault-000002.parquet"):
+        dataset.delete(key)
+    dataset.replace("quarantine/fault-000002.json", b"{}")
+    assert [deed.what for deed in planned(dataset)[1].deeds] == ["leave"]
+    assert [deed.what for deed in planned(dataset, quarantined=True)[1].deeds] == ["make"]
+
+
+def test_more_samples_extend_the_last_shard(tmp_path, open_fault_run, make_shards):
+    make_shards(open_fault_run(samples=7), tmp_path)
+    _, plan = planned(LocalStore(tmp_path), samples=11)
+    assert plan.shards_to("extend") == (3,)
+    assert plan.shards_to("make") == (4, 5)
+
+
+def test_fewer_samples_than_there_are_are_refused(dataset):
+    with pytest.raises(DatasetError, match="takes nothing away"):
+        planned(dataset, samples=4)
+
+
+def test_without_the_kept_recipe_nothing_is_guessed(dataset):
+    dataset.delete("recipe.yaml")
+    with pytest.raises(DatasetError, match=r"no readable recipe\.yaml"):
+        planned(dataset)
+
+
+def test_the_kept_recipe_has_what_the_command_line_replaced(tmp_path, open_fault_run, phantom, make_shards):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(open_fault_run().loaded.text)
+    given = load_recipe(path)
+    assert given.text == path.read_text()
+    changed = load_recipe(path, overrides=["samples=4", "split.val=0.9"])
+    run = replace(open_fault_run(samples=4, split__val=0.9), loaded=changed)
+    make_shards(run, tmp_path / "out")
+    store = LocalStore(tmp_path / "out")
+    assert "samples: 4" in recipe_text(store)
+    again, _ = planned(store)
+    assert (again.recipe.samples, again.recipe.split.val) == (4, 0.9)
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["xreal-synth", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0

@@ -1,0 +1,18 @@
+"""Throughput of one, two and four actors whose model only sleeps: what the engine itself loses."""
+
+from __future__ import annotations
+
+import pytest
+
+from xreal_synth.engine.chaos.ray_scale import measure_scale
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_four_actors_are_nearly_four_times_one(joined_ray, tmp_path):
+    rows = measure_scale(
+        [1, 2, 4], tmp_path, shards_per_actor=4, shard_s=3.0, address=joined_ray.address
+    )  # fmt: skip
+    assert [row.shards for row in rows] == [4, 8, 16]
+    assert rows[0].seconds > 4 * 3.0
+    assert all(row.linear >= 0.97 for row in rows), rows

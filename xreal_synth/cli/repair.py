@@ -1,0 +1,143 @@
+"""`xreal-synth repair DATASET`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from xreal_synth.cli.generate import PARTIAL, show, summary_fields
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.verify import DatasetArgument
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.progress import RunSummary
+    from xreal_synth.engine.repair import RepairPlan, What
+    from xreal_synth.engine.setup import Run
+    from xreal_synth.shards.head import DatasetHead
+    from xreal_synth.storage import Store
+
+SHOWN_PROBLEMS = 3
+COUNTED: Final[dict[What, str]] = {
+    "adopt": "to write from their tars", "make": "to make", "extend": "to extend", "leave": "to leave"
+}  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "xreal-synth repair out/quickstart --dry-run",
+            "xreal-synth repair s3://bucket/big --quarantined --address auto",
+        )
+    )(repair)
+
+
+def repair(
+    dataset: DatasetArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Says what would be done, and writes nothing.")
+    ] = False,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Tries shards in quarantine again, too.")
+    ] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Where the bundle is, if not where it was.", show_default="the dataset's"),
+    ] = None,
+    films: Annotated[
+        str | None,
+        typer.Option(help="Where the real films are, if not where they were.", show_default="the recipe's"),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes exactly what is missing or broken again, by the recipe kept in the dataset.
+
+    Looks at every sample first and says what it will do. A shard whose tar is whole gets its table and record back
+    from it; what is sound is not touched. Exit code 3 if something is left to do, as with --dry-run.
+    """
+    from xreal_synth.engine.patient import patient
+    from xreal_synth.engine.repair import open_for_repair, plan_repair
+    from xreal_synth.shards.head import read_head
+    from xreal_synth.storage import open_store
+
+    store = patient(open_store(dataset))
+    head = read_head(store)
+    run = open_for_repair(store, head, samples=samples, bundle=bundle, films=films)
+    with notes.status("looking") as status:
+        plan = plan_repair(
+            run, store, head, quarantined=quarantined,
+            on_shard=lambda done, total: status.update(f"looking at shard {done} of {total}"),
+        )  # fmt: skip
+    if not as_json:
+        _tell(dataset, plan)
+    summary = None
+    if not dry_run and not plan.empty:
+        summary = _carry_out(run, store, head, plan, address, as_json)
+    code = summary.exit_code if summary is not None else PARTIAL * (not plan.whole)
+    if as_json:
+        print_json({"exit_code": code, **_fields(plan), "run": summary and summary_fields(summary)})
+    raise typer.Exit(code)
+
+
+def _carry_out(
+    run: Run, store: Store, head: DatasetHead, plan: RepairPlan, address: str | None, as_json: bool
+) -> RunSummary:
+    from xreal_synth.cli.progress import RunDisplay
+    from xreal_synth.engine.ray_driver import generate
+    from xreal_synth.engine.repair import carry_out
+    from xreal_synth.report.build import try_build
+
+    with RunDisplay(notes if as_json else console) as display:
+        summary = carry_out(
+            run, store, head, plan,
+            lambda again, leave: generate(
+                run, store, address=address, on_event=display.on_event, again=again, leave=leave
+            ),
+        )  # fmt: skip
+    built, failed = None, ""
+    if summary.dataset is not None:
+        built, failed = try_build(store, summary.dataset, run.bundle)
+    if not as_json:
+        show(summary, built)
+    if failed:
+        notes.print(failed, markup=False, soft_wrap=True)
+    return summary
+
+
+def _tell(dataset: str, plan: RepairPlan) -> None:
+    from xreal_synth.engine.repair import WORDS
+
+    for deed in plan.deeds:
+        notes.print(f"shard {deed.shard}: {WORDS[deed.what]}", markup=False, soft_wrap=True)
+        for wrong in deed.wrong[:SHOWN_PROBLEMS]:
+            notes.print(f"    {wrong}", markup=False, soft_wrap=True)
+        if len(deed.wrong) > SHOWN_PROBLEMS:
+            notes.print(f"    and {len(deed.wrong) - SHOWN_PROBLEMS} more", markup=False)
+    for text in plan.ends:
+        notes.print(f"{text}: written anew", markup=False, soft_wrap=True)
+    for text in plan.others:
+        notes.print(f"{text}: left as it is", markup=False, soft_wrap=True)
+    counts = Counter(deed.what for deed in plan.deeds)
+    told = [f"{counts[what]} {words}" for what, words in COUNTED.items() if counts[what]]
+    state = "nothing to repair" if plan.whole else ", ".join(told) or "no shard to make"
+    console.print(f"{dataset}: {plan.shards} shards, {state}", markup=False, soft_wrap=True)
+
+
+def _fields(plan: RepairPlan) -> dict[str, object]:
+    return {
+        "shards": plan.shards,
+        "deeds": [{"shard": deed.shard, "what": deed.what, "wrong": deed.wrong} for deed in plan.deeds],
+        "written_anew": plan.ends,
+        "left": plan.others,
+    }

@@ -1,0 +1,122 @@
+"""Faults of actors and of the shards they make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from xreal_synth.engine.chaos.bed import LIMITS, QUICK, Bed, Seen
+from xreal_synth.engine.chaos.processes import strike
+from xreal_synth.engine.chaos.table import fault
+from xreal_synth.engine.progress import ActorLost
+from xreal_synth.errors import EngineError
+
+SHARD, GROUP = 2, 5
+"""The shard that is struck, and a group of it."""
+
+
+@fault("actor-killed", "SIGKILL of an actor in the midst of a shard", "a new actor, the shard redone")
+def actor_killed(bed: Bed) -> Seen:
+    out = bed.output()
+    watched = bed.drive(out, replace(QUICK, **bed.trap(GROUP, strike)))
+    seen = bed.seen(watched, out)
+    seen.must(seen.retried == 1, f"{seen.retried} shards retried, wanted the one that was struck")
+    return seen
+
+
+@fault("actor-hangs", "an actor that stops making films", "killed after hang_timeout_s, the shard redone")
+def actor_hangs(bed: Bed) -> Seen:
+    out, marks = bed.output(), bed.marks()
+    backend = replace(QUICK, hang=frozenset({GROUP}), once=marks)
+    watched = bed.drive(out, backend, limits=replace(LIMITS, hang_s=3.0))
+    bed.happened(marks, f"hang-{GROUP}")
+    seen = bed.seen(watched, out)
+    reasons = [event.reason for event in watched.of(ActorLost) if isinstance(event, ActorLost)]
+    seen.must(any("no new film" in reason for reason in reasons), f"lost for other reasons: {reasons}")
+    return seen
+
+
+@fault(
+    "shard-poisoned",
+    "a shard that raises on every actor",
+    "three tries, then quarantine/; the rest is made",
+    3,
+)
+def shard_poisoned(bed: Bed) -> Seen:
+    out = bed.output()
+    watched = bed.drive(out, replace(QUICK, poison=frozenset({GROUP})))
+    seen = bed.seen(watched, out, without={SHARD})
+    _must_be_quarantined(seen, bed, out_quarantined=watched.summary.quarantined if watched.summary else ())
+    kept = (out / f"quarantine/chaos-{SHARD:06d}.json").read_text()
+    seen.must(f"group {GROUP} is poison" in kept and "Traceback" in kept, "quarantine/ does not say why")
+    return _mended(bed, seen, out)
+
+
+@fault(
+    "shard-kills",
+    "a shard that kills every actor it meets",
+    "three deaths, then quarantine/; the rest is made",
+    3,
+)
+def shard_kills(bed: Bed) -> Seen:
+    out = bed.output()
+    watched = bed.drive(out, replace(QUICK, die=frozenset({GROUP})))
+    seen = bed.seen(watched, out, without={SHARD})
+    _must_be_quarantined(seen, bed, out_quarantined=watched.summary.quarantined if watched.summary else ())
+    lost = len(watched.of(ActorLost))
+    seen.must(lost == LIMITS.deaths, f"{lost} actors lost, wanted {LIMITS.deaths}")
+    return _mended(bed, seen, out)
+
+
+@fault(
+    "device-full",
+    "out of memory on every actor in one shard",
+    "the actor replaced each time; the mend is named",
+    3,
+)
+def device_full(bed: Bed) -> Seen:
+    out = bed.output()
+    watched = bed.drive(out, replace(QUICK, oom=frozenset({GROUP})))
+    seen = bed.seen(watched, out, without={SHARD})
+    _must_be_quarantined(seen, bed, out_quarantined=watched.summary.quarantined if watched.summary else ())
+    lost = len(watched.of(ActorLost))
+    seen.must(lost == LIMITS.tries, f"{lost} actors replaced, wanted {LIMITS.tries}")
+    assert watched.summary is not None, "the run has ended"
+    seen.said = watched.summary.failures[0].reason
+    seen.must("smaller compute.micro_batch" in seen.said, "the mend is not named")
+    return _mended(bed, seen, out)
+
+
+@fault("model-broken", "models that fail to load", "given up after a few tries; nothing is written", 2)
+def model_broken(bed: Bed) -> Seen:
+    out = bed.output()
+    seen = Seen(0)
+    try:
+        bed.drive(out, replace(QUICK, broken=True), limits=replace(LIMITS, boot_failures=2))
+    except EngineError as error:
+        seen = Seen(2, said=error.found)
+        seen.must("asked not to load" in error.found, "the reason is not told")
+    seen.must(not out.exists(), "something was written")
+    return seen
+
+
+@fault("model-hangs", "an actor that never ends loading", "replaced after boot_timeout_s")
+def model_hangs(bed: Bed) -> Seen:
+    out, marks = bed.output(), bed.marks()
+    backend = replace(QUICK, boot_hang=True, once=marks)
+    watched = bed.drive(out, backend, run=bed.run(compute__actors=1), limits=replace(LIMITS, boot_s=2.0))
+    bed.happened(marks, "boot")
+    seen = bed.seen(watched, out)
+    seen.must(len(watched.of(ActorLost)) >= 1, "no actor was replaced")
+    return seen
+
+
+def _must_be_quarantined(seen: Seen, bed: Bed, out_quarantined: tuple[int, ...]) -> None:
+    seen.must(out_quarantined == (SHARD,), f"quarantined {out_quarantined}, wanted {(SHARD,)}")
+
+
+def _mended(bed: Bed, seen: Seen, out: object) -> Seen:
+    """The same command again, with the fault gone, makes the dataset whole."""
+    again = bed.drive(str(out), QUICK)
+    seen.must(again.exit_code == 0, f"exit code {again.exit_code} once the fault was gone")
+    bed.check(seen, bed.folder / str(out))
+    return seen

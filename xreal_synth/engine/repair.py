@@ -1,0 +1,189 @@
+"""What a dataset lacks, and what is done about each shard: nothing else is touched.
+
+The recipe is the dataset's own: the settings in dataset.json, the rest from its recipe.yaml. Every shard is looked
+at down to each sample. A shard whose tar is whole gets its table and record back from it, without the models; any
+other that is missing or broken is made again. Shards in quarantine are left unless they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from xreal_synth.engine.ledger import adopt, adoptable, intact_tar
+from xreal_synth.engine.progress import RunSummary
+from xreal_synth.engine.reopen import recipe_text, reopen, setting
+from xreal_synth.engine.setup import Run
+from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.recipe.schema import Split
+from xreal_synth.shards.finish import asked_groups
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import RECIPE, RECORDS, quarantine_key, shards_in, stem_of
+from xreal_synth.shards.note import read_note
+from xreal_synth.shards.record import read_record
+from xreal_synth.shards.verify import verify
+from xreal_synth.storage import Store
+
+What = Literal["adopt", "make", "extend", "leave"]
+
+WORDS: dict[What, str] = {
+    "adopt": "its tar is whole: table and record are written from it",
+    "make": "made again",
+    "extend": "made again with the groups that the recipe has gained",
+    "leave": "left in quarantine; --quarantined makes it again",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What is done about a shard, and what is wrong with it."""
+
+    shard: int
+    what: What
+    wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairPlan:
+    """`deeds` by shard; `ends` are problems of the files written at the end, which are written anew; `others` are
+    files that no shard owns, about which nothing is done."""
+
+    shards: int
+    deeds: tuple[Deed, ...]
+    ends: tuple[str, ...]
+    others: tuple[str, ...]
+
+    def shards_to(self, *whats: What) -> tuple[int, ...]:
+        return tuple(deed.shard for deed in self.deeds if deed.what in whats)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is to be done."""
+        return not self.ends and not self.shards_to("adopt", "make", "extend")
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is wrong."""
+        return not self.deeds and not self.ends and not self.others
+
+
+def open_for_repair(
+    store: Store, head: DatasetHead, *, samples: int | None, bundle: str | None, films: str | None
+) -> Run:
+    """The run that made the dataset, with its own groups or more.
+
+    Without `samples` the groups are those that the last run asked for, as progress.json, index.json or
+    recipe.yaml tell, in this order. Raises DatasetError if none does, or if the split is not known.
+    """
+    text = recipe_text(store)
+    asked = samples or _asked(store, text)
+    split = _split(text)
+    there = _groups_there(store, head)
+    if asked is None or split is None:
+        raise DatasetError(
+            where=store.uri,
+            found=f"no readable {RECIPE} here",
+            wanted="the recipe as it was kept: it says how many groups there are and how they are split",
+            mend=f"put it back as {RECIPE}: that it is the right one is checked",
+        )
+    if samples is not None and samples < there:
+        raise DatasetError(
+            where=store.uri, found=f"{there} groups here", wanted=f"at most --samples {samples}",
+            mend=f"give --samples {there} or more: repair takes nothing away",
+        )  # fmt: skip
+    return reopen(store, head, samples=max(asked, there), bundle=bundle, films=films, split=split)
+
+
+def plan_repair(
+    run: Run, store: Store, head: DatasetHead, *, quarantined: bool = False,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+) -> RepairPlan:  # fmt: skip
+    """Looks at everything and writes nothing. Raises DatasetError if dataset.json cannot be read."""
+    plans = [run.plan.shard(shard) for shard in range(run.plan.shard_count)]
+    report = verify(store, deep=True, expected=plans, on_shard=on_shard)
+    told: dict[int, list[str]] = {shard: [] for shard in report.broken_shards}
+    ends, others = [], []
+    for problem in report.problems:
+        if problem.shard is not None:
+            told[problem.shard].append(str(problem))
+        elif "/" in problem.path:
+            others.append(str(problem))
+        else:
+            ends.append(str(problem))
+    deeds = tuple(
+        Deed(shard, _what(run, store, head, shard, quarantined), tuple(wrong))
+        for shard, wrong in sorted(told.items())
+    )
+    return RepairPlan(len(plans), deeds, tuple(ends), tuple(others))
+
+
+def carry_out(
+    run: Run, store: Store, head: DatasetHead, plan: RepairPlan,
+    generate: Callable[[frozenset[int], dict[int, str]], RunSummary],
+) -> RunSummary:  # fmt: skip
+    """Adopts what is whole, then `generate(again, leave)` makes the rest and writes the files at the end.
+
+    Being broken off at any time costs nothing but time: the same command goes on.
+    """
+    failed = adopt_whole(run, store, head, plan.shards_to("adopt"))
+    again = frozenset((*plan.shards_to("make", "extend"), *failed))
+    leave = dict.fromkeys(plan.shards_to("leave"), WORDS["leave"])
+    return generate(again, leave)
+
+
+def adopt_whole(run: Run, store: Store, head: DatasetHead, shards: Iterable[int]) -> list[int]:
+    """Writes table and record of these shards from their tars; those that turned out not to be whole."""
+    failed = []
+    for shard in shards:
+        plan = run.plan.shard(shard)
+        if adopt(run, store, plan, head.fingerprint, replacing=True) is None:
+            failed.append(shard)
+    return failed
+
+
+def _what(run: Run, store: Store, head: DatasetHead, shard: int, quarantined: bool) -> What:
+    stem = stem_of(head.name, shard)
+    plan = run.plan.shard(shard)
+    try:
+        record = read_record(store, stem)
+    except (DatasetError, StorageError):
+        record = None
+    if record is None and store.exists(quarantine_key(stem)) and not quarantined:
+        return "leave"
+    if record is not None and record.start == plan.start and record.stop < plan.stop:
+        return "extend"
+    if record is not None and not intact_tar(store, record):
+        return "make"
+    return "adopt" if adoptable(run, store, plan) else "make"
+
+
+def _asked(store: Store, text: str) -> int | None:
+    note = read_note(store)
+    written = setting(text, "samples")
+    for groups in (note.groups if note else None, asked_groups(store), written):
+        if isinstance(groups, int) and groups > 0:
+            return groups
+    return None
+
+
+def _split(text: str) -> Split | None:
+    if setting(text, "version") is None:
+        return None
+    try:
+        return Split.model_validate(setting(text, "split") or {})
+    except ValidationError:
+        return None
+
+
+def _groups_there(store: Store, head: DatasetHead) -> int:
+    recorded = shards_in(store, RECORDS, head.name)
+    for shard in reversed(recorded):
+        try:
+            record = read_record(store, stem_of(head.name, shard))
+        except (DatasetError, StorageError):
+            continue
+        return record.stop if record is not None else 0
+    return 0
