@@ -27,13 +27,6 @@ class Histogram:
     low: float
     high: float
 
-    @property
-    def median(self) -> float:
-        """The middle value, to within a bin."""
-        place = int(np.searchsorted(np.cumsum(self.counts), self.count / 2))
-        middle = (self.edges[place] + self.edges[place + 1]) / 2
-        return float(np.clip(middle, self.low, self.high))
-
 
 class Counting:
     """Counts values into a histogram of fixed edges; null and NaN are passed over."""

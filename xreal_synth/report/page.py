@@ -82,7 +82,7 @@ def report_html(
         scores=scores_shown(head, streamed, worst, films),
         ratios=ratios_chart(streamed), sheets=sheets_of(streamed, films, real=head.real_films),
         pictures=pictures, width=width, picture_bytes=sum(len(one.uri) for one in pictures), budget=BUDGET,
-        mean=films.mean, mean_outlines=organ_outlines(dict(films.mean.organs)), tars=films.tars,
+        mean=films.mean, mean_outlines=organ_outlines(dict(films.mean.organs)),
         spread=len(picker.shards), most_shards=SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
         measured=measured(store, head), sizes=_sizes(summary), control=_setting(head, "sampling", "control"),
         films_digest=_setting(head, "anatomy", "source", "images", "content"),

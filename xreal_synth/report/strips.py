@@ -79,11 +79,10 @@ class MeanAnatomy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Films:
-    """Strips by the key of their film, the mean anatomy, and how many tars were read."""
+    """Strips by the key of their film, and the mean anatomy."""
 
     strips: dict[str, Strip]
     mean: MeanAnatomy
-    tars: int
 
 
 def read_strips(
@@ -108,7 +107,7 @@ def read_strips(
         if missing := sorted(keys - strips.keys()):
             where = tar_key(stem_of(head.name, shard))
             raise DatasetError(where=where, found=f"no film {missing[0]}", mend="run xreal-synth verify")
-    return Films(strips, mean, len(by_shard))
+    return Films(strips, mean)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,12 +37,6 @@ class RowMade:
     refused: int
     dropped: int
 
-    @property
-    def accepted(self) -> float | None:
-        """The share of attempts that were delivered."""
-        tried = self.asked_row.groups + self.refused
-        return self.asked_row.groups / tried if tried else None
-
 
 @dataclass(frozen=True, slots=True)
 class FindingAccepted:
