@@ -30,6 +30,7 @@ findings:
   - {weight: 1, labels: [{name: Effusion, side: right, zone: lower}, {name: Edema}]}
 pairs: {twin: true, sham: 1.0}
 sampling: {steps: 5}
+quality: {profile: none}
 split: {val: 0.3}
 output: {uri: unset, shard_samples: 4}
 """
@@ -54,7 +55,6 @@ QUALITY: dict[str, object] = {
     "profile": "standard",
     "max_attempts": 3,
     "checks": {"organs": {"action": "reject", "heart": 0.6}},
-    "organs.heart": {"min": 0.6},
 }
 REFUSED = (
     Rejected(0, 0, 1, "Pneumonia: no place after 40 tries", False, findings=("Pneumonia",)),

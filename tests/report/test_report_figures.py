@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import refusals as refusals_module
 from xreal_synth.report import streamed as streamed_module
 from xreal_synth.report.charts import Line, histogram_svg, number, ticks
@@ -31,6 +32,7 @@ from xreal_synth.report.pictures import (
 )
 from xreal_synth.report.recipe_words import recipe_in_words
 from xreal_synth.report.refusals import OTHERS, refusals
+from xreal_synth.report.score_words import bound_of, words_for, worst_end
 from xreal_synth.report.streamed import Streamed, stream
 from xreal_synth.shards.phantoms import phantom_anatomy, phantom_head
 from xreal_synth.shards.table import rejected_schema
@@ -258,6 +260,33 @@ def test_charts_hold_their_bars_and_lines() -> None:
     assert max(places) <= 320
     assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert [number(value) for value in (0, 0.25, 1234.5, float("nan"))] == ["0", "0.25", "1234", "-"]
+
+
+@pytest.mark.parametrize(
+    ("quality", "wanted"),
+    [
+        ({"checks": {"organs": {"action": "reject", "heart": 0.6}}}, Line(0.6, "refused below")),
+        ({"checks": {"organs": {"action": "off"}}}, None),
+        ({"checks": {"organs": {"action": "warn", "heart": True}}}, None),
+        ({"checks": 3}, None),
+        (None, None),
+    ],
+)
+def test_bounds_are_read_from_the_settings(quality: object, wanted: Line | None) -> None:
+    assert (
+        bound_of(dataclasses.replace(phantom_head(), settings={"quality": quality}), "organs.heart") == wanted
+    )
+
+
+def test_every_score_of_the_gate_has_words_a_worse_end_and_a_place() -> None:
+    checks = {"pixels": {"action": "warn", "blur": 0.7}}
+    settings: dict[str, object] = {"quality": {"checks": checks}}
+    head = dataclasses.replace(phantom_head(), settings=settings)
+    assert bound_of(head, "pixels.blur") == Line(0.7, "flagged above")
+    assert (worst_end("pixels.blur"), worst_end("organs.heart")) == ("high", "low")
+    assert all(words_for(name) for name in SCORES)
+    assert {name.partition(".")[0] for name in SCORES} == set(streamed_module.FAMILIES)
+    assert words_for("mine.score") == ""
 
 
 def test_settings_in_words() -> None:

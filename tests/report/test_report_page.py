@@ -257,6 +257,7 @@ findings:
   - {{weight: 1, labels: [], edit: {{remove: [Mass]}}}}
 pairs: {{twin: true}}
 sampling: {{steps: 4}}
+quality: {{profile: none}}
 output: {{uri: unset, shard_samples: 3}}
 """
     page = check_alone(page_of(make(tmp_path / "out", text)))

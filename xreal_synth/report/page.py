@@ -66,7 +66,7 @@ def report_html(
         streamed = stream(path, picker)
     with local_copy(store, REJECTED) as path:
         refused = refusals(path)
-    worst = {score.name: worst_of(head, score) for score in streamed.scores}
+    worst = {score.name: worst_of(score) for score in streamed.scores}
     wanted = [(pick.shard, pick.key) for pick in streamed.picks]
     wanted += [(one.shard, one.key) for films in worst.values() for one in films]
     films = read_strips(store, head, wanted, picker.shards if summary.samples else ())

@@ -1,9 +1,9 @@
-"""What the gate's scores mean, which end of them is the worse one, and the bounds that a recipe sets."""
+"""What the gate's scores mean, which end of them is the worse one, and the bounds that the settings hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report.charts import Line
@@ -11,25 +11,29 @@ from xreal_synth.shards.head import DatasetHead
 
 End = Literal["low", "high"]
 
+_DONE: Final = {"reject": "refused", "warn": "flagged"}
+
 
 def words_for(name: str) -> str:
     words = SCORES.get(name, (True, ""))[1]
     return words[:1].upper() + words[1:]
 
 
-def bounds_of(head: DatasetHead, name: str) -> tuple[Line, ...]:
-    """The bound that the digested settings set for a score."""
-    found: object = head.settings.get("quality")
-    for part in ("checks", *name.split(".")):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    if not isinstance(found, int | float) or isinstance(found, bool):
-        return ()
-    return (Line(float(found), "at least" if SCORES.get(name, (True, ""))[0] else "at most"),)
+def worst_end(name: str) -> End:
+    """Where the worst films of a score are; of one that is not known the lowest."""
+    return "low" if SCORES.get(name, (True, ""))[0] else "high"
 
 
-def worst_ends(name: str, bounds: tuple[Line, ...]) -> tuple[End, ...]:
-    """Where the worst films of a score are: beyond its bounds, or by what it means."""
-    ends: list[End] = []
-    for line in bounds:
-        ends.append("low" if line.name == "at least" else "high")
-    return tuple(ends) or (("low",) if SCORES.get(name, (True, ""))[0] else ("high",))
+def bound_of(head: DatasetHead, name: str) -> Line | None:
+    """The bound of a score, at `quality.checks.FAMILY` of the digested settings, and what is done beyond it."""
+    family, _, score = name.partition(".")
+    check: object = head.settings
+    for part in ("quality", "checks", family):
+        check = check.get(part) if isinstance(check, Mapping) else None
+    if not isinstance(check, Mapping):
+        return None
+    value = check.get(score)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    side = "below" if worst_end(name) == "low" else "above"
+    return Line(float(value), f"{_DONE.get(str(check.get('action')), 'beyond')} {side}")

@@ -15,7 +15,7 @@ from xreal_synth.report.histogram import Extreme, Histogram
 from xreal_synth.report.picks import NO_FINDING, PAINTED_OVER
 from xreal_synth.report.pictures import Picture, heat_picture
 from xreal_synth.report.refusals import Refusals
-from xreal_synth.report.score_words import bounds_of, words_for, worst_ends
+from xreal_synth.report.score_words import bound_of, words_for, worst_end
 from xreal_synth.report.streamed import PaintedFinding, Score, Streamed
 from xreal_synth.report.strips import Films, MeanAnatomy, Strip
 from xreal_synth.shards.head import DatasetHead
@@ -103,11 +103,9 @@ def healthy_rows(head: DatasetHead) -> frozenset[int]:
     )
 
 
-def worst_of(head: DatasetHead, score: Score) -> tuple[Extreme, ...]:
-    ends = worst_ends(score.name, bounds_of(head, score.name))
-    each = _WORST // len(ends)
-    found = {"low": score.lowest, "high": score.highest}
-    return tuple(dict.fromkeys(one for end in ends for one in found[end][:each]))
+def worst_of(score: Score) -> tuple[Extreme, ...]:
+    """The delivered films nearest to being refused."""
+    return (score.lowest if worst_end(score.name) == "low" else score.highest)[:_WORST]
 
 
 def pictures_of(streamed: Streamed, films: Films) -> dict[str, Picture]:
@@ -196,7 +194,7 @@ def scores_shown(
 ) -> list[ScoreShown]:
     shown = []
     for score in streamed.scores:
-        bounds, histogram = bounds_of(head, score.name), score.histogram
+        bound, histogram = bound_of(head, score.name), score.histogram
         label = (
             f"{score.name} of {histogram.count} films: mean {number(histogram.mean)}, from "
             f"{number(histogram.low)} to {number(histogram.high)}"
@@ -205,7 +203,7 @@ def scores_shown(
             Shown(films.strips[one.key], one.key, f"{score.name} {number(one.value)}")
             for one in worst[score.name]
         )
-        chart = histogram_svg(histogram, label, bounds)
+        chart = histogram_svg(histogram, label, () if bound is None else (bound,))
         shown.append(ScoreShown(score.name, words_for(score.name), chart, histogram, score.flagged, films_of))
     return shown
 
