@@ -17,8 +17,10 @@ from xreal_synth.engine.attempts import Waves, next_attempt, plan_group
 from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, claim
+from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
+from xreal_synth.errors import RecipeError
+from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import read_head
 from xreal_synth.shards.names import record_key
@@ -193,3 +195,32 @@ def test_waves_decide_every_group_once_in_bounded_steps(run_for_waves: Run, refu
 @pytest.fixture(scope="module")
 def run_for_waves(open_fault_run: Callable[..., Run]) -> Run:
     return open_fault_run(**GATED, output__shard_samples=12)
+
+
+def test_a_copy_index_is_known_by_its_content_and_found_again(
+    open_fault_run: Callable[..., Run], tmp_path: Path, phantom: Callable[[Run], object]
+):
+    from xreal_synth.engine.reopen import reopen
+    from xreal_synth.quality.copies import build_index, write_index
+
+    films = {
+        sample.meta.key: sample.film for sample in make_group(open_fault_run(), phantom(open_fault_run()), 0)
+    }
+    index = tmp_path / "index.safetensors"
+    index.write_bytes(write_index(build_index((key, "p", film) for key, film in films.items())))
+    checks = json.dumps({"copies": {"action": "warn", "index": str(index), "distance": 4.0}})
+    gated = open_fault_run(quality__checks=checks, samples=4)
+    text = gated.loaded.text + f"\nquality: {{profile: none, checks: {checks}}}\n"
+    text = text.replace("quality: {profile: none}\n", "", 1)
+    run = open_run(LoadedRecipe(recipe_from_text(text, overrides=["samples=4"]), text))
+    store, backend = LocalStore(tmp_path / "out"), phantom(run)
+    claim(run, store, environment(backend))
+    run_shard(run, backend, run.plan.shard(0), store)
+    stored = [sample.meta for sample in read_tar(tmp_path / "out/shards/fault-000000.tar")]
+    flagged = {meta.group for meta in stored if "copies.distance" in meta.quality.flags}
+    assert flagged == {0}
+    assert str(tmp_path) not in json.dumps(read_head(store).settings)
+    assert reopen(store, read_head(store), samples=4).digest == run.digest
+    index.write_bytes(write_index(build_index([("other", "p", films.popitem()[1] ^ 1)])))
+    with pytest.raises(RecipeError, match="sha256"):
+        reopen(store, read_head(store), samples=4)

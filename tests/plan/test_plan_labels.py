@@ -76,3 +76,14 @@ def test_unknown_leaves_the_rest_open() -> None:
         for name in CHEXPERT14
     }
     assert labels_of([], "unknown", 0.4)["chexpert14"]["No Finding"] is None
+
+
+def test_checked_labels_are_negative_only_where_the_classifier_sees_nothing() -> None:
+    labels = labels_of(["Pneumonia"], "checked", 0.4, frozenset({"Effusion", "Nodule"}))
+    assert labels["txrv18"]["Pneumonia"] == labels["chexpert14"]["Lung Opacity"] == 1
+    assert labels["txrv18"]["Effusion"] == labels["chexpert14"]["Pleural Effusion"] == 0
+    assert labels["txrv18"]["Nodule"] == 0
+    assert labels["chexpert14"]["Lung Lesion"] is None, "a mass or another lesion would be one too"
+    assert labels["txrv18"]["Edema"] is None
+    assert labels["chexpert14"]["No Finding"] == 0
+    assert labels_of([], "checked", 0.4)["chexpert14"]["No Finding"] is None
