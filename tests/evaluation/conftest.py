@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,4 +86,15 @@ def phantom_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shard = ShardPlan("phantoms", number, 4 * number, 4 * number + 4)
         publish_phantoms(store, shard, phantom_groups(shard.start, shard.stop, 64))
     finish(store, phantom_head(), split_of=lambda group: "train")
+    return Path(store.uri)
+
+
+@pytest.fixture(scope="session")
+def edited_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset that says its films are edited from real ones."""
+    store = LocalStore(tmp_path_factory.mktemp("edited"))
+    head = phantom_head()
+    head = replace(head, settings={**head.settings, "anatomy": {"source": {"images": {"path": "films"}}}})
+    open_dataset(store, head, "version: 1\n", lambda there, here: [])
+    publish_phantoms(store, ShardPlan("phantoms", 0, 0, 1), phantom_groups(0, 1))
     return Path(store.uri)

@@ -174,13 +174,19 @@ def test_mistakes_are_told(
     assert not (planted / "privacy.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "more", "words"),
+    [
+        ("privacy", ["--train"], "its own source by intention"),
+        ("utility", ["--finding", "Pneumonia", "--out", "OUT", "--real"], "a test patient's"),
+        ("readers make", ["OUT", "--real"], "neither real nor synthetic"),
+    ],
+)
 def test_films_edited_from_real_ones_are_refused(
-    films: Path, judges: Path, tmp_path: Path, evaluate: Evaluate, capsys: Out
-) -> None:
-    store = LocalStore(tmp_path / "edited")
-    head = phantom_head()
-    head = replace(head, settings={**head.settings, "anatomy": {"source": {"images": {"path": "films"}}}})
-    open_dataset(store, head, "version: 1\n", lambda there, here: [])
-    publish_phantoms(store, ShardPlan("phantoms", 0, 0, 1), [phantom(0, "h")])
-    assert evaluate("privacy", store.uri, "--train", str(films), "--judges", str(judges)) == 2
-    assert "its own source by intention" in capsys.readouterr().err
+    edited_dataset: Path, films: Path, tmp_path: Path, evaluate: Evaluate, capsys: Out,
+    command: str, more: list[str], words: str,
+) -> None:  # fmt: skip
+    options = [str(tmp_path / "out") if one == "OUT" else one for one in more]
+    assert evaluate(*command.split(), str(edited_dataset), *options, str(films)) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

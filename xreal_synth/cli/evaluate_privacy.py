@@ -13,15 +13,12 @@ from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import (
     JudgesOption,
-    SplitOption,
     ThreadsOption,
-    TrainSplitOption,
     bars,
     machine,
 )
-from xreal_synth.cli.made_films import MadeArgument, made_films, made_source, open_real
+from xreal_synth.cli.made_films import MadeArgument, check_synthetic, made_films, made_source, open_real
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
-from xreal_synth.errors import DatasetError
 
 if TYPE_CHECKING:
     from xreal_synth.anatomy.manifest import FilmRow
@@ -68,8 +65,8 @@ def privacy(
         str | None,
         typer.Option(metavar="MANIFEST", help="Real films of other patients.", show_default="--train's"),
     ] = None,
-    train_split: TrainSplitOption = "train",
-    split: SplitOption = "val",
+    train_split: Annotated[str, typer.Option(help="The split that the bundle was trained on.")] = "train",
+    split: Annotated[str, typer.Option(help="The split of other patients' films: chance.")] = "val",
     quarantine: Annotated[
         bool,
         typer.Option(
@@ -88,11 +85,13 @@ def privacy(
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Every film of a dataset against every training film: near copies are listed, beside what chance reaches.
+    """Every film of a dataset against every training film: near copies are listed.
 
-    By pixels (a film moved by up to 1/16, lighter or darker is found too) and by the judging classifier's features.
-    A copy is nearer to a training film than the 0.1st percentile of training films' distances to the nearest film of
-    another patient. The dataset's folder gets privacy.json, which names no training film.
+    By pixels (a film moved by up to 1/16, lighter or darker is found too) and
+    by the judging classifier's features. A copy is nearer to a training film
+    than the 0.1st percentile of training films' distances to the nearest film
+    of another patient; the rate of validation films stands beside it. The
+    dataset's folder gets privacy.json, which names no training film.
     """
     import torch
 
@@ -102,7 +101,8 @@ def privacy(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     judging = load_judges(judges, device)
     with made_source(dataset) as source, bars() as report:
-        _check_made(source)
+        check_synthetic(source, "an edited film is a copy of its own source by intention")
+        source.excluded = frozenset()  # the audit says the same before and after films are excluded
         audit, names, training = _audited(
             source, judging, (train, train_split), (real or train, split), report
         )
@@ -123,18 +123,6 @@ def privacy(
         notes.print(f"{added} films added to {where}/excluded.csv", markup=False, soft_wrap=True)
     elif audit.copies:
         notes.print("run again with --quarantine to have readers and exports leave them out", markup=False)
-
-
-def _check_made(source: Source) -> None:
-    """Excluded films are audited too, so that the audit says the same before and after."""
-    if source.head.real_films:
-        raise DatasetError(
-            where=source.store.uri,
-            found="a dataset of real films, as they are or edited",
-            wanted="films made from organ masks: an edited film is a copy of its own source by intention",
-            mend="audit a dataset made with anatomy.source: bank or masks",
-        )
-    source.excluded = frozenset()
 
 
 def _audited(

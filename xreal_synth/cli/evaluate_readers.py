@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xreal_synth.cli.evaluate_common import SplitOption, bars
-from xreal_synth.cli.made_films import MadeArgument, RealOption, made_films, made_source, open_real
+from xreal_synth.cli.evaluate_common import bars
+from xreal_synth.cli.made_films import (
+    MadeArgument,
+    RealOption,
+    check_synthetic,
+    made_films,
+    made_source,
+    open_real,
+)
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import DatasetError
 
@@ -81,7 +88,7 @@ def make(
             show_default="no",
         ),
     ] = None,
-    split: SplitOption = "val",
+    split: Annotated[str, typer.Option(help="The manifest's split to take real films from.")] = "val",
     number: Annotated[int, typer.Option("--readers", min=1, max=50)] = 3,
     films: Annotated[int, typer.Option(min=2, help="Films in all, as many real as of each dataset.")] = 60,
     repeats: Annotated[
@@ -95,10 +102,11 @@ def make(
         int | None, typer.Option(min=0, help="Which films and orders.", show_default="drawn")
     ] = None,
 ) -> None:
-    """Pages for blind readers: real and synthetic films, shuffled, ranked 1 to 5 for anatomy, pathology and quality.
+    """Pages for blind readers, who rank films 1 to 5 for anatomy, pathology and quality.
 
-    Real and synthetic films have the same findings in the same numbers, one film a patient or anatomy. A page is one
-    offline HTML file that names no film; the key stays in key.json.
+    Real and synthetic films are shuffled, with the same findings in the same
+    numbers, one film a patient or anatomy. A page is one offline HTML file
+    that names no film; which are real stays in key.json.
     """
     from xreal_synth.evaluation.readers import choose_films, make_kit
     from xreal_synth.evaluation.readers_files import KEY, key_bytes
@@ -142,10 +150,11 @@ def analyse(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Mean ranks of real and synthetic films with intervals, their difference, and how far readers agree.
+    """Mean ranks of real and synthetic films, their difference, how far readers agree.
 
-    Writes analysis.md, analysis.json and answers.csv (every answer with its film) into the kit's folder. Answers that
-    are missing, foreign or not offered are refused, all of them named.
+    Writes analysis.md, analysis.json and answers.csv (every answer with its
+    film) into the kit's folder. Answers that are missing, foreign or not
+    offered are refused, all of them named.
     """
     from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.readers_figures import analyse as figures_of
@@ -182,13 +191,7 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
                 wanted="datasets of different names",
                 mend="give others",
             )
-        if source.head.real_films:
-            raise DatasetError(
-                where=one,
-                found="a dataset of real films, as they are or edited",
-                wanted="films made from organ masks",
-                mend="give a dataset made with anatomy.source: bank or masks",
-            )
+        check_synthetic(source, "an edited film is neither real nor synthetic")
         found[name] = source
     return found
 

@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xreal_synth.cli.evaluate_common import SplitOption, ThreadsOption, TrainSplitOption, bars, machine
-from xreal_synth.cli.made_films import MadeArgument, RealOption, made_films, made_source, open_real
+from xreal_synth.cli.evaluate_common import ThreadsOption, bars, machine
+from xreal_synth.cli.made_films import (
+    MadeArgument,
+    RealOption,
+    check_synthetic,
+    made_films,
+    made_source,
+    open_real,
+)
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import TrainingError
 
@@ -55,8 +62,8 @@ def utility(
     ],
     shares: Annotated[str, typer.Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions: other weights, films and order.")] = 3,
-    train_split: TrainSplitOption = "train",
-    split: SplitOption = "val",
+    train_split: Annotated[str, typer.Option(help="The manifest's split to train on.")] = "train",
+    split: Annotated[str, typer.Option(help="The split to test on, of other patients.")] = "val",
     arch: Annotated[Arch, typer.Option(help="small: three residual stages, for CPUs.")] = Arch.small,
     size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the films it sees.")] = 80,
     steps: Annotated[int, typer.Option(min=2, help="Of the optimiser, the same for all.")] = 600,
@@ -66,11 +73,13 @@ def utility(
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """The same classifier trained on real, synthetic, and both kinds of films, tested on real ones.
+    """The same classifier trained on real and synthetic films, tested on real ones.
 
-    real; synthetic; real + synthetic (half of each batch); synthetic for half of the steps, then real. Batches are
-    balanced between films with the finding and without. OUT gets utility.json, utility.md, utility.png and a file
-    for each classifier; a classifier that is done is not trained again.
+    Trained on real films; on synthetic; on both, half of each batch; on
+    synthetic for half of the steps and then on real. Batches are balanced
+    between films with the finding and without. OUT gets utility.json,
+    utility.md, utility.png, and a file for each classifier: what is done is
+    not trained again.
     """
     import torch
 
@@ -151,6 +160,7 @@ def _made(dataset: str, settings: StudySettings, report: Report) -> tuple[Labell
     label_set = "txrv18" if settings.finding in TXRV18 else "chexpert14"
     films, positive, groups, content = [], [], [], hashlib.sha256()
     with made_source(dataset) as source:
+        check_synthetic(source, "an edited film may be a test patient's")
         for read in made_films(source, report):
             label = read.sample.meta.labels[label_set][settings.finding]
             if label is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xreal_synth.cli.options import notes
-from xreal_synth.errors import TrainingError
+from xreal_synth.errors import DatasetError, TrainingError
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.run import Report
@@ -59,6 +59,17 @@ def made_source(dataset: str) -> Iterator[Source]:
     yield source
     for skipped in source.skipped:
         notes.print(str(skipped), markup=False, soft_wrap=True)
+
+
+def check_synthetic(source: Source, why: str) -> None:
+    """Raises DatasetError for a dataset of real films, as they are or edited; `why` says what would be wrong."""
+    if source.head.real_films:
+        raise DatasetError(
+            where=source.store.uri,
+            found="a dataset of real films, as they are or edited",
+            wanted=f"films made from organ masks: {why}",
+            mend="give a dataset made with anatomy.source: bank or masks",
+        )
 
 
 def made_films(source: Source, report: Report, what: str = "reading made films") -> Iterator[TarSample]:
