@@ -188,7 +188,7 @@ def _ranges(file: Any, columns: Sequence[str]) -> dict[str, tuple[float, float]]
 
 
 def _apart(value: float) -> float:
-    return max(abs(value) * 1e-3, 1e-6)
+    return abs(value) * 0.1 or 1.0
 
 
 def _boxes(column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
