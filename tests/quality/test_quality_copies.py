@@ -24,10 +24,16 @@ def blobs(seed: int, size: int = 96) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is read in several blocks."""
+    monkeypatch.setattr("xreal_synth.quality.copies._ROWS", 128)
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("copies") / "index.safetensors"
-    films = ((f"{seed}.png", str(seed // 2), blobs(seed)) for seed in range(1100))
+    films = ((f"{seed}.png", str(seed // 2), blobs(seed)) for seed in range(300))
     path.write_bytes(write_index(build_index(films)))
     return path
 
@@ -35,7 +41,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_copied_training_film_is_refused_and_another_is_not(index: Path) -> None:
     settings = CheckSettings("copies", "reject", {"distance": index_threshold(index)}, str(index))
     gate = Gate(QualitySettings("standard", 3, (settings,)))
-    copied = blobs(1050, 128).astype(int) + np.random.default_rng(0).integers(-6, 7, (128, 128))
+    copied = blobs(250, 128).astype(int) + np.random.default_rng(0).integers(-6, 7, (128, 128))
     copy, other = gate.judge(
         [JudgedFilm("a", copied.clip(0, 255).astype(np.uint8)), JudgedFilm("b", blobs(5000))]
     )
@@ -46,12 +52,21 @@ def test_a_copied_training_film_is_refused_and_another_is_not(index: Path) -> No
 
 def test_the_index_finds_the_film_itself_and_keeps_its_names(index: Path) -> None:
     read = read_index(index)
-    apart, which = read.nearest(blobs(700))
-    assert read.names[which] == "700.png"
+    apart, which = read.nearest(blobs(200))
+    assert read.names[which] == "200.png"
     assert apart < 0.5 < read.threshold
-    leaving = np.zeros(len(read.names), bool)
-    leaving[700] = True
-    assert read.nearest(blobs(700), leaving)[0] >= read.threshold
+    others = [seed for seed in range(300) if seed // 2 != 100]
+    apart = min(build_index([(str(s), "p", blobs(s))]).nearest(blobs(200))[0] for s in others[:50])
+    assert apart >= read.threshold
+
+
+def test_the_threshold_is_a_percentile_of_the_nearest_of_other_patients() -> None:
+    films = [(str(s), str(s // 2), blobs(s)) for s in range(12)]
+    made = build_index(films)
+    flat = np.stack([np.asarray(t, float) - np.mean(t) for t in made.thumbs])
+    apart = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1))
+    apart[[[a // 2 == b // 2 for b in range(12)] for a in range(12)]] = np.inf
+    assert made.threshold == pytest.approx(np.percentile(apart.min(1), 0.1))
 
 
 def test_films_of_one_patient_alone_give_no_threshold() -> None:

@@ -22,6 +22,8 @@ from xreal_synth.types import Film
 
 NAME: Final = "copies"
 FORMAT: Final = "xreal-synth copy index 1"
+ASKED: Final = 2000
+"""Films, evenly spaced in the index, whose nearest neighbours give the threshold."""
 _ROWS: Final = 1024
 WORDS: Final = {"distance": (True, "grey levels (RMS) to the nearest training film")}
 
@@ -34,16 +36,14 @@ class CopyIndex:
     thumbs: npt.NDArray[np.uint8]
     threshold: float
 
-    def nearest(self, film: Film, leaving_out: npt.NDArray[np.bool_] | None = None) -> tuple[float, int]:
-        """Distance in grey levels (RMS) to the nearest film, and which it is; `leaving_out` bool [M]."""
+    def nearest(self, film: Film) -> tuple[float, int]:
+        """Distance in grey levels (RMS) to the nearest film, and which it is."""
         wanted = thumbnail(film)
         best, which = np.inf, -1
         for start in range(0, len(self.thumbs), _ROWS):
             rows = self.thumbs[start : start + _ROWS].astype(np.float32)
             rows -= rows.mean(axis=1, keepdims=True)
             apart = ((rows - wanted) ** 2).sum(axis=1)
-            if leaving_out is not None:
-                apart[leaving_out[start : start + _ROWS]] = np.inf
             at = int(apart.argmin())
             if apart[at] < best:
                 best, which = float(apart[at]), start + at
@@ -151,10 +151,21 @@ def _small(film: Film) -> npt.NDArray[np.uint8]:
 
 
 def _threshold(index: CopyIndex, patients: npt.NDArray[np.str_]) -> float:
-    """PERCENTILE of the distances between each film and the nearest of another patient."""
-    apart = []
-    for at, thumb in enumerate(index.thumbs):
-        if (patients != patients[at]).any():
-            film = thumb.reshape(THUMB, THUMB)
-            apart.append(index.nearest(film, patients == patients[at])[0])
-    return float(np.percentile(apart, PERCENTILE)) if apart else 0.0
+    """PERCENTILE of the distances between films, ASKED of them at most, and the nearest of another patient."""
+    asked = np.unique(np.linspace(0, len(patients) - 1, min(len(patients), ASKED)).astype(int))
+    wanted = _centred(index.thumbs[asked])
+    nearest = np.full(len(asked), np.inf)
+    for start in range(0, len(index.thumbs), _ROWS):
+        rows = slice(start, start + _ROWS)
+        others = _centred(index.thumbs[rows])
+        apart = (wanted**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2 * wanted @ others.T
+        apart[patients[asked, None] == patients[None, rows]] = np.inf
+        nearest = np.minimum(nearest, apart.min(axis=1))
+    known = nearest[np.isfinite(nearest)]
+    return float(np.percentile(np.sqrt(np.maximum(known, 0)) / THUMB, PERCENTILE)) if len(known) else 0.0
+
+
+def _centred(thumbs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    rows = thumbs.astype(np.float64)
+    rows -= rows.mean(axis=1, keepdims=True)
+    return rows
