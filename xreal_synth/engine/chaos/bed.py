@@ -186,8 +186,11 @@ class Bed:
             at, deadline = folder / f"at-{group}", time.monotonic() + DRIVER_S
             while not at.exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
+            pid = int(at.read_text())
             try:
-                self.strike(lambda: blow(int(at.read_text())))
+                self.strike(lambda: blow(pid))
+                while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+                    time.sleep(0.02)  # an orphan of a dead node may live on for a moment, and end its shard
             finally:
                 (folder / "go").touch()
 
