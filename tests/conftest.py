@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +30,10 @@ def ray_head() -> Iterator[LocalCluster]:
     """A head on loopback with a temporary folder of its own, ended by the ids of its processes."""
     from xreal_synth.engine.chaos.ray_cluster import local_cluster
 
-    with local_cluster(cpus=3) as cluster:
-        yield cluster
+    with pytest.MonkeyPatch.context() as patch:  # a job's `python` is this one, as in a cluster's image
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        with local_cluster(cpus=3) as cluster:
+            yield cluster
 
 
 @pytest.fixture(scope="session")

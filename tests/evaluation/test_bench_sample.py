@@ -131,7 +131,7 @@ def test_the_command_prints_and_writes_the_table(
     for word in ("plain x1 fp32", "reference x2", "branch x2", "xreal-tiny", "GFLOP"):
         assert word in printed
         assert word in written
-    assert written.count("\n| ") == 3 + len({"fp32", resolve_precision("auto")})
+    assert written.count("\n| ") == 5 + len({"fp32", resolve_precision("auto")})
     options = [*small, "--rows", "branch", "--precision", "fp32", "--json"]
     assert run(monkeypatch, *options) == 0
     told = json.loads(capsys.readouterr().out)

