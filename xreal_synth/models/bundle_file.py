@@ -98,16 +98,24 @@ class BundleFile(BundleFields):
 
 
 def read_bundle_file(path: Path) -> BundleFile:
+    """The bundle.json at a path; raises BundleError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            where=str(path), found=f"cannot be read: {error}", wanted="JSON", mend="fetch it again"
-        ) from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    return parse_bundle_file(data, str(path))
+
+
+def parse_bundle_file(text: bytes, where: str) -> BundleFile:
+    """What a bundle.json holds; raises BundleError that names `where`."""
+    try:
+        data = json.loads(text.decode("utf-8"))
+    except ValueError as error:
+        raise _unreadable(where, error) from error
     version = data.get("format_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BundleError(
-            where=str(path),
+            where=where,
             found=f"format version {version}",
             wanted=f"format version {FORMAT_VERSION}, the newest that this xreal-synth reads",
             mend="upgrade xreal-synth, or use an older bundle",
@@ -119,11 +127,15 @@ def read_bundle_file(path: Path) -> BundleFile:
             f"{'.'.join(map(str, e['loc'])) or 'bundle.json'}: {e['msg']}" for e in error.errors()
         )
         raise BundleError(
-            where=str(path),
+            where=where,
             found=wrong,
             wanted=f"the fields of format version {FORMAT_VERSION}",
             mend="correct them",
         ) from error
+
+
+def _unreadable(where: str, error: Exception) -> BundleError:
+    return BundleError(where=where, found=f"cannot be read: {error}", wanted="JSON", mend="fetch it again")
 
 
 def refuse_unsafe_names(where: str, record: BundleFile) -> None:

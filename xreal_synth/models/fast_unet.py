@@ -30,6 +30,7 @@ _KNOWN: Final[dict[str, tuple[Any, ...]]] = {
     "center_input_sample": (False,),
     "class_embed_type": (None,),
     "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
     "dual_cross_attention": (False,),
     "encoder_hid_dim_type": (None,),
     "mid_block_only_cross_attention": (None, False),

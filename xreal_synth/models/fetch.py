@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from xreal_synth.cache import fetch, kept
 from xreal_synth.errors import BundleError, StorageError
-from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFile, read_bundle_file, refuse_unsafe_names
+from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFile, parse_bundle_file, refuse_unsafe_names
 from xreal_synth.storage import Store, open_store, sha256_bytes, sha256_file
 
 KIND: Final = "bundles"
@@ -24,7 +23,7 @@ def fetched_bundle(uri: str) -> Path:
     try:
         store = open_store(uri)
         text = _bundle_json(store)
-        record = _parsed(text, f"{uri.rstrip('/')}/{BUNDLE_FILE}")
+        record = parse_bundle_file(text, f"{uri.rstrip('/')}/{BUNDLE_FILE}")
         refuse_unsafe_names(uri, record)
         size = sum(entry.bytes for entry in record.files.values())
         return kept(KIND, sha256_bytes(text), lambda folder: _fill(store, record, text, folder), size)
@@ -44,16 +43,6 @@ def _bundle_json(store: Store) -> bytes:
             mend="check the URI; a bundle is put there file by file, as it lies in its folder",
         )
     return store.read_bytes(BUNDLE_FILE)
-
-
-def _parsed(text: bytes, where: str) -> BundleFile:
-    with tempfile.TemporaryDirectory(prefix="xreal-bundle-") as folder:
-        path = Path(folder) / BUNDLE_FILE
-        path.write_bytes(text)
-        try:
-            return read_bundle_file(path)
-        except BundleError as error:
-            raise BundleError(where=where, found=error.found, wanted=error.wanted, mend=error.mend) from None
 
 
 def _fill(store: Store, record: BundleFile, text: bytes, folder: Path) -> None:

@@ -57,7 +57,8 @@ class Bound:
     words: str
 
     def broken(self, score: float) -> bool:
-        return score < self.value if self.least else score > self.value
+        """A score that is no number is."""
+        return not (score >= self.value if self.least else score <= self.value)
 
     def reason(self, score: float) -> str:
         return f"{self.words} {score:.4g}, {'at least' if self.least else 'at most'} {self.value:.4g}"

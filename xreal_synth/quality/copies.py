@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from xreal_synth.errors import BundleError
 from xreal_synth.quality.checks import JudgedFilm, Seen, bounds_of
-from xreal_synth.quality.nearest import PERCENTILE, THUMB, thumbnail
+from xreal_synth.quality.nearest import PERCENTILE, THUMB, reduced, thumbnail
 from xreal_synth.types import Film
 
 NAME: Final = "copies"
@@ -69,7 +69,7 @@ def build_index(films: Iterable[tuple[str, str, Film]]) -> CopyIndex:
     for name, patient, film in films:
         names.append(name)
         patients.append(patient)
-        thumbs.append(_small(film))
+        thumbs.append(reduced(film))
     if not names:
         return CopyIndex((), np.zeros((0, THUMB * THUMB), np.uint8), 0.0)
     index = CopyIndex(tuple(names), np.stack(thumbs), 0.0)
@@ -142,12 +142,6 @@ def _no_index(path: Path, found: str) -> BundleError:
         wanted=f"an index of training films ({FORMAT})",
         mend="make one: xreal-synth quality index --data FILMS OUT.safetensors",
     )
-
-
-def _small(film: Film) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(film).resize((THUMB, THUMB), Image.Resampling.BOX)).ravel()
 
 
 def _threshold(index: CopyIndex, patients: npt.NDArray[np.str_]) -> float:

@@ -40,21 +40,13 @@ class GateNetworks:
     classifier: Classifier | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Running:
-    check: Check
-    rejects: bool
-
-
 class Gate:
     """The checks of a recipe, ready to judge. Raises BundleError for a copy index that cannot be read."""
 
     def __init__(self, settings: QualitySettings, networks: GateNetworks | None = None) -> None:
         self._settings = settings
         self._networks = networks or GateNetworks()
-        self._running = [
-            _Running(_check(one), one.action == "reject") for one in settings.checks if one.action != "off"
-        ]
+        self._running = [(_check(one), one.action == "reject") for one in settings.checks]
 
     def judge(self, films: Sequence[JudgedFilm]) -> list[Verdict]:
         """A verdict on each film, in their order."""
@@ -97,13 +89,13 @@ class Gate:
         scores: dict[str, float] = {}
         refused, flags = list[str](), list[str]()
         reasons: dict[str, str] = {}
-        for running in self._running:
-            for name, value in running.check.scores(film, seen).items():
-                bound, score = running.check.bounds[name], round(float(value), DIGITS)
-                told = f"{running.check.name}.{name}"
+        for check, rejects in self._running:
+            for name, value in check.scores(film, seen).items():
+                bound, score = check.bounds[name], round(float(value), DIGITS)
+                told = f"{check.name}.{name}"
                 scores[told] = score
                 if bound.broken(score):
-                    (refused if running.rejects else flags).append(told)
+                    (refused if rejects else flags).append(told)
                     reasons[told] = bound.reason(score)
         return Verdict(
             refused=tuple(refused),

@@ -19,5 +19,10 @@ Vectors = npt.NDArray[np.float32]
 
 def thumbnail(film: Film) -> Vectors:
     """A film as 64x64 grey levels without their mean [4096]; distances between two are per-pixel RMS * 64."""
-    small = np.asarray(Image.fromarray(film).resize((THUMB, THUMB), Image.Resampling.BOX), np.float32).ravel()
-    return np.asarray(small - small.mean())
+    grey = reduced(film).astype(np.float32)
+    return np.asarray(grey - grey.mean())
+
+
+def reduced(film: Film) -> npt.NDArray[np.uint8]:
+    """A film as 64x64 grey levels [4096]."""
+    return np.asarray(Image.fromarray(film).resize((THUMB, THUMB), Image.Resampling.BOX)).ravel()

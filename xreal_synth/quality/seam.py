@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,6 +13,8 @@ from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.anatomy.regions import FEATHER_SHARE
 from xreal_synth.quality.checks import JudgedFilm, Region, Seen, bounds_of
 from xreal_synth.types import Film
+
+Steps = npt.NDArray[np.float64]
 
 NAME: Final = "seam"
 FLOOR: Final = 2.0
@@ -45,28 +47,28 @@ def seam_energy(film: Film, twin: Film, region: Region) -> float | None:
     inside = region[y, x]
     depth = ndimage.distance_transform_edt(inside)
     width = round(FEATHER_SHARE * film.shape[0])
-    ratios = [
-        _ratio(film[y, x], twin[y, x], depth > at) for at in range(width + 1) if at < float(depth.max())
-    ]
+    deepest = float(depth.max())
+    pairs = [(axis, _steps(film[y, x], axis), _steps(twin[y, x], axis)) for axis in (0, 1)]
+    ratios = [_ratio(pairs, depth > at) for at in range(width + 1) if at < deepest]
     found = [ratio for ratio in ratios if ratio is not None]
     return max(found) if found else None
 
 
-def _ratio(film: Film, twin: Film, inside: Region) -> float | None:
-    """Of one line, the border of `inside`."""
+def _ratio(pairs: Sequence[tuple[int, Steps, Steps]], inside: Region) -> float | None:
+    """Of one line, the border of `inside`; by axis the steps of the film and of the twin."""
     steps, twins = [], []
-    for axis in (0, 1):
+    for axis, own, other in pairs:
         across = np.diff(inside, axis=axis)
-        steps.append(_steps(film, axis)[across])
-        twins.append(_steps(twin, axis)[across])
+        steps.append(own[across])
+        twins.append(other[across])
     if not sum(len(part) for part in steps):
         return None
     return _mean(steps) / max(FLOOR, _mean(twins))
 
 
-def _steps(film: Film, axis: int) -> npt.NDArray[np.float64]:
+def _steps(film: Film, axis: int) -> Steps:
     return np.diff(film.astype(np.float64), axis=axis)
 
 
-def _mean(steps: list[npt.NDArray[np.float64]]) -> float:
+def _mean(steps: Sequence[Steps]) -> float:
     return float(np.abs(np.concatenate(steps)).mean())

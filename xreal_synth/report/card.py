@@ -80,11 +80,11 @@ def dataset_card(
         label_sets=_told_labels(summary.labels),
         sizes=" and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-",
         megabytes=summary.bytes / 1e6,
-        unrequested=_setting(head, "labels", "unrequested"),
-        control=_setting(head, "sampling", "control"),
-        profile=_setting(head, "quality", "profile"),
-        checks=_setting(head, "quality", "checks") or {},
-        films=_setting(head, "anatomy", "source", "images", "content"),
+        unrequested=head.setting("labels", "unrequested"),
+        control=head.setting("sampling", "control"),
+        profile=head.setting("quality", "profile"),
+        checks=head.setting("quality", "checks") or {},
+        films=head.setting("anatomy", "source", "images", "content"),
         fingerprint=dict(sorted(head.fingerprint.items())),
         reading_labels=_reading_labels(summary.labels),
     )
@@ -179,13 +179,6 @@ def _licence(bundle: BundleInfo | None) -> dict[str, object]:
     if known in _HUB_LICENCES:
         return {"license": known}
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", known).strip("-") or "unnamed"}
-
-
-def _setting(head: DatasetHead, *path: str) -> object:
-    value: object = head.settings
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def _cell(text: object) -> str:

@@ -6,8 +6,7 @@ users (names, reasons, recipe) is escaped by the template. The same dataset give
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import jinja2
 
@@ -78,16 +77,16 @@ def report_html(
         head=head, summary=summary, status=status, bundle=bundle, recipe=_shortened(recipe_text.rstrip()),
         words=recipe_in_words(head), rows=rows, refused=refused, streamed=streamed,
         label_sets=label_sets(summary.labels), findings=findings_shown(streamed, rows, head, films.mean),
-        gate=gate_shown(summary), profile=_setting(head, "quality", "profile") or "none",
+        gate=gate_shown(summary), profile=head.setting("quality", "profile") or "none",
         scores=scores_shown(head, streamed, worst, films),
         ratios=ratios_chart(streamed), sheets=sheets_of(streamed, films, real=head.real_films),
         pictures=pictures, width=width, picture_bytes=sum(len(one.uri) for one in pictures), budget=BUDGET,
         mean=films.mean, mean_outlines=organ_outlines(dict(films.mean.organs)),
         spread=len(picker.shards), most_shards=SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
-        measured=measured(store, head), sizes=_sizes(summary), control=_setting(head, "sampling", "control"),
-        films_digest=_setting(head, "anatomy", "source", "images", "content"),
-        masks_path=_setting(head, "anatomy", "source", "masks", "path"),
-        unrequested=_setting(head, "labels", "unrequested"),
+        measured=measured(store, head), sizes=_sizes(summary), control=head.setting("sampling", "control"),
+        films_digest=head.setting("anatomy", "source", "images", "content"),
+        masks_path=head.setting("anatomy", "source", "masks", "path"),
+        unrequested=head.setting("labels", "unrequested"),
         reading=streamed.findings[0].name if streamed.findings else "Pneumonia",
     )  # fmt: skip
     return text.encode()
@@ -145,10 +144,3 @@ def _time(seconds: float) -> str:
 
 def _sizes(summary: DatasetSummary) -> str:
     return " and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-"
-
-
-def _setting(head: DatasetHead, *path: str) -> Any:
-    value: object = head.settings
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value

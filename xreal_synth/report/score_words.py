@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, Literal
 
 from xreal_synth.quality.catalogue import SCORES
@@ -27,10 +26,8 @@ def worst_end(name: str) -> End:
 def bound_of(head: DatasetHead, name: str) -> Line | None:
     """The bound of a score, at `quality.checks.FAMILY` of the digested settings, and what is done beyond it."""
     family, _, score = name.partition(".")
-    check: object = head.settings
-    for part in ("quality", "checks", family):
-        check = check.get(part) if isinstance(check, Mapping) else None
-    if not isinstance(check, Mapping):
+    check = head.setting("quality", "checks", family)
+    if not isinstance(check, dict):
         return None
     value = check.get(score)
     if isinstance(value, bool) or not isinstance(value, int | float):

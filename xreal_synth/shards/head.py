@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -47,6 +48,13 @@ class DatasetHead:
     format_version: int = FORMAT_VERSION
     prompts: FileStamp | None = None
     unchecked: dict[str, str] = field(default_factory=dict)
+
+    def setting(self, *path: str) -> Any:
+        """The digested setting at this path; None where there is none."""
+        value: object = self.settings
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
 
     @property
     def real_films(self) -> bool:

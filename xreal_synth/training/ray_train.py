@@ -24,7 +24,7 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from xreal_synth.errors import EngineError, XrealError
-from xreal_synth.storage import scheme_of
+from xreal_synth.storage import is_remote, local_folder
 from xreal_synth.training.config import TrainConfig
 from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
 from xreal_synth.training.run import open_run
@@ -226,7 +226,7 @@ def _watch(fitting: threading.Thread, mailbox: Any, on_step: OnStep) -> None:
 def _absolute(data: str | Path) -> str:
     """A path from the root, so that it does not depend on a worker's folder; a URI as it is."""
     text = str(data)
-    return text if scheme_of(text) else str(Path(text).absolute())
+    return text if is_remote(text) else str(local_folder(text).absolute())
 
 
 def _check_room(team: Team) -> None:

@@ -81,7 +81,9 @@ class PspnetSegmenter:
             raise TrainingError(
                 found=error.found,
                 wanted=error.wanted,
-                mend=f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini",
+                mend=error.mend
+                if file.is_file()
+                else f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini",
             ) from error
         self._device = device
         self.name = f"torchxrayvision PSPNet {sha256_file(file)[:12]}"
