@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -434,6 +434,13 @@ def _written(entry: dict[str, Any]) -> float:
 def missing_folders(folder: Path) -> list[Path]:
     """The folder and those above it that do not exist yet, innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of the folders that are there and hold nothing, in the order given."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def scheme_of(uri: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from xreal_synth.cli.main import main
-from xreal_synth.engine.reopen import recipe_text
+from xreal_synth.engine.reopen import recipe_text, setting
 from xreal_synth.engine.repair import carry_out, open_for_repair, plan_repair
 from xreal_synth.errors import DatasetError
 from xreal_synth.recipe.load import load_recipe
@@ -148,3 +148,10 @@ def command(monkeypatch, *arguments):
     with pytest.raises(SystemExit) as ended:
         main()
     return ended.value.code or 0
+
+
+def test_the_kept_recipe_is_read_as_recipes_are(dataset):
+    """1e-1 is a number in YAML 1.2, and no text."""
+    kept = dataset.local_path / "recipe.yaml"
+    kept.write_text(kept.read_text() + "\ncompute: {hang_timeout_s: 1e3}\n")
+    assert setting(recipe_text(dataset), "compute", "hang_timeout_s") == 1000.0

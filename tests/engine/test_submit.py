@@ -34,7 +34,7 @@ JOB_S = 240
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A working directory with a recipe, a bundle of its own, and things that must stay at home."""
-    folder = tmp_path / "work"
+    folder = tmp_path / "mine"
     (folder / "recipes").mkdir(parents=True)
     shutil.copy(SMOKE, folder / "recipes")
     shutil.copytree(SHIPPED / "xreal-tiny", folder / "bundles" / "mine")
@@ -67,6 +67,17 @@ def test_masks_are_taken_along(work, film_folder):
     assert sum(name.parts[0] == "masks" for name in taken.files) == 6
 
 
+def test_the_gates_files_are_taken_along(work):
+    (work / "index.safetensors").write_bytes(b"thumbnails")
+    asked = "quality={profile: none, checks: {copies: {action: warn, index: index.safetensors}}}"
+    taken = pack(recipe_of(work, asked), work / "recipes" / "smoke.yaml", work)
+    assert "index.safetensors" in {str(name) for name in taken.files}
+    with pytest.raises(EngineError, match=r"quality\.checks\.copies\.index"):
+        pack(
+            recipe_of(work, asked.replace("index.s", "/data/index.s")), work / "recipes" / "smoke.yaml", work
+        )
+
+
 def test_the_parcel_has_the_same_bytes_each_time(work, tmp_path):
     for name in ("a.zip", "b.zip"):
         pack(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work).write(
@@ -91,7 +102,7 @@ def test_the_package_goes_along_if_asked(work):
 @pytest.mark.parametrize(
     ("overrides", "options", "told"),
     [
-        (["bundle={tmp}/work/bundles/mine"], {}, "nothing says that the nodes have it"),
+        (["bundle={tmp}/mine/bundles/mine"], {}, "nothing says that the nodes have it"),
         (["bundle=../elsewhere"], {}, "nothing says that the nodes have it"),
         (["bundle=bundles/none"], {}, "nothing at"),
         (["anatomy.source={{masks: {{path: /data/masks}}}}"], {}, "anatomy.source.masks.path"),

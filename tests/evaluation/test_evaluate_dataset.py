@@ -27,7 +27,7 @@ from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
 from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.tar import read_tar
-from xreal_synth.storage import LocalStore
+from xreal_synth.storage import LocalStore, sha256_file
 from xreal_synth.types import FilmQuality, Rejected, Sample, ShardPlan, SourceFilm
 
 Evaluate = Callable[..., int]
@@ -199,6 +199,18 @@ def test_films_of_one_patient_are_resampled_together(films: Path) -> None:
     assert finder.unit(own_mask) == finder.unit(edited) == "patient 4"
     assert finder.unit(replace(own_mask, anatomy_id="mask1.png")) == "mask mask1.png"
     assert finder.unit(replace(edited, source=replace(edited.source, id="x.png"))) == "film x.png"
+
+
+def test_a_real_film_that_has_gone_is_no_pair(films: Path, tmp_path: Path) -> None:
+    films = shutil.copytree(films, tmp_path / "films")
+    store = LocalStore(films)
+    finder = PairFinder(CaseReader(store, SIZE), real_rows(store, "train", "val").rows)
+    sample = phantom(3, "v0", size=SIZE)
+    of_file = SourceFilm("film8.png", sha256_file(films / "film8.png"), (), ())
+    edited = replace(sample, meta=replace(sample.meta, source=of_file))
+    (films / "film8.png").unlink()
+    assert np.isnan(finder.ms_ssim(edited))
+    assert finder.pairs == 0
 
 
 def test_only_as_many_films_as_asked_for(own: Path) -> None:

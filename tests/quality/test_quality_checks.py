@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather
 from xreal_synth.quality.catalogue import SCORES
-from xreal_synth.quality.checks import JudgedFilm
+from xreal_synth.quality.checks import Bound, JudgedFilm
 from xreal_synth.quality.gate import Gate, GateNetworks
 from xreal_synth.quality.organs import dice
 from xreal_synth.recipe.quality import PROFILES, STANDARD
@@ -203,3 +203,9 @@ def test_dice_is_symmetric_and_bounded(seed: int) -> None:
     assert 0 <= dice(a, b) <= 1
     assert dice(a, a) == 1
     assert dice(a, a & b) >= dice(a, b) - 1e-12 or not (a & b).any()
+
+
+@pytest.mark.parametrize("least", [True, False])
+def test_a_score_that_is_no_number_breaks_its_bound(least: bool) -> None:
+    assert Bound(0.5, least, "shown").broken(float("nan"))
+    assert not Bound(0.5, least, "shown").broken(0.5)

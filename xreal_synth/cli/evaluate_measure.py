@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xreal_synth.cli.evaluate_common import machine
-from xreal_synth.cli.evaluate_source import Chosen, choose
 from xreal_synth.cli.made_films import open_real
 from xreal_synth.errors import DatasetError
 
 if TYPE_CHECKING:
+    from xreal_synth.cli.evaluate_source import Chosen
     from xreal_synth.evaluation.dataset import DatasetFigures
     from xreal_synth.evaluation.inception import InceptionFeatures
     from xreal_synth.evaluation.judging import Judges
@@ -157,6 +157,8 @@ def open_bench(
 
 def open_datasets(uris: Sequence[str], most: int) -> list[Chosen]:
     """The datasets' shards; raises DatasetError, also where datasets have films of different sizes."""
+    from xreal_synth.cli.evaluate_source import choose
+
     chosen = [choose(uri, most) for uri in uris]
     if len({one.size for one in chosen}) > 1:
         raise DatasetError(

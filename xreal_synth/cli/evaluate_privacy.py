@@ -17,7 +17,14 @@ from xreal_synth.cli.evaluate_common import (
     bars,
     machine,
 )
-from xreal_synth.cli.made_films import MadeArgument, check_synthetic, made_films, made_source, open_real
+from xreal_synth.cli.made_films import (
+    MadeArgument,
+    check_synthetic,
+    films_named,
+    made_films,
+    made_source,
+    open_real,
+)
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
@@ -166,11 +173,7 @@ def _draw(source: Source, audit: Audit, training: _Real, sheet: Path, report: Re
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]
     wanted = {pair.key for pair in pairs}
-    made = {
-        read.sample.meta.key: read.sample.film
-        for read in made_films(source, report, "drawing pairs")
-        if read.sample.meta.key in wanted
-    }
+    made = films_named(source, wanted, report, "drawing pairs")
     rows = [training.rows[pair.training] for pair in pairs]
     draw_pairs(
         audit, pairs, made, [training.reader.film(row) for row in rows], [row.image for row in rows], sheet

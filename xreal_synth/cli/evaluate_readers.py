@@ -18,7 +18,7 @@ from xreal_synth.cli.made_films import (
     MadeArgument,
     RealOption,
     check_synthetic,
-    made_films,
+    films_named,
     made_source,
     open_real,
 )
@@ -234,11 +234,8 @@ def _films(kit: Kit, sources: Mapping[str, Source], store: Store, split: str, re
     found: dict[tuple[str, str], Film] = {}
     for name, source in sources.items():
         wanted = {film.source for film in kit.films if film.arm == name}
-        shards = {int(key.partition("-")[0]) // source.head.shard_samples for key in wanted}
-        source.records = tuple(record for record in source.records if record.shard in shards)
-        for read in made_films(source, report, f"reading {name}"):
-            if read.sample.meta.key in wanted:
-                found[name, read.sample.meta.key] = read.sample.film
+        for key, made in films_named(source, wanted, report, f"reading {name}").items():
+            found[name, key] = made
     sizes = {film.shape for film in found.values()}
     if len(sizes) != 1:
         raise DatasetError(

@@ -98,13 +98,14 @@ def utility(
         training, test, manifest = _real(real, (train_split, split), settings, report)
         study = Study(out, {**head, **manifest, **asdict(settings), "device": device})
         cells = cells_of(parts, seeds)
-        phases = {cell: phases_of(cell, training, made, steps) for cell in cells}
+        for cell in cells:  # what cannot be trained is told before anything is
+            phases_of(cell, training, made, steps)
         done: list[Trained] = []
         fit = _fit(settings, test, device, report, len(cells) * steps)
         for cell in cells:
             found = study.done(cell)
             if found is None:
-                found = study.train(cell, phases[cell], fit)
+                found = study.train(cell, phases_of(cell, training, made, steps), fit)
             else:
                 report("training", steps, len(cells) * steps)
             done.append(found)

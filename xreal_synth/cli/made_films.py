@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from xreal_synth.export.source import Source
     from xreal_synth.shards.tar import TarSample
     from xreal_synth.storage import Store
+    from xreal_synth.types import Film
 
 MadeArgument = Annotated[
     str,
@@ -70,6 +72,29 @@ def check_synthetic(source: Source, why: str) -> None:
             wanted=f"films made from organ masks: {why}",
             mend="give a dataset made with anatomy.source: bank or masks",
         )
+
+
+def films_named(source: Source, keys: set[str], report: Report, what: str) -> dict[str, Film]:
+    """The films of these keys, from the shards that hold them; raises DatasetError where one is not to be had."""
+    from xreal_synth.shards.names import parse_key
+
+    shards = {parse_key(key, key)[0] // source.head.shard_samples for key in keys}
+    records = tuple(record for record in source.records if record.shard in shards)
+    part = replace(source, records=records, skipped=[])
+    found = {
+        read.sample.meta.key: read.sample.film
+        for read in made_films(part, report, what)
+        if read.sample.meta.key in keys
+    }
+    lost = sorted(keys - found.keys())
+    if lost:
+        raise DatasetError(
+            where=source.store.uri,
+            found=str(part.skipped[0]) if part.skipped else f"no film {lost[0]}",
+            wanted="shards that are what their records say",
+            mend="run xreal-synth verify",
+        )
+    return found
 
 
 def made_films(source: Source, report: Report, what: str = "reading made films") -> Iterator[TarSample]:

@@ -29,7 +29,7 @@ from xreal_synth.cli import (
     verify,
 )
 from xreal_synth.cli.options import notes
-from xreal_synth.engine.log import quiet_ray
+from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.errors import XrealError
 
 app = typer.Typer(

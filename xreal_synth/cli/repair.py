@@ -83,8 +83,9 @@ def repair(
         _tell(dataset, plan)
     summary = None
     if not dry_run and not plan.empty:
-        summary = _carry_out(run, store, head, plan, address, as_json)
-    code = summary.exit_code if summary is not None else PARTIAL * (not plan.whole)
+        summary, code = _carry_out(run, store, head, plan, address, as_json)
+    else:
+        code = PARTIAL * (not plan.whole)
     if as_json:
         print_json({"exit_code": code, **_fields(plan), "run": summary and summary_fields(summary)})
     raise typer.Exit(code)
@@ -92,7 +93,7 @@ def repair(
 
 def _carry_out(
     run: Run, store: Store, head: DatasetHead, plan: RepairPlan, address: str | None, as_json: bool
-) -> RunSummary:
+) -> tuple[RunSummary, int]:
     from xreal_synth.cli.progress import RunDisplay
     from xreal_synth.engine.ray_driver import generate
     from xreal_synth.engine.repair import carry_out
@@ -112,7 +113,7 @@ def _carry_out(
         show(summary, built)
     if failed:
         notes.print(failed, markup=False, soft_wrap=True)
-    return summary
+    return summary, summary.exit_code or PARTIAL * bool(failed)
 
 
 def _tell(dataset: str, plan: RepairPlan) -> None:

@@ -10,13 +10,11 @@ from rich.live import Live
 from rich.table import Table
 
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, seconds_text
+from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
     from xreal_synth.shards.status import DatasetStatus, State
 
-DatasetArgument = Annotated[
-    str, typer.Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)
-]
 SHOWN_FAILURES = 10
 
 _SAID: dict[State, str] = {

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from xreal_synth.engine.attempts import plan_shard
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.worker import HEALTHY, build_sample, publish_rows, real_twin
+from xreal_synth.engine.quality import HEALTHY
+from xreal_synth.engine.worker import build_sample, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.agree import group_problems
@@ -104,7 +105,7 @@ def read_ledger(
                 on_event(ShardDiscarded(found.shard, found.problem))
             replacing.append(found.shard)
     for shard in sorted(set(shards_in(store, SHARDS, run.recipe.name)) - set(recorded)):
-        ours = shard < run.plan.shard_count and not run.quality.gated
+        ours = shard < run.plan.shard_count
         record = adopt(run, store, run.plan.shard(shard), fingerprint) if ours else None
         if record is None:
             store.delete(tar_key(stem_of(run.recipe.name, shard)))
@@ -178,20 +179,18 @@ def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole
     again = folder / "again.tar"
     rejected: list[Rejected] = []
     try:
+        there = _local_copy(store, key, folder)
         with TarWriter(again) as writer:
-            for sample in _rebuilt(run, store, shard, folder, rejected):
+            for sample in _rebuilt(run, shard, there, rejected):
                 writer.add(encode_sample(sample))
     except DatasetError:
         return None
-    equal = sha256_file(again) == sha256_of(store, key)
+    equal = sha256_file(again) == sha256_file(there)
     return _Whole(again, writer.rows, rejected) if equal else None
 
 
-def _rebuilt(
-    run: Run, store: Store, shard: ShardPlan, folder: Path, rejected: list[Rejected]
-) -> Iterable[Sample]:
+def _rebuilt(run: Run, shard: ShardPlan, tar: Path, rejected: list[Rejected]) -> Iterable[Sample]:
     """The plan's samples with the films there; fills `rejected`. Raises DatasetError at the first surprise."""
-    tar = _local_copy(store, tar_key(shard.stem), folder)
     there = read_samples(tar, tar_key(shard.stem))
     for planned in plan_shard(run, shard, _ADOPT_CHUNK):
         rejected += planned.rejected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -21,14 +20,6 @@ from xreal_synth.engine.progress import (
     Stopping,
     Warned,
 )
-
-RAY_CHATTER = "A worker died or was killed|Raylet is terminated|The node with node id"
-"""What Ray prints to standard output of deaths that our own events tell, with pages of its logs."""
-
-
-def quiet_ray() -> None:
-    """Leaves that out, unless the user has set what to leave out. To be called before Ray is imported."""
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", RAY_CHATTER)
 
 
 class LineLog:

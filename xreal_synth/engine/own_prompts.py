@@ -17,7 +17,7 @@ from xreal_synth.models.prompt_table import read_about
 from xreal_synth.recipe.schema import FindingRow, Recipe
 from xreal_synth.shards.head import DatasetHead, read_head
 from xreal_synth.shards.names import DATASET, PROMPTS
-from xreal_synth.storage import Store, missing_folders, sha256_bytes
+from xreal_synth.storage import Store, missing_folders, remove_empty, sha256_bytes
 from xreal_synth.types import FileStamp
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def kept(run: Run, store: Store, head: DatasetHead | None, encode: Encode | None
     finally:
         if put and not store.exists(DATASET):
             store.delete(PROMPTS)
-            for made in created:
-                if made.is_dir() and not any(made.iterdir()):
-                    made.rmdir()
+            remove_empty(created)
 
 
 def _placed(run: Run, store: Store, head: DatasetHead | None, encode: Encode | None) -> tuple[Run, bool]:

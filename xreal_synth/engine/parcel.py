@@ -15,6 +15,7 @@ from typing import Final
 from xreal_synth.errors import EngineError
 from xreal_synth.models.describe import shipped_bundles
 from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.quality import FILES, check_file
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.storage import is_remote, local_folder
 
@@ -94,6 +95,10 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "anatomy.source.masks.path", source.masks.path
     if isinstance(source, ImagesSource) and not is_remote(source.images.path):
         yield "anatomy.source.images.path", source.images.path
+    for check, key in FILES.items():
+        given = check_file(recipe.quality, check)
+        if given is not None:
+            yield f"quality.checks.{check}.{key}", given
 
 
 def _inside(path: Path, folder: Path) -> PurePosixPath | None:

@@ -13,7 +13,7 @@ from xreal_synth.models.describe import BundleInfo
 from xreal_synth.quality.checks import JudgedFilm
 from xreal_synth.quality.copies import index_threshold
 from xreal_synth.recipe.edits import ImagesSource
-from xreal_synth.recipe.quality import NEGATIVE_BELOW, CheckFile, check_file, resolve_quality
+from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, CheckFile, check_file, resolve_quality
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.storage import sha256_file
 from xreal_synth.types import Film, MemberSpec, QualitySettings, SampleSpec
@@ -30,7 +30,7 @@ def open_quality(recipe: Recipe, bundle: BundleInfo) -> QualitySettings:
 
     Raises RecipeError where the recipe asks for a check that cannot run, BundleError for a file that is not one.
     """
-    files = {name: _file(recipe, name) for name in ("organs", "copies")}
+    files = {name: _file(recipe, name) for name in FILES}
     known = {name: file for name, file in files.items() if file is not None}
     checked = recipe.labels.unrequested == "checked"
     if checked and "classifier" not in bundle.parts:

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xreal_synth.engine.ray_session import alive_nodes
 from xreal_synth.errors import EngineError, StorageError
-from xreal_synth.storage import TEMPORARY_PREFIX, Store, missing_folders, open_store
+from xreal_synth.storage import TEMPORARY_PREFIX, Store, missing_folders, open_store, remove_empty
 
 _TIMEOUT_S = 120.0
 
@@ -61,9 +61,7 @@ def probed(store: Store, *, cluster: bool) -> Iterator[Probe | None]:
         yield probe
     finally:
         store.delete(probe.key)
-        for made in created:
-            if made.is_dir() and not any(made.iterdir()):
-                made.rmdir()
+        remove_empty(created)
 
 
 def _check_nodes(store: Store, probe: Probe) -> None:

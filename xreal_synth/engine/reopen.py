@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-import yaml
 from pydantic import ValidationError
 
 from xreal_synth.engine.own_prompts import ENCODER, encoder_in, with_table
@@ -15,10 +14,10 @@ from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.quality import place_files
 from xreal_synth.recipe.resolve import written_sampling
 from xreal_synth.recipe.schema import Compute, Recipe, Split
+from xreal_synth.recipe.yaml_text import parse
 from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import RECIPE
 from xreal_synth.storage import Store
-
-RECIPE = "recipe.yaml"
 
 
 def reopen(
@@ -121,10 +120,8 @@ def _place_films(document: dict[str, object], path: str | None) -> None:
 
 def setting(text: str, *path: str) -> object:
     """A setting of the recipe as given."""
-    try:
-        return _below(yaml.safe_load(text), *path)
-    except yaml.YAMLError:
-        return None
+    document = parse(text)
+    return None if document.problems else _below(document.value, *path)
 
 
 def _below(value: object, *path: str) -> object:

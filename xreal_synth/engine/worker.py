@@ -24,7 +24,7 @@ from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
-from xreal_synth.engine.quality import judged_films
+from xreal_synth.engine.quality import HEALTHY, judged_films
 from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.plan.film_labels import film_labels
@@ -53,9 +53,6 @@ from xreal_synth.types import (
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
-
-HEALTHY = "h"
-
 
 CHUNK = 8
 """Micro-batches planned and handed to the backend at once: bounds what a large shard holds in memory."""

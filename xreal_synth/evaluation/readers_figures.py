@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.evaluation.agreement import ordinal_alpha, weighted_kappa
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Figure, unknown
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Figure, figure, unknown
 from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Kit
 from xreal_synth.evaluation.readers_files import Reading
 
@@ -98,8 +98,8 @@ def _ranks(
             for a, b in combinations(range(len(numbers)), 2)
         },
         alpha=bootstrap.interval(ordinal_alpha(first), len(arms)) if len(numbers) > 1 else unknown(),
-        again={reader: _share(apart == 0) for reader, apart in repeated.items()},
-        again_one={reader: _share(np.abs(apart) <= 1) for reader, apart in repeated.items()},
+        again={reader: figure((apart == 0).tolist()) for reader, apart in repeated.items()},
+        again_one={reader: figure((np.abs(apart) <= 1).tolist()) for reader, apart in repeated.items()},
     )
 
 
@@ -140,12 +140,6 @@ def _difference(
         return np.asarray(shares[0] - shares[1])
 
     return bootstrap.interval(statistic, int((made | real).sum()))
-
-
-def _share(same: npt.NDArray[np.bool_]) -> Figure:
-    return (
-        Bootstrap([str(at) for at in range(len(same))]).mean(same.astype(float)) if len(same) else unknown()
-    )
 
 
 def tables_of(analysis: Analysis) -> str:

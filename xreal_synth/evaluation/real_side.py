@@ -144,6 +144,7 @@ class PairFinder:
     augmented: int = 0
     _by_mask: dict[str, FilmRow | None] = field(default_factory=dict)
     _by_image: dict[str, FilmRow] = field(default_factory=dict)
+    _last: tuple[tuple[FilmRow, str | None], FilmPair | None] | None = None
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -175,9 +176,7 @@ class PairFinder:
     def _film(self, sample: Sample) -> Film | None:
         meta = sample.meta
         if meta.source is not None:
-            row = self._by_image.get(meta.source.id)
-            same = row is not None and self.reader.sha256(row) == meta.source.sha256
-            pair = self._read(row) if same else None
+            pair = self._read(self._by_image.get(meta.source.id), meta.source.sha256)
             return None if pair is None else pair.film
         row = self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None
         pair = self._read(row)
@@ -188,9 +187,19 @@ class PairFinder:
             return None
         return pair.film
 
-    def _read(self, row: FilmRow | None) -> FilmPair | None:
+    def _read(self, row: FilmRow | None, sha256: str | None = None) -> FilmPair | None:
+        """Read once for the films of a group, which follow one another; None where it cannot be, or is another."""
+        if row is None:
+            return None
+        if self._last is None or self._last[0] != (row, sha256):
+            self._last = (row, sha256), self._decoded(row, sha256)
+        return self._last[1]
+
+    def _decoded(self, row: FilmRow, sha256: str | None) -> FilmPair | None:
         try:
-            return None if row is None else self.reader.read(row)
+            if sha256 is not None and self.reader.sha256(row) != sha256:
+                return None
+            return self.reader.read(row)
         except (AnatomyError, BadFilm):
             return None
 

@@ -170,9 +170,6 @@ class Study:
         self._store.replace(cell.key, _text(record))
         return found
 
-    def write(self, name: str, content: bytes) -> None:
-        self._store.replace(name, content)
-
     def _check_identity(self, now: dict[str, Any]) -> None:
         try:
             former = json.loads(self._store.read_bytes(STUDY))

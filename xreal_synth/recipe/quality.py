@@ -159,8 +159,9 @@ PROFILES: Final[dict[QualityProfile, dict[str, Profile]]] = {
     "standard": STANDARD,
     "strict": STRICT,
 }
-_FILES: Final = {"organs": "weights", "copies": "index"}
-_NOT_BOUNDS: Final = ("action", "content", *_FILES.values())
+FILES: Final = {"organs": "weights", "copies": "index"}
+"""Checks that can read a file, and the key that names it."""
+_NOT_BOUNDS: Final = ("action", "content", *FILES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def resolve_quality(
             problems += _other_file(name, given, file)
             limits = {**profile.bounds, **(file.bounds if file is not None else {}), **_bounds(given)}
             bounds = {score: float(value) for score, value in limits.items()}
-            path = getattr(given, _FILES[name]) if file is not None else None
+            path = getattr(given, FILES[name]) if file is not None else None
             checks.append(CheckSettings(name, action, bounds, path, file.sha256 if file else None))
     if problems:
         raise RecipeError(source, problems)
@@ -212,7 +213,7 @@ def check_file(quality: Quality, name: str) -> str | None:
     """The file that the recipe names for a check that is not off."""
     given: Check = getattr(quality.checks, name)
     action = given.action or PROFILES[quality.profile][name].action
-    path: str | None = getattr(given, _FILES[name])
+    path: str | None = getattr(given, FILES[name])
     return None if action == "off" else path
 
 
@@ -234,7 +235,7 @@ def digested_quality(settings: QualitySettings) -> dict[str, object]:
 def place_files(quality: dict[str, object], written: object) -> None:
     """Puts the files' places, as a recipe has them, into digested settings, which leave them out."""
     checks = quality.get("checks")
-    for name, key in _FILES.items():
+    for name, key in FILES.items():
         check = checks.get(name) if isinstance(checks, dict) else None
         place = written
         for part in ("checks", name, key):
@@ -275,6 +276,6 @@ def _other_file(name: str, given: Check, file: CheckFile | None) -> list[Problem
     content: str | None = getattr(given, "content", None)
     if content is None or (file is not None and file.sha256 == content):
         return []
-    key = f"quality.checks.{name}.{_FILES[name]}"
+    key = f"quality.checks.{name}.{FILES[name]}"
     found = "no file" if file is None else f"a file with sha256 {file.sha256[:12]}"
     return [Problem(key, found, f"the one with sha256 {content[:12]}", "give the file of the earlier run")]
