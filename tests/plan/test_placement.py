@@ -15,7 +15,7 @@ from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.plan.placement import place
 from xreal_synth.plan.prior import Prior
-from xreal_synth.recipe.schema import FindingLabel
+from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.types import Mask, PixelBox, PlacedFinding, Side, Zone
 from xreal_synth.vocab import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG

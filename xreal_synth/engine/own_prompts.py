@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from xreal_synth.errors import BundleError, DatasetError
 from xreal_synth.models.describe import BundleInfo, joint_prompt
 from xreal_synth.models.prompt_table import read_about
-from xreal_synth.recipe.schema import FindingRow, Recipe
+from xreal_synth.recipe.findings import FindingRow
+from xreal_synth.recipe.schema import Recipe
 from xreal_synth.shards.head import DatasetHead, read_head
 from xreal_synth.shards.names import DATASET, PROMPTS
 from xreal_synth.storage import Store, missing_folders, remove_empty, sha256_bytes

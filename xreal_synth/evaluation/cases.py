@@ -15,7 +15,7 @@ from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.plan.placement import place
 from xreal_synth.plan.prior import Prior
-from xreal_synth.recipe.schema import FindingLabel
+from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import Film, Mask, PlacedFinding

@@ -16,7 +16,8 @@ from xreal_synth.errors import PlacementError
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.placement import place, place_unseen
 from xreal_synth.plan.prior import Prior
-from xreal_synth.recipe.schema import FindingLabel, Placement
+from xreal_synth.recipe.findings import FindingLabel
+from xreal_synth.recipe.schema import Placement
 from xreal_synth.types import PlacedFinding
 
 Overlap = Literal["allow", "avoid", "forbid"]

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from xreal_synth.anatomy.film_folder import FilmFolder, RealFilm
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.edits import ImagesSource
-from xreal_synth.recipe.schema import FindingRow, Recipe
+from xreal_synth.recipe.findings import FindingRow
+from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 from xreal_synth.vocab import FINDINGS, NO_FINDING
 

@@ -28,7 +28,7 @@ from xreal_synth.plan.sites import (
     site_of,
     zone_of,
 )
-from xreal_synth.recipe.schema import FindingLabel
+from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.types import Mask, PlacedFinding
 from xreal_synth.vocab import FINDINGS, LUNGS, ORGANS
 

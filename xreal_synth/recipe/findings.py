@@ -1,0 +1,165 @@
+"""A recipe's findings: what a film shows, where, and how many films show it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from xreal_synth.recipe.edits import Edit
+from xreal_synth.recipe.kinds import (
+    Box,
+    FindingName,
+    Part,
+    SizeRange,
+    problem,
+)
+from xreal_synth.types import Side, Zone
+from xreal_synth.vocab import FINDINGS
+
+
+class FindingLabel(Part):
+    """One finding and where it may lie: by side, zone and size from the prior, or in a fixed box."""
+
+    name: FindingName = Field(description="TorchXRayVision's name of the finding, or an alias of it.")
+    side: Side = Field(
+        default="any", description="The patient's side: `left` is the right half of the picture."
+    )
+    zone: Zone = Field(default="any", description="Third of the lung's height.")
+    size: SizeRange | None = Field(
+        default=None, description="Box area over that lung's area, [lowest, highest]."
+    )
+    box: Box | None = Field(
+        default=None,
+        description="Fixed box [x0, y0, x1, y1], shares of the picture; excludes side, zone and size.",
+    )
+    prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description="Text to paint it by in place of the bundle's own; encoded once, before the run, if the "
+        "bundle has not got it.",
+    )
+
+    @model_validator(mode="after")
+    def _places_agree(self) -> Self:
+        region = FINDINGS[self.name].region
+        placed = [key for key in ("side", "zone", "size", "box") if getattr(self, key) not in (None, "any")]
+        if region == "lungs" and self.side == "both":
+            placed.remove("side")
+        named = ", ".join(f"`{key}`" for key in placed if key != "box" or region != "box")
+        if region != "box" and placed:
+            what = "the heart" if region == "heart" else "both lungs"
+            raise problem(
+                None,
+                found=f"{named} for {self.name}",
+                wanted=f"none of them: {self.name} takes in {what}",
+                mend=f"write {{name: {self.name}}}",
+                at=placed[0],
+            )
+        if self.box is not None and placed != ["box"]:
+            raise problem(
+                None,
+                found=f"`box` together with {named}",
+                wanted="either a fixed box, or side, zone and size",
+                mend=f"remove `box`, or remove {named}",
+                at="box",
+            )
+        return self
+
+
+class Variant(Part):
+    """What one film of a group shows."""
+
+    labels: tuple[FindingLabel, ...] = Field(
+        strict=False,
+        min_length=1,
+        max_length=16,
+        description="Findings on this film, as in a row's `labels`.",
+    )
+
+
+class FindingRow(Part):
+    """A kind of film and its share of the dataset."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["labels"]}, {"required": ["variants"]}]}
+    )
+
+    weight: float = Field(
+        gt=0, le=1e300, description="Share of the groups, relative to the other rows' weights."
+    )
+    labels: tuple[FindingLabel, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=16,
+        description="Findings on one film, painted one after another in this order; empty for no finding.",
+    )
+    variants: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1, max_length=100)] | None = (
+        Field(
+            default=None,
+            description="In place of `labels`: what each film of a group shows, v0, v1.. in this order, all on "
+            "one anatomy.",
+        )
+    )
+    edit: Edit | None = Field(
+        default=None, description="What is done first with the findings of a real film; needs source images."
+    )
+    films: Literal["any", "healthy"] | None = Field(
+        default=None,
+        description="Which real films the row takes: `any`, or `healthy`, those labelled No Finding.",
+    )
+    joint: Literal[True] | None = Field(
+        default=None,
+        description="Paint each finding of the row by the bundle's prompt for all of them together, joined in "
+        "the bundle's order.",
+    )
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Self:
+        if self.variants is None and "labels" not in self.model_fields_set:
+            raise problem(
+                None, found="missing", wanted="the findings of a film, or `variants`",
+                mend="a row without findings has an empty list: `labels: []`", at="labels",
+            )  # fmt: skip
+        if self.variants is not None and self.labels:
+            raise problem(
+                None, found="`variants` together with `labels`", wanted="one of them",
+                mend="make `labels` the first of the variants", at="variants",
+            )  # fmt: skip
+        return self
+
+    @property
+    def kinds(self) -> tuple[tuple[str, tuple[FindingLabel, ...]], ...]:
+        """(path in the row, findings) of each kind of film that it paints, in the order of the variants."""
+        if self.variants is None:
+            return (("labels", self.labels),)
+        return tuple((f"variants[{i}].labels", kind.labels) for i, kind in enumerate(self.variants))
+
+    @model_validator(mode="after")
+    def _joint_agrees(self) -> Self:
+        if self.joint and (len({label.name for label in self.labels}) < 2 or self.edit is not None):
+            raise problem(
+                self.joint, found="`joint` without several findings", wanted="two labels or more, no `edit`",
+                mend="remove it", at="joint",
+            )  # fmt: skip
+        if self.joint and any(label.prompt is not None for label in self.labels):
+            raise problem(
+                self.joint, found="`joint` beside a label's own `prompt`", wanted="one of them",
+                mend="remove one", at="joint",
+            )  # fmt: skip
+        return self
+
+    @property
+    def paints(self) -> bool:
+        """Whether a film of this row is painted on, and so has variants."""
+        return bool(self.labels) or self.variants is not None or self.edit is not None
+
+    def takes_sham(self, *, on_films: bool) -> bool:
+        """Whether its groups can have a sham: something is painted in, and nothing over that a label tells of.
+
+        A real film must be healthy: a sham could else paint over what its own labels say.
+        """
+        adds = bool(self.kinds[0][1]) or (self.edit is not None and self.edit.add is not None)
+        heals = self.edit is not None and self.edit.uses_own
+        return adds and not heals and (self.films == "healthy" or not on_films)
