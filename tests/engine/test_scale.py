@@ -11,19 +11,27 @@ from xreal_synth.engine.chaos.ray_scale import measure_scale
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-LEAST = 0.8
-"""With shards of 3 s on two cores that also run Ray and the tests; `bench scale` with longer ones tells what the
-engine itself loses."""
-BUSY = os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
+LEAST = 0.97
+"""Of linear. What else runs on this machine only takes away: the best of a few measurements tells of the engine."""
+TRIES = 3
+
+
+def busy() -> bool:
+    return os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
 
 
 @pytest.mark.skipif(
-    BUSY, reason="others keep this machine busy: actors would wait for a core, not for the engine"
+    busy(), reason="others keep this machine busy: actors would wait for a core, not for the engine"
 )
 def test_four_actors_are_nearly_four_times_one(joined_ray, tmp_path):
-    rows = measure_scale(
-        [1, 2, 4], tmp_path, shards_per_actor=4, shard_s=3.0, address=joined_ray.address
-    )  # fmt: skip
-    assert [row.shards for row in rows] == [4, 8, 16]
-    assert rows[0].seconds > 4 * 3.0
-    assert all(row.linear >= LEAST for row in rows), rows
+    found = list[float]()
+    while len(found) < TRIES and max(found, default=0.0) < LEAST:
+        rows = measure_scale(
+            [1, 2, 4], tmp_path / str(len(found)), shards_per_actor=4, shard_s=3.0, address=joined_ray.address
+        )
+        assert [row.shards for row in rows] == [4, 8, 16]
+        assert rows[0].seconds > 4 * 3.0
+        found.append(min(row.linear for row in rows))
+    if max(found) < LEAST and busy():
+        pytest.skip(f"others came to keep this machine busy: {found}")
+    assert max(found) >= LEAST, found

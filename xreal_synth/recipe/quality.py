@@ -264,12 +264,10 @@ def _without_effect(name: str, told: set[str]) -> list[Problem]:
 
 
 def _cannot(name: str, why: str) -> Problem:
-    return Problem(
-        f"quality.checks.{name}",
-        f"cannot run here: {why}",
-        "a check that can",
-        "set `action: off`, or leave it out: then it is off and the dataset says so",
-    )
+    mend = "set `action: off`, or leave it out: then it is off and the dataset says so"
+    if name == "copies":
+        mend = "give the file that `xreal-synth quality index` makes of the training films; or " + mend
+    return Problem(f"quality.checks.{name}", f"cannot run here: {why}", "a check that can", mend)
 
 
 def _other_file(name: str, given: Check, file: CheckFile | None) -> list[Problem]:
