@@ -216,6 +216,11 @@ def environment() -> dict[str, str]:
     return kept | {"RAY_AUTH_MODE": "disabled", "AWS_SECRET_ACCESS_KEY": CANARY}
 
 
+def heed_interrupts() -> None:
+    """A suite that a shell runs in the background is told to ignore them, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_job_runs_with_a_bundle_taken_along_and_outlives_its_follower(ray_head, work, tmp_path):
@@ -224,7 +229,7 @@ def test_a_job_runs_with_a_bundle_taken_along_and_outlives_its_follower(ray_head
     options = ["--output-root", str(out), "--set", "bundle=bundles/mine"]
     with subprocess.Popen(
         command(work, ray_head.jobs, *options), cwd=work, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts,
     ) as process:  # fmt: skip
         told = ""
         assert process.stdout is not None
