@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from xreal_synth.engine.stopwatch import WAIT, Stopwatch
 from xreal_synth.errors import PlacementError
 from xreal_synth.types import Rejected, SampleSpec, ShardPlan
 
@@ -80,8 +81,12 @@ class Waves:
     decided beyond the first undecided one, so that what waits for it stays bounded.
     """
 
-    def __init__(self, run: Run, shard: ShardPlan, size: int, ahead: int, planner: Executor) -> None:
+    def __init__(
+        self, run: Run, shard: ShardPlan, size: int, ahead: int, planner: Executor,
+        watch: Stopwatch | None = None,
+    ) -> None:  # fmt: skip
         assert 1 <= size <= ahead
+        self._watch = watch or Stopwatch()
         self.rejected: list[Rejected] = []
         self._run, self._size, self._ahead, self._planner = run, size, ahead, planner
         self._again: deque[SampleSpec] = deque()
@@ -122,7 +127,8 @@ class Waves:
 
     def _fresh(self) -> SampleSpec | None:
         while not self._new and self._following is not None:
-            planned = self._following.result()
+            with self._watch.within(WAIT):
+                planned = self._following.result()
             self._following = None
             if planned is not None:
                 self.rejected += planned.rejected

@@ -25,6 +25,7 @@ from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.engine.quality import HEALTHY, judged_films
+from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
 from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.plan.film_labels import film_labels
@@ -217,25 +218,30 @@ def _prompt(run: Run, member: MemberSpec, row: int) -> str:
 
 
 def render_groups(
-    run: Run, backend: Backend, specs: Sequence[SampleSpec], on_batch: OnBatch = lambda films: None
-) -> Iterator[MadeGroup]:
+    run: Run, backend: Backend, specs: Sequence[SampleSpec], on_batch: OnBatch = lambda films: None,
+    watch: Stopwatch | None = None,
+) -> Iterator[MadeGroup]:  # fmt: skip
     """The delivered samples of each group with their verdicts, in the order of `specs`."""
+    watch = watch or Stopwatch()
     jobs = [group_job(run, spec) for spec in specs]
-    rendered = zip(specs, jobs, backend.render(jobs, on_batch), strict=True)
+    films = watch.each(MODEL, backend.render(jobs, on_batch))
+    rendered = zip(specs, jobs, films, strict=True)
     while batch := list(islice(rendered, backend.micro_batch)):
-        yield from _judged(run, backend, batch)
+        yield from _judged(run, backend, batch, watch)
 
 
 def _judged(
-    run: Run, backend: Backend, batch: Sequence[tuple[SampleSpec, GroupJob, GroupFilms]]
+    run: Run, backend: Backend, batch: Sequence[tuple[SampleSpec, GroupJob, GroupFilms]], watch: Stopwatch
 ) -> Iterator[MadeGroup]:
     """The gate looks at a micro-batch of groups together."""
     for spec, _, films in batch:
         assert films.index == spec.index, f"films of group {films.index} where {spec.index} was due"
     seen = [judged_films(run, *rendered) if run.quality.gated else [] for rendered in batch]
-    told = iter(backend.gate.judge([film for films in seen for film in films if film is not None]))
-    for (spec, _, films), judged in zip(batch, seen, strict=True):
-        verdicts = [None if film is None else next(told) for film in judged] or [None] * len(spec.members)
+    with watch.within(GATE):
+        judged = backend.gate.judge([film for films in seen for film in films if film is not None])
+    told = iter(judged)
+    for (spec, _, films), looked_at in zip(batch, seen, strict=True):
+        verdicts = [None if film is None else next(told) for film in looked_at] or [None] * len(spec.members)
         yield MadeGroup(spec, _samples(run, spec, films, verdicts), tuple(verdicts))
 
 
@@ -299,13 +305,13 @@ def run_shard(
     `attempt` counts tries at the shard. With `replacing` the shard's earlier files give way. Raises
     StorageError, DatasetError and whatever the models raise; then nothing but whole files is left behind.
     """
-    began = time.monotonic()
+    began, watch = time.monotonic(), Stopwatch()
     with tempfile.TemporaryDirectory(prefix="xreal-shard-") as folder:
         tar = Path(folder) / f"{shard.stem}.tar"
-        rows, rejected = _write(run, backend, shard, tar, heartbeat)
+        rows, rejected = _write(run, backend, shard, tar, heartbeat, watch)
         return publish_rows(
             run, shard, rows, rejected, tar, store,
-            environment=environment(backend), timings={"make_s": time.monotonic() - began},
+            environment=environment(backend), timings={MAKE: time.monotonic() - began} | watch.seconds,
             actor=actor, attempt=attempt, replacing=replacing,
         )  # fmt: skip
 
@@ -342,7 +348,7 @@ def publish_rows(
 
 
 def _write(
-    run: Run, backend: Backend, shard: ShardPlan, tar: Path, heartbeat: OnBatch
+    run: Run, backend: Backend, shard: ShardPlan, tar: Path, heartbeat: OnBatch, watch: Stopwatch
 ) -> tuple[list[TableRow], list[Rejected]]:
     """Renders, judges and writes in the groups' order. Beside the model run two threads: one plans what comes
     next, one encodes what is delivered."""
@@ -353,27 +359,30 @@ def _write(
         ThreadPoolExecutor(1, thread_name_prefix="plan") as planner,
         ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
     ):
-        waves = Waves(run, shard, size, AHEAD * size, planner)
+        waves = Waves(run, shard, size, AHEAD * size, planner, watch)
         while wave := waves.next():
-            for made in render_groups(run, backend, wave, heartbeat):
+            for made in render_groups(run, backend, wave, heartbeat, watch):
                 if made.refused is not None:
                     waves.refuse(made.spec, made.refused)
                 else:
                     waves.accept(made.spec)
                     waiting[made.spec.index] = encoder.submit(_encode_all, made.samples)
-                _write_decided(writer, waiting, waves.frontier, most=_UNWRITTEN)
-        _write_decided(writer, waiting, None, most=0)
+                _write_decided(writer, waiting, waves.frontier, _UNWRITTEN, watch)
+        _write_decided(writer, waiting, None, 0, watch)
     return writer.rows, sorted(waves.rejected, key=lambda reject: (reject.group, reject.attempt))
 
 
 def _write_decided(
-    writer: TarWriter, waiting: dict[int, Future[list[EncodedSample]]], frontier: int | None, most: int
-) -> None:
+    writer: TarWriter, waiting: dict[int, Future[list[EncodedSample]]], frontier: int | None, most: int,
+    watch: Stopwatch,
+) -> None:  # fmt: skip
     """Writes the groups before the frontier in order, as far as they are encoded or too many wait."""
     for index in sorted(waiting):
         if (frontier is not None and index > frontier) or not (waiting[index].done() or len(waiting) > most):
             return
-        for encoded in waiting.pop(index).result():
+        with watch.within(WAIT):
+            samples = waiting.pop(index).result()
+        for encoded in samples:
             writer.add(encoded)
 
 

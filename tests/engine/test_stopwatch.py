@@ -1,0 +1,51 @@
+"""Where a shard's seconds go, as its record tells."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.resources import Resources, actor_shape
+from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
+from xreal_synth.engine.worker import run_shard
+from xreal_synth.shards.record import parse_record, record_bytes
+from xreal_synth.storage import LocalStore
+
+
+def slow(items, seconds):
+    for item in items:
+        time.sleep(seconds)
+        yield item
+
+
+def test_only_the_coming_of_an_item_counts():
+    watch = Stopwatch()
+    for _ in watch.each(MODEL, slow(range(3), 0.02)):
+        time.sleep(0.05)
+    assert 0.06 <= watch.seconds[MODEL] < 0.13
+
+
+def test_what_raises_counts_too():
+    def broken():
+        time.sleep(0.02)
+        raise ValueError("no")
+
+    watch = Stopwatch()
+    with pytest.raises(ValueError, match="no"), watch.within(GATE):
+        broken()
+    assert watch.seconds[GATE] >= 0.02
+
+
+def test_a_record_tells_the_model_s_share(open_fault_run, tmp_path):
+    run = open_fault_run()
+    backend = Phantom(sleep_s=0.05).open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    record = run_shard(run, backend, run.plan.shard(0), LocalStore(tmp_path))
+    spent = record.timings
+    assert set(spent) >= {MAKE, MODEL, GATE, WAIT}
+    assert spent[MODEL] >= 0.1, "two groups that sleep"
+    assert spent[MODEL] + spent[GATE] + spent[WAIT] <= spent[MAKE] + 0.003, "rounded to milliseconds"
+    old = replace(record, timings={"make_s": 1.5})
+    assert parse_record(record_bytes(old), "old") == old

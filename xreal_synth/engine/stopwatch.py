@@ -1,0 +1,51 @@
+"""Where a thread's wall seconds go, by name."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+MODEL: Final = "model_s"
+"""In `Backend.render`: the sampler with its networks."""
+GATE: Final = "gate_s"
+"""In `Gate.judge`: the gate with its networks."""
+WAIT: Final = "wait_s"
+"""Where the model's thread waits for what plans or for what encodes."""
+MAKE: Final = "make_s"
+"""A shard from its beginning to the end of its tar: the three above, and what else the model's thread does."""
+
+
+class Stopwatch:
+    """Adds up the seconds that one thread spends under each name; names may not nest."""
+
+    def __init__(self) -> None:
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return dict(self._spent)
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """What its body takes counts under the name, also when it raises."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[name] += time.monotonic() - began
+
+    def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """The items; what each takes to come counts under the name, what is done with them does not."""
+        source = iter(items)
+        while True:
+            with self.within(name):
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return
+            yield item
