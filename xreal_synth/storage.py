@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,11 @@ TEMPORARY_PREFIX = ".tmp-"
 _CHUNK = 1 << 20
 _SECRET_ENDINGS = ("_SECRET_ACCESS_KEY", "_ACCESS_KEY_ID", "_TOKEN", "_PASSWORD", "_SECRET", "_KEY")
 _SECRET_LENGTH = 8
+_GRANTS = re.compile(
+    r"(?i)((?<=://)[^/\s:@]*:(?=[^/\s@]*@)|[?&](?:x-amz-(?:signature|credential|security-token)|x-goog-signature|"
+    r"x-goog-credential|signature|sig|token|access_token|password|secret)=|\bauthorization\W{1,4}\w+\s)[^\s&@'\"]+"
+)
+"""`user:` of `://user:password@`, `name=` of a signed query, `Authorization: Bearer `; each with what grants access."""
 _S3 = ("s3", "s3a")
 PART_BYTES = 16 << 20
 """Of an upload to S3; what is as large as two goes up in parts, a few at a time, each tried again by itself."""
@@ -400,11 +406,12 @@ def _service_code(error: BaseException) -> str | None:
 
 
 def scrubbed(text: str) -> str:
-    """The text without the values of the environment's credentials."""
+    """The text without the values of the environment's credentials, and without what in a URI or a header grants
+    access: passwords, signatures, tokens."""
     for name, value in os.environ.items():
         if name.endswith(_SECRET_ENDINGS) and len(value) >= _SECRET_LENGTH:
             text = text.replace(value, "***")
-    return text
+    return _GRANTS.sub(r"\1***", text)
 
 
 def refuse_credentials(uri: str) -> None:

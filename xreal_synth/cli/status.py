@@ -6,14 +6,18 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, seconds_text
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
+    from xreal_synth.shards.runlog import Line
     from xreal_synth.shards.status import DatasetStatus, State
+    from xreal_synth.storage import Store
 
 SHOWN_FAILURES = 10
 
@@ -30,7 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "xreal-synth status out/quickstart",
-            "xreal-synth status s3://bucket/datasets/out/pneumonia-balance --watch",
+            "xreal-synth status s3://bucket/datasets/out/pneumonia-balance --watch --events 10",
         )
     )(status)
 
@@ -43,34 +47,40 @@ def status(
     every: Annotated[
         float, typer.Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")
     ] = 5.0,
+    events: Annotated[
+        int,
+        typer.Option(min=0, max=10_000, metavar="N", help="Also shows the last N events of the last run."),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """How far a dataset is: shards, films, rate, time left. Reads the dataset alone, from anywhere.
 
-    It needs no Ray and no cluster: the shards' records and progress.json tell. With --json, --watch prints one
-    object per look.
+    It needs no Ray and no cluster: the shards' records and progress.json tell, and of events the run's log. With
+    --json, --watch prints one object per look.
     """
     from xreal_synth.shards.status import StatusReader
     from xreal_synth.storage import open_store
 
-    reader = StatusReader(open_store(dataset))
+    store = open_store(dataset)
+    reader = StatusReader(store)
     found = reader.read()
     if not watch:
-        _print(found, as_json)
+        _print(found, _last_events(store, events), as_json)
         return
-    live = None if as_json or not console.is_terminal else Live(_table(found), console=console)
+    live = None if as_json or not console.is_terminal else Live(console=console)
     try:
         if live is not None:
             live.start()
-        else:
-            _print(found, as_json)
-        while found.state == "running":
+        while True:
+            told = _last_events(store, events)
+            if live is not None:
+                live.update(_shown(found, told), refresh=True)
+            else:
+                _print(found, told, as_json)
+            if found.state != "running":
+                return
             time.sleep(every)
             found = reader.read()
-            if live is not None:
-                live.update(_table(found), refresh=True)
-            else:
-                _print(found, as_json)
     except KeyboardInterrupt:
         notes.print("not watching any more; the run goes on", markup=False)
     finally:
@@ -100,11 +110,30 @@ def status_fields(found: DatasetStatus) -> dict[str, object]:
     }
 
 
-def _print(found: DatasetStatus, as_json: bool) -> None:
+def _last_events(store: Store, count: int) -> list[Line] | None:
+    """The last events of the last run that left a log, the oldest first; None where none were asked for."""
+    from xreal_synth.shards.runlog import last_lines, run_logs
+
+    if not count:
+        return None
+    logs = run_logs(store)
+    return last_lines(store, logs[-1], count) if logs else []
+
+
+def _print(found: DatasetStatus, events: list[Line] | None, as_json: bool) -> None:
     if as_json:
-        print_json(status_fields(found))
+        print_json(status_fields(found) | ({} if events is None else {"events": events}))
     else:
-        console.print(_table(found))
+        console.print(_shown(found, events))
+
+
+def _shown(found: DatasetStatus, events: list[Line] | None) -> Group:
+    if events is None:
+        return Group(_table(found))
+    from xreal_synth.engine.log import line_of_logged
+
+    lines = "\n".join(map(line_of_logged, events)) or "no run has left a log here"
+    return Group(_table(found), Text(lines, overflow="fold"))
 
 
 def _table(found: DatasetStatus) -> Table:

@@ -23,6 +23,7 @@ from xreal_synth.engine.progress import (
     ShardFailure,
 )
 from xreal_synth.errors import XrealError
+from xreal_synth.shards.acceptance import refused_by_check
 from xreal_synth.shards.finish import finish
 from xreal_synth.types import ShardRecord
 
@@ -109,6 +110,12 @@ class Account:
                 seconds=record.timings.get("make_s", 0.0),
                 done=self.totals.shards,
                 total=self._run.plan.shard_count,
+                groups=record.groups,
+                dropped=record.dropped,
+                refused=refused_by_check(record),
+                bytes=record.tar.bytes,
+                timings=record.timings,
+                actor=record.actor,
             )
         )
 

@@ -18,7 +18,7 @@ def fingerprint(device: str, precision: str, micro_batch: int) -> dict[str, str]
         "machine": platform.machine(),
         "precision": precision,
         "micro_batch": str(micro_batch),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: installed_version(name) for name in PACKAGES},
     }
 
 
@@ -32,7 +32,8 @@ def fingerprint_differences(there: dict[str, str], here: dict[str, str]) -> list
     ]
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """The version of a package as installed; "none" where it is not."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
 
 from xreal_synth.engine.progress import (
+    EVENTS,
     ActorLost,
     ActorUp,
     Advanced,
@@ -79,3 +82,32 @@ def line_of(event: Event) -> str:
             return f"warning: {event.message}"
         case Stopping():
             return f"stopping: {event.in_flight} shards in flight are finished first"
+
+
+def line_of_logged(line: Mapping[str, object]) -> str:
+    """An event of a run's log (shards/runlog.py) in one line, with its time."""
+    told: dict[str, Any] = {key: value for key, value in line.items() if key not in ("at", "run", "event")}
+    name = str(line["event"])
+    try:
+        words = _words(name, told)
+    except (TypeError, ValueError, AttributeError, KeyError):  # of another version of this package
+        words = f"{name}: {', '.join(f'{key} {value}' for key, value in told.items())}"
+    return f"{str(line['at'])[:19].replace('T', ' ')}  {words}"
+
+
+def _words(name: str, told: dict[str, Any]) -> str:
+    if name == "run_opened":
+        return (
+            f"run of xreal-synth {told['package']} with Ray {told['ray']} on {told['host']}, "
+            f"digest {told['digest'][:12]}"
+        )
+    if name == "run_ended":
+        ended = (
+            f"ended with exit code {told['exit_code']}: {told['made_films']} films in {told['seconds']:.0f} s"
+        )
+        message = f"; {told['message']}" if told["message"] else ""
+        return f"{ended}, {told['shards_done']} of {told['shards_total']} shards done{message}"
+    if name == "run_failed":
+        return f"broken off: {told['error']}: {told['message']}"
+    kind = EVENTS[name]
+    return line_of(kind(**{one.name: told[one.name] for one in fields(kind) if one.name in told}))

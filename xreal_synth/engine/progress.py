@@ -5,11 +5,12 @@ No ray and no torch here: a command line or a test reads these without either.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.types import Acceptance
@@ -76,7 +77,11 @@ class ActorLost:
 
 @dataclass(frozen=True, slots=True)
 class ShardDone:
-    """A shard's record is written. `done` of `total` shards are."""
+    """A shard's record is written. `done` of `total` shards are.
+
+    `refused` counts the rejected attempts by the check that refused them, `bytes` are the tar's, `timings` and
+    `actor` the record's.
+    """
 
     shard: int
     films: int
@@ -84,6 +89,12 @@ class ShardDone:
     seconds: float
     done: int
     total: int
+    groups: int = 0
+    dropped: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    timings: Mapping[str, float] = field(default_factory=dict)
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,15 @@ Event = (
     | Stopping
 )
 OnEvent = Callable[[Event], None]
+
+
+def event_name(kind: type) -> str:
+    """`shard_done` of ShardDone: an event's name in logs."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+EVENTS: Final[Mapping[str, type[Event]]] = {event_name(kind): kind for kind in get_args(Event)}
+"""The events by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.backend import BackendSpec, Networks
 from xreal_synth.engine.fingerprint import fingerprint_differences
+from xreal_synth.engine.journal import journal
 from xreal_synth.engine.ledger import Ledger, missing_records, read_ledger
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.own_prompts import Encode, kept
@@ -76,19 +77,21 @@ def generate(
     stop, backend = stop or threading.Event(), backend or Networks()
     limits = limits or limits_of(run.recipe.compute)
     store = patient(store)
-    note = NoteKeeper(store, run.recipe.samples, run.plan.shard_count, on_event)
-    head = check_before_start(run, store)
-    store.sweep()
-    on_event = note.on_event
-    ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event, again, leave)
-    account = Account(run, store, ledger.totals, on_event)
-    if head is not None and not ledger.todo:
-        summary = account.summary(head, Ending(dict(leave), {}, stopped=False))
-    else:
-        summary = _generate(
-            run, store, address, account, stop, backend, limits, encode, head, ledger, dict(leave)
-        )
-    note.ended(summary)
+    with journal(run, store, on_event) as log:
+        note = NoteKeeper(store, run.recipe.samples, run.plan.shard_count, log.on_event)
+        head = check_before_start(run, store)
+        store.sweep()
+        on_event = note.on_event
+        ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event, again, leave)
+        account = Account(run, store, ledger.totals, on_event)
+        if head is not None and not ledger.todo:
+            summary = account.summary(head, Ending(dict(leave), {}, stopped=False))
+        else:
+            summary = _generate(
+                run, store, address, account, stop, backend, limits, encode, head, ledger, dict(leave)
+            )
+        note.ended(summary)
+        log.ended(summary)
     return summary
 
 

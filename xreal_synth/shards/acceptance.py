@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from xreal_synth.types import Acceptance, Rejected, SampleMeta
+from xreal_synth.types import Acceptance, Rejected, SampleMeta, ShardRecord
 from xreal_synth.vocab import NO_FINDING
 
 PLACEMENT = "placement"
@@ -56,6 +56,13 @@ def count_acceptance(metas: Sequence[SampleMeta], rejected: Iterable[Rejected]) 
     total = tally.total
     assert total is not None
     return total
+
+
+def refused_by_check(record: ShardRecord) -> dict[str, int]:
+    """A shard's rejected attempts by the check that refused them; without a gate only boxes can have no place."""
+    if record.gate is not None:
+        return record.gate.reasons
+    return {PLACEMENT: record.rejected} if record.rejected else {}
 
 
 def _asked(findings: Sequence[str]) -> tuple[str, ...]:

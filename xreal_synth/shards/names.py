@@ -31,6 +31,7 @@ SHARDS: Final = "shards"
 TABLES: Final = "tables"
 RECORDS: Final = "records"
 QUARANTINE: Final = "quarantine"
+LOGS: Final = "logs"
 
 FILM: Final = "png"
 META: Final = "json"

@@ -1,0 +1,280 @@
+"""A run's own log in the dataset's folder: one JSON object per event, for people and machines that come later.
+
+Fields of every line: `at` (UTC, ISO 8601, milliseconds), `run`, `event`, and the event's own. Events are the classes
+of progress.py in snake case with their fields. The first line is `run_opened`, which says what the run is; the last
+is `run_ended` (RunSummary's counts, the exit code) or, when an exception ends the run, `run_failed`.
+
+A log begins when the place is the run's, with the first actor; what was said before is kept in memory until then,
+and a run that cannot start leaves none. On a disk every line is written at once; on object storage at most one write
+in PART_EVERY_S, of a part that is closed from PART_BYTES on. `advanced` is written once in ADVANCED_EVERY_S. A log
+ends at LIMIT_BYTES: later events are counted and not written, but the last. No text is longer than TEXT characters,
+and none holds the environment's credentials.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Protocol
+
+from xreal_synth.engine.fingerprint import installed_version
+from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSummary, Warned, event_name
+from xreal_synth.errors import StorageError
+from xreal_synth.shards.names import DATASET
+from xreal_synth.shards.runlog import FORMAT, log_key
+from xreal_synth.storage import Store, scrubbed
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.setup import Run
+
+ADVANCED_EVERY_S = 60.0
+PART_EVERY_S = 30.0
+PART_BYTES = 256 << 10
+LIMIT_BYTES = 512 << 20
+"""About two million lines: a shard that is done takes 300 bytes."""
+HELD = 10_000
+"""Lines in memory before the log begins, and while object storage does not take them."""
+TEXT = 4000
+_FAILURES = 20
+_DIGITS = 3
+
+
+class _Sink(Protocol):
+    """Where lines go. All raise OSError or StorageError where that fails."""
+
+    def write(self, line: bytes) -> None: ...
+
+    def tick(self) -> None:
+        """Time has passed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Journal:
+    """Passes events on and logs them. A context manager: an exception that ends the run is the last line then."""
+
+    def __init__(
+        self,
+        store: Store,
+        opened: Mapping[str, object],
+        on_event: OnEvent,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._on_event, self._clock = store, on_event, clock
+        self.run = f"{_compact(clock())}-{_host()}-{os.getpid()}"
+        self._held = [self._line("run_opened", {"format": FORMAT, **opened})]
+        self._counts: Counter[str] = Counter()
+        self._sink: _Sink | None = None
+        self._advanced_at = float("-inf")
+        self._bytes = self._unwritten = 0
+        self._warned = self._ended = False
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._sink is not None and error is not None and not self._ended:
+            self._last("run_failed", {"error": type(error).__name__, "message": str(error)})
+
+    def on_event(self, event: Event) -> None:
+        self._on_event(event)
+        name = event_name(type(event))
+        self._counts[name] += 1
+        if isinstance(event, Advanced) and self._clock() - self._advanced_at < ADVANCED_EVERY_S:
+            if self._sink is not None:
+                self._try(self._sink.tick)
+            return
+        if isinstance(event, Advanced):
+            self._advanced_at = self._clock()
+        self._say(self._line(name, fields_of(event)))
+        if isinstance(event, ActorUp) and self._sink is None:
+            self._begin()
+
+    def ended(self, summary: RunSummary) -> None:
+        """The last line. A run that has nothing to tell, on a dataset that was complete, leaves no log."""
+        if self._sink is None and len(self._held) > 1 and self._store.exists(DATASET):
+            self._begin()
+        if self._sink is not None:
+            self._last("run_ended", _summed_up(summary))
+
+    def _begin(self) -> None:
+        local = self._store.local_path
+        self._sink = (
+            _Parts(self._store, self.run, self._clock) if local is None else _File(self._store, self.run)
+        )
+        held, self._held = self._held, []
+        for line in held:
+            self._say(line)
+
+    def _last(self, name: str, fields: Mapping[str, object]) -> None:
+        assert self._sink is not None
+        self._ended = True
+        told = {**fields, "events": dict(sorted(self._counts.items())), "unwritten": self._unwritten}
+        self._write(self._line(name, told))
+        self._try(self._sink.close)
+
+    def _say(self, line: bytes) -> None:
+        if self._sink is None:
+            if len(self._held) < HELD:
+                self._held.append(line)
+            else:
+                self._unwritten += 1
+        elif self._bytes + len(line) > LIMIT_BYTES:
+            self._unwritten += 1
+        else:
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        sink = self._sink
+        assert sink is not None
+        self._bytes += len(line)
+        self._unwritten += not self._try(lambda: sink.write(line))
+        self._try(sink.tick)
+
+    def _try(self, action: Callable[[], None]) -> bool:
+        """A log that cannot be written is told of once and stops nothing."""
+        try:
+            action()
+        except (OSError, StorageError) as error:
+            if not self._warned:
+                self._warned = True
+                self._on_event(Warned(f"the run's log cannot be written and will have gaps: {error}"))
+            return False
+        return True
+
+    def _line(self, name: str, fields: Mapping[str, object]) -> bytes:
+        line: dict[str, object] = {"at": _iso(self._clock()), "run": self.run, "event": name}
+        line.update({key: _plain(value) for key, value in fields.items()})
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str).encode() + b"\n"
+
+
+class _File:
+    """A file on a disk, one write a line. A line that was cut off, by a full disk, stays a line of its own."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        assert store.local_path is not None
+        self._path = store.local_path / log_key(run)
+        self._file: IO[bytes] | None = None
+        self._torn = False
+
+    def write(self, line: bytes) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+        data = b"\n" + line if self._torn else line
+        self._torn = True
+        self._torn = self._file.write(data) != len(data)
+
+    def tick(self) -> None:
+        return
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class _Parts:
+    """Numbered objects, each replaced while it grows."""
+
+    def __init__(self, store: Store, run: str, clock: Callable[[], float]) -> None:
+        self._store, self._run, self._clock = store, run, clock
+        self._part, self._written_at = 0, float("-inf")
+        self._lines: list[bytes] = []
+        self._unsaved = 0
+
+    def write(self, line: bytes) -> None:
+        if self._unsaved >= HELD:
+            raise StorageError(found=f"the storage did not take {self._unsaved} lines of the log")
+        self._lines.append(line)
+        self._unsaved += 1
+
+    def tick(self) -> None:
+        if self._unsaved and self._clock() - self._written_at >= PART_EVERY_S:
+            self._save()
+
+    def close(self) -> None:
+        if self._unsaved:
+            self._save()
+
+    def _save(self) -> None:
+        self._written_at = self._clock()
+        data = b"".join(self._lines)
+        self._store.replace(log_key(self._run, self._part), data)
+        self._unsaved = 0
+        if len(data) >= PART_BYTES:
+            self._part += 1
+            self._lines = []
+
+
+def journal(run: Run, store: Store, on_event: OnEvent) -> Journal:
+    """The log of a run, which begins when the run has its place."""
+    recipe = run.recipe
+    opened = {
+        "package": installed_version("xreal-synth"),
+        "python": platform.python_version(),
+        "ray": installed_version("ray"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "uri": store.uri,
+        "name": recipe.name,
+        "digest": run.digest,
+        "bundle": run.bundle.name,
+        "bundle_hash": run.bundle.content_hash,
+        "groups": recipe.samples,
+        "shards": run.plan.shard_count,
+        "shard_samples": recipe.output.shard_size,
+        "actors": str(recipe.compute.actors),
+    }
+    return Journal(store, opened, on_event)
+
+
+def fields_of(event: Event) -> dict[str, object]:
+    return {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+
+
+def _summed_up(summary: RunSummary) -> dict[str, object]:
+    """The summary's numbers and message; of the shards that failed the first, and how many there are."""
+    left_out = ("dataset", "label_counts", "failures", "gate")
+    fields = {f.name: getattr(summary, f.name) for f in dataclasses.fields(summary) if f.name not in left_out}
+    first = [dataclasses.asdict(failure) for failure in summary.failures[:_FAILURES]]
+    refused = {} if summary.gate is None else summary.gate.reasons
+    return {**fields, "refused": refused, "failed": len(summary.failures), "failures": first}
+
+
+def _plain(value: object) -> object:
+    """For JSON: floats short, texts short and without credentials."""
+    if isinstance(value, bool | int | None):
+        return value
+    if isinstance(value, float):
+        return round(value, _DIGITS) if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    text = scrubbed(str(value))
+    return text if len(text) <= TEXT else f"{text[:TEXT]} .."
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _compact(at: float) -> str:
+    return re.sub("[-:.]", "", _iso(at))
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "host"
