@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from xreal_synth.engine.worker import build_sample, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.agree import group_problems
+from xreal_synth.shards.ahead import in_order, readers
 from xreal_synth.shards.names import RECORDS, SHARDS, record_key, shards_in, stem_of, tar_key
 from xreal_synth.shards.record import parse_record
 from xreal_synth.shards.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _OTHER = "a tar without a record that is not what the recipe gives"
 _GATED = "a tar without a record: the gate's verdicts on its films cannot be checked without making them"
-_READERS = 16
 _ADOPT_CHUNK = 64
 
 
@@ -94,16 +93,15 @@ def read_ledger(
     replacing: list[int] = []
     recorded = shards_in(store, RECORDS, run.recipe.name)
     _refuse_surplus(run, store, recorded)
-    with ThreadPoolExecutor(_READERS if store.local_path is None else 1) as readers:
-        for found in readers.map(lambda shard: _read(run, store, shard), recorded):
-            known = found.shard in again
-            if found.record is not None and not (known or found.problem or found.grown):
-                totals.add(found.record)
-                done.add(found.shard)
-                continue
-            if found.problem:
-                on_event(ShardDiscarded(found.shard, found.problem))
-            replacing.append(found.shard)
+    for found in in_order(lambda shard: _read(run, store, shard), recorded, readers(store)):
+        known = found.shard in again
+        if found.record is not None and not (known or found.problem or found.grown):
+            totals.add(found.record)
+            done.add(found.shard)
+            continue
+        if found.problem:
+            on_event(ShardDiscarded(found.shard, found.problem))
+        replacing.append(found.shard)
     for shard in sorted(set(shards_in(store, SHARDS, run.recipe.name)) - set(recorded)):
         ours = shard < run.plan.shard_count
         record = adopt(run, store, run.plan.shard(shard), fingerprint) if ours else None

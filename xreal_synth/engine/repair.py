@@ -19,8 +19,8 @@ from xreal_synth.engine.reopen import recipe_text, reopen, setting
 from xreal_synth.engine.setup import Run
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.schema import Split
-from xreal_synth.shards.finish import asked_groups
 from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.index import asked_groups
 from xreal_synth.shards.names import RECIPE, RECORDS, quarantine_key, shards_in, stem_of
 from xreal_synth.shards.note import read_note
 from xreal_synth.shards.record import read_record

@@ -7,6 +7,7 @@ A shard's stem is `{dataset}-{shard:06d}`. Both grow by digits, never by leading
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from xreal_synth.errors import DatasetError
@@ -118,7 +119,23 @@ def shards_in(store: Store, folder: str, name: str) -> list[int]:
 
     Reject tables and foreign files are passed over.
     """
-    ending = _ENDINGS[folder]
-    files = (key.removeprefix(f"{folder}/") for key in store.list(folder))
-    stems = (parse_stem(file.removesuffix(ending)) for file in files if file.endswith(ending))
-    return sorted(stem.shard for stem in stems if stem is not None and stem.name == name)
+    return sorted(shards_among(store.list(folder), folder, name))
+
+
+def shards_among(keys: Iterable[str], folder: str, name: str) -> Iterator[int]:
+    """As `shards_in`, of keys already listed, in their order."""
+    ending, lead = _ENDINGS[folder], f"{folder}/"
+    for key in keys:
+        if not key.endswith(ending):
+            continue
+        stem = parse_stem(key.removeprefix(lead).removesuffix(ending))
+        if stem is not None and stem.name == name:
+            yield stem.shard
+
+
+def owner(key: str) -> Stem | None:
+    """Dataset and shard of a file among shards, tables or records; None for one that no shard writes."""
+    folder, _, file = key.partition("/")
+    endings = (".rejected.parquet", ".parquet") if folder == TABLES else (_ENDINGS.get(folder, "/"),)
+    ending = next((ending for ending in endings if file.endswith(ending)), None)
+    return None if ending is None else parse_stem(file.removesuffix(ending))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import yaml
 
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.shards.finish import asked_groups
+from xreal_synth.shards.ahead import in_order, readers
 from xreal_synth.shards.head import DatasetHead, read_head
+from xreal_synth.shards.index import asked_groups
 from xreal_synth.shards.names import (
     INDEX,
     QUARANTINE,
@@ -31,7 +31,6 @@ from xreal_synth.storage import Store
 
 State = Literal["running", "complete", "partial", "stopped", "silent"]
 
-_READERS = 16
 FRESH_S = 60.0
 """A run that goes on writes its note every 15 s; clocks may be apart."""
 
@@ -127,16 +126,14 @@ class StatusReader:
         self._seen = {key: one for key, one in self._seen.items() if times.get(key) == one.at}
         fresh = [(key, at) for key, at in times.items() if key not in self._seen]
         damaged: dict[int, str] = {}
-        with ThreadPoolExecutor(_READERS if self._store.local_path is None else 1) as readers:
-            for (key, _), found in zip(
-                fresh, readers.map(lambda one: self._record(*one), fresh), strict=True
-            ):
-                if isinstance(found, Seen):
-                    self._seen[key] = found
-                else:
-                    shard = _shard_of(key, head)
-                    assert shard is not None
-                    damaged[shard] = found
+        read = in_order(lambda one: self._record(*one), fresh, readers(self._store))
+        for (key, _), found in zip(fresh, read, strict=True):
+            if isinstance(found, Seen):
+                self._seen[key] = found
+            else:
+                shard = _shard_of(key, head)
+                assert shard is not None
+                damaged[shard] = found
         return damaged
 
     def _record(self, key: str, at: float) -> Seen | str:

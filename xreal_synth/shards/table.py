@@ -153,10 +153,11 @@ def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
 
 def read_table(data: bytes, where: str, schema: Any) -> Any:
     """A pyarrow table with at least the schema's columns, of its types; raises DatasetError otherwise."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             table = file.read(use_threads=False)
     except PARQUET_ERRORS as error:
         raise DatasetError(where=where, found=f"cannot be read as parquet ({error})") from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.shards.ahead import in_order, readers
 from xreal_synth.shards.check import (
     file_problems,
     record_problems,
@@ -14,19 +17,20 @@ from xreal_synth.shards.check import (
     tar_problems,
 )  # fmt: skip
 from xreal_synth.shards.head import DatasetHead, read_head
+from xreal_synth.shards.index import IndexWriter
 from xreal_synth.shards.names import (
     QUARANTINE,
     RECORDS,
     SHARDS,
     TABLES,
+    owner,
     quarantine_key,
     record_key,
-    rejects_key,
-    shards_in,
+    shards_among,
     stem_of,
     table_key,
     tar_key,
-)  # fmt: skip
+)
 from xreal_synth.shards.problems import VerifyProblem
 from xreal_synth.shards.record import read_record
 from xreal_synth.shards.whole import whole_problems
@@ -67,37 +71,47 @@ def verify(
     """
     head = read_head(store)
     plans = None if expected is None else {plan.shard: plan for plan in expected}
-    present = _present(store, head)
+    listed = {folder: store.list(folder) for folder in (SHARDS, TABLES, RECORDS, QUARANTINE)}
+    present = {shard for folder, keys in listed.items() for shard in shards_among(keys, folder, head.name)}
     wanted = sorted(present | (set(range(max(present, default=-1) + 1)) if plans is None else set(plans)))
-    problems = _foreign(store, head, wanted)
+    problems = _foreign(listed, head, wanted)
     if head.prompts is not None:
         own = file_problems(store, head.prompts)
         problems += [VerifyProblem(head.prompts.path, text, None) for text in own]
     sound: dict[int, int] = {}
-    samples = 0
-    for done, shard in enumerate(wanted, start=1):
-        record, told = _shard(store, head, shard, plans, deep)
-        problems += told
-        if record is not None:
-            samples += record.samples
-            if not told:
-                sound[shard] = record.samples
-        on_shard(done, len(wanted))
-    problems += whole_problems(store, head, sound, complete=len(sound) == len(wanted), deep=deep)
+    samples = done = 0
+    looked = in_order(
+        lambda shard: _shard(store, head, shard, plans, deep), wanted, readers(store, decoding=True)
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder,
+        IndexWriter(Path(folder, "lines")) as lines,
+    ):
+        for shard, (record, told) in zip(wanted, looked, strict=True):
+            problems += told
+            done += 1
+            if record is not None:
+                samples += record.samples
+                if not told:
+                    sound[shard] = record.samples
+                    lines.add(record)
+            on_shard(done, len(wanted))
+        complete = len(sound) == len(wanted)
+        problems += whole_problems(store, head, sound, lines, complete=complete, deep=deep)
     return VerifyReport(len(wanted), samples, tuple(problems))
 
 
-def _present(store: Store, head: DatasetHead) -> set[int]:
-    folders = (SHARDS, TABLES, RECORDS, QUARANTINE)
-    return {shard for folder in folders for shard in shards_in(store, folder, head.name)}
-
-
-def _foreign(store: Store, head: DatasetHead, shards: Iterable[int]) -> list[VerifyProblem]:
+def _foreign(
+    listed: Mapping[str, list[str]], head: DatasetHead, shards: Collection[int]
+) -> list[VerifyProblem]:
     """Files in the dataset's folders that no shard of it owns: a reader of `shards/*` would take them in."""
-    names = (tar_key, table_key, rejects_key, record_key)
-    own = {name(stem_of(head.name, shard)) for shard in shards for name in names}
-    there = [key for folder in (SHARDS, TABLES, RECORDS) for key in store.list(folder)]
-    return [VerifyProblem(key, "does not belong to this dataset", None) for key in there if key not in own]
+    own = set(shards)
+    stems = ((key, owner(key)) for folder in (SHARDS, TABLES, RECORDS) for key in listed[folder])
+    return [
+        VerifyProblem(key, "does not belong to this dataset", None)
+        for key, stem in stems
+        if stem is None or stem.name != head.name or stem.shard not in own
+    ]
 
 
 def _shard(

@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import StorageError, XrealError
+from xreal_synth.shards.ahead import in_order, readers
 from xreal_synth.shards.check import MOST_PER_FILE, file_problems, local_copy
-from xreal_synth.shards.finish import asked_groups, records_of, write_index
 from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.index import IndexWriter, asked_groups, index_start
 from xreal_synth.shards.names import INDEX, REJECTED, SAMPLES, stem_of, table_key
 from xreal_synth.shards.problems import VerifyProblem
 from xreal_synth.shards.table import PARQUET_ERRORS, read_table, sample_schema
@@ -26,26 +27,33 @@ _STALE = "run report to build it again"
 
 
 def whole_problems(
-    store: Store, head: DatasetHead, shards: Mapping[int, int], *, complete: bool, deep: bool
+    store: Store,
+    head: DatasetHead,
+    shards: Mapping[int, int],
+    lines: IndexWriter,
+    *,
+    complete: bool,
+    deep: bool,
 ) -> list[VerifyProblem]:
     """What is wrong with the files written at the end; none of it needs a shard to be made again.
 
-    `shards` maps each sound shard to its number of samples; `complete` says that no shard is broken.
+    `shards` maps each sound shard to its number of samples, `lines` was given their records; `complete` says that
+    no shard is broken.
     """
     if not store.exists(INDEX):
         return [VerifyProblem(INDEX, f"missing: the dataset was not finished; {_STALE}", None)]
-    problems = _index(store, head, shards, complete)
+    problems = _index(store, head, lines, complete)
     if deep and not problems:
         found = _rows(store, head, shards, complete)
         problems += [VerifyProblem(SAMPLES, text, None) for text in found[:MOST_PER_FILE]]
     return problems
 
 
-def _index(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> list[VerifyProblem]:
+def _index(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> list[VerifyProblem]:
     try:
-        content = json.loads(store.read_bytes(INDEX))
+        content = index_start(store) if complete else json.loads(store.read_bytes(INDEX))
         files = TypeAdapter(list[FileStamp]).validate_python(content["files"])
-    except (ValueError, KeyError, TypeError, ValidationError, StorageError) as error:
+    except (ValueError, KeyError, TypeError, ValidationError, StorageError, OSError) as error:
         return [VerifyProblem(INDEX, f"cannot be read ({error}); {_STALE}", None)]
     if [entry.path for entry in files] != [SAMPLES, REJECTED]:
         return [VerifyProblem(INDEX, f"does not name {SAMPLES} and {REJECTED}; {_STALE}", None)]
@@ -54,12 +62,12 @@ def _index(store: Store, head: DatasetHead, shards: Mapping[int, int], complete:
         for entry in files
         for found in file_problems(store, entry)
     ]
+    if not complete:
+        return problems
     with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, local_copy(store, INDEX) as found:
         wanted = Path(folder, INDEX)
-        if complete:
-            records = records_of(store, head, sorted(shards))
-            write_index(wanted, head, files, records, asked_groups(store))
-        if complete and not filecmp.cmp(wanted, found, shallow=False):
+        lines.write(wanted, head, files, asked_groups(store))
+        if not filecmp.cmp(wanted, found, shallow=False):
             problems.append(VerifyProblem(INDEX, f"is not that of the shards here; {_STALE}", None))
     return problems
 
@@ -73,10 +81,14 @@ def _rows(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: 
     seen: set[int] = set()
     try:
         with local_copy(store, SAMPLES) as path:
-            for shard, rows in _runs(path):
+            compared = in_order(
+                lambda run: (run[0], run[0] not in shards or _same(store, head, *run)),
+                _runs(path), readers(store, decoding=True),
+            )  # fmt: skip
+            for shard, same in compared:
                 if shard in seen or (complete and shard not in shards):
                     problems.append(f"rows of shard {shard} where none belong; {_STALE}")
-                elif shard in shards and not _same(store, head, shard, rows):
+                elif not same:
                     problems.append(f"its rows of shard {shard} are not those of the shard's table; {_STALE}")
                 seen.add(shard)
     except (*PARQUET_ERRORS, XrealError) as error:
