@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.engine.attempts import Waves, next_attempt, plan_group
+from xreal_synth.engine.attempts import Attempts, next_attempt, plan_group
 from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, claim, open_run
-from xreal_synth.engine.worker import environment, make_group, replay, run_shard
+from xreal_synth.engine.stopwatch import Stopwatch
+from xreal_synth.engine.worker import environment, group_job, make_group, replay, run_shard
 from xreal_synth.errors import RecipeError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.shards.finish import finish
@@ -166,34 +169,37 @@ def test_attempts_rise_and_end(most: int, data: st.DataObject):
 
 @given(st.sets(st.tuples(st.integers(0, 11), st.integers(0, 3)), max_size=20), st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
-def test_waves_decide_every_group_once_in_bounded_steps(run_for_waves: Run, refused: set, size: int):
-    shard = run_for_waves.plan.shard(0)
+def test_attempts_decide_every_group_once_in_bounded_steps(run_for_attempts: Run, refused: set, size: int):
+    shard = run_for_attempts.plan.shard(0)
     ahead, decided, made = 2 * size, [], Counter()
     with ThreadPoolExecutor(1) as planner:
-        waves = Waves(run_for_waves, shard, size, ahead, planner)
-        while wave := waves.next():
-            assert len(wave) <= size
-            for spec in wave:
-                assert waves.frontier is not None
-                assert spec.index < waves.frontier + ahead
+        attempts = Attempts(
+            run_for_attempts, shard, size, ahead, planner, partial(group_job, run_for_attempts), Stopwatch()
+        )
+        while batch := list(islice(iter(attempts.next, None), size)):
+            for due in batch:
+                spec = due.spec
+                assert due.job.index == spec.index
+                assert attempts.frontier is not None
+                assert spec.index < attempts.frontier + ahead
                 made[spec.index, spec.attempt] += 1
                 if (spec.index, spec.attempt) in refused:
-                    waves.refuse(
+                    attempts.refuse(
                         spec, Rejected(spec.index, spec.attempt, spec.row, "no", False, "pixels.range")
                     )
                 else:
                     decided.append(spec.index)
-                    waves.accept(spec)
+                    attempts.accept(spec)
     assert max(made.values()) == 1
-    dropped = [reject.group for reject in waves.rejected if reject.dropped]
+    dropped = [reject.group for reject in attempts.rejected if reject.dropped]
     assert sorted(decided + dropped) == list(range(shard.start, shard.stop))
     for index in decided:
         first = next(attempt for attempt in range(4) if (index, attempt) not in refused)
-        assert plan_group(run_for_waves, index, first - 1 if first else None)[0].attempt == first
+        assert plan_group(run_for_attempts, index, first - 1 if first else None)[0].attempt == first
 
 
 @pytest.fixture(scope="module")
-def run_for_waves(open_fault_run: Callable[..., Run]) -> Run:
+def run_for_attempts(open_fault_run: Callable[..., Run]) -> Run:
     return open_fault_run(**GATED, output__shard_samples=12)
 
 

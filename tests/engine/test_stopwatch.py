@@ -28,6 +28,20 @@ def test_only_the_coming_of_an_item_counts():
     assert 0.06 <= watch.seconds[MODEL] < 0.13
 
 
+def test_seconds_count_under_the_innermost_name_once():
+    watch = Stopwatch()
+    began = time.monotonic()
+    with watch.within(MODEL):
+        time.sleep(0.02)
+        with watch.within(WAIT):
+            time.sleep(0.04)
+        time.sleep(0.02)
+    spent = time.monotonic() - began
+    assert watch.seconds[WAIT] >= 0.04
+    assert watch.seconds[MODEL] >= 0.04
+    assert sum(watch.seconds.values()) == pytest.approx(spent, abs=2e-3)
+
+
 def test_what_raises_counts_too():
     def broken():
         time.sleep(0.02)

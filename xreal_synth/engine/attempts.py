@@ -1,19 +1,20 @@
 """Which attempt at which group is made next: pure bookkeeping of a shard.
 
 A group's attempts are 0, 1, .. in order; the first `max_attempts` share anatomy and boxes, each later one has its
-own. Refused groups come again in the next wave beside new ones, so that no forward is made for one film.
+own. Refused groups come again beside new ones, so that no forward is made for one film.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xreal_synth.engine.stopwatch import WAIT, Stopwatch
 from xreal_synth.errors import PlacementError
+from xreal_synth.sampling.jobs import GroupJob
 from xreal_synth.types import Rejected, SampleSpec, ShardPlan
 
 if TYPE_CHECKING:
@@ -74,36 +75,55 @@ def plan_shard(run: Run, shard: ShardPlan, chunk: int) -> Iterator[Planned]:
     yield Planned(tuple(specs), tuple(rejected))
 
 
-class Waves:
-    """The groups of a shard in waves of at most `size`: refused ones first, then new ones.
+@dataclass(frozen=True, slots=True, eq=False)
+class Due:
+    """An attempt at a group that is to be made now."""
 
-    New groups are planned by `planner` while a wave is made. No more than `ahead` groups are begun and not
-    decided beyond the first undecided one, so that what waits for it stays bounded.
+    spec: SampleSpec
+    job: GroupJob
+
+
+_Portion = tuple[list[Due], tuple[Rejected, ...]]
+_Redrawn = tuple[Due | None, list[Rejected]]
+
+
+class Attempts:
+    """The groups of a shard, one after another as they are to be made: refused ones first, then new ones.
+
+    `planner` draws them and states their jobs (`job_of`) meanwhile: new ones in portions of `size`. No more than
+    `ahead` groups are begun and not decided beyond the first undecided one, so that what waits for it stays
+    bounded.
     """
 
     def __init__(
         self, run: Run, shard: ShardPlan, size: int, ahead: int, planner: Executor,
-        watch: Stopwatch | None = None,
+        job_of: Callable[[SampleSpec], GroupJob], watch: Stopwatch,
     ) -> None:  # fmt: skip
         assert 1 <= size <= ahead
-        self._watch = watch or Stopwatch()
         self.rejected: list[Rejected] = []
-        self._run, self._size, self._ahead, self._planner = run, size, ahead, planner
-        self._again: deque[SampleSpec] = deque()
-        self._new: deque[SampleSpec] = deque()
+        self._run, self._ahead, self._planner, self._job_of, self._watch = run, ahead, planner, job_of, watch
+        self._again: deque[tuple[Rejected, Future[_Redrawn]]] = deque()
+        self._new: deque[Due] = deque()
         self._undecided: dict[int, None] = {}
         self._plans = plan_shard(run, shard, size)
-        self._following: Future[Planned | None] | None = planner.submit(next, self._plans, None)
+        self._following: Future[_Portion | None] | None = planner.submit(self._plan_portion)
 
-    def next(self) -> list[SampleSpec]:
-        """The wave to make now; empty when every group is decided."""
-        wave: list[SampleSpec] = []
-        while self._again and len(wave) < self._size:
-            wave.append(self._again.popleft())
-        while len(wave) < self._size and (spec := self._fresh()) is not None:
-            self._undecided[spec.index] = None
-            wave.append(spec)
-        return wave
+    def next(self) -> Due | None:
+        """The attempt to make now; None where none can be begun before others are decided, or all are."""
+        while self._again:
+            refused, redrawn = self._again.popleft()
+            with self._watch.within(WAIT):
+                again, unplaced = redrawn.result()
+            self.rejected += [refused, *unplaced]
+            if again is not None:
+                return again
+            if not unplaced:
+                self.rejected[-1] = replace(refused, dropped=True)
+            del self._undecided[refused.group]
+        fresh = self._fresh()
+        if fresh is not None:
+            self._undecided[fresh.spec.index] = None
+        return fresh
 
     @property
     def frontier(self) -> int | None:
@@ -115,30 +135,29 @@ class Waves:
         del self._undecided[spec.index]
 
     def refuse(self, spec: SampleSpec, refused: Rejected) -> None:
-        """This attempt is not delivered: the group comes again, or was dropped."""
-        again, unplaced = plan_group(self._run, spec.index, spec.attempt)
-        self.rejected += [refused, *unplaced]
-        if again is not None:
-            self._again.append(again)
-            return
-        if not unplaced:
-            self.rejected[-1] = _dropped(refused)
-        del self._undecided[spec.index]
+        """This attempt is not delivered: the group comes again, or is dropped when its turn has come."""
+        self._again.append((refused, self._planner.submit(self._redraw, spec)))
 
-    def _fresh(self) -> SampleSpec | None:
+    def _fresh(self) -> Due | None:
         while not self._new and self._following is not None:
             with self._watch.within(WAIT):
                 planned = self._following.result()
             self._following = None
             if planned is not None:
-                self.rejected += planned.rejected
-                self._new.extend(planned.specs)
-                self._following = self._planner.submit(next, self._plans, None)
+                self._new.extend(planned[0])
+                self.rejected += planned[1]
+                self._following = self._planner.submit(self._plan_portion)
         if not self._new:
             return None
-        first = next(iter(self._undecided), self._new[0].index)
-        return self._new.popleft() if self._new[0].index < first + self._ahead else None
+        first = next(iter(self._undecided), self._new[0].spec.index)
+        return self._new.popleft() if self._new[0].spec.index < first + self._ahead else None
 
+    def _plan_portion(self) -> _Portion | None:
+        planned = next(self._plans, None)
+        if planned is None:
+            return None
+        return [Due(spec, self._job_of(spec)) for spec in planned.specs], planned.rejected
 
-def _dropped(refused: Rejected) -> Rejected:
-    return replace(refused, dropped=True)
+    def _redraw(self, spec: SampleSpec) -> _Redrawn:
+        again, unplaced = plan_group(self._run, spec.index, spec.attempt)
+        return None if again is None else Due(again, self._job_of(again)), unplaced

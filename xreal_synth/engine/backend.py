@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from typing import TYPE_CHECKING, Protocol
 
 from xreal_synth.engine.enlarge import enlarged_fade
@@ -41,8 +42,9 @@ class Backend(Protocol):
         """The gate with its networks."""
         ...
 
-    def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
-        """The films of each job, in order; `on_batch(films)` after each micro-batch."""
+    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
+        """The films of each job, in order; `on_batch(films)` after each micro-batch. No more jobs are taken than
+        are begun."""
         ...
 
 
@@ -108,9 +110,10 @@ class TorchBackend:
         found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
         self.micro_batch, self.trials = found.micro_batch, found.trials
 
-    def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
+    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
         from xreal_synth.sampling.groups import sample_groups
 
+        jobs, once_more = tee(jobs)
         groups = sample_groups(
             self._model, self._run.sampling, jobs, micro_batch=self.micro_batch, on_batch=on_batch
         )
@@ -121,7 +124,7 @@ class TorchBackend:
 
         times = self._run.enlarging
         return upscale_groups(
-            self._upscaler, groups, jobs, steps=steps, on_films=on_batch,
+            self._upscaler, groups, once_more, steps=steps, on_films=on_batch,
             fade=lambda region: enlarged_fade(region, times),
         )  # fmt: skip
 

@@ -10,8 +10,9 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,9 +95,10 @@ class PhantomBackend:
         self.gate = Gate(run.quality)
         self.micro_batch = micro_batch
 
-    def render(self, jobs: Sequence[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
-        for start in range(0, len(jobs), self.micro_batch):
-            batch = [self._group(job) for job in jobs[start : start + self.micro_batch]]
+    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
+        source = iter(jobs)
+        while taken := list(islice(source, self.micro_batch)):
+            batch = [self._group(job) for job in taken]
             on_batch(sum(len(group.films) for group in batch))
             yield from batch
 

@@ -21,10 +21,12 @@ MAKE: Final = "make_s"
 
 
 class Stopwatch:
-    """Adds up the seconds that one thread spends under each name; names may not nest."""
+    """Adds up the seconds that one thread spends under each name. Names nest: seconds count under the innermost."""
 
     def __init__(self) -> None:
         self._spent: defaultdict[str, float] = defaultdict(float)
+        self._open: list[str] = []
+        self._since = 0.0
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -33,11 +35,13 @@ class Stopwatch:
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
         """What its body takes counts under the name, also when it raises."""
-        began = time.monotonic()
+        self._turn()
+        self._open.append(name)
         try:
             yield
         finally:
-            self._spent[name] += time.monotonic() - began
+            self._turn()
+            self._open.pop()
 
     def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
         """The items; what each takes to come counts under the name, what is done with them does not."""
@@ -49,3 +53,9 @@ class Stopwatch:
                 except StopIteration:
                     return
             yield item
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if self._open:
+            self._spent[self._open[-1]] += now - self._since
+        self._since = now

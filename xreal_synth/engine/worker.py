@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
+from heapq import heappop, heappush
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +22,7 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.codes import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
-from xreal_synth.engine.attempts import Waves, plan_group
+from xreal_synth.engine.attempts import Attempts, Due, plan_group
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
@@ -55,34 +58,44 @@ from xreal_synth.types import (
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
 
-CHUNK = 8
-"""Micro-batches planned and handed to the backend at once: bounds what a large shard holds in memory."""
+AHEAD = 16
+"""Micro-batches that groups may be ahead of one that the gate has refused: bounds what waits to be written in order."""
 
 _UNWRITTEN = 256
-"""Groups that may wait for the encoder before rendering waits for it."""
-
-AHEAD = 2
-"""Waves that groups may be ahead of one that the gate has refused: bounds what waits to be written in order."""
+"""Tasks that may wait for the encoder before rendering waits for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MadeGroup:
-    """A group's delivered films, each with the gate's verdict; None where no gate looked."""
+    """An attempt's films, and the gate's verdict on each member; None where no gate looked."""
 
+    run: Run
     spec: SampleSpec
-    samples: tuple[Sample, ...]
+    films: GroupFilms
     verdicts: tuple[Verdict | None, ...]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """What is delivered of it, built anew at each call."""
+        spec, real = self.spec, real_twin(self.spec)
+        twin = self.films.films[HEALTHY] if real is None else real
+
+        def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
+            film = twin if member.name == HEALTHY else self.films.films[member.name]
+            return build_sample(self.run, spec, member, film, changed(film, twin), verdict)
+
+        return tuple(map(built, spec.members, self.verdicts))
 
     @property
     def refused(self) -> Rejected | None:
         """Why this attempt is not delivered: the first film that the gate refuses; None if there is none."""
-        for sample, verdict in zip(self.samples, self.verdicts, strict=True):
+        for refused, verdict in zip(self.spec.members, self.verdicts, strict=True):
             if verdict is not None and not verdict.accepted:
                 spec, names = self.spec, [f.name for member in self.spec.members for f in member.findings]
                 reason = "; ".join(verdict.reasons[: len(verdict.refused)])
                 return Rejected(
                     spec.index, spec.attempt, spec.row, reason, dropped=False, check=verdict.refused[0],
-                    member=sample.meta.member, findings=tuple(dict.fromkeys(names)), scores=verdict.scores,
+                    member=refused.name, findings=tuple(dict.fromkeys(names)), scores=verdict.scores,
                 )  # fmt: skip
         return None
 
@@ -218,44 +231,44 @@ def _prompt(run: Run, member: MemberSpec, row: int) -> str:
 
 
 def render_groups(
-    run: Run, backend: Backend, specs: Sequence[SampleSpec], on_batch: OnBatch = lambda films: None,
-    watch: Stopwatch | None = None,
-) -> Iterator[MadeGroup]:  # fmt: skip
-    """The delivered samples of each group with their verdicts, in the order of `specs`."""
-    watch = watch or Stopwatch()
-    jobs = [group_job(run, spec) for spec in specs]
-    films = watch.each(MODEL, backend.render(jobs, on_batch))
-    rendered = zip(specs, jobs, films, strict=True)
-    while batch := list(islice(rendered, backend.micro_batch)):
+    run: Run, backend: Backend, specs: Iterable[SampleSpec], on_batch: OnBatch = lambda films: None
+) -> Iterator[MadeGroup]:
+    """The films of each group with their verdicts, in the order of `specs`."""
+    return _made(run, backend, (Due(spec, group_job(run, spec)) for spec in specs), on_batch, Stopwatch())
+
+
+def _made(
+    run: Run, backend: Backend, attempts: Iterable[Due], on_batch: OnBatch, watch: Stopwatch
+) -> Iterator[MadeGroup]:
+    """Attempts are taken as the sampler comes to them; what has come of earlier ones may decide which they are."""
+    begun: deque[Due] = deque()
+
+    def jobs() -> Iterator[GroupJob]:
+        for due in attempts:
+            begun.append(due)
+            yield due.job
+
+    films = watch.each(MODEL, backend.render(jobs(), on_batch))
+    while batch := [(begun.popleft(), one) for one in islice(films, backend.micro_batch)]:
         yield from _judged(run, backend, batch, watch)
+    assert not begun, f"no films of group {begun[0].spec.index}"
 
 
 def _judged(
-    run: Run, backend: Backend, batch: Sequence[tuple[SampleSpec, GroupJob, GroupFilms]], watch: Stopwatch
+    run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupFilms]], watch: Stopwatch
 ) -> Iterator[MadeGroup]:
     """The gate looks at a micro-batch of groups together."""
-    for spec, _, films in batch:
-        assert films.index == spec.index, f"films of group {films.index} where {spec.index} was due"
-    seen = [judged_films(run, *rendered) if run.quality.gated else [] for rendered in batch]
+    for due, films in batch:
+        assert films.index == due.spec.index, f"films of group {films.index}, not of {due.spec.index}"
+    seen = [judged_films(run, due.spec, due.job, films) if run.quality.gated else [] for due, films in batch]
     with watch.within(GATE):
         judged = backend.gate.judge([film for films in seen for film in films if film is not None])
     told = iter(judged)
-    for (spec, _, films), looked_at in zip(batch, seen, strict=True):
-        verdicts = [None if film is None else next(told) for film in looked_at] or [None] * len(spec.members)
-        yield MadeGroup(spec, _samples(run, spec, films, verdicts), tuple(verdicts))
-
-
-def _samples(
-    run: Run, spec: SampleSpec, group: GroupFilms, verdicts: Sequence[Verdict | None]
-) -> tuple[Sample, ...]:
-    real = real_twin(spec)
-    twin = group.films[HEALTHY] if real is None else real
-
-    def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-        film = twin if member.name == HEALTHY else group.films[member.name]
-        return build_sample(run, spec, member, film, changed(film, twin), verdict)
-
-    return tuple(map(built, spec.members, verdicts))
+    for (due, films), looked_at in zip(batch, seen, strict=True):
+        verdicts = [None if film is None else next(told) for film in looked_at] or [None] * len(
+            due.spec.members
+        )
+        yield MadeGroup(run, due.spec, films, tuple(verdicts))
 
 
 def make_group(run: Run, backend: Backend, index: int, attempt: int | None = None) -> tuple[Sample, ...]:
@@ -351,40 +364,60 @@ def _write(
     run: Run, backend: Backend, shard: ShardPlan, tar: Path, heartbeat: OnBatch, watch: Stopwatch
 ) -> tuple[list[TableRow], list[Rejected]]:
     """Renders, judges and writes in the groups' order. Beside the model run two threads: one plans what comes
-    next, one encodes what is delivered."""
-    size = CHUNK * backend.micro_batch
-    waiting: dict[int, Future[list[EncodedSample]]] = {}
+    next, one encodes and writes what is delivered."""
+    size = backend.micro_batch
     with (
         TarWriter(tar) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="plan") as planner,
         ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
     ):
-        waves = Waves(run, shard, size, AHEAD * size, planner, watch)
-        while wave := waves.next():
-            for made in render_groups(run, backend, wave, heartbeat, watch):
-                if made.refused is not None:
-                    waves.refuse(made.spec, made.refused)
+        attempts = Attempts(run, shard, size, AHEAD * size, planner, partial(group_job, run), watch)
+        desk = _Desk(writer, encoder, watch)
+        while (due := attempts.next()) is not None:
+            for made in _made(run, backend, chain([due], iter(attempts.next, None)), heartbeat, watch):
+                if (refused := made.refused) is not None:
+                    attempts.refuse(made.spec, refused)
                 else:
-                    waves.accept(made.spec)
-                    waiting[made.spec.index] = encoder.submit(_encode_all, made.samples)
-                _write_decided(writer, waiting, waves.frontier, _UNWRITTEN, watch)
-        _write_decided(writer, waiting, None, 0, watch)
-    return writer.rows, sorted(waves.rejected, key=lambda reject: (reject.group, reject.attempt))
+                    attempts.accept(made.spec)
+                    desk.take(made)
+                desk.write(attempts.frontier)
+        desk.write(None)
+        desk.end()
+    return writer.rows, sorted(attempts.rejected, key=lambda reject: (reject.group, reject.attempt))
 
 
-def _write_decided(
-    writer: TarWriter, waiting: dict[int, Future[list[EncodedSample]]], frontier: int | None, most: int,
-    watch: Stopwatch,
-) -> None:  # fmt: skip
-    """Writes the groups before the frontier in order, as far as they are encoded or too many wait."""
-    for index in sorted(waiting):
-        if (frontier is not None and index > frontier) or not (waiting[index].done() or len(waiting) > most):
-            return
-        with watch.within(WAIT):
-            samples = waiting.pop(index).result()
-        for encoded in samples:
-            writer.add(encoded)
+class _Desk:
+    """Delivered groups on their way into the tar: encoded as they come, written in their order, in one thread."""
 
+    def __init__(self, writer: TarWriter, encoder: Executor, watch: Stopwatch) -> None:
+        self._writer, self._encoder, self._watch = writer, encoder, watch
+        self._unwritten: list[int] = []
+        self._encoded: dict[int, list[EncodedSample]] = {}
+        self._tasks: deque[Future[None]] = deque()
 
-def _encode_all(samples: Sequence[Sample]) -> list[EncodedSample]:
-    return [encode_sample(sample) for sample in samples]
+    def take(self, made: MadeGroup) -> None:
+        """Waits where the encoder has fallen far behind. Raises what it raised."""
+        heappush(self._unwritten, made.spec.index)
+        self._tasks.append(self._encoder.submit(self._encode, made))
+        self._settle(_UNWRITTEN)
+
+    def write(self, frontier: int | None) -> None:
+        """Has the groups before the frontier written; all without one."""
+        while self._unwritten and (frontier is None or self._unwritten[0] < frontier):
+            self._tasks.append(self._encoder.submit(self._add, heappop(self._unwritten)))
+
+    def end(self) -> None:
+        """Waits until everything is written."""
+        self._settle(0)
+
+    def _settle(self, most: int) -> None:
+        while self._tasks and (len(self._tasks) > most or self._tasks[0].done()):
+            with self._watch.within(WAIT):
+                self._tasks.popleft().result()
+
+    def _encode(self, made: MadeGroup) -> None:
+        self._encoded[made.spec.index] = [encode_sample(sample) for sample in made.samples]
+
+    def _add(self, index: int) -> None:
+        for encoded in self._encoded.pop(index):
+            self._writer.add(encoded)

@@ -7,8 +7,9 @@ film's bytes do not depend on how many others are made beside it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -68,13 +69,13 @@ class _Pass:
 def sample_groups(
     model: SamplerModel,
     settings: SamplingSettings,
-    jobs: Sequence[GroupJob],
+    jobs: Iterable[GroupJob],
     *,
     micro_batch: int,
     noise: NoiseSource = philox,
     on_batch: Callable[[int], None] = lambda films: None,
 ) -> Iterator[GroupFilms]:
-    """Makes every group's films, in the order of `jobs`.
+    """Makes every group's films, in the order of `jobs`, which are taken a micro-batch at a time.
 
     `on_batch` is called after each micro-batch with the number of films that it finished. Raises BundleError
     if the model's numbers overflow.
@@ -83,20 +84,17 @@ def sample_groups(
     maker = _Maker(model, settings, micro_batch, noise)
     open_groups: deque[_Group] = deque()
     passes: deque[_Pass] = deque()
-    for start in range(0, len(jobs), micro_batch):
-        groups = [_open(job) for job in jobs[start : start + micro_batch]]
+    source = iter(jobs)
+    while groups := [_open(job) for job in islice(source, micro_batch)]:
         open_groups.extend(groups)
         passes.extend(maker.twins(groups))
         on_batch(len(groups))
-        last = start + micro_batch >= len(jobs)
-        while len(passes) >= micro_batch or (last and passes):
-            batch = [passes.popleft() for _ in range(min(micro_batch, len(passes)))]
-            following = maker.edits(batch)
-            passes.extend(following)
-            on_batch(len(batch) - len(following))
-        while open_groups and not open_groups[0].waiting:
-            done = open_groups.popleft()
-            yield GroupFilms(done.job.index, done.films)
+        while len(passes) >= micro_batch:
+            maker.edit_next(passes, on_batch)
+        yield from _finished(open_groups)
+    while passes:
+        maker.edit_next(passes, on_batch)
+        yield from _finished(open_groups)
 
 
 class _Maker:
@@ -147,6 +145,13 @@ class _Maker:
         if self.settings.mode == "branch" and any(group.waiting for group in groups):
             kept = torch.stack(film_states(self.model, films, self.rule, self._noise(keys)))
         return _first_passes(groups, real, films, kept)
+
+    def edit_next(self, passes: deque[_Pass], on_batch: Callable[[int], None]) -> None:
+        """Makes a micro-batch of the passes, or all there are; those that follow them join the others."""
+        batch = [passes.popleft() for _ in range(min(self.micro_batch, len(passes)))]
+        following = self.edits(batch)
+        passes.extend(following)
+        on_batch(len(batch) - len(following))
 
     @torch.inference_mode()
     def edits(self, batch: list[_Pass]) -> list[_Pass]:
@@ -231,6 +236,13 @@ class _Maker:
     def _grey(self, film: Tensor) -> Film:
         grey: Film = to_grey(film, self.model.value_range).cpu().numpy()
         return grey
+
+
+def _finished(open_groups: deque[_Group]) -> Iterator[GroupFilms]:
+    """The first groups, as far as they wait for nothing."""
+    while open_groups and not open_groups[0].waiting:
+        done = open_groups.popleft()
+        yield GroupFilms(done.job.index, done.films)
 
 
 def _first_passes(

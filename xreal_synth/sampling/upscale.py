@@ -9,7 +9,7 @@ Shapes: B batch, S side of the large film; films grey, uint8 [h, w] and [S, S].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -93,7 +93,7 @@ def upscale_film(
 def upscale_groups(
     model: UpscalerModel,
     groups: Iterable[GroupFilms],
-    jobs: Sequence[GroupJob],
+    jobs: Iterable[GroupJob],
     *,
     steps: int,
     fade: Fade,
@@ -105,7 +105,7 @@ def upscale_groups(
     `on_films` is called after each step with the share of a film that it was. Raises BundleError.
     """
     schedule = upscale_schedule(model.alphas_cumprod, steps)
-    for job, group in zip(jobs, groups, strict=True):
+    for group, job in zip(groups, jobs, strict=True):
         assert job.index == group.index, f"films of group {group.index} where {job.index} was due"
         shape = (1, model.side, model.side)
         start = noise(shape, NoiseKey(job.seed, job.index, job.attempt), "u.x_T", 0, 0)
