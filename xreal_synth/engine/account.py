@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from xreal_synth.engine.expect import films_per_group
 from xreal_synth.engine.ledger import Totals
+from xreal_synth.engine.pool import Clock, Flight
 from xreal_synth.engine.progress import (
     COMPLETE,
     PARTIAL,
@@ -42,16 +43,6 @@ _NEXT: dict[ExitCode, str] = {
 }
 
 
-class AtWork(Protocol):
-    """A shard being made: its number, and the films made in it so far."""
-
-    @property
-    def shard(self) -> int | None: ...
-
-    @property
-    def films(self) -> float: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What is missing when a run ends: shards given up, and shards not made for another reason."""
@@ -79,13 +70,15 @@ class Ending:
 class Account:
     """Counts films for the events and the summary. Made before Ray starts; `totals` grow with the run."""
 
-    def __init__(self, run: Run, store: Store, totals: Totals, on_event: OnEvent) -> None:
-        self.totals = totals
+    def __init__(
+        self, run: Run, store: Store, totals: Totals, on_event: OnEvent, clock: Clock = time.monotonic
+    ) -> None:
+        self.totals, self._clock = totals, clock
         self._run, self._store, self._on_event = run, store, on_event
         self._expected = films_per_group(run.recipe)
-        self._began = self._advanced_at = time.monotonic()
+        self._began = self._advanced_at = clock()
         self._before = totals.samples
-        self._meter = Meter()
+        self._meter = Meter(clock=self._clock)
 
     @property
     def films_total(self) -> int:
@@ -98,7 +91,7 @@ class Account:
 
     def start_clock(self) -> None:
         """From now on films are made: images per second count from here."""
-        self._meter = Meter()
+        self._meter = Meter(clock=self._clock)
 
     def done(self, record: ShardRecord) -> None:
         self.totals.add(record)
@@ -119,13 +112,17 @@ class Account:
             )
         )
 
-    def advance(self, working: Sequence[AtWork], actors: int) -> None:
-        """Tells how far the run is, twice a second at most."""
-        now = time.monotonic()
-        if now - self._advanced_at < ADVANCE_EVERY_S:
+    @property
+    def due(self) -> bool:
+        """Whether it is time to tell how far the run is: twice a second at most."""
+        return self._clock() - self._advanced_at >= ADVANCE_EVERY_S
+
+    def advance(self, flights: Sequence[Flight], actors: int) -> None:
+        """Tells how far the run is, if it is time."""
+        if not self.due:
             return
-        self._advanced_at = now
-        films, total = round(self.totals.samples + self._in_flight(working)), self.films_total
+        self._advanced_at = self._clock()
+        films, total = round(self.totals.samples + self._in_flight(flights)), self.films_total
         rate = self._meter.rate(films - self._before)
         eta = (total - films) / rate if rate > 0 else None
         self.tell(Advanced(min(films, total), total, rate, eta, actors))
@@ -133,7 +130,7 @@ class Account:
     def summary(self, head: DatasetHead | None, ending: Ending) -> RunSummary:
         """The run's end. Unless it was stopped, the tables of the whole dataset are written anew."""
         code, totals = ending.exit_code, self.totals
-        seconds = time.monotonic() - self._began
+        seconds = self._clock() - self._began
         made = totals.samples - self._before
         dataset, message = None, _NEXT[code]
         if head is not None and code != STOPPED:
@@ -162,10 +159,9 @@ class Account:
             dataset=dataset,
         )
 
-    def _in_flight(self, working: Iterable[AtWork]) -> float:
+    def _in_flight(self, flights: Iterable[Flight]) -> float:
         films = 0.0
-        for member in working:
-            if member.shard is not None:
-                plan = self._run.plan.shard(member.shard)
-                films += self._expected.share(member.films, plan.stop - plan.start)
+        for flight in flights:
+            plan = self._run.plan.shard(flight.shard)
+            films += self._expected.share(flight.films, plan.stop - plan.start)
         return films

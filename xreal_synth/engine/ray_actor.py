@@ -1,10 +1,12 @@
-"""The Ray actor: loads the models once, makes a shard at a time, returns records and never films."""
+"""The Ray actor: loads the models once, renders a shard at a time and publishes the one before meanwhile; returns
+records and never films."""
 
 from __future__ import annotations
 
 import os
 import socket
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,15 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 from xreal_synth.engine.backend import Backend, BackendSpec
-from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.own_prompts import with_table
 from xreal_synth.engine.patient import patient
+from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import FULL, with_retries
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.resources import ActorShape
-from xreal_synth.engine.schedule import Cause
 from xreal_synth.engine.setup import Run, open_run
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment, publish_shard, render_shard
 from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.shards.record import read_record
@@ -65,24 +66,10 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did."""
+class Made:
+    """A shard that is rendered; its files are being written."""
 
-    node: str
-    pid: int
-    fingerprint: dict[str, str]
-    trials: tuple[Trial, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A failure as the driver hears of it; `spoiled` means that the actor must be replaced. Causes are the
-    schedule's."""
-
-    cause: Cause
-    reason: str
-    trace: str
-    spoiled: bool = False
+    films: float
 
 
 class Generator:
@@ -92,14 +79,23 @@ class Generator:
         self._order = order
         self._films = 0.0
         self._loaded: tuple[Run, Backend, Store] | None = None
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._last: Future[ShardRecord | Failed] | None = None
+        self._publishing: dict[int, Future[ShardRecord | Failed]] = {}
 
     def ready(self) -> Ready | Failed:
         """Loads everything, once."""
         return _caught(self._load)
 
-    def shard(self, shard: int, attempt: int, replacing: bool) -> ShardRecord | Failed:
-        """Makes and publishes one shard."""
+    def shard(self, shard: int, attempt: int, replacing: bool) -> Made | ShardRecord | Failed:
+        """Renders one shard and begins to publish it, once the one before is published; the record, if another run
+        has made the shard meanwhile."""
         return _caught(lambda: self._make(shard, attempt, replacing))
+
+    @ray.method(concurrency_group="publish")
+    def published(self, shard: int) -> ShardRecord | Failed:
+        """Waits until a shard that was rendered is published; the next may be at work."""
+        return self._publishing.pop(shard).result()
 
     @ray.method(concurrency_group="beat")
     def placed(self) -> str:
@@ -133,24 +129,29 @@ class Generator:
         trials = getattr(backend, "trials", ())
         return Ready(socket.gethostname(), os.getpid(), environment(backend), trials)
 
-    def _make(self, shard: int, attempt: int, replacing: bool) -> ShardRecord:
+    def _make(self, shard: int, attempt: int, replacing: bool) -> Made | ShardRecord:
         assert self._loaded is not None, "ready() comes first"
         run, backend, store = self._loaded
         self._films = 0.0
         if not replacing and (there := _made_elsewhere(run, store, shard)) is not None:
             return there
-        return run_shard(
-            run, backend, run.plan.shard(shard), store, attempt=attempt, replacing=replacing,
-            actor=actor_id(self._order.actor, socket.gethostname(), os.getpid()), heartbeat=self._count,
-        )  # fmt: skip
+        rendered = render_shard(run, backend, run.plan.shard(shard), self._count)
+        actor = actor_id(self._order.actor, socket.gethostname(), os.getpid())
+
+        def write() -> ShardRecord | Failed:
+            return _caught(
+                lambda: publish_shard(
+                    run, rendered, store, actor=actor, attempt=attempt, replacing=replacing
+                )
+            )  # fmt: skip
+
+        if self._last is not None:
+            self._last.result()
+        self._last = self._publishing[shard] = self._publisher.submit(write)
+        return Made(self._films)
 
     def _count(self, films: float) -> None:
         self._films += films
-
-
-def actor_id(name: str, host: str, pid: int) -> str:
-    """How a record names the actor that made it."""
-    return f"{name}@{host}:{pid}"
 
 
 def _made_elsewhere(run: Run, store: Store, shard: int) -> ShardRecord | None:
@@ -171,7 +172,7 @@ def actor_class(shape: ActorShape) -> Any:
         "num_gpus": shape.gpus,
         "max_restarts": 0,
         "max_task_retries": 0,
-        "concurrency_groups": {"beat": 1},
+        "concurrency_groups": {"beat": 1, "publish": 1},
     }
     make: Any = ray.remote
     return make(**options)(Generator)

@@ -1,168 +1,174 @@
-"""The actors of a run: started, given shards, listened to, ended."""
+"""The actors of a run on Ray."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 
-from xreal_synth.engine.ray_actor import Failed, Order, Ready, actor_class
+from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool
+from xreal_synth.engine.ray_actor import Made, Order, actor_class
 from xreal_synth.engine.resources import ActorShape
-from xreal_synth.types import ShardRecord
 
 BEAT_EVERY_S = 1.0
 _BEATS_PER_S = 200
 ANSWER_S = 60.0
 """For an answer that Ray says is there."""
 
-State = Literal["booting", "idle", "working"]
+_PAUSE_PER_ACTOR_S = 5e-5
+_LONGEST_PAUSE_S = 0.25
+"""After the first answer the driver waits a little for others, to handle many at once where actors are many."""
 
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The actor or its node is gone. `outside` says that its shard had no part in it: the node went, was
-    preempted or cannot be reached."""
-
-    reason: str
-    outside: bool = False
-
-
-Outcome = Ready | ShardRecord | Failed | Lost
+Kind = Literal["call", "publishing", "beat", "placing"]
 
 
 @dataclass(slots=True, eq=False)
-class Member:
-    """One actor. `node` is empty until it has a place, where it came up at `placed_at`; `films` and
-    `changed_at` tell a slow shard from one that hangs."""
+class RayMember(Member):
+    """An actor's handle, and what it has been asked and has not answered."""
 
-    name: str
-    handle: Any
-    call: Any
-    since: float
-    state: State = "booting"
-    shard: int | None = None
-    films: float = 0
-    changed_at: float = 0.0
-    beat: Any = None
+    handle: Any = None
+    asked: dict[Kind, Any] | None = None
     beat_at: float = 0.0
-    placing: Any = None
-    placed_at: float = 0.0
-    node: str = ""
 
 
-class Pool:
-    """Actors by name. `order_of(name)` says what a new actor is told."""
+class RayPool(Pool[RayMember]):
+    """`order_of(name, shape)` says what a new actor is told."""
 
-    def __init__(self, shape: ActorShape, order_of: Callable[[str], Order]) -> None:
+    def __init__(self, shape: ActorShape, order_of: Callable[[str, ActorShape], Order]) -> None:
+        super().__init__(time.monotonic)
         self._class = actor_class(shape)
         self._order_of = order_of
-        self._born = 0
-        self.members: dict[str, Member] = {}
-        self.longest_gap_s = 0.0
+        self._awaited: dict[Any, tuple[RayMember, Kind]] = {}
+        self._minor: dict[Any, tuple[RayMember, Kind]] = {}
+        self._beats: deque[RayMember] = deque()
 
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def in_state(self, state: State) -> list[Member]:
-        return [member for member in self.members.values() if member.state == state]
-
-    def start(self) -> Member:
-        """Asks Ray for one more actor: until it fits somewhere it is demand for an autoscaler."""
-        name = f"a{self._born}"
-        self._born += 1
-        handle = self._class.remote(self._order_of(name))
-        placing = handle.placed.remote()
-        member = Member(name, handle, handle.ready.remote(), time.monotonic(), placing=placing)
-        self.members[name] = member
+    def _launch(self, name: str, shape: ActorShape) -> RayMember:
+        """Until the actor fits somewhere it is demand for an autoscaler."""
+        handle = self._class.remote(self._order_of(name, shape))
+        member = RayMember(name, self.clock(), handle=handle, asked={})
+        self._ask(member, "placing", handle.placed.remote())
+        self._ask(member, "call", handle.ready.remote())
+        self._beats.append(member)
         return member
 
-    def assign(self, member: Member, shard: int, attempt: int, replacing: bool) -> None:
-        assert member.state == "idle", f"{member.name} is {member.state}"
-        member.state, member.shard, member.films = "working", shard, 0
-        member.since = member.changed_at = member.beat_at = time.monotonic()
-        member.call = member.handle.shard.remote(shard, attempt, replacing)
+    def _send(self, member: RayMember, shard: int, attempt: int, replacing: bool) -> None:
+        self._ask(member, "call", member.handle.shard.remote(shard, attempt, replacing))
 
-    def wait(self, timeout_s: float) -> list[tuple[Member, Outcome]]:
-        """What has come back by then; the members concerned are idle afterwards, or gone."""
-        self._ask_beats()
-        calls = {member.call: member for member in self.members.values() if member.call is not None}
-        beats = {member.beat: member for member in self.members.values() if member.beat is not None}
-        places = {member.placing: member for member in self.members.values() if member.placing is not None}
-        everything = [*calls, *beats, *places]
-        if not everything:
-            time.sleep(timeout_s)
-            return []
-        ray.wait(everything, num_returns=1, timeout=timeout_s)
-        back, _ = ray.wait(everything, num_returns=len(everything), timeout=0)
-        for call in back:
-            if call in beats:
-                self._note_beat(beats[call])
-            elif call in places:
-                self._note_place(places[call])
-        return [(calls[call], self._outcome(calls[call])) for call in back if call in calls]
-
-    def hung(self, limit_s: float) -> list[Member]:
-        """Members whose shard shows no new film for `limit_s`, or ten times the longest gap seen."""
-        limit, now = max(limit_s, 10 * self.longest_gap_s), time.monotonic()
-        return [member for member in self.in_state("working") if now - member.changed_at > limit]
-
-    def unready(self, limit_s: float) -> list[Member]:
-        """Members that have had a place for `limit_s` and are not ready."""
-        now = time.monotonic()
-        return [
-            member for member in self.in_state("booting") if member.node and now - member.placed_at > limit_s
-        ]
-
-    def end(self, member: Member) -> None:
-        """Kills the actor, alive or not: one that seemed unavailable may still be working."""
-        self.members.pop(member.name, None)
+    def _kill(self, member: RayMember) -> None:
+        for kind in list(member.asked or ()):
+            self._answer(member, kind)
         ray.kill(member.handle)
 
-    def end_all(self, members: Iterable[Member] | None = None) -> None:
-        for member in list(self.members.values() if members is None else members):
-            self.end(member)
+    def _ask(self, member: RayMember, kind: Kind, ref: Any) -> None:
+        assert member.asked is not None
+        member.asked[kind] = ref
+        self._table(kind)[ref] = member, kind
 
-    def _outcome(self, member: Member) -> Outcome:
-        call, member.call, member.beat = member.call, None, None
+    def _answer(self, member: RayMember, kind: Kind) -> Any:
+        """The reference, no longer awaited."""
+        assert member.asked is not None
+        ref = member.asked.pop(kind)
+        del self._table(kind)[ref]
+        return ref
+
+    def _table(self, kind: Kind) -> dict[Any, tuple[RayMember, Kind]]:
+        return self._awaited if kind in ("call", "publishing") else self._minor
+
+    def wait(self, timeout_s: float) -> list[Heard]:
+        self._ask_beats()
+        if not self._awaited:
+            time.sleep(timeout_s)
+            return []
+        awaited = list(self._awaited)
+        first, _ = ray.wait(awaited, num_returns=1, timeout=timeout_s)
+        if first:
+            time.sleep(min(_PAUSE_PER_ACTOR_S * len(self), _LONGEST_PAUSE_S))
+        self._note_minor()
+        return self._outcomes(awaited) if first else []
+
+    def _outcomes(self, awaited: list[Any]) -> list[Heard]:
+        """Published shards first: they are whole, whatever has become of their actor since."""
+        back, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        told = sorted((self._awaited[ref] for ref in back), key=lambda each: each[1] != "publishing")
+        heard: list[Heard] = []
+        for member, kind in told:
+            if member.name in self.members:
+                heard += self._published_outcome(member) if kind == "publishing" else self._outcome(member)
+        return heard
+
+    def _outcome(self, member: RayMember) -> list[Heard]:
+        shard, outcome = member.shard, self._got(member, "call")
+        if member.asked and "beat" in member.asked:
+            self._answer(member, "beat")
+        if isinstance(outcome, Lost):
+            return self._gone(member, outcome)
+        if isinstance(outcome, Made):
+            return self._made(member, outcome)
+        self._answered(member)
+        return [Heard(member, shard, outcome)]
+
+    def _made(self, member: RayMember, made: Made) -> list[Heard]:
+        """The shard before is published by now, whether its answer has come or not."""
+        heard = self._published_outcome(member) if member.publishing is not None else []
+        if member.name in self.members:
+            shard = member.shard
+            self._rendered(member, made.films)
+            self._ask(member, "publishing", member.handle.published.remote(shard))
+        return heard
+
+    def _published_outcome(self, member: RayMember) -> list[Heard]:
+        shard, outcome = member.publishing, self._got(member, "publishing")
+        if isinstance(outcome, Lost):
+            return self._gone(member, outcome)
+        self._published(member)
+        return [Heard(member, shard, outcome)]
+
+    def _gone(self, member: RayMember, lost: Lost) -> list[Heard]:
+        self.end(member)
+        return self.losses(member, lost)
+
+    def _got(self, member: RayMember, kind: Kind) -> Any:
+        """What the actor has answered; Failed or Lost where Ray has no answer of it."""
         try:
-            outcome: Outcome = ray.get(call, timeout=ANSWER_S)
+            return ray.get(self._answer(member, kind), timeout=ANSWER_S)
         except ray.exceptions.RayTaskError as error:
-            outcome = Failed(
-                "error", f"{type(error.cause).__name__}: {error.cause}", str(error), spoiled=True
-            )
+            return Failed("error", f"{type(error.cause).__name__}: {error.cause}", str(error), spoiled=True)
         except ray.exceptions.RayError as error:
-            self.end(member)
             return Lost(_first_lines(error), _outside(error))
-        member.state = "idle"
-        return outcome
 
     def _ask_beats(self) -> None:
-        now = time.monotonic()
+        """Each member at work in its turn, a few hundred a second at most."""
+        now = self.clock()
         every = max(BEAT_EVERY_S, len(self.members) / _BEATS_PER_S)
-        for member in self.members.values():
-            if member.state == "working" and member.beat is None and now - member.beat_at >= every:
-                member.beat, member.beat_at = member.handle.beat.remote(), now
+        for _ in range(len(self._beats)):
+            if now - self._beats[0].beat_at < every:
+                return
+            member = self._beats.popleft()
+            if member.name not in self.members:
+                continue
+            member.beat_at = now
+            if member.state == "working" and member.asked is not None and "beat" not in member.asked:
+                self._ask(member, "beat", member.handle.beat.remote())
+            self._beats.append(member)
 
-    def _note_beat(self, member: Member) -> None:
-        call, member.beat = member.beat, None
-        try:
-            films = float(ray.get(call, timeout=ANSWER_S))
-        except ray.exceptions.RayError:
-            return  # the shard's own call tells what happened
-        if films != member.films:
-            now = time.monotonic()
-            self.longest_gap_s = max(self.longest_gap_s, now - member.changed_at)
-            member.films, member.changed_at = films, now
-
-    def _note_place(self, member: Member) -> None:
-        call, member.placing = member.placing, None
-        try:
-            member.node, member.placed_at = str(ray.get(call, timeout=ANSWER_S)), time.monotonic()
-        except ray.exceptions.RayError:
-            return  # the call of ready() tells what happened
+    def _note_minor(self) -> None:
+        """Heartbeats and places that have come back; of one that failed the member's other calls tell."""
+        if not self._minor:
+            return
+        back, _ = ray.wait(list(self._minor), num_returns=len(self._minor), timeout=0)
+        for member, kind in [self._minor[ref] for ref in back]:
+            try:
+                told = ray.get(self._answer(member, kind), timeout=ANSWER_S)
+            except ray.exceptions.RayError:
+                continue
+            if kind == "placing":
+                member.node, member.placed_at = str(told), self.clock()
+            elif member.state == "working":
+                self._progress(member, float(told))
 
 
 def _outside(error: Exception) -> bool:

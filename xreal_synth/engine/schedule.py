@@ -61,12 +61,20 @@ class Schedule:
         self._finished = finished
         self._limits = limits
         self._failures: dict[int, Failures] = {}
+        self._failed_waiting = 0
+        self._suspects: set[int] = set()
+        self._killers = 0
         self.given_up: dict[int, str] = {}
         self.fruitless = 0
 
     def __len__(self) -> int:
         """Shards that wait for an actor."""
         return len(self._queue)
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether shards wait, and all of them have failed before."""
+        return bool(self._queue) and self._failed_waiting == len(self._queue)
 
     @property
     def waiting(self) -> tuple[int, ...]:
@@ -88,6 +96,7 @@ class Schedule:
             failures = self._failures.get(shard)
             if failures is None or actor not in failures.actors:
                 del self._queue[position]
+                self._failed_waiting -= failures is not None
                 self._taken.add(shard)
                 return shard
         return None
@@ -102,6 +111,7 @@ class Schedule:
 
     def done(self, shard: int) -> None:
         self._failures.pop(shard, None)
+        self._suspects.discard(shard)
         self._taken.discard(shard)
         self._finished += 1
         self.fruitless = 0
@@ -115,10 +125,8 @@ class Schedule:
             failures.tries += 1
             failures.actors.add(actor)
         if cause == "mistake" or failures.tries >= self._limits.tries:
-            self.given_up[shard] = reason
-            return False
-        self._queue.append(shard)
-        return True
+            return self._give_up(shard, reason)
+        return self._back(shard)
 
     def died(self, shard: int, reason: str) -> bool:
         """Notes that an actor ended with this shard in hand, by its doing for all that is known; as `failed`.
@@ -131,11 +139,11 @@ class Schedule:
         if failures.deaths == 0 or self._finished > failures.finished or self._only_suspects_left():
             failures.deaths += 1
             failures.finished = self._finished
+            self._suspects.add(shard)
         if failures.deaths >= self._limits.deaths:
-            self.given_up[shard] = f"{failures.deaths} actors ended while they made it; the last: {reason}"
-            return False
-        self._queue.append(shard)
-        return True
+            told = f"{failures.deaths} actors ended while they made it; the last: {reason}"
+            return self._give_up(shard, told)
+        return self._back(shard)
 
     def _noted(self, shard: int, reason: str) -> Failures:
         self._taken.discard(shard)
@@ -143,9 +151,21 @@ class Schedule:
         failures.reason = reason
         return failures
 
+    def _back(self, shard: int) -> bool:
+        self._queue.append(shard)
+        self._failed_waiting += 1
+        return True
+
+    def _give_up(self, shard: int, reason: str) -> bool:
+        self.given_up[shard] = reason
+        self._killers += shard in self._suspects
+        self._suspects.discard(shard)
+        return False
+
     def _only_suspects_left(self) -> bool:
-        suspects = {shard for shard, failures in self._failures.items() if failures.deaths}
-        return self._finished >= len(suspects) and suspects.issuperset((*self._queue, *self._taken))
+        """Asked of a suspect that has just failed: all others wait or are being made, or are given up."""
+        left = len(self._queue) + len(self._taken)
+        return self._finished >= len(self._suspects) + self._killers and len(self._suspects) == left + 1
 
     def exhausted(self, actors: int) -> bool:
         """Whether infrastructure failed too often with no shard finished in between."""

@@ -318,13 +318,47 @@ def run_shard(
     `attempt` counts tries at the shard. With `replacing` the shard's earlier files give way. Raises
     StorageError, DatasetError and whatever the models raise; then nothing but whole files is left behind.
     """
+    rendered = render_shard(run, backend, shard, heartbeat)
+    return publish_shard(run, rendered, store, actor=actor, attempt=attempt, replacing=replacing)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RenderedShard:
+    """A shard's tar in a temporary folder of its own, and what its table and record are made of."""
+
+    shard: ShardPlan
+    folder: tempfile.TemporaryDirectory[str]
+    tar: Path
+    rows: list[TableRow]
+    rejected: list[Rejected]
+    environment: dict[str, str]
+    timings: dict[str, float]
+
+
+def render_shard(
+    run: Run, backend: Backend, shard: ShardPlan, heartbeat: OnBatch = lambda films: None
+) -> RenderedShard:
+    """Makes a shard's tar; nothing is published yet. Raises whatever the models raise; then nothing is left."""
     began, watch = time.monotonic(), Stopwatch()
-    with tempfile.TemporaryDirectory(prefix="xreal-shard-") as folder:
-        tar = Path(folder) / f"{shard.stem}.tar"
+    folder = tempfile.TemporaryDirectory(prefix="xreal-shard-")
+    try:
+        tar = Path(folder.name) / f"{shard.stem}.tar"
         rows, rejected = _write(run, backend, shard, tar, heartbeat, watch)
+    except BaseException:
+        folder.cleanup()
+        raise
+    timings = {MAKE: time.monotonic() - began} | watch.seconds
+    return RenderedShard(shard, folder, tar, rows, rejected, environment(backend), timings)
+
+
+def publish_shard(
+    run: Run, rendered: RenderedShard, store: Store, *, actor: str, attempt: int, replacing: bool
+) -> ShardRecord:
+    """Publishes a rendered shard and removes its temporary folder. Raises StorageError, DatasetError."""
+    with rendered.folder:
         return publish_rows(
-            run, shard, rows, rejected, tar, store,
-            environment=environment(backend), timings={MAKE: time.monotonic() - began} | watch.seconds,
+            run, rendered.shard, rendered.rows, rendered.rejected, rendered.tar, store,
+            environment=rendered.environment, timings=rendered.timings,
             actor=actor, attempt=attempt, replacing=replacing,
         )  # fmt: skip
 

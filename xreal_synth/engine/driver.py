@@ -1,0 +1,336 @@
+"""The driver's loop: hands shards to actors, hears of failures, and ends with a summary. No Ray here.
+
+It owns the retry policy (schedule.py); the pool's engine owns placement and the detection of dead actors and nodes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xreal_synth.engine.account import Account, Ending
+from xreal_synth.engine.fingerprint import fingerprint_differences
+from xreal_synth.engine.ledger import Ledger, missing_records
+from xreal_synth.engine.pool import Clock, Failed, Heard, Lost, Member, Pool, Ready, actor_id
+from xreal_synth.engine.progress import (
+    ActorLost,
+    ActorUp,
+    MicroBatchFound,
+    RunStarted,
+    RunSummary,
+    ShardQuarantined,
+    ShardRetried,
+    Stopping,
+    Warned,
+)
+from xreal_synth.engine.publish import with_retries
+from xreal_synth.engine.resources import ActorShape, Resources, recorded_micro_batch
+from xreal_synth.engine.schedule import Limits, Schedule
+from xreal_synth.engine.setup import Run, claim
+from xreal_synth.errors import EngineError, StorageError
+from xreal_synth.shards.head import DatasetHead
+from xreal_synth.shards.names import quarantine_key, stem_of
+from xreal_synth.shards.seal import sealed
+from xreal_synth.storage import Store
+from xreal_synth.types import ShardRecord
+
+_RESOURCES_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.5
+"""Between looks at every actor."""
+
+_LONGEST_BOOT_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a run's shards go: the dataset, its head if it has one, and what of it is done; `leave` are shards not
+    to be made, with the reasons."""
+
+    store: Store
+    head: DatasetHead | None
+    ledger: Ledger
+    leave: dict[int, str]
+
+
+class Driver:
+    """One run's loop. `resources()` tells what there is for actors now."""
+
+    def __init__(
+        self, run: Run, place: Place, account: Account, pool: Pool[Any], shape: ActorShape,
+        resources: Callable[[], Resources], limits: Limits, stop: threading.Event, clock: Clock = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.run_, self.store, self.account = run, place.store, account
+        self.pool, self.shape, self.clock = pool, shape, clock
+        self.stop, self.limits, self.head = stop, limits, place.head
+        self.replacing, self.leave = place.ledger.replacing, place.leave
+        self.schedule = Schedule(place.ledger.todo, limits, place.ledger.totals.shards)
+        self.made: set[int] = set()
+        self.begun = self.claimed = self.told_of_others = False
+        self.ours: set[str] = set()
+        self.boot_failures, self.boot_again_at = 0, 0.0
+        self.fingerprints: list[dict[str, str]] = [place.head.fingerprint] if place.head else []
+        self._resources = resources
+        self.resources, self.resources_at = resources(), clock()
+        self.warned_at = self.looked_at = clock()
+
+    def run(self) -> RunSummary:
+        """Raises EngineError where nothing could start."""
+        self._announce()
+        try:
+            while self._more() and not self.stop.is_set():
+                self._staff()
+                self._assign()
+                self._listen()
+            if self.stop.is_set() and self._more():
+                self._drain()
+        finally:
+            self.pool.end_all()
+        return self._ended()
+
+    def _more(self) -> bool:
+        return self.pool.busy or (len(self.schedule) > 0 and not self._exhausted())
+
+    def _exhausted(self) -> bool:
+        return self.schedule.exhausted(len(self.pool))
+
+    def _announce(self) -> None:
+        total, todo = self.run_.plan.shard_count, len(self.schedule)
+        self.account.tell(
+            RunStarted(
+                uri=self.store.uri,
+                shards_total=total,
+                shards_done=self.account.totals.shards,
+                films_total=self.account.films_total,
+                films_done=self.account.totals.samples,
+                actors=self.shape.wanted(self.resources, todo),
+                device=self.shape.device,
+                micro_batch=self.shape.micro_batch,
+            )
+        )
+
+    def _staff(self) -> None:
+        """Starts actors up to what fits, and replaces idle ones on which all that waits has failed."""
+        now = self.clock()
+        if now - self.resources_at > _RESOURCES_EVERY_S:
+            self.resources, self.resources_at = self._resources(), now
+        if self.schedule.all_failed:
+            self._replace_stale()
+        if self._exhausted() or now < self.boot_again_at:
+            return
+        unfinished = len(self.schedule) + self.pool.count("working")
+        wanted = self.shape.wanted(self.resources, unfinished) if self.shape.micro_batch is not None else 1
+        for _ in range(wanted - len(self.pool)):
+            self.pool.start(self.shape)
+
+    def _replace_stale(self) -> None:
+        names = list(self.pool.members)
+        for member in self.pool.in_state("idle"):
+            others = [name for name in names if name != member.name]
+            if member.publishing is None and self.schedule.stale(member.name, others):
+                self.pool.end(member)
+
+    def _assign(self) -> None:
+        idle = self.pool.count("idle")
+        self.begun = self.begun or idle >= min(self.shape.least, len(self.schedule))
+        if not idle or self._exhausted() or not self.begun:
+            return
+        for member in self.pool.in_state("idle"):
+            if not len(self.schedule):
+                return
+            shard = self.schedule.take(member.name)
+            if shard is not None:
+                tries = self.schedule.tries(shard)
+                self.pool.assign(member, shard, tries, shard in self.replacing and shard not in self.made)
+
+    def _listen(self) -> None:
+        self._hear_all(self.limits.tick_s)
+        if self.clock() - self.looked_at >= min(_LOOK_EVERY_S, self.limits.tick_s):
+            self._look()
+            self.looked_at = self.clock()
+        if self.account.due:
+            self.account.advance(self.pool.in_flight(), len(self.pool))
+
+    def _look(self) -> None:
+        """For actors that hang, and for those that wait for a place."""
+        for member, lost in self.pool.hung(self.limits.hang_s):
+            self.pool.end(member)
+            for heard in self.pool.losses(member, lost):
+                self._hear(heard)
+        for member in self.pool.unready(self.limits.boot_s):
+            self.pool.end(member)
+            reason = f"not ready {self.clock() - member.placed_at:.0f} s after it had a place"
+            self._boot_failed(member, Failed("lost", reason, reason))
+        now, waiting = self.clock(), self.pool.in_state("booting")
+        oldest = min((member.since for member in waiting), default=now)
+        if now - max(oldest, self.warned_at) > self.limits.pending_warning_s:
+            self.warned_at = now
+            self.account.tell(
+                Warned(
+                    f"{len(waiting)} actors have waited {now - oldest:.0f} s for {self.shape.cpus:g} CPU and "
+                    f"{self.shape.gpus:g} GPU each; the cluster has {self.resources.cpus:g} and "
+                    f"{self.resources.gpus:g}"
+                )
+            )
+
+    def _hear_all(self, timeout_s: float) -> None:
+        """Two actors or more of one node that end together are taken for the node's end."""
+        heard = self.pool.wait(timeout_s)
+        ended: dict[str, set[str]] = {}
+        for each in heard:
+            if isinstance(each.outcome, Lost):
+                ended.setdefault(each.member.node, set()).add(each.member.name)
+        for each in heard:
+            if isinstance(each.outcome, Lost) and len(ended[each.member.node]) > 1:
+                each = replace(each, outcome=replace(each.outcome, outside=True))
+            self._hear(each)
+
+    def _hear(self, heard: Heard) -> None:
+        member, shard, outcome = heard.member, heard.shard, heard.outcome
+        if isinstance(outcome, ShardRecord):
+            self.made.add(outcome.shard)
+            self.schedule.done(outcome.shard)
+            self.account.done(outcome)
+            self._tell_of_others(outcome)
+        elif isinstance(outcome, Ready):
+            self._ready(member, outcome)
+        elif isinstance(outcome, Lost):
+            self._lost(member, shard, outcome)
+        elif shard is None:
+            self.pool.end(member)
+            self._boot_failed(member, outcome)
+        else:
+            self._failed(member, shard, outcome)
+
+    def _ready(self, member: Member, ready: Ready) -> None:
+        if not self.claimed:
+            self.head, self.claimed = self._claim(ready), True
+            self.fingerprints = self.fingerprints or [self.head.fingerprint]
+            self.account.start_clock()
+        if self.shape.micro_batch is None and not self._fixed(member, ready):
+            return
+        self.ours.add(actor_id(member.name, ready.node, ready.pid))
+        if ready.fingerprint not in self.fingerprints:
+            differences = "; ".join(fingerprint_differences(self.fingerprints[0], ready.fingerprint))
+            self.fingerprints.append(ready.fingerprint)
+            self.account.tell(
+                Warned(f"films made on {ready.node} may differ in their last bits: {differences}")
+            )
+        self.boot_failures = 0
+        self.account.tell(ActorUp(member.name, ready.node, self.clock() - member.since))
+
+    def _claim(self, ready: Ready) -> DatasetHead:
+        """Raises EngineError where the place cannot be written: nothing could start."""
+        try:
+            return claim(self.run_, self.store, ready.fingerprint)
+        except OSError as error:
+            raise EngineError(
+                where=self.store.uri, found=f"cannot be written: {error.strerror or error}",
+                wanted="a place for the dataset", mend="make room or mend the place, or give another with --output",
+            ) from error  # fmt: skip
+
+    def _fixed(self, member: Member, ready: Ready) -> bool:
+        """Fixes the micro-batch as the dataset records it: found by this actor, or by another run that came
+        first; this actor is ended then, for it has another."""
+        assert self.head is not None, "the place is claimed"
+        found = recorded_micro_batch(ready.fingerprint)
+        fixed = recorded_micro_batch(self.head.fingerprint) or found
+        self.shape = replace(self.shape, micro_batch=fixed)
+        tried = tuple((trial.micro_batch, trial.films_per_s, trial.memory) for trial in ready.trials)
+        self.account.tell(MicroBatchFound(fixed or 0, tried))
+        if found != fixed:
+            self.pool.end(member)
+        return found == fixed
+
+    def _tell_of_others(self, record: ShardRecord) -> None:
+        if record.actor in self.ours or self.told_of_others:
+            return
+        self.told_of_others = True
+        self.account.tell(
+            Warned(
+                f"shard {record.shard} was made by {record.actor}, which is not of this run: another run works on "
+                "this output. That does no harm, the bytes are equal, but the same work may be done twice"
+            )
+        )
+
+    def _boot_failed(self, member: Member, failed: Failed) -> None:
+        self.boot_failures += 1
+        if not self.claimed and (
+            failed.cause == "mistake" or self.boot_failures >= self.limits.boot_failures
+        ):
+            raise EngineError(
+                found=f"no actor can start: {failed.reason}",
+                wanted="an actor that loads the models",
+                mend="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
+            )
+        self.boot_again_at = self.clock() + min(2.0**self.boot_failures / 2, _LONGEST_BOOT_WAIT_S)
+        self.schedule.fruitless += 1
+        self.account.tell(ActorLost(member.name, None, failed.reason))
+
+    def _lost(self, member: Member, shard: int | None, lost: Lost) -> None:
+        if shard is None:
+            self._boot_failed(member, Failed("lost", lost.reason, lost.reason))
+            return
+        if shard == member.shard or member.shard is None:
+            self.account.tell(ActorLost(member.name, shard, lost.reason))
+        self._again(member, shard, lost)
+
+    def _again(self, member: Member, shard: int, lost: Lost) -> None:
+        if lost.outside:
+            again = self.schedule.failed(shard, member.name, "lost", lost.reason)
+        else:
+            again = self.schedule.died(shard, lost.reason)
+        if again:
+            self.account.tell(ShardRetried(shard, self.schedule.tries(shard), lost.reason))
+        else:
+            self._quarantine(shard, Failed("lost", self.schedule.given_up[shard], lost.reason))
+
+    def _failed(self, member: Member, shard: int, failed: Failed) -> None:
+        if failed.spoiled and member.name in self.pool.members:
+            self._end_spoiled(member, failed)
+        if self.schedule.failed(shard, member.name, failed.cause, failed.reason):
+            self.account.tell(ShardRetried(shard, self.schedule.tries(shard), failed.reason))
+        else:
+            self._quarantine(shard, failed)
+
+    def _end_spoiled(self, member: Member, failed: Failed) -> None:
+        """Ends an actor that cannot be trusted; what else it had in hand is made again."""
+        self.pool.end(member)
+        self.account.tell(ActorLost(member.name, None, failed.reason))
+        for other in (member.shard, member.publishing):
+            if other is not None:
+                self._again(member, other, Lost(failed.reason, outside=True))
+
+    def _quarantine(self, shard: int, failed: Failed) -> None:
+        key = quarantine_key(stem_of(self.run_.recipe.name, shard))
+        content = sealed({"shard": shard, "reason": failed.reason, "traceback": failed.trace})
+        try:
+            with_retries(f"writing {key}", lambda: self.store.replace(key, content))
+        except StorageError as error:
+            self.account.tell(Warned(str(error)))
+        self.account.tell(ShardQuarantined(shard, failed.reason))
+
+    def _drain(self) -> None:
+        """Finishes what is in flight, up to `drain_s`."""
+        self.pool.end_all(self.pool.spare())
+        self.account.tell(Stopping(len(self.pool.in_flight())))
+        deadline = self.clock() + self.limits.drain_s
+        while self.pool.busy and self.clock() < deadline:
+            self._hear_all(min(self.limits.tick_s, 0.2))
+            self.account.advance(self.pool.in_flight(), len(self.pool))
+        for flight in self.pool.in_flight():
+            self.schedule.failed(flight.shard, "", "lost", "stopped before it was finished")
+
+    def _ended(self) -> RunSummary:
+        if self.head is None:
+            if self.stop.is_set():
+                return self.account.summary(None, Ending({}, dict.fromkeys(self.schedule.waiting, ""), True))
+            raise EngineError(
+                found="no actor ever started", wanted="one actor at least", mend="see the messages above"
+            )
+        not_made = {shard: self.schedule.reason(shard) for shard in self.schedule.waiting}
+        not_made |= dict.fromkeys(missing_records(self.run_, self.store, self.made), "its record has gone")
+        ending = Ending(self.leave | self.schedule.given_up, not_made, stopped=self.stop.is_set())
+        return self.account.summary(self.head, ending)

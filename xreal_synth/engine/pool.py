@@ -1,0 +1,232 @@
+"""The actors of a run, as the driver sees them: started, given shards, listened to, ended. No Ray here.
+
+An actor renders one shard at a time and publishes the one before meanwhile. What is bound to an engine (Ray, or a
+simulation) is left to subclasses; all costs per call here are independent of the number of actors, but for the
+looks that a driver takes twice a second at most.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from xreal_synth.engine.micro_batch import Trial
+from xreal_synth.engine.resources import ActorShape
+from xreal_synth.engine.schedule import Cause
+from xreal_synth.types import ShardRecord
+
+Clock = Callable[[], float]
+"""Seconds since some moment; a simulation has its own."""
+
+State = Literal["booting", "idle", "working"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did."""
+
+    node: str
+    pid: int
+    fingerprint: dict[str, str]
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A failure as the driver hears of it; `spoiled` means that the actor must be replaced. Causes are the
+    schedule's."""
+
+    cause: Cause
+    reason: str
+    trace: str
+    spoiled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The actor or its node is gone. `outside` says that its shard had no part in it: the node went, was
+    preempted or cannot be reached."""
+
+    reason: str
+    outside: bool = False
+
+
+Outcome = Ready | ShardRecord | Failed | Lost
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One actor. `node` is empty until it has a place, where it came up at `placed_at`; `films` and
+    `changed_at` tell a slow shard from one that hangs. `publishing` is the shard that it has rendered before, with
+    `publishing_films`, while that one's files are written."""
+
+    name: str
+    since: float
+    state: State = "booting"
+    shard: int | None = None
+    films: float = 0
+    changed_at: float = 0.0
+    publishing: int | None = None
+    publishing_films: float = 0
+    publishing_since: float = 0.0
+    placed_at: float = 0.0
+    node: str = ""
+
+
+def actor_id(name: str, host: str, pid: int) -> str:
+    """How a record names the actor that made it."""
+    return f"{name}@{host}:{pid}"
+
+
+M = TypeVar("M", bound=Member)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came back: of the shard, or of the actor's start where there is none."""
+
+    member: Member
+    shard: int | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A shard being rendered or published: its number, and the films made in it so far."""
+
+    shard: int
+    films: float
+
+
+class Pool(ABC, Generic[M]):
+    """Actors by name."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.members: dict[str, M] = {}
+        self.longest_gap_s = 0.0
+        self._born = 0
+        self._by_state: dict[State, dict[str, M]] = {"booting": {}, "idle": {}, "working": {}}
+        self._publishing: dict[str, M] = {}
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> list[Heard]:
+        """What has come back by then. An actor that is lost is gone afterwards; one that has rendered its shard
+        is idle, whether that one is published yet or not."""
+
+    @abstractmethod
+    def _launch(self, name: str, shape: ActorShape) -> M:
+        """Asks for an actor."""
+
+    @abstractmethod
+    def _send(self, member: M, shard: int, attempt: int, replacing: bool) -> None:
+        """Gives an actor its shard."""
+
+    @abstractmethod
+    def _kill(self, member: M) -> None:
+        """Ends an actor, alive or not: one that seemed unavailable may still be working."""
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any shard is in flight."""
+        return bool(self._by_state["working"] or self._publishing)
+
+    def count(self, state: State) -> int:
+        return len(self._by_state[state])
+
+    def in_state(self, state: State) -> list[M]:
+        return list(self._by_state[state].values())
+
+    def in_flight(self) -> list[Flight]:
+        """The shards being rendered and published."""
+        working = [Flight(m.shard, m.films) for m in self.in_state("working") if m.shard is not None]
+        return working + [
+            Flight(m.publishing, m.publishing_films)
+            for m in self._publishing.values()
+            if m.publishing is not None
+        ]
+
+    def start(self, shape: ActorShape) -> M:
+        """Asks for one more actor."""
+        member = self._launch(f"a{self._born}", shape)
+        self._born += 1
+        self.members[member.name] = self._by_state["booting"][member.name] = member
+        return member
+
+    def assign(self, member: M, shard: int, attempt: int, replacing: bool) -> None:
+        assert member.state == "idle", f"{member.name} is {member.state}"
+        self._move(member, "working")
+        member.shard, member.films = shard, 0
+        member.since = member.changed_at = self.clock()
+        self._send(member, shard, attempt, replacing)
+
+    def end(self, member: M) -> None:
+        """Ends an actor; what it had in hand stays noted in it."""
+        if self.members.pop(member.name, None) is not None:
+            del self._by_state[member.state][member.name]
+            self._publishing.pop(member.name, None)
+            self._kill(member)
+
+    def end_all(self, members: Iterable[M] | None = None) -> None:
+        for member in list(self.members.values() if members is None else members):
+            self.end(member)
+
+    def spare(self) -> list[M]:
+        """Members without a shard in flight."""
+        return [m for m in (*self.in_state("booting"), *self.in_state("idle")) if m.publishing is None]
+
+    def losses(self, member: Member, lost: Lost) -> list[Heard]:
+        """What an actor's end means for the shards that it had: the one it was rendering is to blame, if one is."""
+        if member.publishing is None or member.shard is None:
+            return [Heard(member, member.shard if member.publishing is None else member.publishing, lost)]
+        published = Lost(f"{lost.reason} (its files were being written)", outside=True)
+        return [Heard(member, member.shard, lost), Heard(member, member.publishing, published)]
+
+    def hung(self, limit_s: float) -> list[tuple[M, Lost]]:
+        """Members whose shard shows no new film for `limit_s`, or ten times the longest gap seen, or whose rendered
+        shard is not published by then."""
+        limit, now = max(limit_s, 10 * self.longest_gap_s), self.clock()
+        stuck = [m for m in self._publishing.values() if now - m.publishing_since > limit]
+        still = [m for m in self.in_state("working") if m not in stuck and now - m.changed_at > limit]
+        return [
+            (m, Lost(f"files not written for {now - m.publishing_since:.0f} s", outside=True)) for m in stuck
+        ] + [(m, Lost(f"no new film for {now - m.changed_at:.0f} s")) for m in still]
+
+    def unready(self, limit_s: float) -> list[M]:
+        """Members that have had a place for `limit_s` and are not ready."""
+        now = self.clock()
+        return [m for m in self.in_state("booting") if m.node and now - m.placed_at > limit_s]
+
+    def _move(self, member: M, state: State) -> None:
+        del self._by_state[member.state][member.name]
+        member.state = state
+        self._by_state[state][member.name] = member
+
+    def _answered(self, member: M) -> None:
+        """The member is ready for a shard: its start, or its rendering, has come back."""
+        self._move(member, "idle")
+        member.shard = None
+
+    def _rendered(self, member: M, films: float) -> None:
+        """The member's shard is rendered, and being published."""
+        assert member.publishing is None, f"{member.name} publishes shard {member.publishing}"
+        member.publishing, member.publishing_films = member.shard, films
+        member.publishing_since = self.clock()
+        self._publishing[member.name] = member
+        self._answered(member)
+
+    def _published(self, member: M) -> None:
+        member.publishing = None
+        self._publishing.pop(member.name, None)
+
+    def _progress(self, member: M, films: float) -> None:
+        """What a heartbeat has told."""
+        if films != member.films:
+            now = self.clock()
+            self.longest_gap_s = max(self.longest_gap_s, now - member.changed_at)
+            member.films, member.changed_at = films, now
