@@ -2,6 +2,7 @@
 # make test         the same environment with the test tools; lint, types, import rules, tests
 PYTHON ?= python3
 VENV   ?= .venv
+WORKERS ?= 2
 BIN    := $(VENV)/bin
 
 .PHONY: quickstart test check lint format clean
@@ -10,7 +11,8 @@ quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/engine
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""One Ray head for all tests that need Ray, started and ended here; a folder of films to edit."""
+"""Which tests share a worker; one Ray head for all that need Ray, started and ended here; films to edit."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ settings.register_profile("same", derandomize=True)
 settings.register_profile("new")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 """The same examples in every run; HYPOTHESIS_PROFILE=new draws others."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist's loadgroup: one worker takes everything that starts a Ray, from the beginning, for there is
+    one head and its actors are to be disturbed by one test at a time; the others take the rest, file by file."""
+    for item in items:
+        ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")

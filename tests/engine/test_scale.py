@@ -8,7 +8,7 @@ import pytest
 
 from xreal_synth.engine.chaos.ray_scale import measure_scale
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone]
 
 
 LEAST = 0.97
