@@ -93,7 +93,9 @@ def submit(
     console.print(
         f"taking along {len(parcel.files)} files, {megabytes(parcel.bytes)}", markup=False, soft_wrap=True
     )
-    job = submit(cluster, parcel, arguments, drain_s=loaded.compute.drain_s)
+    job = submit(
+        cluster, parcel, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
+    )
     _say_how(job, address, _place(loaded, output_root))
     if not wait:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -117,15 +117,16 @@ class Account:
         """Whether it is time to tell how far the run is: twice a second at most."""
         return self._clock() - self._advanced_at >= ADVANCE_EVERY_S
 
-    def advance(self, flights: Sequence[Flight], actors: int) -> None:
-        """Tells how far the run is, if it is time."""
+    def advance(self, flights: Sequence[Flight], states: Mapping[str, int]) -> None:
+        """Tells how far the run is, if it is time; `states` counts the actors by state."""
         if not self.due:
             return
         self._advanced_at = self._clock()
         films, total = round(self.totals.samples + self._in_flight(flights)), self.films_total
         rate = self._meter.rate(films - self._before)
         eta = (total - films) / rate if rate > 0 else None
-        self.tell(Advanced(min(films, total), total, rate, eta, actors))
+        actors = sum(states.values())
+        self.tell(Advanced(min(films, total), total, rate, eta, actors, states, len(flights)))
 
     def summary(self, head: DatasetHead | None, ending: Ending) -> RunSummary:
         """The run's end. Unless it was stopped, the tables of the whole dataset are written anew."""

@@ -151,7 +151,7 @@ class Driver:
             self._look()
             self.looked_at = self.clock()
         if self.account.due:
-            self.account.advance(self.pool.in_flight(), len(self.pool))
+            self.account.advance(self.pool.in_flight(), self.pool.states)
 
     def _look(self) -> None:
         """For actors that hang, and for those that wait for a place."""
@@ -319,7 +319,7 @@ class Driver:
         deadline = self.clock() + self.limits.drain_s
         while self.pool.busy and self.clock() < deadline:
             self._hear_all(min(self.limits.tick_s, 0.2))
-            self.account.advance(self.pool.in_flight(), len(self.pool))
+            self.account.advance(self.pool.in_flight(), self.pool.states)
         for flight in self.pool.in_flight():
             self.schedule.failed(flight.shard, "", "lost", "stopped before it was finished")
 

@@ -139,6 +139,11 @@ class Pool(ABC, Generic[M]):
     def count(self, state: State) -> int:
         return len(self._by_state[state])
 
+    @property
+    def states(self) -> dict[str, int]:
+        """How many actors are in each state."""
+        return {state: len(members) for state, members in self._by_state.items()}
+
     def in_state(self, state: State) -> list[M]:
         return list(self._by_state[state].values())
 

@@ -40,13 +40,18 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """Films made so far (those of unfinished shards too), images per second of this run, seconds left."""
+    """Films made so far (those of unfinished shards too), images per second of this run, seconds left.
+
+    `states` counts the actors by state, `in_flight` the shards that are being made or published.
+    """
 
     films_done: int
     films_total: int
     images_per_s: float
     eta_s: float | None
     actors: int
+    states: Mapping[str, int] = field(default_factory=dict)
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)

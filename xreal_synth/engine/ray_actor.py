@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 from xreal_synth.engine.backend import Backend, BackendSpec
+from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.own_prompts import with_table
 from xreal_synth.engine.patient import patient
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import FULL, with_retries
+from xreal_synth.engine.ray_metrics import actor_metrics
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.engine.setup import Run, open_run
@@ -25,7 +27,7 @@ from xreal_synth.engine.worker import environment, publish_shard, render_shard
 from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.shards.record import read_record
-from xreal_synth.storage import Store, open_store
+from xreal_synth.storage import Store, open_store, scrubbed
 from xreal_synth.types import FileStamp, ShardRecord
 
 if TYPE_CHECKING:
@@ -78,10 +80,14 @@ class Generator:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._films = 0.0
-        self._loaded: tuple[Run, Backend, Store] | None = None
+        self._loaded: tuple[Run, Backend, Store, ActorMeters] | None = None
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._last: Future[ShardRecord | Failed] | None = None
         self._publishing: dict[int, Future[ShardRecord | Failed]] = {}
+
+    def __repr__(self) -> str:
+        """How Ray's dashboard and log lines name it. A name of Ray's own would have to be unique on the cluster."""
+        return f"xreal_synth:{self._order.loaded.recipe.name}:{self._order.actor}"
 
     def ready(self) -> Ready | Failed:
         """Loads everything, once."""
@@ -125,22 +131,29 @@ class Generator:
             raise refuse_unshared(store, socket.gethostname())
         run = with_table(run, store, order.prompts)
         backend = order.backend.open(run, order.shape)
-        self._loaded = run, backend, store
+        self._loaded = run, backend, store, ActorMeters(actor_metrics(run.recipe.name, order.actor))
         trials = getattr(backend, "trials", ())
         return Ready(socket.gethostname(), os.getpid(), environment(backend), trials)
 
     def _make(self, shard: int, attempt: int, replacing: bool) -> Made | ShardRecord:
         assert self._loaded is not None, "ready() comes first"
-        run, backend, store = self._loaded
+        run, backend, store, meters = self._loaded
         self._films = 0.0
         if not replacing and (there := _made_elsewhere(run, store, shard)) is not None:
             return there
-        rendered = render_shard(run, backend, run.plan.shard(shard), self._count)
+
+        def count(films: float) -> None:
+            self._films += films
+            meters.films(films)
+
+        print(f"shard {shard}, try {attempt + 1}", flush=True)  # to its log, which the dashboard shows
+        rendered = render_shard(run, backend, run.plan.shard(shard), count)
+        meters.rendered(rendered.timings)
         actor = actor_id(self._order.actor, socket.gethostname(), os.getpid())
 
         def write() -> ShardRecord | Failed:
             return _caught(
-                lambda: publish_shard(
+                lambda: meters.publishing()(publish_shard)(
                     run, rendered, store, actor=actor, attempt=attempt, replacing=replacing
                 )
             )  # fmt: skip
@@ -149,9 +162,6 @@ class Generator:
             self._last.result()
         self._last = self._publishing[shard] = self._publisher.submit(write)
         return Made(self._films)
-
-    def _count(self, films: float) -> None:
-        self._films += films
 
 
 def _made_elsewhere(run: Run, store: Store, shard: int) -> ShardRecord | None:
@@ -186,14 +196,14 @@ def _caught(action: Callable[[], T]) -> T | Failed:
 
 
 def failure_of(error: Exception) -> Failed:
-    """An exception as one of the schedule's causes."""
-    trace = traceback.format_exc()
+    """An exception as one of the schedule's causes, without this node's credentials: it goes into logs and datasets."""
+    trace = scrubbed(traceback.format_exc())
     if isinstance(error, StorageError):
-        return Failed("storage", error.message(), trace)
+        return Failed("storage", scrubbed(error.message()), trace)
     if isinstance(error, XrealError):
-        return Failed("mistake", error.message(), trace)
+        return Failed("mistake", scrubbed(error.message()), trace)
     name = type(error).__name__
-    reason = f"{name}: {error}"
+    reason = scrubbed(f"{name}: {error}")
     if isinstance(error, OSError) and error.errno in FULL:
         mend = "make room where temporary files go (TMPDIR), then run the same command again to go on"
         return Failed("storage", f"{reason}\n  mend:   {mend}", trace)

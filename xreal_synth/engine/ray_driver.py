@@ -12,11 +12,13 @@ from xreal_synth.engine.backend import BackendSpec, Networks
 from xreal_synth.engine.driver import Driver, Place
 from xreal_synth.engine.journal import journal
 from xreal_synth.engine.ledger import read_ledger
+from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.own_prompts import Encode, kept
 from xreal_synth.engine.patient import patient
 from xreal_synth.engine.progress import OnEvent, RunSummary
 from xreal_synth.engine.ray_actor import Order
+from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
@@ -55,7 +57,7 @@ def generate(
         note = NoteKeeper(store, run.recipe.samples, run.plan.shard_count, log.on_event)
         head = check_before_start(run, store)
         store.sweep()
-        on_event = note.on_event
+        on_event = RunMeters(run.recipe.name, run_metrics, note.on_event).on_event
         ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event, again, leave)
         account = Account(run, store, ledger.totals, on_event)
         if head is not None and not ledger.todo:

@@ -77,8 +77,9 @@ def version_note(cluster: Cluster) -> str | None:
     )
 
 
-def submit(cluster: Cluster, parcel: Parcel, arguments: Sequence[str], *, drain_s: float) -> str:
-    """Uploads the parcel and starts the job; its id. `arguments` are those of xreal_synth.jobs.generate.
+def submit(cluster: Cluster, parcel: Parcel, arguments: Sequence[str], *, name: str, drain_s: float) -> str:
+    """Uploads the parcel and starts the job; its id. `arguments` are those of xreal_synth.jobs.generate, `name` is
+    how Ray's dashboard names the job.
 
     Raises EngineError.
     """
@@ -96,7 +97,7 @@ def submit(cluster: Cluster, parcel: Parcel, arguments: Sequence[str], *, drain_
                         "working_dir": str(archive),
                         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{drain_s + STOP_MARGIN_S:.0f}"},
                     },
-                    metadata={"recipe": str(parcel.recipe)},
+                    metadata={"job_name": name, "recipe": str(parcel.recipe)},
                 )
             )
 

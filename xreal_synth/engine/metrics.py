@@ -1,0 +1,232 @@
+"""What a run and its actors measure of themselves, for Prometheus. No Ray here: ray_metrics.py exports it.
+
+Ray's exporter adds `ray_` before the names, `_total` to counters, and tags for node, process and session. A metric of
+the run is told by the driver, from its events, and has the tag `dataset`; one of an actor is told by the actor's own
+process, with the tag `actor` too, so that its gauges go when the actor goes. Tags have few values: datasets, actors,
+states, checks, never shards or films. Of histograms Ray keeps the buckets' counts alone: a `_sum` is an estimate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from xreal_synth.engine.progress import (
+    ActorLost,
+    ActorUp,
+    Advanced,
+    Event,
+    OnEvent,
+    RunStarted,
+    ShardDone,
+    ShardQuarantined,
+    ShardRetried,
+)
+from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT
+
+Kind = Literal["counter", "gauge", "histogram"]
+PREFIX: Final = "xreal_synth_"
+EXPORTED: Final = "ray_"
+_SECONDS = (
+    0.1,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    20.0,
+    30.0,
+    60.0,
+    90.0,
+    120.0,
+    180.0,
+    240.0,
+    300.0,
+    600.0,
+    1200.0,
+    3600.0,
+)
+NOTHING: Final = 2.0**-30
+"""Counters begin with so much instead of zero, which Ray refuses: Prometheus sees the first step only of a series that
+was there before it. Sums of whole numbers lose nothing by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`tags` come on top of those that all metrics of the run, or of an actor, have; `buckets` are a histogram's."""
+
+    name: str
+    kind: Kind
+    help: str
+    tags: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """As Ray is told it."""
+        return f"{PREFIX}{self.name}"
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names that Prometheus sees."""
+        name = f"{EXPORTED}{self.full_name}"
+        if self.kind == "counter":
+            return (f"{name}_total",)
+        return (
+            (name,)
+            if self.kind == "gauge"
+            else tuple(f"{name}_{part}" for part in ("bucket", "count", "sum"))
+        )
+
+
+IMAGES_PER_S = Metric("images_per_second", "gauge", "Films made per second by the run, over the last minute.")
+FILMS = Metric("films", "gauge", "Films of the dataset: done, and expected in all.", ("state",))
+SHARDS = Metric(
+    "shards", "gauge", "Shards of the dataset: done, in_flight, waiting, quarantined.", ("state",)
+)
+ACTORS = Metric("actors", "gauge", "Actors of the run: booting, idle, working.", ("state",))
+FILMS_MADE = Metric("films_made", "counter", "Films in shards that this run has finished.")
+ACCEPTED = Metric("groups_accepted", "counter", "Groups in shards that this run has finished.")
+DROPPED = Metric("groups_dropped", "counter", "Groups given up after max_attempts.")
+REJECTED = Metric("attempts_rejected", "counter", "Attempts at groups that a check refused.", ("check",))
+BYTES = Metric("published_bytes", "counter", "Bytes of tars that this run has published.")
+SHARD_SECONDS = Metric("shard_seconds", "histogram", "Seconds in which a shard was made.", buckets=_SECONDS)
+BOOT_SECONDS = Metric("boot_seconds", "histogram", "Seconds from asking for an actor to its models being loaded.",
+                      buckets=_SECONDS)  # fmt: skip
+RETRIED = Metric("shards_retried", "counter", "Shards that failed and went back to the queue.")
+QUARANTINED = Metric("shards_quarantined", "counter", "Shards given up.")
+LOST = Metric("actors_lost", "counter", "Actors that died, hung or could not start.")
+RUN = (
+    IMAGES_PER_S, FILMS, SHARDS, ACTORS, FILMS_MADE, ACCEPTED, DROPPED, REJECTED, BYTES, SHARD_SECONDS, BOOT_SECONDS,
+    RETRIED, QUARANTINED, LOST,
+)  # fmt: skip
+"""The driver's."""
+
+ATTEMPTED = Metric(
+    "actor_films", "counter", "Films that the actor has made, refused ones too, as it makes them."
+)
+SECONDS = Metric("actor_seconds", "counter", "Where the actor's time has gone: model, gate, wait, other, idle.",
+                 ("part",))  # fmt: skip
+BUSY = Metric("actor_busy_share", "gauge", "Share of its last shard's time, idle before it included, that the actor "
+              "was in the model: 0 to 1.")  # fmt: skip
+PUBLISH_SECONDS = Metric("publish_seconds", "histogram", "Seconds in which a shard's files were written to their "
+                         "place.", buckets=_SECONDS)  # fmt: skip
+ACTOR = (ATTEMPTED, SECONDS, BUSY, PUBLISH_SECONDS)
+"""The actors'."""
+
+
+class Tell(Protocol):
+    """Takes a value: counters grow by it, gauges become it, histograms count it."""
+
+    def __call__(self, metric: Metric, value: float, **tags: str) -> None: ...
+
+
+class RunMeters:
+    """Passes events on, and tells of them. `tell(dataset)` is called when Ray is up."""
+
+    def __init__(self, dataset: str, tell: Callable[[str], Tell], on_event: OnEvent) -> None:
+        self._dataset, self._open, self._on_event = dataset, tell, on_event
+        self._tell: Tell | None = None
+        self._shards = self._done = self._in_flight = self._quarantined = 0
+
+    def on_event(self, event: Event) -> None:
+        self._on_event(event)
+        if isinstance(event, RunStarted):
+            self._begin(event)
+        elif self._tell is not None:
+            self._told(self._tell, event)
+
+    def _begin(self, event: RunStarted) -> None:
+        self._tell = tell = self._open(self._dataset)
+        for metric in RUN:
+            if metric.kind == "counter" and not metric.tags:
+                tell(metric, NOTHING)
+        self._shards, self._done = event.shards_total, event.shards_done
+        tell(FILMS, event.films_done, state="done")
+        tell(FILMS, event.films_total, state="expected")
+        self._tell_shards(tell)
+
+    def _told(self, tell: Tell, event: Event) -> None:
+        match event:
+            case Advanced():
+                tell(IMAGES_PER_S, event.images_per_s)
+                tell(FILMS, event.films_done, state="done")
+                tell(FILMS, event.films_total, state="expected")
+                for state, count in event.states.items():
+                    tell(ACTORS, count, state=state)
+                self._in_flight = event.in_flight
+                self._tell_shards(tell)
+            case ShardDone():
+                self._done = event.done
+                self._tell_done(tell, event)
+            case ActorUp():
+                tell(BOOT_SECONDS, event.seconds)
+            case ActorLost():
+                tell(LOST, 1)
+            case ShardRetried():
+                tell(RETRIED, 1)
+            case ShardQuarantined():
+                self._quarantined += 1
+                tell(QUARANTINED, 1)
+                self._tell_shards(tell)
+            case _:
+                return
+
+    def _tell_done(self, tell: Tell, event: ShardDone) -> None:
+        counts = (
+            (FILMS_MADE, event.films),
+            (ACCEPTED, event.groups),
+            (DROPPED, event.dropped),
+            (BYTES, event.bytes),
+        )
+        for metric, count in counts:
+            if count:
+                tell(metric, count)
+        for check, count in event.refused.items():
+            tell(REJECTED, count, check=check)
+        tell(SHARD_SECONDS, event.seconds)
+        self._tell_shards(tell)
+
+    def _tell_shards(self, tell: Tell) -> None:
+        waiting = max(self._shards - self._done - self._in_flight - self._quarantined, 0)
+        counts = {"done": self._done, "in_flight": self._in_flight, "quarantined": self._quarantined}
+        for state, count in {**counts, "waiting": waiting}.items():
+            tell(SHARDS, count, state=state)
+
+
+class ActorMeters:
+    """What an actor tells of itself, from when it is ready."""
+
+    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell, self._clock = tell, clock
+        self._since = clock()
+        tell(ATTEMPTED, NOTHING)
+
+    def films(self, count: float) -> None:
+        if count > 0:
+            self._tell(ATTEMPTED, count)
+
+    def rendered(self, timings: Mapping[str, float]) -> None:
+        """A shard is made, in the seconds that its record tells; what is left since the one before was idle."""
+        now = self._clock()
+        wall, self._since = now - self._since, now
+        known = {"model": timings.get(MODEL), "gate": timings.get(GATE), "wait": timings.get(WAIT)}
+        parts = {part: seconds for part, seconds in known.items() if seconds is not None}
+        made = timings.get(MAKE, 0.0)
+        parts |= {"other": made - sum(parts.values()), "idle": wall - made}
+        for part, seconds in parts.items():
+            if seconds > 0:
+                self._tell(SECONDS, seconds, part=part)
+        model = parts.get("model")
+        if model is not None and wall > 0:
+            self._tell(BUSY, min(model / wall, 1.0))
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """A shard's files are written by its body."""
+        began = self._clock()
+        yield
+        self._tell(PUBLISH_SECONDS, self._clock() - began)
