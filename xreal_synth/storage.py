@@ -405,12 +405,17 @@ def _service_code(error: BaseException) -> str | None:
     return str(told.get("Code")) if told else None
 
 
-def scrubbed(text: str) -> str:
-    """The text without the values of the environment's credentials, and without what in a URI or a header grants
-    access: passwords, signatures, tokens."""
-    for name, value in os.environ.items():
-        if name.endswith(_SECRET_ENDINGS) and len(value) >= _SECRET_LENGTH:
-            text = text.replace(value, "***")
+def secrets() -> tuple[str, ...]:
+    """The values of the environment's credentials."""
+    told = (value for name, value in os.environ.items() if name.endswith(_SECRET_ENDINGS))
+    return tuple(value for value in told if len(value) >= _SECRET_LENGTH)
+
+
+def scrubbed(text: str, known: Iterable[str] | None = None) -> str:
+    """The text without the values of the environment's credentials (those `known`, if they are given), and without
+    what in a URI or a header grants access: passwords, signatures, tokens."""
+    for value in secrets() if known is None else known:
+        text = text.replace(value, "***")
     return _GRANTS.sub(r"\1***", text)
 
 

@@ -75,12 +75,12 @@ def test_deaths_from_outside_are_not_held_against_a_shard():
 def test_an_idle_actor_is_stale_when_all_that_waits_has_failed_on_every_actor():
     schedule = Schedule([0], Limits())
     schedule.failed(schedule.take("a"), "a", "error", "boom")
-    assert schedule.stale("a", [])
-    assert not schedule.stale("a", ["b"])
+    assert schedule.stale(["a"])
+    assert not schedule.stale(["a", "b"])
     schedule = Schedule([0, 1], Limits())
     schedule.failed(schedule.take("a"), "a", "error", "boom")
-    assert not schedule.stale("a", [])
-    assert not Schedule([], Limits()).stale("a", [])
+    assert not schedule.stale(["a"])
+    assert not Schedule([], Limits()).stale(["a"])
 
 
 def test_failed_shards_wait_behind_the_others():

@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from xreal_synth.cli import bench_chaos, bench_dataset, bench_scale
+from xreal_synth.cli import bench_chaos, bench_dataset, bench_scale, bench_simulate
 from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
 
@@ -57,6 +57,7 @@ def register(app: typer.Typer) -> None:
     bench_chaos.register(group)
     bench_scale.register(group)
     bench_dataset.register(group)
+    bench_simulate.register(group)
     app.add_typer(group, name="bench")
 
 

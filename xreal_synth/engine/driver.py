@@ -126,10 +126,10 @@ class Driver:
             self.pool.start(self.shape)
 
     def _replace_stale(self) -> None:
-        names = list(self.pool.members)
+        if not self.schedule.stale(self.pool.members):
+            return
         for member in self.pool.in_state("idle"):
-            others = [name for name in names if name != member.name]
-            if member.publishing is None and self.schedule.stale(member.name, others):
+            if member.publishing is None:
                 self.pool.end(member)
 
     def _assign(self) -> None:
@@ -270,6 +270,10 @@ class Driver:
         self.account.tell(ActorLost(member.name, None, failed.reason))
 
     def _lost(self, member: Member, shard: int | None, lost: Lost) -> None:
+        if shard is None and lost.outside:
+            self.schedule.fruitless += 1
+            self.account.tell(ActorLost(member.name, None, lost.reason))
+            return
         if shard is None:
             self._boot_failed(member, Failed("lost", lost.reason, lost.reason))
             return

@@ -21,7 +21,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol
@@ -31,7 +31,7 @@ from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSu
 from xreal_synth.errors import StorageError
 from xreal_synth.shards.names import DATASET
 from xreal_synth.shards.runlog import FORMAT, log_key
-from xreal_synth.storage import Store, scrubbed
+from xreal_synth.storage import Store, scrubbed, secrets
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -71,6 +71,7 @@ class Journal:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._on_event, self._clock = store, on_event, clock
+        self._secrets = secrets()
         self.run = f"{_compact(clock())}-{_host()}-{os.getpid()}"
         self._held = [self._line("run_opened", {"format": FORMAT, **opened})]
         self._counts: Counter[str] = Counter()
@@ -156,7 +157,7 @@ class Journal:
 
     def _line(self, name: str, fields: Mapping[str, object]) -> bytes:
         line: dict[str, object] = {"at": _iso(self._clock()), "run": self.run, "event": name}
-        line.update({key: _plain(value) for key, value in fields.items()})
+        line.update({key: _plain(value, self._secrets) for key, value in fields.items()})
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str).encode() + b"\n"
 
 
@@ -254,17 +255,17 @@ def _summed_up(summary: RunSummary) -> dict[str, object]:
     return {**fields, "refused": refused, "failed": len(summary.failures), "failures": first}
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, known: Sequence[str]) -> object:
     """For JSON: floats short, texts short and without credentials."""
     if isinstance(value, bool | int | None):
         return value
     if isinstance(value, float):
         return round(value, _DIGITS) if abs(value) < float("inf") else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(one, known) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    text = scrubbed(str(value))
+        return [_plain(one, known) for one in value]
+    text = scrubbed(str(value), known)
     return text if len(text) <= TEXT else f"{text[:TEXT]} .."
 
 

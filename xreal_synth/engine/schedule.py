@@ -101,13 +101,13 @@ class Schedule:
                 return shard
         return None
 
-    def stale(self, actor: str, others: Collection[str]) -> bool:
-        """Whether this idle actor should make room for a fresh one: every shard that waits has failed on
-        it, and on all `others` as well."""
-        if not self._queue:
-            return False
-        live = {actor, *others}
-        return all(shard in self._failures and live <= self._failures[shard].actors for shard in self._queue)
+    def stale(self, actors: Collection[str]) -> bool:
+        """Whether the idle ones of these, all there are, should make room for fresh ones: every shard that waits
+        has failed on each of them."""
+        live = set(actors)
+        return bool(self._queue) and all(
+            shard in self._failures and live <= self._failures[shard].actors for shard in self._queue
+        )
 
     def done(self, shard: int) -> None:
         self._failures.pop(shard, None)

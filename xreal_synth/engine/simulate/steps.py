@@ -105,7 +105,7 @@ def measure_step(step: str, folder: Path, shards: int) -> StepRow:
     return StepRow(**json.loads(done.stdout))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The most memory that this process itself has had; ru_maxrss also counts the parent's before exec."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -117,7 +117,7 @@ def _peak_bytes() -> int:
 def main(step: str, folder: str, shards: int) -> None:
     began, cpu = time.monotonic(), time.process_time()
     found = STEPS[step](LocalStore(Path(folder)), shards)
-    row = StepRow(step, shards, time.monotonic() - began, time.process_time() - cpu, _peak_bytes())
+    row = StepRow(step, shards, time.monotonic() - began, time.process_time() - cpu, peak_bytes())
     if found != shards:
         raise SystemExit(f"{step} found {found} whole shards of {shards}")
     json.dump(asdict(row), sys.stdout)
