@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -271,6 +272,18 @@ def test_every_event_reads_as_it_was_said(claimed):
     other = {"at": "2030-01-02T03:04:05.678Z", "run": "r", "event": "moon_rose", "height": 3}
     assert line_of_logged(other) == "2030-01-02 03:04:05  moon_rose: height 3"
     assert line_of_logged({**other, "event": "shard_done"}) == "2030-01-02 03:04:05  shard_done: height 3"
+
+
+def test_the_schema_is_documented_as_it_is(claimed):
+    text = (Path(__file__).parents[2] / "cluster" / "README.md").read_text()
+    start = text.index("**The log of a run**")
+    named = set(re.findall(r"`(\w+)`", text[start : text.index("```sh", start)]))
+    assert named >= EVENTS.keys()
+    assert named >= {field.name for kind in EVENTS.values() for field in dataclasses.fields(kind)}
+    with Journal(claimed, {}, lambda event: None) as log:
+        log.on_event(UP)
+        log.ended(ended(claimed))
+    assert named >= {line["event"] for line in lines(claimed)}
 
 
 def test_status_shows_the_last_events(tmp_path, open_fault_run, phantom, monkeypatch, capsys):

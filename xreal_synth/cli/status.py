@@ -124,16 +124,19 @@ def _print(found: DatasetStatus, events: list[Line] | None, as_json: bool) -> No
     if as_json:
         print_json(status_fields(found) | ({} if events is None else {"events": events}))
     else:
-        console.print(_shown(found, events))
+        console.print(_table(found))
+        if events is not None:
+            console.print(_lines(events), soft_wrap=True)
 
 
 def _shown(found: DatasetStatus, events: list[Line] | None) -> Group:
-    if events is None:
-        return Group(_table(found))
+    return Group(_table(found)) if events is None else Group(_table(found), _lines(events))
+
+
+def _lines(events: list[Line]) -> Text:
     from xreal_synth.engine.log import line_of_logged
 
-    lines = "\n".join(map(line_of_logged, events)) or "no run has left a log here"
-    return Group(_table(found), Text(lines, overflow="fold"))
+    return Text("\n".join(map(line_of_logged, events)) or "no run has left a log here", overflow="fold")
 
 
 def _table(found: DatasetStatus) -> Table:
