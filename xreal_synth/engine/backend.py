@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import tee
 from typing import TYPE_CHECKING, Protocol
@@ -54,12 +56,37 @@ class BackendSpec(Protocol):
     def open(self, run: Run, shape: ActorShape) -> Backend: ...
 
 
+def import_networks() -> None:
+    """Imports torch and what opening a bundle takes: most of an actor's start."""
+    with absent("transformers"):
+        import xreal_synth.models.load
+        import xreal_synth.quality.networks  # noqa: F401
+
+
+@contextmanager
+def absent(package: str) -> Iterator[None]:
+    """While it lasts the package is as if not installed, unless it is imported already.
+
+    diffusers imports all of transformers where it finds it, a quarter of an actor's start, and needs nothing of it
+    for a bundle's networks.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # Python's own mark of what cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 @dataclass(frozen=True, slots=True)
 class Networks:
     """The recipe's bundle, on the actor's device."""
 
     def open(self, run: Run, shape: ActorShape) -> Backend:
         """Loads the networks, hashes checked first. Raises BundleError."""
+        import_networks()
         import torch
 
         from xreal_synth.models.load import load_bundle

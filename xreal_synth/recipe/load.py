@@ -34,7 +34,7 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), output: str | None
     """
     text = _read(path)
     recipe = recipe_from_text(text, str(path), overrides, output)
-    return LoadedRecipe(recipe, _with_overrides(text, overrides) if overrides else text)
+    return LoadedRecipe(recipe, with_overrides(text, overrides) if overrides else text)
 
 
 def recipe_from_text(
@@ -67,8 +67,8 @@ def recipe_from_text(
     return recipe
 
 
-def _with_overrides(text: str, overrides: Sequence[str]) -> str:
-    """The recipe kept with a dataset must give that dataset; comments are lost with overrides."""
+def with_overrides(text: str, overrides: Sequence[str]) -> str:
+    """A recipe's text with overrides in it: the one kept with a dataset must give that dataset. Comments are lost."""
     value, _, _ = apply(parse(text).value, overrides)
     return "# as given, with what the command line replaced in it\n" + yaml.safe_dump(
         value, sort_keys=False, allow_unicode=True
