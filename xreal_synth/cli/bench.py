@@ -11,7 +11,14 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from xreal_synth.cli import bench_chaos, bench_dataset, bench_engine, bench_scale, bench_simulate
+from xreal_synth.cli import (
+    bench_chaos,
+    bench_dataset,
+    bench_driver,
+    bench_engine,
+    bench_scale,
+    bench_simulate,
+)
 from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
 
@@ -58,6 +65,7 @@ def register(app: typer.Typer) -> None:
     bench_chaos.register(group)
     bench_scale.register(group)
     bench_dataset.register(group)
+    bench_driver.register(group)
     bench_simulate.register(group)
     app.add_typer(group, name="bench")
 

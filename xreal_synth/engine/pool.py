@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.resources import ActorShape
@@ -92,8 +92,7 @@ class Heard:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """A shard being rendered or published: its number, and the films made in it so far."""
 
     shard: int

@@ -48,12 +48,15 @@ class RayPool(Pool[RayMember]):
 
     def _launch(self, name: str, shape: ActorShape) -> RayMember:
         """Until the actor fits somewhere it is demand for an autoscaler."""
-        handle = self._class.remote(self._order_of(name, shape))
+        handle = self._actor(name, shape)
         member = RayMember(name, self.clock(), handle=handle, asked={})
         self._ask(member, "placing", handle.placed.remote())
         self._ask(member, "call", handle.ready.remote())
         self._beats.append(member)
         return member
+
+    def _actor(self, name: str, shape: ActorShape) -> Any:
+        return self._class.remote(self._order_of(name, shape))
 
     def _send(self, member: RayMember, shard: int, attempt: int, replacing: bool) -> None:
         self._ask(member, "call", member.handle.shard.remote(shard, attempt, replacing))

@@ -92,7 +92,7 @@ def simulate(
     """
     run, limits = simulated_run(shards), Limits(tick_s=max(_LOOK_S, world.times.mean_s / world.actors))
     store = MarkStore(run.recipe.name, shards)
-    pool = SimulatedPool(world, shards, store, _template(run.digest))
+    pool = SimulatedPool(world, shards, store, record_template(run.digest))
     retried = 0
 
     def on_event(event: Event) -> None:
@@ -165,7 +165,7 @@ def _nowhere(metric: Metric, value: float, **tags: str) -> None:
     """Ray's own metrics are not here."""
 
 
-def _template(digest: str) -> ShardRecord:
+def record_template(digest: str) -> ShardRecord:
     """A record as large as a real one's."""
     stamp = FileStamp("shards/simulated.tar", 10_000_000, "0" * 64)
     return ShardRecord(

@@ -1,0 +1,19 @@
+"""Ray's calls with many actors that a few processes play."""
+
+from __future__ import annotations
+
+import pytest
+
+from xreal_synth.engine.simulate.ray_played import measure_played
+
+pytestmark = [pytest.mark.ray]
+
+
+def test_played_actors_make_every_shard(joined_ray):
+    seen = list[int]()
+    row = measure_played(24, 0.2, 3, 1, lambda done, total: seen.append(done))
+    assert seen == list(range(1, 73))
+    assert (row.actors, row.shards) == (24, 24)
+    assert 0 < row.busy <= 1.2
+    assert 0 < row.loop_us < row.process_us
+    assert row.limit_per_s == pytest.approx(1e6 / row.loop_us)
