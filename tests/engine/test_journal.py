@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,27 @@ def test_a_disk_that_fails_is_told_once_and_lines_stay_whole(claimed):
     assert "log cannot be written" in heard[1].message
     assert [line["event"] for line in lines(claimed)] == ["shard_done", "run_ended"]
     assert lines(claimed)[-1]["unwritten"] == 3
+
+
+def test_a_line_that_a_full_disk_cuts_off_stays_alone(claimed):
+    heard: list[Event] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(claimed, {}, heard.append) as log:
+        log.on_event(UP)
+        (path,) = (claimed.local_path / "logs").iterdir()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 50, hard))
+        try:
+            log.on_event(DONE)
+            log.on_event(DONE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.on_event(DONE)
+        log.ended(ended(claimed))
+    assert [type(event) for event in heard] == [ActorUp, ShardDone, Warned, ShardDone, ShardDone]
+    (found,) = run_logs(claimed)
+    told = last_lines(claimed, found, 99)
+    assert [line["event"] for line in told] == ["run_opened", "actor_up", "shard_done", "run_ended"]
+    assert told[-1]["unwritten"] == 2
 
 
 def test_object_storage_gets_parts_of_bounded_size_seldom(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -248,6 +249,8 @@ def test_a_job_runs_with_a_bundle_taken_along_and_outlives_its_follower(ray_head
     store = LocalStore(out / "out" / "smoke")
     assert store.list("records") == ["records/smoke-000000.json"]
     assert json.loads(store.read_bytes("progress.json"))["exit_code"] == 0
+    with urllib.request.urlopen(f"{ray_head.jobs}/api/jobs/", timeout=30) as answer:
+        assert "xreal_synth:smoke" in {job["metadata"].get("job_name") for job in json.load(answer)}
     sessions = [path for path in Path(ray_head.folder).rglob("*") if path.is_file() and not path.is_socket()]
     assert any("smoke.yaml" in path.name for path in sessions)
     assert not [path for path in sessions if path.name == ".env"]

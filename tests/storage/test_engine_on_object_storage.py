@@ -23,6 +23,7 @@ from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.shards.finish import finish
+from xreal_synth.shards.runlog import last_lines, run_logs
 from xreal_synth.shards.status import StatusReader
 from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore, RemoteStore, Store, sha256_of
@@ -136,10 +137,13 @@ def test_no_secret_is_told_or_kept(object_store, tmp_path, ray_folder, film_fold
     assert verify(store).ok
     found = StatusReader(store).read()
     assert (found.state, found.shards_done, found.shards_total) == ("complete", 1, 1)
-    objects = [
-        store.read_bytes(key) for folder in ("", "shards", "records", "tables") for key in store.list(folder)
-    ]
-    assert len(objects) >= 8
+    folders = ("", "shards", "records", "tables", "logs")
+    objects = [store.read_bytes(key) for folder in folders for key in store.list(folder)]
+    assert len(objects) >= 9
+    (log,) = run_logs(store)
+    assert [key.rsplit(".", 2)[1:] for key in log.keys] == [["0000", "jsonl"]]
+    (last,) = last_lines(store, log, 1)
+    assert (last["event"], last["exit_code"], last["unwritten"]) == ("run_ended", 0, 0)
     files = [path for folder in (ray_folder, tmp_path / "cache") for path in folder.rglob("*")]
     logs = [path.read_bytes() for path in files if path.is_file()]
     assert any(b"Generator" in log for log in logs), "Ray's own logs are among what is searched"

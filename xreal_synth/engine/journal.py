@@ -14,6 +14,7 @@ and none holds the environment's credentials.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -105,10 +106,16 @@ class Journal:
 
     def ended(self, summary: RunSummary) -> None:
         """The last line. A run that has nothing to tell, on a dataset that was complete, leaves no log."""
-        if self._sink is None and len(self._held) > 1 and self._store.exists(DATASET):
+        if self._sink is None and len(self._held) > 1 and self._has_place():
             self._begin()
         if self._sink is not None:
             self._last("run_ended", _summed_up(summary))
+
+    def _has_place(self) -> bool:
+        try:
+            return self._store.exists(DATASET)
+        except (OSError, StorageError):
+            return False
 
     def _begin(self) -> None:
         local = self._store.local_path
@@ -177,6 +184,8 @@ class _File:
         data = b"\n" + line if self._torn else line
         self._torn = True
         self._torn = self._file.write(data) != len(data)
+        if self._torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def tick(self) -> None:
         return
