@@ -14,7 +14,7 @@ from xreal_synth.errors import BundleError, DatasetError
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import read_head
 from xreal_synth.shards.verify import verify
-from xreal_synth.storage import LocalStore
+from xreal_synth.storage import LocalStore, RemoteStore
 
 FINGERPRINT = {"device": "phantom"}
 
@@ -143,3 +143,18 @@ def test_shards_without_a_head_are_refused(whole):
 def test_finding_the_bundle_cannot_make_is_refused(open_fault_run):
     with pytest.raises(BundleError, match="Fibrosis"):
         open_fault_run(**{"findings[1]__labels[0]__name": "Fibrosis"})
+
+
+def test_on_object_storage_sizes_are_listed_and_not_asked_one_by_one(whole, monkeypatch):
+    run, local = whole
+    remote = RemoteStore("memory://ledger-sizes")
+    for folder in ("", "shards", "tables", "records"):
+        for key in local.list(folder):
+            remote.replace(key, local.read_bytes(key))
+    monkeypatch.setattr(RemoteStore, "size", lambda self, key: pytest.fail(f"asked for {key}"))
+    assert look(run, remote)[0].todo == ()
+    remote.replace("shards/fault-000001.tar", remote.read_bytes("shards/fault-000001.tar")[:-512])
+    remote.delete("tables/fault-000003.parquet")
+    ledger, events = look(run, remote)
+    assert ledger.todo == (1, 3)
+    assert [event.shard for event in events] == [1, 3]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.agree import group_problems
 from xreal_synth.shards.ahead import in_order, readers
-from xreal_synth.shards.names import RECORDS, SHARDS, record_key, shards_in, stem_of, tar_key
+from xreal_synth.shards.names import RECORDS, SHARDS, TABLES, record_key, shards_in, stem_of, tar_key
 from xreal_synth.shards.record import parse_record
 from xreal_synth.shards.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
 from xreal_synth.storage import Store, sha256_file, sha256_of
@@ -93,7 +93,8 @@ def read_ledger(
     replacing: list[int] = []
     recorded = shards_in(store, RECORDS, run.recipe.name)
     _refuse_surplus(run, store, recorded)
-    for found in in_order(lambda shard: _read(run, store, shard), recorded, readers(store)):
+    size = _sizes(store)
+    for found in in_order(lambda shard: _read(run, store, shard, size), recorded, readers(store)):
         known = found.shard in again
         if found.record is not None and not (known or found.problem or found.grown):
             totals.add(found.record)
@@ -235,7 +236,14 @@ def _surplus(run: Run, store: Store, what: str) -> DatasetError:
     )
 
 
-def _read(run: Run, store: Store, shard: int) -> _Found:
+def _sizes(store: Store) -> Callable[[str], int | None]:
+    """How large a shard's file is: asked one by one on this machine, all of them listed where a request takes long."""
+    if store.local_path is not None:
+        return store.size
+    return {**store.sizes(SHARDS), **store.sizes(TABLES)}.get
+
+
+def _read(run: Run, store: Store, shard: int, size: Callable[[str], int | None]) -> _Found:
     stem = stem_of(run.recipe.name, shard)
     key = record_key(stem)
     try:
@@ -250,6 +258,6 @@ def _read(run: Run, store: Store, shard: int) -> _Found:
     if record.stop < plan.stop:
         return _Found(shard, record, grown=True)
     for stamp in filter(None, (record.tar, record.table, record.rejects)):
-        if store.size(stamp.path) != stamp.bytes:
+        if size(stamp.path) != stamp.bytes:
             return _Found(shard, record, f"{stamp.path} is missing or not of {stamp.bytes} bytes")
     return _Found(shard, record)

@@ -75,6 +75,9 @@ class PatientStore:
     def times(self, prefix: str) -> dict[str, float]:
         return self._again(lambda: self._store.times(prefix))
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return self._again(lambda: self._store.sizes(prefix))
+
     def sweep(self, older_than_s: float = 3600.0) -> int:
         return self._store.sweep(older_than_s)
 

@@ -85,5 +85,8 @@ class MarkStore:
     def times(self, prefix: str) -> dict[str, float]:
         return dict.fromkeys(self.list(prefix), 0.0)
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return {key: len(self._files.get(key, b"")) for key in self.list(prefix)}
+
     def sweep(self, older_than_s: float = 3600.0) -> int:
         return 0
