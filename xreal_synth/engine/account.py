@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -166,10 +166,12 @@ class Account:
             dataset=dataset,
         )
 
-    def _in_flight(self, flights: Iterable[Flight]) -> float:
+    def _in_flight(self, flights: Sequence[Flight]) -> float:
         """Twice a second over every actor there is: no plan is asked."""
         size, groups = self._run.recipe.output.shard_size, self._run.recipe.samples
-        share = self._expected.share
-        return sum(
-            share(flight.films, min(size, groups - size * flight.shard)) for flight in flights if flight.films
+        whole, last = size * self._expected.made, groups // size
+        made = sum(min(films, whole) for shard, films in flights if shard < last)
+        rest = sum(
+            self._expected.share(films, groups - size * shard) for shard, films in flights if shard >= last
         )
+        return made * self._expected.delivered / self._expected.made + rest

@@ -41,7 +41,8 @@ class NoteKeeper:
             self._begun = True
             self._note = replace(self._note, actors=max(self._note.actors, 1))
         elif isinstance(event, Advanced):
-            self._note = replace(self._note, actors=event.actors)
+            if event.actors != self._note.actors:
+                self._note = replace(self._note, actors=event.actors)
         else:
             return
         if self._begun and self._clock() - self._note.at >= self._every:
