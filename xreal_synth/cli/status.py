@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "xreal-synth status out/quickstart",
-            "xreal-synth status s3://bucket/datasets/out/pneumonia-balance --watch --events 10",
+            "xreal-synth status s3://bucket/datasets/mine --watch --events 10",
         )
     )(status)
 
@@ -55,8 +55,9 @@ def status(
 ) -> None:
     """How far a dataset is: shards, films, rate, time left. Reads the dataset alone, from anywhere.
 
-    It needs no Ray and no cluster: the shards' records and progress.json tell, and of events the run's log. With
-    --json, --watch prints one object per look.
+    It needs no Ray and no cluster: the shards' records, progress.json and the run's log tell.
+
+    With --json, --watch prints one object per look.
     """
     from xreal_synth.shards.status import StatusReader
     from xreal_synth.storage import open_store
