@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 import time
 from dataclasses import replace
 
 import pytest
 
+from xreal_synth.engine import desk
 from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
@@ -63,3 +66,17 @@ def test_a_record_tells_the_model_s_share(open_fault_run, tmp_path):
     assert spent[MODEL] + spent[GATE] + spent[WAIT] <= spent[MAKE] + 0.003, "rounded to milliseconds"
     old = replace(record, timings={"make_s": 1.5})
     assert parse_record(record_bytes(old), "old") == old
+
+
+def test_what_the_encoder_raises_fails_the_shard_and_leaves_nothing(
+    open_fault_run, phantom, tmp_path, monkeypatch
+):
+    def full(sample):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    run = open_fault_run()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(desk, "encode_sample", full)
+    with pytest.raises(OSError, match="no space"):
+        run_shard(run, phantom(run), run.plan.shard(0), LocalStore(tmp_path / "out"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -9,10 +9,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from heapq import heappop, heappush
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +23,12 @@ from xreal_synth.anatomy.codes import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
 from xreal_synth.engine.attempts import Attempts, Due, plan_group
 from xreal_synth.engine.backend import Backend, OnBatch
+from xreal_synth.engine.desk import Desk
 from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.engine.quality import HEALTHY, judged_films
-from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
+from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, Stopwatch
 from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.plan.film_labels import film_labels
@@ -37,7 +37,7 @@ from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
 from xreal_synth.shards.names import parse_key
 from xreal_synth.shards.record import build_record
 from xreal_synth.shards.table import build_rejects, build_table
-from xreal_synth.shards.tar import EncodedSample, TableRow, TarWriter, encode_sample
+from xreal_synth.shards.tar import TableRow
 from xreal_synth.storage import Store
 from xreal_synth.types import (
     Film,
@@ -60,9 +60,6 @@ if TYPE_CHECKING:
 
 AHEAD = 16
 """Micro-batches that groups may be ahead of one that the gate has refused: bounds what waits to be written in order."""
-
-_UNWRITTEN = 256
-"""Tasks that may wait for the encoder before rendering waits for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -324,12 +321,13 @@ def run_shard(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderedShard:
-    """A shard's tar in a temporary folder of its own, and what its table and record are made of."""
+    """A shard whose last films may still be on the desk, on their way into the tar in a temporary folder, and what
+    its table and record are made of."""
 
     shard: ShardPlan
     folder: tempfile.TemporaryDirectory[str]
     tar: Path
-    rows: list[TableRow]
+    desk: Desk
     rejected: list[Rejected]
     environment: dict[str, str]
     timings: dict[str, float]
@@ -338,26 +336,34 @@ class RenderedShard:
 def render_shard(
     run: Run, backend: Backend, shard: ShardPlan, heartbeat: OnBatch = lambda films: None
 ) -> RenderedShard:
-    """Makes a shard's tar; nothing is published yet. Raises whatever the models raise; then nothing is left."""
+    """Makes a shard's films; nothing is published yet. Raises whatever the models raise; then nothing is left."""
     began, watch = time.monotonic(), Stopwatch()
     folder = tempfile.TemporaryDirectory(prefix="xreal-shard-")
     try:
         tar = Path(folder.name) / f"{shard.stem}.tar"
-        rows, rejected = _write(run, backend, shard, tar, heartbeat, watch)
+        desk = Desk(tar, watch)
+        try:
+            rejected = _render(run, backend, shard, desk, heartbeat, watch)
+        except BaseException:
+            desk.abandon()
+            raise
     except BaseException:
         folder.cleanup()
         raise
     timings = {MAKE: time.monotonic() - began} | watch.seconds
-    return RenderedShard(shard, folder, tar, rows, rejected, environment(backend), timings)
+    return RenderedShard(shard, folder, tar, desk, rejected, environment(backend), timings)
 
 
 def publish_shard(
     run: Run, rendered: RenderedShard, store: Store, *, actor: str, attempt: int, replacing: bool
 ) -> ShardRecord:
-    """Publishes a rendered shard and removes its temporary folder. Raises StorageError, DatasetError."""
+    """Ends a rendered shard's tar, publishes it and removes its temporary folder, while another may be rendered.
+
+    Raises StorageError, DatasetError, and what the encoder raised.
+    """
     with rendered.folder:
         return publish_rows(
-            run, rendered.shard, rendered.rows, rendered.rejected, rendered.tar, store,
+            run, rendered.shard, rendered.desk.close(), rendered.rejected, rendered.tar, store,
             environment=rendered.environment, timings=rendered.timings,
             actor=actor, attempt=attempt, replacing=replacing,
         )  # fmt: skip
@@ -394,19 +400,16 @@ def publish_rows(
     return publish(store, files, record, replacing=replacing)
 
 
-def _write(
-    run: Run, backend: Backend, shard: ShardPlan, tar: Path, heartbeat: OnBatch, watch: Stopwatch
-) -> tuple[list[TableRow], list[Rejected]]:
-    """Renders, judges and writes in the groups' order. Beside the model run two threads: one plans what comes
-    next, one encodes and writes what is delivered."""
+def _render(
+    run: Run, backend: Backend, shard: ShardPlan, desk: Desk, heartbeat: OnBatch, watch: Stopwatch
+) -> list[Rejected]:
+    """Renders and judges; what is delivered goes to the desk. A thread beside the model's plans what comes next.
+
+    Returns the refused attempts in order.
+    """
     size = backend.micro_batch
-    with (
-        TarWriter(tar) as writer,
-        ThreadPoolExecutor(1, thread_name_prefix="plan") as planner,
-        ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
-    ):
+    with ThreadPoolExecutor(1, thread_name_prefix="plan") as planner:
         attempts = Attempts(run, shard, size, AHEAD * size, planner, partial(group_job, run), watch)
-        desk = _Desk(writer, encoder, watch)
         while (due := attempts.next()) is not None:
             for made in _made(run, backend, chain([due], iter(attempts.next, None)), heartbeat, watch):
                 if (refused := made.refused) is not None:
@@ -415,43 +418,4 @@ def _write(
                     attempts.accept(made.spec)
                     desk.take(made)
                 desk.write(attempts.frontier)
-        desk.write(None)
-        desk.end()
-    return writer.rows, sorted(attempts.rejected, key=lambda reject: (reject.group, reject.attempt))
-
-
-class _Desk:
-    """Delivered groups on their way into the tar: encoded as they come, written in their order, in one thread."""
-
-    def __init__(self, writer: TarWriter, encoder: Executor, watch: Stopwatch) -> None:
-        self._writer, self._encoder, self._watch = writer, encoder, watch
-        self._unwritten: list[int] = []
-        self._encoded: dict[int, list[EncodedSample]] = {}
-        self._tasks: deque[Future[None]] = deque()
-
-    def take(self, made: MadeGroup) -> None:
-        """Waits where the encoder has fallen far behind. Raises what it raised."""
-        heappush(self._unwritten, made.spec.index)
-        self._tasks.append(self._encoder.submit(self._encode, made))
-        self._settle(_UNWRITTEN)
-
-    def write(self, frontier: int | None) -> None:
-        """Has the groups before the frontier written; all without one."""
-        while self._unwritten and (frontier is None or self._unwritten[0] < frontier):
-            self._tasks.append(self._encoder.submit(self._add, heappop(self._unwritten)))
-
-    def end(self) -> None:
-        """Waits until everything is written."""
-        self._settle(0)
-
-    def _settle(self, most: int) -> None:
-        while self._tasks and (len(self._tasks) > most or self._tasks[0].done()):
-            with self._watch.within(WAIT):
-                self._tasks.popleft().result()
-
-    def _encode(self, made: MadeGroup) -> None:
-        self._encoded[made.spec.index] = [encode_sample(sample) for sample in made.samples]
-
-    def _add(self, index: int) -> None:
-        for encoded in self._encoded.pop(index):
-            self._writer.add(encoded)
+    return sorted(attempts.rejected, key=lambda reject: (reject.group, reject.attempt))

@@ -110,6 +110,10 @@ class TarWriter:
             if kind is None:
                 self._tar.close()
 
+    def abandon(self) -> None:
+        """Closes the file without the tar's end."""
+        self._file.close()
+
 
 def write_tar(samples: Iterable[Sample], file: Path) -> list[TableRow]:
     """Writes the samples, in the order given, to a temporary file; returns their rows of the table."""
