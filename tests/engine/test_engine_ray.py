@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -84,23 +85,33 @@ def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
 
 def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expected, tar_hashes):
     run = open_fault_run(compute__actors=1)
+    marks, out = tmp_path / "marks", tmp_path / "out"
+    marks.mkdir()
 
-    def stop_after_first(event):
+    def stop_in_the_midst() -> None:
+        while not (marks / "at-3").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_event(event):
         if isinstance(event, ShardDone) and event.done == 1:
-            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            threading.Thread(target=stop_in_the_midst, daemon=True).start()
+        if isinstance(event, Stopping):
+            (marks / "go").touch()
 
     before = signal.getsignal(signal.SIGTERM)
-    summary, events = go(tmp_path, run, Phantom(sleep_s=0.5), on_event=stop_after_first)
+    backend = Phantom(sleep_s=0.5, held=frozenset({3}), hold=str(marks))
+    summary, events = go(out, run, backend, on_event=on_event)
     assert summary.exit_code == 75
     assert [event.in_flight for event in of(Stopping, events)] == [1]
     assert summary.shards_done == 2
-    assert len(list((tmp_path / "records").iterdir())) == 2
+    assert len(list((out / "records").iterdir())) == 2
     assert any(0 < event.films_done < event.films_total for event in of(Advanced, events))
     assert signal.getsignal(signal.SIGTERM) == before
-    summary, events = go(tmp_path, run)
+    summary, events = go(out, run)
     assert summary.exit_code == 0
     assert of(RunStarted, events)[0].shards_done == 2
-    assert tar_hashes(tmp_path) == expected
+    assert tar_hashes(out) == expected
 
 
 def test_unwritable_place_ends_partial_and_goes_on_once_mended(

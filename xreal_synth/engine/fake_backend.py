@@ -123,7 +123,7 @@ class PhantomBackend:
         if index in settings.poison:
             raise RuntimeError(f"group {index} is poison")
         if index in settings.held and settings.hold is not None:
-            _wait_for_go(Path(settings.hold), index)
+            wait_for_go(Path(settings.hold), str(index))
         if index in settings.oom and settings.due(f"oom-{index}"):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if index in settings.hang and settings.due(f"hang-{index}"):
@@ -132,10 +132,11 @@ class PhantomBackend:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _wait_for_go(folder: Path, index: int) -> None:
-    written = folder / f".at-{index}"
+def wait_for_go(folder: Path, name: str) -> None:
+    """Leaves a file `at-NAME` with this process's id, and waits for a file `go`."""
+    written = folder / f".at-{name}"
     written.write_text(str(os.getpid()))
-    written.rename(folder / f"at-{index}")
+    written.rename(folder / f"at-{name}")
     while not (folder / "go").exists():
         time.sleep(0.02)
 

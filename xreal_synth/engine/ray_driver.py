@@ -18,6 +18,7 @@ from xreal_synth.engine.own_prompts import Encode, kept
 from xreal_synth.engine.patient import patient
 from xreal_synth.engine.progress import OnEvent, RunSummary
 from xreal_synth.engine.ray_actor import Order
+from xreal_synth.engine.ray_head import watched
 from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
@@ -78,7 +79,7 @@ def _on_ray(
     with kept(run, store, place.head, encode) as run, session(address, compute), stop_signals(stop):
         recorded = recorded_micro_batch(place.head.fingerprint) if place.head else None
         shape = actor_shape(compute, resources(grows=cluster), recorded)
-        with probed(store, cluster=cluster) as probe:
+        with probed(store, cluster=cluster) as probe, watched(resources, stop, account.tell) as head:
             own = (run.own.encoder, run.own.stamp) if run.own is not None else (None, None)
             folder = str(Path.cwd())
             pool = RayPool(
@@ -86,8 +87,9 @@ def _on_ray(
                 lambda name, shape: Order(
                     name, run.loaded, run.digest, store.uri, shape, backend, folder, probe, *own
                 ),
+                head.there,
             )
-            return Driver(run, place, account, pool, shape, resources, limits, stop).run()
+            return Driver(run, place, account, pool, shape, head.resources, limits, stop).run()
 
 
 def limits_of(compute: Compute) -> Limits:

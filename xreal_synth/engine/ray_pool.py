@@ -36,12 +36,16 @@ class RayMember(Member):
 
 
 class RayPool(Pool[RayMember]):
-    """`order_of(name, shape)` says what a new actor is told."""
+    """`order_of(name, shape)` says what a new actor is told; `head_there()` whether the cluster's head answers: without
+    it nobody can be ended, and Ray would wait for it."""
 
-    def __init__(self, shape: ActorShape, order_of: Callable[[str, ActorShape], Order]) -> None:
+    def __init__(
+        self, shape: ActorShape, order_of: Callable[[str, ActorShape], Order],
+        head_there: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
         super().__init__(time.monotonic)
         self._class = actor_class(shape)
-        self._order_of = order_of
+        self._order_of, self._head_there = order_of, head_there
         self._awaited: dict[Any, tuple[RayMember, Kind]] = {}
         self._minor: dict[Any, tuple[RayMember, Kind]] = {}
         self._beats: deque[RayMember] = deque()
@@ -64,7 +68,8 @@ class RayPool(Pool[RayMember]):
     def _kill(self, member: RayMember) -> None:
         for kind in list(member.asked or ()):
             self._answer(member, kind)
-        ray.kill(member.handle)
+        if self._head_there():
+            ray.kill(member.handle)
 
     def _ask(self, member: RayMember, kind: Kind, ref: Any) -> None:
         assert member.asked is not None

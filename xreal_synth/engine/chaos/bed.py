@@ -157,18 +157,23 @@ class Bed:
         )  # fmt: skip
         return watched
 
-    def driver(self, out: Path, *, sleep_s: float = 0.3, actors: int = 1) -> subprocess.Popen[str]:
-        """A run by a process of its own."""
+    def driver(
+        self, out: Path, *, sleep_s: float = 0.3, address: str | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> subprocess.Popen[str]:  # fmt: skip
+        """A run by a process of its own with one actor, on this cluster or on the one at `address`."""
         return subprocess.Popen(  # noqa: S603
-            [*self.driver_command(out, sleep_s=sleep_s, actors=actors)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment_here()},
+            self.driver_command(out, sleep_s=sleep_s, address=address), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment_here(), **environment},
         )  # fmt: skip
 
-    def driver_command(self, out: Path, *, sleep_s: float, actors: int) -> list[str]:
-        place = [str(out), self.cluster.address]
-        return [
-            sys.executable, "-m", "xreal_synth.engine.chaos.ray_drive", *place, str(sleep_s), str(actors)
-        ]  # fmt: skip
+    def driver_command(
+        self, out: Path, *, sleep_s: float, address: str | None = None, held: tuple[int, Path] | None = None
+    ) -> list[str]:
+        """`held` is a group that waits, and the folder of its marks."""
+        place = [str(out), address or self.cluster.address, str(sleep_s)]
+        held_at = [] if held is None else [str(held[0]), str(held[1])]
+        return [sys.executable, "-m", "xreal_synth.engine.chaos.ray_drive", *place, *held_at]
 
     def gpu_nodes(self, count: int) -> list[ClusterNode]:
         """So many nodes of one (pretended) GPU each, besides the head that has none."""
@@ -177,16 +182,17 @@ class Bed:
                 self.cluster.add_node(cpus=1, gpus=1)
         return self.cluster.nodes[:count]
 
-    def trap(self, group: int, blow: Callable[[int], object]) -> dict[str, Any]:
+    def trap(self, group: int, blow: Callable[[int], object], *others: str) -> dict[str, Any]:
         """Settings of a phantom that holds `group` until the damage is done: `blow(pid)` of the process that
-        makes it, with everyone else at work."""
+        makes it, with everyone else at work. The marks of `others` are waited for, too."""
         folder = Path(self.marks())
 
         def spring() -> None:
-            at, deadline = folder / f"at-{group}", time.monotonic() + DRIVER_S
-            while not at.exists() and time.monotonic() < deadline:
+            deadline = time.monotonic() + DRIVER_S
+            marks = [folder / f"at-{each}" for each in (group, *others)]
+            while not all(mark.exists() for mark in marks) and time.monotonic() < deadline:
                 time.sleep(0.02)
-            pid = int(at.read_text())
+            pid = int(marks[0].read_text())
             try:
                 self.strike(lambda: blow(pid))
                 while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:

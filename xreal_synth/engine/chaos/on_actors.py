@@ -7,13 +7,17 @@ from pathlib import Path
 
 from xreal_synth.engine.chaos.bed import LIMITS, QUICK, Bed, Seen, Watched
 from xreal_synth.engine.chaos.processes import strike
+from xreal_synth.engine.chaos.storm import InStorm, storm_uri
 from xreal_synth.engine.chaos.table import fault
 from xreal_synth.engine.fake_backend import Phantom
-from xreal_synth.engine.progress import ActorLost
+from xreal_synth.engine.progress import ActorLost, ShardRetried
 from xreal_synth.errors import EngineError
 
 SHARD, GROUP = 2, 5
 """The shard that is struck, and a group of it."""
+
+NEXT = 6
+"""A group of the next shard."""
 
 
 @fault("actor-killed", "SIGKILL of an actor in the midst of a shard", "a new actor, the shard redone")
@@ -25,6 +29,23 @@ def actor_killed(bed: Bed) -> Seen:
         seen.retried in (1, 2),
         f"{seen.retried} shards retried, wanted the one struck, and one being published",
     )
+    return seen
+
+
+@fault(
+    "actor-killed-publishing",
+    "SIGKILL of an actor that writes a shard's record and renders the next",
+    "both shards redone or adopted, once",
+)
+def actor_killed_publishing(bed: Bed) -> Seen:
+    out, record = bed.output(), f"chaos-{SHARD:06d}.json"
+    trap = bed.trap(NEXT, strike, record)
+    watched = bed.drive(storm_uri(out), InStorm(still=record, **trap), run=bed.run(compute__actors=1))
+    seen = bed.seen(watched, out)
+    again = sorted(event.shard for event in watched.of(ShardRetried) if isinstance(event, ShardRetried))
+    seen.must(again == [SHARD, SHARD + 1], f"shards {again} retried, wanted both that it had in hand")
+    lost = len(watched.of(ActorLost))
+    seen.must(lost == 1, f"{lost} actors told as lost")
     return seen
 
 

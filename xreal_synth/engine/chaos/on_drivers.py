@@ -11,14 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from xreal_synth.engine.chaos.bed import DRIVER_S, Bed, Seen, Watched, environment_here
+from xreal_synth.engine.chaos.ray_cluster import other_cluster
 from xreal_synth.engine.chaos.ray_drive import EXIT_CODE
 from xreal_synth.engine.chaos.table import fault
 from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.progress import Event, RunStarted, ShardDone, Warned
+from xreal_synth.engine.ray_head import PATIENCE_VARIABLE
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.worker import run_shard
 from xreal_synth.errors import DatasetError, EngineError
 from xreal_synth.storage import LocalStore
+
+GROUP = 5
+"""Of shard 2."""
 
 
 @fault(
@@ -40,6 +45,43 @@ def driver_killed(bed: Bed) -> Seen:
     seen.must(made < 8, f"the driver was through before it could be killed: {said[-300:]}")
     seen.must(started.shards_done >= made, f"{started.shards_done} shards kept of {made}")
     seen.said = f"{started.shards_done} of 8 shards kept"
+    return seen
+
+
+HEAD_S = 20
+"""Ray's patience with a head that does not answer, in the trial; left alone it is 60 s."""
+
+
+@fault(
+    "head-killed",
+    "SIGKILL of the head's node with its actors; the same command again on a new head",
+    "the driver ends by itself before Ray ends it; then it goes on",
+    75,
+)
+def head_killed(bed: Bed) -> Seen:
+    out = bed.output()
+    with other_cluster(cpus=1) as cluster:
+        patience = {PATIENCE_VARIABLE: str(HEAD_S)}
+        driver = bed.driver(out, address=cluster.address, environment=patience)
+        try:
+            _wait_for_records(out, driver, 2)
+            began = time.monotonic()
+            bed.strike(cluster.kill_head)
+            said = driver.communicate(timeout=DRIVER_S)[0]
+            seconds = time.monotonic() - began
+        finally:
+            if driver.poll() is None:
+                driver.kill()
+                driver.wait(timeout=30)
+    made = len(list(out.glob("records/*.json")))
+    watched = bed.drive(out)
+    seen = bed.seen(watched, out)
+    seen.must(watched.exit_code == 0, f"exit code {watched.exit_code} on the new head")
+    seen.must(2 <= made < 8, f"{made} shards were made before")
+    seen.must("the head of the Ray cluster" in said and "Check failed" not in said, f"it said: {said[-600:]}")
+    seen.must(seconds < HEAD_S + 5, f"the driver ended after {seconds:.0f} s")
+    seen.exit_code, seen.detected_s = driver.returncode, seconds
+    seen.said = next((line for line in said.splitlines() if "the head of the Ray cluster" in line), "")
     return seen
 
 
@@ -75,22 +117,23 @@ def two_drivers(bed: Bed) -> Seen:
 def job_stopped(bed: Bed) -> Seen:
     from ray.job_submission import JobSubmissionClient
 
-    out = bed.output()
+    out, marks = bed.output(), Path(bed.marks())
     jobs = JobSubmissionClient(bed.cluster.jobs)
-    entry = shlex.join(bed.driver_command(out, sleep_s=0.4, actors=1))
+    entry = shlex.join(bed.driver_command(out, sleep_s=0.1, held=(GROUP, marks)))
     settings = {"RAY_JOB_STOP_WAIT_TIME_S": "60", **environment_here()}
     job = jobs.submit_job(entrypoint=entry, runtime_env={"env_vars": settings})
     try:
-        _wait_for_records(out, None, 1)
+        _wait_for(lambda: (marks / f"at-{GROUP}").exists(), "a shard's midst")
         bed.strike(lambda: jobs.stop_job(job))
+        _wait_for(lambda: "are finished first" in jobs.get_job_logs(job), "the driver's word")
+        (marks / "go").touch()
         _wait_for(lambda: jobs.get_job_status(job).is_terminal(), "the job's end")
     finally:
         said = jobs.get_job_logs(job)
     code = re.findall(rf"^{EXIT_CODE}(\d+)$", said, flags=re.MULTILINE)
     seen = Seen(int(code[-1]) if code else -1, said=said.strip().rpartition("\n")[2])
-    seen.must("are finished first" in said, f"the driver did not drain: {said[-300:]}")
-    drained = len(list(out.glob("records/*.json")))
-    seen.must(2 <= drained < 8, f"{drained} shards made")
+    drained = sorted(path.stem for path in out.glob("records/*.json"))
+    seen.must(drained == ["chaos-000000", "chaos-000001", "chaos-000002"], f"made: {drained}; {said[-300:]}")
     watched: Watched = bed.drive(out)
     seen.must(watched.exit_code == 0, f"exit code {watched.exit_code} of the next run")
     bed.check(seen, out)

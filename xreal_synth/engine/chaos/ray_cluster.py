@@ -97,6 +97,11 @@ class LocalCluster:
             self.nodes.remove(node)
         strike(node.raylet, number)
 
+    def kill_head(self) -> None:
+        """SIGKILL of all that the head's machine runs: Ray's servers, its raylet and its actors."""
+        for pid in [*marked(self.folder), *self.actors()]:
+            strike(pid)
+
     def remove_nodes(self) -> None:
         """Ends every node but the head, and waits until the head knows."""
         for node in list(self.nodes):
@@ -115,10 +120,22 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(cpus: int) -> Iterator[LocalCluster]:
-    """A head on loopback with `cpus` CPUs, ended with all its nodes by the ids of their processes.
+    """A head on loopback with `cpus` CPUs, to be joined by this process, ended with all its nodes by the ids of their
+    processes.
 
     Raises EngineError if it does not start.
     """
+    with other_cluster(cpus) as cluster:
+        try:
+            yield cluster
+        finally:
+            if ray.is_initialized():
+                ray.shutdown()
+
+
+@contextmanager
+def other_cluster(cpus: int) -> Iterator[LocalCluster]:
+    """As `local_cluster`, beside a cluster that this process has joined."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     folder = Path(tempfile.mkdtemp(prefix="xr-", dir="/tmp"))  # sockets' paths must be short
@@ -133,8 +150,6 @@ def local_cluster(cpus: int) -> Iterator[LocalCluster]:
             raise EngineError(found=f"nothing listens on port {dashboard}", wanted="Ray's dashboard")
         yield LocalCluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", str(folder))
     finally:
-        if ray.is_initialized():
-            ray.shutdown()
         end_marked(str(folder))
         end_marked(f":{gcs}\0")  # the server for Ray's client names the head's port alone
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`python -m xreal_synth.engine.chaos.ray_drive OUT ADDRESS SLEEP_S ACTORS`: a driver in a process of its own."""
+"""`python -m xreal_synth.engine.chaos.ray_drive OUT ADDRESS SLEEP_S [HELD FOLDER]`: a driver in its own process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ EXIT_CODE = "exit code "
 """Begins the last line: of a job that was stopped Ray does not keep the code."""
 
 
-def main(out: str, address: str, sleep_s: str, actors: str) -> int:
-    """Runs the bed's recipe; returns the exit code."""
-    recipe = recipe_from_text(RECIPE, overrides=[f"compute.actors={actors}"])
+def main(out: str, address: str, sleep_s: str, held: str | None = None, folder: str | None = None) -> int:
+    """Runs the bed's recipe with one actor; returns the exit code. The group `held` waits for marks in `folder`."""
+    recipe = recipe_from_text(RECIPE, overrides=["compute.actors=1"])
+    groups = frozenset[int]() if held is None else frozenset({int(held)})
     summary = generate(
         open_run(LoadedRecipe(recipe, RECIPE)), LocalStore(Path(out)), address=address,
-        backend=Phantom(sleep_s=float(sleep_s)), limits=replace(LIMITS, drain_s=60),
+        backend=Phantom(sleep_s=float(sleep_s), held=groups, hold=folder), limits=replace(LIMITS, drain_s=60),
         on_event=LineLog(lambda line: print(line, flush=True)).on_event,
     )  # fmt: skip
     print(f"{EXIT_CODE}{summary.exit_code}", flush=True)

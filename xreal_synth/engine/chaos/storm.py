@@ -15,20 +15,34 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.backend import Backend
+from xreal_synth.engine.fake_backend import Phantom, wait_for_go
+from xreal_synth.engine.resources import ActorShape
+
+if TYPE_CHECKING:
+    from xreal_synth.engine.setup import Run
 
 SCHEME = "storm"
 _calls = itertools.count(1)
+_still: list[tuple[str, Path]] = []
 
 
 @dataclass(frozen=True, slots=True)
 class InStorm(Phantom):
-    """The phantom backend of a run whose output is in a storm."""
+    """The phantom backend of a run whose output is in a storm. The writing of the object `still` waits in the folder
+    `hold` as a held group does."""
+
+    still: str = ""
+
+    def open(self, run: Run, shape: ActorShape) -> Backend:
+        if self.still and self.hold is not None:
+            _still.append((self.still, Path(self.hold)))
+        return Phantom.open(self, run, shape)
 
 
 def storm_uri(folder: Path, *, errors: int = 0, delay_ms: int = 0) -> str:
@@ -53,6 +67,8 @@ class StormFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec carri
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
         target = self._place(path)
+        for folder in [folder for name, folder in _still if name == target.name]:
+            wait_for_go(folder, target.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         whole = target.parent / f".tmp-{uuid.uuid4().hex}"
         whole.write_bytes(value)
