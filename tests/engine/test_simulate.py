@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -11,10 +12,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from xreal_synth.cli.main import app
-from xreal_synth.engine.simulate.dataset import write_dataset
+from xreal_synth.engine.account import Account
+from xreal_synth.engine.expect import films_per_group
+from xreal_synth.engine.ledger import Totals
+from xreal_synth.engine.pool import Flight
+from xreal_synth.engine.progress import Advanced, Event
+from xreal_synth.engine.setup import open_run
+from xreal_synth.engine.simulate.dataset import RECIPE, write_dataset
 from xreal_synth.engine.simulate.run import SimulationRow, simulate
+from xreal_synth.engine.simulate.store import MarkStore
 from xreal_synth.engine.simulate.world import Chances, ShardTimes, World
 from xreal_synth.errors import DatasetError, EngineError
+from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.storage import LocalStore
 
 ROUGH = World(
@@ -100,3 +109,18 @@ def test_the_command_prints_a_row_per_number_of_actors(tmp_path: Path) -> None:
     assert [row["actors"] for row in found["rows"]] == [4, 16]
     assert all(row["driver_us"] > 0 and row["peak_bytes"] > 20e6 for row in found["rows"])
     assert out.read_text().count("\n| ") == 3
+
+
+@given(films=st.lists(st.floats(0, 30), min_size=3, max_size=3))
+def test_films_in_flight_are_counted_as_their_shards_give(films: list[float]) -> None:
+    told = recipe_from_text(RECIPE, overrides=["samples=10", "output.shard_samples=4"])
+    run = open_run(LoadedRecipe(told, RECIPE))
+    events: list[Event] = []
+    now = itertools.count()
+    account = Account(run, MarkStore("simulated", 3), Totals(), events.append, lambda: float(next(now)))
+    account.advance([Flight(shard, count) for shard, count in enumerate(films)], {"working": 3})
+    expected = films_per_group(run.recipe)
+    wanted = sum(expected.share(count, groups) for count, groups in zip(films, (4, 4, 2), strict=True))
+    (event,) = events
+    assert isinstance(event, Advanced)
+    assert event.films_done == min(round(wanted), event.films_total)

@@ -46,7 +46,7 @@ class SimulationRow:
     `idle`, `failures`, `start`, `tail` and `blocked` are shares of the actors' time: waiting for the driver while
     shards waited; lost to failures (work thrown away, detection, loading again, nodes that are gone); loading at
     first; nothing left to do; waiting for storage. `lost` shards are neither recorded nor given up, `doubled` were
-    recorded twice.
+    recorded twice. `log_bytes` are those of the run's log.
     """
 
     actors: int
@@ -56,6 +56,7 @@ class SimulationRow:
     cpu_s: float
     own_s: float
     peak_bytes: int
+    log_bytes: int
     answers: int
     waits: int
     idle: float
@@ -120,7 +121,8 @@ def simulate(
     down = there - sum(asdict(spent).values()) + spent.wasted
     return SimulationRow(
         actors=world.actors, shards=shards, mean_s=world.times.mean_s, virtual_s=pool.now, cpu_s=cpu,
-        own_s=pool.own_s, peak_bytes=peak_bytes(), answers=pool.answers, waits=pool.waits,
+        own_s=pool.own_s, peak_bytes=peak_bytes(), log_bytes=sum(store.log_bytes.values()),
+        answers=pool.answers, waits=pool.waits,
         idle=spent.idle / there, failures=down / there, start=spent.start / there, tail=spent.tail / there,
         blocked=spent.blocked / there, retried=retried, quarantined=len(given_up), lost=lost,
         doubled=store.again, exit_code=summary.exit_code, happened=dict(sorted(pool.happened.items())),

@@ -1,4 +1,4 @@
-"""A store in memory for runs whose films nobody makes: records are marks, everything else is kept as written."""
+"""A store in memory for runs whose films nobody makes: records are marks, logs are counted, the rest is kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xreal_synth.errors import StorageError
-from xreal_synth.shards.names import RECORDS, record_key, stem_of
+from xreal_synth.shards.names import LOGS, RECORDS, record_key, stem_of
 
 
 class MarkStore:
@@ -18,6 +18,7 @@ class MarkStore:
         self._published = bytearray(shards)
         self._files: dict[str, bytes] = {}
         self.operations: Counter[str] = Counter()
+        self.log_bytes: dict[str, int] = {}
         self.again = 0
 
     @property
@@ -70,7 +71,11 @@ class MarkStore:
 
     def replace(self, key: str, data: bytes | Path) -> None:
         self.operations["write"] += 1
-        self._files[key] = data if isinstance(data, bytes) else data.read_bytes()
+        content = data if isinstance(data, bytes) else data.read_bytes()
+        if key.startswith(f"{LOGS}/"):
+            self.log_bytes[key] = len(content)
+        else:
+            self._files[key] = content
 
     def delete(self, key: str) -> None:
         self.operations["delete"] += 1
