@@ -72,6 +72,42 @@ def test_a_tar_gives_the_draws_of_its_folder(tmp_path: Path, ending: str) -> Non
     assert len(packed) == 4
 
 
+def test_names_and_bytes_are_the_content_wherever_they_lie(tmp_path: Path) -> None:
+    loose = folder(tmp_path / "masks", MASKS)
+    known = FolderSource(loose).content
+    moved = loose.rename(tmp_path / "moved")
+    assert FolderSource(moved, content=known).content == known
+    for ending in MODES:
+        assert FolderSource(write(tmp_path / f"masks{ending}", MASKS[::-1])).content == known
+    renamed = folder(tmp_path / "renamed", [("other.png", MASKS[0][1]), *MASKS[1:]])
+    fewer = folder(tmp_path / "fewer", MASKS[1:])
+    assert len({known, FolderSource(renamed).content, FolderSource(fewer).content}) == 3
+    (moved / MASKS[2][0]).write_bytes(png(9))
+    assert FolderSource(moved).content != known, "one mask has changed"
+    with pytest.raises(AnatomyError, match=f"{known[:12]}: the same masks"):
+        FolderSource(moved, content=known)
+
+
+def test_a_mask_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
+    loose = folder(tmp_path / "masks", MASKS[:1])
+    source = FolderSource(loose)
+    module._load.cache_clear()
+    (loose / MASKS[0][0]).write_bytes(png(9))
+    with pytest.raises(AnatomyError, match="has changed since it was opened"):
+        source.draw(stream(1, 0, 0, "anatomy"), 64)
+
+
+def test_what_has_not_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loose = folder(tmp_path / "masks", MASKS)
+    known = FolderSource(loose).content
+
+    def opened(path: Path, *given: object) -> None:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert module.content_of(mask_files(loose)) == known
+
+
 def test_a_folder_of_tars_and_the_shards_of_a_dataset(tmp_path: Path) -> None:
     members = [
         (f"{number:010d}-h.{kind}", png(number)) for number in range(2) for kind in ("png", "anatomy.png")

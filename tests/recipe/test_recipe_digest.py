@@ -33,7 +33,7 @@ def recipe(*overrides: str) -> Recipe:
 
 def settings(*overrides: str) -> dict[str, object]:
     given = recipe(*overrides)
-    return digested_settings(given, resolve_sampling(given.sampling, DEFAULTS))
+    return digested_settings(given, resolve_sampling(given.sampling, DEFAULTS), content="a" * 64)
 
 
 def digest(*overrides: str) -> str:
@@ -66,6 +66,16 @@ def test_what_changes_no_byte_keeps_the_digest(same: str) -> None:
 def test_what_changes_bytes_changes_the_digest(change: str) -> None:
     assert digest(change) != digest()
     assert differences(settings(), settings(change))
+
+
+def test_masks_are_known_by_their_content_and_not_by_their_place() -> None:
+    def of(path: str, content: str) -> dict[str, object]:
+        given = recipe(f"anatomy.source={{masks: {{path: {path}}}}}")
+        return digested_settings(given, resolve_sampling(given.sampling, DEFAULTS), content)
+
+    assert of("here", "a" * 64) == of("s3://there/masks.tar", "a" * 64)
+    (told,) = differences(of("here", "a" * 64), of("here", "b" * 64))
+    assert told.startswith('anatomy.source.masks.content: "aaaa')
 
 
 def test_the_bundles_content_counts() -> None:

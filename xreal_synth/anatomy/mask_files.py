@@ -6,16 +6,19 @@ a plain tar is read where its masks lie, a compressed one is held in memory as f
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from xreal_synth.anatomy.codes import decode_mask, read_mask
+from xreal_synth.anatomy.codes import decode_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError
 from xreal_synth.types import Mask
@@ -29,15 +32,35 @@ MAX_PACKED: Final = 512 << 20
 MAX_MEMBERS: Final = 1_000_000
 
 _CACHE: Final = 256
+_READERS: Final = 4
+_CONTENTS: Final[dict[str, str]] = {}
+"""Contents by the versions of the files."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A mask's name, as films tell it, and how to load it, validated; raises AnatomyError."""
+    """A mask's name, as films tell it, and how to load it, validated, or its file's bytes as they lie; both raise
+    AnatomyError. `version` is another where the file is another, or has changed."""
 
     id: str
     load: Callable[[], Mask]
+    read: Callable[[], bytes]
+    version: tuple[str | int, ...]
+
+
+def content_of(files: Sequence[MaskFile]) -> str:
+    """sha256 (hex) over the masks' names and bytes, wherever they lie: a folder has that of a tar of its files.
+
+    Every file is read, once per process as long as none changes. Raises AnatomyError.
+    """
+    told = hashlib.sha256(repr([(file.id, file.version) for file in files]).encode()).hexdigest()
+    if told not in _CONTENTS:
+        with ThreadPoolExecutor(_READERS) as readers:
+            hashes = readers.map(lambda file: hashlib.sha256(file.read()).hexdigest(), files)
+            named = [[file.id, sha] for file, sha in zip(files, hashes, strict=True)]
+        _CONTENTS[told] = hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).hexdigest()
+    return _CONTENTS[told]
 
 
 def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
@@ -51,9 +74,7 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
     elif path.is_dir():
         files = sorted(path.iterdir())
         found = [
-            MaskFile(file.name, partial(_load, file))
-            for file in files
-            if file.name.lower().endswith(suffix.lower()) and file.is_file()
+            _loose(file) for file in files if file.name.lower().endswith(suffix.lower()) and file.is_file()
         ] or [mask for tar in files if is_tar(tar) for mask in _packed(tar, suffix, f"{tar.name}/")]
     else:
         raise AnatomyError(
@@ -77,18 +98,31 @@ def is_tar(path: Path) -> bool:
     return path.name.lower().endswith((PLAIN, *PACKED))
 
 
-def _load(file: Path) -> Mask:
-    try:
-        changed = file.stat().st_mtime_ns
-    except OSError:
-        changed = 0
-    return _load_version(file, changed)
+def _loose(file: Path) -> MaskFile:
+    stamp = _stamp(file)
+    return MaskFile(file.name, partial(_load, file, stamp), partial(_read, file, stamp), (str(file), *stamp))
 
 
 @lru_cache(maxsize=_CACHE)
-def _load_version(file: Path, changed: int) -> Mask:
-    """The validated mask of a file as it was at `changed`, read once."""
-    return _usable(read_mask(file), str(file))
+def _load(file: Path, stamp: tuple[int, int]) -> Mask:
+    return _usable(decode_mask(_read(file, stamp), str(file)), str(file))
+
+
+def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -> bytes:
+    """Of a file that is as it was; raises AnatomyError if it has changed."""
+    try:
+        if _stamp(file) != stamp:
+            what = "tar" if is_tar(file) else "mask"
+            raise AnatomyError(
+                where=str(file),
+                found=f"the {what} has changed since it was opened",
+                mend="start the run again",
+            )
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            return opened.read(size)
+    except OSError as error:
+        raise AnatomyError(where=str(file), found=f"cannot be read ({error})") from error
 
 
 def _usable(mask: Mask, where: str) -> Mask:
@@ -112,23 +146,16 @@ def _index(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
     with tarfile.open(tar, mode="r:") as opened:
         places = [(name, info.offset_data, info.size) for name, info in _masks(opened, tar, suffix)]
     for name, offset, size in places:
-        yield MaskFile(folder + name, partial(_load_part, tar, stamp, name, offset, size))
+        yield MaskFile(
+            folder + name, partial(_load_part, tar, stamp, name, offset, size),
+            partial(_read, tar, stamp, offset, size), (str(tar), *stamp, name),
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=_CACHE)
 def _load_part(tar: Path, stamp: tuple[int, int], name: str, offset: int, size: int) -> Mask:
     where = f"{tar}:{name}"
-    try:
-        if _stamp(tar) != stamp:
-            raise AnatomyError(
-                where=str(tar), found="the tar has changed since it was opened", mend="start the run again"
-            )
-        with tar.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-    except OSError as error:
-        raise AnatomyError(where=where, found=f"cannot be read ({error})") from error
-    return _usable(decode_mask(data, where), where)
+    return _usable(decode_mask(_read(tar, stamp, offset, size), where), where)
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -138,14 +165,15 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 def _read_all(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
     """A compressed tar, which cannot be read from the middle: the masks' files in memory."""
-    held = []
+    held, stamp = [], _stamp(tar)
     with tarfile.open(tar, mode="r|gz") as opened:
         for name, info in _masks(opened, tar, suffix, most=MAX_PACKED):
             file = opened.extractfile(info)
             assert file is not None, "a plain file"
             held.append((name, file.read()))
     for name, data in held:
-        yield MaskFile(folder + name, _Held(data, f"{tar}:{name}"))
+        mask = _Held(data, f"{tar}:{name}")
+        yield MaskFile(folder + name, mask, mask.read, (str(tar), *stamp, name))
 
 
 class _Held:
@@ -153,6 +181,9 @@ class _Held:
 
     def __init__(self, data: bytes, where: str) -> None:
         self._data, self._where = data, where
+
+    def read(self) -> bytes:
+        return self._data
 
     def __call__(self) -> Mask:
         return _usable(decode_mask(self._data, self._where), self._where)

@@ -15,7 +15,7 @@ import numpy as np
 
 from xreal_synth.anatomy.augment import Augment, augment
 from xreal_synth.anatomy.codes import resize_mask
-from xreal_synth.anatomy.mask_files import is_tar, mask_files
+from xreal_synth.anatomy.mask_files import content_of, is_tar, mask_files
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.cache import fetch, kept
@@ -62,16 +62,26 @@ class FolderSource:
 
     Raises AnatomyError naming the file if a mask cannot be read, is not square, holds a foreign code or is
     not a chest (swapped lungs, a lung missing): for the first CHECK_AT_OPEN files at once, so that nothing
-    is written for a folder that cannot be used.
+    is written for a folder that cannot be used. `content` is the masks' digest; if one is given, AnatomyError
+    where it is another.
     """
 
     source_name = "masks"
 
-    def __init__(self, path: Path, settings: Augment | None = None, suffix: str = ".png") -> None:
+    def __init__(
+        self, path: Path, settings: Augment | None = None, suffix: str = ".png", content: str | None = None
+    ) -> None:
         self._files = mask_files(path, suffix)
         self._settings = settings or Augment()
         for file in self._files[:CHECK_AT_OPEN]:
             file.load()
+        self.content = content_of(self._files)
+        if content is not None and content != self.content:
+            raise AnatomyError(
+                where=str(path), found=f"masks with the digest {self.content[:12]}",
+                wanted=f"{content[:12]}: the same masks with the same names as before",
+                mend="put them back as they were or, where a dataset is mended, say with --films where they are now",
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._files)

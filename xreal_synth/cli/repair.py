@@ -53,7 +53,10 @@ def repair(
     ] = None,
     films: Annotated[
         str | None,
-        typer.Option(help="Where the real films are, if not where they were.", show_default="the recipe's"),
+        typer.Option(
+            help="Where its real films or organ masks are, if not where they were.",
+            show_default="the recipe's",
+        ),
     ] = None,
     address: Annotated[
         str | None,

@@ -37,7 +37,10 @@ def replay(
     ] = None,
     films: Annotated[
         str | None,
-        typer.Option(help="Where the real films are, if not where they were.", show_default="the recipe's"),
+        typer.Option(
+            help="Where its real films or organ masks are, if not where they were.",
+            show_default="the recipe's",
+        ),
     ] = None,
 ) -> None:
     """Makes one film again from the dataset's settings and compares it with the stored one.

@@ -30,10 +30,11 @@ def reopen(
     split: Split | None = None,
 ) -> Run:
     """The run that made this dataset, with `samples` groups; `bundle` and `films` say where its bundle and its
-    real films are now, `split` what of it is marked val and test. Actors and timeouts are the kept recipe's.
+    real films or organ masks are now, `split` what of it is marked val and test. Actors and timeouts are the kept
+    recipe's.
 
     Raises DatasetError if the bundle or this version of the project would give other bytes, AnatomyError if
-    the films are not the same.
+    the films or masks are not the same.
     """
     text = recipe_text(store)
     document = {key: value for key, value in head.settings.items() if key != ENCODER}
@@ -53,7 +54,7 @@ def reopen(
     if split is not None:
         document["split"] = split.model_dump()
     document["compute"] = _compute(text) | _mapping(document.get("compute"))
-    _place_films(document, films or _films_of(text))
+    _place(document, text, films)
     run = open_run(LoadedRecipe(Recipe.model_validate(document), text), lambda: encoder_in(head.settings))
     if run.bundle.content_hash != head.bundle.hash:
         raise DatasetError(
@@ -98,24 +99,22 @@ def _bundle_of(text: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _films_of(text: str) -> str | None:
-    found = setting(text, "anatomy", "source", "images", "path")
-    return found if isinstance(found, str) else None
-
-
-def _place_films(document: dict[str, object], path: str | None) -> None:
-    """Says where the real films are, which the digested settings leave out."""
-    source = _below(document, "anatomy", "source")
-    images = _below(source, "images")
-    if not isinstance(source, dict) or not isinstance(images, dict):
-        return
-    if path is None:
-        raise DatasetError(
-            found="nothing says where the real films are that this dataset was made from",
-            wanted="their folder",
-            mend="give its place with --films",
-        )
-    document["anatomy"] = {"source": {"images": {**images, "path": path}}}
+def _place(document: dict[str, object], text: str, given: str | None) -> None:
+    """Says where the real films or the organ masks are, which the digested settings leave out."""
+    anatomy = _mapping(document.get("anatomy"))
+    source = anatomy.get("source")
+    for kind, what in (("images", "real films"), ("masks", "organ masks")):
+        found = _below(source, kind)
+        if not isinstance(found, dict):
+            continue
+        path = given or setting(text, "anatomy", "source", kind, "path") or found.get("path")
+        if not isinstance(path, str):
+            raise DatasetError(
+                found=f"nothing says where the {what} are that this dataset was made from",
+                wanted="their place",
+                mend="give it with --films",
+            )
+        document["anatomy"] = {**anatomy, "source": {kind: {**found, "path": path}}}
 
 
 def setting(text: str, *path: str) -> object:

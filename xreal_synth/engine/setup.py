@@ -107,9 +107,9 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
     if not isinstance(recipe.anatomy.source, ImagesSource):
         require_control(bundle, sampling.control)
     source = _source(recipe, bundle)
-    films = source.content if isinstance(source, FilmFolder) else None
+    content = source.content if isinstance(source, FilmFolder | FolderSource) else None
     quality = open_quality(recipe, bundle)
-    settings = digested_settings(recipe, sampling, films, quality)
+    settings = digested_settings(recipe, sampling, content, quality)
     if own is not None:
         settings[ENCODER] = own.encoder
     geometry = Geometry(bundle.image_size, bundle.factor, recipe.output.upscale or bundle.image_size)
@@ -172,7 +172,8 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
     source = recipe.anatomy.source
     if isinstance(source, MasksSource):
         suffix = source.masks.suffix or ".png"
-        return FolderSource(mask_folder(source.masks.path, suffix), settings, suffix)
+        place = mask_folder(source.masks.path, suffix)
+        return FolderSource(place, settings, suffix, source.masks.content)
     return BankSource(bundle.part("anatomy_bank"), settings)
 
 

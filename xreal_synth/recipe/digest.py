@@ -1,9 +1,9 @@
 """What identifies a dataset: the settings that decide its bytes, and their hash.
 
 Left out are name, samples, split, where output goes, how many actors with what share of a machine, and
-the bundle's name or path (its content hash stands for it). Real films are known by their content, not by
-their place. None is left out too: a key added to the recipe later defaults to None, so a recipe that does
-not set it keeps its digest.
+the bundle's name or path (its content hash stands for it). Real films and organ masks are known by their
+content, not by their place. None is left out too: a key added to the recipe later defaults to None, so a
+recipe that does not set it keeps its digest.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.kinds import shown
 from xreal_synth.recipe.quality import digested_quality
-from xreal_synth.recipe.schema import Compute, Recipe
+from xreal_synth.recipe.schema import Compute, MasksSource, Recipe
 from xreal_synth.types import QualitySettings, SamplingSettings
 
 _ABSENT = object()
@@ -25,13 +26,13 @@ _ABSENT = object()
 def digested_settings(
     recipe: Recipe,
     sampling: SamplingSettings,
-    films: str | None = None,
+    content: str | None = None,
     quality: QualitySettings | None = None,
 ) -> dict[str, object]:
     """The resolved recipe's settings that decide films, labels and the cut into shards; JSON values only.
 
-    `films` is the content digest of the real films, where they are the source; without `quality` nothing is
-    checked.
+    `content` is the digest of the real films or of the organ masks, where they are the source; without `quality`
+    nothing is checked.
     """
     dumped = recipe.model_dump(
         mode="json",
@@ -52,14 +53,19 @@ def digested_settings(
     dumped["labels"]["negative_below"] = gate.negative_below
     dumped["output"]["shard_samples"] = recipe.output.shard_size
     if isinstance(recipe.anatomy.source, ImagesSource):
-        assert films is not None, "real films are known by their content"
-        images = dumped["anatomy"]["source"]["images"]
-        dumped["anatomy"]["source"]["images"] = {**images, "path": None, "content": films}
+        _by_content(dumped["anatomy"]["source"], "images", content)
         dumped["anatomy"]["augment"] = None
         dumped["labels"]["unrequested"] = "unknown"
+    elif isinstance(recipe.anatomy.source, MasksSource):
+        _by_content(dumped["anatomy"]["source"], "masks", content)
     settings = _set_only(dumped)
     assert isinstance(settings, dict)
     return settings
+
+
+def _by_content(source: dict[str, Any], kind: str, content: str | None) -> None:
+    assert content is not None, f"{kind} are known by their content"
+    source[kind] = {**source[kind], "path": None, "content": content}
 
 
 def recipe_digest(settings: Mapping[str, object], bundle_hash: str) -> str:

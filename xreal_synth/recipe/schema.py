@@ -43,6 +43,11 @@ class MaskFolder(Part):
         default=None,
         description="Only files whose names end so, `.anatomy.png` for the shards of a dataset; left out, `.png`.",
     )
+    content: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="The masks' digest, as dataset.json tells it: other masks are refused.",
+    )
 
 
 class MasksSource(Part):

@@ -86,6 +86,7 @@ def report_html(
         measured=measured(store, head), sizes=_sizes(summary), control=head.setting("sampling", "control"),
         films_digest=head.setting("anatomy", "source", "images", "content"),
         masks_path=head.setting("anatomy", "source", "masks", "path"),
+        masks_digest=head.setting("anatomy", "source", "masks", "content"),
         unrequested=head.setting("labels", "unrequested"),
         reading=streamed.findings[0].name if streamed.findings else "Pneumonia",
     )  # fmt: skip
