@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from xreal_synth.cli.main import main
+from xreal_synth.engine import ray_submit
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.own_prompts import encoded, kept, stored_encoder, with_table
+from xreal_synth.engine.parcel import Parcel
 from xreal_synth.engine.ray_actor import Generator, Order, Ready
 from xreal_synth.engine.reopen import reopen
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, check_before_start, claim, open_run
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import BundleError, ConversionError, DatasetError, RecipeError
+from xreal_synth.jobs.generate import _opened, parser
 from xreal_synth.models.add_prompt import add_prompt
 from xreal_synth.models.describe import SHIPPED, BundleInfo, describe
 from xreal_synth.models.own_prompts import TextSource, encode_own
 from xreal_synth.models.prompt_table import pack, read_about, unpack
 from xreal_synth.models.tiny import build_tiny
-from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.recipe.load import LoadedRecipe, load_recipe, recipe_from_text
 from xreal_synth.shards.head import read_head
 from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore, sha256_file
@@ -335,3 +340,88 @@ def test_a_damaged_table_is_told() -> None:
             unpack(broken)
     with pytest.raises(ConversionError):
         TextSource.given(None, Path("v.txt"))
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Parcel, list[str]]]:
+    """What `submit` would hand to a cluster, in place of handing it over."""
+    caught: list[tuple[Parcel, list[str]]] = []
+
+    def submit(cluster: object, parcel: Parcel, arguments: list[str], **_: object) -> str:
+        caught.append((parcel, arguments))
+        return "job-1"
+
+    monkeypatch.setattr(
+        ray_submit, "connect", lambda address: ray_submit.Cluster(None, address, ray.__version__)
+    )
+    monkeypatch.setattr(ray_submit, "submit", submit)
+    return caught
+
+
+def submitted(monkeypatch: pytest.MonkeyPatch, *options: str) -> object:
+    given = [
+        "submit",
+        "r.yaml",
+        "--address",
+        "http://h:8265",
+        "--output-root",
+        "/sets",
+        "--no-wait",
+        *options,
+    ]
+    monkeypatch.setattr("sys.argv", ["xreal-synth", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_submit_takes_the_text_encoder_along(
+    spelling: Path, without: Path, sent: list[tuple[Parcel, list[str]]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What arrives on the node is opened there as the job does: the same dataset as here."""
+    work, node = tmp_path / "work", tmp_path / "node"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    (work / "r.yaml").write_text(RECIPE.replace("BUNDLE", "bundle").replace("unset", "out"))
+    shutil.copytree(without, work / "bundle")
+    shutil.copytree(spelling, work / "source")
+    assert submitted(monkeypatch, "--text-encoder", "source") == 0
+    parcel, arguments = sent[0]
+    assert arguments[-2:] == ["--text-encoder", "source"]
+    assert {name.parts[1] for name in parcel.files if name.parts[0] == "source"} == {
+        "text_encoder",
+        "tokenizer",
+    }
+    parcel.write(tmp_path / "parcel.zip")
+    with zipfile.ZipFile(tmp_path / "parcel.zip") as archive:
+        archive.extractall(node)
+    monkeypatch.chdir(node)
+    there = _opened(parser().parse_args([str(parcel.recipe), *arguments]), load_recipe(Path(parcel.recipe)))
+    assert there.own is not None
+    assert there.digest == open_own(without, TextSource(spelling)).digest
+
+
+def test_submit_refuses_text_encoders_that_a_node_could_not_read(
+    spelling: Path, without: Path, sent: list[tuple[Parcel, list[str]]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("BUNDLE", "bundle").replace("unset", "out"))
+    shutil.copytree(without, tmp_path / "bundle")
+    (tmp_path / "weights.pt").write_bytes(b"")
+    refused = [
+        ([], "--text-encoder"),
+        (["--text-encoder", "s3://models/roentgen"], "--keep-text-encoder"),
+        (["--text-encoder", "weights.pt"], "no --vocab goes with it"),
+        (["--text-encoder", "no-such-folder"], "no-such-folder"),
+        (["--text-encoder", str(spelling)], "nothing says that the nodes have it"),
+        (["--vocab", "v.txt"], "--vocab without --text-encoder"),
+    ]
+    for options, told in refused:
+        assert submitted(monkeypatch, *options) == 2, options
+        assert told in capsys.readouterr().err, options
+    assert sent == []
+    assert submitted(monkeypatch, "--text-encoder", "/models/roentgen", "--on-nodes") == 0
+    assert "/models/roentgen is taken to be on every node" in capsys.readouterr().err
+    assert sent[0][1][-2:] == ["--text-encoder", "/models/roentgen"]
