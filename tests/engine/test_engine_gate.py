@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from xreal_synth.engine.attempts import Attempts, next_attempt, plan_group
 from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.stopwatch import Stopwatch
-from xreal_synth.engine.worker import environment, group_job, make_group, replay, run_shard
+from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import RecipeError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.shards.finish import finish

@@ -13,11 +13,12 @@ from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.estimate import estimate
 from xreal_synth.engine.expect import films_per_group
+from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.reopen import reopen
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, claim, open_run
-from xreal_synth.engine.worker import environment, group_job, make_group, plan_group, replay, run_shard
+from xreal_synth.engine.worker import environment, make_group, plan_group, replay, run_shard
 from xreal_synth.errors import RecipeError
 from xreal_synth.plan.probe import probe
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text

@@ -9,9 +9,10 @@ import pytest
 
 from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import Networks
+from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run
-from xreal_synth.engine.worker import group_job, make_group
+from xreal_synth.engine.worker import make_group
 from xreal_synth.errors import BundleError, RecipeError
 
 OpenRun = Callable[..., Run]

@@ -9,10 +9,10 @@ import pytest
 
 from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import Networks
+from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.quality import judged_films
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import open_run
-from xreal_synth.engine.worker import group_job
 from xreal_synth.quality.checks import JudgedFilm
 from xreal_synth.quality.gate import Gate
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text

@@ -76,7 +76,7 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
     import torch
 
     from xreal_synth.engine.attempts import plan_group
-    from xreal_synth.engine.worker import group_job
+    from xreal_synth.engine.group_job import group_job
 
     specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.samples)))
     jobs = [group_job(run, spec) for spec in specs if spec is not None]

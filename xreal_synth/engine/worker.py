@@ -17,23 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from xreal_synth.anatomy.codes import enlarged
-from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask, region_mask
+from xreal_synth.anatomy.regions import pathology_mask
 from xreal_synth.engine.attempts import Attempts, Due, plan_group
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.desk import Desk
 from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
+from xreal_synth.engine.group_job import group_job, painted_by
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.engine.quality import HEALTHY, judged_films
 from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, Stopwatch
 from xreal_synth.errors import DatasetError
-from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.plan.film_labels import film_labels
 from xreal_synth.plan.labels import labels_for
-from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
+from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 from xreal_synth.shards.names import parse_key
 from xreal_synth.shards.record import build_record
 from xreal_synth.shards.table import build_rejects, build_table
@@ -44,8 +43,6 @@ from xreal_synth.types import (
     FilmQuality,
     LabelValue,
     MemberSpec,
-    PixelBox,
-    PlacedFinding,
     Rejected,
     Sample,
     SampleMeta,
@@ -95,61 +92,6 @@ class MadeGroup:
                     member=refused.name, findings=tuple(dict.fromkeys(names)), scores=verdict.scores,
                 )  # fmt: skip
         return None
-
-
-def group_job(run: Run, spec: SampleSpec) -> GroupJob:
-    """What the sampler is told of a group: regions, prompts and feathers; the twin is always made."""
-    return GroupJob(
-        seed=run.recipe.seed,
-        index=spec.index,
-        attempt=spec.attempt,
-        anatomy=spec.anatomy,
-        healthy_prompt=run.bundle.healthy_prompt,
-        members=tuple(
-            MemberJob(member.name, _edits(run, member, spec))
-            for member in spec.members
-            if member.name != HEALTHY
-        ),
-        film=spec.film,
-        large=spec.large,
-    )
-
-
-def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
-    """What of a real film is painted over goes first, in one pass; then the findings, one after another.
-
-    A sham has a pass for each of the first variant's findings, in its region.
-    """
-    if member.sham:
-        healthy = run.bundle.healthy_prompt
-        return tuple(_painting(run, region_mask(place, spec.anatomy), healthy) for place in member.sham)
-    healed = member.source.healed if member.source is not None else ()
-    first = (_healing(run, healed),) if healed else ()
-    return first + tuple(_edit(run, finding, spec) for finding in member.findings)
-
-
-def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
-    region = np.zeros((run.bundle.image_size,) * 2, dtype=bool)
-    for x0, y0, x1, y1 in boxes:
-        region[y0:y1, x0:x1] = True
-    return _painting(run, region, run.bundle.healthy_prompt)
-
-
-def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
-    prompt = _painted_by(run, finding, spec.row)
-    return _painting(run, region_mask(finding, spec.anatomy), prompt)
-
-
-def _painted_by(run: Run, finding: PlacedFinding, row: int) -> str:
-    """A finding's prompt: its own, the bundle's, or what names all of its row's."""
-    findings = run.recipe.findings[row]
-    if findings.joint:
-        return prompt_for(run.bundle, [label.name for label in findings.labels])
-    return prompt_of(run.bundle, finding.name, finding.prompt)
-
-
-def _painting(run: Run, region: npt.NDArray[np.bool_], prompt: str) -> Edit:
-    return Edit(region=region, prompt=prompt, alpha=feather(region, FEATHER_SHARE * run.bundle.image_size))
 
 
 def build_sample(
@@ -219,7 +161,7 @@ def _prompt(run: Run, member: MemberSpec, row: int) -> str:
     """The prompts in the order in which they were painted; a real film as it is has none."""
     if member.sham:
         return run.bundle.healthy_prompt
-    prompts = [_painted_by(run, finding, row) for finding in member.findings]
+    prompts = [painted_by(run, finding, row) for finding in member.findings]
     if member.source is not None and member.source.healed:
         prompts.insert(0, run.bundle.healthy_prompt)
     if prompts:

@@ -25,6 +25,7 @@ from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import BackendSpec
 from xreal_synth.engine.expect import films_per_group
 from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.progress import ActorUp, Event, ShardDone
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.ray_session import session
@@ -32,7 +33,7 @@ from xreal_synth.engine.resources import ActorShape
 from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.engine.speed.marked import Marked, MarkedBackend, Marks, read_marks
 from xreal_synth.engine.stopwatch import GATE, MODEL, WAIT
-from xreal_synth.engine.worker import group_job, run_shard
+from xreal_synth.engine.worker import run_shard
 from xreal_synth.errors import EngineError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text, with_overrides
 from xreal_synth.sampling.jobs import GroupJob
