@@ -109,3 +109,12 @@ def test_a_package_is_absent_for_a_while_alone():
         "assert sys.modules['wave'] is wave\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_timed(tmp_path):
+    from typer.testing import CliRunner
+
+    from xreal_synth.cli.main import app
+
+    done = CliRunner().invoke(app, ["bench", "engine", "--out", str(tmp_path / "no" / "x.md")])
+    assert "no folder" in str(done.exception)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import BundleOption, Precision, PrecisionOption, machine
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.errors import XrealError
 
 if TYPE_CHECKING:
     from xreal_synth.engine.speed.start_up import StartUp
@@ -68,12 +69,9 @@ def engine(
     film waits for. `not in the model` is the share of wall time in neither the sampler nor the gate. CPU seconds
     count every thread: where all cores are busy, theirs is the ratio that holds.
     """
-    from xreal_synth.engine.ray_actor import ONE_THREAD
-
-    os.environ.update(ONE_THREAD)
-    from xreal_synth.engine.quiet import quiet_ray
-
-    quiet_ray()
+    if out is not None and not out.absolute().parent.is_dir():
+        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", mend="make it")
+    os.environ["OMP_NUM_THREADS"] = "1"  # before numpy loads, as Ray has it in an actor of one CPU
     from xreal_synth.engine.resources import Resources, actor_shape, cpu_count
     from xreal_synth.engine.speed.ways import WAYS, Task, WaysBench, figures
 

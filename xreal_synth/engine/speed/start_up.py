@@ -53,7 +53,13 @@ def measure_start(recipe: str, film_s: float | None = None) -> StartUp:
         folder = Path(name)
         (folder / "marks").mkdir()
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-        command = [sys.executable, "-m", "xreal_synth.engine.speed.start_up", name, str(film_s or "")]
+        command = [
+            sys.executable,
+            "-m",
+            "xreal_synth.engine.speed.start_up",
+            name,
+            "" if film_s is None else str(film_s),
+        ]
         began = time.time()
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False)  # noqa: S603
         if done.returncode:

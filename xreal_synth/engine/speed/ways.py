@@ -110,7 +110,7 @@ class Task:
 
     def run(self, actors: int = 1, **settings: object) -> Run:
         """The recipe for so many actors; `__` stands for a dot. Raises RecipeError, BundleError."""
-        text = RECIPE.format(bundle=self.bundle)
+        text = RECIPE.format(bundle=json.dumps(self.bundle))
         recipe = recipe_from_text(
             text, overrides=self._overrides(self.groups * self.shards, actors, settings)
         )
@@ -119,7 +119,7 @@ class Task:
     def text(self, actors: int, micro_batch: int) -> str:
         """The recipe of one micro-batch as a file has it."""
         overrides = self._overrides(micro_batch, actors, {"compute__micro_batch": micro_batch})
-        return with_overrides(RECIPE.format(bundle=self.bundle), overrides)
+        return with_overrides(RECIPE.format(bundle=json.dumps(self.bundle)), overrides)
 
     def _overrides(self, samples: int, actors: int, settings: Mapping[str, object]) -> list[str]:
         given = {
