@@ -64,12 +64,13 @@ def tars(folder: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
-    """The quickstart's first two shards: one actor on the head, two on a Ray of the local run's own."""
+    """The quickstart, smaller, in two shards: one actor on the head, two on a Ray of the local run's own."""
     work = tmp_path / "work"
     work.mkdir()
     shutil.copy(QUICKSTART, work)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "quickstart.yaml", "--set", "samples=10"]
+    entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "quickstart.yaml"]
+    entry += ["--set", "samples=6", "--set", "output.shard_samples=3"]
     local = subprocess.run(
         [*entry, "--output-root", str(tmp_path / "local"), "--set", "compute.actors=2"],
         cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,
