@@ -115,4 +115,8 @@ def test_shipped_recipes_are_valid(recipe: Path) -> None:
 
 def test_pictures_and_files_that_are_linked_exist() -> None:
     links = re.findall(r"\]\((?!#|https?:)([^)]+)\)", README)
-    assert all((ROOT / link).exists() for link in links), links
+    for link in links:
+        file, _, place = link.partition("#")
+        assert (ROOT / file).exists(), link
+        headings = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(), re.MULTILINE) if place else []
+        assert not place or place in [heading.lower().replace(" ", "-") for heading in headings], link
