@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/engine
 
 check: $(VENV)/.installed-dev

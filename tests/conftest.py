@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from object_store import ObjectStore, serving
 from PIL import Image
 
@@ -19,20 +20,38 @@ from xreal_synth.shards.phantoms import phantom_anatomy
 if TYPE_CHECKING:
     from xreal_synth.engine.chaos.ray_cluster import LocalCluster
 
-settings.register_profile("same", derandomize=True)
-settings.register_profile("new")
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", patient, derandomize=True)
+settings.register_profile("new", patient)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
-"""The same examples in every run; HYPOTHESIS_PROFILE=new draws others."""
+"""The same examples in every run, however busy the machine; HYPOTHESIS_PROFILE=new draws others."""
+
+
+@functools.cache
+def starts_ray(file: Path) -> bool:
+    """Whether tests of this file need a Ray, by their mark."""
+    return "pytest.mark.ray" in file.read_text(encoding="utf-8")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist's loadgroup: one worker takes everything that starts a Ray, from the beginning, for there is
-    one head and its actors are to be disturbed by one test at a time; the others take the rest, file by file."""
-    for item in items:
-        ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Files that need a Ray come first."""
+    items.sort(key=lambda item: not starts_ray(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With pytest-xdist one worker takes all files that need a Ray, from the beginning: there is one head, and its
+    actors are to be disturbed by one test at a time. The others take the rest, file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayTogether(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if starts_ray(config.rootpath / file) else file
+
+    config.option.loadscopereorder = False
+    return RayTogether(config, log)
 
 
 @pytest.fixture(scope="session")
