@@ -17,7 +17,7 @@ LEAST = 0.97
 TRIES = 3
 
 
-CALM_S = 90
+CALM_S = 30
 """For the load of the tests before this one to fade from the average of a minute."""
 
 
@@ -25,16 +25,16 @@ def busy() -> bool:
     return os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
 
 
-def wait_for_calm() -> None:
+def calm() -> bool:
+    """Whether the machine is left to this test, after a while."""
     deadline = time.monotonic() + CALM_S
-    while busy():
-        if time.monotonic() > deadline:
-            pytest.skip("others keep this machine busy: actors would wait for a core, not for the engine")
+    while busy() and time.monotonic() < deadline:
         time.sleep(1)
+    return not busy()
 
 
 def test_four_actors_are_nearly_four_times_one(joined_ray, tmp_path):
-    wait_for_calm()
+    left_alone = calm()
     found = list[float]()
     while len(found) < TRIES and max(found, default=0.0) < LEAST:
         rows = measure_scale(
@@ -43,6 +43,6 @@ def test_four_actors_are_nearly_four_times_one(joined_ray, tmp_path):
         assert [row.shards for row in rows] == [4, 8, 16]
         assert rows[0].seconds > 4 * 3.0
         found.append(min(row.linear for row in rows))
-    if max(found) < LEAST and busy():
-        pytest.skip(f"others came to keep this machine busy: {found}")
+    if max(found) < LEAST and (busy() or not left_alone):
+        pytest.skip(f"others keep this machine busy: {found}")
     assert max(found) >= LEAST, found
