@@ -51,6 +51,8 @@ class Host:
 
     def __init__(self, shard_s: float, template: ShardRecord) -> None:
         self._shard_s, self._template = shard_s, template
+        self._rested: dict[str, float] = {}
+        self._worked = self._waited = 0.0
 
     async def placed(self, who: str) -> str:
         return str(ray.get_runtime_context().get_node_id())
@@ -59,8 +61,16 @@ class Host:
         return Ready(socket.gethostname(), os.getpid(), self._template.fingerprint)
 
     async def shard(self, who: str, shard: int, attempt: int, replacing: bool) -> Made:
+        began = time.monotonic()
+        self._waited += began - self._rested.get(who, began)
         await asyncio.sleep(self._shard_s * random.uniform(1 - _SPREAD, 1 + _SPREAD))  # noqa: S311
+        self._rested[who] = time.monotonic()
+        self._worked += self._rested[who] - began
         return Made(self._template.samples)
+
+    async def spent(self) -> tuple[float, float]:
+        """Seconds of its actors at shards, and between one shard's end and the next one's beginning."""
+        return self._worked, self._waited
 
     async def published(self, who: str, shard: int) -> ShardRecord:
         await asyncio.sleep(PUBLISH_S)
@@ -112,7 +122,8 @@ class PlayedRow:
     """`shards` in `seconds` with every actor at work, the first and the last shard of each left out.
 
     Of a shard, microseconds of the processor: `loop_us` of the driver's own thread, which bounds it, and `process_us`
-    of the driver's process with Ray's threads. `busy` is the share of the actors' time spent on shards.
+    of the driver's process with Ray's threads. `busy` is the share of the actors' time spent on shards, from the first
+    one's beginning to the last one's end: the rest was spent waiting for the next.
     """
 
     actors: int
@@ -183,6 +194,7 @@ def measure_played(
         summary = Driver(
             run, place, account, pool, shape, lambda: _room(actors), Limits(), threading.Event()
         ).run()
+        spent = [ray.get(host.spent.remote()) for host in playing]
     finally:
         for host in playing:
             ray.kill(host)
@@ -192,10 +204,11 @@ def measure_played(
             wanted="all of them",
         )
     first, last = marks
+    worked, waited = map(sum, zip(*spent, strict=True))
     made, seconds = last.done - first.done, last.wall - first.wall
     return PlayedRow(
         actors, shard_s, made, seconds, 1e6 * (last.loop - first.loop) / made,
-        1e6 * (last.process - first.process) / made, made * shard_s / (actors * seconds),
+        1e6 * (last.process - first.process) / made, worked / (worked + waited),
     )  # fmt: skip
 
 
