@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.progress import Progress
-from rich.table import Table
 
 from xreal_synth.cli import (
     bench_chaos,
@@ -19,6 +17,7 @@ from xreal_synth.cli import (
     bench_scale,
     bench_simulate,
 )
+from xreal_synth.cli.bench_table import OutOption, markdown, show
 from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
 
@@ -124,9 +123,7 @@ def sample(
         float | None,
         typer.Option(min=0.001, help="The device's peak.", show_default="known GPUs; else a matrix product"),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Also writes the table as Markdown.", show_default="no")
-    ] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Films per second in each mode and micro-batch, against the released code's way, in one run.
@@ -145,7 +142,7 @@ def sample(
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     how = list(compiled or (Compile if device == "cuda" else [Compile.none]))
-    _refuse(device, how, clock.value, threads, out)
+    _refuse(device, how, clock.value, threads)
     info = describe(bundle)
     settings = loop_settings(info, steps or (100 if device == "cuda" else 8))
     chosen = resolve_precision(precision.value, device)
@@ -175,7 +172,7 @@ def sample(
         _show(about, figures)
 
 
-def _refuse(device: str, how: list[Compile], clock: str, threads: int, out: Path | None) -> None:
+def _refuse(device: str, how: list[Compile], clock: str, threads: int) -> None:
     from xreal_synth.errors import XrealError
 
     if device == "cpu" and Compile.graphs in how:
@@ -188,8 +185,6 @@ def _refuse(device: str, how: list[Compile], clock: str, threads: int, out: Path
             wanted="one thread on a CPU: the process's time is the sum over its threads",
             mend="use --clock wall",
         )
-    if out is not None and not out.absolute().parent.is_dir():
-        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", mend="make it")
 
 
 def _text_shape(which: Encoder) -> TextShape | None:
@@ -233,17 +228,13 @@ def _footnotes(figures: SampleFigures) -> list[str]:
 
 def _markdown(about: dict[str, Any], figures: SampleFigures) -> str:
     lines = [f"{', '.join(f'{key}: {value}' for key, value in about.items())}.", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in figures.rows]
+    lines += markdown(COLUMNS, map(_cells, figures.rows))
     return "\n".join([*lines, "", *_footnotes(figures), ""])
 
 
 def _show(about: dict[str, Any], figures: SampleFigures) -> None:
     for key, value in about.items():
         console.print(f"{key}: {value}", markup=False)
-    table = Table(*COLUMNS)
-    for row in figures.rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+    show(COLUMNS, map(_cells, figures.rows))
     for line in _footnotes(figures):
         console.print(line, markup=False)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from xreal_synth.cli.bench_table import OutOption, markdown, show
 from xreal_synth.cli.evaluate_common import machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json, seconds_text
 from xreal_synth.errors import XrealError
@@ -50,9 +50,7 @@ def dataset(
     most_memory: Annotated[
         float, typer.Option(min=0.01, help="GB; exit code 3 where a step takes more.")
     ] = 1.0,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Also writes the table as Markdown.", show_default="no")
-    ] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Lists, resumes, merges and verifies a dataset of very many tiny shards: time and memory of each step.
@@ -129,18 +127,10 @@ def _cells(row: StepRow) -> list[str]:
 
 
 def _markdown(rows: list[StepRow], shards: int) -> str:
-    lines = [
-        f"{shards:,} shards, {machine('cpu')}.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|" + "---|" * len(COLUMNS),
-    ]
-    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in rows), ""])
+    lines = [f"{shards:,} shards, {machine('cpu')}.", ""]
+    return "\n".join([*lines, *markdown(COLUMNS, map(_cells, rows)), ""])
 
 
 def _show(rows: list[StepRow], shards: int) -> None:
     console.print(f"{shards:,} shards, {machine('cpu')}", markup=False)
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+    show(COLUMNS, map(_cells, rows))

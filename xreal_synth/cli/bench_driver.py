@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from xreal_synth.cli.bench_table import OutOption, markdown, show
 from xreal_synth.cli.evaluate_common import machine
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
@@ -38,9 +37,7 @@ def driver(
     shard_seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long a shard takes.")] = 5.0,
     rounds: Annotated[int, typer.Option(min=3, max=1000, help="Shards of each actor.")] = 5,
     hosts: Annotated[int, typer.Option(min=1, max=64, help="Processes that play the actors.")] = 2,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Also writes the table as Markdown.", show_default="no")
-    ] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the driver and Ray's calls take of a core, with thousands of actors that only sleep.
@@ -65,10 +62,7 @@ def driver(
         print_json({"machine": machine("cpu"), "rows": [_fields(row) for row in rows]})
         return
     console.print(machine("cpu"), markup=False)
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+    show(COLUMNS, map(_cells, rows))
 
 
 def _fields(row: PlayedRow) -> dict[str, object]:
@@ -89,5 +83,4 @@ def _cells(row: PlayedRow) -> list[str]:
 
 
 def _markdown(rows: list[PlayedRow]) -> str:
-    lines = [f"Machine: {machine('cpu')}.", "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in rows), ""])
+    return "\n".join([f"Machine: {machine('cpu')}.", "", *markdown(COLUMNS, map(_cells, rows)), ""])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
+from xreal_synth.cli.bench_table import OutOption, markdown, show
 from xreal_synth.cli.evaluate_common import BundleOption, Precision, PrecisionOption, machine
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
-from xreal_synth.errors import XrealError
 
 if TYPE_CHECKING:
     from xreal_synth.engine.speed.start_up import StartUp
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
 MISSED = 3
 COLUMNS = ("way", "films/s", "x bare", "CPU ms/film", "x bare (CPU)", "not in the model", "gate", "waiting")
+START = ("until the first film", "seconds")
 TOLD = {"bare": "bare loop", "worker": "worker, no Ray", "engine": "engine on Ray"}
 
 
@@ -57,9 +56,7 @@ def engine(
         float,
         typer.Option(min=0, max=1, help="Exit code 3 where more of an actor's time is not in the model."),
     ] = 0.03,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Also writes the tables as Markdown.", show_default="no")
-    ] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """How much of an actor's time the engine takes, against a bare loop over the same model, in one run.
@@ -69,8 +66,6 @@ def engine(
     film waits for. `not in the model` is the share of wall time in neither the sampler nor the gate. CPU seconds
     count every thread: where all cores are busy, theirs is the ratio that holds.
     """
-    if out is not None and not out.absolute().parent.is_dir():
-        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", mend="make it")
     os.environ["OMP_NUM_THREADS"] = "1"  # before numpy loads, as Ray has it in an actor of one CPU
     from xreal_synth.engine.resources import Resources, actor_shape, cpu_count
     from xreal_synth.engine.speed.ways import WAYS, Task, WaysBench, figures
@@ -160,27 +155,22 @@ def _cells(row: WayFigures) -> list[str]:
     return [TOLD[row.way], *speed, *(shares if row.way != "bare" else ["", "", ""])]
 
 
+def _start_cells(start: StartUp) -> list[list[str]]:
+    parts = {**start.named(), "first film": start.first_film}
+    return [[part, f"{seconds:.1f}"] for part, seconds in parts.items()]
+
+
 def _markdown(about: dict[str, str], rows: list[WayFigures], start: StartUp | None) -> str:
     lines = [f"{', '.join(f'{key}: {value}' for key, value in about.items())}.", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
+    lines += markdown(COLUMNS, map(_cells, rows))
     if start is not None:
-        lines += ["", "| until the first film | seconds |", "|---|---|"]
-        lines += [f"| {part} | {seconds:.1f} |" for part, seconds in start.named().items()]
-        lines += [f"| first film | {start.first_film:.1f} |"]
+        lines += ["", *markdown(START, _start_cells(start))]
     return "\n".join([*lines, ""])
 
 
 def _show(about: dict[str, str], rows: list[WayFigures], start: StartUp | None) -> None:
     for key, value in about.items():
         console.print(f"{key}: {value}", markup=False)
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+    show(COLUMNS, map(_cells, rows))
     if start is not None:
-        table = Table("until the first film", "seconds")
-        for part, seconds in start.named().items():
-            table.add_row(part, f"{seconds:.1f}")
-        table.add_row("first film", f"{start.first_film:.1f}")
-        console.print(table)
+        show(START, _start_cells(start))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from xreal_synth.cli.bench_table import OutOption, markdown, show
 from xreal_synth.cli.evaluate_common import machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json, seconds_text
 
@@ -72,9 +71,7 @@ def simulate(
         float, typer.Option(min=0, max=1e6, help="Virtual microseconds the driver spends on an answer.")
     ] = 1000.0,
     seed: Annotated[int, typer.Option(min=0, help="Of all chances.")] = 1,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Also writes the table as Markdown.", show_default="no")
-    ] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Runs the driver against thousands of simulated actors that fail: what it costs, and what is lost.
@@ -159,13 +156,9 @@ def _cells(row: SimulationRow) -> list[str]:
 
 def _markdown(rows: list[SimulationRow], times: ShardTimes) -> str:
     lines = [f"Shard times: {_words(times)}. Machine: {machine('cpu')}.", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in rows), ""])
+    return "\n".join([*lines, *markdown(COLUMNS, map(_cells, rows)), ""])
 
 
 def _show(rows: list[SimulationRow], times: ShardTimes) -> None:
     console.print(f"shard times: {_words(times)}; {machine('cpu')}", markup=False)
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+    show(COLUMNS, map(_cells, rows))

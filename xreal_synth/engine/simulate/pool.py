@@ -68,7 +68,7 @@ class Spent:
     tail: float = 0.0
 
 
-class Stopwatch:
+class OwnTime:
     """Adds up seconds within `with` blocks, of which some are inside others."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class SimulatedPool(Pool[SimulatedMember]):
         self._roomy: list[Node] = []
         self._nodes_born = 0
         self._places = self._nodes = 0
-        self._own = Stopwatch()
+        self._own = OwnTime()
         self.happened: Counter[What | str] = Counter()
         self.spent = Spent()
         self.answers = self.waits = 0
