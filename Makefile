@@ -1,4 +1,4 @@
-# make quickstart   virtual environment, install, 32+ films from the shipped bundle
+# make quickstart   virtual environment, install, 32+ images from the shipped bundle
 # make test         the same environment with the test tools; lint, types, import rules, tests
 PYTHON ?= python3
 VENV   ?= .venv

@@ -1,4 +1,4 @@
-"""Which tests share a worker; one Ray head for all that need Ray, started and ended here; films to edit."""
+"""Which tests share a worker; one Ray head for all that need Ray, started and ended here; images to edit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from object_store import ObjectStore, serving
 from PIL import Image
 
-from xreal_synth.shards.phantoms import phantom_anatomy
+from xreal_synth.shards.fakes import fake_anatomy
 
 if TYPE_CHECKING:
     from xreal_synth.engine.chaos.ray_cluster import LocalCluster
@@ -101,18 +101,18 @@ d.png,Pleural Effusion,18,50,38,70
 
 
 @pytest.fixture
-def film_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Writes six films of 96 x 96 with organ masks, manifest.csv and boxes.csv; keywords replace files' text."""
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes six images of 96 x 96 with organ masks, manifest.csv and boxes.csv; keywords replace files' text."""
 
-    def write(name: str = "films", manifest: str | None = MANIFEST, boxes: str = BOXES) -> Path:
+    def write(name: str = "images", manifest: str | None = MANIFEST, boxes: str = BOXES) -> Path:
         folder = tmp_path / name
         (folder / "masks").mkdir(parents=True)
-        for i, film in enumerate("abcdef"):
+        for i, image in enumerate("abcdef"):
             rng = np.random.default_rng(i)
-            mask = phantom_anatomy(96, rng)
+            mask = fake_anatomy(96, rng)
             pixels = 150 - 20 * mask + rng.integers(-9, 9, mask.shape)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{film}.png")
-            Image.fromarray(mask).save(folder / "masks" / f"{film}.png")
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{image}.png")
+            Image.fromarray(mask).save(folder / "masks" / f"{image}.png")
         if manifest is not None:
             (folder / "manifest.csv").write_text(manifest)
         (folder / "boxes.csv").write_text(boxes)

@@ -13,7 +13,7 @@ import typer.main
 from PIL import Image
 
 from xreal_synth.cli.main import app
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
@@ -33,16 +33,16 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """A folder with a small dataset at out/quickstart, and its number of films."""
+    """A folder with a small dataset at out/quickstart, and its number of images."""
     folder = tmp_path_factory.mktemp("readme")
     run = open_run(load_recipe(ROOT / "recipes/smoke.yaml", output=str(folder / "out/quickstart")))
     store = LocalStore(folder / "out/quickstart")
-    backend = Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    backend = FakeImages().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     claim(run, store, environment(backend))
-    films = sum(
+    images = sum(
         run_shard(run, backend, run.plan.shard(k), store).samples for k in range(run.plan.shard_count)
     )
-    return folder, films
+    return folder, images
 
 
 def python_block(mark: str) -> str:
@@ -51,12 +51,12 @@ def python_block(mark: str) -> str:
 
 
 def test_reading_code_runs_as_written(quickstart: tuple[Path, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, films = quickstart
+    folder, images = quickstart
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(python_block("wds.WebDataset"), names)
     batches = list(names["loader"])  # type: ignore[call-overload]
-    assert sum(len(film) for film, _ in batches) == films
+    assert sum(len(image) for image, _ in batches) == images
     assert batches[0][0].shape[1:] == (1, 64, 64)
     assert {float(label) for _, labels in batches for label in labels.flatten()} == {0.0, 1.0}
 
@@ -64,15 +64,15 @@ def test_reading_code_runs_as_written(quickstart: tuple[Path, int], monkeypatch:
 def test_training_code_runs_as_written(
     quickstart: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside six films under NIH's names and columns, three of them of held-out patients."""
+    """Beside six images under NIH's names and columns, three of them of held-out patients."""
     folder, _ = quickstart
     monkeypatch.chdir(folder)
     (folder / "nih/images").mkdir(parents=True)
     labels = ["No Finding", "Effusion", "Pneumonia|Effusion", "Atelectasis", "Pneumonia", "Atelectasis|Mass"]
     rows = ["Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"]
-    for i, told in enumerate(labels):
+    for i, reported in enumerate(labels):
         Image.effect_noise((80, 64), 40).save(folder / f"nih/images/{i}.png")
-        rows.append(f"{i}.png,{told},{[5, 10, 15, 1, 2, 3][i]},{40 + i},{'MF'[i % 2]},PA")
+        rows.append(f"{i}.png,{reported},{[5, 10, 15, 1, 2, 3][i]},{40 + i},{'MF'[i % 2]},PA")
     (folder / "nih/Data_Entry_2017_v2020.csv").write_text("\n".join(rows) + "\n")
     names: dict[str, Any] = {}
     exec(python_block("SyntheticDataset("), names)
@@ -88,7 +88,7 @@ def test_training_code_runs_as_written(
 def test_recipes_are_valid() -> None:
     assert [recipe_from_text(text).name for text in blocks("yaml")] == [
         "pneumonia-balance",
-        "ward-films-edited",
+        "ward-images-edited",
     ]
 
 

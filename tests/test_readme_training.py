@@ -1,4 +1,4 @@
-"""The README's training commands run as written on a dozen films, with tiny networks of two steps each."""
+"""The README's training commands run as written on a dozen images, with tiny networks of two steps each."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ TINY = {
 """README's networks, smaller: `--set` these."""
 
 
-def write_films(folder: Path, films: int = 12) -> None:
-    """Square films whose grey follows schematic masks, each finding among the first ten."""
+def write_images(folder: Path, images: int = 12) -> None:
+    """Square images whose grey follows schematic masks, each finding among the first ten."""
     folder.mkdir()
     rng = np.random.default_rng(3)
     rows = []
-    for number in range(films):
+    for number in range(images):
         mask = schematic_mask(SIDE, rng)
         grey = 60 + 150 * (mask == 0) + 110 * (mask > 2) + rng.normal(0, 8, mask.shape)
-        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / f"film{number}.png")
+        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / f"image{number}.png")
         Image.fromarray(mask).save(folder / f"mask{number}.png")
         rows.append(
             [
-                f"film{number}.png",
+                f"image{number}.png",
                 f"mask{number}.png",
                 FINDINGS[number % 6],
                 number,
@@ -82,15 +82,15 @@ def run(words: list[str]) -> None:
     if words[0] == "train":
         more = [*EVERY, *TINY[words[1]]]
     elif words[0] == "generate":
-        more = ["samples=2", "compute.actors=1", "sampling.steps=4"]
-    told = CliRunner().invoke(app, [*words, *(word for change in more for word in ("--set", change))])
-    assert told.exit_code == 0, (words, told.output, told.exception)
+        more = ["anatomies=2", "compute.actors=1", "sampling.steps=4"]
+    reported = CliRunner().invoke(app, [*words, *(word for change in more for word in ("--set", change))])
+    assert reported.exit_code == 0, (words, reported.output, reported.exception)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("own-films")
-    write_films(folder / "films")
+    folder = tmp_path_factory.mktemp("own-images")
+    write_images(folder / "images")
     (folder / "recipes").mkdir()
     shutil.copyfile(ROOT / "recipes/quickstart.yaml", folder / "recipes/quickstart.yaml")
     return folder
@@ -98,7 +98,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("joined_ray")
-def test_train_on_your_own_films(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_on_your_own_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     torch.set_num_threads(1)
     for words in commands("train autoencoder"):
@@ -111,8 +111,8 @@ def test_train_on_your_own_films(place: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {"anatomy_bank", "segmenter", "classifier"} <= set(info.parts)
     dataset = LocalStore(place / "out/mine")
     assert not verify(dataset).problems
-    films = sorted((place / "out/mine/shards").glob("*.tar"))
-    assert films
+    images = sorted((place / "out/mine/shards").glob("*.tar"))
+    assert images
 
     for words in commands("train controlnet"):
         if words[0] != "evaluate":
@@ -125,10 +125,10 @@ def test_train_on_your_own_films(place: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_bundle_says_what_it_lacks(place: Path, tmp_path: Path) -> None:
     def refused(*words: str) -> str:
-        told = CliRunner().invoke(app, ["bundle", "export", str(tmp_path / "out"), *words])
-        assert isinstance(told.exception, TrainingError), told.output
+        reported = CliRunner().invoke(app, ["bundle", "export", str(tmp_path / "out"), *words])
+        assert isinstance(reported.exception, TrainingError), reported.output
         assert not list(tmp_path.iterdir())
-        return str(told.exception)
+        return str(reported.exception)
 
     found = refused("--autoencoder", str(tmp_path))
     assert "no --denoiser, --licence, --training-data" in found

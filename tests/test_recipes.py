@@ -46,17 +46,17 @@ def test_it_plans_and_makes_its_first_group(name: str, monkeypatch: pytest.Monke
     gate = Gate(run.quality, open_networks(run.quality, run.bundle, "cpu"))
     backend = TorchBackend(run, loaded(run.bundle.name, run.sampling.control), gate, "cpu", "fp32", 1)
     index = next(
-        index for index in range(run.recipe.samples) if run.recipe.findings[run.plan.row(index)].paints
+        index for index in range(run.recipe.anatomies) if run.recipe.findings[run.plan.row(index)].paints
     )
     made = make_group(run, backend, index)
-    told = [sample.meta.member for sample in made]
-    assert told == [member.name for member in run.plan.sample(index, made[0].meta.attempt).members]
+    reported = [sample.meta.member for sample in made]
+    assert reported == [member.name for member in run.plan.sample(index, made[0].meta.attempt).members]
     assert not group_problems(made)
     head = run.head({})
     assert not [text for sample in made for text in sample_problems(sample, head)]
     for sample in made:
-        assert sample.film.shape == (run.film_size, run.film_size)
-        assert np.ptp(sample.film) > 40
+        assert sample.image.shape == (run.delivered_size, run.delivered_size)
+        assert np.ptp(sample.image) > 40
         assert sample.change.any() == (sample.meta.member != "h")
 
 

@@ -1,4 +1,4 @@
-"""Labelled synthetic chest films with controlled anatomy and pathology, from a recipe."""
+"""Labelled synthetic chest X-rays with controlled anatomy and pathology, from a recipe."""
 
 from typing import TYPE_CHECKING
 

@@ -49,7 +49,7 @@ def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:
     except OSError as error:
         raise StorageError(
             where=str(folder), found=f"cannot be written: {error.strerror or error}",
-            wanted="a place for what is fetched", mend="make room, or name another with XREAL_CACHE",
+            wanted="a place for what is fetched", hint="make room, or name another with XREAL_CACHE",
         ) from error  # fmt: skip
     return target
 
@@ -72,7 +72,7 @@ def fetch(
         if wanted is not None and path.stat().st_size != wanted:
             raise StorageError(
                 where=f"{store.uri}/{key}", found=f"{path.stat().st_size} bytes", wanted=f"{wanted} bytes",
-                mend="put the folder there again",
+                hint="put the folder there again",
             )  # fmt: skip
         check(key, path)
 
@@ -86,7 +86,7 @@ def _fill(folder: Path, target: Path, fill: Callable[[Path], None], size: int) -
     if free < size:
         raise StorageError(
             where=str(folder), found=f"{free / 1e6:,.0f} MB free", wanted=f"room for {size / 1e6:,.0f} MB",
-            mend="make room, or name another place with XREAL_CACHE",
+            hint="make room, or name another place with XREAL_CACHE",
         )  # fmt: skip
     temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     temporary.mkdir()

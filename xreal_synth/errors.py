@@ -1,6 +1,6 @@
 """The project's exceptions.
 
-    XrealError                 a user can mend it: found, wanted, mend
+    XrealError                 a user can fix it: found, wanted, hint
     |- RecipeError             the recipe or an override; carries every problem at once
     |- AnatomyError            an organ mask or a mask source
     |- PlacementError          a finding that cannot be placed on this anatomy
@@ -21,15 +21,15 @@ from dataclasses import dataclass
 
 
 class XrealError(Exception):
-    """A mistake or a state of the world that the user can mend.
+    """A mistake or a state of the world that the user can fix.
 
-    `found` is what was met, `wanted` what was expected, `mend` what to do.
+    `found` is what was met, `wanted` what was expected, `hint` what to do.
     """
 
-    def __init__(self, *, found: str, wanted: str = "", mend: str = "", where: str = "") -> None:
+    def __init__(self, *, found: str, wanted: str = "", hint: str = "", where: str = "") -> None:
         self.found = found
         self.wanted = wanted
-        self.mend = mend
+        self.hint = hint
         self.where = where
         super().__init__(self.message())
 
@@ -38,8 +38,8 @@ class XrealError(Exception):
         lines = [head]
         if self.wanted:
             lines.append(f"  wanted: {self.wanted}")
-        if self.mend:
-            lines.append(f"  mend:   {self.mend}")
+        if self.hint:
+            lines.append(f"  hint:   {self.hint}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -60,14 +60,14 @@ class Problem:
     path: str
     found: str
     wanted: str = ""
-    mend: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.path or '(recipe)'}: {self.found}"]
         if self.wanted:
             parts.append(f"    wanted: {self.wanted}")
-        if self.mend:
-            parts.append(f"    mend:   {self.mend}")
+        if self.hint:
+            parts.append(f"    hint:   {self.hint}")
         return "\n".join(parts)
 
 

@@ -205,8 +205,8 @@ class LocalStore:
         return found
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        told = ((key, self.size(key)) for key in self.list(prefix))
-        return {key: size for key, size in told if size is not None}
+        reported = ((key, self.size(key)) for key in self.list(prefix))
+        return {key: size for key, size in reported if size is not None}
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         limit, swept = time.time() - older_than_s, 0
@@ -271,7 +271,7 @@ class RemoteStore:
             raise StorageError(
                 found=f"cannot open {scheme_of(uri)}://: {error}",
                 wanted="a storage scheme whose driver is installed",
-                mend="pip install 'xreal-synth[s3]' or 'xreal-synth[gcs]', or use a local folder",
+                hint="pip install 'xreal-synth[s3]' or 'xreal-synth[gcs]', or use a local folder",
             ) from error
         self._fs: Any = filesystem
         self._root = str(root).rstrip("/")
@@ -400,26 +400,26 @@ class RemoteStore:
         except Exception as error:
             if isinstance(error, OSError) and not reading:
                 raise
-            told = scrubbed(str(error)) or type(error).__name__
+            reported = scrubbed(str(error)) or type(error).__name__
             doing = "read" if reading else "reach"
             raise StorageError(
-                found=f"cannot {doing} {self._uri}/{key}: {told}".replace("/: ", ": "),
+                found=f"cannot {doing} {self._uri}/{key}: {reported}".replace("/: ", ": "),
                 wanted="a place that answers, and credentials that it takes",
-                mend="check the address, the network, and the credentials in the environment",
+                hint="check the address, the network, and the credentials in the environment",
             ) from None
 
 
 def _service_code(error: BaseException) -> str | None:
     """The service's own code of an error that a driver has translated (`PreconditionFailed`)."""
     response = getattr(error.__cause__ or error, "response", None)
-    told = response.get("Error", {}) if isinstance(response, dict) else {}
-    return str(told.get("Code")) if told else None
+    reported = response.get("Error", {}) if isinstance(response, dict) else {}
+    return str(reported.get("Code")) if reported else None
 
 
 def secrets() -> tuple[str, ...]:
     """The values of the environment's credentials."""
-    told = (value for name, value in os.environ.items() if name.endswith(_SECRET_ENDINGS))
-    return tuple(value for value in told if len(value) >= _SECRET_LENGTH)
+    reported = (value for name, value in os.environ.items() if name.endswith(_SECRET_ENDINGS))
+    return tuple(value for value in reported if len(value) >= _SECRET_LENGTH)
 
 
 def scrubbed(text: str, known: Iterable[str] | None = None) -> str:
@@ -437,20 +437,20 @@ def refuse_credentials(uri: str) -> None:
         raise StorageError(
             found=f"credentials in a {scheme}:// URI",
             wanted="a place without them: it stands in logs and datasets",
-            mend="give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or as a role",
+            hint="give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or as a role",
         )
 
 
 def _written(entry: dict[str, Any]) -> float:
-    """When an object was last written, as its file system's listing has it; 0 where it does not tell."""
+    """When an object was last written, as its file system's listing has it; 0 where it does not say."""
     for name in ("LastModified", "mtime", "updated", "created"):
-        told = entry.get(name)
-        if isinstance(told, str):
-            told = datetime.fromisoformat(told)
-        if isinstance(told, datetime):
-            return told.timestamp()
-        if isinstance(told, int | float):
-            return float(told)
+        reported = entry.get(name)
+        if isinstance(reported, str):
+            reported = datetime.fromisoformat(reported)
+        if isinstance(reported, datetime):
+            return reported.timestamp()
+        if isinstance(reported, int | float):
+            return float(reported)
     return 0.0
 
 

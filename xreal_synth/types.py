@@ -3,7 +3,7 @@
 YAML -> Recipe -> Plan -> ShardPlan -> SampleSpec -> Sample -> Verdict -> tar + ShardRecord -> dataset.
 
 Boxes are half-open xyxy with the origin at the top left. Sides are the patient's: `left` is the
-right half of the picture. Masks are uint8 arrays [H, W]; films leave sampling as uint8 [H, W].
+right half of the picture. Masks are uint8 arrays [H, W]; images leave sampling as uint8 [H, W].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.uint8]
-Film = npt.NDArray[np.uint8]
+GreyImage = npt.NDArray[np.uint8]
 PixelBox = tuple[int, int, int, int]
 NormBox = tuple[float, float, float, float]
 Side = Literal["any", "left", "right", "both"]
@@ -58,34 +58,34 @@ class PlacedFinding:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnFinding:
-    """A finding that a real film came with, in its box (half-open xyxy pixels).
+class ExistingFinding:
+    """A finding that a real image came with, in its box (half-open xyxy pixels).
 
-    `healed` is the region that was painted over with the healthy prompt: the box and a margin, snapped
+    `removed` is the region that was painted over with the healthy prompt: the box and a margin, snapped
     outward to the latent grid; None where the finding was left as it is.
     """
 
     name: str
     box: PixelBox
-    healed: PixelBox | None = None
+    removed: PixelBox | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFilm:
-    """What is kept of a real film: nothing that names the patient but what the user's file name says.
+class SourceImage:
+    """What is kept of a real image: nothing that names the patient but what the user's file name says.
 
-    `id` is the film's name in its folder, `sha256` of its file, `labels` its own positive labels' names.
+    `id` is the image's name in its folder, `sha256` of its file, `labels` its own positive labels' names.
     """
 
     id: str
     sha256: str
     labels: tuple[str, ...]
-    findings: tuple[OwnFinding, ...]
+    findings: tuple[ExistingFinding, ...]
 
     @property
-    def healed(self) -> tuple[PixelBox, ...]:
+    def removed(self) -> tuple[PixelBox, ...]:
         """The regions that were painted over."""
-        return tuple(own.healed for own in self.findings if own.healed is not None)
+        return tuple(own.removed for own in self.findings if own.removed is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ class SamplingSettings:
     `eta_free` is eta in the steps after the hold (None: the same), `spacing` the power by which timesteps crowd
     towards the end (None or 1: evenly spaced). `soft_variance` is whether a soft blend keeps the noise variance
     that the timestep promises (None: mixed).
-    `control` says what makes a film follow its organ mask; hold and the softs are XReal's, None without it.
-    `upscale_steps` are the upscaler's, None where films are delivered at the bundle's size.
+    `control` says what makes an image follow its organ mask; hold and the softs are XReal's, None without it.
+    `upscale_steps` are the upscaler's, None where images are delivered at the bundle's size.
     """
 
     mode: SamplingMode
@@ -171,22 +171,22 @@ class QualitySettings:
 
     @property
     def gated(self) -> bool:
-        """Whether films are looked at before they are delivered."""
+        """Whether images are looked at before they are delivered."""
         return bool(self.checks) or self.negative_below is not None
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSpec:
-    """One film of a group. `name` is h (healthy twin), v0, v1.. (variants), s0 (sham).
+    """One image of a group. `name` is h (healthy twin), v0, v1.. (variants), s0 (sham).
 
-    `source` is the real film that it is or was edited from, with the findings painted over in it. `sham` are
+    `source` is the real image that it is or was edited from, with the findings painted over in it. `sham` are
     the first variant's findings, in whose regions a sham is painted with the healthy prompt; it shows none.
     """
 
     key: str
     name: str
     findings: tuple[PlacedFinding, ...]
-    source: SourceFilm | None = None
+    source: SourceImage | None = None
     sham: tuple[PlacedFinding, ...] = ()
 
 
@@ -196,8 +196,8 @@ class SampleSpec:
 
     `index` is the group's index, `row` the findings row of the recipe, `anatomy` the organ codes
     uint8 [H, W] at the bundle's image size, `anatomy_id` where it came from ("bank", a file's name),
-    `ctr` the cardiothoracic ratio of the mask, `members` the films to deliver, twin first. `film` is the real
-    film that stands in the twin's place, `large` the same at the size films are upscaled to; one without organ
+    `ctr` the cardiothoracic ratio of the mask, `members` the images to deliver, twin first. `image` is the real
+    image that stands in the twin's place, `large` the same at the size images are upscaled to; one without organ
     mask has no organ codes and no ratio.
     """
 
@@ -209,8 +209,8 @@ class SampleSpec:
     anatomy_id: str
     ctr: float | None
     members: tuple[MemberSpec, ...]
-    film: Film | None = None
-    large: Film | None = None
+    image: GreyImage | None = None
+    large: GreyImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,23 +229,23 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """A finished film with its masks and labels.
+    """A finished image with its masks and labels.
 
     `meta` is what KEY.json holds; `split` may change with the recipe and so stands in the table alone.
-    `change` is |film - twin|, uint8 [H, W]: 0 outside what was painted, and everywhere for a twin.
+    `change` is |image - twin|, uint8 [H, W]: 0 outside what was painted, and everywhere for a twin.
     """
 
-    film: Film
+    image: GreyImage
     anatomy: Mask
     pathology: Mask
     meta: SampleMeta
     split: Split
-    change: Film
+    change: GreyImage
 
 
 @dataclass(frozen=True, slots=True)
-class FilmQuality:
-    """What the gate says of a delivered film.
+class ImageQuality:
+    """What the gate says of a delivered image.
 
     `scores` by name ("organs.heart"), `flags` the names of those that are beyond their bound and were let
     through with a warning; the bounds are among the digested settings.
@@ -258,9 +258,9 @@ class FilmQuality:
 
 @dataclass(frozen=True, slots=True)
 class SampleMeta:
-    """What KEY.json says of a film: digested settings only, no URI, actor, host or time.
+    """What KEY.json says of an image: digested settings only, no URI, actor, host or time.
 
-    With `source` the film is a real one (member h) or was edited from it. `quality` is None where no gate
+    With `source` the image is a real one (member h) or was edited from it. `quality` is None where no gate
     looked at it. `sham` are the first variant's findings in whose regions a sham was painted, healthy.
     """
 
@@ -281,8 +281,8 @@ class SampleMeta:
     labels: dict[str, dict[str, LabelValue]]
     prompt: str
     sampling: dict[str, object]
-    source: SourceFilm | None = None
-    quality: FilmQuality | None = None
+    source: SourceImage | None = None
+    quality: ImageQuality | None = None
     sham: tuple[PlacedFinding, ...] = ()
 
 
@@ -291,7 +291,7 @@ class Rejected:
     """One attempt at a group that was not delivered, and why; `dropped` says that it was the last.
 
     `check` is "placement" or the first score that was refused ("organs.heart"), `member` whose it was,
-    `scores` all of that film's, `findings` what the group was asked to show.
+    `scores` all of that image's, `findings` what the group was asked to show.
     """
 
     group: int
@@ -307,7 +307,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of a film.
+    """What the gate says of an image.
 
     `refused` and `flags` name the scores beyond their bounds that reject and that warn; `reasons` says both
     in words, in the order of `refused + flags`. `passed` are the findings that the classifier does not see,
@@ -329,7 +329,7 @@ class Verdict:
 class Acceptance:
     """What the gate did. `tried` and `accepted` count attempts at groups by the finding asked for ("No Finding"
     without any; a group with two counts for both), `reasons` refused attempts by `Rejected.check`, `flags`
-    delivered films by flag.
+    delivered images by flag.
     """
 
     tried: dict[str, int]

@@ -39,8 +39,8 @@ TXRV18: Final[tuple[str, ...]] = (
     "Fracture", "Lung Opacity", "Enlarged Cardiomediastinum",
 )  # fmt: skip
 
-FILM_LABELS: Final[tuple[str, ...]] = (NO_FINDING, *TXRV18, "Pleural Other", "Support Devices")
-"""Names that label a film in a manifest: those of both sets, "Effusion" for CheXpert's "Pleural Effusion"."""
+IMAGE_LABELS: Final[tuple[str, ...]] = (NO_FINDING, *TXRV18, "Pleural Other", "Support Devices")
+"""Names that label an image in a manifest: those of both sets, "Effusion" for CheXpert's "Pleural Effusion"."""
 
 LABEL_SETS: Final[dict[str, tuple[str, ...]]] = {"chexpert14": CHEXPERT14, "txrv18": TXRV18}
 
@@ -99,7 +99,7 @@ def canonical(name: str) -> str | None:
     return name if name in FINDINGS else None
 
 
-def film_label(name: str) -> str | None:
-    """The manifest's name (FILM_LABELS) of a label given by any known alias (case-sensitive), or None."""
+def image_label(name: str) -> str | None:
+    """The manifest's name (IMAGE_LABELS) of a label given by any known alias (case-sensitive), or None."""
     name = ALIASES.get(name, name)
-    return name if name in FILM_LABELS else None
+    return name if name in IMAGE_LABELS else None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xreal_synth.anatomy.augment import Augment
+from xreal_synth.anatomy.augment import Augmentation
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
@@ -17,14 +17,14 @@ from xreal_synth.errors import AnatomyError, BundleError
 from xreal_synth.seeds import stream
 from xreal_synth.types import ANATOMY_SOURCES
 
-MILD = Augment(rotate_deg=5, shift=0.03, scale=0.06, elastic=0.02, heart_scale=(0.9, 1.25))
+MILD = Augmentation(rotate_deg=5, shift=0.03, scale=0.06, elastic=0.02, heart_scale=(0.9, 1.25))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng(3)
     for i in range(4):
-        Image.fromarray(schematic_mask(96, rng)).save(tmp_path / f"film-{i}.png")
+        Image.fromarray(schematic_mask(96, rng)).save(tmp_path / f"image-{i}.png")
     (tmp_path / "notes.txt").write_text("not a mask")
     return tmp_path
 
@@ -51,14 +51,14 @@ def _check_draws(source: AnatomySource, ids: set[str]) -> None:
 
 
 @pytest.mark.parametrize("settings", [None, MILD])
-def test_folder_draws(folder: Path, settings: Augment | None) -> None:
+def test_folder_draws(folder: Path, settings: Augmentation | None) -> None:
     source = FolderSource(folder, settings)
     assert len(source) == 4
-    _check_draws(source, {f"film-{i}.png" for i in range(4)})
+    _check_draws(source, {f"image-{i}.png" for i in range(4)})
 
 
 @pytest.mark.parametrize("settings", [None, MILD])
-def test_bank_draws(bank: Path, settings: Augment | None) -> None:
+def test_bank_draws(bank: Path, settings: Augmentation | None) -> None:
     _check_draws(BankSource(bank, settings), {"bank"})
 
 
@@ -99,11 +99,11 @@ def _damage(path: Path, kind: str) -> None:
     ],
 )
 def test_a_bad_file_is_named_when_the_folder_is_opened(folder: Path, kind: str, found: str) -> None:
-    _damage(folder / "film-2.png", kind)
+    _damage(folder / "image-2.png", kind)
     with pytest.raises(AnatomyError) as caught:
         FolderSource(folder)
     assert found in caught.value.found
-    assert caught.value.where.endswith("film-2.png")
+    assert caught.value.where.endswith("image-2.png")
 
 
 def test_no_folder_no_masks_no_bank(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_no_folder_no_masks_no_bank(tmp_path: Path) -> None:
 
 
 def test_an_augmentation_that_spoils_every_mask_is_the_users_mistake(folder: Path) -> None:
-    source = FolderSource(folder, Augment(heart_scale=(3.5, 3.6)))
+    source = FolderSource(folder, Augmentation(heart_scale=(3.5, 3.6)))
     with pytest.raises(AnatomyError, match=r"25 times") as caught:
         source.draw(stream(1, 0, 0, "anatomy"), 64)
-    assert "heart_scale" in caught.value.mend
+    assert "heart_scale" in caught.value.hint

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.anatomy.augment import Augment, augment, scale_heart
+from xreal_synth.anatomy.augment import Augmentation, augment, scale_heart
 from xreal_synth.anatomy.measure import bounding_box, lung_box, organ_areas
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.validate import validate_mask
@@ -19,11 +19,11 @@ from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG
 CHEST = schematic_mask(128)
 PINNED = "7b7d8e08529b603e86280762f70713a056b12211cb0320a3c4bf096497d17e41"
 
-MILD = Augment(rotate_deg=5, shift=0.03, scale=0.06, elastic=0.02, heart_scale=(0.9, 1.25))
+MILD = Augmentation(rotate_deg=5, shift=0.03, scale=0.06, elastic=0.02, heart_scale=(0.9, 1.25))
 
 
 def test_no_settings_no_change() -> None:
-    assert np.array_equal(augment(CHEST, stream(1, 0, 0, "anatomy"), Augment()), CHEST)
+    assert np.array_equal(augment(CHEST, stream(1, 0, 0, "anatomy"), Augmentation()), CHEST)
 
 
 def test_the_same_stream_gives_the_same_mask_anywhere() -> None:
@@ -43,8 +43,8 @@ def test_mild_augmentation_of_a_schematic_chest_stays_valid(seed: int, size: int
 
 
 def test_switching_one_change_off_leaves_the_others_draws() -> None:
-    only_heart = Augment(heart_scale=(0.9, 1.25))
-    shifted = Augment(shift=0.1, heart_scale=(0.9, 1.25))
+    only_heart = Augmentation(heart_scale=(0.9, 1.25))
+    shifted = Augmentation(shift=0.1, heart_scale=(0.9, 1.25))
     areas = [
         organ_areas(augment(CHEST, stream(1, 5, 0, "anatomy"), choice))[HEART]
         for choice in (only_heart, shifted)
@@ -55,10 +55,12 @@ def test_switching_one_change_off_leaves_the_others_draws() -> None:
 def test_shift_and_scale_move_by_no_more_than_asked() -> None:
     x0, y0, x1, _ = lung_box(CHEST, LEFT_LUNG)
     for i in range(20):
-        a0, b0, a1, _ = lung_box(augment(CHEST, stream(2, i, 0, "anatomy"), Augment(shift=0.05)), LEFT_LUNG)
+        a0, b0, a1, _ = lung_box(
+            augment(CHEST, stream(2, i, 0, "anatomy"), Augmentation(shift=0.05)), LEFT_LUNG
+        )
         assert max(abs(a0 - x0), abs(b0 - y0)) <= 0.05 * 128 + 1
         assert abs((a1 - a0) - (x1 - x0)) <= 1
-        area = organ_areas(augment(CHEST, stream(2, i, 0, "anatomy"), Augment(scale=0.1)))[LEFT_LUNG]
+        area = organ_areas(augment(CHEST, stream(2, i, 0, "anatomy"), Augmentation(scale=0.1)))[LEFT_LUNG]
         assert 0.78 < area / organ_areas(CHEST)[LEFT_LUNG] < 1.24
 
 
@@ -67,7 +69,7 @@ def test_rotation_turns_about_the_centre_by_no_more_than_asked() -> None:
     mask[60:68, 100:108] = LEFT_LUNG
     angles = []
     for i in range(40):
-        turned = augment(mask, stream(3, i, 0, "anatomy"), Augment(rotate_deg=20))
+        turned = augment(mask, stream(3, i, 0, "anatomy"), Augmentation(rotate_deg=20))
         y, x = (v.mean() + 0.5 - 64 for v in np.nonzero(turned))
         assert np.hypot(x, y) == pytest.approx(40, abs=1)
         angles.append(np.degrees(np.arctan2(y, x)))

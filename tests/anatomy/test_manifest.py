@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from xreal_synth.anatomy.manifest import Fault, FilmBox, Manifest, fault_counts, read_manifest
+from xreal_synth.anatomy.manifest import ImageBox, Manifest, RowFault, fault_counts, read_manifest
 from xreal_synth.errors import TrainingError
 from xreal_synth.storage import LocalStore, open_store
 
@@ -30,35 +30,35 @@ def test_a_row_is_read_whole(tmp_path: Path) -> None:
     )  # fmt: skip
     assert row.labels == ("Pneumonia", "Effusion")
     assert row.unknown == ("Edema",)
-    assert row.boxes == (FilmBox("Infiltration", (0.25, 0.5, 0.5, 0.75)),)
+    assert row.boxes == (ImageBox("Infiltration", (0.25, 0.5, 0.5, 0.75)),)
 
 
 @pytest.mark.parametrize(
     ("row", "fault", "reason"),
     [
-        ("b.png,mb.png,,,2,train,,", Fault.INCOMPLETE, "column labels"),
-        ("b.png,,Mass,,2,train,,", Fault.INCOMPLETE, "column mask"),
-        ("b.png,mb.png,Mass", Fault.INCOMPLETE, "patient_id, split"),
-        ("b.png,mb.png,Mass,,2,train,,,more", Fault.INCOMPLETE, "more cells"),
-        ("a.png,mb.png,Mass,,2,train,,", Fault.DUPLICATE, "earlier row"),
-        ("b.png,mb.png,Mass,,1,val,,", Fault.TWO_SPLITS, "train, val"),
-        ("b.png,mb.png,Mess,,2,train,,", Fault.UNKNOWN_LABEL, "'Mess'"),
-        ("b.png,mb.png,Mass,edema,2,train,,", Fault.UNKNOWN_LABEL, "'edema'"),
-        ("b.png,mb.png,Mass,Mass,2,train,,", Fault.CONTRADICTION, "Mass both"),
-        ("b.png,mb.png,No Finding|Mass,,2,train,,", Fault.CONTRADICTION, "beside Mass"),
-        ("b.png,mb.png,Mass,,2,train,[1],", Fault.BAD_VALUE, "boxes_xywh_norm"),
-        ("b.png,mb.png,Mass,,2,train,,sure", Fault.BAD_VALUE, "'sure'"),
-        ("../b.png,mb.png,Mass,,2,train,,", Fault.UNSAFE_PATH, "'../b.png'"),
-        ("b.png,/etc/passwd,Mass,,2,train,,", Fault.UNSAFE_PATH, "'/etc/passwd'"),
-        ("x/../../b.png,mb.png,Mass,,2,train,,", Fault.UNSAFE_PATH, "data folder"),
+        ("b.png,mb.png,,,2,train,,", RowFault.INCOMPLETE, "column labels"),
+        ("b.png,,Mass,,2,train,,", RowFault.INCOMPLETE, "column mask"),
+        ("b.png,mb.png,Mass", RowFault.INCOMPLETE, "patient_id, split"),
+        ("b.png,mb.png,Mass,,2,train,,,more", RowFault.INCOMPLETE, "more cells"),
+        ("a.png,mb.png,Mass,,2,train,,", RowFault.DUPLICATE, "earlier row"),
+        ("b.png,mb.png,Mass,,1,val,,", RowFault.TWO_SPLITS, "train, val"),
+        ("b.png,mb.png,Mess,,2,train,,", RowFault.UNKNOWN_LABEL, "'Mess'"),
+        ("b.png,mb.png,Mass,edema,2,train,,", RowFault.UNKNOWN_LABEL, "'edema'"),
+        ("b.png,mb.png,Mass,Mass,2,train,,", RowFault.CONTRADICTION, "Mass both"),
+        ("b.png,mb.png,No Finding|Mass,,2,train,,", RowFault.CONTRADICTION, "beside Mass"),
+        ("b.png,mb.png,Mass,,2,train,[1],", RowFault.BAD_VALUE, "boxes_xywh_norm"),
+        ("b.png,mb.png,Mass,,2,train,,sure", RowFault.BAD_VALUE, "'sure'"),
+        ("../b.png,mb.png,Mass,,2,train,,", RowFault.UNSAFE_PATH, "'../b.png'"),
+        ("b.png,/etc/passwd,Mass,,2,train,,", RowFault.UNSAFE_PATH, "'/etc/passwd'"),
+        ("x/../../b.png,mb.png,Mass,,2,train,,", RowFault.UNSAFE_PATH, "data folder"),
     ],
 )
 def test_a_faulty_row_is_refused_and_the_others_stay(
-    tmp_path: Path, row: str, fault: Fault, reason: str
+    tmp_path: Path, row: str, fault: RowFault, reason: str
 ) -> None:
     found = read(tmp_path, GOOD, "c.png,mc.png,No Finding|Support Devices,,3,val,,", row)
     assert [(r.fault, reason in r.reason) for r in found.refused][-1] == (fault, True)
-    both = fault is Fault.TWO_SPLITS
+    both = fault is RowFault.TWO_SPLITS
     assert [kept.image for kept in found.rows] == (["c.png"] if both else ["a.png", "c.png"])
     assert fault_counts(found.refused) == f"{1 + both} {fault}"
 
@@ -69,11 +69,11 @@ def test_labels_may_all_be_unknown(tmp_path: Path) -> None:
 
 
 def test_whole_paths_below_the_folder_are_taken(tmp_path: Path) -> None:
-    found = read(tmp_path, f"{tmp_path}/films/b.png,mb.png,Mass,,2,train,,")
-    assert found.rows[0].image == "films/b.png"
+    found = read(tmp_path, f"{tmp_path}/images/b.png,mb.png,Mass,,2,train,,")
+    assert found.rows[0].image == "images/b.png"
 
 
-def test_a_minor_of_other_films_is_no_leak(tmp_path: Path) -> None:
+def test_a_minor_of_other_images_is_no_leak(tmp_path: Path) -> None:
     found = read(tmp_path, GOOD, "b.png,mb.png,Mass,,1,minor,,")
     assert [row.split for row in found.rows] == ["train", "minor"]
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from xreal_synth.anatomy import mask_files as module
-from xreal_synth.anatomy.augment import Augment
+from xreal_synth.anatomy.augment import Augmentation
 from xreal_synth.anatomy.mask_files import mask_files
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.sources import FolderSource
@@ -51,17 +51,17 @@ def folder(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-MASKS = [(f"film-{number}.png", png(number)) for number in range(4)]
+MASKS = [(f"image-{number}.png", png(number)) for number in range(4)]
 
 
 @pytest.mark.parametrize("ending", list(MODES))
 def test_a_tar_gives_the_draws_of_its_folder(tmp_path: Path, ending: str) -> None:
-    """The same names and the same masks: where they lie changes no film. Elastic warps come on top."""
-    elastic = Augment(rotate_deg=0, shift=0, scale=0, elastic=0.03, heart_scale=(1.0, 1.0))
+    """The same names and the same masks: where they lie changes no image. Elastic warps come on top."""
+    elastic = Augmentation(rotate_deg=0, shift=0, scale=0, elastic=0.03, heart_scale=(1.0, 1.0))
     tar = write(tmp_path / f"masks{ending}", [("notes.txt", b"no mask"), *MASKS[::-1]])
     packed = FolderSource(tar, elastic)
     loose = FolderSource(folder(tmp_path / "masks", MASKS), elastic)
-    plain = FolderSource(tar, Augment(rotate_deg=0, shift=0, scale=0, elastic=0, heart_scale=(1.0, 1.0)))
+    plain = FolderSource(tar, Augmentation(rotate_deg=0, shift=0, scale=0, elastic=0, heart_scale=(1.0, 1.0)))
     warped = 0
     for index in range(12):
         ours, theirs, still = (one.draw(stream(1, index, 0, "anatomy"), 64) for one in (packed, loose, plain))
@@ -88,7 +88,7 @@ def test_names_and_bytes_are_the_content_wherever_they_lie(tmp_path: Path) -> No
         FolderSource(moved, content=known)
 
 
-def test_a_mask_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
+def test_a_mask_that_changes_meanwhile_is_reported(tmp_path: Path) -> None:
     loose = folder(tmp_path / "masks", MASKS[:1])
     source = FolderSource(loose)
     module._load.cache_clear()
@@ -161,8 +161,8 @@ def _kind(kind: bytes) -> Callable[[tarfile.TarInfo], None]:
         ("pipe.png", _kind(tarfile.FIFOTYPE), "neither a plain file"),
         ("disk.png", _kind(tarfile.BLKTYPE), "neither a plain file"),
         (f"{'x' * 1100}.png", None, "too long"),
-        ("film-0.png", None, "stands twice"),
-        ("./film-0.png", None, "stands twice"),
+        ("image-0.png", None, "stands twice"),
+        ("./image-0.png", None, "stands twice"),
     ],
 )
 def test_a_tar_that_is_more_than_files_is_refused(
@@ -204,13 +204,13 @@ def test_a_compressed_tar_must_fit_into_memory(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_bad_mask_is_named_with_its_tar(tmp_path: Path) -> None:
-    tar = write(tmp_path / "m.tar", [*MASKS, ("film-9.png", b"GIF89a")])
+    tar = write(tmp_path / "m.tar", [*MASKS, ("image-9.png", b"GIF89a")])
     with pytest.raises(AnatomyError) as caught:
         FolderSource(tar)
-    assert caught.value.where == f"{tar}:film-9.png"
+    assert caught.value.where == f"{tar}:image-9.png"
 
 
-def test_a_tar_that_changes_under_a_run_is_told(tmp_path: Path) -> None:
+def test_a_tar_that_changes_under_a_run_is_reported(tmp_path: Path) -> None:
     tar = write(tmp_path / "m.tar", MASKS)
     found = mask_files(tar)
     write(tar, MASKS[::-1])
@@ -220,7 +220,7 @@ def test_a_tar_that_changes_under_a_run_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_what_is_no_tar_is_told(tmp_path: Path, ending: str) -> None:
+def test_what_is_no_tar_is_reported(tmp_path: Path, ending: str) -> None:
     whole = write(tmp_path / f"m{ending}", MASKS).read_bytes()
     for data in (b"no tar" * 300, b"", whole[:700], gzip.compress(b"no tar" * 300)):
         (tmp_path / f"n{ending}").write_bytes(data)

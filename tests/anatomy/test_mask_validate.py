@@ -12,10 +12,10 @@ from xreal_synth.types import Mask
 from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 
-def _recoded(codes: dict[int, int]) -> Mask:
+def _recoded(label_map: dict[int, int]) -> Mask:
     mask = schematic_mask(128)
     table = np.arange(256, dtype=np.uint8)
-    for old, new in codes.items():
+    for old, new in label_map.items():
         table[old] = new
     return table[mask]
 
@@ -59,7 +59,7 @@ def test_the_aorta_may_be_missing() -> None:
 )
 def test_a_wrong_mask_is_refused(mask: Mask, found: str) -> None:
     with pytest.raises(AnatomyError) as caught:
-        validate_mask(mask, "folder/film-7.png")
+        validate_mask(mask, "folder/image-7.png")
     assert found in caught.value.found
-    assert caught.value.where == "folder/film-7.png"
+    assert caught.value.where == "folder/image-7.png"
     assert caught.value.wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xreal_synth.anatomy.codes import resize_mask
+from xreal_synth.anatomy.label_map import resize_mask
 from xreal_synth.anatomy.measure import bounding_box, cardiothoracic_ratio, lung_box, organ_areas, organ_boxes
 from xreal_synth.errors import AnatomyError
 from xreal_synth.types import Mask

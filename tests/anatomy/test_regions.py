@@ -65,11 +65,11 @@ def test_scaling_up_and_the_image_border() -> None:
 
 
 def test_pathology_mask_later_wins() -> None:
-    codes = pathology_mask([_placed("box", (0, 0, 16, 16)), _placed("box", (8, 8, 24, 24))], CHEST)
-    assert codes[4, 4] == 1
-    assert codes[12, 12] == 2
-    assert codes[30, 30] == 0
-    assert codes.dtype == np.uint8
+    label_map = pathology_mask([_placed("box", (0, 0, 16, 16)), _placed("box", (8, 8, 24, 24))], CHEST)
+    assert label_map[4, 4] == 1
+    assert label_map[12, 12] == 2
+    assert label_map[30, 30] == 0
+    assert label_map.dtype == np.uint8
     assert not pathology_mask([], CHEST).any()
 
 

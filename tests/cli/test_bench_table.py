@@ -11,9 +11,9 @@ from xreal_synth.cli.main import main
 
 
 @pytest.mark.parametrize("command", ["dataset", "driver", "engine", "sample", "simulate"])
-@pytest.mark.parametrize(("out", "told"), [("no/such/folder/t.md", "no folder"), (".", "is a folder")])
+@pytest.mark.parametrize(("out", "reported"), [("no/such/folder/t.md", "no folder"), (".", "is a folder")])
 def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(
-    command: str, out: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: str, out: str, reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -22,7 +22,7 @@ def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(
         main()
     assert ended.value.code == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert reported in captured.err
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
 

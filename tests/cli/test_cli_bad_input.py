@@ -21,7 +21,7 @@ RECIPE = {
     "version": 1,
     "name": "bad",
     "seed": 1,
-    "samples": 4,
+    "anatomies": 4,
     "bundle": "xreal-tiny",
     "findings": [{"weight": 1, "labels": []}, {"weight": 1, "labels": [{"name": "Pneumonia"}]}],
     "sampling": {"steps": 5},
@@ -78,9 +78,9 @@ def test_bad_yaml(run: Run, tmp_path: Path, text: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "path", "named"),
     [
-        ({"sample": 3}, "sample", "samples"),
-        ({"samples": 0}, "samples", "1"),
-        ({"samples": -5}, "samples", "1"),
+        ({"sample": 3}, "sample", "anatomies"),
+        ({"anatomies": 0}, "anatomies", "1"),
+        ({"anatomies": -5}, "anatomies", "1"),
         ({"findings": [{"weight": 0, "labels": []}]}, "findings", "0"),
         ({"findings": [{"weight": 1, "labels": [{"name": "Pneumona"}]}]}, "findings[0].labels[0].name", "Pneumonia"),
         (
@@ -108,9 +108,9 @@ def test_bad_override(run: Run, tmp_path: Path) -> None:
     assert "steps" in said
 
 
-def test_every_problem_is_told_at_once(run: Run, tmp_path: Path) -> None:
-    said = refused(run, tmp_path, write(tmp_path, samples=0, seed=-1, nam="x"))
-    assert all(name in said for name in ("samples", "seed", "nam"))
+def test_every_problem_is_reported_at_once(run: Run, tmp_path: Path) -> None:
+    said = refused(run, tmp_path, write(tmp_path, anatomies=0, seed=-1, nam="x"))
+    assert all(name in said for name in ("anatomies", "seed", "nam"))
 
 
 def swapped(mask: np.ndarray) -> np.ndarray:

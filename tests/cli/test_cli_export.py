@@ -12,9 +12,9 @@ import pytest
 
 from xreal_synth.cli.main import main
 from xreal_synth.report.build import build
+from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 
@@ -25,10 +25,10 @@ Call = Callable[..., int]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     store = LocalStore(folder)
-    open_dataset(store, phantom_head(), "version: 1\n", lambda there, here: [])
+    open_dataset(store, fake_head(), "version: 1\n", lambda there, here: [])
     for k in range(3):
-        publish_phantoms(store, ShardPlan("phantoms", k, 4 * k, 4 * k + 4), phantom_groups(4 * k, 4 * k + 4))
-    build(store, finish(store, phantom_head(), split_of=lambda group: "val" if group < 2 else "train"))
+        publish_fakes(store, ShardPlan("fakes", k, 4 * k, 4 * k + 4), fake_groups(4 * k, 4 * k + 4))
+    build(store, finish(store, fake_head(), split_of=lambda group: "val" if group < 2 else "train"))
     return folder
 
 
@@ -53,7 +53,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     [
         ("coco", "out", {"annotations.json", "annotations_train.json", "annotations_val.json", "images"}),
         ("hf", "out", {"README.md", "contact_sheet.png", "data"}),
-        ("dicom", "out", {"films", "masks", "labels.csv"}),
+        ("dicom", "out", {"images", "masks", "labels.csv"}),
         ("croissant", "croissant.json", set()),
     ],
 )
@@ -68,9 +68,9 @@ def test_each_format(
 ) -> None:
     target = tmp_path / out
     assert call(dataset, target, "--to", to, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == {
-        "out": str(target), "format": to, "films": 20, "splits": {"train": 17, "val": 3}, "left_out": [],
+    reported = json.loads(capsys.readouterr().out)
+    assert reported == {
+        "out": str(target), "format": to, "images": 20, "splits": {"train": 17, "val": 3}, "left_out": [],
         "excluded": 0,
     }  # fmt: skip
     assert {path.name for path in target.iterdir()} == wanted if wanted else target.is_file()
@@ -84,16 +84,16 @@ def test_each_format(
 def test_shards_left_out_are_listed_and_the_code_is_3(
     dataset: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (dataset / "records/phantoms-000000.json").unlink()
-    tar = dataset / "shards/phantoms-000001.tar"
+    (dataset / "records/fakes-000000.json").unlink()
+    tar = dataset / "shards/fakes-000001.tar"
     data = bytearray(tar.read_bytes())
     data[3000] ^= 1
     tar.write_bytes(bytes(data))
     assert call(dataset, tmp_path / "out", "--to", "coco") == 3
     said = capsys.readouterr()
-    assert "shard phantoms-000000 is left out: it has no records/phantoms-000000.json" in said.err
-    assert "phantoms-000001 is left out: shards/phantoms-000001.tar is not the file" in said.err
-    assert "7 films (train 7)" in said.out
+    assert "shard fakes-000000 is left out: it has no records/fakes-000000.json" in said.err
+    assert "fakes-000001 is left out: shards/fakes-000001.tar is not the file" in said.err
+    assert "7 images (train 7)" in said.out
     images = json.loads((tmp_path / "out/annotations.json").read_text())["images"]
     assert {image["group"] for image in images} == {8, 9, 10, 11}
 
@@ -104,7 +104,7 @@ def test_nothing_is_left_where_nothing_can_be_exported(
     for tar in (dataset / "shards").iterdir():
         tar.write_bytes(b"\0" * tar.stat().st_size)
     assert call(dataset, tmp_path / "out", "--to", "hf") == 2
-    assert "no film to export" in capsys.readouterr().err
+    assert "no image to export" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 

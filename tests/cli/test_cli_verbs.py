@@ -24,7 +24,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_plan_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     call(monkeypatch, "plan", str(ROOT / "recipes/smoke.yaml"), "--json")
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["samples"], plan["films"], plan["shards"]) == (10, 18, 3)
+    assert (plan["samples"], plan["images"], plan["shards"]) == (10, 18, 3)
     pneumonia = next(c for c in plan["labels"] if (c["label_set"], c["label"]) == ("txrv18", "Pneumonia"))
     assert pneumonia["positive"] == 5
     assert plan["estimate"]["evaluations_per_twin"] == 5
@@ -46,7 +46,7 @@ def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:
         "from xreal_synth.plan.probe import probe\n"
         "import xreal_synth.engine.estimate, scipy.ndimage\n"
         "began = time.process_time()\n"
-        f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), ['samples=1000000000'], None)\n"
+        f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), ['anatomies=1000000000'], None)\n"
         "report = probe(run.plan)\n"
         "run.plan.sample(999_999_999, 0)\n"
         "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())\n"
@@ -65,7 +65,7 @@ def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:
 def test_schema(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     call(monkeypatch, "recipe", "schema")
     schema = json.loads(capsys.readouterr().out)
-    assert {"version", "name", "samples", "findings", "output"} <= set(schema["properties"])
+    assert {"version", "name", "anatomies", "findings", "output"} <= set(schema["properties"])
 
 
 def test_bundle_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,7 @@ def test_bundle_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["image size"].startswith("64 x 64")
 
 
-def test_preview_draws_films(
+def test_preview_draws_images(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image

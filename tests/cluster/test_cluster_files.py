@@ -134,9 +134,9 @@ SCONTROL = '#!/bin/bash\nif [[ $1 == show ]]; then echo 127.0.0.1; else echo "re
 
 
 @pytest.mark.parametrize(
-    ("driver", "code", "told"), [("exit 0", 0, ""), ("exit 3", 3, ""), ("exit 75", 75, "requeued 4711")]
+    ("driver", "code", "reported"), [("exit 0", 0, ""), ("exit 3", 3, ""), ("exit 75", 75, "requeued 4711")]
 )
-def test_the_slurm_script_ends_as_the_driver_does(driver, code, told, tmp_path):
+def test_the_slurm_script_ends_as_the_driver_does(driver, code, reported, tmp_path):
     """With stand-ins for Slurm, Ray and the driver: the script's own logic."""
     ray = "#!/bin/bash\nif [[ $1 == start ]]; then exec sleep 60; fi\n"
     python = f'#!/bin/bash\nif [[ $1 == -c ]]; then echo 127.0.0.1; exit; fi\necho "driver $*"; {driver}\n'
@@ -148,14 +148,14 @@ def test_the_slurm_script_ends_as_the_driver_does(driver, code, told, tmp_path):
         "SLURM_JOB_NODELIST": "n0", "SLURM_CPUS_PER_TASK": "1",
     }  # fmt: skip
     done = subprocess.run(
-        ["bash", str(SBATCH), "r.yaml", "/data", "--set", "samples=3"],
+        ["bash", str(SBATCH), "r.yaml", "/data", "--set", "anatomies=3"],
         env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     assert "xreal_synth.jobs.generate r.yaml --output-root /data --address 127.0.0.1:24711" in done.stdout
-    assert "--set samples=3" in done.stdout
-    assert told in done.stdout
-    assert ("requeued" in done.stdout) == bool(told)
+    assert "--set anatomies=3" in done.stdout
+    assert reported in done.stdout
+    assert ("requeued" in done.stdout) == bool(reported)
 
 
 def test_the_slurm_script_asks_for_its_arguments(tmp_path):
@@ -220,12 +220,12 @@ def test_compose_takes_its_file():
         pytest.skip("docker-compose is not here; the file's structure is checked without it")
     command = [program, "--file", str(DOCKER / "compose.yaml"), "config", "--quiet"]
 
-    def told(**token: str) -> str:
+    def reported(**token: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"} | token
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
         return done.stdout + done.stderr
 
-    assert told(RAY_AUTH_TOKEN="x") == ""
-    assert "make one first" in told()
+    assert reported(RAY_AUTH_TOKEN="x") == ""
+    assert "make one first" in reported()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xreal_synth.engine.backend import Backend
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
@@ -21,7 +21,7 @@ RECIPE = """
 version: 1
 name: fault
 seed: 3
-samples: 12
+anatomies: 12
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -50,17 +50,17 @@ def open_fault_run() -> OpenRun:
 
 
 @pytest.fixture(scope="session")
-def phantom() -> Callable[[Run], Backend]:
-    """The phantom backend as an actor would open it."""
-    return lambda run: Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+def fake() -> Callable[[Run], Backend]:
+    """The fake backend as an actor would open it."""
+    return lambda run: FakeImages().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
 
 
 @pytest.fixture(scope="session")
-def make_shards(phantom: Callable[[Run], Backend]) -> MakeShards:
+def make_shards(fake: Callable[[Run], Backend]) -> MakeShards:
     """Makes a run's shards here, one after another, without Ray: what any engine run must equal."""
 
     def make(run: Run, folder: Path) -> list[ShardRecord]:
-        store, backend = LocalStore(folder), phantom(run)
+        store, backend = LocalStore(folder), fake(run)
         claim(run, store, environment(backend))
         return [run_shard(run, backend, run.plan.shard(k), store) for k in range(run.plan.shard_count)]
 

@@ -30,7 +30,7 @@ from xreal_synth.storage import LocalStore
 RECIPE = """
 version: 1
 name: controls
-samples: 2
+anatomies: 2
 bundle: {bundle}
 findings:
   - {{weight: 1, labels: [{{name: Pneumonia}}]}}
@@ -78,16 +78,16 @@ def test_a_dataset_under_another_control(made: Callable[[str], LocalStore], cont
     store = made(control)
     assert verify(store).problems == ()
     with tarfile.open(tar_of(store)) as tar:
-        told = json.load(tar.extractfile("0000000000-v0.json"))["sampling"]  # type: ignore[arg-type]
-    assert told["control"] == control
-    assert {"hold", "soft"}.isdisjoint(told)
+        reported = json.load(tar.extractfile("0000000000-v0.json"))["sampling"]  # type: ignore[arg-type]
+    assert reported["control"] == control
+    assert {"hold", "soft"}.isdisjoint(reported)
     run = run_of(control)
-    again = reopen(store, run.head({}), samples=2)
+    again = reopen(store, run.head({}), anatomies=2)
     backend = Networks().open(again, actor_shape(again.recipe.compute, Resources(1, 0)))
-    film = replay(again, backend, "0000000001-v0")
-    (stored,) = [sample for sample in read_tar(tar_of(store)) if sample.meta.key == film.meta.key]
-    assert film.meta == stored.meta
-    assert np.array_equal(film.film, stored.film)
+    image = replay(again, backend, "0000000001-v0")
+    (stored,) = [sample for sample in read_tar(tar_of(store)) if sample.meta.key == image.meta.key]
+    assert image.meta == stored.meta
+    assert np.array_equal(image.image, stored.image)
 
 
 @pytest.mark.parametrize("mode", ["branch", "reference", "paper"])
@@ -95,17 +95,17 @@ def test_a_dataset_under_another_control(made: Callable[[str], LocalStore], cont
 def test_a_run_of_any_mode_and_control_opens_again(mode: str, control: str, tmp_path: Path) -> None:
     text = RECIPE.format(control=control, bundle="xreal-tiny")
     run = open_run(LoadedRecipe(recipe_from_text(text, overrides=[f"sampling.mode={mode}"]), text))
-    assert reopen(LocalStore(tmp_path), run.head({}), samples=2).digest == run.digest
+    assert reopen(LocalStore(tmp_path), run.head({}), anatomies=2).digest == run.digest
 
 
 def test_the_plan_is_the_same_under_every_control(made: Callable[[str], LocalStore]) -> None:
-    plans, films = [], []
+    plans, images = [], []
     for control in ("xreal", "controlnet", "none"):
         samples = list(read_tar(tar_of(made(control))))
         plans.append([(s.meta.key, s.meta.findings, s.meta.labels, s.anatomy.tobytes()) for s in samples])
-        films.append(samples[0].film.tobytes())
+        images.append(samples[0].image.tobytes())
     assert plans[0] == plans[1] == plans[2]
-    assert len(set(films)) == 3
+    assert len(set(images)) == 3
 
 
 def test_a_bundle_without_a_controlnet_is_refused_before_anything_is_written(
@@ -130,5 +130,5 @@ def test_the_estimate_counts_the_controlnet() -> None:
     for control in ("none", "controlnet"):
         run = run_of(control)
         run = replace(run, bundle=replace(run.bundle, seconds_per_evaluation={"cpu": 1.0}))
-        costs.append(estimate(run, films=4.0).device_seconds["cpu"])
+        costs.append(estimate(run, images=4.0).device_seconds["cpu"])
     assert costs[0] < costs[1] < 2 * costs[0]

@@ -1,4 +1,4 @@
-"""The gate in the worker: redraws, drops, order, accounting; verdicts of the real pixel check on phantom films."""
+"""The gate in the worker: redraws, drops, order, accounting; verdicts of the real pixel check on fake images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xreal_synth.engine.attempts import Attempts, next_attempt, plan_group
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.resources import Resources, actor_shape
@@ -50,14 +50,14 @@ def run(open_fault_run: Callable[..., Run]) -> Run:
 
 def backend(run: Run, micro_batch: int = 3, blank: frozenset[tuple[int, int]] = BLANK):
     shape = actor_shape(run.recipe.compute, Resources(1, 0), recorded=micro_batch)
-    return Phantom(blank=blank).open(run, shape)
+    return FakeImages(blank=blank).open(run, shape)
 
 
 def make(run: Run, folder: Path, **how) -> tuple[LocalStore, list[ShardRecord]]:
-    store, phantoms = LocalStore(folder), backend(run, **how)
-    claim(run, store, environment(phantoms))
+    store, fakes = LocalStore(folder), backend(run, **how)
+    claim(run, store, environment(fakes))
     shards = [run.plan.shard(k) for k in range(run.plan.shard_count)]
-    return store, [run_shard(run, phantoms, shard, store) for shard in shards]
+    return store, [run_shard(run, fakes, shard, store) for shard in shards]
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +67,16 @@ def made(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore
     return store, records
 
 
-def films(store: LocalStore) -> list:
+def images(store: LocalStore) -> list:
     assert store.local_path is not None
     return [s for tar in sorted((store.local_path / "shards").iterdir()) for s in read_tar(tar)]
 
 
 def test_refused_groups_come_again_then_are_dropped(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
     store, records = made
-    attempts = {sample.meta.group: sample.meta.attempt for sample in films(store)}
+    attempts = {sample.meta.group: sample.meta.attempt for sample in images(store)}
     assert attempts == {0: 0, 1: 1, 2: 0, 3: 0, 4: 3, 5: 0, 6: 0, 8: 1, 9: 0, 10: 0, 11: 0}
-    assert [sample.meta.group for sample in films(store)] == sorted(s.meta.group for s in films(store))
+    assert [sample.meta.group for sample in images(store)] == sorted(s.meta.group for s in images(store))
     assert [(record.rejected, record.dropped) for record in records] == [(4, 0), (5, 1)]
     rejected = pq.read_table(store.local_path / "rejected.parquet").to_pylist()
     assert [(row["group"], row["attempt"], row["dropped"]) for row in rejected] == [
@@ -98,7 +98,7 @@ def test_a_new_anatomy_comes_with_new_noise_only_after_max_attempts(run: Run):
 
 
 def test_the_row_stays_so_that_proportions_do(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
-    rows = Counter({sample.meta.group: sample.meta.row for sample in films(made[0])}.values())
+    rows = Counter({sample.meta.group: sample.meta.row for sample in images(made[0])}.values())
     planned = Counter(run.plan.row(index) for index in range(12) if index != 7)
     assert rows == planned
 
@@ -113,9 +113,9 @@ def test_what_the_gate_did_is_counted(run: Run, made: tuple[LocalStore, list[Sha
     assert sum((Counter(gate.tried) for gate in gates if gate), Counter()) == tried
     assert sum((Counter(gate.accepted) for gate in gates if gate), Counter()) == accepted
     assert sum((Counter(gate.reasons) for gate in gates if gate), Counter()) == {"pixels.range": len(BLANK)}
-    painted = [sample for sample in films(store) if sample.meta.findings]
+    painted = [sample for sample in images(store) if sample.meta.findings]
     flags = sum((Counter(gate.flags) for gate in gates if gate), Counter())
-    assert flags == {"change.inside": len(painted)}, "no film beyond a limit is delivered unflagged"
+    assert flags == {"change.inside": len(painted)}, "no image beyond a limit is delivered unflagged"
     assert all(sample.meta.quality.flags == ("change.inside",) for sample in painted)
 
 
@@ -124,11 +124,11 @@ def test_bytes_do_not_depend_on_what_is_judged_beside(run: Run, made, tmp_path: 
     assert tar_hashes(other.local_path) == tar_hashes(made[0].local_path)
 
 
-def test_a_replayed_film_has_its_attempt_and_verdict(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
-    stored = next(sample for sample in films(made[0]) if sample.meta.attempt == 3)
+def test_a_replayed_image_has_its_attempt_and_verdict(run: Run, made: tuple[LocalStore, list[ShardRecord]]):
+    stored = next(sample for sample in images(made[0]) if sample.meta.attempt == 3)
     again = replay(run, backend(run), stored.meta.key, stored.meta.attempt)
     assert again.meta == stored.meta
-    assert (again.film == stored.film).all()
+    assert (again.image == stored.image).all()
     assert make_group(run, backend(run), 7) == ()
     assert make_group(run, backend(run), 1)[0].meta.attempt == 1
 
@@ -205,29 +205,29 @@ def run_for_attempts(open_fault_run: Callable[..., Run]) -> Run:
 
 
 def test_a_copy_index_is_known_by_its_content_and_found_again(
-    open_fault_run: Callable[..., Run], tmp_path: Path, phantom: Callable[[Run], object]
+    open_fault_run: Callable[..., Run], tmp_path: Path, fake: Callable[[Run], object]
 ):
     from xreal_synth.engine.reopen import reopen
     from xreal_synth.quality.copies import build_index, write_index
 
-    films = {
-        sample.meta.key: sample.film for sample in make_group(open_fault_run(), phantom(open_fault_run()), 0)
+    images = {
+        sample.meta.key: sample.image for sample in make_group(open_fault_run(), fake(open_fault_run()), 0)
     }
     index = tmp_path / "index.safetensors"
-    index.write_bytes(write_index(build_index((key, "p", film) for key, film in films.items())))
+    index.write_bytes(write_index(build_index((key, "p", image) for key, image in images.items())))
     checks = json.dumps({"copies": {"action": "warn", "index": str(index), "distance": 4.0}})
-    gated = open_fault_run(quality__checks=checks, samples=4)
+    gated = open_fault_run(quality__checks=checks, anatomies=4)
     text = gated.loaded.text + f"\nquality: {{profile: none, checks: {checks}}}\n"
     text = text.replace("quality: {profile: none}\n", "", 1)
-    run = open_run(LoadedRecipe(recipe_from_text(text, overrides=["samples=4"]), text))
-    store, backend = LocalStore(tmp_path / "out"), phantom(run)
+    run = open_run(LoadedRecipe(recipe_from_text(text, overrides=["anatomies=4"]), text))
+    store, backend = LocalStore(tmp_path / "out"), fake(run)
     claim(run, store, environment(backend))
     run_shard(run, backend, run.plan.shard(0), store)
     stored = [sample.meta for sample in read_tar(tmp_path / "out/shards/fault-000000.tar")]
     flagged = {meta.group for meta in stored if "copies.distance" in meta.quality.flags}
     assert flagged == {0}
     assert str(tmp_path) not in json.dumps(read_head(store).settings)
-    assert reopen(store, read_head(store), samples=4).digest == run.digest
-    index.write_bytes(write_index(build_index([("other", "p", films.popitem()[1] ^ 1)])))
+    assert reopen(store, read_head(store), anatomies=4).digest == run.digest
+    index.write_bytes(write_index(build_index([("other", "p", images.popitem()[1] ^ 1)])))
     with pytest.raises(RecipeError, match="sha256"):
-        reopen(store, read_head(store), samples=4)
+        reopen(store, read_head(store), anatomies=4)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.engine.setup import Run
@@ -37,7 +37,7 @@ def made(
     for actors, folder in folders.items():
         run = open_fault_run(**GATED, compute__actors=actors)
         summary = generate(
-            run, LocalStore(folder), backend=Phantom(blank=BLANK), limits=Limits(tick_s=0.1, drain_s=60)
+            run, LocalStore(folder), backend=FakeImages(blank=BLANK), limits=Limits(tick_s=0.1, drain_s=60)
         )
         assert (summary.exit_code, summary.groups, summary.dropped, summary.rejected) == (0, 11, 1, 6)
         assert summary.gate is not None
@@ -46,7 +46,7 @@ def made(
     return folders
 
 
-def test_actor_count_changes_neither_films_nor_verdicts(
+def test_actor_count_changes_neither_images_nor_verdicts(
     made: dict[int, Path], tar_hashes: Callable[[Path], dict[str, str]]
 ) -> None:
     assert tar_hashes(made[1]) == tar_hashes(made[2])

@@ -12,7 +12,7 @@ import pytest
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.estimate import estimate
-from xreal_synth.engine.expect import films_per_group
+from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.reopen import reopen
@@ -34,7 +34,7 @@ RECIPE = """
 version: 1
 name: groups
 seed: 3
-samples: 6
+anatomies: 6
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -48,15 +48,15 @@ sampling: {steps: 4, hold: 0.5, branch: 0.25}
 quality: {profile: none}
 output: {uri: unset, shard_samples: 6}
 """
-FILMS = """
+IMAGES = """
 version: 1
-name: films
+name: images
 seed: 3
-samples: 6
+anatomies: 6
 bundle: xreal-tiny
 anatomy: {source: {images: {path: FOLDER, boxes: boxes.csv}}}
 findings:
-  - {weight: 1, labels: [{name: Pneumonia}], films: healthy}
+  - {weight: 1, labels: [{name: Pneumonia}], images: healthy}
   - {weight: 1, labels: [{name: Edema}]}
   - {weight: 1, labels: [{name: Atelectasis}], edit: {remove: all}}
 pairs: {twin: true, sham: 1}
@@ -87,17 +87,17 @@ def test_a_sham_is_an_edit_by_the_healthy_prompt_where_the_variant_has_its_findi
         np.testing.assert_array_equal(sham.region, variant.region)
         np.testing.assert_array_equal(sham.alpha, variant.alpha)
 
-    twin, first, second, sham_film = make_group(run, networks(run), index)
-    assert sham_film.meta.labels == twin.meta.labels
-    assert sham_film.meta.prompt == twin.meta.prompt
-    assert not sham_film.pathology.any()
-    assert sham_film.meta.sham == first.meta.findings
+    twin, first, second, sham_image = make_group(run, networks(run), index)
+    assert sham_image.meta.labels == twin.meta.labels
+    assert sham_image.meta.prompt == twin.meta.prompt
+    assert not sham_image.pathology.any()
+    assert sham_image.meta.sham == first.meta.findings
     painted = np.any([region_mask(place, spec.anatomy) for place in spec.members[-1].sham], axis=0)
-    assert not sham_film.change[~painted].any()
-    assert sham_film.change[painted].any()
-    assert not np.array_equal(sham_film.film, first.film)
-    for sample in (twin, first, second, sham_film):
-        difference = np.abs(sample.film.astype(int) - twin.film)
+    assert not sham_image.change[~painted].any()
+    assert sham_image.change[painted].any()
+    assert not np.array_equal(sham_image.image, first.image)
+    for sample in (twin, first, second, sham_image):
+        difference = np.abs(sample.image.astype(int) - twin.image)
         np.testing.assert_array_equal(sample.change, difference)
 
 
@@ -118,7 +118,7 @@ def test_a_dataset_with_shams_is_sound_and_shown(made: tuple[Run, LocalStore, Ba
     samples = list(read_tar(store.local_path / "shards" / "groups-000000.tar"))
     by_kind = {kind: [s for s in samples if s.meta.member[0] == kind] for kind in "hvs"}
     assert {kind: len(found) for kind, found in by_kind.items()} == {"h": 6, "v": 8, "s": 2}
-    assert probe(run.plan).films == len(samples) == films_per_group(run.recipe).films(6)
+    assert probe(run.plan).images == len(samples) == images_per_group(run.recipe).images(6)
     card = (store.local_path / "README.md").read_text()
     assert "2 sham edits" in card
     assert "Pneumonia (left) + Cardiomegaly / Edema" in card
@@ -126,15 +126,15 @@ def test_a_dataset_with_shams_is_sound_and_shown(made: tuple[Run, LocalStore, Ba
     assert built.contact_sheet is not None
 
 
-def test_films_are_made_again_and_adopted(made: tuple[Run, LocalStore, Backend], tmp_path: Path) -> None:
+def test_images_are_made_again_and_adopted(made: tuple[Run, LocalStore, Backend], tmp_path: Path) -> None:
     run, store, backend = made
     assert store.local_path is not None
     tar = store.local_path / "shards" / "groups-000000.tar"
     there = {sample.meta.key: sample for sample in read_tar(tar)}
     sham = next(key for key in there if key.endswith("-s0"))
-    again = replay(reopen(store, read_head(store), samples=6), backend, sham)
+    again = replay(reopen(store, read_head(store), anatomies=6), backend, sham)
     assert again.meta == there[sham].meta
-    assert np.array_equal(again.film, there[sham].film)
+    assert np.array_equal(again.image, there[sham].image)
     other = LocalStore(tmp_path / "adopted")
     claim(run, other, environment(backend))
     other.put_if_absent("shards/groups-000000.tar", tar.read_bytes())
@@ -152,24 +152,24 @@ def test_the_estimate_counts_passes_of_shams_and_kinds() -> None:
     assert cost.evaluations == pytest.approx(
         6 * cost.evaluations_per_twin + passes * cost.evaluations_per_edit
     )
-    told = films_per_group(run.recipe)
-    assert told.delivered == pytest.approx(1 / 3 + (2 / 3) * (1 + 4 + 0.25))
-    assert told.made == pytest.approx(1 + (2 / 3) * (4 + 0.25))
+    reported = images_per_group(run.recipe)
+    assert reported.delivered == pytest.approx(1 / 3 + (2 / 3) * (1 + 4 + 0.25))
+    assert reported.made == pytest.approx(1 + (2 / 3) * (4 + 0.25))
 
 
-def test_only_healthy_real_films_have_shams(
-    film_folder: Callable[..., Path], phantom: Callable[[Run], Backend], tmp_path: Path
+def test_only_healthy_real_images_have_shams(
+    image_folder: Callable[..., Path], fake: Callable[[Run], Backend], tmp_path: Path
 ) -> None:
-    """A sham could paint over what a film's own labels say, or leave what an edit takes away."""
-    text = FILMS.replace("FOLDER", str(film_folder()))
+    """A sham could paint over what an image's own labels say, or leave what an edit takes away."""
+    text = IMAGES.replace("FOLDER", str(image_folder()))
     run, store = open_it(text), LocalStore(tmp_path / "made")
-    backend = phantom(run)
+    backend = fake(run)
     claim(run, store, environment(backend))
     run_shard(run, backend, run.plan.shard(0), store)
     finish(store, read_head(store))
     assert verify(store).problems == ()
     assert store.local_path is not None
-    samples = list(read_tar(store.local_path / "shards" / "films-000000.tar"))
+    samples = list(read_tar(store.local_path / "shards" / "images-000000.tar"))
     shams = [sample for sample in samples if sample.meta.member == "s0"]
     assert {sample.meta.row for sample in shams} == {0}
     assert len(shams) == 2
@@ -177,11 +177,11 @@ def test_only_healthy_real_films_have_shams(
     for sham in shams:
         assert sham.meta.labels == twins[sham.meta.group].meta.labels
         assert sham.meta.source is not None
-        assert not sham.meta.source.healed
+        assert not sham.meta.source.removed
         assert sham.change.any()
-    assert probe(run.plan).films == len(samples)
-    with pytest.raises(RecipeError, match="films: healthy"):
-        open_it(text, "findings[0].films=any")
+    assert probe(run.plan).images == len(samples)
+    with pytest.raises(RecipeError, match="images: healthy"):
+        open_it(text, "findings[0].images=any")
 
 
 def test_key_json_tells_a_shams_regions(made: tuple[Run, LocalStore, Backend]) -> None:
@@ -191,10 +191,10 @@ def test_key_json_tells_a_shams_regions(made: tuple[Run, LocalStore, Backend]) -
     assert store.local_path is not None
     with tarfile.open(store.local_path / "shards" / "groups-000000.tar") as tar:
         (first, *_) = [name for name in tar.getnames() if name.endswith("-s0.json")]
-        told = json.load(tar.extractfile(first))  # type: ignore[arg-type]
-    assert told["findings"] == []
-    assert [place["of"] for place in told["sham"]] == ["Pneumonia", "Cardiomegaly"]
-    assert told["sham"][1]["region"] == "heart"
-    assert set(told["sham"][0]) == {
+        reported = json.load(tar.extractfile(first))  # type: ignore[arg-type]
+    assert reported["findings"] == []
+    assert [place["of"] for place in reported["sham"]] == ["Pneumonia", "Cardiomegaly"]
+    assert reported["sham"][1]["region"] == "heart"
+    assert set(reported["sham"][0]) == {
         "of", "side", "zone", "region", "size", "box_xyxy", "box_xyxyn", "boxes_xyxy",
     }  # fmt: skip

@@ -16,7 +16,7 @@ from xreal_synth.shards.head import read_head
 from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore, RemoteStore
 
-FINGERPRINT = {"device": "phantom"}
+FINGERPRINT = {"device": "fake"}
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_tar_of_another_seed_is_not_adopted(tmp_path, whole, open_fault_run, mak
 
 
 @pytest.mark.parametrize("path", ["records/fault-000003.json", "tables/fault-000003.parquet"])
-def test_damaged_files_are_told_and_made_again(path, whole, phantom, tar_hashes):
+def test_damaged_files_are_reported_and_made_again(path, whole, fake, tar_hashes):
     run, store = whole
     hashes = tar_hashes(store.local_path)
     data = bytearray(store.read_bytes(path))
@@ -102,25 +102,25 @@ def test_damaged_files_are_told_and_made_again(path, whole, phantom, tar_hashes)
     assert ledger.todo == (3,)
     assert ledger.replacing == {3}
     assert [event.shard for event in events] == [3]
-    run_shard(run, phantom(run), run.plan.shard(3), store, replacing=True)
+    run_shard(run, fake(run), run.plan.shard(3), store, replacing=True)
     assert look(run, store)[0].todo == ()
     assert tar_hashes(store.local_path) == hashes
     assert problems(store) == ()
 
 
 def test_partial_last_shard_that_grows_is_replaced_first(tmp_path, open_fault_run, make_shards):
-    make_shards(open_fault_run(samples=7), tmp_path)
-    ledger, events = look(open_fault_run(samples=11), LocalStore(tmp_path))
+    make_shards(open_fault_run(anatomies=7), tmp_path)
+    ledger, events = look(open_fault_run(anatomies=11), LocalStore(tmp_path))
     assert ledger.todo == (3, 4, 5)
     assert ledger.replacing == {3}
     assert events == []
 
 
-@pytest.mark.parametrize("samples", [11, 6])
-def test_fewer_samples_than_there_are_is_refused(samples, whole, open_fault_run):
+@pytest.mark.parametrize("anatomies", [11, 6])
+def test_fewer_samples_than_there_are_is_refused(anatomies, whole, open_fault_run):
     _, store = whole
     with pytest.raises(DatasetError, match="more groups"):
-        look(open_fault_run(samples=samples), store)
+        look(open_fault_run(anatomies=anatomies), store)
 
 
 def test_another_recipe_in_the_folder_is_refused_by_name(whole, open_fault_run):

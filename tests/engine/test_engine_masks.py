@@ -22,7 +22,7 @@ RECIPE = """
 version: 1
 name: own
 seed: 3
-samples: 2
+anatomies: 2
 bundle: xreal-tiny
 anatomy: {{source: {{masks: {{path: {masks}}}}}}}
 findings: [{{weight: 1, labels: []}}]
@@ -38,8 +38,8 @@ def opened(masks: Path) -> Run:
 
 
 @pytest.fixture
-def masks(film_folder: Callable[..., Path]) -> Path:
-    return film_folder() / "masks"
+def masks(image_folder: Callable[..., Path]) -> Path:
+    return image_folder() / "masks"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def made(masks: Path, tmp_path: Path, make_shards: Callable[[Run, Path], object]
     return LocalStore(folder)
 
 
-def test_moved_masks_are_the_same_and_a_changed_one_is_told(
+def test_moved_masks_are_the_same_and_a_changed_one_is_reported(
     made: LocalStore, masks: Path, tmp_path: Path
 ) -> None:
     before = opened(masks)
@@ -59,23 +59,23 @@ def test_moved_masks_are_the_same_and_a_changed_one_is_told(
     assert str(masks) not in json.dumps(before.settings)
 
     shutil.copy(moved / "a.png", moved / "b.png")
-    with pytest.raises(DatasetError, match=r'anatomy\.source\.masks\.content: "[0-9a-f.]+ there') as told:
+    with pytest.raises(DatasetError, match=r'anatomy\.source\.masks\.content: "[0-9a-f.]+ there') as reported:
         check_before_start(opened(moved), made)
-    assert "masks.path" not in str(told.value)
+    assert "masks.path" not in str(reported.value)
 
 
 def test_a_dataset_is_mended_with_the_masks_where_they_are_now(
     made: LocalStore, masks: Path, tmp_path: Path
 ) -> None:
     head = read_head(made)
-    assert reopen(made, head, samples=2).digest == head.digest
+    assert reopen(made, head, anatomies=2).digest == head.digest
     moved = Path(shutil.move(masks, tmp_path / "elsewhere"))
     with pytest.raises(AnatomyError, match="no such folder"):
-        reopen(made, head, samples=2)
-    assert reopen(made, head, samples=2, films=str(moved)).digest == head.digest
+        reopen(made, head, anatomies=2)
+    assert reopen(made, head, anatomies=2, images=str(moved)).digest == head.digest
     (moved / "c.png").unlink()
     with pytest.raises(AnatomyError, match="the same masks"):
-        reopen(made, head, samples=2, films=str(moved))
+        reopen(made, head, anatomies=2, images=str(moved))
 
 
 def test_a_dataset_of_an_earlier_version_names_the_difference(made: LocalStore, masks: Path) -> None:
@@ -87,9 +87,9 @@ def test_a_dataset_of_an_earlier_version_names_the_difference(made: LocalStore, 
     made.replace(DATASET, sealed(document))
     for opening in (
         lambda: check_before_start(opened(masks), made),
-        lambda: reopen(made, read_head(made), samples=2),
+        lambda: reopen(made, read_head(made), anatomies=2),
     ):
-        with pytest.raises(DatasetError) as told:
+        with pytest.raises(DatasetError) as reported:
             opening()
-        assert "anatomy.source.masks.content: not set there" in str(told.value)
-        assert "anatomy.source.masks.path: " in str(told.value)
+        assert "anatomy.source.masks.content: not set there" in str(reported.value)
+        assert "anatomy.source.masks.path: " in str(reported.value)

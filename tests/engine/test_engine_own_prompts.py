@@ -16,9 +16,9 @@ import torch
 from xreal_synth.cli.main import main
 from xreal_synth.engine import ray_submit
 from xreal_synth.engine.backend import Networks
+from xreal_synth.engine.job_package import JobPackage
 from xreal_synth.engine.own_prompts import encoded, kept, stored_encoder, with_table
-from xreal_synth.engine.parcel import Parcel
-from xreal_synth.engine.ray_actor import Generator, Order, Ready
+from xreal_synth.engine.ray_actor import ActorConfig, Generator, Ready
 from xreal_synth.engine.reopen import reopen
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, check_before_start, claim, open_run
@@ -41,7 +41,7 @@ RECIPE = """
 version: 1
 name: own
 seed: 3
-samples: 2
+anatomies: 2
 bundle: BUNDLE
 findings:
   - {weight: 1, labels: [{name: Pneumonia, prompt: patchy opacity}]}
@@ -126,7 +126,7 @@ def test_the_dataset_keeps_the_table_and_names_its_hash(dataset: Path, spelling:
     assert table_problems(LocalStore(dataset)) == []
 
 
-def test_films_are_those_of_a_bundle_with_the_prompts_added(
+def test_images_are_those_of_a_bundle_with_the_prompts_added(
     dataset: Path, spelling: Path, tmp_path: Path
 ) -> None:
     grown = Path(shutil.copytree(spelling, tmp_path / "grown"))
@@ -141,7 +141,7 @@ def test_films_are_those_of_a_bundle_with_the_prompts_added(
             *(make_group(each, Networks().open(each, shape), index) for each in (run, theirs)), strict=True
         )
         for ours, other in pairs:
-            assert np.array_equal(ours.film, other.film)
+            assert np.array_equal(ours.image, other.image)
             assert ours.meta.prompt == other.meta.prompt
             assert ours.meta.prompt in ("patchy opacity", "Effusion Edema + Effusion Edema")
 
@@ -150,7 +150,7 @@ def test_resuming_and_replay_need_no_text_encoder(dataset: Path, tmp_path: Path)
     store = LocalStore(Path(shutil.copytree(dataset, tmp_path / "d")))
     head = read_head(store)
     (tmp_path / "d" / "records" / "own-000000.json").unlink()
-    run = reopen(store, head, samples=2)
+    run = reopen(store, head, anatomies=2)
     make(run, store, None)
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     made = replay(run, backend, "0000000000-v0")
@@ -164,7 +164,7 @@ def test_an_actor_reads_the_table_and_refuses_another(dataset: Path, spelling: P
     assert run.own is not None
     assert stamp is not None
     shape = actor_shape(run.recipe.compute, Resources(1, 0))
-    order = Order(
+    order = ActorConfig(
         "a0",
         run.loaded,
         run.digest,
@@ -177,9 +177,9 @@ def test_an_actor_reads_the_table_and_refuses_another(dataset: Path, spelling: P
         stamp,
     )
     assert isinstance(Generator(order).ready(), Ready)
-    told = Generator(replace(order, prompts=replace(stamp, sha256="0" * 64))).ready()
-    assert not isinstance(told, Ready)
-    assert "prompts.safetensors" in told.reason
+    reported = Generator(replace(order, prompts=replace(stamp, sha256="0" * 64))).ready()
+    assert not isinstance(reported, Ready)
+    assert "prompts.safetensors" in reported.reason
 
 
 def test_a_path_stands_in_for_what_the_bundle_lacks(
@@ -187,8 +187,8 @@ def test_a_path_stands_in_for_what_the_bundle_lacks(
 ) -> None:
     with pytest.raises(BundleError, match="no embedding for 'patchy opacity'") as caught:
         open_own(without)
-    assert "bundle add-prompt" in caught.value.mend
-    assert "--text-encoder" in caught.value.mend
+    assert "bundle add-prompt" in caught.value.hint
+    assert "--text-encoder" in caught.value.hint
     source = TextSource(spelling)
     run, store = open_own(without, source), LocalStore(tmp_path / "d")
     make(run, store, Counting(source))
@@ -332,7 +332,7 @@ def test_preview_encodes_for_itself(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_table_is_told() -> None:
+def test_a_damaged_table_is_reported() -> None:
     whole = pack({"a": torch.ones(2, 3)}, "e")
     assert unpack(whole)["a"].shape == (2, 3)
     for broken in (b"", whole[:20], whole[:-4], pack({}, "e")[:12]):
@@ -343,12 +343,12 @@ def test_a_damaged_table_is_told() -> None:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Parcel, list[str]]]:
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[JobPackage, list[str]]]:
     """What `submit` would hand to a cluster, in place of handing it over."""
-    caught: list[tuple[Parcel, list[str]]] = []
+    caught: list[tuple[JobPackage, list[str]]] = []
 
-    def submit(cluster: object, parcel: Parcel, arguments: list[str], **_: object) -> str:
-        caught.append((parcel, arguments))
+    def submit(cluster: object, package: JobPackage, arguments: list[str], **_: object) -> str:
+        caught.append((package, arguments))
         return "job-1"
 
     monkeypatch.setattr(
@@ -376,7 +376,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch, *options: str) -> object:
 
 
 def test_submit_takes_the_text_encoder_along(
-    spelling: Path, without: Path, sent: list[tuple[Parcel, list[str]]], tmp_path: Path,
+    spelling: Path, without: Path, sent: list[tuple[JobPackage, list[str]]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """What arrives on the node is opened there as the job does: the same dataset as here."""
@@ -387,23 +387,23 @@ def test_submit_takes_the_text_encoder_along(
     shutil.copytree(without, work / "bundle")
     shutil.copytree(spelling, work / "source")
     assert submitted(monkeypatch, "--text-encoder", "source") == 0
-    parcel, arguments = sent[0]
+    package, arguments = sent[0]
     assert arguments[-2:] == ["--text-encoder", "source"]
-    assert {name.parts[1] for name in parcel.files if name.parts[0] == "source"} == {
+    assert {name.parts[1] for name in package.files if name.parts[0] == "source"} == {
         "text_encoder",
         "tokenizer",
     }
-    parcel.write(tmp_path / "parcel.zip")
-    with zipfile.ZipFile(tmp_path / "parcel.zip") as archive:
+    package.write(tmp_path / "package.zip")
+    with zipfile.ZipFile(tmp_path / "package.zip") as archive:
         archive.extractall(node)
     monkeypatch.chdir(node)
-    there = _opened(parser().parse_args([str(parcel.recipe), *arguments]), load_recipe(Path(parcel.recipe)))
+    there = _opened(parser().parse_args([str(package.recipe), *arguments]), load_recipe(Path(package.recipe)))
     assert there.own is not None
     assert there.digest == open_own(without, TextSource(spelling)).digest
 
 
 def test_submit_refuses_text_encoders_that_a_node_could_not_read(
-    spelling: Path, without: Path, sent: list[tuple[Parcel, list[str]]], tmp_path: Path,
+    spelling: Path, without: Path, sent: list[tuple[JobPackage, list[str]]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -418,9 +418,9 @@ def test_submit_refuses_text_encoders_that_a_node_could_not_read(
         (["--text-encoder", str(spelling)], "nothing says that the nodes have it"),
         (["--vocab", "v.txt"], "--vocab without --text-encoder"),
     ]
-    for options, told in refused:
+    for options, reported in refused:
         assert submitted(monkeypatch, *options) == 2, options
-        assert told in capsys.readouterr().err, options
+        assert reported in capsys.readouterr().err, options
     assert sent == []
     assert submitted(monkeypatch, "--text-encoder", "/models/roentgen", "--on-nodes") == 0
     assert "/models/roentgen is taken to be on every node" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from xreal_synth.engine.attempts import plan_group
-from xreal_synth.engine.expect import films_per_group
+from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.fingerprint import fingerprint, fingerprint_differences
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import Advanced, Meter, ShardDone
@@ -93,32 +93,32 @@ def test_full_disk_is_not_waited_for():
     assert waits == []
 
 
-def test_publishing_the_same_shard_twice_changes_nothing(tmp_path, open_fault_run, phantom, make_shards):
-    run = open_fault_run(samples=2)
+def test_publishing_the_same_shard_twice_changes_nothing(tmp_path, open_fault_run, fake, make_shards):
+    run = open_fault_run(anatomies=2)
     (record,) = make_shards(run, tmp_path)
     before = {path: path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file()}
-    late = run_shard(run, phantom(run), run.plan.shard(0), LocalStore(tmp_path), actor="late", attempt=1)
+    late = run_shard(run, fake(run), run.plan.shard(0), LocalStore(tmp_path), actor="late", attempt=1)
     assert late == record
     assert {path: path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_other_bytes_in_place_of_a_shard_are_an_error_and_stay(tmp_path, open_fault_run, phantom):
-    run = open_fault_run(samples=2)
+def test_other_bytes_in_place_of_a_shard_are_an_error_and_stay(tmp_path, open_fault_run, fake):
+    run = open_fault_run(anatomies=2)
     store = LocalStore(tmp_path)
     store.put_if_absent("shards/fault-000000.tar", b"other")
     with pytest.raises(DatasetError, match="other bytes"):
-        run_shard(run, phantom(run), run.plan.shard(0), store)
+        run_shard(run, fake(run), run.plan.shard(0), store)
     assert store.read_bytes("shards/fault-000000.tar") == b"other"
     assert store.list("records") == []
 
 
-def test_expected_films_match_what_is_made(tmp_path, open_fault_run, make_shards):
+def test_expected_images_match_what_is_made(tmp_path, open_fault_run, make_shards):
     run = open_fault_run()
-    per_group = films_per_group(run.recipe)
+    per_group = images_per_group(run.recipe)
     records = make_shards(run, tmp_path)
-    assert per_group.films(12) == sum(record.samples for record in records)
+    assert per_group.images(12) == sum(record.samples for record in records)
     assert per_group.share(10**6, 2) == pytest.approx(2 * per_group.delivered)
-    single = films_per_group(open_fault_run(pairs__twin=False, pairs__variants=3).recipe)
+    single = images_per_group(open_fault_run(pairs__twin=False, pairs__variants=3).recipe)
     assert (single.delivered, single.made) == (pytest.approx(7 / 3), pytest.approx(3))
 
 
@@ -153,28 +153,28 @@ def test_placement_failure_goes_on_to_new_anatomies_then_drops(open_fault_run, m
     assert [r.dropped for r in refused] == [False, False, False, True]
 
 
-def test_replay_makes_the_stored_film_again(tmp_path, open_fault_run, make_shards, phantom):
-    run = open_fault_run(samples=4)
+def test_replay_makes_the_stored_image_again(tmp_path, open_fault_run, make_shards, fake):
+    run = open_fault_run(anatomies=4)
     make_shards(run, tmp_path)
     stored = list(read_tar(tmp_path / "shards/fault-000001.tar"))
     for sample in stored:
-        again = replay(run, phantom(run), sample.meta.key)
+        again = replay(run, fake(run), sample.meta.key)
         assert again.meta == sample.meta
-        assert (again.film == sample.film).all()
+        assert (again.image == sample.image).all()
         assert (again.pathology == sample.pathology).all()
-    group = make_group(run, phantom(run), stored[0].meta.group)
+    group = make_group(run, fake(run), stored[0].meta.group)
     assert [sample.meta.key for sample in group] == [
         sample.meta.key for sample in stored if sample.meta.group == stored[0].meta.group
     ]
     for key in ("0000000004-h", "0000000001-v7"):
-        with pytest.raises(DatasetError, match="delivers no film"):
-            replay(run, phantom(run), key)
+        with pytest.raises(DatasetError, match="delivers no image"):
+            replay(run, fake(run), key)
 
 
-def test_records_hold_time_and_actor_and_films_do_not(tmp_path, open_fault_run, phantom):
-    run = open_fault_run(samples=2)
-    record = run_shard(run, phantom(run), run.plan.shard(0), LocalStore(tmp_path), actor="a9@host", attempt=2)
-    assert (record.actor, record.attempt, record.fingerprint["device"]) == ("a9@host", 2, "phantom")
+def test_records_hold_time_and_actor_and_images_do_not(tmp_path, open_fault_run, fake):
+    run = open_fault_run(anatomies=2)
+    record = run_shard(run, fake(run), run.plan.shard(0), LocalStore(tmp_path), actor="a9@host", attempt=2)
+    assert (record.actor, record.attempt, record.fingerprint["device"]) == ("a9@host", 2, "fake")
     tar = (tmp_path / record.tar.path).read_bytes()
     assert b"a9@host" not in tar
     assert str(tmp_path).encode() not in tar
@@ -205,13 +205,13 @@ def test_log_says_progress_now_and_then_and_all_else_at_once():
         log.on_event(Advanced(second, 100, 1.0, 100.0 - second, 2))
     log.on_event(ShardDone(3, 8, 0, 1.5, 4, 12))
     assert lines == [
-        "10 of 100 films, 1.00 images/s, 90 s left",
-        "20 of 100 films, 1.00 images/s, 80 s left",
-        "shard 3 done: 8 films in 1.5 s (4 of 12)",
+        "10 of 100 images, 1.00 images/s, 90 s left",
+        "20 of 100 images, 1.00 images/s, 80 s left",
+        "shard 3 done: 8 images in 1.5 s (4 of 12)",
     ]
 
 
-def test_opening_a_run_and_making_phantoms_need_neither_torch_nor_ray(tmp_path, open_fault_run):
+def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, open_fault_run):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(open_fault_run().loaded.text)
     code = (

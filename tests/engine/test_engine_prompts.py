@@ -19,13 +19,13 @@ OpenRun = Callable[..., Run]
 OWN = "findings[1].labels[0].prompt"
 
 
-def films(run: Run) -> dict[str, np.ndarray]:
+def images(run: Run) -> dict[str, np.ndarray]:
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     index = next(index for index in range(12) if run.plan.row(index) == 1)
-    return {sample.meta.key[-2:]: sample.film for sample in make_group(run, backend, index)}
+    return {sample.meta.key[-2:]: sample.image for sample in make_group(run, backend, index)}
 
 
-def test_the_text_decides_the_film_and_nothing_else(open_fault_run: OpenRun) -> None:
+def test_the_text_decides_the_image_and_nothing_else(open_fault_run: OpenRun) -> None:
     plain = open_fault_run(compute__precision="fp32")
     own = open_fault_run(compute__precision="fp32", **{OWN: "Pneumonia Edema"})
     assert own.digest != plain.digest
@@ -36,27 +36,27 @@ def test_the_text_decides_the_film_and_nothing_else(open_fault_run: OpenRun) -> 
     assert [member.findings for member in spec.members] == [member.findings for member in before.members]
     assert [edit.prompt for edit in group_job(own, spec).members[0].edits] == ["Pneumonia Edema"]
     assert [edit.prompt for edit in group_job(plain, before).members[0].edits] == ["Pneumonia"]
-    ours, theirs = films(own), films(plain)
+    ours, theirs = images(own), images(plain)
     assert np.array_equal(ours["-h"], theirs["-h"])
     assert not np.array_equal(ours["v0"], theirs["v0"])
 
 
 def test_the_same_text_as_the_bundles_paints_the_same(open_fault_run: OpenRun) -> None:
     plain, own = open_fault_run(), open_fault_run(**{OWN: "Pneumonia"})
-    assert np.array_equal(films(plain)["v0"], films(own)["v0"])
+    assert np.array_equal(images(plain)["v0"], images(own)["v0"])
 
 
-def test_key_json_tells_it(open_fault_run: OpenRun, phantom: Callable[[Run], object]) -> None:
+def test_key_json_tells_it(open_fault_run: OpenRun, fake: Callable[[Run], object]) -> None:
     run = open_fault_run(**{OWN: "Pneumonia Edema"})
     index = next(index for index in range(12) if run.plan.row(index) == 1)
-    samples = make_group(run, phantom(run), index)  # type: ignore[arg-type]
+    samples = make_group(run, fake(run), index)  # type: ignore[arg-type]
     assert {sample.meta.prompt for sample in samples} == {"No Finding", "Pneumonia Edema"}
 
 
 def test_a_text_that_is_not_encoded_is_refused_before_anything_starts(open_fault_run: OpenRun) -> None:
     with pytest.raises(BundleError, match="no embedding for 'patchy opacity'") as caught:
         open_fault_run(**{OWN: "patchy opacity"})
-    assert "bundle add-prompt" in caught.value.mend
+    assert "bundle add-prompt" in caught.value.hint
     with pytest.raises(RecipeError, match="prompt"):
         open_fault_run(**{OWN: "''"})
 

@@ -1,4 +1,4 @@
-"""Faults on a real Ray, with phantom films: nothing lost, nothing doubled, bytes as of an undisturbed run."""
+"""Faults on a real Ray, with fake images: nothing lost, nothing doubled, bytes as of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import (
     Advanced,
     RunStarted,
@@ -37,7 +37,7 @@ def go(folder, run, backend=None, limits=LIMITS, on_event=None):
         if on_event is not None:
             on_event(event)
 
-    summary = generate(run, LocalStore(folder), backend=backend or Phantom(), on_event=note, limits=limits)
+    summary = generate(run, LocalStore(folder), backend=backend or FakeImages(), on_event=note, limits=limits)
     return summary, events
 
 
@@ -57,7 +57,7 @@ def test_actor_count_changes_no_byte(actors, tmp_path, open_fault_run, expected,
     assert verify(LocalStore(tmp_path)).problems == ()
     again, events = go(tmp_path, run)
     assert again.exit_code == 0
-    assert again.made_films == 0
+    assert again.generated_images == 0
     assert of(ShardDone, events) == []
 
 
@@ -65,7 +65,7 @@ def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
     tmp_path, open_fault_run, expected, tar_hashes
 ):
     run = open_fault_run(compute__actors=2)
-    summary, events = go(tmp_path, run, Phantom(poison=frozenset({3}), mistake=frozenset({6})))
+    summary, events = go(tmp_path, run, FakeImages(poison=frozenset({3}), mistake=frozenset({6})))
     assert summary.exit_code == 3
     assert summary.quarantined == (1, 3)
     assert [event.shard for event in of(ShardRetried, events)] == [1, 1]
@@ -100,13 +100,13 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
             (marks / "go").touch()
 
     before = signal.getsignal(signal.SIGTERM)
-    backend = Phantom(sleep_s=0.5, held=frozenset({3}), hold=str(marks))
+    backend = FakeImages(sleep_s=0.5, held=frozenset({3}), hold=str(marks))
     summary, events = go(out, run, backend, on_event=on_event)
     assert summary.exit_code == 75
     assert [event.in_flight for event in of(Stopping, events)] == [1]
     assert summary.shards_done == 2
     assert len(list((out / "records").iterdir())) == 2
-    assert any(0 < event.films_done < event.films_total for event in of(Advanced, events))
+    assert any(0 < event.images_done < event.images_total for event in of(Advanced, events))
     assert signal.getsignal(signal.SIGTERM) == before
     summary, events = go(out, run)
     assert summary.exit_code == 0

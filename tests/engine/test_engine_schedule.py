@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from xreal_synth.engine.schedule import Limits, Schedule
+from xreal_synth.engine.schedule import Limits, ShardSchedule
 
 
 def test_an_error_is_tried_three_times_on_different_actors():
-    schedule = Schedule([7], Limits())
+    schedule = ShardSchedule([7], Limits())
     for tries, actor in enumerate(["a", "b"], start=1):
         assert schedule.take(actor) == 7
         assert schedule.failed(7, actor, "error", "boom")
@@ -19,7 +19,7 @@ def test_an_error_is_tried_three_times_on_different_actors():
 
 
 def test_a_mistake_is_given_up_at_once():
-    schedule = Schedule([0, 1], Limits())
+    schedule = ShardSchedule([0, 1], Limits())
     assert schedule.take("a") == 0
     assert not schedule.failed(0, "a", "mistake", "no such prompt")
     assert schedule.given_up == {0: "no such prompt"}
@@ -27,7 +27,7 @@ def test_a_mistake_is_given_up_at_once():
 
 
 def test_infrastructure_is_not_held_against_a_shard_and_ends_the_run_only_without_progress():
-    schedule = Schedule([0, 1], Limits(fruitless=4))
+    schedule = ShardSchedule([0, 1], Limits(fruitless=4))
     for _ in range(3):
         shard = schedule.take("a")
         assert schedule.failed(shard, "a", "lost", "gone")
@@ -44,7 +44,7 @@ def test_infrastructure_is_not_held_against_a_shard_and_ends_the_run_only_withou
 
 
 def test_a_shard_that_kills_its_actors_while_others_are_finished_is_given_up():
-    schedule = Schedule([0, 1, 2, 3], Limits(fruitless=50))
+    schedule = ShardSchedule([0, 1, 2, 3], Limits(fruitless=50))
     assert schedule.died(schedule.take("a"), "gone")
     for actor in "bc":
         schedule.done(schedule.take(actor))
@@ -56,7 +56,7 @@ def test_a_shard_that_kills_its_actors_while_others_are_finished_is_given_up():
 
 
 def test_no_shard_is_to_blame_where_every_actor_dies():
-    schedule = Schedule([0, 1], Limits(fruitless=20))
+    schedule = ShardSchedule([0, 1], Limits(fruitless=20))
     for _ in range(20):
         assert not schedule.exhausted(actors=1)
         assert schedule.died(schedule.take("a"), "gone")
@@ -65,7 +65,7 @@ def test_no_shard_is_to_blame_where_every_actor_dies():
 
 
 def test_deaths_from_outside_are_not_held_against_a_shard():
-    schedule = Schedule([0, 1, 2], Limits(), finished=5)
+    schedule = ShardSchedule([0, 1, 2], Limits(), finished=5)
     for _ in range(10):
         assert schedule.failed(0, "a", "lost", "node gone")
     assert schedule.died(0, "gone")
@@ -73,17 +73,17 @@ def test_deaths_from_outside_are_not_held_against_a_shard():
 
 
 def test_an_idle_actor_is_stale_when_all_that_waits_has_failed_on_every_actor():
-    schedule = Schedule([0], Limits())
+    schedule = ShardSchedule([0], Limits())
     schedule.failed(schedule.take("a"), "a", "error", "boom")
     assert schedule.stale(["a"])
     assert not schedule.stale(["a", "b"])
-    schedule = Schedule([0, 1], Limits())
+    schedule = ShardSchedule([0, 1], Limits())
     schedule.failed(schedule.take("a"), "a", "error", "boom")
     assert not schedule.stale(["a"])
-    assert not Schedule([], Limits()).stale(["a"])
+    assert not ShardSchedule([], Limits()).stale(["a"])
 
 
 def test_failed_shards_wait_behind_the_others():
-    schedule = Schedule([0, 1, 2], Limits())
+    schedule = ShardSchedule([0, 1, 2], Limits())
     schedule.failed(schedule.take("a"), "a", "lost", "gone")
     assert schedule.waiting == (1, 2, 0)

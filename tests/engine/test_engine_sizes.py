@@ -29,7 +29,7 @@ RECIPE = """
 version: 1
 name: sizes
 seed: 1
-samples: 2
+anatomies: 2
 bundle: unset
 findings: [{weight: 1, labels: [{name: Pneumonia}]}]
 pairs: {twin: true}
@@ -39,7 +39,7 @@ compute: {micro_batch: 2, precision: fp32}
 
 
 def build(out: Path, channels: Literal[1, 3]) -> None:
-    """96-px films in [-1, 1], f = 8, 4 latent channels, v-prediction, random weights."""
+    """96-px images in [-1, 1], f = 8, 4 latent channels, v-prediction, random weights."""
     torch.manual_seed(0)
 
     def vae() -> Any:
@@ -79,16 +79,16 @@ def test_a_shard_at_other_sizes(channels: Literal[1, 3], mode: str, tmp_path: Pa
     store = LocalStore(tmp_path / "out")
     claim(run, store, environment(backend))
     record = run_shard(run, backend, run.plan.shard(0), store)
-    films = {sample.meta.key: sample for sample in read_tar(tmp_path / "out" / record.tar.path)}
-    assert len(films) == 4
-    for key in (key for key in films if key.endswith("v0")):
-        variant, twin = films[key], films[key.replace("v0", "h")]
-        assert variant.film.shape == variant.anatomy.shape == variant.pathology.shape == (SIDE, SIDE)
+    images = {sample.meta.key: sample for sample in read_tar(tmp_path / "out" / record.tar.path)}
+    assert len(images) == 4
+    for key in (key for key in images if key.endswith("v0")):
+        variant, twin = images[key], images[key.replace("v0", "h")]
+        assert variant.image.shape == variant.anatomy.shape == variant.pathology.shape == (SIDE, SIDE)
         assert variant.meta.image_size == (SIDE, SIDE)
         assert all(edge % FACTOR == 0 for edge in variant.meta.findings[0].box_xyxy)
-        apart = variant.film != twin.film
+        apart = variant.image != twin.image
         assert apart.any()
         assert not apart[variant.pathology == 0].any()
-        assert 10 < np.mean(twin.film) < 245
-    sheet = Image.open(io.BytesIO(sheet_png(films.values(), title="sizes")))
+        assert 10 < np.mean(twin.image) < 245
+    sheet = Image.open(io.BytesIO(sheet_png(images.values(), title="sizes")))
     assert sheet.width > SIDE

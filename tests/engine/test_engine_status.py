@@ -30,19 +30,19 @@ MAKE_S = 10.0
 
 
 @pytest.fixture
-def begun(tmp_path, open_fault_run, phantom):
+def begun(tmp_path, open_fault_run, fake):
     """Four of six shards of two groups, written 10 s apart by two actors, the last just now."""
     run, store = open_fault_run(), LocalStore(tmp_path / "set")
-    backend = phantom(run)
+    backend = fake(run)
     claim(run, store, environment(backend))
-    films = 0
+    images = 0
     for k in range(4):
         record = run_shard(run, backend, run.plan.shard(k), store)
         record = dataclasses.replace(record, actor=f"a{k % 2}", timings={"make_s": MAKE_S})
         store.replace(record_key(f"fault-{k:06d}"), record_bytes(record))
         os.utime(store.local_path / record_key(f"fault-{k:06d}"), (NOW - 10 * (3 - k),) * 2)
-        films += record.samples
-    return store, films
+        images += record.samples
+    return store, images
 
 
 def note(exit_code: int | None, at: float = NOW, message: str = "") -> RunNote:
@@ -50,16 +50,16 @@ def note(exit_code: int | None, at: float = NOW, message: str = "") -> RunNote:
 
 
 def test_a_run_that_goes_on(begun):
-    store, films = begun
+    store, images = begun
     write_note(store, note(None))
     found = StatusReader(store).read(NOW)
     assert (found.state, found.exit_code, found.actors) == ("running", None, 2)
     assert (found.shards_done, found.shards_total) == (4, 6)
     assert (found.groups_done, found.groups_total) == (8, 12)
-    assert (found.films, found.films_total) == (films, films + round(films * 0.5))
+    assert (found.images, found.images_total) == (images, images + round(images * 0.5))
     last_two = sum(record_samples(store, k) for k in (2, 3))
     assert found.images_per_s == pytest.approx(last_two / MAKE_S)
-    assert found.eta_s == pytest.approx((found.films_total - films) / found.images_per_s)
+    assert found.eta_s == pytest.approx((found.images_total - images) / found.images_per_s)
     assert found.last_activity == NOW
 
 
@@ -96,7 +96,7 @@ def test_an_actor_that_left_does_not_count(begun):
     assert StatusReader(store).read(NOW).images_per_s == pytest.approx(record_samples(store, 3) / MAKE_S)
 
 
-def test_what_failed_is_listed_until_it_is_made(begun, phantom, open_fault_run):
+def test_what_failed_is_listed_until_it_is_made(begun, fake, open_fault_run):
     store, _ = begun
     store.replace("quarantine/fault-000004.json", sealed({"shard": 4, "reason": "out of memory"}))
     store.replace("quarantine/fault-000001.json", sealed({"shard": 1, "reason": "made since"}))
@@ -111,7 +111,7 @@ def test_what_failed_is_listed_until_it_is_made(begun, phantom, open_fault_run):
     run = open_fault_run()
     store.delete(key)
     for shard in (2, 4):
-        run_shard(run, phantom(run), run.plan.shard(shard), store, replacing=True)
+        run_shard(run, fake(run), run.plan.shard(shard), store, replacing=True)
     found = reader.read(NOW)
     assert (found.quarantined, found.damaged, found.shards_done) == ({}, {}, 5)
 
@@ -144,7 +144,7 @@ class Clock:
         return self.now
 
 
-def test_the_note_follows_the_run(tmp_path, open_fault_run, phantom):
+def test_the_note_follows_the_run(tmp_path, open_fault_run, fake):
     run, store, clock = open_fault_run(), LocalStore(tmp_path), Clock()
     heard: list[Event] = []
     keeper = NoteKeeper(store, 12, 6, heard.append, every_s=15, clock=clock)
@@ -153,7 +153,7 @@ def test_the_note_follows_the_run(tmp_path, open_fault_run, phantom):
     keeper.ended(summary)
     assert list(tmp_path.iterdir()) == [], "a place that was not claimed stays empty"
 
-    claim(run, store, environment(phantom(run)))
+    claim(run, store, environment(fake(run)))
     keeper.on_event(ActorUp("a0", "n", 1.0))
     assert read_note(store) == RunNote(NOW, None, 12, 6, 1)
     clock.now += 14
@@ -167,9 +167,9 @@ def test_the_note_follows_the_run(tmp_path, open_fault_run, phantom):
     assert len(heard) == 4
 
 
-def test_a_note_that_cannot_be_written_is_told_once(tmp_path, open_fault_run, phantom):
+def test_a_note_that_cannot_be_written_is_reported_once(tmp_path, open_fault_run, fake):
     run, store, heard = open_fault_run(), LocalStore(tmp_path), []
-    claim(run, store, environment(phantom(run)))
+    claim(run, store, environment(fake(run)))
     (tmp_path / PROGRESS).mkdir()
     keeper = NoteKeeper(store, 12, 6, heard.append, every_s=0)
     for _ in range(3):
@@ -178,7 +178,7 @@ def test_a_note_that_cannot_be_written_is_told_once(tmp_path, open_fault_run, ph
 
 
 def test_status_needs_neither_torch_nor_ray(begun):
-    store, films = begun
+    store, images = begun
     write_note(store, note(3))
     code = (
         "import sys\nfrom xreal_synth.cli.main import app\n"
@@ -190,10 +190,10 @@ def test_status_needs_neither_torch_nor_ray(begun):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["state"], told["films"]["done"], told["shards"]) == (
+    reported = json.loads(done.stdout)
+    assert (reported["state"], reported["images"]["done"], reported["shards"]) == (
         "partial",
-        films,
+        images,
         {"done": 4, "total": 6},
     )
 
@@ -214,11 +214,11 @@ def test_watch_looks_until_the_run_has_ended(begun, monkeypatch):
 
     store, _ = begun
     write_note(store, dataclasses.replace(note(None), at=time.time()))
-    looks: list[float] = []
+    measurements: list[float] = []
 
     def pause(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 2:
+        measurements.append(seconds)
+        if len(measurements) == 2:
             write_note(store, dataclasses.replace(note(75), at=time.time()))
 
     monkeypatch.setattr(time, "sleep", pause)
@@ -226,6 +226,6 @@ def test_watch_looks_until_the_run_has_ended(begun, monkeypatch):
         os.utime(store.local_path / key, (time.time() - 30,) * 2)
     done = CliRunner().invoke(app, ["status", store.uri, "--watch", "--every", "2"])
     assert done.exit_code == 0, done.output
-    assert looks == [2.0, 2.0]
+    assert measurements == [2.0, 2.0]
     assert done.output.count("fault: running") == 2
     assert "stopped: the same command goes on" in done.output

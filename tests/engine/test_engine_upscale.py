@@ -1,4 +1,4 @@
-"""Films delivered larger than they are sampled: masks, boxes and pathology maps go with them exactly."""
+"""Images delivered larger than they are sampled: masks, boxes and pathology maps go with them exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xreal_synth.anatomy.film_folder import FilmFolder
+from xreal_synth.anatomy.image_folder import ImageFolder
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.reopen import reopen
@@ -31,7 +31,7 @@ RECIPE = """
 version: 1
 name: large
 seed: 3
-samples: 4
+anatomies: 4
 bundle: BUNDLE
 findings:
   - {weight: 1, labels: []}
@@ -70,7 +70,7 @@ def networks(run: Run) -> Backend:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_everything_about_a_film_grows_by_the_same_factor(open_large: Open, precision: str) -> None:
+def test_everything_about_a_image_grows_by_the_same_factor(open_large: Open, precision: str) -> None:
     run, small = (
         open_large(compute__precision=precision),
         open_large(output__upscale="null", sampling__upscale_steps="null"),
@@ -79,7 +79,7 @@ def test_everything_about_a_film_grows_by_the_same_factor(open_large: Open, prec
     for index in range(4):
         for big, little in zip(make_group(run, large, index), make_group(small, plain, index), strict=True):
             assert big.meta.image_size == (128, 128)
-            assert big.film.shape == (128, 128)
+            assert big.image.shape == (128, 128)
             assert np.array_equal(big.anatomy[::2, ::2], little.anatomy)
             assert np.array_equal(big.anatomy[1::2, 1::2], little.anatomy)
             assert np.array_equal(big.pathology[::2, ::2], little.pathology)
@@ -101,8 +101,8 @@ def test_variants_are_their_twin_outside_what_was_painted(open_large: Open) -> N
             sham = variant.meta.member == "s0"
             outside = (variants[0] if sham else variant).pathology == 0
             assert not variant.change[outside].any()
-            assert np.array_equal(variant.film[outside], twin.film[outside])
-            painted += not np.array_equal(variant.film, twin.film)
+            assert np.array_equal(variant.image[outside], twin.image[outside])
+            painted += not np.array_equal(variant.image, twin.image)
     assert painted == 6
 
 
@@ -116,15 +116,15 @@ def test_a_large_dataset_is_sound_adopted_and_made_again(open_large: Open, tmp_p
     assert verify(store).problems == ()
     assert sum(beats) == pytest.approx((4 + 4 + 2) * 2)
     stored = list(read_tar(tmp_path / "large" / "shards" / "large-000000.tar"))
-    again = reopen(store, read_head(store), samples=4)
+    again = reopen(store, read_head(store), anatomies=4)
     one = stored[-1]
-    assert np.array_equal(replay(again, networks(again), one.meta.key, one.meta.attempt).film, one.film)
+    assert np.array_equal(replay(again, networks(again), one.meta.key, one.meta.attempt).image, one.image)
     store.delete(record_key("large-000000"))
     assert read_ledger(run, store, {}, lambda event: None).todo == ()
 
 
-def test_real_films_are_their_own_large_twins(open_large: Open, film_folder: Callable[..., Path]) -> None:
-    folder = film_folder()
+def test_real_images_are_their_own_large_twins(open_large: Open, image_folder: Callable[..., Path]) -> None:
+    folder = image_folder()
     settings = {"anatomy__source": f"{{images: {{path: {folder}, boxes: boxes.csv}}}}", "pairs__sham": 0}
     with pytest.raises(AnatomyError, match="at least 128"):
         open_large(**settings)
@@ -134,17 +134,17 @@ def test_real_films_are_their_own_large_twins(open_large: Open, film_folder: Cal
     boxes = "image,finding,x0,y0,x1,y1\nb.png,Pneumonia,120,80,160,120\n"
     (folder / "boxes.csv").write_text(boxes)
     run = open_large(**settings, findings="[{weight: 1, labels: [], edit: {remove: all}}]")
-    assert isinstance(run.plan.source, FilmFolder)
+    assert isinstance(run.plan.source, ImageFolder)
     twin, *variants = make_group(run, networks(run), 0)
-    assert np.array_equal(twin.film, run.plan.source.film(1, 128))
+    assert np.array_equal(twin.image, run.plan.source.image(1, 128))
     for variant in variants:
         assert variant.meta.source is not None
-        ((x0, y0, x1, y1),) = variant.meta.source.healed
+        ((x0, y0, x1, y1),) = variant.meta.source.removed
         assert x0 % 8 == y0 % 8 == x1 % 8 == y1 % 8 == 0
         outside = np.ones((128, 128), dtype=bool)
         outside[y0:y1, x0:x1] = False
-        assert np.array_equal(variant.film[outside], twin.film[outside])
-        assert not np.array_equal(variant.film, twin.film)
+        assert np.array_equal(variant.image[outside], twin.image[outside])
+        assert not np.array_equal(variant.image, twin.image)
 
 
 def test_upscaling_that_the_bundle_cannot_do_is_refused(open_large: Open) -> None:
@@ -159,7 +159,7 @@ def test_an_upscaler_of_no_multiple_is_refused(tmp_path: Path) -> None:
         build_tiny(tmp_path, upscale=100)
 
 
-def test_phantom_films_grow_too(open_large: Open, phantom: Callable[[Run], Backend]) -> None:
+def test_fake_images_grow_too(open_large: Open, fake: Callable[[Run], Backend]) -> None:
     run = open_large()
-    twin, *_ = make_group(run, phantom(run), 0)
-    assert twin.film.shape == (128, 128)
+    twin, *_ = make_group(run, fake(run), 0)
+    assert twin.image.shape == (128, 128)

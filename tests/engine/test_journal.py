@@ -70,13 +70,13 @@ def claimed(tmp_path: Path) -> LocalStore:
     return store
 
 
-def test_a_run_is_told_from_first_to_last_line(tmp_path, open_fault_run, phantom):
+def test_a_run_is_reported_from_first_to_last_line(tmp_path, open_fault_run, fake):
     run, store = open_fault_run(), LocalStore(tmp_path)
     heard = []
     with journal(run, store, heard.append) as log:
         log.on_event(ShardAdopted(0))
         assert list(tmp_path.iterdir()) == [], "a place that was not claimed stays empty"
-        claim(run, store, environment(phantom(run)))
+        claim(run, store, environment(fake(run)))
         events = [
             ShardAdopted(0),
             UP,
@@ -132,7 +132,7 @@ def test_an_exception_is_the_last_line(claimed):
     assert (lines(claimed)[-1]["event"], lines(claimed)[-1]["error"]) == ("run_failed", "KeyboardInterrupt")
 
 
-def test_progress_is_told_once_a_minute_and_a_log_has_an_end(claimed, monkeypatch):
+def test_progress_is_reported_once_a_minute_and_a_log_has_an_end(claimed, monkeypatch):
     monkeypatch.setattr(journal_module, "LIMIT_BYTES", 2000)
     clock = Clock()
     with Journal(claimed, {}, lambda event: None, clock) as log:
@@ -144,15 +144,17 @@ def test_progress_is_told_once_a_minute_and_a_log_has_an_end(claimed, monkeypatc
         for shard in range(20):
             log.on_event(ShardRetried(shard, 1, "y" * 100))
         log.ended(ended(claimed))
-    told = lines(claimed)
-    assert [line["event"] for line in told].count("advanced") == 2
-    assert [line["event"] for line in told].count("actor_lost") == 0, "it alone is larger than what is left"
+    reported = lines(claimed)
+    assert [line["event"] for line in reported].count("advanced") == 2
+    assert [line["event"] for line in reported].count("actor_lost") == 0, (
+        "it alone is larger than what is left"
+    )
     size = sum(path.stat().st_size for path in (claimed.local_path / "logs").iterdir())
-    assert size < 2000 + len(json.dumps(told[-1])) + 1
-    written = [line["event"] for line in told].count("shard_retried")
+    assert size < 2000 + len(json.dumps(reported[-1])) + 1
+    written = [line["event"] for line in reported].count("shard_retried")
     assert 0 < written < 20
-    assert told[-1]["unwritten"] == 1 + 20 - written
-    assert told[-1]["events"]["advanced"] == 240
+    assert reported[-1]["unwritten"] == 1 + 20 - written
+    assert reported[-1]["events"]["advanced"] == 240
 
 
 def test_neither_credentials_nor_endless_texts(claimed, monkeypatch):
@@ -161,14 +163,14 @@ def test_neither_credentials_nor_endless_texts(claimed, monkeypatch):
     with Journal(claimed, {}, lambda event: None) as log:
         log.on_event(UP)
         log.on_event(ShardRetried(1, 1, reason + "z" * 9000))
-    told = str(lines(claimed)[-1]["reason"])
-    assert told.startswith(
+    reported = str(lines(claimed)[-1]["reason"])
+    assert reported.startswith(
         "at https://me:***@host/x?X-Amz-Signature=***&n=1 Authorization: Bearer *** ***zzz"
     )
-    assert len(told) < 4100
+    assert len(reported) < 4100
 
 
-def test_a_disk_that_fails_is_told_once_and_lines_stay_whole(claimed):
+def test_a_disk_that_fails_is_reported_once_and_lines_stay_whole(claimed):
     (claimed.local_path / "logs").write_text("a file where a folder must be")
     heard = []
     with Journal(claimed, {}, heard.append) as log:
@@ -199,9 +201,9 @@ def test_a_line_that_a_full_disk_cuts_off_stays_alone(claimed):
         log.ended(ended(claimed))
     assert [type(event) for event in heard] == [ActorUp, ShardDone, Warned, ShardDone, ShardDone]
     (found,) = run_logs(claimed)
-    told = last_lines(claimed, found, 99)
-    assert [line["event"] for line in told] == ["run_opened", "actor_up", "shard_done", "run_ended"]
-    assert told[-1]["unwritten"] == 2
+    reported = last_lines(claimed, found, 99)
+    assert [line["event"] for line in reported] == ["run_opened", "actor_up", "shard_done", "run_ended"]
+    assert reported[-1]["unwritten"] == 2
 
 
 def test_object_storage_gets_parts_of_bounded_size_seldom(tmp_path, monkeypatch):
@@ -226,10 +228,10 @@ def test_object_storage_gets_parts_of_bounded_size_seldom(tmp_path, monkeypatch)
     assert [key.rsplit(".", 2)[1] for key in found.keys] == ["0000", "0001"]
     assert len(writes) <= 150 / 30 + 2
     assert max(size for _, size in writes) < PART_BYTES + 301 * 400
-    told = lines(store)
-    assert len(told) == 1 + 1 + 1500 + 1
-    assert last_lines(store, found, 700) == told[-700:]
-    assert last_lines(store, found, 9999) == told
+    reported = lines(store)
+    assert len(reported) == 1 + 1 + 1500 + 1
+    assert last_lines(store, found, 700) == reported[-700:]
+    assert last_lines(store, found, 9999) == reported
 
 
 def test_object_storage_that_fails_holds_up_nothing_for_ever(tmp_path, monkeypatch):
@@ -254,9 +256,9 @@ def test_object_storage_that_fails_holds_up_nothing_for_ever(tmp_path, monkeypat
     log.on_event(Advanced(1, 12, 0.5, None, 3))
     log.ended(ended(store))
     assert [event for event in heard if isinstance(event, Warned)] == [heard[1]]
-    told = lines(store)
-    assert len(told) == 500 + 1
-    assert told[-1]["unwritten"] == 100 + 1, "the opening, the actor and 498 shards were kept"
+    reported = lines(store)
+    assert len(reported) == 500 + 1
+    assert reported[-1]["unwritten"] == 100 + 1, "the opening, the actor and 498 shards were kept"
 
 
 def test_the_last_lines_of_a_file_with_broken_ones(tmp_path):
@@ -286,10 +288,10 @@ def test_every_event_reads_as_it_was_said(claimed):
     assert said == [
         "run of xreal-synth 1 with Ray 2 on h, digest dddddddddddd",
         "actor a0 up on node after 1.5 s",
-        "shard 3 done: 7 films, 1 rejected in 2.5 s (1 of 6)",
+        "shard 3 done: 7 images, 1 rejected in 2.5 s (1 of 6)",
         "actor a0 lost with shard 3: gone",
-        "micro-batch 4 from now on (tried 4: 1.00 films/s, 25% of memory)",
-        "ended with exit code 0: 12 films in 3 s, 6 of 6 shards done; all well",
+        "micro-batch 4 from now on (tried 4: 1.00 images/s, 25% of memory)",
+        "ended with exit code 0: 12 images in 3 s, 6 of 6 shards done; all well",
     ]
     other = {"at": "2030-01-02T03:04:05.678Z", "run": "r", "event": "moon_rose", "height": 3}
     assert line_of_logged(other) == "2030-01-02 03:04:05  moon_rose: height 3"
@@ -308,9 +310,9 @@ def test_the_schema_is_documented_as_it_is(claimed):
     assert named >= {line["event"] for line in lines(claimed)}
 
 
-def test_status_shows_the_last_events(tmp_path, open_fault_run, phantom, monkeypatch, capsys):
+def test_status_shows_the_last_events(tmp_path, open_fault_run, fake, monkeypatch, capsys):
     run, store = open_fault_run(), LocalStore(tmp_path / "set")
-    claim(run, store, environment(phantom(run)))
+    claim(run, store, environment(fake(run)))
 
     def status(*more: str) -> str:
         monkeypatch.setattr("sys.argv", ["xreal-synth", "status", store.uri, *more])
@@ -324,8 +326,8 @@ def test_status_shows_the_last_events(tmp_path, open_fault_run, phantom, monkeyp
         for event in (UP, DONE, DONE):
             log.on_event(event)
     said = status("--events", "2")
-    assert said.count("shard 3 done: 7 films, 1 rejected in 2.5 s (1 of 6)") == 2
+    assert said.count("shard 3 done: 7 images, 1 rejected in 2.5 s (1 of 6)") == 2
     assert "actor a0 up" not in said
     assert "done: 7" not in status()
-    told = json.loads(status("--json", "--events", "4"))["events"]
-    assert [line["event"] for line in told] == ["run_opened", "actor_up", "shard_done", "shard_done"]
+    reported = json.loads(status("--json", "--events", "4"))["events"]
+    assert [line["event"] for line in reported] == ["run_opened", "actor_up", "shard_done", "shard_done"]

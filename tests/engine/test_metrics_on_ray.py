@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.util.state import list_actors, list_tasks
 
 from xreal_synth.engine.chaos.ray_cluster import LocalCluster
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.metrics import ACTOR, NOTHING, RUN
 from xreal_synth.engine.progress import Event, ShardDone
 from xreal_synth.engine.ray_driver import generate
@@ -46,12 +46,12 @@ def scrape() -> Samples:
     return found
 
 
-def when(seen: Samples, told: Callable[[Samples], bool]) -> Samples:
+def when(seen: Samples, reported: Callable[[Samples], bool]) -> Samples:
     """Scrapes until that is true; with series that were seen before and went."""
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
         seen |= scrape()
-        if told(seen):
+        if reported(seen):
             return seen
         time.sleep(0.3)
     raise AssertionError(f"only {sorted(name for name in seen if 'xreal' in name)}")
@@ -69,7 +69,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory, open_fault_run: Any) -> An
     run = open_fault_run(
         name=NAME, compute__actors=1, quality__profile="standard", quality__checks=json.dumps(checks)
     )
-    backend = Phantom(sleep_s=0.25, blank=frozenset({(0, 0), (5, 0)}), mistake=frozenset({11}))
+    backend = FakeImages(sleep_s=0.25, blank=frozenset({(0, 0), (5, 0)}), mistake=frozenset({11}))
     seen: Samples = {}
 
     def look(event: Event) -> None:
@@ -82,7 +82,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory, open_fault_run: Any) -> An
     wanted |= {"ray_node_cpu_utilization", "ray_tasks"}
 
     def complete(seen: Samples) -> bool:
-        made = wanted <= seen.keys() and total(seen, "films_made_total") >= summary.samples
+        made = wanted <= seen.keys() and total(seen, "images_generated_total") >= summary.samples
         return made and total(seen, "shards", state="quarantined") == 1
 
     found = when(seen, complete)
@@ -94,7 +94,7 @@ def test_counts_are_those_of_the_records(metered: Any) -> None:
     summary, records, found = metered
     assert (summary.exit_code, len(records), summary.quarantined) == (3, 5, (5,))
     for name, wanted in {
-        "films_made_total": sum(record.samples for record in records),
+        "images_generated_total": sum(record.samples for record in records),
         "groups_accepted_total": sum(record.groups for record in records),
         "published_bytes_total": sum(record.tar.bytes for record in records),
         "attempts_rejected_total": 2,
@@ -117,16 +117,16 @@ def test_gauges_are_those_of_the_run(metered: Any) -> None:
         "working",
     }
     assert total(found, "images_per_second") > 0
-    assert total(found, "films", state="expected") >= sum(record.samples for record in records)
+    assert total(found, "images", state="expected") >= sum(record.samples for record in records)
 
 
 def test_an_actor_tells_its_own(metered: Any) -> None:
     """What it told in the last second before it was ended may be lost."""
     _, records, found = metered
-    ((labels, films),) = found["ray_xreal_synth_actor_films_total"]
+    ((labels, images),) = found["ray_xreal_synth_actor_images_total"]
     assert labels["actor"] == "a0"
     assert labels["NodeAddress"]
-    assert films >= sum(record.samples for record in records[:3])
+    assert images >= sum(record.samples for record in records[:3])
     model = sum(record.timings["model_s"] for record in records[:3])
     assert total(found, "actor_seconds_total", part="model") >= model - 1e-2
     ((_, busy),) = found["ray_xreal_synth_actor_busy_share"]

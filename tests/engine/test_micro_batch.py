@@ -14,7 +14,7 @@ from xreal_synth.errors import EngineError
 
 
 def device(rates, memory, room):
-    """A device by its films per second and memory share at each size; sizes above `room` do not fit."""
+    """A device by its images per second and memory share at each size; sizes above `room` do not fit."""
     return lambda size: Trial(size, rates(size), memory(size)) if size <= room else None
 
 
@@ -42,18 +42,18 @@ def test_no_room_for_one_group_is_an_error():
 
 
 def test_a_real_model_is_measured_and_keeps_what_it_found(open_fault_run):
-    run = open_fault_run(samples=4, output__shard_samples=4)
+    run = open_fault_run(anatomies=4, output__shard_samples=4)
     shape = replace(actor_shape(run.recipe.compute, Resources(1, 0)), micro_batch=None)
     backend = Networks().open(run, shape)
     assert backend.micro_batch in (1, 2, 4)
     assert backend.trials[0].micro_batch == 1
-    assert all(trial.films_per_s > 0 and trial.memory == 0 for trial in backend.trials)
+    assert all(trial.images_per_s > 0 and trial.memory == 0 for trial in backend.trials)
     trial = measure_torch(run, backend, 2, share=0)
     assert trial is not None
     assert trial.micro_batch == 2
 
 
-def test_out_of_memory_names_the_mend_and_spoils_the_actor():
+def test_out_of_memory_names_the_hint_and_spoils_the_actor():
     failed = failure_of(type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"))
     assert failed.spoiled
     assert failed.cause == "error"

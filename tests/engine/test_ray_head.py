@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from xreal_synth.engine.progress import Event, Warned
-from xreal_synth.engine.ray_head import Head, Watched
+from xreal_synth.engine.ray_head import Head, HeadWatch
 from xreal_synth.engine.resources import Resources
 
 
@@ -30,9 +30,9 @@ def address(server: socket.socket) -> str:
     return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_head_that_stays_away_is_told_of_and_stops_the_run(listening: socket.socket) -> None:
+def test_a_head_that_stays_away_is_reported_of_and_stops_the_run(listening: socket.socket) -> None:
     clock, stop = Clock(), threading.Event()
-    told: list[Event] = []
+    reported: list[Event] = []
     asked: list[Resources] = []
 
     def ask() -> Resources:
@@ -40,7 +40,7 @@ def test_a_head_that_stays_away_is_told_of_and_stops_the_run(listening: socket.s
         asked.append(Resources(4, 0))
         return asked[0]
 
-    watched = Watched(Head(address(listening), 60, clock), ask, stop, told.append)
+    watched = HeadWatch(Head(address(listening), 60, clock), ask, stop, reported.append)
     assert watched.resources() == Resources(4, 0)
     listening.close()
     for seconds, warnings, stopped in (
@@ -53,20 +53,20 @@ def test_a_head_that_stays_away_is_told_of_and_stops_the_run(listening: socket.s
         clock.now = 100.0 + seconds
         assert watched.resources() == Resources(4, 0)
         assert not watched.there()
-        assert len(told) == warnings
+        assert len(reported) == warnings
         assert stop.is_set() == stopped
-    messages = [event.message for event in told if isinstance(event, Warned)]
+    messages = [event.message for event in reported if isinstance(event, Warned)]
     assert "has not answered for 11 s" in messages[0]
     assert "this run ends" in messages[1]
 
 
 def test_a_head_that_comes_back_is_asked_again(listening: socket.socket) -> None:
     clock, stop = Clock(), threading.Event()
-    told: list[Event] = []
+    reported: list[Event] = []
     counts = iter(range(1, 9))
     port = listening.getsockname()[1]
     head = Head(address(listening), 60, clock)
-    watched = Watched(head, lambda: Resources(next(counts), 0), stop, told.append)
+    watched = HeadWatch(head, lambda: Resources(next(counts), 0), stop, reported.append)
     assert watched.resources().cpus == 1
     listening.close()
     clock.now += 20
@@ -78,7 +78,7 @@ def test_a_head_that_comes_back_is_asked_again(listening: socket.socket) -> None
         assert head.silent_s == 0
     clock.now += 20
     assert watched.resources().cpus == 2
-    assert [type(event) for event in told] == [Warned, Warned]
+    assert [type(event) for event in reported] == [Warned, Warned]
     assert not stop.is_set(), "each silence is counted from its own beginning"
 
 

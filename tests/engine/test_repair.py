@@ -1,4 +1,4 @@
-"""What repair plans and does without making films; with films it is in the fault table (test_chaos.py)."""
+"""What repair plans and does without making images; with images it is in the fault table (test_chaos.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dataset(tmp_path, whole_dataset, open_fault_run):
 def planned(store, **asked):
     head = read_head(store)
     quarantined = asked.pop("quarantined", False)
-    run = open_for_repair(store, head, **{"samples": None, "bundle": None, "films": None, **asked})
+    run = open_for_repair(store, head, **{"anatomies": None, "bundle": None, "images": None, **asked})
     return run, plan_repair(run, store, head, quarantined=quarantined)
 
 
@@ -63,7 +63,11 @@ def test_whole_tars_get_table_and_record_back_without_models_or_ray(dataset, tar
     inodes = {tar.name: tar.stat().st_ino for tar in (dataset.local_path / "shards").iterdir()}
     damage(dataset)
     run, plan = planned(dataset)
-    assert [(deed.shard, deed.what) for deed in plan.deeds] == [(1, "adopt"), (3, "adopt"), (4, "adopt")]
+    assert [(action.shard, action.what) for action in plan.actions] == [
+        (1, "adopt"),
+        (3, "adopt"),
+        (4, "adopt"),
+    ]
     assert [problem.split(":")[0] for problem in plan.ends] == ["samples.parquet"]
     head = read_head(dataset)
     made = []
@@ -88,15 +92,15 @@ def test_dry_run_tells_and_writes_nothing(dataset, monkeypatch, capsys):
     dataset.put_if_absent("shards/stray.tar", b"not ours")
     before = content(dataset)
     assert command(monkeypatch, "repair", dataset.uri, "--dry-run", "--json") == 3
-    told = json.loads(capsys.readouterr().out)
-    assert {deed["shard"]: deed["what"] for deed in told["deeds"]} == {
+    reported = json.loads(capsys.readouterr().out)
+    assert {action["shard"]: action["what"] for action in reported["actions"]} == {
         1: "adopt", 2: "make", 3: "adopt", 4: "adopt"
     }  # fmt: skip
-    assert told["left"] == ["shards/stray.tar: does not belong to this dataset"]
+    assert reported["left"] == ["shards/stray.tar: does not belong to this dataset"]
     assert content(dataset) == before
 
 
-def test_the_command_mends_what_needs_no_films(dataset, monkeypatch, capsys):
+def test_the_command_mends_what_needs_no_images(dataset, monkeypatch, capsys):
     damage(dataset)
     assert command(monkeypatch, "repair", dataset.uri) == 0
     assert "3 to write from their tars" in capsys.readouterr().out
@@ -107,20 +111,20 @@ def test_quarantined_shards_are_left_unless_asked_for(dataset):
     for key in ("records/fault-000002.json", "shards/fault-000002.tar", "tables/fault-000002.parquet"):
         dataset.delete(key)
     dataset.replace("quarantine/fault-000002.json", b"{}")
-    assert [deed.what for deed in planned(dataset)[1].deeds] == ["leave"]
-    assert [deed.what for deed in planned(dataset, quarantined=True)[1].deeds] == ["make"]
+    assert [action.what for action in planned(dataset)[1].actions] == ["leave"]
+    assert [action.what for action in planned(dataset, quarantined=True)[1].actions] == ["make"]
 
 
 def test_more_samples_extend_the_last_shard(tmp_path, open_fault_run, make_shards):
-    make_shards(open_fault_run(samples=7), tmp_path)
-    _, plan = planned(LocalStore(tmp_path), samples=11)
+    make_shards(open_fault_run(anatomies=7), tmp_path)
+    _, plan = planned(LocalStore(tmp_path), anatomies=11)
     assert plan.shards_to("extend") == (3,)
     assert plan.shards_to("make") == (4, 5)
 
 
 def test_fewer_samples_than_there_are_are_refused(dataset):
     with pytest.raises(DatasetError, match="takes nothing away"):
-        planned(dataset, samples=4)
+        planned(dataset, anatomies=4)
 
 
 def test_without_the_kept_recipe_nothing_is_guessed(dataset):
@@ -129,18 +133,18 @@ def test_without_the_kept_recipe_nothing_is_guessed(dataset):
         planned(dataset)
 
 
-def test_the_kept_recipe_has_what_the_command_line_replaced(tmp_path, open_fault_run, phantom, make_shards):
+def test_the_kept_recipe_has_what_the_command_line_replaced(tmp_path, open_fault_run, fake, make_shards):
     path = tmp_path / "recipe.yaml"
     path.write_text(open_fault_run().loaded.text)
     given = load_recipe(path)
     assert given.text == path.read_text()
-    changed = load_recipe(path, overrides=["samples=4", "split.val=0.9"])
-    run = replace(open_fault_run(samples=4, split__val=0.9), loaded=changed)
+    changed = load_recipe(path, overrides=["anatomies=4", "split.val=0.9"])
+    run = replace(open_fault_run(anatomies=4, split__val=0.9), loaded=changed)
     make_shards(run, tmp_path / "out")
     store = LocalStore(tmp_path / "out")
-    assert "samples: 4" in recipe_text(store)
+    assert "anatomies: 4" in recipe_text(store)
     again, _ = planned(store)
-    assert (again.recipe.samples, again.recipe.split.val) == (4, 0.9)
+    assert (again.recipe.anatomies, again.recipe.split.val) == (4, 0.9)
 
 
 def command(monkeypatch, *arguments):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from xreal_synth.cli.main import app
 from xreal_synth.engine.account import Account
-from xreal_synth.engine.expect import films_per_group
+from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Flight
 from xreal_synth.engine.progress import Advanced, Event
@@ -33,7 +33,7 @@ ROUGH = World(
 SHARDS = 200
 
 
-def told(row: SimulationRow) -> dict[str, object]:
+def reported(row: SimulationRow) -> dict[str, object]:
     """All of a row but what is measured."""
     fields = dataclasses.asdict(row)
     return {name: fields[name] for name in fields if name not in ("cpu_s", "own_s", "peak_bytes")}
@@ -63,8 +63,8 @@ def test_no_shard_is_lost_or_doubled_whatever_happens(seed: int) -> None:
 
 def test_equal_seeds_give_equal_runs() -> None:
     first = simulate(ROUGH, SHARDS)
-    assert told(simulate(ROUGH, SHARDS)) == told(first)
-    assert told(simulate(dataclasses.replace(ROUGH, seed=2), SHARDS)) != told(first)
+    assert reported(simulate(ROUGH, SHARDS)) == reported(first)
+    assert reported(simulate(dataclasses.replace(ROUGH, seed=2), SHARDS)) != reported(first)
 
 
 def test_a_calm_run_loses_nothing_to_failures() -> None:
@@ -111,16 +111,16 @@ def test_the_command_prints_a_row_per_number_of_actors(tmp_path: Path) -> None:
     assert out.read_text().count("\n| ") == 3
 
 
-@given(films=st.lists(st.floats(0, 30), min_size=3, max_size=3))
-def test_films_in_flight_are_counted_as_their_shards_give(films: list[float]) -> None:
-    told = recipe_from_text(RECIPE, overrides=["samples=10", "output.shard_samples=4"])
-    run = open_run(LoadedRecipe(told, RECIPE))
+@given(images=st.lists(st.floats(0, 30), min_size=3, max_size=3))
+def test_images_in_flight_are_counted_as_their_shards_give(images: list[float]) -> None:
+    reported = recipe_from_text(RECIPE, overrides=["anatomies=10", "output.shard_samples=4"])
+    run = open_run(LoadedRecipe(reported, RECIPE))
     events: list[Event] = []
     now = itertools.count()
     account = Account(run, MarkStore("simulated", 3), Totals(), events.append, lambda: float(next(now)))
-    account.advance([Flight(shard, count) for shard, count in enumerate(films)], {"working": 3})
-    expected = films_per_group(run.recipe)
-    wanted = sum(expected.share(count, groups) for count, groups in zip(films, (4, 4, 2), strict=True))
+    account.advance([Flight(shard, count) for shard, count in enumerate(images)], {"working": 3})
+    expected = images_per_group(run.recipe)
+    wanted = sum(expected.share(count, groups) for count, groups in zip(images, (4, 4, 2), strict=True))
     (event,) = events
     assert isinstance(event, Advanced)
-    assert event.films_done == min(round(wanted), event.films_total)
+    assert event.images_done == min(round(wanted), event.images_total)

@@ -49,9 +49,9 @@ def test_the_bench_measures_in_processes_of_their_own_and_cleans_up(tmp_path: Pa
     command = ["bench", "dataset", "--shards", "6", "--folder", str(place), "--out", str(out), "--json"]
     ran = CliRunner().invoke(app, [*command, "--step", "verify --quick", "--keep"])
     assert ran.exit_code == 0, ran.output
-    told = json.loads(ran.stdout)
-    (row,) = told["rows"]
-    assert (row["step"], row["shards"], told["ok"]) == ("verify --quick", 6, True)
+    reported = json.loads(ran.stdout)
+    (row,) = reported["rows"]
+    assert (row["step"], row["shards"], reported["ok"]) == ("verify --quick", 6, True)
     assert 20e6 < row["peak_bytes"] < 500e6
     assert row["cpu_s"] > 0
     assert "| verify --quick |" in out.read_text()

@@ -92,9 +92,9 @@ def test_killed_driver_and_resume_with_two_actors(joined_ray, tmp_path, one_acto
 
 
 def test_more_samples_leave_whole_shards_as_they_were(tmp_path, one_actor, tar_hashes):
-    assert smoke(tmp_path, "samples=8", "compute.actors=1").exit_code == 0
+    assert smoke(tmp_path, "anatomies=8", "compute.actors=1").exit_code == 0
     before = tar_hashes(tmp_path)
-    assert smoke(tmp_path, "samples=10", "compute.actors=2").exit_code == 0
+    assert smoke(tmp_path, "anatomies=10", "compute.actors=2").exit_code == 0
     after = tar_hashes(tmp_path)
     assert {name: after[name] for name in before} == before
     assert after == one_actor

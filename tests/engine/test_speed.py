@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.speed.marked import Marked, read_marks
 from xreal_synth.engine.speed.start_up import PARTS, read_start, run_marked
@@ -22,13 +22,13 @@ TASK = Task("xreal-tiny", 8, 2, {"quality.profile": "none", "compute.micro_batch
 
 def bench(sleep_s: float = 0.0) -> WaysBench:
     shape = actor_shape(TASK.run().recipe.compute, Resources(1, 0))
-    return WaysBench(TASK, Phantom(sleep_s=sleep_s), shape, actors=1)
+    return WaysBench(TASK, FakeImages(sleep_s=sleep_s), shape, actors=1)
 
 
-def test_all_ways_make_the_same_films_and_the_worker_is_slower_by_what_it_does():
+def test_all_ways_make_the_same_images_and_the_worker_is_slower_by_what_it_does():
     passes = bench(0.02).measure(2, ("bare", "worker"))
     assert [one.way for one in passes] == ["bare", "worker"] * 2
-    assert len({one.films for one in passes}) == 1
+    assert len({one.images for one in passes}) == 1
     assert all(one.spent[MODEL] >= 16 * 0.02 for one in passes)
     bare, worker = figures(passes)
     assert (bare.wall, bare.cpu) == (1.0, 1.0)
@@ -42,16 +42,16 @@ def test_shares_are_of_every_actor_s_wall_time():
     assert one.share(WAIT) == pytest.approx(0.05)
     assert one.outside == pytest.approx(0.1)
     row = figures([Pass("bare", 10, 8.0, 4.0, {MODEL: 8.0}), one])[1]
-    assert row.films_per_s == 2.0
-    assert row.wall == pytest.approx(0.8), "each of two actors makes 1 film a second, the bare loop 1.25"
+    assert row.images_per_s == 2.0
+    assert row.wall == pytest.approx(0.8), "each of two actors makes 1 image a second, the bare loop 1.25"
 
 
-def test_a_shard_is_one_stream_so_that_micro_batches_are_full(open_fault_run, phantom, tmp_path):
+def test_a_shard_is_one_stream_so_that_micro_batches_are_full(open_fault_run, fake, tmp_path):
     run = open_fault_run(output__shard_samples=12, compute__micro_batch=2)
-    backend, sizes, streams = phantom(run), [], []
+    backend, sizes, streams = fake(run), [], []
 
     class Watched:
-        device, precision, micro_batch, gate = "phantom", "none", 2, backend.gate
+        device, precision, micro_batch, gate = "fake", "none", 2, backend.gate
 
         def render(self, jobs, on_batch):
             streams.append(len(sizes))
@@ -70,10 +70,10 @@ def test_a_shard_is_one_stream_so_that_micro_batches_are_full(open_fault_run, ph
 
 
 @pytest.mark.ray
-def test_the_engine_is_timed_and_its_actor_s_start_told(joined_ray, tmp_path):
+def test_the_engine_is_timed_and_its_actor_s_start_reported(joined_ray, tmp_path):
     (made,) = bench(0.01).measure(1, ("engine",))
     (alone,) = bench().measure(1, ("bare",))
-    assert made.films == alone.films
+    assert made.images == alone.images
     assert made.cpu_s > 0
     assert 0 < made.share(MODEL) < 1
 
@@ -83,17 +83,17 @@ def test_the_engine_is_timed_and_its_actor_s_start_told(joined_ray, tmp_path):
     assert run_marked(tmp_path, 0.01) == 0
     start = read_start(tmp_path, began)
     assert list(start.named()) == list(PARTS)
-    assert 0 < start.first_film < time.time() - began
+    assert 0 < start.first_image < time.time() - began
     assert start.named()["first micro-batch"] >= 4 * 0.01
 
 
 def test_an_actor_notes_its_start_in_order(open_fault_run, tmp_path):
     run = open_fault_run()
-    backend = Marked(Phantom(), str(tmp_path)).open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    backend = Marked(FakeImages(), str(tmp_path)).open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     run_shard(run, backend, run.plan.shard(0), LocalStore(tmp_path / "out"))
     (marks,) = read_marks(tmp_path)
-    assert marks.called <= marks.imported <= marks.loaded <= marks.begun <= marks.first_film
-    assert marks.films >= 3
+    assert marks.called <= marks.imported <= marks.loaded <= marks.begun <= marks.first_image
+    assert marks.images >= 3
     assert marks.cpu_s > 0
 
 

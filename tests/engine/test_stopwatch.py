@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from xreal_synth.engine import desk
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine import shard_encoder as encoder
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
 from xreal_synth.engine.worker import run_shard
@@ -58,7 +58,7 @@ def test_what_raises_counts_too():
 
 def test_a_record_tells_the_model_s_share(open_fault_run, tmp_path):
     run = open_fault_run()
-    backend = Phantom(sleep_s=0.05).open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    backend = FakeImages(sleep_s=0.05).open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     record = run_shard(run, backend, run.plan.shard(0), LocalStore(tmp_path))
     spent = record.timings
     assert set(spent) >= {MAKE, MODEL, GATE, WAIT}
@@ -69,14 +69,14 @@ def test_a_record_tells_the_model_s_share(open_fault_run, tmp_path):
 
 
 def test_what_the_encoder_raises_fails_the_shard_and_leaves_nothing(
-    open_fault_run, phantom, tmp_path, monkeypatch
+    open_fault_run, fake, tmp_path, monkeypatch
 ):
     def full(sample):
         raise OSError(errno.ENOSPC, "no space left")
 
     run = open_fault_run()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(desk, "encode_sample", full)
+    monkeypatch.setattr(encoder, "encode_sample", full)
     with pytest.raises(OSError, match="no space"):
-        run_shard(run, phantom(run), run.plan.shard(0), LocalStore(tmp_path / "out"))
+        run_shard(run, fake(run), run.plan.shard(0), LocalStore(tmp_path / "out"))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -20,8 +20,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from xreal_synth.engine import parcel as parcel_module
-from xreal_synth.engine.parcel import pack
+from xreal_synth.engine import job_package as package_module
+from xreal_synth.engine.job_package import pack_job
 from xreal_synth.errors import EngineError
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.recipe.load import load_recipe
@@ -50,19 +50,19 @@ def recipe_of(folder: Path, *overrides: str):
 
 def test_only_what_the_recipe_names_is_taken_along(work):
     recipe = work / "recipes" / "smoke.yaml"
-    alone = pack(recipe_of(work), recipe, work)
+    alone = pack_job(recipe_of(work), recipe, work)
     assert [str(name) for name in alone.files] == ["recipes/smoke.yaml"]
     assert alone.notes == ()
-    mine = pack(recipe_of(work, "bundle=bundles/mine"), recipe, work)
+    mine = pack_job(recipe_of(work, "bundle=bundles/mine"), recipe, work)
     wanted = {str(path.relative_to(work)) for path in (work / "bundles").rglob("*") if path.is_file()}
     assert {str(name) for name in mine.files} == wanted | {"recipes/smoke.yaml"}
     assert mine.bytes == sum((work / name).stat().st_size for name in mine.files)
 
 
-def test_masks_are_taken_along(work, film_folder):
-    folder = film_folder()
+def test_masks_are_taken_along(work, image_folder):
+    folder = image_folder()
     shutil.copytree(folder / "masks", work / "masks")
-    taken = pack(
+    taken = pack_job(
         recipe_of(work, "anatomy.source={masks: {path: masks}}"), work / "recipes" / "smoke.yaml", work
     )
     assert sum(name.parts[0] == "masks" for name in taken.files) == 6
@@ -71,17 +71,17 @@ def test_masks_are_taken_along(work, film_folder):
 def test_the_gates_files_are_taken_along(work):
     (work / "index.safetensors").write_bytes(b"thumbnails")
     asked = "quality={profile: none, checks: {copies: {action: warn, index: index.safetensors}}}"
-    taken = pack(recipe_of(work, asked), work / "recipes" / "smoke.yaml", work)
+    taken = pack_job(recipe_of(work, asked), work / "recipes" / "smoke.yaml", work)
     assert "index.safetensors" in {str(name) for name in taken.files}
     with pytest.raises(EngineError, match=r"quality\.checks\.copies\.index"):
-        pack(
+        pack_job(
             recipe_of(work, asked.replace("index.s", "/data/index.s")), work / "recipes" / "smoke.yaml", work
         )
 
 
-def test_the_parcel_has_the_same_bytes_each_time(work, tmp_path):
+def test_the_package_has_the_same_bytes_each_time(work, tmp_path):
     for name in ("a.zip", "b.zip"):
-        pack(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work).write(
+        pack_job(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work).write(
             tmp_path / name
         )
         for path in work.rglob("*"):
@@ -93,7 +93,7 @@ def test_the_parcel_has_the_same_bytes_each_time(work, tmp_path):
 
 
 def test_the_package_goes_along_if_asked(work):
-    taken = pack(recipe_of(work), work / "recipes" / "smoke.yaml", work, code=True)
+    taken = pack_job(recipe_of(work), work / "recipes" / "smoke.yaml", work, code=True)
     names = {str(name) for name in taken.files}
     assert {"xreal_synth/jobs/generate.py", "xreal_synth/bundles/xreal-tiny/bundle.json"} <= names
     assert not [name for name in names if "__pycache__" in name]
@@ -101,7 +101,7 @@ def test_the_package_goes_along_if_asked(work):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "options", "told"),
+    ("overrides", "options", "reported"),
     [
         (["bundle={tmp}/mine/bundles/mine"], {}, "nothing says that the nodes have it"),
         (["bundle=../elsewhere"], {}, "nothing says that the nodes have it"),
@@ -109,25 +109,25 @@ def test_the_package_goes_along_if_asked(work):
         (["anatomy.source={{masks: {{path: /data/masks}}}}"], {}, "anatomy.source.masks.path"),
     ],
 )
-def test_what_the_nodes_would_not_find_is_refused(work, tmp_path, overrides, options, told):
+def test_what_the_nodes_would_not_find_is_refused(work, tmp_path, overrides, options, reported):
     given = [override.format(tmp=tmp_path) for override in overrides]
-    with pytest.raises(EngineError, match=told):
-        pack(recipe_of(work, *given), work / "recipes" / "smoke.yaml", work, **options)
+    with pytest.raises(EngineError, match=reported):
+        pack_job(recipe_of(work, *given), work / "recipes" / "smoke.yaml", work, **options)
 
 
 def test_what_is_on_the_nodes_stays_here(work):
     recipe = recipe_of(work, "bundle=/models/mine")
-    taken = pack(recipe, work / "recipes" / "smoke.yaml", work, on_nodes=True)
+    taken = pack_job(recipe, work / "recipes" / "smoke.yaml", work, on_nodes=True)
     assert len(taken.files) == 1
     assert "/models/mine is taken to be on every node" in taken.notes[0]
 
 
-def test_a_recipe_outside_and_a_large_parcel_are_refused(work, monkeypatch):
+def test_a_recipe_outside_and_a_large_package_are_refused(work, monkeypatch):
     with pytest.raises(EngineError, match="outside of the working directory"):
-        pack(recipe_of(work), SMOKE, work)
-    monkeypatch.setattr(parcel_module, "LIMIT_BYTES", 1000)
+        pack_job(recipe_of(work), SMOKE, work)
+    monkeypatch.setattr(package_module, "LIMIT_BYTES", 1000)
     with pytest.raises(EngineError, match="to take along: bundles"):
-        pack(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work)
+        pack_job(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work)
 
 
 @contextmanager
@@ -164,9 +164,9 @@ def test_clusters_that_cannot_be_reached(monkeypatch):
         connect("ray://127.0.0.1:10001")
     with pytest.raises(EngineError, match="no answer"):
         connect("http://127.0.0.1:9")
-    with dashboard(500, f"went wrong with {CANARY}") as address, pytest.raises(EngineError) as told:
+    with dashboard(500, f"went wrong with {CANARY}") as address, pytest.raises(EngineError) as reported:
         connect(address)
-    assert CANARY not in str(told.value)
+    assert CANARY not in str(reported.value)
     with dashboard(401, "Unauthorized") as address, pytest.raises(EngineError, match="RAY_AUTH_MODE=token"):
         connect(address)
     with dashboard(200, json.dumps({"ray_version": "2.31.0", "version": "4"})) as address:
@@ -208,7 +208,7 @@ def test_a_lost_connection_is_taken_up_where_it_broke(monkeypatch):
 def command(folder: Path, address: str, *options: str) -> list[str]:
     return [
         sys.executable, "-m", "xreal_synth", "submit", "recipes/smoke.yaml", "--address", address,
-        "--set", "samples=4", *options,
+        "--set", "anatomies=4", *options,
     ]  # fmt: skip
 
 
@@ -232,17 +232,17 @@ def test_a_job_runs_with_a_bundle_taken_along_and_outlives_its_follower(ray_head
         command(work, ray_head.jobs, *options), cwd=work, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts,
     ) as process:  # fmt: skip
-        told = ""
+        reported = ""
         assert process.stdout is not None
         for line in process.stdout:
-            told += line
+            reported += line
             if "to stop it:" in line:
                 time.sleep(1)
                 process.send_signal(signal.SIGINT)
         code = process.wait(timeout=60)
-    assert code == 130, told
-    assert "not following any more" in told
-    assert "ray job stop" in told
+    assert code == 130, reported
+    assert "not following any more" in reported
+    assert "ray job stop" in reported
     deadline = time.monotonic() + JOB_S
     while time.monotonic() < deadline and not (out / "out" / "smoke" / "README.md").exists():
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""A small folder of drawn films in two splits, and tiny judging networks with seeded random weights."""
+"""A small folder of drawn images in two splits, and tiny evaluator networks with seeded random weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.cli.main import main
-from xreal_synth.evaluation.judging import write_judges
+from xreal_synth.evaluation.evaluators import write_evaluators
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 
@@ -34,33 +34,33 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six validation and eight training films: masks of ellipses, films that are darker in the lungs."""
-    folder = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six validation and eight training images: masks of ellipses, images that are darker in the lungs."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     with (folder / "manifest.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "mask", "labels", "patient_id", "split"])
         for number in range(len(LABELS) + TRAINING):
             mask = schematic_mask(320, rng)
-            film = np.where(np.isin(mask, (1, 2)), 60, 190) + rng.normal(0, 4, mask.shape)
-            Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(folder / f"film{number}.png")
+            image = np.where(np.isin(mask, (1, 2)), 60, 190) + rng.normal(0, 4, mask.shape)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"image{number}.png")
             Image.fromarray(mask).save(folder / f"mask{number}.png")
             split = "val" if number < len(LABELS) else "train"
             labels = LABELS[number % len(LABELS)]
-            table.writerow([f"film{number}.png", f"mask{number}.png", labels, str(number // 2), split])
+            table.writerow([f"image{number}.png", f"mask{number}.png", labels, str(number // 2), split])
     return folder
 
 
 @pytest.fixture(scope="session")
-def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judges")
+def evaluators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluators")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         PyramidSegmenter(inner_size=32, blocks=(1,), width=8).save_pretrained(folder / "segmenter")
         classifier = FindingClassifier("densenet", 32, (1, 1), width=8, growth=4, findings=FINDINGS)
         classifier.save_pretrained(folder / "classifier")
-    write_judges(folder)
+    write_evaluators(folder)
     return folder
 
 
@@ -78,23 +78,23 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def phantom_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve groups of drawn films of 64 pixels, with twins, Pneumonia and Effusion; no model made them."""
-    store = LocalStore(tmp_path_factory.mktemp("phantoms"))
-    open_dataset(store, phantom_head(), "version: 1\n", lambda there, here: [])
+def fake_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve groups of drawn images of 64 pixels, with twins, Pneumonia and Effusion; no model made them."""
+    store = LocalStore(tmp_path_factory.mktemp("fakes"))
+    open_dataset(store, fake_head(), "version: 1\n", lambda there, here: [])
     for number in range(3):
-        shard = ShardPlan("phantoms", number, 4 * number, 4 * number + 4)
-        publish_phantoms(store, shard, phantom_groups(shard.start, shard.stop, 64))
-    finish(store, phantom_head(), split_of=lambda group: "train")
+        shard = ShardPlan("fakes", number, 4 * number, 4 * number + 4)
+        publish_fakes(store, shard, fake_groups(shard.start, shard.stop, 64))
+    finish(store, fake_head(), split_of=lambda group: "train")
     return Path(store.uri)
 
 
 @pytest.fixture(scope="session")
 def edited_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset that says its films are edited from real ones."""
+    """A dataset that says its images are edited from real ones."""
     store = LocalStore(tmp_path_factory.mktemp("edited"))
-    head = phantom_head()
-    head = replace(head, settings={**head.settings, "anatomy": {"source": {"images": {"path": "films"}}}})
+    head = fake_head()
+    head = replace(head, settings={**head.settings, "anatomy": {"source": {"images": {"path": "images"}}}})
     open_dataset(store, head, "version: 1\n", lambda there, here: [])
-    publish_phantoms(store, ShardPlan("phantoms", 0, 0, 1), phantom_groups(0, 1))
+    publish_fakes(store, ShardPlan("fakes", 0, 0, 1), fake_groups(0, 1))
     return Path(store.uri)

@@ -1,4 +1,4 @@
-"""The benchmark of sampling: the plain loop makes the same films, rows are what was asked, mistakes are told."""
+"""The benchmark of sampling: the plain loop makes the same images, rows are what was asked, mistakes are told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from xreal_synth.cli.main import main
-from xreal_synth.evaluation.bench_sample import CPU_ATTENTION, Row, SampleBench, loop_settings, rows_of
+from xreal_synth.evaluation.bench_sample import CPU_ATTENTION, LoopTiming, SampleBench, loop_settings, rows_of
 from xreal_synth.evaluation.machine import PeakMemory, stated_peak
 from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.models.describe import describe
@@ -32,7 +32,7 @@ def bench() -> SampleBench:
     return SampleBench(info, loop_settings(info, 4), torch.device("cpu"), SMALL, "cpu")
 
 
-def test_the_plain_loop_makes_the_films_of_mode_reference(bench: SampleBench) -> None:
+def test_the_plain_loop_makes_the_images_of_mode_reference(bench: SampleBench) -> None:
     """From the same noise, outside the paste in pixels, which the plain loop does not have."""
     (job,) = bench.jobs(1)
     edit = job.members[0].edits[0]
@@ -43,17 +43,17 @@ def test_the_plain_loop_makes_the_films_of_mode_reference(bench: SampleBench) ->
         key = NoiseKey(job.seed, job.index, job.attempt, "v0" if purpose.startswith("b.") else "")
         return torch.from_numpy(philox(model.latent_shape, key, purpose, step, 0))[None]
 
-    x_a, x_p = PlainLoop(model, bench.settings["plain"]).films(job.anatomy, edit, job.healthy_prompt, draw)
-    for film, name, where in ((x_a, "h", slice(None)), (x_p, "v0", edit.alpha == 1)):
-        grey = to_grey(film[0], model.value_range).numpy().astype(int)
-        assert np.abs(grey - made.films[name])[where].max() <= 1
+    x_a, x_p = PlainLoop(model, bench.settings["plain"]).images(job.anatomy, edit, job.healthy_prompt, draw)
+    for image, name, where in ((x_a, "h", slice(None)), (x_p, "v0", edit.alpha == 1)):
+        grey = to_grey(image[0], model.value_range).numpy().astype(int)
+        assert np.abs(grey - made.images[name])[where].max() <= 1
 
 
 def test_figures_hold_together(bench: SampleBench) -> None:
     rows = rows_of(["plain", "reference", "branch"], [1, 3], "bf16")
-    assert rows[:2] == [Row("plain", 1, "fp32"), Row("plain", 1, "bf16")]
-    assert rows[2:] == [Row(loop, size, "bf16") for loop in ("reference", "branch") for size in (1, 3)]
-    passed: list[Row] = []
+    assert rows[:2] == [LoopTiming("plain", 1, "fp32"), LoopTiming("plain", 1, "bf16")]
+    assert rows[2:] == [LoopTiming(loop, size, "bf16") for loop in ("reference", "branch") for size in (1, 3)]
+    passed: list[LoopTiming] = []
     figures = bench.measure(rows, 2, on_pass=passed.append)
     assert len(passed) == bench.passes(rows, 2) == 12
     assert passed[:6] == passed[6:] == rows
@@ -97,7 +97,7 @@ def test_attention_on_a_cpu_is_counted() -> None:
 
 
 def test_a_stated_peak_is_taken_and_others_are_measured(bench: SampleBench) -> None:
-    rows = [Row("branch", 1, "fp32")]
+    rows = [LoopTiming("branch", 1, "fp32")]
     assert bench.measure(rows, 1, peak=2.5).peak["fp32"].tflops == 2.5
     assert bench.measure(rows, 1).peak["fp32"].source == "matrix product"
     assert stated_peak("cpu", "bf16") is None
@@ -107,7 +107,7 @@ def test_peak_memory_sees_what_was_taken_and_given_back() -> None:
     memory = PeakMemory("cpu")
     memory.begin()
     if memory.bytes() is None:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not say")
     block = torch.ones(2**24)
     del block
     assert 2**25 < (memory.bytes() or 0) < 2**27
@@ -134,9 +134,9 @@ def test_the_command_prints_and_writes_the_table(
     assert written.count("\n| ") == 5 + len({"fp32", resolve_precision("auto")})
     options = [*small, "--rows", "branch", "--precision", "fp32", "--json"]
     assert run(monkeypatch, *options) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["row"]["loop"] for row in told["rows"]] == ["branch"]
-    assert told["rows"][0]["ratio"] is None
+    reported = json.loads(capsys.readouterr().out)
+    assert [row["row"]["loop"] for row in reported["rows"]] == ["branch"]
+    assert reported["rows"][0]["ratio"] is None
 
 
 @pytest.mark.parametrize(

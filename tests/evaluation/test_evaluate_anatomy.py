@@ -1,4 +1,4 @@
-"""The paired evaluation on a small folder of drawn films, with the shipped networks and few steps."""
+"""The paired evaluation on a small folder of drawn images, with the shipped networks and few steps."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Evaluate = Callable[..., int]
 
 
 def test_figures_and_sheet(
-    films: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    options = ["--data", str(films), "-n", "6", "--steps", "4", "--sheet", str(sheet), "--json"]
+    options = ["--data", str(images), "-n", "6", "--steps", "4", "--sheet", str(sheet), "--json"]
     assert evaluate("anatomy", *options) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["films"], figures["variants"]) == (6, 3)
-    assert figures["change_outside"]["mean"] == 0
-    assert figures["change_inside"]["mean"] > 0
-    assert figures["dice"]["left_lung"]["mean"] > 0.5
-    assert all(0 <= figures[name]["mean"] <= 1 for name in ("ms_ssim", "ms_ssim_variant"))
+    assert (figures["images"], figures["variants"]) == (6, 3)
+    assert figures["change_outside"]["value"] == 0
+    assert figures["change_inside"]["value"] > 0
+    assert figures["dice"]["left_lung"]["value"] > 0.5
+    assert all(0 <= figures[name]["value"] <= 1 for name in ("ms_ssim", "ms_ssim_variant"))
     assert figures["seconds"]["stage B"] > 0
     assert sheet.is_file()
 
@@ -51,17 +51,17 @@ def test_figures_and_sheet(
     ],
 )
 def test_mistakes(
-    films: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str], options: list[str], named: str
+    images: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str], options: list[str], named: str
 ) -> None:
-    assert evaluate("anatomy", "--data", str(films), *options) == 2
+    assert evaluate("anatomy", "--data", str(images), *options) == 2
     assert named in capsys.readouterr().err
 
 
-def test_stages_are_told_apart_without_a_controller() -> None:
+def test_stages_are_reported_apart_without_a_controller() -> None:
     """Under `control: none` neither stage calls the controller, and a batch of twins follows one of edits."""
     stages: list[str] = []
 
-    class Told(StageWatch):
+    class Reported(StageWatch):
         def _timed(self, stage: str, call: Callable[[], Any]) -> Any:
             stages.append(stage)
             return call()
@@ -73,6 +73,6 @@ def test_stages_are_told_apart_without_a_controller() -> None:
     region[8:24, 8:24] = True
     edit = Edit(region, "Edema", region.astype(np.float32))
     groups = [GroupJob(0, index, 0, mask, "No Finding", (MemberJob("v0", (edit,)),)) for index in range(2)]
-    watch = Told(load_bundle(describe("xreal-tiny")))
+    watch = Reported(load_bundle(describe("xreal-tiny")))
     assert len(list(sample_groups(watch, chosen, groups, micro_batch=1, noise=watch.noise))) == 2
     assert stages == (["stage A"] * 4 + ["decode"] + ["stage B"] * 2 + ["decode"]) * 2

@@ -1,4 +1,4 @@
-"""The table of goals and the table of choices on drawn films, with the tiny bundle and tiny judges."""
+"""The table of goals and the table of choices on drawn images, with the tiny bundle and tiny evaluators."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Out = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def options(films: Path, judges: Path) -> list[str]:
-    return ["--data", str(films), "--bundle", "xreal-tiny", "--judges", str(judges)]
+def options(images: Path, evaluators: Path) -> list[str]:
+    return ["--data", str(images), "--bundle", "xreal-tiny", "--evaluators", str(evaluators)]
 
 
 @pytest.fixture
@@ -39,20 +39,20 @@ def no_sampling(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_all_figures_and_pictures(
     options: list[str], tmp_path: Path, evaluate: Evaluate, capsys: Out, no_sampling: Callable[[], None]
 ) -> None:
-    kept = ["--films", str(tmp_path / "films"), "--json"]
+    kept = ["--images", str(tmp_path / "images"), "--json"]
     pictures = ["--sheet", str(tmp_path / "sheet.png"), "--spectrum", str(tmp_path / "spectrum.png")]
     assert evaluate("bundle", *options, *kept, *pictures) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["films"], found["with_finding"], found["training_films"]) == (6, 3, 8)
+    assert (found["images"], found["with_finding"], found["training_images"]) == (6, 3, 8)
     assert set(found["findings"]) == {"Pneumonia", "Effusion", "Atelectasis", "Edema"}
     assert found["findings"]["Pneumonia"]["positives"] == 2
     assert found["findings"]["Atelectasis"]["positives"] == 0
-    assert found["seconds"]["film with a finding"] > found["seconds"]["healthy film"] > 0
-    assert found["findings"]["Atelectasis"]["auc"]["mean"] is None
-    assert found["core_seconds"]["film with a finding"] > 0
+    assert found["seconds"]["image with a finding"] > found["seconds"]["healthy image"] > 0
+    assert found["findings"]["Atelectasis"]["auc"]["value"] is None
+    assert found["core_seconds"]["image with a finding"] > 0
     goals = {goal["figure"]: goal for goal in found["goals"]}
     assert goals["MS-SSIM"]["met"] is None
-    assert goals["AUC Atelectasis (0 films)"]["met"] is None
+    assert goals["AUC Atelectasis (0 images)"]["met"] is None
     assert goals["copies, by pixels"]["met"] is True
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 2 * 4 * 64
@@ -64,35 +64,35 @@ def test_all_figures_and_pictures(
     assert again == found
 
 
-def test_an_interrupted_run_goes_on_to_the_same_films(
+def test_an_interrupted_run_goes_on_to_the_same_images(
     options: list[str], tmp_path: Path, evaluate: Evaluate
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert evaluate("bundle", *options, "--films", str(whole), "--json") == 0
-    assert evaluate("bundle", *options, "--films", str(parts), "-n", "3") == 0
+    assert evaluate("bundle", *options, "--images", str(whole), "--json") == 0
+    assert evaluate("bundle", *options, "--images", str(parts), "-n", "3") == 0
     assert len(list((parts / "made").iterdir())) == 3
     cut = sorted((parts / "made").iterdir())[0]
     cut.unlink()
-    assert evaluate("bundle", *options, "--films", str(parts)) == 0
-    films = {path.name: path.read_bytes() for path in (whole / "films").iterdir()}
-    assert films == {path.name: path.read_bytes() for path in (parts / "films").iterdir()}
-    assert len(films) == 9
-    assert json.loads((parts / "seconds.json").read_text())["films"] == 7
+    assert evaluate("bundle", *options, "--images", str(parts)) == 0
+    images = {path.name: path.read_bytes() for path in (whole / "images").iterdir()}
+    assert images == {path.name: path.read_bytes() for path in (parts / "images").iterdir()}
+    assert len(images) == 9
+    assert json.loads((parts / "seconds.json").read_text())["images"] == 7
 
 
-def test_a_film_with_a_finding_differs_from_its_twin_within_its_boxes_alone(
+def test_a_image_with_a_finding_differs_from_its_twin_within_its_boxes_alone(
     options: list[str], tmp_path: Path, evaluate: Evaluate
 ) -> None:
-    assert evaluate("bundle", *options, "--films", str(tmp_path)) == 0
+    assert evaluate("bundle", *options, "--images", str(tmp_path)) == 0
     asked = [json.loads(path.read_text()) for path in sorted((tmp_path / "made").iterdir())]
     numbers = [path.stem for path in sorted((tmp_path / "made").iterdir())]
     edited = 0
     for number, case in zip(numbers, asked, strict=True):
-        twin = np.asarray(Image.open(tmp_path / "films" / f"{number}-h.png"))
+        twin = np.asarray(Image.open(tmp_path / "images" / f"{number}-h.png"))
         if not case["findings"]:
-            assert not (tmp_path / "films" / f"{number}-v0.png").exists()
+            assert not (tmp_path / "images" / f"{number}-v0.png").exists()
             continue
-        variant = np.asarray(Image.open(tmp_path / "films" / f"{number}-v0.png"))
+        variant = np.asarray(Image.open(tmp_path / "images" / f"{number}-v0.png"))
         inside = np.zeros(twin.shape, bool)
         for x0, y0, x1, y1 in [box for finding in case["findings"] for box in finding["boxes"]]:
             inside[y0:y1, x0:x1] = True
@@ -113,7 +113,7 @@ def test_a_film_with_a_finding_differs_from_its_twin_within_its_boxes_alone(
         (["--train-split", "val"], "patients both"),
         (["-n", "7"], "lower -n"),
         (["--bundle", "xreal-huge"], "xreal-huge"),
-        (["--judges", "no-such-folder"], "judges.json"),
+        (["--evaluators", "no-such-folder"], "evaluators.json"),
     ],
 )
 def test_mistakes(options: list[str], evaluate: Evaluate, capsys: Out, wrong: list[str], named: str) -> None:
@@ -121,10 +121,10 @@ def test_mistakes(options: list[str], evaluate: Evaluate, capsys: Out, wrong: li
     assert named in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_films_made_otherwise_are_refused(
+def test_images_generated_otherwise_are_refused(
     options: list[str], tmp_path: Path, evaluate: Evaluate, capsys: Out
 ) -> None:
-    kept = [*options, "-n", "3", "--films", str(tmp_path)]
+    kept = [*options, "-n", "3", "--images", str(tmp_path)]
     assert evaluate("bundle", *kept) == 0
     assert evaluate("bundle", *kept, "--seed", "1") == 2
     assert "seed 0, now 1" in capsys.readouterr().err
@@ -143,8 +143,8 @@ def test_choices_vary_one_thing_at_a_time_and_resume(
     assert [row["cell"] for row in rows] == ["base", "hold=0.25", "guidance=1"]  # 0.5 is the bundle's own
     table = (tmp_path / "choices.md").read_text()
     assert table.count("\n| ") == 4
-    assert "\n| real films | " in table
-    assert "3 films a row" in table
+    assert "\n| real images | " in table
+    assert "3 images a row" in table
     (tmp_path / "base" / "figures.json").write_text("{")
     no_sampling()
     assert evaluate("choices", *options, *grid) == 0
@@ -165,7 +165,7 @@ def test_a_wrong_grid_makes_nothing(
 
 
 def cell_changes(cross: bool) -> list[dict[str, Any]]:
-    base = Request("a", "films", "val", 3, 0, {"eta": 0.5}, "auto", 4)
+    base = Request("a", "images", "val", 3, 0, {"eta": 0.5}, "auto", 4)
     cells = cells_of(base, {"hold": [0.3, 0.5], "bundle": ["a", "../b"]}, cross=cross)
     assert [cell.request.bundle for cell in cells] == [cell.changes.get("bundle", "a") for cell in cells]
     assert all(cell.request.sampling["eta"] == 0.5 for cell in cells)

@@ -1,4 +1,4 @@
-"""Which films each classifier gets, figures by hand, and the command: done once, gone on with, refused."""
+"""Which images each classifier gets, figures by hand, and the command: done once, gone on with, refused."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from xreal_synth.evaluation.findings import area
 from xreal_synth.evaluation.intervals import Bootstrap
 from xreal_synth.evaluation.utility import (
     Arm,
-    Cell,
-    LabelledFilms,
+    LabelledImages,
     Trained,
+    UtilityCell,
     cells_of,
     phases_of,
     real_share,
@@ -32,14 +32,14 @@ Evaluate = Callable[..., int]
 Out = pytest.CaptureFixture[str]
 
 
-def films_of(positive: list[int], patients: list[int], *, synthetic: bool = False) -> LabelledFilms:
-    films = np.arange(len(positive), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+def images_of(positive: list[int], patients: list[int], *, synthetic: bool = False) -> LabelledImages:
+    images = np.arange(len(positive), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     names = np.asarray([f"p{patient}" for patient in patients])
-    return LabelledFilms(films, np.asarray(positive, bool), names, synthetic)
+    return LabelledImages(images, np.asarray(positive, bool), names, synthetic)
 
 
-REAL = films_of([1, 0, 0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
-MADE = films_of([1, 0, 1, 0], [0, 0, 1, 1], synthetic=True)
+REAL = images_of([1, 0, 0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+MADE = images_of([1, 0, 1, 0], [0, 0, 1, 1], synthetic=True)
 
 
 def test_every_way_at_every_share_and_synthetic_once_a_seed() -> None:
@@ -67,9 +67,9 @@ def test_a_share_of_all_is_all() -> None:
 
 def test_phases_have_the_same_steps_in_all() -> None:
     real, both, before = (
-        phases_of(Cell(arm, 1.0, 0), REAL, MADE, 9) for arm in (Arm.real, Arm.both, Arm.pretrained)
+        phases_of(UtilityCell(arm, 1.0, 0), REAL, MADE, 9) for arm in (Arm.real, Arm.both, Arm.pretrained)
     )
-    alone = phases_of(Cell(Arm.synthetic, 0.0, 0), REAL, MADE, 9)
+    alone = phases_of(UtilityCell(Arm.synthetic, 0.0, 0), REAL, MADE, 9)
     for phases in (real, both, before, alone):
         assert sum(phase.steps for phase in phases) == 9
     assert [[one.synthetic for one in phase.sets] for phase in both] == [[False, True]]
@@ -78,39 +78,39 @@ def test_phases_have_the_same_steps_in_all() -> None:
 
 
 def test_a_set_of_one_kind_is_refused_with_its_name() -> None:
-    healthy = films_of([0, 0], [0, 1], synthetic=True)
-    with pytest.raises(DatasetError, match="synthetic films: 0 of 2 films show"):
-        phases_of(Cell(Arm.both, 1.0, 0), REAL, healthy, 4)
-    assert phases_of(Cell(Arm.real, 1.0, 0), REAL, healthy, 4)
-    with pytest.raises(DatasetError, match="100% of the real training films: 0 of 2"):
-        phases_of(Cell(Arm.real, 1.0, 0), films_of([0, 0], [0, 1]), MADE, 4)
+    healthy = images_of([0, 0], [0, 1], synthetic=True)
+    with pytest.raises(DatasetError, match="synthetic images: 0 of 2 images show"):
+        phases_of(UtilityCell(Arm.both, 1.0, 0), REAL, healthy, 4)
+    assert phases_of(UtilityCell(Arm.real, 1.0, 0), REAL, healthy, 4)
+    with pytest.raises(DatasetError, match="100% of the real training images: 0 of 2"):
+        phases_of(UtilityCell(Arm.real, 1.0, 0), images_of([0, 0], [0, 1]), MADE, 4)
 
 
 def test_figures_by_hand() -> None:
-    """Two films with the finding, two without: the share of the four pairs that stand in the right order."""
-    test = films_of([1, 1, 0, 0], [0, 1, 2, 3])
+    """Two images with the finding, two without: the share of the four pairs that stand in the right order."""
+    test = images_of([1, 1, 0, 0], [0, 1, 2, 3])
     scores = {
-        Cell(Arm.real, 1.0, 0): [3, 1, 2, 0],  # 3 of 4 pairs
-        Cell(Arm.real, 1.0, 1): [1, 1, 1, 0],  # 2 pairs and two ties: 3 of 4
-        Cell(Arm.both, 1.0, 0): [3, 2, 1, 0],  # 4 of 4
-        Cell(Arm.both, 1.0, 1): [0, 3, 1, 2],  # 2 of 4
-        Cell(Arm.synthetic, 0.0, 0): [0, 0, 1, 1],  # none
+        UtilityCell(Arm.real, 1.0, 0): [3, 1, 2, 0],  # 3 of 4 pairs
+        UtilityCell(Arm.real, 1.0, 1): [1, 1, 1, 0],  # 2 pairs and two ties: 3 of 4
+        UtilityCell(Arm.both, 1.0, 0): [3, 2, 1, 0],  # 4 of 4
+        UtilityCell(Arm.both, 1.0, 1): [0, 3, 1, 2],  # 2 of 4
+        UtilityCell(Arm.synthetic, 0.0, 0): [0, 0, 1, 1],  # none
     }
-    trained = [Trained(cell, np.asarray(told, float), 10, 4, 1.0) for cell, told in scores.items()]
+    trained = [Trained(cell, np.asarray(reported, float), 10, 4, 1.0) for cell, reported in scores.items()]
     rows = rows_of(trained, test)
     assert [(row.arm, row.share) for row in rows] == [
         (Arm.synthetic, 0.0), (Arm.real, 1.0), (Arm.both, 1.0),
     ]  # fmt: skip
     made, real, both = rows
-    assert (made.auc.mean, made.gain) == (0, None)
+    assert (made.auc.value, made.gain) == (0, None)
     assert np.isnan(made.deviation)
-    assert real.auc.mean == pytest.approx(0.75)
+    assert real.auc.value == pytest.approx(0.75)
     assert real.deviation == 0
-    assert both.auc.mean == pytest.approx(0.75)
+    assert both.auc.value == pytest.approx(0.75)
     assert both.deviation == pytest.approx(np.sqrt(2 * 0.25**2))
     assert both.gain is not None
-    assert both.gain.mean == pytest.approx(0)
-    assert both.gain.low < 0 < both.gain.high
+    assert both.gain.value == pytest.approx(0)
+    assert both.gain.ci_low < 0 < both.gain.ci_high
     table = table_of(rows).splitlines()
     assert len(table) == 2 + 3
     assert table[-1].startswith("| real + synthetic | 10 (100%) | 4 | 0.750 [")
@@ -120,13 +120,13 @@ def test_areas_are_torchmetrics() -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.random(40).round(1), rng.integers(0, 2, 40)
     own = area(scores, labels, Bootstrap([str(at) for at in range(40)], draws=5))
-    assert own.mean == pytest.approx(float(binary_auroc(from_numpy(scores), from_numpy(labels))), abs=1e-6)
+    assert own.value == pytest.approx(float(binary_auroc(from_numpy(scores), from_numpy(labels))), abs=1e-6)
 
 
 @pytest.fixture
-def options(films: Path, phantom_dataset: Path) -> list[str]:
+def options(images: Path, fake_dataset: Path) -> list[str]:
     return [
-        "utility", str(phantom_dataset), "--real", str(films / "manifest.csv"), "--finding", "Pneumonia",
+        "utility", str(fake_dataset), "--real", str(images / "manifest.csv"), "--finding", "Pneumonia",
         "--shares", "0.5,1", "--size", "32", "--steps", "2", "--batch", "4",
     ]  # fmt: skip
 
@@ -139,10 +139,10 @@ def test_the_command_trains_each_once_and_goes_on(
     first = json.loads(capsys.readouterr().out)
     assert first == json.loads((out / "utility.json").read_text())
     assert len(list((out / "cells").iterdir())) == 7
-    assert first["synthetic"] == {"films": 20, "positive": 4, "patients": 12}
-    assert first["real"]["test"] == {"films": 6, "positive": 2, "patients": 3}
+    assert first["synthetic"] == {"images": 20, "positive": 4, "patients": 12}
+    assert first["real"]["test"] == {"images": 6, "positive": 2, "patients": 3}
     assert [row["arm"] for row in first["rows"]].count("real + synthetic") == 2
-    assert "Pneumonia, tested on 6 real films" in (out / "utility.md").read_text()
+    assert "Pneumonia, tested on 6 real images" in (out / "utility.md").read_text()
     with Image.open(out / "utility.png") as picture:
         assert picture.width > 600
 
@@ -160,8 +160,8 @@ def test_the_command_trains_each_once_and_goes_on(
     assert trained == [0] + [1] * 7
 
     assert evaluate(*options, "--out", str(out), "--steps", "4") == 2
-    told = capsys.readouterr().err
-    assert "steps 2, now 4" in told
+    reported = capsys.readouterr().err
+    assert "steps 2, now 4" in reported
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_the_command_trains_each_once_and_goes_on(
         (["--shares", "0,1"], "over 0, up to 1"),
         (["--batch", "6"], "multiple of 4"),
         (["--split", "train"], "both in training and in test"),
-        (["--finding", "Cardiomegaly"], "0 of 6 test films show"),
+        (["--finding", "Cardiomegaly"], "0 of 6 test images show"),
         (["--real", "other.csv"], "manifest.csv"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(
+def test_mistakes_are_reported_before_anything_is_trained(
     options: list[str], tmp_path: Path, evaluate: Evaluate, capsys: Out, more: list[str], words: str
 ) -> None:
     assert evaluate(*options, "--out", str(tmp_path / "out"), *more) == 2

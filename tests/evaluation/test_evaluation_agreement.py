@@ -30,7 +30,7 @@ def test_weighted_kappa_is_torchmetrics() -> None:
     assert float(weighted_kappa(first, first)(np.ones((1, 50)))[0]) == 1
 
 
-def test_a_film_that_counts_twice_is_two_films() -> None:
+def test_a_image_that_counts_twice_is_two_images() -> None:
     first, second = np.array([1, 2, 3, 5]), np.array([1, 3, 3, 4])
     twice = weighted_kappa(np.append(first, 2), np.append(second, 3))(np.ones((1, 5)))
     assert weighted_kappa(first, second)(np.array([[1.0, 2, 1, 1]])) == pytest.approx(twice)
@@ -59,7 +59,7 @@ def test_alpha_of_the_published_example() -> None:
 
 
 def test_alpha_by_hand() -> None:
-    """Two readers, three films: 1 1, 2 2, 1 2. Coincidences 1-1: 2, 2-2: 2, 1-2: 1 each way; n = 3 and 3, all 6.
+    """Two readers, three images: 1 1, 2 2, 1 2. Coincidences 1-1: 2, 2-2: 2, 1-2: 1 each way; n = 3 and 3, all 6.
     d(1, 2) = (3 / 2 + 3 / 2)^2 = 9. alpha = 1 - 5 * (2 * 9) / (2 * 3 * 3 * 9) = 1 - 90 / 162."""
     ranks = np.array([[1.0, 2, 1], [1, 2, 2]])
     assert ordinal_alpha(ranks)(np.ones((1, 3))) == pytest.approx([1 - 90 / 162])

@@ -1,4 +1,4 @@
-"""A planted training film is found, in both metrics' way of counting."""
+"""A planted training image is found, in both metrics' way of counting."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def test_a_planted_copy_is_flagged_and_named() -> None:
     made = RNG.normal(size=(10, 16)).astype(np.float32)
     made[3] = TRAINING[41] + 1e-3
     real = RNG.normal(size=(10, 16)).astype(np.float32)
-    films, training = tuple(f"film{n}" for n in range(10)), tuple(f"training{n}" for n in range(60))
-    bootstrap = Bootstrap(list(films))
-    found = count_copies(made, real, TRAINING, PATIENTS, bootstrap, (films, training))
-    assert found.flagged == (("film3", "training41"),)
-    assert found.made.mean == pytest.approx(0.1)
-    assert found.real.mean == 0
+    images, training = tuple(f"image{n}" for n in range(10)), tuple(f"training{n}" for n in range(60))
+    bootstrap = Bootstrap(list(images))
+    found = count_copies(made, real, TRAINING, PATIENTS, bootstrap, (images, training))
+    assert found.flagged == (("image3", "training41"),)
+    assert found.made.value == pytest.approx(0.1)
+    assert found.real.value == 0
     assert found.median_made > found.threshold
 
 
@@ -37,18 +37,18 @@ def test_neighbours_of_the_same_patient_do_not_count() -> None:
 
 
 def test_nearest_is_the_least_of_all_distances() -> None:
-    films = RNG.normal(size=(300, 16)).astype(np.float32)
-    apart, which = nearest(films, TRAINING)
-    by_hand = np.linalg.norm(films[:, None].astype(float) - TRAINING[None].astype(float), axis=2)
+    images = RNG.normal(size=(300, 16)).astype(np.float32)
+    apart, which = nearest(images, TRAINING)
+    by_hand = np.linalg.norm(images[:, None].astype(float) - TRAINING[None].astype(float), axis=2)
     assert apart == pytest.approx(by_hand.min(axis=1))
     assert np.array_equal(which, by_hand.argmin(axis=1))
 
 
 def test_thumbnails_forget_exposure() -> None:
-    film = (RNG.random((128, 128)) * 100).astype(np.uint8)
-    assert thumbnail(film).shape == (64 * 64,)
-    assert thumbnail(film) == pytest.approx(thumbnail(film + 50), abs=1)
-    assert float(np.abs(thumbnail(film).mean())) < 1e-3
+    image = (RNG.random((128, 128)) * 100).astype(np.uint8)
+    assert thumbnail(image).shape == (64 * 64,)
+    assert thumbnail(image) == pytest.approx(thumbnail(image + 50), abs=1)
+    assert float(np.abs(thumbnail(image).mean())) < 1e-3
 
 
 def test_features_weigh_alike_once_standardised() -> None:

@@ -25,11 +25,11 @@ def test_area_counts_pairs_with_ties_half(seed: int, levels: int) -> None:
     labels[:2] = 0, 1
     won = [float(p > n) + 0.5 * float(p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
     found = area(scores, labels, single(25))
-    assert found.mean == pytest.approx(np.mean(won))
-    assert found.low <= found.high
+    assert found.value == pytest.approx(np.mean(won))
+    assert found.ci_low <= found.ci_high
     kept = labels >= 0
     library = binary_auroc(torch.from_numpy(scores[kept]), torch.from_numpy(labels[kept]))
-    assert found.mean == pytest.approx(float(library), abs=1e-6)
+    assert found.value == pytest.approx(float(library), abs=1e-6)
 
 
 def test_area_needs_both_kinds() -> None:
@@ -40,17 +40,17 @@ def test_a_draw_of_one_patient_twice_counts_its_pairs_twice() -> None:
     scores, labels = np.array([0.9, 0.1, 0.5]), np.array([1, 1, 0])
     found = area(scores, labels, Bootstrap(["a", "b", "c"], draws=4000))
     # draws with both kinds: aac 1, bbc 0, abc and acc.. in between
-    assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
+    assert (found.value, found.ci_low, found.ci_high) == (0.5, 0.0, 1.0)
 
 
 def test_macro_f1_by_hand() -> None:
     labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, -1, 0]])
     logits = np.array([[2.0, 2, 2], [-1, 1, -1], [1, 1, -1], [-1, 5, -1]])
     first, second = 2 * 1 / (2 * 1 + 1 + 1), 2 * 2 / (2 * 2 + 1)
-    assert macro_f1(logits, labels, single(4)).mean == pytest.approx((first + second) / 2)
+    assert macro_f1(logits, labels, single(4)).value == pytest.approx((first + second) / 2)
 
 
-def test_rises_are_against_the_films_own_twin() -> None:
+def test_rises_are_against_the_images_own_twin() -> None:
     scores = FindingScores(
         made=np.array([1.0, 2.0, 3.0, 4.0, 5.0]),
         twins=np.array([0.0, 3.0, 1.0, 4.0, 4.0]),
@@ -60,10 +60,10 @@ def test_rises_are_against_the_films_own_twin() -> None:
         given=np.array([True, True, True, False, True]),
     )
     found = finding_figures(scores, single(5))
-    assert found.rises.mean == pytest.approx(2 / 3)
-    assert found.change.mean == pytest.approx((1 - 1 + 2) / 3)
-    assert (found.rises_unasked.mean, found.rises_unasked.n) == (1.0, 1)
-    assert (found.positives, found.auc_real.mean) == (3, 0.5)
+    assert found.rises.value == pytest.approx(2 / 3)
+    assert found.change.value == pytest.approx((1 - 1 + 2) / 3)
+    assert (found.rises_unasked.value, found.rises_unasked.n) == (1.0, 1)
+    assert (found.positives, found.auc_real.value) == (3, 0.5)
 
 
 def test_labels_are_one_nought_or_unknown() -> None:

@@ -31,8 +31,8 @@ def test_white_noise_has_the_same_power_everywhere() -> None:
 def test_a_wave_lies_in_its_ring() -> None:
     side, cycles = 64, 18  # 18 of 32: the fifth eighth
     wave = 127 + 120 * np.sin(2 * np.pi * cycles * np.arange(side) / side)
-    film = np.tile(wave, (side, 1)).astype(np.uint8)
-    rings = ring_powers(film) * ring_sizes(side)
+    image = np.tile(wave, (side, 1)).astype(np.uint8)
+    rings = ring_powers(image) * ring_sizes(side)
     assert rings.argmax() == 4
     assert rings[4] > 0.98 * rings.sum()
 
@@ -43,20 +43,20 @@ def test_rings_hold_every_frequency_below_the_highest() -> None:
 
 
 def test_the_upper_half_is_the_mean_over_its_frequencies() -> None:
-    film = noise()
-    grey = film / 255.0
+    image = noise()
+    grey = image / 255.0
     window = np.outer(np.hanning(64), np.hanning(64))
     power = np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window))) ** 2
     axis = np.arange(64) - 32
     radius = np.hypot(axis[:, None], axis[None])
     wanted = power[(radius >= 16) & (radius < 32)].mean()
-    assert upper_power(ring_powers(film)[None], 64)[0] == pytest.approx(wanted)
+    assert upper_power(ring_powers(image)[None], 64)[0] == pytest.approx(wanted)
 
 
 def test_blur_lowers_the_high_frequencies() -> None:
-    film = noise()
-    assert high_frequency_ratio([film], [film]) == pytest.approx(1)
-    assert high_frequency_ratio([gaussian_filter(film, 2)], [film]) < 0.1
+    image = noise()
+    assert high_frequency_ratio([image], [image]) == pytest.approx(1)
+    assert high_frequency_ratio([gaussian_filter(image, 2)], [image]) < 0.1
 
 
 def test_spectra_are_drawn(tmp_path: Path) -> None:

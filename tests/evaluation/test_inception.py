@@ -41,14 +41,14 @@ def test_the_layout_is_torchvisions_with_1008_classes_and_no_auxiliary(
 
 def test_features_come_in_order_and_in_batches(file: Path) -> None:
     rng = np.random.default_rng(0)
-    films = [rng.integers(0, 255, (64, 64), dtype=np.uint8) for _ in range(3)]
+    images = [rng.integers(0, 255, (64, 64), dtype=np.uint8) for _ in range(3)]
     features = InceptionFeatures(file)
-    for film in films:
-        features.add(film)
+    for image in images:
+        features.add(image)
     found = features.take()
     assert found.shape == (3, 2048)
     assert features.take().shape == (0, 2048)
-    features.add(films[2])
+    features.add(images[2])
     np.testing.assert_allclose(features.take()[0], found[2], rtol=1e-4, atol=1e-5)
     assert found.std() > 0
     assert not features.published
@@ -77,9 +77,9 @@ def test_pooling_leaves_padding_out_and_the_last_block_takes_the_maximum() -> No
     assert (network.Mixed_7b(torch.rand(1, 1280, 4, 4)) >= 0).all()
 
 
-def test_films_are_resized_without_half_pixels() -> None:
-    film = torch.arange(0, 250, 2, dtype=torch.uint8).repeat(125, 1)[None]
-    x = prepared(film)
+def test_images_are_resized_without_half_pixels() -> None:
+    image = torch.arange(0, 250, 2, dtype=torch.uint8).repeat(125, 1)[None]
+    x = prepared(image)
     assert x.shape == (1, 3, 299, 299)
     place = torch.arange(299) * 125 / 299
     levels = (2 * place).clamp(max=248)  # a ramp of 2 a pixel; beyond the last pixel it stays

@@ -25,7 +25,7 @@ def test_by_hand() -> None:
     assert found.recall.tolist() == [1, 1, 1, 1]
 
 
-def test_films_of_one_group_are_no_neighbours() -> None:
+def test_images_of_one_group_are_no_neighbours() -> None:
     real, made = line(0, 0.1, 4, 4.5), line(0.5, 8)
     apart = manifold(made, real, list("ab"), list("wxyz"), k=1)
     together = manifold(made, real, list("ab"), list("wwyz"), k=1)

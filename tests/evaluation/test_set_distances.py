@@ -10,7 +10,7 @@ from xreal_synth.evaluation.intervals import Bootstrap
 from xreal_synth.evaluation.set_distances import frechet, frechet_figure, kernel, kernel_figure
 
 
-def films(count: int, width: int, seed: int) -> np.ndarray:
+def images(count: int, width: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     mixed = rng.normal(seed, 1, (count, width)) @ rng.normal(size=(width, width))
     return mixed.astype(np.float32)
@@ -18,7 +18,7 @@ def films(count: int, width: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("n", "m", "width"), [(30, 25, 6), (30, 4, 6), (4, 5, 12), (6, 40, 12)])
 def test_frechet_is_torchmetrics_whichever_is_larger(n: int, m: int, width: int) -> None:
-    a, b = films(n, width, 0), films(m, width, 1)
+    a, b = images(n, width, 0), images(m, width, 1)
     assert frechet(a, b) == pytest.approx(frechet_distance(a, b), rel=1e-5)
 
 
@@ -29,7 +29,7 @@ def test_frechet_by_hand() -> None:
 
 
 def test_kernel_is_torchmetrics_for_equal_numbers() -> None:
-    a, b = films(9, 5, 0), films(9, 5, 1)
+    a, b = images(9, 5, 0), images(9, 5, 1)
     assert kernel(a, b) == pytest.approx(kernel_distance(a, b), rel=1e-6)
 
 
@@ -43,24 +43,24 @@ def test_kernel_by_hand_for_unequal_numbers() -> None:
 @pytest.mark.parametrize("figure", [kernel_figure, frechet_figure])
 def test_intervals_leave_each_group_out(figure) -> None:  # type: ignore[no-untyped-def]
     plain = {kernel_figure: kernel, frechet_figure: frechet}[figure]
-    a, b = films(11, 3, 0), films(8, 3, 1)
+    a, b = images(11, 3, 0), images(8, 3, 1)
     groups = np.array([0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 5])
     found = figure(a, b, Bootstrap([str(group) for group in groups]))
     without = np.array([plain(a[groups != left], b) for left in range(6)])
     error = np.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum())
-    assert found.mean == pytest.approx(plain(a, b))
-    assert found.low == pytest.approx(found.mean - 1.96 * error)
+    assert found.value == pytest.approx(plain(a, b))
+    assert found.ci_low == pytest.approx(found.value - 1.96 * error)
     assert found.n == 11
 
 
 @pytest.mark.parametrize("figure", [kernel_figure, frechet_figure])
-def test_too_few_films_or_groups(figure) -> None:  # type: ignore[no-untyped-def]
-    a, b = films(5, 3, 0), films(8, 3, 1)
+def test_too_few_images_or_groups(figure) -> None:  # type: ignore[no-untyped-def]
+    a, b = images(5, 3, 0), images(8, 3, 1)
     assert not figure(a[:1], b, Bootstrap(["0"])).known
     assert not figure(a, b[:1], Bootstrap(list("01234"))).known
     two = figure(a, b, Bootstrap(list("00011")))
     assert two.known
-    assert np.isnan(two.low)
+    assert np.isnan(two.ci_low)
     lonely = figure(a[:2], b, Bootstrap(list("01")))
     assert lonely.known
-    assert np.isnan(lonely.high)
+    assert np.isnan(lonely.ci_high)

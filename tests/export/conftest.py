@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from xreal_synth.shards.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore, Store
 from xreal_synth.types import PlacedFinding, Sample, ShardPlan, Split
 
 SIZE = 64
-SHARDS = [ShardPlan("phantoms", 0, 0, 4), ShardPlan("phantoms", 1, 4, 8), ShardPlan("phantoms", 2, 8, 10)]
+SHARDS = [ShardPlan("fakes", 0, 0, 4), ShardPlan("fakes", 1, 4, 8), ShardPlan("fakes", 2, 8, 10)]
 BOTH = PlacedFinding("Effusion", "both", "lower", "box", ((8, 32, 24, 48), (40, 32, 56, 48)), 0.2)
 HEART = PlacedFinding("Cardiomegaly", "any", "any", "heart", ((24, 28, 48, 52),))
 HIDDEN = box_finding("Pneumonia", (12, 20, 28, 36))
@@ -26,23 +26,23 @@ def split_of(group: int) -> Split:
 
 
 def samples_of(shard: ShardPlan) -> list[Sample]:
-    """The phantom groups, and in group 8 a film with two findings that overlap and its sham, in 9 two regions."""
+    """The fake groups, and in group 8 an image with two findings that overlap and its sham, in 9 two regions."""
     if shard.shard < 2:
-        return phantom_groups(shard.start, shard.stop, SIZE)
+        return fake_groups(shard.start, shard.stop, SIZE)
     return [
-        phantom(8, "h", size=SIZE),
-        phantom(8, "v0", [HIDDEN, OVER], size=SIZE),
-        phantom(8, "s0", size=SIZE, sham=[HIDDEN, OVER]),
-        phantom(9, "h", size=SIZE),
-        phantom(9, "v0", [BOTH, HEART], size=SIZE),
+        fake(8, "h", size=SIZE),
+        fake(8, "v0", [HIDDEN, OVER], size=SIZE),
+        fake(8, "s0", size=SIZE, sham=[HIDDEN, OVER]),
+        fake(9, "h", size=SIZE),
+        fake(9, "v0", [BOTH, HEART], size=SIZE),
     ]
 
 
 def make(store: Store) -> Store:
-    open_dataset(store, phantom_head(), "version: 1\n", lambda there, here: [])
+    open_dataset(store, fake_head(), "version: 1\n", lambda there, here: [])
     for shard in SHARDS:
-        publish_phantoms(store, shard, samples_of(shard))
-    finish(store, phantom_head(), split_of=split_of)
+        publish_fakes(store, shard, samples_of(shard))
+    finish(store, fake_head(), split_of=split_of)
     return store
 
 
@@ -56,9 +56,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own_dataset(dataset: Path, tmp_path: Path) -> Path:
     """A copy that a test may break."""
-    return shutil.copytree(dataset, tmp_path / "phantoms")
+    return shutil.copytree(dataset, tmp_path / "fakes")
 
 
 @pytest.fixture(scope="session")
-def films() -> dict[str, Sample]:
+def images() -> dict[str, Sample]:
     return {sample.meta.key: sample for shard in SHARDS for sample in samples_of(shard)}

@@ -27,31 +27,31 @@ def coco(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counted = write_coco(
         open_source(LocalStore(dataset)), folder, lambda done, total: seen.append((done, total))
     )
-    assert counted.films == 18
+    assert counted.images == 18
     assert counted.splits == {"train": 15, "val": 1, "test": 2}
     assert seen == [(done, 18) for done in range(1, 19)]
     return folder
 
 
-def test_films_masks_and_boxes_come_back(coco: Path, films: dict[str, Sample]) -> None:
+def test_images_masks_and_boxes_come_back(coco: Path, images: dict[str, Sample]) -> None:
     from pycocotools.coco import COCO
 
     read = COCO(str(coco / "annotations.json"))
-    assert {image["key"] for image in read.loadImgs(read.getImgIds())} == set(films)
+    assert {image["key"] for image in read.loadImgs(read.getImgIds())} == set(images)
     regions = 0
     for image in read.loadImgs(read.getImgIds()):
-        sample = films[image["key"]]
-        with Image.open(coco / "images" / image["file_name"]) as film:
-            assert film.mode == "L"
-            np.testing.assert_array_equal(np.asarray(film), sample.film)
+        sample = images[image["key"]]
+        with Image.open(coco / "images" / image["file_name"]) as picture:
+            assert picture.mode == "L"
+            np.testing.assert_array_equal(np.asarray(picture), sample.image)
         assert (image["labels"], image["member"]) == (sample.meta.labels, sample.meta.member)
-        told = read.loadAnns(read.getAnnIds(image["id"]))
+        reported = read.loadAnns(read.getAnnIds(image["id"]))
         boxes = [box for finding in sample.meta.findings for box in finding.boxes]
-        assert [one["bbox"] for one in told] == [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes]
-        shown = np.zeros_like(sample.film)
-        for one in told:
+        assert [one["bbox"] for one in reported] == [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes]
+        shown = np.zeros_like(sample.image)
+        for one in reported:
             mask = read.annToMask(one)
-            assert mask.shape == sample.film.shape
+            assert mask.shape == sample.image.shape
             assert mask.sum() == one["area"] > 0
             shown |= mask
             regions += 1
@@ -119,9 +119,9 @@ def test_the_file_says_what_it_is(coco: Path) -> None:
 def test_run_lengths_are_pycocotools_own(mask: np.ndarray) -> None:
     from pycocotools import mask as coco_mask
 
-    told = run_lengths(mask)
-    assert sum(told["counts"]) == mask.size  # type: ignore[arg-type]
-    assert all(count > 0 for count in told["counts"][1:])  # type: ignore[index]
-    encoded = coco_mask.frPyObjects(told, *mask.shape)
+    reported = run_lengths(mask)
+    assert sum(reported["counts"]) == mask.size  # type: ignore[arg-type]
+    assert all(count > 0 for count in reported["counts"][1:])  # type: ignore[index]
+    encoded = coco_mask.frPyObjects(reported, *mask.shape)
     np.testing.assert_array_equal(coco_mask.decode(encoded), mask)
     assert encoded["counts"] == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]

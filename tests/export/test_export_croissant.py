@@ -29,7 +29,7 @@ def mlc(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def write(dataset: Path, out: Path) -> Path:
     content, counted = croissant_json(open_source(LocalStore(dataset)), out, lambda done, total: None)
-    assert counted.films == 18
+    assert counted.images == 18
     out.write_bytes(content)
     return out
 
@@ -38,24 +38,24 @@ def test_mlcroissant_finds_nothing_wrong(mlc: Any, dataset: Path, tmp_path: Path
     for out in (dataset / "croissant.json", tmp_path / "elsewhere.json"):
         read = mlc.Dataset(jsonld=write(dataset, out))
         assert not read.metadata.issues.errors
-        told = [warning for warning in read.metadata.issues.warnings if "datePublished" not in warning]
-        assert told == []
+        reported = [warning for warning in read.metadata.issues.warnings if "datePublished" not in warning]
+        assert reported == []
 
 
-def test_records_are_the_films(mlc: Any, dataset: Path, films: dict[str, Sample]) -> None:
+def test_records_are_the_images(mlc: Any, dataset: Path, images: dict[str, Sample]) -> None:
     read = mlc.Dataset(jsonld=write(dataset, dataset / "croissant.json"))
     rows = list(read.records("samples"))
-    assert [row["samples/key"].decode() for row in rows] == list(films)
+    assert [row["samples/key"].decode() for row in rows] == list(images)
     assert [row["samples/split"] for row in rows[:3]] == [b"val", b"test", b"test"]
     pneumonia = [row["samples/txrv18.Pneumonia"] for row in rows]
-    assert pneumonia == [sample.meta.labels["txrv18"]["Pneumonia"] for sample in films.values()]
-    for name in ("film", "anatomy", "pathology"):
-        images = {row[f"{name}/key"].decode(): row for row in read.records(name)}
-        assert set(images) == set(films)
-        for key, row in images.items():
+    assert pneumonia == [sample.meta.labels["txrv18"]["Pneumonia"] for sample in images.values()]
+    for name in ("image", "anatomy", "pathology"):
+        by_key = {row[f"{name}/key"].decode(): row for row in read.records(name)}
+        assert set(by_key) == set(images)
+        for key, row in by_key.items():
             pixels = np.asarray(row[f"{name}/image"].convert("L"))
-            np.testing.assert_array_equal(pixels, getattr(films[key], name))
-        assert images["0000000000-h"][f"{name}/split"] == b"val"
+            np.testing.assert_array_equal(pixels, getattr(images[key], name))
+        assert by_key["0000000000-h"][f"{name}/split"] == b"val"
 
 
 def test_every_file_is_named_with_its_hash(dataset: Path, tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_a_remote_dataset_is_named_by_its_uri(dataset: Path, tmp_path: Path) -> 
             remote.replace(key, local.read_bytes(key))
     content, _ = croissant_json(open_source(remote), tmp_path / "x.json", lambda done, total: None)
     urls = {one.get("contentUrl") for one in json.loads(content)["distribution"]}
-    assert f"{remote.uri}/shards/phantoms-000000.tar" in urls
+    assert f"{remote.uri}/shards/fakes-000000.tar" in urls
 
 
 def test_a_dataset_with_holes_is_refused(own_dataset: Path) -> None:
-    (own_dataset / "records/phantoms-000001.json").unlink()
-    with pytest.raises(DatasetError, match="phantoms-000001 is left out"):
+    (own_dataset / "records/fakes-000001.json").unlink()
+    with pytest.raises(DatasetError, match="fakes-000001 is left out"):
         croissant_json(open_source(LocalStore(own_dataset)), own_dataset / "x.json", lambda done, total: None)
     (own_dataset / "index.json").unlink()
     with pytest.raises(DatasetError, match="xreal-synth report"):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from xreal_synth.errors import XrealError
-from xreal_synth.export.dicom import film_header, need_pydicom, uid, write_dicom
+from xreal_synth.export.dicom import image_header, need_pydicom, uid, write_dicom
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.source import open_source, read_shards
 from xreal_synth.storage import LocalStore
@@ -31,7 +31,7 @@ REQUIRED = (
 
 def export(dataset: Path, folder: Path) -> Path:
     counted = write_dicom(open_source(LocalStore(dataset)), folder, lambda done, total: None)
-    assert counted.films == 18
+    assert counted.images == 18
     return folder
 
 
@@ -40,18 +40,18 @@ def dicom(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(dataset, tmp_path_factory.mktemp("dicom"))
 
 
-def test_pixels_come_back(dicom: Path, films: dict[str, Sample]) -> None:
+def test_pixels_come_back(dicom: Path, images: dict[str, Sample]) -> None:
     files = {path.stem: path for path in dicom.rglob("*.dcm")}
-    assert set(files) == set(films)
+    assert set(files) == set(images)
     for key, path in files.items():
         read = pydicom.dcmread(path)
-        np.testing.assert_array_equal(read.pixel_array, films[key].film)
+        np.testing.assert_array_equal(read.pixel_array, images[key].image)
         assert read.pixel_array.dtype == np.uint8
         assert read.PhotometricInterpretation == "MONOCHROME2"
 
 
 def test_a_file_says_that_it_is_synthetic_and_nobodys(dicom: Path) -> None:
-    read = pydicom.dcmread(dicom / "films/train/0000000009-v0.dcm")
+    read = pydicom.dcmread(dicom / "images/train/0000000009-v0.dcm")
     assert read[0x0008, 0x001C].value == "YES"
     assert read.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
     assert list(read.ImageType) == ["DERIVED", "SECONDARY"]
@@ -64,30 +64,30 @@ def test_a_file_says_that_it_is_synthetic_and_nobodys(dicom: Path) -> None:
     assert "not for diagnosis" in read.StudyDescription
     assert "requested: Effusion (side both, zone lower), box 8,32,24,48 and 40,32,56,48" in read.ImageComments
     assert "requested: Cardiomegaly" in read.ImageComments
-    healthy = pydicom.dcmread(dicom / "films/val/0000000000-h.dcm")
+    healthy = pydicom.dcmread(dicom / "images/val/0000000000-h.dcm")
     assert "requested: no finding" in healthy.ImageComments
 
 
-def test_films_edited_from_real_ones_say_so(dataset: Path) -> None:
+def test_images_edited_from_real_ones_say_so(dataset: Path) -> None:
     source = open_source(LocalStore(dataset))
-    told = {}
-    for _, _, films in read_shards(source):
-        for film in films:
-            meta = replace(film.sample.meta, anatomy_source="images", anatomy_id="Doe^John.png")
-            edited = replace(film, sample=replace(film.sample, meta=meta))
-            told[meta.key] = film_header(edited, "train", provenance(source))
-    real, edited = told["0000000001-h"], told["0000000001-v0"]
+    reported = {}
+    for _, _, images in read_shards(source):
+        for image in images:
+            meta = replace(image.sample.meta, anatomy_source="images", anatomy_id="Doe^John.png")
+            edited = replace(image, sample=replace(image.sample, meta=meta))
+            reported[meta.key] = image_header(edited, "train", provenance(source))
+    real, edited = reported["0000000001-h"], reported["0000000001-v0"]
     assert (real.SyntheticData, edited.SyntheticData) == ("NO", "YES")
     assert "edited by a model" in edited.ImageComments
     assert "as it is" in real.ImageComments
-    assert real.PatientID.startswith("FILM-")
+    assert real.PatientID.startswith("IMAGE-")
     assert (
-        len({one.PatientID for one in told.values()})
-        == len({one.StudyInstanceUID for one in told.values()})
+        len({one.PatientID for one in reported.values()})
+        == len({one.StudyInstanceUID for one in reported.values()})
         == 1
     )
-    assert len({one.SeriesInstanceUID for one in told.values()}) == 10
-    assert not any("Doe" in str(one) or "does not show a patient" in str(one) for one in told.values())
+    assert len({one.SeriesInstanceUID for one in reported.values()}) == 10
+    assert not any("Doe" in str(one) or "does not show a patient" in str(one) for one in reported.values())
 
 
 def test_every_value_is_as_the_standard_allows(dicom: Path) -> None:
@@ -129,21 +129,21 @@ def test_the_same_dataset_makes_the_same_files(dataset: Path, dicom: Path, tmp_p
     assert all((again / name).read_bytes() == (dicom / name).read_bytes() for name in names)
 
 
-def test_table_and_masks(dicom: Path, films: dict[str, Sample]) -> None:
+def test_table_and_masks(dicom: Path, images: dict[str, Sample]) -> None:
     with (dicom / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["key"] for row in rows] == list(films)
+    assert [row["key"] for row in rows] == list(images)
     for row in rows:
         read = pydicom.dcmread(dicom / row["file"], stop_before_pixels=True)
         assert (row["sop_instance_uid"], row["patient_id"]) == (read.SOPInstanceUID, read.PatientID)
-        sample = films[row["key"]]
+        sample = images[row["key"]]
         label = sample.meta.labels["txrv18"]["Hernia"]
         assert row["txrv18.Hernia"] == ("" if label is None else str(label))
         with Image.open(dicom / "masks" / f"{row['key']}.pathology.png") as mask:
             np.testing.assert_array_equal(np.asarray(mask), sample.pathology)
 
 
-def test_without_pydicom_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pydicom_the_hint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(XrealError, match=r"pip install 'xreal-synth\[dicom\]'"):

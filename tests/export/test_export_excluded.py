@@ -11,7 +11,7 @@ import pytest
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.coco import write_coco
 from xreal_synth.export.croissant import croissant_json
-from xreal_synth.export.films import Counted, each_film
+from xreal_synth.export.images import Counted, each_image
 from xreal_synth.export.source import open_source
 from xreal_synth.export.txrv import SyntheticDataset
 from xreal_synth.shards.excluded import add_excluded
@@ -28,40 +28,42 @@ def thinned(own_dataset: Path) -> LocalStore:
     return store
 
 
-def test_the_dataset_class_has_the_other_films_with_their_own_pixels(
-    thinned: LocalStore, films: dict[str, Sample]
+def test_the_dataset_class_has_the_other_images_with_their_own_pixels(
+    thinned: LocalStore, images: dict[str, Sample]
 ) -> None:
     made = SyntheticDataset(thinned.uri)
-    kept = [key for key in films if key not in OUT]
+    kept = [key for key in images if key not in OUT]
     assert list(made.csv["key"]) == kept
     assert len(made.labels) == len(kept)
     for at, key in enumerate(kept):
-        np.testing.assert_allclose(made[at]["img"][0], films[key].film / 255 * 2048.0 - 1024, atol=1e-3)
+        np.testing.assert_allclose(made[at]["img"][0], images[key].image / 255 * 2048.0 - 1024, atol=1e-3)
 
 
-def test_exports_have_the_other_films(thinned: LocalStore, films: dict[str, Sample], tmp_path: Path) -> None:
+def test_exports_have_the_other_images(
+    thinned: LocalStore, images: dict[str, Sample], tmp_path: Path
+) -> None:
     source, counted = open_source(thinned), Counted()
     ends: list[tuple[int, int]] = []
-    read = list(each_film(source, counted, lambda done, total: ends.append((done, total))))
-    kept = [key for key in films if key not in OUT]
-    assert [film.sample.meta.key for film in read] == kept
+    read = list(each_image(source, counted, lambda done, total: ends.append((done, total))))
+    kept = [key for key in images if key not in OUT]
+    assert [image.sample.meta.key for image in read] == kept
     assert ends[-1] == (len(kept), len(kept))
     assert counted.tally.summary().samples == len(kept)
     (tmp_path / "coco").mkdir()
     write_coco(open_source(thinned), tmp_path / "coco", lambda done, total: None)
-    images = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
-    assert len(images) == len(kept)
+    listed = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
+    assert len(listed) == len(kept)
 
 
 def test_croissant_names_tars_as_they_are_and_so_refuses(thinned: LocalStore, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="3 films are excluded"):
+    with pytest.raises(DatasetError, match="3 images are excluded"):
         croissant_json(open_source(thinned), tmp_path / "c.json", lambda done, total: None)
 
 
-def test_nothing_left_is_an_error(own_dataset: Path, films: dict[str, Sample]) -> None:
+def test_nothing_left_is_an_error(own_dataset: Path, images: dict[str, Sample]) -> None:
     store = LocalStore(own_dataset)
-    add_excluded(store, dict.fromkeys(films, "none is good"))
+    add_excluded(store, dict.fromkeys(images, "none is good"))
     with pytest.raises(DatasetError, match="all are excluded"):
-        list(each_film(open_source(store), Counted(), lambda done, total: None))
+        list(each_image(open_source(store), Counted(), lambda done, total: None))
     with pytest.raises(DatasetError, match="excluded"):
         SyntheticDataset(store.uri)

@@ -13,8 +13,8 @@ from xreal_synth.export.hf import schema, write_hf
 from xreal_synth.export.source import open_source
 from xreal_synth.report.build import build
 from xreal_synth.report.card import dataset_card
+from xreal_synth.shards.fakes import fake_head
 from xreal_synth.shards.finish import finish
-from xreal_synth.shards.phantoms import phantom_head
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample
 
@@ -33,23 +33,23 @@ def exported(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hf")
     source = open_source(LocalStore(dataset))
     counted = write_hf(source, folder, lambda done, total: None, file_bytes=30_000)
-    assert counted.films == 18
+    assert counted.images == 18
     card = dataset_card(source.head, counted.tally.summary(), "", bundle=None, layout="parquet", sheet=False)
     (folder / "README.md").write_text(card)
     return folder
 
 
-def test_datasets_loads_every_split(datasets: Any, exported: Path, films: dict[str, Sample]) -> None:
+def test_datasets_loads_every_split(datasets: Any, exported: Path, images: dict[str, Sample]) -> None:
     loaded = datasets.load_dataset(str(exported), cache_dir=str(datasets.config.HF_DATASETS_CACHE))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 15, "validation": 1, "test": 2}
     assert isinstance(loaded["train"].features["image"], datasets.Image)
     seen = set()
     for rows in loaded.values():
         for row in rows:
-            sample = films[row["key"]]
+            sample = images[row["key"]]
             seen.add(row["key"])
             for column, wanted in (
-                ("image", sample.film),
+                ("image", sample.image),
                 ("anatomy", sample.anatomy),
                 ("pathology", sample.pathology),
                 ("change", sample.change),
@@ -61,7 +61,7 @@ def test_datasets_loads_every_split(datasets: Any, exported: Path, films: dict[s
             assert [finding["boxes_xyxy"] for finding in row["findings"]] == boxes
             assert [place["of"] for place in row["sham"]] == [place.name for place in sample.meta.sham]
             assert row["synthetic"] is True
-    assert seen == set(films)
+    assert seen == set(images)
 
 
 def test_the_cards_code_runs(
@@ -91,12 +91,12 @@ def test_files_are_small_and_numbered(exported: Path) -> None:
 
 
 def test_a_datasets_own_folder_loads_by_its_card(
-    datasets: Any, own_dataset: Path, films: dict[str, Sample]
+    datasets: Any, own_dataset: Path, images: dict[str, Sample]
 ) -> None:
     build(
         LocalStore(own_dataset),
-        finish(LocalStore(own_dataset), phantom_head(), split_of=lambda group: "train"),
+        finish(LocalStore(own_dataset), fake_head(), split_of=lambda group: "train"),
     )
     loaded = datasets.load_dataset(str(own_dataset), cache_dir=str(datasets.config.HF_DATASETS_CACHE))
     assert list(loaded) == ["train"]
-    assert loaded["train"]["__key__"][:] == list(films)
+    assert loaded["train"]["__key__"][:] == list(images)

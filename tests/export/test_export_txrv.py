@@ -26,21 +26,21 @@ def keys(dataset: xrv.datasets.Dataset) -> list[str]:
     return list(dataset.csv["key"])
 
 
-def test_films_labels_and_rows_are_those_of_the_shards(dataset: Path, films: dict[str, Sample]) -> None:
+def test_images_labels_and_rows_are_those_of_the_shards(dataset: Path, images: dict[str, Sample]) -> None:
     made = SyntheticDataset(dataset)
     assert made.pathologies == xrv.datasets.default_pathologies
-    assert keys(made) == list(films)
+    assert keys(made) == list(images)
     assert made.labels.dtype == np.float32
-    assert made.labels.shape == (len(films), 18)
-    for i, sample in enumerate(films.values()):
+    assert made.labels.shape == (len(images), 18)
+    for i, sample in enumerate(images.values()):
         item = made[i]
         assert item["idx"] == i
         assert item["img"].dtype == np.float32
         assert item["img"].shape == (1, 64, 64)
-        np.testing.assert_allclose(item["img"][0], sample.film / 255 * 2048.0 - 1024, atol=1e-3)
+        np.testing.assert_allclose(item["img"][0], sample.image / 255 * 2048.0 - 1024, atol=1e-3)
         wanted = [sample.meta.labels["txrv18"][name] for name in made.pathologies]
-        told = [np.nan if value is None else float(value) for value in wanted]
-        np.testing.assert_array_equal(item["lab"], np.array(told, np.float32))
+        reported = [np.nan if value is None else float(value) for value in wanted]
+        np.testing.assert_array_equal(item["lab"], np.array(reported, np.float32))
     assert np.isnan(made.labels[:, made.pathologies.index("Hernia")]).any()
     assert made.csv["patientid"].nunique() == 10
     assert set(made.csv["patientid"].str[:10]) == {"SYNTHETIC-"}
@@ -72,7 +72,7 @@ def test_label_set(dataset: Path) -> None:
     assert both["lab"][made.pathologies.index("Pleural Effusion")] == 1
 
 
-def test_masks(dataset: Path, films: dict[str, Sample]) -> None:
+def test_masks(dataset: Path, images: dict[str, Sample]) -> None:
     made = SyntheticDataset(dataset, pathology_masks=True, semantic_masks=True)
     item = made[keys(made).index("0000000008-v0")]
     masks = {made.pathologies[i]: mask for i, mask in item["pathology_masks"].items()}
@@ -81,7 +81,7 @@ def test_masks(dataset: Path, films: dict[str, Sample]) -> None:
     box[0, 20:36, 12:28] = 1
     np.testing.assert_array_equal(masks["Pneumonia"], box)  # also where Atelectasis was painted over it
     np.testing.assert_array_equal(masks["Lung Opacity"], np.maximum(box, masks["Atelectasis"]))
-    anatomy = films["0000000008-v0"].anatomy
+    anatomy = images["0000000008-v0"].anatomy
     organs = item["semantic_masks"]
     assert set(organs) == {"Left Lung", "Right Lung", "Lungs", "Heart", "Aorta"}
     np.testing.assert_array_equal(organs["Lungs"][0], np.isin(anatomy, (1, 2)).astype(np.float32))
@@ -89,12 +89,12 @@ def test_masks(dataset: Path, films: dict[str, Sample]) -> None:
     assert not made[keys(made).index("0000000008-h")]["pathology_masks"]
 
 
-def test_change_maps_and_shams(dataset: Path, films: dict[str, Sample]) -> None:
+def test_change_maps_and_shams(dataset: Path, images: dict[str, Sample]) -> None:
     made = SyntheticDataset(dataset, change_maps=True, pathology_masks=True)
     for key in ("0000000008-h", "0000000008-v0", "0000000008-s0"):
         item = made[keys(made).index(key)]
         assert item["change"].dtype == np.float32
-        np.testing.assert_allclose(item["change"][0] * 255, films[key].change, atol=1e-3)
+        np.testing.assert_allclose(item["change"][0] * 255, images[key].change, atol=1e-3)
     assert not item["pathology_masks"]
     row = made.csv.iloc[keys(made).index("0000000008-s0")]
     assert (row["findings"], row["has_masks"], row["member"]) == ("", False, "s0")
@@ -114,7 +114,7 @@ def test_change_maps_and_shams(dataset: Path, films: dict[str, Sample]) -> None:
     assert "change" not in SyntheticDataset(dataset)[0]
 
 
-def test_transforms_move_film_and_masks_together(dataset: Path) -> None:
+def test_transforms_move_image_and_masks_together(dataset: Path) -> None:
     def flip(image: np.ndarray) -> np.ndarray:
         return image[:, :, ::-1] if torch.rand(()) < 0.5 else image
 
@@ -158,7 +158,7 @@ def test_xrv_relabel_merge_subset_and_filter(dataset: Path) -> None:
     filtered = xrv.datasets.FilterDataset(train, ["Effusion"])
     assert len(filtered) == int((train.labels[:, 1] == 1).sum())
     assert train.totals()["Pneumonia"][1.0] == 3
-    assert "SyntheticDataset num_samples=15 name=phantoms split=train" in repr(merged.datasets[0])
+    assert "SyntheticDataset num_samples=15 name=fakes split=train" in repr(merged.datasets[0])
     assert "SyntheticDataset" in subset.string()
 
 
@@ -168,11 +168,11 @@ def test_data_loader(dataset: Path, workers: int) -> None:
     made[0]  # what a process has opened must not trouble the others
     loader = torch.utils.data.DataLoader(made, batch_size=4, num_workers=workers)
     batches = list(loader)
-    films = torch.cat([batch["img"] for batch in batches])
-    assert films.shape == (18, 1, 64, 64)
-    assert films.dtype == torch.float32
+    images = torch.cat([batch["img"] for batch in batches])
+    assert images.shape == (18, 1, 64, 64)
+    assert images.dtype == torch.float32
     assert torch.cat([batch["idx"] for batch in batches]).tolist() == list(range(18))
-    np.testing.assert_array_equal(films[7].numpy(), made[7]["img"])
+    np.testing.assert_array_equal(images[7].numpy(), made[7]["img"])
 
 
 def test_pickles(dataset: Path) -> None:
@@ -201,20 +201,20 @@ def test_reads_remote_places(dataset: Path) -> None:
     np.testing.assert_array_equal(near[9]["img"], far[9]["img"])
 
 
-def test_unfinished_shards_are_left_out_and_told(own_dataset: Path) -> None:
-    (own_dataset / "records/phantoms-000000.json").unlink()
-    with pytest.warns(UserWarning, match="phantoms-000000 is left out: it has no records/"):
+def test_unfinished_shards_are_left_out_and_reported(own_dataset: Path) -> None:
+    (own_dataset / "records/fakes-000000.json").unlink()
+    with pytest.warns(UserWarning, match="fakes-000000 is left out: it has no records/"):
         made = SyntheticDataset(own_dataset)
     assert set(made.csv["group"]) == set(range(4, 10))
-    (own_dataset / "shards/phantoms-000001.tar").write_bytes(b"short")
-    (own_dataset / "tables/phantoms-000002.parquet").write_bytes(b"altered")
+    (own_dataset / "shards/fakes-000001.tar").write_bytes(b"short")
+    (own_dataset / "tables/fakes-000002.parquet").write_bytes(b"altered")
     warnings.simplefilter("ignore")
     with pytest.raises(DatasetError, match="no shard is as its record says"):
         SyntheticDataset(own_dataset)
 
 
-def test_an_altered_film_is_refused(own_dataset: Path, films: dict[str, Sample]) -> None:
-    tar = own_dataset / "shards/phantoms-000001.tar"
+def test_an_altered_image_is_refused(own_dataset: Path, images: dict[str, Sample]) -> None:
+    tar = own_dataset / "shards/fakes-000001.tar"
     data = bytearray(tar.read_bytes())
     data[data.index(b"IDAT") + 30] ^= 1
     tar.write_bytes(bytes(data))
@@ -226,10 +226,8 @@ def test_an_altered_film_is_refused(own_dataset: Path, films: dict[str, Sample])
 
 
 def test_a_tar_with_other_names_is_refused(own_dataset: Path) -> None:
-    tar = own_dataset / "shards/phantoms-000001.tar"
-    tar.write_bytes(
-        (own_dataset / "shards/phantoms-000000.tar").read_bytes().ljust(tar.stat().st_size, b"\0")
-    )
+    tar = own_dataset / "shards/fakes-000001.tar"
+    tar.write_bytes((own_dataset / "shards/fakes-000000.tar").read_bytes().ljust(tar.stat().st_size, b"\0"))
     with pytest.raises(DatasetError, match=r"'0000000000-h.png'.*\n.*'0000000004-h.png' at this place"):
         SyntheticDataset(own_dataset)[7]
 
@@ -244,7 +242,7 @@ def test_a_changed_samples_table_is_refused(own_dataset: Path) -> None:
 def test_unfinished_datasets_use_the_shards_own_split(own_dataset: Path) -> None:
     (own_dataset / "index.json").unlink()
     assert set(SyntheticDataset(own_dataset).csv["split"]) == {"train"}
-    with pytest.raises(DatasetError, match="no film in split 'val'"):
+    with pytest.raises(DatasetError, match="no image in split 'val'"):
         SyntheticDataset(own_dataset, split="val")
 
 

@@ -137,8 +137,8 @@ def compute(
     schedule = make_schedule(model.alphas_cumprod, config["steps"], "reference")
     rule = Rule(schedule, "epsilon", eta=config.get("eta", 1.0))
 
-    codes = torch.from_numpy(vectors["organ_codes"])[None].expand(rows, -1, -1)
-    a = anatomy_stage(model, codes, Guide(empty), rule, noise, hold_steps=config["hold_steps"], soft=SOFT)
+    label_map = torch.from_numpy(vectors["organ_codes"])[None].expand(rows, -1, -1)
+    a = anatomy_stage(model, label_map, Guide(empty), rule, noise, hold_steps=config["hold_steps"], soft=SOFT)
     x_a = decode_scaled(model, a.states[-1])
     m_p = torch.from_numpy(vectors["pathology_mask_latent"]).float().reshape(1, 1, *model.latent_shape[1:])
     m_p = m_p.expand(rows, -1, -1, -1)

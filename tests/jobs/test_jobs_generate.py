@@ -40,19 +40,19 @@ def test_relative_output_is_refused(root):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         ([], "--output-root"),
-        (["--output-root", "{tmp}", "--set", "samples=0"], "samples"),
+        (["--output-root", "{tmp}", "--set", "anatomies=0"], "anatomies"),
         (["--output-root", "{tmp}", "--set", "bundle=nothing-of-the-kind"], "nothing-of-the-kind"),
         (["--output-root", "{tmp}", "--set", "sampling.mode=reference", "--set", "sampling.steps=7"], "1000"),
     ],
 )
-def test_mistakes_end_with_2_and_write_nothing(arguments, told, tmp_path):
+def test_mistakes_end_with_2_and_write_nothing(arguments, reported, tmp_path):
     lines: list[str] = []
     code = main([str(SMOKE), *(part.format(tmp=tmp_path) for part in arguments)], say=lines.append)
     assert code == 2
-    assert told in "\n".join(lines)
+    assert reported in "\n".join(lines)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,7 +70,7 @@ def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
     shutil.copy(QUICKSTART, work)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "quickstart.yaml"]
-    entry += ["--set", "samples=6", "--set", "output.shard_samples=3"]
+    entry += ["--set", "anatomies=6", "--set", "output.shard_samples=3"]
     local = subprocess.run(
         [*entry, "--output-root", str(tmp_path / "local"), "--set", "compute.actors=2"],
         cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,

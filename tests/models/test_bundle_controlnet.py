@@ -33,21 +33,21 @@ def test_the_steered_denoiser_is_diffusers_own() -> None:
     model = load_bundle(info, control="controlnet")
     generator = torch.Generator().manual_seed(0)
     z, t = torch.randn(2, 3, 16, 16, generator=generator), torch.tensor([40, 900])
-    codes = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8, generator=generator)
+    label_map = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8, generator=generator)
     tokens = model.embed(["Edema", "No Finding"])
     controlnet, unet = load_network(info, "controlnet").eval(), load_network(info, "unet").eval()
     assert isinstance(controlnet, ControlNetModel)
     assert (controlnet.config["_hint"], controlnet.config["conditioning_channels"]) == (HINT, 4)
     with torch.no_grad():
-        down, middle = controlnet(z, t, tokens, organ_hint(codes, 64), return_dict=False)
+        down, middle = controlnet(z, t, tokens, organ_hint(label_map, 64), return_dict=False)
         wanted = unet(
             z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
         ).sample
-    steered = model.denoise(z, t, tokens, model.hint(codes))
+    steered = model.denoise(z, t, tokens, model.hint(label_map))
     torch.testing.assert_close(steered, wanted)
     assert not torch.allclose(steered, model.denoise(z, t, tokens), atol=1e-3)
     half = load_bundle(info, precision="bf16", control="controlnet")
-    ours = half.denoise(z, t, half.embed(["Edema", "No Finding"]), half.hint(codes))
+    ours = half.denoise(z, t, half.embed(["Edema", "No Finding"]), half.hint(label_map))
     assert ours.dtype == torch.float32
     assert (ours - wanted).abs().max() < 0.05 * wanted.abs().max()
 
@@ -68,7 +68,7 @@ def test_a_bundle_without_one_says_so(bundle: Path) -> None:
     with pytest.raises(BundleError, match="no controlnet/") as caught:
         load_bundle(info, control="controlnet")
     assert "anatomy_controller" in caught.value.wanted
-    assert "train" in caught.value.mend
+    assert "train" in caught.value.hint
 
 
 @pytest.mark.parametrize(

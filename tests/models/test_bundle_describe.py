@@ -52,7 +52,7 @@ def test_a_missing_bundle(ref: str, words: str, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(BundleError, match=words) as caught:
         find_bundle(ref)
     assert caught.value.wanted
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def change(name: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -88,7 +88,7 @@ def test_a_wrong_record(
     with pytest.raises(BundleError, match=words) as caught:
         describe(bundle)
     assert caught.value.wanted
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null"])
@@ -144,7 +144,7 @@ def test_broken_embeddings(bundle: Path) -> None:
         describe(bundle)
 
 
-def test_content_hash_follows_what_decides_the_films(bundle: Path) -> None:
+def test_content_hash_follows_what_decides_the_images(bundle: Path) -> None:
     fields = read_fields(bundle / "bundle.json")
     base = describe(bundle).content_hash
     assert write_bundle(bundle, fields).content_hash == base

@@ -52,9 +52,9 @@ def altered(tmp_path: Path) -> Callable[[Callable[[Path, dict[str, object]], Non
     def alter(change: Callable[[Path, dict[str, object]], None]) -> Path:
         folder = tmp_path / "altered"
         shutil.copytree(TINY, folder)
-        told = json.loads((folder / "bundle.json").read_text())
-        change(folder, told)
-        (folder / "bundle.json").write_text(json.dumps(told))
+        reported = json.loads((folder / "bundle.json").read_text())
+        change(folder, reported)
+        (folder / "bundle.json").write_text(json.dumps(reported))
         return folder
 
     return alter
@@ -77,30 +77,30 @@ def test_a_remote_bundle_is_the_local_one(put, own_cache):
     assert fetched(own_cache) == [found.root.name]
 
 
-def change_weights(folder: Path, told: dict[str, object]) -> None:
+def change_weights(folder: Path, reported: dict[str, object]) -> None:
     path = folder / "label_embeddings.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
 
 
-def cut_weights(folder: Path, told: dict[str, object]) -> None:
+def cut_weights(folder: Path, reported: dict[str, object]) -> None:
     path = folder / "label_embeddings.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def lose_weights(folder: Path, told: dict[str, object]) -> None:
+def lose_weights(folder: Path, reported: dict[str, object]) -> None:
     (folder / "label_embeddings.safetensors").unlink()
 
 
-def name_outside(folder: Path, told: dict[str, object]) -> None:
-    files = told["files"]
+def name_outside(folder: Path, reported: dict[str, object]) -> None:
+    files = reported["files"]
     assert isinstance(files, dict)
     files["../../outside.json"] = files.pop("label_embeddings.safetensors")
 
 
-def name_pickle(folder: Path, told: dict[str, object]) -> None:
-    files = told["files"]
+def name_pickle(folder: Path, reported: dict[str, object]) -> None:
+    files = reported["files"]
     assert isinstance(files, dict)
     files["unet/weights.ckpt"] = files.pop("label_embeddings.safetensors")
 
@@ -124,19 +124,19 @@ def test_a_broken_bundle_is_refused_and_leaves_nothing(put, altered, own_cache, 
 
 
 def test_a_changed_bundle_is_another_one(put, altered, own_cache):
-    def rename(folder: Path, told: dict[str, object]) -> None:
-        told["licence"] = "another"
+    def rename(folder: Path, reported: dict[str, object]) -> None:
+        reported["licence"] = "another"
 
     uri = put(altered(rename))
     first = describe(uri)
-    told = json.loads((first.root / "bundle.json").read_text())
+    reported = json.loads((first.root / "bundle.json").read_text())
     filesystem, path = fsspec.core.url_to_fs(uri)
-    filesystem.pipe_file(f"{path}/bundle.json", json.dumps(told | {"licence": "a third"}).encode())
+    filesystem.pipe_file(f"{path}/bundle.json", json.dumps(reported | {"licence": "a third"}).encode())
     assert (first.licence, describe(uri).licence) == ("another", "a third")
     assert len(fetched(own_cache)) == 2
 
 
-def test_no_room_is_told_before_anything_is_fetched(put, own_cache, monkeypatch):
+def test_no_room_is_reported_before_anything_is_fetched(put, own_cache, monkeypatch):
     uri = put(TINY)
     usage = shutil.disk_usage(own_cache.parent)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=1000))
@@ -162,8 +162,8 @@ def test_actors_of_one_machine_fetch_once(object_store, own_cache, tmp_path):
     assert object_store.seen("GET", f"{tmp_path.name}/shared/unet/config.json") == 1
 
 
-def test_remote_masks_are_drawn_as_local_ones(put, film_folder):
-    masks = film_folder() / "masks"
+def test_remote_masks_are_drawn_as_local_ones(put, image_folder):
+    masks = image_folder() / "masks"
     uri = put(masks)
     here, there = FolderSource(masks), FolderSource(mask_folder(uri))
     for seed in range(4):
@@ -180,7 +180,7 @@ def test_remote_masks_are_drawn_as_local_ones(put, film_folder):
 
 
 @pytest.mark.parametrize("uri", ["memory://nothing/here", "nosuch://x/masks"])
-def test_no_masks_are_told(uri):
-    with pytest.raises(AnatomyError) as told:
+def test_no_masks_are_reported(uri):
+    with pytest.raises(AnatomyError) as reported:
         mask_folder(uri)
-    assert uri.split("://", 1)[0] in str(told.value)
+    assert uri.split("://", 1)[0] in str(reported.value)

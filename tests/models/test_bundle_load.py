@@ -34,15 +34,17 @@ def set_config(path: Path, **changes: object) -> None:
 
 
 def test_shapes_types_and_ranges(tiny: LoadedBundle) -> None:
-    codes = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    rough = tiny.control(codes)
+    label_map = torch.randint(
+        0, 5, (2, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    rough = tiny.control(label_map)
     mean, std = tiny.encode(rough)
-    film = tiny.decode(mean)
+    image = tiny.decode(mean)
     tokens = tiny.embed(["No Finding", "Pneumonia Edema"])
     out = tiny.denoise(mean, torch.tensor([1, 999]), tokens)
-    assert rough.shape == film.shape == (2, 1, 64, 64)
+    assert rough.shape == image.shape == (2, 1, 64, 64)
     assert mean.shape == std.shape == out.shape == (2, 3, 16, 16)
-    assert {t.dtype for t in (rough, mean, std, film, out)} == {torch.float32}
+    assert {t.dtype for t in (rough, mean, std, image, out)} == {torch.float32}
     assert rough.min() >= 0
     assert rough.max() <= 1
     assert (std > 0).all()
@@ -79,7 +81,7 @@ def test_a_bundle_without_a_controller_loads_and_says_so_when_asked(bundle: Path
     model = load_bundle(describe(bundle))
     with pytest.raises(BundleError, match="no anatomy_controller") as caught:
         model.control(torch.zeros(1, 64, 64, dtype=torch.uint8))
-    assert "anatomy.source: images" in caught.value.mend
+    assert "anatomy.source: images" in caught.value.hint
 
 
 def test_an_altered_file_is_not_loaded(bundle: Path) -> None:

@@ -108,9 +108,11 @@ def test_controlnets_own_layout(prefix: str, bundle: Path, run: Run) -> None:
     ):
         torch.testing.assert_close(weights[ours], state[theirs])
     model = load_bundle(info, control="controlnet")
-    codes = torch.randint(0, 5, (1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    label_map = torch.randint(
+        0, 5, (1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     z, t, tokens = torch.ones(1, 3, 16, 16), torch.tensor([500]), model.embed(["Edema"])
-    steered = model.denoise(z, t, tokens, model.hint(codes))
+    steered = model.denoise(z, t, tokens, model.hint(label_map))
     assert (steered - model.denoise(z, t, tokens)).abs().max() > 1e-4
 
 
@@ -131,13 +133,13 @@ def test_diffusers_layout(layout: str, bundle: Path, run: Run) -> None:
 
 
 def test_a_hint_stands_for_every_organ() -> None:
-    codes = torch.arange(5, dtype=torch.uint8).repeat(2, 5, 1)
-    assert torch.equal(organ_hint(codes, 5, read_hint("grey1"))[:, 0], codes / 4)
-    assert organ_hint(codes, 5, read_hint("grey")).shape == (2, 3, 5, 5)
-    coloured = organ_hint(codes, 5, read_hint(COLOURS))[0, :, 0]
+    label_map = torch.arange(5, dtype=torch.uint8).repeat(2, 5, 1)
+    assert torch.equal(organ_hint(label_map, 5, read_hint("grey1"))[:, 0], label_map / 4)
+    assert organ_hint(label_map, 5, read_hint("grey")).shape == (2, 3, 5, 5)
+    coloured = organ_hint(label_map, 5, read_hint(COLOURS))[0, :, 0]
     assert coloured.T.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]
     assert read_hint("organs") == HINT
-    assert organ_hint(codes, 10).shape == (2, 4, 10, 10)
+    assert organ_hint(label_map, 10).shape == (2, 4, 10, 10)
 
 
 def folder_of(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

@@ -54,7 +54,7 @@ def write_vocabulary(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """96-px films of one channel, f = 8, 4 latent channels, v-prediction, squared-cosine betas."""
+    """96-px images of one channel, f = 8, 4 latent channels, v-prediction, squared-cosine betas."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -129,20 +129,20 @@ def test_the_folder_becomes_a_bundle_of_its_own_size(
     t = torch.tensor([10, 700])
     with torch.inference_mode():
         eps = pipeline.unet(z, t, expected.expand(2, -1, -1)).sample
-        film = pipeline.vae.decode(z).sample
+        image = pipeline.vae.decode(z).sample
     torch.testing.assert_close(model.denoise(z, t, model.embed(["opacity edema"] * 2)), eps)
-    torch.testing.assert_close(model.decode(z), film)
+    torch.testing.assert_close(model.decode(z), image)
 
 
 RECIPE = """
 version: 1
 name: sd
-samples: 2
+anatomies: 2
 bundle: out
 findings: [{weight: 1, labels: [{name: Pneumonia}]}]
 pairs: {twin: true}
 sampling: {control: none, steps: 4, guidance: 2.0}
-output: {uri: films, shard_samples: 2}
+output: {uri: images, shard_samples: 2}
 compute: {actors: 1, micro_batch: 2, precision: fp32}
 """
 
@@ -155,11 +155,11 @@ def test_it_generates_at_its_own_size(
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     code, said = run("generate", "recipe.yaml", "--address", joined_ray.address)
     assert code == 0, said
-    films = list(read_tar(tmp_path / "films" / "shards" / "sd-000000.tar"))
-    assert [sample.meta.key[-1] for sample in films] == ["h", "0", "h", "0"]
-    assert {sample.film.shape for sample in films} == {(SIZE, SIZE)}
-    assert {sample.meta.prompt for sample in films} == {"clear", "opacity"}
-    assert run("verify", "films")[0] == 0
+    images = list(read_tar(tmp_path / "images" / "shards" / "sd-000000.tar"))
+    assert [sample.meta.key[-1] for sample in images] == ["h", "0", "h", "0"]
+    assert {sample.image.shape for sample in images} == {(SIZE, SIZE)}
+    assert {sample.meta.prompt for sample in images} == {"clear", "opacity"}
+    assert run("verify", "images")[0] == 0
 
 
 def test_pickles_halves_and_old_names_of_attention(

@@ -195,7 +195,7 @@ def test_cheff_has_its_own_range_and_no_controller(files: Files, run: Run) -> No
     assert load_bundle(info).value_range == (-1.0, 1.0)
 
 
-def test_cheff_without_prompts_makes_films_without_findings(files: Files, run: Run) -> None:
+def test_cheff_without_prompts_makes_images_without_findings(files: Files, run: Run) -> None:
     params = training_yaml()["model"]["params"]
     unet = {
         "in_channels": 3, "out_channels": 3, "model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1,

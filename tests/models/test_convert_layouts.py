@@ -97,7 +97,7 @@ def test_one_key_astray_is_named(change: Callable[[dict[str, Tensor]], None], na
         convert_unet(split_ldm(state, where="backbone.pth")["unet"], XREAL.unet, "backbone.pth: denoiser")
     assert caught.value.where.startswith("backbone.pth")
     assert caught.value.wanted
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

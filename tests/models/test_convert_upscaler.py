@@ -205,7 +205,7 @@ def test_a_bundle_gets_the_part_in_a_copy(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_only_films_of_its_size_are_upscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_images_of_its_size_are_upscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"model": random_state()}, tmp_path / "sr.pt")
     command = ["convert", "cheff", "--bundle", "xreal-tiny", "--upscaler", str(tmp_path / "sr.pt")]
     monkeypatch.setattr("sys.argv", ["xreal-synth", *command, str(tmp_path / "out")])

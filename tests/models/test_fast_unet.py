@@ -137,7 +137,7 @@ def test_what_it_does_not_compute_is_left_to_diffusers() -> None:
     assert not suits(plain, SIDES)
 
 
-def test_bundles_are_laid_out_unless_told_otherwise() -> None:
+def test_bundles_are_laid_out_unless_reported_otherwise() -> None:
     info = describe("xreal-tiny")
     tuned, plain = load_bundle(info), load_bundle(info, tuned=False)
     assert isinstance(tuned._unet, FastUNet)

@@ -26,7 +26,7 @@ from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 from xreal_synth.vocab import CHEXPERT14
 
 
@@ -39,9 +39,9 @@ def millions(network: torch.nn.Module) -> int:
     return round(sum(weight.numel() for weight in network.parameters()) / 1e6)
 
 
-def make_films(
+def generate_images(
     info: BundleInfo, precision: Any, mode: str, steps: int, groups: int = 1, model: Any = None
-) -> list[Film]:
+) -> list[GreyImage]:
     """Twins and edits of drawn anatomies with a finding in the right lung."""
     size = info.image_size
     region = np.zeros((size, size), dtype=bool)
@@ -55,13 +55,13 @@ def make_films(
     model = model or load_bundle(info, precision=precision)
     made = list(sample_groups(model, settings, jobs, micro_batch=groups))
     for group in made:
-        assert np.array_equal(group.films["h"][~region], group.films["v0"][~region])
-        assert not np.array_equal(group.films["h"][region], group.films["v0"][region])
-    return [film for group in made for film in group.films.values()]
+        assert np.array_equal(group.images["h"][~region], group.images["v0"][~region])
+        assert not np.array_equal(group.images["h"][region], group.images["v0"][region])
+    return [image for group in made for image in group.images.values()]
 
 
 def likeness(width: int, stage_width: int, context: int, side: int) -> Design:
-    """XReal's architecture, narrower and with smaller films."""
+    """XReal's architecture, narrower and with smaller images."""
     assert XREAL.text is not None
     return paper_design(
         replace(
@@ -119,8 +119,8 @@ def test_nothing_is_left_of_one_that_failed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["branch", "paper"])
 def test_xreals_architecture_samples(tmp_path: Path, mode: str) -> None:
     info = write_design(small_design(), tmp_path / "b")
-    for film in make_films(info, "bf16", mode, 2):
-        assert film.shape == (64, 64)
+    for image in generate_images(info, "bf16", mode, 2):
+        assert image.shape == (64, 64)
 
 
 class Disturbed:
@@ -158,18 +158,18 @@ def test_one_evaluation_in_bf16_is_off_by_its_roundings(bundle: str, most: float
     assert max(evaluation_errors(describe(bundle), (101, 501, 901))) < most
 
 
-def test_bf16_films_are_off_by_what_one_evaluation_is_off(tmp_path: Path) -> None:
-    """Nothing else is lost on the way: fp32 films whose every evaluation is disturbed by as much are as far off.
+def test_bf16_images_are_off_by_what_one_evaluation_is_off(tmp_path: Path) -> None:
+    """Nothing else is lost on the way: fp32 images whose every evaluation is disturbed by as much are as far off.
 
     Two steps and guidance 7, where an error grows most. Measured: mean 0.25 in bf16, 0.28 disturbed; at most 22
     and 33 grey levels; with guidance 1, 5 and 4.
     """
     info = write_design(small_design(), tmp_path / "b")
-    exact = np.stack(make_films(info, "fp32", "reference", 2, 2)).astype(int)
-    rounded = np.stack(make_films(info, "bf16", "reference", 2, 2))
+    exact = np.stack(generate_images(info, "fp32", "reference", 2, 2)).astype(int)
+    rounded = np.stack(generate_images(info, "bf16", "reference", 2, 2))
     error = max(evaluation_errors(info, (1, 101, 501, 901)))
     disturbed: Any = Disturbed(load_bundle(info), error)
-    off = np.stack(make_films(info, "fp32", "reference", 2, 2, model=disturbed))
+    off = np.stack(generate_images(info, "fp32", "reference", 2, 2, model=disturbed))
     assert 0 < np.abs(exact - rounded).mean() < 1.5 * np.abs(exact - off).mean()
     assert np.abs(exact - rounded).max() < 2 * np.abs(exact - off).max()
 
@@ -177,10 +177,12 @@ def test_bf16_films_are_off_by_what_one_evaluation_is_off(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_mid_sized_likeness_samples_and_bf16_is_near_fp32(tmp_path: Path) -> None:
-    """42 M + 2 x 3.5 M weights, 128-pixel films. Measured: mean 0.23 grey levels, 35 at most in few pixels: two
+    """42 M + 2 x 3.5 M weights, 128-pixel images. Measured: mean 0.23 grey levels, 35 at most in few pixels: two
     steps and guidance 7 make much of a rounding (the test above)."""
     info = write_design(likeness(64, 32, 320, 128), tmp_path / "b")
-    check_near(make_films(info, "fp32", "reference", 2), make_films(info, "bf16", "reference", 2), 0.5, 48)
+    check_near(
+        generate_images(info, "fp32", "reference", 2), generate_images(info, "bf16", "reference", 2), 0.5, 48
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,13 +195,15 @@ def test_a_mid_sized_likeness_samples_and_bf16_is_near_fp32(tmp_path: Path) -> N
         pytest.param("xreal-mini", "reference", 0.8, 6, marks=pytest.mark.slow),
     ],
 )
-def test_bf16_films_are_near_fp32_films(bundle: str, mode: str, mean: float, most: int) -> None:
+def test_bf16_images_are_near_fp32_images(bundle: str, mode: str, mean: float, most: int) -> None:
     """Grey levels apart, 8 steps. Measured: tiny mean 0.43 and 9 at most; mini 0.15 to 0.35 and 2."""
     info = describe(bundle)
-    check_near(make_films(info, "fp32", mode, 8, 2), make_films(info, "bf16", mode, 8, 2), mean, most)
+    check_near(
+        generate_images(info, "fp32", mode, 8, 2), generate_images(info, "bf16", mode, 8, 2), mean, most
+    )
 
 
-def check_near(ours: list[Film], theirs: list[Film], mean: float, most: int) -> None:
+def check_near(ours: list[GreyImage], theirs: list[GreyImage], mean: float, most: int) -> None:
     apart = np.abs(np.stack(ours).astype(int) - np.stack(theirs))
     assert apart.mean() <= mean
     assert apart.max() <= most

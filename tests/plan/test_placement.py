@@ -35,9 +35,9 @@ def _place(
     return place(finding, anatomy, stream(seed, 0, 0, "boxes"), PRIOR, factor=factor, min_overlap=overlap)
 
 
-def _share(anatomy: Mask, box: PixelBox, codes: tuple[int, ...]) -> float:
+def _share(anatomy: Mask, box: PixelBox, organ_codes: tuple[int, ...]) -> float:
     x0, y0, x1, y1 = box
-    return float(np.isin(anatomy[y0:y1, x0:x1], codes).mean())
+    return float(np.isin(anatomy[y0:y1, x0:x1], organ_codes).mean())
 
 
 def _size(anatomy: Mask, box: PixelBox, code: int) -> float:

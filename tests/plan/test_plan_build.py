@@ -25,7 +25,7 @@ TEXT = """\
 version: 1
 name: tiny
 seed: 5
-samples: 10
+anatomies: 10
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -57,11 +57,11 @@ def test_shards_cover_the_groups_once(make: Make) -> None:
     shards = [plan.shard(k) for k in range(plan.shard_count)]
     assert [(shard.start, shard.stop) for shard in shards] == [(0, 4), (4, 8), (8, 10)]
     assert shards[2].stem == "tiny-000002"
-    assert make("output.shard_samples=auto", "samples=65").shard_count == 2
+    assert make("output.shard_samples=auto", "anatomies=65").shard_count == 2
 
 
 def test_a_full_shard_holds_each_row_once(make: Make) -> None:
-    plan = make("samples=400")
+    plan = make("anatomies=400")
     for k in range(plan.shard_count):
         rows = [plan.row(i) for i in range(plan.shard(k).start, plan.shard(k).stop)]
         assert sorted(rows) == [0, 1, 2, 3]
@@ -80,7 +80,7 @@ def test_raising_samples_moves_no_earlier_group(index: int, more: int, seed: int
             return np.roll(mask, int(rng.integers(-2, 3)), axis=0), "flat"
 
     def plan(samples: int) -> Plan:
-        recipe = recipe_from_text(TEXT, "r.yaml", [f"seed={seed}", f"samples={samples}", "split.val=0.5"])
+        recipe = recipe_from_text(TEXT, "r.yaml", [f"seed={seed}", f"anatomies={samples}", "split.val=0.5"])
         return Plan(recipe, Geometry(64, 4), Flat(), Prior.load())
 
     assert same(plan(10).sample(index, 0), plan(more).sample(index, 0))
@@ -109,7 +109,7 @@ def test_members_and_keys(make: Make) -> None:
 
 
 def test_variants_share_the_anatomy_and_have_boxes_of_their_own(make: Make) -> None:
-    plan = make("pairs.variants=3", "samples=40")
+    plan = make("pairs.variants=3", "anatomies=40")
     drawn = [plan.sample(i, 0) for i in range(40) if plan.row(i) == 1]
     assert len({m.findings[0].boxes for spec in drawn for m in spec.members}) > len(drawn)
     fixed = [plan.sample(i, 0) for i in range(40) if plan.row(i) == 2]
@@ -128,18 +128,18 @@ def test_first_attempts_share_anatomy_and_boxes_later_ones_draw_anew(make: Make)
 
 
 def test_splits_follow_the_group_and_their_shares(make: Make) -> None:
-    plan = make("split={val: 0.2, test: 0.1}", "samples=4000")
+    plan = make("split={val: 0.2, test: 0.1}", "anatomies=4000")
     counts = Counter(plan.split(i) for i in range(4000))
     assert counts["val"] == pytest.approx(800, abs=110)
     assert counts["test"] == pytest.approx(400, abs=85)
-    wider = make("split={val: 0.2, test: 0.1}", "samples=4000", "findings[0].weight=9")
+    wider = make("split={val: 0.2, test: 0.1}", "anatomies=4000", "findings[0].weight=9")
     assert all(plan.split(i) == wider.split(i) for i in range(200))
     assert {make().split(i) for i in range(50)} == {"train"}
 
 
-def test_findings_of_one_film_are_kept_apart(make: Make) -> None:
+def test_findings_of_one_image_are_kept_apart(make: Make) -> None:
     row = "findings=[{weight: 1, labels: [{name: Pneumonia, side: left}, {name: Infiltration, side: left}]}]"
-    plan = make(row, "samples=40")
+    plan = make(row, "anatomies=40")
     hidden = 0
     for index in range(40):
         first, second = plan.sample(index, 0).members[0].findings
@@ -167,16 +167,16 @@ def test_the_probe_counts_what_the_plan_makes(make: Make) -> None:
     report.require_placeable()
     made = Counter[str]()
     for spec in (plan.sample(i, 0) for i in range(10)):
-        made["films"] += len(spec.members)
+        made["images"] += len(spec.members)
         made["groups", spec.row] += 1  # type: ignore[index]
         made["Pneumonia"] += sum(any(f.name == "Pneumonia" for f in m.findings) for m in spec.members)
-    assert report.films == made["films"]
+    assert report.images == made["images"]
     assert (report.samples, report.shards, report.probed) == (10, 3, 10)
     assert [row.groups for row in report.rows] == [made["groups", r] for r in range(4)]  # type: ignore[index]
     table = {(one.label_set, one.label): one for one in report.labels}
     assert table["txrv18", "Pneumonia"].positive == made["Pneumonia"]
     assert all(
-        one.positive + one.negative + one.unknown == pytest.approx(made["films"]) for one in report.labels
+        one.positive + one.negative + one.unknown == pytest.approx(made["images"]) for one in report.labels
     )
     assert all(row.tried >= 8 for row in report.rows)
 
@@ -187,12 +187,12 @@ def test_large_hearts_make_cardiomegaly_unknown_in_the_probe(make: Make, large_h
     report = probe(plan)
     assert report.large_hearts == 1.0
     table = {(one.label_set, one.label): one for one in report.labels}
-    assert table["chexpert14", "Cardiomegaly"].unknown == report.films
+    assert table["chexpert14", "Cardiomegaly"].unknown == report.images
     assert table["chexpert14", "No Finding"].positive == 0
 
 
 def test_a_billion_groups_plan_in_constant_time_and_space(make: Make) -> None:
-    plan = make("samples=1000000000", "output.shard_samples=10000", "findings[0].weight=1.37")
+    plan = make("anatomies=1000000000", "output.shard_samples=10000", "findings[0].weight=1.37")
     tracemalloc.start()
     begun = time.perf_counter()
     report = probe(plan, budget_s=0.2)

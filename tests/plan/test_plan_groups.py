@@ -1,4 +1,4 @@
-"""Groups of several films: shams in exact shares, variants of several kinds, findings apart by rule."""
+"""Groups of several images: shams in exact shares, variants of several kinds, findings apart by rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = """\
 version: 1
 name: groups
 seed: 5
-samples: 12
+anatomies: 12
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -84,7 +84,7 @@ def test_shams_are_exact_in_every_prefix_of_a_shard(
 
 
 def test_which_groups_have_a_sham_is_no_pattern(make: Make) -> None:
-    plan = make("samples=4000")
+    plan = make("anatomies=4000")
     sick = [index for index in range(4000) if plan.row(index)]
     has = [plan.sham(index) for index in sick]
     assert sum(has) == pytest.approx(len(sick) / 2, abs=30)
@@ -95,12 +95,12 @@ def test_which_groups_have_a_sham_is_no_pattern(make: Make) -> None:
 
 @pytest.mark.parametrize(("share", "wanted"), [(0.0, {False}), (1.0, {True})])
 def test_no_sham_or_one_for_all(make: Make, share: float, wanted: set[bool]) -> None:
-    plan = make(f"pairs.sham={share}", "samples=40")
+    plan = make(f"pairs.sham={share}", "anatomies=40")
     assert {plan.sham(index) for index in range(40) if plan.row(index)} == wanted
 
 
 def test_rows_and_boxes_do_not_depend_on_shams(make: Make) -> None:
-    """Adding shams adds films: the others keep anatomy, rows and boxes."""
+    """Adding shams adds images: the others keep anatomy, rows and boxes."""
     with_shams, without = make("pairs.sham=1"), make("pairs.sham=0")
     for index in range(12):
         ours, theirs = with_shams.sample(index, 0), without.sample(index, 0)
@@ -113,8 +113,8 @@ def test_a_sham_stands_where_the_first_variant_has_its_findings(make: Make) -> N
     for spec in (plan.sample(index, 0) for index in range(12)):
         by_name = {member.name: member for member in spec.members}
         row = plan.recipe.findings[spec.row]
-        films = 2 * len(row.kinds) if row.paints else 0
-        assert list(by_name) == ["h", *(f"v{i}" for i in range(films)), *(["s0"] if row.paints else [])]
+        images = 2 * len(row.kinds) if row.paints else 0
+        assert list(by_name) == ["h", *(f"v{i}" for i in range(images)), *(["s0"] if row.paints else [])]
         if row.paints:
             assert by_name["s0"].sham == by_name["v0"].findings
             assert not by_name["s0"].findings
@@ -143,18 +143,18 @@ def test_a_variant_that_cannot_be_placed_names_its_place_in_the_recipe(make: Mak
 
 
 def test_the_probe_counts_shams_and_variants(make: Make) -> None:
-    plan = make("samples=48", "pairs.variants=2")
+    plan = make("anatomies=48", "pairs.variants=2")
     report = probe(plan)
     members = [member for index in range(48) for member in plan.sample(index, 0).members]
-    assert report.films == len(members)
+    assert report.images == len(members)
     assert [row.groups for row in report.rows] == [12, 12, 24]
     assert sum(row.shams for row in report.rows) == sum(member.name == "s0" for member in members) == 18
     assert report.rows[2].asked == "Effusion / Pneumonia + Atelectasis / Mass"
-    told = {count.label: count.positive for count in report.labels if count.label_set == "txrv18"}
+    reported = {count.label: count.positive for count in report.labels if count.label_set == "txrv18"}
     for name in ("Pneumonia", "Effusion", "Mass", "Atelectasis"):
         shown = sum(any(finding.name == name for finding in member.findings) for member in members)
-        assert told[name] == pytest.approx(shown)
-    assert probe(make("samples=1000000", "pairs.sham=0.25")).films == pytest.approx(
+        assert reported[name] == pytest.approx(shown)
+    assert probe(make("anatomies=1000000", "pairs.sham=0.25")).images == pytest.approx(
         1e6 * (1 / 4 + (1 + 1 + 1 / 4) / 4 + (1 + 3 + 1 / 4) / 2)
     )
 
@@ -174,7 +174,7 @@ def covered(plan: Plan, index: int) -> float:
 def test_findings_overlap_as_the_recipe_allows(make: Make) -> None:
     shares = {}
     for rule in ("allow", "avoid", "forbid"):
-        plan = make(TWO, f"placement.overlap={rule}", "samples=60")
+        plan = make(TWO, f"placement.overlap={rule}", "anatomies=60")
         found = []
         for index in range(60):
             with suppress(PlacementError) if rule == "forbid" else nullcontext():
@@ -183,7 +183,7 @@ def test_findings_overlap_as_the_recipe_allows(make: Make) -> None:
     assert (shares["allow"] > 0.5).sum() > 2 * (shares["avoid"] > 0.5).sum()
     assert shares["forbid"].max() == 0
     assert len(shares["forbid"]) > 30
-    left_out = make(TWO, "samples=60")
+    left_out = make(TWO, "anatomies=60")
     assert [covered(left_out, index) for index in range(60)] == shares["avoid"].tolist()
 
 
@@ -204,7 +204,7 @@ def test_forbid_leaves_no_pixel_to_two_findings(index: int, names: list[str]) ->
     labels = ", ".join(f"{{name: {name}, size: [0.02, 0.1]}}" for name in names)
     recipe = recipe_from_text(
         TEXT, "r.yaml",
-        [f"findings=[{{weight: 1, labels: [{labels}]}}]", "placement.overlap=forbid", f"samples={index + 1}"],
+        [f"findings=[{{weight: 1, labels: [{labels}]}}]", "placement.overlap=forbid", f"anatomies={index + 1}"],
     )  # fmt: skip
     spec = Plan(recipe, Geometry(64, 4), Flat(), Prior.load()).sample(index, 0)
     regions = [region_mask(finding, spec.anatomy) for finding in spec.members[1].findings]

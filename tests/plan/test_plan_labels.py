@@ -1,4 +1,4 @@
-"""Labels of a film: requested and implied are 1, the rest as the recipe says."""
+"""Labels of an image: requested and implied are 1, the rest as the recipe says."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_finding_makes_no_finding_zero_and_itself_one() -> None:
         assert None not in [value for one in labels.values() for value in one.values()]
 
 
-def test_a_healthy_film() -> None:
+def test_a_healthy_image() -> None:
     labels = labels_of([], "negative", 0.4)
     assert ones(labels["chexpert14"]) == {"No Finding"}
     assert set(labels["txrv18"].values()) == {0}

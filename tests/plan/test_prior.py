@@ -37,7 +37,7 @@ def test_the_shipped_prior_covers_the_tables_findings(prior: Prior) -> None:
     assert PATH.stat().st_size < 200_000
 
 
-def test_the_shipped_prior_was_checked_against_films_with_masks() -> None:
+def test_the_shipped_prior_was_checked_against_images_with_masks() -> None:
     check = json.loads(PATH.read_text())["check"]
     assert check["boxes"] >= 35
     assert 0.8 <= check["share_of_centres_in_90_region"] <= 1.0

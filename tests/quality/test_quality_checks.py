@@ -12,11 +12,11 @@ from scipy import ndimage
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather
 from xreal_synth.quality.catalogue import SCORES
-from xreal_synth.quality.checks import Bound, JudgedFilm
+from xreal_synth.quality.checks import Bound, JudgedImage
 from xreal_synth.quality.gate import Gate, GateNetworks
 from xreal_synth.quality.organs import dice
 from xreal_synth.recipe.quality import PROFILES, STANDARD
-from xreal_synth.shards.phantoms import phantom_anatomy
+from xreal_synth.shards.fakes import fake_anatomy
 from xreal_synth.types import CheckSettings, Mask, QualitySettings, Verdict
 
 SIZE = 128
@@ -26,36 +26,36 @@ GREYS = np.array([150, 60, 65, 200, 215], np.float32)
 class Reads:
     """Segments drawn chests by their own greys: whatever is dark and light where it is, left or right."""
 
-    def codes(self, films):
-        return [self._codes(ndimage.median_filter(film, 9)) for film in films]
+    def label_map(self, images):
+        return [self._label_map(ndimage.median_filter(image, 9)) for image in images]
 
     @staticmethod
-    def _codes(film) -> Mask:
-        near = np.abs(film.astype(np.float32)[None] - GREYS[[0, 1, 3, 4], None, None]).argmin(0)
-        codes = np.array([0, 1, 3, 4], np.uint8)[near]
-        left_half = np.arange(film.shape[1])[None, :] < film.shape[1] / 2
-        return np.where((codes == 1) & left_half, 2, codes).astype(np.uint8)
+    def _label_map(image) -> Mask:
+        near = np.abs(image.astype(np.float32)[None] - GREYS[[0, 1, 3, 4], None, None]).argmin(0)
+        label_map = np.array([0, 1, 3, 4], np.uint8)[near]
+        left_half = np.arange(image.shape[1])[None, :] < image.shape[1] / 2
+        return np.where((label_map == 1) & left_half, 2, label_map).astype(np.uint8)
 
 
 class Sees:
-    """A classifier of one finding: brighter films show more of it."""
+    """A classifier of one finding: brighter images show more of it."""
 
-    def logits(self, films):
-        return [{"Pneumonia": float(film.mean()) / 10 - 12} for film in films]
+    def logits(self, images):
+        return [{"Pneumonia": float(image.mean()) / 10 - 12} for image in images]
 
 
 def chest(seed: int = 1) -> tuple[np.ndarray, Mask]:
     rng = np.random.default_rng(seed)
-    mask = phantom_anatomy(SIZE, rng)
+    mask = fake_anatomy(SIZE, rng)
     return (GREYS[mask] + rng.normal(0, 8, mask.shape)).clip(1, 254).astype(np.uint8), mask
 
 
-def edited(film: np.ndarray, level: float = 35.0) -> tuple[np.ndarray, np.ndarray]:
-    """A brighter patch with a feather in a region of the film."""
-    region = np.zeros(film.shape, bool)
+def edited(image: np.ndarray, level: float = 35.0) -> tuple[np.ndarray, np.ndarray]:
+    """A brighter patch with a feather in a region of the image."""
+    region = np.zeros(image.shape, bool)
     region[56:96, 20:52] = True
     alpha = feather(region, FEATHER_SHARE * SIZE)
-    return (film + alpha * level).clip(0, 254).astype(np.uint8), region
+    return (image + alpha * level).clip(0, 254).astype(np.uint8), region
 
 
 def settings_of(profile: str = "standard", **extra: float | None) -> QualitySettings:
@@ -67,41 +67,41 @@ def settings_of(profile: str = "standard", **extra: float | None) -> QualitySett
     return QualitySettings(profile, 3, checks, **extra)
 
 
-def judge(*films: JudgedFilm, networks: GateNetworks | None = None, **extra: float | None) -> list[Verdict]:
-    return Gate(settings_of(**extra), networks or GateNetworks(Reads(), Sees())).judge(films)
+def judge(*images: JudgedImage, networks: GateNetworks | None = None, **extra: float | None) -> list[Verdict]:
+    return Gate(settings_of(**extra), networks or GateNetworks(Reads(), Sees())).judge(images)
 
 
 @pytest.fixture
-def film() -> JudgedFilm:
-    """A film with a finding that passes."""
+def image() -> JudgedImage:
+    """An image with a finding that passes."""
     twin, mask = chest()
     painted, region = edited(twin)
-    return JudgedFilm("k", painted, mask, twin, region, ("Pneumonia",))
+    return JudgedImage("k", painted, mask, twin, region, ("Pneumonia",))
 
 
-def test_a_clean_film_and_its_twin_pass(film: JudgedFilm) -> None:
-    painted, twin = judge(film, JudgedFilm("t", film.twin, film.anatomy))
+def test_a_clean_image_and_its_twin_pass(image: JudgedImage) -> None:
+    painted, twin = judge(image, JudgedImage("t", image.twin, image.anatomy))
     assert painted.refused == painted.flags == twin.refused == twin.flags == ()
-    told = dict(painted.scores)
-    assert told["change.outside"] == 0
-    assert told["finding.shown"] > 0
-    assert told["organs.heart"] > 0.9
+    reported = dict(painted.scores)
+    assert reported["change.outside"] == 0
+    assert reported["finding.shown"] > 0
+    assert reported["organs.heart"] > 0.9
     assert set(dict(twin.scores)) == {
-        name for name in told if not name.startswith(("change", "seam", "finding"))
+        name for name in reported if not name.startswith(("change", "seam", "finding"))
     }
-    assert set(told) | {"organs.covered", "copies.distance"} == set(SCORES)
+    assert set(reported) | {"organs.covered", "copies.distance"} == set(SCORES)
 
 
-def hard_paste(film: JudgedFilm) -> JudgedFilm:
-    other = film.twin.copy()
-    other[film.region] = np.clip(other[film.region].astype(int) + 100, 0, 254)
-    return replace(film, film=other)
+def hard_paste(image: JudgedImage) -> JudgedImage:
+    other = image.twin.copy()
+    other[image.region] = np.clip(other[image.region].astype(int) + 100, 0, 254)
+    return replace(image, image=other)
 
 
-def outside(film: JudgedFilm) -> JudgedFilm:
-    other = film.film.copy()
+def outside(image: JudgedImage) -> JudgedImage:
+    other = image.image.copy()
     other[5, 5] ^= 1
-    return replace(film, film=other)
+    return replace(image, image=other)
 
 
 def swapped(mask: Mask) -> Mask:
@@ -109,28 +109,28 @@ def swapped(mask: Mask) -> Mask:
 
 
 FAULTS = {
-    "blank": (lambda f: replace(f, film=np.full_like(f.film, 100)), "pixels.range"),
-    "half blank": (lambda f: replace(f, film=f.film * (np.arange(SIZE) < 64).astype(np.uint8)), "pixels.blank"),
+    "blank": (lambda f: replace(f, image=np.full_like(f.image, 100)), "pixels.range"),
+    "half blank": (lambda f: replace(f, image=f.image * (np.arange(SIZE) < 64).astype(np.uint8)), "pixels.blank"),
     "saturated": (
-        lambda f: replace(f, film=((f.film.astype(float) - 127) * 6 + 127).clip(0, 255).astype(np.uint8)),
+        lambda f: replace(f, image=((f.image.astype(float) - 127) * 6 + 127).clip(0, 255).astype(np.uint8)),
         "pixels.saturated",
     ),
-    "blurred": (lambda f: replace(f, film=ndimage.gaussian_filter(f.film, 3)), "pixels.blur"),
+    "blurred": (lambda f: replace(f, image=ndimage.gaussian_filter(f.image, 3)), "pixels.blur"),
     "seam": (hard_paste, "seam.energy"),
     "shifted mask": (lambda f: replace(f, anatomy=np.roll(f.anatomy, 14, axis=1)), "organs.left_lung"),
     "swapped lungs in the mask": (lambda f: replace(f, anatomy=swapped(f.anatomy)), "organs.right_lung"),
-    "mirrored film": (
-        lambda f: JudgedFilm("t", np.ascontiguousarray(f.twin[:, ::-1]), f.anatomy), "organs.heart",
+    "mirrored image": (
+        lambda f: JudgedImage("t", np.ascontiguousarray(f.twin[:, ::-1]), f.anatomy), "organs.heart",
     ),
-    "unchanged region": (lambda f: replace(f, film=f.twin), "change.inside"),
+    "unchanged region": (lambda f: replace(f, image=f.twin), "change.inside"),
     "change outside": (outside, "change.outside"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_refused_in_words(film: JudgedFilm, fault: str) -> None:
+def test_a_planted_fault_is_refused_in_words(image: JudgedImage, fault: str) -> None:
     plant, score = FAULTS[fault]
-    (verdict,) = judge(plant(film))
+    (verdict,) = judge(plant(image))
     assert score in verdict.refused
     assert not verdict.accepted
     assert len(verdict.reasons) == len(verdict.refused) + len(verdict.flags)
@@ -138,61 +138,63 @@ def test_a_planted_fault_is_refused_in_words(film: JudgedFilm, fault: str) -> No
     assert ("at least" if SCORES[score][0] else "at most") in said
 
 
-def test_a_finding_that_is_not_shown_is_flagged_and_delivered(film: JudgedFilm) -> None:
-    darker, _ = edited(film.twin, -35.0)
-    (verdict,) = judge(replace(film, film=darker))
+def test_a_finding_that_is_not_shown_is_flagged_and_delivered(image: JudgedImage) -> None:
+    darker, _ = edited(image.twin, -35.0)
+    (verdict,) = judge(replace(image, image=darker))
     assert verdict.accepted
     assert verdict.flags == ("finding.shown",)
-    strict = Gate(settings_of("strict"), GateNetworks(Reads(), Sees())).judge([replace(film, film=darker)])[0]
+    strict = Gate(settings_of("strict"), GateNetworks(Reads(), Sees())).judge([replace(image, image=darker)])[
+        0
+    ]
     assert "finding.shown" in strict.refused
 
 
-def test_a_sham_shows_nothing_and_may_change_nothing(film: JudgedFilm) -> None:
-    (verdict,) = judge(replace(film, film=film.twin, asked=(), sham=True))
+def test_a_sham_shows_nothing_and_may_change_nothing(image: JudgedImage) -> None:
+    (verdict,) = judge(replace(image, image=image.twin, asked=(), sham=True))
     assert verdict.refused == verdict.flags == ()
     assert "finding.shown" not in dict(verdict.scores)
 
 
-def test_covered_organs_are_judged_on_the_whole_film(film: JudgedFilm) -> None:
-    region = np.isin(film.anatomy, (1, 2))
-    (verdict,) = judge(replace(film, region=region))
-    told = dict(verdict.scores)
-    assert "organs.left_lung" not in told
-    assert told["organs.covered"] > STANDARD["organs"].bounds["covered"]
-    (verdict,) = judge(replace(film, region=region, anatomy=swapped(film.anatomy)))
+def test_covered_organs_are_judged_on_the_whole_image(image: JudgedImage) -> None:
+    region = np.isin(image.anatomy, (1, 2))
+    (verdict,) = judge(replace(image, region=region))
+    reported = dict(verdict.scores)
+    assert "organs.left_lung" not in reported
+    assert reported["organs.covered"] > STANDARD["organs"].bounds["covered"]
+    (verdict,) = judge(replace(image, region=region, anatomy=swapped(image.anatomy)))
     assert "organs.covered" in verdict.refused
 
 
-def test_a_real_films_own_faults_are_not_the_gates_matter(film: JudgedFilm) -> None:
-    dull = (film.twin // 8 + 100).astype(np.uint8)
+def test_a_real_images_own_faults_are_not_the_gates_matter(image: JudgedImage) -> None:
+    dull = (image.twin // 8 + 100).astype(np.uint8)
     painted, region = edited(dull)
-    real = replace(film, film=painted, twin=dull, region=region, real=True, anatomy=swapped(film.anatomy))
+    real = replace(image, image=painted, twin=dull, region=region, real=True, anatomy=swapped(image.anatomy))
     (verdict,) = judge(real)
     assert not [name for name in verdict.refused if name.startswith(("pixels", "organs"))]
     (verdict,) = judge(replace(real, real=False))
     assert {"pixels.range", "organs.left_lung"} <= set(verdict.refused)
 
 
-def test_without_networks_their_scores_are_left_out(film: JudgedFilm) -> None:
-    (verdict,) = judge(film, networks=GateNetworks())
+def test_without_networks_their_scores_are_left_out(image: JudgedImage) -> None:
+    (verdict,) = judge(image, networks=GateNetworks())
     assert {name.split(".")[0] for name, _ in verdict.scores} == {"pixels", "seam", "change"}
 
 
-def test_labels_pass_where_the_classifier_does_not_see_the_finding_in_the_twin(film: JudgedFilm) -> None:
-    dark, light = (np.full_like(film.film, level) for level in (60, 220))
+def test_labels_pass_where_the_classifier_does_not_see_the_finding_in_the_twin(image: JudgedImage) -> None:
+    dark, light = (np.full_like(image.image, level) for level in (60, 220))
     verdicts = judge(
-        JudgedFilm("a", dark),
-        JudgedFilm("b", light),
-        replace(film, film=light, twin=dark),
+        JudgedImage("a", dark),
+        JudgedImage("b", light),
+        replace(image, image=light, twin=dark),
         negative_below=0.5,
     )
     assert [verdict.passed for verdict in verdicts] == [{"Pneumonia"}, frozenset(), {"Pneumonia"}]
-    assert judge(film)[0].passed is None
+    assert judge(image)[0].passed is None
 
 
-def test_a_verdict_does_not_depend_on_the_films_beside_it(film: JudgedFilm) -> None:
-    others = [JudgedFilm(str(seed), *chest(seed)) for seed in range(3)]
-    assert judge(film)[0] == judge(*others, film)[-1]
+def test_a_verdict_does_not_depend_on_the_images_beside_it(image: JudgedImage) -> None:
+    others = [JudgedImage(str(seed), *chest(seed)) for seed in range(3)]
+    assert judge(image)[0] == judge(*others, image)[-1]
 
 
 @given(st.integers(0, 2**32 - 1))

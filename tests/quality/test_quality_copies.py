@@ -1,4 +1,4 @@
-"""The copy check: its index file, a copied training film, and the command that makes the index."""
+"""The copy check: its index file, a copied training image, and the command that makes the index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from xreal_synth.cli.main import app
 from xreal_synth.errors import BundleError
-from xreal_synth.quality.checks import JudgedFilm
+from xreal_synth.quality.checks import JudgedImage
 from xreal_synth.quality.copies import build_index, index_threshold, read_index, write_index
 from xreal_synth.quality.gate import Gate
 from xreal_synth.types import CheckSettings, QualitySettings
@@ -33,24 +33,24 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("copies") / "index.safetensors"
-    films = ((f"{seed}.png", str(seed // 2), blobs(seed)) for seed in range(300))
-    path.write_bytes(write_index(build_index(films)))
+    images = ((f"{seed}.png", str(seed // 2), blobs(seed)) for seed in range(300))
+    path.write_bytes(write_index(build_index(images)))
     return path
 
 
-def test_a_copied_training_film_is_refused_and_another_is_not(index: Path) -> None:
+def test_a_copied_training_image_is_refused_and_another_is_not(index: Path) -> None:
     settings = CheckSettings("copies", "reject", {"distance": index_threshold(index)}, str(index))
     gate = Gate(QualitySettings("standard", 3, (settings,)))
     copied = blobs(250, 128).astype(int) + np.random.default_rng(0).integers(-6, 7, (128, 128))
     copy, other = gate.judge(
-        [JudgedFilm("a", copied.clip(0, 255).astype(np.uint8)), JudgedFilm("b", blobs(5000))]
+        [JudgedImage("a", copied.clip(0, 255).astype(np.uint8)), JudgedImage("b", blobs(5000))]
     )
     assert copy.refused == ("copies.distance",)
-    assert "nearest training film" in copy.reasons[0]
+    assert "nearest training image" in copy.reasons[0]
     assert other.accepted
 
 
-def test_the_index_finds_the_film_itself_and_keeps_its_names(index: Path) -> None:
+def test_the_index_finds_the_image_itself_and_keeps_its_names(index: Path) -> None:
     read = read_index(index)
     apart, which = read.nearest(blobs(200))
     assert read.names[which] == "200.png"
@@ -61,15 +61,15 @@ def test_the_index_finds_the_film_itself_and_keeps_its_names(index: Path) -> Non
 
 
 def test_the_threshold_is_a_percentile_of_the_nearest_of_other_patients() -> None:
-    films = [(str(s), str(s // 2), blobs(s)) for s in range(12)]
-    made = build_index(films)
+    images = [(str(s), str(s // 2), blobs(s)) for s in range(12)]
+    made = build_index(images)
     flat = np.stack([np.asarray(t, float) - np.mean(t) for t in made.thumbs])
     apart = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1))
     apart[[[a // 2 == b // 2 for b in range(12)] for a in range(12)]] = np.inf
     assert made.threshold == pytest.approx(np.percentile(apart.min(1), 0.1))
 
 
-def test_films_of_one_patient_alone_give_no_threshold() -> None:
+def test_images_of_one_patient_alone_give_no_threshold() -> None:
     assert build_index((str(seed), "one", blobs(seed)) for seed in range(3)).threshold == 0
 
 
@@ -83,9 +83,9 @@ def test_another_file_is_no_index(tmp_path: Path, content: bytes | None) -> None
         read_index(path)
 
 
-def test_the_command_makes_an_index(film_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_command_makes_an_index(image_folder: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "index.safetensors"
-    told = CliRunner().invoke(app, ["quality", "index", "--data", str(film_folder()), str(out)])
-    assert told.exit_code == 0, told.output
-    assert "3 films" in told.output
+    reported = CliRunner().invoke(app, ["quality", "index", "--data", str(image_folder()), str(out)])
+    assert reported.exit_code == 0, reported.output
+    assert "3 images" in reported.output
     assert read_index(out).names == ("a.png", "b.png", "c.png")

@@ -18,7 +18,7 @@ DEFAULTS = SamplingDefaults(mode="branch", steps=25, hold=0.5, branch=0.25, guid
 TEXT = """\
 version: 1
 name: tiny
-samples: 3
+anatomies: 3
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -43,7 +43,7 @@ def digest(*overrides: str) -> str:
 @pytest.mark.parametrize(
     "same",
     [
-        "name=other", "samples=99", "output.uri=s3://elsewhere/x", "split.val=0.5", "compute.actors=2",
+        "name=other", "anatomies=99", "output.uri=s3://elsewhere/x", "split.val=0.5", "compute.actors=2",
         "compute.actors={min: 1, max: 3}", "compute.drain_s=5", "compute.hang_timeout_s=5",
         "compute.gpus_per_actor=0.5", "compute.cpus_per_actor=2", "sampling.steps=25", "sampling.mode=branch",
         "output.shard_samples=64", "anatomy.augment.shift=0.03", "findings[1].weight=2.0",
@@ -74,8 +74,8 @@ def test_masks_are_known_by_their_content_and_not_by_their_place() -> None:
         return digested_settings(given, resolve_sampling(given.sampling, DEFAULTS), content)
 
     assert of("here", "a" * 64) == of("s3://there/masks.tar", "a" * 64)
-    (told,) = differences(of("here", "a" * 64), of("here", "b" * 64))
-    assert told.startswith('anatomy.source.masks.content: "aaaa')
+    (reported,) = differences(of("here", "a" * 64), of("here", "b" * 64))
+    assert reported.startswith('anatomy.source.masks.content: "aaaa')
 
 
 def test_the_bundles_content_counts() -> None:
@@ -123,10 +123,10 @@ def test_hold_and_the_softs_are_xreals_own_and_absent_from_the_rest() -> None:
     """The default is part of the digest as it ever was; a run without XReal names no setting of it."""
     assert settings()["sampling"] == settings("sampling.control=xreal")["sampling"]
     for control in ("controlnet", "none"):
-        told = settings(f"sampling.control={control}")["sampling"]
-        assert isinstance(told, dict)
-        assert told["control"] == control
-        assert {"hold", "soft"}.isdisjoint(told)
+        reported = settings(f"sampling.control={control}")["sampling"]
+        assert isinstance(reported, dict)
+        assert reported["control"] == control
+        assert {"hold", "soft"}.isdisjoint(reported)
         assert digest(f"sampling.control={control}") != digest()
         for mode in ("branch", "reference", "paper"):
             resolved = resolve_sampling(

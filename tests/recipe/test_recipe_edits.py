@@ -1,4 +1,4 @@
-"""The keys for real films: what is taken, what is refused, and what identifies a dataset made of them."""
+"""The keys for real images: what is taken, what is refused, and what identifies a dataset made of them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.types import SamplingDefaults
 
-FILMS = """\
+IMAGES = """\
 version: 1
-name: films
-samples: 3
+name: images
+anatomies: 3
 bundle: xreal-tiny
-anatomy: {source: {images: {path: films/, boxes: boxes.csv, places: places.json}}}
+anatomy: {source: {images: {path: images/, boxes: boxes.csv, places: places.json}}}
 findings:
-  - {weight: 1, labels: [{name: Pneumonia}], films: healthy}
+  - {weight: 1, labels: [{name: Pneumonia}], images: healthy}
   - {weight: 1, labels: [], edit: {remove: all}}
   - {weight: 1, labels: [{name: Edema}], edit: {remove: [Pleural Effusion], move: {findings: [Mass], side: left}}}
   - {weight: 1, labels: [], edit: {resize: {findings: [Nodule], scale: [0.5, 0.8]}, add: [Pneumonia]}}
-output: {uri: out/films}
+output: {uri: out/images}
 """
-SYNTHETIC = FILMS.replace(
-    "anatomy: {source: {images: {path: films/, boxes: boxes.csv, places: places.json}}}\n", ""
+SYNTHETIC = IMAGES.replace(
+    "anatomy: {source: {images: {path: images/, boxes: boxes.csv, places: places.json}}}\n", ""
 )
 
 
@@ -38,25 +38,25 @@ def problems(text: str, *overrides: str) -> dict[str, Problem]:
     return {p.path: p for p in caught.value.problems}
 
 
-def settings(*overrides: str, films: str = "f" * 64) -> dict[str, object]:
-    recipe = recipe_from_text(FILMS, overrides=overrides)
+def settings(*overrides: str, images: str = "f" * 64) -> dict[str, object]:
+    recipe = recipe_from_text(IMAGES, overrides=overrides)
     defaults = SamplingDefaults("branch", 10, 0.5, 0.2, 3.0, 0.2)
-    return digested_settings(recipe, resolve_sampling(recipe.sampling, defaults), films)
+    return digested_settings(recipe, resolve_sampling(recipe.sampling, defaults), images)
 
 
-def test_edits_of_real_films_are_read() -> None:
-    recipe = recipe_from_text(FILMS)
+def test_edits_of_real_images_are_read() -> None:
+    recipe = recipe_from_text(IMAGES)
     assert [row.paints for row in recipe.findings] == [True] * 4
     _, remove, both, last = (row.edit for row in recipe.findings)
     assert remove is not None
     assert both is not None
     assert last is not None
-    assert remove.heals("Hernia")
-    assert [both.heals(name) for name in ("Effusion", "Mass", "Nodule")] == [True, True, False]
+    assert remove.removes("Hernia")
+    assert [both.removes(name) for name in ("Effusion", "Mass", "Nodule")] == [True, True, False]
     assert (both.draws, last.draws, last.uses_own) == (True, False, True)
     assert last.adds("Pneumonia")
     assert not last.adds("Mass")
-    jsonschema.Draft202012Validator(json_schema()).validate(yaml.safe_load(FILMS))
+    jsonschema.Draft202012Validator(json_schema()).validate(yaml.safe_load(IMAGES))
 
 
 BAD = [
@@ -72,43 +72,43 @@ BAD = [
     ("findings[2].edit.move.findings=[Edema]", "findings[2].edit.move", "Edema", "both lungs", "labels"),
     ("findings[3].edit.resize.scale=[0.8, 0.5]", "findings[3].edit.resize.scale", "0.8", "rising", ""),
     ("findings[3].edit.resize.scale=[0.1, 1]", "findings[3].edit.resize.scale", "0.1", "0.25 to 4", ""),
-    ("findings[0].films=sick", "findings[0].films", "sick", "any, healthy", ""),
-    ("anatomy.source={images: {boxes: b.csv}}", "anatomy.source.images.path", "not given", "Folder with the films", ""),
+    ("findings[0].images=sick", "findings[0].images", "sick", "any, healthy", ""),
+    ("anatomy.source={images: {boxes: b.csv}}", "anatomy.source.images.path", "not given", "Folder with the images", ""),
     ("anatomy.source.images.order=random", "anatomy.source.images.order", "random", "shuffled, listed", ""),
     ("anatomy.source.images.fit=x", "anatomy.source.images.fit", "unknown key", "path, boxes", ""),
     ("anatomy.source.images.places=null", "findings[3].edit.add", "without places", "boxes", "labels"),
-    ("anatomy.augment={shift: 0}", "anatomy.augment", "with real films", "as they are", "remove"),
-    ("labels.unrequested=negative", "labels.unrequested", "with real films", "unknown", "remove"),
+    ("anatomy.augment={shift: 0}", "anatomy.augment", "with real images", "as they are", "remove"),
+    ("labels.unrequested=negative", "labels.unrequested", "with real images", "unknown", "remove"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "path", "found", "wanted", "mend"), BAD, ids=[case[0] for case in BAD])
-def test_bad_edits_are_told(change: str, path: str, found: str, wanted: str, mend: str) -> None:
-    told = problems(FILMS, change)
-    assert list(told) == [path]
-    assert found in told[path].found
-    assert wanted in told[path].wanted
-    assert mend in told[path].mend
+@pytest.mark.parametrize(("change", "path", "found", "wanted", "hint"), BAD, ids=[case[0] for case in BAD])
+def test_bad_edits_are_reported(change: str, path: str, found: str, wanted: str, hint: str) -> None:
+    reported = problems(IMAGES, change)
+    assert list(reported) == [path]
+    assert found in reported[path].found
+    assert wanted in reported[path].wanted
+    assert hint in reported[path].hint
 
 
-def test_edits_without_real_films_are_told_row_by_row_with_their_line() -> None:
-    told = problems(SYNTHETIC)
-    assert list(told) == ["findings[0].films", *(f"findings[{i}].edit" for i in (1, 2, 3))]
-    assert "(line 7)" in told["findings[1].edit"].found
-    assert "images: {path: FOLDER}" in told["findings[1].edit"].mend
+def test_edits_without_real_images_are_reported_row_by_row_with_their_line() -> None:
+    reported = problems(SYNTHETIC)
+    assert list(reported) == ["findings[0].images", *(f"findings[{i}].edit" for i in (1, 2, 3))]
+    assert "(line 7)" in reported["findings[1].edit"].found
+    assert "images: {path: FOLDER}" in reported["findings[1].edit"].hint
 
 
-def test_real_films_are_known_by_their_content_and_not_by_their_place() -> None:
+def test_real_images_are_known_by_their_content_and_not_by_their_place() -> None:
     assert settings() == settings("anatomy.source.images.path=/elsewhere")
-    assert settings() != settings(films="e" * 64)
+    assert settings() != settings(images="e" * 64)
     assert settings() != settings("anatomy.source.images.order=listed")
     assert "augment" not in settings()["anatomy"]  # type: ignore[operator]
 
 
-def test_digested_settings_of_real_films_make_the_recipe_again() -> None:
-    document = settings() | {"name": "films", "samples": 3, "bundle": "xreal-tiny"}
-    document["output"] = {"uri": "out/films", "shard_samples": 64}
-    document["anatomy"]["source"]["images"]["path"] = "films/"  # type: ignore[index]
+def test_digested_settings_of_real_images_make_the_recipe_again() -> None:
+    document = settings() | {"name": "images", "anatomies": 3, "bundle": "xreal-tiny"}
+    document["output"] = {"uri": "out/images", "shard_samples": 64}
+    document["anatomy"]["source"]["images"]["path"] = "images/"  # type: ignore[index]
     again = Recipe.model_validate(document)
-    assert again.findings == recipe_from_text(FILMS).findings
+    assert again.findings == recipe_from_text(IMAGES).findings
     assert settings("anatomy.source.images.content=" + "f" * 64) == settings()

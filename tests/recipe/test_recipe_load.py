@@ -1,4 +1,4 @@
-"""Good recipes load; every kind of bad input is told with its path and its mend, all at once."""
+"""Good recipes load; every kind of bad input is told with its path and its hint, all at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHIPPED = sorted(RECIPES.glob("*.yaml"))
 GOOD = """\
 version: 1
 name: tiny
-samples: 3
+anatomies: 3
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -52,7 +52,7 @@ def test_the_json_schema_refuses_what_the_loader_refuses() -> None:
     validator = jsonschema.Draft202012Validator(json_schema())
     good = yaml.safe_load(GOOD)
     assert validator.is_valid(good)
-    for change in ({"samples": 0}, {"sampels": 1}, {"findings": []}, {"findings": [{"weight": 1}]},
+    for change in ({"anatomies": 0}, {"sampels": 1}, {"findings": []}, {"findings": [{"weight": 1}]},
                    {"sampling": {"mode": "papre"}}):  # fmt: skip
         assert not validator.is_valid(good | change), change
     json.dumps(json_schema())
@@ -70,11 +70,11 @@ def test_defaults_and_aliases() -> None:
 
 def test_output_and_overrides_replace_and_are_validated() -> None:
     recipe = recipe_from_text(
-        GOOD, "r", ["samples=7", "findings[1].labels[0].side=right", "sampling.steps=5"], output="/d"
+        GOOD, "r", ["anatomies=7", "findings[1].labels[0].side=right", "sampling.steps=5"], output="/d"
     )
-    assert (recipe.samples, recipe.output.uri, recipe.sampling.steps) == (7, "/d", 5)
+    assert (recipe.anatomies, recipe.output.uri, recipe.sampling.steps) == (7, "/d", 5)
     assert recipe.findings[1].labels[0].side == "right"
-    assert recipe_from_text(GOOD, "r", ["samples=7", "samples=8"]).samples == 8
+    assert recipe_from_text(GOOD, "r", ["anatomies=7", "anatomies=8"]).anatomies == 8
     masks = recipe_from_text(GOOD, "r", ["anatomy.source={masks: {path: my/masks}}"]).anatomy.source
     assert masks != "bank"
     assert masks.masks.path == "my/masks"
@@ -82,18 +82,18 @@ def test_output_and_overrides_replace_and_are_validated() -> None:
 
 def test_output_given_makes_the_key_unneeded() -> None:
     text = GOOD.replace("output: {uri: out/tiny}\n", "")
-    assert "--output" in problems(text)["output"].mend
+    assert "--output" in problems(text)["output"].hint
     assert recipe_from_text(text, "r", output="out/x").output.uri == "out/x"
 
 
 BAD = [
-    # change of GOOD as overrides, path, in found, in wanted, in mend
-    ("samples=0", "samples", "0", "at least 1", ""),
-    ("samples=-3", "samples", "-3", "at least 1", ""),
-    ("samples=2.0", "samples", "2.0", "whole number", "write 2"),
-    ("samples=1_000", "samples", "1_000", "whole number", "write 1000"),
-    ("samples=true", "samples", "true", "whole number", ""),
-    ("sampels=3", "sampels", "unknown key", "samples", "did you mean `samples`"),
+    # change of GOOD as overrides, path, in found, in wanted, in hint
+    ("anatomies=0", "anatomies", "0", "at least 1", ""),
+    ("anatomies=-3", "anatomies", "-3", "at least 1", ""),
+    ("anatomies=2.0", "anatomies", "2.0", "whole number", "write 2"),
+    ("anatomies=1_000", "anatomies", "1_000", "whole number", "write 1000"),
+    ("anatomies=true", "anatomies", "true", "whole number", ""),
+    ("sampels=3", "sampels", "unknown key", "anatomies", "did you mean `anatomies`"),
     ("steps=3", "steps", "unknown key", "sampling", "belongs in `sampling`"),
     ("side=left", "side", "unknown key", "", "belongs in `findings[].labels[]`"),
     ("sampling.stps=3", "sampling.stps", "command line", "steps", "did you mean `steps`"),
@@ -166,39 +166,47 @@ BAD = [
     ("compute.boot_timeout=60", "compute.boot_timeout", "unknown key", "boot_timeout_s", "boot_timeout_s"),
     ("compute.precision=fp16", "compute.precision", "fp16", "bf16", ""),
     ("placement.prior=nih", "placement.prior", "nih", "nih-rsna", ""),
-    ("samples.x=1", "--set samples.x=1", "`samples` is 3", "", "samples={"),
+    ("anatomies.x=1", "--set anatomies.x=1", "`anatomies` is 3", "", "anatomies={"),
     ("findings[9].weight=1", "--set findings[9].weight=1", "[9]", "items 0 to 2", ""),
     ("findings.0.weight=1", "--set findings.0.weight=1", "which has no keys", "", ""),
-    ("samples", "--set samples", "not an override", "KEY.PATH=VALUE", ""),
+    ("anatomies", "--set anatomies", "not an override", "KEY.PATH=VALUE", ""),
     ("a..b=1", "--set a..b=1", "not an override", "KEY.PATH=VALUE", ""),
     ("name=[1", "--set name=[1", "not YAML", "", ""),
     ("name=!!python/name:os.system x", "--set name=!!python/name:os.system x", "tag", "without tags", ""),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "path", "found", "wanted", "mend"), BAD, ids=[case[0] for case in BAD])
-def test_bad_values_are_told(change: str, path: str, found: str, wanted: str, mend: str) -> None:
-    told = problems(GOOD, change)
-    assert list(told) == [path]
-    assert found in told[path].found
-    assert wanted in told[path].wanted
-    assert mend in told[path].mend
+@pytest.mark.parametrize(("change", "path", "found", "wanted", "hint"), BAD, ids=[case[0] for case in BAD])
+def test_bad_values_are_reported(change: str, path: str, found: str, wanted: str, hint: str) -> None:
+    reported = problems(GOOD, change)
+    assert list(reported) == [path]
+    assert found in reported[path].found
+    assert wanted in reported[path].wanted
+    assert hint in reported[path].hint
     for word in ("pydantic", "validat", "Input should", "type=", "Literal"):
-        assert word not in str(told[path])
+        assert word not in str(reported[path])
 
 
-def test_weights_that_sum_to_nothing_are_told_row_by_row() -> None:
-    told = problems(GOOD, *(f"findings[{i}].weight=0" for i in range(3)))
-    assert list(told) == [f"findings[{i}].weight" for i in range(3)]
+def test_weights_that_sum_to_nothing_are_reported_row_by_row() -> None:
+    reported = problems(GOOD, *(f"findings[{i}].weight=0" for i in range(3)))
+    assert list(reported) == [f"findings[{i}].weight" for i in range(3)]
 
 
 def test_every_problem_comes_at_once_with_its_line() -> None:
-    text = GOOD.replace("samples: 3", "samples: 0").replace("side: left", "sid: left") + "split: {val: 2}\n"
-    told = problems(text, "bundel=x", "findings[7]=1")
-    assert set(told) == {"samples", "findings[1].labels[0].sid", "split.val", "bundel", "--set findings[7]=1"}
-    assert "(line 3)" in told["samples"].found
-    assert "(line 7)" in told["findings[1].labels[0].sid"].found
-    assert "command line" in told["bundel"].found
+    text = (
+        GOOD.replace("anatomies: 3", "anatomies: 0").replace("side: left", "sid: left") + "split: {val: 2}\n"
+    )
+    reported = problems(text, "bundel=x", "findings[7]=1")
+    assert set(reported) == {
+        "anatomies",
+        "findings[1].labels[0].sid",
+        "split.val",
+        "bundel",
+        "--set findings[7]=1",
+    }
+    assert "(line 3)" in reported["anatomies"].found
+    assert "(line 7)" in reported["findings[1].labels[0].sid"].found
+    assert "command line" in reported["bundel"].found
 
 
 @pytest.mark.parametrize(
@@ -221,7 +229,7 @@ def test_every_problem_comes_at_once_with_its_line() -> None:
         ("a: " + "x" * 1_100_000, "bytes"),
     ],
 )  # fmt: skip
-def test_bad_yaml_is_told(text: str, found: str) -> None:
+def test_bad_yaml_is_reported(text: str, found: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_from_text(text, "r.yaml")
     assert found in str(caught.value)
@@ -263,7 +271,7 @@ _values = st.recursive(
 _sections = [
     "version",
     "name",
-    "samples",
+    "anatomies",
     "anatomy",
     "findings",
     "sampling",
@@ -274,7 +282,7 @@ _sections = [
 ]
 
 
-def told_or_loaded(text: str, *overrides: str) -> int:
+def reported_or_loaded(text: str, *overrides: str) -> int:
     """How many problems there are; any other exception is the test's failure."""
     try:
         recipe_from_text(text, "r.yaml", overrides)
@@ -285,25 +293,25 @@ def told_or_loaded(text: str, *overrides: str) -> int:
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(_sections), _values)
-def test_any_value_anywhere_loads_or_is_told(section: str, value: object) -> None:
+def test_any_value_anywhere_loads_or_is_reported(section: str, value: object) -> None:
     text = yaml.safe_dump(yaml.safe_load(GOOD) | {section: value}, allow_unicode=True)
-    count = told_or_loaded(text)
+    count = reported_or_loaded(text)
     assert count or section != "x"
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60))
-def test_any_text_is_told(text: str) -> None:
-    assert told_or_loaded(text) > 0
+def test_any_text_is_reported(text: str) -> None:
+    assert reported_or_loaded(text) > 0
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["", "samples", "findings[0]", "sampling.steps", "x"]), st.text(max_size=20))
-def test_any_override_loads_or_is_told(key: str, text: str) -> None:
-    count = told_or_loaded(GOOD, f"{key}={text}")
+@given(st.sampled_from(["", "anatomies", "findings[0]", "sampling.steps", "x"]), st.text(max_size=20))
+def test_any_override_loads_or_is_reported(key: str, text: str) -> None:
+    count = reported_or_loaded(GOOD, f"{key}={text}")
     assert count or key not in ("", "x")
 
 
 @pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", "1e400"])
-def test_numbers_without_an_integer_are_told(text: str) -> None:
-    assert told_or_loaded(GOOD, f"samples={text}") == 1
+def test_numbers_without_an_integer_are_reported(text: str) -> None:
+    assert reported_or_loaded(GOOD, f"anatomies={text}") == 1

@@ -60,7 +60,7 @@ def test_a_check_takes_what_it_is_given_and_the_rest_from_the_profile() -> None:
         ({"checks": {"change": {"action": "off", "inside": 2.0}}}, "quality.checks.change.inside", "is off"),
     ],
 )
-def test_what_cannot_be_is_told(fields: dict[str, Any], path: str, found: str) -> None:
+def test_what_cannot_be_is_reported(fields: dict[str, Any], path: str, found: str) -> None:
     with pytest.raises(RecipeError) as caught:
         resolve_quality(quality(**fields), UNABLE, {})
     (problem,) = caught.value.problems
@@ -78,14 +78,14 @@ def test_a_file_brings_its_bound_and_is_known_by_its_content() -> None:
     assert (check.bounds, check.file, check.sha256) == ({"distance": 7.5}, "i.st", "a" * 64)
     own = quality(checks={"copies": {"index": "i.st", "distance": 3}})
     settings = resolve_quality(own, {"organs": "-"}, files)
-    told = digested_quality(settings)
-    assert told["checks"]["copies"] == {"action": "reject", "distance": 3.0, "content": "a" * 64}  # type: ignore[index]
-    assert told["checks"]["organs"] == {"action": "off"}  # type: ignore[index]
-    place_files(told, {"checks": {"copies": {"index": "moved.st"}}})
-    again = resolve_quality(Quality.model_validate(told), {"organs": "-"}, files)
+    reported = digested_quality(settings)
+    assert reported["checks"]["copies"] == {"action": "reject", "distance": 3.0, "content": "a" * 64}  # type: ignore[index]
+    assert reported["checks"]["organs"] == {"action": "off"}  # type: ignore[index]
+    place_files(reported, {"checks": {"copies": {"index": "moved.st"}}})
+    again = resolve_quality(Quality.model_validate(reported), {"organs": "-"}, files)
     assert digested_quality(again) == digested_quality(settings)
     with pytest.raises(RecipeError, match="sha256 bbbb"):
-        resolve_quality(Quality.model_validate(told), {"organs": "-"}, {"copies": CheckFile("b" * 64)})
+        resolve_quality(Quality.model_validate(reported), {"organs": "-"}, {"copies": CheckFile("b" * 64)})
 
 
 def test_strict_is_nowhere_looser_than_standard() -> None:

@@ -1,4 +1,4 @@
-"""Datasets to report on, made by the engine with its phantom backend, and a reader of their pages."""
+"""Datasets to report on, made by the engine with its fake backend, and a reader of their pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
@@ -16,13 +16,13 @@ from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import read_head
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import FilmQuality, Rejected, Sample
+from xreal_synth.types import ImageQuality, Rejected, Sample
 
 RECIPE = """
 version: 1
 name: told
 seed: 3
-samples: 12
+anatomies: 12
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -42,12 +42,12 @@ Make = Callable[..., LocalStore]
 def make(folder: Path, text: str = RECIPE, shards: int | None = None, asked: int | None = None) -> LocalStore:
     """A run's first `shards` shards, finished as a run that asked for `asked` groups finishes them."""
     run = open_run(LoadedRecipe(recipe_from_text(text), text))
-    backend = Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    backend = FakeImages().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     store = LocalStore(folder)
     claim(run, store, environment(backend))
     for shard in range(run.plan.shard_count if shards is None else shards):
         run_shard(run, backend, run.plan.shard(shard), store)
-    finish(store, read_head(store), split_of=run.plan.split, asked=asked or run.recipe.samples)
+    finish(store, read_head(store), split_of=run.plan.split, asked=asked or run.recipe.anatomies)
     return store
 
 
@@ -65,11 +65,11 @@ REFUSED = (
 
 
 def scored(sample: Sample) -> Sample:
-    """With scores that follow from the group's number; films of group 3 are flagged."""
+    """With scores that follow from the group's number; images of group 3 are flagged."""
     group, heart = sample.meta.group, 0.6 + 0.03 * sample.meta.group
     scores = {"organs.heart": heart, "change.outside": 0.01 * group, "pixels.blur": 0.5}
     flags = ("pixels.blur",) if group == 3 else ()
-    quality = FilmQuality("standard", scores, flags)
+    quality = ImageQuality("standard", scores, flags)
     return dataclasses.replace(sample, meta=dataclasses.replace(sample.meta, quality=quality))
 
 

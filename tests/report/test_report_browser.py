@@ -64,10 +64,10 @@ def test_a_browser_shows_the_page_without_error_or_request(
             await look_closely(page)
 
     events = asyncio.run(visit(url, tmp_path / "profile", look))
-    told = [
+    reported = [
         event for event in events if event.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled")
     ]
-    assert not told, told
+    assert not reported, reported
     assert not [event for event in events if event.get("method") == "Runtime.exceptionThrown"]
     asked = [
         event["params"]["request"]["url"]
@@ -77,8 +77,8 @@ def test_a_browser_shows_the_page_without_error_or_request(
     assert [one for one in asked if not one.startswith("data:")] == [url]
 
 
-def test_the_policy_lets_nothing_in_even_if_the_page_asked(told: LocalStore, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(str(told.local_path), tmp_path / "dataset"))
+def test_the_policy_lets_nothing_in_even_if_the_page_asked(reported: LocalStore, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(str(reported.local_path), tmp_path / "dataset"))
     build(LocalStore(folder))
     page_file = folder / "report.html"
     planted = "<script>document.title = 'ran'</script><img src='http://127.0.0.1:9/x.png'></body>"

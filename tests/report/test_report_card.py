@@ -12,14 +12,14 @@ import yaml
 
 from xreal_synth.models.describe import describe
 from xreal_synth.report.card import dataset_card
+from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import DatasetHead, open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Rejected, ShardPlan
 
-RECIPE = "version: 1\nname: phantoms  # with ```backticks```\n"
+RECIPE = "version: 1\nname: fakes  # with ```backticks```\n"
 FINDINGS = [
     {"weight": 4, "labels": []},
     {"weight": 4.5, "labels": [{"name": "Pneumonia", "side": "any", "zone": "lower", "size": [0.05, 0.35]}]},
@@ -32,12 +32,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetHead, D
     folder = tmp_path_factory.mktemp("card")
     store = LocalStore(folder)
     settings: dict[str, object] = {"findings": FINDINGS, "labels": {"unrequested": "negative"}}
-    head = dataclasses.replace(phantom_head(), settings=settings)
+    head = dataclasses.replace(fake_head(), settings=settings)
     open_dataset(store, head, RECIPE, lambda there, here: [])
     for k in range(2):
-        shard = ShardPlan("phantoms", k, 4 * k, 4 * k + 4)
+        shard = ShardPlan("fakes", k, 4 * k, 4 * k + 4)
         rejected = [Rejected(4 * k, 0, 0, "too dark", False)]
-        publish_phantoms(store, shard, phantom_groups(shard.start, shard.stop), rejected)
+        publish_fakes(store, shard, fake_groups(shard.start, shard.stop), rejected)
     summary = finish(store, head, split_of=lambda group: "val" if group == 1 else "train")
     return folder, head, summary
 
@@ -51,8 +51,8 @@ def test_card_says_what_was_asked_and_made(made: tuple[Path, DatasetHead, Datase
     assert fields["size_categories"] == ["n<1K"]
     assert fields["configs"][0]["data_files"] == [{"split": "mixed", "path": "shards/*.tar"}]
     assert "webdataset" in fields["tags"]
-    assert "A tar holds films of every split" in body
-    assert "13 films of 32 x 32 pixels from 8 anatomies, in 2 shards" in body
+    assert "A tar holds images of every split" in body
+    assert "13 images of 32 x 32 pixels from 8 anatomies, in 2 shards" in body
     assert "2 attempts were rejected and 0 groups dropped" in body
     assert "| 0 | 4 | no finding | 3 |" in body
     assert "| 1 | 4.5 | Pneumonia (lower, 5% to 35% of the lung) | 3 |" in body
@@ -70,9 +70,9 @@ def test_card_says_what_was_asked_and_made(made: tuple[Path, DatasetHead, Datase
 @pytest.mark.parametrize(
     ("control", "said", "unsaid"),
     [
-        ("xreal", ["those that steered the model. The film"], ["No film here follows", "ControlNet"]),
-        ("controlnet", ["the masks through a ControlNet"], ["No film here follows"]),
-        ("none", ["No film here follows its organ mask", "Nothing made the films follow"], ["steered"]),
+        ("xreal", ["those that steered the model. The image"], ["No image here follows", "ControlNet"]),
+        ("controlnet", ["the masks through a ControlNet"], ["No image here follows"]),
+        ("none", ["No image here follows its organ mask", "Nothing made the images follow"], ["steered"]),
     ],
 )
 def test_the_card_says_what_the_organ_masks_mean(
@@ -85,15 +85,15 @@ def test_the_card_says_what_the_organ_masks_mean(
     assert not any(words in card for words in unsaid)
 
 
-def test_card_without_bundle_or_films_leaves_the_licence_open(
+def test_card_without_bundle_or_images_leaves_the_licence_open(
     made: tuple[Path, DatasetHead, DatasetSummary], tmp_path: Path
 ) -> None:
-    head = phantom_head()
+    head = fake_head()
     store = LocalStore(tmp_path)
     open_dataset(store, head, RECIPE, lambda there, here: [])
     card = dataset_card(head, finish(store, head), RECIPE, bundle=None)
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "other"
-    assert "0 films of - pixels" in card
+    assert "0 images of - pixels" in card
 
 
 def test_an_unusual_licence_and_text_keep_the_tables_whole(
@@ -110,9 +110,7 @@ def test_the_ten_lines_read_the_dataset(made: tuple[Path, DatasetHead, DatasetSu
     folder, head, summary = made
     card = dataset_card(head, summary, RECIPE, bundle=None)
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    shown = (
-        "for film, label in loader:\n    print(tuple(film.shape), str(film.dtype), label.sum(0).tolist())\n"
-    )
+    shown = "for image, label in loader:\n    print(tuple(image.shape), str(image.dtype), label.sum(0).tolist())\n"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", code + shown],

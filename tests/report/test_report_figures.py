@@ -20,7 +20,7 @@ from xreal_synth.report.charts import Line, histogram_svg, number, ticks
 from xreal_synth.report.coverage import GRID, Coverage
 from xreal_synth.report.histogram import Counting, Ends, Extreme
 from xreal_synth.report.marks import UNIT, outline
-from xreal_synth.report.picks import FILMS, NO_FINDING, Picker, spread
+from xreal_synth.report.picks import IMAGES, NO_FINDING, Picker, spread
 from xreal_synth.report.pictures import (
     BRIGHTER,
     CHANGED,
@@ -34,7 +34,7 @@ from xreal_synth.report.recipe_words import recipe_in_words
 from xreal_synth.report.refusals import OTHERS, refusals
 from xreal_synth.report.score_words import bound_of, words_for, worst_end
 from xreal_synth.report.streamed import Streamed, stream
-from xreal_synth.shards.phantoms import phantom_anatomy, phantom_head
+from xreal_synth.shards.fakes import fake_anatomy, fake_head
 from xreal_synth.shards.table import rejected_schema
 from xreal_synth.storage import LocalStore
 
@@ -64,9 +64,9 @@ def test_the_ends_are_those_of_sorting(values: list[float], most: int) -> None:
     for start in range(0, len(values), 7):
         part = slice(start, start + 7)
         ends.add(np.array(values[part]), pa.array(keys[part]), list(range(len(values)))[part])
-    films = [Extreme(value, key, int(key)) for value, key in zip(values, keys, strict=True)]
-    assert ends.lowest == sorted(films)[:most]
-    assert ends.highest == sorted(films, key=lambda film: (-film.value, film.key))[:most]
+    images = [Extreme(value, key, int(key)) for value, key in zip(values, keys, strict=True)]
+    assert ends.lowest == sorted(images)[:most]
+    assert ends.highest == sorted(images, key=lambda image: (-image.value, image.key))[:most]
 
 
 @settings(deadline=None)
@@ -106,12 +106,12 @@ def test_batches_change_nothing(gated: LocalStore, monkeypatch: pytest.MonkeyPat
     assert whole.ratios.count == cut.ratios.count == 7, "one a group"
     for one_finding, other_finding in zip(whole.findings, cut.findings, strict=True):
         np.testing.assert_array_equal(one_finding.share, other_finding.share)
-        assert (one_finding.films, one_finding.sides) == (other_finding.films, other_finding.sides)
+        assert (one_finding.images, one_finding.sides) == (other_finding.images, other_finding.sides)
 
 
-def test_findings_are_counted_from_their_boxes(told: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {one.name: one for one in read(told, 5, monkeypatch).findings}
-    assert {name: one.films for name, one in found.items()} == {"Pneumonia": 6, "Edema": 3, "Effusion": 3}
+def test_findings_are_counted_from_their_boxes(reported: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {one.name: one for one in read(reported, 5, monkeypatch).findings}
+    assert {name: one.images for name, one in found.items()} == {"Pneumonia": 6, "Edema": 3, "Effusion": 3}
     assert found["Edema"].share is None
     assert found["Edema"].sizes is None
     assert found["Effusion"].sides == {"right": 3}
@@ -125,7 +125,7 @@ def test_findings_are_counted_from_their_boxes(told: LocalStore, monkeypatch: py
 
 
 def table(groups: int, shard_size: int, rare: int) -> pa.RecordBatch:
-    """Groups of one film each: every third healthy, the rest Pneumonia; `rare` alone shows Mass."""
+    """Groups of one image each: every third healthy, the rest Pneumonia; `rare` alone shows Mass."""
     kinds = [[] if g % 3 == 0 else [{"name": "Mass" if g == rare else "Pneumonia"}] for g in range(groups)]
     kind = pa.list_(pa.struct([("name", pa.string())]))
     return pa.RecordBatch.from_pydict({
@@ -138,7 +138,7 @@ def table(groups: int, shard_size: int, rare: int) -> pa.RecordBatch:
     })  # fmt: skip
 
 
-def test_films_are_picked_by_a_rule_that_reads_few_tars() -> None:
+def test_images_are_picked_by_a_rule_that_reads_few_tars() -> None:
     batch, shards = table(3000, 10, 1234), range(300)
     picker = Picker(shards, frozenset({0}))
     for start in range(0, 3000, 700):
@@ -148,12 +148,12 @@ def test_films_are_picked_by_a_rule_that_reads_few_tars() -> None:
         kind: [pick for pick in picks if pick.kind == kind] for kind in dict.fromkeys(p.kind for p in picks)
     }
     assert list(by_kind) == [NO_FINDING, "Pneumonia", "Mass"]
-    assert [len(found) for found in by_kind.values()] == [FILMS, FILMS, 1]
+    assert [len(found) for found in by_kind.values()] == [IMAGES, IMAGES, 1]
     assert {pick.shard for kind in (NO_FINDING, "Pneumonia") for pick in by_kind[kind]} <= set(picker.shards)
     assert len(picker.shards) == 8
     assert (picker.shards[0], picker.shards[-1]) == (0, 299)
     assert by_kind["Mass"][0].key == "0000001234-v0"
-    assert by_kind["Pneumonia"][0].films == 1999
+    assert by_kind["Pneumonia"][0].images == 1999
     assert len({pick.shard for pick in by_kind["Pneumonia"]}) > 1
 
 
@@ -219,14 +219,14 @@ def test_pictures_keep_to_their_bytes() -> None:
 
 def test_change_is_drawn_by_its_sign() -> None:
     twin = np.full((4, 4), 100, np.uint8)
-    film = twin.copy()
-    film[0, 0], film[1, 1] = 200, 20
-    change = np.abs(film.astype(int) - twin).astype(np.uint8)
-    drawn = change_picture(film, change, twin)
+    image = twin.copy()
+    image[0, 0], image[1, 1] = 200, 20
+    change = np.abs(image.astype(int) - twin).astype(np.uint8)
+    drawn = change_picture(image, change, twin)
     assert drawn[0, 0].tolist() == BRIGHTER.tolist()
     assert drawn[1, 1].tolist() == DARKER.tolist()
     assert drawn[2, 2].tolist() == [40, 40, 40]
-    assert change_picture(film, change, None)[1, 1].tolist() == CHANGED.tolist()
+    assert change_picture(image, change, None)[1, 1].tolist() == CHANGED.tolist()
 
 
 def area(path: str) -> float:
@@ -240,7 +240,7 @@ def area(path: str) -> float:
 
 @pytest.mark.parametrize("size", [64, 256, 512])
 def test_outlines_follow_the_mask(size: int) -> None:
-    mask = phantom_anatomy(size, np.random.default_rng(0))
+    mask = fake_anatomy(size, np.random.default_rng(0))
     for code in (1, 2, 3):
         share = (mask == code).mean()
         assert area(outline(mask == code)) / UNIT**2 == pytest.approx(share, rel=0.08)
@@ -273,15 +273,13 @@ def test_charts_hold_their_bars_and_lines() -> None:
     ],
 )
 def test_bounds_are_read_from_the_settings(quality: object, wanted: Line | None) -> None:
-    assert (
-        bound_of(dataclasses.replace(phantom_head(), settings={"quality": quality}), "organs.heart") == wanted
-    )
+    assert bound_of(dataclasses.replace(fake_head(), settings={"quality": quality}), "organs.heart") == wanted
 
 
 def test_every_score_of_the_gate_has_words_a_worse_end_and_a_place() -> None:
     checks = {"pixels": {"action": "warn", "blur": 0.7}}
     settings: dict[str, object] = {"quality": {"checks": checks}}
-    head = dataclasses.replace(phantom_head(), settings=settings)
+    head = dataclasses.replace(fake_head(), settings=settings)
     assert bound_of(head, "pixels.blur") == Line(0.7, "flagged above")
     assert (worst_end("pixels.blur"), worst_end("organs.heart")) == ("high", "low")
     assert all(words_for(name) for name in SCORES)
@@ -297,12 +295,12 @@ def test_settings_in_words() -> None:
         "sampling": {"steps": 25, "guidance": 4.0, "control": "none", "mode": "branch"},
         "labels": {"unrequested": "unknown"}, "quality": {"profile": "strict", "max_attempts": 3}, "seed": 7,
     }  # fmt: skip
-    words = dict(recipe_in_words(dataclasses.replace(phantom_head(), settings=asked)))
+    words = dict(recipe_in_words(dataclasses.replace(fake_head(), settings=asked)))
     assert words["Anatomies"].endswith("turned up to 4°, hearts 0.9 to 1.2 times as large")
     assert "at least 60% of a box" in words["Places of findings"]
-    assert "2 films with findings on each anatomy" in words["Films of a group"]
-    assert "25% of the groups" in words["Films of a group"]
+    assert "2 images with findings on each anatomy" in words["Images of a group"]
+    assert "25% of the groups" in words["Images of a group"]
     assert "not made to follow the organ mask" in words["Sampling"]
     assert words["Labels nobody asked for"] == "null (unknown)"
     assert words["Checks"].startswith("profile strict")
-    assert recipe_in_words(dataclasses.replace(phantom_head(), settings={})) == []
+    assert recipe_in_words(dataclasses.replace(fake_head(), settings={})) == []

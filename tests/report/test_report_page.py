@@ -19,13 +19,13 @@ from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.report import pictures
 from xreal_synth.report.build import build, recipe_text
 from xreal_synth.report.page import MAX_BYTES, report_html
+from xreal_synth.shards.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset, read_head
 from xreal_synth.shards.names import quarantine_key
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.seal import sealed
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import FilmQuality, Rejected, ShardPlan, SourceFilm
+from xreal_synth.types import ImageQuality, Rejected, ShardPlan, SourceImage
 
 EVIL = "<img src=https://x.example/p onerror=alert(1)>\"'</style><script>alert(2)</script>{{ 7 * 7 }}"
 
@@ -36,8 +36,8 @@ def page_of(store: LocalStore, bundle: BundleInfo | None = None) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def told_page(told: LocalStore) -> bytes:
-    return page_of(told, describe("xreal-tiny"))
+def reported_page(reported: LocalStore) -> bytes:
+    return page_of(reported, describe("xreal-tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def rows_of(data: bytes) -> list[list[str]]:
     return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
 
 
-def test_the_page_says_what_was_asked_and_made(told_page: bytes) -> None:
-    page, rows = read_page(told_page), rows_of(told_page)
+def test_the_page_says_what_was_asked_and_made(reported_page: bytes) -> None:
+    page, rows = read_page(reported_page), rows_of(reported_page)
     assert "For research, not for diagnosis." in page.words
     assert describe("xreal-tiny").use_restriction in page.words
-    assert "12 anatomies asked for; 12 made: 30 films" in page.words
+    assert "12 anatomies asked for; 12 made: 30 images" in page.words
     assert ["0", "no finding", "25%", "3", "3", "25%"] in rows
     assert ["1", "Pneumonia", "50%", "6", "6", "50%"] in rows
     assert ["2", "Effusion (right, lower) + Edema", "25%", "3", "3", "25%"] in rows
@@ -64,9 +64,9 @@ def test_the_page_says_what_was_asked_and_made(told_page: bytes) -> None:
     assert pneumonia[1:5] == ["6", "6", "6", "6"]
     assert ["Pneumonia", "", "6", "24", "0"] in rows
     assert "complete" in page.words
-    assert "Not checked. No film was looked at" in page.words
+    assert "Not checked. No image was looked at" in page.words
     assert "there is no leak.json" in page.words
-    assert read_head_digest(told_page) in page.words
+    assert read_head_digest(reported_page) in page.words
     assert "badge complete" in page.values("class")
 
 
@@ -75,15 +75,15 @@ def read_head_digest(data: bytes) -> str:
     return bytes(digest).decode()
 
 
-def test_films_stand_beside_twin_marks_change_and_sham(told_page: bytes, told: LocalStore) -> None:
-    page = read_page(told_page)
-    sheets = re.findall(rb"<h3>([^<]*?) <span class=\"soft small\">(\d+) of (\d+)", told_page)
+def test_images_stand_beside_twin_marks_change_and_sham(reported_page: bytes, reported: LocalStore) -> None:
+    page = read_page(reported_page)
+    sheets = re.findall(rb"<h3>([^<]*?) <span class=\"soft small\">(\d+) of (\d+)", reported_page)
     assert sheets == [
         (b"No finding", b"3", b"3"),
         (b"Pneumonia", b"6", b"6"),
         (b"Effusion + Edema", b"3", b"3"),
     ]
-    key = "0000000001-v0" if b"f-0000000001-v0" in told_page else "0000000002-v0"
+    key = "0000000001-v0" if b"f-0000000001-v0" in reported_page else "0000000002-v0"
     for kind in "tfmcs":
         assert f"{kind}-{key}" in page.values("id")
     ids = page.values("id")
@@ -92,7 +92,7 @@ def test_films_stand_beside_twin_marks_change_and_sham(told_page: bytes, told: L
     assert set(page.values("popovertarget")) <= set(ids)
     used = {name for name in page.values("href") if name.startswith("#i-")}
     assert used == {f"#{name}" for name in ids if name.startswith("i-")}, "pictures that nothing shows"
-    assert b'<text class="tag"' in told_page
+    assert b'<text class="tag"' in reported_page
 
 
 def check_alone(data: bytes) -> Reader:
@@ -110,19 +110,21 @@ def check_alone(data: bytes) -> Reader:
     return page
 
 
-def test_the_page_stands_alone(told_page: bytes, gated_page: bytes) -> None:
-    check_alone(told_page)
+def test_the_page_stands_alone(reported_page: bytes, gated_page: bytes) -> None:
+    check_alone(reported_page)
     check_alone(gated_page)
 
 
-def test_the_same_dataset_gives_the_same_bytes(told: LocalStore, told_page: bytes, tmp_path: Path) -> None:
-    assert page_of(told, describe("xreal-tiny")) == told_page
+def test_the_same_dataset_gives_the_same_bytes(
+    reported: LocalStore, reported_page: bytes, tmp_path: Path
+) -> None:
+    assert page_of(reported, describe("xreal-tiny")) == reported_page
     again = make(tmp_path / "again")
     strip = re.compile(rb"<th scope=\"row\">time</th><td>.*?</td>", re.DOTALL)
-    assert strip.sub(b"", page_of(again, describe("xreal-tiny"))) == strip.sub(b"", told_page)
+    assert strip.sub(b"", page_of(again, describe("xreal-tiny"))) == strip.sub(b"", reported_page)
 
 
-def test_what_the_gate_did_is_told(gated_page: bytes) -> None:
+def test_what_the_gate_did_is_reported(gated_page: bytes) -> None:
     page, rows = read_page(gated_page), rows_of(gated_page)
     assert "Not checked" not in page.words
     assert [row[:5] for row in rows if row[0] in ("Pneumonia", "No Finding", "Effusion") and len(row) == 6] == [
@@ -154,21 +156,19 @@ def hostile(tmp_path: Path) -> LocalStore:
         "anatomy": {"source": {"images": {"content": "f" * 64}, "masks": {"path": EVIL}}},
         "quality": {"profile": EVIL}, "labels": {"unrequested": EVIL},
     }  # fmt: skip
-    plain = phantom_head()
+    plain = fake_head()
     bundle = dataclasses.replace(plain.bundle, name=EVIL)
     head = dataclasses.replace(plain, settings=settings, bundle=bundle, fingerprint={EVIL: EVIL})
     open_dataset(store, head, f"version: 1 # {EVIL}\n", lambda there, here: [])
-    source = SourceFilm(EVIL, "a" * 64, (EVIL,), ())
-    films = []
-    for film in phantom_groups(0, 4):
-        quality = FilmQuality(EVIL, {EVIL: float(film.meta.group)}, (EVIL,))
-        films.append(
-            dataclasses.replace(film, meta=dataclasses.replace(film.meta, source=source, quality=quality))
+    source = SourceImage(EVIL, "a" * 64, (EVIL,), ())
+    images = []
+    for image in fake_groups(0, 4):
+        quality = ImageQuality(EVIL, {EVIL: float(image.meta.group)}, (EVIL,))
+        images.append(
+            dataclasses.replace(image, meta=dataclasses.replace(image.meta, source=source, quality=quality))
         )
-    publish_phantoms(
-        store, ShardPlan("phantoms", 0, 0, 4), films, [Rejected(3, 0, 0, EVIL, True)], gated=True
-    )
-    store.replace(quarantine_key("phantoms-000001"), sealed({"reason": EVIL}))
+    publish_fakes(store, ShardPlan("fakes", 0, 0, 4), images, [Rejected(3, 0, 0, EVIL, True)], gated=True)
+    store.replace(quarantine_key("fakes-000001"), sealed({"reason": EVIL}))
     store.replace("evaluation.json", json.dumps([{"name": EVIL, "value": EVIL, "real": None}]).encode())
     store.replace("leak.json", json.dumps({"auc": EVIL}).encode())
     finish(store, head)
@@ -177,15 +177,15 @@ def hostile(tmp_path: Path) -> LocalStore:
 
 def test_what_users_name_is_text_and_nothing_else(tmp_path: Path) -> None:
     store = hostile(tmp_path)
-    told = describe("xreal-tiny")
-    bundle = dataclasses.replace(told, licence=EVIL, use_restriction=EVIL, training_data=EVIL)
+    reported = describe("xreal-tiny")
+    bundle = dataclasses.replace(reported, licence=EVIL, use_restriction=EVIL, training_data=EVIL)
     data = page_of(store, bundle)
     page = check_alone(data)
     assert not [tag for tag in page.tags if tag.name == "img"]
     assert data.count(b"</style>") == 1
     assert "{{ 7 * 7 }}" in page.words
     assert page.words.count("alert(2)") > 10, "the texts are there, as text"
-    assert "patients' films as they are" in page.words
+    assert "patients' images as they are" in page.words
 
 
 def test_a_partial_dataset_says_what_is_missing(tmp_path: Path) -> None:
@@ -200,14 +200,14 @@ def test_a_partial_dataset_says_what_is_missing(tmp_path: Path) -> None:
     assert "badge partial" in page.values("class")
 
 
-def test_a_dataset_of_which_nobody_told_the_size_is_not_called_partial(tmp_path: Path) -> None:
+def test_a_dataset_of_which_nobody_reported_the_size_is_not_called_partial(tmp_path: Path) -> None:
     store = make(tmp_path, shards=1)
     (tmp_path / "index.json").unlink()
     assert "badge unknown" in read_page(page_of(store)).values("class")
 
 
-def test_films_without_twins_have_their_change_map(tmp_path: Path, told: LocalStore) -> None:
-    text = (told.local_path / "recipe.yaml").read_text().replace("twin: true, sham: 1.0", "twin: false")
+def test_images_without_twins_have_their_change_map(tmp_path: Path, reported: LocalStore) -> None:
+    text = (reported.local_path / "recipe.yaml").read_text().replace("twin: true, sham: 1.0", "twin: false")
     data = page_of(make(tmp_path, text))
     page = check_alone(data)
     kinds = {name[:2] for name in page.values("id") if re.match(r"[tfmcs]-", name)}
@@ -219,39 +219,39 @@ def test_an_empty_dataset_has_a_page_too(tmp_path: Path) -> None:
     built = build(store)
     assert built.contact_sheet is None
     page = check_alone(store.read_bytes("report.html"))
-    assert "No film was delivered." in page.words
+    assert "No image was delivered." in page.words
     assert "0 of 12 groups are here" in page.words
 
 
-def test_a_page_stays_small_whatever_the_recipe_and_the_films(
+def test_a_page_stays_small_whatever_the_recipe_and_the_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     findings = [box_finding(name, (64, 128, 128, 192)) for name in list(vocab.FINDINGS)[:4]]
-    films = []
+    images = []
     for group in range(10):
         for member, shown in (("h", []), ("v0", findings[group % 4 : group % 4 + 1])):
-            film = phantom(group, member, shown, size=256)
-            noise = np.random.default_rng(group).integers(0, 256, film.film.shape, dtype=np.uint8)
-            films.append(dataclasses.replace(film, film=noise))
+            image = fake(group, member, shown, size=256)
+            noise = np.random.default_rng(group).integers(0, 256, image.image.shape, dtype=np.uint8)
+            images.append(dataclasses.replace(image, image=noise))
     store = LocalStore(tmp_path)
-    open_dataset(store, phantom_head(), "# " + "<" * 900_000, lambda there, here: [])
-    publish_phantoms(store, ShardPlan("phantoms", 0, 0, 10), films)
+    open_dataset(store, fake_head(), "# " + "<" * 900_000, lambda there, here: [])
+    publish_fakes(store, ShardPlan("fakes", 0, 0, 10), images)
     monkeypatch.setattr(pictures, "BUDGET", 900_000)
     monkeypatch.setattr(pictures.within_budget, "__defaults__", (900_000,))
     data = page_of(store)
     page = check_alone(data)
     assert len(data) < 900_000 + 1_000_000
     assert "the whole is in recipe.yaml" in page.words
-    assert "films at most 320 pixels wide" not in page.words
+    assert "images at most 320 pixels wide" not in page.words
 
 
-def test_edited_real_films_are_called_so(tmp_path: Path, film_folder: Callable[..., Path]) -> None:
+def test_edited_real_images_are_called_so(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
     text = f"""
 version: 1
 name: edited
-samples: 6
+anatomies: 6
 bundle: xreal-tiny
-anatomy: {{source: {{images: {{path: {film_folder()}, boxes: boxes.csv}}}}}}
+anatomy: {{source: {{images: {{path: {image_folder()}, boxes: boxes.csv}}}}}}
 findings:
   - {{weight: 1, labels: [{{name: Edema}}], edit: {{remove: all}}}}
   - {{weight: 1, labels: [], edit: {{remove: [Mass]}}}}
@@ -261,31 +261,31 @@ quality: {{profile: none}}
 output: {{uri: unset, shard_samples: 3}}
 """
     page = check_alone(page_of(make(tmp_path / "out", text)))
-    assert "patients' films as they are" in page.words
+    assert "patients' images as they are" in page.words
     assert "Findings painted over" in page.words
     assert "Mass painted over" in page.words
-    assert "film c.png" in page.words
+    assert "image c.png" in page.words
 
 
-def test_measurements_in_the_folder_are_shown(told: LocalStore, tmp_path: Path) -> None:
-    store = LocalStore(Path(shutil.copytree(told.local_path, tmp_path / "copy")))
+def test_measurements_in_the_folder_are_shown(reported: LocalStore, tmp_path: Path) -> None:
+    store = LocalStore(Path(shutil.copytree(reported.local_path, tmp_path / "copy")))
     store.replace("leak.json", b'{"auc": 0.52, "low": 0.47, "high": 0.57, "n": 200}')
     rows = [
         {"name": "Dice of the heart", "value": 0.91, "low": 0.9, "high": 0.92, "real": 0.95},
         {"name": "AUC", "finding": "Pneumonia", "value": 0.8, "low": None, "high": None, "real": None},
         {"name": "FID", "value": None},
     ]
-    told_of = {
-        "dataset": {"films": 30, "digest": read_head(store).digest},
-        "real": {"films": 163, "split": "val"},
+    reported_of = {
+        "dataset": {"images": 30, "digest": read_head(store).digest},
+        "real": {"images": 163, "split": "val"},
     }
-    store.replace("evaluation.json", json.dumps({"rows": rows, **told_of, "more": 1}).encode())
+    store.replace("evaluation.json", json.dumps({"rows": rows, **reported_of, "more": 1}).encode())
     data = page_of(store)
-    assert "0.520 (95% interval 0.470 to 0.570, 200 films)" in re.sub(r"</?strong>", "", data.decode())
+    assert "0.520 (95% interval 0.470 to 0.570, 200 images)" in re.sub(r"</?strong>", "", data.decode())
     assert ["Dice of the heart", "0.91", "0.9 to 0.92", "0.95"] in rows_of(data)
     assert ["AUC", "0.8", "", "-"] in rows_of(data)
     assert "FID" not in read_page(data).words
-    assert "30 films of this dataset beside 163 real films of split val" in read_page(data).words
+    assert "30 images of this dataset beside 163 real images of split val" in read_page(data).words
     store.replace("leak.json", b'{"auc": 0.7, "low": 0.6, "high": 0.8, "n": 200, "digest": "abc"}')
     store.replace("evaluation.json", b"{")
     words = read_page(page_of(store)).words
@@ -295,9 +295,9 @@ def test_measurements_in_the_folder_are_shown(told: LocalStore, tmp_path: Path) 
 
 
 def test_the_command_says_where_the_page_is(
-    told: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    reported: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path(shutil.copytree(told.local_path, tmp_path / "copy"))
+    folder = Path(shutil.copytree(reported.local_path, tmp_path / "copy"))
     monkeypatch.setattr("sys.argv", ["xreal-synth", "report", str(folder)])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -12,7 +12,7 @@ from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.report.contact_sheet import CELL, NOTICE, contact_sheet, sheet_png
 from xreal_synth.report.overlay import FINDING_COLOURS, ORGAN_COLOURS, annotated, plain
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups
+from xreal_synth.shards.fakes import box_finding, fake, fake_groups
 from xreal_synth.types import PlacedFinding, Sample
 
 BOX = (64, 128, 128, 192)
@@ -20,7 +20,7 @@ BOX = (64, 128, 128, 192)
 
 @pytest.fixture
 def sample() -> Sample:
-    return phantom(1, "v0", [box_finding("Pneumonia", BOX)], size=256)
+    return fake(1, "v0", [box_finding("Pneumonia", BOX)], size=256)
 
 
 def tinted(image: Image.Image) -> np.ndarray:
@@ -29,9 +29,9 @@ def tinted(image: Image.Image) -> np.ndarray:
     return np.ptp(pixels, axis=2) > 12
 
 
-def test_the_plain_film_is_untouched(sample: Sample) -> None:
+def test_the_plain_image_is_untouched(sample: Sample) -> None:
     assert not tinted(plain(sample, 256)).any()
-    assert np.array_equal(np.asarray(plain(sample, 256))[..., 0], sample.film)
+    assert np.array_equal(np.asarray(plain(sample, 256))[..., 0], sample.image)
 
 
 def test_outlines_follow_the_organs_and_the_tint_the_region(sample: Sample) -> None:
@@ -52,16 +52,16 @@ def test_outlines_follow_the_organs_and_the_tint_the_region(sample: Sample) -> N
 
 def test_a_region_without_boxes_of_its_own_is_outlined() -> None:
     edema = PlacedFinding("Edema", "both", "any", "lungs", ((20, 20, 240, 200),))
-    lungs = np.isin(phantom(1, "h", size=256).anatomy, vocab.LUNGS)
-    without = tinted(annotated(phantom(1, "h", size=256), 256))
-    with_it = tinted(annotated(phantom(1, "v0", [edema], size=256), 256))
+    lungs = np.isin(fake(1, "h", size=256).anatomy, vocab.LUNGS)
+    without = tinted(annotated(fake(1, "h", size=256), 256))
+    with_it = tinted(annotated(fake(1, "v0", [edema], size=256), 256))
     assert (with_it & lungs).sum() > 4 * (without & lungs).sum()
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 6])
-def test_every_film_gets_its_cells(columns: int, tmp_path: Path) -> None:
-    samples = phantom_groups(0, 4, size=64)
-    contact_sheet(iter(samples), tmp_path / "deep" / "sheet.png", columns=columns, title="phantoms")
+def test_every_image_gets_its_cells(columns: int, tmp_path: Path) -> None:
+    samples = fake_groups(0, 4, size=64)
+    contact_sheet(iter(samples), tmp_path / "deep" / "sheet.png", columns=columns, title="fakes")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["sheet.png"]
     sheet = Image.open(tmp_path / "deep" / "sheet.png")
     assert sheet.text["Description"] == NOTICE
@@ -71,41 +71,41 @@ def test_every_film_gets_its_cells(columns: int, tmp_path: Path) -> None:
     assert len(found) == len(samples)
 
 
-def _places(page: np.ndarray, film: np.ndarray) -> list[tuple[int, int]]:
-    """Top left corners at which the page shows the film exactly."""
-    height, width = film.shape[:2]
-    start = film[0, :12].tobytes()
+def _places(page: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
+    """Top left corners at which the page shows the image exactly."""
+    height, width = image.shape[:2]
+    start = image[0, :12].tobytes()
     places = []
     for y in range(page.shape[0] - height + 1):
         line, at = page[y].tobytes(), -1
         while (at := line.find(start, at + 1)) >= 0:
-            if np.array_equal(page[y : y + height, at // 3 : at // 3 + width], film):
+            if np.array_equal(page[y : y + height, at // 3 : at // 3 + width], image):
                 places.append((y, at // 3))
     return places
 
 
 def test_long_names_many_findings_and_odd_sides_are_drawn() -> None:
     findings = [box_finding("Pleural_Thickening", (i, i, i + 3, i + 3)) for i in range(0, 40, 5)]
-    crowded = phantom(2, "v0", findings, size=64)
-    wide = phantom(3, "h", size=64)
+    crowded = fake(2, "v0", findings, size=64)
+    wide = fake(3, "h", size=64)
     wide = dataclasses.replace(
-        wide, film=wide.film[:32], anatomy=wide.anatomy[:32], pathology=wide.pathology[:32]
+        wide, image=wide.image[:32], anatomy=wide.anatomy[:32], pathology=wide.pathology[:32]
     )
     assert Image.open(io.BytesIO(sheet_png([crowded, wide], columns=2, title="t" * 200))).width >= 720
 
 
 def test_same_samples_same_sheet() -> None:
-    samples = phantom_groups(0, 2)
+    samples = fake_groups(0, 2)
     assert sheet_png(samples, columns=4, title="x") == sheet_png(samples, columns=4, title="x")
 
 
-def test_no_films_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no films"):
+def test_no_images_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no images"):
         contact_sheet([], tmp_path / "x.png", columns=4, title="x")
     assert not (tmp_path / "x.png").exists()
 
 
-def test_colours_can_be_told_apart() -> None:
+def test_colours_can_be_reported_apart() -> None:
     colours = [*ORGAN_COLOURS.values(), *FINDING_COLOURS]
     apart = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colours) for b in colours[:i]]
     assert min(apart) > 45

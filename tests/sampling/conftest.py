@@ -1,4 +1,4 @@
-"""A model whose films can be worked out by hand, and the tiny bundle."""
+"""A model whose images can be worked out by hand, and the tiny bundle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEDULE = {
 class Flat:
     """Knows of each prompt one grey: it always predicts the z0 that is this grey everywhere.
 
-    Films 32x32 in [0, 1], latents 2x8x8: the first stage takes cell means, twice.
+    Images 32x32 in [0, 1], latents 2x8x8: the first stage takes cell means, twice.
     """
 
     prediction_type: str = "epsilon"
@@ -42,7 +42,7 @@ class Flat:
     scale_factor: float = 4.0
     alphas_cumprod: Tensor = field(default_factory=lambda: alphas_from(SCHEDULE).double())
     null_prompt: str = ""
-    grain_shape: tuple[int, ...] | None = None
+    decoder_noise_shape: tuple[int, ...] | None = None
     batches: list[int] = field(default_factory=list)
 
     def denoise(self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor) -> Tensor:
@@ -58,12 +58,12 @@ class Flat:
         mean = torch.nn.functional.avg_pool2d(x_BCHW, 4).expand(-1, 2, -1, -1)
         return mean, torch.full_like(mean, 0.01)
 
-    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
-        film = z_BChw.mean(dim=1, keepdim=True).repeat_interleave(4, 2).repeat_interleave(4, 3)
-        return film if grain is None else film + 0.05 * grain
+    def decode(self, z_BChw: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
+        image = z_BChw.mean(dim=1, keepdim=True).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return image if decoder_noise is None else image + 0.05 * decoder_noise
 
-    def control(self, codes_BHW: Tensor) -> Tensor:
-        return codes_BHW[:, None].float() / 4
+    def control(self, label_map_BHW: Tensor) -> Tensor:
+        return label_map_BHW[:, None].float() / 4
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         return torch.tensor([self.greys[prompt] for prompt in prompts])[:, None, None].expand(-1, 3, 5)

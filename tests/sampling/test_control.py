@@ -1,4 +1,4 @@
-"""What makes a film follow its mask: XReal's hold, a ControlNet, or nothing."""
+"""What makes an image follow its mask: XReal's hold, a ControlNet, or nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from xreal_synth.models.describe import describe
 from xreal_synth.models.load import LoadedBundle, load_bundle
 from xreal_synth.sampling.groups import sample_groups
-from xreal_synth.sampling.jobs import GroupFilms, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob
 
 MODES = ["branch", "reference"]
 FREE = {"hold": None, "soft": None}
 
 
-def films(model: Any, settings: Any, jobs: list[GroupJob], micro_batch: int = 2) -> list[GroupFilms]:
+def images(model: Any, settings: Any, jobs: list[GroupJob], micro_batch: int = 2) -> list[GroupImages]:
     return list(sample_groups(model, settings, jobs, micro_batch=micro_batch))
 
 
-def same(ours: GroupFilms, theirs: GroupFilms) -> bool:
-    return ours.films.keys() == theirs.films.keys() and all(
-        np.array_equal(film, theirs.films[name]) for name, film in ours.films.items()
+def same(ours: GroupImages, theirs: GroupImages) -> bool:
+    return ours.images.keys() == theirs.images.keys() and all(
+        np.array_equal(image, theirs.images[name]) for name, image in ours.images.items()
     )
 
 
@@ -48,8 +48,8 @@ def other_mask(job: GroupJob) -> GroupJob:
 def test_none_is_xreal_that_holds_no_step(
     tiny: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str
 ) -> None:
-    free = films(tiny, make.settings(mode=mode, control="none", steps=4, **FREE), jobs)
-    unheld = films(tiny, make.settings(mode=mode, steps=4, hold=0.0), jobs)
+    free = images(tiny, make.settings(mode=mode, control="none", steps=4, **FREE), jobs)
+    unheld = images(tiny, make.settings(mode=mode, steps=4, hold=0.0), jobs)
     assert all(same(a, b) for a, b in zip(free, unheld, strict=True))
 
 
@@ -62,8 +62,8 @@ def test_a_controlnet_with_zero_residuals_is_none_bit_for_bit(
         if name.startswith(("controlnet_down_blocks", "controlnet_mid_block")):
             weights.zero_()
     chosen = make.settings(mode=mode, control="controlnet", steps=4, **FREE)
-    free = films(silent, replace(chosen, control="none"), jobs)
-    assert all(same(a, b) for a, b in zip(films(silent, chosen, jobs), free, strict=True))
+    free = images(silent, replace(chosen, control="none"), jobs)
+    assert all(same(a, b) for a, b in zip(images(silent, chosen, jobs), free, strict=True))
 
 
 @pytest.mark.parametrize(("control", "follows"), [("controlnet", True), ("none", False)])
@@ -71,7 +71,7 @@ def test_the_mask_shows_with_a_controlnet_alone(
     steered: LoadedBundle, make: Any, control: str, follows: bool
 ) -> None:
     chosen, job = make.settings(control=control, steps=4, **FREE), make.group(0, 64)
-    one, other = films(steered, chosen, [job]), films(steered, chosen, [other_mask(job)])
+    one, other = images(steered, chosen, [job]), images(steered, chosen, [other_mask(job)])
     assert same(one[0], other[0]) != follows
 
 
@@ -82,9 +82,9 @@ def test_bytes_do_not_depend_on_neighbours_or_order(
 ) -> None:
     model = load_bundle(describe("xreal-tiny"), precision=precision, control="controlnet")
     chosen = make.settings(mode=mode, control="controlnet", steps=4, **FREE)
-    whole = films(model, chosen, jobs, 4)
-    backwards = films(model, chosen, jobs[::-1], 4)[::-1]
-    alone = [films(model, chosen, [job], 4)[0] for job in jobs]
+    whole = images(model, chosen, jobs, 4)
+    backwards = images(model, chosen, jobs[::-1], 4)[::-1]
+    alone = [images(model, chosen, [job], 4)[0] for job in jobs]
     assert all(same(a, b) and same(a, c) for a, b, c in zip(whole, backwards, alone, strict=True))
 
 
@@ -93,7 +93,7 @@ def test_bytes_do_not_depend_on_neighbours_or_order(
 def test_the_twin_is_untouched_outside_the_region(
     steered: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str, control: str
 ) -> None:
-    made = films(steered, make.settings(mode=mode, control=control, steps=4, **FREE), jobs[:1])[0].films
+    made = images(steered, make.settings(mode=mode, control=control, steps=4, **FREE), jobs[:1])[0].images
     region = jobs[0].members[0].edits[0].region
     assert np.array_equal(made["h"][~region], made["v0"][~region])
     assert (made["h"][region] != made["v0"][region]).any()
@@ -105,9 +105,9 @@ def test_every_step_of_both_stages_sees_the_hint_of_its_rows(make: Any, guidance
     asked: list[int] = []
 
     class Hinted(make.model):  # type: ignore[name-defined, misc]
-        def hint(self, codes: Tensor) -> Tensor:
-            asked.append(len(codes))
-            return codes.float().mean(dim=(1, 2))[:, None, None, None]
+        def hint(self, label_map: Tensor) -> Tensor:
+            asked.append(len(label_map))
+            return label_map.float().mean(dim=(1, 2))[:, None, None, None]
 
         def denoise(self, z: Tensor, t: Tensor, cond: Tensor, hint_BChw: Tensor | None = None) -> Tensor:
             assert hint_BChw is not None
@@ -118,7 +118,7 @@ def test_every_step_of_both_stages_sees_the_hint_of_its_rows(make: Any, guidance
     edit = make.edit(32, (8, 8, 16, 16))
     groups = [make.group(0, 32, (edit,)), make.group(1, 32, (edit,))]
     chosen = make.settings(control="controlnet", guidance=guidance, branch=0.25, **FREE)
-    films(Hinted(), chosen, groups)
+    images(Hinted(), chosen, groups)
     wanted = torch.stack([torch.from_numpy(group.anatomy).float().mean() for group in groups])
     assert asked == [2, 2]
     assert [len(hint) for hint in seen] == [2] * 8 + [rows] * 6

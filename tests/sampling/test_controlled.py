@@ -31,10 +31,10 @@ def noise_of(model: Any, rows: int, member: str = "") -> BatchNoise:
 
 
 def stage_a(model: Any, rule: Rule, hold_steps: int = 4, soft: float = 0.2) -> Any:
-    codes = torch.zeros(2, 32, 32, dtype=torch.uint8)
-    codes[:, 8:24, 8:24] = 4
+    label_map = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    label_map[:, 8:24, 8:24] = 4
     guide = Guide(model.embed(["No Finding"] * 2))
-    return anatomy_stage(model, codes, guide, rule, noise_of(model, 2), hold_steps=hold_steps, soft=soft)
+    return anatomy_stage(model, label_map, guide, rule, noise_of(model, 2), hold_steps=hold_steps, soft=soft)
 
 
 @pytest.mark.parametrize("resample", [1, 3])
@@ -78,7 +78,7 @@ def test_eps_and_v_models_walk_the_same_path(make: Any) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_hold_puts_the_noised_rough_film_where_the_organs_are(flat: Any) -> None:
+def test_hold_puts_the_noised_rough_image_where_the_organs_are(flat: Any) -> None:
     rule = rule_of(flat)
     stage = stage_a(flat, rule, soft=0.0)
     inside = stage.mask.expand(-1, 2, -1, -1) == 1
@@ -118,15 +118,15 @@ def test_branch_ends_at_the_guided_prediction_inside(flat: Any) -> None:
     assert (decode_scaled(flat, edited[-1]) - (0.5 + 2.0 * 0.1)).abs().max() < 0.05
 
 
-def test_reference_holds_every_step_to_the_encoded_film(flat: Any) -> None:
+def test_reference_holds_every_step_to_the_encoded_image(flat: Any) -> None:
     rule = rule_of(flat)
-    film = torch.rand(2, 1, 32, 32)
+    image = torch.rand(2, 1, 32, 32)
     m_p = torch.zeros(2, 1, 8, 8)
     m_p[:, :, :4] = 1
     noise = noise_of(flat, 2, "v0")
     guide = Guide(flat.embed(["Edema"] * 2))
-    z0, states = pathology_from_noise(flat, film, m_p, guide, rule, noise)
-    torch.testing.assert_close(z0, 4.0 * (flat.encode(film)[0] + 0.01 * noise("b.posterior")))
+    z0, states = pathology_from_noise(flat, image, m_p, guide, rule, noise)
+    torch.testing.assert_close(z0, 4.0 * (flat.encode(image)[0] + 0.01 * noise("b.posterior")))
     for step in range(8):
         abar = rule.schedule.abar[step]
         known = abar**0.5 * z0 + (1 - abar) ** 0.5 * noise("b.hold", step)

@@ -27,7 +27,7 @@ DEFAULTS = SamplingDefaults(mode="branch", steps=8, hold=0.9, branch=0.5, guidan
 RECIPE = """\
 version: 1
 name: printed
-samples: 1
+anatomies: 1
 bundle: xreal-tiny
 findings: [{weight: 1, labels: []}]
 output: {uri: out}
@@ -49,9 +49,9 @@ class Recorded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def decode(self, z: Tensor, grain: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
         self.decoded.append(z * self.model.scale_factor)
-        return self.model.decode(z, grain)
+        return self.model.decode(z, decoder_noise)
 
 
 @dataclass
@@ -118,11 +118,11 @@ def test_paper_mode_is_the_printed_algorithm(tiny: LoadedBundle, make: Any, samp
     def encoded(x: Tensor) -> Tensor:
         return (tiny.scale_factor * tiny.encode(x)[0]).double()
 
-    codes = torch.from_numpy(job.anatomy)[None]
-    m_a = torch.nn.functional.interpolate(codes[:, None] / 4, size=(16, 16), mode="bicubic") > 0
+    label_map = torch.from_numpy(job.anatomy)[None]
+    m_a = torch.nn.functional.interpolate(label_map[:, None] / 4, size=(16, 16), mode="bicubic") > 0
     s = int(settings.hold * settings.steps + 0.5)
     ours_a = algorithm_1(
-        tiny, encoded(tiny.control(codes)), m_a.double(), settings.steps, s, "No Finding", draws("a", "")
+        tiny, encoded(tiny.control(label_map)), m_a.double(), settings.steps, s, "No Finding", draws("a", "")
     )
     x_a = tiny.decode(z_a.float() / tiny.scale_factor).clamp(0, 1)
     m_p = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_resample_repeats_every_held_step_but_the_last_in_every_mode(
     rows = 1 if mode == "paper" else 2
     assert flat.batches == [1] * (5 + again_a) + [rows] * (5 - start + again_b)
     assert (drawn.purposes["a.resample"], drawn.purposes["b.resample"]) == (again_a, again_b)
-    cost = estimate(_run(settings), films=1)  # type: ignore[arg-type]
+    cost = estimate(_run(settings), images=1)  # type: ignore[arg-type]
     assert (cost.evaluations_per_twin, cost.evaluations_per_edit) == (
         5 + again_a, rows * (5 - start + again_b)
     )  # fmt: skip
@@ -186,5 +186,5 @@ def _run(settings: SamplingSettings) -> SimpleNamespace:
     """The few facts that a cost estimate reads of a run."""
     recipe = recipe_from_text(RECIPE)
     bundle = SimpleNamespace(image_size=32, seconds_per_evaluation={})
-    plan = SimpleNamespace(on_films=False)
-    return SimpleNamespace(sampling=settings, recipe=recipe, bundle=bundle, plan=plan, film_size=32)
+    plan = SimpleNamespace(on_images=False)
+    return SimpleNamespace(sampling=settings, recipe=recipe, bundle=bundle, plan=plan, delivered_size=32)

@@ -171,9 +171,9 @@ def test_cubic_resize_is_keys_kernel(side: int, size: int, seed: int) -> None:
 
 
 def test_soft_mask_is_one_in_organs_and_soft_elsewhere() -> None:
-    codes = torch.zeros(2, 32, 32, dtype=torch.uint8)
-    codes[0, 8:24, 8:24] = 4
-    mask = soft_mask(codes, (8, 8), 0.2)
+    label_map = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    label_map[0, 8:24, 8:24] = 4
+    mask = soft_mask(label_map, (8, 8), 0.2)
     assert mask.shape == (2, 1, 8, 8)
     assert torch.equal(mask[0, 0, 3:5, 3:5], torch.ones(2, 2))
     assert torch.equal(mask[1], torch.full((1, 8, 8), 0.2))
@@ -198,18 +198,18 @@ def test_blend_with_a_binary_mask_is_exact() -> None:
 
 
 def test_paste_leaves_what_alpha_does_not_touch_even_beside_broken_numbers() -> None:
-    film, edited = torch.rand(1, 4, 4), torch.full((1, 4, 4), float("nan"))
+    image, edited = torch.rand(1, 4, 4), torch.full((1, 4, 4), float("nan"))
     edited[0, 0, 0] = 1.0
     alpha = torch.zeros(4, 4)
     alpha[0, 0] = 0.25
-    out = paste(film, edited, alpha)
-    assert torch.equal(out.flatten()[1:], film.flatten()[1:])
-    assert out[0, 0, 0] == pytest.approx(0.75 * film[0, 0, 0].item() + 0.25)
+    out = paste(image, edited, alpha)
+    assert torch.equal(out.flatten()[1:], image.flatten()[1:])
+    assert out[0, 0, 0] == pytest.approx(0.75 * image[0, 0, 0].item() + 0.25)
 
 
 def test_grey_rounds_and_averages_channels() -> None:
-    film = torch.tensor([[[-1.0, 0.0, 1.0]], [[-1.0, 1.0, 1.0]]])
-    assert to_grey(film, (-1.0, 1.0)).tolist() == [[0, 191, 255]]
+    image = torch.tensor([[[-1.0, 0.0, 1.0]], [[-1.0, 1.0, 1.0]]])
+    assert to_grey(image, (-1.0, 1.0)).tolist() == [[0, 191, 255]]
 
 
 def test_noise_depends_on_every_part_of_its_key_and_on_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""What the gate did: counted from films and refused attempts, kept in record, index and summary, summed up."""
+"""What the gate did: counted from images and refused attempts, kept in record, index and summary, summed up."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from xreal_synth.shards.acceptance import GateTally, count_acceptance
+from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.record import read_record
 from xreal_synth.shards.table import read_rejected
 from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import Acceptance, FilmQuality, Rejected, Sample, ShardPlan
+from xreal_synth.types import Acceptance, ImageQuality, Rejected, Sample, ShardPlan
 
 REJECTED = (
     Rejected(1, 0, 1, "does not fit", False, findings=("Pneumonia",)),
@@ -27,8 +27,8 @@ REJECTED = (
 
 
 def judged(flag: int) -> list[Sample]:
-    """Groups 0 to 3; the film of group `flag` is flagged."""
-    quality = FilmQuality("standard", {"organs.heart": 0.75, "pixels.blur": 0.5})
+    """Groups 0 to 3; the image of group `flag` is flagged."""
+    quality = ImageQuality("standard", {"organs.heart": 0.75, "pixels.blur": 0.5})
     return [
         replace(
             sample,
@@ -37,7 +37,7 @@ def judged(flag: int) -> list[Sample]:
                 quality=replace(quality, flags=("pixels.blur",) if sample.meta.group == flag else ()),
             ),
         )
-        for sample in phantom_groups(0, 4)
+        for sample in fake_groups(0, 4)
     ]
 
 
@@ -60,9 +60,9 @@ def test_groups_count_once_for_each_finding_and_placement_is_not_a_try() -> None
 
 
 def test_record_tables_index_and_summary_tell_what_the_gate_did(tmp_path: Path) -> None:
-    store, head = LocalStore(tmp_path), phantom_head()
+    store, head = LocalStore(tmp_path), fake_head()
     open_dataset(store, head, "", lambda there, here: [])
-    publish_phantoms(store, ShardPlan(head.name, 0, 0, 4), judged(flag=2), REJECTED, gated=True)
+    publish_fakes(store, ShardPlan(head.name, 0, 0, 4), judged(flag=2), REJECTED, gated=True)
     summary = finish(store, head)
     record = read_record(store, f"{head.name}-000000")
     assert record is not None

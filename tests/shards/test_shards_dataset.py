@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.check import check_tar
+from xreal_synth.shards.fakes import (
+    box_finding,
+    fake,
+    fake_groups,
+    fake_head,
+    fake_pathology,
+    publish_fakes,
+)  # fmt: skip
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import check_place, head_bytes, open_dataset, parse_head, read_head
 from xreal_synth.shards.merge import ROW_GROUP, Merger
 from xreal_synth.shards.names import key_of
-from xreal_synth.shards.phantoms import (
-    box_finding,
-    phantom,
-    phantom_groups,
-    phantom_head,
-    phantom_pathology,
-    publish_phantoms,
-)  # fmt: skip
 from xreal_synth.shards.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.shards.seal import sealed
 from xreal_synth.shards.summary import Tally
@@ -33,8 +33,8 @@ from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore, RemoteStore, Store
 from xreal_synth.types import Rejected, Sample, ShardPlan
 
-HEAD = phantom_head()
-SHARDS = [ShardPlan("phantoms", 0, 0, 4), ShardPlan("phantoms", 1, 4, 8), ShardPlan("phantoms", 2, 8, 10)]
+HEAD = fake_head()
+SHARDS = [ShardPlan("fakes", 0, 0, 4), ShardPlan("fakes", 1, 4, 8), ShardPlan("fakes", 2, 8, 10)]
 REFUSED = [Rejected(5, 0, 2, "segmenter disagrees", False), Rejected(6, 5, 0, "no place", True)]
 
 
@@ -45,8 +45,8 @@ def same(there: dict[str, object], here: dict[str, object]) -> list[str]:
 def make(store: Store) -> Store:
     open_dataset(store, HEAD, "version: 1\n", same)
     for shard in SHARDS:
-        samples = [sample for sample in phantom_groups(shard.start, shard.stop) if sample.meta.group != 6]
-        publish_phantoms(store, shard, samples, REFUSED if shard.shard == 1 else [])
+        samples = [sample for sample in fake_groups(shard.start, shard.stop) if sample.meta.group != 6]
+        publish_fakes(store, shard, samples, REFUSED if shard.shard == 1 else [])
     finish(store, HEAD)
     return store
 
@@ -109,17 +109,17 @@ def test_the_index_keeps_how_many_groups_were_asked_for(tmp_path: Path) -> None:
 
 def test_the_summary_tells_who_made_the_shards(dataset: Store) -> None:
     making = finish(dataset, HEAD).making
-    assert (making.films, making.actors, making.films_per_actor_second) == (0, 0, None)
+    assert (making.images, making.actors, making.images_per_actor_second) == (0, 0, None)
     assert making.environments == ((HEAD.fingerprint, 3),)
     tally = Tally()
-    record = read_record(dataset, "phantoms-000000")
+    record = read_record(dataset, "fakes-000000")
     assert record is not None
     tally.count(dataclasses.replace(record, timings={"make_s": 4.0}))
     tally.count(
         dataclasses.replace(record, timings={"make_s": 2.0}, fingerprint={"device": "cuda"}, actor="b")
     )
     timed = tally.summary().making
-    assert (timed.films, timed.seconds, timed.actors) == (2 * record.samples, 6.0, 2)
+    assert (timed.images, timed.seconds, timed.actors) == (2 * record.samples, 6.0, 2)
     assert [shards for _, shards in timed.environments] == [1, 1]
 
 
@@ -138,9 +138,9 @@ def test_finish_needs_no_shards(tmp_path: Path) -> None:
 
 
 FILES = [
-    *(f"{folder}/phantoms-00000{k}.{ending}" for k in range(3)
+    *(f"{folder}/fakes-00000{k}.{ending}" for k in range(3)
       for folder, ending in (("shards", "tar"), ("tables", "parquet"), ("records", "json"))),
-    "tables/phantoms-000001.rejected.parquet", "samples.parquet", "rejected.parquet", "index.json",
+    "tables/fakes-000001.rejected.parquet", "samples.parquet", "rejected.parquet", "index.json",
 ]  # fmt: skip
 
 
@@ -172,22 +172,22 @@ def test_a_missing_file_is_found(dataset: Store, key: str) -> None:
 
 def test_broken_shards_are_named_for_repair(tmp_path: Path) -> None:
     store = make(LocalStore(tmp_path))
-    store.replace("shards/phantoms-000001.tar", store.read_bytes("shards/phantoms-000000.tar"))
-    store.delete("records/phantoms-000002.json")
-    store.replace("shards/phantoms-000007.tar", b"")
+    store.replace("shards/fakes-000001.tar", store.read_bytes("shards/fakes-000000.tar"))
+    store.delete("records/fakes-000002.json")
+    store.replace("shards/fakes-000007.tar", b"")
     store.replace("shards/other-000000.tar", b"")
     report = verify(store)
     assert report.broken_shards == (1, 2, 3, 4, 5, 6, 7)
     text = "\n".join(map(str, report.problems))
     assert "shards/other-000000.tar: does not belong" in text
-    assert "phantoms-000002.json: missing although" in text
-    assert "phantoms-000003.json: missing: the shard was not made" in text
-    missing = verify(store, expected=[*SHARDS, ShardPlan("phantoms", 9, 36, 40)])
+    assert "fakes-000002.json: missing although" in text
+    assert "fakes-000003.json: missing: the shard was not made" in text
+    missing = verify(store, expected=[*SHARDS, ShardPlan("fakes", 9, 36, 40)])
     assert 9 in missing.broken_shards
 
 
 def painted(pathology: int = 0, **changes: object) -> Sample:
-    sample = phantom(1, "v0", [box_finding("Pneumonia", (8, 16, 16, 24))])
+    sample = fake(1, "v0", [box_finding("Pneumonia", (8, 16, 16, 24))])
     if pathology:
         sample.pathology[20:28, 20:28] = pathology
     return dataclasses.replace(sample, meta=dataclasses.replace(sample.meta, **changes))
@@ -195,18 +195,18 @@ def painted(pathology: int = 0, **changes: object) -> Sample:
 
 def spoiled() -> dict[str, list[Sample]]:
     """What verify must say of samples that contradict themselves, under right hashes."""
-    twin, variant = phantom_groups(1, 2)
+    twin, variant = fake_groups(1, 2)
     labels = {**variant.meta.labels, "txrv18": {**variant.meta.labels["txrv18"], "Pneumonia": None}}
     healthy = {**twin.meta.labels, "chexpert14": {**twin.meta.labels["chexpert14"], "No Finding": 1}}
-    anatomy, film = variant.anatomy.copy(), variant.film.copy()
-    anatomy[0, 0], film[0, 0] = 4, film[0, 0] ^ 1
+    anatomy, image = variant.anatomy.copy(), variant.image.copy()
+    anatomy[0, 0], image[0, 0] = 4, image[0, 0] ^ 1
     change = variant.change.copy()
     change[0, 0] = 1
     other = dataclasses.replace(variant, change=variant.change // 2)
-    sham = phantom(1, "s0", sham=variant.meta.findings)
-    elsewhere = phantom(1, "s0", sham=[box_finding("Pneumonia", (0, 0, 8, 8))])
-    told = {**sham.meta.labels, "txrv18": {**sham.meta.labels["txrv18"], "Hernia": 1}}
-    labelled = dataclasses.replace(sham, meta=dataclasses.replace(sham.meta, labels=told))
+    sham = fake(1, "s0", sham=variant.meta.findings)
+    elsewhere = fake(1, "s0", sham=[box_finding("Pneumonia", (0, 0, 8, 8))])
+    reported = {**sham.meta.labels, "txrv18": {**sham.meta.labels["txrv18"], "Hernia": 1}}
+    labelled = dataclasses.replace(sham, meta=dataclasses.replace(sham.meta, labels=reported))
     empty = dataclasses.replace(variant, pathology=variant.pathology * 0)
     wrong_code = dataclasses.replace(twin, anatomy=twin.anatomy + 1)
     return {
@@ -219,7 +219,7 @@ def spoiled() -> dict[str, list[Sample]]:
         "where its boxes are": [painted(1)],
         "holds code 5": [wrong_code],
         "another anatomy mask": [twin, dataclasses.replace(variant, anatomy=anatomy)],
-        "outside its findings": [twin, dataclasses.replace(variant, film=film)],
+        "outside its findings": [twin, dataclasses.replace(variant, image=image)],
         "change.png is not 0 outside": [twin, dataclasses.replace(variant, change=change)],
         "change.png is not the difference": [twin, other],
         "not those of the group's v0": [twin, variant, elsewhere],
@@ -227,8 +227,8 @@ def spoiled() -> dict[str, list[Sample]]:
         "s0: other labels than 0000000001-h": [twin, variant, labelled],
         "digest ffff": [painted(digest="f" * 64)],
         "made with bundle other": [painted(bundle_name="other")],
-        "group 9 in a shard": [phantom(9, "h")],
-        "do not ascend": [phantom(2, "h"), phantom(1, "h")],
+        "group 9 in a shard": [fake(9, "h")],
+        "do not ascend": [fake(2, "h"), fake(1, "h")],
     }
 
 
@@ -244,19 +244,19 @@ def test_contradictions_under_right_hashes_are_found(tmp_path: Path, message: st
     store = LocalStore(tmp_path)
     groups = len({sample.meta.group for sample in samples})
     open_dataset(store, dataclasses.replace(HEAD, shard_samples=4), "", same)
-    publish_phantoms(store, ShardPlan("phantoms", 0, 0, groups), samples)
+    publish_fakes(store, ShardPlan("fakes", 0, 0, groups), samples)
     assert message in found(store)
 
 
 def test_a_table_that_tells_another_story_is_found(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     open_dataset(store, HEAD, "", same)
-    right, wrong = phantom(0, "h"), phantom(0, "h", [box_finding("Edema", (0, 0, 8, 8))])
-    record = publish_phantoms(store, ShardPlan("phantoms", 0, 0, 1), [wrong])
+    right, wrong = fake(0, "h"), fake(0, "h", [box_finding("Edema", (0, 0, 8, 8))])
+    record = publish_fakes(store, ShardPlan("fakes", 0, 0, 1), [wrong])
     tar = build_tar([right])
     stamped = dataclasses.replace(record, tar=stamp(record.tar.path, tar))
     store.replace(record.tar.path, tar)
-    store.replace("records/phantoms-000000.json", record_bytes(stamped))
+    store.replace("records/fakes-000000.json", record_bytes(stamped))
     text = found(store)
     for column in ("findings", "chexpert14.Edema", "prompt", "sha256"):
         assert f"table has {column} = " in text
@@ -265,14 +265,14 @@ def test_a_table_that_tells_another_story_is_found(tmp_path: Path) -> None:
 
 def test_a_later_finding_may_cover_an_earlier_one() -> None:
     first, second = box_finding("Pneumonia", (8, 8, 16, 16)), box_finding("Effusion", (0, 0, 32, 32))
-    sample = phantom(0, "v0", [first, second])
-    assert (phantom_pathology([first, second], sample.anatomy) == 2).all()
+    sample = fake(0, "v0", [first, second])
+    assert (fake_pathology([first, second], sample.anatomy) == 2).all()
     check = check_tar(build_tar([sample]), SHARDS[0], HEAD)
     assert check.problems == ()
 
 
 def test_adoption_wants_the_very_bytes() -> None:
-    samples = phantom_groups(0, 4)
+    samples = fake_groups(0, 4)
     keys = [sample.meta.key for sample in samples]
     data = build_tar(samples)
     check = check_tar(data, SHARDS[0], HEAD, keys)
@@ -287,11 +287,11 @@ def test_adoption_wants_the_very_bytes() -> None:
 
 
 def test_record_round_trip_and_absence(dataset: Store) -> None:
-    record = read_record(dataset, "phantoms-000001")
+    record = read_record(dataset, "fakes-000001")
     assert record is not None
     assert parse_record(record_bytes(record), "x") == record
     assert record.label_counts["chexpert14.Pneumonia"] == 2
-    assert read_record(dataset, "phantoms-000009") is None
+    assert read_record(dataset, "fakes-000009") is None
     with pytest.raises(DatasetError, match="samples"):
         parse_record(sealed({**dataclasses.asdict(record), "samples": "many"}), "x")
 
@@ -301,17 +301,17 @@ def test_head_refuses_other_datasets_and_newer_formats(tmp_path: Path) -> None:
     assert check_place(store, HEAD, same) is None
     with pytest.raises(DatasetError, match=r"no dataset\.json"):
         read_head(store)
-    open_dataset(store, HEAD, "samples: 1\n", same)
+    open_dataset(store, HEAD, "anatomies: 1\n", same)
     elsewhere = dataclasses.replace(HEAD, fingerprint={"device": "cuda"})
-    assert open_dataset(store, elsewhere, "samples: 2\n", same) == HEAD
-    assert store.read_bytes("recipe.yaml") == b"samples: 2\n"
+    assert open_dataset(store, elsewhere, "anatomies: 2\n", same) == HEAD
+    assert store.read_bytes("recipe.yaml") == b"anatomies: 2\n"
     other = dataclasses.replace(HEAD, digest="e" * 64, settings={**HEAD.settings, "seed": 8})
     for claim in (check_place, lambda *a: open_dataset(a[0], a[1], "x", a[2])):
         with pytest.raises(DatasetError, match="seed: 7 there, 8 here"):
             claim(store, other, same)
-    with pytest.raises(DatasetError, match="dataset is phantoms"):
+    with pytest.raises(DatasetError, match="dataset is fakes"):
         check_place(store, dataclasses.replace(HEAD, name="ghosts"), same)
-    assert store.read_bytes("recipe.yaml") == b"samples: 2\n"
+    assert store.read_bytes("recipe.yaml") == b"anatomies: 2\n"
     with pytest.raises(DatasetError, match="newer xreal-synth"):
         parse_head(head_bytes(dataclasses.replace(HEAD, format_version=2)), "x")
     with pytest.raises(DatasetError, match="checksum"):
@@ -343,7 +343,7 @@ def test_merging_adds_columns_half_way_and_streams(tmp_path: Path) -> None:
 
 
 def test_merging_keeps_memory_bounded_over_many_small_tables(tmp_path: Path) -> None:
-    rows = [encode_sample(sample).row for sample in phantom_groups(0, 2)]
+    rows = [encode_sample(sample).row for sample in fake_groups(0, 2)]
     data = build_table(SHARDS[0], rows)
     before = pa.total_allocated_bytes()
     held = []
@@ -359,16 +359,16 @@ def test_merging_keeps_memory_bounded_over_many_small_tables(tmp_path: Path) -> 
 
 def test_columns_of_a_later_version_reach_the_whole_and_verify(tmp_path: Path) -> None:
     store = make(LocalStore(tmp_path))
-    key = "tables/phantoms-000002.parquet"
+    key = "tables/fakes-000002.parquet"
     table = pq.read_table(pa.BufferReader(store.read_bytes(key)))
     wider = pa.BufferOutputStream()
     pq.write_table(table.append_column("scores.dice", pa.array([0.5] * table.num_rows)), wider)
     data = wider.getvalue().to_pybytes()
-    record = read_record(store, "phantoms-000002")
+    record = read_record(store, "fakes-000002")
     assert record is not None
     stamped = stamp(key, data)
     store.replace(key, data)
-    store.replace("records/phantoms-000002.json", record_bytes(dataclasses.replace(record, table=stamped)))
+    store.replace("records/fakes-000002.json", record_bytes(dataclasses.replace(record, table=stamped)))
     finish(store, HEAD)
     assert verify(store).ok
     whole = pq.read_table(pa.BufferReader(store.read_bytes("samples.parquet")))

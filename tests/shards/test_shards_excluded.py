@@ -1,4 +1,4 @@
-"""Films that readers leave out: the file is read back, grows, and is refused when it is not one."""
+"""Images that readers leave out: the file is read back, grows, and is refused when it is not one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xreal_synth.shards.excluded import add_excluded, read_excluded
 from xreal_synth.storage import LocalStore
 
 
-def test_reasons_are_kept_and_films_added_once(tmp_path: Path) -> None:
+def test_reasons_are_kept_and_images_added_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert read_excluded(store) == {}
     assert add_excluded(store, {}) == 0

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.shards.fakes import fake_groups
 from xreal_synth.shards.names import SUFFIXES
 from xreal_synth.shards.offsets import sample_members, sample_offsets
-from xreal_synth.shards.phantoms import phantom_groups
 from xreal_synth.shards.tar import build_tar, encode_sample
 
-SAMPLES = phantom_groups(0, 6)
+SAMPLES = fake_groups(0, 6)
 KEYS = tuple(sample.meta.key for sample in SAMPLES)
 DATA = build_tar(SAMPLES)
 

@@ -12,9 +12,9 @@ import pytest
 import webdataset as wds
 from torch.utils.data import DataLoader
 
+from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.table import meta_columns
 from xreal_synth.shards.tar import read_tar
 from xreal_synth.storage import LocalStore
@@ -25,11 +25,11 @@ from xreal_synth.types import ShardPlan
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readers")
     store = LocalStore(path)
-    head = phantom_head()
+    head = fake_head()
     open_dataset(store, head, "", lambda there, here: [])
     for k in range(5):
-        shard = ShardPlan("phantoms", k, 4 * k, 4 * k + 4)
-        publish_phantoms(store, shard, phantom_groups(shard.start, shard.stop))
+        shard = ShardPlan("fakes", k, 4 * k, 4 * k + 4)
+        publish_fakes(store, shard, fake_groups(shard.start, shard.stop))
     finish(store, head)
     return path
 
@@ -45,13 +45,13 @@ def test_webdataset_reads_every_sample_once(folder: Path, workers: int) -> None:
     loader = DataLoader(dataset, batch_size=None, num_workers=workers)
     read = {key: rest for key, *rest in loader}
     keys = Counter(key for key, *_ in DataLoader(dataset, batch_size=None, num_workers=workers))
-    made = {sample.meta.key: sample for sample in phantom_groups(0, 20)}
+    made = {sample.meta.key: sample for sample in fake_groups(0, 20)}
     assert keys == Counter(list(made))
     rows = {row["key"]: row for row in pq.read_table(folder / "samples.parquet").to_pylist()}
     assert set(rows) == set(made)
-    for key, (film, meta, anatomy, pathology, change) in read.items():
+    for key, (image, meta, anatomy, pathology, change) in read.items():
         sample = made[key]
-        assert np.array_equal(np.asarray(film), sample.film)
+        assert np.array_equal(np.asarray(image), sample.image)
         assert np.array_equal(np.asarray(anatomy), sample.anatomy)
         assert np.array_equal(np.asarray(pathology), sample.pathology)
         assert np.array_equal(np.asarray(change), sample.change)

@@ -14,13 +14,13 @@ from PIL import Image
 
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
+from xreal_synth.shards.fakes import box_finding, fake, fake_groups
 from xreal_synth.shards.names import SUFFIXES, key_of
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups
 from xreal_synth.shards.table import build_table, meta_columns, read_table, sample_schema
 from xreal_synth.shards.tar import TarWriter, build_tar, encode_sample, read_samples, read_tar, write_tar
-from xreal_synth.types import FilmQuality, PlacedFinding, Sample, SampleMeta, ShardPlan
+from xreal_synth.types import ImageQuality, PlacedFinding, Sample, SampleMeta, ShardPlan
 
-SHARD = ShardPlan("phantoms", 3, 0, 1000)
+SHARD = ShardPlan("fakes", 3, 0, 1000)
 text = st.text(st.characters(codec="utf-8"), max_size=12)
 number = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -50,11 +50,11 @@ def findings(draw: st.DrawFn, height: int, width: int) -> PlacedFinding:
 
 
 @st.composite
-def qualities(draw: st.DrawFn) -> FilmQuality:
+def qualities(draw: st.DrawFn) -> ImageQuality:
     names = st.sampled_from(["organs.heart", "pixels.blur", "finding.shown", "change.outside"])
     scores = draw(st.dictionaries(names, number))
     flags = draw(st.lists(st.sampled_from(sorted(scores)), unique=True)) if scores else []
-    return FilmQuality(draw(text), scores, tuple(flags))
+    return ImageQuality(draw(text), scores, tuple(flags))
 
 
 @st.composite
@@ -90,21 +90,21 @@ def test_samples_come_back_from_tar_and_table(made: tuple[Sample, ...]) -> None:
     assert len(back) == len(made)
     for read, sample in zip(back, made, strict=True):
         assert read.sample.meta == sample.meta
-        for name in ("film", "anatomy", "pathology", "change"):
+        for name in ("image", "anatomy", "pathology", "change"):
             assert np.array_equal(getattr(read.sample, name), getattr(sample, name))
     rows = [encode_sample(sample).row for sample in made]
     table = read_table(build_table(SHARD, rows), "table", sample_schema()).to_pylist()
     for row, sample, read in zip(table, made, back, strict=True):
         expected = {**meta_columns(sample.meta), "split": sample.split, "sha256": read.sha256}
-        told = {name: value for name, value in row.items() if name in expected or value is not None}
-        assert told == {**expected, "shard": 3, "tar": "shards/phantoms-000003.tar"}
+        reported = {name: value for name, value in row.items() if name in expected or value is not None}
+        assert reported == {**expected, "shard": 3, "tar": "shards/fakes-000003.tar"}
 
 
 def test_bytes_depend_on_the_samples_alone(tmp_path: Path) -> None:
-    made = phantom_groups(0, 6)
+    made = fake_groups(0, 6)
     data = build_tar(made)
     write_tar(made, tmp_path / "a")
-    assert (tmp_path / "a").read_bytes() == data == build_tar(phantom_groups(0, 6))
+    assert (tmp_path / "a").read_bytes() == data == build_tar(fake_groups(0, 6))
     assert build_table(SHARD, write_tar(made, tmp_path / "b")) == build_table(
         SHARD, write_tar(made, tmp_path / "c")
     )
@@ -119,7 +119,7 @@ def test_bytes_depend_on_the_samples_alone(tmp_path: Path) -> None:
 
 def test_an_exception_leaves_no_valid_tar(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), TarWriter(tmp_path / "t") as tar:  # noqa: PT012
-        tar.add(encode_sample(phantom(0, "h")))
+        tar.add(encode_sample(fake(0, "h")))
         raise RuntimeError
     with pytest.raises(DatasetError, match="end is missing"):
         list(read_tar(tmp_path / "t"))
@@ -127,9 +127,9 @@ def test_an_exception_leaves_no_valid_tar(tmp_path: Path) -> None:
 
 def test_the_same_key_twice_is_our_bug(tmp_path: Path) -> None:
     with TarWriter(tmp_path / "t") as tar:
-        tar.add(encode_sample(phantom(0, "h")))
+        tar.add(encode_sample(fake(0, "h")))
         with pytest.raises(AssertionError):
-            tar.add(encode_sample(phantom(0, "h")))
+            tar.add(encode_sample(fake(0, "h")))
 
 
 def foreign(members: list[tuple[str, bytes]], **fields: object) -> bytes:
@@ -159,23 +159,23 @@ def grey16() -> bytes:
 
 
 def test_whatever_comes_from_outside_is_checked() -> None:
-    good = members_of(phantom(1, "h"))
-    film, meta, anatomy, pathology, change = good
+    good = members_of(fake(1, "h"))
+    image, meta, anatomy, pathology, change = good
     key = "0000000001-h"
     assert len(list(read_tar(foreign(good)))) == 1
     later = (meta[0], meta[1].replace(b'"findings"', b'"x"'))
     cases = {
         "not a sample key": foreign([("../../etc/passwd", b""), *good]),
-        "at this place": foreign([film, anatomy, meta, pathology, change]),
+        "at this place": foreign([image, anatomy, meta, pathology, change]),
         "cut off after": foreign(good[:3]),
         "stands twice": foreign([*good, *good]),
-        "'0000000001-h.exe'": foreign([film, meta, anatomy, (f"{key}.exe", b"")]),
+        "'0000000001-h.exe'": foreign([image, meta, anatomy, (f"{key}.exe", b"")]),
         "not a plain file": foreign(good, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-        "no PNG signature": foreign([(film[0], b"GIF89a"), meta, anatomy, pathology, change]),
-        "16 bits": foreign([(film[0], grey16()), meta, anatomy, pathology, change]),
-        "findings: Field required": foreign([film, later, *good[2:]]),
+        "no PNG signature": foreign([(image[0], b"GIF89a"), meta, anatomy, pathology, change]),
+        "16 bits": foreign([(image[0], grey16()), meta, anatomy, pathology, change]),
+        "findings: Field required": foreign([image, later, *good[2:]]),
         "its key is": foreign([(name.replace("1-h", "2-h"), content) for name, content in good]),
-        "of shapes": foreign([members_of(phantom(1, "h", size=64))[0], *good[1:]]),
+        "of shapes": foreign([members_of(fake(1, "h", size=64))[0], *good[1:]]),
         "cannot be read as a tar": b"not a tar" * 100,
         "the tar's end": foreign(good)[:-512],
         "unexpected end": foreign(good)[:1000],
@@ -190,7 +190,7 @@ def test_whatever_comes_from_outside_is_checked() -> None:
     [
         (b'"box_xyxy":[8,', b'"box_xyxy":[9,', "do not agree"),
         (b'"box_xyxyn":[0.25,', b'"box_xyxyn":[0.26,', "do not agree"),
-        (b'"boxes_xyxy":[[8,', b'"boxes_xyxy":[[99,', "inside the film"),
+        (b'"boxes_xyxy":[[8,', b'"boxes_xyxy":[[99,', "inside the image"),
         (b'"group":1', b'"group":2', "but group 2"),
         (b'"Pneumonia":1', b'"Pneumonia":2', "labels"),
         (b'"Pneumonia":1', b'"Pneumonia":true', "labels"),
@@ -201,10 +201,10 @@ def test_whatever_comes_from_outside_is_checked() -> None:
     ],
 )
 def test_a_contradictory_json_is_refused(old: bytes, new: bytes, message: str) -> None:
-    film, (name, meta), *masks = members_of(phantom_groups(1, 2)[1])
+    image, (name, meta), *masks = members_of(fake_groups(1, 2)[1])
     assert old in meta
     with pytest.raises(DatasetError, match=message):
-        list(read_tar(foreign([film, (name, meta.replace(old, new, 1)), *masks])))
+        list(read_tar(foreign([image, (name, meta.replace(old, new, 1)), *masks])))
 
 
 @pytest.mark.parametrize(
@@ -213,26 +213,24 @@ def test_a_contradictory_json_is_refused(old: bytes, new: bytes, message: str) -
         (b',"sham":[{', b',"shams":[{', "0 sham regions"),
         (b'"of":"Pneumonia"', b'"name":"Pneumonia"', "sham.0.of"),
         (b'"findings":[]', b'"findings":[' + FINDING + b"]", "a sham with findings"),
-        (b'"boxes_xyxy":[[8,', b'"boxes_xyxy":[[99,', "inside the film"),
+        (b'"boxes_xyxy":[[8,', b'"boxes_xyxy":[[99,', "inside the image"),
     ],
 )
 def test_a_contradictory_sham_is_refused(old: bytes, new: bytes, message: str) -> None:
-    film, (name, meta), *masks = members_of(
-        phantom(1, "s0", sham=[box_finding("Pneumonia", (8, 16, 16, 24))])
-    )
+    image, (name, meta), *masks = members_of(fake(1, "s0", sham=[box_finding("Pneumonia", (8, 16, 16, 24))]))
     assert meta.count(old) == 1
     with pytest.raises(DatasetError, match=message):
-        list(read_tar(foreign([film, (name, meta.replace(old, new)), *masks])))
+        list(read_tar(foreign([image, (name, meta.replace(old, new)), *masks])))
 
 
 def test_fields_of_a_later_version_are_passed_over() -> None:
-    sample = phantom(1, "h")
-    film, (name, meta), *masks = members_of(sample)
+    sample = fake(1, "h")
+    image, (name, meta), *masks = members_of(sample)
     later = meta.replace(b'"seed"', b'"scores":{"dice":0.9},"seed"')
-    assert [read.meta for read in read_tar(foreign([film, (name, later), *masks]))] == [sample.meta]
+    assert [read.meta for read in read_tar(foreign([image, (name, later), *masks]))] == [sample.meta]
 
 
 def test_a_wrong_shape_is_our_bug() -> None:
-    sample = phantom(0, "h")
+    sample = fake(0, "h")
     with pytest.raises(AssertionError):
-        encode_sample(replace(sample, film=sample.film[:-1]))
+        encode_sample(replace(sample, image=sample.image[:-1]))

@@ -15,7 +15,7 @@ import pytest
 from object_store import BUCKET, KEY_ID, SECRET
 
 from xreal_synth.engine.backend import Backend
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, claim, open_run
@@ -34,7 +34,7 @@ RECIPE = """
 version: 1
 name: wire
 seed: 3
-samples: 6
+anatomies: 6
 bundle: xreal-tiny
 findings: [{weight: 1, labels: []}, {weight: 1, labels: [{name: Pneumonia}]}]
 sampling: {steps: 5}
@@ -50,7 +50,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def backend(run: Run) -> Backend:
-    return Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    return FakeImages().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
 
 
 def make(run: Run, backend: Backend, store: Store) -> None:
@@ -59,7 +59,7 @@ def make(run: Run, backend: Backend, store: Store) -> None:
     ledger = read_ledger(run, store, environment(backend), lambda event: None)
     for shard in ledger.todo:
         run_shard(run, backend, run.plan.shard(shard), store, replacing=shard in ledger.replacing)
-    finish(store, head, split_of=run.plan.split, asked=run.recipe.samples)
+    finish(store, head, split_of=run.plan.split, asked=run.recipe.anatomies)
 
 
 def hashes(store: Store) -> dict[str, str]:
@@ -81,16 +81,18 @@ def test_resume_and_verify_over_the_wire(object_store, run, backend, tmp_path):
     there.replace("tables/wire-000002.parquet", b"cut short")  # made again
     found = StatusReader(there).read()
     assert (found.shards_done, found.shards_total) == (2, 3)
-    told: list[str] = []
-    ledger = read_ledger(run, there, environment(backend), lambda event: told.append(type(event).__name__))
+    reported: list[str] = []
+    ledger = read_ledger(
+        run, there, environment(backend), lambda event: reported.append(type(event).__name__)
+    )
     assert ledger.todo == (1, 2)
-    assert "ShardAdopted" in told
+    assert "ShardAdopted" in reported
     with object_store.failing(1, "PUT", "/shards/wire-000001.tar", "lost answer") as hit:
         make(run, backend, there)
     assert len(hit) == 1
     assert hashes(there) == hashes(here)
     assert verify(there).ok
-    assert StatusReader(there).read().films == StatusReader(here).read().films
+    assert StatusReader(there).read().images == StatusReader(here).read().images
 
 
 @pytest.fixture
@@ -110,11 +112,11 @@ def put(folder: Path, uri: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_no_secret_is_told_or_kept(object_store, tmp_path, ray_folder, film_folder):
+def test_no_secret_is_reported_or_kept(object_store, tmp_path, ray_folder, image_folder):
     """The command line with output, bundle and masks on S3; then everything it said, wrote and logged is searched."""
     root = f"s3://{BUCKET}/{tmp_path.name}"
     put(SHIPPED / "xreal-tiny", f"{root}/bundles/tiny")
-    put(film_folder() / "masks", f"{root}/masks")
+    put(image_folder() / "masks", f"{root}/masks")
     settings = {
         "bundle": f"{root}/bundles/tiny", "anatomy.source": f"{{masks: {{path: '{root}/masks'}}}}", "samples": "4",
         "compute.actors": "1",
@@ -130,9 +132,9 @@ def test_no_secret_is_told_or_kept(object_store, tmp_path, ray_folder, film_fold
         [sys.executable, "-m", "xreal_synth", "generate", str(SMOKE), "--output", out, *overrides],
         env=given, capture_output=True, text=True, timeout=RUN_S, check=False,
     )  # fmt: skip
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told
-    assert "fetched once per machine" in told
+    reported = done.stdout + done.stderr
+    assert done.returncode == 0, reported
+    assert "fetched once per machine" in reported
     store = RemoteStore(out)
     assert verify(store).ok
     found = StatusReader(store).read()
@@ -148,5 +150,5 @@ def test_no_secret_is_told_or_kept(object_store, tmp_path, ray_folder, film_fold
     logs = [path.read_bytes() for path in files if path.is_file()]
     assert any(b"Generator" in log for log in logs), "Ray's own logs are among what is searched"
     for secret in (SECRET, KEY_ID):
-        assert secret not in told
+        assert secret not in reported
         assert not [text for text in (*objects, *logs) if secret.encode() in text]

@@ -103,11 +103,11 @@ def test_a_service_that_stays_away_is_our_error(store, object_store):
 
     with (
         object_store.failing(99, "PUT", "records/b.json", "unavailable") as hit,
-        pytest.raises(StorageError, match="writing the record failed") as told,
+        pytest.raises(StorageError, match="writing the record failed") as reported,
     ):
         with_retries("writing the record", put, tries=2, wait_s=0)
     assert len(hit) >= 4
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(reported.value)
     assert not store.exists("records/b.json")
     assert put()
     with (
@@ -117,7 +117,7 @@ def test_a_service_that_stays_away_is_our_error(store, object_store):
         store.exists("dataset.json")
 
 
-def test_a_lost_answer_is_told_as_there_already(store, object_store):
+def test_a_lost_answer_is_reported_as_there_already(store, object_store):
     """The write happened, its answer did not arrive; the driver's second try finds its own object."""
     with object_store.failing(1, "PUT", "records/c.json", "lost answer") as hit:
         first = store.put_if_absent("records/c.json", b"mine")
@@ -154,26 +154,26 @@ def test_no_service_and_no_credentials_are_our_errors(change, monkeypatch, tmp_p
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
     try:
-        with pytest.raises(StorageError, match="wanted: a place that answers") as told:
+        with pytest.raises(StorageError, match="wanted: a place that answers") as reported:
             open_store(f"s3://{BUCKET}/x").read_bytes("dataset.json")
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
-    assert SECRET not in str(told.value)
-    assert KEY_ID not in str(told.value)
+    assert SECRET not in str(reported.value)
+    assert KEY_ID not in str(reported.value)
 
 
 @pytest.mark.parametrize("uri", [f"s3://{KEY_ID}:{SECRET}@{BUCKET}/x", f"memory://user:{SECRET}@host/x"])
 def test_credentials_in_a_place_are_refused(uri):
-    with pytest.raises(StorageError, match="credentials in a") as told:
+    with pytest.raises(StorageError, match="credentials in a") as reported:
         open_store(uri)
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(reported.value)
 
 
 def test_messages_are_scrubbed_of_the_environments_secrets():
     assert scrubbed(f"denied for {KEY_ID} with {SECRET}!") == "denied for *** with ***!"
 
 
-def test_a_missing_bucket_is_told(object_store: ObjectStore):
+def test_a_missing_bucket_is_reported(object_store: ObjectStore):
     place = open_store("s3://no-such-bucket/x")
     assert not place.exists("dataset.json")
     assert place.list("records") == []

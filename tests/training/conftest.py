@@ -1,4 +1,4 @@
-"""A small folder of made-up films, a tiny config of each network, and their runs."""
+"""A small folder of made-up images, a tiny config of each network, and their runs."""
 
 from __future__ import annotations
 
@@ -44,29 +44,36 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
 
 
 def make_pair(number: int, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """A film whose brightness follows its organ codes, with a little texture."""
+    """An image whose brightness follows its organ codes, with a little texture."""
     random = np.random.default_rng(number)
-    codes = np.zeros((side, side), np.uint8)
+    label_map = np.zeros((side, side), np.uint8)
     top = 4 + number % 3
-    codes[top:30, 22:34], codes[top:30, 6:18], codes[20:32, 16:26], codes[8:14, 19:23] = 1, 2, 3, 4
-    film = 150 - 25.0 * np.isin(codes, (1, 2)) + 40.0 * (codes > 2) + random.normal(0, 6, (side, side))
-    return film.clip(0, 255).astype(np.uint8), codes
+    label_map[top:30, 22:34], label_map[top:30, 6:18], label_map[20:32, 16:26], label_map[8:14, 19:23] = (
+        1,
+        2,
+        3,
+        4,
+    )
+    image = (
+        150 - 25.0 * np.isin(label_map, (1, 2)) + 40.0 * (label_map > 2) + random.normal(0, 6, (side, side))
+    )
+    return image.clip(0, 255).astype(np.uint8), label_map
 
 
-def write_folder(folder: Path, films: int = 8) -> list[dict[str, str]]:
-    """`manifest.csv` and its files; the last two films are the validation split."""
+def write_folder(folder: Path, images: int = 8) -> list[dict[str, str]]:
+    """`manifest.csv` and its files; the last two images are the validation split."""
     rows = []
-    for number in range(films):
-        film, codes = make_pair(number)
-        Image.fromarray(film).save(folder / f"film{number}.png")
-        Image.fromarray(codes).save(folder / f"mask{number}.png")
+    for number in range(images):
+        image, label_map = make_pair(number)
+        Image.fromarray(image).save(folder / f"image{number}.png")
+        Image.fromarray(label_map).save(folder / f"mask{number}.png")
         rows.append(
             {
-                "image": f"film{number}.png",
+                "image": f"image{number}.png",
                 "mask": f"mask{number}.png",
                 "labels": LABELS[number % len(LABELS)],
                 "patient_id": str(number),
-                "split": "val" if number >= films - 2 else "train",
+                "split": "val" if number >= images - 2 else "train",
             }
         )
     write_manifest(folder, rows)
@@ -98,7 +105,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("films")
+    folder = tmp_path_factory.mktemp("images")
     write_folder(folder)
     return folder
 

@@ -14,7 +14,7 @@ from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.label_tokens import FINDINGS
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.training.export import export_parts
-from xreal_synth.training.films import FilmBatch, FilmSet
+from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.settings.classifier import ClassifierSettings
 from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.tasks.classifier import (
@@ -29,16 +29,16 @@ SETTINGS = ClassifierSettings(kind="densenet", inner_size=32, blocks=(1, 1), wid
 SIDE = 32
 
 
-def batch_of(labels: torch.Tensor, known: torch.Tensor) -> FilmBatch:
-    film = torch.rand(len(labels), 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    return FilmBatch(film, torch.zeros(len(labels), SIDE, SIDE, dtype=torch.long), labels, known)
+def batch_of(labels: torch.Tensor, known: torch.Tensor) -> ImageBatch:
+    image = torch.rand(len(labels), 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    return ImageBatch(image, torch.zeros(len(labels), SIDE, SIDE, dtype=torch.long), labels, known)
 
 
 def task_for(labels: torch.Tensor) -> ClassifierTask:
     torch.manual_seed(0)
     empty = torch.zeros(len(labels), SIDE, SIDE, dtype=torch.uint8)
-    films = FilmSet(empty, empty, labels, torch.ones_like(labels), DataSettings(image_size=SIDE))
-    return ClassifierTask(SETTINGS, build_classifier(SETTINGS, FINDINGS), films)
+    images = TrainingImages(empty, empty, labels, torch.ones_like(labels), DataSettings(image_size=SIDE))
+    return ClassifierTask(SETTINGS, build_classifier(SETTINGS, FINDINGS), images)
 
 
 def test_positives_weigh_as_much_as_negatives_up_to_a_limit() -> None:
@@ -72,12 +72,12 @@ def test_the_loss_is_weighted_cross_entropy() -> None:
     task.module.eval()
     batch = batch_of(labels, torch.ones_like(labels))
     found = task.loss(batch, torch.Generator())["loss"]
-    chances = task.network(batch.film).sigmoid().double().detach()
+    chances = task.network(batch.image).sigmoid().double().detach()
     by_hand = 0.0
-    for film in range(3):
+    for image in range(3):
         for finding in range(5):
-            chance = float(chances[film, finding])
-            positive = bool(labels[film, finding])
+            chance = float(chances[image, finding])
+            positive = bool(labels[image, finding])
             by_hand += float(task.weights[finding]) * -math.log(chance) if positive else -math.log(1 - chance)
     assert float(found.detach()) == pytest.approx(by_hand / 15, rel=1e-5)
 
@@ -93,7 +93,7 @@ def test_areas_count_pairs_and_leave_out_unknown_labels() -> None:
     assert math.isnan(second)
 
 
-def test_scores_are_over_all_films_seen_and_only_once() -> None:
+def test_scores_are_over_all_images_seen_and_only_once() -> None:
     labels = torch.zeros(4, 6, dtype=torch.bool)
     labels[:2, 0] = True
     task = task_for(labels)
@@ -101,7 +101,8 @@ def test_scores_are_over_all_films_seen_and_only_once() -> None:
     for half in (slice(0, 2), slice(2, 4)):
         whole = batch_of(labels, torch.ones_like(labels))
         task.loss(
-            FilmBatch(whole.film[half], whole.codes[half], labels[half], whole.known[half]), torch.Generator()
+            ImageBatch(whole.image[half], whole.label_map[half], labels[half], whole.known[half]),
+            torch.Generator(),
         )
     seen = task.take_seen()
     found = task.scores([seen[:1], seen[1:]])
@@ -119,21 +120,21 @@ def test_scores_are_over_all_films_seen_and_only_once() -> None:
 )
 def test_features_are_pooled_and_exposure_does_not_matter(network: FindingClassifier, width: int) -> None:
     network.eval()
-    film = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0)) * 0.5
-    features = network.features(film)
+    image = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0)) * 0.5
+    features = network.features(image)
     assert features.shape == (2, width)
-    assert torch.equal(network(film), network.logits_of(features))
-    assert torch.allclose(network(film), network(film + 0.25), atol=1e-3)
+    assert torch.equal(network(image), network.logits_of(features))
+    assert torch.allclose(network(image), network(image + 0.25), atol=1e-3)
 
 
-def test_a_pyramid_segmenter_sees_and_gives_the_films_size(tmp_path: Path) -> None:
+def test_a_pyramid_segmenter_sees_and_gives_the_images_size(tmp_path: Path) -> None:
     network = PyramidSegmenter(inner_size=32, blocks=(1, 1), width=16)
-    film = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
-    assert network(film).shape == (2, 5, 40, 40)
-    assert network.segment(film).dtype == torch.uint8
+    image = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert network(image).shape == (2, 5, 40, 40)
+    assert network.segment(image).dtype == torch.uint8
     network.save_pretrained(tmp_path)
     again = PyramidSegmenter.from_pretrained(tmp_path, low_cpu_mem_usage=False)
-    assert torch.equal(network(film), again(film))
+    assert torch.equal(network(image), again(image))
 
 
 def test_bars_are_as_long_as_the_chance() -> None:

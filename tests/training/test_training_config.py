@@ -24,7 +24,7 @@ def test_shipped_configs_are_valid_and_survive_a_round_trip(path: Path) -> None:
 
 @pytest.mark.parametrize("network", ["segmenter", "classifier"])
 def test_a_judge_is_of_another_build_and_seed(network: str) -> None:
-    mini, judge = (load_config(network, SHIPPED / f"{name}-{network}.yaml") for name in ("mini", "judge"))
+    mini, judge = (load_config(network, SHIPPED / f"{name}-{network}.yaml") for name in ("mini", "evaluator"))
     assert isinstance(mini, SegmenterConfig | ClassifierConfig)
     assert isinstance(judge, SegmenterConfig | ClassifierConfig)
     assert mini.model.kind != judge.model.kind

@@ -14,8 +14,8 @@ from diffusers import UNet2DConditionModel
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.organ_controlnet import HINT, build_controlnet, hint_side, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.first_stage import load_first_stage
+from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.run import train
 from xreal_synth.training.settings.controlnet import ControlNetSettings
 from xreal_synth.training.settings.denoiser import DenoiserSettings
@@ -23,11 +23,11 @@ from xreal_synth.training.tasks.controlnet import ControlNetTask, read_denoiser
 from xreal_synth.training.tasks.denoiser import build_unet
 
 
-def batch(films: int = 2) -> FilmBatch:
+def batch(images: int = 2) -> ImageBatch:
     generator = torch.Generator().manual_seed(5)
-    codes = torch.randint(5, (films, 32, 32), generator=generator)
-    return FilmBatch(
-        torch.rand(films, 1, 32, 32, generator=generator), codes, *[torch.ones(films, 6) > 0] * 2
+    label_map = torch.randint(5, (images, 32, 32), generator=generator)
+    return ImageBatch(
+        torch.rand(images, 1, 32, 32, generator=generator), label_map, *[torch.ones(images, 6) > 0] * 2
     )
 
 
@@ -39,8 +39,8 @@ def task_of(runs: dict[str, Path], **changes: Any) -> ControlNetTask:
     return ControlNetTask(settings, load_first_stage(str(folder)), read_denoiser(settings.denoiser), 32)
 
 
-def loss_of(task: ControlNetTask, films: FilmBatch) -> dict[str, torch.Tensor]:
-    return task.loss(films, torch.Generator().manual_seed(1))
+def loss_of(task: ControlNetTask, images: ImageBatch) -> dict[str, torch.Tensor]:
+    return task.loss(images, torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -54,7 +54,7 @@ def test_an_untrained_controlnet_changes_no_bit(pooled: bool, bf16: bool) -> Non
     unet = build_unet(settings, latent_channels=8, latent_size=4)
     controlnet = build_controlnet(unet, (4, 8, 8, 8))
     z, t, tokens = torch.randn(2, 8, 4, 4), torch.tensor([3, 900]), torch.randn(2, 6, 8)
-    hint = organ_hint(batch().codes, hint_side(controlnet.config, 4))
+    hint = organ_hint(batch().label_map, hint_side(controlnet.config, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         down, middle = controlnet(z, t, tokens, hint, return_dict=False)
         steered = unet(
@@ -83,11 +83,11 @@ def test_the_papers_denoiser_gets_a_controlnet_of_the_papers_size() -> None:
 
 
 def test_the_hint_has_a_channel_for_each_organ() -> None:
-    codes = torch.tensor([[[0, 1], [3, 4]]], dtype=torch.uint8)
-    hint = organ_hint(codes, 2)
+    label_map = torch.tensor([[[0, 1], [3, 4]]], dtype=torch.uint8)
+    hint = organ_hint(label_map, 2)
     assert hint[0].flatten(1).tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-    assert torch.equal(organ_hint(codes, 4), hint.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert torch.equal(organ_hint(codes.repeat_interleave(2, 1).repeat_interleave(2, 2), 2), hint)
+    assert torch.equal(organ_hint(label_map, 4), hint.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert torch.equal(organ_hint(label_map.repeat_interleave(2, 1).repeat_interleave(2, 2), 2), hint)
 
 
 def test_only_the_controlnet_learns(runs: dict[str, Path]) -> None:
@@ -108,12 +108,12 @@ def test_a_trained_run_follows_its_mask_and_says_so(runs: dict[str, Path]) -> No
     assert (config["_class_name"], config["_hint"]) == ("ControlNetModel", HINT)
     assert config["conditioning_channels"] == 4
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = [
+    reported = [
         [r[name] for name in ("loss", "without_mask", "mirrored_mask")]
         for r in records
         if r["split"] == "val"
     ]
-    assert len(set(told[-1])) == 3
+    assert len(set(reported[-1])) == 3
 
 
 @pytest.mark.parametrize(("dropout", "same"), [(1.0, True), (0.0, False)])
@@ -122,9 +122,9 @@ def test_a_dropped_mask_is_an_empty_one(dropout: float, same: bool, runs: dict[s
     task = task_of(runs, mask_dropout=dropout)
     for p in task.controlnet.parameters():
         p += 0.05
-    films = batch()
-    empty = FilmBatch(films.film, torch.zeros_like(films.codes), films.labels, films.known)
-    assert torch.equal(loss_of(task, films)["loss"], loss_of(task, empty)["loss"]) == same
+    images = batch()
+    empty = ImageBatch(images.image, torch.zeros_like(images.label_map), images.labels, images.known)
+    assert torch.equal(loss_of(task, images)["loss"], loss_of(task, empty)["loss"]) == same
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import CONFIGS
 from xreal_synth.training.curves import read_metrics
-from xreal_synth.training.draws import Part, film_order, split
-from xreal_synth.training.films import load_films
+from xreal_synth.training.draws import BatchPart, image_order, split
+from xreal_synth.training.images import load_images
 from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.run import train
 from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
@@ -24,29 +24,29 @@ SAME_CURVE = 1e-4
 """Largest relative difference of a loss when only the order of sums differs (fp32; found: under 2e-5)."""
 
 NEAR_CURVE = {"segmenter": 5e-3, "classifier": 0.05}
-"""The same for the segmenter, whose soft Dice is one ratio over all films of a part (found: 7e-4), and for the
-classifier, whose batch norm sees the films of a part (found: .009)."""
+"""The same for the segmenter, whose soft Dice is one ratio over all images of a part (found: 7e-4), and for the
+classifier, whose batch norm sees the images of a part (found: .009)."""
 
 
-def test_every_film_is_seen_once_per_pass() -> None:
-    seen = torch.cat([film_order(films=5, batch=3, seed=1, step=step) for step in range(5)])
+def test_every_image_is_seen_once_per_pass() -> None:
+    seen = torch.cat([image_order(images=5, batch=3, seed=1, step=step) for step in range(5)])
     passes = seen.view(3, 5)
     assert passes.sort(dim=1).values.tolist() == [[0, 1, 2, 3, 4]] * 3
     assert len({tuple(order) for order in passes.tolist()}) > 1
 
 
-@given(films=st.integers(1, 70), parts=st.integers(1, 12))
-def test_a_batch_is_split_evenly_and_wholly(films: int, parts: int) -> None:
-    found = split(films, parts)
-    assert [n for part in found for n in range(films)[part.rows]] == list(range(films))
-    assert len(found) == min(films, parts)
+@given(images=st.integers(1, 70), parts=st.integers(1, 12))
+def test_a_batch_is_split_evenly_and_wholly(images: int, parts: int) -> None:
+    found = split(images, parts)
+    assert [n for part in found for n in range(images)[part.rows]] == list(range(images))
+    assert len(found) == min(images, parts)
     assert max(p.count for p in found) - min(p.count for p in found) <= 1
     assert sum(part.share for part in found) == pytest.approx(1)
 
 
-@given(films=st.integers(1, 20), parts=st.integers(1, 5), seed=st.integers(0, 2**31))
-def test_a_films_numbers_do_not_depend_on_the_split(films: int, parts: int, seed: int) -> None:
-    def drawn(part: Part) -> torch.Tensor:
+@given(images=st.integers(1, 20), parts=st.integers(1, 5), seed=st.integers(0, 2**31))
+def test_a_images_numbers_do_not_depend_on_the_split(images: int, parts: int, seed: int) -> None:
+    def drawn(part: BatchPart) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
         numbers = [
             part.uniform(2, generator=generator),
@@ -55,16 +55,16 @@ def test_a_films_numbers_do_not_depend_on_the_split(films: int, parts: int, seed
         ]
         return torch.stack([n.double() for n in numbers], dim=1)
 
-    assert torch.equal(torch.cat([drawn(part) for part in split(films, parts)]), drawn(split(films, 1)[0]))
+    assert torch.equal(torch.cat([drawn(part) for part in split(images, parts)]), drawn(split(images, 1)[0]))
 
 
-def test_a_films_warp_does_not_depend_on_the_split(data: Path) -> None:
+def test_a_images_warp_does_not_depend_on_the_split(data: Path) -> None:
     warp = WarpSettings(rotate_deg=8, elastic=0.05)
-    films = load_films(data, DataSettings(image_size=32, warp=warp))["train"]
+    images = load_images(data, DataSettings(image_size=32, warp=warp))["train"]
     index = torch.tensor([3, 0, 4, 1, 2])
 
-    def drawn(parts: Sequence[Part]) -> torch.Tensor:
-        return torch.cat([films.draw(index, torch.Generator().manual_seed(4), part).film for part in parts])
+    def drawn(parts: Sequence[BatchPart]) -> torch.Tensor:
+        return torch.cat([images.draw(index, torch.Generator().manual_seed(4), part).image for part in parts])
 
     assert torch.allclose(drawn(split(5, 3)), drawn(split(5, 1)), atol=1e-6)
 
@@ -88,7 +88,7 @@ def test_a_batch_in_parts_gives_the_curve_of_the_whole(
         assert found == pytest.approx(wanted, rel=close)
 
 
-def test_more_parts_than_films_are_refused(data: Path, config: Config, tmp_path: Path) -> None:
+def test_more_parts_than_images_are_refused(data: Path, config: Config, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"loop\.batch 2 for 1 worker\(s\) x 3 parts"):
         train("segmenter", config("segmenter"), data, tmp_path, ["loop.accumulate=3"], "cpu")
 

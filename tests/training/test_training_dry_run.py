@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from xreal_synth.cli.main import app
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import CONFIGS, load_config
-from xreal_synth.training.dry_run import DryRun, Linear, PartSize, count, dry_run, sizes
-from xreal_synth.training.films import load_films
+from xreal_synth.training.dry_run import CountedLinear, DryRun, PartSize, count, dry_run, sizes
+from xreal_synth.training.images import load_images
 from xreal_synth.training.run import build_task
 from xreal_synth.training.sketch import sketch_batch, sketch_task
 
@@ -56,9 +56,9 @@ def test_a_dry_run_counts_what_a_real_step_does(
     path = config(network, precision=precision, batch=3)
     settings = load_config(network, path, overrides[network])
     found = dry_run(settings, path)
-    films = load_films(data, settings.data)
+    images = load_images(data, settings.data)
     torch.manual_seed(0)
-    task = build_task(settings, films)
+    task = build_task(settings, images)
     task.step = settings.loop.steps
     flops, kept = count(task, sketch_batch(3, 32, len(settings.data.findings)), precision)
     assert sizes(task) == found.parts
@@ -68,26 +68,26 @@ def test_a_dry_run_counts_what_a_real_step_does(
 
 def test_memory_and_time_are_plain_sums() -> None:
     parts = (PartSize("a", 1000, 0), PartSize("b", 0, 500))
-    run = DryRun(parts, Linear(7, 100), Linear(50, 10), 20, 8, 2, 2, "fp32")
+    run = DryRun(parts, CountedLinear(7, 100), CountedLinear(50, 10), 20, 8, 2, 2, "fp32")
     memory = run.memory()
     assert (memory.weights, memory.gradients, memory.moments) == (6000, 4000, 8000)
     assert (memory.average, memory.average_swap, memory.buckets) == (4000, 4000, 4000)
-    assert run.films_at_once == 2
+    assert run.images_at_once == 2
     assert memory.activations == 50 + 2 * 10
     assert memory.total == 6000 + 8000 + 4000 + max(4000, 4000 + 4000 + 70)
     assert run.flops_per_step() == 8 * 100 + 4 * 7
     assert run.seconds(10.0) == pytest.approx(828 * 20 / (10 * 2))
 
 
-def test_the_command_needs_neither_films_nor_weights(tmp_path: Path, config: Config) -> None:
+def test_the_command_needs_neither_images_nor_weights(tmp_path: Path, config: Config) -> None:
     for network in ("autoencoder", "denoiser"):
         text = config(network).read_text(encoding="utf-8")
         (tmp_path / f"my-{network}.yaml").write_text(text, encoding="utf-8")
     asked = ["train", "denoiser", str(tmp_path / "my-denoiser.yaml"), "--dry-run"]
-    told = CliRunner().invoke(app, asked, env={"COLUMNS": "160"})
-    assert told.exit_code == 0, told.output
-    for words in ("unet", "AdamW moments", "NVIDIA H100", "this machine", "4 steps of 2 films"):
-        assert words in told.output, words
+    reported = CliRunner().invoke(app, asked, env={"COLUMNS": "160"})
+    assert reported.exit_code == 0, reported.output
+    for words in ("unet", "AdamW moments", "NVIDIA H100", "this machine", "4 steps of 2 images"):
+        assert words in reported.output, words
     found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).output)
     assert found["parameters"]["autoencoder"]["trained"] == 0
     assert found["seconds"]["this machine"] > 0
@@ -104,6 +104,6 @@ def test_a_first_stage_that_nobody_names_is_asked_for(tmp_path: Path, config: Co
 
 
 def test_training_without_a_folder_names_it(config: Config) -> None:
-    told = CliRunner().invoke(app, ["train", "segmenter", str(config("segmenter")), "--out", "x"])
-    assert isinstance(told.exception, TrainingError)
-    assert "no --data" in str(told.exception)
+    reported = CliRunner().invoke(app, ["train", "segmenter", str(config("segmenter")), "--out", "x"])
+    assert isinstance(reported.exception, TrainingError)
+    assert "no --data" in str(reported.exception)

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 
 from xreal_synth.errors import ConversionError, TrainingError
 from xreal_synth.models.load import load_bundle
-from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, load_first_stage
+from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.make_bundle import Runs, Words, make_bundle
 from xreal_synth.training.run import train
 from xreal_synth.training.settings.kl import KlControllerSettings
@@ -22,7 +22,7 @@ from xreal_synth.training.tasks.kl_autoencoder import build_kl
 from xreal_synth.training.tasks.kl_controller import KlControllerTask
 
 Config = Callable[..., Path]
-TINY = {"kind": "kl", "film_channels": 3, "channels": [8, 8, 16], "blocks": 1, "groups": 4}
+TINY = {"kind": "kl", "image_channels": 3, "channels": [8, 8, 16], "blocks": 1, "groups": 4}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def stage(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) 
     return {network: root / network for network in more}
 
 
-def batch(films: int = 2) -> FilmBatch:
+def batch(images: int = 2) -> ImageBatch:
     generator = torch.Generator().manual_seed(5)
-    codes = torch.randint(5, (films, 32, 32), generator=generator)
-    return FilmBatch(
-        torch.rand(films, 1, 32, 32, generator=generator), codes, *[torch.ones(films, 6) > 0] * 2
+    label_map = torch.randint(5, (images, 32, 32), generator=generator)
+    return ImageBatch(
+        torch.rand(images, 1, 32, 32, generator=generator), label_map, *[torch.ones(images, 6) > 0] * 2
     )
 
 
@@ -73,10 +73,10 @@ def test_a_first_stage_scales_its_latents_both_ways(stage: dict[str, Path]) -> N
     found = load_first_stage(str(stage["autoencoder"] / "network" / "vae"))
     assert isinstance(found, KlFirstStage)
     assert (found.latent_channels, found.factor) == (3, 4)
-    film = batch().film
+    image = batch().image
     with torch.no_grad():
-        own = found.network.encode(film.repeat(1, 3, 1, 1)).latent_dist.mean
-        z = found.encode(film).mean
+        own = found.network.encode(image.repeat(1, 3, 1, 1)).latent_dist.mean
+        z = found.encode(image).mean
         assert torch.allclose(z, own * 0.18215, atol=1e-6)
         back = found.network.decode(own).sample.mean(dim=1, keepdim=True)
         assert torch.allclose(found.decode(z), back, atol=1e-5)
@@ -92,37 +92,37 @@ def test_a_denoiser_learns_in_its_latents(stage: dict[str, Path]) -> None:
 
 def test_a_bundle_of_them_knows_its_sizes_and_runs(stage: dict[str, Path], tmp_path: Path) -> None:
     runs = Runs(stage["autoencoder"], stage["anatomy-controller"], stage["denoiser"])
-    info = make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up films"))
+    info = make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up images"))
     assert (info.channels, info.image_size, info.latent_shape) == (3, 32, (3, 8, 8))
     assert info.scale_factor == 0.18215
     bundle = load_bundle(info)
-    film = bundle.control(batch().codes.to(torch.uint8))
-    assert film.shape == (2, 3, 32, 32)
-    mean, _ = bundle.encode(film)
+    image = bundle.control(batch().label_map.to(torch.uint8))
+    assert image.shape == (2, 3, 32, 32)
+    mean, _ = bundle.encode(image)
     assert bundle.denoise(mean, torch.tensor([3, 900]), bundle.embed(["", "Edema"])).shape == (2, 3, 8, 8)
     with pytest.raises(ConversionError, match="already there"):
-        make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up films"))
+        make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up images"))
 
 
 @pytest.mark.parametrize(("share", "training", "masks"), [(1.0, True, 12), (0.0, True, 0), (0.0, False, 12)])
 def test_a_controller_is_shown_masks_by_share_and_always_in_evaluation(
     share: float, training: bool, masks: int
 ) -> None:
-    films = batch(12)
-    shown = inputs_of(share, films, training=training)
-    wanted = mask_of(films.codes) if masks else films.film
+    images = batch(12)
+    shown = inputs_of(share, images, training=training)
+    wanted = mask_of(images.label_map) if masks else images.image
     assert torch.equal(shown, wanted.repeat(1, 3, 1, 1))
 
 
 def test_half_of_a_batch_is_shown_as_masks() -> None:
-    films = batch(40)
-    shown = inputs_of(0.5, films, training=True)[:, :1]
-    masked = (shown == mask_of(films.codes)).flatten(1).all(dim=1)
-    assert torch.equal(shown[~masked], films.film[~masked])
+    images = batch(40)
+    shown = inputs_of(0.5, images, training=True)[:, :1]
+    masked = (shown == mask_of(images.label_map)).flatten(1).all(dim=1)
+    assert torch.equal(shown[~masked], images.image[~masked])
     assert 8 < int(masked.sum()) < 32
 
 
-def inputs_of(share: float, films: FilmBatch, *, training: bool) -> torch.Tensor:
+def inputs_of(share: float, images: ImageBatch, *, training: bool) -> torch.Tensor:
     """What the controller's encoder is given [B, c, H, W]."""
     settings = KlControllerSettings(**{**TINY, "mask_share": share})
     task = KlControllerTask(settings, build_kl(settings, 32))
@@ -130,7 +130,7 @@ def inputs_of(share: float, films: FilmBatch, *, training: bool) -> torch.Tensor
     given: list[torch.Tensor] = []
     task.network.encoder.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     with torch.no_grad():
-        task.loss(films, torch.Generator().manual_seed(1))
+        task.loss(images, torch.Generator().manual_seed(1))
     return given[0]
 
 

@@ -16,42 +16,42 @@ from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 
 
-def smooth_films(count: int, side: int = 32) -> torch.Tensor:
+def smooth_images(count: int, side: int = 32) -> torch.Tensor:
     coarse = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
 
 
 def test_a_full_patch_transform_loses_nothing() -> None:
     network = PatchAutoencoder(patch_size=4, latent_channels=16, refiner_width=8, refiner_blocks=1)
-    films = smooth_films(8) + 0.01 * torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    network.fit_patches(films)
-    z = network.encode(films).mean
+    images = smooth_images(8) + 0.01 * torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    network.fit_patches(images)
+    z = network.encode(images).mean
     assert z.shape == (8, 16, 8, 8)
     assert torch.allclose(network.basis @ network.basis.t(), torch.eye(16), atol=1e-4)
-    assert torch.allclose(network.decode_linear(z), films, atol=1e-4)
+    assert torch.allclose(network.decode_linear(z), images, atol=1e-4)
     assert z.std() == pytest.approx(1, abs=0.1)
 
 
 def test_grey_levels_survive_autocast() -> None:
     network = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
-    films = smooth_films(2)
-    network.fit_patches(films)
+    images = smooth_images(2)
+    network.fit_patches(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = network(films)
-    assert torch.allclose(cast, network(films), atol=0.1 / 255)
+        cast = network(images)
+    assert torch.allclose(cast, network(images), atol=0.1 / 255)
 
 
-def test_a_fresh_refiner_leaves_the_linear_film_alone() -> None:
+def test_a_fresh_refiner_leaves_the_linear_image_alone() -> None:
     network = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
-    z = network.encode(smooth_films(2)).mean
+    z = network.encode(smooth_images(2)).mean
     assert torch.equal(network.decode(z), network.decode_linear(z))
 
 
 def test_saved_networks_load_with_the_same_outputs(tmp_path: Path) -> None:
     networks = [
-        (PatchAutoencoder(refiner_width=8, refiner_blocks=1), smooth_films(2)),
+        (PatchAutoencoder(refiner_width=8, refiner_blocks=1), smooth_images(2)),
         (MaskController(refiner_width=8, refiner_blocks=1, width=8, blocks=1), torch.zeros(2, 3, 32, 32)),
-        (OrganSegmenter(inner_size=16, channels=(8, 8)), smooth_films(2)),
+        (OrganSegmenter(inner_size=16, channels=(8, 8)), smooth_images(2)),
     ]
     for network, given in networks:
         network.save_pretrained(tmp_path / type(network).__name__)
@@ -61,10 +61,10 @@ def test_saved_networks_load_with_the_same_outputs(tmp_path: Path) -> None:
 
 def test_a_controller_reads_one_or_three_channels_alike() -> None:
     network = MaskController(refiner_width=8, refiner_blocks=1, width=8, blocks=1)
-    codes = torch.randint(5, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0))
-    one = network(codes / 4)
+    label_map = torch.randint(5, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    one = network(label_map / 4)
     assert one.shape == (2, 1, 32, 32)
-    assert torch.equal(one, network((codes / 4).repeat(1, 3, 1, 1)))
+    assert torch.equal(one, network((label_map / 4).repeat(1, 3, 1, 1)))
     assert not torch.equal(one, network(torch.zeros(2, 1, 32, 32)))
 
 
@@ -129,13 +129,13 @@ def test_a_denoiser_goes_on_from_another_and_the_new_label_path_starts_silent(tm
         DenoiserTask(wide, first_stage, 32)
 
 
-def test_losses_are_least_for_the_same_film() -> None:
-    film = smooth_films(2, 64)
-    rough = film + 0.05 * torch.randn(film.shape, generator=torch.Generator().manual_seed(2))
+def test_losses_are_least_for_the_same_image() -> None:
+    image = smooth_images(2, 64)
+    rough = image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
     for loss in (gradient_loss, texture_loss):
-        assert float(loss(film, film)) == 0
-        assert float(loss(film, rough)) > 0
-    codes = torch.randint(5, (2, 16, 16), generator=torch.Generator().manual_seed(0))
-    right = torch.nn.functional.one_hot(codes, 5).movedim(-1, 1) * 20.0
-    assert float(soft_dice_loss(right, codes)) == pytest.approx(0, abs=1e-3)
-    assert float(soft_dice_loss(right.roll(1, dims=1), codes)) > 0.9
+        assert float(loss(image, image)) == 0
+        assert float(loss(image, rough)) > 0
+    label_map = torch.randint(5, (2, 16, 16), generator=torch.Generator().manual_seed(0))
+    right = torch.nn.functional.one_hot(label_map, 5).movedim(-1, 1) * 20.0
+    assert float(soft_dice_loss(right, label_map)) == pytest.approx(0, abs=1e-3)
+    assert float(soft_dice_loss(right.roll(1, dims=1), label_map)) > 0.9

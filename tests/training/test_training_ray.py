@@ -72,7 +72,7 @@ class Trouble:
 def test_one_and_two_workers_take_turns_on_one_curve(
     joined_ray: Any, overrides: dict[str, list[str]], data: Path, config: Config, tmp_path: Path
 ) -> None:
-    """80 steps of 5 films: alone; and in turns: alone, two workers of which one is killed (Ray Train starts them
+    """80 steps of 5 images: alone; and in turns: alone, two workers of which one is killed (Ray Train starts them
     again) and that are then told to stop, alone."""
     path = config(
         "denoiser", batch=5, steps=80, precision="fp32", schedule="constant", validate_every=20,
@@ -95,14 +95,14 @@ def test_one_and_two_workers_take_turns_on_one_curve(
     assert not list(turns.glob(".*"))
 
 
-def test_a_mistake_found_by_the_workers_is_told_once(data: Path, config: Config, tmp_path: Path) -> None:
+def test_a_mistake_found_by_the_workers_is_reported_once(data: Path, config: Config, tmp_path: Path) -> None:
     path = config("segmenter", steps=1)
     train("segmenter", path, data, tmp_path, [], "cpu", 1)
     with pytest.raises(TrainingError, match=r"loop\.lr: 0\.001, now 0\.5"):
         together("segmenter", path, data, tmp_path, ["loop.lr=0.5"])
 
 
-def test_more_workers_than_films_or_places_are_refused_at_once(
+def test_more_workers_than_images_or_places_are_refused_at_once(
     data: Path, config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match="batch 2 for 3 worker"):

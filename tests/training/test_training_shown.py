@@ -31,15 +31,15 @@ def shown(*, terminal: bool) -> str:
 def test_off_a_terminal_a_line_for_the_first_step_and_each_validation() -> None:
     lines = shown(terminal=False).splitlines()
     assert lines == [
-        "step 1/20, loss 0.5, 12.3 films/s, 1.5 min left",
-        "step 5/20, loss 0.5, validation 0.4 (best 0.39), 12.3 films/s, 1.5 min left",
-        "step 10/20, loss 0.5, validation 0.4 (best 0.39), 12.3 films/s, 1.5 min left",
+        "step 1/20, loss 0.5, 12.3 images/s, 1.5 min left",
+        "step 5/20, loss 0.5, validation 0.4 (best 0.39), 12.3 images/s, 1.5 min left",
+        "step 10/20, loss 0.5, validation 0.4 (best 0.39), 12.3 images/s, 1.5 min left",
     ]
 
 
 def test_on_a_terminal_the_bar_names_losses_and_pace() -> None:
     found = shown(terminal=True)
-    for part in ("denoiser", "10/20", "loss 0.5", "12.3 films/s", "1.5 min left"):
+    for part in ("denoiser", "10/20", "loss 0.5", "12.3 images/s", "1.5 min left"):
         assert part in found, part
 
 

@@ -14,7 +14,7 @@ from xreal_synth.training.study import (
     Phase,
     StudySettings,
     balanced_batch,
-    film_set,
+    image_set,
     scores_after,
 )
 from xreal_synth.training.tasks.classifier import build_classifier
@@ -24,12 +24,12 @@ CPU = torch.device("cpu")
 
 
 def marked(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Noise; every third film has a bright square."""
+    """Noise; every third image has a bright square."""
     rng = np.random.default_rng(seed)
-    films = rng.integers(60, 120, (count, 32, 32)).astype(np.uint8)
+    images = rng.integers(60, 120, (count, 32, 32)).astype(np.uint8)
     shown = np.arange(count) % 3 == 0
-    films[shown, 10:20, 10:20] += 100
-    return films, shown
+    images[shown, 10:20, 10:20] += 100
+    return images, shown
 
 
 def test_a_batch_has_as_many_of_each_and_goes_through_all_before_any_again() -> None:
@@ -38,16 +38,16 @@ def test_a_batch_has_as_many_of_each_and_goes_through_all_before_any_again() -> 
     for index in steps:
         assert sum(at < 3 for at in index) == 4
     common = Counter(at for index in steps for at in index if at >= 3)
-    assert set(common.values()) == {4}, "28 places for seven films: four each"
+    assert set(common.values()) == {4}, "28 places for seven images: four each"
     rare = Counter(at for index in steps[:3] for at in index if at < 3)
     assert set(rare.values()) == {4}
     assert steps != [balanced_batch(places, 8, 6, "phase 0", step).tolist() for step in range(7)]
 
 
 def test_it_learns_the_mark_and_the_same_seed_gives_the_same_bits() -> None:
-    films, shown = marked(24, 0)
-    test = film_set(*marked(30, 1), SETTINGS)
-    training = film_set(films, shown, SETTINGS)
+    images, shown = marked(24, 0)
+    test = image_set(*marked(30, 1), SETTINGS)
+    training = image_set(images, shown, SETTINGS)
     done: list[int] = []
     scores = scores_after([Phase((training,), 16)], test, SETTINGS, 1, CPU, lambda: done.append(1))
     assert len(done) == 16
@@ -60,9 +60,9 @@ def test_it_learns_the_mark_and_the_same_seed_gives_the_same_bits() -> None:
 
 def test_a_second_phase_goes_on_with_what_the_first_learnt() -> None:
     """What it learnt first, and unlearnt after: the second phase decides, on the first one's weights."""
-    films, shown = marked(24, 0)
-    test = film_set(*marked(30, 1), SETTINGS)
-    right, wrong = film_set(films, shown, SETTINGS), film_set(films, ~shown, SETTINGS)
+    images, shown = marked(24, 0)
+    test = image_set(*marked(30, 1), SETTINGS)
+    right, wrong = image_set(images, shown, SETTINGS), image_set(images, ~shown, SETTINGS)
     positive = test.labels[:, 0].numpy()
     scores = scores_after([Phase((right,), 16), Phase((wrong,), 16)], test, SETTINGS, 1, CPU)
     assert scores[positive].max() < scores[~positive].min()
@@ -81,7 +81,7 @@ def test_densenet121_is_torchvisions_with_one_grey_channel() -> None:
 
 
 def test_a_set_of_one_kind_is_our_own_mistake() -> None:
-    films, _ = marked(6, 0)
-    one = film_set(films, np.ones(6, bool), SETTINGS)
+    images, _ = marked(6, 0)
+    one = image_set(images, np.ones(6, bool), SETTINGS)
     with pytest.raises(AssertionError):
         scores_after([Phase((one,), 1)], one, SETTINGS, 0, CPU)

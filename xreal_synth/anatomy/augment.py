@@ -24,7 +24,7 @@ _Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Augment:
+class Augmentation:
     """How far a mask may be changed; each change is drawn uniformly within its range.
 
     rotate_deg: degrees either way. shift: share of the side, each axis either way. scale: e.g. 0.06 for
@@ -39,7 +39,7 @@ class Augment:
     heart_scale: tuple[float, float] = (1.0, 1.0)
 
 
-def augment(mask: Mask, rng: np.random.Generator, settings: Augment) -> Mask:
+def augment(mask: Mask, rng: np.random.Generator, settings: Augmentation) -> Mask:
     """A changed copy, uint8 [H, H] -> uint8 [H, H]; the result still has to be validated.
 
     The stream is read the same whatever the settings, so switching one off leaves the others' draws.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xreal_synth.anatomy.codes import decode_mask
-from xreal_synth.anatomy.film_files import FilmFiles
-from xreal_synth.anatomy.manifest import MANIFEST, BadFilm, fault_counts, read_manifest
+from xreal_synth.anatomy.image_files import ImageFiles
+from xreal_synth.anatomy.label_map import decode_mask
+from xreal_synth.anatomy.manifest import MANIFEST, BadImage, fault_counts, read_manifest
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, XrealError
@@ -33,19 +33,19 @@ def training_masks(data: str | Path, min_score: float) -> list[Mask]:
     Raises TrainingError for the manifest, AnatomyError for a mask.
     """
     store = open_store(str(data))
-    manifest, files = read_manifest(store, ("mask", "split"), ("train",)), FilmFiles(store)
+    manifest, files = read_manifest(store, ("mask", "split"), ("train",)), ImageFiles(store)
     if manifest.refused:
         raise AnatomyError(
             where=f"{store.uri}/{MANIFEST}",
             found=f"rows that cannot be used: {fault_counts(manifest.refused)}; {manifest.refused[0].reason}",
-            mend="correct them",
+            hint="correct them",
         )
     masks = []
     for row in manifest.rows:
         if row.mask_score is None or row.mask_score >= min_score:
             try:
                 mask = decode_mask(files.read(row.shard, row.mask), row.mask)
-            except BadFilm as bad:
+            except BadImage as bad:
                 raise AnatomyError(where=row.mask, found=bad.reason) from bad
             validate_mask(mask, row.mask)
             masks.append(mask)
@@ -74,7 +74,7 @@ def fit_bank(data: str | Path, out: Path, modes: int = 40, min_score: float = 0.
             where=str(data),
             found=f"{len(masks)} training masks with an aorta and a mask_score of at least {min_score}",
             wanted=f"at least {FEWEST}, better some hundreds: the bank cannot draw what no mask shows",
-            mend="add films, or lower --min-score",
+            hint="add images, or lower --min-score",
         )
     ShapeModel.fit(masks, min(modes, len(masks) - 1)).save(out)
     return ShapeModel.load(out)

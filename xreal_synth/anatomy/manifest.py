@@ -1,4 +1,4 @@
-"""Films named in a data folder's manifest.csv: rows, and which are refused and why.
+"""Images named in a data folder's manifest.csv: rows, and which are refused and why.
 
 A data folder is a path or any fsspec URI. Image and mask are files below it, or members of the tar named in
 the column `shard`. A label that is neither in `labels` nor in `unknown` (names joined by `|`) is negative.
@@ -18,7 +18,7 @@ from typing import Final
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.types import NormBox
-from xreal_synth.vocab import NO_FINDING, film_label
+from xreal_synth.vocab import NO_FINDING, image_label
 
 MANIFEST: Final = "manifest.csv"
 TRAINING_COLUMNS: Final = ("image", "mask", "labels", "patient_id", "split")
@@ -26,11 +26,11 @@ SEPARATE_SPLITS: Final = ("train", "val", "test")
 """No patient may be in two of these."""
 
 BESIDE_NO_FINDING: Final = frozenset({NO_FINDING, "Support Devices"})
-"""Labels that a film without finding may have."""
+"""Labels that an image without finding may have."""
 
 
-class Fault(StrEnum):
-    """Why a film is refused, for counting; the reason beside it says what was met."""
+class RowFault(StrEnum):
+    """Why an image is refused, for counting; the reason beside it says what was met."""
 
     INCOMPLETE = "incomplete row"
     DUPLICATE = "duplicate image"
@@ -41,9 +41,9 @@ class Fault(StrEnum):
     BAD_VALUE = "value that cannot be read"
     NO_LABELS = "no row in the label table"
     MISSING = "missing file"
-    UNREADABLE = "unreadable film"
-    SHAPE = "film of another size"
-    ONE_COLOUR = "one-colour film"
+    UNREADABLE = "unreadable image"
+    SHAPE = "image of another size"
+    ONE_COLOUR = "one-colour image"
     COLOURED = "coloured picture"
     MASK_UNREADABLE = "unreadable mask"
     MASK_SHAPE = "mask of another size"
@@ -54,19 +54,19 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class FilmBox:
-    """A box round a finding on a film: its manifest name, normalised half-open xyxy."""
+class ImageBox:
+    """A box round a finding on an image: its manifest name, normalised half-open xyxy."""
 
     name: str
     box: NormBox
 
 
 @dataclass(frozen=True, slots=True)
-class FilmRow:
-    """One film of the manifest; "", None or nothing where the manifest has no such column.
+class ImageRow:
+    """One image of the manifest; "", None or nothing where the manifest has no such column.
 
     `image` and `mask` are names below the data folder, or in the tar `shard`. `labels` are positive, `unknown`
-    neither positive nor negative, both by their names in vocab.FILM_LABELS.
+    neither positive nor negative, both by their names in vocab.IMAGE_LABELS.
     """
 
     image: str = ""
@@ -80,23 +80,23 @@ class FilmRow:
     age: str = ""
     sex: str = ""
     original_id: str = ""
-    boxes: tuple[FilmBox, ...] = ()
+    boxes: tuple[ImageBox, ...] = ()
     mask_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A film that is not used: which file, what kind of fault, and what was met."""
+    """An image that is not used: which file, what kind of fault, and what was met."""
 
     file: str
-    fault: Fault
+    fault: RowFault
     reason: str
 
 
-class BadFilm(Exception):  # noqa: N818
-    """Raised for a film that cannot be used, caught where films are collected; never reaches the user."""
+class BadImage(Exception):  # noqa: N818
+    """Raised for an image that cannot be used, caught where images are collected; never reaches the user."""
 
-    def __init__(self, fault: Fault, reason: str) -> None:
+    def __init__(self, fault: RowFault, reason: str) -> None:
         super().__init__(reason)
         self.fault = fault
         self.reason = reason
@@ -109,7 +109,7 @@ class BadFilm(Exception):  # noqa: N818
 class Manifest:
     """The rows asked for, in the manifest's order, and the rows refused."""
 
-    rows: tuple[FilmRow, ...]
+    rows: tuple[ImageRow, ...]
     refused: tuple[Refusal, ...]
 
 
@@ -127,10 +127,10 @@ def read_manifest(
         raise TrainingError(
             found=f"{where}: {'no rows' if not table else 'no column ' + ', '.join(missing)}",
             wanted=f"columns {', '.join(needed)}",
-            mend="add them",
+            hint="add them",
         )
     patients = _splits_of_patients(table)
-    rows: list[FilmRow] = []
+    rows: list[ImageRow] = []
     refused: list[Refusal] = []
     images: set[str] = set()
     for record in table:
@@ -139,33 +139,33 @@ def read_manifest(
         try:
             row = _row(data, record, needed, patients)
             if row.image and (name := f"{row.shard}:{row.image}") in images:
-                raise BadFilm(Fault.DUPLICATE, "this image stands in an earlier row")
+                raise BadImage(RowFault.DUPLICATE, "this image stands in an earlier row")
             images.add(name if row.image else "")
             rows.append(row)
-        except BadFilm as bad:
+        except BadImage as bad:
             refused.append(bad.refusal(record.get("image") or record.get("mask") or "(no image)"))
     return Manifest(tuple(rows), tuple(refused))
 
 
 def joined_labels(text: str) -> tuple[str, ...]:
-    """Label names joined by `|` -> their names in vocab.FILM_LABELS; raises BadFilm for any other name."""
+    """Label names joined by `|` -> their names in vocab.IMAGE_LABELS; raises BadImage for any other name."""
     given = [name.strip() for name in text.split("|") if name.strip()]
-    strange = [name for name in given if film_label(name) is None]
+    strange = [name for name in given if image_label(name) is None]
     if strange:
-        raise BadFilm(Fault.UNKNOWN_LABEL, f"unknown label {', '.join(map(repr, strange))}")
-    return tuple(dict.fromkeys(name for name in map(film_label, given) if name is not None))
+        raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {', '.join(map(repr, strange))}")
+    return tuple(dict.fromkeys(name for name in map(image_label, given) if name is not None))
 
 
 def check_labels(labels: Collection[str], unknown: Collection[str]) -> None:
-    """Raises BadFilm where a label is positive and unknown at once, or "No Finding" stands beside one."""
+    """Raises BadImage where a label is positive and unknown at once, or "No Finding" stands beside one."""
     if both := set(labels) & set(unknown):
-        raise BadFilm(Fault.CONTRADICTION, f"{', '.join(sorted(both))} both positive and unknown")
+        raise BadImage(RowFault.CONTRADICTION, f"{', '.join(sorted(both))} both positive and unknown")
     if NO_FINDING in labels and (others := set(labels) - BESIDE_NO_FINDING):
-        raise BadFilm(Fault.CONTRADICTION, f"{NO_FINDING} beside {', '.join(sorted(others))}")
+        raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside {', '.join(sorted(others))}")
 
 
 def fault_counts(refused: Iterable[Refusal]) -> str:
-    """`2 missing file, 1 one-colour film`, the most frequent first."""
+    """`2 missing file, 1 one-colour image`, the most frequent first."""
     counts = Counter(refusal.fault for refusal in refused)
     return ", ".join(f"{count} {fault}" for fault, count in counts.most_common())
 
@@ -179,7 +179,7 @@ def _table(data: Store, where: str) -> list[dict[str, str]]:
         raise TrainingError(
             found=f"{where}: {error.found if isinstance(error, StorageError) else error}",
             wanted="a UTF-8 text file" if not_utf8 else f"a {MANIFEST} in the data folder",
-            mend="save it as UTF-8" if not_utf8 else "give the folder that holds it",
+            hint="save it as UTF-8" if not_utf8 else "give the folder that holds it",
         ) from error
 
 
@@ -193,16 +193,16 @@ def _splits_of_patients(table: list[dict[str, str]]) -> dict[str, set[str]]:
 
 def _row(
     data: Store, record: dict[str, str], needed: Collection[str], patients: dict[str, set[str]]
-) -> FilmRow:
+) -> ImageRow:
     _check_cells(record, needed)
     patient, split = record.get("patient_id") or "", record.get("split") or ""
     if split in SEPARATE_SPLITS and len(patients.get(patient, ())) > 1:
-        raise BadFilm(
-            Fault.TWO_SPLITS, f"patient {patient} is in two splits: {', '.join(sorted(patients[patient]))}"
+        raise BadImage(
+            RowFault.TWO_SPLITS, f"patient {patient} is in two splits: {', '.join(sorted(patients[patient]))}"
         )
     labels, unknown = (joined_labels(record.get(name) or "") for name in ("labels", "unknown"))
     check_labels(labels, unknown)
-    return FilmRow(
+    return ImageRow(
         image=_file(data, record.get("image")),
         mask=_file(data, record.get("mask")),
         shard=_file(data, record.get("shard")),
@@ -221,12 +221,12 @@ def _row(
 
 def _check_cells(record: dict[str, str], needed: Collection[str]) -> None:
     if None in record:
-        raise BadFilm(Fault.INCOMPLETE, "more cells than columns")
+        raise BadImage(RowFault.INCOMPLETE, "more cells than columns")
     empty = [name for name in needed if not record[name]]
     if "labels" in empty and record.get("unknown"):
         empty.remove("labels")
     if empty:
-        raise BadFilm(Fault.INCOMPLETE, f"nothing in column {', '.join(empty)}")
+        raise BadImage(RowFault.INCOMPLETE, f"nothing in column {', '.join(empty)}")
 
 
 def _file(data: Store, text: str | None) -> str:
@@ -236,20 +236,20 @@ def _file(data: Store, text: str | None) -> str:
     try:
         return checked_key(text.removeprefix(f"{data.uri}/"))
     except StorageError as error:
-        raise BadFilm(Fault.UNSAFE_PATH, f"{text!r} does not lie in the data folder") from error
+        raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder") from error
 
 
-def _boxes(text: str | None) -> tuple[FilmBox, ...]:
+def _boxes(text: str | None) -> tuple[ImageBox, ...]:
     boxes = []
     try:
         for given, *numbers in json.loads(text or "[]"):
             x, y, w, h = map(float, numbers)
-            name = film_label(str(given))
+            name = image_label(str(given))
             if name is None:
-                raise BadFilm(Fault.UNKNOWN_LABEL, f"unknown label {given!r} in boxes_xywh_norm")
-            boxes.append(FilmBox(name, (x, y, x + w, y + h)))
+                raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {given!r} in boxes_xywh_norm")
+            boxes.append(ImageBox(name, (x, y, x + w, y + h)))
     except (ValueError, TypeError) as error:
-        raise BadFilm(Fault.BAD_VALUE, f"boxes_xywh_norm: {error}") from error
+        raise BadImage(RowFault.BAD_VALUE, f"boxes_xywh_norm: {error}") from error
     return tuple(boxes)
 
 
@@ -257,4 +257,4 @@ def _score(text: str | None) -> float | None:
     try:
         return float(text) if text else None
     except ValueError as error:
-        raise BadFilm(Fault.BAD_VALUE, f"mask_score is {text!r}") from error
+        raise BadImage(RowFault.BAD_VALUE, f"mask_score is {text!r}") from error

@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from xreal_synth.anatomy.codes import decode_mask
+from xreal_synth.anatomy.label_map import decode_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError
 from xreal_synth.types import Mask
@@ -40,7 +40,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A mask's name, as films tell it, and how to load it, validated, or its file's bytes as they lie; both raise
+    """A mask's name, as images tell it, and how to load it, validated, or its file's bytes as they lie; both raise
     AnatomyError. `version` is another where the file is another, or has changed."""
 
     id: str
@@ -54,13 +54,13 @@ def content_of(files: Sequence[MaskFile]) -> str:
 
     Every file is read, once per process as long as none changes. Raises AnatomyError.
     """
-    told = hashlib.sha256(repr([(file.id, file.version) for file in files]).encode()).hexdigest()
-    if told not in _CONTENTS:
+    reported = hashlib.sha256(repr([(file.id, file.version) for file in files]).encode()).hexdigest()
+    if reported not in _CONTENTS:
         with ThreadPoolExecutor(_READERS) as readers:
             hashes = readers.map(lambda file: hashlib.sha256(file.read()).hexdigest(), files)
             named = [[file.id, sha] for file, sha in zip(files, hashes, strict=True)]
-        _CONTENTS[told] = hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).hexdigest()
-    return _CONTENTS[told]
+        _CONTENTS[reported] = hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).hexdigest()
+    return _CONTENTS[reported]
 
 
 def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
@@ -81,7 +81,7 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
             where=str(path),
             found="a file" if path.exists() else "no such file" if is_tar(path) else "no such folder",
             wanted="a folder of organ masks (*.png), or a .tar, .tar.gz or .tgz of them",
-            mend="set anatomy.source.masks.path to it",
+            hint="set anatomy.source.masks.path to it",
         )  # fmt: skip
     if not found:
         raise AnatomyError(
@@ -116,7 +116,7 @@ def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -
             raise AnatomyError(
                 where=str(file),
                 found=f"the {what} has changed since it was opened",
-                mend="start the run again",
+                hint="start the run again",
             )
         with file.open("rb") as opened:
             opened.seek(offset)
@@ -206,19 +206,19 @@ def _masks(
             raise AnatomyError(
                 where=str(tar), found=f"member {info.name[:120]!r}: {problem}",
                 wanted=f"plain files with names below the tar's top, at most {MAX_MEMBERS:,}",
-                mend="make the tar anew from the masks' folder: tar cf masks.tar -C FOLDER .",
+                hint="make the tar anew from the masks' folder: tar cf masks.tar -C FOLDER .",
             )  # fmt: skip
         if most is not None and info.offset_data + info.size > most:
             raise AnatomyError(
                 where=str(tar), found=f"more than {most >> 20} MiB in a compressed tar",
-                mend="unpack it to a plain .tar, which is read in place",
+                hint="unpack it to a plain .tar, which is read in place",
             )  # fmt: skip
         name = str(PurePosixPath(info.name))
         if info.isdir() or not name.lower().endswith(suffix.lower()) or _hidden(name):
             continue
         if info.size > MAX_MASK or name in seen:
             found = "stands twice" if name in seen else f"{info.size} bytes, at most {MAX_MASK} are read"
-            raise AnatomyError(where=f"{tar}:{name}", found=found, mend="make the tar anew")
+            raise AnatomyError(where=f"{tar}:{name}", found=found, hint="make the tar anew")
         seen.add(name)
         yield name, info
 

@@ -18,15 +18,15 @@ HEART_REGION_SCALE = 1.2
 boxes are 1.30 times as wide and 1.13 times as high as the shared masks' mean heart."""
 
 FEATHER_SHARE = 1 / 32
-"""Width of a paste's feather over the film's side: 8 pixels at 256."""
+"""Width of a paste's feather over the image's side: 8 pixels at 256."""
 
 LUNGS_MARGIN = FEATHER_SHARE
-"""The lungs' region is both lungs with a margin of this share of the film's side: the paste fades within the
+"""The lungs' region is both lungs with a margin of this share of the image's side: the paste fades within the
 region, so without room around the lungs a rim of the healthy twin's air would be left at their border."""
 
 
-HEAL_MARGIN = FEATHER_SHARE
-"""A real film's own box is painted over with a margin of this share of the film's side, so that the paste has
+REMOVAL_MARGIN = FEATHER_SHARE
+"""A real image's own box is painted over with a margin of this share of the image's side, so that the paste has
 reached its full strength at the box's border."""
 
 
@@ -41,9 +41,9 @@ def snap_outward(box: tuple[float, float, float, float], factor: int, size: int)
     return left, top, right, bottom
 
 
-def healed_region(box: PixelBox, factor: int, size: int) -> PixelBox:
+def removed_region(box: PixelBox, factor: int, size: int) -> PixelBox:
     """The region in which a finding's box is painted over: with its margin, on the latent grid."""
-    margin = HEAL_MARGIN * size
+    margin = REMOVAL_MARGIN * size
     x0, y0, x1, y1 = box
     return snap_outward((x0 - margin, y0 - margin, x1 + margin, y1 + margin), factor, size)
 
@@ -83,10 +83,10 @@ def region_mask(finding: PlacedFinding, anatomy: Mask) -> npt.NDArray[np.bool_]:
 
 def pathology_mask(findings: Sequence[PlacedFinding], anatomy: Mask) -> Mask:
     """uint8 [H, W]: 0 none, i+1 = findings[i]; where two overlap the later wins."""
-    codes = np.zeros(anatomy.shape, dtype=np.uint8)
+    label_map = np.zeros(anatomy.shape, dtype=np.uint8)
     for i, finding in enumerate(findings):
-        codes[region_mask(finding, anatomy)] = i + 1
-    return codes
+        label_map[region_mask(finding, anatomy)] = i + 1
+    return label_map
 
 
 def feather(region: npt.NDArray[np.bool_], width_px: float) -> npt.NDArray[np.float32]:

@@ -165,7 +165,7 @@ def _read_about(path: Path) -> dict[str, float]:
             where=str(path),
             found=f"mask bank format {version}",
             wanted=f"format {FORMAT_VERSION}",
-            mend="install a version of xreal_synth that reads this bundle",
+            hint="install a version of xreal_synth that reads this bundle",
         )
     return dict(about)
 
@@ -175,7 +175,7 @@ def _broken(path: Path, detail: str) -> BundleError:
         where=str(path),
         found=f"the mask bank cannot be read ({detail})",
         wanted="shape_model.json and .safetensors as `python -m xreal_synth.anatomy.fit_bank` writes them",
-        mend="copy the bundle again",
+        hint="copy the bundle again",
     )
 
 

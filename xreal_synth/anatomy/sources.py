@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from xreal_synth.anatomy.augment import Augment, augment
-from xreal_synth.anatomy.codes import resize_mask
+from xreal_synth.anatomy.augment import Augmentation, augment
+from xreal_synth.anatomy.label_map import resize_mask
 from xreal_synth.anatomy.mask_files import content_of, is_tar, mask_files
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
@@ -46,9 +46,9 @@ class BankSource:
 
     source_name = "bank"
 
-    def __init__(self, folder: Path, settings: Augment | None = None) -> None:
+    def __init__(self, folder: Path, settings: Augmentation | None = None) -> None:
         self._model = ShapeModel.load(folder)
-        self._settings = settings or Augment()
+        self._settings = settings or Augmentation()
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
         def once() -> tuple[Mask, str]:
@@ -69,10 +69,14 @@ class FolderSource:
     source_name = "masks"
 
     def __init__(
-        self, path: Path, settings: Augment | None = None, suffix: str = ".png", content: str | None = None
+        self,
+        path: Path,
+        settings: Augmentation | None = None,
+        suffix: str = ".png",
+        content: str | None = None,
     ) -> None:
         self._files = mask_files(path, suffix)
-        self._settings = settings or Augment()
+        self._settings = settings or Augmentation()
         for file in self._files[:CHECK_AT_OPEN]:
             file.load()
         self.content = content_of(self._files)
@@ -80,7 +84,7 @@ class FolderSource:
             raise AnatomyError(
                 where=str(path), found=f"masks with the digest {self.content[:12]}",
                 wanted=f"{content[:12]}: the same masks with the same names as before",
-                mend="put them back as they were or, where a dataset is mended, say with --films where they are now",
+                hint="put them back as they were or, where a dataset is repaired, say with --images where they are now",
             )  # fmt: skip
 
     def __len__(self) -> int:
@@ -95,7 +99,7 @@ class FolderSource:
 
 
 def _draw_valid(
-    once: Callable[[], tuple[Mask, str]], rng: np.random.Generator, settings: Augment, what: str
+    once: Callable[[], tuple[Mask, str]], rng: np.random.Generator, settings: Augmentation, what: str
 ) -> tuple[Mask, str]:
     problem: AnatomyError | None = None
     for _ in range(MAX_DRAWS):
@@ -112,7 +116,7 @@ def _draw_valid(
         where="anatomy.augment",
         found=f"{what}, changed by augment, was no usable chest {MAX_DRAWS} times; the last: {problem.found}",
         wanted=problem.wanted,
-        mend="lower rotate_deg, shift, scale, elastic or heart_scale",
+        hint="lower rotate_deg, shift, scale, elastic or heart_scale",
     )
 
 
@@ -136,7 +140,7 @@ def mask_folder(place: str, suffix: str = ".png") -> Path:
         key = sha256_bytes(json.dumps([store.uri, sorted(times.items())]).encode())
         folder = kept("masks", key, lambda folder: fetch(store, dict.fromkeys(times), folder, _taken), 0)
     except StorageError as error:
-        raise AnatomyError(where=place, found=error.found, wanted=error.wanted, mend=error.mend) from error
+        raise AnatomyError(where=place, found=error.found, wanted=error.wanted, hint=error.hint) from error
     return folder / name
 
 

@@ -1,7 +1,7 @@
 """Is this array an organ mask the models were trained for? Every mask passes here before it is used.
 
 The ranges are those of the 890 shared masks with a certainty of at least 0.9, widened (their extremes
-stand beside each limit); they tell a mask of a frontal chest film from a mistake, not a healthy chest
+stand beside each limit); they tell a mask of a frontal chest X-ray from a mistake, not a healthy chest
 from a sick one.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from xreal_synth.anatomy.codes import CODES, LEGEND, NAMES
+from xreal_synth.anatomy.label_map import CODES, LEGEND, NAMES
 from xreal_synth.anatomy.measure import organ_areas
 from xreal_synth.errors import AnatomyError
 from xreal_synth.types import Mask, PixelBox
@@ -27,7 +27,7 @@ AREA_RANGES: dict[int, tuple[float, float]] = {
     HEART: (0.012, 0.24),  # met: 0.023 .. 0.164
     AORTA: (0.0005, 0.04),  # met: 0.002 .. 0.020, or none at all
 }
-"""Organ area over image area. The aorta alone may be missing: its knob is not seen on every film."""
+"""Organ area over image area. The aorta alone may be missing: its knob is not seen on every image."""
 
 LUNG_RATIO = (0.2, 4.0)  # left over right area, met: 0.29 .. 2.31
 LUNG_DISTANCE = 0.4  # of the chest's width between the lungs' centres, met: 0.50 ..
@@ -58,7 +58,7 @@ class _Shape:
 
 
 def validate_mask(mask: Mask, where: str) -> None:
-    """Passes an organ mask uint8 [H, H] of a frontal chest film; `where` names it in the error.
+    """Passes an organ mask uint8 [H, H] of a frontal chest X-ray; `where` names it in the error.
 
     Raises AnatomyError at the first thing wrong, from coarse to fine: array, codes, organs present,
     laterality, areas, pieces, the heart's and the aorta's place.
@@ -98,7 +98,7 @@ def _check_array(mask: Mask, where: str) -> None:
             where=where,
             found=f"a {mask.dtype} mask of {size}",
             wanted="a square mask of 8-bit codes, one number per pixel",
-            mend="pad or crop the film and its mask to a square",
+            hint="pad or crop the image and its mask to a square",
         )
     if mask.shape[0] < MIN_SIZE:
         raise AnatomyError(
@@ -112,7 +112,7 @@ def _check_array(mask: Mask, where: str) -> None:
             where=where,
             found=f"code {shown} in the mask ({int(counts[foreign].sum())} pixels)",
             wanted=LEGEND,
-            mend="map your organ numbers to these codes (drop other organs to 0) and save without smoothing",
+            hint="map your organ numbers to these codes (drop other organs to 0) and save without smoothing",
         )
 
 
@@ -133,14 +133,14 @@ def _shapes(mask: Mask) -> dict[int, _Shape]:
     return found
 
 
-def _check_present(codes: Container[int], where: str) -> None:
-    missing = [NAMES[code] for code in (LEFT_LUNG, RIGHT_LUNG, HEART) if code not in codes]
+def _check_present(label_map: Container[int], where: str) -> None:
+    missing = [NAMES[code] for code in (LEFT_LUNG, RIGHT_LUNG, HEART) if code not in label_map]
     if missing:
         raise AnatomyError(
             where=where,
             found=f"no {' and no '.join(missing)} in the mask",
             wanted="both lungs and the heart (the aorta may be missing)",
-            mend="complete the mask or take it out of the folder",
+            hint="complete the mask or take it out of the folder",
         )
 
 
@@ -150,7 +150,7 @@ def _check_sides(left: float, right: float, where: str) -> None:
             where=where,
             found=f"the lungs are swapped: code {LEFT_LUNG} (left lung) lies on the picture's left",
             wanted="the patient's left lung in the right half of the picture",
-            mend=f"swap codes {LEFT_LUNG} and {RIGHT_LUNG}, or mirror film and mask",
+            hint=f"swap codes {LEFT_LUNG} and {RIGHT_LUNG}, or mirror image and mask",
         )
 
 
@@ -215,5 +215,5 @@ def _in_range(value: float, limits: tuple[float, float], what: str, where: str) 
             where=where,
             found=f"{what} is {value:.3g}",
             wanted=f"{limits[0]:g} to {limits[1]:g}",
-            mend="look at the mask beside its film: draw it again or take it out of the folder",
+            hint="look at the mask beside its image: draw it again or take it out of the folder",
         )

@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
 
 
 group = typer.Typer(
-    help="Measures how fast this machine makes films, and what a run survives.", no_args_is_help=True
+    help="Measures how fast this machine makes images, and what a run survives.", no_args_is_help=True
 )
 
 
@@ -94,7 +94,7 @@ def sample(
     ] = None,
     micro_batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=1024, help="Films together; may be repeated.", show_default="1 8 32 64"),
+        typer.Option(min=1, max=1024, help="Images together; may be repeated.", show_default="1 8 32 64"),
     ] = None,
     compiled: Annotated[
         list[Compile] | None,
@@ -126,11 +126,11 @@ def sample(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Films per second in each mode and micro-batch, against the released code's way, in one run.
+    """Images per second in each mode and micro-batch, against the released code's way, in one run.
 
-    That way: one film at a time, two denoiser calls for guidance, the text encoder in the loop (plain-cached:
+    That way: one image at a time, two denoiser calls for guidance, the text encoder in the loop (plain-cached:
     not in it; plain-fused: one call too). An image is
-    a film with a finding; its healthy twin is made on the way. With few steps what is done once per film
+    an image with a finding; its healthy twin is made on the way. With few steps what is done once per image
     (encoding, decoding) weighs more than in a real run.
     """
     import torch
@@ -153,7 +153,7 @@ def sample(
     shape = _text_shape(text_encoder)
     bench = SampleBench(info, settings, torch.device(device), shape, clock.value)
     with Progress(console=notes) as progress:
-        task = progress.add_task("making films", total=bench.passes(wanted, repeats))
+        task = progress.add_task("making images", total=bench.passes(wanted, repeats))
         figures = bench.measure(wanted, repeats, peak=peak_tflops, on_pass=lambda row: progress.advance(task))
     words = "none" if shape is None else f"{shape.depth} layers, {shape.dim} wide, {shape.max_seq_len} tokens"
     about = {
@@ -177,13 +177,13 @@ def _refuse(device: str, how: list[Compile], clock: str, threads: int) -> None:
 
     if device == "cpu" and Compile.graphs in how:
         raise XrealError(
-            found="--compile graphs without a GPU", wanted="none or regional", mend="leave graphs out"
+            found="--compile graphs without a GPU", wanted="none or regional", hint="leave graphs out"
         )
     if clock == "cpu" and (device != "cpu" or threads != 1):
         raise XrealError(
             found=f"--clock cpu with {threads} thread(s) on {device}",
             wanted="one thread on a CPU: the process's time is the sum over its threads",
-            mend="use --clock wall",
+            hint="use --clock wall",
         )
 
 
@@ -219,7 +219,7 @@ def _footnotes(figures: SampleFigures) -> list[str]:
     )
     flops = ", ".join(f"{loop} {count / 1e9:.4g} GFLOP" for loop, count in figures.flops.items())
     return [
-        "A loop's name is followed by its micro-batch. An image is a film with a finding, its healthy twin "
+        "A loop's name is followed by its micro-batch. An image is an image with a finding, its healthy twin "
         "made on the way. x plain: images per second over the plain loop's in the same precision. Memory: "
         "the peak above the loaded networks.",
         f"Counted per image: {flops}. Peak: {peaks}.",

@@ -34,7 +34,7 @@ def chaos(
 ) -> None:
     """Does to a run what clusters do: kills actors, nodes and drivers, fills disks, cuts files, poisons shards.
 
-    On a real Ray of this machine with nodes of its own and phantom films, started and ended here. Every fault is
+    On a real Ray of this machine with nodes of its own and fake images, started and ended here. Every fault is
     real. After each the dataset must be whole, byte for byte that of an undisturbed run, and the exit code as
     documented. Exit code 3 if a row failed.
     """

@@ -36,7 +36,7 @@ def register(group: typer.Typer) -> None:
 
 def dataset(
     shards: Annotated[
-        int, typer.Option(min=1, max=10_000_000, help="Shards of one group of films of 8 x 8 pixels.")
+        int, typer.Option(min=1, max=10_000_000, help="Shards of one group of images of 8 x 8 pixels.")
     ] = 10_000,
     step: Annotated[
         list[str] | None,
@@ -63,7 +63,7 @@ def dataset(
 
     steps = chosen_steps(step or [])
     if keep and folder is None:
-        raise XrealError(found="--keep without --folder", wanted="a folder to keep", mend="give --folder")
+        raise XrealError(found="--keep without --folder", wanted="a folder to keep", hint="give --folder")
     place = _place(folder, shards)
     rows: list[StepRow] = []
     try:
@@ -86,8 +86,8 @@ def dataset(
     if out is not None:
         out.write_text(_markdown(rows, shards), encoding="utf-8")
     if as_json:
-        told = [{**asdict(row), "ms_per_shard": row.ms_per_shard} for row in rows]
-        print_json({"ok": ok, "machine": machine("cpu"), "rows": told})
+        reported = [{**asdict(row), "ms_per_shard": row.ms_per_shard} for row in rows]
+        print_json({"ok": ok, "machine": machine("cpu"), "rows": reported})
     else:
         _show(rows, shards)
     if not ok:
@@ -103,7 +103,7 @@ def _place(folder: Path | None, shards: int) -> Path:
         found = "files that this command did not write" if written is None else f"{written} shards"
         raise XrealError(
             where=str(folder), found=found, wanted=f"an empty or new folder, or one with up to {shards} shards",
-            mend="give another --folder",
+            hint="give another --folder",
         )  # fmt: skip
     place = Path(tempfile.mkdtemp(prefix="xreal-bench-")) if folder is None else folder
     place.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def _place(folder: Path | None, shards: int) -> Path:
     if free < (shards - written) * _SHARD_BYTES:
         raise XrealError(
             where=str(place), found=f"{bytes_text(free)} of room",
-            wanted=bytes_text((shards - written) * _SHARD_BYTES), mend="give another --folder or fewer --shards",
+            wanted=bytes_text((shards - written) * _SHARD_BYTES), hint="give another --folder or fewer --shards",
         )  # fmt: skip
     return place
 

@@ -52,10 +52,10 @@ def driver(
     with notes.status("starting Ray") as status, own_bed():
         for count in actors or [8, 64, 512]:
 
-            def told(done: int, total: int, count: int = count) -> None:
+            def reported(done: int, total: int, count: int = count) -> None:
                 status.update(f"{count} actors: shard {done} of {total}")
 
-            rows.append(measure_played(count, shard_seconds, rounds, hosts, told))
+            rows.append(measure_played(count, shard_seconds, rounds, hosts, reported))
     if out is not None:
         out.write_text(_markdown(rows), encoding="utf-8")
     if as_json:

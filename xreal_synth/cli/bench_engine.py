@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from xreal_synth.engine.speed.ways import Task, WayFigures
 
 MISSED = 3
-COLUMNS = ("way", "films/s", "x bare", "CPU ms/film", "x bare (CPU)", "not in the model", "gate", "waiting")
-START = ("until the first film", "seconds")
-TOLD = {"bare": "bare loop", "worker": "worker, no Ray", "engine": "engine on Ray"}
+COLUMNS = ("way", "images/s", "x bare", "CPU ms/image", "x bare (CPU)", "not in the model", "gate", "waiting")
+START = ("until the first image", "seconds")
+REPORTED = {"bare": "bare loop", "worker": "worker, no Ray", "engine": "engine on Ray"}
 
 
 def register(group: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def engine(
     precision: PrecisionOption = Precision.auto,
     sleep: Annotated[
         float | None,
-        typer.Option(min=0, max=60, help="Instead of the bundle a model that sleeps so long over a film."),
+        typer.Option(min=0, max=60, help="Instead of the bundle a model that sleeps so long over an image."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, max=100, help="Passes of each; the fastest counts.")] = 2,
     starts: Annotated[
@@ -63,7 +63,7 @@ def engine(
 
     The same groups are made in three ways, in turn: by the sampler alone, planned beforehand; by the engine's
     worker, which plans, encodes and publishes; by the whole engine on a Ray of this machine. Then what the first
-    film waits for. `not in the model` is the share of wall time in neither the sampler nor the gate. CPU seconds
+    image waits for. `not in the model` is the share of wall time in neither the sampler nor the gate. CPU seconds
     count every thread: where all cores are busy, theirs is the ratio that holds.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # before numpy loads, as Ray has it in an actor of one CPU
@@ -83,16 +83,16 @@ def engine(
         bench = WaysBench(task, _model(task, sleep), shape, actors)
         done = [0]
 
-        def told(what: str) -> None:
+        def reported(what: str) -> None:
             done[0] += 1
             status.update(f"{done[0]} of {repeats * len(WAYS) + starts} passes, the last {what}")
 
         status.update(f"{repeats * len(WAYS)} passes of {groups * shards} groups")
-        rows = figures(bench.measure(repeats, on_pass=lambda way: told(TOLD[way])))
-        start = _start(task, bench.backend.micro_batch, sleep, starts, told)
+        rows = figures(bench.measure(repeats, on_pass=lambda way: reported(REPORTED[way])))
+        start = _start(task, bench.backend.micro_batch, sleep, starts, reported)
     networks = f"{run.bundle.name}, {bench.backend.precision}"
     about = {
-        "model": networks if sleep is None else f"a sleep of {sleep:g} s a film",
+        "model": networks if sleep is None else f"a sleep of {sleep:g} s an image",
         "machine": f"{machine(shape.device)}, {_load()}",
         "groups": f"{groups * shards} in {shards} shards, {bench.backend.micro_batch} together, gate {quality}",
         "passes": f"{repeats} of each way in turn, the fastest counts",
@@ -104,7 +104,7 @@ def engine(
         print_json(
             {
                 **about, "ok": not missed, "rows": [asdict(row) for row in rows],
-                "start_up": None if start is None else {**start.named(), "first film": start.first_film},
+                "start_up": None if start is None else {**start.named(), "first image": start.first_image},
             }
         )  # fmt: skip
     else:
@@ -120,14 +120,14 @@ def _model(task: Task, sleep: float | None) -> Any:
     return Networks() if sleep is None else sleeping(task.run(), sleep)
 
 
-def _start(task: Task, micro_batch: int, sleep: float | None, starts: int, told: Any) -> StartUp | None:
+def _start(task: Task, micro_batch: int, sleep: float | None, starts: int, reported: Any) -> StartUp | None:
     from xreal_synth.engine.speed.start_up import measure_start
 
     measured = []
     for _ in range(starts):
         measured.append(measure_start(task.text(1, micro_batch), sleep))
-        told("start")
-    return min(measured, key=lambda one: one.first_film, default=None)
+        reported("start")
+    return min(measured, key=lambda one: one.first_image, default=None)
 
 
 def _gpus() -> int:
@@ -146,17 +146,17 @@ def _load() -> str:
 
 def _cells(row: WayFigures) -> list[str]:
     speed = [
-        f"{row.films_per_s:.3g}",
+        f"{row.images_per_s:.3g}",
         f"{row.wall:.3f}",
-        f"{1000 * row.cpu_s_per_film:.1f}",
+        f"{1000 * row.cpu_s_per_image:.1f}",
         f"{row.cpu:.3f}",
     ]
     shares = [f"{share:.1%}" for share in (row.outside, row.gate, row.waiting)]
-    return [TOLD[row.way], *speed, *(shares if row.way != "bare" else ["", "", ""])]
+    return [REPORTED[row.way], *speed, *(shares if row.way != "bare" else ["", "", ""])]
 
 
 def _start_cells(start: StartUp) -> list[list[str]]:
-    parts = {**start.named(), "first film": start.first_film}
+    parts = {**start.named(), "first image": start.first_image}
     return [[part, f"{seconds:.1f}"] for part, seconds in parts.items()]
 
 

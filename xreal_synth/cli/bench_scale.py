@@ -47,7 +47,7 @@ def scale(
     counts = sorted(set(actors or [1, 2, 4]))
     if len(counts) < 2:
         raise XrealError(
-            found=f"--actors {counts[0]} alone", wanted="two numbers or more", mend="add --actors 1"
+            found=f"--actors {counts[0]} alone", wanted="two numbers or more", hint="add --actors 1"
         )
     with notes.status(f"running {', '.join(map(str, counts))} actors"), own_bed() as bed:
         rows = measure_scale(

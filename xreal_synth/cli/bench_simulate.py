@@ -77,7 +77,7 @@ def simulate(
     """Runs the driver against thousands of simulated actors that fail: what it costs, and what is lost.
 
     Driver, schedule, account, progress note and log are those of a real run; actors, nodes and storage are events in
-    virtual time, without Ray and without films. Each row runs in a process of its own. Exit code 3 if a shard was
+    virtual time, without Ray and without images. Each row runs in a process of its own. Exit code 3 if a shard was
     lost or made twice.
     """
     from xreal_synth.engine.simulate.world import World
@@ -95,11 +95,11 @@ def simulate(
     if out is not None:
         out.write_text(_markdown(rows, times), encoding="utf-8")
     if as_json:
-        told = [
+        reported = [
             {**asdict(row), "driver_us": row.driver_us, "core": row.core, "shards_per_s": row.shards_per_s}
             for row in rows
         ]
-        print_json({"ok": ok, "machine": machine("cpu"), "shard_times": _words(times), "rows": told})
+        print_json({"ok": ok, "machine": machine("cpu"), "shard_times": _words(times), "rows": reported})
     else:
         _show(rows, times)
     if not ok:

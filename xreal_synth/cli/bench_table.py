@@ -16,10 +16,10 @@ from xreal_synth.errors import XrealError
 def _writable(out: Path | None) -> Path | None:
     """Asked before anything is measured."""
     if out is not None and not out.absolute().parent.is_dir():
-        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", mend="make it")
+        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", hint="make it")
     if out is not None and out.is_dir():
         raise XrealError(
-            found=f"{out} is a folder", wanted="a file that can be written", mend="name a file in it"
+            found=f"{out} is a folder", wanted="a file that can be written", hint="name a file in it"
         )
     return out
 

@@ -75,7 +75,7 @@ def random(
     ] = RandomConfig.tiny,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
 ) -> None:
-    """Builds a bundle of seeded random weights, for tests of memory and speed: its films are noise."""
+    """Builds a bundle of seeded random weights, for tests of memory and speed: its images are noise."""
     from xreal_synth.errors import BundleError
 
     if out.exists():

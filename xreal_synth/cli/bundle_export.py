@@ -12,8 +12,8 @@ from xreal_synth.cli.options import bytes_text, console, examples
 
 EPILOG = examples(
     "xreal-synth bundle export my-bundle --autoencoder runs/autoencoder --controller runs/controller "
-    "--denoiser runs/denoiser --segmenter runs/segmenter --data films/ --licence CC-BY-4.0 "
-    "--training-data '640 frontal films of our hospital'",
+    "--denoiser runs/denoiser --segmenter runs/segmenter --data images/ --licence CC-BY-4.0 "
+    "--training-data '640 frontal images of our hospital'",
     "xreal-synth bundle export with-controlnet --base my-bundle --controlnet runs/controlnet",
 )
 
@@ -36,7 +36,7 @@ def export(
     classifier: Run = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Films on whose training masks the mask bank is fitted.", show_default="no bank"),
+        typer.Option(help="Images on whose training masks the mask bank is fitted.", show_default="no bank"),
     ] = None,
     base: Annotated[
         str | None,
@@ -63,7 +63,7 @@ def export(
     )  # fmt: skip
     words = Words(name or out.absolute().name, licence, training_data, use)
     with console.status(f"making {words.name}"):
-        info = make_bundle(out, runs, words, base=base, bank_films=data)
+        info = make_bundle(out, runs, words, base=base, bank_images=data)
     console.print(
         f"{out}: {info.name}, {', '.join(info.parts)}, {bytes_text(info.bytes)}, "
         f"content hash {info.content_hash}",

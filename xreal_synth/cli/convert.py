@@ -111,7 +111,7 @@ def xreal(
     training_data: TrainingData = None,
     ignore: Ignore = None,
 ) -> None:
-    """XReal's released checkpoints (256 px, films in [0, 1]) into a bundle."""
+    """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
     from xreal_synth.models.convert import architectures, published
 
     files = (backbone, ae, controller)
@@ -160,15 +160,15 @@ def cheff(
     training_data: TrainingData = None,
     ignore: Ignore = None,
 ) -> None:
-    """Cheff's released checkpoints (256 px, films in [-1, 1]) into a bundle without an Anatomy Controller."""
+    """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
     from xreal_synth.models.convert import architectures, published
 
     sources = [source for source in (t2i, uncond, bundle) if source is not None]
     if len(sources) != 1 or (bundle is not None and upscaler is None):
         raise ConversionError(
             found="--bundle without --upscaler" if bundle else f"{len(sources)} of --t2i, --uncond, --bundle",
-            wanted="one of --t2i (films with findings), --uncond (films without), or --bundle with --upscaler",
-            mend="name the model's file, or a bundle to add the upscaler to",
+            wanted="one of --t2i (images with findings), --uncond (images without), or --bundle with --upscaler",
+            hint="name the model's file, or a bundle to add the upscaler to",
         )
     more = tuple(ignore or ())
     if bundle is not None:
@@ -207,7 +207,7 @@ def diffusers(
     ] = Model.other,
     prompts: Prompts = None,
     image_size: Annotated[
-        int | None, typer.Option(min=8, help="Films' side, pixels.", show_default="the denoiser's")
+        int | None, typer.Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
     ] = None,
     variant: Annotated[
         str | None, typer.Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
@@ -305,7 +305,7 @@ def _latent(
 
     if config is not None:
         architecture = read_architecture(config, architecture)
-    told: list[str] = []
+    reported: list[str] = []
     extras: tuple[Callable[[Path], None], ...] = ()
     if upscaler is not None:
         check_size(str(out), architecture.image_size)
@@ -323,9 +323,9 @@ def _latent(
             stored=stored,
             extras=extras,
             report=report,
-            note=told.append,
+            note=reported.append,
         )
-    for text in told:
+    for text in reported:
         notes.print(text, markup=False, soft_wrap=True)
     show(info)
 
@@ -356,7 +356,7 @@ def refuse_unused(options: Sequence[str], beside: str) -> None:
         raise ConversionError(
             found=f"{', '.join(options)} with {beside}",
             wanted=f"{beside} without: the bundle's networks stay as they are",
-            mend=f"leave {', '.join(options)} out",
+            hint=f"leave {', '.join(options)} out",
         )
 
 
@@ -382,7 +382,7 @@ def show(info: BundleInfo) -> None:
     )
     if "anatomy_controller" not in info.parts:
         console.print(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's films",
+            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images",
             markup=False,
             soft_wrap=True,
         )

@@ -20,8 +20,8 @@ def show(found: DryRun, measured: float) -> None:
     console.print(_memory(found))
     step = found.flops_per_step()
     console.print(
-        f"\n{found.steps:,} steps of {found.batch} films = {found.steps * found.batch:,} films; "
-        f"{step / 1e12:.3g} TFLOP a step forward and backward, {step / found.batch / 1e12:.3g} a film "
+        f"\n{found.steps:,} steps of {found.batch} images = {found.steps * found.batch:,} images; "
+        f"{step / 1e12:.3g} TFLOP a step forward and backward, {step / found.batch / 1e12:.3g} an image "
         "(counted by torch.utils.flop_counter)"
     )
     table = Table(
@@ -33,7 +33,7 @@ def show(found: DryRun, measured: float) -> None:
     why = f"{measured / 1e12:.3g} TFLOP/s {found.precision}, measured now in a convolution"
     table.add_row(_times("this machine", found.workers), why, *_spans(found, measured))
     console.print(table)
-    console.print("Not in these times: reading films, validation, pictures, waiting for other workers.")
+    console.print("Not in these times: reading images, validation, pictures, waiting for other workers.")
 
 
 def as_json(found: DryRun, measured: float) -> dict[str, object]:
@@ -45,7 +45,7 @@ def as_json(found: DryRun, measured: float) -> dict[str, object]:
     return {
         "parameters": {part.name: {"trained": part.trained, "frozen": part.frozen} for part in found.parts},
         "memory_bytes": {name: size for name, size, _ in _memory_rows(found)} | {"total": memory.total},
-        "films_at_once": found.films_at_once,
+        "images_at_once": found.images_at_once,
         "workers": found.workers,
         "steps": found.steps,
         "flops_per_step": found.flops_per_step(),
@@ -68,7 +68,7 @@ def _sizes(found: DryRun) -> Table:
 
 def _memory(found: DryRun) -> Table:
     workers = "the worker" if found.workers == 1 else f"each of {found.workers} workers"
-    title = f"Memory of {workers}, {found.films_at_once} film(s) at once"
+    title = f"Memory of {workers}, {found.images_at_once} image(s) at once"
     table = Table("what", "bytes", "counted as", title=title, title_justify="left")
     table.columns[1].justify = "right"
     for name, size, rule in _memory_rows(found):

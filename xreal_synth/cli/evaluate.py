@@ -32,7 +32,7 @@ from xreal_synth.cli.evaluate_common import (
     SplitOption,
     ThreadsOption,
     bars,
-    film_folder,
+    image_folder,
     machine,
 )
 from xreal_synth.cli.options import JsonOption, console, examples, print_json
@@ -70,8 +70,8 @@ def register(app: typer.Typer) -> None:
     evaluate_readers.register(group)
     group.command(
         epilog=examples(
-            "xreal-synth evaluate anatomy --data films/ -n 64",
-            "xreal-synth evaluate anatomy --data films/ -n 16 --mode reference --steps 50 --sheet sheet.png",
+            "xreal-synth evaluate anatomy --data images/ -n 64",
+            "xreal-synth evaluate anatomy --data images/ -n 16 --mode reference --steps 50 --sheet sheet.png",
         )
     )(anatomy)
     app.add_typer(group, name="evaluate")
@@ -83,8 +83,8 @@ group = typer.Typer(
     cls=group_with_default(evaluate_dataset.NAME),
     subcommand_metavar="DATASET | COMMAND [ARGS]...",
     epilog=examples(
-        "xreal-synth evaluate out/quickstart --real films/manifest.csv",
-        "xreal-synth evaluate compare out/xreal out/controlnet --real films/manifest.csv",
+        "xreal-synth evaluate out/quickstart --real images/manifest.csv",
+        "xreal-synth evaluate compare out/xreal out/controlnet --real images/manifest.csv",
     ),
     no_args_is_help=True,
 )
@@ -98,11 +98,11 @@ def _group() -> None:
 def anatomy(
     data: DataOption,
     bundle: BundleOption = "xreal-mini",
-    count: Annotated[int, typer.Option("-n", min=2, help="Films.")] = 64,
+    count: Annotated[int, typer.Option("-n", min=2, help="Images.")] = 64,
     split: SplitOption = "val",
     seed: SeedOption = 0,
     mode: Annotated[Mode | None, typer.Option(show_default="bundle's")] = None,
-    control: Annotated[Control, typer.Option(help="What makes a film follow its mask.")] = Control.xreal,
+    control: Annotated[Control, typer.Option(help="What makes an image follow its mask.")] = Control.xreal,
     steps: Annotated[int | None, typer.Option(min=1, max=999, show_default="bundle's")] = None,
     hold: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, show_default="bundle's")] = None,
@@ -122,22 +122,24 @@ def anatomy(
     precision: PrecisionOption = Precision.auto,
     micro_batch: MicroBatchOption = 4,
     threads: ThreadsOption = 1,
-    films: Annotated[
+    images: Annotated[
         Path | None,
-        typer.Option(help="Keeps the made films; run again to go on.", show_default="a temporary folder"),
+        typer.Option(
+            help="Keeps the generated images; run again to go on.", show_default="a temporary folder"
+        ),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also draws real films beside made ones.", show_default="no")
+        Path | None, typer.Option(help="Also draws real images beside made ones.", show_default="no")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Films made from real films' masks: Dice per organ, MS-SSIM to the real film, seconds per stage."""
+    """Images made from real images' masks: Dice per organ, MS-SSIM to the real image, seconds per stage."""
     import torch
 
     from xreal_synth.evaluation.anatomy import measure_anatomy, own_segmenter
     from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.request import Request, prepare
-    from xreal_synth.evaluation.run import films_for
+    from xreal_synth.evaluation.run import images_for
 
     torch.set_num_threads(threads)
     given = {
@@ -149,9 +151,9 @@ def anatomy(
     request = Request(bundle, data, split, count, seed, given, precision.value, micro_batch, most_findings=1)
     prepared = prepare(request)
     segmenter = own_segmenter(prepared.info, torch.device(prepared.device))
-    with film_folder(films) as folder:
+    with image_folder(images) as folder:
         with bars() as report:
-            made = films_for(prepared, folder, report)
+            made = images_for(prepared, folder, report)
         figures = measure_anatomy(segmenter, prepared.cases, prepared.reader, made)
         if sheet is not None:
             from xreal_synth.evaluation.sheet import side_by_side
@@ -180,18 +182,18 @@ def _show(name: str, settings: SamplingSettings, where: str, figures: AnatomyFig
     console.print(f"{name}: {json.dumps(asdict(settings))}", markup=False)
     console.print(f"{where}; mean [95% bootstrap interval]", markup=False)
     table = Table(
-        "figure", f"healthy twin ({figures.films})", f"with finding ({figures.variants})", "real film"
+        "figure", f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image"
     )
     for organ in figures.dice:
         table.add_row(
             f"Dice {organ}",
             *(f"{part[organ]}" for part in (figures.dice, figures.dice_variant, figures.dice_real)),
         )
-    table.add_row("MS-SSIM to the real film", f"{figures.ms_ssim}", f"{figures.ms_ssim_variant}", "1")
+    table.add_row("MS-SSIM to the real image", f"{figures.ms_ssim}", f"{figures.ms_ssim_variant}", "1")
     table.add_row("high frequencies, made / real", f"{figures.sharpness}", "", "1")
     table.add_row("change inside the region, grey levels", "", f"{figures.change_inside}", "")
     table.add_row("change outside the region, grey levels", "", f"{figures.change_outside}", "")
     console.print(table)
     for clock, spent in (("seconds", figures.seconds), ("core seconds", figures.core_seconds)):
         if spent:
-            console.print(f"{clock} per film: " + ", ".join(f"{k} {v:.3f}" for k, v in spent.items()))
+            console.print(f"{clock} per image: " + ", ".join(f"{k} {v:.3f}" for k, v in spent.items()))

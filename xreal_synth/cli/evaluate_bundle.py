@@ -14,7 +14,7 @@ from rich.table import Table
 from xreal_synth.cli.evaluate_common import (
     BundleOption,
     DataOption,
-    JudgesOption,
+    EvaluatorsOption,
     MicroBatchOption,
     Precision,
     PrecisionOption,
@@ -24,7 +24,7 @@ from xreal_synth.cli.evaluate_common import (
     ThreadsOption,
     TrainSplitOption,
     bars,
-    film_folder,
+    image_folder,
     machine,
     sampling_from,
 )
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 def register(group: typer.Typer) -> None:
     group.command(
         epilog=examples(
-            "xreal-synth evaluate bundle --data films/ --films runs/goals --sheet mini-vs-real.png",
-            "xreal-synth evaluate bundle --data films/ -n 16 --set mode=reference --set steps=50 --json",
+            "xreal-synth evaluate bundle --data images/ --images runs/goals --sheet mini-vs-real.png",
+            "xreal-synth evaluate bundle --data images/ -n 16 --set mode=reference --set steps=50 --json",
         )
     )(bundle)
 
@@ -48,50 +48,50 @@ def bundle(
     data: DataOption,
     bundle: BundleOption = "xreal-mini",
     count: Annotated[
-        int | None, typer.Option("-n", min=3, help="Films.", show_default="all of the split")
+        int | None, typer.Option("-n", min=3, help="Images.", show_default="all of the split")
     ] = None,
     split: SplitOption = "val",
     train_split: TrainSplitOption = "train",
     seed: SeedOption = 0,
     overrides: SamplingSetOption = None,
-    films: Annotated[
+    images: Annotated[
         Path | None,
         typer.Option(
-            help="Keeps the made films; run again to go on, or to measure without sampling.",
+            help="Keeps the generated images; run again to go on, or to measure without sampling.",
             show_default="a temporary folder",
         ),
     ] = None,
-    judges: JudgesOption = None,
+    evaluators: EvaluatorsOption = None,
     precision: PrecisionOption = Precision.auto,
     micro_batch: MicroBatchOption = 4,
     threads: ThreadsOption = 1,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draws 16 made films beside 16 real ones.", show_default="no")
+        Path | None, typer.Option(help="Draws 16 generated images beside 16 real ones.", show_default="no")
     ] = None,
     spectrum: Annotated[
-        Path | None, typer.Option(help="Draws power over real films by frequency.", show_default="no")
+        Path | None, typer.Option(help="Draws power over real images by frequency.", show_default="no")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every real film of a split made again from its mask and findings, and judged: the table of goals."""
+    """Every real image of a split made again from its mask and findings, and judged: the table of goals."""
     import torch
 
+    from xreal_synth.evaluation.evaluators import load_evaluators
     from xreal_synth.evaluation.goals import table_of_goals
-    from xreal_synth.evaluation.judging import load_judges
     from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.request import Request, prepare
-    from xreal_synth.evaluation.run import figures_for, films_for, real_films
+    from xreal_synth.evaluation.run import figures_for, images_for, real_images
 
     torch.set_num_threads(threads)
     request = Request(
         bundle, data, split, count, seed, sampling_from(overrides), precision.value, micro_batch
     )
     prepared = prepare(request)
-    judging = load_judges(judges, prepared.device)
-    with film_folder(films) as folder, bars() as report:
-        made = films_for(prepared, folder, report)
-        real = real_films(prepared, judging, train_split, report)
-        figures = figures_for(prepared, judging, real, made, report)
+    loaded = load_evaluators(evaluators, prepared.device)
+    with image_folder(images) as folder, bars() as report:
+        made = images_for(prepared, folder, report)
+        real = real_images(prepared, loaded, train_split, report)
+        figures = figures_for(prepared, loaded, real, made, report)
         if sheet is not None:
             from xreal_synth.evaluation.sheet import made_beside_real
 
@@ -101,7 +101,7 @@ def bundle(
             from xreal_synth.evaluation.spectrum import draw_spectra
 
             draw_spectra(
-                {prepared.info.name: figures.rings, "training films": figures.rings_training}, spectrum
+                {prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum
             )
     goals = table_of_goals(figures, prepared.settings)
     where = (
@@ -112,7 +112,7 @@ def bundle(
         print_json(null_for_nan(
             {
                 "bundle": prepared.info.name, "bundle_hash": prepared.info.content_hash,
-                "judges": judging.sha256, "machine": where, "sampling": settings,
+                "evaluators": loaded.sha256, "machine": where, "sampling": settings,
                 "goals": [asdict(goal) for goal in goals], **asdict(figures),
             }
         ))  # fmt: skip
@@ -125,24 +125,24 @@ def bundle(
 def _show(figures: BundleFigures, goals: Sequence[Goal]) -> None:
     from xreal_synth.evaluation.goals import NOTES
 
-    table = Table("figure", "goal", f"reached ({figures.films} films)", "beside", "met")
+    table = Table("figure", "goal", f"reached ({figures.images} images)", "beside", "met")
     for goal in goals:
         met = {True: "yes", False: "no", None: ""}[goal.met]
         table.add_row(goal.figure, goal.goal, goal.reached, goal.beside, met)
     console.print(table)
     for note in NOTES:
         console.print(note, markup=False)
-    for name, rings in (("made", figures.rings), ("training films", figures.rings_training)):
+    for name, rings in (("made", figures.rings), ("training images", figures.rings_training)):
         words = " ".join(f"{ratio:.2f}" for ratio in rings)
-        console.print(f"power over real films by eighths of the frequencies, {name}: {words}")
+        console.print(f"power over real images by eighths of the frequencies, {name}: {words}")
     for clock, spent in (("seconds", figures.seconds), ("core seconds", figures.core_seconds)):
         if spent:
             stages = ", ".join(f"{stage} {taken:.3f}" for stage, taken in spent.items())
-            console.print(f"{clock} a film (stage B: a finding): {stages}")
+            console.print(f"{clock} an image (stage B: a finding): {stages}")
     for metric, copies in figures.copies.items():
-        for film, training in copies.flagged:
-            console.print(f"like a training film, by {metric}: made for {film}, nearest {training}")
+        for image, training in copies.flagged:
+            console.print(f"like a training image, by {metric}: made for {image}, nearest {training}")
     if figures.unplaced or figures.faulty:
         console.print(
-            f"{figures.unplaced} findings found no place on their mask; {figures.faulty} films could not be used"
+            f"{figures.unplaced} findings found no place on their mask; {figures.faulty} images could not be used"
         )

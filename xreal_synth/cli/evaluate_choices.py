@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from xreal_synth.cli.evaluate_common import (
     BundleOption,
     DataOption,
-    JudgesOption,
+    EvaluatorsOption,
     MicroBatchOption,
     Precision,
     PrecisionOption,
@@ -30,9 +30,9 @@ from xreal_synth.cli.options import JsonOption, console, examples, print_json
 def register(group: typer.Typer) -> None:
     group.command(
         epilog=examples(
-            "xreal-synth evaluate choices --data films/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
+            "xreal-synth evaluate choices --data images/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
             "--out runs/choices",
-            "xreal-synth evaluate choices --data films/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
+            "xreal-synth evaluate choices --data images/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
             "--cross --out runs/bundles",
         )
     )(choices)
@@ -52,7 +52,7 @@ def choices(
         Path, typer.Option(help="A folder a cell, and the table; run again to go on.", show_default=False)
     ],
     bundle: BundleOption = "xreal-mini",
-    count: Annotated[int, typer.Option("-n", min=3, help="Films a cell.")] = 16,
+    count: Annotated[int, typer.Option("-n", min=3, help="Images a cell.")] = 16,
     split: SplitOption = "val",
     train_split: TrainSplitOption = "train",
     seed: SeedOption = 0,
@@ -60,7 +60,7 @@ def choices(
     cross: Annotated[
         bool, typer.Option("--cross", help="Every combination, not one setting at a time.")
     ] = False,
-    judges: JudgesOption = None,
+    evaluators: EvaluatorsOption = None,
     precision: PrecisionOption = Precision.auto,
     micro_batch: MicroBatchOption = 4,
     threads: ThreadsOption = 1,
@@ -77,7 +77,7 @@ def choices(
         table_rows,
         write_table,
     )
-    from xreal_synth.evaluation.judging import load_judges
+    from xreal_synth.evaluation.evaluators import load_evaluators
     from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.request import Request
 
@@ -85,10 +85,10 @@ def choices(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = Request(bundle, data, split, count, seed, sampling_from(overrides), precision.value, micro_batch)
     cells = cells_of(base, grid_from(grid), cross=cross)
-    judging = load_judges(judges, device)
+    loaded = load_evaluators(evaluators, device)
     rows = []
     with bars() as report:
-        for row in evaluate_choices(cells, judging, train_split, out, report):
+        for row in evaluate_choices(cells, loaded, train_split, out, report):
             rows.append(row)
             write_table(rows, out)
     if as_json:

@@ -27,14 +27,14 @@ class Precision(StrEnum):
 
 
 DataOption = Annotated[
-    str, typer.Option(help="Folder or URI with manifest.csv, films and masks.", show_default=False)
+    str, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)
 ]
 BundleOption = Annotated[str, typer.Option(help="A shipped name or a folder.")]
-SplitOption = Annotated[str, typer.Option(help="The manifest's split to take masks and films from.")]
+SplitOption = Annotated[str, typer.Option(help="The manifest's split to take masks and images from.")]
 TrainSplitOption = Annotated[
     str, typer.Option(help="The split the bundle was trained on: for real beside real, and for copies.")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Which films, boxes and noise.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Which images, boxes and noise.")]
 SamplingSetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,12 +44,12 @@ SamplingSetOption = Annotated[
         show_default="the bundle's",
     ),
 ]
-JudgesOption = Annotated[
+EvaluatorsOption = Annotated[
     Path | None,
-    typer.Option(help="A folder of judging networks of your own.", show_default="the shipped ones"),
+    typer.Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones"),
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the denoiser.")]
-MicroBatchOption = Annotated[int, typer.Option(min=1, help="Films sampled at once.")]
+MicroBatchOption = Annotated[int, typer.Option(min=1, help="Images sampled at once.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
@@ -104,12 +104,12 @@ def bars() -> Iterator[Report]:
 
 
 @contextmanager
-def film_folder(given: Path | None) -> Iterator[Path]:
+def image_folder(given: Path | None) -> Iterator[Path]:
     """The folder that was given, or a temporary one."""
     if given is not None:
         yield given
         return
-    with TemporaryDirectory(prefix="xreal-synth-films-") as folder:
+    with TemporaryDirectory(prefix="xreal-synth-images-") as folder:
         yield Path(folder)
 
 
@@ -128,5 +128,5 @@ def machine(device: str) -> str:
     return f"{names[0] if names else 'CPU'} ({features})"
 
 
-def _option(name: str, found: str, wanted: str, mend: str) -> RecipeError:
-    return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, mend=mend)])
+def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
+    return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, hint=hint)])

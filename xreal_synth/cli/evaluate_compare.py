@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import JudgesOption, ThreadsOption, bars
+from xreal_synth.cli.evaluate_common import EvaluatorsOption, ThreadsOption, bars
 from xreal_synth.cli.evaluate_measure import (
     MOST,
     BesideOption,
@@ -18,7 +18,7 @@ from xreal_synth.cli.evaluate_measure import (
     open_bench,
     open_datasets,
 )
-from xreal_synth.cli.made_films import RealOption
+from xreal_synth.cli.generated_images import RealOption
 from xreal_synth.cli.options import JsonOption, console, examples, print_json
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def register(group: typer.Typer) -> None:
     group.command(
         epilog=examples(
-            "xreal-synth evaluate compare out/xreal out/controlnet out/none --real films/ --out runs/compare",
-            "xreal-synth evaluate compare out/mini out/my-bundle --real films/ --split val --json",
+            "xreal-synth evaluate compare out/xreal out/controlnet out/none --real images/ --out runs/compare",
+            "xreal-synth evaluate compare out/mini out/my-bundle --real images/ --split val --json",
         )
     )(compare)
 
@@ -43,7 +43,7 @@ def compare(
     split: RealSplitOption = "val",
     beside: BesideOption = None,
     count: MostOption = MOST,
-    judges: JudgesOption = None,
+    evaluators: EvaluatorsOption = None,
     inception: InceptionOption = None,
     threads: ThreadsOption = 1,
     out: Annotated[
@@ -54,7 +54,7 @@ def compare(
 ) -> None:
     """Datasets side by side, as in the paper's Table I: other controls, other bundles, with and without a gate.
 
-    A dataset that was evaluated beside the same films by the same networks is not measured again.
+    A dataset that was evaluated beside the same images by the same networks is not measured again.
     """
     from xreal_synth.evaluation import compare as table
     from xreal_synth.evaluation.dataset_record import record_bytes, stored, write
@@ -62,7 +62,7 @@ def compare(
     from xreal_synth.storage import LocalStore
 
     chosen = open_datasets(datasets, count)
-    bench = open_bench(real, split, beside, judges, inception, threads)
+    bench = open_bench(real, split, beside, evaluators, inception, threads)
     for one in chosen:
         bench.check(one)
     records = []
@@ -94,6 +94,6 @@ def compare(
 
 
 def _of(report: Report, uri: str) -> Report:
-    """The bar of a dataset carries its folder's name; the real films' is shared."""
+    """The bar of a dataset carries its folder's name; the real images' is shared."""
     name = uri.rpartition("/")[2]
     return lambda what, done, total: report(f"{name}: {what}" if "dataset" in what else what, done, total)

@@ -1,4 +1,4 @@
-"""`xreal-synth evaluate DATASET`: a finished dataset measured beside real films."""
+"""`xreal-synth evaluate DATASET`: a finished dataset measured beside real images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import JudgesOption, ThreadsOption, bars
+from xreal_synth.cli.evaluate_common import EvaluatorsOption, ThreadsOption, bars
 from xreal_synth.cli.evaluate_measure import (
     MOST,
     BesideOption,
@@ -19,7 +19,7 @@ from xreal_synth.cli.evaluate_measure import (
     open_bench,
     open_datasets,
 )
-from xreal_synth.cli.made_films import MadeArgument, RealOption
+from xreal_synth.cli.generated_images import GeneratedArgument, RealOption
 from xreal_synth.cli.options import console, examples
 
 NAME = "dataset"
@@ -29,20 +29,20 @@ def register(group: typer.Typer) -> None:
     group.command(
         NAME,
         epilog=examples(
-            "xreal-synth evaluate out/quickstart --real films/manifest.csv",
-            "xreal-synth evaluate out/quickstart --real films/ --inception pt_inception-2015-12-05-6726825d.pth "
+            "xreal-synth evaluate out/quickstart --real images/manifest.csv",
+            "xreal-synth evaluate out/quickstart --real images/ --inception pt_inception-2015-12-05-6726825d.pth "
             "--json figures.json",
         ),
     )(dataset)
 
 
 def dataset(
-    dataset: MadeArgument,
+    dataset: GeneratedArgument,
     real: RealOption,
     split: RealSplitOption = "val",
     beside: BesideOption = None,
     count: MostOption = MOST,
-    judges: JudgesOption = None,
+    evaluators: EvaluatorsOption = None,
     inception: InceptionOption = None,
     threads: ThreadsOption = 1,
     json_file: Annotated[
@@ -52,7 +52,7 @@ def dataset(
         ),
     ] = None,
 ) -> None:
-    """A finished dataset's films beside real ones: the paper's figures and more, in all and by finding.
+    """A finished dataset's images beside real ones: the paper's figures and more, in all and by finding.
 
     Writes evaluation.json and evaluation.md into the dataset. Never tune on these figures.
     """
@@ -60,7 +60,7 @@ def dataset(
     from xreal_synth.storage import LocalStore
 
     (chosen,) = open_datasets([dataset], count)
-    bench = open_bench(real, split, beside, judges, inception, threads)
+    bench = open_bench(real, split, beside, evaluators, inception, threads)
     bench.check(chosen)
     with bars() as report:
         record = bench.measure(chosen, count, report)
@@ -84,7 +84,7 @@ def show(record: Mapping[str, Any]) -> None:
 
     for line in summary(record):
         console.print(line, markup=False)
-    for key, title in (("rows", "all films"), ("rows_unflagged", "without flagged films")):
+    for key, title in (("rows", "all images"), ("rows_unflagged", "without flagged images")):
         rows = record[key]
         if not rows:
             continue

@@ -1,4 +1,4 @@
-"""`xreal-synth evaluate leak`: can edited films be told from unedited ones?"""
+"""`xreal-synth evaluate leak`: can edited images be told from unedited ones?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import bars
-from xreal_synth.cli.made_films import MadeArgument, made_films, made_source
+from xreal_synth.cli.generated_images import GeneratedArgument, generated_images, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def register(group: typer.Typer) -> None:
 
 
 def leak(
-    dataset: MadeArgument,
+    dataset: GeneratedArgument,
     count: Annotated[int, typer.Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds and the bootstrap.")] = 0,
     as_json: JsonOption = False,
@@ -42,11 +42,11 @@ def leak(
     from xreal_synth.shards.names import LEAK
 
     with made_source(dataset) as source, bars() as report:
-        figures = measure((film.sample for film in made_films(source, report)), count, seed)
-        told = _fields(figures, source.head.digest)
-        source.store.replace(LEAK, (json.dumps(told, indent=1) + "\n").encode())
+        figures = measure((image.sample for image in generated_images(source, report)), count, seed)
+        reported = _fields(figures, source.head.digest)
+        source.store.replace(LEAK, (json.dumps(reported, indent=1) + "\n").encode())
     if as_json:
-        print_json(told)
+        print_json(reported)
         return
     console.print(_table(figures))
     notes.print(f"{dataset}: {LEAK}", markup=False, soft_wrap=True)
@@ -55,7 +55,7 @@ def leak(
 def _fields(figures: LeakFigures, digest: str) -> dict[str, Any]:
     auc = figures.auc
     return {
-        "auc": auc.mean, "low": auc.low, "high": auc.high, "n": auc.n, "groups": figures.groups,
+        "auc": auc.value, "low": auc.ci_low, "high": auc.ci_high, "n": auc.n, "groups": figures.groups,
         "features": dict(sorted(figures.alone.items(), key=lambda item: -item[1])), "digest": digest,
     }  # fmt: skip
 
@@ -64,7 +64,7 @@ def _table(figures: LeakFigures) -> Table:
     auc = figures.auc
     table = Table("figure", "area under the ROC curve", title_justify="left")
     table.title = f"{figures.groups} shams and their twins"
-    table.add_row("probe", f"{auc.mean:.3f} [{auc.low:.3f}, {auc.high:.3f}]", end_section=True)
+    table.add_row("probe", f"{auc.value:.3f} [{auc.ci_low:.3f}, {auc.ci_high:.3f}]", end_section=True)
     for name, value in sorted(figures.alone.items(), key=lambda item: -item[1])[:_SHOWN]:
         table.add_row(f"{name}, alone", f"{value:.3f}")
     return table

@@ -1,4 +1,4 @@
-"""`xreal-synth evaluate privacy`: are films of a dataset copies of training films?"""
+"""`xreal-synth evaluate privacy`: are images of a dataset copies of training images?"""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import typer
 from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import (
-    JudgesOption,
+    EvaluatorsOption,
     ThreadsOption,
     bars,
     machine,
 )
-from xreal_synth.cli.made_films import (
-    MadeArgument,
+from xreal_synth.cli.generated_images import (
+    GeneratedArgument,
     check_synthetic,
-    films_named,
-    made_films,
+    generated_images,
+    images_named,
     made_source,
     open_real,
 )
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
-    from xreal_synth.anatomy.manifest import FilmRow
+    from xreal_synth.anatomy.manifest import ImageRow
     from xreal_synth.evaluation.cases import CaseReader
-    from xreal_synth.evaluation.judging import Judges
-    from xreal_synth.evaluation.privacy import Audit, Pair, Seen
+    from xreal_synth.evaluation.evaluators import Evaluators
+    from xreal_synth.evaluation.privacy import Audit, CopyPair, MeasuredSet
     from xreal_synth.evaluation.run import Report
     from xreal_synth.export.source import Source
-    from xreal_synth.types import Film
+    from xreal_synth.types import GreyImage
 
 PRIVACY = "privacy.json"
 SHOWN = 12
@@ -43,37 +43,37 @@ SHOWN = 12
 def register(group: typer.Typer) -> None:
     group.command(
         epilog=examples(
-            "xreal-synth evaluate privacy out/pneumonia --train films/manifest.csv --sheet pairs.png",
-            "xreal-synth evaluate privacy out/pneumonia --train films/ --real ward/ --split test --quarantine",
+            "xreal-synth evaluate privacy out/pneumonia --train images/manifest.csv --sheet pairs.png",
+            "xreal-synth evaluate privacy out/pneumonia --train images/ --real ward/ --split test --quarantine",
         )
     )(privacy)
 
 
 @dataclass(frozen=True, slots=True)
-class _Real:
-    """Films of a split that were looked at."""
+class _RealSide:
+    """Images of a split that were looked at."""
 
     reader: CaseReader
-    rows: list[FilmRow]
-    seen: Seen
+    rows: list[ImageRow]
+    seen: MeasuredSet
 
 
 def privacy(
-    dataset: MadeArgument,
+    dataset: GeneratedArgument,
     train: Annotated[
         str,
         typer.Option(
             metavar="MANIFEST",
-            help="The films that the bundle was trained on: a manifest.csv, or the folder or URI that holds it.",
+            help="The images that the bundle was trained on: a manifest.csv, or the folder or URI that holds it.",
             show_default=False,
         ),
     ],
     real: Annotated[
         str | None,
-        typer.Option(metavar="MANIFEST", help="Real films of other patients.", show_default="--train's"),
+        typer.Option(metavar="MANIFEST", help="Real images of other patients.", show_default="--train's"),
     ] = None,
     train_split: Annotated[str, typer.Option(help="The split that the bundle was trained on.")] = "train",
-    split: Annotated[str, typer.Option(help="The split of other patients' films: chance.")] = "val",
+    split: Annotated[str, typer.Option(help="The split of other patients' images: chance.")] = "val",
     quarantine: Annotated[
         bool,
         typer.Option(
@@ -84,99 +84,104 @@ def privacy(
     sheet: Annotated[
         Path | None,
         typer.Option(
-            help=f"Draws the {SHOWN} closest pairs, and all copies. It shows training films: keep it apart.",
+            help=f"Draws the {SHOWN} closest pairs, and all copies. It shows training images: keep it apart.",
             show_default="no",
         ),
     ] = None,
-    judges: JudgesOption = None,
+    evaluators: EvaluatorsOption = None,
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Every film of a dataset against every training film: near copies are listed.
+    """Every image of a dataset against every training image: near copies are listed.
 
-    By pixels (a film moved by up to 1/16, lighter or darker is found too) and
-    by the judging classifier's features. A copy is nearer to a training film
-    than the 0.1st percentile of training films' distances to the nearest film
-    of another patient; the rate of validation films stands beside it. The
-    dataset's folder gets privacy.json, which names no training film.
+    By pixels (an image moved by up to 1/16, lighter or darker is found too) and
+    by the evaluator classifier's features. A copy is nearer to a training image
+    than the 0.1st percentile of training images' distances to the nearest image
+    of another patient; the rate of validation images stands beside it. The
+    dataset's folder gets privacy.json, which names no training image.
     """
     import torch
 
-    from xreal_synth.evaluation.judging import load_judges
+    from xreal_synth.evaluation.evaluators import load_evaluators
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    judging = load_judges(judges, device)
+    loaded = load_evaluators(evaluators, device)
     with made_source(dataset) as source, bars() as report:
-        check_synthetic(source, "an edited film is a copy of its own source by intention")
-        source.excluded = frozenset()  # the audit says the same before and after films are excluded
+        check_synthetic(source, "an edited image is a copy of its own source by intention")
+        source.excluded = frozenset()  # the audit says the same before and after images are excluded
         audit, names, training = _audited(
-            source, judging, (train, train_split), (real or train, split), report
+            source, loaded, (train, train_split), (real or train, split), report
         )
         if sheet is not None:
             _draw(source, audit, training, sheet, report)
         added = _quarantine(source, audit) if quarantine else 0
-        told = _told(source, audit, judging, f"{machine(device)}, {threads} thread(s)")
-        source.store.replace(PRIVACY, (json.dumps(told, indent=1) + "\n").encode())
+        reported = _reported(source, audit, loaded, f"{machine(device)}, {threads} thread(s)")
+        source.store.replace(PRIVACY, (json.dumps(reported, indent=1) + "\n").encode())
     if as_json:
         print_json(
-            {**told, "nearest": [{**_pair(pair), "training": names[pair.training]} for pair in audit.copies]}
+            {
+                **reported,
+                "nearest": [{**_pair(pair), "training": names[pair.training]} for pair in audit.copies],
+            }
         )
         return
     _show(audit, names)
     where = source.store.uri
     notes.print(f"{where}/{PRIVACY} written", markup=False, soft_wrap=True)
     if quarantine:
-        notes.print(f"{added} films added to {where}/excluded.csv", markup=False, soft_wrap=True)
+        notes.print(f"{added} images added to {where}/excluded.csv", markup=False, soft_wrap=True)
     elif audit.copies:
         notes.print("run again with --quarantine to have readers and exports leave them out", markup=False)
 
 
 def _audited(
-    source: Source, judges: Judges, train: tuple[str, str], real: tuple[str, str], report: Report
-) -> tuple[Audit, list[str], _Real]:
-    """The audit, the names of the training films, and these."""
-    from xreal_synth.evaluation.privacy import audit_films
-    from xreal_synth.evaluation.privacy_films import check_patients, see
+    source: Source, evaluators: Evaluators, train: tuple[str, str], real: tuple[str, str], report: Report
+) -> tuple[Audit, list[str], _RealSide]:
+    """The audit, the names of the training images, and these."""
+    from xreal_synth.evaluation.privacy import audit_images
+    from xreal_synth.evaluation.privacy_images import check_patients, see
 
     keys: list[str] = []
     sizes: set[int] = set()
 
-    def own() -> Iterator[tuple[Film, str]]:
-        for read in made_films(source, report):
+    def own() -> Iterator[tuple[GreyImage, str]]:
+        for read in generated_images(source, report):
             keys.append(read.sample.meta.key)
-            sizes.add(len(read.sample.film))
-            yield read.sample.film, str(read.sample.meta.group)
+            sizes.add(len(read.sample.image))
+            yield read.sample.image, str(read.sample.meta.group)
 
-    made = see(judges, own())
+    made = see(evaluators, own())
     training, validation = (
-        _look(judges, manifest, split, max(sizes), what, report)
+        _measure(evaluators, manifest, split, max(sizes), what, report)
         for (manifest, split), what in ((train, "training"), (real, "validation"))
     )
     check_patients(training.rows, validation.rows)
-    audit = audit_films(keys, made, training.seen, validation.seen)
+    audit = audit_images(keys, made, training.seen, validation.seen)
     return audit, [row.image for row in training.rows], training
 
 
-def _look(judges: Judges, manifest: str, split: str, size: int, what: str, report: Report) -> _Real:
+def _measure(
+    evaluators: Evaluators, manifest: str, split: str, size: int, what: str, report: Report
+) -> _RealSide:
     from xreal_synth.evaluation.cases import CaseReader, split_rows
-    from xreal_synth.evaluation.privacy_films import real_films, see
+    from xreal_synth.evaluation.privacy_images import real_images, see
 
     store = open_real(manifest)
     reader, used = CaseReader(store, size), list[Any]()
-    seen = see(judges, real_films(reader, split_rows(store, split), used, what, report))
-    return _Real(reader, used, seen)
+    seen = see(evaluators, real_images(reader, split_rows(store, split), used, what, report))
+    return _RealSide(reader, used, seen)
 
 
-def _draw(source: Source, audit: Audit, training: _Real, sheet: Path, report: Report) -> None:
-    from xreal_synth.evaluation.privacy_films import draw_pairs
+def _draw(source: Source, audit: Audit, training: _RealSide, sheet: Path, report: Report) -> None:
+    from xreal_synth.evaluation.privacy_images import draw_pairs
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]
     wanted = {pair.key for pair in pairs}
-    made = films_named(source, wanted, report, "drawing pairs")
+    made = images_named(source, wanted, report, "drawing pairs")
     rows = [training.rows[pair.training] for pair in pairs]
     draw_pairs(
-        audit, pairs, made, [training.reader.film(row) for row in rows], [row.image for row in rows], sheet
+        audit, pairs, made, [training.reader.image(row) for row in rows], [row.image for row in rows], sheet
     )
 
 
@@ -184,17 +189,17 @@ def _quarantine(source: Source, audit: Audit) -> int:
     from xreal_synth.shards.excluded import add_excluded
 
     return add_excluded(
-        source.store, {pair.key: f"near a training film: {_reason(audit, pair)}" for pair in audit.copies}
+        source.store, {pair.key: f"near a training image: {_reason(audit, pair)}" for pair in audit.copies}
     )
 
 
-def _reason(audit: Audit, pair: Pair) -> str:
+def _reason(audit: Audit, pair: CopyPair) -> str:
     return ", ".join(
         f"{name} {getattr(pair, name):.3f} below {audit.metrics[name].threshold:.3f}" for name in pair.by
     )
 
 
-def _told(source: Source, audit: Audit, judges: Judges, where: str) -> dict[str, Any]:
+def _reported(source: Source, audit: Audit, evaluators: Evaluators, where: str) -> dict[str, Any]:
     from xreal_synth.evaluation.nulls import null_for_nan
 
     return dict(
@@ -203,10 +208,10 @@ def _told(source: Source, audit: Audit, judges: Judges, where: str) -> dict[str,
                 "format_version": 1,
                 "dataset": source.head.name,
                 "digest": source.head.digest,
-                "films": audit.films,
-                "training_films": audit.training_films,
-                "validation_films": audit.validation_films,
-                "judges": judges.sha256,
+                "images": audit.images,
+                "training_images": audit.training_images,
+                "validation_images": audit.validation_images,
+                "evaluators": evaluators.sha256,
                 "machine": where,
                 "metrics": {name: asdict(metric) for name, metric in audit.metrics.items()},
                 "copies": [_pair(pair) for pair in audit.copies],
@@ -216,14 +221,14 @@ def _told(source: Source, audit: Audit, judges: Judges, where: str) -> dict[str,
     )
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _pair(pair: CopyPair) -> dict[str, Any]:
     return {"key": pair.key, "pixels": pair.pixels, "features": pair.features, "by": list(pair.by)}
 
 
 def _show(audit: Audit, names: Sequence[str]) -> None:
     console.print(
-        f"{audit.films} films against {audit.training_films} training films, beside {audit.validation_films} "
-        "validation films; shares with exact 95% intervals",
+        f"{audit.images} images against {audit.training_images} training images, beside {audit.validation_images} "
+        "validation images; shares with exact 95% intervals",
         markup=False,
     )
     table = Table("", *audit.metrics)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xreal_synth.cli.evaluate_common import bars
-from xreal_synth.cli.made_films import (
-    MadeArgument,
+from xreal_synth.cli.generated_images import (
+    GeneratedArgument,
     RealOption,
     check_synthetic,
-    films_named,
+    images_named,
     made_source,
     open_real,
 )
@@ -26,39 +26,39 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 from xreal_synth.errors import DatasetError
 
 if TYPE_CHECKING:
-    from xreal_synth.anatomy.manifest import FilmRow
+    from xreal_synth.anatomy.manifest import ImageRow
     from xreal_synth.evaluation.readers import Candidate, Kit
     from xreal_synth.evaluation.readers_figures import Analysis
     from xreal_synth.evaluation.readers_files import Reading
     from xreal_synth.evaluation.run import Report
     from xreal_synth.export.source import Source
     from xreal_synth.storage import Store
-    from xreal_synth.types import Film
+    from xreal_synth.types import GreyImage
 
 readers = typer.Typer(
     help="A blind study with readers: make its pages, analyse its answers.", no_args_is_help=True
 )
 
 _NOTE = """\
-A blind study of chest films, {study}
+A blind study of chest X-rays, {study}
 {line}
 
 Give each reader one page, `reader-1.html` and so on, and nothing else from this folder. A page is one file: it opens
-in any browser, offline, and sends nothing. The reader answers for every film, saves the answers as a file, and sends
+in any browser, offline, and sends nothing. The reader answers for every image, saves the answers as a file, and sends
 that back. Then:
 
     xreal-synth evaluate readers analyse THIS-FOLDER reader-1-....json reader-2-....json
 
-`key.json` says which films are real. Keep it from the readers. The pages show {real} films of patients: who may see
-them is for whoever gave the films to say. For research; not for diagnosis.
+`key.json` says which images are real. Keep it from the readers. The pages show {real} images of patients: who may see
+them is for whoever gave the images to say. For research; not for diagnosis.
 """
 
 
 def register(group: typer.Typer) -> None:
     readers.command(
         epilog=examples(
-            "xreal-synth evaluate readers make out/pneumonia kit/ --real films/manifest.csv",
-            "xreal-synth evaluate readers make out/xreal kit/ --beside out/controlnet --real films/ --films 90 "
+            "xreal-synth evaluate readers make out/pneumonia kit/ --real images/manifest.csv",
+            "xreal-synth evaluate readers make out/xreal kit/ --beside out/controlnet --real images/ --images 90 "
             "--readers 2 --guess",
         )
     )(make)
@@ -72,7 +72,7 @@ def register(group: typer.Typer) -> None:
 
 
 def make(
-    dataset: MadeArgument,
+    dataset: GeneratedArgument,
     out: Annotated[
         str,
         typer.Argument(
@@ -88,27 +88,27 @@ def make(
             show_default="no",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="The manifest's split to take real films from.")] = "val",
+    split: Annotated[str, typer.Option(help="The manifest's split to take real images from.")] = "val",
     number: Annotated[int, typer.Option("--readers", min=1, max=50)] = 3,
-    films: Annotated[int, typer.Option(min=2, help="Films in all, as many real as of each dataset.")] = 60,
+    images: Annotated[int, typer.Option(min=2, help="Images in all, as many real as of each dataset.")] = 60,
     repeats: Annotated[
         int | None,
-        typer.Option(min=0, help="Films that come a second time.", show_default="a tenth of the films"),
+        typer.Option(min=0, help="Images that come a second time.", show_default="a tenth of the images"),
     ] = None,
     guess: Annotated[
         bool, typer.Option("--guess", help="Also asks: real or synthetic? The paper did not.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Which films and orders.", show_default="drawn")
+        int | None, typer.Option(min=0, help="Which images and orders.", show_default="drawn")
     ] = None,
 ) -> None:
-    """Pages for blind readers, who rank films 1 to 5 for anatomy, pathology and quality.
+    """Pages for blind readers, who rank images 1 to 5 for anatomy, pathology and quality.
 
-    Real and synthetic films are shuffled, with the same findings in the same
-    numbers, one film a patient or anatomy. A page is one offline HTML file
-    that names no film; which are real stays in key.json.
+    Real and synthetic images are shuffled, with the same findings in the same
+    numbers, one image a patient or anatomy. A page is one offline HTML file
+    that names no image; which are real stays in key.json.
     """
-    from xreal_synth.evaluation.readers import choose_films, make_kit
+    from xreal_synth.evaluation.readers import choose_images, make_kit
     from xreal_synth.evaluation.readers_files import KEY, key_bytes
     from xreal_synth.evaluation.readers_page import reader_page
     from xreal_synth.export.place import free_path, whole_folder
@@ -120,24 +120,24 @@ def make(
         store = open_real(real)
         arms = _arms(sources, store, split)
         kit = make_kit(
-            choose_films(arms, films, drawn),
+            choose_images(arms, images, drawn),
             number,
-            films // 10 if repeats is None else repeats,
+            images // 10 if repeats is None else repeats,
             drawn,
             guess=guess,
         )
-        shown = _films(kit, sources, store, split, report)
+        shown = _images(kit, sources, store, split, report)
         with whole_folder(path) as folder:
             for reader in kit.readers:
                 (folder / f"reader-{reader}.html").write_bytes(reader_page(kit, reader, shown))
                 report("writing pages", 1, number)
             (folder / KEY).write_bytes(key_bytes(kit))
-            title = {"study": kit.study, "line": "=" * (34 + len(kit.study)), "real": films // len(arms)}
+            title = {"study": kit.study, "line": "=" * (34 + len(kit.study)), "real": images // len(arms)}
             (folder / "README.md").write_text(_NOTE.format(**title), encoding="utf-8")
-    again = len(kit.readers[1]) - films
-    kinds = ", ".join(f"{films // len(arms)} {arm}" for arm in arms)
-    console.print(f"{path}: {number} readers, {films} films ({kinds}), {again} of them twice", markup=False)
-    notes.print("give a reader one page and nothing else; key.json tells the films apart", markup=False)
+    again = len(kit.readers[1]) - images
+    kinds = ", ".join(f"{images // len(arms)} {arm}" for arm in arms)
+    console.print(f"{path}: {number} readers, {images} images ({kinds}), {again} of them twice", markup=False)
+    notes.print("give a reader one page and nothing else; key.json tells the images apart", markup=False)
 
 
 def analyse(
@@ -150,10 +150,10 @@ def analyse(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Mean ranks of real and synthetic films, their difference, how far readers agree.
+    """Mean ranks of real and synthetic images, their difference, how far readers agree.
 
     Writes analysis.md, analysis.json and answers.csv (every answer with its
-    film) into the kit's folder. Answers that are missing, foreign or not
+    image) into the kit's folder. Answers that are missing, foreign or not
     offered are refused, all of them named.
     """
     from xreal_synth.evaluation.nulls import null_for_nan
@@ -165,13 +165,13 @@ def analyse(
     study = read_key(kit)
     readings = read_results(study, results)
     analysis: Analysis = figures_of(study, readings)
-    told = null_for_nan(json.loads(json.dumps(asdict(analysis))))
+    reported = null_for_nan(json.loads(json.dumps(asdict(analysis))))
     store, table = LocalStore(kit), tables_of(analysis)
     store.replace("analysis.md", table.encode())
-    store.replace("analysis.json", (json.dumps(told, indent=1) + "\n").encode())
+    store.replace("analysis.json", (json.dumps(reported, indent=1) + "\n").encode())
     store.replace("answers.csv", _answers(study, readings))
     if as_json:
-        print_json(told)
+        print_json(reported)
         return
     console.print(table, markup=False, soft_wrap=True)
 
@@ -189,9 +189,9 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
                 where=one,
                 found=f"the name {name} again",
                 wanted="datasets of different names",
-                mend="give others",
+                hint="give others",
             )
-        check_synthetic(source, "an edited film is neither real nor synthetic")
+        check_synthetic(source, "an edited image is neither real nor synthetic")
         found[name] = source
     return found
 
@@ -202,15 +202,15 @@ def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, 
 
     made: dict[str, list[Candidate]] = {}
     for name, source in sources.items():
-        films = made.setdefault(name, [])
+        images = made.setdefault(name, [])
         for record in source.records:
             table = shard_table(source, record)
             if table is None:
                 continue
             for row in without_excluded(source, table).select(["key", "group", "findings"]).to_pylist():
                 findings = tuple(sorted({finding["name"] for finding in row["findings"]}))
-                films.append(Candidate(name, row["key"], str(row["group"]), findings))
-    known = {finding for films in made.values() for film in films for finding in film.findings}
+                images.append(Candidate(name, row["key"], str(row["group"]), findings))
+    known = {finding for images in made.values() for image in images for finding in image.findings}
     own = [
         Candidate(REAL, row.image, row.patient, tuple(sorted(known & set(row.labels))))
         for row in _rows(store, split)
@@ -219,55 +219,57 @@ def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, 
     return {REAL: own, **made}
 
 
-def _rows(store: Store, split: str) -> Sequence[FilmRow]:
+def _rows(store: Store, split: str) -> Sequence[ImageRow]:
     from xreal_synth.evaluation.cases import split_rows
 
     return split_rows(store, split)
 
 
-def _films(kit: Kit, sources: Mapping[str, Source], store: Store, split: str, report: Report) -> list[Film]:
-    """The kit's films, all of the synthetic ones' size."""
-    from xreal_synth.anatomy.manifest import BadFilm
+def _images(
+    kit: Kit, sources: Mapping[str, Source], store: Store, split: str, report: Report
+) -> list[GreyImage]:
+    """The kit's images, all of the synthetic ones' size."""
+    from xreal_synth.anatomy.manifest import BadImage
     from xreal_synth.evaluation.cases import CaseReader
     from xreal_synth.evaluation.readers import REAL
 
-    found: dict[tuple[str, str], Film] = {}
+    found: dict[tuple[str, str], GreyImage] = {}
     for name, source in sources.items():
-        wanted = {film.source for film in kit.films if film.arm == name}
-        for key, made in films_named(source, wanted, report, f"reading {name}").items():
+        wanted = {image.source for image in kit.images if image.arm == name}
+        for key, made in images_named(source, wanted, report, f"reading {name}").items():
             found[name, key] = made
-    sizes = {film.shape for film in found.values()}
+    sizes = {image.shape for image in found.values()}
     if len(sizes) != 1:
         raise DatasetError(
-            found=f"films of the sizes {', '.join(map(str, sorted(sizes)))}",
+            found=f"images of the sizes {', '.join(map(str, sorted(sizes)))}",
             wanted="one size: another size would tell the kinds apart",
-            mend="give datasets of one size",
+            hint="give datasets of one size",
         )
     reader = CaseReader(store, sizes.pop()[0])
     rows = {row.image: row for row in _rows(store, split)}
     try:
-        for film in (film for film in kit.films if film.arm == REAL):
-            found[REAL, film.source] = reader.film(rows[film.source])
-    except BadFilm as bad:
+        for image in (image for image in kit.images if image.arm == REAL):
+            found[REAL, image.source] = reader.image(rows[image.source])
+    except BadImage as bad:
         raise DatasetError(
             where=store.uri,
-            found=f"{film.source}: {bad}",
-            wanted="films that can be read",
-            mend="see the manifest",
+            found=f"{image.source}: {bad}",
+            wanted="images that can be read",
+            hint="see the manifest",
         ) from bad
-    return [found[film.arm, film.source] for film in kit.films]
+    return [found[image.arm, image.source] for image in kit.images]
 
 
 def _answers(kit: Kit, readings: Sequence[Reading]) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["reader", "kind", "film", "findings", "again", *kit.questions])
+    table.writerow(["reader", "kind", "image", "findings", "again", *kit.questions])
     for reading in readings:
         for showing in kit.readers[reading.reader]:
-            film = kit.films[showing.film]
+            image = kit.images[showing.image]
             given = reading.answers[showing.name]
             table.writerow(
-                [reading.reader, film.arm, film.source, "|".join(film.findings), int(showing.repeat)]
+                [reading.reader, image.arm, image.source, "|".join(image.findings), int(showing.repeat)]
                 + [given[question] for question in kit.questions]
             )
     return text.getvalue().encode()

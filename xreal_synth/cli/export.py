@@ -16,7 +16,7 @@ from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 from xreal_synth.errors import StorageError
 
 if TYPE_CHECKING:
-    from xreal_synth.export.films import Counted, OnFilm
+    from xreal_synth.export.images import Counted, OnImage
     from xreal_synth.export.source import Source
 
 
@@ -70,10 +70,10 @@ def export(
     for old in left_behind(path):
         notes.print(f"left by an export that was ended: {old} may be deleted", markup=False, soft_wrap=True)
     source = open_source(open_store(dataset))
-    with _progress() as on_film:
-        counted = _WRITERS[to](source, path, on_film)
+    with _progress() as on_image:
+        counted = _WRITERS[to](source, path, on_image)
     if source.excluded:
-        notes.print(f"{len(source.excluded)} films are left out by excluded.csv")
+        notes.print(f"{len(source.excluded)} images are left out by excluded.csv")
     for skipped in source.skipped:
         notes.print(str(skipped), markup=False, soft_wrap=True)
     splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
@@ -82,27 +82,29 @@ def export(
             {
                 "out": str(path),
                 "format": to.value,
-                "films": counted.films,
+                "images": counted.images,
                 "splits": splits,
                 "left_out": [str(skipped) for skipped in source.skipped],
                 "excluded": len(source.excluded),
             }
         )
     else:
-        told = ", ".join(f"{name} {count:,}" for name, count in splits.items())
-        console.print(f"{path}: {counted.films:,} films ({told}) as {to.value}", markup=False, soft_wrap=True)
+        reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
+        console.print(
+            f"{path}: {counted.images:,} images ({reported}) as {to.value}", markup=False, soft_wrap=True
+        )
     if source.skipped:
         raise typer.Exit(PARTIAL)
 
 
 @contextmanager
-def _progress() -> Iterator[OnFilm]:
+def _progress() -> Iterator[OnImage]:
     """A bar on a terminal, nothing elsewhere."""
     bar = Progress(
         TextColumn("exporting"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("films"),
+        TextColumn("images"),
         TimeRemainingColumn(),
         console=notes,
         disable=not notes.is_terminal,
@@ -113,24 +115,24 @@ def _progress() -> Iterator[OnFilm]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _coco(source: Source, path: Path, on_film: OnFilm) -> Counted:
+def _coco(source: Source, path: Path, on_image: OnImage) -> Counted:
     from xreal_synth.export.coco import write_coco
     from xreal_synth.export.place import whole_folder
 
     with whole_folder(path) as folder:
-        return write_coco(source, folder, on_film)
+        return write_coco(source, folder, on_image)
 
 
-def _dicom(source: Source, path: Path, on_film: OnFilm) -> Counted:
+def _dicom(source: Source, path: Path, on_image: OnImage) -> Counted:
     from xreal_synth.export.dicom import need_pydicom, write_dicom
     from xreal_synth.export.place import whole_folder
 
     need_pydicom()
     with whole_folder(path) as folder:
-        return write_dicom(source, folder, on_film)
+        return write_dicom(source, folder, on_image)
 
 
-def _hf(source: Source, path: Path, on_film: OnFilm) -> Counted:
+def _hf(source: Source, path: Path, on_image: OnImage) -> Counted:
     from xreal_synth.export.hf import write_hf
     from xreal_synth.export.place import whole_folder
     from xreal_synth.report.build import recipe_text
@@ -138,7 +140,7 @@ def _hf(source: Source, path: Path, on_film: OnFilm) -> Counted:
     from xreal_synth.shards.names import CARD, SHEET
 
     with whole_folder(path) as folder:
-        counted = write_hf(source, folder, on_film)
+        counted = write_hf(source, folder, on_image)
         sheet = source.store.exists(SHEET)
         if sheet:
             (folder / SHEET).write_bytes(source.store.read_bytes(SHEET))
@@ -154,7 +156,7 @@ def _hf(source: Source, path: Path, on_film: OnFilm) -> Counted:
         return counted
 
 
-def _croissant(source: Source, path: Path, on_film: OnFilm) -> Counted:
+def _croissant(source: Source, path: Path, on_image: OnImage) -> Counted:
     from xreal_synth.export.croissant import croissant_json
     from xreal_synth.storage import LocalStore
 
@@ -162,15 +164,15 @@ def _croissant(source: Source, path: Path, on_film: OnFilm) -> Counted:
         raise StorageError(
             found=f"{path.name} does not end in .json",
             wanted="a file: Croissant is metadata about the dataset where it lies",
-            mend=f"give {path / 'croissant.json'}, or croissant.json in the dataset's folder",
+            hint=f"give {path / 'croissant.json'}, or croissant.json in the dataset's folder",
         )
-    content, counted = croissant_json(source, path, on_film)
+    content, counted = croissant_json(source, path, on_image)
     if not LocalStore(path.parent).put_if_absent(path.name, content):
-        raise StorageError(found=f"{path} exists", mend="give another place, or remove it first")
+        raise StorageError(found=f"{path} exists", hint="give another place, or remove it first")
     return counted
 
 
-_WRITERS: dict[Format, Callable[[Source, Path, OnFilm], Counted]] = {
+_WRITERS: dict[Format, Callable[[Source, Path, OnImage], Counted]] = {
     Format.coco: _coco,
     Format.hf: _hf,
     Format.dicom: _dicom,

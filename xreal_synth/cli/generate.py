@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "xreal-synth generate recipes/quickstart.yaml",
-            "xreal-synth generate mine.yaml --output /data/mine --set samples=5000 --set compute.actors=2",
+            "xreal-synth generate mine.yaml --output /data/mine --set anatomies=5000 --set compute.actors=2",
         )
     )(generate)
 
@@ -91,7 +91,7 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
         "groups": summary.groups,
         "rejected": summary.rejected,
         "dropped": summary.dropped,
-        "made_films": summary.made_films,
+        "generated_images": summary.generated_images,
         "seconds": round(summary.seconds, 2),
         "images_per_s": round(summary.images_per_s, 3),
         "positives": summary.label_counts,
@@ -107,21 +107,21 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
 def show(summary: RunSummary, built: Built | None) -> None:
     """The table of what was made, where it is, and what failed."""
     table = Table(title="what was made", title_justify="left", show_header=False)
-    table.add_row("films", f"{summary.samples:,} of {summary.groups:,} anatomies")
+    table.add_row("images", f"{summary.samples:,} of {summary.groups:,} anatomies")
     table.add_row("shards", f"{summary.shards_done} of {summary.shards_total}")
     for label, count in sorted(summary.label_counts.items(), key=lambda item: (-item[1], item[0])):
         if count and label.startswith("chexpert14."):
-            table.add_row(label.removeprefix("chexpert14."), f"{count:,} films")
+            table.add_row(label.removeprefix("chexpert14."), f"{count:,} images")
     if summary.rejected:
         table.add_row("rejected attempts", f"{summary.rejected:,}, {summary.dropped:,} groups dropped")
     if summary.gate is not None:
         _add_gate(table, summary.gate)
     for check, why in summary.unchecked.items():
         table.add_row(f"not checked: {check}", why)
-    if summary.made_films:
+    if summary.generated_images:
         table.add_row(
             "this run",
-            f"{summary.made_films:,} films in {seconds_text(summary.seconds)}, "
+            f"{summary.generated_images:,} images in {seconds_text(summary.seconds)}, "
             f"{summary.images_per_s:.2f} images/s",
         )
     console.print(table)
@@ -146,5 +146,5 @@ def _add_gate(table: Table, gate: Acceptance) -> None:
     if gate.reasons:
         table.add_row("refused for", ", ".join(f"{name} {count:,}" for name, count in gate.reasons.items()))
     if gate.flags:
-        flags = ", ".join(f"{name} {count:,} films" for name, count in gate.flags.items())
+        flags = ", ".join(f"{name} {count:,} images" for name, count in gate.flags.items())
         table.add_row("delivered, flagged", flags)

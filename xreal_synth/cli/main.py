@@ -34,7 +34,7 @@ from xreal_synth.errors import XrealError
 
 app = typer.Typer(
     name="xreal-synth",
-    help="Labelled synthetic chest films from a recipe: plan, preview, generate, verify.",
+    help="Labelled synthetic chest X-rays from a recipe: plan, preview, generate, verify.",
     epilog="Exit codes: 0 complete, 2 a mistake in what was asked (nothing written), "
     "3 partial (what failed is listed), 75 stopped, run the same command again to go on.",
     no_args_is_help=True,

@@ -32,7 +32,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY.PATH=VALUE",
-        help="Replaces one field of the recipe, e.g. samples=64 or findings[1].weight=2; may be repeated.",
+        help="Replaces one field of the recipe, e.g. anatomies=64 or findings[1].weight=2; may be repeated.",
         show_default=False,
     ),
 ]
@@ -73,8 +73,8 @@ def open_recipe(
     if is_remote(loaded.recipe.bundle):
         from xreal_synth.cache import cache_folder
 
-        told = f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}"
-        notes.print(told, markup=False, soft_wrap=True)
+        reported = f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}"
+        notes.print(reported, markup=False, soft_wrap=True)
     if text_encoder is None and vocab is None:
         return open_run(loaded, lambda: stored_encoder(open_store(loaded.recipe.output.uri)))
     from xreal_synth.models.own_prompts import TextSource

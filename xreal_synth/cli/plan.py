@@ -25,7 +25,7 @@ from xreal_synth.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.estimate import Estimate
+    from xreal_synth.engine.estimate import CostEstimate
     from xreal_synth.engine.setup import Run
     from xreal_synth.plan.probe import ProbeReport
     from xreal_synth.types import QualitySettings
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "xreal-synth plan recipes/quickstart.yaml",
-            "xreal-synth plan mine.yaml --set samples=1000000000 --json",
+            "xreal-synth plan mine.yaml --set anatomies=1000000000 --json",
         )
     )(plan)
 
@@ -48,21 +48,21 @@ def plan(
     vocab: VocabOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Says what would be made: films, labels, shards, bytes, device time. Needs neither torch nor Ray."""
+    """Says what would be made: images, labels, shards, bytes, device time. Needs neither torch nor Ray."""
     run = open_recipe(recipe, overrides, output, text_encoder, vocab)
     from xreal_synth.engine.estimate import estimate
     from xreal_synth.plan.probe import probe
 
     report = probe(run.plan)
     report.require_placeable(str(recipe))
-    guess = estimate(run, report.films)
+    guess = estimate(run, report.images)
     if as_json:
         print_json(_fields(run, report, guess))
     else:
         _show(run, report, guess)
 
 
-def _fields(run: Run, report: ProbeReport, guess: Estimate) -> dict[str, object]:
+def _fields(run: Run, report: ProbeReport, guess: CostEstimate) -> dict[str, object]:
     rows = [
         {"row": row.row, "labels": row.names, "groups": row.groups, "placeable": row.placeable,
          "reasons": [{"where": error.where, "reason": error.found, "times": n} for error, n in row.reasons]}
@@ -74,7 +74,7 @@ def _fields(run: Run, report: ProbeReport, guess: Estimate) -> dict[str, object]
         "bundle": {"name": run.bundle.name, "hash": run.bundle.content_hash},
         "output": run.recipe.output.uri,
         "samples": report.samples,
-        "films": report.films,
+        "images": report.images,
         "shards": report.shards,
         "probed": report.probed,
         "rows": rows,
@@ -85,26 +85,26 @@ def _fields(run: Run, report: ProbeReport, guess: Estimate) -> dict[str, object]
     }
 
 
-def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
+def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     console.print(f"[bold]{run.recipe.name}[/bold]: bundle {run.bundle.name}, digest {run.digest[:12]}")
     console.print(_rows_table(report))
     console.print(_labels_table(report))
     facts = Table(show_header=False, box=None, padding=(0, 2))
-    groups = "uses of real films" if run.plan.on_films else "anatomies"
-    facts.add_row("films", f"{report.films:,.0f} of {report.samples:,} {groups}")
+    groups = "uses of real images" if run.plan.on_images else "anatomies"
+    facts.add_row("images", f"{report.images:,.0f} of {report.samples:,} {groups}")
     facts.add_row("shards", f"{report.shards:,} of up to {run.recipe.output.shard_size} groups")
     facts.add_row("size", f"about {bytes_text(guess.bytes)}")
     facts.add_row(
         "sampling",
         f"{run.sampling.mode}, control {run.sampling.control}, {run.sampling.steps} steps: "
-        f"{guess.evaluations_per_twin} network evaluations for a healthy film, "
+        f"{guess.evaluations_per_twin} network evaluations for a healthy image, "
         f"{guess.evaluations_per_edit} more for each finding",
     )
     if run.sampling.upscale_steps is not None:
         facts.add_row(
             "upscaling",
-            f"to {run.film_size} x {run.film_size}: {run.sampling.upscale_steps} evaluations of the upscaler for "
-            "each film made (not in the device time)",
+            f"to {run.delivered_size} x {run.delivered_size}: {run.sampling.upscale_steps} evaluations of the upscaler for "
+            "each image made (not in the device time)",
         )
     facts.add_row("quality", _quality(run.quality))
     for device, seconds in guess.device_seconds.items():
@@ -124,7 +124,7 @@ def _show(run: Run, report: ProbeReport, guess: Estimate) -> None:
 
 def _quality(quality: QualitySettings) -> str:
     if not quality.checks:
-        return f"{quality.profile}: no film is looked at before it is delivered"
+        return f"{quality.profile}: no image is looked at before it is delivered"
     checks = ", ".join(f"{check.name} {check.action}" for check in quality.checks)
     return (
         f"{quality.profile}: {checks}; up to {quality.max_attempts} tries each with new noise and new anatomy"
@@ -139,7 +139,7 @@ def _rows_table(report: ProbeReport) -> Table:
 
 
 def _labels_table(report: ProbeReport) -> Table:
-    table = Table("label", "1", "0", "unknown", title="films by label (CheXpert's 14)", title_justify="left")
+    table = Table("label", "1", "0", "unknown", title="images by label (CheXpert's 14)", title_justify="left")
     for count in report.labels:
         if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
             table.add_row(

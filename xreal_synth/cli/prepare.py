@@ -15,7 +15,7 @@ from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
     from xreal_synth.training.prepare.choose import SplitRule
-    from xreal_synth.training.prepare.command import Report, Task
+    from xreal_synth.training.prepare.command import PrepareTask, Report
 
 EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
@@ -44,9 +44,9 @@ class Blank(StrEnum):
 def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
-            "xreal-synth prepare nih /data/ChestX-ray14 --out films --splits official --workers 8",
+            "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
             "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
-            "--labels-column findings --rename 'pleural fluid=Effusion' --out films",
+            "--labels-column findings --rename 'pleural fluid=Effusion' --out images",
         )
     )(prepare)
 
@@ -57,15 +57,15 @@ def prepare(
         typer.Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False),
     ],
     source: Annotated[
-        str, typer.Argument(help="Folder or URI of the set: films and tables.", show_default=False)
+        str, typer.Argument(help="Folder or URI of the set: images and tables.", show_default=False)
     ],
     out: Annotated[
         Path,
         typer.Option(help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False),
     ],
-    size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square films, pixels.")] = 320,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
-        Fit, typer.Option(help="An oblong film is cropped about its centre, or padded with black.")
+        Fit, typer.Option(help="An oblong image is cropped about its centre, or padded with black.")
     ] = Fit.crop,
     splits: Annotated[
         str, typer.Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
@@ -90,18 +90,18 @@ def prepare(
     encoding: Annotated[str, typer.Option(help="Of the tables.")] = "utf-8-sig",
     shards: Annotated[
         int | None,
-        typer.Option(min=1, help="Also write WebDataset tars of this many films.", show_default="no tars"),
+        typer.Option(min=1, help="Also write WebDataset tars of this many images.", show_default="no tars"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first films.", show_default="all")
+        int | None, typer.Option(min=1, help="Only the first images.", show_default="all")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that read films.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that read images.")] = 2,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda: where the segmenter runs.", show_default="cuda if any")
     ] = None,
-    review: Annotated[int, typer.Option(min=0, max=600, help=f"Films on {REVIEW}, the least certain.")] = 48,
+    review: Annotated[int, typer.Option(min=0, max=600, help=f"Images on {REVIEW}, the least certain.")] = 48,
     max_refused: Annotated[
-        float, typer.Option(min=0, max=1, help="Exits 3 if a larger share of the films was refused.")
+        float, typer.Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
     ] = 0.2,
     table: Annotated[
         str | None,
@@ -137,17 +137,17 @@ def prepare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Makes training films of a data set: square grey films, organ masks, labels, splits by patient.
+    """Makes training images of a data set: square grey images, organ masks, labels, splits by patient.
 
-    Run the same command again to go on; films already made are not made twice. What cannot be used is refused,
+    Run the same command again to go on; images already made are not made twice. What cannot be used is refused,
     counted and listed in refused.json; -1 labels stay unknown. Look at review.png before training.
     """
     import torch
 
     from xreal_synth.training.prepare.choose import Choice
-    from xreal_synth.training.prepare.command import Task
-    from xreal_synth.training.prepare.films import Shape
+    from xreal_synth.training.prepare.command import PrepareTask
     from xreal_synth.training.prepare.found import FolderColumns
+    from xreal_synth.training.prepare.images import Shape
 
     if (kind is Kind.folder) != (table is not None):
         raise TrainingError(
@@ -159,7 +159,7 @@ def prepare(
         unknown=unknown_column, view=view_column, age=age_column, sex=sex_column, mask=mask_column or "",
         split=split_column or "", separator=separator, rename=_renames(rename or []),
     )  # fmt: skip
-    task = Task(
+    task = PrepareTask(
         kind=kind.value,
         source=source,
         out=out,
@@ -174,7 +174,7 @@ def prepare(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         min_score=min_score,
         workers=workers,
-        shard_films=shards,
+        shard_images=shards,
     )
     report = _run(task)
     if review:
@@ -185,7 +185,7 @@ def prepare(
         _show(report, out, review)
     if report.refused_share > max_refused:
         notes.print(
-            f"{report.refused_share:.0%} of the films were refused, more than --max-refused {max_refused:g}",
+            f"{report.refused_share:.0%} of the images were refused, more than --max-refused {max_refused:g}",
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_PARTIAL)
@@ -198,33 +198,33 @@ def _splits(text: str) -> SplitRule:
 
 
 def _renames(given: list[str]) -> dict[str, str]:
-    from xreal_synth.vocab import FILM_LABELS, film_label
+    from xreal_synth.vocab import IMAGE_LABELS, image_label
 
     renames = {}
     for text in given:
         own, equals, name = text.rpartition("=")
-        known = film_label(name.strip())
+        known = image_label(name.strip())
         if not equals or known is None:
             raise TrainingError(
                 found=f"--rename {text!r}",
-                wanted=f"YOURS=NAME with one of {', '.join(FILM_LABELS)}",
-                mend="e.g. --rename 'pleural fluid=Effusion'",
+                wanted=f"YOURS=NAME with one of {', '.join(IMAGE_LABELS)}",
+                hint="e.g. --rename 'pleural fluid=Effusion'",
             )
         renames[own.strip()] = known
     return renames
 
 
-def _run(task: Task) -> Report:
+def _run(task: PrepareTask) -> Report:
     from xreal_synth.training.prepare.command import prepare as run_prepare
 
-    columns = (TextColumn("preparing films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes) as progress:
-        bar = progress.add_task("films", total=None)
+        bar = progress.add_task("images", total=None)
         try:
             return run_prepare(
                 task,
-                on_start=lambda films: progress.update(bar, total=films),
-                on_films=lambda films: progress.advance(bar, films),
+                on_start=lambda images: progress.update(bar, total=images),
+                on_images=lambda images: progress.advance(bar, images),
             )
         except KeyboardInterrupt:
             progress.stop()
@@ -233,38 +233,40 @@ def _run(task: Task) -> Report:
 
 
 def _review(report: Report, out: Path, count: int) -> None:
-    """Refused masks first, at most a third of the sheet; then the films that are kept, least certain first."""
+    """Refused masks first, at most a third of the sheet; then the images that are kept, least certain first."""
     import numpy as np
     from PIL import Image
 
-    from xreal_synth.report.review_sheet import ReviewFilm, review_sheet
+    from xreal_synth.report.review_sheet import ReviewImage, review_sheet
 
     def pixels(name: str) -> Any:
         with Image.open(out / name) as image:
             return np.array(image)
 
-    films = [
-        ReviewFilm(one.film.film, one.film.mask, one.refusal.file, one.film.score, one.refusal.reason)
+    images = [
+        ReviewImage(one.image.image, one.image.mask, one.refusal.file, one.image.score, one.refusal.reason)
         for one in report.outcome.refused_masks[: max(1, count // 3)]
     ]
     worst = sorted(report.rows, key=lambda row: float(row["mask_score"] or 0))
-    films += [
-        ReviewFilm(
+    images += [
+        ReviewImage(
             pixels(row["image"]),
             pixels(row["mask"]),
             row["original_id"],
             float(row["mask_score"]) if row["mask_score"] else None,
         )
-        for row in worst[: count - len(films)]
+        for row in worst[: count - len(images)]
     ]
-    review_sheet(films, out / REVIEW, title=f"{out.name}: {len(report.rows)} films, the least certain masks")
+    review_sheet(
+        images, out / REVIEW, title=f"{out.name}: {len(report.rows)} images, the least certain masks"
+    )
 
 
 def _show(report: Report, out: Path, review: int) -> None:
     account = report.account
-    shares = ", ".join(f"{count} {split}" for split, count in account["films_by_split"].items())
+    shares = ", ".join(f"{count} {split}" for split, count in account["images_by_split"].items())
     console.print(
-        f"{account['films']} films of {account['patients']} patients: {shares}; masks: {account['masks']}",
+        f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}",
         markup=False,
         soft_wrap=True,
     )
@@ -285,7 +287,9 @@ def _show(report: Report, out: Path, review: int) -> None:
     if more > 0:
         console.print(f"  and {more} more")
     looked = f"; look at {out / REVIEW}" if review else ""
-    console.print(f"refused films with reasons: {out / 'refused.json'}{looked}", markup=False, soft_wrap=True)
+    console.print(
+        f"refused images with reasons: {out / 'refused.json'}{looked}", markup=False, soft_wrap=True
+    )
     console.print(
         f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder",
         markup=False,

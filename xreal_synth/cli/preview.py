@@ -21,7 +21,7 @@ from xreal_synth.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.worker import MadeGroup
+    from xreal_synth.engine.worker import GeneratedGroup
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def preview(
     text_encoder: TextEncoderOption = None,
     vocab: VocabOption = None,
 ) -> None:
-    """Makes the first groups here, without Ray, and draws them: films, twins, organ outlines, regions.
+    """Makes the first groups here, without Ray, and draws them: images, twins, organ outlines, regions.
 
     What the gate refuses is drawn too, and named: here nothing is drawn again.
     """
@@ -64,7 +64,7 @@ def preview(
     run = encoded(run, encoding(text_encoder, vocab))
     target = out or Path(f"{run.recipe.name}-preview.png")
     gpus = _gpus()
-    planned = [plan_group(run, index) for index in range(min(groups, run.recipe.samples))]
+    planned = [plan_group(run, index) for index in range(min(groups, run.recipe.anatomies))]
     for _, refused in planned:
         for refusal in refused:
             if refusal.dropped:
@@ -72,15 +72,15 @@ def preview(
     specs = [spec for spec, _ in planned if spec is not None]
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus), recorded=4))
     made = list(track(render_groups(run, backend, specs), "making groups", len(specs), console=console))
-    films = [sample for group in made for sample in group.samples]
-    contact_sheet(films, target, title=f"{run.recipe.name}: first {len(specs)} groups")
-    console.print(f"{len(films)} films of {len(specs)} anatomies: {target}", markup=False)
+    images = [sample for group in made for sample in group.samples]
+    contact_sheet(images, target, title=f"{run.recipe.name}: first {len(specs)} groups")
+    console.print(f"{len(images)} images of {len(specs)} anatomies: {target}", markup=False)
     for group in made:
-        _tell(group)
+        _show(group)
 
 
-def _tell(group: MadeGroup) -> None:
-    """What the gate says against a group's films."""
+def _show(group: GeneratedGroup) -> None:
+    """What the gate says against a group's images."""
     for sample, verdict in zip(group.samples, group.verdicts, strict=True):
         for name, reason in zip(
             (*verdict.refused, *verdict.flags) if verdict else (),

@@ -25,13 +25,13 @@ class RunDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lines = LineLog(self._say)
-        self._films = 0
+        self._images = 0
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("films"),
+            TextColumn("images"),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             console=console,
@@ -54,21 +54,21 @@ class RunDisplay:
             return
         match event:
             case RunStarted():
-                self._films = event.films_done
+                self._images = event.images_done
                 self._bar.update(
                     self._task,
-                    total=event.films_total,
-                    completed=event.films_done,
+                    total=event.images_total,
+                    completed=event.images_done,
                     description=f"shards {event.shards_done}/{event.shards_total}",
                 )
                 self._say(line_of(event))
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
                 rate = f"{event.images_per_s:.2f} images/s{left}"
-                self._bar.update(self._task, completed=event.films_done, total=event.films_total, rate=rate)
+                self._bar.update(self._task, completed=event.images_done, total=event.images_total, rate=rate)
             case ShardDone():
-                self._films += event.films
-                shown = max(self._films, self._bar.tasks[0].completed)
+                self._images += event.images
+                shown = max(self._images, self._bar.tasks[0].completed)
                 self._bar.update(
                     self._task, completed=shown, description=f"shards {event.done}/{event.total}"
                 )

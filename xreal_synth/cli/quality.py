@@ -1,4 +1,4 @@
-"""`xreal-synth quality index`: what the gate's copy check looks films up in."""
+"""`xreal-synth quality index`: what the gate's copy check looks images up in."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.progress import track
 from xreal_synth.cli.options import console, examples, notes
 
 if TYPE_CHECKING:
-    from xreal_synth.anatomy.manifest import FilmRow
+    from xreal_synth.anatomy.manifest import ImageRow
     from xreal_synth.storage import Store
-    from xreal_synth.types import Film
+    from xreal_synth.types import GreyImage
 
 app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=True)
 
@@ -26,8 +26,8 @@ def _group() -> None:
 
 @app.command(
     epilog=examples(
-        "xreal-synth quality index --data films/ training-films.safetensors",
-        "xreal-synth generate mine.yaml --set quality.checks.copies.index=training-films.safetensors",
+        "xreal-synth quality index --data images/ training-images.safetensors",
+        "xreal-synth generate mine.yaml --set quality.checks.copies.index=training-images.safetensors",
     )
 )
 def index(
@@ -37,11 +37,11 @@ def index(
         typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False),
     ],
     split: Annotated[
-        str | None, typer.Option(help="Only films of this split.", show_default="train")
+        str | None, typer.Option(help="Only images of this split.", show_default="train")
     ] = "train",
 ) -> None:
-    """Makes the index of training films for quality.checks.copies: a thumbnail of each, and how near films of
-    different patients come to one another. It shows what the films show, so it is as private as they are."""
+    """Makes the index of training images for quality.checks.copies: a thumbnail of each, and how near images of
+    different patients come to one another. It shows what the images show, so it is as private as they are."""
     from xreal_synth.anatomy.manifest import read_manifest
     from xreal_synth.errors import TrainingError
     from xreal_synth.quality.copies import build_index, write_index
@@ -49,33 +49,33 @@ def index(
 
     store = open_store(data)
     rows = read_manifest(store, ("image", "patient_id"), None if split is None else (split,)).rows
-    made = build_index(_films(store, rows)) if rows else None
+    made = build_index(_images(store, rows)) if rows else None
     if made is None or not made.names:
         raise TrainingError(
             where=data,
-            found=f"no usable film of split {split!r}",
-            wanted="films of that split in the manifest",
-            mend="name another split with --split",
+            found=f"no usable image of split {split!r}",
+            wanted="images of that split in the manifest",
+            hint="name another split with --split",
         )
     LocalStore(out.parent).replace(out.name, write_index(made))
     console.print(
-        f"{len(made.names):,} films in {out}; films nearer than {made.threshold:.2f} grey levels (RMS) to one of them "
+        f"{len(made.names):,} images in {out}; images nearer than {made.threshold:.2f} grey levels (RMS) to one of them "
         "are called copies",
         markup=False,
     )
 
 
-def _films(store: Store, rows: tuple[FilmRow, ...]) -> Iterator[tuple[str, str, Film]]:
-    """(name, patient, film) of the rows; those that cannot be read are named and left out."""
-    from xreal_synth.anatomy.film_files import FilmFiles, check_contrast, decode_film
-    from xreal_synth.anatomy.manifest import BadFilm
+def _images(store: Store, rows: tuple[ImageRow, ...]) -> Iterator[tuple[str, str, GreyImage]]:
+    """(name, patient, image) of the rows; those that cannot be read are named and left out."""
+    from xreal_synth.anatomy.image_files import ImageFiles, check_contrast, decode_image
+    from xreal_synth.anatomy.manifest import BadImage
 
-    files = FilmFiles(store)
-    for row in track(rows, "reading films", console=console):
+    files = ImageFiles(store)
+    for row in track(rows, "reading images", console=console):
         try:
-            film = decode_film(files.read(row.shard, row.image))
-            check_contrast(film)
-        except BadFilm as bad:
+            image = decode_image(files.read(row.shard, row.image))
+            check_contrast(image)
+        except BadImage as bad:
             notes.print(f"{row.image}: left out: {bad.reason}", markup=False)
             continue
-        yield row.image, row.patient, film
+        yield row.image, row.patient, image

@@ -20,7 +20,7 @@ def schema() -> None:
 @app.command(
     epilog=examples(
         "xreal-synth recipe check recipes/quickstart.yaml",
-        "xreal-synth recipe check mine.yaml --set samples=100",
+        "xreal-synth recipe check mine.yaml --set anatomies=100",
     )
 )
 def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:

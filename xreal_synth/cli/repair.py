@@ -41,7 +41,7 @@ def repair(
     quarantined: Annotated[
         bool, typer.Option("--quarantined", help="Tries shards in quarantine again, too.")
     ] = False,
-    samples: Annotated[
+    anatomies: Annotated[
         int | None,
         typer.Option(
             min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"
@@ -51,10 +51,10 @@ def repair(
         str | None,
         typer.Option(help="Where the bundle is, if not where it was.", show_default="the dataset's"),
     ] = None,
-    films: Annotated[
+    images: Annotated[
         str | None,
         typer.Option(
-            help="Where its real films or organ masks are, if not where they were.",
+            help="Where its real images or organ masks are, if not where they were.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -69,21 +69,21 @@ def repair(
     Looks at every sample first and says what it will do. A shard whose tar is whole gets its table and record back
     from it; what is sound is not touched. Exit code 3 if something is left to do, as with --dry-run.
     """
-    from xreal_synth.engine.patient import patient
     from xreal_synth.engine.repair import open_for_repair, plan_repair
+    from xreal_synth.engine.retrying import retrying
     from xreal_synth.shards.head import read_head
     from xreal_synth.storage import open_store
 
-    store = patient(open_store(dataset))
+    store = retrying(open_store(dataset))
     head = read_head(store)
-    run = open_for_repair(store, head, samples=samples, bundle=bundle, films=films)
+    run = open_for_repair(store, head, anatomies=anatomies, bundle=bundle, images=images)
     with notes.status("looking") as status:
         plan = plan_repair(
             run, store, head, quarantined=quarantined,
             on_shard=lambda done, total: status.update(f"looking at shard {done} of {total}"),
         )  # fmt: skip
     if not as_json:
-        _tell(dataset, plan)
+        _show(dataset, plan)
     summary = None
     if not dry_run and not plan.empty:
         summary, code = _carry_out(run, store, head, plan, address, as_json)
@@ -119,29 +119,31 @@ def _carry_out(
     return summary, summary.exit_code or PARTIAL * bool(failed)
 
 
-def _tell(dataset: str, plan: RepairPlan) -> None:
+def _show(dataset: str, plan: RepairPlan) -> None:
     from xreal_synth.engine.repair import WORDS
 
-    for deed in plan.deeds:
-        notes.print(f"shard {deed.shard}: {WORDS[deed.what]}", markup=False, soft_wrap=True)
-        for wrong in deed.wrong[:SHOWN_PROBLEMS]:
+    for action in plan.actions:
+        notes.print(f"shard {action.shard}: {WORDS[action.what]}", markup=False, soft_wrap=True)
+        for wrong in action.wrong[:SHOWN_PROBLEMS]:
             notes.print(f"    {wrong}", markup=False, soft_wrap=True)
-        if len(deed.wrong) > SHOWN_PROBLEMS:
-            notes.print(f"    and {len(deed.wrong) - SHOWN_PROBLEMS} more", markup=False)
+        if len(action.wrong) > SHOWN_PROBLEMS:
+            notes.print(f"    and {len(action.wrong) - SHOWN_PROBLEMS} more", markup=False)
     for text in plan.ends:
         notes.print(f"{text}: written anew", markup=False, soft_wrap=True)
     for text in plan.others:
         notes.print(f"{text}: left as it is", markup=False, soft_wrap=True)
-    counts = Counter(deed.what for deed in plan.deeds)
-    told = [f"{counts[what]} {words}" for what, words in COUNTED.items() if counts[what]]
-    state = "nothing to repair" if plan.whole else ", ".join(told) or "no shard to make"
+    counts = Counter(action.what for action in plan.actions)
+    reported = [f"{counts[what]} {words}" for what, words in COUNTED.items() if counts[what]]
+    state = "nothing to repair" if plan.whole else ", ".join(reported) or "no shard to make"
     console.print(f"{dataset}: {plan.shards} shards, {state}", markup=False, soft_wrap=True)
 
 
 def _fields(plan: RepairPlan) -> dict[str, object]:
     return {
         "shards": plan.shards,
-        "deeds": [{"shard": deed.shard, "what": deed.what, "wrong": deed.wrong} for deed in plan.deeds],
+        "actions": [
+            {"shard": action.shard, "what": action.what, "wrong": action.wrong} for action in plan.actions
+        ],
         "written_anew": plan.ends,
         "left": plan.others,
     }

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "xreal-synth replay out/quickstart 0000000003-v0",
-            "xreal-synth replay out/quickstart 0000000003-v0 --out film.png",
+            "xreal-synth replay out/quickstart 0000000003-v0 --out image.png",
         )
     )(replay)
 
@@ -29,23 +29,23 @@ def replay(
     dataset: DatasetArgument,
     key: Annotated[str, typer.Argument(help="A sample's key, e.g. 0000000003-v0.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write the film as PNG.", show_default="nowhere")
+        Path | None, typer.Option("--out", help="Where to write the image as PNG.", show_default="nowhere")
     ] = None,
     bundle: Annotated[
         str | None,
         typer.Option(help="Where the bundle is, if not where it was.", show_default="the dataset's"),
     ] = None,
-    films: Annotated[
+    images: Annotated[
         str | None,
         typer.Option(
-            help="Where its real films or organ masks are, if not where they were.",
+            help="Where its real images or organ masks are, if not where they were.",
             show_default="the recipe's",
         ),
     ] = None,
 ) -> None:
-    """Makes one film again from the dataset's settings and compares it with the stored one.
+    """Makes one image again from the dataset's settings and compares it with the stored one.
 
-    Exit code 3 if the bytes differ; films of another environment may differ slightly.
+    Exit code 3 if the bytes differ; images of another environment may differ slightly.
     """
     from xreal_synth.engine.backend import Networks
     from xreal_synth.engine.reopen import reopen
@@ -58,7 +58,7 @@ def replay(
     store = open_store(dataset)
     head = read_head(store)
     stored = find_sample(store, head, key)
-    run = reopen(store, head, samples=stored.meta.group + 1, bundle=bundle, films=films)
+    run = reopen(store, head, anatomies=stored.meta.group + 1, bundle=bundle, images=images)
     recorded = recorded_micro_batch(head.fingerprint)
     shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=_gpus()), recorded)
     with console.status(f"making {key}"):
@@ -67,8 +67,8 @@ def replay(
     if out is not None:
         from PIL import Image
 
-        Image.fromarray(made.film).save(out)
-        console.print(f"film written to {out}", markup=False)
+        Image.fromarray(made.image).save(out)
+        console.print(f"image written to {out}", markup=False)
     _compare(key, stored, made)
 
 
@@ -80,9 +80,9 @@ def _compare(key: str, stored: Sample, made: Sample) -> None:
             f"{key}: the plan differs: labels, boxes or masks are not the stored ones", markup=False
         )
         raise typer.Exit(DIFFERENT)
-    apart = np.abs(made.film.astype(int) - stored.film.astype(int))
+    apart = np.abs(made.image.astype(int) - stored.image.astype(int))
     if not apart.any():
-        console.print(f"{key}: the same film, bit for bit", markup=False)
+        console.print(f"{key}: the same image, bit for bit", markup=False)
         return
     console.print(
         f"{key}: same plan, but {np.count_nonzero(apart):,} of {apart.size:,} pixels differ, by up to "

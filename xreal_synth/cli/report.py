@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def report(dataset: DatasetArgument) -> None:
     """Rebuilds report.html, the card, the contact sheet, samples.parquet, rejected.parquet and index.json.
 
-    report.html is one file to show or send: what was asked and made, films beside their twins, labels, places,
+    report.html is one file to show or send: what was asked and made, images beside their twins, labels, places,
     acceptance, provenance and limits. leak.json and evaluation.json in the dataset's folder are taken in. The
     same dataset gives the same bytes, so it is safe to build again.
     """

@@ -53,7 +53,7 @@ def status(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """How far a dataset is: shards, films, rate, time left. Reads the dataset alone, from anywhere.
+    """How far a dataset is: shards, images, rate, time left. Reads the dataset alone, from anywhere.
 
     It needs no Ray and no cluster: the shards' records, progress.json and the run's log tell.
 
@@ -73,11 +73,11 @@ def status(
         if live is not None:
             live.start()
         while True:
-            told = _last_events(store, events)
+            reported = _last_events(store, events)
             if live is not None:
-                live.update(_shown(found, told), refresh=True)
+                live.update(_shown(found, reported), refresh=True)
             else:
-                _print(found, told, as_json)
+                _print(found, reported, as_json)
             if found.state != "running":
                 return
             time.sleep(every)
@@ -98,7 +98,7 @@ def status_fields(found: DatasetStatus) -> dict[str, object]:
         "exit_code": found.exit_code,
         "shards": {"done": found.shards_done, "total": found.shards_total},
         "groups": {"done": found.groups_done, "total": found.groups_total},
-        "films": {"done": found.films, "expected": found.films_total},
+        "images": {"done": found.images, "expected": found.images_total},
         "rejected": found.rejected,
         "dropped": found.dropped,
         "actors": found.actors,
@@ -144,7 +144,7 @@ def _table(found: DatasetStatus) -> Table:
     table = Table(title=f"{found.name}: {_SAID[found.state]}", title_justify="left", show_header=False)
     table.add_row("shards", _of(found.shards_done, found.shards_total))
     table.add_row("anatomies", _of(found.groups_done, found.groups_total))
-    table.add_row("films", _of(found.films, found.films_total, expected=True))
+    table.add_row("images", _of(found.images, found.images_total, expected=True))
     if found.rejected:
         table.add_row("rejected attempts", f"{found.rejected:,}, {found.dropped:,} groups dropped")
     if found.images_per_s is not None:

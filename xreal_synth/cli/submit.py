@@ -64,7 +64,7 @@ def submit(
     on_nodes: Annotated[
         bool,
         typer.Option(
-            "--on-nodes", help="Absolute paths of bundle, masks and films are the same on every node."
+            "--on-nodes", help="Absolute paths of bundle, masks and images are the same on every node."
         ),
     ] = False,
     ship_code: Annotated[
@@ -92,26 +92,26 @@ def submit(
 
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
-    from xreal_synth.engine.parcel import megabytes, pack, text_paths
+    from xreal_synth.engine.job_package import megabytes, pack_job, text_paths
 
     texts = text_paths(text_encoder, vocab, working_dir)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes, text_encoder, vocab)
     from xreal_synth.engine.ray_submit import connect, follow, submit, version_note
     from xreal_synth.storage import scrubbed
 
-    parcel = pack(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code, also=texts)
+    package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code, also=texts)
     cluster = connect(address)
-    for note in (*parcel.notes, *filter(None, [version_note(cluster)])):
+    for note in (*package.notes, *filter(None, [version_note(cluster)])):
         notes.print(f"note: {note}", markup=False, soft_wrap=True)
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
     for option, value in (("--text-encoder", text_encoder), ("--vocab", vocab)):
         arguments += [option, value] if value is not None else []
     console.print(
-        f"taking along {len(parcel.files)} files, {megabytes(parcel.bytes)}", markup=False, soft_wrap=True
+        f"taking along {len(package.files)} files, {megabytes(package.bytes)}", markup=False, soft_wrap=True
     )
     job = submit(
-        cluster, parcel, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
+        cluster, package, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
     )
     _say_how(job, address, _place(loaded, output_root))
     if not wait:

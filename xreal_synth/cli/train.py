@@ -32,11 +32,11 @@ class Network(StrEnum):
 def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
-            "xreal-synth train autoencoder mini-autoencoder --data films/ --out runs/autoencoder",
-            "xreal-synth train denoiser mini-denoiser --data films/ --out runs/denoiser "
+            "xreal-synth train autoencoder mini-autoencoder --data images/ --out runs/autoencoder",
+            "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
             "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000",
             "xreal-synth train denoiser paper-denoiser --dry-run --workers 8",
-            "xreal-synth train denoiser paper-denoiser --data /shared/films --out /shared/runs/denoiser "
+            "xreal-synth train denoiser paper-denoiser --data /shared/images --out /shared/runs/denoiser "
             "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae",
         )
     )(train)
@@ -61,7 +61,8 @@ def train(
         str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)
     ],
     data: Annotated[
-        str | None, typer.Option(help="Folder or URI with manifest.csv, films and masks.", show_default=False)
+        str | None,
+        typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="State, metrics, sample grids and the network.", show_default=False)
@@ -84,7 +85,8 @@ def train(
         typer.Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own"),
     ] = None,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Print sizes, memory and time; needs neither films nor weights.")
+        bool,
+        typer.Option("--dry-run", help="Print sizes, memory and time; needs neither images nor weights."),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="With --dry-run: one JSON object for scripts.")
@@ -102,8 +104,8 @@ def train(
     if data is None or out is None:
         raise TrainingError(
             found=f"no {'--data' if data is None else '--out'}",
-            wanted="a folder of films and a folder to train into",
-            mend="--data FILMS --out RUN (only --dry-run needs neither)",
+            wanted="a folder of images and a folder to train into",
+            hint="--data IMAGES --out RUN (only --dry-run needs neither)",
         )
     from xreal_synth.training.config import load_config
     from xreal_synth.training.loop import EXIT_STOPPED
@@ -119,7 +121,7 @@ def train(
                 raise TrainingError(
                     found=f"--device {device} with --workers or --address",
                     wanted="Ray to choose each worker's device",
-                    mend="leave --device out; --gpus-per-worker 0 trains on CPUs",
+                    hint="leave --device out; --gpus-per-worker 0 trains on CPUs",
                 )
             loaded = load_config(network.value, path, overrides or ())
             shares = (workers, gpus_per_worker, cpus_per_worker, threads)

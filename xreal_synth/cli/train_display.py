@@ -42,7 +42,7 @@ class TrainDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(f"{network}: reading films", total=None, rate="")
+        self._task = self._bar.add_task(f"{network}: reading images", total=None, rate="")
 
     def __enter__(self) -> TrainDisplay:
         self._bar.start()
@@ -79,5 +79,5 @@ def losses_text(pace: Pace) -> str:
 
 
 def rate_text(pace: Pace) -> str:
-    """`15.2 films/s, 1.4 h left`."""
-    return f"{pace.films_per_s:.3g} films/s, {seconds_text(pace.left_s)} left"
+    """`15.2 images/s, 1.4 h left`."""
+    return f"{pace.images_per_s:.3g} images/s, {seconds_text(pace.left_s)} left"

@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 def verify(
     dataset: DatasetArgument,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Hashes and counts only; no film is decoded.")
+        bool, typer.Option("--quick", help="Hashes and counts only; no image is decoded.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Checks every hash, and that films, masks, boxes, labels and tables agree. Exit code 3 if not."""
+    """Checks every hash, and that images, masks, boxes, labels and tables agree. Exit code 3 if not."""
     from xreal_synth.shards.verify import verify as run_verify
     from xreal_synth.storage import open_store
 
@@ -51,6 +51,6 @@ def verify(
         for problem in report.problems:
             notes.print(f"{problem}", markup=False, soft_wrap=True)
         state = "everything agrees" if report.ok else f"{len(report.problems)} problem(s)"
-        console.print(f"{dataset}: {report.shards} shards, {report.samples:,} films, {state}", markup=False)
+        console.print(f"{dataset}: {report.shards} shards, {report.samples:,} images, {state}", markup=False)
     if not report.ok:
         raise typer.Exit(PARTIAL)

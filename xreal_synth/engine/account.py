@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xreal_synth.engine.expect import films_per_group
+from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Clock, Flight
 from xreal_synth.engine.progress import (
@@ -39,7 +39,7 @@ ADVANCE_EVERY_S = 0.5
 
 _NEXT: dict[ExitCode, str] = {
     COMPLETE: "",
-    PARTIAL: "the dataset is not complete: mend what failed, then run the same command again to go on",
+    PARTIAL: "the dataset is not complete: fix what failed, then run the same command again to go on",
     STOPPED: "stopped: run the same command again to go on",
 }
 
@@ -73,7 +73,7 @@ class Ending:
 
 
 class Account:
-    """Counts films for the events and the summary. Made before Ray starts; `totals` grow with the run."""
+    """Counts images for the events and the summary. Made before Ray starts; `totals` grow with the run."""
 
     def __init__(
         self, run: Run, store: Store, totals: Totals, on_event: OnEvent, clock: Clock = time.monotonic,
@@ -81,30 +81,30 @@ class Account:
     ) -> None:  # fmt: skip
         self.totals, self._clock, self._merge = totals, clock, merge
         self._run, self._store, self._on_event = run, store, on_event
-        self._expected = films_per_group(run.recipe)
+        self._expected = images_per_group(run.recipe)
         self._began = self._advanced_at = clock()
         self._before = totals.samples
         self._meter = Meter(clock=self._clock)
 
     @property
-    def films_total(self) -> int:
-        """Films in hand, and those expected of the groups that are not."""
+    def images_total(self) -> int:
+        """Images in hand, and those expected of the groups that are not."""
         covered = self.totals.groups + self.totals.dropped
-        return self.totals.samples + self._expected.films(self._run.recipe.samples - covered)
+        return self.totals.samples + self._expected.images(self._run.recipe.anatomies - covered)
 
-    def tell(self, event: Event) -> None:
+    def report(self, event: Event) -> None:
         self._on_event(event)
 
     def start_clock(self) -> None:
-        """From now on films are made: images per second count from here."""
+        """From now on images are made: images per second count from here."""
         self._meter = Meter(clock=self._clock)
 
     def done(self, record: ShardRecord) -> None:
         self.totals.add(record)
-        self.tell(
+        self.report(
             ShardDone(
                 shard=record.shard,
-                films=record.samples,
+                images=record.samples,
                 rejected=record.rejected,
                 seconds=record.timings.get("make_s", 0.0),
                 done=self.totals.shards,
@@ -128,11 +128,11 @@ class Account:
         if not self.due:
             return
         self._advanced_at = self._clock()
-        films, total = round(self.totals.samples + self._in_flight(flights)), self.films_total
-        rate = self._meter.rate(films - self._before)
-        eta = (total - films) / rate if rate > 0 else None
+        images, total = round(self.totals.samples + self._in_flight(flights)), self.images_total
+        rate = self._meter.rate(images - self._before)
+        eta = (total - images) / rate if rate > 0 else None
         actors = sum(states.values())
-        self.tell(Advanced(min(films, total), total, rate, eta, actors, states, len(flights)))
+        self.report(Advanced(min(images, total), total, rate, eta, actors, states, len(flights)))
 
     def summary(self, head: DatasetHead | None, ending: Ending) -> RunSummary:
         """The run's end. Unless it was stopped, the tables of the whole dataset are written anew."""
@@ -142,7 +142,7 @@ class Account:
         dataset, message = None, _NEXT[code]
         if head is not None and code != STOPPED:
             try:
-                split, asked = self._run.plan.split, self._run.recipe.samples
+                split, asked = self._run.plan.split, self._run.recipe.anatomies
                 dataset = self._merge(self._store, head, split_of=split, asked=asked)
             except (OSError, XrealError) as error:
                 code, message = PARTIAL, f"the dataset's tables were not written: {error}\n{_NEXT[PARTIAL]}"
@@ -155,7 +155,7 @@ class Account:
             groups=totals.groups,
             rejected=totals.rejected,
             dropped=totals.dropped,
-            made_films=made,
+            generated_images=made,
             seconds=seconds,
             images_per_s=made / seconds if seconds > 0 else 0.0,
             label_counts=dict(totals.labels),
@@ -168,10 +168,10 @@ class Account:
 
     def _in_flight(self, flights: Sequence[Flight]) -> float:
         """Twice a second over every actor there is: no plan is asked."""
-        size, groups = self._run.recipe.output.shard_size, self._run.recipe.samples
+        size, groups = self._run.recipe.output.shard_size, self._run.recipe.anatomies
         whole, last = size * self._expected.made, groups // size
-        made = sum(min(films, whole) for shard, films in flights if shard < last)
+        made = sum(min(images, whole) for shard, images in flights if shard < last)
         rest = sum(
-            self._expected.share(films, groups - size * shard) for shard, films in flights if shard >= last
+            self._expected.share(images, groups - size * shard) for shard, images in flights if shard >= last
         )
         return made * self._expected.delivered / self._expected.made + rest

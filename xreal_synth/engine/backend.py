@@ -1,4 +1,4 @@
-"""The seam between the engine and what makes films."""
+"""The seam between the engine and what makes images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xreal_synth.engine.micro_batch import LARGEST, Trial
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.models.prompt_table import unpack
 from xreal_synth.quality.gate import Gate
-from xreal_synth.sampling.jobs import GroupFilms, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from xreal_synth.sampling.upscale import UpscalerModel
 
 OnBatch = Callable[[float], None]
-"""Told how many films were made, or what share of one."""
+"""Told how many images were made, or what share of one."""
 
 
 class Backend(Protocol):
-    """Makes films of planned groups. Loaded once per actor."""
+    """Makes images of planned groups. Loaded once per actor."""
 
     @property
     def device(self) -> str:
@@ -44,8 +44,8 @@ class Backend(Protocol):
         """The gate with its networks."""
         ...
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
-        """The films of each job, in order; `on_batch(films)` after each micro-batch. No more jobs are taken than
+    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
+        """The images of each job, in order; `on_batch(images)` after each micro-batch. No more jobs are taken than
         are begun."""
         ...
 
@@ -113,7 +113,7 @@ class Networks:
 
 
 class TorchBackend:
-    """Films from a loaded bundle."""
+    """Images from a loaded bundle."""
 
     def __init__(
         self, run: Run, model: SamplerModel, gate: Gate, device: str, precision: str, micro_batch: int,
@@ -133,11 +133,11 @@ class TorchBackend:
         EngineError."""
         from xreal_synth.engine.micro_batch import find_micro_batch, measure_torch
 
-        largest = min(LARGEST, self._run.recipe.output.shard_size, self._run.recipe.samples)
+        largest = min(LARGEST, self._run.recipe.output.shard_size, self._run.recipe.anatomies)
         found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
         self.micro_batch, self.trials = found.micro_batch, found.trials
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
+    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
         from xreal_synth.sampling.groups import sample_groups
 
         jobs, once_more = tee(jobs)
@@ -151,7 +151,7 @@ class TorchBackend:
 
         times = self._run.enlarging
         return upscale_groups(
-            self._upscaler, groups, once_more, steps=steps, on_films=on_batch,
+            self._upscaler, groups, once_more, steps=steps, on_images=on_batch,
             fade=lambda region: enlarged_fade(region, times),
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ from xreal_synth.engine.progress import (
 )
 from xreal_synth.engine.publish import with_retries
 from xreal_synth.engine.resources import ActorShape, Resources, recorded_micro_batch
-from xreal_synth.engine.schedule import Limits, Schedule
+from xreal_synth.engine.schedule import Limits, ShardSchedule
 from xreal_synth.engine.setup import Run, claim
 from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.shards.head import DatasetHead
@@ -45,7 +45,7 @@ _LONGEST_BOOT_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class RunPlace:
     """Where a run's shards go: the dataset, its head if it has one, and what of it is done; `leave` are shards not
     to be made, with the reasons."""
 
@@ -59,16 +59,16 @@ class Driver:
     """One run's loop. `resources()` tells what there is for actors now."""
 
     def __init__(
-        self, run: Run, place: Place, account: Account, pool: Pool[Any], shape: ActorShape,
+        self, run: Run, place: RunPlace, account: Account, pool: Pool[Any], shape: ActorShape,
         resources: Callable[[], Resources], limits: Limits, stop: threading.Event, clock: Clock = time.monotonic,
     ) -> None:  # fmt: skip
         self.run_, self.store, self.account = run, place.store, account
         self.pool, self.shape, self.clock = pool, shape, clock
         self.stop, self.limits, self.head = stop, limits, place.head
         self.replacing, self.leave = place.ledger.replacing, place.leave
-        self.schedule = Schedule(place.ledger.todo, limits, place.ledger.totals.shards)
+        self.schedule = ShardSchedule(place.ledger.todo, limits, place.ledger.totals.shards)
         self.made: set[int] = set()
-        self.begun = self.claimed = self.told_of_others = False
+        self.begun = self.claimed = self.reported_of_others = False
         self.ours: set[str] = set()
         self.boot_failures, self.boot_again_at = 0, 0.0
         self.fingerprints: list[dict[str, str]] = [place.head.fingerprint] if place.head else []
@@ -98,13 +98,13 @@ class Driver:
 
     def _announce(self) -> None:
         total, todo = self.run_.plan.shard_count, len(self.schedule)
-        self.account.tell(
+        self.account.report(
             RunStarted(
                 uri=self.store.uri,
                 shards_total=total,
                 shards_done=self.account.totals.shards,
-                films_total=self.account.films_total,
-                films_done=self.account.totals.samples,
+                images_total=self.account.images_total,
+                images_done=self.account.totals.samples,
                 actors=self.shape.wanted(self.resources, todo),
                 device=self.shape.device,
                 micro_batch=self.shape.micro_batch,
@@ -167,7 +167,7 @@ class Driver:
         oldest = min((member.since for member in waiting), default=now)
         if now - max(oldest, self.warned_at) > self.limits.pending_warning_s:
             self.warned_at = now
-            self.account.tell(
+            self.account.report(
                 Warned(
                     f"{len(waiting)} actors have waited {now - oldest:.0f} s for {self.shape.cpus:g} CPU and "
                     f"{self.shape.gpus:g} GPU each; the cluster has {self.resources.cpus:g} and "
@@ -215,11 +215,11 @@ class Driver:
         if ready.fingerprint not in self.fingerprints:
             differences = "; ".join(fingerprint_differences(self.fingerprints[0], ready.fingerprint))
             self.fingerprints.append(ready.fingerprint)
-            self.account.tell(
-                Warned(f"films made on {ready.node} may differ in their last bits: {differences}")
+            self.account.report(
+                Warned(f"images made on {ready.node} may differ in their last bits: {differences}")
             )
         self.boot_failures = 0
-        self.account.tell(ActorUp(member.name, ready.node, self.clock() - member.since))
+        self.account.report(ActorUp(member.name, ready.node, self.clock() - member.since))
 
     def _claim(self, ready: Ready) -> DatasetHead:
         """Raises EngineError where the place cannot be written: nothing could start."""
@@ -228,7 +228,7 @@ class Driver:
         except OSError as error:
             raise EngineError(
                 where=self.store.uri, found=f"cannot be written: {error.strerror or error}",
-                wanted="a place for the dataset", mend="make room or mend the place, or give another with --output",
+                wanted="a place for the dataset", hint="make room or fix the place, or give another with --output",
             ) from error  # fmt: skip
 
     def _fixed(self, member: Member, ready: Ready) -> bool:
@@ -238,17 +238,17 @@ class Driver:
         found = recorded_micro_batch(ready.fingerprint)
         fixed = recorded_micro_batch(self.head.fingerprint) or found
         self.shape = replace(self.shape, micro_batch=fixed)
-        tried = tuple((trial.micro_batch, trial.films_per_s, trial.memory) for trial in ready.trials)
-        self.account.tell(MicroBatchFound(fixed or 0, tried))
+        tried = tuple((trial.micro_batch, trial.images_per_s, trial.memory) for trial in ready.trials)
+        self.account.report(MicroBatchFound(fixed or 0, tried))
         if found != fixed:
             self.pool.end(member)
         return found == fixed
 
     def _tell_of_others(self, record: ShardRecord) -> None:
-        if record.actor in self.ours or self.told_of_others:
+        if record.actor in self.ours or self.reported_of_others:
             return
-        self.told_of_others = True
-        self.account.tell(
+        self.reported_of_others = True
+        self.account.report(
             Warned(
                 f"shard {record.shard} was made by {record.actor}, which is not of this run: another run works on "
                 "this output. That does no harm, the bytes are equal, but the same work may be done twice"
@@ -263,22 +263,22 @@ class Driver:
             raise EngineError(
                 found=f"no actor can start: {failed.reason}",
                 wanted="an actor that loads the models",
-                mend="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
+                hint="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
             )
         self.boot_again_at = self.clock() + min(2.0**self.boot_failures / 2, _LONGEST_BOOT_WAIT_S)
         self.schedule.fruitless += 1
-        self.account.tell(ActorLost(member.name, None, failed.reason))
+        self.account.report(ActorLost(member.name, None, failed.reason))
 
     def _lost(self, member: Member, shard: int | None, lost: Lost) -> None:
         if shard is None and lost.outside:
             self.schedule.fruitless += 1
-            self.account.tell(ActorLost(member.name, None, lost.reason))
+            self.account.report(ActorLost(member.name, None, lost.reason))
             return
         if shard is None:
             self._boot_failed(member, Failed("lost", lost.reason, lost.reason))
             return
         if shard == member.shard or member.shard is None:
-            self.account.tell(ActorLost(member.name, shard, lost.reason))
+            self.account.report(ActorLost(member.name, shard, lost.reason))
         self._again(member, shard, lost)
 
     def _again(self, member: Member, shard: int, lost: Lost) -> None:
@@ -287,7 +287,7 @@ class Driver:
         else:
             again = self.schedule.died(shard, lost.reason)
         if again:
-            self.account.tell(ShardRetried(shard, self.schedule.tries(shard), lost.reason))
+            self.account.report(ShardRetried(shard, self.schedule.tries(shard), lost.reason))
         else:
             self._quarantine(shard, Failed("lost", self.schedule.given_up[shard], lost.reason))
 
@@ -295,14 +295,14 @@ class Driver:
         if failed.spoiled and member.name in self.pool.members:
             self._end_spoiled(member, failed)
         if self.schedule.failed(shard, member.name, failed.cause, failed.reason):
-            self.account.tell(ShardRetried(shard, self.schedule.tries(shard), failed.reason))
+            self.account.report(ShardRetried(shard, self.schedule.tries(shard), failed.reason))
         else:
             self._quarantine(shard, failed)
 
     def _end_spoiled(self, member: Member, failed: Failed) -> None:
         """Ends an actor that cannot be trusted; what else it had in hand is made again."""
         self.pool.end(member)
-        self.account.tell(ActorLost(member.name, None, failed.reason))
+        self.account.report(ActorLost(member.name, None, failed.reason))
         for other in (member.shard, member.publishing):
             if other is not None:
                 self._again(member, other, Lost(failed.reason, outside=True))
@@ -313,13 +313,13 @@ class Driver:
         try:
             with_retries(f"writing {key}", lambda: self.store.replace(key, content))
         except StorageError as error:
-            self.account.tell(Warned(str(error)))
-        self.account.tell(ShardQuarantined(shard, failed.reason))
+            self.account.report(Warned(str(error)))
+        self.account.report(ShardQuarantined(shard, failed.reason))
 
     def _drain(self) -> None:
         """Finishes what is in flight, up to `drain_s`."""
         self.pool.end_all(self.pool.spare())
-        self.account.tell(Stopping(len(self.pool.in_flight())))
+        self.account.report(Stopping(len(self.pool.in_flight())))
         deadline = self.clock() + self.limits.drain_s
         while self.pool.busy and self.clock() < deadline:
             self._hear_all(min(self.limits.tick_s, 0.2))
@@ -332,7 +332,7 @@ class Driver:
             if self.stop.is_set():
                 return self.account.summary(None, Ending({}, dict.fromkeys(self.schedule.waiting, ""), True))
             raise EngineError(
-                found="no actor ever started", wanted="one actor at least", mend="see the messages above"
+                found="no actor ever started", wanted="one actor at least", hint="see the messages above"
             )
         not_made = {shard: self.schedule.reason(shard) for shard in self.schedule.waiting}
         not_made |= dict.fromkeys(missing_records(self.run_, self.store, self.made), "its record has gone")

@@ -1,4 +1,4 @@
-"""What goes with a film that is delivered larger than it is sampled: boxes, and the paste at the large size."""
+"""What goes with an image that is delivered larger than it is sampled: boxes, and the paste at the large size."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.codes import enlarged
+from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather
-from xreal_synth.types import OwnFinding, PixelBox, PlacedFinding, SourceFilm
+from xreal_synth.types import ExistingFinding, PixelBox, PlacedFinding, SourceImage
 
 FADE_SHARE = FEATHER_SHARE / 4
-"""Width of the paste at the large size, over the film's side: the film beneath it has faded already."""
+"""Width of the paste at the large size, over the image's side: the image beneath it has faded already."""
 
 
 def enlarged_box(box: PixelBox, times: int) -> PixelBox:
-    """The same place on a film `times` as large."""
+    """The same place on an image `times` as large."""
     x0, y0, x1, y1 = box
     return x0 * times, y0 * times, x1 * times, y1 * times
 
@@ -25,10 +25,10 @@ def enlarged_finding(finding: PlacedFinding, times: int) -> PlacedFinding:
     return replace(finding, boxes=tuple(enlarged_box(box, times) for box in finding.boxes))
 
 
-def enlarged_source(source: SourceFilm, times: int) -> SourceFilm:
-    def own(one: OwnFinding) -> OwnFinding:
-        healed = None if one.healed is None else enlarged_box(one.healed, times)
-        return OwnFinding(one.name, enlarged_box(one.box, times), healed)
+def enlarged_source(source: SourceImage, times: int) -> SourceImage:
+    def own(one: ExistingFinding) -> ExistingFinding:
+        removed = None if one.removed is None else enlarged_box(one.removed, times)
+        return ExistingFinding(one.name, enlarged_box(one.box, times), removed)
 
     return replace(source, findings=tuple(map(own, source.findings)))
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from xreal_synth.recipe.edits import Edit
+from xreal_synth.recipe.edits import EditRule
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
 
 BYTES_PER_PIXEL = 0.55
-"""Of a film as PNG beside its two masks and its JSON: measured on 256-pixel films."""
+"""Of an image as PNG beside its two masks and its JSON: measured on 256-pixel images."""
 OVERHEAD_BYTES = 8_000
 PARTS = ("unet", "controlnet")
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CostEstimate:
     """`evaluations_per_edit` counts guidance's second row; `device_seconds` by device, empty if unknown."""
 
     evaluations_per_twin: int
@@ -27,23 +27,23 @@ class Estimate:
     device_seconds: dict[str, float] = field(default_factory=dict)
 
 
-def estimate(run: Run, films: float) -> Estimate:
-    """The cost of `films` delivered films; every group's twin is made, delivered or not, but for real films."""
+def estimate(run: Run, images: float) -> CostEstimate:
+    """The cost of `images` delivered images; every group's twin is made, delivered or not, but for real images."""
     sampling, recipe = run.sampling, run.recipe
     again, last = sampling.resample - 1, sampling.steps - 1
-    per_twin = 0 if run.plan.on_films else sampling.steps + again * min(sampling.hold_steps, last)
+    per_twin = 0 if run.plan.on_images else sampling.steps + again * min(sampling.hold_steps, last)
     start = sampling.branch_step if sampling.mode == "branch" else 0
     rows = 1 if sampling.guidance == 1.0 else 2
     per_edit = rows * (sampling.steps - start + again * max(last - start, 0))
-    total = recipe.samples * per_twin + _edits(run) * per_edit
-    pixels = run.film_size**2
+    total = recipe.anatomies * per_twin + _edits(run) * per_edit
+    pixels = run.delivered_size**2
     cost = total * _controlnet_factor(run)
     speeds = {device: cost * seconds for device, seconds in run.bundle.seconds_per_evaluation.items()}
-    return Estimate(
+    return CostEstimate(
         evaluations_per_twin=per_twin,
         evaluations_per_edit=per_edit,
         evaluations=float(total),
-        bytes=films * (pixels * BYTES_PER_PIXEL + OVERHEAD_BYTES),
+        bytes=images * (pixels * BYTES_PER_PIXEL + OVERHEAD_BYTES),
         device_seconds=speeds,
     )
 
@@ -57,18 +57,18 @@ def _controlnet_factor(run: Run) -> float:
 
 
 def _edits(run: Run) -> float:
-    """Expected passes of stage B, over all groups, variants and shams; one for each part of a real film's edit."""
+    """Expected passes of stage B, over all groups, variants and shams; one for each part of a real image's edit."""
     rows, pairs = run.recipe.findings, run.recipe.pairs
     passes = 0.0
     for row in rows:
         kinds = [len(labels) + _parts(row.edit) for _, labels in row.kinds]
-        shams = pairs.sham * row.takes_sham(on_films=run.plan.on_films)
+        shams = pairs.sham * row.takes_sham(on_images=run.plan.on_images)
         passes += row.weight * (pairs.variants * sum(kinds) + shams * kinds[0])
-    return float(run.recipe.samples * passes / sum(row.weight for row in rows))
+    return float(run.recipe.anatomies * passes / sum(row.weight for row in rows))
 
 
-def _parts(edit: Edit | None) -> int:
-    """Passes of an edit on a film with one box of each kind: painting over takes one, each finding one."""
+def _parts(edit: EditRule | None) -> int:
+    """Passes of an edit on an image with one box of each kind: painting over takes one, each finding one."""
     if edit is None:
         return 0
     return int(edit.uses_own) + len(edit.moved) + len(edit.resized) + (edit.add is not None)

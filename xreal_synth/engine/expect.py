@@ -1,4 +1,4 @@
-"""How many films a recipe gives, before they are counted."""
+"""How many images a recipe gives, before they are counted."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from xreal_synth.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class FilmsPerGroup:
-    """Means over the findings rows: films delivered, and films the models make (the twin always; twice each
-    where films are upscaled)."""
+class ImagesPerGroup:
+    """Means over the findings rows: images delivered, and images the models make (the twin always; twice each
+    where images are upscaled)."""
 
     delivered: float
     made: float
 
-    def films(self, groups: int) -> int:
-        """Delivered films expected of this many groups."""
+    def images(self, groups: int) -> int:
+        """Delivered images expected of this many groups."""
         return round(groups * self.delivered)
 
     def share(self, made: float, groups: int) -> float:
-        """Delivered films that `made` films of a shard of `groups` groups stand for, about."""
+        """Delivered images that `made` images of a shard of `groups` groups stand for, about."""
         return min(made, groups * self.made) * self.delivered / self.made
 
 
-def films_per_group(recipe: Recipe) -> FilmsPerGroup:
-    """A group without findings gives its healthy film; any other its variants, its twin and sham if asked for."""
+def images_per_group(recipe: Recipe) -> ImagesPerGroup:
+    """A group without findings gives its healthy image; any other its variants, its twin and sham if asked for."""
     real, pairs = isinstance(recipe.anatomy.source, ImagesSource), recipe.pairs
     total = sum(row.weight for row in recipe.findings)
     delivered = made = 0.0
     for row in recipe.findings:
         share = row.weight / total
-        edited = pairs.variants * len(row.kinds) + pairs.sham * row.takes_sham(on_films=real)
+        edited = pairs.variants * len(row.kinds) + pairs.sham * row.takes_sham(on_images=real)
         edited = edited if row.paints else 0.0
         delivered += share * (edited + pairs.twin if row.paints else 1)
         made += share * (1 + edited)
         if recipe.output.upscale is not None:
             made += share * (edited + (not real))
-    return FilmsPerGroup(delivered=delivered, made=made)
+    return ImagesPerGroup(delivered=delivered, made=made)

@@ -1,6 +1,6 @@
-"""A backend without networks: phantom films drawn from the organ masks, for tests and benches of the engine.
+"""A backend without networks: fake images drawn from the organ masks, for tests and benches of the engine.
 
-The films are a pure function of the plan, like a model's. Faults happen where they are asked for. No recipe
+The images are a pure function of the plan, like a model's. Faults happen where they are asked for. No recipe
 can choose this backend; it is an argument of `ray_driver.generate`.
 """
 
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xreal_synth.anatomy.codes import enlarged
+from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.errors import BundleError
 from xreal_synth.quality.gate import Gate
-from xreal_synth.sampling.jobs import GroupFilms, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.seeds import normal
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -35,12 +35,12 @@ GREY = np.array([0.75, 0.25, 0.25, 0.8, 0.85], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Phantom:
+class FakeImages:
     """`sleep_s` per group. Groups in `poison` raise, those in `mistake` raise one of the project's errors,
     those in `hang` never end, those in `die` kill their process, those in `oom` raise what torch raises when a
     device is full: always, or once where `once` names a folder. `broken` fails to load, `boot_hang` never ends
     loading (once). Groups in `held` leave a file `at-INDEX` with their process's id in the folder `hold`, and wait
-    there for a file `go`. No file may grow beyond `file_limit` bytes. Films of the (group, attempt) in `blank` are
+    there for a file `go`. No file may grow beyond `file_limit` bytes. Images of the (group, attempt) in `blank` are
     of one grey level, so that the gate's pixel check refuses them.
     """
 
@@ -66,7 +66,7 @@ class Phantom:
             time.sleep(1e6)
         if self.file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_limit, self.file_limit))
-        return PhantomBackend(self, shape.micro_batch or 1, run)
+        return FakeBackend(self, shape.micro_batch or 1, run)
 
     def due(self, fault: str) -> bool:
         """Whether the fault is to happen now; it leaves a mark in the folder `once`."""
@@ -83,38 +83,38 @@ class OutOfMemoryError(RuntimeError):
     """Named as torch's own, which this backend does without."""
 
 
-class PhantomBackend:
-    """Draws phantom films."""
+class FakeBackend:
+    """Draws fake images."""
 
-    device = "phantom"
+    device = "fake"
     precision = "none"
 
-    def __init__(self, settings: Phantom, micro_batch: int, run: Run) -> None:
+    def __init__(self, settings: FakeImages, micro_batch: int, run: Run) -> None:
         self._settings = settings
         self._times = run.enlarging
         self.gate = Gate(run.quality)
         self.micro_batch = micro_batch
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
+    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
         source = iter(jobs)
         while taken := list(islice(source, self.micro_batch)):
             batch = [self._group(job) for job in taken]
-            on_batch(sum(len(group.films) for group in batch))
+            on_batch(sum(len(group.images) for group in batch))
             yield from batch
 
-    def _group(self, job: GroupJob) -> GroupFilms:
+    def _group(self, job: GroupJob) -> GroupImages:
         self._fault(job.index)
         time.sleep(self._settings.sleep_s)
-        films = {"h": phantom(job)}
+        images = {"h": fake(job)}
         for member in job.members:
-            film = films["h"].astype(np.float32)
+            image = images["h"].astype(np.float32)
             for edit in member.edits:
-                film += edit.alpha * 40.0
-            films[member.name] = film.clip(0, 255).astype(np.uint8)
+                image += edit.alpha * 40.0
+            images[member.name] = image.clip(0, 255).astype(np.uint8)
         if (job.index, job.attempt) in self._settings.blank:
-            films = {name: np.full_like(film, 90) for name, film in films.items()}
-        films = {name: enlarged(film, self._times) for name, film in films.items()}
-        return GroupFilms(index=job.index, films=films)
+            images = {name: np.full_like(image, 90) for name, image in images.items()}
+        images = {name: enlarged(image, self._times) for name, image in images.items()}
+        return GroupImages(index=job.index, images=images)
 
     def _fault(self, index: int) -> None:
         settings = self._settings
@@ -141,9 +141,9 @@ def wait_for_go(folder: Path, name: str) -> None:
         time.sleep(0.02)
 
 
-def phantom(job: GroupJob) -> Film:
-    """Organs in plain greys with the group's own noise, uint8 [H, W]; a real film as it is."""
-    if job.film is not None:
-        return job.film
+def fake(job: GroupJob) -> GreyImage:
+    """Organs in plain greys with the group's own noise, uint8 [H, W]; a real image as it is."""
+    if job.image is not None:
+        return job.image
     noise = normal(job.anatomy.shape, job.seed, job.index, job.attempt, "a.x_T")
     return ((GREY[job.anatomy] + 0.03 * noise) * 255).clip(0, 255).astype(np.uint8)

@@ -31,25 +31,25 @@ def group_job(run: Run, spec: SampleSpec) -> GroupJob:
             for member in spec.members
             if member.name != HEALTHY
         ),
-        film=spec.film,
+        image=spec.image,
         large=spec.large,
     )
 
 
 def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
-    """What of a real film is painted over goes first, in one pass; then the findings, one after another.
+    """What of a real image is painted over goes first, in one pass; then the findings, one after another.
 
     A sham has a pass for each of the first variant's findings, in its region.
     """
     if member.sham:
         healthy = run.bundle.healthy_prompt
         return tuple(_painting(run, region_mask(place, spec.anatomy), healthy) for place in member.sham)
-    healed = member.source.healed if member.source is not None else ()
-    first = (_healing(run, healed),) if healed else ()
+    removed = member.source.removed if member.source is not None else ()
+    first = (_removal(run, removed),) if removed else ()
     return first + tuple(_edit(run, finding, spec) for finding in member.findings)
 
 
-def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
+def _removal(run: Run, boxes: Sequence[PixelBox]) -> Edit:
     region = np.zeros((run.bundle.image_size,) * 2, dtype=bool)
     for x0, y0, x1, y1 in boxes:
         region[y0:y1, x0:x1] = True

@@ -120,7 +120,7 @@ class Journal:
     def _begin(self) -> None:
         local = self._store.local_path
         self._sink = (
-            _Parts(self._store, self.run, self._clock) if local is None else _File(self._store, self.run)
+            _Parts(self._store, self.run, self._clock) if local is None else _LogFile(self._store, self.run)
         )
         held, self._held = self._held, []
         for line in held:
@@ -129,8 +129,8 @@ class Journal:
     def _last(self, name: str, fields: Mapping[str, object]) -> None:
         assert self._sink is not None
         self._ended = True
-        told = {**fields, "events": dict(sorted(self._counts.items())), "unwritten": self._unwritten}
-        self._write(self._line(name, told))
+        reported = {**fields, "events": dict(sorted(self._counts.items())), "unwritten": self._unwritten}
+        self._write(self._line(name, reported))
         self._try(self._sink.close)
 
     def _say(self, line: bytes) -> None:
@@ -152,7 +152,7 @@ class Journal:
         self._try(sink.tick)
 
     def _try(self, action: Callable[[], None]) -> bool:
-        """A log that cannot be written is told of once and stops nothing."""
+        """A log that cannot be written is reported once and stops nothing."""
         try:
             action()
         except (OSError, StorageError) as error:
@@ -168,7 +168,7 @@ class Journal:
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str).encode() + b"\n"
 
 
-class _File:
+class _LogFile:
     """A file on a disk, one write a line. A line that was cut off, by a full disk, stays a line of its own."""
 
     def __init__(self, store: Store, run: str) -> None:
@@ -243,7 +243,7 @@ def journal(run: Run, store: Store, on_event: OnEvent) -> Journal:
         "digest": run.digest,
         "bundle": run.bundle.name,
         "bundle_hash": run.bundle.content_hash,
-        "groups": recipe.samples,
+        "groups": recipe.anatomies,
         "shards": run.plan.shard_count,
         "shard_samples": recipe.output.shard_size,
         "actors": str(recipe.compute.actors),

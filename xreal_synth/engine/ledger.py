@@ -1,7 +1,7 @@
 """What of a dataset is done, read from its storage when a run starts.
 
 A shard is done when its record is there. A tar without a record is adopted if its bytes are what the plan and
-its own films give, else deleted. A shard that has grown, or whose files are not as recorded, is made again.
+its own images give, else deleted. A shard that has grown, or whose files are not as recorded, is made again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
 
 _OTHER = "a tar without a record that is not what the recipe gives"
-_GATED = "a tar without a record: the gate's verdicts on its films cannot be checked without making them"
+_GATED = "a tar without a record: the gate's verdicts on its images cannot be checked without making them"
 _ADOPT_CHUNK = 64
 
 
@@ -169,7 +169,7 @@ class _Whole:
 def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole | None:
     """The shard's tar if it is right; None for a gated run, whose verdicts only its networks can give.
 
-    It is built again from the plan and the films in it: equal bytes mean that every name, label, mask and box is
+    It is built again from the plan and the images in it: equal bytes mean that every name, label, mask and box is
     right and that nothing is missing or added.
     """
     key = tar_key(shard.stem)
@@ -189,14 +189,14 @@ def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole
 
 
 def _rebuilt(run: Run, shard: ShardPlan, tar: Path, rejected: list[Rejected]) -> Iterable[Sample]:
-    """The plan's samples with the films there; fills `rejected`. Raises DatasetError at the first surprise."""
+    """The plan's samples with the images there; fills `rejected`. Raises DatasetError at the first surprise."""
     there = read_samples(tar, tar_key(shard.stem))
     for planned in plan_shard(run, shard, _ADOPT_CHUNK):
         rejected += planned.rejected
         for spec in planned.specs:
             members = [_rebuilt_member(run, spec, member, there, shard.stem) for member in spec.members]
-            if told := group_problems(members):
-                raise DatasetError(where=shard.stem, found=told[0])
+            if reported := group_problems(members):
+                raise DatasetError(where=shard.stem, found=reported[0])
             yield from members
 
 
@@ -205,11 +205,11 @@ def _rebuilt_member(
 ) -> Sample:
     read = next(there, None)
     if read is None or read.sample.meta.key != member.key:
-        raise DatasetError(where=where, found="another film", wanted=member.key)
-    if read.sample.film.shape[0] != run.film_size:
-        raise DatasetError(where=where, found="a film of another size", wanted=member.key)
+        raise DatasetError(where=where, found="another image", wanted=member.key)
+    if read.sample.image.shape[0] != run.delivered_size:
+        raise DatasetError(where=where, found="an image of another size", wanted=member.key)
     real = real_twin(spec) if member.name == HEALTHY else None
-    return build_sample(run, spec, member, read.sample.film if real is None else real, read.sample.change)
+    return build_sample(run, spec, member, read.sample.image if real is None else real, read.sample.change)
 
 
 def _local_copy(store: Store, key: str, folder: Path) -> Path:
@@ -231,8 +231,8 @@ def _surplus(run: Run, store: Store, what: str) -> DatasetError:
     return DatasetError(
         where=store.uri,
         found=f"the dataset here has more groups ({what}) than the recipe asks for",
-        wanted=f"at most samples: {run.recipe.samples}",
-        mend="raise samples to what is there, or give another place with --output",
+        wanted=f"at most anatomies: {run.recipe.anatomies}",
+        hint="raise anatomies to what is there, or give another place with --output",
     )
 
 

@@ -32,13 +32,13 @@ class LineLog:
         self, say: Callable[[str], None], every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._say, self._every, self._clock = say, every_s, clock
-        self._told_at = clock()
+        self._reported_at = clock()
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Advanced):
-            if self._clock() - self._told_at < self._every:
+            if self._clock() - self._reported_at < self._every:
                 return
-            self._told_at = self._clock()
+            self._reported_at = self._clock()
         self._say(line_of(event))
 
 
@@ -53,12 +53,14 @@ def line_of(event: Event) -> str:
             )
         case Advanced():
             left = "" if event.eta_s is None else f", {event.eta_s:.0f} s left"
-            return f"{event.films_done} of {event.films_total} films, {event.images_per_s:.2f} images/s{left}"
+            return (
+                f"{event.images_done} of {event.images_total} images, {event.images_per_s:.2f} images/s{left}"
+            )
         case ActorUp():
             return f"actor {event.actor} up on {event.node} after {event.seconds:.1f} s"
         case MicroBatchFound():
             tried = ", ".join(
-                f"{size}: {rate:.2f} films/s, {memory:.0%} of memory" for size, rate, memory in event.tried
+                f"{size}: {rate:.2f} images/s, {memory:.0%} of memory" for size, rate, memory in event.tried
             )
             return f"micro-batch {event.micro_batch} from now on (tried {tried})"
         case ActorLost():
@@ -67,7 +69,7 @@ def line_of(event: Event) -> str:
         case ShardDone():
             rejected = f", {event.rejected} rejected" if event.rejected else ""
             return (
-                f"shard {event.shard} done: {event.films} films{rejected} in {event.seconds:.1f} s "
+                f"shard {event.shard} done: {event.images} images{rejected} in {event.seconds:.1f} s "
                 f"({event.done} of {event.total})"
             )
         case ShardRetried():
@@ -86,28 +88,28 @@ def line_of(event: Event) -> str:
 
 def line_of_logged(line: Mapping[str, object]) -> str:
     """An event of a run's log (shards/runlog.py) in one line, with its time."""
-    told: dict[str, Any] = {key: value for key, value in line.items() if key not in ("at", "run", "event")}
+    reported: dict[str, Any] = {
+        key: value for key, value in line.items() if key not in ("at", "run", "event")
+    }
     name = str(line["event"])
     try:
-        words = _words(name, told)
+        words = _words(name, reported)
     except (TypeError, ValueError, AttributeError, KeyError):  # of another version of this package
-        words = f"{name}: {', '.join(f'{key} {value}' for key, value in told.items())}"
+        words = f"{name}: {', '.join(f'{key} {value}' for key, value in reported.items())}"
     return f"{str(line['at'])[:19].replace('T', ' ')}  {words}"
 
 
-def _words(name: str, told: dict[str, Any]) -> str:
+def _words(name: str, reported: dict[str, Any]) -> str:
     if name == "run_opened":
         return (
-            f"run of xreal-synth {told['package']} with Ray {told['ray']} on {told['host']}, "
-            f"digest {told['digest'][:12]}"
+            f"run of xreal-synth {reported['package']} with Ray {reported['ray']} on {reported['host']}, "
+            f"digest {reported['digest'][:12]}"
         )
     if name == "run_ended":
-        ended = (
-            f"ended with exit code {told['exit_code']}: {told['made_films']} films in {told['seconds']:.0f} s"
-        )
-        message = f"; {told['message']}" if told["message"] else ""
-        return f"{ended}, {told['shards_done']} of {told['shards_total']} shards done{message}"
+        ended = f"ended with exit code {reported['exit_code']}: {reported['generated_images']} images in {reported['seconds']:.0f} s"
+        message = f"; {reported['message']}" if reported["message"] else ""
+        return f"{ended}, {reported['shards_done']} of {reported['shards_total']} shards done{message}"
     if name == "run_failed":
-        return f"broken off: {told['error']}: {told['message']}"
+        return f"broken off: {reported['error']}: {reported['message']}"
     kind = EVENTS[name]
-    return line_of(kind(**{one.name: told[one.name] for one in fields(kind) if one.name in told}))
+    return line_of(kind(**{one.name: reported[one.name] for one in fields(kind) if one.name in reported}))

@@ -3,7 +3,7 @@
 Ray's exporter adds `ray_` before the names, `_total` to counters, and tags for node, process and session. A metric of
 the run is told by the driver, from its events, and has the tag `dataset`; one of an actor is told by the actor's own
 process, with the tag `actor` too, so that its gauges go when the actor goes. Tags have few values: datasets, actors,
-states, checks, never shards or films. Of histograms Ray keeps the buckets' counts alone: a `_sum` is an estimate.
+states, checks, never shards or images. Of histograms Ray keeps the buckets' counts alone: a `_sum` is an estimate.
 """
 
 from __future__ import annotations
@@ -82,13 +82,15 @@ class Metric:
         )
 
 
-IMAGES_PER_S = Metric("images_per_second", "gauge", "Films made per second by the run, over the last minute.")
-FILMS = Metric("films", "gauge", "Films of the dataset: done, and expected in all.", ("state",))
+IMAGES_PER_S = Metric(
+    "images_per_second", "gauge", "Images made per second by the run, over the last minute."
+)
+IMAGES = Metric("images", "gauge", "Images of the dataset: done, and expected in all.", ("state",))
 SHARDS = Metric(
     "shards", "gauge", "Shards of the dataset: done, in_flight, waiting, quarantined.", ("state",)
 )
 ACTORS = Metric("actors", "gauge", "Actors of the run: booting, idle, working.", ("state",))
-FILMS_MADE = Metric("films_made", "counter", "Films in shards that this run has finished.")
+IMAGES_GENERATED = Metric("images_generated", "counter", "Images in shards that this run has finished.")
 ACCEPTED = Metric("groups_accepted", "counter", "Groups in shards that this run has finished.")
 DROPPED = Metric("groups_dropped", "counter", "Groups given up after max_attempts.")
 REJECTED = Metric("attempts_rejected", "counter", "Attempts at groups that a check refused.", ("check",))
@@ -100,13 +102,13 @@ RETRIED = Metric("shards_retried", "counter", "Shards that failed and went back 
 QUARANTINED = Metric("shards_quarantined", "counter", "Shards given up.")
 LOST = Metric("actors_lost", "counter", "Actors that died, hung or could not start.")
 RUN = (
-    IMAGES_PER_S, FILMS, SHARDS, ACTORS, FILMS_MADE, ACCEPTED, DROPPED, REJECTED, BYTES, SHARD_SECONDS, BOOT_SECONDS,
+    IMAGES_PER_S, IMAGES, SHARDS, ACTORS, IMAGES_GENERATED, ACCEPTED, DROPPED, REJECTED, BYTES, SHARD_SECONDS, BOOT_SECONDS,
     RETRIED, QUARANTINED, LOST,
 )  # fmt: skip
 """The driver's."""
 
 ATTEMPTED = Metric(
-    "actor_films", "counter", "Films that the actor has made, refused ones too, as it makes them."
+    "actor_images", "counter", "Images that the actor has made, refused ones too, as it makes them."
 )
 SECONDS = Metric("actor_seconds", "counter", "Where the actor's time has gone: model, gate, wait, other, idle.",
                  ("part",))  # fmt: skip
@@ -118,7 +120,7 @@ ACTOR = (ATTEMPTED, SECONDS, BUSY, PUBLISH_SECONDS)
 """The actors'."""
 
 
-class Tell(Protocol):
+class Emit(Protocol):
     """Takes a value: counters grow by it, gauges become it, histograms count it."""
 
     def __call__(self, metric: Metric, value: float, **tags: str) -> None: ...
@@ -127,87 +129,87 @@ class Tell(Protocol):
 class RunMeters:
     """Passes events on, and tells of them. `tell(dataset)` is called when Ray is up."""
 
-    def __init__(self, dataset: str, tell: Callable[[str], Tell], on_event: OnEvent) -> None:
-        self._dataset, self._open, self._on_event = dataset, tell, on_event
-        self._tell: Tell | None = None
+    def __init__(self, dataset: str, emit: Callable[[str], Emit], on_event: OnEvent) -> None:
+        self._dataset, self._open, self._on_event = dataset, emit, on_event
+        self._emit: Emit | None = None
         self._shards = self._done = self._in_flight = self._quarantined = 0
 
     def on_event(self, event: Event) -> None:
         self._on_event(event)
         if isinstance(event, RunStarted):
             self._begin(event)
-        elif self._tell is not None:
-            self._told(self._tell, event)
+        elif self._emit is not None:
+            self._reported(self._emit, event)
 
     def _begin(self, event: RunStarted) -> None:
-        self._tell = tell = self._open(self._dataset)
+        self._emit = emit = self._open(self._dataset)
         for metric in RUN:
             if metric.kind == "counter" and not metric.tags:
-                tell(metric, NOTHING)
+                emit(metric, NOTHING)
         self._shards, self._done = event.shards_total, event.shards_done
-        tell(FILMS, event.films_done, state="done")
-        tell(FILMS, event.films_total, state="expected")
-        self._tell_shards(tell)
+        emit(IMAGES, event.images_done, state="done")
+        emit(IMAGES, event.images_total, state="expected")
+        self._emit_shards(emit)
 
-    def _told(self, tell: Tell, event: Event) -> None:
+    def _reported(self, emit: Emit, event: Event) -> None:
         match event:
             case Advanced():
-                tell(IMAGES_PER_S, event.images_per_s)
-                tell(FILMS, event.films_done, state="done")
-                tell(FILMS, event.films_total, state="expected")
+                emit(IMAGES_PER_S, event.images_per_s)
+                emit(IMAGES, event.images_done, state="done")
+                emit(IMAGES, event.images_total, state="expected")
                 for state, count in event.states.items():
-                    tell(ACTORS, count, state=state)
+                    emit(ACTORS, count, state=state)
                 self._in_flight = event.in_flight
-                self._tell_shards(tell)
+                self._emit_shards(emit)
             case ShardDone():
                 self._done = event.done
-                self._tell_done(tell, event)
+                self._emit_done(emit, event)
             case ActorUp():
-                tell(BOOT_SECONDS, event.seconds)
+                emit(BOOT_SECONDS, event.seconds)
             case ActorLost():
-                tell(LOST, 1)
+                emit(LOST, 1)
             case ShardRetried():
-                tell(RETRIED, 1)
+                emit(RETRIED, 1)
             case ShardQuarantined():
                 self._quarantined += 1
-                tell(QUARANTINED, 1)
-                self._tell_shards(tell)
+                emit(QUARANTINED, 1)
+                self._emit_shards(emit)
             case _:
                 return
 
-    def _tell_done(self, tell: Tell, event: ShardDone) -> None:
+    def _emit_done(self, emit: Emit, event: ShardDone) -> None:
         counts = (
-            (FILMS_MADE, event.films),
+            (IMAGES_GENERATED, event.images),
             (ACCEPTED, event.groups),
             (DROPPED, event.dropped),
             (BYTES, event.bytes),
         )
         for metric, count in counts:
             if count:
-                tell(metric, count)
+                emit(metric, count)
         for check, count in event.refused.items():
-            tell(REJECTED, count, check=check)
-        tell(SHARD_SECONDS, event.seconds)
-        self._tell_shards(tell)
+            emit(REJECTED, count, check=check)
+        emit(SHARD_SECONDS, event.seconds)
+        self._emit_shards(emit)
 
-    def _tell_shards(self, tell: Tell) -> None:
+    def _emit_shards(self, emit: Emit) -> None:
         waiting = max(self._shards - self._done - self._in_flight - self._quarantined, 0)
         counts = {"done": self._done, "in_flight": self._in_flight, "quarantined": self._quarantined}
         for state, count in {**counts, "waiting": waiting}.items():
-            tell(SHARDS, count, state=state)
+            emit(SHARDS, count, state=state)
 
 
 class ActorMeters:
     """What an actor tells of itself, from when it is ready."""
 
-    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
-        self._tell, self._clock = tell, clock
+    def __init__(self, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._emit, self._clock = emit, clock
         self._since = clock()
-        tell(ATTEMPTED, NOTHING)
+        emit(ATTEMPTED, NOTHING)
 
-    def films(self, count: float) -> None:
+    def images(self, count: float) -> None:
         if count > 0:
-            self._tell(ATTEMPTED, count)
+            self._emit(ATTEMPTED, count)
 
     def rendered(self, timings: Mapping[str, float]) -> None:
         """A shard is made, in the seconds that its record tells; what is left since the one before was idle."""
@@ -219,14 +221,14 @@ class ActorMeters:
         parts |= {"other": made - sum(parts.values()), "idle": wall - made}
         for part, seconds in parts.items():
             if seconds > 0:
-                self._tell(SECONDS, seconds, part=part)
+                self._emit(SECONDS, seconds, part=part)
         model = parts.get("model")
         if model is not None and wall > 0:
-            self._tell(BUSY, min(model / wall, 1.0))
+            self._emit(BUSY, min(model / wall, 1.0))
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
         """A shard's files are written by its body."""
         began = self._clock()
         yield
-        self._tell(PUBLISH_SECONDS, self._clock() - began)
+        self._emit(PUBLISH_SECONDS, self._clock() - began)

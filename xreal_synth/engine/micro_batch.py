@@ -1,6 +1,6 @@
 """The micro-batch of a dataset, found once by its first actor on a GPU, then fixed and recorded.
 
-Rule: from 1 group it is doubled, up to the groups of a shard. A size is kept if films per second have grown by
+Rule: from 1 group it is doubled, up to the groups of a shard. A size is kept if images per second have grown by
 5% or more over the size before and the device's memory stayed at or under 80% of the actor's share; the first size
 that is not kept ends the search. It changes bytes, so nothing changes it afterwards.
 """
@@ -26,23 +26,23 @@ _PASSES = 2
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a micro-batch gave: films per second, and the peak of memory as a share of the actor's part of the
+    """What a micro-batch gave: images per second, and the peak of memory as a share of the actor's part of the
     device."""
 
     micro_batch: int
-    films_per_s: float
+    images_per_s: float
     memory: float
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MicroBatchChoice:
     """The micro-batch to keep, and every size that was tried and fitted."""
 
     micro_batch: int
     trials: tuple[Trial, ...]
 
 
-def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARGEST) -> Found:
+def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARGEST) -> MicroBatchChoice:
     """Applies the rule; `measure(n)` is None where n groups do not fit. Raises EngineError if one does not."""
     trials: list[Trial] = []
     kept, size = 0, 1
@@ -52,7 +52,7 @@ def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARG
             break
         trials.append(trial)
         crowded = trial.memory > MOST_MEMORY
-        slow = len(trials) > 1 and trial.films_per_s < (1 + LEAST_GAIN) * trials[-2].films_per_s
+        slow = len(trials) > 1 and trial.images_per_s < (1 + LEAST_GAIN) * trials[-2].images_per_s
         if kept and (crowded or slow):
             break
         kept = size
@@ -61,15 +61,15 @@ def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARG
         size *= 2
     if not kept:
         raise EngineError(
-            found="not even one group's films fit into the device's memory",
+            found="not even one group's images fit into the device's memory",
             wanted="room for a micro-batch of 1",
-            mend="give the actor more of a GPU (compute.gpus_per_actor), or take a larger one",
+            hint="give the actor more of a GPU (compute.gpus_per_actor), or take a larger one",
         )
-    return Found(kept, tuple(trials))
+    return MicroBatchChoice(kept, tuple(trials))
 
 
 def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) -> Trial | None:
-    """Films per second of the recipe's first groups, the faster of two passes; None if out of memory.
+    """Images per second of the recipe's first groups, the faster of two passes; None if out of memory.
 
     `share` is the actor's part of the GPU, 0 on a CPU, where memory is not watched.
     """
@@ -78,18 +78,18 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
     from xreal_synth.engine.attempts import plan_group
     from xreal_synth.engine.group_job import group_job
 
-    specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.samples)))
+    specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.anatomies)))
     jobs = [group_job(run, spec) for spec in specs if spec is not None]
     on_gpu = share > 0
     backend.micro_batch = groups
-    seconds, films = float("inf"), 0
+    seconds, images = float("inf"), 0
     try:
         for _ in range(_PASSES):
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
             began = time.monotonic()
-            films = sum(len(group.films) for group in backend.render(jobs, lambda films: None))
+            images = sum(len(group.images) for group in backend.render(jobs, lambda images: None))
             if on_gpu:
                 torch.cuda.synchronize()
             seconds = min(seconds, time.monotonic() - began)
@@ -101,4 +101,4 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
         total = torch.cuda.get_device_properties().total_memory * min(share, 1.0)
         memory = torch.cuda.max_memory_reserved() / total
         torch.cuda.empty_cache()
-    return Trial(groups, films / seconds, memory)
+    return Trial(groups, images / seconds, memory)

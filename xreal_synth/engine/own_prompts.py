@@ -143,5 +143,5 @@ def _changed(store: Store, found: str, stamp: FileStamp | None) -> DatasetError:
         where=store.uri,
         found=f"{PROMPTS} {found}",
         wanted=f"sha256 {stamp.sha256}" if stamp is not None else f"a file that {DATASET} names",
-        mend="restore it from a copy, or begin the dataset anew in another place",
+        hint="restore it from a copy, or begin the dataset anew in another place",
     )

@@ -21,13 +21,13 @@ def output_place(uri: str, root: str | None) -> str:
             where="output.uri",
             found=f"{uri} is relative, and a job's working directory is a temporary copy on each node",
             wanted="an absolute place that all nodes share",
-            mend="give --output-root, e.g. --output-root s3://bucket/datasets or a shared mount",
+            hint="give --output-root, e.g. --output-root s3://bucket/datasets or a shared mount",
         )
     if not scheme_of(root) and not PurePosixPath(root).is_absolute():
         raise EngineError(
             where="--output-root",
             found=f"{root} is relative",
             wanted="an absolute path or a URI",
-            mend="write it out",
+            hint="write it out",
         )
     return f"{root.rstrip('/')}/{PurePosixPath(uri)}"

@@ -58,18 +58,18 @@ Outcome = Ready | ShardRecord | Failed | Lost
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One actor. `node` is empty until it has a place, where it came up at `placed_at`; `films` and
+    """One actor. `node` is empty until it has a place, where it came up at `placed_at`; `images` and
     `changed_at` tell a slow shard from one that hangs. `publishing` is the shard that it has rendered before, with
-    `publishing_films`, while that one's files are written."""
+    `publishing_images`, while that one's files are written."""
 
     name: str
     since: float
     state: State = "booting"
     shard: int | None = None
-    films: float = 0
+    images: float = 0
     changed_at: float = 0.0
     publishing: int | None = None
-    publishing_films: float = 0
+    publishing_images: float = 0
     publishing_since: float = 0.0
     placed_at: float = 0.0
     node: str = ""
@@ -93,10 +93,10 @@ class Heard:
 
 
 class Flight(NamedTuple):
-    """A shard being rendered or published: its number, and the films made in it so far."""
+    """A shard being rendered or published: its number, and the images made in it so far."""
 
     shard: int
-    films: float
+    images: float
 
 
 class Pool(ABC, Generic[M]):
@@ -148,9 +148,9 @@ class Pool(ABC, Generic[M]):
 
     def in_flight(self) -> list[Flight]:
         """The shards being rendered and published."""
-        working = [Flight(m.shard, m.films) for m in self.in_state("working") if m.shard is not None]
+        working = [Flight(m.shard, m.images) for m in self.in_state("working") if m.shard is not None]
         return working + [
-            Flight(m.publishing, m.publishing_films)
+            Flight(m.publishing, m.publishing_images)
             for m in self._publishing.values()
             if m.publishing is not None
         ]
@@ -165,7 +165,7 @@ class Pool(ABC, Generic[M]):
     def assign(self, member: M, shard: int, attempt: int, replacing: bool) -> None:
         assert member.state == "idle", f"{member.name} is {member.state}"
         self._move(member, "working")
-        member.shard, member.films = shard, 0
+        member.shard, member.images = shard, 0
         member.since = member.changed_at = self.clock()
         self._send(member, shard, attempt, replacing)
 
@@ -192,14 +192,14 @@ class Pool(ABC, Generic[M]):
         return [Heard(member, member.shard, lost), Heard(member, member.publishing, published)]
 
     def hung(self, limit_s: float) -> list[tuple[M, Lost]]:
-        """Members whose shard shows no new film for `limit_s`, or ten times the longest gap seen, or whose rendered
+        """Members whose shard shows no new image for `limit_s`, or ten times the longest gap seen, or whose rendered
         shard is not published by then."""
         limit, now = max(limit_s, 10 * self.longest_gap_s), self.clock()
         stuck = [m for m in self._publishing.values() if now - m.publishing_since > limit]
         still = [m for m in self.in_state("working") if m not in stuck and now - m.changed_at > limit]
         return [
             (m, Lost(f"files not written for {now - m.publishing_since:.0f} s", outside=True)) for m in stuck
-        ] + [(m, Lost(f"no new film for {now - m.changed_at:.0f} s")) for m in still]
+        ] + [(m, Lost(f"no new image for {now - m.changed_at:.0f} s")) for m in still]
 
     def unready(self, limit_s: float) -> list[M]:
         """Members that have had a place for `limit_s` and are not ready."""
@@ -216,10 +216,10 @@ class Pool(ABC, Generic[M]):
         self._move(member, "idle")
         member.shard = None
 
-    def _rendered(self, member: M, films: float) -> None:
+    def _rendered(self, member: M, images: float) -> None:
         """The member's shard is rendered, and being published."""
         assert member.publishing is None, f"{member.name} publishes shard {member.publishing}"
-        member.publishing, member.publishing_films = member.shard, films
+        member.publishing, member.publishing_images = member.shard, images
         member.publishing_since = self.clock()
         self._publishing[member.name] = member
         self._answered(member)
@@ -228,9 +228,9 @@ class Pool(ABC, Generic[M]):
         member.publishing = None
         self._publishing.pop(member.name, None)
 
-    def _progress(self, member: M, films: float) -> None:
+    def _progress(self, member: M, images: float) -> None:
         """What a heartbeat has told."""
-        if films != member.films:
+        if images != member.images:
             now = self.clock()
             self.longest_gap_s = max(self.longest_gap_s, now - member.changed_at)
-            member.films, member.changed_at = films, now
+            member.images, member.changed_at = images, now

@@ -25,14 +25,14 @@ STOPPED: ExitCode = 75
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The ledger is read and Ray is up. `films_*` count delivered films; the total is an expectation. The
+    """The ledger is read and Ray is up. `images_*` count delivered images; the total is an expectation. The
     micro-batch is None where the first actor is to find it."""
 
     uri: str
     shards_total: int
     shards_done: int
-    films_total: int
-    films_done: int
+    images_total: int
+    images_done: int
     actors: int
     device: str
     micro_batch: int | None
@@ -40,13 +40,13 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """Films made so far (those of unfinished shards too), images per second of this run, seconds left.
+    """Images made so far (those of unfinished shards too), images per second of this run, seconds left.
 
     `states` counts the actors by state, `in_flight` the shards that are being made or published.
     """
 
-    films_done: int
-    films_total: int
+    images_done: int
+    images_total: int
     images_per_s: float
     eta_s: float | None
     actors: int
@@ -65,7 +65,7 @@ class ActorUp:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatchFound:
-    """The dataset's micro-batch, found by the first actor; `tried` are (size, films per second, memory share)."""
+    """The dataset's micro-batch, found by the first actor; `tried` are (size, images per second, memory share)."""
 
     micro_batch: int
     tried: tuple[tuple[int, float, float], ...]
@@ -89,7 +89,7 @@ class ShardDone:
     """
 
     shard: int
-    films: int
+    images: int
     rejected: int
     seconds: float
     done: int
@@ -187,7 +187,7 @@ class ShardFailure:
 class RunSummary:
     """How a run ended.
 
-    Shards, films and rejects count the whole dataset; `made_films`, `seconds` and `images_per_s` this run.
+    Shards, images and rejects count the whole dataset; `generated_images`, `seconds` and `images_per_s` this run.
     `label_counts` are positives by dotted label; `message` says what to do next, if anything; `dataset` is
     what the dataset holds in all, None when the run was stopped. `gate` is what the gate did, `unchecked` the
     checks that could not run, with the reason.
@@ -201,7 +201,7 @@ class RunSummary:
     groups: int
     rejected: int
     dropped: int
-    made_films: int
+    generated_images: int
     seconds: float
     images_per_s: float
     label_counts: dict[str, int]
@@ -221,17 +221,17 @@ class RunSummary:
 
 
 class Meter:
-    """Films per second over a sliding window of the run."""
+    """Images per second over a sliding window of the run."""
 
     def __init__(self, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._window, self._clock = window_s, clock
         self._points: deque[tuple[float, int]] = deque([(clock(), 0)])
 
-    def rate(self, films: int) -> float:
-        """Films per second, given how many films this run has made by now."""
+    def rate(self, images: int) -> float:
+        """Images per second, given how many images this run has made by now."""
         now = self._clock()
-        self._points.append((now, films))
+        self._points.append((now, images))
         while len(self._points) > 2 and self._points[1][0] < now - self._window:
             self._points.popleft()
         then, before = self._points[0]
-        return max(films - before, 0) / (now - then) if now > then else 0.0
+        return max(images - before, 0) / (now - then) if now > then else 0.0

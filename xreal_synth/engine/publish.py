@@ -67,7 +67,7 @@ def with_retries(
                 raise StorageError(
                     found=f"{what} failed: {error}",
                     wanted="a place that can be read and written",
-                    mend="make room or mend the storage, then run the same command again to go on",
+                    hint="make room or fix the storage, then run the same command again to go on",
                 ) from error
             sleep(wait_s * 2**attempt)
     raise AssertionError("tries is at least one")
@@ -120,7 +120,7 @@ def _same_or_error(store: Store, record: ShardRecord) -> None:
             where=path,
             found=f"another process has published other bytes (sha256 {there[:12]})",
             wanted=f"the bytes made here (sha256 {record.tar.sha256[:12]})",
-            mend="run again: the published tar is checked then, and kept or made again",
+            hint="run again: the published tar is checked then, and kept or made again",
         )
 
 

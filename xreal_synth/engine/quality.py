@@ -1,4 +1,4 @@
-"""The gate of a run: which checks can run with this bundle and recipe, and what a film is before the gate."""
+"""The gate of a run: which checks can run with this bundle and recipe, and what an image is before the gate."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 from xreal_synth.errors import BundleError, Problem, RecipeError
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.quality.checks import JudgedFilm
+from xreal_synth.quality.checks import JudgedImage
 from xreal_synth.quality.copies import index_threshold
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, CheckFile, check_file, resolve_quality
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.storage import sha256_file
-from xreal_synth.types import Film, MemberSpec, QualitySettings, SampleSpec
+from xreal_synth.types import GreyImage, MemberSpec, QualitySettings, SampleSpec
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
-    from xreal_synth.sampling.jobs import GroupFilms, GroupJob
+    from xreal_synth.sampling.jobs import GroupImages, GroupJob
 
 HEALTHY = "h"
 
@@ -57,67 +57,67 @@ def classifier_findings(bundle: BundleInfo) -> tuple[str, ...]:
     return tuple(config.get("findings", ()))
 
 
-def judged_films(run: Run, spec: SampleSpec, job: GroupJob, films: GroupFilms) -> list[JudgedFilm | None]:
-    """The members of a group as the gate sees them; None for a real film as it is, which is not judged.
+def judged_images(run: Run, spec: SampleSpec, job: GroupJob, images: GroupImages) -> list[JudgedImage | None]:
+    """The members of a group as the gate sees them; None for a real image as it is, which is not judged.
 
-    Films that were upscaled are judged at the size they were sampled at, as the means of blocks.
+    Images that were upscaled are judged at the size they were sampled at, as the means of blocks.
     """
     edits = {member.name: member.edits for member in job.members}
-    twin = _small(films.films[HEALTHY], run.enlarging)
+    twin = _small(images.images[HEALTHY], run.enlarging)
     anatomy = spec.anatomy if spec.ctr is not None else None
 
-    def judged(member: MemberSpec) -> JudgedFilm | None:
-        if spec.film is not None and member.name == HEALTHY:
+    def judged(member: MemberSpec) -> JudgedImage | None:
+        if spec.image is not None and member.name == HEALTHY:
             return None
         if member.name == HEALTHY:
-            return JudgedFilm(member.key, twin, anatomy)
+            return JudgedImage(member.key, twin, anatomy)
         regions = [edit.region for edit in edits[member.name]]
-        return JudgedFilm(
+        return JudgedImage(
             key=member.key,
-            film=_small(films.films[member.name], run.enlarging),
+            image=_small(images.images[member.name], run.enlarging),
             anatomy=anatomy,
             twin=twin,
             region=np.any(regions, axis=0) if regions else np.zeros(twin.shape, bool),
             asked=_asked(member),
             sham=bool(member.sham),
-            real=spec.film is not None,
+            real=spec.image is not None,
         )
 
     return [judged(member) for member in spec.members]
 
 
 def _asked(member: MemberSpec) -> tuple[str, ...]:
-    """The findings that the film has to show more than its twin; a real film may have had some already."""
+    """The findings that the image has to show more than its twin; a real image may have had some already."""
     source = member.source
     had = set() if source is None else {*source.labels, *(own.name for own in source.findings)}
     return tuple(dict.fromkeys(finding.name for finding in member.findings if finding.name not in had))
 
 
-def _small(film: Film, times: int) -> Film:
-    """The film with each block of times x times as its mean."""
+def _small(image: GreyImage, times: int) -> GreyImage:
+    """The image with each block of times x times as its mean."""
     if times == 1:
-        return film
-    height, width = film.shape
-    blocks = film.reshape(height // times, times, width // times, times)
+        return image
+    height, width = image.shape
+    blocks = image.reshape(height // times, times, width // times, times)
     return np.asarray(blocks.mean(axis=(1, 3)).round().astype(np.uint8))
 
 
 def _unable(recipe: Recipe, bundle: BundleInfo, files: dict[str, CheckFile]) -> dict[str, str]:
     """The checks that cannot run, each with the reason."""
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     real = isinstance(recipe.anatomy.source, ImagesSource)
     if not real and recipe.sampling.control == "none":
-        told["organs"] = "with control: none the organ masks are places, not what the films show"
+        reported["organs"] = "with control: none the organ masks are places, not what the images show"
     elif "organs" not in files and "segmenter" not in bundle.parts:
-        told["organs"] = f"bundle {bundle.name} has no segmenter"
+        reported["organs"] = f"bundle {bundle.name} has no segmenter"
     known = classifier_findings(bundle)
     if not known:
-        told["finding"] = f"bundle {bundle.name} has no classifier"
+        reported["finding"] = f"bundle {bundle.name} has no classifier"
     elif (painted := _painted(recipe)) and not painted & set(known):
-        told["finding"] = f"the bundle's classifier knows none of {', '.join(sorted(painted))}"
+        reported["finding"] = f"the bundle's classifier knows none of {', '.join(sorted(painted))}"
     if "copies" not in files:
-        told["copies"] = "no quality.checks.copies.index is given"
-    return told
+        reported["copies"] = "no quality.checks.copies.index is given"
+    return reported
 
 
 def _painted(recipe: Recipe) -> set[str]:
@@ -135,7 +135,7 @@ def _file(recipe: Recipe, check: str) -> CheckFile | None:
             where=f"quality.checks.{check}",
             found=f"no file {path}",
             wanted="the file that the check reads",
-            mend="check the path (a relative one starts at the current folder)",
+            hint="check the path (a relative one starts at the current folder)",
         )
     bounds = {"distance": index_threshold(path)} if check == "copies" else {}
     return CheckFile(sha256_file(path), bounds)

@@ -1,5 +1,5 @@
 """The Ray actor: loads the models once, renders a shard at a time and publishes the one before meanwhile; returns
-records and never films."""
+records and never images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import ray
 from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.own_prompts import with_table
-from xreal_synth.engine.patient import patient
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import FULL, with_retries
 from xreal_synth.engine.ray_metrics import actor_metrics
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.resources import ActorShape
+from xreal_synth.engine.retrying import retrying
 from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.engine.worker import environment, publish_shard, render_shard
 from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
@@ -39,7 +39,7 @@ SPOILS_DEVICE = ("OutOfMemoryError", "AcceleratorError")
 """Exceptions of torch after which the process's device context cannot be trusted."""
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
-OUT_OF_MEMORY_MEND = (
+OUT_OF_MEMORY_HINT = (
     "free the device's memory for this actor; or begin another dataset with a smaller compute.micro_batch: a dataset's "
     "own, recorded in dataset.json, is never changed, because it changes bytes"
 )
@@ -50,7 +50,7 @@ the first before numpy loads, unless the node has its own; torch, loaded later, 
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ActorConfig:
     """What an actor is told at birth. `folder` is the driver's working directory: relative paths of bundle and
     masks start there where it exists, as it does on one machine and in a job. `prompts` are the dataset's own,
     encoded by `encoder`, in the store."""
@@ -68,18 +68,18 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Rendered:
     """A shard that is rendered; its files are being written."""
 
-    films: float
+    images: float
 
 
 class Generator:
     """Not used directly: `actor_class` makes the Ray actor of it."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: ActorConfig) -> None:
         self._order = order
-        self._films = 0.0
+        self._images = 0.0
         self._loaded: tuple[Run, Backend, Store, ActorMeters] | None = None
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._last: Future[ShardRecord | Failed] | None = None
@@ -93,7 +93,7 @@ class Generator:
         """Loads everything, once."""
         return _caught(self._load)
 
-    def shard(self, shard: int, attempt: int, replacing: bool) -> Made | ShardRecord | Failed:
+    def shard(self, shard: int, attempt: int, replacing: bool) -> Rendered | ShardRecord | Failed:
         """Renders one shard and begins to publish it, once the one before is published; the record, if another run
         has made the shard meanwhile."""
         return _caught(lambda: self._make(shard, attempt, replacing))
@@ -110,8 +110,8 @@ class Generator:
 
     @ray.method(concurrency_group="beat")
     def beat(self) -> float:
-        """Films made in the shard at work; answers while one is made."""
-        return self._films
+        """Images made in the shard at work; answers while one is made."""
+        return self._images
 
     def _load(self) -> Ready:
         order = self._order
@@ -124,9 +124,9 @@ class Generator:
             raise EngineError(
                 found=f"on {socket.gethostname()} the recipe's digest is {run.digest[:12]}",
                 wanted=f"{order.digest[:12]}, as on the driver",
-                mend="use one image: the same xreal-synth and the same bundle on every node",
+                hint="use one image: the same xreal-synth and the same bundle on every node",
             )
-        store = patient(open_store(order.store))
+        store = retrying(open_store(order.store))
         if order.probe is not None and not sees(store, order.probe):
             raise refuse_unshared(store, socket.gethostname())
         run = with_table(run, store, order.prompts)
@@ -135,16 +135,16 @@ class Generator:
         trials = getattr(backend, "trials", ())
         return Ready(socket.gethostname(), os.getpid(), environment(backend), trials)
 
-    def _make(self, shard: int, attempt: int, replacing: bool) -> Made | ShardRecord:
+    def _make(self, shard: int, attempt: int, replacing: bool) -> Rendered | ShardRecord:
         assert self._loaded is not None, "ready() comes first"
         run, backend, store, meters = self._loaded
-        self._films = 0.0
-        if not replacing and (there := _made_elsewhere(run, store, shard)) is not None:
+        self._images = 0.0
+        if not replacing and (there := _generated_elsewhere(run, store, shard)) is not None:
             return there
 
-        def count(films: float) -> None:
-            self._films += films
-            meters.films(films)
+        def count(images: float) -> None:
+            self._images += images
+            meters.images(images)
 
         print(f"shard {shard}, try {attempt + 1}", flush=True)  # to its log, which the dashboard shows
         rendered = render_shard(run, backend, run.plan.shard(shard), count)
@@ -161,10 +161,10 @@ class Generator:
         if self._last is not None:
             self._last.result()
         self._last = self._publishing[shard] = self._publisher.submit(write)
-        return Made(self._films)
+        return Rendered(self._images)
 
 
-def _made_elsewhere(run: Run, store: Store, shard: int) -> ShardRecord | None:
+def _generated_elsewhere(run: Run, store: Store, shard: int) -> ShardRecord | None:
     """The record of a shard that another run, or a late actor, has finished since this run began."""
     plan = run.plan.shard(shard)
     try:
@@ -205,8 +205,8 @@ def failure_of(error: Exception) -> Failed:
     name = type(error).__name__
     reason = scrubbed(f"{name}: {error}")
     if isinstance(error, OSError) and error.errno in FULL:
-        mend = "make room where temporary files go (TMPDIR), then run the same command again to go on"
-        return Failed("storage", f"{reason}\n  mend:   {mend}", trace)
+        hint = "make room where temporary files go (TMPDIR), then run the same command again to go on"
+        return Failed("storage", f"{reason}\n  hint:   {hint}", trace)
     if name in OUT_OF_MEMORY:
-        reason += f"\n  mend:   {OUT_OF_MEMORY_MEND}"
+        reason += f"\n  hint:   {OUT_OF_MEMORY_HINT}"
     return Failed("error", reason, trace, spoiled=name in SPOILS_DEVICE)

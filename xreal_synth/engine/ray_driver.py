@@ -9,21 +9,21 @@ from types import MappingProxyType
 
 from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.backend import BackendSpec, Networks
-from xreal_synth.engine.driver import Driver, Place
+from xreal_synth.engine.driver import Driver, RunPlace
 from xreal_synth.engine.journal import journal
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.own_prompts import Encode, kept
-from xreal_synth.engine.patient import patient
 from xreal_synth.engine.progress import OnEvent, RunSummary
-from xreal_synth.engine.ray_actor import Order
+from xreal_synth.engine.ray_actor import ActorConfig
 from xreal_synth.engine.ray_head import watched
 from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
 from xreal_synth.engine.resources import actor_shape, recorded_micro_batch
+from xreal_synth.engine.retrying import retrying
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.engine.setup import Run, check_before_start
 from xreal_synth.recipe.schema import Compute
@@ -53,9 +53,9 @@ def generate(
     """
     stop, backend = stop or threading.Event(), backend or Networks()
     limits = limits or limits_of(run.recipe.compute)
-    store = patient(store)
+    store = retrying(store)
     with journal(run, store, on_event) as log:
-        note = NoteKeeper(store, run.recipe.samples, run.plan.shard_count, log.on_event)
+        note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, log.on_event)
         head = check_before_start(run, store)
         store.sweep()
         on_event = RunMeters(run.recipe.name, run_metrics, note.on_event).on_event
@@ -64,7 +64,7 @@ def generate(
         if head is not None and not ledger.todo:
             summary = account.summary(head, Ending(dict(leave), {}, stopped=False))
         else:
-            place = Place(store, head, ledger, dict(leave))
+            place = RunPlace(store, head, ledger, dict(leave))
             summary = _on_ray(run, place, account, address, stop, backend, limits, encode)
         note.ended(summary)
         log.ended(summary)
@@ -72,19 +72,19 @@ def generate(
 
 
 def _on_ray(
-    run: Run, place: Place, account: Account, address: str | None, stop: threading.Event,
+    run: Run, place: RunPlace, account: Account, address: str | None, stop: threading.Event,
     backend: BackendSpec, limits: Limits, encode: Encode | None,
 ) -> RunSummary:  # fmt: skip
     store, compute, cluster = place.store, run.recipe.compute, address is not None
     with kept(run, store, place.head, encode) as run, session(address, compute), stop_signals(stop):
         recorded = recorded_micro_batch(place.head.fingerprint) if place.head else None
         shape = actor_shape(compute, resources(grows=cluster), recorded)
-        with probed(store, cluster=cluster) as probe, watched(resources, stop, account.tell) as head:
+        with probed(store, cluster=cluster) as probe, watched(resources, stop, account.report) as head:
             own = (run.own.encoder, run.own.stamp) if run.own is not None else (None, None)
             folder = str(Path.cwd())
             pool = RayPool(
                 shape,
-                lambda name, shape: Order(
+                lambda name, shape: ActorConfig(
                     name, run.loaded, run.digest, store.uri, shape, backend, folder, probe, *own
                 ),
                 head.there,

@@ -58,7 +58,7 @@ class Head:
         """How long it has not answered; 0 while it is there."""
         return 0.0 if self.there else self._clock() - self._seen_at
 
-    def told(self) -> str:
+    def reported(self) -> str:
         return GONE.format(address=self.address, seconds=self._clock() - self._seen_at)
 
     def _answers(self) -> bool:
@@ -72,7 +72,7 @@ class Head:
             return False
 
 
-class Watched:
+class HeadWatch:
     """`resources()` of a cluster while its head answers, and the last ones known after that; a head that stays
     away is told of, and stops the run. `there()` says whether it answers."""
 
@@ -94,15 +94,17 @@ class Watched:
         patience_s = self._head.patience_s
         if silent_s > WARN * patience_s and not self._warned:
             self._warned = True
-            self._on_event(Warned(f"{self._head.told()}; the run stops if it stays away"))
+            self._on_event(Warned(f"{self._head.reported()}; the run stops if it stays away"))
         if silent_s > STOP * patience_s and not self._stop.is_set():
-            self._on_event(Warned(f"{self._head.told()}; what is in flight is finished, then this run ends"))
+            self._on_event(
+                Warned(f"{self._head.reported()}; what is in flight is finished, then this run ends")
+            )
             self._stop.set()
         return self._known
 
 
 @contextmanager
-def watched(ask: Callable[[], Resources], stop: threading.Event, on_event: OnEvent) -> Iterator[Watched]:
+def watched(ask: Callable[[], Resources], stop: threading.Event, on_event: OnEvent) -> Iterator[HeadWatch]:
     """While a run lasts; to be entered after Ray is connected. The process ends with 75 if the head has gone and the
     run has not ended, or Ray not been left, before Ray would end the process."""
     context: Any = ray.get_runtime_context()
@@ -112,7 +114,7 @@ def watched(ask: Callable[[], Resources], stop: threading.Event, on_event: OnEve
     watching = (Head(address, patience_s), over)
     threading.Thread(target=_last_resort, args=watching, name="head-watch", daemon=True).start()
     try:
-        yield Watched(head, ask, stop, on_event)
+        yield HeadWatch(head, ask, stop, on_event)
     finally:
         if head.there:  # else leaving Ray may take for ever
             over.set()
@@ -121,5 +123,5 @@ def watched(ask: Callable[[], Resources], stop: threading.Event, on_event: OnEve
 def _last_resort(head: Head, over: threading.Event) -> None:
     while not over.wait(_LOOK_EVERY_S):
         if head.silent_s > EXIT * head.patience_s:
-            print(LAST_WORDS.format(gone=head.told()), file=sys.stderr, flush=True)
+            print(LAST_WORDS.format(gone=head.reported()), file=sys.stderr, flush=True)
             os._exit(STOPPED)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from xreal_synth.engine.metrics import Metric, Tell
+from xreal_synth.engine.metrics import Emit, Metric
 
 
-def run_metrics(dataset: str) -> Tell:
+def run_metrics(dataset: str) -> Emit:
     """Where a driver tells. Ray must be up."""
     return _Exported({"dataset": dataset})
 
 
-def actor_metrics(dataset: str, actor: str) -> Tell:
+def actor_metrics(dataset: str, actor: str) -> Emit:
     """Where an actor tells."""
     return _Exported({"dataset": dataset, "actor": actor})
 
@@ -25,15 +25,15 @@ class _Exported:
         self._made: dict[str, Counter | Gauge | Histogram] = {}
 
     def __call__(self, metric: Metric, value: float, **tags: str) -> None:
-        told = self._made.get(metric.name)
-        if told is None:
-            told = self._made[metric.name] = self._make(metric)
-        if isinstance(told, Counter):
-            told.inc(value, tags=tags)
-        elif isinstance(told, Gauge):
-            told.set(value, tags=tags)
+        reported = self._made.get(metric.name)
+        if reported is None:
+            reported = self._made[metric.name] = self._make(metric)
+        if isinstance(reported, Counter):
+            reported.inc(value, tags=tags)
+        elif isinstance(reported, Gauge):
+            reported.set(value, tags=tags)
         else:
-            told.observe(value, tags=tags)
+            reported.observe(value, tags=tags)
 
     def _make(self, metric: Metric) -> Counter | Gauge | Histogram:
         keys = (*self._tags, *metric.tags)

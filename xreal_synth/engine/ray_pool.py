@@ -11,7 +11,7 @@ from typing import Any, Literal
 import ray
 
 from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool
-from xreal_synth.engine.ray_actor import Made, Order, actor_class
+from xreal_synth.engine.ray_actor import ActorConfig, Rendered, actor_class
 from xreal_synth.engine.resources import ActorShape
 
 BEAT_EVERY_S = 1.0
@@ -40,7 +40,7 @@ class RayPool(Pool[RayMember]):
     it nobody can be ended, and Ray would wait for it."""
 
     def __init__(
-        self, shape: ActorShape, order_of: Callable[[str, ActorShape], Order],
+        self, shape: ActorShape, order_of: Callable[[str, ActorShape], ActorConfig],
         head_there: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         super().__init__(time.monotonic)
@@ -101,9 +101,9 @@ class RayPool(Pool[RayMember]):
     def _outcomes(self, awaited: list[Any]) -> list[Heard]:
         """Published shards first: they are whole, whatever has become of their actor since."""
         back, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-        told = sorted((self._awaited[ref] for ref in back), key=lambda each: each[1] != "publishing")
+        reported = sorted((self._awaited[ref] for ref in back), key=lambda each: each[1] != "publishing")
         heard: list[Heard] = []
-        for member, kind in told:
+        for member, kind in reported:
             if member.name in self.members:
                 heard += self._published_outcome(member) if kind == "publishing" else self._outcome(member)
         return heard
@@ -114,17 +114,17 @@ class RayPool(Pool[RayMember]):
             self._answer(member, "beat")
         if isinstance(outcome, Lost):
             return self._gone(member, outcome)
-        if isinstance(outcome, Made):
+        if isinstance(outcome, Rendered):
             return self._made(member, outcome)
         self._answered(member)
         return [Heard(member, shard, outcome)]
 
-    def _made(self, member: RayMember, made: Made) -> list[Heard]:
+    def _made(self, member: RayMember, made: Rendered) -> list[Heard]:
         """The shard before is published by now, whether its answer has come or not."""
         heard = self._published_outcome(member) if member.publishing is not None else []
         if member.name in self.members:
             shard = member.shard
-            self._rendered(member, made.films)
+            self._rendered(member, made.images)
             self._ask(member, "publishing", member.handle.published.remote(shard))
         return heard
 
@@ -170,13 +170,13 @@ class RayPool(Pool[RayMember]):
         back, _ = ray.wait(list(self._minor), num_returns=len(self._minor), timeout=0)
         for member, kind in [self._minor[ref] for ref in back]:
             try:
-                told = ray.get(self._answer(member, kind), timeout=ANSWER_S)
+                reported = ray.get(self._answer(member, kind), timeout=ANSWER_S)
             except ray.exceptions.RayError:
                 continue
             if kind == "placing":
-                member.node, member.placed_at = str(told), self.clock()
+                member.node, member.placed_at = str(reported), self.clock()
             elif member.state == "working":
-                self._progress(member, float(told))
+                self._progress(member, float(reported))
 
 
 def _outside(error: Exception) -> bool:

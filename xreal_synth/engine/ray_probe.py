@@ -38,7 +38,7 @@ def refuse_unshared(store: Store, host: str) -> EngineError:
         where=store.uri,
         found=f"{host} does not see what the driver has written there",
         wanted="one place that every node sees",
-        mend="give a remote place (s3://..., gs://...) or a folder on a mount that all nodes share",
+        hint="give a remote place (s3://..., gs://...) or a folder on a mount that all nodes share",
     )
 
 
@@ -81,7 +81,7 @@ def _check_nodes(store: Store, probe: Probe) -> None:
         raise EngineError(
             found=f"not every node answers: {error}",
             wanted="a cluster whose nodes all work",
-            mend="try again",
+            hint="try again",
         ) from error
     for node, answer in zip(nodes, seen, strict=True):
         if not answer:

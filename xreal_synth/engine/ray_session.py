@@ -26,7 +26,7 @@ _ray: Any = ray  # parts of its interface carry no types
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class RayNode:
     """A node of the cluster."""
 
     id: str
@@ -67,7 +67,7 @@ def _connect(address: str | None, compute: Compute) -> None:
         raise EngineError(
             found=f"Ray cannot be {'started' if address is None else f'reached at {address}'}: {error}",
             wanted="a running Ray",
-            mend="check the address, RAY_AUTH_MODE and its token" if address else "see the message above",
+            hint="check the address, RAY_AUTH_MODE and its token" if address else "see the message above",
         ) from error
 
 
@@ -78,9 +78,11 @@ def resources(*, grows: bool = False) -> Resources:
     return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), nodes=nodes, grows=grows)
 
 
-def alive_nodes() -> list[Node]:
+def alive_nodes() -> list[RayNode]:
     return [
-        Node(str(node["NodeID"]), str(node["NodeManagerHostname"])) for node in _ray.nodes() if node["Alive"]
+        RayNode(str(node["NodeID"]), str(node["NodeManagerHostname"]))
+        for node in _ray.nodes()
+        if node["Alive"]
     ]
 
 

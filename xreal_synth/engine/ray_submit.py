@@ -18,7 +18,7 @@ from ray.dashboard.modules.job.common import JobStatus
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from xreal_synth.engine.parcel import Parcel
+from xreal_synth.engine.job_package import JobPackage
 from xreal_synth.engine.progress import COMPLETE, STOPPED
 from xreal_synth.errors import EngineError
 from xreal_synth.storage import scrubbed
@@ -59,9 +59,9 @@ def connect(address: str) -> Cluster:
     if not address.startswith(("http://", "https://")):
         raise EngineError(
             where="--address", found=address, wanted="the dashboard's address, http://HOST:8265",
-            mend="the head prints it when it starts; on a cluster, forward port 8265 to this machine first",
+            hint="the head prints it when it starts; on a cluster, forward port 8265 to this machine first",
         )  # fmt: skip
-    with _without(_OVERRIDES), _told(address):
+    with _without(_OVERRIDES), _reported(address):
         client = JobSubmissionClient(address)
         version = str(client._server_ray_version)
     return Cluster(client, address, version)
@@ -77,19 +77,21 @@ def version_note(cluster: Cluster) -> str | None:
     )
 
 
-def submit(cluster: Cluster, parcel: Parcel, arguments: Sequence[str], *, name: str, drain_s: float) -> str:
-    """Uploads the parcel and starts the job; its id. `arguments` are those of xreal_synth.jobs.generate, `name` is
+def submit(
+    cluster: Cluster, package: JobPackage, arguments: Sequence[str], *, name: str, drain_s: float
+) -> str:
+    """Uploads the package and starts the job; its id. `arguments` are those of xreal_synth.jobs.generate, `name` is
     how Ray's dashboard names the job.
 
     Raises EngineError.
     """
     import shlex
 
-    entry = ["python", "-u", "-m", "xreal_synth.jobs.generate", str(parcel.recipe), *arguments]
-    with tempfile.TemporaryDirectory(prefix="xreal-parcel-") as folder:
-        archive = Path(folder) / "parcel.zip"
-        parcel.write(archive)
-        with _told(cluster.address):
+    entry = ["python", "-u", "-m", "xreal_synth.jobs.generate", str(package.recipe), *arguments]
+    with tempfile.TemporaryDirectory(prefix="xreal-job-") as folder:
+        archive = Path(folder) / "package.zip"
+        package.write(archive)
+        with _reported(cluster.address):
             return str(
                 cluster.client.submit_job(
                     entrypoint=shlex.join(entry),
@@ -97,7 +99,7 @@ def submit(cluster: Cluster, parcel: Parcel, arguments: Sequence[str], *, name: 
                         "working_dir": str(archive),
                         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{drain_s + STOP_MARGIN_S:.0f}"},
                     },
-                    metadata={"job_name": name, "recipe": str(parcel.recipe)},
+                    metadata={"job_name": name, "recipe": str(package.recipe)},
                 )
             )
 
@@ -158,14 +160,14 @@ def _without(names: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
+def _reported(address: str) -> Iterator[None]:
     """Ray's and the network's errors as ours."""
     try:
         yield
     except AuthenticationError as error:
         raise EngineError(
             where=address, found="the cluster refuses this token, or asks for one", wanted="the cluster's token",
-            mend="export RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
+            hint="export RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
         ) from error  # fmt: skip
     except _UNREACHED as error:
         raise _not_answering(address, error) from error
@@ -174,5 +176,5 @@ def _told(address: str) -> Iterator[None]:
 def _not_answering(address: str, error: BaseException) -> EngineError:
     return EngineError(
         where=address, found=f"no answer from the cluster's job API: {scrubbed(str(error))}",
-        wanted="a running cluster's dashboard", mend="check the address, that port 8265 is forwarded, RAY_AUTH_MODE",
+        wanted="a running cluster's dashboard", hint="check the address, that port 8265 is forwarded, RAY_AUTH_MODE",
     )  # fmt: skip

@@ -24,17 +24,17 @@ def reopen(
     store: Store,
     head: DatasetHead,
     *,
-    samples: int,
+    anatomies: int,
     bundle: str | None = None,
-    films: str | None = None,
+    images: str | None = None,
     split: Split | None = None,
 ) -> Run:
-    """The run that made this dataset, with `samples` groups; `bundle` and `films` say where its bundle and its
-    real films or organ masks are now, `split` what of it is marked val and test. Actors and timeouts are the kept
+    """The run that made this dataset, with `anatomies` groups; `bundle` and `images` say where its bundle and its
+    real images or organ masks are now, `split` what of it is marked val and test. Actors and timeouts are the kept
     recipe's.
 
     Raises DatasetError if the bundle or this version of the project would give other bytes, AnatomyError if
-    the films or masks are not the same.
+    the images or masks are not the same.
     """
     text = recipe_text(store)
     document = {key: value for key, value in head.settings.items() if key != ENCODER}
@@ -45,7 +45,7 @@ def reopen(
     document["output"] = {**(output if isinstance(output, dict) else {}), "uri": store.uri}
     document |= {
         "name": head.name,
-        "samples": samples,
+        "anatomies": anatomies,
         "bundle": bundle or _bundle_of(text) or head.bundle.name,
     }
     document["quality"] = quality = deepcopy(document.get("quality", {}))
@@ -54,20 +54,20 @@ def reopen(
     if split is not None:
         document["split"] = split.model_dump()
     document["compute"] = _compute(text) | _mapping(document.get("compute"))
-    _place(document, text, films)
+    _place(document, text, images)
     run = open_run(LoadedRecipe(Recipe.model_validate(document), text), lambda: encoder_in(head.settings))
     if run.bundle.content_hash != head.bundle.hash:
         raise DatasetError(
             found=f"bundle {run.bundle.name} at {run.bundle.root} has hash {run.bundle.content_hash[:12]}",
             wanted=f"bundle {head.bundle.name} with hash {head.bundle.hash[:12]}, which made the dataset",
-            mend="give its place with --bundle",
+            hint="give its place with --bundle",
         )
     if run.digest != head.digest:
-        told = differences(head.settings, run.settings)
+        reported = differences(head.settings, run.settings)
         raise DatasetError(
-            found="this version reads the dataset's settings differently: " + "; ".join(told),
+            found="this version reads the dataset's settings differently: " + "; ".join(reported),
             wanted=f"digest {head.digest[:12]}",
-            mend="use the version of xreal-synth named in dataset.json",
+            hint="use the version of xreal-synth named in dataset.json",
         )
     return with_table(run, store, head.prompts)
 
@@ -100,10 +100,10 @@ def _bundle_of(text: str) -> str | None:
 
 
 def _place(document: dict[str, object], text: str, given: str | None) -> None:
-    """Says where the real films or the organ masks are, which the digested settings leave out."""
+    """Says where the real images or the organ masks are, which the digested settings leave out."""
     anatomy = _mapping(document.get("anatomy"))
     source = anatomy.get("source")
-    for kind, what in (("images", "real films"), ("masks", "organ masks")):
+    for kind, what in (("images", "real images"), ("masks", "organ masks")):
         found = _below(source, kind)
         if not isinstance(found, dict):
             continue
@@ -112,7 +112,7 @@ def _place(document: dict[str, object], text: str, given: str | None) -> None:
             raise DatasetError(
                 found=f"nothing says where the {what} are that this dataset was made from",
                 wanted="their place",
-                mend="give it with --films",
+                hint="give it with --images",
             )
         document["anatomy"] = {**anatomy, "source": {kind: {**found, "path": path}}}
 

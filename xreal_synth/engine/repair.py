@@ -38,7 +38,7 @@ WORDS: dict[What, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class RepairAction:
     """What is done about a shard, and what is wrong with it."""
 
     shard: int
@@ -48,16 +48,16 @@ class Deed:
 
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
-    """`deeds` by shard; `ends` are problems of the files written at the end, which are written anew; `others` are
+    """`actions` by shard; `ends` are problems of the files written at the end, which are written anew; `others` are
     files that no shard owns, about which nothing is done."""
 
     shards: int
-    deeds: tuple[Deed, ...]
+    actions: tuple[RepairAction, ...]
     ends: tuple[str, ...]
     others: tuple[str, ...]
 
     def shards_to(self, *whats: What) -> tuple[int, ...]:
-        return tuple(deed.shard for deed in self.deeds if deed.what in whats)
+        return tuple(action.shard for action in self.actions if action.what in whats)
 
     @property
     def empty(self) -> bool:
@@ -67,19 +67,19 @@ class RepairPlan:
     @property
     def whole(self) -> bool:
         """Nothing is wrong."""
-        return not self.deeds and not self.ends and not self.others
+        return not self.actions and not self.ends and not self.others
 
 
 def open_for_repair(
-    store: Store, head: DatasetHead, *, samples: int | None, bundle: str | None, films: str | None
+    store: Store, head: DatasetHead, *, anatomies: int | None, bundle: str | None, images: str | None
 ) -> Run:
     """The run that made the dataset, with its own groups or more.
 
-    Without `samples` the groups are those that the last run asked for, as progress.json, index.json or
+    Without `anatomies` the groups are those that the last run asked for, as progress.json, index.json or
     recipe.yaml tell, in this order. Raises DatasetError if none does, or if the split is not known.
     """
     text = recipe_text(store)
-    asked = samples or _asked(store, text)
+    asked = anatomies or _asked(store, text)
     split = _split(text)
     there = _groups_there(store, head)
     if asked is None or split is None:
@@ -87,14 +87,14 @@ def open_for_repair(
             where=store.uri,
             found=f"no readable {RECIPE} here",
             wanted="the recipe as it was kept: it says how many groups there are and how they are split",
-            mend=f"put it back as {RECIPE}: that it is the right one is checked",
+            hint=f"put it back as {RECIPE}: that it is the right one is checked",
         )
-    if samples is not None and samples < there:
+    if anatomies is not None and anatomies < there:
         raise DatasetError(
-            where=store.uri, found=f"{there} groups here", wanted=f"at most --samples {samples}",
-            mend=f"give --samples {there} or more: repair takes nothing away",
+            where=store.uri, found=f"{there} groups here", wanted=f"at most --anatomies {anatomies}",
+            hint=f"give --anatomies {there} or more: repair takes nothing away",
         )  # fmt: skip
-    return reopen(store, head, samples=max(asked, there), bundle=bundle, films=films, split=split)
+    return reopen(store, head, anatomies=max(asked, there), bundle=bundle, images=images, split=split)
 
 
 def plan_repair(
@@ -104,20 +104,20 @@ def plan_repair(
     """Looks at everything and writes nothing. Raises DatasetError if dataset.json cannot be read."""
     plans = [run.plan.shard(shard) for shard in range(run.plan.shard_count)]
     report = verify(store, deep=True, expected=plans, on_shard=on_shard)
-    told: dict[int, list[str]] = {shard: [] for shard in report.broken_shards}
+    reported: dict[int, list[str]] = {shard: [] for shard in report.broken_shards}
     ends, others = [], []
     for problem in report.problems:
         if problem.shard is not None:
-            told[problem.shard].append(str(problem))
+            reported[problem.shard].append(str(problem))
         elif "/" in problem.path:
             others.append(str(problem))
         else:
             ends.append(str(problem))
-    deeds = tuple(
-        Deed(shard, _what(run, store, head, shard, quarantined), tuple(wrong))
-        for shard, wrong in sorted(told.items())
+    actions = tuple(
+        RepairAction(shard, _what(run, store, head, shard, quarantined), tuple(wrong))
+        for shard, wrong in sorted(reported.items())
     )
-    return RepairPlan(len(plans), deeds, tuple(ends), tuple(others))
+    return RepairPlan(len(plans), actions, tuple(ends), tuple(others))
 
 
 def carry_out(
@@ -162,7 +162,7 @@ def _what(run: Run, store: Store, head: DatasetHead, shard: int, quarantined: bo
 
 def _asked(store: Store, text: str) -> int | None:
     note = read_note(store)
-    written = setting(text, "samples")
+    written = setting(text, "anatomies")
     for groups in (note.groups if note else None, asked_groups(store), written):
         if isinstance(groups, int) and groups > 0:
             return groups

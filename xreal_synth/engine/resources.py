@@ -95,7 +95,7 @@ def actor_shape(compute: Compute, resources: Resources, recorded: int | None = N
         raise EngineError(
             found="no GPU on this machine",
             wanted=f"compute.gpus_per_actor: {gpus:g}",
-            mend="set compute.gpus_per_actor to auto or 0, or run on a machine with a GPU",
+            hint="set compute.gpus_per_actor to auto or 0, or run on a machine with a GPU",
         )
     device: Device = "cuda" if gpus > 0 else "cpu"
     micro_batch = recorded or (CPU_MICRO_BATCH if device == "cpu" else None)

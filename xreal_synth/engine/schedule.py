@@ -26,7 +26,7 @@ class Limits:
 
     `tries` per shard, and `deaths` of actors with it in hand; `fruitless` losses or storage failures (at least
     twice the actors) with no shard finished in between end the run; `boot_failures` in a row before any actor was
-    ready, too. A shard hangs when its actor shows no new films for `hang_s` or ten times the longest such gap
+    ready, too. A shard hangs when its actor shows no new images for `hang_s` or ten times the longest such gap
     seen; an actor that has a place but is not ready after `boot_s` is replaced.
     """
 
@@ -52,7 +52,7 @@ class Failures:
     reason: str = ""
 
 
-class Schedule:
+class ShardSchedule:
     """The queue of shards of one run; `finished` shards were done before it."""
 
     def __init__(self, todo: Iterable[int], limits: Limits, finished: int = 0) -> None:
@@ -141,8 +141,8 @@ class Schedule:
             failures.finished = self._finished
             self._suspects.add(shard)
         if failures.deaths >= self._limits.deaths:
-            told = f"{failures.deaths} actors ended while they made it; the last: {reason}"
-            return self._give_up(shard, told)
+            reported = f"{failures.deaths} actors ended while they made it; the last: {reason}"
+            return self._give_up(shard, reported)
         return self._back(shard)
 
     def _noted(self, shard: int, reason: str) -> Failures:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from xreal_synth.anatomy.augment import Augment
-from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
+from xreal_synth.anatomy.augment import Augmentation
+from xreal_synth.anatomy.image_folder import FolderSettings, ImageFolder
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
 from xreal_synth.engine.own_prompts import ENCODER, OwnPrompts, unknown_texts
 from xreal_synth.engine.quality import open_quality
@@ -55,14 +55,14 @@ class Run:
     own: OwnPrompts | None = None
 
     @property
-    def film_size(self) -> int:
-        """The side of the films that are delivered."""
+    def delivered_size(self) -> int:
+        """The side of the images that are delivered."""
         return self.recipe.output.upscale or self.bundle.image_size
 
     @property
     def enlarging(self) -> int:
-        """How many times larger films are delivered than they are sampled."""
-        return self.film_size // self.bundle.image_size
+        """How many times larger images are delivered than they are sampled."""
+        return self.delivered_size // self.bundle.image_size
 
     @property
     def recipe(self) -> Recipe:
@@ -107,7 +107,7 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
     if not isinstance(recipe.anatomy.source, ImagesSource):
         require_control(bundle, sampling.control)
     source = _source(recipe, bundle)
-    content = source.content if isinstance(source, FilmFolder | FolderSource) else None
+    content = source.content if isinstance(source, ImageFolder | FolderSource) else None
     quality = open_quality(recipe, bundle)
     settings = digested_settings(recipe, sampling, content, quality)
     if own is not None:
@@ -152,7 +152,7 @@ def check_before_start(run: Run, store: Store) -> DatasetHead | None:
             where=store.uri,
             found=f"shards but no {DATASET}",
             wanted="an empty folder, or a whole dataset's",
-            mend=f"restore {DATASET}, or give another place with --output",
+            hint=f"restore {DATASET}, or give another place with --output",
         )
     return head
 
@@ -165,10 +165,10 @@ def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
     return open_dataset(store, run.head(fingerprint), run.loaded.text, differences)
 
 
-def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
+def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
     if isinstance(recipe.anatomy.source, ImagesSource):
-        return _films(recipe, recipe.anatomy.source.images, bundle)
-    settings = Augment(**recipe.anatomy.augment.model_dump())
+        return _images(recipe, recipe.anatomy.source.images, bundle)
+    settings = Augmentation(**recipe.anatomy.augment.model_dump())
     source = recipe.anatomy.source
     if isinstance(source, MasksSource):
         suffix = source.masks.suffix or ".png"
@@ -177,11 +177,11 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
     return BankSource(bundle.part("anatomy_bank"), settings)
 
 
-def _films(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> FilmFolder:
-    """The folder of real films; raises BundleError for places of findings that the bundle does not know."""
+def _images(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> ImageFolder:
+    """The folder of real images; raises BundleError for places of findings that the bundle does not know."""
     fields = images.model_dump(exclude={"order"})
-    folder = FilmFolder(FolderSettings(**fields), recipe.output.upscale or bundle.image_size)
+    folder = ImageFolder(FolderSettings(**fields), recipe.output.upscale or bundle.image_size)
     if any(row.edit is not None and row.edit.add == "all" for row in recipe.findings):
-        for name in sorted({place.name for film in folder.films for place in film.places}):
+        for name in sorted({place.name for image in folder.images for place in image.places}):
             prompt_for(bundle, (name,))
     return folder

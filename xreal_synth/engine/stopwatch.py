@@ -17,7 +17,7 @@ GATE: Final = "gate_s"
 WAIT: Final = "wait_s"
 """Where the model's thread waits for what plans or for what encodes."""
 MAKE: Final = "make_s"
-"""A shard from its beginning to its last film's verdict: the three above, and what else the model's thread does. The
+"""A shard from its beginning to its last image's verdict: the three above, and what else the model's thread does. The
 tar is ended and published while the next shard is begun."""
 
 

@@ -18,29 +18,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xreal_synth.anatomy.codes import enlarged
+from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.anatomy.regions import pathology_mask
 from xreal_synth.engine.attempts import Attempts, Due, plan_group
 from xreal_synth.engine.backend import Backend, OnBatch
-from xreal_synth.engine.desk import Desk
 from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.group_job import group_job, painted_by
 from xreal_synth.engine.publish import ShardFiles, publish
-from xreal_synth.engine.quality import HEALTHY, judged_films
+from xreal_synth.engine.quality import HEALTHY, judged_images
+from xreal_synth.engine.shard_encoder import ShardEncoder
 from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, Stopwatch
 from xreal_synth.errors import DatasetError
-from xreal_synth.plan.film_labels import film_labels
+from xreal_synth.plan.image_labels import image_labels
 from xreal_synth.plan.labels import labels_for
-from xreal_synth.sampling.jobs import GroupFilms, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.shards.names import parse_key
 from xreal_synth.shards.record import build_record
 from xreal_synth.shards.table import build_rejects, build_table
 from xreal_synth.shards.tar import TableRow
 from xreal_synth.storage import Store
 from xreal_synth.types import (
-    Film,
-    FilmQuality,
+    GreyImage,
+    ImageQuality,
     LabelValue,
     MemberSpec,
     Rejected,
@@ -60,29 +60,29 @@ AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MadeGroup:
-    """An attempt's films, and the gate's verdict on each member; None where no gate looked."""
+class GeneratedGroup:
+    """An attempt's images, and the gate's verdict on each member; None where no gate looked."""
 
     run: Run
     spec: SampleSpec
-    films: GroupFilms
+    images: GroupImages
     verdicts: tuple[Verdict | None, ...]
 
     @property
     def samples(self) -> tuple[Sample, ...]:
         """What is delivered of it, built anew at each call."""
         spec, real = self.spec, real_twin(self.spec)
-        twin = self.films.films[HEALTHY] if real is None else real
+        twin = self.images.images[HEALTHY] if real is None else real
 
         def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-            film = twin if member.name == HEALTHY else self.films.films[member.name]
-            return build_sample(self.run, spec, member, film, changed(film, twin), verdict)
+            image = twin if member.name == HEALTHY else self.images.images[member.name]
+            return build_sample(self.run, spec, member, image, changed(image, twin), verdict)
 
         return tuple(map(built, spec.members, self.verdicts))
 
     @property
     def refused(self) -> Rejected | None:
-        """Why this attempt is not delivered: the first film that the gate refuses; None if there is none."""
+        """Why this attempt is not delivered: the first image that the gate refuses; None if there is none."""
         for refused, verdict in zip(self.spec.members, self.verdicts, strict=True):
             if verdict is not None and not verdict.accepted:
                 spec, names = self.spec, [f.name for member in self.spec.members for f in member.findings]
@@ -95,15 +95,22 @@ class MadeGroup:
 
 
 def build_sample(
-    run: Run, spec: SampleSpec, member: MemberSpec, film: Film, change: Film, verdict: Verdict | None = None
+    run: Run,
+    spec: SampleSpec,
+    member: MemberSpec,
+    image: GreyImage,
+    change: GreyImage,
+    verdict: Verdict | None = None,
 ) -> Sample:
-    """A film with its masks, labels, provenance and verdict, and its change from the twin.
+    """An image with its masks, labels, provenance and verdict, and its change from the twin.
 
-    Masks, regions and boxes of a film that was upscaled are those of the small one, each pixel a block.
+    Masks, regions and boxes of an image that was upscaled are those of the small one, each pixel a block.
     """
-    height, width = film.shape
+    height, width = image.shape
     times = run.enlarging
-    assert height == times * spec.anatomy.shape[0], f"a film of {height} pixels, wanted {run.film_size}"
+    assert height == times * spec.anatomy.shape[0], (
+        f"an image of {height} pixels, wanted {run.delivered_size}"
+    )
     meta = SampleMeta(
         key=member.key,
         group=spec.index,
@@ -127,42 +134,42 @@ def build_sample(
         quality=_quality(run, verdict),
     )
     pathology = pathology_mask(member.findings, spec.anatomy)
-    return Sample(film, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split, change)
+    return Sample(image, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split, change)
 
 
-def real_twin(spec: SampleSpec) -> Film | None:
-    """The real film in the twin's place, as it is delivered; it comes from the plan."""
-    return spec.film if spec.large is None else spec.large
+def real_twin(spec: SampleSpec) -> GreyImage | None:
+    """The real image in the twin's place, as it is delivered; it comes from the plan."""
+    return spec.image if spec.large is None else spec.large
 
 
-def changed(film: Film, twin: Film) -> Film:
-    """|film - twin|, uint8 [H, W]."""
-    return np.asarray(np.maximum(film, twin) - np.minimum(film, twin))
+def changed(image: GreyImage, twin: GreyImage) -> GreyImage:
+    """|image - twin|, uint8 [H, W]."""
+    return np.asarray(np.maximum(image, twin) - np.minimum(image, twin))
 
 
-def _quality(run: Run, verdict: Verdict | None) -> FilmQuality | None:
-    """What of the verdict is told of a delivered film; nothing without checks."""
+def _quality(run: Run, verdict: Verdict | None) -> ImageQuality | None:
+    """What of the verdict is told of a delivered image; nothing without checks."""
     if verdict is None or not run.quality.checks:
         return None
-    return FilmQuality(run.quality.profile, dict(verdict.scores), verdict.flags)
+    return ImageQuality(run.quality.profile, dict(verdict.scores), verdict.flags)
 
 
 def _labels(
     run: Run, spec: SampleSpec, member: MemberSpec, verdict: Verdict | None
 ) -> dict[str, dict[str, LabelValue]]:
     if member.source is not None:
-        return film_labels(member.source, member.findings)
+        return image_labels(member.source, member.findings)
     assert spec.ctr is not None, "a drawn anatomy has a ratio"
     passed = verdict.passed if verdict is not None and verdict.passed is not None else frozenset[str]()
     return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr, passed)
 
 
 def _prompt(run: Run, member: MemberSpec, row: int) -> str:
-    """The prompts in the order in which they were painted; a real film as it is has none."""
+    """The prompts in the order in which they were painted; a real image as it is has none."""
     if member.sham:
         return run.bundle.healthy_prompt
     prompts = [painted_by(run, finding, row) for finding in member.findings]
-    if member.source is not None and member.source.healed:
+    if member.source is not None and member.source.removed:
         prompts.insert(0, run.bundle.healthy_prompt)
     if prompts:
         return " + ".join(prompts)
@@ -170,15 +177,15 @@ def _prompt(run: Run, member: MemberSpec, row: int) -> str:
 
 
 def render_groups(
-    run: Run, backend: Backend, specs: Iterable[SampleSpec], on_batch: OnBatch = lambda films: None
-) -> Iterator[MadeGroup]:
-    """The films of each group with their verdicts, in the order of `specs`."""
+    run: Run, backend: Backend, specs: Iterable[SampleSpec], on_batch: OnBatch = lambda images: None
+) -> Iterator[GeneratedGroup]:
+    """The images of each group with their verdicts, in the order of `specs`."""
     return _made(run, backend, (Due(spec, group_job(run, spec)) for spec in specs), on_batch, Stopwatch())
 
 
 def _made(
     run: Run, backend: Backend, attempts: Iterable[Due], on_batch: OnBatch, watch: Stopwatch
-) -> Iterator[MadeGroup]:
+) -> Iterator[GeneratedGroup]:
     """Attempts are taken as the sampler comes to them; what has come of earlier ones may decide which they are."""
     begun: deque[Due] = deque()
 
@@ -187,31 +194,33 @@ def _made(
             begun.append(due)
             yield due.job
 
-    films = watch.each(MODEL, backend.render(jobs(), on_batch))
-    while batch := [(begun.popleft(), one) for one in islice(films, backend.micro_batch)]:
+    images = watch.each(MODEL, backend.render(jobs(), on_batch))
+    while batch := [(begun.popleft(), one) for one in islice(images, backend.micro_batch)]:
         yield from _judged(run, backend, batch, watch)
-    assert not begun, f"no films of group {begun[0].spec.index}"
+    assert not begun, f"no images of group {begun[0].spec.index}"
 
 
 def _judged(
-    run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupFilms]], watch: Stopwatch
-) -> Iterator[MadeGroup]:
+    run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupImages]], watch: Stopwatch
+) -> Iterator[GeneratedGroup]:
     """The gate looks at a micro-batch of groups together."""
-    for due, films in batch:
-        assert films.index == due.spec.index, f"films of group {films.index}, not of {due.spec.index}"
-    seen = [judged_films(run, due.spec, due.job, films) if run.quality.gated else [] for due, films in batch]
+    for due, images in batch:
+        assert images.index == due.spec.index, f"images of group {images.index}, not of {due.spec.index}"
+    seen = [
+        judged_images(run, due.spec, due.job, images) if run.quality.gated else [] for due, images in batch
+    ]
     with watch.within(GATE):
-        judged = backend.gate.judge([film for films in seen for film in films if film is not None])
-    told = iter(judged)
-    for (due, films), looked_at in zip(batch, seen, strict=True):
-        verdicts = [None if film is None else next(told) for film in looked_at] or [None] * len(
+        judged = backend.gate.judge([image for images in seen for image in images if image is not None])
+    reported = iter(judged)
+    for (due, images), looked_at in zip(batch, seen, strict=True):
+        verdicts = [None if image is None else next(reported) for image in looked_at] or [None] * len(
             due.spec.members
         )
-        yield MadeGroup(run, due.spec, films, tuple(verdicts))
+        yield GeneratedGroup(run, due.spec, images, tuple(verdicts))
 
 
 def make_group(run: Run, backend: Backend, index: int, attempt: int | None = None) -> tuple[Sample, ...]:
-    """The delivered films of one group, as a shard would hold them; empty if the group is dropped.
+    """The delivered images of one group, as a shard would hold them; empty if the group is dropped.
 
     `attempt` makes that very attempt, whatever the gate says of it. Raises PlacementError if its boxes cannot be
     placed.
@@ -228,16 +237,16 @@ def make_group(run: Run, backend: Backend, index: int, attempt: int | None = Non
 
 
 def replay(run: Run, backend: Backend, key: str, attempt: int | None = None) -> Sample:
-    """Makes one film again from its key. Raises DatasetError if the recipe delivers no such film."""
+    """Makes one image again from its key. Raises DatasetError if the recipe delivers no such image."""
     group, _ = parse_key(key)
-    if group < run.recipe.samples:
+    if group < run.recipe.anatomies:
         for sample in make_group(run, backend, group, attempt):
             if sample.meta.key == key:
                 return sample
     raise DatasetError(
-        found=f"this recipe delivers no film {key}",
-        wanted=f"a key of its groups 0 to {run.recipe.samples - 1}, as samples.parquet lists them",
-        mend="look the key up there; twins (h) are delivered with pairs.twin or without findings",
+        found=f"this recipe delivers no image {key}",
+        wanted=f"a key of its groups 0 to {run.recipe.anatomies - 1}, as samples.parquet lists them",
+        hint="look the key up there; twins (h) are delivered with pairs.twin or without findings",
     )
 
 
@@ -249,7 +258,7 @@ def run_shard(
     *,
     attempt: int = 0,
     actor: str = "local",
-    heartbeat: OnBatch = lambda films: None,
+    heartbeat: OnBatch = lambda images: None,
     replacing: bool = False,
 ) -> ShardRecord:
     """Makes a shard and publishes tar, table and record; returns the record.
@@ -263,37 +272,37 @@ def run_shard(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderedShard:
-    """A shard whose last films may still be on the desk, on their way into the tar in a temporary folder, and what
+    """A shard whose last images may still be on the encoder, on their way into the tar in a temporary folder, and what
     its table and record are made of."""
 
     shard: ShardPlan
     folder: tempfile.TemporaryDirectory[str]
     tar: Path
-    desk: Desk
+    encoder: ShardEncoder
     rejected: list[Rejected]
     environment: dict[str, str]
     timings: dict[str, float]
 
 
 def render_shard(
-    run: Run, backend: Backend, shard: ShardPlan, heartbeat: OnBatch = lambda films: None
+    run: Run, backend: Backend, shard: ShardPlan, heartbeat: OnBatch = lambda images: None
 ) -> RenderedShard:
-    """Makes a shard's films; nothing is published yet. Raises whatever the models raise; then nothing is left."""
+    """Makes a shard's images; nothing is published yet. Raises whatever the models raise; then nothing is left."""
     began, watch = time.monotonic(), Stopwatch()
     folder = tempfile.TemporaryDirectory(prefix="xreal-shard-")
     try:
         tar = Path(folder.name) / f"{shard.stem}.tar"
-        desk = Desk(tar, watch)
+        encoder = ShardEncoder(tar, watch)
         try:
-            rejected = _render(run, backend, shard, desk, heartbeat, watch)
+            rejected = _render(run, backend, shard, encoder, heartbeat, watch)
         except BaseException:
-            desk.abandon()
+            encoder.abandon()
             raise
     except BaseException:
         folder.cleanup()
         raise
     timings = {MAKE: time.monotonic() - began} | watch.seconds
-    return RenderedShard(shard, folder, tar, desk, rejected, environment(backend), timings)
+    return RenderedShard(shard, folder, tar, encoder, rejected, environment(backend), timings)
 
 
 def publish_shard(
@@ -305,7 +314,7 @@ def publish_shard(
     """
     with rendered.folder:
         return publish_rows(
-            run, rendered.shard, rendered.desk.close(), rendered.rejected, rendered.tar, store,
+            run, rendered.shard, rendered.encoder.close(), rendered.rejected, rendered.tar, store,
             environment=rendered.environment, timings=rendered.timings,
             actor=actor, attempt=attempt, replacing=replacing,
         )  # fmt: skip
@@ -343,9 +352,9 @@ def publish_rows(
 
 
 def _render(
-    run: Run, backend: Backend, shard: ShardPlan, desk: Desk, heartbeat: OnBatch, watch: Stopwatch
+    run: Run, backend: Backend, shard: ShardPlan, encoder: ShardEncoder, heartbeat: OnBatch, watch: Stopwatch
 ) -> list[Rejected]:
-    """Renders and judges; what is delivered goes to the desk. A thread beside the model's plans what comes next.
+    """Renders and judges; what is delivered goes to the encoder. A thread beside the model's plans what comes next.
 
     Returns the refused attempts in order.
     """
@@ -358,6 +367,6 @@ def _render(
                     attempts.refuse(made.spec, refused)
                 else:
                     attempts.accept(made.spec)
-                    desk.take(made)
-                desk.write(attempts.frontier)
+                    encoder.take(made)
+                encoder.write(attempts.frontier)
     return sorted(attempts.rejected, key=lambda reject: (reject.group, reject.attempt))

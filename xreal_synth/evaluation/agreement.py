@@ -1,6 +1,6 @@
-"""How far readers agree: weighted kappa of two, Krippendorff's alpha of several; both as statistics of resampled films.
+"""How far readers agree: weighted kappa of two, Krippendorff's alpha of several; both as statistics of resampled images.
 
-Shapes: F films, R readers, C = 5 ranks, D draws.
+Shapes: F images, R readers, C = 5 ranks, D draws.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def weighted_kappa(
 def ordinal_alpha(ranks_RF: npt.NDArray[np.float64], ranks: int = 5) -> Statistic:
     """Krippendorff's alpha for ordinal data; NaN in `ranks_RF` [R, F] is a missing rank; weights [D, F] -> [D].
 
-    1 - (n - 1) sum o d / sum n n d over pairs of ranks c < k: o are coincidences, each film's pairs divided by its
+    1 - (n - 1) sum o d / sum n n d over pairs of ranks c < k: o are coincidences, each image's pairs divided by its
     ranks less one; n how often each rank stands in a pair; d(c, k) = (n_c / 2 + n_(c+1) + .. + n_k / 2)^2
     (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011). NaN where all ranks are the same.
     """

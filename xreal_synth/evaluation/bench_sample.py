@@ -1,6 +1,6 @@
-"""How fast films are made, against the plain loop, with everything measured in one run.
+"""How fast images are made, against the plain loop, with everything measured in one run.
 
-A pass makes one film with a finding (and on the way its healthy twin) for each of a row's anatomies. Rows
+A pass makes one image with a finding (and on the way its healthy twin) for each of a row's anatomies. Rows
 take turns, and of each row's passes the fastest counts: what else runs on the machine only ever adds time.
 """
 
@@ -36,8 +36,8 @@ BOX = (0.375, 0.1875, 0.625, 0.4375)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One way of making films; `plain` is the loop of the released code, `plain-cached` the same with its label
+class LoopTiming:
+    """One way of making images; `plain` is the loop of the released code, `plain-cached` the same with its label
     embeddings computed before, `plain-fused` that with guidance by one call in the place of two."""
 
     loop: Loop
@@ -55,7 +55,7 @@ class RowFigures:
     None where a row ran out of memory (`seconds` too) or what it needs is not known.
     """
 
-    row: Row
+    row: LoopTiming
     seconds: float | None
     first_seconds: float | None
     images_per_second: float | None
@@ -75,7 +75,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class SampleFigures:
-    """What `bench sample` reports; `flops` are of one film with a finding, by loop."""
+    """What `bench sample` reports; `flops` are of one image with a finding, by loop."""
 
     settings: dict[Loop, SamplingSettings]
     peak: dict[Precision, Peak]
@@ -99,16 +99,16 @@ class SampleBench:
 
     def measure(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[LoopTiming],
         repeats: int,
         *,
         peak: float | None = None,
-        on_pass: Callable[[Row], None] = lambda row: None,
+        on_pass: Callable[[LoopTiming], None] = lambda row: None,
     ) -> SampleFigures:
         """Runs every row `repeats` times in turn (compiled ones once more, to compile)."""
         flops = {row.loop: self._flops(row.loop, row.precision) for row in _one_per_loop(rows)}
-        spent: dict[Row, list[float] | None] = {row: [] for row in rows}
-        memory: dict[Row, int | None] = {}
+        spent: dict[LoopTiming, list[float] | None] = {row: [] for row in rows}
+        memory: dict[LoopTiming, int | None] = {}
         for turn in range(repeats + 1):
             for row in rows:
                 times = spent[row]
@@ -130,18 +130,18 @@ class SampleBench:
         ]  # fmt: skip
         return SampleFigures(self.settings, peaks, flops, figures)
 
-    def passes(self, rows: Sequence[Row], repeats: int) -> int:
+    def passes(self, rows: Sequence[LoopTiming], repeats: int) -> int:
         """How often `measure` calls on_pass, if nothing runs out of memory."""
         return sum(repeats + (row.compiled is not None) for row in rows)
 
-    def _timed(self, row: Row) -> tuple[float, int | None]:
+    def _timed(self, row: LoopTiming) -> tuple[float, int | None]:
         run, now, memory = self._ready(row), clock(self.device, self.clock), PeakMemory(self.device)
         memory.begin()
         began = now()
         run()
         return now() - began, memory.bytes()
 
-    def _ready(self, row: Row, *, tuned: bool = True) -> Callable[[], object]:
+    def _ready(self, row: LoopTiming, *, tuned: bool = True) -> Callable[[], object]:
         """The row's pass, with its model loaded."""
         jobs, settings = self.jobs(row.micro_batch), self.settings[row.loop]
         if row.loop in PLAIN:
@@ -174,8 +174,8 @@ class SampleBench:
         return self._text[precision]
 
     def _flops(self, loop: Loop, precision: Precision) -> float:
-        """Multiplications and additions of one film, counted while diffusers' own denoiser makes it."""
-        run = self._ready(Row(loop, 1, precision), tuned=False)
+        """Multiplications and additions of one image, counted while diffusers' own denoiser makes it."""
+        run = self._ready(LoopTiming(loop, 1, precision), tuned=False)
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
             run()
         return float(counter.get_total_flops())
@@ -214,29 +214,29 @@ def rows_of(
     micro_batches: Sequence[int],
     precision: Precision,
     compiled: Sequence[CompileHow | None] = (None,),
-) -> list[Row]:
+) -> list[LoopTiming]:
     """The plain loop in fp32 and in `precision`, its improvements in that, then the others at every
     micro-batch, each way compiled."""
     precisions: tuple[Precision, ...] = ("fp32", precision) if precision != "fp32" else ("fp32",)
-    rows = [Row("plain", 1, each) for each in precisions if "plain" in loops]
-    rows += [Row(loop, 1, precision) for loop in loops if loop in PLAIN[1:]]
+    rows = [LoopTiming("plain", 1, each) for each in precisions if "plain" in loops]
+    rows += [LoopTiming(loop, 1, precision) for loop in loops if loop in PLAIN[1:]]
     for how in compiled:
         for loop in loops:
             if loop not in PLAIN:
-                rows += [Row(loop, size, precision, how) for size in micro_batches]
+                rows += [LoopTiming(loop, size, precision, how) for size in micro_batches]
     return rows
 
 
 def _plain(loop: PlainLoop, job: GroupJob) -> object:
-    return loop.films(job.anatomy, job.members[0].edits[0], job.healthy_prompt)
+    return loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt)
 
 
-def _one_per_loop(rows: Sequence[Row]) -> Iterator[Row]:
+def _one_per_loop(rows: Sequence[LoopTiming]) -> Iterator[LoopTiming]:
     yield from {row.loop: row for row in rows}.values()
 
 
 def _figures(
-    row: Row, times: list[float], plain: float | None, memory: int | None, flops: float, peak: float
+    row: LoopTiming, times: list[float], plain: float | None, memory: int | None, flops: float, peak: float
 ) -> RowFigures:
     if not times:
         return RowFigures(row, None, None, None, None, None, None, None)

@@ -1,8 +1,8 @@
-"""Everything that is measured of a bundle on a split of real films: the figures behind the table of goals.
+"""Everything that is measured of a bundle on a split of real images: the figures behind the table of goals.
 
-For each real film a film is made from its own organ mask with all of its findings that the bundle knows, one
-after another; films without finding give their healthy twin. "Made" below is this film. The networks that
-judge had no part in training the bundle's.
+For each real image an image is made from its own organ mask with all of its findings that the bundle knows, one
+after another; images without finding give their healthy twin. "Made" below is this image. The networks that
+evaluator had no part in training the bundle's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.manifest import BadFilm, FilmRow
+from xreal_synth.anatomy.manifest import BadImage, ImageRow
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.copies import CopyFigures, count_copies, standardised
 from xreal_synth.evaluation.distances import frechet_distance, kernel_distance
+from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim
-from xreal_synth.evaluation.films import FilmFolder, film_seconds
 from xreal_synth.evaluation.findings import (
     FindingFigures,
     FindingScores,
@@ -28,65 +28,65 @@ from xreal_synth.evaluation.findings import (
     label_table,
     macro_f1,
 )
-from xreal_synth.evaluation.intervals import Bootstrap, Figure, spread
-from xreal_synth.evaluation.judging import Judges
-from xreal_synth.evaluation.looks import Looks, look
+from xreal_synth.evaluation.generated_images import GeneratedFolder, image_seconds
+from xreal_synth.evaluation.intervals import Bootstrap, Estimate, spread
+from xreal_synth.evaluation.measurements import Measurements, measure
 from xreal_synth.evaluation.spectrum import RINGS, upper_power
-from xreal_synth.types import Film, Mask
+from xreal_synth.types import GreyImage, Mask
 from xreal_synth.vocab import ORGANS
 
 REAL_DRAWS: Final = 40
-"""Random draws of training films for the distance between real films."""
+"""Random draws of training images for the distance between real images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RealFilms:
-    """What the judges saw of the real films: the split's (with masks), and the training films."""
+class RealImages:
+    """What the evaluators saw of the real images: the split's (with masks), and the training images."""
 
-    looks: Looks
-    training: Looks
-    training_rows: tuple[FilmRow, ...]
+    measurements: Measurements
+    training: Measurements
+    training_rows: tuple[ImageRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SetDistance:
-    """A distance between made and real films, and between training films and the same real films.
+    """A distance between made and real images, and between training images and the same real images.
 
     `made` has a jackknife interval over patients; `real` the middle 95% of random draws of as many training
-    films.
+    images.
     """
 
-    made: Figure
-    real: Figure
+    made: Estimate
+    real: Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class BundleFigures:
     """What `evaluate bundle` reports.
 
-    Dice by the judging segmenter against the requested mask: of made films, healthy twins, and real films
-    (its ceiling). `rings` is power over real films in eight rings of frequencies, `rings_training` the same of
-    the training films; `sharpness` of the upper half. `kernel` and `frechet` are in the judging classifier's
-    features. `unplaced` counts findings that found no place, `faulty` films that could not be read. `seconds`
+    Dice by the evaluator segmenter against the requested mask: of generated images, healthy twins, and real images
+    (its ceiling). `rings` is power over real images in eight rings of frequencies, `rings_training` the same of
+    the training images; `sharpness` of the upper half. `kernel` and `frechet` are in the evaluator classifier's
+    features. `unplaced` counts findings that found no place, `faulty` images that could not be read. `seconds`
     are by the clock on the wall, `core_seconds` of CPU time (empty on other devices).
     """
 
-    films: int
+    images: int
     with_finding: int
-    training_films: int
+    training_images: int
     unplaced: int
     faulty: int
-    dice: dict[str, Figure]
-    dice_twin: dict[str, Figure]
-    dice_real: dict[str, Figure]
-    ms_ssim: Figure
-    ms_ssim_twin: Figure
+    dice: dict[str, Estimate]
+    dice_twin: dict[str, Estimate]
+    dice_real: dict[str, Estimate]
+    ms_ssim: Estimate
+    ms_ssim_twin: Estimate
     kernel: SetDistance
     frechet: SetDistance
     findings: dict[str, FindingFigures]
-    macro_f1: Figure
-    macro_f1_real: Figure
-    sharpness: Figure
+    macro_f1: Estimate
+    macro_f1_real: Estimate
+    sharpness: Estimate
     sharpness_training: float
     rings: tuple[float, ...]
     rings_training: tuple[float, ...]
@@ -96,139 +96,143 @@ class BundleFigures:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Made:
-    """What was seen of the made films and of their healthy twins."""
+class _Generated:
+    """What was seen of the generated images and of their healthy twins."""
 
-    looks: Looks
-    twins: Looks
+    measurements: Measurements
+    twins: Measurements
     ms_ssim: npt.NDArray[np.float64]
     ms_ssim_twin: npt.NDArray[np.float64]
 
 
-def look_at_real(
-    judges: Judges,
+def measure_real(
+    evaluators: Evaluators,
     cases: Sequence[Case],
-    training: Sequence[FilmRow],
+    training: Sequence[ImageRow],
     reader: CaseReader,
-    on_film: Callable[[int], None] = lambda films: None,
-) -> RealFilms:
-    """Looks at the cases' real films and at training films; faulty training films are left out.
+    on_image: Callable[[int], None] = lambda images: None,
+) -> RealImages:
+    """Looks at the cases' real images and at training images; faulty training images are left out.
 
-    Raises TrainingError if no training film can be used or one is of a patient of the cases.
+    Raises TrainingError if no training image can be used or one is of a patient of the cases.
     """
     patients = {case.row.patient for case in cases}
     shared = sorted({row.patient for row in training} & patients)
     if shared:
         raise TrainingError(
-            found=f"patients both in the training films and in the films to judge by: {', '.join(shared[:5])}",
+            found=f"patients both in the training images and in the images to judge by: {', '.join(shared[:5])}",
             wanted="splits by patient",
-            mend="name other splits, or correct the manifest",
+            hint="name other splits, or correct the manifest",
         )
-    real = look(judges, ((pair.film, pair.mask) for pair in (reader.read(c.row) for c in cases)), on_film)
-    used: list[FilmRow] = []
+    real = measure(
+        evaluators, ((pair.image, pair.mask) for pair in (reader.read(c.row) for c in cases)), on_image
+    )
+    used: list[ImageRow] = []
 
-    def films() -> Iterator[tuple[Film, Mask | None]]:
+    def images() -> Iterator[tuple[GreyImage, Mask | None]]:
         for row in training:
             try:
-                film = reader.film(row)
-            except BadFilm:
-                on_film(1)
+                image = reader.image(row)
+            except BadImage:
+                on_image(1)
                 continue
             used.append(row)
-            yield film, None
+            yield image, None
 
-    seen = look(judges, films(), on_film)
+    seen = measure(evaluators, images(), on_image)
     if not used:
-        raise TrainingError(found="no usable training film", wanted="at least one", mend="see the manifest")
-    return RealFilms(real, seen, tuple(used))
+        raise TrainingError(found="no usable training image", wanted="at least one", hint="see the manifest")
+    return RealImages(real, seen, tuple(used))
 
 
 def measure_bundle(
-    judges: Judges,
+    evaluators: Evaluators,
     cases: Sequence[Case],
     faulty: int,
     reader: CaseReader,
-    folder: FilmFolder,
-    real: RealFilms,
+    folder: GeneratedFolder,
+    real: RealImages,
     findings: Sequence[str],
-    on_film: Callable[[int], None] = lambda films: None,
+    on_image: Callable[[int], None] = lambda images: None,
 ) -> BundleFigures:
-    """Measures films that are made; `findings` are those that the bundle knows. Raises BundleError."""
-    if not set(findings) & set(judges.findings):
+    """Measures images that are made; `findings` are those that the bundle knows. Raises BundleError."""
+    if not set(findings) & set(evaluators.findings):
         raise BundleError(
-            found=f"judges of {', '.join(judges.findings)}",
-            wanted=f"judges of the bundle's findings: {', '.join(findings)}",
-            mend="train judges on these findings and give them with --judges",
+            found=f"evaluators of {', '.join(evaluators.findings)}",
+            wanted=f"evaluators of the bundle's findings: {', '.join(findings)}",
+            hint="train evaluators on these findings and give them with --evaluators",
         )
-    made = _look_at_made(judges, cases, reader, folder, on_film)
+    made = _measure_generated(evaluators, cases, reader, folder, on_image)
     bootstrap = Bootstrap([case.row.patient for case in cases])
     size = reader.size
-    power = upper_power(real.looks.rings, size)
-    per_finding, f1, f1_real = _finding_figures(judges, cases, made, real.looks, findings, bootstrap)
+    power = upper_power(real.measurements.rings, size)
+    per_finding, f1, f1_real = _finding_figures(
+        evaluators, cases, made, real.measurements, findings, bootstrap
+    )
     seconds, core = folder.seconds("wall"), folder.seconds("core")
     return BundleFigures(
-        films=len(cases),
+        images=len(cases),
         with_finding=sum(bool(case.findings) for case in cases),
-        training_films=len(real.training),
+        training_images=len(real.training),
         unplaced=sum(len(case.unplaced) for case in cases),
         faulty=faulty,
-        dice=_dice(made.looks, bootstrap),
+        dice=_dice(made.measurements, bootstrap),
         dice_twin=_dice(made.twins, bootstrap),
-        dice_real=_dice(real.looks, bootstrap),
+        dice_real=_dice(real.measurements, bootstrap),
         ms_ssim=bootstrap.mean(made.ms_ssim),
         ms_ssim_twin=bootstrap.mean(made.ms_ssim_twin),
-        kernel=_distance(kernel_distance, made.looks, real, bootstrap),
-        frechet=_distance(frechet_distance, made.looks, real, bootstrap),
+        kernel=_distance(kernel_distance, made.measurements, real, bootstrap),
+        frechet=_distance(frechet_distance, made.measurements, real, bootstrap),
         findings=per_finding,
         macro_f1=f1,
         macro_f1_real=f1_real,
-        sharpness=bootstrap.ratio(upper_power(made.looks.rings, size), power),
+        sharpness=bootstrap.ratio(upper_power(made.measurements.rings, size), power),
         sharpness_training=float(upper_power(real.training.rings, size).mean() / power.mean()),
-        rings=_ring_ratios(made.looks, real.looks),
-        rings_training=_ring_ratios(real.training, real.looks),
-        copies=_copies(cases, made.looks, real, bootstrap),
-        seconds={**seconds, **film_seconds(seconds)},
-        core_seconds={**core, **film_seconds(core)},
+        rings=_ring_ratios(made.measurements, real.measurements),
+        rings_training=_ring_ratios(real.training, real.measurements),
+        copies=_copies(cases, made.measurements, real, bootstrap),
+        seconds={**seconds, **image_seconds(seconds)},
+        core_seconds={**core, **image_seconds(core)},
     )
 
 
-def _look_at_made(
-    judges: Judges,
+def _measure_generated(
+    evaluators: Evaluators,
     cases: Sequence[Case],
     reader: CaseReader,
-    folder: FilmFolder,
-    on_film: Callable[[int], None],
-) -> _Made:
-    """Twins first; films with findings then take their places."""
+    folder: GeneratedFolder,
+    on_image: Callable[[int], None],
+) -> _Generated:
+    """Twins first; images with findings then take their places."""
     similar, similar_twin = list[float](), list[float]()
 
-    def twins() -> Iterator[tuple[Film, Mask]]:
+    def twins() -> Iterator[tuple[GreyImage, Mask]]:
         for case in cases:
-            pair, film = reader.read(case.row), folder.twin(case)
-            similar_twin.extend(ms_ssim([film], [pair.film]))
-            yield film, pair.mask
+            pair, image = reader.read(case.row), folder.twin(case)
+            similar_twin.extend(ms_ssim([image], [pair.image]))
+            yield image, pair.mask
 
-    def labelled() -> Iterator[tuple[Film, Mask]]:
+    def labelled() -> Iterator[tuple[GreyImage, Mask]]:
         for case in cases:
-            pair, film = reader.read(case.row), folder.labelled(case)
-            similar.extend(ms_ssim([film], [pair.film]))
-            yield film, pair.mask
+            pair, image = reader.read(case.row), folder.labelled(case)
+            similar.extend(ms_ssim([image], [pair.image]))
+            yield image, pair.mask
 
-    seen_twins, seen = look(judges, twins(), on_film), look(judges, labelled(), on_film)
-    return _Made(seen, seen_twins, np.asarray(similar), np.asarray(similar_twin))
+    seen_twins, seen = measure(evaluators, twins(), on_image), measure(evaluators, labelled(), on_image)
+    return _Generated(seen, seen_twins, np.asarray(similar), np.asarray(similar_twin))
 
 
-def _dice(looks: Looks, bootstrap: Bootstrap) -> dict[str, Figure]:
-    return {organ: bootstrap.mean(looks.dice[:, at]) for at, organ in enumerate(ORGANS)}
+def _dice(measurements: Measurements, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    return {organ: bootstrap.mean(measurements.dice[:, at]) for at, organ in enumerate(ORGANS)}
 
 
 def _distance(
     distance: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], float],
-    made: Looks,
-    real: RealFilms,
+    made: Measurements,
+    real: RealImages,
     bootstrap: Bootstrap,
 ) -> SetDistance:
-    a, b, training = made.features, real.looks.features, real.training.features
+    a, b, training = made.features, real.measurements.features, real.training.features
     size = min(len(b), len(training))
     random = np.random.default_rng(0)
     draws = [
@@ -242,21 +246,21 @@ def _distance(
 
 
 def _finding_figures(
-    judges: Judges,
+    evaluators: Evaluators,
     cases: Sequence[Case],
-    made: _Made,
-    real: Looks,
+    made: _Generated,
+    real: Measurements,
     findings: Sequence[str],
     bootstrap: Bootstrap,
-) -> tuple[dict[str, FindingFigures], Figure, Figure]:
-    """Per finding that bundle and judges know; and macro-F1 over these, on made and on real films."""
-    names = [name for name in findings if name in judges.findings]
-    columns = [judges.findings.index(name) for name in names]
+) -> tuple[dict[str, FindingFigures], Estimate, Estimate]:
+    """Per finding that bundle and evaluators know; and macro-F1 over these, on made and on real images."""
+    names = [name for name in findings if name in evaluators.findings]
+    columns = [evaluators.findings.index(name) for name in names]
     labels = label_table([(frozenset(c.row.labels), frozenset(c.row.unknown)) for c in cases], names)
     hidden = [frozenset(case.unplaced) | frozenset(case.row.unknown) for case in cases]
     asked = label_table([(c.asked, h) for c, h in zip(cases, hidden, strict=True)], names)
     given = np.asarray([bool(case.findings) for case in cases])
-    logits, twins, seen = (part.logits[:, columns] for part in (made.looks, made.twins, real))
+    logits, twins, seen = (part.logits[:, columns] for part in (made.measurements, made.twins, real))
     per_finding = {
         name: finding_figures(
             FindingScores(logits[:, at], twins[:, at], seen[:, at], asked[:, at], labels[:, at], given),
@@ -267,20 +271,25 @@ def _finding_figures(
     return per_finding, macro_f1(logits, asked, bootstrap), macro_f1(seen, labels, bootstrap)
 
 
-def _ring_ratios(looks: Looks, real: Looks) -> tuple[float, ...]:
-    ratios = looks.rings.mean(axis=0) / real.rings.mean(axis=0)
+def _ring_ratios(measurements: Measurements, real: Measurements) -> tuple[float, ...]:
+    ratios = measurements.rings.mean(axis=0) / real.rings.mean(axis=0)
     assert len(ratios) == RINGS
     return tuple(float(ratio) for ratio in ratios)
 
 
 def _copies(
-    cases: Sequence[Case], made: Looks, real: RealFilms, bootstrap: Bootstrap
+    cases: Sequence[Case], made: Measurements, real: RealImages, bootstrap: Bootstrap
 ) -> dict[str, CopyFigures]:
     training, rows = real.training, real.training_rows
     patients = np.asarray([row.patient for row in rows], dtype=str)
     names = (tuple(case.name for case in cases), tuple(row.image for row in rows))
-    a, b, c = (standardised(looks.features, training.features) for looks in (made, real.looks, training))
+    a, b, c = (
+        standardised(measurements.features, training.features)
+        for measurements in (made, real.measurements, training)
+    )
     return {
-        "pixels": count_copies(made.thumbs, real.looks.thumbs, training.thumbs, patients, bootstrap, names),
+        "pixels": count_copies(
+            made.thumbs, real.measurements.thumbs, training.thumbs, patients, bootstrap, names
+        ),
         "features": count_copies(a, b, c, patients, bootstrap, names),
     }

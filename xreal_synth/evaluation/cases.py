@@ -1,4 +1,4 @@
-"""Real films of a split, each with what is to be made from it: its own organ mask and its own findings."""
+"""Real images of a split, each with what is to be made from it: its own organ mask and its existing findings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from xreal_synth.anatomy.codes import resize_mask
-from xreal_synth.anatomy.film_files import FilmFiles, FilmPair, check_contrast, checked_pair, decode_film
-from xreal_synth.anatomy.manifest import TRAINING_COLUMNS, BadFilm, FilmRow, read_manifest
+from xreal_synth.anatomy.image_files import ImageFiles, ImagePair, check_contrast, checked_pair, decode_image
+from xreal_synth.anatomy.label_map import resize_mask
+from xreal_synth.anatomy.manifest import TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
 from xreal_synth.models.describe import BundleInfo
@@ -18,21 +18,21 @@ from xreal_synth.plan.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.storage import Store, sha256_bytes
-from xreal_synth.types import Film, Mask, PlacedFinding
+from xreal_synth.types import GreyImage, Mask, PlacedFinding
 
 MIN_OVERLAP = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A real film and what is asked for in its place.
+    """A real image and what is asked for in its place.
 
     `index` is its row in the split, which keys its noise; `findings` are placed by the prior, in the bundle's
-    order; `unplaced` are findings of the film that found no place on this anatomy.
+    order; `unplaced` are findings of the image that found no place on this anatomy.
     """
 
     index: int
-    row: FilmRow
+    row: ImageRow
     findings: tuple[PlacedFinding, ...]
     unplaced: tuple[str, ...] = ()
 
@@ -46,48 +46,48 @@ class Case:
 
 
 class CaseReader:
-    """Reads films and masks of a data folder at one size; nothing is kept."""
+    """Reads images and masks of a data folder at one size; nothing is kept."""
 
     def __init__(self, data: Store, size: int) -> None:
         self.size = size
-        self._files = FilmFiles(data)
+        self._files = ImageFiles(data)
 
-    def read(self, row: FilmRow) -> FilmPair:
-        """Film and mask uint8 [size, size]; raises BadFilm or AnatomyError if they cannot be used."""
+    def read(self, row: ImageRow) -> ImagePair:
+        """Image and mask uint8 [size, size]; raises BadImage or AnatomyError if they cannot be used."""
         pair = checked_pair(*self._files.pair(row), row.mask)
         mask = resize_mask(pair.mask, self.size)
         validate_mask(mask, row.mask)
-        return FilmPair(self._resized(pair.film), mask)
+        return ImagePair(self._resized(pair.image), mask)
 
-    def film(self, row: FilmRow) -> Film:
-        """The film alone, whatever its mask; raises BadFilm if it cannot be used."""
-        film = decode_film(self._files.read(row.shard, row.image))
-        check_contrast(film)
-        return self._resized(film)
+    def image(self, row: ImageRow) -> GreyImage:
+        """The image alone, whatever its mask; raises BadImage if it cannot be used."""
+        image = decode_image(self._files.read(row.shard, row.image))
+        check_contrast(image)
+        return self._resized(image)
 
-    def native_shape(self, row: FilmRow) -> tuple[int, int]:
-        """Height and width of the film as it lies there; raises BadFilm."""
-        height, width = decode_film(self._files.read(row.shard, row.image)).shape
+    def native_shape(self, row: ImageRow) -> tuple[int, int]:
+        """Height and width of the image as it lies there; raises BadImage."""
+        height, width = decode_image(self._files.read(row.shard, row.image)).shape
         return height, width
 
-    def sha256(self, row: FilmRow) -> str:
-        """Of the film's file; raises BadFilm if it cannot be read."""
+    def sha256(self, row: ImageRow) -> str:
+        """Of the image's file; raises BadImage if it cannot be read."""
         return sha256_bytes(self._files.read(row.shard, row.image))
 
-    def _resized(self, film: Film) -> Film:
-        picture = Image.fromarray(film).resize((self.size, self.size), Image.Resampling.LANCZOS)
+    def _resized(self, image: GreyImage) -> GreyImage:
+        picture = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.LANCZOS)
         return np.asarray(picture)
 
 
-def split_rows(data: Store, split: str) -> tuple[FilmRow, ...]:
+def split_rows(data: Store, split: str) -> tuple[ImageRow, ...]:
     """The manifest's rows of a split; raises TrainingError if the manifest cannot be read or has none."""
     rows = read_manifest(data, TRAINING_COLUMNS, (split,)).rows
     if not rows:
         raise TrainingError(
             where=data.uri,
             found=f"no usable row of split {split!r} in the manifest",
-            wanted="films of that split",
-            mend="name another split, or see the manifest",
+            wanted="images of that split",
+            hint="name another split, or see the manifest",
         )
     return rows
 
@@ -102,16 +102,16 @@ def read_cases(
     seed: int,
     most_findings: int | None = None,
 ) -> tuple[list[Case], list[str]]:
-    """`count` films of a split (all by default), drawn without replacement, and the faulty ones met on the way.
+    """`count` images of a split (all by default), drawn without replacement, and the faulty ones met on the way.
 
     Each asks for its findings that the bundle knows, at most `most_findings` of them. Raises TrainingError if
-    the manifest cannot be read or has too few films.
+    the manifest cannot be read or has too few images.
     """
     rows, prior, cases, faulty = split_rows(data, split), Prior.load(), list[Case](), list[str]()
     for at in stream(seed, 0, 0, "rows", "evaluation").permutation(len(rows)):
         try:
             mask = reader.read(rows[at]).mask
-        except (AnatomyError, BadFilm):
+        except (AnatomyError, BadImage):
             faulty.append(rows[at].image)
             continue
         cases.append(_case(rows[at], int(at), mask, info, prior, seed, most_findings))
@@ -119,15 +119,15 @@ def read_cases(
             return cases, faulty
     if count is not None or not cases:
         raise TrainingError(
-            found=f"{len(cases)} usable films in split {split!r}",
+            found=f"{len(cases)} usable images in split {split!r}",
             wanted=str(count or "some"),
-            mend="lower -n, or see the manifest",
+            hint="lower -n, or see the manifest",
         )
     return cases, faulty
 
 
 def _case(
-    row: FilmRow, index: int, mask: Mask, info: BundleInfo, prior: Prior, seed: int, most: int | None
+    row: ImageRow, index: int, mask: Mask, info: BundleInfo, prior: Prior, seed: int, most: int | None
 ) -> Case:
     placed, unplaced = list[PlacedFinding](), list[str]()
     for name in [name for name in info.prompts if name in row.labels][:most]:

@@ -15,29 +15,29 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.evaluation.bundle import RealFilms
-from xreal_synth.evaluation.judging import Judges
+from xreal_synth.evaluation.bundle import RealImages
+from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
-from xreal_synth.evaluation.request import Prepared, Request, prepare
-from xreal_synth.evaluation.run import Report, figures_for, films_for, real_films
+from xreal_synth.evaluation.request import PreparedRequest, Request, prepare
+from xreal_synth.evaluation.run import Report, figures_for, images_for, real_images
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"
 FORMAT: Final = 2
-"""Of figures.json: those of another are computed again, from the films that are there."""
-REAL: Final = "real films"
+"""Of figures.json: those of another are computed again, from the images that are there."""
+REAL: Final = "real images"
 BUNDLE_KEY: Final = "bundle"
 COLUMNS: Final = (
     "lungs", "heart", "aorta", "MS-SSIM", "kernel", "Frechet", "sharpness", "AUC", "rises",
-    "s / film",
+    "s / image",
 )  # fmt: skip
 
 NOTE: Final = (
-    "Dice by the judging segmenter; kernel distance (KID's estimator) and Frechet distance in the judging "
-    "classifier's features to real films; sharpness is power over real films in the upper half of the "
-    "frequencies; AUC of the judging classifier, mean over findings; rises is the share of films that score above "
-    "their healthy twin for the finding asked for; seconds a film with a finding are of CPU time where it ran on a "
-    "CPU. Of few films all of these are rough: see the intervals in each cell's figures.json."
+    "Dice by the evaluator segmenter; kernel distance (KID's estimator) and Frechet distance in the judging "
+    "classifier's features to real images; sharpness is power over real images in the upper half of the "
+    "frequencies; AUC of the evaluator classifier, mean over findings; rises is the share of images that score above "
+    "their healthy twin for the finding asked for; seconds an image with a finding are of CPU time where it ran on a "
+    "CPU. Of few images all of these are rough: see the intervals in each cell's figures.json."
 )
 _NONE: Final = float("nan")
 
@@ -45,7 +45,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cell:
+class ChoiceCell:
     """One choice: what differs from the base, and the whole request."""
 
     name: str
@@ -57,7 +57,7 @@ class Cell:
 class CellFigures:
     """A cell with `figures` as in its figures.json (BundleFigures as plain data)."""
 
-    cell: Cell
+    cell: ChoiceCell
     figures: dict[str, Any]
 
     def main(self) -> dict[str, float]:
@@ -66,60 +66,60 @@ class CellFigures:
         shown = list(found["findings"].values())
         return _row(
             found["dice"],
-            found["ms_ssim"]["mean"],
-            found["kernel"]["made"]["mean"],
-            found["frechet"]["made"]["mean"],
-            found["sharpness"]["mean"],
-            _mean([one["auc"]["mean"] for one in shown]),
-            _mean([one["rises"]["mean"] for one in shown]),
-            (found["core_seconds"] or found["seconds"]).get("film with a finding", _NONE),
+            found["ms_ssim"]["value"],
+            found["kernel"]["made"]["value"],
+            found["frechet"]["made"]["value"],
+            found["sharpness"]["value"],
+            _mean([one["auc"]["value"] for one in shown]),
+            _mean([one["rises"]["value"] for one in shown]),
+            (found["core_seconds"] or found["seconds"]).get("image with a finding", _NONE),
         )
 
     def real(self) -> dict[str, float]:
-        """What real films reach by the same measures, NaN where there is no such thing."""
+        """What real images reach by the same measures, NaN where there is no such thing."""
         found = self.figures
-        auc = _mean([one["auc_real"]["mean"] for one in found["findings"].values()])
-        kernel, frechet = (found[name]["real"]["mean"] for name in ("kernel", "frechet"))
+        auc = _mean([one["auc_real"]["value"] for one in found["findings"].values()])
+        kernel, frechet = (found[name]["real"]["value"] for name in ("kernel", "frechet"))
         return _row(
             found["dice_real"], _NONE, kernel, frechet, found["sharpness_training"], auc, _NONE, _NONE
         )
 
 
-def cells_of(base: Request, grid: Grid, *, cross: bool) -> list[Cell]:
+def cells_of(base: Request, grid: Grid, *, cross: bool) -> list[ChoiceCell]:
     """The base and its variations; a variation that says what the base says is the base."""
     if cross:
         keys = list(grid)
         changes = [dict(zip(keys, values, strict=True)) for values in product(*grid.values())]
     else:
         changes = [{}, *({key: value} for key, values in grid.items() for value in values)]
-    return [Cell(_name(change), change, _changed(base, change)) for change in changes]
+    return [ChoiceCell(_name(change), change, _changed(base, change)) for change in changes]
 
 
 def evaluate_choices(
-    cells: Sequence[Cell], judges: Judges, training_split: str, out: Path, report: Report
+    cells: Sequence[ChoiceCell], evaluators: Evaluators, training_split: str, out: Path, report: Report
 ) -> Iterator[CellFigures]:
     """Each cell's figures, from `out/NAME/figures.json` where they are there for the same request.
 
-    Everything that is asked for is checked before the first film is made. Raises our errors.
+    Everything that is asked for is checked before the first image is made. Raises our errors.
     """
     ready = [(cell, prepare(cell.request)) for cell in cells]
-    unique: dict[str, tuple[Cell, Prepared]] = {}
+    unique: dict[str, tuple[ChoiceCell, PreparedRequest]] = {}
     for cell, prepared in ready:
         unique.setdefault(
             json.dumps([prepared.info.content_hash, asdict(prepared.settings)]), (cell, prepared)
         )
-    seen: dict[tuple[int, tuple[int, ...]], RealFilms] = {}
+    seen: dict[tuple[int, tuple[int, ...]], RealImages] = {}
     for cell, prepared in unique.values():
         store = LocalStore(out / cell.name)
-        wanted = _identity(prepared, judges, training_split)
+        wanted = _identity(prepared, evaluators, training_split)
         figures = _stored(store, wanted)
         if figures is None:
             key = prepared.reader.size, tuple(case.index for case in prepared.cases)
             if key not in seen:
-                seen[key] = real_films(prepared, judges, training_split, _named(report, "all cells"))
+                seen[key] = real_images(prepared, evaluators, training_split, _named(report, "all cells"))
             mine = _named(report, cell.name)
-            films = films_for(prepared, out / cell.name / "films", mine)
-            found = asdict(figures_for(prepared, judges, seen[key], films, mine))
+            images = images_for(prepared, out / cell.name / "images", mine)
+            found = asdict(figures_for(prepared, evaluators, seen[key], images, mine))
             record = {"of": wanted, "figures": null_for_nan(found)}
             store.replace(FIGURES, (json.dumps(record, indent=1) + "\n").encode())
             figures = _stored(store, wanted)
@@ -137,20 +137,20 @@ def write_table(rows: Sequence[CellFigures], out: Path) -> None:
 
 
 def table_rows(rows: Sequence[CellFigures]) -> list[list[str]]:
-    """A row a cell, and a last one of real films (those of the first cell's bundle's size)."""
+    """A row a cell, and a last one of real images (those of the first cell's bundle's size)."""
     named = [(row.cell.name, row.main()) for row in rows] + [(REAL, rows[0].real())]
     return [[name, *("" if math.isnan(v) else f"{v:.3f}" for v in values.values())] for name, values in named]
 
 
 def markdown(rows: Sequence[CellFigures]) -> str:
     """The main figures, a row a cell."""
-    films = sorted({row.figures["films"] for row in rows})
+    images = sorted({row.figures["images"] for row in rows})
     lines = [
         "| choice | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
         *("| " + " | ".join(cells) + " |" for cells in table_rows(rows)),
         "",
-        f"{' or '.join(map(str, films))} films a row. {NOTE}",
+        f"{' or '.join(map(str, images))} images a row. {NOTE}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -166,15 +166,15 @@ def _changed(base: Request, changes: Mapping[str, Any]) -> Request:
     return replace(base, bundle=str(changes.get(BUNDLE_KEY, base.bundle)), sampling=sampling)
 
 
-def _identity(prepared: Prepared, judges: Judges, training_split: str) -> dict[str, Any]:
+def _identity(prepared: PreparedRequest, evaluators: Evaluators, training_split: str) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(
         json.dumps(
             {
                 "format": FORMAT,
                 **prepared.identity(),
-                "judges": judges.sha256,
+                "evaluators": evaluators.sha256,
                 "training_split": training_split,
-                "films": [case.index for case in prepared.cases],
+                "images": [case.index for case in prepared.cases],
             }
         )
     )
@@ -198,8 +198,8 @@ def _named(report: Report, cell: str) -> Report:
 
 
 def _row(dice: Mapping[str, Any], *others: float) -> dict[str, float]:
-    lungs = _mean([dice[organ]["mean"] for organ in ("left_lung", "right_lung")])
-    values = (lungs, dice["heart"]["mean"], dice["aorta"]["mean"], *others)
+    lungs = _mean([dice[organ]["value"] for organ in ("left_lung", "right_lung")])
+    values = (lungs, dice["heart"]["value"], dice["aorta"]["value"], *others)
     return dict(zip(COLUMNS, values, strict=True))
 
 

@@ -26,7 +26,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 """In the paper's order, its own first; FID and KID only where there was a file for them."""
 
-REAL: Final = "real films"
+REAL: Final = "real images"
 
 PAPER_COLUMNS: Final = ("MS-SSIM", "FID", "Dice", "F1", "AUC")
 PAPER: Final[dict[str, tuple[str, ...]]] = {
@@ -39,13 +39,13 @@ PAPER: Final[dict[str, tuple[str, ...]]] = {
 """Table I of the paper, without the radiologists' ranks."""
 
 DIFFERENCES: Final = (
-    "Data: the paper's models learned from over 120,000 AP films of MIMIC-CXR and were measured on its test split; "
-    "the tables above are of the datasets and of the real films named there.",
+    "Data: the paper's models learned from over 120,000 AP images of MIMIC-CXR and were measured on its test split; "
+    "the tables above are of the datasets and of the real images named there.",
     "MS-SSIM: the paper's pairs share mask and label; here they share the mask.",
-    "Dice: the paper asks TorchXRayVision's PSPNet on the made and on the real film, over lungs, heart and aorta; "
-    "here a judging segmenter's organs are held against the mask that was asked for, each lung by itself.",
-    "F1 and AUC: the paper's judge is a DenseNet-121 trained on MIMIC-CXR; here it is a small DenseNet trained on "
-    "other films, for other findings. F1 hangs on how frequent a finding is.",
+    "Dice: the paper asks TorchXRayVision's PSPNet on the made and on the real image, over lungs, heart and aorta; "
+    "here an evaluator segmenter's organs are held against the mask that was asked for, each lung by itself.",
+    "F1 and AUC: the paper's evaluator is a DenseNet-121 trained on MIMIC-CXR; here it is a small DenseNet trained on "
+    "other images, for other findings. F1 hangs on how frequent a finding is.",
     "FID: of Inception's features in the paper. A Frechet distance in another network's features has another "
     "scale and cannot be held against it.",
     "So the two tables cannot be compared row by row; what can be compared is the order of methods within each.",
@@ -62,7 +62,7 @@ def labelled(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[st
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a dataset each, then what real films reach, with intervals."""
+    """Header and rows: a dataset each, then what real images reach, with intervals."""
     rows = [(name, _overall(record), "") for name, record in labelled(records)]
     rows.append((REAL, _overall(records[0]), "real"))
     columns = [
@@ -109,7 +109,7 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
         lines += [f"- {label}: {' '.join(summary(record))} {' '.join(record['notes'])}".rstrip()]
     lines += [
         "",
-        f"`{REAL}`: as in the first dataset's evaluation, real films by the same measure.",
+        f"`{REAL}`: as in the first dataset's evaluation, real images by the same measure.",
         "Intervals: 95%, of each dataset by itself: datasets of the same masks and seeds differ by less than their "
         "intervals suggest.",
         "", *finding_tables(records),

@@ -1,7 +1,7 @@
-"""Are made films copies of training films? Distances to the nearest one, beside those of real films.
+"""Are generated images copies of training images? Distances to the nearest one, beside those of real images.
 
-A film is called a copy when its nearest training film is nearer than the 0.1st percentile of what training
-films have between them and their nearest neighbour of another patient. Real films of other patients are
+An image is called a copy when its nearest training image is nearer than the 0.1st percentile of what training
+images have between them and their nearest neighbour of another patient. Real images of other patients are
 counted the same way: what they reach by chance is the measure.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from xreal_synth.evaluation.intervals import Bootstrap, Figure
+from xreal_synth.evaluation.intervals import Bootstrap, Estimate
 from xreal_synth.quality.nearest import PERCENTILE, Vectors
 from xreal_synth.quality.nearest import thumbnail as thumbnail
 
@@ -23,34 +23,34 @@ _ROWS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class CopyFigures:
-    """In one metric: the threshold, the share of films below it, the distances' medians.
+    """In one metric: the threshold, the share of images below it, the distances' medians.
 
-    `flagged` names made films that fall below it, each with its nearest training film.
+    `flagged` names generated images that fall below it, each with its nearest training image.
     """
 
     threshold: float
-    made: Figure
-    real: Figure
+    made: Estimate
+    real: Estimate
     median_made: float
     median_real: float
     flagged: tuple[tuple[str, str], ...]
 
 
 def nearest(
-    films_NK: Vectors,
+    images_NK: Vectors,
     training_MK: Vectors,
     patients: tuple[npt.NDArray[np.str_], npt.NDArray[np.str_]] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Distance to the nearest training film [N] and which it is [N].
+    """Distance to the nearest training image [N] and which it is [N].
 
-    With `patients` of films and training films, those of the film's own patient are left out.
+    With `patients` of images and training images, those of the image's own patient are left out.
     """
     training = torch.from_numpy(training_MK).double()
-    found, which = np.empty(len(films_NK)), np.empty(len(films_NK), np.int64)
-    for start in range(0, len(films_NK), _ROWS):
+    found, which = np.empty(len(images_NK)), np.empty(len(images_NK), np.int64)
+    for start in range(0, len(images_NK), _ROWS):
         rows = slice(start, start + _ROWS)
         apart = torch.cdist(
-            torch.from_numpy(films_NK[rows]).double(), training, compute_mode="donot_use_mm_for_euclid_dist"
+            torch.from_numpy(images_NK[rows]).double(), training, compute_mode="donot_use_mm_for_euclid_dist"
         )
         if patients is not None:
             apart[torch.from_numpy(patients[0][rows, None] == patients[1][None])] = torch.inf
@@ -67,7 +67,7 @@ def count_copies(
     bootstrap: Bootstrap,
     names: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> CopyFigures:
-    """Shares of the made and of the real films that are copies; `names` are of the films and training films."""
+    """Shares of the made and of the real images that are copies; `names` are of the images and training images."""
     apart, _ = nearest(training_MK, training_MK, (training_patients, training_patients))
     apart = apart[np.isfinite(apart)]
     threshold = float(np.percentile(apart, PERCENTILE)) if len(apart) else float("nan")

@@ -1,9 +1,9 @@
-"""A dataset's figures beside those of real films: the paper's (Table I) and others, in all and by finding.
+"""A dataset's figures beside those of real images: the paper's (Table I) and others, in all and by finding.
 
-"Made" are a dataset's films, "reference" the real films of the split, "second" other real films. What real films
+"Made" are a dataset's images, "reference" the real images of the split, "second" other real images. What real images
 reach stands beside each figure where there is such a thing: of labels, masks and diversity the reference's own,
 of distances and sharpness the second sample's against the same reference. Distances that depend on the number of
-films (Frechet, precision to coverage) are taken at equal numbers on both sides: whole groups drawn at random.
+images (Frechet, precision to coverage) are taken at equal numbers on both sides: whole groups drawn at random.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from xreal_synth.evaluation.diversity import ALL
-from xreal_synth.evaluation.film_sets import NAMES, FilmSet
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
-from xreal_synth.evaluation.intervals import Bootstrap, Figure, proportion, unknown
+from xreal_synth.evaluation.image_sets import NAMES, ImageSet
+from xreal_synth.evaluation.intervals import Bootstrap, Estimate, proportion, unknown
 from xreal_synth.evaluation.manifold import manifold
 from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure
 from xreal_synth.evaluation.spectrum import RINGS, upper_power
@@ -30,65 +30,65 @@ DICE: Final = "Dice"
 MACRO_F1: Final = "macro-F1"
 F1: Final = "F1"
 AUC: Final = "AUC"
-FRECHET: Final = "Frechet distance (judging classifier features)"
-KERNEL: Final = "kernel distance (judging classifier features)"
+FRECHET: Final = "Frechet distance (evaluator classifier features)"
+KERNEL: Final = "kernel distance (evaluator classifier features)"
 FID: Final = "FID"
 KID: Final = "KID"
 MANIFOLD: Final = ("precision", "recall", "density", "coverage")
 SHARPNESS: Final = "sharpness"
 POWER: Final = "power in eighth {} of the frequencies"
-DIVERSITY: Final = "MS-SSIM between films"
+DIVERSITY: Final = "MS-SSIM between images"
 FLAGGED: Final = "flagged"
 ACCEPTED: Final = "accepted"
 
 LEAST_FOR_FRECHET: Final = 50
 LEAST_FOR_MANIFOLD: Final = 30
-"""Films of a finding on both sides; with fewer the figure is not stated."""
+"""Images of a finding on both sides; with fewer the figure is not stated."""
 
 _DRAW: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One figure of made films and, beside it, of real ones; `finding` None for all films."""
+class DatasetRow:
+    """One figure of generated images and, beside it, of real ones; `finding` None for all images."""
 
     name: str
     finding: str | None
-    made: Figure
-    real: Figure
+    made: Estimate
+    real: Estimate
 
     def record(self) -> dict[str, Any]:
         """As evaluation.json holds it, NaN where there is no figure."""
         return {
             "name": self.name, "finding": self.finding,
-            "value": self.made.mean, "low": self.made.low, "high": self.made.high,
-            "real": self.real.mean, "real_low": self.real.low, "real_high": self.real.high,
+            "value": self.made.value, "low": self.made.ci_low, "high": self.made.ci_high,
+            "real": self.real.value, "real_low": self.real.ci_low, "real_high": self.real.ci_high,
             "n": self.made.n,
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class GateCounts:
     """What a dataset's gate did, and how many groups were delivered."""
 
-    told: Acceptance
+    reported: Acceptance
     groups: int
 
     def tried(self, finding: str | None) -> tuple[int, int]:
         """Attempts accepted, and attempts, at groups of the finding or at all; what had no place was not tried."""
         if finding is not None:
-            return self.told.accepted.get(finding, 0), self.told.tried.get(finding, 0)
-        refused = sum(count for check, count in self.told.reasons.items() if check != PLACEMENT)
+            return self.reported.accepted.get(finding, 0), self.reported.tried.get(finding, 0)
+        refused = sum(count for check, count in self.reported.reasons.items() if check != PLACEMENT)
         return self.groups, self.groups + refused
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sets:
-    """The three sets of films, all of them or those of one finding; films are `size` pixels wide."""
+    """The three sets of images, all of them or those of one finding; images are `size` pixels wide."""
 
-    made: FilmSet
-    reference: FilmSet
-    second: FilmSet
+    made: ImageSet
+    reference: ImageSet
+    second: ImageSet
     size: int
 
     def showing(self, finding: str) -> Sets:
@@ -96,19 +96,19 @@ class Sets:
         return Sets(made, reference, second, self.size)
 
     @property
-    def all(self) -> tuple[FilmSet, FilmSet, FilmSet]:
+    def all(self) -> tuple[ImageSet, ImageSet, ImageSet]:
         return self.made, self.reference, self.second
 
-    def equal(self) -> tuple[FilmSet, FilmSet]:
-        """As many made films as second ones."""
+    def equal(self) -> tuple[ImageSet, ImageSet]:
+        """As many generated images as second ones."""
         count = min(len(self.made), len(self.second))
         return self.made.at_most(count, _DRAW), self.second.at_most(count, _DRAW)
 
 
 def rows_of(
-    sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Gate | None = None
-) -> list[Row]:
-    """All rows: those of all films, then those of each finding. `judged` are the classifier's findings."""
+    sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: GateCounts | None = None
+) -> list[DatasetRow]:
+    """All rows: those of all images, then those of each finding. `judged` are the classifier's findings."""
     rows = [*_paired_rows(sets, None, ORGANS), *_label_rows(sets, judged), *_set_rows(sets, None)]
     rows += [*_look_rows(sets, None), *_gate_rows(sets.made, None, gate)]
     for name in findings:
@@ -120,62 +120,66 @@ def rows_of(
     return rows
 
 
-def findings_of(made: FilmSet, asked: Sequence[str]) -> list[str]:
-    """What rows are made for: the findings asked for, in NAMES' order, and films without any."""
+def findings_of(made: ImageSet, asked: Sequence[str]) -> list[str]:
+    """What rows are made for: the findings asked for, in NAMES' order, and images without any."""
     return [name for name in NAMES if name in asked or (name == NO_FINDING and (made.label(name) == 1).any())]
 
 
-def _paired_rows(sets: Sets, finding: str | None, organs: Any) -> list[Row]:
-    """MS-SSIM to the real film of the same mask; Dice of the judging segmenter's organs and the mask's."""
+def _paired_rows(sets: Sets, finding: str | None, organs: Any) -> list[DatasetRow]:
+    """MS-SSIM to the real image of the same mask; Dice of the evaluator segmenter's organs and the mask's."""
     made, reference = sets.made, sets.reference
     boot, boot_real = made.bootstrap(), reference.bootstrap()
-    rows = [Row(MS_SSIM, finding, boot.mean(made.paired), unknown())]
-    rows.append(Row(DICE, finding, *(_dice(one, b) for one, b in ((made, boot), (reference, boot_real)))))
+    rows = [DatasetRow(MS_SSIM, finding, boot.mean(made.paired), unknown())]
+    rows.append(
+        DatasetRow(DICE, finding, *(_dice(one, b) for one, b in ((made, boot), (reference, boot_real))))
+    )
     for at, organ in enumerate(organs):
         parts = (
-            b.mean(one.looks.dice[:, at]) if len(one) else unknown()
+            b.mean(one.measurements.dice[:, at]) if len(one) else unknown()
             for one, b in ((made, boot), (reference, boot_real))
         )
-        rows.append(Row(f"Dice {organ.replace('_', ' ')}", finding, *parts))
+        rows.append(DatasetRow(f"Dice {organ.replace('_', ' ')}", finding, *parts))
     return rows
 
 
-def _dice(films: FilmSet, bootstrap: Bootstrap) -> Figure:
-    """Mean over films of the mean over organs that the mask or the film has."""
-    if not len(films):
+def _dice(images: ImageSet, bootstrap: Bootstrap) -> Estimate:
+    """Mean over images of the mean over organs that the mask or the image has."""
+    if not len(images):
         return unknown()
-    known = ~np.isnan(films.looks.dice)
-    total, count = np.where(known, films.looks.dice, 0.0).sum(axis=1), known.sum(axis=1)
-    return bootstrap.mean(np.divide(total, count, out=np.full(len(films), np.nan), where=count > 0))
+    known = ~np.isnan(images.measurements.dice)
+    total, count = np.where(known, images.measurements.dice, 0.0).sum(axis=1), known.sum(axis=1)
+    return bootstrap.mean(np.divide(total, count, out=np.full(len(images), np.nan), where=count > 0))
 
 
-def _label_rows(sets: Sets, judged: Sequence[str]) -> list[Row]:
-    """Macro-F1 and mean AUC over the findings that the classifier knows and made films have."""
+def _label_rows(sets: Sets, judged: Sequence[str]) -> list[DatasetRow]:
+    """Macro-F1 and mean AUC over the findings that the classifier knows and generated images have."""
     names = [name for name in judged if (sets.made.label(name) == 1).any()]
     columns = [judged.index(name) for name in names]
     at = [NAMES.index(name) for name in names]
     figures = []
     for statistic in (macro_f1, macro_area):
         figures.append([
-            statistic(one.looks.logits[:, columns], one.labels[:, at], one.bootstrap()) if at else unknown()
+            statistic(one.measurements.logits[:, columns], one.labels[:, at], one.bootstrap()) if at else unknown()
             for one in (sets.made, sets.reference)
         ])  # fmt: skip
-    return [Row(name, None, *pair) for name, pair in zip((MACRO_F1, AUC), figures, strict=True)]
+    return [DatasetRow(name, None, *pair) for name, pair in zip((MACRO_F1, AUC), figures, strict=True)]
 
 
-def _finding_rows(sets: Sets, judged: Sequence[str], finding: str) -> list[Row]:
-    """F1 and AUC of one finding over all films: those without it are the negatives."""
+def _finding_rows(sets: Sets, judged: Sequence[str], finding: str) -> list[DatasetRow]:
+    """F1 and AUC of one finding over all images: those without it are the negatives."""
     if finding not in judged:
         return []
     column, at = judged.index(finding), NAMES.index(finding)
     both = (sets.made, sets.reference)
-    f1 = (macro_f1(one.looks.logits[:, [column]], one.labels[:, [at]], one.bootstrap()) for one in both)
-    auc = (area(one.looks.logits[:, column], one.labels[:, at], one.bootstrap()) for one in both)
-    return [Row(F1, finding, *f1), Row(AUC, finding, *auc)]
+    f1 = (
+        macro_f1(one.measurements.logits[:, [column]], one.labels[:, [at]], one.bootstrap()) for one in both
+    )
+    auc = (area(one.measurements.logits[:, column], one.labels[:, at], one.bootstrap()) for one in both)
+    return [DatasetRow(F1, finding, *f1), DatasetRow(AUC, finding, *auc)]
 
 
-def _set_rows(sets: Sets, finding: str | None) -> list[Row]:
-    """Distances between sets, in the judging classifier's features and, where given, in Inception's."""
+def _set_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
+    """Distances between sets, in the evaluator classifier's features and, where given, in Inception's."""
     rows = []
     least = min(len(one) for one in sets.all)
     if finding is None or least >= LEAST_FOR_FRECHET:
@@ -190,75 +194,78 @@ def _set_rows(sets: Sets, finding: str | None) -> list[Row]:
     return rows
 
 
-def _features(films: FilmSet) -> Any:
-    return films.looks.features
+def _features(images: ImageSet) -> Any:
+    return images.measurements.features
 
 
-def _inception(films: FilmSet) -> Any:
-    return films.inception
+def _inception(images: ImageSet) -> Any:
+    return images.inception
 
 
 def _distance_row(
     name: str,
     finding: str | None,
     sets: Sets,
-    distance: Callable[[Any, Any, Bootstrap], Figure],
-    features: Callable[[FilmSet], Any],
-) -> Row:
+    distance: Callable[[Any, Any, Bootstrap], Estimate],
+    features: Callable[[ImageSet], Any],
+) -> DatasetRow:
     reference = features(sets.reference)
     made, second = (
         distance(features(one), reference, one.bootstrap()) if len(one) else unknown() for one in sets.equal()
     )
-    return Row(name, finding, made, second)
+    return DatasetRow(name, finding, made, second)
 
 
-def _manifold_rows(sets: Sets, finding: str | None) -> list[Row]:
+def _manifold_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
     made, second = (_manifold_figures(one, sets.reference) for one in sets.equal())
-    return [Row(name, finding, *pair) for name, *pair in zip(MANIFOLD, made, second, strict=True)]
+    return [DatasetRow(name, finding, *pair) for name, *pair in zip(MANIFOLD, made, second, strict=True)]
 
 
-def _manifold_figures(films: FilmSet, reference: FilmSet) -> list[Figure]:
+def _manifold_figures(images: ImageSet, reference: ImageSet) -> list[Estimate]:
     """Precision, recall, density, coverage; intervals take the other set as it is."""
     found = manifold(
-        films.looks.features, reference.looks.features, films.groups.tolist(), reference.groups.tolist()
+        images.measurements.features,
+        reference.measurements.features,
+        images.groups.tolist(),
+        reference.groups.tolist(),
     )
     if found is None:
-        return [unknown(len(films))] * len(MANIFOLD)
-    own, real = films.bootstrap(), reference.bootstrap()
+        return [unknown(len(images))] * len(MANIFOLD)
+    own, real = images.bootstrap(), reference.bootstrap()
     boots = (own, real, own, real)
     return [boot.mean(getattr(found, name)) for name, boot in zip(MANIFOLD, boots, strict=True)]
 
 
-def _look_rows(sets: Sets, finding: str | None) -> list[Row]:
-    """Power over real films by frequency, and how alike films are among themselves."""
+def _look_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
+    """Power over real images by frequency, and how alike images are among themselves."""
     name = ALL if finding is None else finding
-    alike = Row(
+    alike = DatasetRow(
         DIVERSITY, finding, sets.made.pairs.figure(name), sets.reference.pairs.figure(name)
     )  # fmt: skip
     if not len(sets.reference):
         return [alike]
-    rows = [_power_row(SHARPNESS, finding, sets, lambda one: upper_power(one.looks.rings, sets.size))]
+    rows = [_power_row(SHARPNESS, finding, sets, lambda one: upper_power(one.measurements.rings, sets.size))]
     if finding is None:
         rows += [_power_row(POWER.format(at + 1), None, sets, _ring(at)) for at in range(RINGS)]
     return [*rows, alike]
 
 
-def _ring(at: int) -> Callable[[FilmSet], Any]:
-    return lambda films: films.looks.rings[:, at]
+def _ring(at: int) -> Callable[[ImageSet], Any]:
+    return lambda images: images.measurements.rings[:, at]
 
 
-def _power_row(name: str, finding: str | None, sets: Sets, power: Callable[[FilmSet], Any]) -> Row:
+def _power_row(name: str, finding: str | None, sets: Sets, power: Callable[[ImageSet], Any]) -> DatasetRow:
     under, boot = power(sets.reference), sets.reference.bootstrap()
     made, second = (
         one.bootstrap().mean_over(power(one), boot, under) if len(one) else unknown()
         for one in (sets.made, sets.second)
     )
-    return Row(name, finding, made, second)
+    return DatasetRow(name, finding, made, second)
 
 
-def _gate_rows(made: FilmSet, finding: str | None, gate: Gate | None) -> list[Row]:
+def _gate_rows(made: ImageSet, finding: str | None, gate: GateCounts | None) -> list[DatasetRow]:
     """What the gate flagged and accepted; nothing where there was none."""
     if gate is None:
         return []
-    flagged = Row(FLAGGED, finding, made.bootstrap().mean(made.flagged.astype(float)), unknown())
-    return [flagged, Row(ACCEPTED, finding, proportion(*gate.tried(finding)), unknown())]
+    flagged = DatasetRow(FLAGGED, finding, made.bootstrap().mean(made.flagged.astype(float)), unknown())
+    return [flagged, DatasetRow(ACCEPTED, finding, proportion(*gate.tried(finding)), unknown())]

@@ -19,7 +19,7 @@ from xreal_synth.evaluation.dataset_figures import (
     MS_SSIM,
 )
 from xreal_synth.evaluation.goals import brief
-from xreal_synth.evaluation.intervals import Figure
+from xreal_synth.evaluation.intervals import Estimate
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
 from xreal_synth.shards.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.storage import Store
@@ -27,22 +27,22 @@ from xreal_synth.storage import Store
 FORMAT: Final = 1
 
 NOTES: Final = (
-    "MS-SSIM: to the real film of the same, unchanged organ mask, or to the film that was edited. Labels play no "
+    "MS-SSIM: to the real image of the same, unchanged organ mask, or to the image that was edited. Labels play no "
     "part in the pairing.",
-    "Dice: the requested organ mask against the judging segmenter's on the film; `real`: real films' own masks.",
-    "AUC and F1 (at one half) are the judging classifier's, of the findings it knows; films labelled 0 are the "
+    "Dice: the requested organ mask against the evaluator segmenter's on the image; `real`: real images' own masks.",
+    "AUC and F1 (at one half) are the evaluator classifier's, of the findings it knows; images labelled 0 are the "
     "negatives, unknown labels are left out. macro-F1 and AUC without a finding are means over findings.",
-    "Distances, precision, recall, density, coverage (5 nearest neighbours of other groups): made films against the "
-    "split's real films; `real`: other real films (named above; judges may have been trained on them) against the "
+    "Distances, precision, recall, density, coverage (5 nearest neighbours of other groups): generated images against the "
+    "split's real images; `real`: other real images (named above; judges may have been trained on them) against the "
     "same ones, at equal numbers. They hang on how often each finding is there, which a recipe chooses and a "
     "hospital does not.",
-    f"Frechet distance is stated for a finding from {LEAST_FOR_FRECHET} films a side, precision to coverage from "
+    f"Frechet distance is stated for a finding from {LEAST_FOR_FRECHET} images a side, precision to coverage from "
     f"{LEAST_FOR_MANIFOLD}. FID and KID are stated only with Inception's weights from a file.",
-    "Sharpness: power over the split's real films in the upper half of the frequencies. MS-SSIM between films: of "
+    "Sharpness: power over the split's real images in the upper half of the frequencies. MS-SSIM between images: of "
     "pairs of one finding, lower is more diverse.",
-    "Flagged and accepted: what the dataset's gate says, where it had one. Refused films are stored nowhere, so the "
-    "other figures are of delivered films.",
-    "Intervals: 95%, bootstrap by group of made films (by patient where their masks or films came from real ones) "
+    "Flagged and accepted: what the dataset's gate says, where it had one. Refused images are stored nowhere, so the "
+    "other figures are of delivered images.",
+    "Intervals: 95%, bootstrap by group of generated images (by patient where their masks or images came from real ones) "
     "and by patient of real ones; of distances a jackknife; of acceptance Wilson's.",
 )
 
@@ -52,13 +52,13 @@ def identity(
     tars: Sequence[str],
     real: Mapping[str, Any],
     networks: Mapping[str, Any],
-    films: int,
+    images: int,
 ) -> dict[str, Any]:
     """What decides the figures; an evaluation of the same identity need not be computed again."""
     record: dict[str, Any] = json.loads(
         json.dumps({
             "format": FORMAT, "dataset": head, "tars": list(tars), "real": real, "networks": networks,
-            "films_at_most": films,
+            "images_at_most": images,
         })
     )  # fmt: skip
     return record
@@ -74,7 +74,7 @@ def write(store: Store, record: Mapping[str, Any]) -> None:
             where=store.uri,
             found=f"cannot write {EVALUATION}: {error}",
             wanted="a dataset folder that can be written to",
-            mend="copy the dataset, or make its folder writable",
+            hint="copy the dataset, or make its folder writable",
         ) from error
 
 
@@ -103,11 +103,11 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(record: Mapping[str, Any]) -> str:
     """The tables and what they mean."""
     lines = [f"# Evaluation of {record['dataset']['name']}", "", *summary(record), ""]
-    lines += _table(overall(record["rows"]), "all films")
+    lines += _table(overall(record["rows"]), "all images")
     lines += ["", "By finding:", "", *_by_finding(record["rows"])]
     if record["rows_unflagged"]:
-        lines += ["", "Without the films that the gate flagged:", ""]
-        lines += _table(overall(record["rows_unflagged"]), "unflagged films")
+        lines += ["", "Without the images that the gate flagged:", ""]
+        lines += _table(overall(record["rows_unflagged"]), "unflagged images")
         lines += ["", *_by_finding(record["rows_unflagged"])]
     lines += ["", *(f"- {note}" for note in (*record["notes"], *NOTES))]
     return "\n".join(lines) + "\n"
@@ -117,10 +117,10 @@ def summary(record: Mapping[str, Any]) -> list[str]:
     """What was measured against what, by which networks, where."""
     dataset, real, networks = record["dataset"], record["real"], record["networks"]
     return [
-        f"{dataset['films']} films of {dataset['groups']} groups (bundle {dataset['bundle']}, control "
-        f"{dataset['control']}) beside {real['films']} real films of split {real['split']}; `real` in "
-        f"distances and sharpness: {real['second_films']} films of {real['second']}.",
-        f"Judging networks {networks['judges'][:12]}"
+        f"{dataset['images']} images of {dataset['groups']} groups (bundle {dataset['bundle']}, control "
+        f"{dataset['control']}) beside {real['images']} real images of split {real['split']}; `real` in "
+        f"distances and sharpness: {real['second_images']} images of {real['second']}.",
+        f"Evaluator networks {networks['evaluators'][:12]}"
         + (f"; Inception from a file, {networks['inception'][:12]}" if networks.get("inception") else "")
         + f"; {record['machine']}; {record['seconds']:.0f} s.",
     ]
@@ -135,16 +135,16 @@ def findings_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def figure_of(row: Mapping[str, Any], side: str = "") -> str:
-    """`.91 [.90, .92]` of the made films, or of the real ones with side "real"; empty where there is none."""
+    """`.91 [.90, .92]` of the generated images, or of the real ones with side "real"; empty where there is none."""
     names = ("real", "real_low", "real_high") if side else ("value", "low", "high")
     value, low, high = (row[name] for name in names)
     if math.isnan(value):
         return ""
-    return brief(Figure(value, low, high, int(row["n"])))
+    return brief(Estimate(value, low, high, int(row["n"])))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
-    """Rows with a figure; n of them are films, of MS-SSIM pairs."""
+    """Rows with a figure; n of them are images, of MS-SSIM pairs."""
     shown = [row for row in rows if not math.isnan(row["value"])]
     return [
         f"| {head} | made | real | n |",
@@ -153,11 +153,11 @@ def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
     ]
 
 
-COLUMNS: Final = (AUC, F1, MS_SSIM, "Dice", KERNEL, "sharpness", "MS-SSIM between films", FLAGGED, ACCEPTED)
+COLUMNS: Final = (AUC, F1, MS_SSIM, "Dice", KERNEL, "sharpness", "MS-SSIM between images", FLAGGED, ACCEPTED)
 
 
 def finding_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the main figures by finding; real films' below the made ones'."""
+    """Header and cells of the main figures by finding; real images' below the made ones'."""
     found = {(row["finding"], row["name"]): row for row in rows if row["finding"] is not None}
     columns = [
         name for name in COLUMNS

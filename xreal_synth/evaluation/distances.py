@@ -1,4 +1,4 @@
-"""Distances between two sets of films in a network's features: kernel distance and Frechet distance.
+"""Distances between two sets of images in a network's features: kernel distance and Frechet distance.
 
 Both are torchmetrics' own, fed with features. They are named by the network that gives the features: neither
 is "KID" or "FID" of the literature, which take Inception's.

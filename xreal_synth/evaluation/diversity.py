@@ -1,7 +1,7 @@
-"""How different films are from one another: MS-SSIM between films of one finding, in a stream.
+"""How different images are from one another: MS-SSIM between images of one finding, in a stream.
 
-Each film is compared with the last film of the same finding and of another group (or patient), after which both
-are let go: one film a finding is in memory, and every pair is of films that no other pair has.
+Each image is compared with the last image of the same finding and of another group (or patient), after which both
+are let go: one image a finding is in memory, and every pair is of images that no other pair has.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from typing import Final
 import numpy as np
 
 from xreal_synth.evaluation.fidelity import ms_ssim
-from xreal_synth.evaluation.intervals import Bootstrap, Figure, unknown
-from xreal_synth.types import Film
+from xreal_synth.evaluation.intervals import Bootstrap, Estimate, unknown
+from xreal_synth.types import GreyImage
 
 ALL: Final = ""
-"""The pairs of any two films."""
+"""The pairs of any two images."""
 
 MOST_PAIRS: Final = 100
 """A finding; beyond it the interval is narrow enough."""
 
 
-class FilmPairs:
-    """Takes films one by one and keeps MS-SSIM of pairs by finding."""
+class ImagePairs:
+    """Takes images one by one and keeps MS-SSIM of pairs by finding."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, tuple[str, Film]] = {}
+        self._waiting: dict[str, tuple[str, GreyImage]] = {}
         self._scores: dict[str, list[tuple[str, float]]] = {}
 
-    def add(self, film: Film, group: str, findings: Iterable[str]) -> None:
-        """A film of `group` that shows `findings`; it is paired within each, and among all films."""
+    def add(self, image: GreyImage, group: str, findings: Iterable[str]) -> None:
+        """An image of `group` that shows `findings`; it is paired within each, and among all images."""
         for name in (ALL, *findings):
             scores = self._scores.setdefault(name, [])
             if len(scores) >= MOST_PAIRS:
                 continue
             former = self._waiting.get(name)
             if former is None or former[0] == group:
-                self._waiting.setdefault(name, (group, film))
+                self._waiting.setdefault(name, (group, image))
                 continue
-            scores.append((group, ms_ssim([film], [former[1]])[0]))
+            scores.append((group, ms_ssim([image], [former[1]])[0]))
             del self._waiting[name]
 
-    def figure(self, finding: str = ALL) -> Figure:
+    def figure(self, finding: str = ALL) -> Estimate:
         """Mean MS-SSIM of the finding's pairs, `n` of them; lower is more diverse."""
         scores = self._scores.get(finding, [])
         if not scores:

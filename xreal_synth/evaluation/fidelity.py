@@ -1,4 +1,4 @@
-"""Does a film show the anatomy that was asked for, and does it look like the real film? Figures of film pairs."""
+"""Does an image show the anatomy that was asked for, and does it look like the real image? Figures of image pairs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xreal_synth.types import Film, Mask
+from xreal_synth.types import GreyImage, Mask
 from xreal_synth.vocab import ORGANS
 
 MS_SSIM_SIDE: Final = 176
-"""Its 11-pixel window must fit four halvings of the film."""
+"""Its 11-pixel window must fit four halvings of the image."""
 
 
 def dice(asked: npt.NDArray[Any], shown: npt.NDArray[Any], code: int) -> float:
@@ -29,19 +29,19 @@ def organ_dice(asked: Mask, shown: Mask) -> dict[str, float]:
     return {name: dice(asked, shown, code) for name, code in ORGANS.items()}
 
 
-def ms_ssim(films: Sequence[Film], reals: Sequence[Film]) -> list[float]:
-    """MS-SSIM of each pair of uint8 films [H, W]; NaN of films below 176 pixels, which lack its five scales."""
+def ms_ssim(images: Sequence[GreyImage], reals: Sequence[GreyImage]) -> list[float]:
+    """MS-SSIM of each pair of uint8 images [H, W]; NaN of images below 176 pixels, which lack its five scales."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
 
     scores = []
-    for film, real in zip(films, reals, strict=True):
-        if min(film.shape) < MS_SSIM_SIDE:
+    for image, real in zip(images, reals, strict=True):
+        if min(image.shape) < MS_SSIM_SIDE:
             scores.append(float("nan"))
             continue
-        a, b = (_unit(image)[None, None] for image in (film, real))
+        a, b = (_unit(grey)[None, None] for grey in (image, real))
         scores.append(float(measure(a, b, data_range=1.0)))
     return scores
 
 
-def _unit(image: Film) -> Tensor:
-    return torch.from_numpy(image.astype(np.float32) / 255.0)
+def _unit(grey: GreyImage) -> Tensor:
+    return torch.from_numpy(grey.astype(np.float32) / 255.0)

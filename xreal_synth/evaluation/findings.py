@@ -1,4 +1,4 @@
-"""Do films show the findings they were asked for? What a judging classifier says, beside real films."""
+"""Do images show the findings they were asked for? What an evaluator classifier says, beside real images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Figure
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -17,19 +17,19 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class FindingFigures:
-    """One finding: the classifier's area under the ROC curve on made and on real films.
+    """One finding: the classifier's area under the ROC curve on made and on real images.
 
-    `rises` is the share of made films with the finding whose score for it is higher than their healthy
-    twin's, `rises_unasked` the same of films that were given other findings only, `change` the mean
+    `rises` is the share of generated images with the finding whose score for it is higher than their healthy
+    twin's, `rises_unasked` the same of images that were given other findings only, `change` the mean
     difference of the logits.
     """
 
     positives: int
-    auc: Figure
-    auc_real: Figure
-    rises: Figure
-    rises_unasked: Figure
-    change: Figure
+    auc: Estimate
+    auc_real: Estimate
+    rises: Estimate
+    rises_unasked: Estimate
+    change: Estimate
 
     @property
     def overlap(self) -> bool:
@@ -38,9 +38,9 @@ class FindingFigures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FindingScores:
-    """One finding's logits [N] on made films, their healthy twins and the real films, and its labels [N].
+    """One finding's logits [N] on generated images, their healthy twins and the real images, and its labels [N].
 
-    `asked` is what was asked for, `labels` what the real film has; `given` is where the film was given any
+    `asked` is what was asked for, `labels` what the real image has; `given` is where the image was given any
     finding (elsewhere it is its own twin).
     """
 
@@ -66,14 +66,14 @@ def finding_figures(scores: FindingScores, bootstrap: Bootstrap) -> FindingFigur
     )
 
 
-def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Figure:
-    """Area under the ROC curve: the chance that a positive film scores above a negative one, ties half."""
+def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Estimate:
+    """Area under the ROC curve: the chance that a positive image scores above a negative one, ties half."""
     positive, negative = int((labels == 1).sum()), int((labels == 0).sum())
     return bootstrap.interval(area_of(scores, labels), min(positive, negative) and positive + negative)
 
 
-def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Figure:
-    """Mean over findings of the area under the ROC curve; findings without both kinds of films are left out."""
+def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
+    """Mean over findings of the area under the ROC curve; findings without both kinds of images are left out."""
     both = [at for at in range(labels_NL.shape[1]) if {0, 1} <= set(labels_NL[:, at].tolist())]
     each = [area_of(scores_NL[:, at], labels_NL[:, at]) for at in both]
 
@@ -84,9 +84,9 @@ def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Fi
 
 
 def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
-    """The area as a statistic of how often each film counts, [D, N] -> [D], for `Bootstrap.interval`.
+    """The area as a statistic of how often each image counts, [D, N] -> [D], for `Bootstrap.interval`.
 
-    Films are taken in the order of their scores, equal scores side by side: memory is that of the weights.
+    Images are taken in the order of their scores, equal scores side by side: memory is that of the weights.
     """
     known = np.flatnonzero(labels >= 0)
     order = known[np.argsort(scores[known], kind="stable")]
@@ -105,8 +105,8 @@ def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
     return statistic
 
 
-def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Figure:
-    """Mean over findings of F1 at a probability of one half; findings without positive films are left out."""
+def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
+    """Mean over findings of F1 at a probability of one half; findings without positive images are left out."""
     said, known = logits_NL > 0, labels_NL >= 0
     kept = (labels_NL == 1).any(axis=0)
     right = (said & (labels_NL == 1))[:, kept].astype(float)
@@ -120,10 +120,10 @@ def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Figu
     return bootstrap.interval(statistic, len(labels_NL))
 
 
-def label_table(films: Sequence[tuple[frozenset[str], frozenset[str]]], findings: Sequence[str]) -> Labels:
-    """Positive and unknown names of each film -> [N, L] of 1, 0, -1."""
+def label_table(images: Sequence[tuple[frozenset[str], frozenset[str]]], findings: Sequence[str]) -> Labels:
+    """Positive and unknown names of each image -> [N, L] of 1, 0, -1."""
     rows = [
         [1 if name in positive else -1 if name in unknown else 0 for name in findings]
-        for positive, unknown in films
+        for positive, unknown in images
     ]
-    return np.asarray(rows, np.int64).reshape(len(films), len(findings))
+    return np.asarray(rows, np.int64).reshape(len(images), len(findings))

@@ -1,4 +1,4 @@
-"""The table of goals: what a bundle ought to reach, what it reached, and what real films reach."""
+"""The table of goals: what a bundle ought to reach, what it reached, and what real images reach."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from xreal_synth.evaluation.bundle import BundleFigures, SetDistance
 from xreal_synth.evaluation.findings import FindingFigures
-from xreal_synth.evaluation.intervals import Figure
+from xreal_synth.evaluation.intervals import Estimate
 from xreal_synth.types import SamplingSettings
 
 DICE: Final = {"left_lung": 0.92, "right_lung": 0.92, "heart": 0.87, "aorta": 0.6}
@@ -19,22 +19,22 @@ SHARPNESS: Final = (0.7, 1.3)
 SECONDS: Final = {"branch": 2.0, "reference": 10.0}
 
 NOTES: Final = (
-    "Made films show all findings of their film, one after another; a twin shows none. `real` is what real films "
+    "Generated images show all findings of their image, one after another; a twin shows none. `real` is what real images "
     "reach by the same measure.",
-    "Dice: requested mask against the judging segmenter's. MS-SSIM: to the real film of the same mask.",
-    "Kernel distance (KID's estimator) and Frechet distance are in the judging classifier's features, made "
-    "against real films; `real`: as many training films against the same real films.",
-    "AUC and macro-F1 (at one half): the judging classifier's; films without the finding are the negatives. "
-    "Rises: share of films that score above their own twin for a finding asked for, or not asked for.",
-    "Sharpness: power over real films in the upper half of the frequencies. Copies: films nearer to a training "
-    "film than 99.9% of training films are to their nearest neighbour of another patient.",
+    "Dice: requested mask against the evaluator segmenter's. MS-SSIM: to the real image of the same mask.",
+    "Kernel distance (KID's estimator) and Frechet distance are in the evaluator classifier's features, made "
+    "against real images; `real`: as many training images against the same real images.",
+    "AUC and macro-F1 (at one half): the evaluator classifier's; images without the finding are the negatives. "
+    "Rises: share of images that score above their own twin for a finding asked for, or not asked for.",
+    "Sharpness: power over real images in the upper half of the frequencies. Copies: images nearer to a training "
+    "image than 99.9% of training images are to their nearest neighbour of another patient.",
     "Intervals: 95%, bootstrap by patient; of distances a jackknife by patient, and random draws for `real`.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One row: `beside` is what real films (or the healthy twins) reach; `met` None where there is no goal."""
+    """One row: `beside` is what real images (or the healthy twins) reach; `met` None where there is no goal."""
 
     figure: str
     goal: str
@@ -58,19 +58,19 @@ def table_of_goals(found: BundleFigures, settings: SamplingSettings) -> list[Goa
             "sharpness",
             f"{SHARPNESS[0]} to {SHARPNESS[1]}",
             brief(found.sharpness),
-            f"training films {found.sharpness_training:.2f}",
-            _met(found.sharpness, SHARPNESS[0] <= found.sharpness.mean <= SHARPNESS[1]),
+            f"training images {found.sharpness_training:.2f}",
+            _met(found.sharpness, SHARPNESS[0] <= found.sharpness.value <= SHARPNESS[1]),
         ),
         *_copies(found),
         _seconds(found, settings),
     ]
 
 
-def brief(figure: Figure) -> str:
+def brief(figure: Estimate) -> str:
     """`.943 [.935, .950]`; an en dash where there is none."""
     if not figure.known:
         return "–"  # noqa: RUF001
-    return f"{_short(figure.mean)} [{_short(figure.low)}, {_short(figure.high)}]"
+    return f"{_short(figure.value)} [{_short(figure.ci_low)}, {_short(figure.ci_high)}]"
 
 
 def _anatomy(found: BundleFigures) -> Iterator[Goal]:
@@ -81,31 +81,31 @@ def _anatomy(found: BundleFigures) -> Iterator[Goal]:
             f">= {_short(least)}",
             brief(made),
             f"twin {brief(found.dice_twin[organ])}, real {brief(found.dice_real[organ])}",
-            _met(made, made.mean >= least),
+            _met(made, made.value >= least),
         )
     yield Goal(
         "MS-SSIM",
         f">= {_short(MS_SSIM)}",
         brief(found.ms_ssim),
         f"twin {brief(found.ms_ssim_twin)}",
-        _met(found.ms_ssim, found.ms_ssim.mean >= MS_SSIM),
+        _met(found.ms_ssim, found.ms_ssim.value >= MS_SSIM),
     )
 
 
 def _set_distance(name: str, found: SetDistance) -> Goal:
-    times = f", {found.made.mean / found.real.mean:.1f} x" if found.real.low > 0 else ""
+    times = f", {found.made.value / found.real.value:.1f} x" if found.real.ci_low > 0 else ""
     return Goal(
         name,
         f"<= {TIMES_REAL:g} x real",
         f"{brief(found.made)}{times}",
         f"real {brief(found.real)}",
-        found.made.mean <= TIMES_REAL * found.real.mean,
+        found.made.value <= TIMES_REAL * found.real.value,
     )
 
 
 def _shown(name: str, found: FindingFigures) -> Goal:
     return Goal(
-        f"AUC {name} ({found.positives} films)",
+        f"AUC {name} ({found.positives} images)",
         "overlaps real",
         brief(found.auc),
         f"real {brief(found.auc_real)}",
@@ -130,19 +130,19 @@ def _copies(found: BundleFigures) -> Iterator[Goal]:
             "<= real",
             brief(copies.made),
             f"real {brief(copies.real)}",
-            copies.made.mean <= copies.real.mean,
+            copies.made.value <= copies.real.value,
         )
 
 
 def _seconds(found: BundleFigures, settings: SamplingSettings) -> Goal:
     """CPU seconds where there are any: the machine may have had other work."""
     spent, wall = found.core_seconds or found.seconds, found.seconds
-    taken, most = spent.get("film with a finding"), SECONDS.get(settings.mode)
-    words = f"healthy {spent['healthy film']:.2f}" if spent else ""
+    taken, most = spent.get("image with a finding"), SECONDS.get(settings.mode)
+    words = f"healthy {spent['healthy image']:.2f}" if spent else ""
     if found.core_seconds:
-        words += f", on the wall {wall['film with a finding']:.2f}"
+        words += f", on the wall {wall['image with a finding']:.2f}"
     return Goal(
-        "core seconds a film" if found.core_seconds else "seconds a film",
+        "core seconds an image" if found.core_seconds else "seconds an image",
         "" if most is None else f"<= {most:g}",
         "not timed" if taken is None else f"{taken:.2f}",
         words,
@@ -150,7 +150,7 @@ def _seconds(found: BundleFigures, settings: SamplingSettings) -> Goal:
     )
 
 
-def _met(figure: Figure, holds: bool) -> bool | None:
+def _met(figure: Estimate, holds: bool) -> bool | None:
     return holds if figure.known else None
 
 

@@ -21,7 +21,7 @@ from torchvision.models import inception as tv
 from xreal_synth.errors import BundleError
 from xreal_synth.models.convert.checkpoints import read_checkpoint
 from xreal_synth.storage import sha256_file
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 
 SIDE: Final = 299
 WIDTH: Final = 2048
@@ -33,12 +33,12 @@ _BATCH: Final = 8
 
 
 class InceptionFeatures:
-    """Films in, the 2048 features of the last pooling out, in batches; `sha256` is the file's."""
+    """Images in, the 2048 features of the last pooling out, in batches; `sha256` is the file's."""
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         self._network = load_inception(path).to(device)
         self._device = torch.device(device)
-        self._waiting: list[Film] = []
+        self._waiting: list[GreyImage] = []
         self._found: list[npt.NDArray[np.float32]] = []
         self.sha256 = sha256_file(path.expanduser())
 
@@ -47,14 +47,14 @@ class InceptionFeatures:
         """Whether the file is the published one, by its hash; of another (a conversion) one cannot know."""
         return self.sha256.startswith(PUBLISHED)
 
-    def add(self, film: Film) -> None:
-        """Takes a film uint8 [H, W]."""
-        self._waiting.append(film)
+    def add(self, image: GreyImage) -> None:
+        """Takes an image uint8 [H, W]."""
+        self._waiting.append(image)
         if len(self._waiting) == _BATCH:
             self._flush()
 
     def take(self) -> npt.NDArray[np.float32]:
-        """The features [N, 2048] of all films since the last `take`, in order."""
+        """The features [N, 2048] of all images since the last `take`, in order."""
         self._flush()
         found = np.concatenate([*self._found, np.empty((0, WIDTH), np.float32)])
         self._found.clear()
@@ -68,9 +68,9 @@ class InceptionFeatures:
             self._waiting.clear()
 
 
-def prepared(films_BHW: Tensor) -> Tensor:
-    """uint8 films -> [B, 3, 299, 299] in about -1..1, resized as TensorFlow 1 did: no half-pixel centres."""
-    x = films_BHW.to(torch.float32)
+def prepared(images_BHW: Tensor) -> Tensor:
+    """uint8 images -> [B, 3, 299, 299] in about -1..1, resized as TensorFlow 1 did: no half-pixel centres."""
+    x = images_BHW.to(torch.float32)
     rows, columns = (_interpolation(side).to(x.device) for side in x.shape[1:])
     x = rows @ x @ columns.T
     return ((x - 128) / 128)[:, None].expand(-1, 3, -1, -1)
@@ -167,17 +167,17 @@ def _check_layout(path: Path, wanted: dict[str, torch.Size], found: dict[str, to
     other = [name for name in wanted if name in found and wanted[name] != found[name]]
     if not missing and not more and not other:
         return
-    told = []
+    reported = []
     if missing:
-        told.append(f"{len(missing)} weights missing ({', '.join(missing[:2])} ..)")
+        reported.append(f"{len(missing)} weights missing ({', '.join(missing[:2])} ..)")
     if more:
-        told.append(f"{len(more)} that have no place ({', '.join(more[:2])} ..)")
-    told += [f"{name} of {list(found[name])}, wanted {list(wanted[name])}" for name in other[:2]]
+        reported.append(f"{len(more)} that have no place ({', '.join(more[:2])} ..)")
+    reported += [f"{name} of {list(found[name])}, wanted {list(wanted[name])}" for name in other[:2]]
     imagenet = found.get("fc.weight") == torch.Size((1000, WIDTH))
     raise BundleError(
         where=str(path),
-        found=("torchvision's ImageNet weights: " if imagenet else "") + "; ".join(told),
+        found=("torchvision's ImageNet weights: " if imagenet else "") + "; ".join(reported),
         wanted="the FID's own Inception weights (2015-12-05, 1008 classes, torchvision's names, no AuxLogits)",
-        mend="give the file that pytorch-fid or torch-fidelity publish (..inception-2015-12-05-6726825d.pth), or "
-        "leave --inception out: the Frechet distance in the judging classifier's features is there without it",
+        hint="give the file that pytorch-fid or torch-fidelity publish (..inception-2015-12-05-6726825d.pth), or "
+        "leave --inception out: the Frechet distance in the evaluator classifier's features is there without it",
     )

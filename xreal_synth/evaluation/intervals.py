@@ -1,4 +1,4 @@
-"""Figures with intervals: bootstrap and jackknife over patients, whose films come and go together."""
+"""Figures with intervals: bootstrap and jackknife over patients, whose images come and go together."""
 
 from __future__ import annotations
 
@@ -12,104 +12,104 @@ import numpy.typing as npt
 BOOTSTRAP_DRAWS: Final = 2000
 LEAST_DRAWS: Final = 400
 MOST_WEIGHTS: Final = 8_000_000
-"""Of draws times films; beyond it fewer draws are made, so that memory stays bounded."""
+"""Of draws times images; beyond it fewer draws are made, so that memory stays bounded."""
 
 JACKKNIFE_GROUPS: Final = 60
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A mean (or another statistic) with its 95% interval over n films."""
+class Estimate:
+    """A mean (or another statistic) with its 95% interval over n images."""
 
-    mean: float
-    low: float
-    high: float
+    value: float
+    ci_low: float
+    ci_high: float
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+        return f"{self.value:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}] n={self.n}"
 
     @property
     def known(self) -> bool:
-        return not np.isnan(self.mean)
+        return not np.isnan(self.value)
 
-    def overlaps(self, other: Figure) -> bool:
+    def overlaps(self, other: Estimate) -> bool:
         """Whether the intervals have a point in common."""
-        return self.low <= other.high and other.low <= self.high
+        return self.ci_low <= other.ci_high and other.ci_low <= self.ci_high
 
 
-def unknown(n: int = 0) -> Figure:
-    """A figure that these films do not have."""
-    return Figure(float("nan"), float("nan"), float("nan"), n)
+def unknown(n: int = 0) -> Estimate:
+    """A figure that these images do not have."""
+    return Estimate(float("nan"), float("nan"), float("nan"), n)
 
 
-def figure(values: Sequence[float], seed: int = 0) -> Figure:
-    """Mean and bootstrap interval over films of the values that are not NaN."""
+def figure(values: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean and bootstrap interval over images of the values that are not NaN."""
     return Bootstrap([str(at) for at in range(len(values))], seed=seed).mean(np.asarray(values, np.float64))
 
 
 class Bootstrap:
-    """Resamples patients: `weights` [D, N] say how often each film is in each draw.
+    """Resamples patients: `weights` [D, N] say how often each image is in each draw.
 
     A statistic is a function of such weights, [D, N] -> [D], NaN in draws that do not have it.
     """
 
     def __init__(self, patients: Sequence[str], *, draws: int | None = None, seed: int = 0) -> None:
         draws = draws_for(len(patients)) if draws is None else draws
-        names, of_film = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+        names, of_image = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
         count = len(names)
         chosen = np.random.default_rng(seed).integers(0, max(1, count), (draws, count))
         times = np.zeros((draws, count), np.float64)
         np.add.at(times, (np.arange(draws)[:, None], chosen), 1.0)
-        self.weights: Array = times[:, of_film]
-        self._of_film = of_film
+        self.weights: Array = times[:, of_image]
+        self._of_image = of_image
         self._patients = count
 
-    def interval(self, statistic: Callable[[Array], Array], n: int) -> Figure:
-        """The statistic of all films, and the middle 95% of the draws that have it."""
-        films = self.weights.shape[1]
-        if not films or not n:
+    def interval(self, statistic: Callable[[Array], Array], n: int) -> Estimate:
+        """The statistic of all images, and the middle 95% of the draws that have it."""
+        images = self.weights.shape[1]
+        if not images or not n:
             return unknown()
-        value = float(statistic(np.ones((1, films)))[0])
+        value = float(statistic(np.ones((1, images)))[0])
         draws = statistic(self.weights)
         draws = draws[~np.isnan(draws)]
         if np.isnan(value) or not len(draws):
             return unknown(n)
         low, high = np.percentile(draws, [2.5, 97.5])
-        return Figure(value, float(low), float(high), n)
+        return Estimate(value, float(low), float(high), n)
 
-    def mean(self, values: npt.NDArray[Any]) -> Figure:
+    def mean(self, values: npt.NDArray[Any]) -> Estimate:
         """Mean of the values [N] that are not NaN."""
         values = np.asarray(values, np.float64)
         kept = ~np.isnan(values)
         filled = np.where(kept, values, 0.0)
         return self.interval(lambda weights: _share(weights @ filled, weights @ kept), int(kept.sum()))
 
-    def ratio(self, over: Array, under: Array) -> Figure:
-        """Mean of `over` [N] divided by the mean of `under` [N], film by film resampled together."""
+    def ratio(self, over: Array, under: Array) -> Estimate:
+        """Mean of `over` [N] divided by the mean of `under` [N], image by image resampled together."""
         return self.interval(lambda weights: _share(weights @ over, weights @ under), len(over))
 
-    def jackknife(self, statistic: Callable[[npt.NDArray[np.bool_]], float]) -> Figure:
-        """A statistic of a set of films with an interval of +-1.96 jackknife errors over groups of patients.
+    def jackknife(self, statistic: Callable[[npt.NDArray[np.bool_]], float]) -> Estimate:
+        """A statistic of a set of images with an interval of +-1.96 jackknife errors over groups of patients.
 
-        For distances between sets, which a bootstrap's repeated films would bias. The statistic takes a bool
-        mask [N] of the films kept; it is computed without each patient, or without each of JACKKNIFE_GROUPS
+        For distances between sets, which a bootstrap's repeated images would bias. The statistic takes a bool
+        mask [N] of the images kept; it is computed without each patient, or without each of JACKKNIFE_GROUPS
         groups of patients where there are more.
         """
-        films, groups = len(self._of_film), min(self._patients, JACKKNIFE_GROUPS)
-        value = statistic(np.ones(films, bool))
+        images, groups = len(self._of_image), min(self._patients, JACKKNIFE_GROUPS)
+        value = statistic(np.ones(images, bool))
         if groups < 3:
-            return Figure(value, float("nan"), float("nan"), films)
+            return Estimate(value, float("nan"), float("nan"), images)
         group = self.left_out()
-        return jackknifed(value, [statistic(group != number) for number in range(groups)], films)
+        return jackknifed(value, [statistic(group != number) for number in range(groups)], images)
 
     def left_out(self) -> npt.NDArray[np.int64]:
-        """Each film's jackknife group [N]: its patient, or one of JACKKNIFE_GROUPS groups of patients."""
+        """Each image's jackknife group [N]: its patient, or one of JACKKNIFE_GROUPS groups of patients."""
         groups = max(1, min(self._patients, JACKKNIFE_GROUPS))
-        return (np.random.default_rng(0).permutation(self._patients) % groups)[self._of_film]
+        return (np.random.default_rng(0).permutation(self._patients) % groups)[self._of_image]
 
-    def mean_over(self, values: Array, other: Bootstrap, under: Array) -> Figure:
+    def mean_over(self, values: Array, other: Bootstrap, under: Array) -> Estimate:
         """Mean of the values [N] divided by the mean of another set's [M], each set resampled by itself."""
         draws = min(len(self.weights), len(other.weights))
         over, below = (
@@ -119,23 +119,23 @@ class Bootstrap:
         if not len(values) or not len(under) or not under.mean():
             return unknown(len(values))
         low, high = np.percentile(over / below, [2.5, 97.5])
-        return Figure(float(values.mean() / under.mean()), float(low), float(high), len(values))
+        return Estimate(float(values.mean() / under.mean()), float(low), float(high), len(values))
 
 
-def draws_for(films: int) -> int:
-    """Bootstrap draws for so many films: BOOTSTRAP_DRAWS, of very many films fewer."""
-    return max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, films)))
+def draws_for(images: int) -> int:
+    """Bootstrap draws for so many images: BOOTSTRAP_DRAWS, of very many images fewer."""
+    return max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, images)))
 
 
-def jackknifed(value: float, without: Sequence[float], n: int) -> Figure:
+def jackknifed(value: float, without: Sequence[float], n: int) -> Estimate:
     """A statistic with the interval that follows from its values without each group."""
     left = np.asarray(without, np.float64)
     groups = len(left)
     error = float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
-    return Figure(value, value - 1.96 * error, value + 1.96 * error, n)
+    return Estimate(value, value - 1.96 * error, value + 1.96 * error, n)
 
 
-def proportion(part: int, whole: int) -> Figure:
+def proportion(part: int, whole: int) -> Estimate:
     """A share of independent trials with Wilson's 95% interval."""
     if not whole:
         return unknown()
@@ -143,13 +143,13 @@ def proportion(part: int, whole: int) -> Figure:
     under = 1 + z**2 / whole
     middle = (share + z**2 / (2 * whole)) / under
     half = z / under * np.sqrt(share * (1 - share) / whole + z**2 / (4 * whole**2))
-    return Figure(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), whole)
+    return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), whole)
 
 
-def spread(values: Sequence[float], n: int) -> Figure:
-    """Mean and middle 95% of repeated measurements, each on n films."""
+def spread(values: Sequence[float], n: int) -> Estimate:
+    """Mean and middle 95% of repeated measurements, each on n images."""
     low, high = np.percentile(values, [2.5, 97.5])
-    return Figure(float(np.mean(values)), float(low), float(high), n)
+    return Estimate(float(np.mean(values)), float(low), float(high), n)
 
 
 def _share(over: Array, under: Array) -> Array:

@@ -1,8 +1,8 @@
-"""Can films that were edited to no effect be told from films that were not?
+"""Can images that were edited to no effect be told from images that were not?
 
 A sham is its twin with the first variant's regions painted by the healthy prompt. If a probe tells shams from
-twins, so may a classifier, and "was edited" stands for the label wherever films with findings are edited and
-healthy ones are not. The probe is told where to look, and compares the same region of both films: simple
+twins, so may a classifier, and "was edited" stands for the label wherever images with findings are edited and
+healthy ones are not. The probe is told where to look, and compares the same region of both images: simple
 figures of noise, texture and border, by a logistic regression that never saw the group it judges.
 """
 
@@ -20,10 +20,10 @@ from scipy import ndimage, special
 from xreal_synth.anatomy.regions import FEATHER_SHARE, region_mask
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.findings import area_of
-from xreal_synth.evaluation.intervals import Bootstrap, Figure
+from xreal_synth.evaluation.intervals import Bootstrap, Estimate
 from xreal_synth.shards.meta import TWIN
 from xreal_synth.shards.names import parse_key
-from xreal_synth.types import Film, Sample
+from xreal_synth.types import GreyImage, Sample
 
 FEWEST_GROUPS: Final = 10
 FOLDS: Final = 10
@@ -33,7 +33,7 @@ _NEWTON_STEPS: Final = 30
 _TINY: Final = 1e-9
 
 SCALES: Final = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))
-"""Bands of texture: differences of Gaussians of these widths in pixels (0: the film itself)."""
+"""Bands of texture: differences of Gaussians of these widths in pixels (0: the image itself)."""
 PARTS: Final = ("inside", "border", "around")
 FEATURES: Final = (
     *(f"texture {low:g}-{high:g} px {part}" for low, high in SCALES for part in PARTS),
@@ -52,13 +52,13 @@ class LeakFigures:
     """`auc` is of the probe, over `groups` twins and as many shams; `alone` of each feature by itself, turned so
     that it is at least one half."""
 
-    auc: Figure
+    auc: Estimate
     groups: int
     alone: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
+class EditPair:
     """The probe's features of a group's twin and sham, float64 [features] each."""
 
     group: int
@@ -67,7 +67,7 @@ class Pair:
 
 
 def leak(samples: Iterable[Sample], most: int | None = None, seed: int = 0) -> LeakFigures:
-    """Tells shams from twins over the first `most` groups that have both (all, if None), film by film.
+    """Tells shams from twins over the first `most` groups that have both (all, if None), image by image.
 
     Raises DatasetError where fewer than FEWEST_GROUPS have both.
     """
@@ -76,25 +76,25 @@ def leak(samples: Iterable[Sample], most: int | None = None, seed: int = 0) -> L
         raise DatasetError(
             found=f"{len(pairs)} groups with a sham (s0) and its twin (h)",
             wanted=f"at least {FEWEST_GROUPS}",
-            mend="make a dataset with pairs: {twin: true, sham: 1.0}, as recipes/counterfactual-pairs.yaml does",
+            hint="make a dataset with pairs: {twin: true, sham: 1.0}, as recipes/counterfactual-pairs.yaml does",
         )
     return probed(pairs, seed)
 
 
-def pairs_of(samples: Iterable[Sample]) -> Iterator[Pair]:
-    """The groups that have both twin and sham; a group's films follow one another."""
-    for group, films in groupby(samples, key=lambda sample: sample.meta.group):
-        by_name = {parse_key(film.meta.key).member: film for film in films}
+def pairs_of(samples: Iterable[Sample]) -> Iterator[EditPair]:
+    """The groups that have both twin and sham; a group's images follow one another."""
+    for group, images in groupby(samples, key=lambda sample: sample.meta.group):
+        by_name = {parse_key(image.meta.key).member: image for image in images}
         sham, twin = by_name.get("s0"), by_name.get(TWIN)
         if sham is not None and twin is not None:
             region = np.any([region_mask(place, sham.anatomy) for place in sham.meta.sham], axis=0)
-            yield Pair(group, features(twin.film, region), features(sham.film, region))
+            yield EditPair(group, features(twin.image, region), features(sham.image, region))
 
 
-def features(film: Film, region: Region) -> Array:
-    """FEATURES of a film uint8 [H, W] and a region of it, float64 [features]."""
+def features(image: GreyImage, region: Region) -> Array:
+    """FEATURES of an image uint8 [H, W] and a region of it, float64 [features]."""
     parts = _parts(region)
-    grey = film.astype(np.float64) / 255
+    grey = image.astype(np.float64) / 255
     blurred = {0.0: grey, **{width: ndimage.gaussian_filter(grey, width) for width in (1.0, 2.0, 4.0)}}
     bands = [blurred[low] - blurred[high] for low, high in SCALES]
     noise = bands[0]
@@ -132,16 +132,16 @@ def _log(value: float) -> float:
     return float(np.log(value + _TINY))
 
 
-def probed(pairs: list[Pair], seed: int = 0) -> LeakFigures:
+def probed(pairs: list[EditPair], seed: int = 0) -> LeakFigures:
     """The area under the ROC curve of scores given to each group by a regression on the others, with a bootstrap
     over groups; the regressions are not made again for it."""
     x = np.concatenate([np.stack([pair.twin, pair.sham]) for pair in pairs])
     y = np.tile([0.0, 1.0], len(pairs))
     folds = np.random.default_rng(seed).permutation(len(pairs)) % min(FOLDS, len(pairs))
-    of_film = folds.repeat(2)
+    of_image = folds.repeat(2)
     scores = np.zeros(len(y))
     for fold in range(folds.max() + 1):
-        held = of_film == fold
+        held = of_image == fold
         scores[held] = _scorer(x[~held], y[~held])(x[held])
     labels = y.astype(np.int64)
     bootstrap = Bootstrap([str(pair.group) for pair in pairs for _ in range(2)], seed=seed)

@@ -1,8 +1,8 @@
-"""Precision, recall, density and coverage of made films among real ones (Naeem et al., ICML 2020).
+"""Precision, recall, density and coverage of generated images among real ones (Naeem et al., ICML 2020).
 
-A film's ball reaches to its k-th nearest film of its own set. Films of one patient, or of one group of made films
-(a twin and its variants), would make balls small without saying anything, so a ball's neighbours are films of
-other groups; where every film is a group of its own this is the published definition.
+An image's ball reaches to its k-th nearest image of its own set. Images of one patient, or of one group of generated images
+(a twin and its variants), would make balls small without saying anything, so a ball's neighbours are images of
+other groups; where every image is a group of its own this is the published definition.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifold:
-    """What each film contributes; the figures are the means.
+    """What each image contributes; the figures are the means.
 
-    `precision` [N]: 1 where a made film lies in a real film's ball. `density` [N]: in how many it lies, over k.
-    `recall` [M]: 1 where a real film lies in a made film's ball. `coverage` [M]: 1 where a made film lies in
-    the real film's ball.
+    `precision` [N]: 1 where a generated image lies in a real image's ball. `density` [N]: in how many it lies, over k.
+    `recall` [M]: 1 where a real image lies in a generated image's ball. `coverage` [M]: 1 where a generated image lies in
+    the real image's ball.
     """
 
     precision: Array
@@ -45,7 +45,7 @@ def manifold(
     real_groups: Sequence[str],
     k: int = NEIGHBOURS,
 ) -> Manifold | None:
-    """Each film's part in the four figures; None where a set has k groups or fewer."""
+    """Each image's part in the four figures; None where a set has k groups or fewer."""
     if min(len(set(made_groups)), len(set(real_groups))) <= k:
         return None
     made, real = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (made_NF, real_MF))
@@ -68,13 +68,13 @@ def manifold(
     )
 
 
-def _reach(films: torch.Tensor, groups: Sequence[str], k: int) -> torch.Tensor:
-    """Distance of each film to its k-th nearest film of another group."""
+def _reach(images: torch.Tensor, groups: Sequence[str], k: int) -> torch.Tensor:
+    """Distance of each image to its k-th nearest image of another group."""
     number = torch.from_numpy(np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1])
-    found = torch.empty(len(films), dtype=torch.float64)
-    for start in range(0, len(films), _ROWS):
+    found = torch.empty(len(images), dtype=torch.float64)
+    for start in range(0, len(images), _ROWS):
         rows = slice(start, start + _ROWS)
-        apart = _apart(films[rows], films)
+        apart = _apart(images[rows], images)
         apart[number[rows, None] == number] = torch.inf
         found[rows] = apart.kthvalue(k, dim=1).values
     return found

@@ -1,4 +1,4 @@
-"""Figures that these films do not have: NaN inside, null in JSON, which has no NaN."""
+"""Figures that these images do not have: NaN inside, null in JSON, which has no NaN."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The way of the authors' released code, written anew from what is known of it, to be measured against.
 
-One film at a time: both stages of 100 DDIM steps from noise, guidance by two calls of the denoiser (by one of
-two rows where `fused`), prompts through the text encoder for every film, films encoded and decoded in
+One image at a time: both stages of 100 DDIM steps from noise, guidance by two calls of the denoiser (by one of
+two rows where `fused`), prompts through the text encoder for every image, images encoded and decoded in
 between. The networks are diffusers' own, as loaded. What the text encoder returns is dropped for the bundle's
 token table: with random weights its words mean nothing, only its time counts.
 """
@@ -39,25 +39,25 @@ class PlainLoop:
     fused: bool = False
 
     @torch.no_grad()
-    def films(
+    def images(
         self, anatomy: Mask, edit: Edit, healthy: str, draw: Draw | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Organ codes uint8 [H, W] and a finding -> the films without and with it [1, C, H, W].
+        """Organ codes uint8 [H, W] and a finding -> the images without and with it [1, C, H, W].
 
         The noise is torch's unless `draw` gives it.
         """
         model, settings, noise = self.model, self.settings, draw or self._torch_noise
         assert settings.soft is not None, "the reference holds by its controller"
         schedule = make_schedule(model.alphas_cumprod, settings.steps, "reference")
-        codes = torch.from_numpy(anatomy)[None].to(model.device)
-        mask = soft_mask(codes, model.latent_shape[1:], settings.soft)
-        z_hat = encode_scaled(model, model.control(codes), noise("a.posterior", 0))
+        label_map = torch.from_numpy(anatomy)[None].to(model.device)
+        mask = soft_mask(label_map, model.latent_shape[1:], settings.soft)
+        z_hat = encode_scaled(model, model.control(label_map), noise("a.posterior", 0))
         z, prompt = noise("a.x_T", 0), self._encode(healthy)
         for i, t in enumerate(schedule.timesteps):
             if i < settings.hold_steps:
                 z = blend(q_sample(z_hat, schedule.abar[i], noise("a.hold", i)), z, mask)
             z = self._step(schedule, i, z, self._predict(z, t, prompt), noise("a.step", i))
-        x_a = decode_scaled(model, z, self._grain(noise))
+        x_a = decode_scaled(model, z, self._decoder_noise(noise))
 
         m_p = latent_region(torch.from_numpy(edit.region)[None].to(model.device), model.latent_shape[1:])
         z0 = encode_scaled(model, x_a, noise("b.posterior", 0))
@@ -66,7 +66,7 @@ class PlainLoop:
             z = blend(q_sample(z0, schedule.abar[i], noise("b.hold", i)), z, 1 - m_p)
             out = self._guided(z, t, null, label)
             z = self._step(schedule, i, z, out, noise("b.step", i))
-        return x_a, decode_scaled(model, z, self._grain(noise))
+        return x_a, decode_scaled(model, z, self._decoder_noise(noise))
 
     def _predict(self, z: Tensor, t: int, tokens: Tensor) -> Tensor:
         return self.model.denoise(z, torch.full((len(z),), t, device=z.device), tokens)
@@ -87,9 +87,9 @@ class PlainLoop:
             self.text(self.ids)
         return self.model.embed([prompt])
 
-    def _grain(self, noise: Draw) -> Tensor | None:
-        return None if self.model.grain_shape is None else noise("film.grain", 0)
+    def _decoder_noise(self, noise: Draw) -> Tensor | None:
+        return None if self.model.decoder_noise_shape is None else noise("film.grain", 0)
 
     def _torch_noise(self, purpose: Purpose, step: int) -> Tensor:
-        shape = self.model.grain_shape if purpose == "film.grain" else self.model.latent_shape
+        shape = self.model.decoder_noise_shape if purpose == "film.grain" else self.model.latent_shape
         return torch.randn(1, *(shape or ()), device=self.model.device)

@@ -1,18 +1,18 @@
-"""Are made films copies of training films? An audit that a film moved a little, or lighter or darker, does not escape.
+"""Are generated images copies of training images? An audit that an image moved a little, or lighter or darker, does not escape.
 
-Two distances to the nearest training film. `pixels`: the middle 7/8 of the one film is held against every such window
+Two distances to the nearest training image. `pixels`: the middle 7/8 of the one image is held against every such window
 of the other, moved by up to 1/16 of the side either way in steps of 1/64, both reduced to 28 x 28 means, less their
 mean and divided by their length: the least distance between such vectors, 0 to 2, is sqrt(2 - 2 r) of the largest
-correlation r. `features`: between the judging classifier's features, each less its mean over the training films
-and divided by its deviation; that network looks at every film less its own mean and divided by its own deviation.
+correlation r. `features`: between the evaluator classifier's features, each less its mean over the training images
+and divided by its deviation; that network looks at every image less its own mean and divided by its own deviation.
 
-The threshold of a distance is the 0.1st percentile (linear between ranks) of this sample: for every training film
-its distance to the nearest training film of another patient, one number a film. A made film nearer than that to a
-training film, by either distance, is listed as a copy. Validation films, whose patients are not in the training
-films, are counted the same way: what they reach is chance. Smooth films lie nearer to all films by `pixels`, so a
-film that is listed should be looked at.
+The threshold of a distance is the 0.1st percentile (linear between ranks) of this sample: for every training image
+its distance to the nearest training image of another patient, one number an image. A generated image nearer than that to a
+training image, by either distance, is listed as a copy. Validation images, whose patients are not in the training
+images, are counted the same way: what they reach is chance. Smooth images lie nearer to all images by `pixels`, so an
+image that is listed should be looked at.
 
-Shapes: N films, M training films, S = 64, F features.
+Shapes: N images, M training images, S = 64, F features.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.evaluation.copies import nearest, standardised
-from xreal_synth.evaluation.intervals import Figure, unknown
+from xreal_synth.evaluation.intervals import Estimate, unknown
 from xreal_synth.quality.nearest import PERCENTILE
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 
 SIDE: Final = 64
 REACH: Final = 4
@@ -44,8 +44,8 @@ Patients = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What the audit keeps of films: reduced [N, S, S], features [N, F], and whose they are [N]."""
+class MeasuredSet:
+    """What the audit keeps of images: reduced [N, S, S], features [N, F], and whose they are [N]."""
 
     small: Small
     features: npt.NDArray[np.float32]
@@ -57,24 +57,24 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class MetricAudit:
-    """One distance: its threshold, and the share of made and of validation films below it.
+    """One distance: its threshold, and the share of made and of validation images below it.
 
-    The shares have exact 95% binomial intervals, films counted as independent of one another.
+    The shares have exact 95% binomial intervals, images counted as independent of one another.
     """
 
     threshold: float
-    made: Figure
-    validation: Figure
+    made: Estimate
+    validation: Estimate
     median_made: float
     median_validation: float
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A made film and its nearest training film, by the distance in which it is nearer (for its threshold).
+class CopyPair:
+    """A generated image and its nearest training image, by the distance in which it is nearer (for its threshold).
 
-    `training` is a row among the training films; `pixels` and `features` are the film's least distances, whichever
-    training film has them; `by` names those below their threshold.
+    `training` is a row among the training images; `pixels` and `features` are the image's least distances, whichever
+    training image has them; `by` names those below their threshold.
     """
 
     key: str
@@ -86,35 +86,35 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """`pairs` has every made film's nearest training film, the closest first."""
+    """`pairs` has every generated image's nearest training image, the closest first."""
 
-    films: int
-    training_films: int
-    validation_films: int
+    images: int
+    training_images: int
+    validation_images: int
     metrics: dict[str, MetricAudit]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[CopyPair, ...]
 
     @property
-    def copies(self) -> tuple[Pair, ...]:
+    def copies(self) -> tuple[CopyPair, ...]:
         return tuple(pair for pair in self.pairs if pair.by)
 
 
-def reduced(film: Film) -> Small:
+def reduced(image: GreyImage) -> Small:
     """uint8 [H, W] -> means of SIDE x SIDE parts."""
-    return np.asarray(Image.fromarray(film).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
 
 
 def nearest_by_pixels(
-    films_NSS: Small, training_MSS: Small, patients: tuple[Patients, Patients] | None = None
+    images_NSS: Small, training_MSS: Small, patients: tuple[Patients, Patients] | None = None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Least distance to a training film [N] and which it is [N], over all shifts.
+    """Least distance to a training image [N] and which it is [N], over all shifts.
 
-    With `patients` of films and training films, those of the film's own patient are left out (infinite where all
+    With `patients` of images and training images, those of the image's own patient are left out (infinite where all
     are).
     """
-    middle = _windows(films_NSS, REACH, REACH)
-    best = torch.full((len(films_NSS),), -torch.inf)
-    which = torch.zeros(len(films_NSS), dtype=torch.long)
+    middle = _windows(images_NSS, REACH, REACH)
+    best = torch.full((len(images_NSS),), -torch.inf)
+    which = torch.zeros(len(images_NSS), dtype=torch.long)
     for top in range(2 * REACH + 1):
         for left in range(2 * REACH + 1):
             window = _windows(training_MSS, top, left)
@@ -132,10 +132,12 @@ def nearest_by_pixels(
     return apart.numpy(), which.numpy()
 
 
-def audit_films(keys: Sequence[str], made: Seen, training: Seen, validation: Seen) -> Audit:
-    """Every made film's nearest training film, and what real films of other patients reach.
+def audit_images(
+    keys: Sequence[str], made: MeasuredSet, training: MeasuredSet, validation: MeasuredSet
+) -> Audit:
+    """Every generated image's nearest training image, and what real images of other patients reach.
 
-    `made.patients` are the groups. There must be training films of two patients at least.
+    `made.patients` are the groups. There must be training images of two patients at least.
     """
     found = {}
     metrics = {}
@@ -146,7 +148,7 @@ def audit_films(keys: Sequence[str], made: Seen, training: Seen, validation: See
     nearer = np.where(ratios["pixels"] <= ratios["features"], found["pixels"][1], found["features"][1])
     closeness = np.minimum(ratios["pixels"], ratios["features"])
     pairs = [
-        Pair(
+        CopyPair(
             key=keys[at],
             training=int(nearer[at]),
             pixels=float(found["pixels"][0][at]),
@@ -158,29 +160,29 @@ def audit_films(keys: Sequence[str], made: Seen, training: Seen, validation: See
     return Audit(len(made), len(training), len(validation), metrics, tuple(pairs))
 
 
-def rate(flagged: npt.NDArray[np.bool_]) -> Figure:
-    """A share of films with its exact 95% binomial interval."""
+def rate(flagged: npt.NDArray[np.bool_]) -> Estimate:
+    """A share of images with its exact 95% binomial interval."""
     if not len(flagged):
         return unknown()
     low, high = binomtest(int(flagged.sum()), len(flagged)).proportion_ci(0.95, method="exact")
-    return Figure(float(flagged.mean()), float(low), float(high), len(flagged))
+    return Estimate(float(flagged.mean()), float(low), float(high), len(flagged))
 
 
 def _audit(
-    name: str, made: Seen, training: Seen, validation: Seen
+    name: str, made: MeasuredSet, training: MeasuredSet, validation: MeasuredSet
 ) -> tuple[MetricAudit, npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     def apart(
-        films: Seen, others: Seen, *, own: bool = True
+        images: MeasuredSet, others: MeasuredSet, *, own: bool = True
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        patients = None if own else (films.patients, others.patients)
+        patients = None if own else (images.patients, others.patients)
         if name == "pixels":
-            return nearest_by_pixels(films.small, others.small, patients)
-        a, b = (standardised(part.features, training.features) for part in (films, others))
+            return nearest_by_pixels(images.small, others.small, patients)
+        a, b = (standardised(part.features, training.features) for part in (images, others))
         return nearest(a, b, patients)
 
     among, _ = apart(training, training, own=False)
     among = among[np.isfinite(among)]
-    assert len(among), "training films of two patients at least"
+    assert len(among), "training images of two patients at least"
     threshold = float(np.percentile(among, PERCENTILE))
     of_made, which = apart(made, training)
     of_validation, _ = apart(validation, training)
@@ -194,10 +196,10 @@ def _audit(
     return audit, of_made, which
 
 
-def _windows(films_NSS: Small, top: int, left: int) -> Tensor:
-    """A window of each film -> [N, 28 * 28] without mean, of length 1 (0 for a window of one grey)."""
+def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
+    """A window of each image -> [N, 28 * 28] without mean, of length 1 (0 for a window of one grey)."""
     side = SIDE - 2 * REACH
-    window = torch.from_numpy(films_NSS[:, top : top + side, left : left + side])
+    window = torch.from_numpy(images_NSS[:, top : top + side, left : left + side])
     flat = functional.avg_pool2d(window, 2).flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)
     unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-6)

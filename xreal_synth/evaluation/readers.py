@@ -1,9 +1,9 @@
-"""A blind reading of real and synthetic films, as in the paper (section on qualitative evaluation).
+"""A blind reading of real and synthetic images, as in the paper (section on qualitative evaluation).
 
-The paper's two radiologists, each alone and blind to where a film came from, ranked real and generated films from 1
+The paper's two radiologists, each alone and blind to where an image came from, ranked real and generated images from 1
 (lowest) to 5 (highest) for anatomy, for realism of the pathology, and for image quality. Here each reader gets one
-page with the films in an order of their own, under names that say nothing; some films come twice, to see whether the
-reader agrees with themselves. Real and synthetic films are drawn with the same findings in the same numbers.
+page with the images in an order of their own, under names that say nothing; some images come twice, to see whether the
+reader agrees with themselves. Real and synthetic images are drawn with the same findings in the same numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RANK: Final = range(1, 6)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A film that could be shown.
+    """An image that could be shown.
 
     `arm` is "real" or the dataset's name, `source` its file in the manifest or its KEY, `group` its patient or
     anatomy, `findings` what it is labelled with or was asked for, sorted.
@@ -41,21 +41,21 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Showing:
-    """A film on a reader's page: its name there, which of the films it is, and whether it comes again."""
+    """An image on a reader's page: its name there, which of the images it is, and whether it comes again."""
 
     name: str
-    film: int
+    image: int
     repeat: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """A study: its films, and for each reader what is shown in which order. `guess` asks real or synthetic too."""
+    """A study: its images, and for each reader what is shown in which order. `guess` asks real or synthetic too."""
 
     study: str
     seed: int
     guess: bool
-    films: tuple[Candidate, ...]
+    images: tuple[Candidate, ...]
     readers: dict[int, tuple[Showing, ...]]
 
     @property
@@ -63,18 +63,18 @@ class Kit:
         return (*RANKS, GUESS) if self.guess else RANKS
 
 
-def choose_films(arms: Mapping[str, Sequence[Candidate]], films: int, seed: int) -> list[Candidate]:
-    """As many films of each arm, `films` in all, with the same findings in the same numbers, one of a group at most.
+def choose_images(arms: Mapping[str, Sequence[Candidate]], images: int, seed: int) -> list[Candidate]:
+    """As many images of each arm, `images` in all, with the same findings in the same numbers, one of a group at most.
 
-    Sets of findings that an arm lacks are left out; the rest come as often as among the synthetic films, as far as
+    Sets of findings that an arm lacks are left out; the rest come as often as among the synthetic images, as far as
     every arm has as many. Raises DatasetError where there are too few.
     """
-    each, over = divmod(films, len(arms))
+    each, over = divmod(images, len(arms))
     if over or not each:
         raise DatasetError(
-            found=f"{films} films for {len(arms)} kinds ({', '.join(arms)})",
-            wanted="as many films of each kind",
-            mend=f"give --films {len(arms) * max(1, each)} or another multiple of {len(arms)}",
+            found=f"{images} images for {len(arms)} kinds ({', '.join(arms)})",
+            wanted="as many images of each kind",
+            hint=f"give --images {len(arms) * max(1, each)} or another multiple of {len(arms)}",
         )
     pools = {arm: _pool(found, seed, arm) for arm, found in arms.items()}
     rooms = {
@@ -83,33 +83,33 @@ def choose_films(arms: Mapping[str, Sequence[Candidate]], films: int, seed: int)
     }
     wanted = Counter(one.findings for arm, found in arms.items() if arm != REAL for one in found)
     share = _shares(each, rooms, wanted, arms)
-    return [film for pool in pools.values() for kind, count in share.items() for film in pool[kind][:count]]
+    return [image for pool in pools.values() for kind, count in share.items() for image in pool[kind][:count]]
 
 
 def make_kit(
-    films: Sequence[Candidate], readers: int, repeats: int, seed: int, *, guess: bool = False
+    images: Sequence[Candidate], readers: int, repeats: int, seed: int, *, guess: bool = False
 ) -> Kit:
     """Each reader's own order and names; the first `repeats` of it come a second time, in its second half."""
-    if not 0 <= repeats <= len(films) // 4:
+    if not 0 <= repeats <= len(images) // 4:
         raise DatasetError(
-            found=f"{repeats} repeats of {len(films)} films",
-            wanted=f"at most {len(films) // 4}, a quarter, so that others lie between",
-            mend="lower --repeats",
+            found=f"{repeats} repeats of {len(images)} images",
+            wanted=f"at most {len(images) // 4}, a quarter, so that others lie between",
+            hint="lower --repeats",
         )
     study = stream(seed, 0, 0, "rows", "readers", "study").bytes(6).hex()
-    orders = {reader: _showings(len(films), repeats, seed, reader) for reader in range(1, readers + 1)}
-    return Kit(study, seed, guess, tuple(films), orders)
+    orders = {reader: _showings(len(images), repeats, seed, reader) for reader in range(1, readers + 1)}
+    return Kit(study, seed, guess, tuple(images), orders)
 
 
-def _pool(films: Sequence[Candidate], seed: int, arm: str) -> dict[tuple[str, ...], list[Candidate]]:
-    """Films of an arm by their findings, in a random order, the first of each group alone."""
-    order = stream(seed, 0, 0, "rows", "readers", arm).permutation(len(films))
+def _pool(images: Sequence[Candidate], seed: int, arm: str) -> dict[tuple[str, ...], list[Candidate]]:
+    """Images of an arm by their findings, in a random order, the first of each group alone."""
+    order = stream(seed, 0, 0, "rows", "readers", arm).permutation(len(images))
     found: dict[tuple[str, ...], list[Candidate]] = {}
     seen = set()
-    for film in (films[at] for at in order):
-        if film.group not in seen:
-            seen.add(film.group)
-            found.setdefault(film.findings, []).append(film)
+    for image in (images[at] for at in order):
+        if image.group not in seen:
+            seen.add(image.group)
+            found.setdefault(image.findings, []).append(image)
     return found
 
 
@@ -119,13 +119,13 @@ def _shares(
     wanted: Mapping[tuple[str, ...], int],
     arms: Mapping[str, object],
 ) -> dict[tuple[str, ...], int]:
-    """How many films of each set of findings an arm shows: one after another to the one furthest behind."""
+    """How many images of each set of findings an arm shows: one after another to the one furthest behind."""
     if sum(rooms.values()) < each:
-        told = ", ".join(f"{words(kind)} {room}" for kind, room in rooms.items() if room) or "none"
+        reported = ", ".join(f"{words(kind)} {room}" for kind, room in rooms.items() if room) or "none"
         raise DatasetError(
-            found=f"films that each of {', '.join(arms)} has, of patients or anatomies of their own: {told}",
+            found=f"images that each of {', '.join(arms)} has, of patients or anatomies of their own: {reported}",
             wanted=f"{each} of each kind",
-            mend="lower --films, or give more films or others",
+            hint="lower --images, or give more images or others",
         )
     total = sum(count for kind, count in wanted.items() if rooms.get(kind))
     given = dict.fromkeys(rooms, 0)
@@ -141,11 +141,11 @@ def words(findings: Sequence[str]) -> str:
     return ", ".join(findings) or "no finding"
 
 
-def _showings(films: int, repeats: int, seed: int, reader: int) -> tuple[Showing, ...]:
-    """A random order; its first `repeats` films come again, shuffled among those of its second half."""
+def _showings(images: int, repeats: int, seed: int, reader: int) -> tuple[Showing, ...]:
+    """A random order; its first `repeats` images come again, shuffled among those of its second half."""
     rng = stream(seed, reader, 0, "rows", "readers", "order")
-    first = [(int(at), False) for at in rng.permutation(films)]
-    half = films // 2
+    first = [(int(at), False) for at in rng.permutation(images)]
+    half = images // 2
     later = [*first[half:], *((at, True) for at, _ in first[:repeats])]
     order = [*first[:half], *(later[at] for at in rng.permutation(len(later)))]
     names = _names(len(order), rng)

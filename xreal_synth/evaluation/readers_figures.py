@@ -1,4 +1,4 @@
-"""What readers said of real and of synthetic films: mean ranks, differences, agreement, guesses."""
+"""What readers said of real and of synthetic images: mean ranks, differences, agreement, guesses."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.evaluation.agreement import ordinal_alpha, weighted_kappa
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Figure, figure, unknown
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, figure, unknown
 from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Kit
 from xreal_synth.evaluation.readers_files import Reading
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """One question, ranks 1 to 5; intervals resample films, readers stay.
+    """One question, ranks 1 to 5; intervals resample images, readers stay.
 
-    `means` and `by_reader` are mean ranks by kind of film (repeats left out), `differences` each synthetic kind's
-    mean less the real films'. `kappas` are quadratic weighted kappas of two readers, `alpha` is Krippendorff's
-    ordinal alpha of all. `again` is the share of repeated films that got the same rank, by reader, and `again_one`
+    `means` and `by_reader` are mean ranks by kind of image (repeats left out), `differences` each synthetic kind's
+    mean less the real images'. `kappas` are quadratic weighted kappas of two readers, `alpha` is Krippendorff's
+    ordinal alpha of all. `again` is the share of repeated images that got the same rank, by reader, and `again_one`
     of those that got it within one.
     """
 
-    means: dict[str, Figure]
-    differences: dict[str, Figure]
-    by_reader: dict[int, dict[str, Figure]]
-    kappas: dict[str, Figure]
-    alpha: Figure
-    again: dict[int, Figure]
-    again_one: dict[int, Figure]
+    means: dict[str, Estimate]
+    differences: dict[str, Estimate]
+    by_reader: dict[int, dict[str, Estimate]]
+    kappas: dict[str, Estimate]
+    alpha: Estimate
+    again: dict[int, Estimate]
+    again_one: dict[int, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
 class Guesses:
-    """Shares of films whose kind was guessed right: all readers, each; and how often each kind was called real.
+    """Shares of images whose kind was guessed right: all readers, each; and how often each kind was called real.
 
     One half is chance.
     """
 
-    right: Figure
-    by_reader: dict[int, Figure]
-    called_real: dict[str, Figure]
+    right: Estimate
+    by_reader: dict[int, Estimate]
+    called_real: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All figures; `films` by kind, without repeats."""
+    """All figures; `images` by kind, without repeats."""
 
     study: str
     readers: tuple[int, ...]
-    films: dict[str, int]
+    images: dict[str, int]
     ranks: dict[str, Ranks]
     guesses: Guesses | None
 
 
 def analyse(kit: Kit, readings: Sequence[Reading]) -> Analysis:
     """Figures of these readers, who may be fewer than the kit was made for."""
-    arms = np.asarray([film.arm for film in kit.films])
-    bootstrap = Bootstrap([f"{film.arm}/{film.group}" for film in kit.films])
+    arms = np.asarray([image.arm for image in kit.images])
+    bootstrap = Bootstrap([f"{image.arm}/{image.group}" for image in kit.images])
     return Analysis(
         study=kit.study,
         readers=tuple(one.reader for one in readings),
-        films={arm: int((arms == arm).sum()) for arm in dict.fromkeys(arms.tolist())},
+        images={arm: int((arms == arm).sum()) for arm in dict.fromkeys(arms.tolist())},
         ranks={question: _ranks(kit, readings, question, arms, bootstrap) for question in RANKS},
         guesses=_guesses(kit, readings, arms, bootstrap) if kit.guess else None,
     )
@@ -119,12 +119,12 @@ def _guesses(
 
 
 def _given(kit: Kit, reading: Reading, question: str, *, repeat: bool) -> npt.NDArray[np.float64]:
-    """A reader's answers by film [F] (of a guess 1 for real), NaN for films without such a showing."""
-    found = np.full(len(kit.films), np.nan)
+    """A reader's answers by image [F] (of a guess 1 for real), NaN for images without such a showing."""
+    found = np.full(len(kit.images), np.nan)
     for showing in kit.readers[reading.reader]:
         if showing.repeat == repeat:
             value = reading.answers[showing.name][question]
-            found[showing.film] = value == REAL if question == GUESS else value
+            found[showing.image] = value == REAL if question == GUESS else value
     return found
 
 
@@ -133,7 +133,7 @@ def _difference(
     made: npt.NDArray[np.bool_],
     real: npt.NDArray[np.bool_],
     bootstrap: Bootstrap,
-) -> Figure:
+) -> Estimate:
     def statistic(weights: Array) -> Array:
         sums = [(weights @ np.where(part, means, 0.0), weights @ part) for part in (made, real)]
         shares = [np.divide(a, b, out=np.full(len(a), np.nan), where=b > 0) for a, b in sums]
@@ -144,11 +144,11 @@ def _difference(
 
 def tables_of(analysis: Analysis) -> str:
     """Markdown: mean ranks, then agreement, then guesses."""
-    kinds = list(analysis.films)
+    kinds = list(analysis.images)
     made = [kind for kind in kinds if kind != REAL]
-    counted = ", ".join(f"{count} {kind}" for kind, count in analysis.films.items())
-    told = f"{len(analysis.readers)} readers, films: {counted}; ranks 1 to 5, mean [95% over films]"
-    lines = [told, "", _line(["rank", *kinds, *(f"{kind} less real" for kind in made)])]
+    counted = ", ".join(f"{count} {kind}" for kind, count in analysis.images.items())
+    reported = f"{len(analysis.readers)} readers, images: {counted}; ranks 1 to 5, mean [95% over images]"
+    lines = [reported, "", _line(["rank", *kinds, *(f"{kind} less real" for kind in made)])]
     lines.append(_line(["---"] * (1 + len(kinds) + len(made))))
     for question, ranks in analysis.ranks.items():
         cells = [_cell(ranks.means[kind]) for kind in kinds]
@@ -171,7 +171,7 @@ def tables_of(analysis: Analysis) -> str:
         lines.append(_line(["guessed right (one half is chance)", _cell(guesses.right)]))
         lines += [_line([f"reader {reader}", _cell(one)]) for reader, one in guesses.by_reader.items()]
         lines += [
-            _line([f"{kind} films called real", _cell(one)]) for kind, one in guesses.called_real.items()
+            _line([f"{kind} images called real", _cell(one)]) for kind, one in guesses.called_real.items()
         ]
     return "\n".join(lines) + "\n"
 
@@ -180,7 +180,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(figure: Figure, form: str = ".2f") -> str:
+def _cell(figure: Estimate, form: str = ".2f") -> str:
     if not figure.known:
         return "not known"
-    return f"{figure.mean:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
+    return f"{figure.value:{form}} [{figure.ci_low:{form}}, {figure.ci_high:{form}}]"

@@ -24,7 +24,7 @@ Answers = dict[str, dict[str, int | str]]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reader's whole answers: what a page calls a film -> question -> rank or guess."""
+    """One reader's whole answers: what a page calls an image -> question -> rank or guess."""
 
     reader: int
     answers: Answers
@@ -47,7 +47,7 @@ def read_key(folder: Path) -> Kit:
             where=str(path),
             found=f"cannot be read: {error}",
             wanted="the key that `evaluate readers make` wrote",
-            mend="give the kit's folder; without its key the answers mean nothing",
+            hint="give the kit's folder; without its key the answers mean nothing",
         ) from error
     return kit
 
@@ -55,17 +55,17 @@ def read_key(folder: Path) -> Kit:
 def read_results(kit: Kit, files: Sequence[Path]) -> list[Reading]:
     """Every file's answers, JSON or CSV, in the order of the readers.
 
-    Raises DatasetError that names everything wrong: another study, a reader twice, films that this reader was not
+    Raises DatasetError that names everything wrong: another study, a reader twice, images that this reader was not
     shown, answers that are missing or are none of those offered.
     """
     problems, found = list[str](), dict[int, Reading]()
     for path in files:
         try:
-            reading, told = _read(kit, path)
+            reading, reported = _read(kit, path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             problems.append(f"{path}: cannot be read as a reader's answers ({error})")
             continue
-        problems += [f"{path}: {one}" for one in told]
+        problems += [f"{path}: {one}" for one in reported]
         if reading is None:
             continue
         if reading.reader in found:
@@ -75,7 +75,7 @@ def read_results(kit: Kit, files: Sequence[Path]) -> list[Reading]:
         raise DatasetError(
             found="; ".join(problems),
             wanted=f"whole answers of study {kit.study}, a file for each reader",
-            mend="open the reader's page on the machine where it was filled in, complete it, and save again",
+            hint="open the reader's page on the machine where it was filled in, complete it, and save again",
         )
     return [found[reader] for reader in sorted(found)]
 
@@ -92,16 +92,16 @@ def _read(kit: Kit, path: Path) -> tuple[Reading | None, list[str]]:
 
 def _problems(kit: Kit, reader: int, answers: Mapping[str, Mapping[str, object]]) -> list[str]:
     names = [one.name for one in kit.readers[reader]]
-    told = []
+    reported = []
     if foreign := [name for name in answers if name not in names]:
-        told.append(f"films that reader {reader} was not shown: {_some(foreign)}")
+        reported.append(f"images that reader {reader} was not shown: {_some(foreign)}")
     missing = [
         str(number)
         for number, name in enumerate(names, start=1)
         if any(answers.get(name, {}).get(question) in (None, "") for question in kit.questions)
     ]
     if missing:
-        told.append(f"{len(missing)} of {len(names)} films lack answers: {_some(missing)}")
+        reported.append(f"{len(missing)} of {len(names)} images lack answers: {_some(missing)}")
     wrong = [
         f"{name} {question} {value!r}"
         for name in names
@@ -109,8 +109,8 @@ def _problems(kit: Kit, reader: int, answers: Mapping[str, Mapping[str, object]]
         if not _offered(question, value, kit.questions)
     ]
     if wrong:
-        told.append(f"answers that were not offered: {_some(wrong)}")
-    return told
+        reported.append(f"answers that were not offered: {_some(wrong)}")
+    return reported
 
 
 def _offered(question: str, value: object, questions: Sequence[str]) -> bool:
@@ -132,13 +132,13 @@ def _from_json(text: str) -> tuple[str, int, Answers]:
 def _from_csv(text: str) -> tuple[str, int, Answers]:
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     if not rows or len({(row["study"], row["reader"]) for row in rows}) != 1:
-        raise ValueError("wanted the columns study, reader, film, and one study and reader")
-    names = [row["film"] for row in rows]
+        raise ValueError("wanted the columns study, reader, image, and one study and reader")
+    names = [row["image"] for row in rows]
     if len(set(names)) != len(names):
-        raise ValueError("a film stands in two lines")
-    questions = [name for name in rows[0] if name not in ("study", "reader", "film")]
+        raise ValueError("an image stands in two lines")
+    questions = [name for name in rows[0] if name not in ("study", "reader", "image")]
     answers: Answers = {
-        row["film"]: {name: _value(row[name]) for name in questions if row[name]} for row in rows
+        row["image"]: {name: _value(row[name]) for name in questions if row[name]} for row in rows
     }
     return rows[0]["study"], int(rows[0]["reader"]), answers
 

@@ -1,7 +1,7 @@
-"""A reader's page: one HTML file with its films in it, which loads nothing and sends nothing.
+"""A reader's page: one HTML file with its images in it, which loads nothing and sends nothing.
 
 Its content security policy allows its own style and script, by their hashes, and pictures in the file itself.
-Every film is a PNG of the same size, depth and encoder; a page knows films by random names alone.
+Every image is a PNG of the same size, depth and encoder; a page knows images by random names alone.
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ from typing import Any, Final
 from PIL import Image
 
 from xreal_synth.evaluation.readers import GUESS, GUESSES, RANK, Kit, words
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 FORMAT: Final = "xreal-synth readers 1"
 
 _QUESTIONS: Final[dict[str, tuple[str, tuple[str, str]]]] = {
-    "anatomy": ("Anatomy", ("not like a real film", "like a real film")),
-    "pathology": ("Pathology: %s", ("not like a real film", "like a real film")),
+    "anatomy": ("Anatomy", ("not like a real image", "like a real image")),
+    "pathology": ("Pathology: %s", ("not like a real image", "like a real image")),
     "quality": ("Image quality", ("lowest", "highest")),
 }
 
 
-def reader_page(kit: Kit, reader: int, films: Sequence[Film]) -> bytes:
-    """The page of a reader; `films` uint8 [S, S] are the kit's, in its order."""
+def reader_page(kit: Kit, reader: int, images: Sequence[GreyImage]) -> bytes:
+    """The page of a reader; `images` uint8 [S, S] are the kit's, in its order."""
     showings = kit.readers[reader]
     study = {
         "format": FORMAT,
         "study": kit.study,
         "reader": reader,
         "questions": [_question(name) for name in kit.questions],
-        "films": [
-            {"name": one.name, "findings": words(kit.films[one.film].findings), "png": _png(films[one.film])}
+        "images": [
+            {
+                "name": one.name,
+                "findings": words(kit.images[one.image].findings),
+                "png": _png(images[one.image]),
+            }
             for one in showings
         ],
     }
@@ -61,7 +65,7 @@ def reader_page(kit: Kit, reader: int, films: Sequence[Film]) -> bytes:
 def _question(name: str) -> dict[str, Any]:
     if name == GUESS:
         options = [[value, value, value[0]] for value in GUESSES]
-        return {"name": name, "text": "Is this film real or synthetic?", "options": options, "number": False}
+        return {"name": name, "text": "Is this image real or synthetic?", "options": options, "number": False}
     text, ends = _QUESTIONS[name]
     return {
         "name": name,
@@ -77,7 +81,7 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _png(film: Film) -> str:
+def _png(image: GreyImage) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(film).save(buffer, format="PNG", optimize=False, compress_level=6)
+    Image.fromarray(image).save(buffer, format="PNG", optimize=False, compress_level=6)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

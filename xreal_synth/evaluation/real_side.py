@@ -1,7 +1,7 @@
-"""The real films that a dataset is measured beside: a split of a manifest, and a second sample of real films.
+"""The real images that a dataset is measured beside: a split of a manifest, and a second sample of real images.
 
-The second sample says what real films reach against real films: another split of the manifest (by default the
-training films), or, where there is none, half of the split's own patients, who are then left out of the first.
+The second sample says what real images reach against real images: another split of the manifest (by default the
+training images), or, where there is none, half of the split's own patients, who are then left out of the first.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from typing import Final
 
 import numpy as np
 
-from xreal_synth.anatomy.film_files import FilmPair
-from xreal_synth.anatomy.manifest import MANIFEST, TRAINING_COLUMNS, BadFilm, FilmRow, read_manifest
+from xreal_synth.anatomy.image_files import ImagePair
+from xreal_synth.anatomy.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.errors import AnatomyError, TrainingError
 from xreal_synth.evaluation.cases import CaseReader, split_rows
+from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim
-from xreal_synth.evaluation.film_sets import FilmSet, SeenFilm, look_at
+from xreal_synth.evaluation.image_sets import GivenImage, ImageSet, measure_set
 from xreal_synth.evaluation.inception import InceptionFeatures
-from xreal_synth.evaluation.judging import Judges
 from xreal_synth.storage import Store, sha256_bytes
-from xreal_synth.types import Film, Sample, SampleMeta
+from xreal_synth.types import GreyImage, Sample, SampleMeta
 
 SAME_MASK: Final = 0.995
-"""Share of pixels in which a film's organ mask and a real film's agree where the film is said to be its pair."""
+"""Share of pixels in which an image's organ mask and a real image's agree where the image is said to be its pair."""
 
 LEAST_PATIENTS: Final = 4
 
-OnFilm = Callable[[int], None]
+OnImage = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RealRows:
-    """Which real films: the split's, and the second sample, which `second` names in words."""
+    """Which real images: the split's, and the second sample, which `second` names in words."""
 
     uri: str
     manifest_sha256: str
     split: str
-    rows: tuple[FilmRow, ...]
-    second_rows: tuple[FilmRow, ...]
+    rows: tuple[ImageRow, ...]
+    second_rows: tuple[ImageRow, ...]
     second: str
 
     @property
     def labels(self) -> frozenset[str]:
-        """The findings that films of the split have."""
+        """The findings that images of the split have."""
         return frozenset(name for row in self.rows for name in row.labels)
 
 
 @dataclass(slots=True)
 class RealSide:
-    """The looks at real films, with what could not be used."""
+    """The looks at real images, with what could not be used."""
 
-    reference: FilmSet
-    second: FilmSet
+    reference: ImageSet
+    second: ImageSet
     faulty: int
 
 
@@ -65,7 +65,7 @@ def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
     too few patients, patients in both samples.
     """
     rows, named = split_rows(store, split), beside
-    second: tuple[FilmRow, ...] = ()
+    second: tuple[ImageRow, ...] = ()
     if beside is not None:
         second = split_rows(store, beside)
     elif split != "train":
@@ -80,71 +80,74 @@ def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
             where=store.uri,
             found=f"patients both in split {split} and in split {named}: {', '.join(shared[:5])}",
             wanted="another sample of other patients",
-            mend="name another split with --beside, or leave it out",
+            hint="name another split with --beside, or leave it out",
         )
     manifest = sha256_bytes(store.read_bytes(MANIFEST))
     return RealRows(store.uri, manifest, split, rows, second, words)
 
 
-def look_at_real(
-    judges: Judges,
+def measure_real(
+    evaluators: Evaluators,
     real: RealRows,
     reader: CaseReader,
     inception: InceptionFeatures | None,
-    on_film: OnFilm = lambda films: None,
+    on_image: OnImage = lambda images: None,
 ) -> RealSide:
-    """Both samples, film by film; raises TrainingError where one has no usable film."""
+    """Both samples, image by image; raises TrainingError where one has no usable image."""
     faulty = list[str]()
-    reference = look_at(
-        judges, _seen(real.rows, reader, faulty, on_film, masks=True), inception=inception, on_film=on_film
+    reference = measure_set(
+        evaluators,
+        _seen(real.rows, reader, faulty, on_image, masks=True),
+        inception=inception,
+        on_image=on_image,
     )
-    second = look_at(
-        judges, _seen(real.second_rows, reader, faulty, on_film, masks=False), inception=inception,
-        diversity=False, on_film=on_film,
+    second = measure_set(
+        evaluators, _seen(real.second_rows, reader, faulty, on_image, masks=False), inception=inception,
+        diversity=False, on_image=on_image,
     )  # fmt: skip
-    for films, words in ((reference, f"split {real.split}"), (second, real.second)):
-        if len(films) < 2:
+    for images, words in ((reference, f"split {real.split}"), (second, real.second)):
+        if len(images) < 2:
             raise TrainingError(
                 where=real.uri,
-                found=f"{len(films)} usable films in {words}",
+                found=f"{len(images)} usable images in {words}",
                 wanted="two or more",
-                mend="see the manifest, or name another split",
+                hint="see the manifest, or name another split",
             )
     return RealSide(reference, second, len(faulty))
 
 
 def check_size(real: RealRows, store: Store, size: int) -> None:
-    """Raises TrainingError unless the first readable real film is at least `size` pixels wide and high."""
+    """Raises TrainingError unless the first readable real image is at least `size` pixels wide and high."""
     whole = CaseReader(store, size)
     for row in real.rows:
         try:
             shape = whole.native_shape(row)
-        except BadFilm:
+        except BadImage:
             continue
         if min(shape) < size:
             raise TrainingError(
                 where=f"{real.uri}/{row.image}",
-                found=f"a real film of {shape[1]} x {shape[0]} pixels beside made ones of {size}",
-                wanted=f"real films of at least {size} pixels: enlarged ones lack the detail to measure by",
-                mend=f"prepare the real films at {size} pixels or more (xreal-synth prepare --size {size})",
+                found=f"a real image of {shape[1]} x {shape[0]} pixels beside made ones of {size}",
+                wanted=f"real images of at least {size} pixels: enlarged ones lack the detail to measure by",
+                hint=f"prepare the real images at {size} pixels or more (xreal-synth prepare --size {size})",
             )
         return
 
 
 @dataclass(slots=True)
 class PairFinder:
-    """The real film that a made film belongs beside: the one it was edited from, or the one of its organ mask.
+    """The real image that a generated image belongs beside: the one it was edited from, or the one of its organ mask.
 
-    `augmented` counts films whose mask was taken from a real film of the split and changed.
+    `augmented` counts images whose mask was taken from a real image of the split and changed.
     """
 
     reader: CaseReader
-    rows: Sequence[FilmRow]
+    rows: Sequence[ImageRow]
     pairs: int = 0
     augmented: int = 0
-    _by_mask: dict[str, FilmRow | None] = field(default_factory=dict)
-    _by_image: dict[str, FilmRow] = field(default_factory=dict)
-    _last: tuple[tuple[FilmRow, str | None], FilmPair | None] | None = None
+    _by_mask: dict[str, ImageRow | None] = field(default_factory=dict)
+    _by_image: dict[str, ImageRow] = field(default_factory=dict)
+    _last: tuple[tuple[ImageRow, str | None], ImagePair | None] | None = None
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -153,31 +156,31 @@ class PairFinder:
             self._by_image[f"{row.shard}/{row.image}" if row.shard else row.image] = row
 
     def ms_ssim(self, sample: Sample) -> float:
-        """MS-SSIM of a film to its real film, NaN where it has none in the split."""
-        film = self._film(sample)
-        if film is None:
+        """MS-SSIM of an image to its real image, NaN where it has none in the split."""
+        image = self._image(sample)
+        if image is None:
             return float("nan")
         self.pairs += 1
-        return ms_ssim([sample.film], [film])[0]
+        return ms_ssim([sample.image], [image])[0]
 
     def unit(self, meta: SampleMeta) -> str:
-        """Whose films come and go together when figures are resampled: films of one mask or one real film.
+        """Whose images come and go together when figures are resampled: images of one mask or one real image.
 
-        The patient where that film is of the split; of drawn masks the group.
+        The patient where that image is of the split; of drawn masks the group.
         """
         if meta.source is not None:
-            row, name = self._by_image.get(meta.source.id), f"film {meta.source.id}"
+            row, name = self._by_image.get(meta.source.id), f"image {meta.source.id}"
         elif meta.anatomy_source == "masks":
             row, name = self._by_mask.get(meta.anatomy_id), f"mask {meta.anatomy_id}"
         else:
             return f"group {meta.group}"
         return name if row is None else f"patient {row.patient}"
 
-    def _film(self, sample: Sample) -> Film | None:
+    def _image(self, sample: Sample) -> GreyImage | None:
         meta = sample.meta
         if meta.source is not None:
             pair = self._read(self._by_image.get(meta.source.id), meta.source.sha256)
-            return None if pair is None else pair.film
+            return None if pair is None else pair.image
         row = self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None
         pair = self._read(row)
         if pair is None:
@@ -185,40 +188,40 @@ class PairFinder:
         if float((pair.mask == sample.anatomy).mean()) < SAME_MASK:
             self.augmented += 1
             return None
-        return pair.film
+        return pair.image
 
-    def _read(self, row: FilmRow | None, sha256: str | None = None) -> FilmPair | None:
-        """Read once for the films of a group, which follow one another; None where it cannot be, or is another."""
+    def _read(self, row: ImageRow | None, sha256: str | None = None) -> ImagePair | None:
+        """Read once for the images of a group, which follow one another; None where it cannot be, or is another."""
         if row is None:
             return None
         if self._last is None or self._last[0] != (row, sha256):
             self._last = (row, sha256), self._decoded(row, sha256)
         return self._last[1]
 
-    def _decoded(self, row: FilmRow, sha256: str | None) -> FilmPair | None:
+    def _decoded(self, row: ImageRow, sha256: str | None) -> ImagePair | None:
         try:
             if sha256 is not None and self.reader.sha256(row) != sha256:
                 return None
             return self.reader.read(row)
-        except (AnatomyError, BadFilm):
+        except (AnatomyError, BadImage):
             return None
 
 
 def _seen(
-    rows: Sequence[FilmRow], reader: CaseReader, faulty: list[str], on_film: OnFilm, *, masks: bool
-) -> Iterator[SeenFilm]:
-    """Films in a random order, so that neighbours are of any patients; faulty ones are counted and left out."""
+    rows: Sequence[ImageRow], reader: CaseReader, faulty: list[str], on_image: OnImage, *, masks: bool
+) -> Iterator[GivenImage]:
+    """Images in a random order, so that neighbours are of any patients; faulty ones are counted and left out."""
     for at in np.random.default_rng(0).permutation(len(rows)):
         row = rows[at]
         try:
             pair = reader.read(row) if masks else None
-            film = reader.film(row) if pair is None else pair.film
-        except (AnatomyError, BadFilm):
+            image = reader.image(row) if pair is None else pair.image
+        except (AnatomyError, BadImage):
             faulty.append(row.image)
-            on_film(1)
+            on_image(1)
             continue
-        yield SeenFilm(
-            film=film,
+        yield GivenImage(
+            image=image,
             mask=None if pair is None else pair.mask,
             group=row.patient,
             positive=frozenset(row.labels),
@@ -226,17 +229,17 @@ def _seen(
         )
 
 
-def _check_patients(rows: Sequence[FilmRow], split: str) -> None:
+def _check_patients(rows: Sequence[ImageRow], split: str) -> None:
     patients = {row.patient for row in rows}
     if len(patients) < LEAST_PATIENTS:
         raise TrainingError(
-            found=f"films of {len(patients)} patients in split {split!r}",
+            found=f"images of {len(patients)} patients in split {split!r}",
             wanted=f"at least {LEAST_PATIENTS} patients, or there is no interval to state",
-            mend="name a larger split with --split",
+            hint="name a larger split with --split",
         )
 
 
-def _halves(rows: Sequence[FilmRow]) -> tuple[tuple[FilmRow, ...], tuple[FilmRow, ...]]:
+def _halves(rows: Sequence[ImageRow]) -> tuple[tuple[ImageRow, ...], tuple[ImageRow, ...]]:
     patients = sorted({row.patient for row in rows})
     chosen = np.random.default_rng(0).permutation(len(patients))[: len(patients) // 2]
     second = {patients[at] for at in chosen}

@@ -1,4 +1,4 @@
-"""What `evaluate` is asked for, made ready: bundle, model, cases and the folder that keeps their films."""
+"""What `evaluate` is asked for, made ready: bundle, model, cases and the folder that keeps their images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from xreal_synth.anatomy.manifest import MANIFEST
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.evaluation.cases import Case, CaseReader, read_cases
-from xreal_synth.evaluation.films import FilmFolder, Maker
+from xreal_synth.evaluation.generated_images import GeneratedFolder, Maker
 from xreal_synth.models.describe import BundleInfo, describe, require_control
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.precision import Precision, resolve_precision
@@ -27,7 +27,7 @@ from xreal_synth.types import SamplingSettings
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which films of which data are made again with which bundle, and how.
+    """Which images of which data are made again with which bundle, and how.
 
     `sampling` holds keys of a recipe's `sampling`; `count` None is all of the split.
     """
@@ -44,7 +44,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class PreparedRequest:
     """A request whose data and bundle were found; no network is in memory yet."""
 
     request: Request
@@ -58,7 +58,7 @@ class Prepared:
     precision: Precision
 
     def identity(self) -> dict[str, Any]:
-        """What decides the films' bytes, but for the versions of the libraries."""
+        """What decides the images' bytes, but for the versions of the libraries."""
         return {
             "bundle": self.info.name,
             "bundle_hash": self.info.content_hash,
@@ -72,9 +72,9 @@ class Prepared:
             "micro_batch": self.request.micro_batch,
         }
 
-    def open_folder(self, folder: Path) -> FilmFolder:
-        """The folder for these films; raises DatasetError if it holds films made otherwise."""
-        return FilmFolder(folder, self.identity())
+    def open_folder(self, folder: Path) -> GeneratedFolder:
+        """The folder for these images; raises DatasetError if it holds images made otherwise."""
+        return GeneratedFolder(folder, self.identity())
 
     def load(self) -> Maker:
         """The bundle's networks in memory."""
@@ -82,7 +82,7 @@ class Prepared:
         return Maker(self.info, model, self.settings, self.request.seed, self.request.micro_batch)
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> PreparedRequest:
     """Finds bundle and data and reads the cases; raises one of our errors before any network is loaded."""
     info = describe(request.bundle)
     settings = sampling_settings(request.sampling, info)
@@ -95,7 +95,7 @@ def prepare(request: Request) -> Prepared:
     )  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision(request.precision, device)
-    return Prepared(request, info, settings, store, reader, cases, faulty, device, precision)
+    return PreparedRequest(request, info, settings, store, reader, cases, faulty, device, precision)
 
 
 def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSettings:

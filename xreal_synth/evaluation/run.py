@@ -1,52 +1,62 @@
-"""One bundle evaluated from data to figures; what is made or measured is told film by film."""
+"""One bundle evaluated from data to figures; what is made or measured is told image by image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from xreal_synth.evaluation.bundle import BundleFigures, RealFilms, look_at_real, measure_bundle
+from xreal_synth.evaluation.bundle import BundleFigures, RealImages, measure_bundle, measure_real
 from xreal_synth.evaluation.cases import split_rows
-from xreal_synth.evaluation.films import FilmFolder, make_films, members
-from xreal_synth.evaluation.judging import Judges
-from xreal_synth.evaluation.request import Prepared
+from xreal_synth.evaluation.evaluators import Evaluators
+from xreal_synth.evaluation.generated_images import GeneratedFolder, generate_images, members
+from xreal_synth.evaluation.request import PreparedRequest
 
 Report = Callable[[str, int, int], None]
-"""What is being done, films done now, films in all."""
+"""What is being done, images done now, images in all."""
 
 
-def films_for(prepared: Prepared, folder: Path, report: Report) -> FilmFolder:
-    """The folder with all the films of the request; networks are loaded only if one is missing."""
-    films = prepared.open_folder(folder)
+def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> GeneratedFolder:
+    """The folder with all the images of the request; networks are loaded only if one is missing."""
+    images = prepared.open_folder(folder)
     total = sum(members(case) for case in prepared.cases)
-    missing = [case for case in prepared.cases if not films.has(case)]
-    report("making films", total - sum(members(case) for case in missing), total)
+    missing = [case for case in prepared.cases if not images.has(case)]
+    report("making images", total - sum(members(case) for case in missing), total)
     if missing:
-        make_films(
-            prepared.load(), missing, prepared.reader, films, lambda done: report("making films", done, total)
+        generate_images(
+            prepared.load(),
+            missing,
+            prepared.reader,
+            images,
+            lambda done: report("making images", done, total),
         )
-    return films
+    return images
 
 
-def real_films(prepared: Prepared, judges: Judges, training_split: str, report: Report) -> RealFilms:
-    """What the judges see of the split's films and of the training films."""
+def real_images(
+    prepared: PreparedRequest, evaluators: Evaluators, training_split: str, report: Report
+) -> RealImages:
+    """What the evaluators see of the split's images and of the training images."""
     training = split_rows(prepared.store, training_split)
     total = len(prepared.cases) + len(training)
-    return look_at_real(
-        judges,
+    return measure_real(
+        evaluators,
         prepared.cases,
         training,
         prepared.reader,
-        lambda done: report("looking at real films", done, total),
+        lambda done: report("looking at real images", done, total),
     )
 
 
 def figures_for(
-    prepared: Prepared, judges: Judges, real: RealFilms, films: FilmFolder, report: Report
+    prepared: PreparedRequest,
+    evaluators: Evaluators,
+    real: RealImages,
+    images: GeneratedFolder,
+    report: Report,
 ) -> BundleFigures:
-    """The figures of films that are made."""
+    """The figures of images that are made."""
     total = 2 * len(prepared.cases)
     return measure_bundle(
-        judges, prepared.cases, len(prepared.faulty), prepared.reader, films, real, tuple(prepared.info.prompts),
-        lambda done: report("looking at made films", done, total),
+        evaluators, prepared.cases, len(prepared.faulty), prepared.reader, images, real, tuple(prepared.info.prompts),
+        lambda done: report("looking at generated images", done, total),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures of real films beside made ones."""
+"""Pictures of real images beside made ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from xreal_synth.evaluation.cases import Case, CaseReader
-from xreal_synth.evaluation.films import FilmFolder
-from xreal_synth.types import Film, Mask
+from xreal_synth.evaluation.generated_images import GeneratedFolder
+from xreal_synth.types import GreyImage, Mask
 
 _GAP = 4
 _TITLE = 40
@@ -22,29 +22,35 @@ Picture = npt.NDArray[np.uint8]
 
 
 def made_beside_real(
-    cases: Sequence[Case], reader: CaseReader, made: FilmFolder, out: Path, *, title: str, columns: int = 4
+    cases: Sequence[Case],
+    reader: CaseReader,
+    made: GeneratedFolder,
+    out: Path,
+    *,
+    title: str,
+    columns: int = 4,
 ) -> None:
-    """Two blocks of up to columns x columns films at their own size: made on the left, real on the right.
+    """Two blocks of up to columns x columns images at their own size: made on the left, real on the right.
 
-    The films of one place in the two blocks share mask and labels; what was asked for stands below each.
+    The images of one place in the two blocks share mask and labels; what was asked for stands below each.
     """
     chosen = list(cases)[: columns * columns]
     left = _block([_named(made.labelled(case), _asked(case)) for case in chosen], columns)
-    right = _block([_named(reader.read(case.row).film, _labels(case)) for case in chosen], columns)
+    right = _block([_named(reader.read(case.row).image, _labels(case)) for case in chosen], columns)
     gap = np.zeros((left.shape[0], 6 * _GAP), np.uint8)
     page = np.concatenate([left, gap, right], axis=1)
     picture = Image.fromarray(np.pad(page, ((_TITLE, 0), (2 * _GAP, 2 * _GAP))))
     draw, face = ImageDraw.Draw(picture), ImageFont.load_default(22)
     draw.text((2 * _GAP, 6), title, fill=235, font=face)
-    draw.text((2 * _GAP + left.shape[1] + 6 * _GAP, 6), "real films", fill=235, font=face)
+    draw.text((2 * _GAP + left.shape[1] + 6 * _GAP, 6), "real images", fill=235, font=face)
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out, optimize=True)
 
 
 def side_by_side(
-    cases: Sequence[Case], reader: CaseReader, made: FilmFolder, out: Path, *, columns: int = 8
+    cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder, out: Path, *, columns: int = 8
 ) -> None:
-    """Blocks of four rows: the real film, its mask, the healthy twin, the variant with its boxes."""
+    """Blocks of four rows: the real image, its mask, the healthy twin, the variant with its boxes."""
     blocks = []
     for start in range(0, len(cases), columns):
         columns_of = [_column(case, reader, made) for case in cases[start : start + columns]]
@@ -58,22 +64,22 @@ def side_by_side(
     picture.save(out)
 
 
-def _column(case: Case, reader: CaseReader, made: FilmFolder) -> Picture:
+def _column(case: Case, reader: CaseReader, made: GeneratedFolder) -> Picture:
     pair = reader.read(case.row)
-    shown = np.zeros((*pair.film.shape, 3), np.uint8)
+    shown = np.zeros((*pair.image.shape, 3), np.uint8)
     if case.findings:
         shown = _boxed(made.labelled(case), case)
-    cells = (_rgb(pair.film), _mask_rgb(pair.mask), _rgb(made.twin(case)), shown)
+    cells = (_rgb(pair.image), _mask_rgb(pair.mask), _rgb(made.twin(case)), shown)
     return np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
 
 
-def _boxed(film: Film, case: Case) -> Picture:
-    picture = Image.fromarray(_rgb(film))
+def _boxed(image: GreyImage, case: Case) -> Picture:
+    picture = Image.fromarray(_rgb(image))
     draw = ImageDraw.Draw(picture)
     for finding in case.findings:
         for box in finding.boxes:
             draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_BOX)
-    draw.text((4, film.shape[0] - 14), _asked(case), fill=_BOX)
+    draw.text((4, image.shape[0] - 14), _asked(case), fill=_BOX)
     return np.asarray(picture)
 
 
@@ -89,15 +95,15 @@ def _filled(cells: Sequence[Picture], columns: int) -> list[Picture]:
     return [*cells, *[np.zeros_like(cells[0])] * (columns - len(cells))]
 
 
-def _named(film: Film, words: str) -> Picture:
+def _named(image: GreyImage, words: str) -> Picture:
     """A grey cell [H + strip, W] with as many of its words as fit in a strip below."""
     face = ImageFont.load_default(13)
-    if face.getlength(words) > film.shape[1]:
-        while face.getlength(words + " ..") > film.shape[1]:
+    if face.getlength(words) > image.shape[1]:
+        while face.getlength(words + " ..") > image.shape[1]:
             words = words[:-1]
         words += " .."
-    picture = Image.fromarray(np.pad(film, ((0, 18 + _GAP), (0, _GAP))))
-    ImageDraw.Draw(picture).text((3, film.shape[0] + 1), words, fill=190, font=face)
+    picture = Image.fromarray(np.pad(image, ((0, 18 + _GAP), (0, _GAP))))
+    ImageDraw.Draw(picture).text((3, image.shape[0] + 1), words, fill=190, font=face)
     return np.asarray(picture)
 
 
@@ -109,8 +115,8 @@ def _labels(case: Case) -> str:
     return ", ".join(case.row.labels)
 
 
-def _rgb(film: Film) -> Picture:
-    return np.repeat(film[:, :, None], 3, axis=2)
+def _rgb(image: GreyImage) -> Picture:
+    return np.repeat(image[:, :, None], 3, axis=2)
 
 
 def _mask_rgb(mask: Mask) -> Picture:

@@ -1,6 +1,6 @@
-"""How sharp films are: the radial power spectrum in eight rings.
+"""How sharp images are: the radial power spectrum in eight rings.
 
-Ring i holds the spatial frequencies from i/8 to (i+1)/8 of the highest (half a cycle per pixel). A film is
+Ring i holds the spatial frequencies from i/8 to (i+1)/8 of the highest (half a cycle per pixel). An image is
 centred and faded out at its borders by a Hann window first.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 
 RINGS: Final = 8
 UPPER: Final = slice(RINGS // 2, RINGS)
@@ -24,18 +24,18 @@ _TICKS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.3, 2.0, 3.0, 5.0)
 Array = npt.NDArray[np.float64]
 
 
-def ring_powers(film: Film) -> Array:
-    """Mean power per frequency in each ring [8] of a uint8 film [H, H]."""
-    size = film.shape[0]
+def ring_powers(image: GreyImage) -> Array:
+    """Mean power per frequency in each ring [8] of a uint8 image [H, H]."""
+    size = image.shape[0]
     ring, kept = _rings(size)
-    grey = film.astype(np.float64) / 255.0
+    grey = image.astype(np.float64) / 255.0
     window = np.outer(np.hanning(size), np.hanning(size))
     power = np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window))) ** 2
     return np.bincount(ring[kept], power[kept], RINGS) / ring_sizes(size)
 
 
 def ring_sizes(size: int) -> Array:
-    """How many frequencies each ring has [8] in a film of this side."""
+    """How many frequencies each ring has [8] in an image of this side."""
     ring, kept = _rings(size)
     return np.bincount(ring[kept], minlength=RINGS).astype(np.float64)
 
@@ -46,17 +46,17 @@ def upper_power(rings_N8: Array, size: int) -> Array:
     return np.asarray(rings_N8[:, UPPER] @ weights / weights.sum())
 
 
-def high_frequency_ratio(films: Sequence[Film], reals: Sequence[Film]) -> float:
-    """Mean power of the films over that of the real ones, upper half of the frequencies."""
+def high_frequency_ratio(images: Sequence[GreyImage], reals: Sequence[GreyImage]) -> float:
+    """Mean power of the images over that of the real ones, upper half of the frequencies."""
     over, under = (
-        upper_power(np.stack([ring_powers(film) for film in images]), images[0].shape[0]).mean()
-        for images in (films, reals)
+        upper_power(np.stack([ring_powers(image) for image in some]), some[0].shape[0]).mean()
+        for some in (images, reals)
     )
     return float(over / under)
 
 
 def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
-    """Power over real films per ring, a line a kind of film, on a logarithmic axis -> PNG."""
+    """Power over real images per ring, a line a kind of image, on a logarithmic axis -> PNG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
@@ -66,7 +66,7 @@ def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
         axes.plot(range(1, RINGS + 1), values, marker="o", label=name)
     axes.axhspan(0.7, 1.3, color="0.9", zorder=0)
     axes.axhline(1.0, color="0.5", linewidth=0.8)
-    axes.set(xlabel="eighth of the spatial frequencies, low to high", ylabel="power over real films")
+    axes.set(xlabel="eighth of the spatial frequencies, low to high", ylabel="power over real images")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(FixedLocator(_TICKS))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

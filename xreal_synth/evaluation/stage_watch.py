@@ -96,19 +96,19 @@ class StageWatch:
         return self._timed("encode", lambda: self._model.encode(x_BCHW))
 
     @property
-    def grain_shape(self) -> tuple[int, ...] | None:
-        return self._model.grain_shape
+    def decoder_noise_shape(self) -> tuple[int, ...] | None:
+        return self._model.decoder_noise_shape
 
-    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
+    def decode(self, z_BChw: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
         self._stage = "stage B"
-        return self._timed("decode", lambda: self._model.decode(z_BChw, grain))
+        return self._timed("decode", lambda: self._model.decode(z_BChw, decoder_noise))
 
-    def control(self, codes_BHW: Tensor) -> Tensor:
+    def control(self, label_map_BHW: Tensor) -> Tensor:
         self._stage = "stage A"
-        return self._timed("controller", lambda: self._model.control(codes_BHW))
+        return self._timed("controller", lambda: self._model.control(label_map_BHW))
 
-    def hint(self, codes_BHW: Tensor) -> Tensor:
-        return self._timed("controller", lambda: self._model.hint(codes_BHW))
+    def hint(self, label_map_BHW: Tensor) -> Tensor:
+        return self._timed("controller", lambda: self._model.hint(label_map_BHW))
 
     def _timed(self, stage: str, call: Callable[[], _Result]) -> _Result:
         began, core_began = time.perf_counter(), time.process_time()

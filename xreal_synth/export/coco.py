@@ -1,4 +1,4 @@
-"""COCO: PNG films, and JSON files with boxes and exact regions, one of all films and one per split."""
+"""COCO: PNG images, and JSON files with boxes and exact regions, one of all images and one per split."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import vocab
-from xreal_synth.export.films import Counted, OnFilm, each_film
+from xreal_synth.export.images import Counted, OnImage, each_image
 from xreal_synth.export.origin import Origin, origin_of
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import box_region, finding_region, kept_findings
 from xreal_synth.export.source import Source
-from xreal_synth.shards.names import FILM, SUFFIXES
+from xreal_synth.shards.names import IMAGE, SUFFIXES
 from xreal_synth.shards.tar import TarSample
 from xreal_synth.types import PixelBox, Sample
 
 IMAGES = "images"
 ALL = "annotations.json"
-_BOXED = dict.fromkeys((*vocab.FINDINGS, *vocab.FILM_LABELS[1:]))
+_BOXED = dict.fromkeys((*vocab.FINDINGS, *vocab.IMAGE_LABELS[1:]))
 CATEGORIES = {name: i for i, name in enumerate(_BOXED, start=1)}
-"""Ids by finding, the same for every dataset: those that can be painted, then those only real films have."""
+"""Ids by finding, the same for every dataset: those that can be painted, then those only real images have."""
 
 
 def split_file(split: str) -> str:
     return f"annotations_{split}.json"
 
 
-def write_coco(source: Source, folder: Path, on_film: OnFilm) -> Counted:
+def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
     """Writes `images/SPLIT/KEY.png` and the JSON files; returns what was written.
 
     A finding painted in has one annotation per box (`both` has two); `bbox` is x, y, width and height in
     pixels, `segmentation` the uncompressed RLE of the finding's region in that box, down the columns. The boxes
-    that a real film came with, if nobody painted over them, follow with `painted` false. An image carries its
+    that a real image came with, if nobody painted over them, follow with `painted` false. An image carries its
     labels, with null for unknown. Ids count from 1 in the order of the shards.
     """
     head = _head(source)
@@ -46,29 +46,29 @@ def write_coco(source: Source, folder: Path, on_film: OnFilm) -> Counted:
     image_id = annotation_id = 0
     with ExitStack() as stack:
         files = {ALL: stack.enter_context(_CocoFile(folder / ALL, head))}
-        for film in each_film(source, counted, on_film):
-            sample = film.sample
+        for image in each_image(source, counted, on_image):
+            sample = image.sample
             if split_file(sample.split) not in files:
                 name = split_file(sample.split)
                 files[name] = stack.enter_context(_CocoFile(folder / name, head))
             image_id += 1
-            image = _write_image(folder, film, image_id)
+            entry = _write_image(folder, image, image_id)
             annotations = list(_annotations(sample, image_id, annotation_id + 1))
             annotation_id += len(annotations)
             for file in (files[ALL], files[split_file(sample.split)]):
-                file.add(image, annotations)
+                file.add(entry, annotations)
     return counted
 
 
 def _head(source: Source) -> dict[str, object]:
-    told = provenance(source)
+    reported = provenance(source)
     return {
         "info": {
-            "description": f"{told.dataset}: {told.notice}",
-            "version": told.digest[:12],
-            **told.fields(),
+            "description": f"{reported.dataset}: {reported.notice}",
+            "version": reported.digest[:12],
+            **reported.fields(),
         },
-        "licenses": [{"id": 1, "name": told.licence, "url": ""}],
+        "licenses": [{"id": 1, "name": reported.licence, "url": ""}],
         "categories": [
             {"id": number, "name": name, "supercategory": _parent(name)}
             for name, number in CATEGORIES.items()
@@ -76,17 +76,17 @@ def _head(source: Source) -> dict[str, object]:
     }
 
 
-def _write_image(folder: Path, film: TarSample, image_id: int) -> dict[str, object]:
-    meta = film.sample.meta
-    name = f"{film.sample.split}/{meta.key}.png"
+def _write_image(folder: Path, image: TarSample, image_id: int) -> dict[str, object]:
+    meta = image.sample.meta
+    name = f"{image.sample.split}/{meta.key}.png"
     path = folder / IMAGES / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(film.members[SUFFIXES.index(FILM)])
+    path.write_bytes(image.members[SUFFIXES.index(IMAGE)])
     height, width = meta.image_size
     origin = origin_of(meta)
     return {
         "id": image_id, "file_name": name, "width": width, "height": height, "license": 1,
-        "key": meta.key, "group": meta.group, "member": meta.member, "split": film.sample.split, "labels": meta.labels,
+        "key": meta.key, "group": meta.group, "member": meta.member, "split": image.sample.split, "labels": meta.labels,
         "synthetic": origin is Origin.synthetic, "origin": origin.value,
     }  # fmt: skip
 
@@ -107,14 +107,14 @@ def _annotations(sample: Sample, image_id: int, first_id: int) -> Iterator[dict[
 
 
 def _parts(sample: Sample) -> Iterator[tuple[str, PixelBox, npt.NDArray[np.bool_], dict[str, object]]]:
-    """(finding, box, region in it, further fields) of what was painted in, then of what the film came with."""
+    """(finding, box, region in it, further fields) of what was painted in, then of what the image came with."""
     for value, finding in enumerate(sample.meta.findings, start=1):
         region = finding_region(finding, value, sample.anatomy, sample.pathology)
         more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
         for box in finding.boxes:
             yield finding.name, box, region & box_region(box, region.shape), more
     for own in kept_findings(sample.meta):
-        yield own.name, own.box, box_region(own.box, sample.film.shape), {"painted": False}
+        yield own.name, own.box, box_region(own.box, sample.image.shape), {"painted": False}
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, object]:
@@ -142,8 +142,8 @@ class _CocoFile:
     def __enter__(self) -> _CocoFile:
         return self
 
-    def add(self, image: dict[str, object], annotations: Sequence[dict[str, object]]) -> None:
-        self._out.write((",\n" if self._images else "\n") + _compact(image))
+    def add(self, entry: dict[str, object], annotations: Sequence[dict[str, object]]) -> None:
+        self._out.write((",\n" if self._images else "\n") + _compact(entry))
         self._images += 1
         for annotation in annotations:
             self._waiting.write((",\n" if self._annotations else "\n") + _compact(annotation))

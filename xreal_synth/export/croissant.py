@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import DatasetError
-from xreal_synth.export.films import Counted, OnFilm
+from xreal_synth.export.images import Counted, OnImage
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.export.source import Source, read_tables
 from xreal_synth.export.splits import samples_stamp
-from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, PATHOLOGY
+from xreal_synth.shards.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
 from xreal_synth.shards.table import sample_schema
 from xreal_synth.types import FileStamp
 
@@ -43,9 +43,9 @@ CONTEXT: Final[dict[str, object]] = {
 """The terms of the Croissant 1.0 specification, appendix 1."""
 
 _KINDS: Final = {"string": "sc:Text", "double": "sc:Float"}
-_FILM_GLOBS: Final = tuple(f"*-{role}.{FILM}" for role in ("h", "[vs]?", "[vs]??", "[vs]???"))
+_IMAGE_GLOBS: Final = tuple(f"*-{role}.{IMAGE}" for role in ("h", "[vs]?", "[vs]??", "[vs]???"))
 _IMAGES: Final = {
-    "film": (_FILM_GLOBS, "8-bit grey film"),
+    "image": (_IMAGE_GLOBS, "8-bit grey image"),
     "anatomy": (
         (f"*.{ANATOMY}",),
         "organ codes: 0 background, 1 left lung, 2 right lung, 3 heart, 4 aorta",
@@ -55,75 +55,75 @@ _IMAGES: Final = {
 }
 
 
-def croissant_json(source: Source, out: Path, on_film: OnFilm) -> tuple[bytes, Counted]:
+def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes, Counted]:
     """The file's bytes for the place `out`: local datasets are named relative to its folder.
 
     Every shard's tar and table is hashed first. Raises DatasetError where the dataset was not finished, or
-    where a shard is not as its record says: samples.parquet has its films, so none can be left out.
+    where a shard is not as its record says: samples.parquet has its images, so none can be left out.
     """
     if source.excluded:
         raise DatasetError(
             where=source.store.uri,
-            found=f"{len(source.excluded)} films are excluded (excluded.csv)",
+            found=f"{len(source.excluded)} images are excluded (excluded.csv)",
             wanted="a whole dataset: its metadata names the tars as they are",
-            mend="export --to hf or coco, which leave them out, or take them in again",
+            hint="export --to hf or coco, which leave them out, or take them in again",
         )
     samples = samples_stamp(source.store)
     counted = Counted()
     for record, table in read_tables(source):
         counted.shard(record, table)
         for split in table.column("split").to_pylist():
-            counted.film(split)
-        on_film(counted.films, source.films)
+            counted.image(split)
+        on_image(counted.images, source.images)
     if source.skipped:
         raise DatasetError(
             where=source.store.uri,
             found=str(source.skipped[0]),
-            wanted="a whole dataset: its metadata cannot leave films of samples.parquet out",
-            mend="run xreal-synth generate again, then export",
+            wanted="a whole dataset: its metadata cannot leave images of samples.parquet out",
+            hint="run xreal-synth generate again, then export",
         )
     content = _metadata(source, samples, out)
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(), counted
 
 
 def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:
-    told = provenance(source)
+    reported = provenance(source)
     tars = [record.tar for record in source.records if record.samples]
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
-        "name": told.dataset,
-        "description": f"{told.notice} {source.films} films with labels, boxes and organ masks, "
-        f"drawn by the model {told.bundle}.",
-        "license": told.licence,
-        "version": f"1.0.0+{told.digest[:12]}",
-        "citeAs": f"{told.dataset}, chest films made with xreal-synth and the model {told.bundle}, "
-        f"recipe digest {told.digest}",
+        "name": reported.dataset,
+        "description": f"{reported.notice} {source.images} images with labels, boxes and organ masks, "
+        f"drawn by the model {reported.bundle}.",
+        "license": reported.licence,
+        "version": f"1.0.0+{reported.digest[:12]}",
+        "citeAs": f"{reported.dataset}, chest X-rays made with xreal-synth and the model {reported.bundle}, "
+        f"recipe digest {reported.digest}",
         "keywords": [
-            "synthetic" if told.synthetic else "edited by a model",
+            "synthetic" if reported.synthetic else "edited by a model",
             *("chest X-ray", "medical imaging", "not for diagnosis"),
         ],
         "isLiveDataset": False,
-        **_responsible(told),
+        **_responsible(reported),
         "distribution": [*_files(source, [samples, *tars], out), *_file_sets(tars)],
         "recordSet": [_samples_records(), *(_image_records(name) for name in _IMAGES)],
     }
 
 
-def _responsible(told: Provenance) -> dict[str, object]:
+def _responsible(reported: Provenance) -> dict[str, object]:
     """Croissant's vocabulary for responsible use."""
     return {
-        "rai:dataCollection": f"Drawn by the model {told.bundle} (hash {told.bundle_hash}) from "
-        f"{told.drawn_from}; recipe digest {told.digest}. The model was trained on: {told.training_data}.",
-        "rai:dataCollectionType": "Synthetic data" if told.synthetic else "Real films edited by a model",
+        "rai:dataCollection": f"Drawn by the model {reported.bundle} (hash {reported.bundle_hash}) from "
+        f"{reported.drawn_from}; recipe digest {reported.digest}. The model was trained on: {reported.training_data}.",
+        "rai:dataCollectionType": "Synthetic data" if reported.synthetic else "Real images edited by a model",
         "rai:dataLimitations": "A label says what was asked for at that place, not what a radiologist read "
-        "there. The films carry the biases of the model's training films.",
-        "rai:dataUseCases": told.use_restriction,
-        "rai:personalSensitiveInformation": "None: no film shows a patient. The model may have kept parts of "
-        "single training films."
-        if told.synthetic
-        else "The films are patients' films, edited in part.",
+        "there. The images carry the biases of the model's training images.",
+        "rai:dataUseCases": reported.use_restriction,
+        "rai:personalSensitiveInformation": "None: no image shows a patient. The model may have kept parts of "
+        "single training images."
+        if reported.synthetic
+        else "The images are patients' images, edited in part.",
     }
 
 
@@ -158,7 +158,7 @@ def _file_sets(tars: list[FileStamp]) -> Iterator[dict[str, object]]:
 
 
 def _samples_records() -> dict[str, object]:
-    """A record per film from samples.parquet: all but the nested findings."""
+    """A record per image from samples.parquet: all but the nested findings."""
     fields = [
         {
             "@type": "cr:Field",
@@ -175,7 +175,7 @@ def _samples_records() -> dict[str, object]:
         "@type": "cr:RecordSet",
         "@id": "samples",
         "name": "samples",
-        "description": "a row per film: labels, split and provenance",
+        "description": "a row per image: labels, split and provenance",
         "key": {"@id": "samples/key"},
         "field": fields,
     }
@@ -183,16 +183,16 @@ def _samples_records() -> dict[str, object]:
 
 def _description(column: str) -> str:
     label_set, dot, label = column.partition(".")
-    return f"{label} ({label_set}): 1, 0 or empty for unknown" if dot else f"the film's {column}"
+    return f"{label} ({label_set}): 1, 0 or empty for unknown" if dot else f"the image's {column}"
 
 
 def _image_records(name: str) -> dict[str, object]:
-    """A record per image, with its film's key; the key leads to the row in `samples`."""
+    """A record per image, with its image's key; the key leads to the row in `anatomies`."""
     _, description = _IMAGES[name]
     source = {"fileSet": {"@id": f"{name}-files"}}
     key: dict[str, Any] = {
         "@type": "cr:Field", "@id": f"{name}/key", "name": f"{name}/key", "dataType": "sc:Text",
-        "description": "the film's key",
+        "description": "the image's key",
         "source": {
             **source, "extract": {"fileProperty": "filename"},
             "transform": {"regex": "^([^.]+)"},
@@ -205,7 +205,7 @@ def _image_records(name: str) -> dict[str, object]:
     }  # fmt: skip
     split = {
         "@type": "cr:Field", "@id": f"{name}/split", "name": f"{name}/split", "dataType": "sc:Text",
-        "description": "the film's split", "source": {"field": {"@id": "samples/split"}},
+        "description": "the image's split", "source": {"field": {"@id": "samples/split"}},
     }  # fmt: skip
     return {
         "@type": "cr:RecordSet", "@id": name, "name": name, "description": description,

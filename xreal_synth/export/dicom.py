@@ -1,7 +1,7 @@
-"""DICOM: each film as a secondary capture that says of itself that it is synthetic, or edited.
+"""DICOM: each image as a secondary capture that says of itself that it is synthetic, or edited.
 
 Attributes follow DICOM PS3.3, Secondary Capture Image IOD (A.8.1). Masks have no place in that object: they
-lie beside the films as PNGs.
+lie beside the images as PNGs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import XrealError
-from xreal_synth.export.films import Counted, OnFilm, each_film
+from xreal_synth.export.images import Counted, OnImage, each_image
 from xreal_synth.export.origin import NOTICES, Origin, origin_of, subject_id
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.export.source import Source
@@ -23,15 +23,15 @@ from xreal_synth.shards.table import LABEL_COLUMNS, label_columns
 from xreal_synth.shards.tar import TarSample
 from xreal_synth.types import SampleMeta
 
-FILMS: Final = "films"
+IMAGES: Final = "images"
 MASKS: Final = "masks"
 TABLE: Final = "labels.csv"
 MANUFACTURER: Final = "xreal-synth"
 LARGEST_COMMENT: Final = 10_240
 _DERIVED: Final = {
     Origin.synthetic: "Drawn by a model from {drawn_from}; no patient was imaged.",
-    Origin.edited: "A real film in which a model painted findings in or over.",
-    Origin.real: "A real film, resized; nothing was painted.",
+    Origin.edited: "A real image in which a model painted findings in or over.",
+    Origin.real: "A real image, resized; nothing was painted.",
 }
 _MEMBERS: Final = {"h": 0, "v": 1, "s": 2}
 
@@ -41,28 +41,28 @@ def need_pydicom() -> None:
     if importlib.util.find_spec("pydicom") is None:
         raise XrealError(
             found="the DICOM export needs pydicom, which is not installed",
-            mend="pip install 'xreal-synth[dicom]'",
+            hint="pip install 'xreal-synth[dicom]'",
         )
 
 
-def write_dicom(source: Source, folder: Path, on_film: OnFilm) -> Counted:
-    """Writes `films/SPLIT/KEY.dcm`, `masks/KEY.{anatomy,pathology}.png` and `labels.csv`.
+def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
+    """Writes `images/SPLIT/KEY.dcm`, `masks/KEY.{anatomy,pathology}.png` and `labels.csv`.
 
-    An anatomy is a patient with one study; a group is a series, and its films are the instances. The same
+    An anatomy is a patient with one study; a group is a series, and its images are the instances. The same
     dataset gives the same files, byte for byte, with the same pydicom. Raises XrealError without pydicom.
     """
     need_pydicom()
-    told, counted = provenance(source), Counted()
+    reported, counted = provenance(source), Counted()
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS])
-        for film in each_film(source, counted, on_film):
-            meta, split = film.sample.meta, film.sample.split
-            name = f"{FILMS}/{split}/{meta.key}.dcm"
-            header = film_header(film, split, told)
+        for image in each_image(source, counted, on_image):
+            meta, split = image.sample.meta, image.sample.split
+            name = f"{IMAGES}/{split}/{meta.key}.dcm"
+            header = image_header(image, split, reported)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             header.save_as(folder / name, enforce_file_format=True)
-            _write_masks(folder / MASKS, film)
+            _write_masks(folder / MASKS, image)
             labels = ["" if value is None else value for value in label_columns(meta).values()]
             table.writerow([name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
     return counted
@@ -76,27 +76,27 @@ def uid(*parts: str) -> str:
     return f"2.25.{uuid.UUID(int=bits).int}"
 
 
-def film_header(film: TarSample, split: str, told: Provenance) -> Any:
-    """The pydicom Dataset of a film, pixels included.
+def image_header(image: TarSample, split: str, reported: Provenance) -> Any:
+    """The pydicom Dataset of an image, pixels included.
 
-    The instance's UID follows from digest, key and the film's own bytes, so that no two different images
+    The instance's UID follows from digest, key and the image's own bytes, so that no two different images
     ever share one.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-    meta = film.sample.meta
+    meta = image.sample.meta
     subject = subject_id(meta.anatomy_source, meta.anatomy_id, meta.digest, meta.group)
     one = Dataset()
     one.SpecificCharacterSet = "ISO_IR 192"
     one.SOPClassUID = SecondaryCaptureImageStorage
-    one.SOPInstanceUID = uid(meta.digest, "instance", meta.key, film.sha256)
+    one.SOPInstanceUID = uid(meta.digest, "instance", meta.key, image.sha256)
     one.SyntheticData = "NO" if origin_of(meta) is Origin.real else "YES"
     one.StudyInstanceUID = uid(meta.digest, "study", subject)
     one.SeriesInstanceUID = uid(meta.digest, "series", str(meta.group))
-    _describe(one, meta, split, told)
+    _describe(one, meta, split, reported)
     _nobody(one, meta)
-    _add_pixels(one, film)
+    _add_pixels(one, image)
     one.file_meta = FileMetaDataset()
     one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
@@ -104,7 +104,7 @@ def film_header(film: TarSample, split: str, told: Provenance) -> Any:
     return one
 
 
-def _describe(one: Any, meta: SampleMeta, split: str, told: Provenance) -> None:
+def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> None:
     """Study, series, equipment and what was drawn."""
     key, origin = parse_key(meta.key), origin_of(meta)
     one.ImageType = ["DERIVED", "SECONDARY"]
@@ -112,8 +112,8 @@ def _describe(one: Any, meta: SampleMeta, split: str, told: Provenance) -> None:
     one.ConversionType = "WSD" if origin is Origin.real else "SYN"
     one.Manufacturer = MANUFACTURER
     one.SecondaryCaptureDeviceManufacturer = MANUFACTURER
-    one.SecondaryCaptureDeviceManufacturerModelName = f"{told.bundle} {told.bundle_hash[:12]}"[:64]
-    one.SecondaryCaptureDeviceSoftwareVersions = told.made_with.get("xreal-synth", "unknown")
+    one.SecondaryCaptureDeviceManufacturerModelName = f"{reported.bundle} {reported.bundle_hash[:12]}"[:64]
+    one.SecondaryCaptureDeviceSoftwareVersions = reported.made_with.get("xreal-synth", "unknown")
     one.BodyPartExamined = "CHEST"
     one.PatientOrientation = ["L", "F"]
     if origin is Origin.synthetic:
@@ -121,20 +121,20 @@ def _describe(one: Any, meta: SampleMeta, split: str, told: Provenance) -> None:
     one.LossyImageCompression = "00"
     one.StudyID = "1"
     kind = "SYNTHETIC" if origin is Origin.synthetic else "EDITED"
-    one.StudyDescription = f"{kind} chest film, not for diagnosis"
-    one.SeriesDescription = f"{kind} {told.dataset}"[:64]
+    one.StudyDescription = f"{kind} chest X-ray, not for diagnosis"
+    one.SeriesDescription = f"{kind} {reported.dataset}"[:64]
     one.SeriesNumber = meta.group % 2**31
     one.InstanceNumber = 1 if key.member == "h" else 2 * int(key.member[1:]) + 1 + _MEMBERS[key.member[0]]
-    one.ImageComments = comment(meta, split, told)[:LARGEST_COMMENT]
+    one.ImageComments = comment(meta, split, reported)[:LARGEST_COMMENT]
     one.DerivationDescription = (
-        f"{_DERIVED[origin].format(drawn_from=told.drawn_from)} Model {told.bundle}, recipe digest {meta.digest}, "
+        f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle}, recipe digest {meta.digest}, "
         f"key {meta.key}."
     )
 
 
-def comment(meta: SampleMeta, split: str, told: Provenance) -> str:
+def comment(meta: SampleMeta, split: str, reported: Provenance) -> str:
     """What was asked for and where, one line each; boxes are x0, y0, x1, y1 in pixels, half-open."""
-    lines = [NOTICES[origin_of(meta)], f"key: {meta.key}; split: {split}; dataset: {told.dataset}"]
+    lines = [NOTICES[origin_of(meta)], f"key: {meta.key}; split: {split}; dataset: {reported.dataset}"]
     for finding in meta.findings:
         boxes = " and ".join(",".join(map(str, box)) for box in finding.boxes)
         lines.append(f"requested: {finding.name} (side {finding.side}, zone {finding.zone}), box {boxes}")
@@ -144,7 +144,7 @@ def comment(meta: SampleMeta, split: str, told: Provenance) -> str:
     if not meta.findings:
         lines.append("requested: no finding")
     lines.append("A label says what was asked for at that place, not what a radiologist read there.")
-    lines.append(f"licence: {told.licence}; use: {told.use_restriction}")
+    lines.append(f"licence: {reported.licence}; use: {reported.use_restriction}")
     return "\r\n".join(lines)
 
 
@@ -158,8 +158,8 @@ def _nobody(one: Any, meta: SampleMeta) -> None:
         setattr(one, empty, "")
 
 
-def _add_pixels(one: Any, film: TarSample) -> None:
-    pixels = film.sample.film
+def _add_pixels(one: Any, image: TarSample) -> None:
+    pixels = image.sample.image
     one.SamplesPerPixel = 1
     one.PhotometricInterpretation = "MONOCHROME2"
     one.Rows, one.Columns = pixels.shape
@@ -171,8 +171,8 @@ def _add_pixels(one: Any, film: TarSample) -> None:
     one.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
 
 
-def _write_masks(folder: Path, film: TarSample) -> None:
+def _write_masks(folder: Path, image: TarSample) -> None:
     folder.mkdir(exist_ok=True)
-    for suffix, content in zip(SUFFIXES, film.members, strict=True):
+    for suffix, content in zip(SUFFIXES, image.members, strict=True):
         if suffix in (ANATOMY, PATHOLOGY, CHANGE):
-            (folder / f"{film.sample.meta.key}.{suffix}").write_bytes(content)
+            (folder / f"{image.sample.meta.key}.{suffix}").write_bytes(content)

@@ -12,46 +12,46 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth import vocab
-from xreal_synth.export.films import Counted, OnFilm, each_film
+from xreal_synth.export.images import Counted, OnImage, each_image
 from xreal_synth.export.origin import Origin, origin_of
 from xreal_synth.export.source import Source
 from xreal_synth.shards.meta import finding_fields, sham_fields
-from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, HUB_SPLITS, PATHOLOGY, SUFFIXES
+from xreal_synth.shards.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY, SUFFIXES
 from xreal_synth.shards.tar import TarSample
 
 DATA: Final = "data"
 IMAGE_COLUMNS: Final = ("image", "anatomy", "pathology", "change")
 FILE_BYTES: Final = 400_000_000
 ROW_GROUP: Final = 100
-_IMAGE_SUFFIXES: Final = (FILM, ANATOMY, PATHOLOGY, CHANGE)
+_IMAGE_SUFFIXES: Final = (IMAGE, ANATOMY, PATHOLOGY, CHANGE)
 
 
-def write_hf(source: Source, folder: Path, on_film: OnFilm, file_bytes: int = FILE_BYTES) -> Counted:
+def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = FILE_BYTES) -> Counted:
     """Writes `data/SPLIT-NNNNN-of-NNNNN.parquet`, each of about `file_bytes` of images at most.
 
-    A row has the film, its two masks and its change from the twin as PNG bytes, key, group,
+    A row has the image, its two masks and its change from the twin as PNG bytes, key, group,
     member and prompt, the findings painted in with their boxes (half-open xyxy, in pixels and as shares), a
-    sham's regions, the findings a real film came with, and both label sets with null for unknown.
+    sham's regions, the findings a real image came with, and both label sets with null for unknown.
     """
     (folder / DATA).mkdir()
     counted = Counted()
     with ExitStack() as stack:
         splits: dict[str, _SplitFiles] = {}
-        for film in each_film(source, counted, on_film):
-            name = HUB_SPLITS[film.sample.split]
+        for image in each_image(source, counted, on_image):
+            name = HUB_SPLITS[image.sample.split]
             if name not in splits:
                 splits[name] = stack.enter_context(_SplitFiles(folder / DATA, name, file_bytes))
-            splits[name].add(film)
+            splits[name].add(image)
     for files in splits.values():
         files.name_with_total()
     return counted
 
 
-def film_row(film: TarSample) -> dict[str, object]:
-    """A film as a row."""
-    meta = film.sample.meta
+def image_row(image: TarSample) -> dict[str, object]:
+    """An image as a row."""
+    meta = image.sample.meta
     origin = origin_of(meta)
-    contents = dict(zip(SUFFIXES, film.members, strict=True))
+    contents = dict(zip(SUFFIXES, image.members, strict=True))
     images = {
         column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"}
         for column, suffix in zip(IMAGE_COLUMNS, _IMAGE_SUFFIXES, strict=True)
@@ -64,8 +64,8 @@ def film_row(film: TarSample) -> dict[str, object]:
         "prompt": meta.prompt,
         "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
         "sham": [sham_fields(place, meta.image_size) for place in meta.sham],
-        "own_findings": [
-            {"name": own.name, "box_xyxy": list(own.box), "painted_over": own.healed is not None}
+        "existing_findings": [
+            {"name": own.name, "box_xyxy": list(own.box), "painted_over": own.removed is not None}
             for own in (meta.source.findings if meta.source is not None else ())
         ],
         **meta.labels,
@@ -92,7 +92,7 @@ def schema() -> Any:
     plain = pa.schema([
         *((column, image) for column in IMAGE_COLUMNS), ("key", pa.string()), ("group", pa.int64()),
         ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)),
-        ("sham", pa.list_(sham)), ("own_findings", pa.list_(own)), *labels, ("ctr", pa.float64()),
+        ("sham", pa.list_(sham)), ("existing_findings", pa.list_(own)), *labels, ("ctr", pa.float64()),
         ("synthetic", pa.bool_()), ("origin", pa.string()),
     ])  # fmt: skip
     features = {
@@ -115,7 +115,7 @@ def _feature(kind: Any) -> dict[str, Any]:
 
 
 class _SplitFiles:
-    """A split's parquet files, one open at a time; a row group of films in memory."""
+    """A split's parquet files, one open at a time; a row group of images in memory."""
 
     def __init__(self, folder: Path, split: str, file_bytes: int) -> None:
         self._folder, self._split, self._file_bytes = folder, split, file_bytes
@@ -127,12 +127,12 @@ class _SplitFiles:
     def __enter__(self) -> _SplitFiles:
         return self
 
-    def add(self, film: TarSample) -> None:
-        size = sum(map(len, film.members))
+    def add(self, image: TarSample) -> None:
+        size = sum(map(len, image.members))
         if self._size and self._size + size > self._file_bytes:
             self._close()
         self._size += size
-        self._rows.append(film_row(film))
+        self._rows.append(image_row(image))
         if len(self._rows) == ROW_GROUP:
             self._flush()
 

@@ -1,4 +1,4 @@
-"""Whether a film is synthetic, edited from a real film, or a real film beside its edited ones."""
+"""Whether an image is synthetic, edited from a real image, or a real image beside its edited ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from xreal_synth.shards.names import parse_key
 from xreal_synth.types import SampleMeta
 
 IMAGES: Final = "images"
-"""The anatomy source whose films are real ones."""
+"""The anatomy source whose images are real ones."""
 
 
 class Origin(StrEnum):
-    """Where a film's pixels come from."""
+    """Where an image's pixels come from."""
 
     synthetic = "synthetic"
     edited = "edited from a real film"
@@ -22,10 +22,10 @@ class Origin(StrEnum):
 
 
 NOTICES: Final = {
-    Origin.synthetic: "Synthetic chest film, made by a model. For research; not for diagnosis. "
+    Origin.synthetic: "Synthetic chest X-ray, made by a model. For research; not for diagnosis. "
     "It does not show a patient.",
-    Origin.edited: "A patient's chest film, edited by a model. For research; not for diagnosis.",
-    Origin.real: "A patient's chest film as it is, beside films edited from it. For research; not for diagnosis.",
+    Origin.edited: "A patient's chest X-ray, edited by a model. For research; not for diagnosis.",
+    Origin.real: "A patient's chest X-ray as it is, beside images edited from it. For research; not for diagnosis.",
 }
 
 
@@ -36,11 +36,11 @@ def origin_of(meta: SampleMeta) -> Origin:
 
 
 def subject_id(source: str, anatomy_id: str, digest: str, group: int) -> str:
-    """Names whose chest a film shows, never who: films with the same id must not be split apart.
+    """Names whose chest an image shows, never who: images with the same id must not be split apart.
 
-    A made-up anatomy is known by recipe digest and group; a real film by a hash of its name, since several
-    groups may be edited from one film.
+    A made-up anatomy is known by recipe digest and group; a real image by a hash of its name, since several
+    groups may be edited from one image.
     """
     if source == IMAGES:
-        return f"FILM-{hashlib.sha256(anatomy_id.encode()).hexdigest()[:16]}"
+        return f"IMAGE-{hashlib.sha256(anatomy_id.encode()).hexdigest()[:16]}"
     return f"SYNTHETIC-{digest[:8]}-{group:010d}"

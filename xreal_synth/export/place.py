@@ -20,14 +20,14 @@ def free_path(out: str) -> Path:
         raise StorageError(
             found=f"{out} is a remote place",
             wanted="a local folder: exports are written on this machine",
-            mend="export to a folder and copy that",
+            hint="export to a folder and copy that",
         )
     path = Path(out).expanduser().absolute()
     if path.exists() or path.is_symlink():
         raise StorageError(
             found=f"{path} exists",
             wanted="a place that is still free: an export replaces nothing",
-            mend="give another place, or remove it first",
+            hint="give another place, or remove it first",
         )
     return path
 
@@ -53,7 +53,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         partial.rename(path)
     except OSError as error:
         raise StorageError(
-            found=f"cannot write {path}: {error}", mend="see to the disk, then repeat"
+            found=f"cannot write {path}: {error}", hint="see to the disk, then repeat"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What every export says of where its films come from."""
+"""What every export says of where its images come from."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from xreal_synth.export.source import Source
 from xreal_synth.shards.head import DatasetHead
 
 SYNTHETIC = (
-    "Synthetic chest films, made by a model. For research; not for diagnosis. No film shows a patient."
+    "Synthetic chest X-rays, made by a model. For research; not for diagnosis. No image shows a patient."
 )
 EDITED = (
-    "Patients' chest films, edited by a model. For research; not for diagnosis. Members h are real films as "
-    "they are; the others are real films in which a model painted findings in or over."
+    "Patients' chest X-rays, edited by a model. For research; not for diagnosis. Members h are real images as "
+    "they are; the others are real images in which a model painted findings in or over."
 )
 
-NO_MASKS = "requested labels alone: the films do not follow the organ masks (sampling.control: none)"
+NO_MASKS = "requested labels alone: the images do not follow the organ masks (sampling.control: none)"
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Licence and origin; what is not known because the bundle is not at hand says so.
 
-    `synthetic` is true where no pixel of any film is a patient's.
+    `synthetic` is true where no pixel of any image is a patient's.
     """
 
     notice: str
@@ -63,7 +63,7 @@ def provenance(source: Source) -> Provenance:
     """The head's and the bundle's own statements."""
     head, bundle = source.head, source.bundle
     unknown = "as the bundle's own bundle.json states it (it was not at hand when this was written)"
-    real = _has_real_films(head)
+    real = _has_real_images(head)
     return Provenance(
         notice=EDITED if real else SYNTHETIC,
         synthetic=not real,
@@ -79,7 +79,7 @@ def provenance(source: Source) -> Provenance:
     )
 
 
-def _has_real_films(head: DatasetHead) -> bool:
+def _has_real_images(head: DatasetHead) -> bool:
     anatomy = head.settings.get("anatomy")
     source = anatomy.get("source") if isinstance(anatomy, Mapping) else None
     return isinstance(source, Mapping) and IMAGES in source

@@ -1,5 +1,5 @@
-"""A finding's region on a delivered film: one painted in, whole where a later one was painted over it, or one
-that a real film came with and kept.
+"""A finding's region on a delivered image: one painted in, whole where a later one was painted over it, or one
+that a real image came with and kept.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.plan.labels import labels_of
-from xreal_synth.types import Mask, OwnFinding, PixelBox, PlacedFinding, SampleMeta
+from xreal_synth.types import ExistingFinding, Mask, PixelBox, PlacedFinding, SampleMeta
 
 
 def finding_region(
@@ -26,10 +26,10 @@ def finding_region(
     return shown
 
 
-def kept_findings(meta: SampleMeta) -> tuple[OwnFinding, ...]:
-    """The boxed findings that a real film came with and that nobody painted over."""
+def kept_findings(meta: SampleMeta) -> tuple[ExistingFinding, ...]:
+    """The boxed findings that a real image came with and that nobody painted over."""
     own = meta.source.findings if meta.source is not None else ()
-    return tuple(one for one in own if one.healed is None)
+    return tuple(one for one in own if one.removed is None)
 
 
 def box_region(box: PixelBox, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

@@ -45,8 +45,8 @@ class Skipped:
 class Source:
     """A dataset's shards that have a sound record, and those that are left out.
 
-    `skipped` grows while films are read, when a tar or a table is not what its record says. `excluded` are keys
-    of films that are left out (excluded.csv).
+    `skipped` grows while images are read, when a tar or a table is not what its record says. `excluded` are keys
+    of images that are left out (excluded.csv).
     """
 
     store: Store
@@ -58,8 +58,8 @@ class Source:
     excluded: frozenset[str] = frozenset()
 
     @property
-    def films(self) -> int:
-        """Films that the records name, without those excluded."""
+    def images(self) -> int:
+        """Images that the records name, without those excluded."""
         here = {record.shard for record in self.records}
         excluded = sum(parse_key(key).group // self.head.shard_samples in here for key in self.excluded)
         return sum(record.samples for record in self.records) - excluded
@@ -88,7 +88,7 @@ def open_source(store: Store) -> Source:
             where=store.uri,
             found="no finished shard: " + (str(skipped[0]) if skipped else "nothing was made yet"),
             wanted="at least one shard with its record",
-            mend="run xreal-synth generate again; it goes on where it stopped",
+            hint="run xreal-synth generate again; it goes on where it stopped",
         )
     made_with = describe_made_with(head.bundle.name, head.bundle.hash)
     excluded = frozenset(read_excluded(store))
@@ -107,8 +107,8 @@ def _reason(store: Store, head: DatasetHead, record: ShardRecord | None, shard: 
     stem = stem_of(head.name, shard)
     if record is None:
         return f"it has no {record_key(stem)}, so it was not finished; run xreal-synth generate again"
-    if told := record_problems(record, shard, stem, head, None):
-        return f"{record_key(stem)}: {told[0]}"
+    if reported := record_problems(record, shard, stem, head, None):
+        return f"{record_key(stem)}: {reported[0]}"
     if (size := store.size(record.tar.path)) != record.tar.bytes:
         found = "is missing" if size is None else f"has {size} bytes, its record names {record.tar.bytes}"
         return f"{record.tar.path} {found}"
@@ -128,31 +128,31 @@ def shard_table(source: Source, record: ShardRecord) -> Any:
         return None
     table = read_table(data, key, sample_schema())
     if table.num_rows != record.samples:
-        source.skip(record, f"{key} has {table.num_rows} rows for {record.samples} films")
+        source.skip(record, f"{key} has {table.num_rows} rows for {record.samples} images")
         return None
     return source.split_of.applied(table)
 
 
 def read_shards(source: Source) -> Iterator[tuple[ShardRecord, Any, Iterator[TarSample]]]:
-    """(record, its table, its films) shard by shard, with one film and one table in memory.
+    """(record, its table, its images) shard by shard, with one image and one table in memory.
 
-    A film's `sample.split` is the present one. Excluded films are in none of the three. A shard whose files are not
-    those its record names goes to `source.skipped` before any film of it is given out. Raises DatasetError where a
+    An image's `sample.split` is the present one. Excluded images are in none of the three. A shard whose files are not
+    those its record names goes to `source.skipped` before any image of it is given out. Raises DatasetError where a
     tar with the right hash contradicts itself or its table.
     """
     for record, table, path in _sound(source):
         rows = table.select(["key", "sha256", "split"]).to_pylist()
-        films = _with_rows(read_samples(path, record.tar.path), rows, record)
+        images = _with_rows(read_samples(path, record.tar.path), rows, record)
         if source.excluded:
-            films = (film for film in films if film.sample.meta.key not in source.excluded)
+            images = (image for image in images if image.sample.meta.key not in source.excluded)
             table = without_excluded(source, table)
             groups = len(table.column("group").unique())
             record = replace(record, samples=table.num_rows, groups=groups)
-        yield record, table, films
+        yield record, table, images
 
 
 def without_excluded(source: Source, table: Any) -> Any:
-    """A shard's table without the rows of excluded films."""
+    """A shard's table without the rows of excluded images."""
     return table.filter([key not in source.excluded for key in table.column("key").to_pylist()])
 
 
@@ -174,13 +174,13 @@ def _sound(source: Source) -> Iterator[tuple[ShardRecord, Any, Path]]:
 
 
 def _with_rows(
-    films: Iterator[TarSample], rows: Sequence[dict[str, Any]], record: ShardRecord
+    images: Iterator[TarSample], rows: Sequence[dict[str, Any]], record: ShardRecord
 ) -> Iterator[TarSample]:
-    for film, row in zip(films, rows, strict=True):
-        if (film.sample.meta.key, film.sha256) != (row["key"], row["sha256"]):
+    for image, row in zip(images, rows, strict=True):
+        if (image.sample.meta.key, image.sha256) != (row["key"], row["sha256"]):
             raise DatasetError(
                 where=record.tar.path,
-                found=f"film {film.sample.meta.key} is not the one in the table's row for {row['key']}",
-                mend="run xreal-synth verify",
+                found=f"image {image.sample.meta.key} is not the one in the table's row for {row['key']}",
+                hint="run xreal-synth verify",
             )
-        yield replace(film, sample=replace(film.sample, split=row["split"]))
+        yield replace(image, sample=replace(image.sample, split=row["split"]))

@@ -28,7 +28,7 @@ class SplitOf:
     """Splits by group, in 9 bytes a group: `groups` int64 ascending, `codes` uint8 places in SPLITS."""
 
     groups: npt.NDArray[np.int64]
-    codes: npt.NDArray[np.uint8]
+    places: npt.NDArray[np.uint8]
 
     def applied(self, table: Any) -> Any:
         """The table with its `split` column as it is now; groups not known here keep theirs."""
@@ -42,7 +42,7 @@ class SplitOf:
         known = self.groups[place] == asked
         names = [
             SPLITS[code] if there else old
-            for code, there, old in zip(self.codes[place], known, own, strict=True)
+            for code, there, old in zip(self.places[place], known, own, strict=True)
         ]
         column = table.column_names.index("split")
         return table.set_column(column, "split", pa.array(names, pa.string()))
@@ -59,17 +59,17 @@ def splits_of(store: Store) -> SplitOf:
     stamp = samples_stamp(store)
     if problems := file_problems(store, stamp):
         raise _stale(store, problems[0])
-    groups, codes = [none.groups], [none.codes]
+    groups, places = [none.groups], [none.places]
     try:
         with local_copy(store, SAMPLES) as path:
             for found, split in _batches(path):
                 new = np.diff(found, prepend=-1) != 0
                 groups.append(found[new])
-                codes.append(np.array([SPLITS.index(name) for name in split[new]], np.uint8))
+                places.append(np.array([SPLITS.index(name) for name in split[new]], np.uint8))
     except PARQUET_ERRORS as error:
         raise _stale(store, f"cannot be read ({error})") from error
     joined, first = np.unique(np.concatenate(groups), return_index=True)
-    return SplitOf(joined, np.concatenate(codes)[first])
+    return SplitOf(joined, np.concatenate(places)[first])
 
 
 def _batches(path: Any) -> Any:
@@ -94,6 +94,6 @@ def _stale(store: Store, found: str) -> DatasetError:
     return DatasetError(
         where=f"{store.uri}/{SAMPLES}",
         found=found,
-        wanted="the file that index.json names, which holds each film's split",
-        mend="run xreal-synth report to build it again",
+        wanted="the file that index.json names, which holds each image's split",
+        hint="run xreal-synth report to build it again",
     )

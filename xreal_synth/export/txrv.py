@@ -1,4 +1,4 @@
-"""SyntheticDataset: the shards as a TorchXRayVision dataset, read film by film with no unpacking."""
+"""SyntheticDataset: the shards as a TorchXRayVision dataset, read image by image with no unpacking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xreal_synth.export.source import open_source, shard_table
 from xreal_synth.export.splits import SPLITS
 from xreal_synth.shards.check import local_copy
 from xreal_synth.shards.meta import parse_meta
-from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, META, PATHOLOGY
+from xreal_synth.shards.names import ANATOMY, CHANGE, IMAGE, META, PATHOLOGY
 from xreal_synth.shards.offsets import Offsets, sample_members, sample_offsets
 from xreal_synth.shards.png import decode_png
 from xreal_synth.shards.table import LABEL_COLUMNS
@@ -38,27 +38,27 @@ _SEEDS = 2**31 - 1
 
 
 class SyntheticDataset(xrv.datasets.Dataset):
-    """Films of a generated dataset under TorchXRayVision's dataset contract.
+    """Images of a generated dataset under TorchXRayVision's dataset contract.
 
     `pathologies` are the label set's names in its order, `labels` float32 [n, names] of 1, 0 and NaN (not
-    known), `csv` a pandas DataFrame with a row per film. Its `patientid` names the anatomy (by the
-    recipe's digest and the group, or by the real film that was edited), so that a split by patient keeps the
-    films of one anatomy together. Whose real films are one patient's a dataset does not tell; its `split` knows.
+    known), `csv` a pandas DataFrame with a row per image. Its `patientid` names the anatomy (by the
+    recipe's digest and the group, or by the real image that was edited), so that a split by patient keeps the
+    images of one anatomy together. Whose real images are one patient's a dataset does not say; its `split` knows.
 
     An item has `idx`, `lab` float32 [names] and `img` float32 [1, H, W] in -1024..1024; with
     `pathology_masks` a dict of float32 [1, H, W] of 0 and 1 by the label's place in `pathologies`, for each
     finding's region under its own name and its parents'; with `semantic_masks` the organ masks by name, none
-    where a real film has no organ mask; with `change_maps` a float32 `change` [1, H, W] in 0..1, the absolute
-    difference from the healthy twin as a share of the grey scale. `transform`, then `data_aug`, act on film, masks
+    where a real image has no organ mask; with `change_maps` a float32 `change` [1, H, W] in 0..1, the absolute
+    difference from the healthy twin as a share of the grey scale. `transform`, then `data_aug`, act on image, masks
     and change with the same random numbers.
 
-    Films named in the dataset's excluded.csv are left out.
+    Images named in the dataset's excluded.csv are left out.
     Shards without a record, or not as their record says, are left out with a warning; the bytes of every
-    film are held against its row's hash when it is read. Nothing is opened before the first item, and no
+    image are held against its row's hash when it is read. Nothing is opened before the first item, and no
     file stays open, so the dataset may be pickled and forked.
 
-    Raises DatasetError where there is no dataset, no finished shard, or no film in the split asked for, and for
-    `semantic_masks` where the films do not follow them.
+    Raises DatasetError where there is no dataset, no finished shard, or no image in the split asked for, and for
+    `semantic_masks` where the images do not follow them.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class SyntheticDataset(xrv.datasets.Dataset):
         if self.semantic_masks and not source.head.follows_masks:
             raise DatasetError(
                 where=self.uri,
-                found="semantic_masks of films that do not follow their organ masks (sampling.control: none)",
-                wanted="films made with sampling.control: xreal or controlnet",
-                mend="leave semantic_masks out",
+                found="semantic_masks of images that do not follow their organ masks (sampling.control: none)",
+                wanted="images made with sampling.control: xreal or controlnet",
+                hint="leave semantic_masks out",
             )
         frames = []
         for record in source.records:
@@ -114,18 +114,20 @@ class SyntheticDataset(xrv.datasets.Dataset):
             warnings.warn(f"{self.uri}: {skipped}", stacklevel=4)
         if not frames:
             raise DatasetError(
-                where=self.uri, found="no shard is as its record says", mend="run xreal-synth verify"
+                where=self.uri, found="no shard is as its record says", hint="run xreal-synth verify"
             )
         whole = pd.concat(frames, ignore_index=True)
         if not len(whole) and source.excluded:
             raise DatasetError(
-                where=self.uri, found="every film is excluded (excluded.csv)", mend="take some in again"
+                where=self.uri, found="every image is excluded (excluded.csv)", hint="take some in again"
             )
         chosen = whole if self.split is None else whole[whole["split"] == self.split]
         if not len(chosen):
-            told = ", ".join(f"{name} {count}" for name, count in whole["split"].value_counts().items())
+            reported = ", ".join(f"{name} {count}" for name, count in whole["split"].value_counts().items())
             raise DatasetError(
-                where=self.uri, found=f"no film in split {self.split!r}", wanted=f"one of those here: {told}"
+                where=self.uri,
+                found=f"no image in split {self.split!r}",
+                wanted=f"one of those here: {reported}",
             )
         return source.head.name, chosen
 
@@ -139,19 +141,19 @@ class SyntheticDataset(xrv.datasets.Dataset):
         return len(self.labels)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        """The film of row `idx`; raises IndexError beyond the last, DatasetError where its bytes are wrong."""
+        """The image of row `idx`; raises IndexError beyond the last, DatasetError where its bytes are wrong."""
         idx = int(idx)
         if not -len(self) <= idx < len(self):
-            raise IndexError(f"film {idx} of {len(self)}")
+            raise IndexError(f"image {idx} of {len(self)}")
         idx %= len(self)
         row = self.csv.iloc[idx]
         members = self._members(row["tar"], int(row["place"]), row["key"], row["sha256"])
         where = f"{row['tar']}:{row['key']}"
-        film = decode_png(members[FILM], f"{where}.{FILM}")
+        image = decode_png(members[IMAGE], f"{where}.{IMAGE}")
         item: dict[str, Any] = {
             "idx": idx,
             "lab": self.labels[idx],
-            "img": xrv.utils.normalize(film, 255, True),
+            "img": xrv.utils.normalize(image, 255, True),
         }
         if self.pathology_masks:
             item["pathology_masks"] = self._pathology_masks(members, where)
@@ -159,7 +161,8 @@ class SyntheticDataset(xrv.datasets.Dataset):
             anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
             organs = ORGAN_NAMES if anatomy.any() else {}
             item["semantic_masks"] = {
-                name: np.isin(anatomy, codes)[None].astype(np.float32) for name, codes in organs.items()
+                name: np.isin(anatomy, organ_codes)[None].astype(np.float32)
+                for name, organ_codes in organs.items()
             }
         change = None
         if self.change_maps:
@@ -175,7 +178,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         return {**self.__dict__, "_store": None, "_opened_by": None}
 
     def _members(self, tar: str, place: int, key: str, sha256: str) -> dict[str, bytes]:
-        """One film's files; each process opens the store for itself."""
+        """One image's files; each process opens the store for itself."""
         store = self._own_store()
         offsets = self._offsets.get(tar)
         if offsets is None:

@@ -83,7 +83,7 @@ def _end(summary: RunSummary, say: Callable[[str], None]) -> None:
         state = "in quarantine" if failure.quarantined else "not made"
         say(f"shard {failure.shard} {state}: {failure.reason or 'not begun'}")
     say(
-        f"{summary.shards_done} of {summary.shards_total} shards, {summary.samples} films of {summary.groups} groups "
+        f"{summary.shards_done} of {summary.shards_total} shards, {summary.samples} images of {summary.groups} groups "
         f"in {summary.uri}"
     )
     if summary.message:

@@ -85,7 +85,7 @@ def open_text_model(source: Path, vocabulary: Path | None = None, variant: str |
             where=str(source),
             found="no text_encoder/" if source.is_dir() else "no such file or folder",
             wanted="a folder with text_encoder/ and tokenizer/, or the checkpoint that holds the text encoder",
-            mend="give with --text-encoder what the bundle was converted from",
+            hint="give with --text-encoder what the bundle was converted from",
         )
     config: dict[str, Any] = read_config(source / "text_encoder" / "config.json")
     if config.get("_class_name") == CLASS_NAME:
@@ -105,7 +105,7 @@ def _shape_of(state: dict[str, Tensor], path: Path) -> TextShape:
             where=str(path),
             found=f"no {TEXT_PREFIX}{error.args[0]}",
             wanted="a latent-diffusion checkpoint with its text encoder",
-            mend="give the file that the bundle was converted from",
+            hint="give the file that the bundle was converted from",
         ) from error
     return TextShape(words, length, dim, depth, inner // _HEAD_WIDTH, _HEAD_WIDTH)
 
@@ -116,15 +116,15 @@ def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
             where=f"bundle {info.name}",
             found="it is shipped with the package",
             wanted="a bundle of your own",
-            mend=f"copy the folder {info.root} and add the prompt there",
+            hint=f"copy the folder {info.root} and add the prompt there",
         )
     if not text or text == NULL_KEY:
-        raise BundleError(found=f"the prompt {text!r}", wanted="a text", mend="give the prompt's text")
+        raise BundleError(found=f"the prompt {text!r}", wanted="a text", hint="give the prompt's text")
     if finding is not None and vocab.canonical(finding) != finding:
         raise BundleError(
             found=f"no finding {finding!r}",
             wanted=f"one of {', '.join(vocab.FINDINGS)}",
-            mend="correct --finding",
+            hint="correct --finding",
         )
     if not info.prompts and info.known_prompts == {info.null_prompt, info.healthy_prompt}:
         unet = read_config(info.file("unet/config.json"))
@@ -133,7 +133,7 @@ def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
                 where=f"bundle {info.name}",
                 found="its denoiser takes no prompts",
                 wanted="a bundle with a text-to-image model",
-                mend="choose another bundle",
+                hint="choose another bundle",
             )
 
 
@@ -153,5 +153,5 @@ def _other_encoder(info: BundleInfo, found: str, wanted: str) -> BundleError:
         where=f"bundle {info.name}",
         found=f"another text encoder than the one that made the bundle's prompts: {found}",
         wanted=wanted,
-        mend="give with --text-encoder what the bundle was converted from",
+        hint="give with --text-encoder what the bundle was converted from",
     )

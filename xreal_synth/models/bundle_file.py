@@ -118,7 +118,7 @@ def parse_bundle_file(text: bytes, where: str) -> BundleFile:
             where=where,
             found=f"format version {version}",
             wanted=f"format version {FORMAT_VERSION}, the newest that this xreal-synth reads",
-            mend="upgrade xreal-synth, or use an older bundle",
+            hint="upgrade xreal-synth, or use an older bundle",
         )
     try:
         return BundleFile.model_validate(data)
@@ -130,12 +130,12 @@ def parse_bundle_file(text: bytes, where: str) -> BundleFile:
             where=where,
             found=wrong,
             wanted=f"the fields of format version {FORMAT_VERSION}",
-            mend="correct them",
+            hint="correct them",
         ) from error
 
 
 def _unreadable(where: str, error: Exception) -> BundleError:
-    return BundleError(where=where, found=f"cannot be read: {error}", wanted="JSON", mend="fetch it again")
+    return BundleError(where=where, found=f"cannot be read: {error}", wanted="JSON", hint="fetch it again")
 
 
 def refuse_unsafe_names(where: str, record: BundleFile) -> None:
@@ -149,7 +149,7 @@ def refuse_unsafe_names(where: str, record: BundleFile) -> None:
                 where=where,
                 found=f"unsafe file name {name!r}",
                 wanted="a path inside the bundle",
-                mend="do not use this bundle",
+                hint="do not use this bundle",
             )
 
 
@@ -166,14 +166,14 @@ def refuse_unsafe(root: Path, record: BundleFile) -> None:
                 where=str(root),
                 found=f"{name}: {size}",
                 wanted=f"{entry.bytes} bytes",
-                mend="fetch the bundle again",
+                hint="fetch the bundle again",
             )
         if not target.resolve().is_relative_to(root.resolve()):
             raise BundleError(
                 where=str(root),
                 found=f"{name} leads outside the bundle",
                 wanted="a file inside it",
-                mend="copy it in",
+                hint="copy it in",
             )
 
 
@@ -182,7 +182,7 @@ def _pickle(where: str, name: str) -> BundleError:
         where=where,
         found=f"{name} is a pickle, which can run code when it is read",
         wanted="safetensors only",
-        mend="convert the weights to safetensors and delete the pickle",
+        hint="convert the weights to safetensors and delete the pickle",
     )
 
 
@@ -200,12 +200,12 @@ def tensor_names(path: Path) -> list[str]:
             where=str(path),
             found=f"not a safetensors file: {error}",
             wanted="safetensors",
-            mend="fetch it again",
+            hint="fetch it again",
         ) from error
 
 
 def content_hash(record: BundleFile) -> str:
-    """sha256 over what decides the films: the files but for documents, and the fields the networks need."""
+    """sha256 over what decides the images: the files but for documents, and the fields the networks need."""
     kept = {path: entry.sha256 for path, entry in record.files.items() if not _is_document(path)}
     fields = record.model_dump(
         include={

@@ -40,10 +40,10 @@ REQUIRED: Final = ("vae", "unet", "scheduler", EMBEDDINGS)
 class BundleInfo:
     """What a bundle says of itself.
 
-    `latent_shape` is (C, h, w); `value_range` the films' range inside the networks; `prompts` maps findings
+    `latent_shape` is (C, h, w); `value_range` the images' range inside the networks; `prompts` maps findings
     to their prompt in the order in which joint prompts name them; `known_prompts` have embeddings;
-    `seconds_per_evaluation` is the denoiser's cost per film by device, as measured when the bundle was made;
-    `upscaled_size` the side of the films that its upscaler makes.
+    `seconds_per_evaluation` is the denoiser's cost per image by device, as measured when the bundle was made;
+    `upscaled_size` the side of the images that its upscaler makes.
     """
 
     name: str
@@ -85,7 +85,7 @@ class BundleInfo:
                 where=f"bundle {self.name}",
                 found=f"no {name}",
                 wanted=f"a bundle with the part {name}; this one has {', '.join(self.parts)}",
-                mend="choose another bundle, or add the part and rewrite bundle.json",
+                hint="choose another bundle, or add the part and rewrite bundle.json",
             )
         return self.root / name
 
@@ -96,7 +96,7 @@ class BundleInfo:
                 where=f"bundle {self.name}",
                 found=f"bundle.json does not list {path}",
                 wanted="every file that is read, with its sha256",
-                mend="fetch the bundle again; if you made it, write bundle.json again",
+                hint="fetch the bundle again; if you made it, write bundle.json again",
             )
         return self.root / path
 
@@ -123,7 +123,7 @@ def find_bundle(ref: str | Path) -> Path:
     raise BundleError(
         found=found,
         wanted=f"a shipped bundle ({', '.join(shipped) or 'none'}), or a folder or URI with a {BUNDLE_FILE}",
-        mend="check the name or the path (a relative one starts at the current folder)",
+        hint="check the name or the path (a relative one starts at the current folder)",
     )
 
 
@@ -142,7 +142,7 @@ def describe(ref: str | Path) -> BundleInfo:
             where=str(root),
             found=f"bundle.json lists no {', '.join(missing)}",
             wanted=f"the parts {', '.join(REQUIRED)}",
-            mend="add the missing parts and write bundle.json again (python -m xreal_synth.models.save)",
+            hint="add the missing parts and write bundle.json again (python -m xreal_synth.models.save)",
         )
     stamps = tuple(FileStamp(path, entry.bytes, entry.sha256) for path, entry in sorted(record.files.items()))
     known = frozenset("" if key == NULL_KEY else key for key in tensor_names(root / EMBEDDINGS))
@@ -190,7 +190,7 @@ def verify_files(info: BundleInfo) -> None:
                 where=f"bundle {info.name}",
                 found=f"{info.root / stamp.path} is not the file that bundle.json was written for",
                 wanted=f"sha256 {stamp.sha256}",
-                mend="fetch the bundle again; if you changed it yourself, write bundle.json again",
+                hint="fetch the bundle again; if you changed it yourself, write bundle.json again",
             )
 
 
@@ -203,12 +203,12 @@ def require_control(info: BundleInfo, control: Control) -> None:
             where=f"bundle {info.name}",
             found=f"sampling.control: controlnet, but no {CONTROLNET}/",
             wanted=f"a bundle with the part {CONTROLNET}; this one has {', '.join(info.parts)}",
-            mend="choose another bundle, use control: xreal, or train one for it (xreal-synth train controlnet)",
+            hint="choose another bundle, use control: xreal, or train one for it (xreal-synth train controlnet)",
         )
 
 
 def require_upscaler(info: BundleInfo, side: int) -> None:
-    """Raises BundleError if the bundle cannot make films of `side` pixels from its own."""
+    """Raises BundleError if the bundle cannot make images of `side` pixels from its own."""
     if info.upscaled_size == side:
         return
     has = f"makes {info.upscaled_size} pixels" if info.upscaled_size else "has no upscaler"
@@ -218,7 +218,7 @@ def require_upscaler(info: BundleInfo, side: int) -> None:
         wanted=f"output.upscale: {info.upscaled_size}"
         if info.upscaled_size
         else f"a bundle with {UPSCALER}/",
-        mend="set that, or leave output.upscale out"
+        hint="set that, or leave output.upscale out"
         if info.upscaled_size
         else "leave output.upscale out, or add one (xreal-synth convert cheff --bundle BUNDLE --upscaler FILE)",
     )
@@ -238,7 +238,7 @@ def _upscaled_size(root: Path, record: BundleFile) -> int | None:
             where=str(root / name),
             found=f"sample_size {side!r}",
             wanted=f"a multiple of the bundle's image_size, {record.image_size}",
-            mend="add an upscaler that was trained on films of the bundle's size",
+            hint="add an upscaler that was trained on images of the bundle's size",
         )
     return side
 
@@ -256,7 +256,7 @@ def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:
             wanted=f"findings among {', '.join(info.prompts)}"
             if info.prompts
             else "a recipe without findings",
-            mend="change the recipe's findings, or choose a bundle trained on them",
+            hint="change the recipe's findings, or choose a bundle trained on them",
         )
     if not names:
         return info.healthy_prompt
@@ -266,7 +266,7 @@ def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:
             where=f"bundle {info.name}",
             found=f"no embedding for {prompt!r}",
             wanted=f"a prompt in {EMBEDDINGS}",
-            mend=f"add it: xreal-synth bundle add-prompt {info.root} {prompt!r}; give --text-encoder, which "
+            hint=f"add it: xreal-synth bundle add-prompt {info.root} {prompt!r}; give --text-encoder, which "
             "encodes it for this dataset alone; or ask for fewer findings",
         )
     return prompt
@@ -284,7 +284,7 @@ def prompt_of(info: BundleInfo, name: str, text: str | None) -> str:
             where=f"bundle {info.name}",
             found=f"no embedding for {text!r}, the recipe's prompt for {name}",
             wanted=f"a prompt that the bundle has encoded, {len(info.known_prompts)} so far",
-            mend=f"add it, once, before the run: xreal-synth bundle add-prompt {info.root} {text!r}; or give "
+            hint=f"add it, once, before the run: xreal-synth bundle add-prompt {info.root} {text!r}; or give "
             "--text-encoder, which encodes it for this dataset alone",
         )
     return text
@@ -306,13 +306,13 @@ def encoder_hash(info: BundleInfo) -> str | None:
 
 
 def no_controller(what: str) -> BundleError:
-    """A bundle that cannot turn an organ mask into a rough film was asked to."""
+    """A bundle that cannot turn an organ mask into a rough image was asked to."""
     return BundleError(
         where=what,
-        found=f"no {CONTROLLER}: nothing turns an organ mask into a rough film",
+        found=f"no {CONTROLLER}: nothing turns an organ mask into a rough image",
         wanted="a bundle with an Anatomy Controller, for sampling.control: xreal",
-        mend="edit real films (anatomy.source: images), choose another sampling.control, or train a controller "
-        "on this bundle's films: xreal-synth train anatomy-controller",
+        hint="edit real images (anatomy.source: images), choose another sampling.control, or train a controller "
+        "on this bundle's images: xreal-synth train anatomy-controller",
     )
 
 
@@ -325,5 +325,5 @@ def _check_prompts(root: Path, prompts: Prompts, known: frozenset[str]) -> None:
             where=str(root / EMBEDDINGS),
             found=f"no embedding for {', '.join(map(repr, missing))}",
             wanted="one for every prompt that bundle.json names",
-            mend="write the embeddings again",
+            hint="write the embeddings again",
         )

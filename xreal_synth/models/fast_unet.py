@@ -78,7 +78,7 @@ class FastUNet(nn.Module):
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
-        make = _Maker(unet.conv_in.weight)
+        make = _LayerMaker(unet.conv_in.weight)
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
         self.prompt_embedding = unet.add_embedding if unet.config.get("addition_embed_type") else None
         self.inlet = make.conv(unet.conv_in)
@@ -157,7 +157,7 @@ class FastUNet(nn.Module):
         return self._prompt[1:]
 
 
-class _Maker:
+class _LayerMaker:
     """Makes the layers, in the order in which they run, and remembers what is fed to them."""
 
     def __init__(self, like: Tensor) -> None:
@@ -192,7 +192,7 @@ class _Maker:
 class _Stage(nn.Module):
     """One block of the UNet: residual blocks, each with attention or without, and a change of size."""
 
-    def __init__(self, block: Any, make: _Maker) -> None:
+    def __init__(self, block: Any, make: _LayerMaker) -> None:
         super().__init__()
         attentions = getattr(block, "attentions", None) or ()
         residuals = [_Residual(each, make) for each in block.resnets]
@@ -240,7 +240,7 @@ class _Stage(nn.Module):
 class _Residual(nn.Module):
     """[B, C, H, W] and a shift [B, C'] -> [B, C', H, W]."""
 
-    def __init__(self, block: Any, make: _Maker) -> None:
+    def __init__(self, block: Any, make: _LayerMaker) -> None:
         super().__init__()
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.conv1, self.conv2 = make.conv(block.conv1), make.conv(block.conv2)
@@ -256,7 +256,7 @@ class _Residual(nn.Module):
 class _Transformer(nn.Module):
     """[B, C, H, W] -> the same shape: blocks of attention over its positions."""
 
-    def __init__(self, transformer: Any, make: _Maker) -> None:
+    def __init__(self, transformer: Any, make: _LayerMaker) -> None:
         super().__init__()
         self.norm = transformer.norm
         self.inlet, self.outlet = make.linear(transformer.proj_in), make.linear(transformer.proj_out)
@@ -276,7 +276,7 @@ class _Transformer(nn.Module):
 class _Block(nn.Module):
     """Tokens [B, N, C] -> the same shape: self-attention, the prompt, and a gated feed-forward."""
 
-    def __init__(self, block: Any, make: _Maker) -> None:
+    def __init__(self, block: Any, make: _LayerMaker) -> None:
         super().__init__()
         own, prompt = block.attn1, block.attn2
         gated, inner = block.ff.net[0].proj, block.ff.net[2]
@@ -286,7 +286,7 @@ class _Block(nn.Module):
         self.mix = make.linear(own.to_q, own.to_k, own.to_v)
         self.mixed = make.linear(own.to_out[0])
         self.ask, self.tell = make.linear(prompt.to_q), make.linear(prompt.to_k, prompt.to_v)
-        self.told = make.linear(prompt.to_out[0])
+        self.reported = make.linear(prompt.to_out[0])
         self.value, self.gate = make.linear(value), make.linear(gate, gelu=True)
         self.inner = make.linear(inner)
         make.attending.append(self)
@@ -300,7 +300,7 @@ class _Block(nn.Module):
         query, key, value = self._heads(self.mix(self.norms[0](x)), 3)
         x = self.mixed(_attend(query, key, value), x)
         (query,) = self._heads(self.ask(self.norms[1](x)), 1)
-        x = self.told(_attend(query, prompt_keys, prompt_values), x)
+        x = self.reported(_attend(query, prompt_keys, prompt_values), x)
         normed = self.norms[2](x)
         out: Tensor = self.inner(self.value(normed).mul_(self.gate(normed)), x)
         return out

@@ -29,7 +29,7 @@ def fetched_bundle(uri: str) -> Path:
         return kept(KIND, sha256_bytes(text), lambda folder: _fill(store, record, text, folder), size)
     except StorageError as error:
         raise BundleError(
-            where=error.where or uri, found=error.found, wanted=error.wanted, mend=error.mend
+            where=error.where or uri, found=error.found, wanted=error.wanted, hint=error.hint
         ) from error
 
 
@@ -40,7 +40,7 @@ def _bundle_json(store: Store) -> bytes:
             where=store.uri,
             found=f"no {BUNDLE_FILE} there" if size is None else f"{BUNDLE_FILE} of {size} bytes",
             wanted=f"a bundle's folder with its {BUNDLE_FILE}",
-            mend="check the URI; a bundle is put there file by file, as it lies in its folder",
+            hint="check the URI; a bundle is put there file by file, as it lies in its folder",
         )
     return store.read_bytes(BUNDLE_FILE)
 
@@ -53,7 +53,7 @@ def _fill(store: Store, record: BundleFile, text: bytes, folder: Path) -> None:
                 where=f"{store.uri}/{key}",
                 found=f"sha256 {found}",
                 wanted=f"sha256 {record.files[key].sha256}, as {BUNDLE_FILE} has it",
-                mend="put the bundle there again, its bundle.json last",
+                hint="put the bundle there again, its bundle.json last",
             )
 
     fetch(store, {key: entry.bytes for key, entry in record.files.items()}, folder, check)

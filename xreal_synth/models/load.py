@@ -1,6 +1,6 @@
 """Bundles into memory: hashes checked, networks chosen by name from a fixed table, weights loaded strictly.
 
-Shapes: B batch, C channels, H and W film sides, h and w latent sides, L prompt tokens, D token width.
+Shapes: B batch, C channels, H and W image sides, h and w latent sides, L prompt tokens, D token width.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LoadedBundle:
     """A bundle's networks behind the sampler's protocol (sampling/model.py); float32 in and out.
 
     Only the denoiser and its ControlNet run in `precision`: bfloat16's 8 bits are too coarse for the grey
-    levels of a film, so the first stage and the controller stay float32. `tuned` lays the denoiser out for
+    levels of an image, so the first stage and the controller stay float32. `tuned` lays the denoiser out for
     sampling where it can be (fast_unet.py), which changes no more than roundings.
     """
 
@@ -92,8 +92,8 @@ class LoadedBundle:
         self.prediction_type: PredictionType = prediction_type
         self.alphas_cumprod = alphas_cumprod.to(torch.float64)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        takes_grain = bool(getattr(vae.config, "grain", False))
-        self.grain_shape = (1, image_size, image_size) if takes_grain else None
+        takes_decoder_noise = bool(getattr(vae.config, "grain", False))
+        self.decoder_noise_shape = (1, image_size, image_size) if takes_decoder_noise else None
         self._vae = placed(vae, self.device, torch.float32)
         self._controller = None if controller is None else placed(controller, self.device, torch.float32)
         self._unet = placed(unet, self.device, self._dtype)
@@ -130,35 +130,37 @@ class LoadedBundle:
         self._unet.compile_for(how)
 
     @torch.inference_mode()
-    def hint(self, codes_BHW: Tensor) -> Tensor:
+    def hint(self, label_map_BHW: Tensor) -> Tensor:
         """Organ codes uint8 [B, H, W] -> their embedding by the ControlNet [B, c, h, w], for all steps."""
         assert self._hint_embedding is not None, "load_bundle(..., control='controlnet') loads a ControlNet"
         side = hint_side(self._controlnet.config, self.latent_shape[-1])
         table = hint_table(self._controlnet.config)
         assert table is not None, "load_bundle refuses a ControlNet whose hint is unknown"
-        hint = organ_hint(codes_BHW.to(self.device), side, table)
+        hint = organ_hint(label_map_BHW.to(self.device), side, table)
         embedded: Tensor = self._hint_embedding(hint.to(self._dtype))
         return embedded
 
     @torch.inference_mode()
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Films in value_range -> mean and standard deviation of the latents [B, C, h, w], unscaled."""
+        """Images in value_range -> mean and standard deviation of the latents [B, C, h, w], unscaled."""
         return _moments(self._vae.encode(x_BCHW))
 
     @torch.inference_mode()
-    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
-        """Unscaled latents and noise [B, *grain_shape] -> films [B, channels, H, W], not clamped."""
-        return _sample(self._vae.decode(z_BChw) if grain is None else self._vae.decode(z_BChw, grain))
+    def decode(self, z_BChw: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
+        """Unscaled latents and noise [B, *decoder_noise_shape] -> images [B, channels, H, W], not clamped."""
+        return _sample(
+            self._vae.decode(z_BChw) if decoder_noise is None else self._vae.decode(z_BChw, decoder_noise)
+        )
 
     @torch.inference_mode()
-    def control(self, codes_BHW: Tensor) -> Tensor:
-        """Organ codes uint8 [B, H, W] -> rough films x_hat [B, channels, H, W], clamped to value_range.
+    def control(self, label_map_BHW: Tensor) -> Tensor:
+        """Organ codes uint8 [B, H, W] -> rough images x_hat [B, channels, H, W], clamped to value_range.
 
         Raises BundleError if the bundle has no Anatomy Controller.
         """
         if self._controller is None:
             raise no_controller("this bundle")
-        mask = codes_BHW.to(self.device, torch.float32) / CODE_SCALE
+        mask = label_map_BHW.to(self.device, torch.float32) / CODE_SCALE
         mean, _ = _moments(
             self._controller.encode(mask[:, None].expand(-1, self.channels, -1, -1).contiguous())
         )
@@ -171,7 +173,7 @@ class LoadedBundle:
                 raise BundleError(
                     found=f"no embedding for the prompt {prompt!r}",
                     wanted=f"one of {', '.join(map(repr, self._embeddings))}",
-                    mend="ask for findings that the bundle knows, or add the prompt to a bundle of your own: "
+                    hint="ask for findings that the bundle knows, or add the prompt to a bundle of your own: "
                     "xreal-synth bundle add-prompt BUNDLE TEXT",
                 )
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
@@ -213,7 +215,7 @@ def load_bundle(
             where=str(info.root / "scheduler"),
             found=f"prediction_type {scheduler.get('prediction_type')!r}",
             wanted="epsilon or v_prediction",
-            mend="choose another bundle",
+            hint="choose another bundle",
         )
     embeddings = {**{text: e_LD.float() for text, e_LD in more_prompts.items()}, **_embeddings(info)}
     _check_shapes(info, unet, embeddings)
@@ -266,7 +268,7 @@ def network_from(
             where=str(folder / "config.json"),
             found=f"_class_name {config.get('_class_name')!r}",
             wanted=f"one of {', '.join(kinds)}",
-            mend="choose another bundle, or upgrade xreal-synth",
+            hint="choose another bundle, or upgrade xreal-synth",
         )
     try:
         with torch.device("meta"):
@@ -278,7 +280,7 @@ def network_from(
             where=str(folder),
             found=f"weights and configuration do not belong together: {error}",
             wanted=f"a {kind.__name__}",
-            mend="fetch the bundle again",
+            hint="fetch the bundle again",
         ) from error
     assert not any(buffer.is_meta for buffer in network.buffers()), "a buffer that is not in the file"
     return network
@@ -293,7 +295,7 @@ def _controlnet(info: BundleInfo, unet: Any) -> nn.Module:
             where=str(info.root / CONTROLNET),
             found=wrong[0],
             wanted=wrong[1],
-            mend="train one on this denoiser (xreal-synth train controlnet) and export it",
+            hint="train one on this denoiser (xreal-synth train controlnet) and export it",
         )
     return network
 
@@ -310,14 +312,14 @@ def _check_shapes(info: BundleInfo, unet: Any, embeddings: Mapping[str, Tensor])
             where=str(info.root / EMBEDDINGS),
             found=f"embeddings of shapes {sorted(shapes)}",
             wanted=f"all of one shape [L, {width}]",
-            mend="write the embeddings again",
+            hint="write the embeddings again",
         )
     if unet.config.in_channels != info.latent_shape[0] or unet.config.out_channels != info.latent_shape[0]:
         raise BundleError(
             where=str(info.root / "unet"),
             found=f"{unet.config.in_channels} channels in, {unet.config.out_channels} out",
             wanted=f"{info.latent_shape[0]}, the latent_shape in bundle.json",
-            mend="correct bundle.json or the network",
+            hint="correct bundle.json or the network",
         )
 
 
@@ -329,7 +331,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             where=str(path),
             found=f"cannot be read: {error}",
             wanted="a safetensors file",
-            mend="fetch it again",
+            hint="fetch it again",
         ) from error
 
 
@@ -339,11 +341,11 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(
-            where=str(path), found=f"cannot be read: {error}", wanted="JSON", mend="fetch it again"
+            where=str(path), found=f"cannot be read: {error}", wanted="JSON", hint="fetch it again"
         ) from error
     if not isinstance(data, dict):
         raise BundleError(
-            where=str(path), found="not a JSON object", wanted="a configuration", mend="fetch it again"
+            where=str(path), found="not a JSON object", wanted="a configuration", hint="fetch it again"
         )
     return data
 
@@ -365,5 +367,5 @@ def _moments(encoded: Any) -> tuple[Tensor, Tensor]:
 
 
 def _sample(decoded: Any) -> Tensor:
-    film: Tensor = getattr(decoded, "sample", decoded)
-    return film
+    image: Tensor = getattr(decoded, "sample", decoded)
+    return image

@@ -34,7 +34,7 @@ class TextSource:
         if vocabulary is None:
             return None
         raise ConversionError(
-            found="--vocab without --text-encoder", wanted="both, or neither", mend="name the checkpoint too"
+            found="--vocab without --text-encoder", wanted="both, or neither", hint="name the checkpoint too"
         )
 
     def require_use(self, used: bool) -> None:
@@ -43,7 +43,7 @@ class TextSource:
             raise ConversionError(
                 found="--text-encoder, but every prompt of the recipe is in the bundle",
                 wanted="prompts to encode",
-                mend="leave --text-encoder out",
+                hint="leave --text-encoder out",
             )
 
     def identity(self) -> str:
@@ -58,7 +58,7 @@ class TextSource:
         if self.vocabulary is not None:
             raise ConversionError(
                 found=f"--vocab with {path}", wanted="--vocab with a checkpoint: a folder has its own tokenizer",
-                mend="leave it out",
+                hint="leave it out",
             )  # fmt: skip
         folders = [_existing(path / part) for part in TEXT_PARTS]
         return [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
@@ -70,7 +70,7 @@ def _existing(path: Path) -> Path:
             where="--text-encoder",
             found=f"no {path}",
             wanted="a folder with text_encoder/ and tokenizer/, or a checkpoint and its vocabulary",
-            mend="give what the bundle was converted from",
+            hint="give what the bundle was converted from",
         )
     return path
 

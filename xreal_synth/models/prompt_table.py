@@ -52,5 +52,5 @@ def _broken(found: str) -> DatasetError:
         where="prompts.safetensors",
         found=found,
         wanted="the file as it was written",
-        mend="restore it from a copy",
+        hint="restore it from a copy",
     )

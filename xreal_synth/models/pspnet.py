@@ -20,7 +20,7 @@ PSPNET_TARGETS: Final = {"Left Lung": LEFT_LUNG, "Right Lung": RIGHT_LUNG, "Hear
 class Pspnet:
     """The network at its own size; raises BundleError if the file is missing or not its weights.
 
-    Shapes: B batch, O the targets, S film side. Its targets overlap: heart is painted over lungs, aorta over
+    Shapes: B batch, O the targets, S image side. Its targets overlap: heart is painted over lungs, aorta over
     heart, as in the project's masks.
     """
 
@@ -30,7 +30,7 @@ class Pspnet:
                 found=f"no {file}" if not file.is_file() else f"a file named {file.name}",
                 wanted=f"the weights of torchxrayvision's PSPNet, {PSPNET_FILE}, on this machine; they are never "
                 "fetched",
-                mend=f"put {PSPNET_FILE} there, or use a bundle's own segmenter",
+                hint=f"put {PSPNET_FILE} there, or use a bundle's own segmenter",
             )
         import torchxrayvision as xrv
 
@@ -40,24 +40,24 @@ class Pspnet:
             raise BundleError(
                 found=f"{file}: {error}",
                 wanted="torchxrayvision's PSPNet weights",
-                mend="fetch the file again",
+                hint="fetch the file again",
             ) from error
         self._network: nn.Module = network.eval().to(device)
         self._targets = [network.targets.index(name) for name in PSPNET_TARGETS]
 
-    def chances(self, films_B1SS: Tensor) -> Tensor:
-        """Films in [0, 1] -> the chance of each of PSPNET_TARGETS at each pixel [B, O, S, S]."""
-        side = films_B1SS.shape[-1]
+    def chances(self, images_B1SS: Tensor) -> Tensor:
+        """Images in [0, 1] -> the chance of each of PSPNET_TARGETS at each pixel [B, O, S, S]."""
+        side = images_B1SS.shape[-1]
         larger = functional.interpolate(
-            films_B1SS, size=(PSPNET_SIDE, PSPNET_SIDE), mode="bilinear", antialias=True
+            images_B1SS, size=(PSPNET_SIDE, PSPNET_SIDE), mode="bilinear", antialias=True
         )
         logits: Tensor = self._network(larger.clamp(0, 1) * 2048 - 1024)[:, self._targets].float()
         return functional.interpolate(logits.sigmoid(), size=(side, side), mode="bilinear")
 
-    def codes(self, films_B1SS: Tensor) -> Tensor:
-        """Films in [0, 1] -> organ codes uint8 [B, S, S]."""
-        chances = self.chances(films_B1SS)
-        codes = torch.zeros(chances[:, 0].shape, dtype=torch.uint8, device=chances.device)
+    def label_map(self, images_B1SS: Tensor) -> Tensor:
+        """Images in [0, 1] -> organ codes uint8 [B, S, S]."""
+        chances = self.chances(images_B1SS)
+        label_map = torch.zeros(chances[:, 0].shape, dtype=torch.uint8, device=chances.device)
         for at, code in enumerate(PSPNET_TARGETS.values()):
-            codes[chances[:, at] > 0.5] = code
-        return codes
+            label_map[chances[:, at] > 0.5] = code
+        return label_map

@@ -1,7 +1,7 @@
 """Bundles of seeded noise in the exact shapes of real ones, for tests of memory, types and speed.
 
 `paper` is the architecture of the authors' weights (518 M denoiser, first stage and Anatomy Controller of
-55 M each) with a table of label tokens in the text encoder's place; `mini` is that of xreal-mini. Their films
+55 M each) with a table of label tokens in the text encoder's place; `mini` is that of xreal-mini. Their images
 are noise.
 """
 
@@ -34,7 +34,7 @@ Config = Literal["tiny", "mini", "paper"]
 MINI: Final = SHIPPED / "xreal-mini"
 _NOISE: Final[dict[str, Any]] = {
     "licence": "CC0-1.0",
-    "use_restriction": "for tests only: the weights are random and the films are noise",
+    "use_restriction": "for tests only: the weights are random and the images are noise",
     "training_data": "none: seeded random weights",
 }
 

@@ -34,7 +34,7 @@ def write_bundle(folder: Path, fields: BundleFields) -> BundleInfo:
                 where=str(path),
                 found="a pickle",
                 wanted="safetensors only",
-                mend="convert it, then delete it",
+                hint="convert it, then delete it",
             )
         files[key] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     record = {
@@ -59,7 +59,7 @@ def read_fields(path: Path) -> BundleFields:
             where=str(path),
             found=str(error),
             wanted="JSON with the fields of a bundle.json",
-            mend="correct the file",
+            hint="correct the file",
         ) from error
 
 

@@ -42,16 +42,16 @@ _FIELDS = BundleFields(
     prompts=Prompts(null="", healthy=NO_FINDING, findings={name: name for name in FINDINGS}),
     defaults=Defaults(mode="branch", steps=8, hold=0.5, branch=0.25, guidance=2.0, soft=0.2),
     licence="CC0-1.0",
-    use_restriction="for tests only: the weights are random and the films are noise",
+    use_restriction="for tests only: the weights are random and the images are noise",
     training_data="none: seeded random weights",
 )
 
 
 def build_tiny(out: Path, seed: int = 0, *, upscale: int | None = None, text: bool = False) -> BundleInfo:
-    """Writes the bundle (64x64 films, 3x16x16 latents, fp16, under 600 kB) into the folder `out`.
+    """Writes the bundle (64x64 images, 3x16x16 latents, fp16, under 600 kB) into the folder `out`.
 
-    The denoiser predicts v, with which random weights keep the films within range. `upscale` adds an upscaler
-    to films of that side, `text` a text encoder, which then makes the table, of single findings alone.
+    The denoiser predicts v, with which random weights keep the images within range. `upscale` adds an upscaler
+    to images of that side, `text` a text encoder, which then makes the table, of single findings alone.
     """
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
@@ -76,7 +76,7 @@ def build_tiny(out: Path, seed: int = 0, *, upscale: int | None = None, text: bo
 
 
 def _add_upscaler(out: Path, seed: int, side: int) -> None:
-    """Random weights, and a schedule that ends far from pure noise, so that the film is still to be seen."""
+    """Random weights, and a schedule that ends far from pure noise, so that the image is still to be seen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: Any = Sr3UNet(
@@ -111,7 +111,7 @@ def _unet() -> Any:
 
 
 def _controlnet(unet: Any) -> Any:
-    """With random weights where a new ControlNet has zeros, so that the mask shows in the films."""
+    """With random weights where a new ControlNet has zeros, so that the mask shows in the images."""
     controlnet: Any = build_controlnet(unet, (4, 8, 8))
     for weights in controlnet.parameters():
         if not weights.any():
@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.models.tiny", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--upscale", type=int, metavar="SIDE", help="add an upscaler to films of this side")
+    parser.add_argument("--upscale", type=int, metavar="SIDE", help="add an upscaler to images of this side")
     parser.add_argument(
         "--text", action="store_true", help="add a text encoder, which makes the prompt table"
     )

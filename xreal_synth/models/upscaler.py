@@ -11,7 +11,7 @@ from xreal_synth.models.precision import Precision
 
 
 class Upscaler:
-    """The network in `precision`, float32 in and out. `side` is that of the large films."""
+    """The network in `precision`, float32 in and out. `side` is that of the large images."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Upscaler:
 
     @torch.inference_mode()
     def denoise(self, noisy_B1SS: Tensor, small_B1SS: Tensor, t_B: Tensor) -> Tensor:
-        """Noisy large film and the small one resized to its side, in -1..1 -> eps [B, 1, S, S]."""
+        """Noisy large image and the small one resized to its side, in -1..1 -> eps [B, 1, S, S]."""
         out: Tensor = self._network(noisy_B1SS.to(self._dtype), small_B1SS.to(self._dtype), t_B)
         return out.float()
 

@@ -85,5 +85,5 @@ def _touches(label: FindingLabel, others: Sequence[str]) -> PlacementError:
         if label.box is None
         else f"{label.name}: the fixed box touches {' or '.join(dict.fromkeys(others))}",
         wanted="regions that share no pixel (placement.overlap: forbid)",
-        mend="ask for other sides, zones or smaller sizes, or set placement.overlap: avoid",
+        hint="ask for other sides, zones or smaller sizes, or set placement.overlap: avoid",
     )

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xreal_synth.anatomy.manifest import FilmRow
+from xreal_synth.anatomy.manifest import ImageRow
 from xreal_synth.errors import PlacementError
 from xreal_synth.types import NormBox
 from xreal_synth.vocab import canonical
 
 NATIVE = 1024.0
-"""Both tables are in pixels of films of 1024x1024."""
+"""Both tables are in pixels of images of 1024x1024."""
 
 ADULT = 18
 
@@ -32,18 +32,18 @@ class TableBox:
 
 
 def nih_boxes(without: Collection[str] = ()) -> Iterator[TableBox]:
-    """NIH BBox_List_2017: boxes of adults, films named in `without` left out."""
+    """NIH BBox_List_2017: boxes of adults, images named in `without` left out."""
     folder = _tables()
     views = {
         row["Image Index"]: (row["View Position"], int(row["Patient Age"]))
         for row in _rows(folder / "Data_Entry_2017_v2020.csv.gz")
     }
     with gzip.open(folder / "BBox_List_2017.csv.gz", "rt", newline="") as file:
-        for film, finding, *numbers in list(csv.reader(file))[1:]:
-            view, age = views[film]
+        for image, finding, *numbers in list(csv.reader(file))[1:]:
+            view, age = views[image]
             name = canonical(finding)
             assert name is not None, f"{finding} is not in vocab.py"
-            if age >= ADULT and film not in without:
+            if age >= ADULT and image not in without:
                 yield TableBox(name, view, _norm(*map(float, numbers[:4])))
 
 
@@ -62,8 +62,8 @@ def rsna_boxes() -> Iterator[TableBox]:
                 yield TableBox(name, view, box)
 
 
-def film_boxes(rows: Iterable[FilmRow]) -> Iterator[tuple[str, str, NormBox]]:
-    """(mask path, finding, normalised xyxy) of the films' own boxes, minors left out."""
+def image_boxes(rows: Iterable[ImageRow]) -> Iterator[tuple[str, str, NormBox]]:
+    """(mask path, finding, normalised xyxy) of the images' own boxes, minors left out."""
     for row in rows:
         if row.split == "minor":
             continue
@@ -88,6 +88,6 @@ def _tables() -> Path:
         raise PlacementError(
             found="torchxrayvision is not installed",
             wanted="its box tables, to fit the placement prior",
-            mend="pip install torchxrayvision",
+            hint="pip install torchxrayvision",
         )
     return Path(spec.origin).parent / "data"

@@ -2,7 +2,7 @@
 
 Nothing is listed ahead: a recipe of a billion groups plans as fast as one of ten. Every draw comes from a
 stream of its own, keyed by seed, index, attempt and purpose, so that no draw depends on another group, on
-the order of work or on `samples`.
+the order of work or on `anatomies`.
 """
 
 from __future__ import annotations
@@ -12,68 +12,68 @@ from functools import cached_property
 
 import numpy as np
 
-from xreal_synth.anatomy.film_folder import FilmFolder
+from xreal_synth.anatomy.image_folder import ImageFolder
 from xreal_synth.anatomy.sources import AnatomySource
 from xreal_synth.errors import AnatomyError, PlacementError
 from xreal_synth.plan.apart import place_apart
 from xreal_synth.plan.chest import Chest
-from xreal_synth.plan.film_order import FilmOrder
+from xreal_synth.plan.image_order import ImageOrder
 from xreal_synth.plan.own_boxes import Ground, edited, source_of
 from xreal_synth.plan.prior import Prior
 from xreal_synth.plan.sequences import Sequences
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 from xreal_synth.types import (
-    Film,
+    GreyImage,
     MemberSpec,
     PlacedFinding,
     SampleSpec,
     ShardPlan,
-    SourceFilm,
+    SourceImage,
     Split,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A bundle's picture: `image_size` pixels square, latents `factor` times smaller; films are delivered at
-    `film_size` (their own size if it is 0)."""
+    """A bundle's picture: `image_size` pixels square, latents `factor` times smaller; images are delivered at
+    `delivered_size` (their own size if it is 0)."""
 
     image_size: int
     factor: int
-    film_size: int = 0
+    delivered_size: int = 0
 
 
 class Plan:
     """What is drawn for each group of a recipe.
 
-    A source of real films gives each group one film, which stays the same in all attempts at it. Raises
+    A source of real images gives each group one image, which stays the same in all attempts at it. Raises
     RecipeError if a findings row cannot use any of them.
     """
 
     def __init__(
-        self, recipe: Recipe, geometry: Geometry, source: AnatomySource | FilmFolder, prior: Prior
+        self, recipe: Recipe, geometry: Geometry, source: AnatomySource | ImageFolder, prior: Prior
     ) -> None:
         self.recipe = recipe
         self.geometry = geometry
         self.source = source
         self.prior = prior
-        self._films = FilmOrder(recipe, source) if isinstance(source, FilmFolder) else None
+        self._images = ImageOrder(recipe, source) if isinstance(source, ImageFolder) else None
         self._sequences = Sequences(recipe)
 
     @property
-    def on_films(self) -> bool:
-        """Whether real films are edited."""
-        return self._films is not None
+    def on_images(self) -> bool:
+        """Whether real images are edited."""
+        return self._images is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing of the source, and no mistake."""
-        return self.source.notes if isinstance(self.source, FilmFolder) else ()
+        return self.source.notes if isinstance(self.source, ImageFolder) else ()
 
     @property
     def shard_count(self) -> int:
-        return -(-self.recipe.samples // self.recipe.output.shard_size)
+        return -(-self.recipe.anatomies // self.recipe.output.shard_size)
 
     @cached_property
     def attempts(self) -> range:
@@ -84,24 +84,24 @@ class Plan:
         """Shard k, 0 <= k < shard_count; the last may be shorter."""
         assert 0 <= k < self.shard_count, k
         start = k * self.recipe.output.shard_size
-        stop = min(start + self.recipe.output.shard_size, self.recipe.samples)
+        stop = min(start + self.recipe.output.shard_size, self.recipe.anatomies)
         return ShardPlan(self.recipe.name, k, start, stop)
 
     def row(self, index: int) -> int:
-        """The findings row of a group; the same whatever `samples` is."""
+        """The findings row of a group; the same whatever `anatomies` is."""
         return self._sequences.row(index)
 
     def sham(self, index: int) -> bool:
-        """Whether a group delivers a sham; the same whatever `samples` is."""
+        """Whether a group delivers a sham; the same whatever `anatomies` is."""
         return self._sequences.sham(index)
 
     def split(self, index: int) -> Split:
-        """The split of a group, by a hash of its index and the seed; of a real film, by one of its patient."""
+        """The split of a group, by a hash of its index and the seed; of a real image, by one of its patient."""
         shares = self.recipe.split
         if shares.val == 0 and shares.test == 0:
             return "train"
-        if isinstance(self.source, FilmFolder):
-            patient = self.source.films[self._film(index, self.row(index))].patient
+        if isinstance(self.source, ImageFolder):
+            patient = self.source.images[self._image(index, self.row(index))].patient
             drawn = stream(self.recipe.seed, 0, 0, "split", patient).random()
         else:
             drawn = stream(self.recipe.seed, index, 0, "split").random()
@@ -115,29 +115,29 @@ class Plan:
     def chest(self, index: int, epoch: int, row: int) -> Chest:
         """What a group's findings are placed on, as a group of that row. Raises AnatomyError.
 
-        Of real films the row decides which one it is; drawn anatomies are the same for every row.
+        Of real images the row decides which one it is; drawn anatomies are the same for every row.
         """
         size = self.geometry.image_size
-        if not isinstance(self.source, FilmFolder):
+        if not isinstance(self.source, ImageFolder):
             anatomy, where = self.source.draw(stream(self.recipe.seed, index, epoch, "anatomy"), size)
             return Chest(anatomy, where)
-        number = self._film(index, row)
-        film, mask = self.source.films[number], self.source.mask(number, size)
+        number = self._image(index, row)
+        image, mask = self.source.images[number], self.source.mask(number, size)
         bare = np.zeros((size, size), dtype=np.uint8)
-        return Chest(bare if mask is None else mask, film.id, mask is not None, film, number)
+        return Chest(bare if mask is None else mask, image.id, mask is not None, image, number)
 
     def sample(self, index: int, attempt: int) -> SampleSpec:
         """All that is drawn for a group at this attempt.
 
-        Raises PlacementError where a finding does not fit the anatomy or a real film cannot be used,
+        Raises PlacementError where a finding does not fit the anatomy or a real image cannot be used,
         AnatomyError where the source gives no valid anatomy.
         """
         row, epoch = self.row(index), self.epoch(attempt)
         try:
             chest = self.chest(index, epoch, row)
-            film, large = self._pixels(chest)
+            image, large = self._pixels(chest)
         except AnatomyError as error:
-            if self._films is None:
+            if self._images is None:
                 raise
             raise PlacementError(found=error.found, wanted=error.wanted, where=error.where) from error
         return SampleSpec(
@@ -149,16 +149,16 @@ class Plan:
             anatomy_id=chest.id,
             ctr=chest.ctr,
             members=tuple(self._members(index, epoch, row, chest)),
-            film=film,
+            image=image,
             large=large,
         )
 
-    def source_film(self, chest: Chest, row: int | None = None) -> SourceFilm | None:
-        """What is told of a real film; with a row, as the row's edit leaves it."""
-        if chest.film is None:
+    def source_image(self, chest: Chest, row: int | None = None) -> SourceImage | None:
+        """What is recorded of a real image; with a row, as the row's edit leaves it."""
+        if chest.image is None:
             return None
         edit = None if row is None else self.recipe.findings[row].edit
-        return source_of(chest.film, edit, factor=self.geometry.factor, size=self.geometry.image_size)
+        return source_of(chest.image, edit, factor=self.geometry.factor, size=self.geometry.image_size)
 
     def place_row(
         self, row: int, chest: Chest, index: int, epoch: int, variant: int
@@ -183,15 +183,15 @@ class Plan:
             except PlacementError as error:
                 where = f"findings[{row}].{path}[{number}]" + (".box" if label.box else "")
                 raise PlacementError(
-                    found=error.found, wanted=error.wanted, mend=error.mend, where=where
+                    found=error.found, wanted=error.wanted, hint=error.hint, where=where
                 ) from error
         return placed
 
     def _edited(
         self, row: int, chest: Chest, index: int, epoch: int, member: str
     ) -> tuple[PlacedFinding, ...]:
-        """What the row's edit paints into a real film."""
-        edit, source = self.recipe.findings[row].edit, self.source_film(chest, row)
+        """What the row's edit paints into a real image."""
+        edit, source = self.recipe.findings[row].edit, self.source_image(chest, row)
         if edit is None or source is None:
             return ()
 
@@ -204,29 +204,29 @@ class Plan:
         except PlacementError as error:
             where = f"findings[{row}].edit"
             raise PlacementError(
-                found=error.found, wanted=error.wanted, mend=error.mend, where=where
+                found=error.found, wanted=error.wanted, hint=error.hint, where=where
             ) from error
 
-    def _film(self, index: int, row: int) -> int:
-        assert self._films is not None, "only real films have numbers"
-        return self._films.film(row, index)
+    def _image(self, index: int, row: int) -> int:
+        assert self._images is not None, "only real images have numbers"
+        return self._images.image(row, index)
 
-    def _pixels(self, chest: Chest) -> tuple[Film | None, Film | None]:
-        """A real film at the size at which it is edited, and at that of delivery where it is another."""
-        if not isinstance(self.source, FilmFolder):
+    def _pixels(self, chest: Chest) -> tuple[GreyImage | None, GreyImage | None]:
+        """A real image at the size at which it is edited, and at that of delivery where it is another."""
+        if not isinstance(self.source, ImageFolder):
             return None, None
-        size, large = self.geometry.image_size, self.geometry.film_size
-        film = self.source.film(chest.number, size)
-        return film, None if large in (0, size) else self.source.film(chest.number, large)
+        size, large = self.geometry.image_size, self.geometry.delivered_size
+        image = self.source.image(chest.number, size)
+        return image, None if large in (0, size) else self.source.image(chest.number, large)
 
     def _members(self, index: int, epoch: int, row: int, chest: Chest) -> list[MemberSpec]:
-        """The films to deliver: the twin first, if it is asked for or all that the row has, the sham last."""
+        """The images to deliver: the twin first, if it is asked for or all that the row has, the sham last."""
         pairs, asked = self.recipe.pairs, self.recipe.findings[row]
-        as_it_is = self.source_film(chest)
+        as_it_is = self.source_image(chest)
         members = [_member(index, "h", (), as_it_is)] if pairs.twin or not asked.paints else []
         for variant in range(pairs.variants * len(asked.kinds) if asked.paints else 0):
             placed = self.place_row(row, chest, index, epoch, variant)
-            members.append(_member(index, f"v{variant}", placed, self.source_film(chest, row)))
+            members.append(_member(index, f"v{variant}", placed, self.source_image(chest, row)))
         if self.sham(index):
             first = next(member.findings for member in members if member.name == "v0")
             members.append(_member(index, "s0", (), as_it_is, first))
@@ -237,7 +237,7 @@ def _member(
     index: int,
     name: str,
     findings: tuple[PlacedFinding, ...],
-    source: SourceFilm | None,
+    source: SourceImage | None,
     sham: tuple[PlacedFinding, ...] = (),
 ) -> MemberSpec:
     return MemberSpec(f"{index:010d}-{name}", name, findings, source, sham)

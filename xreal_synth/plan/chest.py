@@ -1,23 +1,23 @@
-"""What a group's findings are placed on: an organ mask, and the real film that it belongs to, if it does."""
+"""What a group's findings are placed on: an organ mask, and the real image that it belongs to, if it does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xreal_synth.anatomy.film_folder import RealFilm
+from xreal_synth.anatomy.image_folder import RealImage
 from xreal_synth.anatomy.measure import cardiothoracic_ratio
 from xreal_synth.types import Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chest:
-    """`anatomy` uint8 [H, W], of zeros where a real film has no organ mask (`masked` is False); `id` says where
-    it came from, `number` is the film's in its folder."""
+    """`anatomy` uint8 [H, W], of zeros where a real image has no organ mask (`masked` is False); `id` says where
+    it came from, `number` is the image's in its folder."""
 
     anatomy: Mask
     id: str
     masked: bool = True
-    film: RealFilm | None = None
+    image: RealImage | None = None
     number: int = -1
 
     @property

@@ -2,8 +2,8 @@
 
 Box tables: NIH BBox_List_2017 (8 findings; Cardiomegaly is left out, its region is the heart) and the RSNA
 pneumonia challenge's labels (lung opacity: Pneumonia and Lung Opacity), as torchxrayvision ships them.
-Their films are not at hand, so each box is read in the mean lung frame of its view (PA, AP): the mean of
-each lung's box over the training masks of DIR. Boxes of patients under 18 and of DIR's own films are left
+Their images are not at hand, so each box is read in the mean lung frame of its view (PA, AP): the mean of
+each lung's box over the training masks of DIR. Boxes of patients under 18 and of DIR's own images are left
 out; the latter, which have masks, are then what the prior is checked against.
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from xreal_synth.anatomy.codes import read_mask
-from xreal_synth.anatomy.manifest import FilmRow, read_manifest
+from xreal_synth.anatomy.label_map import read_mask
+from xreal_synth.anatomy.manifest import ImageRow, read_manifest
 from xreal_synth.anatomy.measure import lung_box
 from xreal_synth.errors import TrainingError
-from xreal_synth.plan.box_tables import TableBox, film_boxes, nih_boxes, rsna_boxes
+from xreal_synth.plan.box_tables import TableBox, image_boxes, nih_boxes, rsna_boxes
 from xreal_synth.plan.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Mask, NormBox
@@ -62,7 +62,7 @@ class Frame:
 
 
 def frame_of(mask: Mask) -> Frame:
-    """The lung boxes of one film's mask."""
+    """The lung boxes of one image's mask."""
     return Frame(_norm_box(mask, LEFT_LUNG), _norm_box(mask, RIGHT_LUNG))
 
 
@@ -71,7 +71,7 @@ def _norm_box(mask: Mask, code: int) -> NormBox:
     return x0, y0, x1, y1
 
 
-def manifest_rows(data: Path) -> tuple[FilmRow, ...]:
+def manifest_rows(data: Path) -> tuple[ImageRow, ...]:
     """All rows of the manifest, with what the prior needs of them; raises TrainingError."""
     needed = ("mask", "split", "view", "mask_score", "original_id")
     found = read_manifest(LocalStore(data), needed)
@@ -115,14 +115,14 @@ def fit(boxes: Iterable[TableBox], frames: dict[str, Frame]) -> dict[str, dict[s
 
 
 def check(prior: Prior, data: Path) -> dict[str, float]:
-    """The prior against the films of DIR that have boxes and a mask, read in their own lungs."""
+    """The prior against the images of DIR that have boxes and a mask, read in their own lungs."""
     inside, overlaps, drawn_overlaps = [], [], []
     rng = np.random.default_rng(39)
-    films = set()
-    for film, finding, box in film_boxes(manifest_rows(data)):
+    images = set()
+    for image, finding, box in image_boxes(manifest_rows(data)):
         if finding not in prior.findings:
             continue
-        mask = read_mask(data / film)
+        mask = read_mask(data / image)
         frame = frame_of(mask)
         lung = frame.lung_of(box)
         side = prior.findings[finding].side(lung)
@@ -132,10 +132,10 @@ def check(prior: Prior, data: Path) -> dict[str, float]:
         drawn_overlaps.append(
             np.mean([_lung_share(mask, b) for b in _drawn_boxes(side, frame.side(lung), rng)])
         )
-        films.add(film)
+        images.add(image)
     shares = np.array(overlaps)
     return {
-        "films": len(films),
+        "films": len(images),
         "boxes": len(inside),
         "share_of_centres_in_90_region": round(float(np.mean(inside)), 3),
         "mean_share_of_box_in_lungs": round(float(shares.mean()), 3),

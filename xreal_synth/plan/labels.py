@@ -1,4 +1,4 @@
-"""A film's labels in both label sets, from what was asked for."""
+"""An image's labels in both label sets, from what was asked for."""
 
 from __future__ import annotations
 

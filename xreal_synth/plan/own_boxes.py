@@ -1,6 +1,6 @@
-"""What a row's `edit` does on one real film: which of its own findings are painted over, and where others go.
+"""What a row's `edit` does on one real image: which of its existing findings are painted over, and where others go.
 
-Every box that is painted into lies on the latent grid. A finding's boxes on one film are painted in one pass.
+Every box that is painted into lies on the latent grid. A finding's boxes on one image are painted in one pass.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from xreal_synth.anatomy.film_folder import RealFilm
-from xreal_synth.anatomy.manifest import FilmBox
-from xreal_synth.anatomy.regions import healed_region, snap_outward
+from xreal_synth.anatomy.image_folder import RealImage
+from xreal_synth.anatomy.manifest import ImageBox
+from xreal_synth.anatomy.regions import removed_region, snap_outward
 from xreal_synth.errors import PlacementError
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.placement import TRIES
@@ -30,8 +30,8 @@ from xreal_synth.plan.sites import (
     side_and_zone,
     site_of,
 )
-from xreal_synth.recipe.edits import Edit, Move
-from xreal_synth.types import NormBox, OwnFinding, PixelBox, PlacedFinding, SourceFilm
+from xreal_synth.recipe.edits import EditRule, Move
+from xreal_synth.types import ExistingFinding, NormBox, PixelBox, PlacedFinding, SourceImage
 
 MOST_SHARED: Final = 0.25
 """Share of a moved box that may lie in the region it was moved from."""
@@ -56,19 +56,19 @@ class Ground:
         return int(self.chest.anatomy.shape[0])
 
 
-def source_of(film: RealFilm, edit: Edit | None, *, factor: int, size: int) -> SourceFilm:
-    """What is told of the film: its own labels and boxes, those marked that the edit paints over."""
+def source_of(image: RealImage, edit: EditRule | None, *, factor: int, size: int) -> SourceImage:
+    """What is recorded of the image: its own labels and boxes, those marked that the edit paints over."""
 
-    def own(given: FilmBox) -> OwnFinding:
+    def own(given: ImageBox) -> ExistingFinding:
         box = pixel_box(given.box, size)
-        heals = edit is not None and edit.heals(given.name)
-        return OwnFinding(given.name, box, healed_region(box, factor, size) if heals else None)
+        removes = edit is not None and edit.removes(given.name)
+        return ExistingFinding(given.name, box, removed_region(box, factor, size) if removes else None)
 
-    return SourceFilm(film.id, film.sha256, tuple(sorted(film.row.labels)), tuple(map(own, film.own)))
+    return SourceImage(image.id, image.sha256, tuple(sorted(image.row.labels)), tuple(map(own, image.own)))
 
 
-def edited(edit: Edit, source: SourceFilm, ground: Ground, draw: Draw) -> tuple[PlacedFinding, ...]:
-    """The findings that an edit paints into a film: moved ones, resized ones, those with places.
+def edited(edit: EditRule, source: SourceImage, ground: Ground, draw: Draw) -> tuple[PlacedFinding, ...]:
+    """The findings that an edit paints into an image: moved ones, resized ones, those with places.
 
     Raises PlacementError where a moved box finds no place, or a resized one stays as it is on the grid.
     """
@@ -84,8 +84,8 @@ def edited(edit: Edit, source: SourceFilm, ground: Ground, draw: Draw) -> tuple[
             ]
             placed.append(_placed(name, boxes, ground))
     if edit.add is not None:
-        assert ground.chest.film is not None, "places belong to a real film"
-        places = [(place.name, place) for place in ground.chest.film.places if edit.adds(place.name)]
+        assert ground.chest.image is not None, "places belong to a real image"
+        places = [(place.name, place) for place in ground.chest.image.places if edit.adds(place.name)]
         for name, given in _grouped(places):
             boxes = [_snapped(place.box, ground) for place in given]
             placed.append(_placed(name, boxes, ground))
@@ -93,13 +93,15 @@ def edited(edit: Edit, source: SourceFilm, ground: Ground, draw: Draw) -> tuple[
 
 
 def pixel_box(box: NormBox, size: int) -> PixelBox:
-    """Shares of the film -> pixels, grown outward to whole ones."""
+    """Shares of the image -> pixels, grown outward to whole ones."""
     x0, y0, x1, y1 = (share * size for share in box)
     return snap_outward((x0, y0, x1, y1), 1, size)
 
 
-def _moved(name: str, own: Sequence[OwnFinding], move: Move, ground: Ground, draw: Draw) -> PlacedFinding:
-    taken: list[PixelBox] = [one.healed for one in own if one.healed is not None]
+def _moved(
+    name: str, own: Sequence[ExistingFinding], move: Move, ground: Ground, draw: Draw
+) -> PlacedFinding:
+    taken: list[PixelBox] = [one.removed for one in own if one.removed is not None]
     boxes: list[PixelBox] = []
     for i, one in enumerate(own):
         rng = draw(f"move {name}", i)
@@ -115,7 +117,7 @@ def _moved(name: str, own: Sequence[OwnFinding], move: Move, ground: Ground, dra
             raise PlacementError(
                 found=f"{name}: no other place for its box of {x1 - x0} x {y1 - y0} pixels in {where}{zone} with "
                 f"at least {ground.min_overlap:.0%} of it in the lung in {TRIES} tries",
-                mend="widen side or zone, or lower placement.min_overlap",
+                hint="widen side or zone, or lower placement.min_overlap",
             )
         boxes.append(found)
         taken.append(found)
@@ -123,7 +125,7 @@ def _moved(name: str, own: Sequence[OwnFinding], move: Move, ground: Ground, dra
 
 
 def _place_for(
-    name: str, own: OwnFinding, lung: Lung, move: Move, ground: Ground, rng: np.random.Generator,
+    name: str, own: ExistingFinding, lung: Lung, move: Move, ground: Ground, rng: np.random.Generator,
     taken: Sequence[PixelBox],
 ) -> PixelBox | None:  # fmt: skip
     """A box of the finding's own width and height in that lung, away from those taken."""
@@ -142,7 +144,7 @@ def _place_for(
 
 
 def _centres(
-    name: str, own: OwnFinding, site: Site, zone: str, prior: Prior, rng: np.random.Generator
+    name: str, own: ExistingFinding, site: Site, zone: str, prior: Prior, rng: np.random.Generator
 ) -> Floats:
     """TRIES boxes (u, v, w, h) of the finding's own size: half with centres of the prior, half anywhere in the
     zone."""
@@ -165,9 +167,9 @@ def _shared(boxes: Ints, other: PixelBox) -> Floats:
 
 
 def _resized(
-    own: OwnFinding, scale: tuple[float, float], ground: Ground, rng: np.random.Generator
+    own: ExistingFinding, scale: tuple[float, float], ground: Ground, rng: np.random.Generator
 ) -> PixelBox:
-    """The box about its own centre, width and height times a factor of the range, cut to the film."""
+    """The box about its own centre, width and height times a factor of the range, cut to the image."""
     x0, y0, x1, y1 = own.box
     before = snap_outward((x0, y0, x1, y1), ground.factor, ground.size)
     centre, half = ((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) / 2, (y1 - y0) / 2)
@@ -182,7 +184,7 @@ def _resized(
     raise PlacementError(
         found=f"{own.name}: its box of {x1 - x0} x {y1 - y0} pixels, {scale[0]:g} to {scale[1]:g} times as large, "
         f"is the same on the grid of {ground.factor} pixels",
-        mend="widen scale, away from 1",
+        hint="widen scale, away from 1",
     )
 
 
@@ -209,7 +211,7 @@ def _placed(name: str, boxes: Sequence[PixelBox], ground: Ground) -> PlacedFindi
     )
 
 
-def _by_name(source: SourceFilm, names: Sequence[str]) -> list[tuple[str, list[OwnFinding]]]:
+def _by_name(source: SourceImage, names: Sequence[str]) -> list[tuple[str, list[ExistingFinding]]]:
     return _grouped([(own.name, own) for own in source.findings if own.name in names])
 
 

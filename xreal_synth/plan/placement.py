@@ -67,12 +67,12 @@ def place(
             return _place_drawn(label, other, anatomy, rng, prior, min_overlap)
         except PlacementError as second:
             found = f"{first.found}; nor {second.found.removeprefix(f'{label.name}: no ')}"
-            raise PlacementError(found=found, wanted=first.wanted, mend=first.mend) from second
+            raise PlacementError(found=found, wanted=first.wanted, hint=first.hint) from second
 
 
 def place_unseen(label: FindingLabel, size: int, factor: int) -> PlacedFinding:
-    """A fixed box on a film without organ mask: nothing is known of the organs that it lies in."""
-    assert label.box is not None, "films without masks take fixed boxes only"
+    """A fixed box on an image without organ mask: nothing is known of the organs that it lies in."""
+    assert label.box is not None, "images without masks take fixed boxes only"
     x0, y0, x1, y1 = (v * size for v in label.box)
     return PlacedFinding(label.name, "any", "any", "box", (snap_outward((x0, y0, x1, y1), factor, size),))
 
@@ -105,7 +105,7 @@ def _place_fixed(label: FindingLabel, anatomy: Mask, factor: int, min_overlap: f
             found=f"{label.name}: the fixed box {list(label.box)} has {_percent(covered)} of its area in the "
             f"{_organ_names(organs)} of this anatomy",
             wanted=f"at least {min_overlap:.0%} (placement.min_overlap)",
-            mend="move the box over the organ, or lower placement.min_overlap",
+            hint="move the box over the organ, or lower placement.min_overlap",
         )
     lung, zone = side_and_zone(box, anatomy)
     return PlacedFinding(label.name, lung, zone, "box", (box,))
@@ -188,14 +188,14 @@ def _no_box(label: FindingLabel, site: Site, min_overlap: float, asked: int, bes
     smallest = site.factor**2 / site.area
     if label.size is not None and label.size[1] < smallest:
         step = site.factor
-        mend = f"ask for more: the smallest box, {step}x{step} px, is {smallest:.3g} of {lung}'s area"
+        hint = f"ask for more: the smallest box, {step}x{step} px, is {smallest:.3g} of {lung}'s area"
     else:
-        mend = "widen size or zone, or lower placement.min_overlap"
+        hint = "widen size or zone, or lower placement.min_overlap"
     closest = f"the best had {_percent(best)}" if asked else "none had the asked place and size"
     return PlacementError(
         found=f"{label.name}: no box{sized} with at least {min_overlap:.0%} of its area in {where} "
         f"in {TRIES} tries ({closest})",
-        mend=mend,
+        hint=hint,
     )
 
 
@@ -209,7 +209,7 @@ def _percent(share: float) -> str:
     return f"{math.floor(share * 1000) / 10:g}%"
 
 
-def _organ_names(codes: tuple[int, ...]) -> str:
-    if codes == LUNGS:
+def _organ_names(organ_codes: tuple[int, ...]) -> str:
+    if organ_codes == LUNGS:
         return "lungs"
-    return " and ".join(name.replace("_", " ") for name, code in ORGANS.items() if code in codes)
+    return " and ".join(name.replace("_", " ") for name, code in ORGANS.items() if code in organ_codes)

@@ -114,7 +114,7 @@ def _load(path: Path) -> Prior:
             where=str(path),
             found=f"the placement prior cannot be read ({error})",
             wanted="the JSON that `python -m xreal_synth.plan.fit_prior` writes",
-            mend="install the package again",
+            hint="install the package again",
         ) from error
     return Prior(findings)
 

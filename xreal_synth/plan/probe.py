@@ -10,7 +10,7 @@ from typing import Final
 from xreal_synth.errors import AnatomyError, PlacementError, Problem, RecipeError
 from xreal_synth.plan.build import Plan
 from xreal_synth.plan.chest import Chest
-from xreal_synth.plan.film_labels import film_labels
+from xreal_synth.plan.image_labels import image_labels
 from xreal_synth.plan.labels import LARGE_HEART_CTR, labels_of
 from xreal_synth.types import LabelValue, PlacedFinding
 from xreal_synth.vocab import LABEL_SETS
@@ -50,7 +50,7 @@ class RowReport:
 
 @dataclass(frozen=True, slots=True)
 class LabelCount:
-    """Expected films by a label's value, over the whole dataset."""
+    """Expected images by a label's value, over the whole dataset."""
 
     label_set: str
     label: str
@@ -61,10 +61,10 @@ class LabelCount:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What the plan of a recipe promises. `probed` groups were drawn; `films` include twins and variants."""
+    """What the plan of a recipe promises. `probed` groups were drawn; `images` include twins and variants."""
 
     samples: int
-    films: float
+    images: float
     shards: int
     probed: int
     large_hearts: float
@@ -75,7 +75,7 @@ class ProbeReport:
         """Raises RecipeError if a row has no place on any probed anatomy, with the reasons."""
         problems = [
             Problem(
-                f"{error.where}", f"{error.found} ({row.tried} anatomies tried)", error.wanted, error.mend
+                f"{error.where}", f"{error.found} ({row.tried} anatomies tried)", error.wanted, error.hint
             )
             for row in self.rows
             if row.placed == 0
@@ -92,7 +92,7 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
     drawn), however long that takes.
     """
     tallies = [_Tally() for _ in plan.recipe.findings]
-    kept, probed, large = _probe_groups(plan, min(plan.recipe.samples, n), budget_s, tallies)
+    kept, probed, large = _probe_groups(plan, min(plan.recipe.anatomies, n), budget_s, tallies)
     _probe_rows(plan, kept, tallies)
     counts, shams = _groups_per_row(plan)
     rows = tuple(
@@ -109,20 +109,20 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
         for i, row in enumerate(plan.recipe.findings)
     )
     return ProbeReport(
-        samples=plan.recipe.samples,
-        films=sum(sum(_films(plan, row)) for row in rows),
+        samples=plan.recipe.anatomies,
+        images=sum(sum(_images(plan, row)) for row in rows),
         shards=plan.shard_count,
         probed=probed,
         large_hearts=large / probed,
         rows=rows,
-        labels=_film_table(plan, rows, tallies)
-        if plan.on_films
+        labels=_image_table(plan, rows, tallies)
+        if plan.on_images
         else _label_table(plan, rows, large / probed),
     )
 
 
 class _Tally:
-    """How often a row was tried and placed, what failed by path and message, and real films' labels: of those
+    """How often a row was tried and placed, what failed by path and message, and real images' labels: of those
     left as they are, and of those edited."""
 
     def __init__(self) -> None:
@@ -151,10 +151,10 @@ class _Tally:
     def _tell(
         self, plan: Plan, row: int, chest: Chest, placed: tuple[PlacedFinding, ...], share: float
     ) -> None:
-        as_it_is, edited = plan.source_film(chest), plan.source_film(chest, row)
+        as_it_is, edited = plan.source_image(chest), plan.source_image(chest, row)
         if as_it_is is not None and edited is not None:
-            _add(self.own, film_labels(as_it_is, ()), share)
-            _add(self.edited, film_labels(edited, placed), share)
+            _add(self.own, image_labels(as_it_is, ()), share)
+            _add(self.edited, image_labels(edited, placed), share)
 
     def ranked(self) -> tuple[tuple[PlacementError, int], ...]:
         return tuple((self.errors[where], times) for where, times in self.times.most_common())
@@ -184,33 +184,33 @@ def _probe_groups(
 def _probe_rows(plan: Plan, kept: list[Chest], tallies: list[_Tally]) -> None:
     """Tries rows that met too few chests, or had no place so far, on the ones that were kept.
 
-    Of real films each row has its own.
+    Of real images each row has its own.
     """
-    tries = _LEAST if plan.on_films else len(kept)
+    tries = _LEAST if plan.on_images else len(kept)
     for row, tally in enumerate(tallies):
         if tally.tried < tries or not tally.placed:
             for index in range(tries):
-                chest = _chest(plan, index, row, tally) if plan.on_films else kept[index]
+                chest = _chest(plan, index, row, tally) if plan.on_images else kept[index]
                 if chest is not None:
                     tally.count(plan, row, chest, index)
 
 
 def _chest(plan: Plan, index: int, row: int, tally: _Tally) -> Chest | None:
-    """A group's chest; None, and counted, for a real film that cannot be used."""
+    """A group's chest; None, and counted, for a real image that cannot be used."""
     try:
         return plan.chest(index, 0, row)
     except AnatomyError as error:
-        if not plan.on_films:
+        if not plan.on_images:
             raise
         tally.tried += 1
-        tally.fail(PlacementError(found=error.found, wanted=error.wanted, mend=error.mend, where=error.where))
+        tally.fail(PlacementError(found=error.found, wanted=error.wanted, hint=error.hint, where=error.where))
         return None
 
 
 def _groups_per_row(plan: Plan) -> tuple[list[float], list[float]]:
     """Groups of each row over all samples, and those of them with a sham: counted for a small recipe, else their
     shares."""
-    samples, rows = plan.recipe.samples, plan.recipe.findings
+    samples, rows = plan.recipe.anatomies, plan.recipe.findings
     if samples <= _COUNTED_EXACTLY:
         counts = Counter((plan.row(index), plan.sham(index)) for index in range(samples))
         shams = [float(counts[row, True]) for row in range(len(rows))]
@@ -218,20 +218,20 @@ def _groups_per_row(plan: Plan) -> tuple[list[float], list[float]]:
     largest = max(row.weight for row in rows)
     weights = [row.weight / largest for row in rows]
     groups = [samples * weight / sum(weights) for weight in weights]
-    shares = [plan.recipe.pairs.sham * row.takes_sham(on_films=plan.on_films) for row in rows]
+    shares = [plan.recipe.pairs.sham * row.takes_sham(on_images=plan.on_images) for row in rows]
     return groups, [count * share for count, share in zip(groups, shares, strict=True)]
 
 
 def _asked(plan: Plan, row: int) -> str:
     found = plan.recipe.findings[row]
-    told = [found.edit.words] if found.edit is not None else []
+    reported = [found.edit.words] if found.edit is not None else []
     kinds = [" + ".join(label.name for label in labels) for _, labels in found.kinds if labels]
-    told += [" / ".join(kinds)] if kinds else []
-    return " + ".join(told) or ("the film as it is" if plan.on_films else "no finding")
+    reported += [" / ".join(kinds)] if kinds else []
+    return " + ".join(reported) or ("the image as it is" if plan.on_images else "no finding")
 
 
-def _films(plan: Plan, row: RowReport) -> tuple[float, float]:
-    """Films of such a row: healthy ones (or real ones as they are) with the shams, and variants."""
+def _images(plan: Plan, row: RowReport) -> tuple[float, float]:
+    """Images of such a row: healthy ones (or real ones as they are) with the shams, and variants."""
     asked, pairs = plan.recipe.findings[row.row], plan.recipe.pairs
     if not asked.paints:
         return row.groups, 0.0
@@ -239,26 +239,26 @@ def _films(plan: Plan, row: RowReport) -> tuple[float, float]:
 
 
 def _label_table(plan: Plan, rows: tuple[RowReport, ...], large: float) -> tuple[LabelCount, ...]:
-    """Expected films per label and value; a share `large` of each row's films has a large heart."""
+    """Expected images per label and value; a share `large` of each row's images has a large heart."""
     totals = _no_totals()
     unrequested = plan.recipe.labels.unrequested
     for row in rows:
-        healthy, edited = _films(plan, row)
+        healthy, edited = _images(plan, row)
         kinds = [[label.name for label in labels] for _, labels in plan.recipe.findings[row.row].kinds]
-        for names, films in (([], healthy), *((kind, edited / len(kinds)) for kind in kinds)):
+        for names, images in (([], healthy), *((kind, edited / len(kinds)) for kind in kinds)):
             for ctr, share in ((0.0, 1.0 - large), (1.0, large)):
-                _add(totals, labels_of(names, unrequested, ctr), films * share)
+                _add(totals, labels_of(names, unrequested, ctr), images * share)
     return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
 
 
-def _film_table(plan: Plan, rows: tuple[RowReport, ...], tallies: list[_Tally]) -> tuple[LabelCount, ...]:
-    """Expected films per label and value: each row's real films are like those of it that were tried."""
+def _image_table(plan: Plan, rows: tuple[RowReport, ...], tallies: list[_Tally]) -> tuple[LabelCount, ...]:
+    """Expected images per label and value: each row's real images are like those of it that were tried."""
     totals = _no_totals()
     for row, tally in zip(rows, tallies, strict=True):
-        for films, told in zip(_films(plan, row), (tally.own, tally.edited), strict=True):
-            for key, columns in told.items():
+        for images, reported in zip(_images(plan, row), (tally.own, tally.edited), strict=True):
+            for key, columns in reported.items():
                 for column, times in enumerate(columns):
-                    totals[key][column] += films * times / max(1, tally.placed)
+                    totals[key][column] += images * times / max(1, tally.placed)
     return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
 
 
@@ -266,7 +266,7 @@ def _no_totals() -> _Totals:
     return {(name, label): [0.0, 0.0, 0.0] for name, labels in LABEL_SETS.items() for label in labels}
 
 
-def _add(totals: _Totals, labels: dict[str, dict[str, LabelValue]], films: float) -> None:
+def _add(totals: _Totals, labels: dict[str, dict[str, LabelValue]], images: float) -> None:
     for name, values in labels.items():
         for label, value in values.items():
-            totals[name, label][_COLUMN[value]] += films
+            totals[name, label][_COLUMN[value]] += images

@@ -25,9 +25,9 @@ class Sequences:
     def __init__(self, recipe: Recipe) -> None:
         self._seed, self._size = recipe.seed, recipe.output.shard_size
         self._weights = [row.weight for row in recipe.findings]
-        on_films = isinstance(recipe.anatomy.source, ImagesSource)
+        on_images = isinstance(recipe.anatomy.source, ImagesSource)
         share = recipe.pairs.sham
-        self._shares = [share if row.takes_sham(on_films=on_films) else 0.0 for row in recipe.findings]
+        self._shares = [share if row.takes_sham(on_images=on_images) else 0.0 for row in recipe.findings]
         self._rows = _Kept(_KEPT_SHARDS)
         self._shams = _Kept(_KEPT_SHARDS * len(recipe.findings))
 

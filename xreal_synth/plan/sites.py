@@ -15,7 +15,7 @@ from xreal_synth.vocab import LEFT_LUNG, RIGHT_LUNG
 
 REACH: Final = 0.1
 """How far a drawn box may reach out of its lung's box, over that box's width or height: 90% of the shared
-films' own boxes stay within it on every side, while the mean lung frame blurs the prior's beyond it."""
+images' own boxes stay within it on every side, while the mean lung frame blurs the prior's beyond it."""
 
 ZONES: Final = ("upper", "middle", "lower")
 CODE_OF: Final[dict[Lung, int]] = {"left": LEFT_LUNG, "right": RIGHT_LUNG}

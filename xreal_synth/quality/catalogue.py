@@ -7,8 +7,8 @@ from typing import Final
 from xreal_synth.quality import change, copies, finding, organs, pixels, seam
 
 SCORES: Final[dict[str, tuple[bool, str]]] = {
-    f"{module.NAME}.{name}": told
+    f"{module.NAME}.{name}": reported
     for module in (pixels, seam, organs, finding, change, copies)
-    for name, told in module.WORDS.items()
+    for name, reported in module.WORDS.items()
 }
 """By full name ("organs.heart"): whether its bound is the least that is let through, and its words."""

@@ -1,4 +1,4 @@
-"""Was the film changed in its region, and nowhere else?"""
+"""Was the image changed in its region, and nowhere else?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from xreal_synth.quality.checks import JudgedFilm, Seen, bounds_of
+from xreal_synth.quality.checks import JudgedImage, NetworkReadings, bounds_of
 
 NAME: Final = "change"
 WORDS: Final = {
@@ -25,10 +25,10 @@ class ChangeCheck:
     def __init__(self, bounds: Mapping[str, float]) -> None:
         self.bounds = bounds_of(bounds, WORDS)
 
-    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
-        if film.twin is None or film.region is None:
+    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        if image.twin is None or image.region is None:
             return {}
-        apart = np.abs(film.film.astype(np.int16) - film.twin)
-        inside, outside = apart[film.region], apart[~film.region]
+        apart = np.abs(image.image.astype(np.int16) - image.twin)
+        inside, outside = apart[image.region], apart[~image.region]
         found = {"outside": float(outside.max(initial=0))}
-        return found if film.sham or not inside.size else {"inside": float(inside.mean()), **found}
+        return found if image.sham or not inside.size else {"inside": float(inside.mean()), **found}

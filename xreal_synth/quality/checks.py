@@ -1,7 +1,7 @@
-"""What a check of the gate is: it measures a film, and its scores have bounds.
+"""What a check of the gate is: it measures an image, and its scores have bounds.
 
 Each check stands in a file of its own: `pixels`, `seam`, `organs`, `finding`, `change`, `copies`. A score that
-does not apply to a film (no region, an organ that is not in the mask) is left out, and is no failure.
+does not apply to an image (no region, an organ that is not in the mask) is left out, and is no failure.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.types import Film, Mask
+from xreal_synth.types import GreyImage, Mask
 
 Region = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class JudgedFilm:
-    """A film before the gate, uint8 [H, W] like all pictures here.
+class JudgedImage:
+    """An image before the gate, uint8 [H, W] like all pictures here.
 
-    `anatomy` is the organ mask that it has to follow, None where it follows none. `twin` is the film that it
+    `anatomy` is the organ mask that it has to follow, None where it follows none. `twin` is the image that it
     was painted on, `region` where it was painted; both None for a healthy twin. `asked` are the findings that it
     has to show more than its twin does; with `sham` it was painted on without one. `real` says that the twin is
-    a real film, whose own faults are not the gate's matter.
+    a real image, whose own faults are not the gate's matter.
     """
 
     key: str
-    film: Film
+    image: GreyImage
     anatomy: Mask | None = None
-    twin: Film | None = None
+    twin: GreyImage | None = None
     region: Region | None = None
     asked: tuple[str, ...] = ()
     sham: bool = False
@@ -39,11 +39,11 @@ class JudgedFilm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What the networks see: organ codes uint8 [H, W] of a film, and logits by finding of it and of its twin;
+class NetworkReadings:
+    """What the networks see: organ codes uint8 [H, W] of an image, and logits by finding of it and of its twin;
     None where no check asks for them."""
 
-    codes: Mask | None = None
+    label_map: Mask | None = None
     logits: Mapping[str, float] | None = None
     twin_logits: Mapping[str, float] | None = None
 
@@ -65,7 +65,7 @@ class Bound:
 
 
 class Check(Protocol):
-    """Measures films; the same numbers for the same film, whatever else is judged."""
+    """Measures images; the same numbers for the same image, whatever else is judged."""
 
     @property
     def name(self) -> str: ...
@@ -75,8 +75,8 @@ class Check(Protocol):
         """By score, without the check's name."""
         ...
 
-    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
-        """The scores that apply to this film, without the check's name."""
+    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """The scores that apply to this image, without the check's name."""
         ...
 
 

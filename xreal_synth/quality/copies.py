@@ -1,6 +1,6 @@
-"""Is the film a copy of a training film? The distance to the nearest film of an index.
+"""Is the image a copy of a training image? The distance to the nearest image of an index.
 
-An index is a safetensors file of thumbnails, made once by `xreal-synth quality index`. It says how near films of
+An index is a safetensors file of thumbnails, made once by `xreal-synth quality index`. It says how near images of
 different patients come to one another; what is nearer than nearly all of those is called a copy.
 """
 
@@ -16,29 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import BundleError
-from xreal_synth.quality.checks import JudgedFilm, Seen, bounds_of
+from xreal_synth.quality.checks import JudgedImage, NetworkReadings, bounds_of
 from xreal_synth.quality.nearest import PERCENTILE, THUMB, reduced, thumbnail
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 
 NAME: Final = "copies"
 FORMAT: Final = "xreal-synth copy index 1"
 ASKED: Final = 2000
-"""Films, evenly spaced in the index, whose nearest neighbours give the threshold."""
+"""Images, evenly spaced in the index, whose nearest neighbours give the threshold."""
 _ROWS: Final = 1024
-WORDS: Final = {"distance": (True, "grey levels (RMS) to the nearest training film")}
+WORDS: Final = {"distance": (True, "grey levels (RMS) to the nearest training image")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CopyIndex:
-    """Thumbnails uint8 [M, THUMB * THUMB] of films and their names; `threshold` in grey levels."""
+    """Thumbnails uint8 [M, THUMB * THUMB] of images and their names; `threshold` in grey levels."""
 
     names: tuple[str, ...]
     thumbs: npt.NDArray[np.uint8]
     threshold: float
 
-    def nearest(self, film: Film) -> tuple[float, int]:
-        """Distance in grey levels (RMS) to the nearest film, and which it is."""
-        wanted = thumbnail(film)
+    def nearest(self, image: GreyImage) -> tuple[float, int]:
+        """Distance in grey levels (RMS) to the nearest image, and which it is."""
+        wanted = thumbnail(image)
         best, which = np.inf, -1
         for start in range(0, len(self.thumbs), _ROWS):
             rows = self.thumbs[start : start + _ROWS].astype(np.float32)
@@ -51,7 +51,7 @@ class CopyIndex:
 
 
 class CopyCheck:
-    """Of every film that is delivered. Needs an index."""
+    """Of every image that is delivered. Needs an index."""
 
     name = NAME
 
@@ -59,17 +59,17 @@ class CopyCheck:
         self.bounds = bounds_of(bounds, WORDS)
         self._index = index
 
-    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
-        return {"distance": self._index.nearest(film.film)[0]}
+    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        return {"distance": self._index.nearest(image.image)[0]}
 
 
-def build_index(films: Iterable[tuple[str, str, Film]]) -> CopyIndex:
-    """An index of (name, patient, film); the threshold is 0 where all films are one patient's."""
+def build_index(images: Iterable[tuple[str, str, GreyImage]]) -> CopyIndex:
+    """An index of (name, patient, image); the threshold is 0 where all images are one patient's."""
     names, patients, thumbs = [], [], []
-    for name, patient, film in films:
+    for name, patient, image in images:
         names.append(name)
         patients.append(patient)
-        thumbs.append(reduced(film))
+        thumbs.append(reduced(image))
     if not names:
         return CopyIndex((), np.zeros((0, THUMB * THUMB), np.uint8), 0.0)
     index = CopyIndex(tuple(names), np.stack(thumbs), 0.0)
@@ -80,8 +80,8 @@ def write_index(index: CopyIndex) -> bytes:
     """The index as a safetensors file's bytes."""
     from safetensors.numpy import save
 
-    told = {"format": FORMAT, "threshold": repr(index.threshold), "names": json.dumps(index.names)}
-    return save({"thumbs": index.thumbs}, told)
+    reported = {"format": FORMAT, "threshold": repr(index.threshold), "names": json.dumps(index.names)}
+    return save({"thumbs": index.thumbs}, reported)
 
 
 def index_threshold(path: Path) -> float:
@@ -93,12 +93,12 @@ def read_index(path: Path) -> CopyIndex:
     """The whole index; raises BundleError if it is none."""
     from safetensors.numpy import load_file
 
-    told = _metadata(path)
+    reported = _metadata(path)
     thumbs = load_file(path).get("thumbs")
-    names = _names(told, path)
+    names = _names(reported, path)
     if thumbs is None or thumbs.dtype != np.uint8 or thumbs.shape != (len(names), THUMB * THUMB):
         raise _no_index(path, "thumbnails that do not go with its names")
-    return CopyIndex(tuple(names), thumbs, _threshold_of(told, path))
+    return CopyIndex(tuple(names), thumbs, _threshold_of(reported, path))
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -107,17 +107,17 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         opened: Any = safe_open(path, framework="numpy")
         with opened as file:
-            told: dict[str, str] = file.metadata() or {}
+            reported: dict[str, str] = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise _no_index(path, f"cannot be read: {error}") from error
-    if told.get("format") != FORMAT:
-        raise _no_index(path, f"format {told.get('format')!r}")
-    return told
+    if reported.get("format") != FORMAT:
+        raise _no_index(path, f"format {reported.get('format')!r}")
+    return reported
 
 
-def _threshold_of(told: Mapping[str, str], path: Path) -> float:
+def _threshold_of(reported: Mapping[str, str], path: Path) -> float:
     try:
-        value = float(told["threshold"])
+        value = float(reported["threshold"])
     except (KeyError, ValueError) as error:
         raise _no_index(path, "no threshold") from error
     if not 0 <= value < np.inf:
@@ -125,9 +125,9 @@ def _threshold_of(told: Mapping[str, str], path: Path) -> float:
     return value
 
 
-def _names(told: Mapping[str, str], path: Path) -> Sequence[str]:
+def _names(reported: Mapping[str, str], path: Path) -> Sequence[str]:
     try:
-        names = json.loads(told["names"])
+        names = json.loads(reported["names"])
     except (KeyError, ValueError) as error:
         raise _no_index(path, "no names") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -139,13 +139,13 @@ def _no_index(path: Path, found: str) -> BundleError:
     return BundleError(
         where=str(path),
         found=found,
-        wanted=f"an index of training films ({FORMAT})",
-        mend="make one: xreal-synth quality index --data FILMS OUT.safetensors",
+        wanted=f"an index of training images ({FORMAT})",
+        hint="make one: xreal-synth quality index --data IMAGES OUT.safetensors",
     )
 
 
 def _threshold(index: CopyIndex, patients: npt.NDArray[np.str_]) -> float:
-    """PERCENTILE of the distances between films, ASKED of them at most, and the nearest of another patient."""
+    """PERCENTILE of the distances between images, ASKED of them at most, and the nearest of another patient."""
     asked = np.unique(np.linspace(0, len(patients) - 1, min(len(patients), ASKED)).astype(int))
     wanted = _centred(index.thumbs[asked])
     nearest = np.full(len(asked), np.inf)

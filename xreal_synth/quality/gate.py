@@ -1,4 +1,4 @@
-"""The gate: films in, verdicts out. It draws nothing and keeps nothing, so a verdict depends on its film alone."""
+"""The gate: images in, verdicts out. It draws nothing and keeps nothing, so a verdict depends on its image alone."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from xreal_synth.quality import change, copies, finding, organs, pixels, seam
-from xreal_synth.quality.checks import Check, JudgedFilm, Seen
-from xreal_synth.types import CheckSettings, Film, Mask, QualitySettings, Verdict
+from xreal_synth.quality.checks import Check, JudgedImage, NetworkReadings
+from xreal_synth.types import CheckSettings, GreyImage, Mask, QualitySettings, Verdict
 
 DIGITS: Final = 4
 """Scores are rounded to so many digits behind the point before they are compared and kept."""
 
 
 class Segmenter(Protocol):
-    """Draws organ masks of films."""
+    """Draws organ masks of images."""
 
-    def codes(self, films: Sequence[Film]) -> list[Mask]:
-        """Films uint8 [H, W] of one size -> organ codes uint8 [H, W] of each."""
+    def label_map(self, images: Sequence[GreyImage]) -> list[Mask]:
+        """Images uint8 [H, W] of one size -> organ codes uint8 [H, W] of each."""
         ...
 
 
 class Classifier(Protocol):
-    """Says which findings films show."""
+    """Says which findings images show."""
 
-    def logits(self, films: Sequence[Film]) -> list[Mapping[str, float]]:
-        """Films uint8 [H, W] of one size -> logits by finding of each."""
+    def logits(self, images: Sequence[GreyImage]) -> list[Mapping[str, float]]:
+        """Images uint8 [H, W] of one size -> logits by finding of each."""
         ...
 
 
@@ -48,61 +48,61 @@ class Gate:
         self._networks = networks or GateNetworks()
         self._running = [(_check(one), one.action == "reject") for one in settings.checks]
 
-    def judge(self, films: Sequence[JudgedFilm]) -> list[Verdict]:
-        """A verdict on each film, in their order."""
-        codes, logits = self._codes(films), self._logits(films)
+    def judge(self, images: Sequence[JudgedImage]) -> list[Verdict]:
+        """A verdict on each image, in their order."""
+        label_map, logits = self._label_map(images), self._logits(images)
         return [
             self._verdict(
-                film,
-                Seen(
-                    codes=codes.get(id(film.film)),
-                    logits=logits.get(id(film.film)),
-                    twin_logits=logits.get(id(film.twin)),
+                image,
+                NetworkReadings(
+                    label_map=label_map.get(id(image.image)),
+                    logits=logits.get(id(image.image)),
+                    twin_logits=logits.get(id(image.twin)),
                 ),
             )
-            for film in films
+            for image in images
         ]
 
-    def _codes(self, films: Sequence[JudgedFilm]) -> dict[int, Mask]:
+    def _label_map(self, images: Sequence[JudgedImage]) -> dict[int, Mask]:
         if self._networks.segmenter is None:
             return {}
-        wanted = {id(one.film): one.film for one in films if one.anatomy is not None}
-        found = self._networks.segmenter.codes(list(wanted.values())) if wanted else []
+        wanted = {id(one.image): one.image for one in images if one.anatomy is not None}
+        found = self._networks.segmenter.label_map(list(wanted.values())) if wanted else []
         return dict(zip(wanted, found, strict=True))
 
-    def _logits(self, films: Sequence[JudgedFilm]) -> dict[int, Mapping[str, float]]:
-        """Of all twins where labels depend on them, else of films with findings and their twins."""
+    def _logits(self, images: Sequence[JudgedImage]) -> dict[int, Mapping[str, float]]:
+        """Of all twins where labels depend on them, else of images with findings and their twins."""
         if self._networks.classifier is None:
             return {}
         every = self._settings.negative_below is not None
-        wanted: dict[int, Film] = {}
-        for one in films:
+        wanted: dict[int, GreyImage] = {}
+        for one in images:
             if one.asked:
-                wanted[id(one.film)] = one.film
+                wanted[id(one.image)] = one.image
             if one.asked or every:
-                twin = one.film if one.twin is None else one.twin
+                twin = one.image if one.twin is None else one.twin
                 wanted[id(twin)] = twin
         found = self._networks.classifier.logits(list(wanted.values())) if wanted else []
         return dict(zip(wanted, found, strict=True))
 
-    def _verdict(self, film: JudgedFilm, seen: Seen) -> Verdict:
+    def _verdict(self, image: JudgedImage, seen: NetworkReadings) -> Verdict:
         scores: dict[str, float] = {}
         refused, flags = list[str](), list[str]()
         reasons: dict[str, str] = {}
         for check, rejects in self._running:
-            for name, value in check.scores(film, seen).items():
+            for name, value in check.scores(image, seen).items():
                 bound, score = check.bounds[name], round(float(value), DIGITS)
-                told = f"{check.name}.{name}"
-                scores[told] = score
+                reported = f"{check.name}.{name}"
+                scores[reported] = score
                 if bound.broken(score):
-                    (refused if rejects else flags).append(told)
-                    reasons[told] = bound.reason(score)
+                    (refused if rejects else flags).append(reported)
+                    reasons[reported] = bound.reason(score)
         return Verdict(
             refused=tuple(refused),
             flags=tuple(flags),
             reasons=tuple(reasons[name] for name in (*refused, *flags)),
             scores=tuple(scores.items()),
-            passed=self._passed(seen.logits if film.twin is None else seen.twin_logits),
+            passed=self._passed(seen.logits if image.twin is None else seen.twin_logits),
         )
 
     def _passed(self, logits: Mapping[str, float] | None) -> frozenset[str] | None:

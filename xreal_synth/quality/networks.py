@@ -1,7 +1,7 @@
 """The networks behind the gate: a bundle's own segmenter and classifier, or TorchXRayVision's PSPNet from a file.
 
-Films go through in batches of one fixed size, the last padded with copies, so that what a network says of a film
-does not depend on the films beside it. Arithmetic is float32 throughout.
+Images go through in batches of one fixed size, the last padded with copies, so that what a network says of an image
+does not depend on the images beside it. Arithmetic is float32 throughout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.load import load_network
 from xreal_synth.models.pspnet import Pspnet
 from xreal_synth.quality.gate import Classifier, GateNetworks, Segmenter
-from xreal_synth.types import Film, Mask, QualitySettings
+from xreal_synth.types import GreyImage, Mask, QualitySettings
 
 BATCH: Final = 4
 
@@ -30,12 +30,12 @@ class BundleSegmenter:
         self._network = load_network(info, "segmenter").eval().to(device)
         self._device = device
 
-    def codes(self, films: Sequence[Film]) -> list[Mask]:
-        return [np.asarray(one) for one in _batched(films, self._codes, self._device)]
+    def label_map(self, images: Sequence[GreyImage]) -> list[Mask]:
+        return [np.asarray(one) for one in _batched(images, self._label_map, self._device)]
 
-    def _codes(self, films_B1HW: Tensor) -> Tensor:
-        codes: Tensor = self._network(films_B1HW).argmax(dim=1).to(torch.uint8)
-        return codes
+    def _label_map(self, images_B1HW: Tensor) -> Tensor:
+        label_map: Tensor = self._network(images_B1HW).argmax(dim=1).to(torch.uint8)
+        return label_map
 
 
 class PspnetSegmenter:
@@ -45,8 +45,8 @@ class PspnetSegmenter:
         self._network = Pspnet(file, device)
         self._device = device
 
-    def codes(self, films: Sequence[Film]) -> list[Mask]:
-        return [np.asarray(one) for one in _batched(films, self._network.codes, self._device)]
+    def label_map(self, images: Sequence[GreyImage]) -> list[Mask]:
+        return [np.asarray(one) for one in _batched(images, self._network.label_map, self._device)]
 
 
 class BundleClassifier:
@@ -58,8 +58,8 @@ class BundleClassifier:
         self._findings = tuple(network.config["findings"])
         self._device = device
 
-    def logits(self, films: Sequence[Film]) -> list[Mapping[str, float]]:
-        rows = _batched(films, self._network, self._device)
+    def logits(self, images: Sequence[GreyImage]) -> list[Mapping[str, float]]:
+        rows = _batched(images, self._network, self._device)
         return [dict(zip(self._findings, map(float, row), strict=True)) for row in rows]
 
 
@@ -83,11 +83,11 @@ def open_networks(
 
 @torch.inference_mode()
 def _batched(
-    films: Sequence[Film], run: Callable[[Tensor], Tensor], device: torch.device | str
+    images: Sequence[GreyImage], run: Callable[[Tensor], Tensor], device: torch.device | str
 ) -> list[np.ndarray[Any, Any]]:
     found: list[np.ndarray[Any, Any]] = []
-    for start in range(0, len(films), BATCH):
-        part = list(films[start : start + BATCH])
+    for start in range(0, len(images), BATCH):
+        part = list(images[start : start + BATCH])
         padded = np.stack(part + [part[-1]] * (BATCH - len(part)))
         x_B1HW = torch.from_numpy(padded.astype(np.float32) / 255.0)[:, None].to(device)
         found += list(run(x_B1HW).cpu().numpy()[: len(part)])

@@ -1,9 +1,9 @@
-"""Does the film show the anatomy that was asked for? Dice per organ, a segmenter's mask against the requested one.
+"""Does the image show the anatomy that was asked for? Dice per organ, a segmenter's mask against the requested one.
 
-An organ is judged where the film was not painted on. A lung or heart of which more than half was painted on is
-judged on the whole film instead, by a bound of its own (`covered`): findings may hide an organ's border, but not
-replace it. An aorta so covered is not judged. Of an edited real film only what the finding covers is judged: the
-rest is the film's own. Left and right are different organs, so swapped lungs agree with nothing.
+An organ is judged where the image was not painted on. A lung or heart of which more than half was painted on is
+judged on the whole image instead, by a bound of its own (`covered`): findings may hide an organ's border, but not
+replace it. An aorta so covered is not judged. Of an edited real image only what the finding covers is judged: the
+rest is the image's own. Left and right are different organs, so swapped lungs agree with nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from xreal_synth.quality.checks import JudgedFilm, Region, Seen, bounds_of
+from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Region, bounds_of
 from xreal_synth.types import Mask
 from xreal_synth.vocab import AORTA, ORGANS
 
@@ -35,11 +35,11 @@ class OrgansCheck:
     def __init__(self, bounds: Mapping[str, float]) -> None:
         self.bounds = bounds_of(bounds, WORDS)
 
-    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
-        if film.anatomy is None or seen.codes is None:
+    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        if image.anatomy is None or seen.label_map is None:
             return {}
-        found = organ_scores(film.anatomy, seen.codes, film.region)
-        return {name: value for name, value in found.items() if name == COVERED} if film.real else found
+        found = organ_scores(image.anatomy, seen.label_map, image.region)
+        return {name: value for name, value in found.items() if name == COVERED} if image.real else found
 
 
 def organ_scores(wanted: Mask, shown: Mask, painted: Region | None) -> dict[str, float]:

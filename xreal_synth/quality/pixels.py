@@ -1,4 +1,4 @@
-"""Faults that need no network: a film without contrast, with blank or saturated parts, or blurred."""
+"""Faults that need no network: an image without contrast, with blank or saturated parts, or blurred."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.quality.checks import JudgedFilm, Seen, bounds_of
-from xreal_synth.types import Film
+from xreal_synth.quality.checks import JudgedImage, NetworkReadings, bounds_of
+from xreal_synth.types import GreyImage
 
 NAME: Final = "pixels"
 BLOCK: Final = 8
 """Side of the blocks that are counted as blank, pixels."""
 BLUR_WIDTH: Final = 11
-"""Width of the blur that a film is compared with, pixels."""
+"""Width of the blur that an image is compared with, pixels."""
 WORDS: Final = {
     "range": (True, "grey levels between the 1st and the 99th percentile"),
     "blank": (False, "share of blocks in one grey level"),
@@ -26,17 +26,17 @@ WORDS: Final = {
 
 
 class PixelsCheck:
-    """Of an edited real film a score counts only where it is worse than the real film's own."""
+    """Of an edited real image a score counts only where it is worse than the real image's own."""
 
     name = NAME
 
     def __init__(self, bounds: Mapping[str, float]) -> None:
         self.bounds = bounds_of(bounds, WORDS)
 
-    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
-        found = measured(film.film)
-        if film.real and film.twin is not None:
-            own = measured(film.twin)
+    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        found = measured(image.image)
+        if image.real and image.twin is not None:
+            own = measured(image.twin)
             found = {name: value for name, value in found.items() if self._worse(name, value, own[name])}
         return found
 
@@ -44,32 +44,32 @@ class PixelsCheck:
         return value < own if self.bounds[name].least else value > own
 
 
-def measured(film: Film) -> dict[str, float]:
-    """The four scores of a film uint8 [H, W]."""
-    low, high = np.percentile(film, [1, 99])
+def measured(image: GreyImage) -> dict[str, float]:
+    """The four scores of an image uint8 [H, W]."""
+    low, high = np.percentile(image, [1, 99])
     return {
         "range": float(high - low),
-        "blank": blank_share(film),
-        "saturated": float(np.mean((film == 0) | (film == 255))),
-        "blur": blur(film),
+        "blank": blank_share(image),
+        "saturated": float(np.mean((image == 0) | (image == 255))),
+        "blur": blur(image),
     }
 
 
-def blank_share(film: Film) -> float:
+def blank_share(image: GreyImage) -> float:
     """Share of the BLOCK x BLOCK blocks whose pixels differ by one grey level at most."""
-    height, width = (side - side % BLOCK for side in film.shape)
-    blocks = film[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    height, width = (side - side % BLOCK for side in image.shape)
+    blocks = image[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     spread = blocks.max(axis=(1, 3)).astype(int) - blocks.min(axis=(1, 3))
     return float(np.mean(spread <= 1))
 
 
-def blur(film: Film) -> float:
+def blur(image: GreyImage) -> float:
     """How little a further blur takes away, 0 to 1, the worse of both directions.
 
     After Crete et al., "The blur effect" (SPIE 6492, 2007): the share of the variation between neighbours that
-    is still there after a box blur. A film of one grey level has 1.
+    is still there after a box blur. An image of one grey level has 1.
     """
-    grey = film.astype(np.float32)
+    grey = image.astype(np.float32)
     return max(_kept_variation(grey, axis) for axis in (0, 1))
 
 

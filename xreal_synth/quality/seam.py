@@ -1,4 +1,4 @@
-"""Seams: steps in the film along a region's border that its healthy twin does not have there."""
+"""Seams: steps in the image along a region's border that its healthy twin does not have there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.anatomy.regions import FEATHER_SHARE
-from xreal_synth.quality.checks import JudgedFilm, Region, Seen, bounds_of
-from xreal_synth.types import Film
+from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Region, bounds_of
+from xreal_synth.types import GreyImage
 
 Steps = npt.NDArray[np.float64]
 
@@ -30,14 +30,14 @@ class SeamCheck:
     def __init__(self, bounds: Mapping[str, float]) -> None:
         self.bounds = bounds_of(bounds, WORDS)
 
-    def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
-        if film.region is None or film.twin is None:
+    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        if image.region is None or image.twin is None:
             return {}
-        energy = seam_energy(film.film, film.twin, film.region)
+        energy = seam_energy(image.image, image.twin, image.region)
         return {} if energy is None else {"energy": energy}
 
 
-def seam_energy(film: Film, twin: Film, region: Region) -> float | None:
+def seam_energy(image: GreyImage, twin: GreyImage, region: Region) -> float | None:
     """Mean step across a line over the twin's across the same line, the largest of the lines from
     the border to the feather's width inside; None for a region without a border."""
     box = bounding_box(region)
@@ -46,16 +46,16 @@ def seam_energy(film: Film, twin: Film, region: Region) -> float | None:
     y, x = (slice(max(0, low - 1), high + 1) for low, high in ((box[1], box[3]), (box[0], box[2])))
     inside = region[y, x]
     depth = ndimage.distance_transform_edt(inside)
-    width = round(FEATHER_SHARE * film.shape[0])
+    width = round(FEATHER_SHARE * image.shape[0])
     deepest = float(depth.max())
-    pairs = [(axis, _steps(film[y, x], axis), _steps(twin[y, x], axis)) for axis in (0, 1)]
+    pairs = [(axis, _steps(image[y, x], axis), _steps(twin[y, x], axis)) for axis in (0, 1)]
     ratios = [_ratio(pairs, depth > at) for at in range(width + 1) if at < deepest]
     found = [ratio for ratio in ratios if ratio is not None]
     return max(found) if found else None
 
 
 def _ratio(pairs: Sequence[tuple[int, Steps, Steps]], inside: Region) -> float | None:
-    """Of one line, the border of `inside`; by axis the steps of the film and of the twin."""
+    """Of one line, the border of `inside`; by axis the steps of the image and of the twin."""
     steps, twins = [], []
     for axis, own, other in pairs:
         across = np.diff(inside, axis=axis)
@@ -66,8 +66,8 @@ def _ratio(pairs: Sequence[tuple[int, Steps, Steps]], inside: Region) -> float |
     return _mean(steps) / max(FLOOR, _mean(twins))
 
 
-def _steps(film: Film, axis: int) -> Steps:
-    return np.diff(film.astype(np.float64), axis=axis)
+def _steps(image: GreyImage, axis: int) -> Steps:
+    return np.diff(image.astype(np.float64), axis=axis)
 
 
 def _mean(steps: Sequence[Steps]) -> float:

@@ -1,4 +1,4 @@
-"""What no single key of a recipe can tell: keys that go with real films, and keys that do not."""
+"""What no single key of a recipe can tell: keys that go with real images, and keys that do not."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FOLDER = "add anatomy: {source: {images: {path: FOLDER}}}"
 def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
     """Keys that contradict one another, each with its path and its line."""
     source = recipe.anatomy.source
-    on_films = isinstance(source, ImagesSource)
-    found = [*_on_films(recipe, source)] if isinstance(source, ImagesSource) else [*_without_films(recipe)]
-    if recipe.pairs.sham > 0 and not any(row.takes_sham(on_films=on_films) for row in recipe.findings):
-        what = "a row of `films: healthy` that paints findings in" if on_films else "a row with findings"
+    on_images = isinstance(source, ImagesSource)
+    found = [*_on_images(recipe, source)] if isinstance(source, ImagesSource) else [*_without_images(recipe)]
+    if recipe.pairs.sham > 0 and not any(row.takes_sham(on_images=on_images) for row in recipe.findings):
+        what = "a row of `images: healthy` that paints findings in" if on_images else "a row with findings"
         found.append((("pairs", "sham"), "`sham` where no row can have one", what, "add one, or set 0"))
     if recipe.labels.negative_below is not None and recipe.labels.unrequested != "checked":
         path = ("labels", "negative_below")
@@ -29,28 +29,28 @@ def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path])
         path = ("sampling", "upscale_steps")
         found.append((path, "`upscale_steps` without `output.upscale`", "both or neither", "remove it"))
     return [
-        Problem(path_text(path), what + place_text(path, lines, touched), wanted, mend)
-        for path, what, wanted, mend in found
+        Problem(path_text(path), what + place_text(path, lines, touched), wanted, hint)
+        for path, what, wanted, hint in found
     ]
 
 
-def _without_films(recipe: Recipe) -> Iterator[_Found]:
+def _without_images(recipe: Recipe) -> Iterator[_Found]:
     for i, row in enumerate(recipe.findings):
-        for key in ("edit", "films"):
+        for key in ("edit", "images"):
             if getattr(row, key) is not None:
-                yield ("findings", i, key), f"`{key}` without real films", "source images", _FOLDER
+                yield ("findings", i, key), f"`{key}` without real images", "source images", _FOLDER
 
 
-def _on_films(recipe: Recipe, source: ImagesSource) -> Iterator[_Found]:
+def _on_images(recipe: Recipe, source: ImagesSource) -> Iterator[_Found]:
     if "augment" in recipe.anatomy.model_fields_set:
         yield (
-            ("anatomy", "augment"), "`augment` with real films",
-            "films as they are: their masks cannot be changed without them", "remove it",
+            ("anatomy", "augment"), "`augment` with real images",
+            "images as they are: their masks cannot be changed without them", "remove it",
         )  # fmt: skip
     if "unrequested" in recipe.labels.model_fields_set and recipe.labels.unrequested != "unknown":
         yield (
-            ("labels", "unrequested"), f"{recipe.labels.unrequested} with real films",
-            "unknown: a real film keeps its own labels, and nobody read it for the rest", "remove it",
+            ("labels", "unrequested"), f"{recipe.labels.unrequested} with real images",
+            "unknown: a real image keeps its own labels, and nobody read it for the rest", "remove it",
         )  # fmt: skip
     for i, row in enumerate(recipe.findings):
         if row.edit is not None and row.edit.add is not None and source.images.places is None:

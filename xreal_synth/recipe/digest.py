@@ -1,7 +1,7 @@
 """What identifies a dataset: the settings that decide its bytes, and their hash.
 
-Left out are name, samples, split, where output goes, how many actors with what share of a machine, and
-the bundle's name or path (its content hash stands for it). Real films and organ masks are known by their
+Left out are name, anatomies, split, where output goes, how many actors with what share of a machine, and
+the bundle's name or path (its content hash stands for it). Real images and organ masks are known by their
 content, not by their place. None is left out too: a key added to the recipe later defaults to None, so a
 recipe that does not set it keeps its digest.
 """
@@ -29,16 +29,16 @@ def digested_settings(
     content: str | None = None,
     quality: QualitySettings | None = None,
 ) -> dict[str, object]:
-    """The resolved recipe's settings that decide films, labels and the cut into shards; JSON values only.
+    """The resolved recipe's settings that decide images, labels and the cut into shards; JSON values only.
 
-    `content` is the digest of the real films or of the organ masks, where they are the source; without `quality`
+    `content` is the digest of the real images or of the organ masks, where they are the source; without `quality`
     nothing is checked.
     """
     dumped = recipe.model_dump(
         mode="json",
         exclude={
             "name": True,
-            "samples": True,
+            "anatomies": True,
             "bundle": True,
             "split": True,
             "sampling": True,

@@ -1,4 +1,4 @@
-"""The recipe's keys for real films: where they are, and what is done with the findings they came with."""
+"""The recipe's keys for real images: where they are, and what is done with the findings they came with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from xreal_synth.recipe.kinds import FindingName, Part, finding_name, is_number, problem
+from xreal_synth.recipe.kinds import FindingName, RecipePart, finding_name, is_number, problem
 from xreal_synth.types import Zone
 from xreal_synth.vocab import FINDINGS
 
@@ -44,15 +44,15 @@ Names = Annotated[tuple[FindingName, ...], Field(strict=False, min_length=1, max
 Scale = Annotated[tuple[float, float], BeforeValidator(_scale)]
 
 
-class ImagesFolder(Part):
-    """The user's own films: `manifest.csv` (image, mask, labels, negative, patient_id, split), or just PNGs and
+class ImagesFolder(RecipePart):
+    """The user's own images: `manifest.csv` (image, mask, labels, negative, patient_id, split), or just PNGs and
     JPEGs with organ masks of the same names in `masks/`."""
 
-    path: str = Field(min_length=1, description="Folder with the films.")
+    path: str = Field(min_length=1, description="Folder with the images.")
     boxes: str | None = Field(
         default=None,
         min_length=1,
-        description="CSV or COCO file, in the folder, of the findings that the films came with.",
+        description="CSV or COCO file, in the folder, of the findings that the images came with.",
     )
     places: str | None = Field(
         default=None,
@@ -60,7 +60,7 @@ class ImagesFolder(Part):
         description="CSV or COCO file, in the folder, of boxes to paint findings into (`edit: {add: ..}`).",
     )
     splits: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
-        default=None, description="Only films of these splits of manifest.csv; else all."
+        default=None, description="Only images of these splits of manifest.csv; else all."
     )
     order: Literal["shuffled", "listed"] = Field(
         default="shuffled",
@@ -69,37 +69,37 @@ class ImagesFolder(Part):
     content: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="The films' digest, as dataset.json tells it: other films are refused.",
+        description="The images' digest, as dataset.json has it: other images are refused.",
     )
 
 
-class ImagesSource(Part):
-    """Real films, edited in place."""
+class ImagesSource(RecipePart):
+    """Real images, edited in place."""
 
     images: ImagesFolder
 
 
-class Move(Part):
+class Move(RecipePart):
     """Paints findings over with the healthy prompt, and paints them at another place in the same size."""
 
-    findings: Names = Field(description="Which of the film's own findings are moved.")
+    findings: Names = Field(description="Which of the image's existing findings are moved.")
     side: Literal["any", "left", "right"] = Field(
         default="any", description="The patient's side to move to: `left` is the right half of the picture."
     )
     zone: Zone = Field(default="any", description="Third of the lung's height to move to.")
 
 
-class Resize(Part):
+class Resize(RecipePart):
     """Paints findings over with the healthy prompt, and paints them anew about the same centre."""
 
-    findings: Names = Field(description="Which of the film's own findings change their size.")
+    findings: Names = Field(description="Which of the image's existing findings change their size.")
     scale: Scale = Field(
         description="Range of factors for the box's width and height, 0.25 to 4; one is drawn for each box."
     )
 
 
-class Edit(Part):
-    """What is done with the findings of a real film, before the row's labels are added."""
+class EditRule(RecipePart):
+    """What is done with the findings of a real image, before the row's labels are added."""
 
     remove: AllOrNames | None = Field(
         default=None, description="Findings painted over with the healthy prompt: `all`, or their names."
@@ -107,7 +107,7 @@ class Edit(Part):
     move: Move | None = None
     resize: Resize | None = None
     add: AllOrNames | None = Field(
-        default=None, description="Findings painted into the film's `places`: `all`, or their names."
+        default=None, description="Findings painted into the image's `places`: `all`, or their names."
     )
 
     @model_validator(mode="after")
@@ -126,7 +126,7 @@ class Edit(Part):
                 organ = "the heart" if FINDINGS[odd[0]].region == "heart" else "both lungs"
                 raise problem(
                     None, found=f"{odd[0]} in {key}", wanted=f"findings with a box: {odd[0]} takes in {organ}",
-                    mend=f"take it out; to add it, write labels: [{{name: {odd[0]}}}]", at=key,
+                    hint=f"take it out; to add it, write labels: [{{name: {odd[0]}}}]", at=key,
                 )  # fmt: skip
 
     def _apart(self) -> None:
@@ -139,7 +139,7 @@ class Edit(Part):
             if twice:
                 raise problem(
                     None, found=f"{twice[0]} in {key} and in another edit", wanted="each finding in one edit",
-                    mend="name in remove only the findings that are to go", at=key,
+                    hint="name in remove only the findings that are to go", at=key,
                 )  # fmt: skip
 
     @property
@@ -152,37 +152,37 @@ class Edit(Part):
 
     @property
     def added(self) -> tuple[str, ...] | None:
-        """Names to add at places; None means all that a film has places for."""
+        """Names to add at places; None means all that an image has places for."""
         return () if self.add is None else None if self.add == "all" else self.add
 
     @property
     def words(self) -> str:
         """`remove all, move Mass to the left`: for tables and captions."""
-        told = []
+        reported = []
         if self.remove is not None:
-            told.append("remove " + ("all findings" if self.remove == "all" else ", ".join(self.remove)))
+            reported.append("remove " + ("all findings" if self.remove == "all" else ", ".join(self.remove)))
         if self.move is not None:
             place = " ".join(word for word in (self.move.side, self.move.zone) if word != "any")
-            told.append(f"move {', '.join(self.moved)}" + (f" ({place})" if place else ""))
+            reported.append(f"move {', '.join(self.moved)}" + (f" ({place})" if place else ""))
         if self.resize is not None:
             low, high = self.resize.scale
-            told.append(f"resize {', '.join(self.resized)} ({low:g} to {high:g} times)")
+            reported.append(f"resize {', '.join(self.resized)} ({low:g} to {high:g} times)")
         if self.add is not None:
-            told.append("add " + ("what has places" if self.add == "all" else ", ".join(self.add)))
-        return "; ".join(told)
+            reported.append("add " + ("what has places" if self.add == "all" else ", ".join(self.add)))
+        return "; ".join(reported)
 
-    def heals(self, name: str) -> bool:
-        """Whether the film's own finding of this name is painted over."""
+    def removes(self, name: str) -> bool:
+        """Whether the image's existing finding of this name is painted over."""
         removed = self.remove == "all" or name in (self.remove or ())
         return removed or name in self.moved or name in self.resized
 
     def adds(self, name: str) -> bool:
-        """Whether a finding of this name is painted into the film's places."""
+        """Whether a finding of this name is painted into the image's places."""
         return self.added is None or name in self.added
 
     @property
     def uses_own(self) -> bool:
-        """Whether it needs films with boxes of their own."""
+        """Whether it needs images with boxes of their own."""
         return self.remove is not None or bool(self.moved or self.resized)
 
     @property

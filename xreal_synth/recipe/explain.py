@@ -1,4 +1,4 @@
-"""pydantic's errors => problems in plain words, with the path, the line and the mend."""
+"""pydantic's errors => problems in plain words, with the path, the line and the hint."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def _problem(error: ErrorDetails, lines: Mapping[Path, int], touched: set[Path])
     path = _real_path(error["loc"])
     if at := error.get("ctx", {}).get("at"):
         path = (*path, str(at))
-    found, wanted, mend = _words(error, path)
-    return Problem(path_text(path), found + place_text(path, lines, touched), wanted, mend)
+    found, wanted, hint = _words(error, path)
+    return Problem(path_text(path), found + place_text(path, lines, touched), wanted, hint)
 
 
 @cache
@@ -104,10 +104,10 @@ def place_text(path: Path, lines: Mapping[Path, int], touched: set[Path]) -> str
 
 
 def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
-    """found, wanted, mend."""
+    """found, wanted, hint."""
     kind, value, ctx = error["type"], error["input"], error.get("ctx", {})
     if kind == "recipe":
-        return str(ctx["found"]), str(ctx["wanted"]), str(ctx["mend"])
+        return str(ctx["found"]), str(ctx["wanted"]), str(ctx["hint"])
     if kind == "extra_forbidden":
         return _unknown_key(path)
     if kind == "missing":
@@ -116,47 +116,47 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
         return _choice(value, str(ctx["expected"]), path)
     if kind in _LIMITS:
         word, key = _LIMITS[kind]
-        return shown(value), f"a number {word} {shown(_tidy(ctx[key]))}", _limit_mend(path)
+        return shown(value), f"a number {word} {shown(_tidy(ctx[key]))}", _limit_hint(path)
     if kind == "string_pattern_mismatch":
-        mend = f"e.g. `{_slug(str(value))}`" if _slug(str(value)) else ""
+        hint = f"e.g. `{_slug(str(value))}`" if _slug(str(value)) else ""
         return (
             shown(value),
             "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
-            mend,
+            hint,
         )
     if kind in ("too_short", "string_too_short"):
         return f"{shown(value)}, which is empty", _meaning(path), "give at least one"
     if kind in ("too_long", "string_too_long"):
         return f"{len(value)} of them", f"at most {ctx['max_length']}", ""
     if kind in _KINDS:
-        return shown(value), _KINDS[kind], _kind_mend(kind, value, path)
+        return shown(value), _KINDS[kind], _kind_hint(kind, value, path)
     return f"{shown(value)}: {error['msg']}", _meaning(path), ""
 
 
 def _unknown_key(path: Path) -> tuple[str, str, str]:
     key, parent = str(path[-1]), _generic(path[:-1])
     allowed = known_keys().get(parent, ())
-    mend = near(key, allowed)
-    if not mend:
+    hint = near(key, allowed)
+    if not hint:
         homes = [".".join(place).replace(".[]", "[]") for place, keys in known_keys().items() if key in keys]
-        mend = f"`{key}` belongs in `{homes[0]}`" if homes and homes[0] else ""
-    return f"unknown key `{key}`", f"one of: {', '.join(allowed)}", mend or "remove it"
+        hint = f"`{key}` belongs in `{homes[0]}`" if homes and homes[0] else ""
+    return f"unknown key `{key}`", f"one of: {', '.join(allowed)}", hint or "remove it"
 
 
 def _choice(value: object, expected: str, path: Path) -> tuple[str, str, str]:
     wanted = expected.replace("'", "").replace(" or ", ", ")
     if _generic(path) == ("version",):
-        mend = (
+        hint = (
             "this recipe is for a newer xreal_synth: upgrade" if isinstance(value, int) and value > 1 else ""
         )
-        return shown(value), "version: 1", mend or "write version: 1"
+        return shown(value), "version: 1", hint or "write version: 1"
     if value in LATER.get(_generic(path), ()):
         return f"{shown(value)} is not built yet", f"one of: {wanted}", "use one of those that are"
-    mend = near(value, wanted.split(", ")) if isinstance(value, str) else ""
-    return shown(value), f"one of: {wanted}" if "," in wanted else wanted, mend
+    hint = near(value, wanted.split(", ")) if isinstance(value, str) else ""
+    return shown(value), f"one of: {wanted}" if "," in wanted else wanted, hint
 
 
-def _kind_mend(kind: str, value: object, path: Path) -> str:
+def _kind_hint(kind: str, value: object, path: Path) -> str:
     if kind == "none_required":
         return f"`{path[-1]}` is not built yet: leave it out"
     if kind == "string_type" and isinstance(value, int | float | bool):
@@ -171,7 +171,7 @@ def _kind_mend(kind: str, value: object, path: Path) -> str:
     return ""
 
 
-def _limit_mend(path: Path) -> str:
+def _limit_hint(path: Path) -> str:
     if _generic(path) == ("findings", "[]", "weight"):
         return "remove the row if it should not be drawn"
     return ""

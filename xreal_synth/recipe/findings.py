@@ -1,4 +1,4 @@
-"""A recipe's findings: what a film shows, where, and how many films show it."""
+"""A recipe's findings: what an image shows, where, and how many images show it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from xreal_synth.recipe.edits import Edit
+from xreal_synth.recipe.edits import EditRule
 from xreal_synth.recipe.kinds import (
     Box,
     FindingName,
-    Part,
+    RecipePart,
     SizeRange,
     problem,
 )
@@ -18,7 +18,7 @@ from xreal_synth.types import Side, Zone
 from xreal_synth.vocab import FINDINGS
 
 
-class FindingLabel(Part):
+class FindingLabel(RecipePart):
     """One finding and where it may lie: by side, zone and size from the prior, or in a fixed box."""
 
     name: FindingName = Field(description="TorchXRayVision's name of the finding, or an alias of it.")
@@ -54,7 +54,7 @@ class FindingLabel(Part):
                 None,
                 found=f"{named} for {self.name}",
                 wanted=f"none of them: {self.name} takes in {what}",
-                mend=f"write {{name: {self.name}}}",
+                hint=f"write {{name: {self.name}}}",
                 at=placed[0],
             )
         if self.box is not None and placed != ["box"]:
@@ -62,25 +62,25 @@ class FindingLabel(Part):
                 None,
                 found=f"`box` together with {named}",
                 wanted="either a fixed box, or side, zone and size",
-                mend=f"remove `box`, or remove {named}",
+                hint=f"remove `box`, or remove {named}",
                 at="box",
             )
         return self
 
 
-class Variant(Part):
-    """What one film of a group shows."""
+class Variant(RecipePart):
+    """What one image of a group shows."""
 
     labels: tuple[FindingLabel, ...] = Field(
         strict=False,
         min_length=1,
         max_length=16,
-        description="Findings on this film, as in a row's `labels`.",
+        description="Findings on this image, as in a row's `labels`.",
     )
 
 
-class FindingRow(Part):
-    """A kind of film and its share of the dataset."""
+class FindingRow(RecipePart):
+    """A kind of image and its share of the dataset."""
 
     model_config = ConfigDict(
         json_schema_extra={"anyOf": [{"required": ["labels"]}, {"required": ["variants"]}]}
@@ -93,21 +93,21 @@ class FindingRow(Part):
         default=(),
         strict=False,
         max_length=16,
-        description="Findings on one film, painted one after another in this order; empty for no finding.",
+        description="Findings on one image, painted one after another in this order; empty for no finding.",
     )
     variants: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1, max_length=100)] | None = (
         Field(
             default=None,
-            description="In place of `labels`: what each film of a group shows, v0, v1.. in this order, all on "
+            description="In place of `labels`: what each image of a group shows, v0, v1.. in this order, all on "
             "one anatomy.",
         )
     )
-    edit: Edit | None = Field(
-        default=None, description="What is done first with the findings of a real film; needs source images."
+    edit: EditRule | None = Field(
+        default=None, description="What is done first with the findings of a real image; needs source images."
     )
-    films: Literal["any", "healthy"] | None = Field(
+    images: Literal["any", "healthy"] | None = Field(
         default=None,
-        description="Which real films the row takes: `any`, or `healthy`, those labelled No Finding.",
+        description="Which real images the row takes: `any`, or `healthy`, those labelled No Finding.",
     )
     joint: Literal[True] | None = Field(
         default=None,
@@ -119,19 +119,19 @@ class FindingRow(Part):
     def _says_what(self) -> Self:
         if self.variants is None and "labels" not in self.model_fields_set:
             raise problem(
-                None, found="missing", wanted="the findings of a film, or `variants`",
-                mend="a row without findings has an empty list: `labels: []`", at="labels",
+                None, found="missing", wanted="the findings of an image, or `variants`",
+                hint="a row without findings has an empty list: `labels: []`", at="labels",
             )  # fmt: skip
         if self.variants is not None and self.labels:
             raise problem(
                 None, found="`variants` together with `labels`", wanted="one of them",
-                mend="make `labels` the first of the variants", at="variants",
+                hint="make `labels` the first of the variants", at="variants",
             )  # fmt: skip
         return self
 
     @property
     def kinds(self) -> tuple[tuple[str, tuple[FindingLabel, ...]], ...]:
-        """(path in the row, findings) of each kind of film that it paints, in the order of the variants."""
+        """(path in the row, findings) of each kind of image that it paints, in the order of the variants."""
         if self.variants is None:
             return (("labels", self.labels),)
         return tuple((f"variants[{i}].labels", kind.labels) for i, kind in enumerate(self.variants))
@@ -141,25 +141,25 @@ class FindingRow(Part):
         if self.joint and (len({label.name for label in self.labels}) < 2 or self.edit is not None):
             raise problem(
                 self.joint, found="`joint` without several findings", wanted="two labels or more, no `edit`",
-                mend="remove it", at="joint",
+                hint="remove it", at="joint",
             )  # fmt: skip
         if self.joint and any(label.prompt is not None for label in self.labels):
             raise problem(
                 self.joint, found="`joint` beside a label's own `prompt`", wanted="one of them",
-                mend="remove one", at="joint",
+                hint="remove one", at="joint",
             )  # fmt: skip
         return self
 
     @property
     def paints(self) -> bool:
-        """Whether a film of this row is painted on, and so has variants."""
+        """Whether an image of this row is painted on, and so has variants."""
         return bool(self.labels) or self.variants is not None or self.edit is not None
 
-    def takes_sham(self, *, on_films: bool) -> bool:
+    def takes_sham(self, *, on_images: bool) -> bool:
         """Whether its groups can have a sham: something is painted in, and nothing over that a label tells of.
 
-        A real film must be healthy: a sham could else paint over what its own labels say.
+        A real image must be healthy: a sham could else paint over what its own labels say.
         """
         adds = bool(self.kinds[0][1]) or (self.edit is not None and self.edit.add is not None)
-        heals = self.edit is not None and self.edit.uses_own
-        return adds and not heals and (self.films == "healthy" or not on_films)
+        removes = self.edit is not None and self.edit.uses_own
+        return adds and not removes and (self.images == "healthy" or not on_images)

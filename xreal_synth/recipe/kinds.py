@@ -1,6 +1,6 @@
 """Value kinds of a recipe that pydantic has no plain words for: `auto` or a number, ranges, boxes, names.
 
-Each check raises `PydanticCustomError` with `found`, `wanted` and `mend` in its context, which
+Each check raises `PydanticCustomError` with `found`, `wanted` and `hint` in its context, which
 `explain.py` passes on unchanged.
 """
 
@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from xreal_synth.vocab import ALIASES, FINDINGS, NO_FINDING, canonical
 
 
-class Part(BaseModel):
+class RecipePart(BaseModel):
     """A group of keys: unknown ones are errors, nothing is converted, nothing changes."""
 
     model_config = ConfigDict(
@@ -42,13 +42,13 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def problem(
-    value: object, *, wanted: str, mend: str = "", found: str = "", at: str = ""
+    value: object, *, wanted: str, hint: str = "", found: str = "", at: str = ""
 ) -> PydanticCustomError:
     """The error of a value that is not what was wanted; `found` defaults to the value itself.
 
     `at` names the key that it is about, where a check looks at several.
     """
-    context = {"found": found or shown(value), "wanted": wanted, "mend": mend, "at": at}
+    context = {"found": found or shown(value), "wanted": wanted, "hint": hint, "at": at}
     return PydanticCustomError("recipe", "{found}", context)
 
 
@@ -80,7 +80,7 @@ def _gpu_share(value: object) -> object:
     share = _auto_or(float, 0, 16)(value)
     if isinstance(share, float) and share > 1 and share != int(share):
         raise problem(
-            value, wanted="auto, a share of one GPU up to 1, or a whole number", mend=f"write {int(share)}"
+            value, wanted="auto, a share of one GPU up to 1, or a whole number", hint=f"write {int(share)}"
         )
     return share
 
@@ -97,7 +97,7 @@ def _range(low: float, high: float, what: str) -> Callable[[object], object]:
             raise problem(value, wanted=wanted)
         first, last = float(value[0]), float(value[1])
         if first > last:
-            raise problem(value, wanted=wanted, mend=f"the lower one first: [{last:g}, {first:g}]")
+            raise problem(value, wanted=wanted, hint=f"the lower one first: [{last:g}, {first:g}]")
         if not (low <= first and last <= high):
             raise problem(value, wanted=wanted)
         return first, last
@@ -114,16 +114,16 @@ def _box(value: object) -> object:
     if isinstance(value, tuple):
         value = list(value)
     if not isinstance(value, list) or len(value) != 4 or not all(is_number(item) for item in value):
-        raise problem(value, wanted=wanted, mend="give four numbers")
+        raise problem(value, wanted=wanted, hint="give four numbers")
     x0, y0, x1, y1 = (float(item) for item in value)
     if max(x0, y0, x1, y1) > 1.5:
         raise problem(
-            value, wanted=wanted, mend="these look like pixels: divide by the image's width and height"
+            value, wanted=wanted, hint="these look like pixels: divide by the image's width and height"
         )
     if min(x0, y0, x1, y1) < 0 or max(x0, y0, x1, y1) > 1:
         raise problem(value, wanted=wanted)
     if x0 >= x1 or y0 >= y1:
-        raise problem(value, wanted=wanted, mend="the second corner lies below and to the right of the first")
+        raise problem(value, wanted=wanted, hint="the second corner lies below and to the right of the first")
     return x0, y0, x1, y1
 
 
@@ -142,8 +142,8 @@ def finding_name(value: object) -> str:
     if name is not None:
         return name
     if value.casefold().replace("_", " ") in {NO_FINDING.casefold(), "none", "normal", "healthy"}:
-        raise problem(value, wanted=wanted, mend="a row without findings has an empty list: `labels: []`")
-    raise problem(value, wanted=wanted, mend=near(value, [*FINDINGS, *ALIASES]))
+        raise problem(value, wanted=wanted, hint="a row without findings has an empty list: `labels: []`")
+    raise problem(value, wanted=wanted, hint=near(value, [*FINDINGS, *ALIASES]))
 
 
 MAX_SHARD: Final = 10_000

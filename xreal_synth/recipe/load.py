@@ -86,9 +86,9 @@ def _read(path: Path) -> str:
         raise RecipeError(str(path), [Problem("", "not a text file", "YAML in UTF-8")]) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        mend = _neighbours(path)
+        hint = _neighbours(path)
         raise RecipeError(
-            str(path), [Problem("", f"cannot be read: {reason}", "a recipe file", mend)]
+            str(path), [Problem("", f"cannot be read: {reason}", "a recipe file", hint)]
         ) from None
 
 

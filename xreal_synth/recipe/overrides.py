@@ -29,7 +29,7 @@ def apply(value: object, overrides: Sequence[str]) -> tuple[object, list[Problem
             continue
         document = parse(written)
         if document.problems:
-            problems.extend(Problem(f"--set {text}", p.found, p.wanted, p.mend) for p in document.problems)
+            problems.extend(Problem(f"--set {text}", p.found, p.wanted, p.hint) for p in document.problems)
             continue
         value, problem = _set(value, path, document.value, text)
         if problem is not None:
@@ -68,8 +68,8 @@ def _set(root: object, path: Path, new: object, text: str) -> tuple[object, Prob
             node = node[part]
             continue
         if not isinstance(node, dict):
-            mend = f"set `{here}` as a whole: --set '{here}={{...}}'"
-            return root, Problem(f"--set {text}", f"`{here}` is {shown(node)}, which has no keys", "", mend)
+            hint = f"set `{here}` as a whole: --set '{here}={{...}}'"
+            return root, Problem(f"--set {text}", f"`{here}` is {shown(node)}, which has no keys", "", hint)
         if last:
             node[part] = new
         elif node.get(part) is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.recipe.kinds import Part
+from xreal_synth.recipe.kinds import RecipePart
 from xreal_synth.types import CheckAction, CheckSettings, QualityProfile, QualitySettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -17,14 +17,14 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _ACTION: Final = "`off`, `warn` (delivered, flagged) or `reject` (drawn again); left out, the profile's."
 
 
-class Check(Part):
+class CheckBounds(RecipePart):
     """What every check has."""
 
     action: CheckAction | None = Field(default=None, description=_ACTION)
 
 
-class Pixels(Check):
-    """Faults of the film itself; needs nothing."""
+class Pixels(CheckBounds):
+    """Faults of the image itself; needs nothing."""
 
     range: Annotated[float, Field(ge=0, le=255)] | None = Field(
         default=None, description="Least grey levels between the 1st and the 99th percentile."
@@ -34,7 +34,7 @@ class Pixels(Check):
     blur: Share | None = Field(default=None, description="Most blur: 0 sharp, 1 flat.")
 
 
-class Seam(Check):
+class Seam(CheckBounds):
     """Steps along the border of what was painted; needs nothing."""
 
     energy: Annotated[float, Field(ge=0)] | None = Field(
@@ -43,8 +43,8 @@ class Seam(Check):
     )
 
 
-class Organs(Check):
-    """Does the film follow its organ mask? Needs the bundle's segmenter, or TorchXRayVision's PSPNet."""
+class Organs(CheckBounds):
+    """Does the image follow its organ mask? Needs the bundle's segmenter, or TorchXRayVision's PSPNet."""
 
     left_lung: Share | None = Field(default=None, description="Least Dice.")
     right_lung: Share | None = Field(default=None, description="Least Dice.")
@@ -59,18 +59,18 @@ class Organs(Check):
         description="pspnet_chestxray_best_model_4.pth of TorchXRayVision, in place of the bundle's segmenter.",
     )
     content: Sha256 | None = Field(
-        default=None, description="The file's sha256, as dataset.json tells it: another file is refused."
+        default=None, description="The file's sha256, as dataset.json has it: another file is refused."
     )
 
 
-class FindingShown(Check):
+class FindingShownBounds(CheckBounds):
     """Does the bundle's classifier see more of the finding than in the healthy twin?"""
 
     shown: float | None = Field(default=None, description="Least difference of the two logits.")
 
 
-class Change(Check):
-    """Grey levels by which the film differs from its healthy twin; needs nothing."""
+class Change(CheckBounds):
+    """Grey levels by which the image differs from its healthy twin; needs nothing."""
 
     inside: Annotated[float, Field(ge=0, le=255)] | None = Field(
         default=None, description="Least mean change in the region."
@@ -80,8 +80,8 @@ class Change(Check):
     )
 
 
-class Copies(Check):
-    """Is the film a copy of a training film? Needs an index of those films."""
+class Copies(CheckBounds):
+    """Is the image a copy of a training image? Needs an index of those images."""
 
     distance: Annotated[float, Field(ge=0, le=255)] | None = Field(
         default=None, description="Least distance in grey levels (RMS); left out, the index's own."
@@ -90,22 +90,22 @@ class Copies(Check):
         default=None, min_length=1, description="A file made by `xreal-synth quality index`."
     )
     content: Sha256 | None = Field(
-        default=None, description="The file's sha256, as dataset.json tells it: another file is refused."
+        default=None, description="The file's sha256, as dataset.json has it: another file is refused."
     )
 
 
-class Checks(Part):
+class Checks(RecipePart):
     """The gate's checks; what is left out is the profile's."""
 
     pixels: Pixels = Field(default_factory=Pixels)
     seam: Seam = Field(default_factory=Seam)
     organs: Organs = Field(default_factory=Organs)
-    finding: FindingShown = Field(default_factory=FindingShown)
+    finding: FindingShownBounds = Field(default_factory=FindingShownBounds)
     change: Change = Field(default_factory=Change)
     copies: Copies = Field(default_factory=Copies)
 
 
-class Quality(Part):
+class Quality(RecipePart):
     """The gate between sampling and delivery."""
 
     profile: QualityProfile = Field(
@@ -140,7 +140,7 @@ STANDARD: Final[dict[str, Profile]] = {
 """Chosen on 96 groups of xreal-mini: its worst few
 percent fail, as they should when looked at. Whether a finding is shown is only a warning: of Pneumonia, Effusion
 and Atelectasis the classifier sees about as often less as more than in the twin, so that drawing again until it
-sees more would pick films by the classifier's noise, at twice the cost."""
+sees more would pick images by the classifier's noise, at twice the cost."""
 STRICT: Final[dict[str, Profile]] = {
     "pixels": Profile("reject", {"range": 100, "blank": 0.25, "saturated": 0.1, "blur": 0.6}),
     "seam": Profile("reject", {"energy": 1.9}),
@@ -188,12 +188,12 @@ def resolve_quality(
     """
     checks, unchecked, problems = list[CheckSettings](), dict[str, str](), list[Problem]()
     for name, profile in PROFILES[quality.profile].items():
-        given: Check = getattr(quality.checks, name)
+        given: CheckBounds = getattr(quality.checks, name)
         action = given.action or profile.action
-        told = {key for key in given.model_fields_set if getattr(given, key) is not None}
+        reported = {key for key in given.model_fields_set if getattr(given, key) is not None}
         if action == "off":
-            problems += _without_effect(name, told)
-        elif name in unable and told:
+            problems += _without_effect(name, reported)
+        elif name in unable and reported:
             problems.append(_cannot(name, unable[name]))
         elif name in unable:
             unchecked[name] = unable[name]
@@ -211,25 +211,25 @@ def resolve_quality(
 
 def check_file(quality: Quality, name: str) -> str | None:
     """The file that the recipe names for a check that is not off."""
-    given: Check = getattr(quality.checks, name)
+    given: CheckBounds = getattr(quality.checks, name)
     action = given.action or PROFILES[quality.profile][name].action
     path: str | None = getattr(given, FILES[name])
     return None if action == "off" else path
 
 
 def digested_quality(settings: QualitySettings) -> dict[str, object]:
-    """What of the gate decides films: every check with its action and limits; files by their content."""
-    told: dict[str, object] = {"profile": settings.profile, "max_attempts": settings.max_attempts}
+    """What of the gate decides images: every check with its action and limits; files by their content."""
+    reported: dict[str, object] = {"profile": settings.profile, "max_attempts": settings.max_attempts}
     if settings.profile == "none" and not settings.checks:
-        return told
+        return reported
     running = {check.name: check for check in settings.checks}
-    told["checks"] = {
+    reported["checks"] = {
         name: {"action": "off"}
         if (check := running.get(name)) is None
         else {"action": check.action, **check.bounds, **({"content": check.sha256} if check.sha256 else {})}
         for name in STANDARD
     }
-    return told
+    return reported
 
 
 def place_files(quality: dict[str, object], written: object) -> None:
@@ -244,13 +244,13 @@ def place_files(quality: dict[str, object], written: object) -> None:
             check[key] = place
 
 
-def _bounds(given: Check) -> dict[str, float]:
+def _bounds(given: CheckBounds) -> dict[str, float]:
     values: dict[str, Any] = given.model_dump(exclude=set(_NOT_BOUNDS), exclude_none=True)
     return values
 
 
-def _without_effect(name: str, told: set[str]) -> list[Problem]:
-    rest = sorted(told - {"action", "content"})
+def _without_effect(name: str, reported: set[str]) -> list[Problem]:
+    rest = sorted(reported - {"action", "content"})
     if not rest:
         return []
     return [
@@ -264,13 +264,13 @@ def _without_effect(name: str, told: set[str]) -> list[Problem]:
 
 
 def _cannot(name: str, why: str) -> Problem:
-    mend = "set `action: off`, or leave it out: then it is off and the dataset says so"
+    hint = "set `action: off`, or leave it out: then it is off and the dataset says so"
     if name == "copies":
-        mend = "give the file that `xreal-synth quality index` makes of the training films; or " + mend
-    return Problem(f"quality.checks.{name}", f"cannot run here: {why}", "a check that can", mend)
+        hint = "give the file that `xreal-synth quality index` makes of the training images; or " + hint
+    return Problem(f"quality.checks.{name}", f"cannot run here: {why}", "a check that can", hint)
 
 
-def _other_file(name: str, given: Check, file: CheckFile | None) -> list[Problem]:
+def _other_file(name: str, given: CheckBounds, file: CheckFile | None) -> list[Problem]:
     content: str | None = getattr(given, "content", None)
     if content is None or (file is not None and file.sha256 == content):
         return []

@@ -55,7 +55,7 @@ def resolve_sampling(
 
 
 def with_upscaler(settings: SamplingSettings, sampling: Sampling) -> SamplingSettings:
-    """The settings of films that are upscaled: as many steps as the recipe says, else UPSCALE_STEPS."""
+    """The settings of images that are upscaled: as many steps as the recipe says, else UPSCALE_STEPS."""
     return replace(settings, upscale_steps=_or(sampling.upscale_steps, UPSCALE_STEPS))
 
 

@@ -6,15 +6,15 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from xreal_synth.recipe.kinds import Part, problem, shown
+from xreal_synth.recipe.kinds import RecipePart, problem, shown
 from xreal_synth.types import Control
 
 NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
 XREALS_OWN: Final = ("hold", "soft", "soft_variance")
 
 
-class Sampling(Part):
-    """How films are sampled; what is left out comes from the bundle."""
+class Sampling(RecipePart):
+    """How images are sampled; what is left out comes from the bundle."""
 
     mode: Literal["branch", "reference", "paper"] | None = Field(
         default=None,
@@ -23,7 +23,7 @@ class Sampling(Part):
     )
     control: Control = Field(
         default="xreal",
-        description="What makes a film follow its organ mask: `xreal` holds its first steps to the rough film, "
+        description="What makes an image follow its organ mask: `xreal` holds its first steps to the rough image, "
         "`controlnet` is the baseline (the bundle needs one), `none` leaves the mask out.",
     )
     steps: int | None = Field(
@@ -75,7 +75,7 @@ class Sampling(Part):
                 None,
                 found=f"spacing: {self.spacing} with mode: reference",
                 wanted="evenly spaced steps, as the released code has them",
-                mend="leave spacing out, or use mode: branch",
+                hint="leave spacing out, or use mode: branch",
                 at="spacing",
             )
         return self
@@ -95,7 +95,7 @@ class Sampling(Part):
                 found=f"{', '.join(f'{key}: {getattr(self, key):g}' for key in given)} with mode: paper",
                 wanted=f"none of {', '.join(NOT_IN_PAPER)}: Algorithm 1 as printed has a binary mask, "
                 "no guidance and DDPM's noise, and starts from noise",
-                mend=f"remove {', '.join(given)} (on a command line: null), or use mode: reference",
+                hint=f"remove {', '.join(given)} (on a command line: null), or use mode: reference",
                 at=given[0],
             )
         return self
@@ -111,17 +111,17 @@ class Sampling(Part):
             found=", ".join(f"{key}: {shown(value)}" for key, value in given.items())
             + f" with control: {self.control}",
             wanted=f"{named} with control: xreal alone: nothing is held to the anatomy otherwise",
-            mend=f"remove {named} (on a command line: null), or use control: xreal",
+            hint=f"remove {named} (on a command line: null), or use control: xreal",
             at=next(iter(given)),
         )
 
 
 def steps_words(steps: int) -> dict[str, str]:
-    """found, wanted and mend for a step count that `reference` refuses."""
+    """found, wanted and hint for a step count that `reference` refuses."""
     divisors = [n for n in range(1, 1001) if 1000 % n == 0]
     nearest = (max(n for n in divisors if n < steps), min(n for n in divisors if n > steps))
     return {
         "found": f"steps: {steps} with mode: reference",
         "wanted": f"a step count that divides 1000: {', '.join(map(str, divisors))}",
-        "mend": f"set steps to {' or '.join(map(str, nearest))}, or use mode: branch",
+        "hint": f"set steps to {' or '.join(map(str, nearest))}, or use mode: branch",
     }

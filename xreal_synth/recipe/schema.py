@@ -18,8 +18,8 @@ from xreal_synth.recipe.kinds import (
     Gpus,
     HeartScale,
     MicroBatch,
-    Part,
     PngSuffix,
+    RecipePart,
     ShardSamples,
     actor_count,
     near,
@@ -32,7 +32,7 @@ AUTO_SHARD_SAMPLES: Final = 64
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
 
 
-class MaskFolder(Part):
+class MaskFolder(RecipePart):
     """Organ masks as PNGs, 8-bit, pixel = organ code (1 left lung, 2 right lung, 3 heart, 4 aorta)."""
 
     path: str = Field(
@@ -46,11 +46,11 @@ class MaskFolder(Part):
     content: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="The masks' digest, as dataset.json tells it: other masks are refused.",
+        description="The masks' digest, as dataset.json has it: other masks are refused.",
     )
 
 
-class MasksSource(Part):
+class MasksSource(RecipePart):
     """Anatomies from a folder of organ masks."""
 
     masks: MaskFolder
@@ -62,7 +62,7 @@ def _source_kind(value: object) -> str:
     return "masks" if isinstance(value, dict | MasksSource) else "bank"
 
 
-class Augment(Part):
+class Augment(RecipePart):
     """Random changes made to each drawn anatomy; each number is the largest change, both ways."""
 
     rotate_deg: float = Field(default=5.0, ge=0, le=30, description="Rotation, degrees.")
@@ -75,7 +75,7 @@ class Augment(Part):
     )
 
 
-class Anatomy(Part):
+class Anatomy(RecipePart):
     """Where the organ masks come from, one per group."""
 
     source: Annotated[
@@ -86,7 +86,7 @@ class Anatomy(Part):
     ] = Field(
         default="bank",
         description="`bank`: the bundle's own shape model; `masks: {path: FOLDER or TAR}`: organ masks; or "
-        "`images: {path: FOLDER}`: real films, which are edited.",
+        "`images: {path: FOLDER}`: real images, which are edited.",
     )
     augment: Augment = Field(default_factory=Augment)
 
@@ -99,18 +99,18 @@ class Anatomy(Part):
             if len(value) == 1 and set(value) <= set(kinds):
                 return value
             odd = [str(key) for key in value if key not in kinds]
-            raise problem(value, wanted=wanted, mend=near(odd[0], kinds) if odd else "give one of them")
+            raise problem(value, wanted=wanted, hint=near(odd[0], kinds) if odd else "give one of them")
         if value != "bank" and not isinstance(value, MasksSource | ImagesSource):
-            mend = (
+            hint = (
                 near(value, ["bank"]) or f"for a folder of organ masks write: masks: {{path: {value}}}"
                 if isinstance(value, str)
                 else ""
             )
-            raise problem(value, wanted=wanted, mend=mend)
+            raise problem(value, wanted=wanted, hint=hint)
         return value
 
 
-class Placement(Part):
+class Placement(RecipePart):
     """How boxes are drawn."""
 
     prior: Literal["nih-rsna"] = Field(
@@ -124,21 +124,21 @@ class Placement(Part):
     )
     overlap: Literal["allow", "avoid", "forbid"] | None = Field(
         default=None,
-        description="Several findings on one film; the later is painted over the earlier. `avoid` (left out): a "
+        description="Several findings on one image; the later is painted over the earlier. `avoid` (left out): a "
         "drawn box that would cover more than half of an earlier one is drawn again, a few times; `forbid`: no "
         "region touches another; `allow`: as drawn.",
     )
 
 
-class Pairs(Part):
-    """Which films of a group are delivered."""
+class Pairs(RecipePart):
+    """Which images of a group are delivered."""
 
-    twin: bool = Field(default=False, description="Deliver the healthy twin of each film too.")
+    twin: bool = Field(default=False, description="Deliver the healthy twin of each image too.")
     variants: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Films with the same findings on the same anatomy, other boxes; of a row with `variants`, so "
+        description="Images with the same findings on the same anatomy, other boxes; of a row with `variants`, so "
         "many of each.",
     )
     sham: float = Field(
@@ -150,7 +150,7 @@ class Pairs(Part):
     )
 
 
-class Labels(Part):
+class Labels(RecipePart):
     """What unrequested findings are labelled as."""
 
     unrequested: Literal["negative", "unknown", "checked"] = Field(
@@ -163,7 +163,7 @@ class Labels(Part):
     )
 
 
-class Split(Part):
+class Split(RecipePart):
     """Shares of the groups marked val and test, by a hash of the group; the rest is train."""
 
     val: float = Field(default=0.0, ge=0, le=1, description="Share of val.")
@@ -176,12 +176,12 @@ class Split(Part):
                 None,
                 found=f"val {self.val:g} + test {self.test:g} = {self.val + self.test:g}",
                 wanted="together at most 1",
-                mend="lower one of them",
+                hint="lower one of them",
             )
         return self
 
 
-class Output(Part):
+class Output(RecipePart):
     """Where the dataset goes."""
 
     uri: str = Field(min_length=1, description="Folder of the dataset; relative to the current folder.")
@@ -190,7 +190,7 @@ class Output(Part):
         default=None,
         ge=2,
         le=8192,
-        description="Side of the films in pixels, made by the bundle's upscaler as a last step; left out, the "
+        description="Side of the images in pixels, made by the bundle's upscaler as a last step; left out, the "
         "bundle's own size.",
     )
 
@@ -200,7 +200,7 @@ class Output(Part):
         return AUTO_SHARD_SAMPLES if self.shard_samples == "auto" else self.shard_samples
 
 
-class ActorRange(Part):
+class ActorRange(RecipePart):
     """An elastic run's actors: they join as nodes do, and leave with them."""
 
     min: int = Field(
@@ -218,12 +218,12 @@ class ActorRange(Part):
         if self.min > self.max:
             raise problem(
                 None, found=f"min {self.min} above max {self.max}", wanted="min up to max", at="min",
-                mend=f"write {{min: {self.max}, max: {self.min}}}",
+                hint=f"write {{min: {self.max}, max: {self.min}}}",
             )  # fmt: skip
         return self
 
 
-class Compute(Part):
+class Compute(RecipePart):
     """What an actor gets and how long it is waited for; of these, micro_batch and precision change bytes."""
 
     actors: Annotated[
@@ -243,7 +243,7 @@ class Compute(Part):
     micro_batch: MicroBatch = Field(
         default="auto",
         description="Groups denoised together; auto: 4 on a CPU, on a GPU found once by the first actor "
-        "(doubled until films per second grow by less than 5% or memory passes 80%), then fixed for the dataset.",
+        "(doubled until images per second grow by less than 5% or memory passes 80%), then fixed for the dataset.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic of the networks."
@@ -254,7 +254,7 @@ class Compute(Part):
     )  # fmt: skip
     hang_timeout_s: float = Field(
         default=600.0, ge=1, le=86400,
-        description="An actor that shows no new film for so long (or ten times the longest gap seen, if that is "
+        description="An actor that shows no new image for so long (or ten times the longest gap seen, if that is "
         "longer) is replaced; seconds.",
     )  # fmt: skip
     drain_s: float = Field(
@@ -269,8 +269,8 @@ class Compute(Part):
         return value if isinstance(value, dict | ActorRange) else actor_count(value)
 
 
-class Recipe(Part):
-    """A dataset of synthetic chest films, described."""
+class Recipe(RecipePart):
+    """A dataset of synthetic chest X-rays, described."""
 
     version: Literal[1] = Field(description="Version of the recipe format.")
     name: str = Field(
@@ -279,7 +279,7 @@ class Recipe(Part):
         description="The dataset's name: lower-case letters, digits, . _ -",
     )
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Every random number comes from it.")
-    samples: int = Field(
+    anatomies: int = Field(
         ge=1, le=10**10 - 1, description="Groups: one anatomy each; twins and variants come on top."
     )
     bundle: str = Field(

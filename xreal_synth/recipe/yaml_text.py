@@ -79,10 +79,10 @@ def _syntax(error: yaml.MarkedYAMLError) -> Problem:
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     found = " ".join(part for part in (error.context, error.problem) if part)
-    mend = "check the indentation, the brackets and the quotes just before it"
+    hint = "check the indentation, the brackets and the quotes just before it"
     if "\\t" in found:
-        mend = "indent with spaces, not tabs"
-    return Problem(where, f"not YAML: {found}", "YAML as in the recipes folder", mend)
+        hint = "indent with spaces, not tabs"
+    return Problem(where, f"not YAML: {found}", "YAML as in the recipes folder", hint)
 
 
 def _line(event: ev.Event) -> int:
@@ -112,9 +112,9 @@ class _Reader:
             elif isinstance(event, ev.NodeEvent):
                 self.document.value = self.node(event, ())
 
-    def complain(self, path: Path, event: ev.Event, found: str, wanted: str = "", mend: str = "") -> None:
+    def complain(self, path: Path, event: ev.Event, found: str, wanted: str = "", hint: str = "") -> None:
         line = _line(event)
-        self.document.problems.append(Problem(path_text(path), f"{found} (line {line})", wanted, mend))
+        self.document.problems.append(Problem(path_text(path), f"{found} (line {line})", wanted, hint))
 
     def node(self, event: ev.Event, path: Path) -> object:
         if len(path) > MAX_DEPTH:

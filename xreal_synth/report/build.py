@@ -19,13 +19,13 @@ from xreal_synth.storage import Store
 CONTACT_SHEET = "contact_sheet.png"
 CARD = "README.md"
 RECIPE = "recipe.yaml"
-SHEET_FILMS = 48
+SHEET_IMAGES = 48
 SHEET_COLUMNS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Paths (or URIs) of what was written; no contact sheet where no film was delivered."""
+    """Paths (or URIs) of what was written; no contact sheet where no image was delivered."""
 
     report: str
     contact_sheet: str | None
@@ -43,9 +43,9 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
         summary = finish(store, head)
     sheet = None
     if summary.samples:
-        films = first_samples(store, head, SHEET_FILMS)
-        title = f"{head.name}: the first films of {summary.samples:,}"
-        store.replace(CONTACT_SHEET, sheet_png(films, columns=SHEET_COLUMNS, title=title))
+        images = first_samples(store, head, SHEET_IMAGES)
+        title = f"{head.name}: the first images of {summary.samples:,}"
+        store.replace(CONTACT_SHEET, sheet_png(images, columns=SHEET_COLUMNS, title=title))
         sheet = _place(store, CONTACT_SHEET)
         written.append(CONTACT_SHEET)
     text = recipe_text(store)

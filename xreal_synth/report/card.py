@@ -12,7 +12,7 @@ import jinja2
 import yaml
 
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.recipe.edits import Edit
+from xreal_synth.recipe.edits import EditRule
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import HUB_SPLITS, SHARDS
 from xreal_synth.shards.summary import DatasetSummary, LabelTally
@@ -77,14 +77,14 @@ def dataset_card(
         bundle=bundle,
         recipe=_fenced(recipe_text, "yaml"),
         rows=asked_rows(head, summary),
-        label_sets=_told_labels(summary.labels),
+        label_sets=_reported_labels(summary.labels),
         sizes=" and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-",
         megabytes=summary.bytes / 1e6,
         unrequested=head.setting("labels", "unrequested"),
         control=head.setting("sampling", "control"),
         profile=head.setting("quality", "profile"),
         checks=head.setting("quality", "checks") or {},
-        films=head.setting("anatomy", "source", "images", "content"),
+        images=head.setting("anatomy", "source", "images", "content"),
         fingerprint=dict(sorted(head.fingerprint.items())),
         reading_labels=_reading_labels(summary.labels),
     )
@@ -95,9 +95,9 @@ def front_matter(
 ) -> str:
     """The Hub's YAML block, without its fences."""
     what, kind = (
-        ("edited chest films", "edited") if head.real_films else ("synthetic chest films", "synthetic")
+        ("edited chest X-rays", "edited") if head.real_images else ("synthetic chest X-rays", "synthetic")
     )
-    licence = {"license": "other", "license_name": "as-the-films"} if head.real_films else _licence(bundle)
+    licence = {"license": "other", "license_name": "as-the-images"} if head.real_images else _licence(bundle)
     fields: dict[str, object] = {**licence, "pretty_name": f"{head.name} ({what})"}
     fields["task_categories"] = ["image-classification", "object-detection", "image-segmentation"]
     fields["annotations_creators"] = ["machine-generated"]
@@ -109,7 +109,7 @@ def front_matter(
 
 
 def _mixed(summary: DatasetSummary) -> bool:
-    """Whether a tar may hold films of more than the training split."""
+    """Whether a tar may hold images of more than the training split."""
     return bool(set(summary.splits) - {"train"})
 
 
@@ -140,12 +140,12 @@ def asked_rows(head: DatasetHead, summary: DatasetSummary) -> list[AskedRow]:
 
 
 def _row_in_words(row: Mapping[str, Any]) -> str:
-    told = [Edit.model_validate(row["edit"]).words] if row.get("edit") else []
+    reported = [EditRule.model_validate(row["edit"]).words] if row.get("edit") else []
     kinds = [kind.get("labels") for kind in row.get("variants") or []] or [row.get("labels")]
     painted = [" + ".join(_label_in_words(label) for label in labels) for labels in kinds if labels]
-    told += [" / ".join(painted)] if painted else []
-    healthy = " (on films without finding)" if row.get("films") == "healthy" else ""
-    return (" + ".join(told) or "no finding") + healthy
+    reported += [" / ".join(painted)] if painted else []
+    healthy = " (on images without finding)" if row.get("images") == "healthy" else ""
+    return (" + ".join(reported) or "no finding") + healthy
 
 
 def _label_in_words(label: Mapping[str, object]) -> str:
@@ -158,11 +158,13 @@ def _label_in_words(label: Mapping[str, object]) -> str:
     return f"{label.get('name')} ({', '.join(details)})" if details else str(label.get("name"))
 
 
-def _told_labels(labels: Sequence[LabelTally]) -> dict[str, list[LabelTally]]:
+def _reported_labels(labels: Sequence[LabelTally]) -> dict[str, list[LabelTally]]:
     """Per label set, the labels that are not 0 everywhere, the most frequent first."""
-    told = sorted((tally for tally in labels if tally.positive or tally.unknown), key=lambda t: -t.positive)
+    reported = sorted(
+        (tally for tally in labels if tally.positive or tally.unknown), key=lambda t: -t.positive
+    )
     sets = dict.fromkeys(tally.column.split(".")[0] for tally in labels)
-    return {name: [tally for tally in told if tally.column.startswith(f"{name}.")] for name in sets}
+    return {name: [tally for tally in reported if tally.column.startswith(f"{name}.")] for name in sets}
 
 
 def _reading_labels(labels: Sequence[LabelTally]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The contact sheet: every film of some groups on one page, plain above, with masks and boxes below."""
+"""The contact sheet: every image of some groups on one page, plain above, with masks and boxes below."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from xreal_synth.errors import DatasetError
 from xreal_synth.report.overlay import ORGAN_COLOURS, Colour, annotated, font, plain
 from xreal_synth.storage import TEMPORARY_PREFIX
-from xreal_synth.types import Sample, SampleMeta, SourceFilm
+from xreal_synth.types import Sample, SampleMeta, SourceImage
 from xreal_synth.vocab import ORGANS
 
-NOTICE: Final = "Synthetic films made by a model: for research, not for diagnosis."
-NOTICE_EDITED: Final = "Patients' films, as they are or edited by a model: for research, not for diagnosis."
+NOTICE: Final = "Synthetic images made by a model: for research, not for diagnosis."
+NOTICE_EDITED: Final = "Patients' images, as they are or edited by a model: for research, not for diagnosis."
 
 PAGE: Final[Colour] = (14, 18, 22)
 PANEL: Final[Colour] = (25, 31, 38)
@@ -38,7 +38,7 @@ CAPTION: Final = 56
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
+class _SheetBlock:
     """Members of one group that stand side by side on one row."""
 
     samples: tuple[Sample, ...]
@@ -50,9 +50,9 @@ class _Block:
 
 
 def contact_sheet(samples: Iterable[Sample], out: Path, *, columns: int = 6, title: str) -> None:
-    """Draws the samples into a PNG at `out`, a group's members side by side, `columns` films a row.
+    """Draws the samples into a PNG at `out`, a group's members side by side, `columns` images a row.
 
-    Each film is drawn twice: as it is, and with organ outlines, finding regions, boxes and names. Raises
+    Each image is drawn twice: as it is, and with organ outlines, finding regions, boxes and names. Raises
     DatasetError if there are no samples.
     """
     data = sheet_png(samples, columns=columns, title=title)
@@ -67,14 +67,16 @@ def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> byt
     assert columns >= 1
     rows = _rows(_blocks(samples, columns), columns)
     if not rows:
-        raise DatasetError(found="no films to draw a contact sheet of", mend="make at least one sample first")
+        raise DatasetError(
+            found="no images to draw a contact sheet of", hint="make at least one sample first"
+        )
     widest = max(sum(block.width + PAD for block in row) - PAD for row in rows)
     heights = [_row_height(row) for row in rows]
     width = max(widest + 2 * MARGIN, 720)
     page = Image.new("RGB", (width, HEADER + sum(heights) + PAD * (len(rows) - 1) + FOOTER), PAGE)
-    films = sum(len(block.samples) for row in rows for block in row)
+    images = sum(len(block.samples) for row in rows for block in row)
     free = rows[0][0].samples[0].meta.sampling.get("control") == "none"
-    _header(page, title, films, free=free)
+    _header(page, title, images, free=free)
     y = HEADER
     for row, height in zip(rows, heights, strict=True):
         x = MARGIN
@@ -88,19 +90,19 @@ def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> byt
     return _encoded(page, title, notice)
 
 
-def _blocks(samples: Iterable[Sample], columns: int) -> list[_Block]:
+def _blocks(samples: Iterable[Sample], columns: int) -> list[_SheetBlock]:
     """One block per group, cut where a group has more members than a row has room for."""
     blocks = []
     for _, run in groupby(samples, key=lambda sample: sample.meta.group):
         members = tuple(run)
         twin = any(sample.meta.member != "h" for sample in members)
         cuts = range(0, len(members), columns)
-        blocks += [_Block(members[start : start + columns], twin) for start in cuts]
+        blocks += [_SheetBlock(members[start : start + columns], twin) for start in cuts]
     return blocks
 
 
-def _rows(blocks: Iterable[_Block], columns: int) -> list[list[_Block]]:
-    rows: list[list[_Block]] = []
+def _rows(blocks: Iterable[_SheetBlock], columns: int) -> list[list[_SheetBlock]]:
+    rows: list[list[_SheetBlock]] = []
     room = 0
     for block in blocks:
         if len(block.samples) > room:
@@ -111,18 +113,18 @@ def _rows(blocks: Iterable[_Block], columns: int) -> list[list[_Block]]:
     return rows
 
 
-def _row_height(row: Iterable[_Block]) -> int:
-    films = [plain_height(sample) for block in row for sample in block.samples]
-    return 2 * max(films) + GAP + CAPTION + 2 * PAD
+def _row_height(row: Iterable[_SheetBlock]) -> int:
+    images = [plain_height(sample) for block in row for sample in block.samples]
+    return 2 * max(images) + GAP + CAPTION + 2 * PAD
 
 
 def plain_height(sample: Sample) -> int:
-    """Pixels that a film takes on the sheet, top to bottom."""
-    height, width = sample.film.shape
+    """Pixels that an image takes on the sheet, top to bottom."""
+    height, width = sample.image.shape
     return int(max(1, round(CELL * height / width)))
 
 
-def _draw_block(page: Image.Image, block: _Block, x: int, y: int, height: int) -> None:
+def _draw_block(page: Image.Image, block: _SheetBlock, x: int, y: int, height: int) -> None:
     draw = ImageDraw.Draw(page)
     draw.rounded_rectangle((x, y, x + block.width - 1, y + height - 1), radius=8, fill=PANEL)
     for place, sample in enumerate(block.samples):
@@ -143,7 +145,7 @@ def _caption(draw: ImageDraw.ImageDraw, sample: Sample, twin: bool, x: int, y: i
 def _captions(sample: Sample, twin: bool) -> list[str]:
     member, findings = sample.meta.member, sample.meta.findings
     if sample.meta.source is not None:
-        return _film_captions(sample.meta, sample.meta.source)
+        return _image_captions(sample.meta, sample.meta.source)
     role = {"h": "healthy twin" if twin else "", "v": "variant", "s": "sham"}[member[0]]
     if sample.meta.sham:
         return [role, *_sham_captions(sample.meta)]
@@ -153,12 +155,12 @@ def _captions(sample: Sample, twin: bool) -> list[str]:
     return [role, placed[0], ", ".join(placed[1:])]
 
 
-def _film_captions(meta: SampleMeta, source: SourceFilm) -> list[str]:
+def _image_captions(meta: SampleMeta, source: SourceImage) -> list[str]:
     if meta.member == "h":
-        return ["real film", source.id, ", ".join(source.labels)]
+        return ["real image", source.id, ", ".join(source.labels)]
     if meta.sham:
-        return ["sham of a real film", *_sham_captions(meta)]
-    gone = [f"{own.name} painted over" for own in source.findings if own.healed is not None]
+        return ["sham of a real image", *_sham_captions(meta)]
+    gone = [f"{own.name} painted over" for own in source.findings if own.removed is not None]
     placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in meta.findings]
     return ["edited", *(", ".join(part) for part in (gone, placed) if part)]
 
@@ -181,10 +183,10 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
     return f"{text.rstrip()}…"
 
 
-def _header(page: Image.Image, title: str, films: int, *, free: bool) -> None:
+def _header(page: Image.Image, title: str, images: int, *, free: bool) -> None:
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, 18), title, font=font(20, "-Bold"), fill=TEXT)
-    counted = "1 film" if films == 1 else f"{films} films"
+    counted = "1 image" if images == 1 else f"{images} images"
     below = "with its masks below"
     if free:
         below = "below with organ masks that it was not made to follow (control: none)"
@@ -209,9 +211,9 @@ def _footer(page: Image.Image, notice: str) -> None:
 
 
 def _encoded(page: Image.Image, title: str, notice: str) -> bytes:
-    told = PngImagePlugin.PngInfo()
-    told.add_itxt("Title", title)
-    told.add_itxt("Description", notice)
+    reported = PngImagePlugin.PngInfo()
+    reported.add_itxt("Title", title)
+    reported.add_itxt("Description", notice)
     buffer = io.BytesIO()
-    page.save(buffer, "PNG", pnginfo=told, compress_level=6)
+    page.save(buffer, "PNG", pnginfo=reported, compress_level=6)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""How often boxes cover each part of a film, whatever their number."""
+"""How often boxes cover each part of an image, whatever their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histograms that grow batch by batch, and the highest and lowest values with the films they belong to."""
+"""Histograms that grow batch by batch, and the highest and lowest values with the images they belong to."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Counting:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Extreme:
-    """A film at one end of a score."""
+    """An image at one end of a score."""
 
     value: float
     key: str

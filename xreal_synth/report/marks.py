@@ -1,4 +1,4 @@
-"""Organ outlines, finding regions and boxes as SVG, to lie over a film: sharp at any size, in a few kB."""
+"""Organ outlines, finding regions and boxes as SVG, to lie over an image: sharp at any size, in a few kB."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from xreal_synth.types import PixelBox, PlacedFinding, Sample
 from xreal_synth.vocab import ORGANS
 
 UNIT: Final = 1000
-"""A film is UNIT wide in the drawing; its height follows."""
+"""An image is UNIT wide in the drawing; its height follows."""
 _TRACED: Final = 256
 _EVERY: Final = 3
 _TEXT: Final = 40
 
 
 def view_box(shape: tuple[int, int]) -> str:
-    """The viewBox of a film of this (height, width)."""
+    """The viewBox of an image of this (height, width)."""
     return f"0 0 {UNIT} {round(UNIT * shape[0] / shape[1])}"
 
 
 def marks(sample: Sample) -> Markup:
-    """Outlines of the organs, regions, boxes and names of the findings; grey what a real film came with,
+    """Outlines of the organs, regions, boxes and names of the findings; grey what a real image came with,
     and where a sham was painted."""
     drawn = [organ_outlines({name: sample.anatomy == code for name, code in ORGANS.items()})]
-    scale = UNIT / sample.film.shape[1]
+    scale = UNIT / sample.image.shape[1]
     for own in sample.meta.source.findings if sample.meta.source is not None else ():
-        name = own.name if own.healed is None else f"no {own.name}"
+        name = own.name if own.removed is None else f"no {own.name}"
         drawn += [_frame(own.box, scale, OWN_COLOUR), _tag(name, own.box, scale, OWN_COLOUR)]
     for place in sample.meta.sham:
         drawn += [_frame(box, scale, OWN_COLOUR) for box in place.boxes]

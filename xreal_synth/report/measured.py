@@ -19,7 +19,7 @@ _TELLING: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """AUC of telling sham-edited from unedited films, its 95% interval, over how many films, and each feature's
+    """AUC of telling sham-edited from unedited images, its 95% interval, over how many images, and each feature's
     own AUC."""
 
     auc: float
@@ -41,7 +41,7 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """A figure of the dataset (of one finding's films, or of all) with its interval, beside what real films reach.
+    """A figure of the dataset (of one finding's images, or of all) with its interval, beside what real images reach.
 
     None where there is none.
     """
@@ -55,14 +55,14 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    films: int | None = None
+class _GeneratedJson:
+    images: int | None = None
     digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Real:
-    films: int | None = None
+class _RealJson:
+    images: int | None = None
     split: str | None = None
 
 
@@ -71,8 +71,8 @@ class Evaluation:
     """The rows with a figure, and what they were measured on, by what, where; None where not told."""
 
     rows: tuple[EvaluationRow, ...]
-    dataset: _Made = field(default_factory=_Made)
-    real: _Real = field(default_factory=_Real)
+    dataset: _GeneratedJson = field(default_factory=_GeneratedJson)
+    real: _RealJson = field(default_factory=_RealJson)
     machine: str | None = None
     command: str | None = None
     notes: tuple[str, ...] = ()

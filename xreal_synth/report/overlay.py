@@ -1,4 +1,4 @@
-"""A sample as a picture: its film, plain or with organ outlines and finding regions drawn on it."""
+"""A sample as a picture: its image, plain or with organ outlines and finding regions drawn on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from xreal_synth.types import Film, Mask, PixelBox, Sample
+from xreal_synth.types import GreyImage, Mask, PixelBox, Sample
 from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 Colour = tuple[int, int, int]
@@ -47,14 +47,14 @@ def finding_colour(index: int) -> Colour:
 
 
 def plain(sample: Sample, side: int) -> Image.Image:
-    """The film alone, RGB, `side` pixels wide."""
-    return Image.fromarray(sample.film).resize(_size(sample, side), Image.Resampling.LANCZOS).convert("RGB")
+    """The image alone, RGB, `side` pixels wide."""
+    return Image.fromarray(sample.image).resize(_size(sample, side), Image.Resampling.LANCZOS).convert("RGB")
 
 
 def annotated(sample: Sample, side: int) -> Image.Image:
-    """The film with thin organ outlines, tinted finding regions, and their boxes with names.
+    """The image with thin organ outlines, tinted finding regions, and their boxes with names.
 
-    Boxes that a real film came with are grey, "no NAME" where the finding was painted over; so are a sham's.
+    Boxes that a real image came with are grey, "no NAME" where the finding was painted over; so are a sham's.
     """
     picture = plain(sample, side)
     _outline_organs(picture, sample.anatomy)
@@ -63,10 +63,10 @@ def annotated(sample: Sample, side: int) -> Image.Image:
         _paint(picture, _tint(region, picture.size), finding_colour(index), 0.14)
         if finding.region != "box":
             _paint(picture, _outline(region, picture.size), finding_colour(index), 0.9)
-    scale = picture.width / sample.film.shape[1]
+    scale = picture.width / sample.image.shape[1]
     for own in sample.meta.source.findings if sample.meta.source is not None else ():
         _frame(picture, own.box, scale, OWN_COLOUR)
-        _tag(picture, own.name if own.healed is None else f"no {own.name}", own.box, scale, OWN_COLOUR)
+        _tag(picture, own.name if own.removed is None else f"no {own.name}", own.box, scale, OWN_COLOUR)
     for place in sample.meta.sham:
         for box in place.boxes:
             _frame(picture, box, scale, OWN_COLOUR)
@@ -78,9 +78,9 @@ def annotated(sample: Sample, side: int) -> Image.Image:
     return picture
 
 
-def outlined(film: Film, mask: Mask, side: int) -> Image.Image:
-    """A square film with thin outlines of its organ mask, RGB, `side` pixels wide."""
-    picture = Image.fromarray(film).resize((side, side), Image.Resampling.LANCZOS).convert("RGB")
+def outlined(image: GreyImage, mask: Mask, side: int) -> Image.Image:
+    """A square image with thin outlines of its organ mask, RGB, `side` pixels wide."""
+    picture = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS).convert("RGB")
     _outline_organs(picture, mask)
     return picture
 
@@ -91,7 +91,7 @@ def _outline_organs(picture: Image.Image, mask: Mask) -> None:
 
 
 def _size(sample: Sample, side: int) -> tuple[int, int]:
-    height, width = sample.film.shape
+    height, width = sample.image.shape
     return side, max(1, round(side * height / width))
 
 
@@ -121,7 +121,7 @@ def _paint(picture: Image.Image, mask: Image.Image, colour: Colour, opacity: flo
 
 
 def _frame(picture: Image.Image, box: PixelBox, scale: float, colour: Colour) -> None:
-    """A dashed rectangle with a dark rim, so that it shows on bright and dark film alike."""
+    """A dashed rectangle with a dark rim, so that it shows on bright and dark image alike."""
     x0, y0, x1, y1 = (round(value * scale) for value in box)
     draw = ImageDraw.Draw(picture)
     corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]

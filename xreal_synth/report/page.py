@@ -67,24 +67,24 @@ def report_html(
         refused = refusals(path)
     worst = {score.name: worst_of(score) for score in streamed.scores}
     wanted = [(pick.shard, pick.key) for pick in streamed.picks]
-    wanted += [(one.shard, one.key) for films in worst.values() for one in films]
-    films = read_strips(store, head, wanted, picker.shards if summary.samples else ())
+    wanted += [(one.shard, one.key) for images in worst.values() for one in images]
+    images = read_strips(store, head, wanted, picker.shards if summary.samples else ())
     status = status_of(store, head, summary, recipe_text)
-    pictures, width = within_budget(pictures_of(streamed, films))
+    pictures, width = within_budget(pictures_of(streamed, images))
     rows = rows_made(head, summary, refused, status.asked)
     page = _environment().get_template("report.html.j2")
     text = page.render(
         head=head, summary=summary, status=status, bundle=bundle, recipe=_shortened(recipe_text.rstrip()),
         words=recipe_in_words(head), rows=rows, refused=refused, streamed=streamed,
-        label_sets=label_sets(summary.labels), findings=findings_shown(streamed, rows, head, films.mean),
+        label_sets=label_sets(summary.labels), findings=findings_shown(streamed, rows, head, images.mean),
         gate=gate_shown(summary), profile=head.setting("quality", "profile") or "none",
-        scores=scores_shown(head, streamed, worst, films),
-        ratios=ratios_chart(streamed), sheets=sheets_of(streamed, films, real=head.real_films),
+        scores=scores_shown(head, streamed, worst, images),
+        ratios=ratios_chart(streamed), sheets=sheets_of(streamed, images, real=head.real_images),
         pictures=pictures, width=width, picture_bytes=sum(len(one.uri) for one in pictures), budget=BUDGET,
-        mean=films.mean, mean_outlines=organ_outlines(dict(films.mean.organs)),
+        mean=images.mean, mean_outlines=organ_outlines(dict(images.mean.organs)),
         spread=len(picker.shards), most_shards=SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
         measured=measured(store, head), sizes=_sizes(summary), control=head.setting("sampling", "control"),
-        films_digest=head.setting("anatomy", "source", "images", "content"),
+        images_digest=head.setting("anatomy", "source", "images", "content"),
         masks_path=head.setting("anatomy", "source", "masks", "path"),
         masks_digest=head.setting("anatomy", "source", "masks", "content"),
         unrequested=head.setting("labels", "unrequested"),

@@ -1,6 +1,6 @@
-"""Which films a report shows: chosen by a fixed rule that looks at no film.
+"""Which images a report shows: chosen by a fixed rule that looks at no image.
 
-Films come from a few shards spread evenly over the dataset, so that few tars are read. Within them, those
+Images come from a few shards spread evenly over the dataset, so that few tars are read. Within them, those
 groups are shown whose number comes first in a fixed shuffle (multiplication by a constant, as in Fibonacci
 hashing). A combination of findings that none of these shards holds is taken from the first shard that does.
 """
@@ -17,8 +17,8 @@ import numpy as np
 
 SHARDS: Final = 8
 SHEETS: Final = 12
-FILMS: Final = 6
-_FILMS_IN_ALL: Final = 48
+IMAGES: Final = 6
+_IMAGES_IN_ALL: Final = 48
 _LEAST: Final = 2
 _KINDS: Final = 4096
 _SHUFFLE: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -30,13 +30,13 @@ JOIN: Final = " + "
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pick:
-    """A film to show, on the sheet of its kind: `films` of this kind are in the dataset."""
+    """An image to show, on the sheet of its kind: `images` of this kind are in the dataset."""
 
     kind: str
     order: int
     key: str
     shard: int
-    films: int
+    images: int
 
 
 def spread(shards: Sequence[int], most: int = SHARDS) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ class Picker:
     def __init__(self, shards: Sequence[int], healthy: frozenset[int]) -> None:
         self.shards = spread(shards)
         self._healthy = np.array(sorted(healthy), np.int64)
-        self._films: Counter[str] = Counter()
+        self._images: Counter[str] = Counter()
         self._first: dict[str, int] = {}
         self._best: dict[str, list[tuple[int, str, int]]] = {}
 
@@ -63,33 +63,33 @@ class Picker:
         order = groups.astype(np.uint64) * _SHUFFLE
         chosen = np.isin(shards, self.shards)
         for kind in dict.fromkeys(kinds.tolist()):
-            if not kind or (kind not in self._films and len(self._films) >= _KINDS):
+            if not kind or (kind not in self._images and len(self._images) >= _KINDS):
                 continue
             mine = np.flatnonzero(kinds == kind)
-            self._films[kind] += len(mine)
+            self._images[kind] += len(mine)
             self._first.setdefault(kind, int(shards[mine[0]]))
             usable = mine[chosen[mine] | (shards[mine] == self._first[kind])]
-            best = usable[np.argsort(order[usable], kind="stable")[: 2 * FILMS]]
+            best = usable[np.argsort(order[usable], kind="stable")[: 2 * IMAGES]]
             found = [(int(order[i]), str(batch.column("key")[int(i)]), int(shards[int(i)])) for i in best]
             self._best[kind] = self._kept([*self._best.get(kind, []), *found])
 
     def _kept(self, found: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
         """The first in order; those of the spread shards before others."""
-        return heapq.nsmallest(FILMS, found, key=lambda one: (one[2] not in self.shards, one))
+        return heapq.nsmallest(IMAGES, found, key=lambda one: (one[2] not in self.shards, one))
 
     def picks(self) -> tuple[Pick, ...]:
         """By kind, in the order in which they are shown."""
         sheets = self._sheets()
-        films = max(_LEAST, min(FILMS, _FILMS_IN_ALL // max(len(sheets), 1)))
+        images = max(_LEAST, min(IMAGES, _IMAGES_IN_ALL // max(len(sheets), 1)))
         return tuple(
-            Pick(kind, place, key, shard, self._films[kind])
+            Pick(kind, place, key, shard, self._images[kind])
             for kind in sheets
-            for place, (_, key, shard) in enumerate(self._best[kind][:films])
+            for place, (_, key, shard) in enumerate(self._best[kind][:images])
         )
 
     def _sheets(self) -> list[str]:
         """The most frequent kinds, and of each finding that is not among them its most frequent kind."""
-        ranked = sorted(self._films, key=lambda kind: (kind != NO_FINDING, -self._films[kind], kind))
+        ranked = sorted(self._images, key=lambda kind: (kind != NO_FINDING, -self._images[kind], kind))
         sheets = ranked[:SHEETS]
         shown = {name for kind in sheets for name in kind.split(JOIN)}
         for kind in ranked[SHEETS:]:
@@ -100,7 +100,7 @@ class Picker:
 
 
 def _kinds(batch: Any, healthy: Any) -> Any:
-    """The kind of each film, "" where it is not shown by itself: a twin or a sham."""
+    """The kind of each image, "" where it is not shown by itself: a twin or a sham."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,4 +1,4 @@
-"""Films as small pictures inside a page: JPEG data URIs within a stated number of bytes."""
+"""Images as small pictures inside a page: JPEG data URIs within a stated number of bytes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from xreal_synth.report.marks import UNIT
-from xreal_synth.types import Film
+from xreal_synth.types import GreyImage
 
 Picture = npt.NDArray[np.uint8]
 """uint8 [H, W] grey or [H, W, 3] RGB."""
 
 SIDES: Final = (320, 256, 192, 128, 96)
-"""Widths that films are reduced to: the largest at which all pictures fit into the budget."""
+"""Widths that images are reduced to: the largest at which all pictures fit into the budget."""
 QUALITY: Final = 86
 BUDGET: Final = 5_500_000
 """Bytes of all pictures together, as base64."""
@@ -70,25 +70,25 @@ def _embedded(name: str, picture: Picture) -> Embedded:
     return Embedded(name, jpeg_uri(picture), round(UNIT * height / width))
 
 
-def change_picture(film: Film, change: Film, twin: Film | None) -> Picture:
-    """RGB: the film, dimmed, with what became brighter than the twin in orange and what became darker in blue.
+def change_picture(image: GreyImage, change: GreyImage, twin: GreyImage | None) -> Picture:
+    """RGB: the image, dimmed, with what became brighter than the twin in orange and what became darker in blue.
 
-    `change` is |film - twin|; without the twin all that changed is in the colour CHANGED.
+    `change` is |image - twin|; without the twin all that changed is in the colour CHANGED.
     """
     strength = (change.astype(np.float32) / FULL_CHANGE).clip(0, 1)[..., None]
-    brighter = CHANGED if twin is None else np.where((film > twin)[..., None], BRIGHTER, DARKER)
-    colour = np.broadcast_to(brighter, (*film.shape, 3))
-    base = np.repeat(film.astype(np.float32)[..., None] * _DIMMED, 3, axis=2)
+    brighter = CHANGED if twin is None else np.where((image > twin)[..., None], BRIGHTER, DARKER)
+    colour = np.broadcast_to(brighter, (*image.shape, 3))
+    base = np.repeat(image.astype(np.float32)[..., None] * _DIMMED, 3, axis=2)
     return np.asarray(base * (1 - strength) + colour * strength).round().astype(np.uint8)
 
 
-def heat_picture(mean_film: Film, share: npt.NDArray[np.float64]) -> Picture:
-    """RGB: the mean film with the share of boxes [n, n] (0..1) over it, the brightest at its own maximum."""
-    height, width = mean_film.shape
+def heat_picture(mean_image: GreyImage, share: npt.NDArray[np.float64]) -> Picture:
+    """RGB: the mean image with the share of boxes [n, n] (0..1) over it, the brightest at its own maximum."""
+    height, width = mean_image.shape
     strength = share / max(float(share.max()), 1e-9)
     image = Image.fromarray(strength.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     smooth = np.asarray(image).clip(0, 1)
     colour = matplotlib.colormaps["inferno"](0.25 + 0.7 * smooth)[..., :3] * 255
     alpha = (0.85 * smooth**0.6)[..., None]
-    base = np.repeat(mean_film.astype(np.float64)[..., None], 3, axis=2)
+    base = np.repeat(mean_image.astype(np.float64)[..., None], 3, axis=2)
     return np.asarray(base * (1 - alpha) + colour * alpha).round().clip(0, 255).astype(np.uint8)

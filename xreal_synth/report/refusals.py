@@ -52,7 +52,7 @@ def refusals(path: Path) -> Refusals:
                 reasons[words] += entry["counts"]
                 examples.setdefault(words, entry["values"])
     ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    told = [Reason(words, count, examples[words]) for words, count in ranked[:_LISTED]]
+    reported = [Reason(words, count, examples[words]) for words, count in ranked[:_LISTED]]
     if rest := sum(count for _, count in ranked[_LISTED:]):
-        told.append(Reason(OTHERS, rest, ranked[_LISTED][0]))
-    return Refusals(dict(sorted(attempts.items())), dict(sorted(dropped.items())), tuple(told))
+        reported.append(Reason(OTHERS, rest, ranked[_LISTED][0]))
+    return Refusals(dict(sorted(attempts.items())), dict(sorted(dropped.items())), tuple(reported))

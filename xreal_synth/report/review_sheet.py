@@ -1,4 +1,4 @@
-"""The review sheet of prepared films: masks drawn on them, refused ones first, then from the least certain on."""
+"""The review sheet of prepared images: masks drawn on them, refused ones first, then from the least certain on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from xreal_synth.report.contact_sheet import FAINT, PAGE, PANEL, TEXT, WARNING
 from xreal_synth.report.overlay import ORGAN_COLOURS, font, outlined
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import Film, Mask
+from xreal_synth.types import GreyImage, Mask
 from xreal_synth.vocab import ORGANS
 
 CELL: Final = 240
@@ -21,35 +21,35 @@ PAD: Final = 8
 CAPTION: Final = 50
 MARGIN: Final = 24
 HEADER: Final = 70
-NOTICE: Final = "Refused films are not used. Where kept outlines are wrong: prepare again with --min-score."
+NOTICE: Final = "Refused images are not used. Where kept outlines are wrong: prepare again with --min-score."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReviewFilm:
-    """A square film uint8 [S, S], its mask, its name, the segmenter's certainty, and why it was refused ("")."""
+class ReviewImage:
+    """A square image uint8 [S, S], its mask, its name, the segmenter's certainty, and why it was refused ("")."""
 
-    film: Film
+    image: GreyImage
     mask: Mask
     name: str
     score: float | None = None
     refused: str = ""
 
 
-def review_sheet(films: Sequence[ReviewFilm], out: Path, *, title: str, columns: int = 6) -> None:
-    """Draws the films, in the order given, into a PNG at `out`, replaced as a whole."""
-    assert films
+def review_sheet(images: Sequence[ReviewImage], out: Path, *, title: str, columns: int = 6) -> None:
+    """Draws the images, in the order given, into a PNG at `out`, replaced as a whole."""
+    assert images
     assert columns >= 1
-    rows = -(-len(films) // columns)
+    rows = -(-len(images) // columns)
     width, height = CELL + 2 * PAD, CELL + CAPTION + 2 * PAD
-    across = min(columns, max(len(films), 3))
+    across = min(columns, max(len(images), 3))
     size = (2 * MARGIN + across * (width + PAD) - PAD, HEADER + rows * (height + PAD) + MARGIN)
     page = Image.new("RGB", size, PAGE)
     _header(page, title)
-    for at, film in enumerate(films):
+    for at, image in enumerate(images):
         x, y = MARGIN + at % columns * (width + PAD), HEADER + at // columns * (height + PAD)
         ImageDraw.Draw(page).rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=8, fill=PANEL)
-        page.paste(outlined(film.film, film.mask, CELL), (x + PAD, y + PAD))
-        _caption(ImageDraw.Draw(page), film, x + PAD, y + PAD + CELL + 6)
+        page.paste(outlined(image.image, image.mask, CELL), (x + PAD, y + PAD))
+        _caption(ImageDraw.Draw(page), image, x + PAD, y + PAD + CELL + 6)
     buffer = io.BytesIO()
     page.save(buffer, "PNG", compress_level=6)
     LocalStore(out.parent).replace(out.name, buffer.getvalue())
@@ -69,18 +69,18 @@ def _header(page: Image.Image, title: str) -> None:
         x -= 14
 
 
-def _caption(draw: ImageDraw.ImageDraw, film: ReviewFilm, x: int, y: int) -> None:
-    draw.text((x, y), _fitted(draw, film.name), font=font(12), fill=TEXT)
-    if film.refused:
-        first, rest = _two_lines(draw, f"refused{_score(film, ' ({})')}: {film.refused}")
+def _caption(draw: ImageDraw.ImageDraw, image: ReviewImage, x: int, y: int) -> None:
+    draw.text((x, y), _fitted(draw, image.name), font=font(12), fill=TEXT)
+    if image.refused:
+        first, rest = _two_lines(draw, f"refused{_score(image, ' ({})')}: {image.refused}")
         draw.text((x, y + 15), first, font=font(11), fill=WARNING)
         draw.text((x, y + 29), _fitted(draw, rest), font=font(11), fill=WARNING)
         return
-    draw.text((x, y + 17), _score(film, "certainty {}") or "mask was given", font=font(12), fill=FAINT)
+    draw.text((x, y + 17), _score(image, "certainty {}") or "mask was given", font=font(12), fill=FAINT)
 
 
-def _score(film: ReviewFilm, text: str) -> str:
-    return "" if film.score is None else text.format(f"{film.score:.3f}")
+def _score(image: ReviewImage, text: str) -> str:
+    return "" if image.score is None else text.format(f"{image.score:.3f}")
 
 
 def _two_lines(draw: ImageDraw.ImageDraw, text: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def find_sample(store: Store, head: DatasetHead, key: str) -> Sample:
     raise DatasetError(
         found=f"{store.uri} holds no sample {key}",
         wanted="a key of this dataset, e.g. 0000000000-h or 0000000000-v0",
-        mend="look in samples.parquet, or list a tar's members with `tar tf`",
+        hint="look in samples.parquet, or list a tar's members with `tar tf`",
     )
 
 

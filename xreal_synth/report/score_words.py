@@ -19,7 +19,7 @@ def words_for(name: str) -> str:
 
 
 def worst_end(name: str) -> End:
-    """Where the worst films of a score are; of one that is not known the lowest."""
+    """Where the worst images of a score are; of one that is not known the lowest."""
     return "low" if SCORES.get(name, (True, ""))[0] else "high"
 
 

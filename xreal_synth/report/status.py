@@ -20,7 +20,7 @@ State = Literal["complete", "partial", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedShard:
     """A shard in quarantine, with its reason."""
 
     shard: str
@@ -36,7 +36,7 @@ class Status:
     asked: int | None
     planned: int | None
     quarantined: int
-    failed: tuple[Failed, ...]
+    failed: tuple[FailedShard, ...]
     unmade: int
 
     @property
@@ -51,7 +51,7 @@ class Status:
 def status_of(store: Store, head: DatasetHead, summary: DatasetSummary, recipe_text: str) -> Status:
     """What is done against what the last run asked for, or recipe.yaml where no run has told.
 
-    recipe.yaml is the file as given: `--set samples=..` may have changed it, so that less than it asks for
+    recipe.yaml is the file as given: `--set anatomies=..` may have changed it, so that less than it asks for
     is told as unknown.
     """
     done = set(shards_in(store, RECORDS, head.name))
@@ -73,21 +73,21 @@ def status_of(store: Store, head: DatasetHead, summary: DatasetSummary, recipe_t
         state = "partial"
     elif asked == covered:
         state = "complete"
-    told = asked if sure or state == "complete" else None
-    return Status(state, told, planned, len(quarantined), failed, unmade)
+    reported = asked if sure or state == "complete" else None
+    return Status(state, reported, planned, len(quarantined), failed, unmade)
 
 
-def _failed(store: Store, head: DatasetHead, shard: int) -> Failed:
+def _failed(store: Store, head: DatasetHead, shard: int) -> FailedShard:
     key = quarantine_key(stem_of(head.name, shard))
     try:
         reason = str(unsealed(store.read_bytes(key), key).get("reason", ""))
     except (DatasetError, StorageError) as error:
         reason = error.found
-    return Failed(stem_of(head.name, shard), reason)
+    return FailedShard(stem_of(head.name, shard), reason)
 
 
 def _in_recipe(text: str) -> int | None:
     try:
-        return recipe_from_text(text).samples
+        return recipe_from_text(text).anatomies
     except RecipeError:
         return None

@@ -1,4 +1,4 @@
-"""What a report says of all films: counted from samples.parquet, batch by batch.
+"""What a report says of all images: counted from samples.parquet, batch by batch.
 
 Memory holds one batch of some columns, whatever the dataset's size.
 """
@@ -33,13 +33,13 @@ COLUMNS: Final = ("key", "group", "member", "shard", "row", "height", "width", "
 class PaintedFinding:
     """A finding wherever it was painted.
 
-    `films` show it; `share` float64 [64, 64] is how often its boxes cover a place, None where its region is
+    `images` show it; `share` float64 [64, 64] is how often its boxes cover a place, None where its region is
     an organ and not a box; `sizes` are of box area over that lung's area.
     """
 
     name: str
     region: str
-    films: int
+    images: int
     boxes: int
     share: npt.NDArray[np.float64] | None
     sizes: Histogram | None
@@ -49,7 +49,7 @@ class PaintedFinding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
-    """A score of the gate over the delivered films, with the films at both ends."""
+    """A score of the gate over the delivered images, with the images at both ends."""
 
     name: str
     histogram: Histogram
@@ -60,7 +60,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Streamed:
-    """Figures over all films; `ratios` are cardiothoracic ratios, one a group. `picks` are to be shown."""
+    """Figures over all images; `ratios` are cardiothoracic ratios, one a group. `picks` are to be shown."""
 
     findings: tuple[PaintedFinding, ...]
     ratios: Histogram | None
@@ -85,7 +85,7 @@ def stream(path: Path, picker: Picker) -> Streamed:
 class _Finding:
     def __init__(self, region: str) -> None:
         self.region = region
-        self.films = 0
+        self.images = 0
         self.coverage = Coverage()
         self.sizes = Counting(*SIZE_BINS)
         self.sides: Counter[str] = Counter()
@@ -94,7 +94,7 @@ class _Finding:
     def painted(self, name: str) -> PaintedFinding:
         boxed = self.region == "box" and self.coverage.boxes
         return PaintedFinding(
-            name, self.region, self.films, self.coverage.boxes, self.coverage.share if boxed else None,
+            name, self.region, self.images, self.coverage.boxes, self.coverage.share if boxed else None,
             self.sizes.histogram, _ordered(self.sides, ("right", "both", "left")),
             _ordered(self.zones, ("upper", "middle", "lower")),
         )  # fmt: skip
@@ -125,33 +125,33 @@ class _Counting:
             counting.add(values)
             self._ends[name].add(values, batch.column("key"), shards)
         if FLAGS in batch.schema.names:
-            told = batch.column(FLAGS).flatten().value_counts().to_pylist()
-            self._flags.update({entry["values"]: entry["counts"] for entry in told})
+            reported = batch.column(FLAGS).flatten().value_counts().to_pylist()
+            self._flags.update({entry["values"]: entry["counts"] for entry in reported})
         self._picker.add(batch)
 
     def _add_findings(self, batch: Any) -> None:
         import pyarrow.compute as pc
 
         column = batch.column("findings")
-        flat, film = column.flatten(), pc.list_parent_indices(column).to_numpy()
+        flat, image = column.flatten(), pc.list_parent_indices(column).to_numpy()
         if not len(flat):
             return
         part = {name: pc.struct_field(flat, name) for name in ("name", "region", "side", "zone", "size")}
         boxes, owner = _boxes(pc.struct_field(flat, "boxes_xyxy"))
-        size = np.stack([batch.column(name).to_numpy() for name in ("width", "height")], axis=1)[film]
+        size = np.stack([batch.column(name).to_numpy() for name in ("width", "height")], axis=1)[image]
         normed = boxes / np.tile(size, 2)[owner]
         names = part["name"].to_numpy(zero_copy_only=False)
         for name in dict.fromkeys(names.tolist()):
             mine = names == name
             one = self._findings.setdefault(name, _Finding(str(part["region"][int(np.flatnonzero(mine)[0])])))
-            one.films += len(np.unique(film[mine]))
+            one.images += len(np.unique(image[mine]))
             one.coverage.add(normed[mine[owner]])
             one.sizes.add(_floats(part["size"])[mine])
             one.sides.update(part["side"].to_numpy(zero_copy_only=False)[mine].tolist())
             one.zones.update(part["zone"].to_numpy(zero_copy_only=False)[mine].tolist())
 
     def streamed(self) -> Streamed:
-        findings = sorted(self._findings.items(), key=lambda item: (-item[1].films, item[0]))
+        findings = sorted(self._findings.items(), key=lambda item: (-item[1].images, item[0]))
         ranked = sorted(self._scores.items(), key=lambda item: _place(item[0]))
         return Streamed(
             findings=tuple(one.painted(name) for name, one in findings),

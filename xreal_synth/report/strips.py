@@ -1,4 +1,4 @@
-"""The films that a report shows, read from the tars that hold them: strips of a group's pictures, mean anatomy."""
+"""The images that a report shows, read from the tars that hold them: strips of a group's pictures, mean anatomy."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import parse_key, stem_of, tar_key
 from xreal_synth.shards.tar import read_samples
 from xreal_synth.storage import Store
-from xreal_synth.types import Film, Sample, SampleMeta
+from xreal_synth.types import GreyImage, Sample, SampleMeta
 from xreal_synth.vocab import ORGANS
 
 MEAN_GROUPS: Final = 32
-"""Groups of each spread shard that the mean film and mean anatomy are taken over, at most."""
+"""Groups of each spread shard that the mean image and mean anatomy are taken over, at most."""
 MEAN_SIDE: Final = 256
 TWIN: Final = "h"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Strip:
-    """A film with what stands beside it: pictures uint8, at most SIDES[0] wide; None where not delivered.
+    """An image with what stands beside it: pictures uint8, at most SIDES[0] wide; None where not delivered.
 
-    `change` is None for a film that is its own twin; `sham` is painted where the group's first variant is.
+    `change` is None for an image that is its own twin; `sham` is painted where the group's first variant is.
     """
 
     meta: SampleMeta
-    film: Picture
+    image: Picture
     marks: Markup
     view_box: str
     twin: Picture | None = None
@@ -47,30 +47,30 @@ class Strip:
 
 @dataclass(slots=True)
 class MeanAnatomy:
-    """Mean film and share of masks with each organ, over the first films of some groups."""
+    """Mean image and share of masks with each organ, over the first images of some groups."""
 
     count: int = 0
-    _film: npt.NDArray[np.float64] | None = None
+    _image: npt.NDArray[np.float64] | None = None
     _organs: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def add(self, sample: Sample) -> None:
-        film = reduced(sample.film, MEAN_SIDE).astype(np.float64)
+        image = reduced(sample.image, MEAN_SIDE).astype(np.float64)
         step = max(1, sample.anatomy.shape[1] // MEAN_SIDE)
         mask = sample.anatomy[step // 2 :: step, step // 2 :: step]
-        self._film = film if self._film is None else self._film + film
+        self._image = image if self._image is None else self._image + image
         for name, code in ORGANS.items():
             inside = (mask == code).astype(np.float64)
             self._organs[name] = inside + self._organs[name] if name in self._organs else inside
         self.count += 1
 
     @property
-    def film(self) -> Film | None:
-        """uint8 [h, w], None where no film was added."""
-        return None if self._film is None else (self._film / self.count).round().astype(np.uint8)
+    def image(self) -> GreyImage | None:
+        """uint8 [h, w], None where no image was added."""
+        return None if self._image is None else (self._image / self.count).round().astype(np.uint8)
 
     @property
     def view_box(self) -> str:
-        return view_box((1, 1) if self._film is None else (self._film.shape[0], self._film.shape[1]))
+        return view_box((1, 1) if self._image is None else (self._image.shape[0], self._image.shape[1]))
 
     @property
     def organs(self) -> dict[str, npt.NDArray[np.float64]]:
@@ -78,8 +78,8 @@ class MeanAnatomy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Films:
-    """Strips by the key of their film, and the mean anatomy."""
+class GreyImages:
+    """Strips by the key of their image, and the mean anatomy."""
 
     strips: dict[str, Strip]
     mean: MeanAnatomy
@@ -87,10 +87,10 @@ class Films:
 
 def read_strips(
     store: Store, head: DatasetHead, wanted: Iterable[tuple[int, str]], mean_over: Sequence[int]
-) -> Films:
-    """Reads the tars of `wanted` (shard, key) and of the shards `mean_over`, one film's group at a time.
+) -> GreyImages:
+    """Reads the tars of `wanted` (shard, key) and of the shards `mean_over`, one image's group at a time.
 
-    Raises DatasetError where a tar is damaged or lacks a film, StorageError where it is missing.
+    Raises DatasetError where a tar is damaged or lacks an image, StorageError where it is missing.
     """
     by_shard: dict[int, set[str]] = defaultdict(set)
     for shard in mean_over:
@@ -106,19 +106,19 @@ def read_strips(
             strips.update({key: _strip(group.members, key) for key in group.keys})
         if missing := sorted(keys - strips.keys()):
             where = tar_key(stem_of(head.name, shard))
-            raise DatasetError(where=where, found=f"no film {missing[0]}", mend="run xreal-synth verify")
-    return Films(strips, mean)
+            raise DatasetError(where=where, found=f"no image {missing[0]}", hint="run xreal-synth verify")
+    return GreyImages(strips, mean)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Group:
+class _StripGroup:
     members: tuple[Sample, ...]
     keys: tuple[str, ...]
     counts: bool
 
 
-def _groups(store: Store, head: DatasetHead, shard: int, keys: set[str], means: int) -> Iterator[_Group]:
-    """Groups with a wanted film, whole, and of the first `means` groups at least their first film."""
+def _groups(store: Store, head: DatasetHead, shard: int, keys: set[str], means: int) -> Iterator[_StripGroup]:
+    """Groups with a wanted image, whole, and of the first `means` groups at least their first image."""
     whole = {parse_key(key).group for key in keys}
     first: dict[int, str] = {}
 
@@ -133,7 +133,7 @@ def _groups(store: Store, head: DatasetHead, shard: int, keys: set[str], means: 
         for seen, (_, run) in enumerate(groupby(read, key=lambda sample: sample.meta.group)):
             members = tuple(run)
             picked = tuple(one.meta.key for one in members if one.meta.key in keys)
-            yield _Group(members, picked, seen < means)
+            yield _StripGroup(members, picked, seen < means)
 
 
 def _strip(members: Sequence[Sample], key: str) -> Strip:
@@ -144,14 +144,14 @@ def _strip(members: Sequence[Sample], key: str) -> Strip:
     sham = by_member.get("s0") if sample.meta.member == "v0" else None
     return Strip(
         meta=sample.meta,
-        film=_small(sample.film),
+        image=_small(sample.image),
         marks=marks(sample),
         view_box=view_box(sample.meta.image_size),
-        twin=_small(twin.film) if twin else None,
-        change=_small(change_picture(sample.film, sample.change, twin.film if twin else None))
+        twin=_small(twin.image) if twin else None,
+        change=_small(change_picture(sample.image, sample.change, twin.image if twin else None))
         if edited
         else None,
-        sham=_small(sham.film) if sham else None,
+        sham=_small(sham.image) if sham else None,
     )
 
 

@@ -17,7 +17,7 @@ from xreal_synth.report.pictures import Picture, heat_picture
 from xreal_synth.report.refusals import Refusals
 from xreal_synth.report.score_words import bound_of, words_for, worst_end
 from xreal_synth.report.streamed import PaintedFinding, Score, Streamed
-from xreal_synth.report.strips import Films, MeanAnatomy, Strip
+from xreal_synth.report.strips import GreyImages, MeanAnatomy, Strip
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.summary import DatasetSummary, LabelTally
 
@@ -62,16 +62,16 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sheet:
-    """Films of one kind of finding."""
+    """Images of one kind of finding."""
 
     title: str
-    films: int
+    images: int
     shown: tuple[Shown, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreShown:
-    """A score's chart and the worst films by it."""
+    """A score's chart and the worst images by it."""
 
     name: str
     words: str
@@ -82,7 +82,7 @@ class ScoreShown:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FindingShown:
+class ShownFinding:
     """A painted finding's figures; `heat` names its picture, "" where its region is an organ."""
 
     finding: PaintedFinding
@@ -104,20 +104,20 @@ def healthy_rows(head: DatasetHead) -> frozenset[int]:
 
 
 def worst_of(score: Score) -> tuple[Extreme, ...]:
-    """The delivered films nearest to being refused."""
+    """The delivered images nearest to being refused."""
     return (score.lowest if worst_end(score.name) == "low" else score.highest)[:_WORST]
 
 
-def pictures_of(streamed: Streamed, films: Films) -> dict[str, Picture]:
+def pictures_of(streamed: Streamed, images: GreyImages) -> dict[str, Picture]:
     """Every picture of the page once, by name."""
     found: dict[str, Picture] = {}
-    for key, strip in films.strips.items():
-        found[f"{key}-film"] = strip.film
+    for key, strip in images.strips.items():
+        found[f"{key}-image"] = strip.image
         for kind in ("twin", "change", "sham"):
             picture = getattr(strip, kind)
             if picture is not None:
                 found[f"{key}-{kind}"] = picture
-    mean = films.mean.film
+    mean = images.mean.image
     if mean is not None:
         found["mean"] = mean
         for number, one in enumerate(_heated(streamed)):
@@ -162,7 +162,7 @@ def _row_findings(head: DatasetHead) -> list[set[str]]:
 
 def findings_shown(
     streamed: Streamed, rows: tuple[RowMade, ...], head: DatasetHead, mean: MeanAnatomy
-) -> list[FindingShown]:
+) -> list[ShownFinding]:
     named = _row_findings(head)
     heated = {one.name: f"heat-{number}" for number, one in enumerate(_heated(streamed)) if mean.count}
     shown = []
@@ -176,7 +176,7 @@ def findings_shown(
         )
         groups = sum(row.asked_row.groups for row in mine)
         shown.append(
-            FindingShown(one, groups, sum(asked) if asked else None, heated.get(one.name, ""), sizes)
+            ShownFinding(one, groups, sum(asked) if asked else None, heated.get(one.name, ""), sizes)
         )
     return shown
 
@@ -190,21 +190,23 @@ def gate_shown(summary: DatasetSummary) -> list[FindingAccepted]:
 
 
 def scores_shown(
-    head: DatasetHead, streamed: Streamed, worst: Mapping[str, Iterable[Extreme]], films: Films
+    head: DatasetHead, streamed: Streamed, worst: Mapping[str, Iterable[Extreme]], images: GreyImages
 ) -> list[ScoreShown]:
     shown = []
     for score in streamed.scores:
         bound, histogram = bound_of(head, score.name), score.histogram
         label = (
-            f"{score.name} of {histogram.count} films: mean {number(histogram.mean)}, from "
+            f"{score.name} of {histogram.count} images: mean {number(histogram.mean)}, from "
             f"{number(histogram.low)} to {number(histogram.high)}"
         )
-        films_of = tuple(
-            Shown(films.strips[one.key], one.key, f"{score.name} {number(one.value)}")
+        images_of = tuple(
+            Shown(images.strips[one.key], one.key, f"{score.name} {number(one.value)}")
             for one in worst[score.name]
         )
         chart = histogram_svg(histogram, label, () if bound is None else (bound,))
-        shown.append(ScoreShown(score.name, words_for(score.name), chart, histogram, score.flagged, films_of))
+        shown.append(
+            ScoreShown(score.name, words_for(score.name), chart, histogram, score.flagged, images_of)
+        )
     return shown
 
 
@@ -216,34 +218,34 @@ def ratios_chart(streamed: Streamed) -> Markup | None:
     return histogram_svg(found, label, (Line(0.5, "0.5"),))
 
 
-def sheets_of(streamed: Streamed, films: Films, *, real: bool) -> list[Sheet]:
+def sheets_of(streamed: Streamed, images: GreyImages, *, real: bool) -> list[Sheet]:
     sheets: dict[str, list[Shown]] = {}
     counts: Counter[str] = Counter()
     for pick in streamed.picks:
-        strip = films.strips[pick.key]
+        strip = images.strips[pick.key]
         sheets.setdefault(pick.kind, []).append(Shown(strip, pick.key, _caption(strip)))
-        counts[pick.kind] = pick.films
-    titles = {NO_FINDING: "Films as they are", PAINTED_OVER: "Findings painted over"} if real else {}
+        counts[pick.kind] = pick.images
+    titles = {NO_FINDING: "Images as they are", PAINTED_OVER: "Findings painted over"} if real else {}
     return [Sheet(titles.get(kind, kind), counts[kind], tuple(shown)) for kind, shown in sheets.items()]
 
 
 def _caption(strip: Strip) -> str:
-    told = []
+    reported = []
     for finding in strip.meta.findings:
         where = " ".join(word for word in (finding.side, finding.zone) if word not in ("any", ""))
-        told.append(f"{finding.name} ({where})" if where else finding.name)
+        reported.append(f"{finding.name} ({where})" if where else finding.name)
     source = strip.meta.source
     if source is not None:
-        told += [f"{own.name} painted over" for own in source.findings if own.healed is not None]
-        told.append(f"film {source.id}")
-    return ", ".join(told)
+        reported += [f"{own.name} painted over" for own in source.findings if own.removed is not None]
+        reported.append(f"image {source.id}")
+    return ", ".join(reported)
 
 
 def label_sets(labels: Iterable[LabelTally]) -> dict[str, list[LabelTally]]:
     """Per label set, the labels that are not 0 everywhere, the most frequent first."""
-    told: dict[str, list[LabelTally]] = {}
+    reported: dict[str, list[LabelTally]] = {}
     for tally in sorted(labels, key=lambda one: (-one.positive, one.unknown, one.column)):
-        mine = told.setdefault(tally.column.partition(".")[0], [])
+        mine = reported.setdefault(tally.column.partition(".")[0], [])
         if tally.positive or tally.unknown:
             mine.append(tally)
-    return dict(sorted(told.items(), reverse=True))
+    return dict(sorted(reported.items(), reverse=True))

@@ -1,6 +1,6 @@
 """Masks on the latent grid, the blend rule of both controllers, and the paste in pixel space.
 
-Shapes: B batch, C channels, H and W film sides, h and w latent sides.
+Shapes: B batch, C channels, H and W image sides, h and w latent sides.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def cubic_resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(x_BCHW, size=size, mode="bicubic", align_corners=False, antialias=False)
 
 
-def soft_mask(codes_BHW: Tensor, size: tuple[int, int], soft: float) -> Tensor:
+def soft_mask(label_map_BHW: Tensor, size: tuple[int, int], soft: float) -> Tensor:
     """Organ codes -> anatomy weights [B, 1, h, w]: 1 where the resized m_a / 4 is positive, else `soft`."""
-    small = cubic_resize(codes_BHW[:, None].to(torch.float32) / CODE_SCALE, size)
+    small = cubic_resize(label_map_BHW[:, None].to(torch.float32) / CODE_SCALE, size)
     return torch.where(small > 0, 1.0, soft).to(torch.float32)
 
 
@@ -42,27 +42,27 @@ def kept_variance_blend(z_hat: Tensor, z: Tensor, keep: Tensor, abar: float, noi
     """The anatomy hold with soft weights M that leaves the noise as strong as the timestep says.
 
     `blend` mixes two independent noises by M and 1 - M, which leaves M^2 + (1 - M)^2 of their variance; the
-    denoiser takes the rest of the film for noisier than it is. Here the mean is the same, and the fresh noise
+    denoiser takes the rest of the image for noisier than it is. Here the mean is the same, and the fresh noise
     makes up for what is lost: variance (1 - abar) (1 - (1 - M)^2). M = 1 and M = 0 are as in `blend`.
     """
     fresh = torch.sqrt((1 - abar) * keep * (2 - keep)) * noise
     return math.sqrt(abar) * keep * z_hat + fresh + (1 - keep) * z
 
 
-def paste(film_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Tensor:
-    """The edit faded into the film by alpha in 0..1; where alpha is 0 the film stays bit for bit."""
-    return torch.where(alpha_HW > 0, film_CHW + alpha_HW * (edit_CHW - film_CHW), film_CHW)
+def paste(image_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Tensor:
+    """The edit faded into the image by alpha in 0..1; where alpha is 0 the image stays bit for bit."""
+    return torch.where(alpha_HW > 0, image_CHW + alpha_HW * (edit_CHW - image_CHW), image_CHW)
 
 
-def from_grey(film_BHW: Tensor, value_range: tuple[float, float], channels: int) -> Tensor:
-    """Films uint8 [B, H, W] -> [B, channels, H, W] float32 in value_range; `to_grey` gives the bytes back."""
+def from_grey(image_BHW: Tensor, value_range: tuple[float, float], channels: int) -> Tensor:
+    """Images uint8 [B, H, W] -> [B, channels, H, W] float32 in value_range; `to_grey` gives the bytes back."""
     low, high = value_range
-    film = low + (high - low) * (film_BHW.to(torch.float32) / 255)
-    return film[:, None].expand(-1, channels, -1, -1).contiguous()
+    image = low + (high - low) * (image_BHW.to(torch.float32) / 255)
+    return image[:, None].expand(-1, channels, -1, -1).contiguous()
 
 
-def to_grey(film_CHW: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Film in value_range -> uint8 [H, W], the channels averaged."""
+def to_grey(image_CHW: Tensor, value_range: tuple[float, float]) -> Tensor:
+    """Image in value_range -> uint8 [H, W], the channels averaged."""
     low, high = value_range
-    grey = (film_CHW.mean(dim=0) - low) / (high - low)
+    grey = (image_CHW.mean(dim=0) - low) / (high - low)
     return (grey * 255).round().clamp(0, 255).to(torch.uint8)

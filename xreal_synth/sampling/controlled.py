@@ -1,13 +1,13 @@
 """XReal's Algorithm 1: stage A holds the denoiser to an anatomy, stage B infuses a finding inside a region.
 
-Both stages are one loop (`run_steps`) with different holds. Modes: `reference` re-encodes stage A's film and
+Both stages are one loop (`run_steps`) with different holds. Modes: `reference` re-encodes stage A's image and
 starts stage B from noise (as the authors' released code does); `paper` does so with the printed algorithm's
 chain, binary mask, mean latents and no guidance; `branch` starts stage B from stage A's state after k steps
 and holds it to stage A's kept states, so the twin comes for free.
 
 Instead of being held, stage A may follow a ControlNet's residuals (which stage B then gets too), or nothing.
 
-Shapes: B batch, C latent channels, H and W film sides, h and w latent sides, L tokens, D their width.
+Shapes: B batch, C latent channels, H and W image sides, h and w latent sides, L tokens, D their width.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def run_steps(
 
 def anatomy_stage(
     model: SamplerModel,
-    codes_BHW: Tensor,
+    label_map_BHW: Tensor,
     guide: Guide,
     rule: Rule,
     noise: BatchNoise,
@@ -114,9 +114,9 @@ def anatomy_stage(
     soft: float,
     keep_variance: bool = False,
 ) -> AnatomyStage:
-    """Stage A: organ codes uint8 -> latents of a film with this anatomy, held for the first `hold_steps`."""
-    x_hat = model.control(codes_BHW)
-    mask = soft_mask(codes_BHW, model.latent_shape[1:], soft)
+    """Stage A: organ codes uint8 -> latents of an image with this anatomy, held for the first `hold_steps`."""
+    x_hat = model.control(label_map_BHW)
+    mask = soft_mask(label_map_BHW, model.latent_shape[1:], soft)
     z_hat = encode_scaled(model, x_hat, noise("a.posterior") if rule.posterior == "sample" else None)
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def free_stage(model: SamplerModel, guide: Guide, rule: Rule, noise: BatchNoise)
 def pathology_from_noise(
     model: SamplerModel, x_BCHW: Tensor, m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise
 ) -> tuple[Tensor, list[Tensor]]:
-    """Stage B of `reference` and `paper`: a film and its region [B, 1, h, w] -> the film's z0 and stage B's states."""
+    """Stage B of `reference` and `paper`: an image and its region [B, 1, h, w] -> the image's z0 and stage B's states."""
     z0 = encode_scaled(model, x_BCHW, noise("b.posterior") if rule.posterior == "sample" else None)
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
@@ -197,6 +197,6 @@ def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor | None) -> 
     return model.scale_factor * (mean if noise is None else mean + std * noise)
 
 
-def decode_scaled(model: SamplerModel, z: Tensor, grain: Tensor | None = None) -> Tensor:
+def decode_scaled(model: SamplerModel, z: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
     """x = clamp(D_G(z / scale_factor)) in the model's value_range."""
-    return model.decode(z / model.scale_factor, grain).clamp(*model.value_range)
+    return model.decode(z / model.scale_factor, decoder_noise).clamp(*model.value_range)

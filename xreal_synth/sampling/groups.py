@@ -1,7 +1,7 @@
-"""Groups of films in micro-batches of one fixed size: stage A once per group, stage B once per edit.
+"""Groups of images in micro-batches of one fixed size: stage A once per group, stage B once per edit.
 
-The last micro-batch is padded with copies of its last row, so that every forward has the same shape and a
-film's bytes do not depend on how many others are made beside it.
+The last micro-batch is padded with copies of its last row, so that every forward has the same shape and an
+image's bytes do not depend on how many others are made beside it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from xreal_synth.sampling.controlled import (
     pathology_from_branch,
     pathology_from_noise,
 )
-from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
+from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
-from xreal_synth.sampling.real_film import film_states
+from xreal_synth.sampling.real_image import image_states
 from xreal_synth.sampling.schedule import make_schedule
-from xreal_synth.types import Film, SamplingSettings
+from xreal_synth.types import GreyImage, SamplingSettings
 
 TWIN = "h"
 _Row = TypeVar("_Row")
@@ -43,17 +43,17 @@ _Row = TypeVar("_Row")
 class _Group:
     job: GroupJob
     waiting: int
-    films: dict[str, Film] = field(default_factory=dict)
+    images: dict[str, GreyImage] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pass:
-    """One edit to make: on film [C, H, W], held to `states` [steps + 1, C, h, w] (none in mode reference)."""
+    """One edit to make: on image [C, H, W], held to `states` [steps + 1, C, h, w] (none in mode reference)."""
 
     group: _Group
     member: MemberJob
     number: int
-    film: Tensor
+    image: Tensor
     states: Tensor | None
 
     @property
@@ -73,15 +73,15 @@ def sample_groups(
     *,
     micro_batch: int,
     noise: NoiseSource = philox,
-    on_batch: Callable[[int], None] = lambda films: None,
-) -> Iterator[GroupFilms]:
-    """Makes every group's films, in the order of `jobs`, which are taken a micro-batch at a time.
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> Iterator[GroupImages]:
+    """Makes every group's images, in the order of `jobs`, which are taken a micro-batch at a time.
 
-    `on_batch` is called after each micro-batch with the number of films that it finished. Raises BundleError
+    `on_batch` is called after each micro-batch with the number of images that it finished. Raises BundleError
     if the model's numbers overflow.
     """
     assert micro_batch >= 1
-    maker = _Maker(model, settings, micro_batch, noise)
+    maker = _GroupMaker(model, settings, micro_batch, noise)
     open_groups: deque[_Group] = deque()
     passes: deque[_Pass] = deque()
     source = iter(jobs)
@@ -97,7 +97,7 @@ def sample_groups(
         yield from _finished(open_groups)
 
 
-class _Maker:
+class _GroupMaker:
     """The two kinds of micro-batch."""
 
     def __init__(
@@ -123,28 +123,30 @@ class _Maker:
     def twins(self, groups: list[_Group]) -> list[_Pass]:
         """Stage A: makes the twins, and returns the first edit of every member that has one.
 
-        Real films are their own twins: of them only the states are made.
+        Real images are their own twins: of them only the states are made.
         """
         rows = self._padded(groups)
         keys = tuple(NoiseKey(row.job.seed, row.job.index, row.job.attempt) for row in rows)
-        real = [row.job.film for row in rows if row.job.film is not None]
+        real = [row.job.image for row in rows if row.job.image is not None]
         if real:
-            assert len(real) == len(rows), "all groups of a run have a real film, or none has"
+            assert len(real) == len(rows), "all groups of a run have a real image, or none has"
             return self._real_twins(groups, real, keys)
-        codes = self._batch([row.job.anatomy for row in rows])
-        guide = Guide(self.model.embed([row.job.healthy_prompt for row in rows]), hint=self._hint(codes))
-        stage = self._anatomy(codes, guide, self._noise(keys))
-        films = self._decode(stage[-1], keys)
+        label_map = self._batch([row.job.anatomy for row in rows])
+        guide = Guide(self.model.embed([row.job.healthy_prompt for row in rows]), hint=self._hint(label_map))
+        stage = self._anatomy(label_map, guide, self._noise(keys))
+        images = self._decode(stage[-1], keys)
         kept = torch.stack(stage) if self.settings.mode == "branch" else None
-        greys = [self._grey(film) for film in films[: len(groups)]]
-        return _first_passes(groups, greys, films, kept)
+        greys = [self._grey(image) for image in images[: len(groups)]]
+        return _first_passes(groups, greys, images, kept)
 
-    def _real_twins(self, groups: list[_Group], real: list[Film], keys: tuple[NoiseKey, ...]) -> list[_Pass]:
-        films = from_grey(self._batch(real), self.model.value_range, self.model.channels)
+    def _real_twins(
+        self, groups: list[_Group], real: list[GreyImage], keys: tuple[NoiseKey, ...]
+    ) -> list[_Pass]:
+        images = from_grey(self._batch(real), self.model.value_range, self.model.channels)
         kept = None
         if self.settings.mode == "branch" and any(group.waiting for group in groups):
-            kept = torch.stack(film_states(self.model, films, self.rule, self._noise(keys)))
-        return _first_passes(groups, real, films, kept)
+            kept = torch.stack(image_states(self.model, images, self.rule, self._noise(keys)))
+        return _first_passes(groups, real, images, kept)
 
     def edit_next(self, passes: deque[_Pass], on_batch: Callable[[int], None]) -> None:
         """Makes a micro-batch of the passes, or all there are; those that follow them join the others."""
@@ -167,29 +169,29 @@ class _Maker:
         following = []
         for at, row in enumerate(batch):
             alpha = torch.from_numpy(row.edit.alpha).to(edited.device)
-            film = paste(row.film, edited[at], alpha)
+            image = paste(row.image, edited[at], alpha)
             if row.number + 1 < len(row.member.edits):
                 after = None if kept is None else kept[:, at]
-                following.append(_Pass(row.group, row.member, row.number + 1, film, after))
+                following.append(_Pass(row.group, row.member, row.number + 1, image, after))
             else:
-                row.group.films[row.member.name] = self._grey(film)
+                row.group.images[row.member.name] = self._grey(image)
                 row.group.waiting -= 1
         return following
 
-    def _anatomy(self, codes: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
+    def _anatomy(self, label_map: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
         settings = self.settings
         if settings.control != "xreal":
             return free_stage(self.model, guide, self.rule, noise)
         assert settings.soft is not None, "resolved settings have `soft` with control xreal"
         return anatomy_stage(
-            self.model, codes, guide, self.rule, noise,
+            self.model, label_map, guide, self.rule, noise,
             hold_steps=settings.hold_steps, soft=settings.soft, keep_variance=settings.soft_variance == "kept",
         ).states  # fmt: skip
 
     def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
         if self.settings.mode != "branch":
-            films = torch.stack([row.film for row in rows])
-            return pathology_from_noise(self.model, films, m_p, guide, self.rule, noise)[1]
+            images = torch.stack([row.image for row in rows])
+            return pathology_from_noise(self.model, images, m_p, guide, self.rule, noise)[1]
         kept = torch.stack([row.states for row in rows if row.states is not None], dim=1)
         start = self.settings.branch_step
         return pathology_from_branch(self.model, list(kept), m_p, guide, self.rule, noise, start=start)
@@ -201,8 +203,8 @@ class _Maker:
         null = self.model.embed([self.model.null_prompt] * len(prompts))
         return Guide(cond, null, self.settings.guidance, hint)
 
-    def _hint(self, codes: Tensor) -> Tensor | None:
-        return self.model.hint(codes) if self.settings.control == "controlnet" else None
+    def _hint(self, label_map: Tensor) -> Tensor | None:
+        return self.model.hint(label_map) if self.settings.control == "controlnet" else None
 
     def _padded(self, rows: list[_Row]) -> list[_Row]:
         return rows + [rows[-1]] * (self.micro_batch - len(rows))
@@ -214,53 +216,53 @@ class _Maker:
         return BatchNoise(self.noise, keys, self.model.latent_shape, self.model.device)
 
     def _decode(self, z: Tensor, keys: tuple[NoiseKey, ...]) -> Tensor:
-        films = decode_scaled(self.model, z, self._grain(keys))
-        finite = (torch.isfinite(films).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
+        images = decode_scaled(self.model, z, self._decoder_noise(keys))
+        finite = (torch.isfinite(images).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
         wrong = sorted({key.index for key, fine in zip(keys, finite, strict=True) if not fine})
         if wrong:
             raise BundleError(
                 found=f"the denoiser's numbers overflow in group {', '.join(map(str, wrong))}",
                 wanted="finite latents",
-                mend="lower sampling.guidance, or set compute.precision to fp32",
+                hint="lower sampling.guidance, or set compute.precision to fp32",
             )
-        return films
+        return images
 
-    def _grain(self, keys: tuple[NoiseKey, ...]) -> Tensor | None:
-        """One noise for all films of a group, so that a region has the grain of what surrounds it."""
-        shape = self.model.grain_shape
+    def _decoder_noise(self, keys: tuple[NoiseKey, ...]) -> Tensor | None:
+        """One noise for all images of a group, so that a region has the grain of what surrounds it."""
+        shape = self.model.decoder_noise_shape
         if shape is None:
             return None
         groups = tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
         return BatchNoise(self.noise, groups, shape, self.model.device)("film.grain")
 
-    def _grey(self, film: Tensor) -> Film:
-        grey: Film = to_grey(film, self.model.value_range).cpu().numpy()
+    def _grey(self, image: Tensor) -> GreyImage:
+        grey: GreyImage = to_grey(image, self.model.value_range).cpu().numpy()
         return grey
 
 
-def _finished(open_groups: deque[_Group]) -> Iterator[GroupFilms]:
+def _finished(open_groups: deque[_Group]) -> Iterator[GroupImages]:
     """The first groups, as far as they wait for nothing."""
     while open_groups and not open_groups[0].waiting:
         done = open_groups.popleft()
-        yield GroupFilms(done.job.index, done.films)
+        yield GroupImages(done.job.index, done.images)
 
 
 def _first_passes(
-    groups: list[_Group], greys: Sequence[Film], films: Tensor, kept: Tensor | None
+    groups: list[_Group], greys: Sequence[GreyImage], images: Tensor, kept: Tensor | None
 ) -> list[_Pass]:
     """Hands each group its twin, and returns the first edit of every member that has one.
 
-    Films [B, C, H, W] and the states that they ended, [steps + 1, B, C, h, w] in mode branch.
+    Images [B, C, H, W] and the states that they ended, [steps + 1, B, C, h, w] in mode branch.
     """
     passes = []
     for row, group in enumerate(groups):
         states = None if kept is None else kept[:, row]
-        group.films[TWIN] = greys[row]
+        group.images[TWIN] = greys[row]
         for member in group.job.members:
             if member.edits:
-                passes.append(_Pass(group, member, 0, films[row], states))
+                passes.append(_Pass(group, member, 0, images[row], states))
             else:
-                group.films[member.name] = greys[row]
+                group.images[member.name] = greys[row]
     return passes
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.types import Film, Mask
+from xreal_synth.types import GreyImage, Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +21,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemberJob:
-    """A film to make from the twin: its edits are infused one after another."""
+    """An image to make from the twin: its edits are infused one after another."""
 
     name: str
     edits: tuple[Edit, ...]
@@ -31,8 +31,8 @@ class MemberJob:
 class GroupJob:
     """One anatomy (organ codes uint8 [H, W]) and the members to make of it; the twin is always made.
 
-    With `film`, a real film uint8 [H, W], there is no stage A: the film itself is the twin. `large` is the
-    same film at the size that films are upscaled to, where they are.
+    With `image`, a real image uint8 [H, W], there is no stage A: the image itself is the twin. `large` is the
+    same image at the size that images are upscaled to, where they are.
     """
 
     seed: int
@@ -41,13 +41,13 @@ class GroupJob:
     anatomy: Mask
     healthy_prompt: str
     members: tuple[MemberJob, ...]
-    film: Film | None = None
-    large: Film | None = None
+    image: GreyImage | None = None
+    large: GreyImage | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GroupFilms:
-    """Finished films uint8 [H, W] by member name, the twin "h" among them."""
+class GroupImages:
+    """Finished images uint8 [H, W] by member name, the twin "h" among them."""
 
     index: int
-    films: dict[str, Film]
+    images: dict[str, GreyImage]

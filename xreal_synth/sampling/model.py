@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class SamplerModel(Protocol):
-    """Shapes: B batch, C latent channels, h, w latent sides, H, W film sides, L tokens, D their width."""
+    """Shapes: B batch, C latent channels, h, w latent sides, H, W image sides, L tokens, D their width."""
 
     @property
     def device(self) -> torch.device: ...
@@ -20,12 +20,12 @@ class SamplerModel(Protocol):
 
     @property
     def channels(self) -> int:
-        """The films' channels inside the networks; all hold the same grey."""
+        """The images' channels inside the networks; all hold the same grey."""
         ...
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """The films' range inside the networks."""
+        """The images' range inside the networks."""
         ...
 
     @property
@@ -52,25 +52,25 @@ class SamplerModel(Protocol):
         """The raw prediction eps or v [B, C, h, w]; with a hint, steered by the ControlNet."""
         ...
 
-    def hint(self, codes_BHW: Tensor) -> Tensor:
+    def hint(self, label_map_BHW: Tensor) -> Tensor:
         """Organ codes uint8 -> what `denoise` takes as hint; computed once for all steps."""
         ...
 
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Films in value_range -> mean and deviation of the unscaled latents."""
+        """Images in value_range -> mean and deviation of the unscaled latents."""
         ...
 
     @property
-    def grain_shape(self) -> tuple[int, ...] | None:
-        """The shape of a film's noise if the decoder takes any: the raw material of texture."""
+    def decoder_noise_shape(self) -> tuple[int, ...] | None:
+        """The shape of an image's noise if the decoder takes any: the raw material of texture."""
         ...
 
-    def decode(self, z_BChw: Tensor, grain: Tensor | None = None) -> Tensor:
-        """Unscaled latents and noise [B, *grain_shape] -> films, not clamped."""
+    def decode(self, z_BChw: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
+        """Unscaled latents and noise [B, *decoder_noise_shape] -> images, not clamped."""
         ...
 
-    def control(self, codes_BHW: Tensor) -> Tensor:
-        """Organ codes uint8 -> rough films x_hat, clamped to value_range."""
+    def control(self, label_map_BHW: Tensor) -> Tensor:
+        """Organ codes uint8 -> rough images x_hat, clamped to value_range."""
         ...
 
     def embed(self, prompts: Sequence[str]) -> Tensor:

@@ -40,14 +40,14 @@ class GateTally:
 
 
 def count_acceptance(metas: Sequence[SampleMeta], rejected: Iterable[Rejected]) -> Acceptance:
-    """A shard's films, a group's side by side, and its refused attempts; what had no place was not tried."""
+    """A shard's images, a group's side by side, and its refused attempts; what had no place was not tried."""
     tally = GateTally(gated=True)
     for _, members in groupby(metas, key=lambda meta: meta.group):
-        told = list(members)
-        names = _asked(tuple(finding.name for meta in told for finding in meta.findings))
+        reported = list(members)
+        names = _asked(tuple(finding.name for meta in reported for finding in meta.findings))
         tally.tried.update(names)
         tally.accepted.update(names)
-        for meta in told:
+        for meta in reported:
             tally.flags.update(() if meta.quality is None else meta.quality.flags)
     for reject in rejected:
         tally.reasons[reject.check] += 1

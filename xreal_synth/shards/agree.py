@@ -1,4 +1,4 @@
-"""Whether a sample's film, masks, boxes, labels and table row tell the same story."""
+"""Whether a sample's image, masks, boxes, labels and table row tell the same story."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
 
 
 def group_problems(members: Sequence[Sample]) -> list[str]:
-    """What differs between the members of one group that must not: anatomy, and film outside the edit.
+    """What differs between the members of one group that must not: anatomy, and image outside the edit.
 
     A feathered paste leaves every pixel outside the regions that were painted as it is in the twin; where the
     twin is delivered, the change maps say by how much the others differ from it.
@@ -33,33 +33,33 @@ def group_problems(members: Sequence[Sample]) -> list[str]:
     first, problems = members[0], _sham_problems(members)
     for sample in members[1:]:
         key = sample.meta.key
-        if _film_of(sample.meta) != _film_of(first.meta):
-            problems.append(f"{key}: another source film than {first.meta.key}")
+        if _image_of(sample.meta) != _image_of(first.meta):
+            problems.append(f"{key}: another source image than {first.meta.key}")
         if not np.array_equal(sample.anatomy, first.anatomy):
             problems.append(f"{key}: another anatomy mask than {first.meta.key}")
             continue
         if sample.meta.sampling.get("paste") == "feather":
             outside = ~(_painted_on(sample, members) | _painted_on(first, members))
-            if not np.array_equal(sample.film[outside], first.film[outside]):
-                problems.append(f"{key}: the film differs from {first.meta.key} outside its findings")
+            if not np.array_equal(sample.image[outside], first.image[outside]):
+                problems.append(f"{key}: the image differs from {first.meta.key} outside its findings")
     for sample in members:
         problems += [f"{sample.meta.key}: {text}" for text in _change_problems(sample, members)]
     return problems
 
 
 def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.bool_]:
-    """Where a film was painted on, bool [H, W]; a sham's regions are those of the first variant."""
+    """Where an image was painted on, bool [H, W]; a sham's regions are those of the first variant."""
     region = np.asarray(sample.pathology > 0)
     if sample.meta.sham:
         variants = [member for member in members if member.meta.member == FIRST_VARIANT]
         return np.asarray(variants[0].pathology > 0) if variants else ~region
-    for x0, y0, x1, y1 in sample.meta.source.healed if sample.meta.source is not None else ():
+    for x0, y0, x1, y1 in sample.meta.source.removed if sample.meta.source is not None else ():
         region[y0:y1, x0:x1] = True
     return region
 
 
 def _sham_problems(members: Sequence[Sample]) -> list[str]:
-    """Whether a sham lies in the first variant's regions and is labelled as a film without them."""
+    """Whether a sham lies in the first variant's regions and is labelled as an image without them."""
     by_name = {sample.meta.member: sample.meta for sample in members}
     first, twin = by_name.get(FIRST_VARIANT), by_name.get(TWIN)
     problems = []
@@ -78,15 +78,15 @@ def _change_problems(sample: Sample, members: Sequence[Sample]) -> list[str]:
     problems = []
     if sample.change[~_painted_on(sample, members)].any():
         problems.append("change.png is not 0 outside what was painted")
-    twin = next((member.film for member in members if member.meta.member == TWIN), None)
+    twin = next((member.image for member in members if member.meta.member == TWIN), None)
     if twin is not None and not np.array_equal(
-        sample.change, np.abs(np.subtract(sample.film, twin, dtype=int))
+        sample.change, np.abs(np.subtract(sample.image, twin, dtype=int))
     ):
         problems.append("change.png is not the difference from the twin")
     return problems
 
 
-def _film_of(meta: SampleMeta) -> tuple[str, str] | None:
+def _image_of(meta: SampleMeta) -> tuple[str, str] | None:
     return None if meta.source is None else (meta.source.id, meta.source.sha256)
 
 

@@ -84,7 +84,7 @@ def record_problems(
     """What in a record contradicts its own name, the dataset's head or the plan."""
     first = shard * head.shard_samples
     rejects = record.rejects.path if record.rejects is not None else rejects_key(stem)
-    told = {
+    reported = {
         "shard": (record.shard, shard),
         "digest": (record.digest, head.digest),
         "tar": (record.tar.path, tar_key(stem)),
@@ -99,7 +99,9 @@ def record_problems(
         "rejects and rejected": (record.rejects is not None, record.rejected > 0),
     }
     return [
-        f"{name}: {found!r}, wanted {wanted!r}" for name, (found, wanted) in told.items() if found != wanted
+        f"{name}: {found!r}, wanted {wanted!r}"
+        for name, (found, wanted) in reported.items()
+        if found != wanted
     ]
 
 

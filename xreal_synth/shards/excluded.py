@@ -1,6 +1,6 @@
-"""`excluded.csv`: films of a dataset that its readers leave out, with the reason; the shards stay as they are.
+"""`excluded.csv`: images of a dataset that its readers leave out, with the reason; the shards stay as they are.
 
-`SyntheticDataset` and the exports honour it. Whoever opens the tars with other tools must read it too. A film is
+`SyntheticDataset` and the exports honour it. Whoever opens the tars with other tools must read it too. An image is
 taken in again when its line, or the file, is removed.
 """
 
@@ -38,10 +38,10 @@ def read_excluded(store: Store) -> dict[str, str]:
     return found
 
 
-def add_excluded(store: Store, films: Mapping[str, str]) -> int:
-    """Adds films with their reasons, those that are named already keep theirs; returns how many are new."""
+def add_excluded(store: Store, images: Mapping[str, str]) -> int:
+    """Adds images with their reasons, those that are named already keep theirs; returns how many are new."""
     former = read_excluded(store)
-    new = {key: reason for key, reason in films.items() if key not in former}
+    new = {key: reason for key, reason in images.items() if key not in former}
     if new:
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
@@ -56,5 +56,5 @@ def _faulty(where: str, found: str) -> DatasetError:
         where=where,
         found=found,
         wanted=f"a table with the columns {', '.join(COLUMNS)}",
-        mend="correct the file, or remove it to take all films in",
+        hint="correct the file, or remove it to take all images in",
     )

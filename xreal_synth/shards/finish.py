@@ -74,7 +74,7 @@ def _read(store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None)
     key = record_key(stem_of(head.name, shard))
     record = parse_record(store.read_bytes(key), key)
     if record.digest != head.digest or record.shard != shard:
-        raise DatasetError(where=key, found="the record of another shard or dataset", mend="run repair")
+        raise DatasetError(where=key, found="the record of another shard or dataset", hint="run repair")
     samples = _with_split(_table(store, record.table, sample_schema()), split_of)
     rejected = None if record.rejects is None else _table(store, record.rejects, rejected_schema())
     return _Read(record, samples, rejected)
@@ -84,7 +84,7 @@ def _table(store: Store, entry: FileStamp, schema: Any) -> Any:
     data = store.read_bytes(entry.path)
     if stamp(entry.path, data) != entry:
         raise DatasetError(
-            where=entry.path, found="its bytes are not those its record names", mend="run repair, then report"
+            where=entry.path, found="its bytes are not those its record names", hint="run repair, then report"
         )
     return read_table(data, entry.path, schema)
 

@@ -57,17 +57,17 @@ class DatasetHead:
         return value
 
     @property
-    def real_films(self) -> bool:
-        """Whether the films are real ones, as they are or edited."""
+    def real_images(self) -> bool:
+        """Whether the images are real ones, as they are or edited."""
         anatomy = self.settings.get("anatomy")
         source = anatomy.get("source") if isinstance(anatomy, dict) else None
         return isinstance(source, dict) and "images" in source
 
     @property
     def follows_masks(self) -> bool:
-        """Whether the films follow their organ masks: real ones do, made ones but for `control: none`."""
+        """Whether the images follow their organ masks: real ones do, made ones but for `control: none`."""
         sampling = self.settings.get("sampling")
-        return self.real_films or not (isinstance(sampling, dict) and sampling.get("control") == "none")
+        return self.real_images or not (isinstance(sampling, dict) and sampling.get("control") == "none")
 
 
 @lru_cache(maxsize=1)
@@ -88,7 +88,7 @@ def parse_head(data: bytes, where: str) -> DatasetHead:
             where=where,
             found=f"dataset format {version}",
             wanted=f"format {FORMAT_VERSION} or older",
-            mend="install a newer xreal-synth",
+            hint="install a newer xreal-synth",
         )
     try:
         return _adapter().validate_python(fields)
@@ -102,7 +102,7 @@ def read_head(store: Store) -> DatasetHead:
     """The head of the dataset at this place; raises DatasetError if there is none."""
     if not store.exists(DATASET):
         raise DatasetError(
-            where=store.uri, found=f"no {DATASET} here", wanted="a dataset's folder", mend="check the path"
+            where=store.uri, found=f"no {DATASET} here", wanted="a dataset's folder", hint="check the path"
         )
     return parse_head(store.read_bytes(DATASET), f"{store.uri}/{DATASET}")
 
@@ -110,25 +110,25 @@ def read_head(store: Store) -> DatasetHead:
 def check_head(found: DatasetHead, wanted: DatasetHead, where: str, differences: Differences) -> None:
     """Raises DatasetError, naming what differs, unless both heads are of the same dataset."""
     if found.digest != wanted.digest:
-        told = differences(found.settings, wanted.settings)
+        reported = differences(found.settings, wanted.settings)
         if found.bundle != wanted.bundle:
-            told.append(
+            reported.append(
                 f"bundle: {found.bundle.name} ({found.bundle.hash[:12]}) there, "
                 f"{wanted.bundle.name} ({wanted.bundle.hash[:12]}) here"
             )
-        told = told or [f"digest: {found.digest[:12]} there, {wanted.digest[:12]} here"]
+        reported = reported or [f"digest: {found.digest[:12]} there, {wanted.digest[:12]} here"]
         raise DatasetError(
             where=where,
-            found="this folder holds another recipe's dataset: " + "; ".join(told),
+            found="this folder holds another recipe's dataset: " + "; ".join(reported),
             wanted="an empty folder, or the dataset of this very recipe",
-            mend="give another place with --output, or undo these changes",
+            hint="give another place with --output, or undo these changes",
         )
     if found.name != wanted.name or found.shard_samples != wanted.shard_samples:
         raise DatasetError(
             where=where,
             found=f"this folder's dataset is {found.name} in shards of {found.shard_samples}",
             wanted=f"{wanted.name} in shards of {wanted.shard_samples}",
-            mend="keep the recipe's name and output.shard_samples, or give another place with --output",
+            hint="keep the recipe's name and output.shard_samples, or give another place with --output",
         )
 
 

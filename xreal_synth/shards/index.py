@@ -98,10 +98,10 @@ def index_start(store: Store) -> dict[str, Any]:
 def asked_groups(store: Store) -> int | None:
     """The groups that the last finished run asked for, as index.json tells; None where it does not."""
     try:
-        told = index_start(store).get("asked")
+        reported = index_start(store).get("asked")
     except (ValueError, StorageError, OSError):
         return None
-    groups = told.get("groups") if isinstance(told, dict) else None
+    groups = reported.get("groups") if isinstance(reported, dict) else None
     return groups if isinstance(groups, int) and groups > 0 else None
 
 

@@ -16,15 +16,15 @@ from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.names import parse_key
 from xreal_synth.types import (
-    FilmQuality,
+    ExistingFinding,
+    ImageQuality,
     LabelValue,
     NormBox,
-    OwnFinding,
     PixelBox,
     PlacedFinding,
     Region,
     SampleMeta,
-    SourceFilm,
+    SourceImage,
 )
 
 REAL: Final = "a real film"
@@ -163,7 +163,7 @@ def sham_fields(place: PlacedFinding, image_size: tuple[int, int]) -> dict[str, 
 def meta_json(meta: SampleMeta) -> bytes:
     """Canonical bytes of KEY.json: fixed field order, no spaces, label sets in vocab's order.
 
-    `synthetic` is true where nothing of the film is a patient's. A real film, or one edited from it, has
+    `synthetic` is true where nothing of the image is a patient's. A real image, or one edited from it, has
     `source`, which says so. `quality` is there where a gate was, `sham`, the regions that were painted, in a
     sham alone.
     """
@@ -200,8 +200,8 @@ def meta_json(meta: SampleMeta) -> bytes:
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _source_fields(source: SourceFilm, member: str) -> dict[str, object]:
-    """What KEY.json says of a real film, or of the one that a film was edited from."""
+def _source_fields(source: SourceImage, member: str) -> dict[str, object]:
+    """What KEY.json says of a real image, or of the one that an image was edited from."""
     return {
         "origin": REAL if member == TWIN else EDITED,
         "id": source.id,
@@ -211,7 +211,7 @@ def _source_fields(source: SourceFilm, member: str) -> dict[str, object]:
             {
                 "name": own.name,
                 "box_xyxy": list(own.box),
-                "healed_xyxy": None if own.healed is None else list(own.healed),
+                "healed_xyxy": None if own.removed is None else list(own.removed),
             }
             for own in source.findings
         ],
@@ -245,15 +245,15 @@ def _finding(raw: _FindingJson, where: str) -> PlacedFinding:
     return PlacedFinding(raw.name, raw.side, raw.zone, raw.region, raw.boxes_xyxy, raw.size)
 
 
-def _source(raw: _SourceJson | None) -> SourceFilm | None:
+def _source(raw: _SourceJson | None) -> SourceImage | None:
     if raw is None:
         return None
-    own = tuple(OwnFinding(one.name, one.box_xyxy, one.healed_xyxy) for one in raw.findings)
-    return SourceFilm(raw.id, raw.sha256, raw.labels, own)
+    own = tuple(ExistingFinding(one.name, one.box_xyxy, one.healed_xyxy) for one in raw.findings)
+    return SourceImage(raw.id, raw.sha256, raw.labels, own)
 
 
-def _quality(raw: _QualityJson | None) -> FilmQuality | None:
-    return None if raw is None else FilmQuality(raw.profile, raw.scores, raw.flags)
+def _quality(raw: _QualityJson | None) -> ImageQuality | None:
+    return None if raw is None else ImageQuality(raw.profile, raw.scores, raw.flags)
 
 
 def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
@@ -274,15 +274,15 @@ def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
         raise DatasetError(where=where, found="quality.flags names scores that are not there")
     if (meta.member[0] == SHAM) != bool(meta.sham):
         raise DatasetError(where=where, found=f"member {meta.member} with {len(meta.sham)} sham regions")
-    if meta.sham and (meta.findings or (meta.source is not None and meta.source.healed)):
+    if meta.sham and (meta.findings or (meta.source is not None and meta.source.removed)):
         raise DatasetError(where=where, found="a sham with findings painted in or over")
-    told_places = (*raw.findings, *(place.finding for place in raw.sham))
-    for finding, told in zip((*meta.findings, *meta.sham), told_places, strict=True):
-        _check_boxes(finding, told, meta.image_size, where)
+    reported_places = (*raw.findings, *(place.finding for place in raw.sham))
+    for finding, reported in zip((*meta.findings, *meta.sham), reported_places, strict=True):
+        _check_boxes(finding, reported, meta.image_size, where)
 
 
 def _check_source(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
-    """A film is synthetic or has a source, and only an edited one has findings painted in or over."""
+    """An image is synthetic or has a source, and only an edited one has findings painted in or over."""
     if raw.synthetic != (raw.source is None):
         raise DatasetError(
             where=where, found=f"synthetic: {raw.synthetic} and source: {raw.source is not None}"
@@ -291,10 +291,10 @@ def _check_source(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
         return
     if (raw.source.origin == REAL) != (meta.member == TWIN):
         raise DatasetError(where=where, found=f"member {meta.member} is {raw.source.origin}")
-    if meta.member == TWIN and (meta.findings or meta.source.healed):
-        raise DatasetError(where=where, found="a real film with findings painted in or over")
+    if meta.member == TWIN and (meta.findings or meta.source.removed):
+        raise DatasetError(where=where, found="a real image with findings painted in or over")
     for own in meta.source.findings:
-        for box in (own.box, own.healed or own.box):
+        for box in (own.box, own.removed or own.box):
             _check_inside(own.name, box, meta.image_size, where)
 
 
@@ -303,15 +303,15 @@ def _check_inside(name: str, box: PixelBox, size: tuple[int, int], where: str) -
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise DatasetError(
             where=where,
-            found=f"{name}: box {[x0, y0, x1, y1]} in a film of {width} x {height}",
-            wanted="a half-open xyxy box inside the film",
+            found=f"{name}: box {[x0, y0, x1, y1]} in an image of {width} x {height}",
+            wanted="a half-open xyxy box inside the image",
         )
 
 
-def _check_boxes(finding: PlacedFinding, told: _FindingJson, size: tuple[int, int], where: str) -> None:
+def _check_boxes(finding: PlacedFinding, reported: _FindingJson, size: tuple[int, int], where: str) -> None:
     for box in finding.boxes:
         _check_inside(finding.name, box, size, where)
-    if told.box_xyxy != finding.box_xyxy or told.box_xyxyn != norm_box(finding.box_xyxy, size):
+    if reported.box_xyxy != finding.box_xyxy or reported.box_xyxyn != norm_box(finding.box_xyxy, size):
         raise DatasetError(
             where=where, found=f"{finding.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree"
         )

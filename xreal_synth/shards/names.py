@@ -34,12 +34,12 @@ RECORDS: Final = "records"
 QUARANTINE: Final = "quarantine"
 LOGS: Final = "logs"
 
-FILM: Final = "png"
+IMAGE: Final = "png"
 META: Final = "json"
 ANATOMY: Final = "anatomy.png"
 PATHOLOGY: Final = "pathology.png"
 CHANGE: Final = "change.png"
-SUFFIXES: Final = (FILM, META, ANATOMY, PATHOLOGY, CHANGE)
+SUFFIXES: Final = (IMAGE, META, ANATOMY, PATHOLOGY, CHANGE)
 
 HUB_SPLITS: Final = {"train": "train", "val": "validation", "test": "test"}
 """A dataset's split -> its name in files for the Hugging Face Hub."""

@@ -53,12 +53,12 @@ def sample_members(data: bytes, key: str, sha256: str, where: str) -> dict[str, 
     found = list(raw_samples(ended, where))
     if [name for name, _ in found] != [key]:
         names = ", ".join(name for name, _ in found) or "nothing"
-        raise DatasetError(where=where, found=names, wanted=key, mend="run xreal-synth verify")
+        raise DatasetError(where=where, found=names, wanted=key, hint="run xreal-synth verify")
     ((_, members),) = found
     if content_sha256(members.values()) != sha256:
         raise DatasetError(
             where=f"{where}:{key}",
             found="its bytes are not those its table's row names",
-            mend="run xreal-synth verify, then restore or make the shard again",
+            hint="run xreal-synth verify, then restore or make the shard again",
         )
     return members

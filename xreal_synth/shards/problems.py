@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class VerifyProblem:
-    """`path` is the file, `shard` the shard to make again, None where that would not mend it."""
+    """`path` is the file, `shard` the shard to make again, None where that would not fix it."""
 
     path: str
     found: str

@@ -44,7 +44,7 @@ def build_record(
     """The record of a finished shard; counts are taken from its rows.
 
     `rejected` counts every refused attempt, `dropped` the groups given up; `rejects` is None without any.
-    `gated` says that a gate looked at the films.
+    `gated` says that a gate looked at the images.
     """
     assert (rejects is None) == (not rejected)
     return ShardRecord(

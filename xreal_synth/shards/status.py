@@ -38,7 +38,7 @@ _EXITS: dict[int, State] = {0: "complete", 3: "partial", 75: "stopped"}
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RecordFacts:
     """What is kept of a record: `at` is when it was written, `make_s` how long its shard took (0: adopted)."""
 
     shard: int
@@ -57,7 +57,7 @@ class DatasetStatus:
 
     `running`: a run told of itself, or finished a shard, a short while ago; `silent`: the last run neither goes
     on nor has said how it ended. Totals are None where nothing tells how many groups are asked for;
-    `films_total` expects of the missing groups what the made ones gave. `images_per_s` is of the actors at work,
+    `images_total` expects of the missing groups what the made ones gave. `images_per_s` is of the actors at work,
     from their last shards; `eta_s` and `actors` are None and 0 unless it runs. Times are seconds since 1970.
     """
 
@@ -69,8 +69,8 @@ class DatasetStatus:
     shards_total: int | None
     groups_done: int
     groups_total: int | None
-    films: int
-    films_total: int | None
+    images: int
+    images_total: int | None
     rejected: int
     dropped: int
     actors: int
@@ -87,7 +87,7 @@ class StatusReader:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, RecordFacts] = {}
 
     def read(self, now: float | None = None) -> DatasetStatus:
         """The state at `now`. Raises DatasetError if there is no dataset."""
@@ -100,17 +100,17 @@ class StatusReader:
         last = max([one.at for one in seen] + ([note.at] if note else []), default=None)
         done = shards_total is not None and len(seen) >= shards_total and self._store.exists(INDEX)
         state = _state(note, last, seen, done, now)
-        films, groups = sum(one.samples for one in seen), sum(one.groups + one.dropped for one in seen)
-        films_total = None
+        images, groups = sum(one.samples for one in seen), sum(one.groups + one.dropped for one in seen)
+        images_total = None
         if groups_total is not None and groups:
-            films_total = films + round(films / groups * max(groups_total - groups, 0))
+            images_total = images + round(images / groups * max(groups_total - groups, 0))
         rate = _rate(seen)
-        left = None if films_total is None else films_total - films
+        left = None if images_total is None else images_total - images
         return DatasetStatus(
             uri=self._store.uri, name=head.name, state=state,
             exit_code=note.exit_code if note else 0 if state == "complete" else None,
             shards_done=len(seen), shards_total=shards_total, groups_done=groups, groups_total=groups_total,
-            films=films, films_total=films_total,
+            images=images, images_total=images_total,
             rejected=sum(one.rejected for one in seen), dropped=sum(one.dropped for one in seen),
             actors=note.actors if note and state == "running" else 0, images_per_s=rate,
             eta_s=left / rate if state == "running" and rate and left is not None else None,
@@ -128,7 +128,7 @@ class StatusReader:
         damaged: dict[int, str] = {}
         read = in_order(lambda one: self._record(*one), fresh, readers(self._store))
         for (key, _), found in zip(fresh, read, strict=True):
-            if isinstance(found, Seen):
+            if isinstance(found, RecordFacts):
                 self._seen[key] = found
             else:
                 shard = _shard_of(key, head)
@@ -136,12 +136,12 @@ class StatusReader:
                 damaged[shard] = found
         return damaged
 
-    def _record(self, key: str, at: float) -> Seen | str:
+    def _record(self, key: str, at: float) -> RecordFacts | str:
         try:
             record = parse_record(self._store.read_bytes(key), key)
         except (DatasetError, StorageError) as error:
             return error.found
-        return Seen(
+        return RecordFacts(
             record.shard, record.samples, record.groups, record.rejected, record.dropped,
             record.timings.get("make_s", 0.0), record.actor, at,
         )  # fmt: skip
@@ -176,11 +176,13 @@ def _recipe_samples(store: Store) -> int | None:
         recipe = yaml.safe_load(store.read_bytes(RECIPE))
     except (StorageError, yaml.YAMLError, UnicodeDecodeError):
         return None
-    samples = recipe.get("samples") if isinstance(recipe, dict) else None
+    samples = recipe.get("anatomies") if isinstance(recipe, dict) else None
     return samples if isinstance(samples, int) and samples > 0 else None
 
 
-def _state(note: RunNote | None, last: float | None, seen: list[Seen], done: bool, now: float) -> State:
+def _state(
+    note: RunNote | None, last: float | None, seen: list[RecordFacts], done: bool, now: float
+) -> State:
     newest = max((one.at for one in seen), default=0.0)
     if note is None:
         if done:
@@ -192,10 +194,10 @@ def _state(note: RunNote | None, last: float | None, seen: list[Seen], done: boo
     return "running" if last is not None and now - last < patience else "silent"
 
 
-def _rate(seen: Iterable[Seen]) -> float | None:
-    """Films per second of the actors that were at work when the newest record was written, each by its last
+def _rate(seen: Iterable[RecordFacts]) -> float | None:
+    """Images per second of the actors that were at work when the newest record was written, each by its last
     shard; None before the first."""
-    latest: dict[str, Seen] = {}
+    latest: dict[str, RecordFacts] = {}
     for one in seen:
         if one.make_s > 0 and (one.actor not in latest or latest[one.actor].at < one.at):
             latest[one.actor] = one

@@ -22,28 +22,28 @@ class LabelTally:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class GenerationTimes:
     """Who made the shards, as their records say.
 
-    `films` were made in `seconds`, summed over shards and actors; adopted shards tell no time. `actors` counts
+    `images` were made in `seconds`, summed over shards and actors; adopted shards tell no time. `actors` counts
     names, `environments` are fingerprints with the shards made in each, the most first.
     """
 
-    films: int = 0
+    images: int = 0
     seconds: float = 0.0
     actors: int = 0
     environments: tuple[tuple[dict[str, str], int], ...] = ()
 
     @property
-    def films_per_actor_second(self) -> float | None:
-        return self.films / self.seconds if self.seconds > 0 else None
+    def images_per_actor_second(self) -> float | None:
+        return self.images / self.seconds if self.seconds > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
     """Counts over all finished shards.
 
-    `members` counts films by kind (h twin or healthy, v variant, s sham), `rows` groups by the recipe's
+    `members` counts images by kind (h twin or healthy, v variant, s sham), `rows` groups by the recipe's
     findings row, `bytes` those of the tars; `image_sizes` are (height, width); `gate` is None where none was.
     `asked` is the number of groups that the last run asked for, None where no run has told.
     """
@@ -61,7 +61,7 @@ class DatasetSummary:
     image_sizes: tuple[tuple[int, int], ...]
     gate: Acceptance | None = None
     asked: int | None = None
-    making: Making = field(default_factory=Making)
+    making: GenerationTimes = field(default_factory=GenerationTimes)
 
 
 class Tally:
@@ -90,7 +90,7 @@ class Tally:
         self._environments[tuple(sorted(record.fingerprint.items()))] += 1
         if (seconds := record.timings.get("make_s", 0.0)) > 0:
             self._actors.add(record.actor)
-            self._timed["films"] += record.samples
+            self._timed["images"] += record.samples
             self._seconds += seconds
 
     def add(self, table: Any) -> None:
@@ -129,10 +129,12 @@ class Tally:
             making=self._making(),
         )
 
-    def _making(self) -> Making:
+    def _making(self) -> GenerationTimes:
         ranked = sorted(self._environments.items(), key=lambda item: (-item[1], item[0]))
         environments = tuple((dict(names), shards) for names, shards in ranked)
-        return Making(self._timed["films"], round(self._seconds, 3), len(self._actors), environments)
+        return GenerationTimes(
+            self._timed["images"], round(self._seconds, 3), len(self._actors), environments
+        )
 
 
 def _counts(table: Any, column: str) -> dict[Any, int]:

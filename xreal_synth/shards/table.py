@@ -17,7 +17,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.shards.meta import finding_fields
 from xreal_synth.shards.names import tar_key
 from xreal_synth.shards.tar import TableRow
-from xreal_synth.types import FilmQuality, Rejected, SampleMeta, ShardPlan
+from xreal_synth.types import ImageQuality, Rejected, SampleMeta, ShardPlan
 
 LABEL_COLUMNS: Final = tuple(
     f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
@@ -96,7 +96,7 @@ def label_columns(meta: SampleMeta) -> dict[str, int | None]:
     }
 
 
-def quality_columns(quality: FilmQuality | None) -> dict[str, object]:
+def quality_columns(quality: ImageQuality | None) -> dict[str, object]:
     """`quality.organs.heart` -> its score, and the list `quality.flags`; nothing without a gate."""
     if quality is None:
         return {}

@@ -18,7 +18,7 @@ import numpy as np
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.meta import meta_json, parse_meta
-from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, META, PATHOLOGY, SUFFIXES, parse_key
+from xreal_synth.shards.names import ANATOMY, CHANGE, IMAGE, META, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.png import decode_png, encode_png
 from xreal_synth.types import Sample, SampleMeta, Split
 
@@ -61,10 +61,10 @@ class TarSample:
 def encode_sample(sample: Sample) -> EncodedSample:
     """Encodes the PNGs and the JSON: pure, so that it may run in a thread beside the sampler."""
     meta = sample.meta
-    images = (sample.film, sample.anatomy, sample.pathology, sample.change)
-    assert all(image.shape == meta.image_size for image in images), meta.key
+    parts = (sample.image, sample.anatomy, sample.pathology, sample.change)
+    assert all(part.shape == meta.image_size for part in parts), meta.key
     members = (
-        encode_png(sample.film),
+        encode_png(sample.image),
         meta_json(meta),
         encode_png(sample.anatomy),
         encode_png(sample.pathology),
@@ -201,17 +201,17 @@ def _decoded(key: str, members: dict[str, bytes], where: str) -> Sample:
     meta = parse_meta(members[META], f"{where}.{META}")
     if meta.key != key:
         raise DatasetError(where=f"{where}.{META}", found=f"its key is {meta.key}", wanted=key)
-    film = decode_png(members[FILM], f"{where}.{FILM}")
+    image = decode_png(members[IMAGE], f"{where}.{IMAGE}")
     anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
     pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
     change = decode_png(members[CHANGE], f"{where}.{CHANGE}")
-    images = (film, anatomy, pathology, change)
-    if any(image.shape != meta.image_size for image in images):
-        shapes = [list(np.shape(image)) for image in images]
+    parts = (image, anatomy, pathology, change)
+    if any(part.shape != meta.image_size for part in parts):
+        shapes = [list(np.shape(part)) for part in parts]
         raise DatasetError(
-            where=where, found=f"film and masks of shapes {shapes}", wanted=f"{list(meta.image_size)} each"
+            where=where, found=f"image and masks of shapes {shapes}", wanted=f"{list(meta.image_size)} each"
         )
-    return Sample(film, anatomy, pathology, meta, "train", change)
+    return Sample(image, anatomy, pathology, meta, "train", change)
 
 
 def raw_samples(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:

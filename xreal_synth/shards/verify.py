@@ -65,7 +65,7 @@ def verify(
 ) -> VerifyReport:
     """Checks the dataset at this place; raises DatasetError only if its dataset.json cannot be read.
 
-    Hashes and counts always; with `deep` every sample is decoded and its film, masks, boxes, labels and
+    Hashes and counts always; with `deep` every sample is decoded and its image, masks, boxes, labels and
     table row are held against one another. `expected` names the shards that the recipe asks for; without
     it every number up to the largest is wanted. `on_shard(done, total)` is called after each shard.
     """
@@ -87,12 +87,12 @@ def verify(
         tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder,
         IndexWriter(Path(folder, "lines")) as lines,
     ):
-        for shard, (record, told) in zip(wanted, looked, strict=True):
-            problems += told
+        for shard, (record, reported) in zip(wanted, looked, strict=True):
+            problems += reported
             done += 1
             if record is not None:
                 samples += record.samples
-                if not told:
+                if not reported:
                     sound[shard] = record.samples
                     lines.add(record)
             on_shard(done, len(wanted))
@@ -129,9 +129,9 @@ def _shard(
     plan = plans.get(shard) if plans is not None else None
     if plans is not None and plan is None:
         return record, [VerifyProblem(key, "the recipe asks for no such shard", None)]
-    told = record_problems(record, shard, stem, head, plan)
-    if told:
-        return record, [VerifyProblem(key, text, shard) for text in told]
+    reported = record_problems(record, shard, stem, head, plan)
+    if reported:
+        return record, [VerifyProblem(key, text, shard) for text in reported]
     return record, [
         VerifyProblem(path, text, shard) for path, text in _file_problems(store, head, record, deep)
     ]
@@ -142,17 +142,17 @@ def _file_problems(
 ) -> Iterator[tuple[str, str]]:
     """(file, what is wrong with it) for the shard's tar, table and reject table."""
     stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
-    told = {entry.path: file_problems(store, entry) for entry in stamps}
-    yield from ((path, text) for path, texts in told.items() for text in texts)
+    reported = {entry.path: file_problems(store, entry) for entry in stamps}
+    yield from ((path, text) for path, texts in reported.items() for text in texts)
     if not deep:
         return
     table = None
-    if not told[record.table.path]:
+    if not reported[record.table.path]:
         table, texts = table_problems(store.read_bytes(record.table.path), record)
         yield from ((record.table.path, text) for text in texts)
     if store.exists(record.tar.path):
         yield from ((record.tar.path, text) for text in tar_problems(store, head, record, table))
-    if record.rejects is not None and not told[record.rejects.path]:
+    if record.rejects is not None and not reported[record.rejects.path]:
         yield from ((record.rejects.path, text) for text in reject_problems(store, record))
 
 

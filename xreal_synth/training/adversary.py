@@ -1,6 +1,6 @@
 """A patch critic, and the two losses between it and a decoder.
 
-Shapes: B batch, H and W film sides, h and w sides of the critic's patch map.
+Shapes: B batch, H and W image sides, h and w sides of the critic's patch map.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ RAMP_STEPS = 200
 
 
 class PatchCritic(nn.Module):
-    """Films [B, 1, H, W] in [0, 1] -> scores [B, 1, h, w], higher for real; each sees a patch of 46 pixels.
+    """Images [B, 1, H, W] in [0, 1] -> scores [B, 1, h, w], higher for real; each sees a patch of 46 pixels.
 
     A stack of strided 4x4 convolutions (pix2pix), spectrally normalised, so that it needs no other norm. Texture
-    is a few grey levels of 255, and a spectrally normalised network cannot amplify it: it is given the film's
-    detail (the film less its local mean) as a channel of its own, DETAIL_GAIN times as strong.
+    is a few grey levels of 255, and a spectrally normalised network cannot amplify it: it is given the image's
+    detail (the image less its local mean) as a channel of its own, DETAIL_GAIN times as strong.
     """
 
     def __init__(self, width: int = 32, levels: int = 3) -> None:
@@ -33,9 +33,11 @@ class PatchCritic(nn.Module):
         layers += [nn.Conv2d(last, 1, 3, padding=1)]
         self.body = nn.Sequential(*layers)
 
-    def forward(self, film_B1HW: Tensor) -> Tensor:
-        detail = film_B1HW - functional.avg_pool2d(film_B1HW, 5, stride=1, padding=2, count_include_pad=False)
-        scores: Tensor = self.body(torch.cat([film_B1HW * 2 - 1, detail * DETAIL_GAIN], dim=1))
+    def forward(self, image_B1HW: Tensor) -> Tensor:
+        detail = image_B1HW - functional.avg_pool2d(
+            image_B1HW, 5, stride=1, padding=2, count_include_pad=False
+        )
+        scores: Tensor = self.body(torch.cat([image_B1HW * 2 - 1, detail * DETAIL_GAIN], dim=1))
         return scores
 
 

@@ -52,7 +52,7 @@ def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> Trai
             where=str(path),
             found=str(error),
             wanted="a readable YAML training config",
-            mend="correct the path or the file; shipped ones lie in xreal_synth/training/configs",
+            hint="correct the path or the file; shipped ones lie in xreal_synth/training/configs",
         ) from error
     if not isinstance(tree, dict):
         raise TrainingError(where=str(path), found=type(tree).__name__, wanted="a YAML mapping")
@@ -73,7 +73,7 @@ def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConf
             where=where,
             found="; ".join(faults),
             wanted=f"a config of the network {network}",
-            mend="correct these keys; the shipped configs list them all",
+            hint="correct these keys; the shipped configs list them all",
         ) from error
     return config
 
@@ -89,7 +89,7 @@ def _shape(network: str, tree: Mapping[str, Any], where: str) -> type[TrainConfi
             where=where,
             found=f"model.kind: {kind!r}",
             wanted=f"one of {', '.join(kinds)}",
-            mend="correct the key",
+            hint="correct the key",
         )
     return kinds[kind]
 
@@ -108,6 +108,6 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
     if not equals or not leaf or not isinstance(node, dict):
         raise TrainingError(
-            found=f"override {override!r}", wanted="key.path=value", mend="write it like loop.steps=500"
+            found=f"override {override!r}", wanted="key.path=value", hint="write it like loop.steps=500"
         )
     node[leaf] = yaml.safe_load(text)

@@ -1,8 +1,8 @@
-"""Which films a step sees, and random numbers that do not depend on how its batch is split.
+"""Which images a step sees, and random numbers that do not depend on how its batch is split.
 
 A batch may be computed in parts: one after another on one device (loop.accumulate), or at once by several
 workers. Every part draws the random numbers of the whole batch from a generator of its own with the step's
-seed, and keeps those of its films.
+seed, and keeps those of its images.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Films `first` to `first + count` of a batch of `whole` films."""
+class BatchPart:
+    """Images `first` to `first + count` of a batch of `whole` images."""
 
     first: int
     count: int
@@ -28,7 +28,7 @@ class Part:
 
     @property
     def share(self) -> float:
-        """Its weight in a mean over the batch's films."""
+        """Its weight in a mean over the batch's images."""
         return self.count / self.whole
 
     def uniform(self, *shape: int, generator: torch.Generator) -> Tensor:
@@ -44,16 +44,16 @@ class Part:
         return torch.randint(below, (self.whole, *shape), generator=generator)[self.rows]
 
 
-def whole(films: int) -> Part:
+def whole(images: int) -> BatchPart:
     """A batch that is not split."""
-    return Part(0, films, films)
+    return BatchPart(0, images, images)
 
 
-def split(films: int, parts: int) -> list[Part]:
-    """A batch in `parts` runs of films, as even as may be; none is empty, so there may be fewer."""
-    small, more = divmod(films, parts)
-    counts = [small + (n < more) for n in range(min(parts, films))]
-    return [Part(sum(counts[:n]), count, films) for n, count in enumerate(counts)]
+def split(images: int, parts: int) -> list[BatchPart]:
+    """A batch in `parts` runs of images, as even as may be; none is empty, so there may be fewer."""
+    small, more = divmod(images, parts)
+    counts = [small + (n < more) for n in range(min(parts, images))]
+    return [BatchPart(sum(counts[:n]), count, images) for n, count in enumerate(counts)]
 
 
 def generator_for(seed: int, purpose: str, step: int) -> torch.Generator:
@@ -62,9 +62,9 @@ def generator_for(seed: int, purpose: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def film_order(films: int, batch: int, seed: int, step: int) -> Tensor:
-    """Which films step `step` sees [batch]: every film once per pass, each pass in an order of its own."""
+def image_order(images: int, batch: int, seed: int, step: int) -> Tensor:
+    """Which images step `step` sees [batch]: every image once per pass, each pass in an order of its own."""
     places = range(step * batch, (step + 1) * batch)
-    passes = sorted({place // films for place in places})
-    orders = {n: torch.randperm(films, generator=generator_for(seed, "order", n)) for n in passes}
-    return torch.stack([orders[place // films][place % films] for place in places])
+    passes = sorted({place // images for place in places})
+    orders = {n: torch.randperm(images, generator=generator_for(seed, "order", n)) for n in passes}
+    return torch.stack([orders[place // images][place % images] for place in places])

@@ -7,7 +7,7 @@ tensors that have shapes and no numbers.
   and backward, of the whole loss, frozen networks included.
 - Activations are the bytes that autograd keeps for the backward pass, without the weights themselves.
 
-Both are counted for two batch sizes, which splits them into a share for each film and a fixed share.
+Both are counted for two batch sizes, which splits them into a share for each image and a fixed share.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xreal_synth.training.config import TrainConfig
 from xreal_synth.training.draws import split
-from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.sketch import sketch_batch, sketch_task
-from xreal_synth.training.tasks.base import Task
+from xreal_synth.training.tasks.base import TrainingTask
 
 _flops: Any = flop_counter  # its formulas carry no types
 
@@ -72,14 +72,14 @@ class PartSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """A cost of `fixed` + `per_film` * films."""
+class CountedLinear:
+    """A cost of `fixed` + `per_image` * images."""
 
     fixed: float
-    per_film: float
+    per_image: float
 
-    def of(self, films: int) -> float:
-        return self.fixed + self.per_film * films
+    def of(self, images: int) -> float:
+        return self.fixed + self.per_image * images
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ class DryRun:
     """A training's sizes. `flops` and `activations` are those of one part of a batch."""
 
     parts: tuple[PartSize, ...]
-    flops: Linear
-    activations: Linear
+    flops: CountedLinear
+    activations: CountedLinear
     steps: int
     batch: int
     accumulate: int
@@ -126,8 +126,8 @@ class DryRun:
         return sum(part.trained + part.frozen for part in self.parts)
 
     @property
-    def films_at_once(self) -> int:
-        """Films in a worker's largest part of a batch."""
+    def images_at_once(self) -> int:
+        """Images in a worker's largest part of a batch."""
         return max(part.count for part in split(self.batch, self.accumulate * self.workers))
 
     def memory(self) -> Memory:
@@ -141,12 +141,12 @@ class DryRun:
             average=one,
             average_swap=one,
             buckets=one if self.workers > 1 else 0,
-            activations=round(self.activations.of(self.films_at_once)),
+            activations=round(self.activations.of(self.images_at_once)),
         )
 
     def flops_per_step(self) -> float:
         """Of all workers together."""
-        return self.flops.per_film * self.batch + self.flops.fixed * self.accumulate * self.workers
+        return self.flops.per_image * self.batch + self.flops.fixed * self.accumulate * self.workers
 
     def seconds(self, flops_per_s: float) -> float:
         """Of the whole training, each worker computing at this rate; validation, reading and waiting left out."""
@@ -165,16 +165,16 @@ def dry_run(config: TrainConfig, path: Path, workers: int = 1) -> DryRun:
         task.step = loop.steps
         counts = [
             count(
-                task, sketch_batch(films, config.data.image_size, len(config.data.findings)), loop.precision
+                task, sketch_batch(images, config.data.image_size, len(config.data.findings)), loop.precision
             )
-            for films in (FEW, MORE)
+            for images in (FEW, MORE)
         ]
         parts = sizes(task)
     flops, kept = (_linear(few, more) for few, more in zip(*counts, strict=True))
     return DryRun(parts, flops, kept, loop.steps, loop.batch, loop.accumulate, workers, loop.precision)
 
 
-def sizes(task: Task) -> tuple[PartSize, ...]:
+def sizes(task: TrainingTask) -> tuple[PartSize, ...]:
     """The networks that a task holds, each weight counted once."""
     seen: set[int] = set()
     found = []
@@ -207,7 +207,7 @@ def measured_flops(device: str | None, precision: str, seconds: float = 1.0) -> 
     return each * rounds / (time.monotonic() - started)
 
 
-def count(task: Task, batch: FilmBatch, precision: str) -> tuple[float, float]:
+def count(task: TrainingTask, batch: ImageBatch, precision: str) -> tuple[float, float]:
     """(FLOPs, bytes kept for the backward pass) of a part of a batch, forward and backward, in training."""
     task.module.train()
     generator = torch.Generator().manual_seed(0)
@@ -219,7 +219,7 @@ def count(task: Task, batch: FilmBatch, precision: str) -> tuple[float, float]:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _KeptTensors:
     """Storages that autograd keeps, each counted once; they are held, so that no address comes twice."""
 
     own: set[int]
@@ -237,16 +237,16 @@ class _Kept:
 
 
 @contextmanager
-def _kept(task: Task) -> Iterator[_Kept]:
+def _kept(task: TrainingTask) -> Iterator[_KeptTensors]:
     own = set()
     for network in task.networks().values():
         for tensor in (*network.parameters(), *network.buffers()):
             own.add(tensor.untyped_storage()._cdata)
-    kept = _Kept(own)
+    kept = _KeptTensors(own)
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         yield kept
 
 
-def _linear(few: float, more: float) -> Linear:
-    per_film = (more - few) / (MORE - FEW)
-    return Linear(max(0.0, few - per_film * FEW), per_film)
+def _linear(few: float, more: float) -> CountedLinear:
+    per_image = (more - few) / (MORE - FEW)
+    return CountedLinear(max(0.0, few - per_image * FEW), per_image)

@@ -76,7 +76,7 @@ def load_part(kind: Any, folder: Path) -> Any:
         raise TrainingError(
             found=f"{folder}: {error}",
             wanted=f"a trained {kind.__name__}",
-            mend="give the --out folder of its run",
+            hint="give the --out folder of its run",
         ) from error
 
 
@@ -90,7 +90,7 @@ def _kind_of(part: str, folder: Path) -> Any:
         raise TrainingError(
             found=f"{folder / 'config.json'}: {error}",
             wanted=f"a trained {' or '.join(kinds)}",
-            mend="give the --out folder of its run",
+            hint="give the --out folder of its run",
         ) from error
 
 
@@ -103,7 +103,7 @@ def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder)
         raise TrainingError(
             found="the controller was trained on another autoencoder's latents",
             wanted="the same patch transform and decoder shape in both",
-            mend="train the controller with model.autoencoder set to this autoencoder",
+            hint="train the controller with model.autoencoder set to this autoencoder",
         )
     own.load_state_dict(autoencoder.state_dict())
 

@@ -1,6 +1,6 @@
 """A trained first stage as denoiser, controller and ControlNet see it, whichever network it is.
 
-Shapes: B batch, C latent channels, h and w latent sides, H and W film sides.
+Shapes: B batch, C latent channels, h and w latent sides, H and W image sides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xreal_synth.models.networks.patch_autoencoder import LatentPosterior, Patch
 
 
 class FirstStage(Protocol):
-    """Films in [0, 1] <-> latents of about unit deviation; its weights stay as they are."""
+    """Images in [0, 1] <-> latents of about unit deviation; its weights stay as they are."""
 
     @property
     def latent_channels(self) -> int:
@@ -28,11 +28,11 @@ class FirstStage(Protocol):
     def factor(self) -> int:
         """H / h."""
 
-    def encode(self, film_B1HW: Tensor) -> LatentPosterior:
-        """Films [B, 1, H, W] -> a Gaussian over latents [B, C, h, w], scaled as the denoiser sees them."""
+    def encode(self, image_B1HW: Tensor) -> LatentPosterior:
+        """Images [B, 1, H, W] -> a Gaussian over latents [B, C, h, w], scaled as the denoiser sees them."""
 
     def decode(self, z_BChw: Tensor) -> Tensor:
-        """Latents as `encode` returns them -> films [B, 1, H, W], not clamped."""
+        """Latents as `encode` returns them -> images [B, 1, H, W], not clamped."""
 
     def to(self, device: torch.device) -> Any:
         """Moves the network to a device."""
@@ -44,7 +44,7 @@ class KlFirstStage(nn.Module):
     def __init__(self, network: AutoencoderKL) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
-        self.film_channels = int(network.config.in_channels)
+        self.image_channels = int(network.config.in_channels)
         self.scale = float(network.config.scaling_factor)
 
     @property
@@ -55,15 +55,15 @@ class KlFirstStage(nn.Module):
     def factor(self) -> int:
         return 1 << (len(self.network.config.block_out_channels) - 1)
 
-    def encode(self, film_B1HW: Tensor) -> LatentPosterior:
-        posterior = self.network.encode(film_B1HW.expand(-1, self.film_channels, -1, -1)).latent_dist
+    def encode(self, image_B1HW: Tensor) -> LatentPosterior:
+        posterior = self.network.encode(image_B1HW.expand(-1, self.image_channels, -1, -1)).latent_dist
         return LatentPosterior(
             mean=posterior.mean.float() * self.scale, std=posterior.std.float() * self.scale
         )
 
     def decode(self, z_BChw: Tensor) -> Tensor:
-        film: Tensor = self.network.decode(z_BChw / self.scale).sample.float().mean(dim=1, keepdim=True)
-        return film
+        image: Tensor = self.network.decode(z_BChw / self.scale).sample.float().mean(dim=1, keepdim=True)
+        return image
 
 
 def frozen(network: PatchAutoencoder) -> PatchAutoencoder:
@@ -86,7 +86,7 @@ def load_first_stage(folder: str) -> FirstStage:
         raise TrainingError(
             found=f"model.autoencoder: {folder!r}: {error}",
             wanted="the folder of a trained autoencoder (its vae/)",
-            mend="train it first and give its path: --set model.autoencoder=OUT/network/vae",
+            hint="train it first and give its path: --set model.autoencoder=OUT/network/vae",
         ) from error
 
 
@@ -99,5 +99,5 @@ def load_autoencoder(folder: str) -> PatchAutoencoder:
     raise TrainingError(
         found=f"{folder!r} holds an AutoencoderKL",
         wanted="a patch autoencoder",
-        mend="set model.kind to kl, or give the folder of a patch autoencoder's run",
+        hint="set model.kind to kl, or give the folder of a patch autoencoder's run",
     )

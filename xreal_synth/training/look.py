@@ -10,13 +10,13 @@ from torch import Tensor
 
 from xreal_synth.training.curves import append_metrics, draw_curves, write_picture
 from xreal_synth.training.draws import generator_for, split
-from xreal_synth.training.session import Run
+from xreal_synth.training.session import TrainingRun
 from xreal_synth.training.state import save_state
 
-PREVIEW_FILMS = 8
+PREVIEW_IMAGES = 8
 
 
-def look(run: Run) -> dict[str, float] | None:
+def look(run: TrainingRun) -> dict[str, float] | None:
     """Log, validate and draw whenever the step is one of theirs; returns the validation losses if there are any.
 
     Every process validates its share; the first one writes.
@@ -41,18 +41,18 @@ def look(run: Run) -> dict[str, float] | None:
 
 
 @torch.no_grad()
-def validate(run: Run) -> dict[str, float]:
+def validate(run: TrainingRun) -> dict[str, float]:
     """Losses of the averaged weights over the validation split, unwarped, with the same draws each time."""
-    films, sums = run.films["val"], dict[str, float]()
+    images, sums = run.images["val"], dict[str, float]()
     run.task.take_seen()
     with run.averaged():
-        for start in range(0, len(films), run.settings.batch):
-            index = torch.arange(start, min(start + run.settings.batch, len(films)))
+        for start in range(0, len(images), run.settings.batch):
+            index = torch.arange(start, min(start + run.settings.batch, len(images)))
             for part in split(len(index), run.settings.accumulate * run.world.size)[
                 run.world.rank :: run.world.size
             ]:
                 with run.autocast():
-                    batch = films.take(index, part).to(run.device)
+                    batch = images.take(index, part).to(run.device)
                     losses = run.task.loss(batch, generator_for(run.seed, "val", start))
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value) * part.count
@@ -60,26 +60,26 @@ def validate(run: Run) -> dict[str, float]:
     for one in run.world.gather(sums):
         for name, total in one.items():
             totals[name] = totals.get(name, 0.0) + total
-    means = {name: total / len(films) for name, total in totals.items()}
+    means = {name: total / len(images) for name, total in totals.items()}
     return {**means, **run.task.scores(run.world.gather(run.task.take_seen()))}
 
 
-def preview(run: Run) -> Tensor:
-    """The task's picture for a fixed few validation films, made with the averaged weights."""
-    films = run.films["val"]
-    index = torch.linspace(0, len(films) - 1, min(PREVIEW_FILMS, len(films))).round().long()
+def preview(run: TrainingRun) -> Tensor:
+    """The task's picture for a fixed few validation images, made with the averaged weights."""
+    images = run.images["val"]
+    index = torch.linspace(0, len(images) - 1, min(PREVIEW_IMAGES, len(images))).round().long()
     with run.averaged(), torch.no_grad(), run.autocast():
-        return run.task.preview(films.take(index).to(run.device), generator_for(run.seed, "preview", 0))
+        return run.task.preview(images.take(index).to(run.device), generator_for(run.seed, "preview", 0))
 
 
-def publish(run: Run) -> None:
+def publish(run: TrainingRun) -> None:
     """The state to resume from, and the averaged weights as `network/`."""
     if run.world.first:
         save_state(run.out / "state", run.learner, run.progress, run.config)
     _publish_network(run, "network")
 
 
-def _record(run: Run, part: str, values: dict[str, float]) -> None:
+def _record(run: TrainingRun, part: str, values: dict[str, float]) -> None:
     if run.world.first:
         where: dict[str, float | int | str] = {
             "step": run.progress.step,
@@ -89,7 +89,7 @@ def _record(run: Run, part: str, values: dict[str, float]) -> None:
         append_metrics(run.out, {**where, **values})
 
 
-def _publish_network(run: Run, name: str) -> None:
+def _publish_network(run: TrainingRun, name: str) -> None:
     """The averaged weights as `out/name/`, replaced as a whole."""
     if not run.world.first:
         return

@@ -22,10 +22,10 @@ from torch import nn
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.curves import trim_metrics
-from xreal_synth.training.draws import Part, film_order, generator_for, split
+from xreal_synth.training.draws import BatchPart, generator_for, image_order, split
 from xreal_synth.training.look import look, publish
 from xreal_synth.training.rates import learning_rate
-from xreal_synth.training.session import Pace, Run, Stop
+from xreal_synth.training.session import Pace, Stop, TrainingRun
 from xreal_synth.training.settings.common import BUDGET_KEYS, LoopSettings
 from xreal_synth.training.state import load_state
 
@@ -42,7 +42,7 @@ class Result:
     best: float | None
 
 
-def run_loop(run: Run) -> Result:
+def run_loop(run: TrainingRun) -> Result:
     """Train to the end of the step or time budget, or until asked to stop; resumes what `run.out` holds.
 
     Raises TrainingError for other settings than the run began with, a damaged state, a loss that is not finite.
@@ -68,7 +68,7 @@ def run_loop(run: Run) -> Result:
 class _Clock:
     """Seconds of a run in all its parts, and its pace in this one."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self.run = run
         self.started = time.monotonic()
         self.former = run.progress.seconds
@@ -78,7 +78,7 @@ class _Clock:
         return self.former + time.monotonic() - self.started
 
     def pace(self, loss: float, val_loss: float | None, *, validated: bool) -> Pace:
-        """Films a second and the time left, both from this part's mean; validation and writing included."""
+        """Images a second and the time left, both from this part's mean; validation and writing included."""
         settings, progress = self.run.settings, self.run.progress
         rate = (progress.step - self.first_step) / max(1e-9, time.monotonic() - self.started)
         left = max(0, settings.steps - progress.step) / max(1e-9, rate)
@@ -87,7 +87,7 @@ class _Clock:
         return Pace(
             step=progress.step,
             steps=settings.steps,
-            films_per_s=rate * settings.batch,
+            images_per_s=rate * settings.batch,
             left_s=left,
             loss=loss,
             val_loss=val_loss,
@@ -97,18 +97,18 @@ class _Clock:
 
 
 def check_split(settings: LoopSettings, workers: int) -> None:
-    """Raises TrainingError if there are too few films in a batch for each worker's parts to have one."""
+    """Raises TrainingError if there are too few images in a batch for each worker's parts to have one."""
     parts = settings.accumulate * workers
     if settings.batch < parts:
         raise TrainingError(
             found=f"loop.batch {settings.batch} for {workers} worker(s) x "
             f"{settings.accumulate} parts (loop.accumulate)",
-            wanted=f"at least {parts} films, one for each part",
-            mend="raise loop.batch, or take fewer workers or a smaller loop.accumulate",
+            wanted=f"at least {parts} images, one for each part",
+            hint="raise loop.batch, or take fewer workers or a smaller loop.accumulate",
         )
 
 
-def _resume(run: Run) -> None:
+def _resume(run: TrainingRun) -> None:
     """Takes up what `run.out` holds; all processes must find the same there."""
     run.out.mkdir(parents=True, exist_ok=True)
     found = load_state(run.out / "state", run.learner)
@@ -117,12 +117,12 @@ def _resume(run: Run) -> None:
         _check_same_config(_with_defaults(former), run.config)
         if run.world.first:
             trim_metrics(run.out, run.progress.step)
-    seen = run.world.gather((run.progress.step, len(run.films["train"]), len(run.films["val"])))
+    seen = run.world.gather((run.progress.step, len(run.images["train"]), len(run.images["val"])))
     if len(set(seen)) > 1:
         raise TrainingError(
-            found=f"the workers see different folders: (step, films to train, films to validate) is {seen}",
+            found=f"the workers see different folders: (step, images to train, images to validate) is {seen}",
             wanted="data and out on a disk that all nodes share",
-            mend="give a shared folder",
+            hint="give a shared folder",
         )
 
 
@@ -137,7 +137,7 @@ def _check_same_config(former: dict[str, Any], now: dict[str, Any]) -> None:
         raise TrainingError(
             found="the run in this folder began with other settings: " + "; ".join(differences),
             wanted="the same settings",
-            mend="give them again, or train into an empty folder",
+            hint="give them again, or train into an empty folder",
         )
 
 
@@ -157,13 +157,13 @@ def _differences(former: Any, now: Any, path: str = "") -> Iterator[tuple[str, A
         yield path, former, now
 
 
-def _finished(run: Run) -> bool:
+def _finished(run: TrainingRun) -> bool:
     minutes = run.settings.minutes
     late = minutes is not None and run.progress.seconds >= minutes * 60
     return run.progress.step >= run.settings.steps or late
 
 
-def _train_step(run: Run, clock: _Clock) -> tuple[float, bool]:
+def _train_step(run: TrainingRun, clock: _Clock) -> tuple[float, bool]:
     """One step of the optimiser; returns its loss and whether any process was asked to stop."""
     step = run.progress.step
     run.task.step = step
@@ -190,9 +190,9 @@ def _train_step(run: Run, clock: _Clock) -> tuple[float, bool]:
     return losses["loss"], stops > 0
 
 
-def _gradients(run: Run, step: int) -> dict[str, float]:
+def _gradients(run: TrainingRun, step: int) -> dict[str, float]:
     """Gradients of the batch's mean loss; returns this process's share of the mean losses, by name."""
-    index = film_order(len(run.films["train"]), run.settings.batch, run.seed, step)
+    index = image_order(len(run.images["train"]), run.settings.batch, run.seed, step)
     parts = split(run.settings.batch, run.settings.accumulate * run.world.size)
     mine = parts[run.world.rank :: run.world.size]
     sums: dict[str, float] = {}
@@ -205,10 +205,12 @@ def _gradients(run: Run, step: int) -> dict[str, float]:
     return sums
 
 
-def _part_losses(run: Run, index: torch.Tensor, part: Part, step: int) -> dict[str, torch.Tensor]:
+def _part_losses(
+    run: TrainingRun, index: torch.Tensor, part: BatchPart, step: int
+) -> dict[str, torch.Tensor]:
     draw = generator_for(run.seed, "train", step)
     torch.manual_seed(draw.initial_seed() + part.first)
-    batch = run.films["train"].draw(index, draw, part).to(run.device)
+    batch = run.images["train"].draw(index, draw, part).to(run.device)
     with run.autocast():
         losses: dict[str, torch.Tensor] = run.loss(batch, draw)
     return losses
@@ -226,7 +228,7 @@ def _check_finite(loss: float, step: int) -> None:
         raise TrainingError(
             found=f"the loss of step {step} is {loss}",
             wanted="a finite loss",
-            mend="train again into a new folder with a lower loop.lr or loop.precision=fp32",
+            hint="train again into a new folder with a lower loop.lr or loop.precision=fp32",
         )
 
 

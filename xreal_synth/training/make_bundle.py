@@ -21,7 +21,7 @@ from xreal_synth.vocab import NO_FINDING
 LIKE = "xreal-mini"
 """Whose sampling defaults a new bundle starts with."""
 
-RESEARCH = "research only; not for diagnosis; films made with it are synthetic and must be marked as such"
+RESEARCH = "research only; not for diagnosis; images made with it are synthetic and must be marked as such"
 DOCUMENTS = (".md", ".png")
 
 
@@ -49,12 +49,12 @@ class Words:
 
 
 def make_bundle(
-    out: Path, runs: Runs, words: Words, *, base: str | None = None, bank_films: str | Path | None = None
+    out: Path, runs: Runs, words: Words, *, base: str | None = None, bank_images: str | Path | None = None
 ) -> BundleInfo:
     """Writes the bundle `out` from `runs`, on top of the bundle `base` if one is given.
 
     Of the base everything stays that the runs do not bring, but for its card and pictures, which describe other
-    weights. `bank_films` is a data folder on whose training masks the mask bank is fitted. The new bundle is
+    weights. `bank_images` is a data folder on whose training masks the mask bank is fitted. The new bundle is
     loaded once before it takes its place.
 
     Raises TrainingError for what is missing, ConversionError if `out` is there, BundleError if the parts do not
@@ -74,9 +74,9 @@ def make_bundle(
             classifier=runs.classifier,
             weights=runs.weights,
         )
-        if bank_films is not None:
+        if bank_images is not None:
             shutil.rmtree(folder / BANK, ignore_errors=True)
-            fit_bank(bank_films, folder / BANK)
+            fit_bank(bank_images, folder / BANK)
         load_bundle(write_bundle(folder, _fields(folder, runs, words, fields)))
     return describe(out)
 
@@ -94,7 +94,7 @@ def _check_complete(runs: Runs, words: Words, base: str | None) -> None:
         raise TrainingError(
             found=f"no {', '.join(missing)}",
             wanted="what every bundle has",
-            mend="give them, or --base BUNDLE to keep another bundle's",
+            hint="give them, or --base BUNDLE to keep another bundle's",
         )
 
 
@@ -151,6 +151,6 @@ def _config(folder: Path) -> dict[str, Any]:
         raise TrainingError(
             found=f"{folder / 'config.json'}: {error}",
             wanted="a part with its configuration",
-            mend="give the run that makes it, or a --base that has it",
+            hint="give the run that makes it, or a --base that has it",
         ) from error
     return config

@@ -1,9 +1,9 @@
 """A perceptual distance in the features of a trained organ segmenter.
 
-The usual networks' weights have to be fetched; a segmenter of this project is at hand wherever films are
+The usual networks' weights have to be fetched; a segmenter of this project is at hand wherever images are
 trained on, and its features know what a chest is.
 
-Shapes: B batch, H and W film sides.
+Shapes: B batch, H and W image sides.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ def load_perceptual(folder: str) -> PerceptualDistance:
         raise TrainingError(
             found=f"model.perceptual: {folder!r}: {error}",
             wanted="the folder of a trained segmenter",
-            mend="train it first and give its path: --set model.perceptual=OUT/network/segmenter, or leave it out",
+            hint="train it first and give its path: --set model.perceptual=OUT/network/segmenter, or leave it out",
         ) from error
     return PerceptualDistance(segmenter)

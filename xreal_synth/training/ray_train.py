@@ -1,6 +1,6 @@
 """One training by several processes, through Ray Train: the same loop, config and folders as in one process.
 
-Every worker reads the same films and draws the same numbers; a step's batch is split among them, gradients are
+Every worker reads the same images and draws the same numbers; a step's batch is split among them, gradients are
 averaged (DistributedDataParallel), and the first worker writes. A run can go on with another number of workers.
 A worker that dies ends the group; Ray Train starts it again, and the loop resumes from its last state.
 
@@ -28,8 +28,8 @@ from xreal_synth.storage import is_remote, local_folder
 from xreal_synth.training.config import TrainConfig
 from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
 from xreal_synth.training.run import open_run
-from xreal_synth.training.session import OnStep, Pace, Run, Stop
-from xreal_synth.training.world import World
+from xreal_synth.training.session import OnStep, Pace, Stop, TrainingRun
+from xreal_synth.training.world import WorkerGroup
 
 RESTARTS = 3
 POLL_S = 0.1
@@ -51,7 +51,7 @@ class Team:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class WorkerConfig:
     """What every worker is told. `folder` is the caller's working directory, where relative paths start."""
 
     config: TrainConfig
@@ -86,7 +86,7 @@ class Mailbox:
         self._result = result
 
     def refuse(self, mistake: XrealError) -> None:
-        """A mistake of the user's: starting again would not mend it."""
+        """A mistake of the user's: starting again would not fix it."""
         self._mistakes.append(mistake)
 
     def refusals(self) -> int:
@@ -113,7 +113,7 @@ def train_together(
     out.mkdir(parents=True, exist_ok=True)
     mailbox = _ray.remote(num_cpus=0)(Mailbox).remote()
     threads = team.threads or max(1, int(team.cpus_per_worker))
-    order = Order(config, _absolute(data), str(out.absolute()), str(Path.cwd()), threads, mailbox)
+    order = WorkerConfig(config, _absolute(data), str(out.absolute()), str(Path.cwd()), threads, mailbox)
     trainer = _trainer(order, team, out)
     failures: list[BaseException] = []
     fitting = threading.Thread(target=_caught, args=(trainer.fit, failures), daemon=True)
@@ -127,13 +127,13 @@ def train_together(
         raise EngineError(
             found=f"the workers failed: {failures[0] if failures else 'no result'}",
             wanted="workers that train to the end",
-            mend="mend what the message says, then run the same command again to go on",
+            hint="fix what the message says, then run the same command again to go on",
         )
     result: Result = outcome
     return result
 
 
-def _trainer(order: Order, team: Team, out: Path) -> TorchTrainer:
+def _trainer(order: WorkerConfig, team: Team, out: Path) -> TorchTrainer:
     """Ray Train's part; its own notes go to a hidden folder in `out`, emptied first."""
     shutil.rmtree(out / RAY_FOLDER, ignore_errors=True)
     resources = {"CPU": team.cpus_per_worker}
@@ -154,9 +154,9 @@ def _trainer(order: Order, team: Team, out: Path) -> TorchTrainer:
     )
 
 
-def _work(told: dict[str, Any]) -> None:
+def _work(reported: dict[str, Any]) -> None:
     """One worker: the loop, with a part of each batch."""
-    order: Order = told["order"]
+    order: WorkerConfig = reported["order"]
     if isinstance(_ray.get(order.mailbox.outcome.remote()), XrealError):
         return
     if Path(order.folder).is_dir():
@@ -166,7 +166,7 @@ def _work(told: dict[str, Any]) -> None:
     device: torch.device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    world = World(context.get_world_rank(), context.get_world_size(), str(device))
+    world = WorkerGroup(context.get_world_rank(), context.get_world_size(), str(device))
     try:
         run = open_run(order.config, order.data, Path(order.out), device, world)
         run.on_step = _reports(run, order.mailbox)
@@ -181,7 +181,7 @@ def _work(told: dict[str, Any]) -> None:
 
 
 def _all_refuse(mailbox: Any, workers: int) -> bool:
-    """Whether all workers met a mistake, as they do where it lies in config or films; if not, the others wait for
+    """Whether all workers met a mistake, as they do where it lies in config or images; if not, the others wait for
     this one in vain, and it has to fail."""
     until = time.monotonic() + AGREE_S
     while time.monotonic() < until:
@@ -191,7 +191,7 @@ def _all_refuse(mailbox: Any, workers: int) -> bool:
     return False
 
 
-def _reports(run: Run, mailbox: Any) -> OnStep:
+def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
     """Validation losses to Ray Train from every worker; pace and stop between the first one and the mailbox."""
     asked: list[Any] = []
 
@@ -237,7 +237,7 @@ def _check_room(team: Team) -> None:
             raise EngineError(
                 found=f"Ray has {have.get(name, 0.0):g} {name}",
                 wanted=f"{each * team.workers:g}: {team.workers} workers of {each:g}",
-                mend="take fewer workers or a smaller share each, or give the address of a larger cluster",
+                hint="take fewer workers or a smaller share each, or give the address of a larger cluster",
             )
 
 

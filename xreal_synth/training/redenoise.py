@@ -1,4 +1,4 @@
-"""Latents as a sampler leaves them: a real film's latents, noised a little and denoised again.
+"""Latents as a sampler leaves them: a real image's latents, noised a little and denoised again.
 
 Shapes: B batch, C latent channels, h and w latent sides, L labels.
 """
@@ -64,6 +64,6 @@ def load_redenoiser(folder: str, below: int) -> Redenoiser:
         raise TrainingError(
             found=f"model.denoiser: {folder!r}: {error}",
             wanted="the folder of a trained denoiser",
-            mend="train it first and give its path: --set model.denoiser=OUT/network, or leave it out",
+            hint="train it first and give its path: --set model.denoiser=OUT/network, or leave it out",
         ) from error
     return Redenoiser(unet, tokens, schedule, below)

@@ -12,23 +12,23 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from xreal_synth.training.films import FilmSet
+from xreal_synth.training.images import TrainingImages
 from xreal_synth.training.settings.common import LoopSettings
 from xreal_synth.training.state import Learner, Progress
-from xreal_synth.training.tasks.base import Task
-from xreal_synth.training.world import World, joined_loss
+from xreal_synth.training.tasks.base import TrainingTask
+from xreal_synth.training.world import WorkerGroup, joined_loss
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How far a run is and how fast: steps, films a second, seconds still to go, the last losses.
+    """How far a run is and how fast: steps, images a second, seconds still to go, the last losses.
 
     `validated` says that `val_loss` is this step's.
     """
 
     step: int
     steps: int
-    films_per_s: float
+    images_per_s: float
     left_s: float
     loss: float
     val_loss: float | None
@@ -47,17 +47,17 @@ OnStep = Callable[[Pace], None]
 
 
 @dataclass(slots=True)
-class Run:
+class TrainingRun:
     """One network in training, in this process."""
 
-    task: Task
-    films: dict[str, FilmSet]
+    task: TrainingTask
+    images: dict[str, TrainingImages]
     settings: LoopSettings
     config: dict[str, Any]
     seed: int
     out: Path
     device: torch.device
-    world: World = field(default_factory=World)
+    world: WorkerGroup = field(default_factory=WorkerGroup)
     stop: Stop = field(default_factory=Stop)
     on_step: OnStep = lambda pace: None
     learner: Learner = field(init=False)

@@ -18,8 +18,8 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import TrainConfig, load_config
-from xreal_synth.training.films import FilmBatch, FilmSet
 from xreal_synth.training.first_stage import FirstStage, KlFirstStage, frozen
+from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.settings.autoencoder import AutoencoderConfig
 from xreal_synth.training.settings.classifier import ClassifierConfig
 from xreal_synth.training.settings.common import DataSettings
@@ -29,7 +29,7 @@ from xreal_synth.training.settings.denoiser import DenoiserConfig
 from xreal_synth.training.settings.kl import KlAutoencoderConfig, KlControllerConfig
 from xreal_synth.training.settings.segmenter import SegmenterConfig
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fresh_autoencoder
-from xreal_synth.training.tasks.base import Task
+from xreal_synth.training.tasks.base import TrainingTask
 from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller
 from xreal_synth.training.tasks.controlnet import ControlNetTask, TrainedDenoiser
@@ -39,7 +39,7 @@ from xreal_synth.training.tasks.kl_controller import KlControllerTask
 from xreal_synth.training.tasks.segmenter import SegmenterTask, build_segmenter
 
 
-def sketch_task(config: TrainConfig, path: Path) -> Task:
+def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
     """The task of the config read from `path`; call it under FakeTensorMode, where tensors hold no numbers.
 
     Folders of weights to start from (`model.init`) and of helpers in losses (`model.perceptual`, an autoencoder's
@@ -59,7 +59,7 @@ def sketch_task(config: TrainConfig, path: Path) -> Task:
                     where=str(path),
                     found="an AutoencoderKL as first stage",
                     wanted="a patch autoencoder",
-                    mend="set model.kind to kl",
+                    hint="set model.kind to kl",
                 )
             return ControllerTask(config.model, build_controller(config.model, stage))
         case KlControllerConfig():
@@ -73,7 +73,7 @@ def sketch_task(config: TrainConfig, path: Path) -> Task:
             return ControlNetTask(config.model, stage, denoiser, size, findings)
         case ClassifierConfig():
             network = build_classifier(config.model, findings)
-            return ClassifierTask(config.model, network, _films(config.data))
+            return ClassifierTask(config.model, network, _images(config.data))
         case SegmenterConfig():
             return SegmenterTask(config.model, build_segmenter(config.model))
 
@@ -117,7 +117,7 @@ def beside(path: Path, network: str, other: str) -> Path:
             where=str(path),
             found=f"no model.{other}, and no {other} config of the same name beside it",
             wanted=f"the {other} that this network stands on",
-            mend=f"--set model.{other}=FOLDER",
+            hint=f"--set model.{other}=FOLDER",
         )
     return found
 
@@ -131,18 +131,18 @@ def read_shape(folder: Path, key: str) -> dict[str, Any]:
     return shape
 
 
-def sketch_batch(films: int, size: int, findings: int) -> FilmBatch:
-    """Films of nothing, of the right shapes."""
-    return FilmBatch(
-        film=torch.rand(films, 1, size, size),
-        codes=torch.zeros(films, size, size, dtype=torch.int64),
-        labels=torch.zeros(films, findings + 1, dtype=torch.bool),
-        known=torch.ones(films, findings + 1, dtype=torch.bool),
+def sketch_batch(images: int, size: int, findings: int) -> ImageBatch:
+    """Images of nothing, of the right shapes."""
+    return ImageBatch(
+        image=torch.rand(images, 1, size, size),
+        label_map=torch.zeros(images, size, size, dtype=torch.int64),
+        labels=torch.zeros(images, findings + 1, dtype=torch.bool),
+        known=torch.ones(images, findings + 1, dtype=torch.bool),
     )
 
 
-def _films(settings: DataSettings) -> FilmSet:
-    """Two films of nothing, for tasks that look at the labels of the training films."""
+def _images(settings: DataSettings) -> TrainingImages:
+    """Two images of nothing, for tasks that look at the labels of the training images."""
     batch = sketch_batch(2, 1, len(settings.findings))
     pixels = torch.zeros(2, 1, 1, dtype=torch.uint8)
-    return FilmSet(pixels, pixels, batch.labels, batch.known, settings)
+    return TrainingImages(pixels, pixels, batch.labels, batch.known, settings)

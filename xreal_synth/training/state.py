@@ -88,7 +88,7 @@ def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]
         _restore(learner, tensors)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise TrainingError(
-            found=f"{folder}: {error}", wanted="a state of this network", mend="train into an empty folder"
+            found=f"{folder}: {error}", wanted="a state of this network", hint="train into an empty folder"
         ) from error
     return Progress(record["step"], record["seconds"], record["best"]), record["config"]
 

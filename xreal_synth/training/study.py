@@ -1,7 +1,7 @@
 """One classifier of one finding trained in memory, for comparing training sets: no files, no validation, no choice.
 
 Every batch is balanced: half of it shows the finding, and each of the sets that are trained on together has the
-same part of it, however many films it has. Shapes: N films, S their side, B batch.
+same part of it, however many images it has. Shapes: N images, S their side, B batch.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.draws import film_order, generator_for
-from xreal_synth.training.films import FilmSet
+from xreal_synth.training.draws import generator_for, image_order
+from xreal_synth.training.images import TrainingImages
 from xreal_synth.training.rates import learning_rate
-from xreal_synth.training.session import Run
+from xreal_synth.training.session import TrainingRun
 from xreal_synth.training.settings.classifier import ClassifierSettings
 from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
 from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
@@ -37,7 +37,7 @@ class StudySettings:
     """How each classifier of a study is trained; all of them alike.
 
     `small` is mini-classifier's network (three residual stages); `densenet121` torchvision's DenseNet-121 for one
-    grey channel. Both begin with random weights. `size` is the side that films have and the network works at.
+    grey channel. Both begin with random weights. `size` is the side that images have and the network works at.
     """
 
     finding: str
@@ -69,18 +69,18 @@ class StudySettings:
 class Phase:
     """Sets that are trained on together for `steps` steps of the optimiser."""
 
-    sets: tuple[FilmSet, ...]
+    sets: tuple[TrainingImages, ...]
     steps: int
 
 
-def film_set(
-    films_NSS: npt.NDArray[np.uint8], positive_N: npt.NDArray[np.bool_], settings: StudySettings
-) -> FilmSet:
-    """uint8 films with the finding or without -> a set to train on; no organ masks."""
+def image_set(
+    images_NSS: npt.NDArray[np.uint8], positive_N: npt.NDArray[np.bool_], settings: StudySettings
+) -> TrainingImages:
+    """uint8 images with the finding or without -> a set to train on; no organ masks."""
     labels = torch.from_numpy(np.stack([positive_N, np.zeros_like(positive_N)], axis=1))
-    return FilmSet(
-        films=torch.from_numpy(films_NSS),
-        codes=torch.zeros(films_NSS.shape, dtype=torch.uint8),
+    return TrainingImages(
+        images=torch.from_numpy(images_NSS),
+        label_map=torch.zeros(images_NSS.shape, dtype=torch.uint8),
         labels=labels,
         known=torch.ones_like(labels),
         settings=DataSettings(image_size=settings.size, warp=WARP, findings=(settings.finding,)),
@@ -89,13 +89,13 @@ def film_set(
 
 def scores_after(
     phases: Sequence[Phase],
-    test: FilmSet,
+    test: TrainingImages,
     settings: StudySettings,
     seed: int,
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float64]:
-    """A fresh classifier trained in these phases -> its logits [N] on the test films, unwarped.
+    """A fresh classifier trained in these phases -> its logits [N] on the test images, unwarped.
 
     The averaged weights at the end of each phase are what the next one begins with, and what is tested. Raises
     TrainingError for a loss that is not finite.
@@ -116,28 +116,28 @@ def _train(
     device: torch.device,
     on_step: Callable[[], None],
 ) -> None:
-    films, places = _joined(phase.sets), _places(phase.sets)
-    task = ClassifierTask(settings.model(), network, films)  # type: ignore[arg-type]
+    images, places = _joined(phase.sets), _places(phase.sets)
+    task = ClassifierTask(settings.model(), network, images)  # type: ignore[arg-type]
     task.to(device)
-    run = Run(task, {}, settings.loop(phase.steps), {}, seed, Path(), device)
+    run = TrainingRun(task, {}, settings.loop(phase.steps), {}, seed, Path(), device)
     network.train()
     for step in range(phase.steps):
         index = balanced_batch(places, settings.batch, seed, f"phase {number}", step)
         draw = generator_for(seed, f"train {number}", step)
         torch.manual_seed(draw.initial_seed())
         with run.autocast():
-            loss = task.loss(films.draw(index, draw).to(device), draw)["loss"]
+            loss = task.loss(images.draw(index, draw).to(device), draw)["loss"]
         _step(run, loss, step)
         on_step()
     run.learner.ema.copy_to([p for _, p in run.learner.trained()])
 
 
-def _step(run: Run, loss: Tensor, step: int) -> None:
+def _step(run: TrainingRun, loss: Tensor, step: int) -> None:
     if not torch.isfinite(loss):
         raise TrainingError(
             found=f"the loss of step {step} is {float(loss.detach())}",
             wanted="a finite loss",
-            mend="lower --lr",
+            hint="lower --lr",
         )
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [p for _, p in run.learner.trained()]
@@ -150,40 +150,42 @@ def _step(run: Run, loss: Tensor, step: int) -> None:
 
 
 def balanced_batch(places: Sequence[Tensor], batch: int, seed: int, purpose: str, step: int) -> Tensor:
-    """Which films a step sees [B]: as many of each of the `places`, each gone through once before any comes again."""
+    """Which images a step sees [B]: as many of each of the `places`, each gone through once before any comes again."""
     share, more = divmod(batch, len(places))
     assert not more, (batch, len(places))
     drawn = []
     for number, place in enumerate(places):
         own = generator_for(seed, f"{purpose}/{number}", 0).initial_seed()
-        drawn.append(place[film_order(len(place), share, own, step)])
+        drawn.append(place[image_order(len(place), share, own, step)])
     return torch.cat(drawn)
 
 
-def _joined(sets: Sequence[FilmSet]) -> FilmSet:
-    return FilmSet(
-        films=torch.cat([one.films for one in sets]),
-        codes=torch.cat([one.codes for one in sets]),
+def _joined(sets: Sequence[TrainingImages]) -> TrainingImages:
+    return TrainingImages(
+        images=torch.cat([one.images for one in sets]),
+        label_map=torch.cat([one.label_map for one in sets]),
         labels=torch.cat([one.labels for one in sets]),
         known=torch.cat([one.known for one in sets]),
         settings=sets[0].settings,
     )
 
 
-def _places(sets: Sequence[FilmSet]) -> list[Tensor]:
-    """Where in the joined set each set's films with the finding, and without, stand."""
+def _places(sets: Sequence[TrainingImages]) -> list[Tensor]:
+    """Where in the joined set each set's images with the finding, and without, stand."""
     found, first = [], 0
     for one in sets:
         shown = one.labels[:, 0]
         found += [first + shown.nonzero()[:, 0], first + (~shown).nonzero()[:, 0]]
         first += len(one)
-    assert all(len(place) for place in found), "a set to train on has films with the finding and without"
+    assert all(len(place) for place in found), "a set to train on has images with the finding and without"
     return found
 
 
 @torch.inference_mode()
-def _logits(network: nn.Module, test: FilmSet, batch: int, device: torch.device) -> npt.NDArray[np.float64]:
+def _logits(
+    network: nn.Module, test: TrainingImages, batch: int, device: torch.device
+) -> npt.NDArray[np.float64]:
     network.to(device).eval()
     rows = torch.split(torch.arange(len(test)), max(batch, 32))
-    found = [network(test.take(index).film.to(device))[:, 0].double().cpu().numpy() for index in rows]
+    found = [network(test.take(index).image.to(device))[:, 0].double().cpu().numpy() for index in rows]
     return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""Random changes that a film and its organ mask go through together.
+"""Random changes that an image and its organ mask go through together.
 
 Shapes: B batch, S stored side, H = W the side asked for.
 """
@@ -11,50 +11,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.training.draws import Part, whole
+from xreal_synth.training.draws import BatchPart, whole
 from xreal_synth.training.settings.common import WarpSettings
 
 KNOTS = 5
-"""Knots a side of the elastic field: bends of a quarter of the film and wider."""
+"""Knots a side of the elastic field: bends of a quarter of the image and wider."""
 
 
 def warped_view(
-    films_BSS: Tensor,
-    codes_BSS: Tensor,
+    images_BSS: Tensor,
+    label_map_BSS: Tensor,
     size: int,
     warp: WarpSettings,
     generator: torch.Generator,
-    part: Part | None = None,
+    part: BatchPart | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike.
+    """uint8 images and codes [B, S, S] -> image [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike.
 
-    `part` says which films of a larger batch these are (default: all of it).
+    `part` says which images of a larger batch these are (default: all of it).
     """
-    part = part or whole(len(films_BSS))
+    part = part or whole(len(images_BSS))
     theta = _random_affine(part, warp, generator)
     grid = functional.affine_grid(theta, [part.count, 1, size, size], align_corners=False)
     if warp.elastic > 0:
         grid = grid + _random_bend(part, size, warp.elastic, generator)
-    film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
-    codes = _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
-    return _random_tone(film, part, warp, generator), codes
+    image = _sample(images_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
+    label_map = _sample(label_map_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
+    return _random_tone(image, part, warp, generator), label_map
 
 
-def plain_view(films_BSS: Tensor, codes_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], only resized."""
-    batch = len(films_BSS)
+def plain_view(images_BSS: Tensor, label_map_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """uint8 images and codes [B, S, S] -> image [B, 1, H, W] in [0, 1] and codes [B, H, W], only resized."""
+    batch = len(images_BSS)
     grid = functional.affine_grid(
         torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, size, size], align_corners=False
     )
-    film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
-    return film, _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
+    image = _sample(images_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
+    return image, _sample(label_map_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
 
 
 def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     return functional.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _random_affine(part: Part, warp: WarpSettings, generator: torch.Generator) -> Tensor:
+def _random_affine(part: BatchPart, warp: WarpSettings, generator: torch.Generator) -> Tensor:
     """[B, 2, 3] maps from output to input coordinates: rotation, scale, shift within the settings."""
     draw = part.uniform(4, generator=generator) * 2 - 1
     angle = draw[:, 0] * math.radians(warp.rotate_deg)
@@ -65,15 +65,17 @@ def _random_affine(part: Part, warp: WarpSettings, generator: torch.Generator) -
     return torch.stack(rows, dim=1)
 
 
-def _random_bend(part: Part, size: int, largest: float, generator: torch.Generator) -> Tensor:
+def _random_bend(part: BatchPart, size: int, largest: float, generator: torch.Generator) -> Tensor:
     """[B, H, W, 2] smooth displacements: KNOTS x KNOTS random ones, cubic between them, twice the share."""
     knots = part.uniform(2, KNOTS, KNOTS, generator=generator) * 2 - 1
     field = functional.interpolate(knots, size=(size, size), mode="bicubic", align_corners=True)
     return field.movedim(1, -1) * 2 * largest
 
 
-def _random_tone(film_B1HW: Tensor, part: Part, warp: WarpSettings, generator: torch.Generator) -> Tensor:
+def _random_tone(
+    image_B1HW: Tensor, part: BatchPart, warp: WarpSettings, generator: torch.Generator
+) -> Tensor:
     draw = torch.rand(3, part.whole, 1, 1, 1, generator=generator)[:, part.rows] * 2 - 1
-    film = film_B1HW ** torch.exp(draw[0] * warp.gamma)
-    film = (film - 0.5) * torch.exp(draw[1] * warp.contrast) + 0.5 + draw[2] * warp.brightness
-    return film.clamp(0, 1)
+    image = image_B1HW ** torch.exp(draw[0] * warp.gamma)
+    image = (image - 0.5) * torch.exp(draw[1] * warp.contrast) + 0.5 + draw[2] * warp.brightness
+    return image.clamp(0, 1)

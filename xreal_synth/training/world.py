@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from xreal_synth.training.films import FilmBatch
-from xreal_synth.training.tasks.base import Task
+from xreal_synth.training.images import ImageBatch
+from xreal_synth.training.tasks.base import TrainingTask
 
 T = TypeVar("T")
-Loss = Callable[[FilmBatch, torch.Generator], dict[str, Tensor]]
+Loss = Callable[[ImageBatch, torch.Generator], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class WorkerGroup:
     """This process's `rank` among `size`; torch's default process group joins them where there are several."""
 
     rank: int = 0
@@ -49,16 +49,16 @@ class World:
 class LossModule(nn.Module):
     """A task's loss as a module, which DistributedDataParallel can wrap."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: TrainingTask) -> None:
         super().__init__()
         self.trained = task.module
         self._loss = task.loss
 
-    def forward(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return self._loss(batch, generator)
 
 
-def joined_loss(task: Task, world: World) -> nn.Module:
+def joined_loss(task: TrainingTask, world: WorkerGroup) -> nn.Module:
     """The task's loss; in a world of several, its gradients are averaged over the processes.
 
     A parameter may stay without gradient in a step (a discriminator before its warm-up has ended).

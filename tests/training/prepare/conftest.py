@@ -1,4 +1,4 @@
-"""Small trees laid out like the public sets, and a tiny segmenter fitted to their drawn films."""
+"""Small trees laid out like the public sets, and a tiny segmenter fitted to their drawn images."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.tiny import build_tiny
-from xreal_synth.types import Film, Mask
+from xreal_synth.types import GreyImage, Mask
 from xreal_synth.vocab import CHEXPERT14
 
 SIDE = 64
 
 
-def draw_pair(number: int, size: int = SIDE) -> tuple[Film, Mask]:
+def draw_pair(number: int, size: int = SIDE) -> tuple[GreyImage, Mask]:
     """A drawn chest: dark lungs, bright heart and aorta, a little noise."""
     rng = np.random.default_rng([7, number])
     mask = schematic_mask(size, rng)
-    film = np.select([np.isin(mask, (1, 2)), mask == 3, mask == 4], [60, 200, 230], 140)
-    return (film + rng.normal(0, 4, mask.shape)).clip(0, 255).astype(np.uint8), mask
+    image = np.select([np.isin(mask, (1, 2)), mask == 3, mask == 4], [60, 200, 230], 140)
+    return (image + rng.normal(0, 4, mask.shape)).clip(0, 255).astype(np.uint8), mask
 
 
-def save_film(path: Path, number: int, size: int = SIDE) -> None:
+def save_image(path: Path, number: int, size: int = SIDE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(draw_pair(number, size)[0]).save(path, quality=95)
 
@@ -53,9 +53,9 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
-def dicom_bytes(film: Film, kind: str = "MONOCHROME2", window: bool = True, **extra: Any) -> bytes:
-    """The film as 12-bit DICOM of levels 16 times as large, with a rescale of -100."""
-    levels = film.astype(np.uint16) * 16
+def dicom_bytes(image: GreyImage, kind: str = "MONOCHROME2", window: bool = True, **extra: Any) -> bytes:
+    """The image as 12-bit DICOM of levels 16 times as large, with a rescale of -100."""
+    levels = image.astype(np.uint16) * 16
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["test"])
@@ -66,7 +66,7 @@ def dicom_bytes(film: Film, kind: str = "MONOCHROME2", window: bool = True, **ex
         meta.MediaStorageSOPInstanceUID,
     )
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel = kind, 1
-    dataset.Rows, dataset.Columns = film.shape
+    dataset.Rows, dataset.Columns = image.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
     dataset.RescaleSlope, dataset.RescaleIntercept, dataset.ViewPosition = 1, -100, "AP"
     if window:
@@ -83,18 +83,18 @@ def dicom_bytes(film: Film, kind: str = "MONOCHROME2", window: bool = True, **ex
 class Trees:
     """Builders of small public trees below a folder; each returns the set's root."""
 
-    pair: Callable[..., tuple[Film, Mask]] = draw_pair
-    film: Callable[..., None] = save_film
+    pair: Callable[..., tuple[GreyImage, Mask]] = draw_pair
+    image: Callable[..., None] = save_image
     table: Callable[[Path, list[dict[str, Any]]], None] = write_csv
     dicom: Callable[..., bytes] = dicom_bytes
 
     def nih(self, root: Path) -> Path:
-        """Ten films of five patients in two image folders; film 9 is of a child."""
+        """Ten images of five patients in two image folders; image 9 is of a child."""
         labels = ["No Finding", "Pneumonia", "Effusion|Infiltration", "Mass", "Edema|Hernia"]
         rows = []
         for n in range(10):
             name = f"{n // 2:08d}_{n % 2:03d}.png"
-            save_film(root / f"images_{1 + n % 2:03d}" / "images" / name, n)
+            save_image(root / f"images_{1 + n % 2:03d}" / "images" / name, n)
             rows.append(
                 {
                     "Image Index": name, "Finding Labels": labels[n % 5], "Follow-up #": n % 2,
@@ -112,14 +112,14 @@ class Trees:
         return root
 
     def chexpert(self, root: Path) -> Path:
-        """Six frontal films and a lateral one of training patients, one of a validation patient."""
+        """Six frontal images and a lateral one of training patients, one of a validation patient."""
         rows: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
         for n in range(8):
             split, lateral = ("valid" if n == 7 else "train"), n == 6
             name = f"{split}/patient{n // 2 + 1:05d}/study{n % 2 + 1}/view1_{'lateral' if lateral else 'frontal'}.jpg"
             if n == 7:
                 name = name.replace("00004", "64541")
-            save_film(root / name, 20 + n)
+            save_image(root / name, 20 + n)
             cells = dict.fromkeys(CHEXPERT14, "")
             cells.update(CHEXPERT_CELLS[n])
             front = {"Frontal/Lateral": "Lateral" if lateral else "Frontal", "AP/PA": "" if lateral else "AP"}
@@ -137,7 +137,7 @@ class Trees:
         return root
 
     def mimic(self, root: Path, ending: str = ".jpg") -> Path:
-        """Six frontal films and a lateral one of four patients; tables gzipped as published."""
+        """Six frontal images and a lateral one of four patients; tables gzipped as published."""
         labels, meta, splits = [], [], []
         for n in range(7):
             subject, study, name = (
@@ -146,12 +146,12 @@ class Trees:
                 f"02aa804e-bde0afdd-112c0b34-7bc16630-4e38401{n}",
             )
             path = root / f"files/p10/p{subject}/s{study}/{name}{ending}"
-            save_film(path.with_suffix(".jpg"), 40 + n)
+            save_image(path.with_suffix(".jpg"), 40 + n)
             if ending == ".dcm":
                 path.with_suffix(".jpg").unlink()
-                film = draw_pair(40 + n)[0]
-                inverted = dicom_bytes(255 - film, "MONOCHROME1")
-                path.write_bytes(inverted if n == 1 else dicom_bytes(film))
+                image = draw_pair(40 + n)[0]
+                inverted = dicom_bytes(255 - image, "MONOCHROME1")
+                path.write_bytes(inverted if n == 1 else dicom_bytes(image))
             cells = dict.fromkeys(CHEXPERT14, "") | CHEXPERT_CELLS[n]
             labels.append({"subject_id": subject, "study_id": study, **cells})
             view = "LATERAL" if n == 6 else ["PA", "AP"][n % 2]
@@ -170,18 +170,18 @@ class Trees:
             write_csv(root / f"mimic-cxr-2.0.0-{part}.csv.gz", rows)
         return root
 
-    def folder(self, root: Path, films: int = 12) -> list[dict[str, str]]:
-        """A table of one's own with masks, and its films; returns the table's rows."""
+    def folder(self, root: Path, images: int = 12) -> list[dict[str, str]]:
+        """A table of one's own with masks, and its images; returns the table's rows."""
         rows = []
-        for n in range(films):
-            film, mask = draw_pair(60 + n)
-            for name, pixels in ((f"films/f{n}.png", film), (f"masks/m{n}.png", mask)):
+        for n in range(images):
+            image, mask = draw_pair(60 + n)
+            for name, pixels in ((f"images/f{n}.png", image), (f"masks/m{n}.png", mask)):
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(root / name)
             finding = ["No Finding", "Pneumonia", "Pneumonia|pleural fluid", "Edema"][n % 4]
             rows.append(
                 {
-                    "file": f"films/f{n}.png", "pid": f"P{n // 2}", "report": finding, "unsure": "",
+                    "file": f"images/f{n}.png", "pid": f"P{n // 2}", "report": finding, "unsure": "",
                     "mask": f"masks/m{n}.png", "view": "PA", "age": "50",
                 }
             )  # fmt: skip
@@ -215,11 +215,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         network = OrganSegmenter(32, (8, 8))
         pairs = [draw_pair(1000 + n) for n in range(16)]
-        films = torch.from_numpy(np.stack([film for film, _ in pairs]))[:, None].float() / 255
-        codes = torch.from_numpy(np.stack([mask for _, mask in pairs])).long()
+        images = torch.from_numpy(np.stack([image for image, _ in pairs]))[:, None].float() / 255
+        label_map = torch.from_numpy(np.stack([mask for _, mask in pairs])).long()
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
         for _ in range(80):
-            loss = functional.cross_entropy(network(films), codes, weight=torch.tensor([1.0, 1, 1, 1, 4]))
+            loss = functional.cross_entropy(
+                network(images), label_map, weight=torch.tensor([1.0, 1, 1, 1, 4])
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

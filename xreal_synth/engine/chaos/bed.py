@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from xreal_synth.engine.chaos.ray_cluster import ClusterNode, LocalCluster
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import ActorLost, Event, RunSummary, ShardDone, ShardRetried
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.resources import Resources, actor_shape
@@ -48,7 +48,7 @@ output: {{uri: unset, shard_samples: 2}}
 compute: {{micro_batch: 2}}
 """
 LIMITS = Limits(tick_s=0.1, hang_s=240, drain_s=60)
-QUICK = Phantom(sleep_s=0.1)
+QUICK = FakeImages(sleep_s=0.1)
 DRIVER_S = 180.0
 
 
@@ -106,11 +106,11 @@ class Bed:
         if self._whole is None:
             run, folder = self.run(), self.folder / "undisturbed"
             store = LocalStore(folder)
-            backend = Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+            backend = FakeImages().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
             head = claim(run, store, environment(backend))
             for shard in range(run.plan.shard_count):
                 run_shard(run, backend, run.plan.shard(shard), store)
-            finish(store, head, split_of=run.plan.split, asked=run.recipe.samples)
+            finish(store, head, split_of=run.plan.split, asked=run.recipe.anatomies)
             self._whole = hashes(folder)
         return self._whole
 
@@ -138,7 +138,7 @@ class Bed:
         return open_run(LoadedRecipe(recipe_from_text(RECIPE, overrides=overrides), RECIPE))
 
     def drive(
-        self, out: Path | str, backend: Phantom = QUICK, *, run: Run | None = None, limits: Limits = LIMITS,
+        self, out: Path | str, backend: FakeImages = QUICK, *, run: Run | None = None, limits: Limits = LIMITS,
         on_event: Callable[[Event], None] | None = None, stop: threading.Event | None = None,
         again: Collection[int] = (), leave: Mapping[int, str] = MappingProxyType({}),
     ) -> Watched:  # fmt: skip
@@ -183,7 +183,7 @@ class Bed:
         return self.cluster.nodes[:count]
 
     def trap(self, group: int, blow: Callable[[int], object], *others: str) -> dict[str, Any]:
-        """Settings of a phantom that holds `group` until the damage is done: `blow(pid)` of the process that
+        """Settings of a fake that holds `group` until the damage is done: `blow(pid)` of the process that
         makes it, with everyone else at work. The marks of `others` are waited for, too."""
         folder = Path(self.marks())
 
@@ -224,8 +224,8 @@ class Bed:
         )
         self._struck_at = 0.0
         self.check(seen, out, without=without)
-        told = [event.shard for event in watched.of(ShardDone) if isinstance(event, ShardDone)]
-        seen.must(len(told) == len(set(told)), f"shards told as done twice: {told}")
+        reported = [event.shard for event in watched.of(ShardDone) if isinstance(event, ShardDone)]
+        seen.must(len(reported) == len(set(reported)), f"shards reported done twice: {reported}")
         return seen
 
     def check(self, seen: Seen, out: Path, *, without: Collection[int] = ()) -> None:

@@ -9,7 +9,7 @@ from xreal_synth.engine.chaos.bed import LIMITS, QUICK, Bed, Seen, Watched
 from xreal_synth.engine.chaos.processes import strike
 from xreal_synth.engine.chaos.storm import InStorm, storm_uri
 from xreal_synth.engine.chaos.table import fault
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import ActorLost, ShardRetried
 from xreal_synth.errors import EngineError
 
@@ -45,11 +45,11 @@ def actor_killed_publishing(bed: Bed) -> Seen:
     again = sorted(event.shard for event in watched.of(ShardRetried) if isinstance(event, ShardRetried))
     seen.must(again == [SHARD, SHARD + 1], f"shards {again} retried, wanted both that it had in hand")
     lost = len(watched.of(ActorLost))
-    seen.must(lost == 1, f"{lost} actors told as lost")
+    seen.must(lost == 1, f"{lost} actors reported lost")
     return seen
 
 
-@fault("actor-hangs", "an actor that stops making films", "killed after hang_timeout_s, the shard redone")
+@fault("actor-hangs", "an actor that stops making images", "killed after hang_timeout_s, the shard redone")
 def actor_hangs(bed: Bed) -> Seen:
     out, marks = bed.output(), bed.marks()
     backend = replace(QUICK, hang=frozenset({GROUP}), once=marks)
@@ -57,7 +57,7 @@ def actor_hangs(bed: Bed) -> Seen:
     bed.happened(marks, f"hang-{GROUP}")
     seen = bed.seen(watched, out)
     reasons = [event.reason for event in watched.of(ActorLost) if isinstance(event, ActorLost)]
-    seen.must(any("no new film" in reason for reason in reasons), f"lost for other reasons: {reasons}")
+    seen.must(any("no new image" in reason for reason in reasons), f"lost for other reasons: {reasons}")
     return seen
 
 
@@ -90,7 +90,7 @@ def shard_kills(bed: Bed) -> Seen:
 @fault(
     "device-full",
     "out of memory on every actor in one shard",
-    "the actor replaced each time; the mend is named",
+    "the actor replaced each time; the hint is named",
     3,
 )
 def device_full(bed: Bed) -> Seen:
@@ -99,7 +99,7 @@ def device_full(bed: Bed) -> Seen:
     seen.must(lost == LIMITS.tries, f"{lost} actors replaced, wanted {LIMITS.tries}")
     assert watched.summary is not None, "given up by a run that ended"
     seen.said = watched.summary.failures[0].reason
-    seen.must("smaller compute.micro_batch" in seen.said, "the mend is not named")
+    seen.must("smaller compute.micro_batch" in seen.said, "the hint is not named")
     return _mended(bed, seen, out)
 
 
@@ -111,7 +111,7 @@ def model_broken(bed: Bed) -> Seen:
         bed.drive(out, replace(QUICK, broken=True), limits=replace(LIMITS, boot_failures=2))
     except EngineError as error:
         seen = Seen(2, said=error.found)
-        seen.must("asked not to load" in error.found, "the reason is not told")
+        seen.must("asked not to load" in error.found, "the reason is not reported")
     seen.must(not out.exists(), "something was written")
     return seen
 
@@ -127,7 +127,7 @@ def model_hangs(bed: Bed) -> Seen:
     return seen
 
 
-def _given_up(bed: Bed, backend: Phantom) -> tuple[Path, Watched, Seen]:
+def _given_up(bed: Bed, backend: FakeImages) -> tuple[Path, Watched, Seen]:
     """A run that leaves SHARD in quarantine/ and makes the rest."""
     out = bed.output()
     watched = bed.drive(out, backend)

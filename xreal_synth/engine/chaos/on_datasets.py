@@ -12,7 +12,7 @@ from xreal_synth.engine.chaos.bed import QUICK, Bed, Seen, Watched
 from xreal_synth.engine.chaos.on_storage import cut
 from xreal_synth.engine.chaos.processes import strike
 from xreal_synth.engine.chaos.table import fault
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, RunSummary
 from xreal_synth.engine.repair import RepairPlan, carry_out, open_for_repair, plan_repair
 from xreal_synth.shards.head import read_head
@@ -29,7 +29,7 @@ def repair(bed: Bed) -> Seen:
     before = {shard: _tar(out, shard).stat().st_ino for shard in (0, 6)}
     plan, watched = _repaired(bed, out, replace(QUICK, **bed.trap(GROUP, strike)))
     seen = bed.seen(watched, out)
-    whats = {deed.shard: deed.what for deed in plan.deeds}
+    whats = {action.shard: action.what for action in plan.actions}
     wanted = {1: "make", 2: "make", 3: "adopt", 4: "adopt", 5: "make", 7: "make"}
     seen.must(whats == wanted, f"planned {whats}, wanted {wanted}")
     after = {shard: _tar(out, shard).stat().st_ino for shard in (0, 6)}
@@ -53,10 +53,10 @@ def repair_stopped(bed: Bed) -> Seen:
         elif up and isinstance(event, Advanced):
             stop.set()
 
-    _, watched = _repaired(bed, out, Phantom(sleep_s=1.0), stop=stop, on_event=on_event)
+    _, watched = _repaired(bed, out, FakeImages(sleep_s=1.0), stop=stop, on_event=on_event)
     seen = Seen(watched.exit_code)
-    plan, again = _repaired(bed, out, Phantom())
-    seen.must(0 < len(plan.deeds) < 6, f"{len(plan.deeds)} shards were left to repair, wanted some")
+    plan, again = _repaired(bed, out, FakeImages())
+    seen.must(0 < len(plan.actions) < 6, f"{len(plan.actions)} shards were left to repair, wanted some")
     seen.must(again.exit_code == 0, f"exit code {again.exit_code} of the second repair")
     bed.check(seen, out)
     return seen
@@ -65,9 +65,9 @@ def repair_stopped(bed: Bed) -> Seen:
 @fault("grown", "a recipe grown from 7 groups to 16, an actor killed meanwhile", "whole shards stay")
 def grown(bed: Bed) -> Seen:
     out = bed.output()
-    first = bed.drive(out, Phantom(), run=bed.run(samples=7))
+    first = bed.drive(out, FakeImages(), run=bed.run(anatomies=7))
     before = {shard: _tar(out, shard).stat().st_ino for shard in range(3)}
-    plan, watched = _repaired(bed, out, replace(QUICK, **bed.trap(11, strike)), samples=16)
+    plan, watched = _repaired(bed, out, replace(QUICK, **bed.trap(11, strike)), anatomies=16)
     seen = bed.seen(watched, out)
     seen.must(first.exit_code == 0, f"exit code {first.exit_code} of the small run")
     seen.must(plan.shards_to("extend") == (3,), f"to extend: {plan.shards_to('extend')}, wanted (3,)")
@@ -77,7 +77,7 @@ def grown(bed: Bed) -> Seen:
 
 
 def _damaged(bed: Bed) -> Path:
-    """Every way at once: a cut tar, another byte in a film, a table and a record cut, a shard lost without a trace,
+    """Every way at once: a cut tar, another byte in an image, a table and a record cut, a shard lost without a trace,
     a tar lost, samples.parquet cut."""
     out = bed.output()
     shutil.copytree(bed.whole_folder, out)
@@ -99,13 +99,13 @@ def _tar(out: Path, shard: int) -> Path:
 
 
 def _repaired(
-    bed: Bed, out: Path, backend: Phantom, *, samples: int | None = None, stop: threading.Event | None = None,
+    bed: Bed, out: Path, backend: FakeImages, *, anatomies: int | None = None, stop: threading.Event | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> tuple[RepairPlan, Watched]:  # fmt: skip
-    """As `xreal-synth repair` does, with phantom films."""
+    """As `xreal-synth repair` does, with fake images."""
     store = LocalStore(out)
     head = read_head(store)
-    run = open_for_repair(store, head, samples=samples, bundle=None, films=None)
+    run = open_for_repair(store, head, anatomies=anatomies, bundle=None, images=None)
     plan = plan_repair(run, store, head)
     watched: list[Watched] = []
 

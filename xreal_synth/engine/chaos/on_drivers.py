@@ -14,7 +14,7 @@ from xreal_synth.engine.chaos.bed import DRIVER_S, Bed, Seen, Watched, environme
 from xreal_synth.engine.chaos.ray_cluster import other_cluster
 from xreal_synth.engine.chaos.ray_drive import EXIT_CODE
 from xreal_synth.engine.chaos.table import fault
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import Event, RunStarted, ShardDone, Warned
 from xreal_synth.engine.ray_head import PATIENCE_VARIABLE
 from xreal_synth.engine.resources import Resources, actor_shape
@@ -148,17 +148,17 @@ def job_stopped(bed: Bed) -> Seen:
 def late_actor(bed: Bed) -> Seen:
     out = bed.output()
     run = bed.run()
-    late = Phantom().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    late = FakeImages().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     refused: list[str] = []
 
     def publish(shard: int, replacing: bool) -> None:
         run_shard(run, late, run.plan.shard(shard), LocalStore(out), actor="late", replacing=replacing)
 
     def publish_other() -> None:
-        """As a device that computes otherwise would: every film differs."""
+        """As a device that computes otherwise would: every image differs."""
         other = bed.run(seed=12)
         odd = replace(other, digest=run.digest)
-        backend = Phantom().open(odd, actor_shape(run.recipe.compute, Resources(1, 0)))
+        backend = FakeImages().open(odd, actor_shape(run.recipe.compute, Resources(1, 0)))
         try:
             run_shard(odd, backend, odd.plan.shard(2), LocalStore(out), actor="late")
         except DatasetError as error:
@@ -168,8 +168,8 @@ def late_actor(bed: Bed) -> Seen:
 
     def on_event(event: Event) -> None:
         if isinstance(event, ShardDone) and event.shard < 3:
-            deeds = (lambda: publish(0, False), lambda: publish(1, True), publish_other)
-            threads.append(threading.Thread(target=deeds[event.shard], daemon=True))
+            actions = (lambda: publish(0, False), lambda: publish(1, True), publish_other)
+            threads.append(threading.Thread(target=actions[event.shard], daemon=True))
             threads[-1].start()
 
     watched = bed.drive(out, on_event=on_event)

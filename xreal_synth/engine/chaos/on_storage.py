@@ -15,7 +15,7 @@ from xreal_synth.engine.chaos.bed import LIMITS, QUICK, Bed, Seen
 from xreal_synth.engine.chaos.processes import strike
 from xreal_synth.engine.chaos.storm import InStorm, storm_uri
 from xreal_synth.engine.chaos.table import fault
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import ShardAdopted, ShardDiscarded
 
 GROUP = 5
@@ -42,12 +42,12 @@ def disk_full(bed: Bed) -> Seen:
         seen = Seen(watched.exit_code)
         reasons = [failure.reason for failure in watched.summary.failures if failure.reason]
         seen.said = reasons[0].splitlines()[0] if reasons else watched.summary.message
-        told = ("No space left", "File too large")
-        seen.must(any(word in seen.said for word in told), f"the reason is not told: {seen.said}")
+        reported = ("No space left", "File too large")
+        seen.must(any(word in seen.said for word in reported), f"the reason is not reported: {seen.said}")
         seen.must(not watched.summary.quarantined, "shards were quarantined for want of room")
         if grow is not None:
             grow()
-        again = bed.drive(out, Phantom())
+        again = bed.drive(out, FakeImages())
         seen.must(again.exit_code == 0, f"exit code {again.exit_code} once there was room")
         bed.check(seen, out)
     return seen

@@ -52,7 +52,7 @@ class LocalCluster:
     nodes: list[ClusterNode] = field(default_factory=list)
 
     def actors(self, title: str = GENERATOR) -> list[int]:
-        """Processes of its actors (that make films)."""
+        """Processes of its actors (that make images)."""
         own = set(marked(self.folder))
         return [pid for pid in marked(title) if not own.isdisjoint(ancestors(pid))]
 

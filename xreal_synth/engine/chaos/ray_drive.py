@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xreal_synth.engine.chaos.bed import LIMITS, RECIPE
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.setup import open_run
@@ -24,7 +24,7 @@ def main(out: str, address: str, sleep_s: str, held: str | None = None, folder: 
     groups = frozenset[int]() if held is None else frozenset({int(held)})
     summary = generate(
         open_run(LoadedRecipe(recipe, RECIPE)), LocalStore(Path(out)), address=address,
-        backend=Phantom(sleep_s=float(sleep_s), held=groups, hold=folder), limits=replace(LIMITS, drain_s=60),
+        backend=FakeImages(sleep_s=float(sleep_s), held=groups, hold=folder), limits=replace(LIMITS, drain_s=60),
         on_event=LineLog(lambda line: print(line, flush=True)).on_event,
     )  # fmt: skip
     print(f"{EXIT_CODE}{summary.exit_code}", flush=True)

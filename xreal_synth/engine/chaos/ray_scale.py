@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xreal_synth.engine.chaos.bed import LIMITS, RECIPE
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import ActorUp, Event
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.setup import open_run
@@ -56,7 +56,7 @@ def measure_scale(
 
 def _timed(actors: int, shards: int, shard_s: float, out: Path, address: str | None) -> float:
     settings: dict[str, object] = {
-        "samples": GROUPS_PER_SHARD * shards, "output.shard_samples": GROUPS_PER_SHARD,
+        "anatomies": GROUPS_PER_SHARD * shards, "output.shard_samples": GROUPS_PER_SHARD,
         "compute.actors": {"min": actors, "max": actors}, "compute.cpus_per_actor": CPUS_PER_ACTOR,
     }  # fmt: skip
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
@@ -67,7 +67,7 @@ def _timed(actors: int, shards: int, shard_s: float, out: Path, address: str | N
         if isinstance(event, ActorUp):
             began.append(time.monotonic())
 
-    backend = Phantom(sleep_s=shard_s / GROUPS_PER_SHARD)
+    backend = FakeImages(sleep_s=shard_s / GROUPS_PER_SHARD)
     summary = generate(
         run, LocalStore(out), address=address, backend=backend, limits=LIMITS, on_event=on_event
     )

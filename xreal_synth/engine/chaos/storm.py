@@ -21,7 +21,7 @@ import fsspec
 from fsspec.spec import AbstractFileSystem
 
 from xreal_synth.engine.backend import Backend
-from xreal_synth.engine.fake_backend import Phantom, wait_for_go
+from xreal_synth.engine.fake_backend import FakeImages, wait_for_go
 from xreal_synth.engine.resources import ActorShape
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _still: list[tuple[str, Path]] = []
 
 
 @dataclass(frozen=True, slots=True)
-class InStorm(Phantom):
-    """The phantom backend of a run whose output is in a storm. The writing of the object `still` waits in the folder
+class InStorm(FakeImages):
+    """The fake backend of a run whose output is in a storm. The writing of the object `still` waits in the folder
     `hold` as a held group does."""
 
     still: str = ""
@@ -42,7 +42,7 @@ class InStorm(Phantom):
     def open(self, run: Run, shape: ActorShape) -> Backend:
         if self.still and self.hold is not None:
             _still.append((self.still, Path(self.hold)))
-        return Phantom.open(self, run, shape)
+        return FakeImages.open(self, run, shape)
 
 
 def storm_uri(folder: Path, *, errors: int = 0, delay_ms: int = 0) -> str:

@@ -70,7 +70,7 @@ def chosen(names: Sequence[str]) -> list[Fault]:
         raise XrealError(
             found=f"no fault {', '.join(unknown)}",
             wanted=f"some of: {', '.join(FAULTS)}",
-            mend="check --only",
+            hint="check --only",
         )
     return [one for name, one in FAULTS.items() if not names or name in names]
 

@@ -1,6 +1,6 @@
 """A dataset of very many tiny shards, whole and valid, to measure readers against.
 
-Every shard is one group of phantom films of a few pixels; tars, tables and records are what the engine writes.
+Every shard is one group of fake images of a few pixels; tars, tables and records are what the engine writes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from xreal_synth.engine.resources import cpu_count
 from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.shards import names
+from xreal_synth.shards.fakes import FINGERPRINT, fake_groups
 from xreal_synth.shards.head import read_head
 from xreal_synth.shards.names import (
     DATASET,
@@ -30,7 +31,6 @@ from xreal_synth.shards.names import (
     table_key,
     tar_key,
 )
-from xreal_synth.shards.phantoms import FINGERPRINT, phantom_groups
 from xreal_synth.shards.record import build_record, record_bytes, stamp
 from xreal_synth.shards.table import build_table
 from xreal_synth.shards.tar import build_tar, encode_sample
@@ -41,7 +41,7 @@ RECIPE = """\
 version: 1
 name: simulated
 seed: 11
-samples: 1
+anatomies: 1
 bundle: xreal-tiny
 findings:
   - {weight: 1, labels: []}
@@ -53,13 +53,13 @@ split: {val: 0.3}
 output: {uri: unset, shard_samples: 1}
 compute: {micro_batch: 2}
 """
-FILM = 8
+IMAGE = 8
 _CHUNK = 250
 
 
 def simulated_run(shards: int) -> Run:
     """The run whose dataset has this many shards of one group."""
-    return open_run(LoadedRecipe(recipe_from_text(RECIPE, overrides=[f"samples={shards}"]), RECIPE))
+    return open_run(LoadedRecipe(recipe_from_text(RECIPE, overrides=[f"anatomies={shards}"]), RECIPE))
 
 
 def write_dataset(
@@ -99,7 +99,7 @@ def _write(folder: Path, shards: list[int]) -> int:
             replace(sample, meta=replace(
                 sample.meta, digest=head.digest, bundle_name=head.bundle.name, bundle_hash=head.bundle.hash
             ))
-            for sample in phantom_groups(shard, shard + 1, FILM)
+            for sample in fake_groups(shard, shard + 1, IMAGE)
         ]  # fmt: skip
         rows = [encode_sample(sample).row for sample in samples]
         tar, table = build_tar(samples), build_table(plan, rows)

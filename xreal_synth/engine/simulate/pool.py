@@ -121,17 +121,17 @@ class SimulatedPool(Pool[SimulatedMember]):
         with self._own:
             self.waits += 1
             heard: list[Heard] = []
-            until, told = self.now + timeout_s, 0
+            until, reported = self.now + timeout_s, 0
             while self._events and self._events[0][0] <= until:
                 at, _, what, whom = heapq.heappop(self._events)
                 self.now = max(self.now, at)
                 if self._happens(at, what, whom, heard):
-                    told += 1
-                    if told == 1:
+                    reported += 1
+                    if reported == 1:
                         pause = min(_PAUSE_PER_ACTOR_S * len(self), _LONGEST_PAUSE_S)
                         until = self.now + pause
-            self.now = max(self.now, until) + told * self._world.answer_s
-            self.answers += told
+            self.now = max(self.now, until) + reported * self._world.answer_s
+            self.answers += reported
             return heard
 
     def hung(self, limit_s: float) -> list[tuple[SimulatedMember, Lost]]:
@@ -154,7 +154,7 @@ class SimulatedPool(Pool[SimulatedMember]):
     def _send(self, member: SimulatedMember, shard: int, attempt: int, replacing: bool) -> None:
         with self._own:
             self.spent.idle += self.now - member.free_at
-            member.films = self._template.samples / 2
+            member.images = self._template.samples / 2
             member.render_s = seconds = self._chances.shard_s()
             if member.dead_at is not None:
                 return

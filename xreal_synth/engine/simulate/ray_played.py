@@ -20,14 +20,14 @@ from typing import Any
 import ray
 
 from xreal_synth.engine.account import Account
-from xreal_synth.engine.driver import Driver, Place
+from xreal_synth.engine.driver import Driver, RunPlace
 from xreal_synth.engine.journal import Journal
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.pool import Ready, actor_id
 from xreal_synth.engine.progress import Event, ShardDone
-from xreal_synth.engine.ray_actor import Made
+from xreal_synth.engine.ray_actor import Rendered
 from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayMember, RayPool
 from xreal_synth.engine.ray_session import resources
@@ -60,13 +60,13 @@ class Host:
     async def ready(self, who: str) -> Ready:
         return Ready(socket.gethostname(), os.getpid(), self._template.fingerprint)
 
-    async def shard(self, who: str, shard: int, attempt: int, replacing: bool) -> Made:
+    async def shard(self, who: str, shard: int, attempt: int, replacing: bool) -> Rendered:
         began = time.monotonic()
         self._waited += began - self._rested.get(who, began)
         await asyncio.sleep(self._shard_s * random.uniform(1 - _SPREAD, 1 + _SPREAD))  # noqa: S311
         self._rested[who] = time.monotonic()
         self._worked += self._rested[who] - began
-        return Made(self._template.samples)
+        return Rendered(self._template.samples)
 
     async def spent(self) -> tuple[float, float]:
         """Seconds of its actors at shards, and between one shard's end and the next one's beginning."""
@@ -88,8 +88,8 @@ class _Method:
     method: Any
     who: str
 
-    def remote(self, *told: object) -> Any:
-        return self.method.remote(self.who, *told)
+    def remote(self, *reported: object) -> Any:
+        return self.method.remote(self.who, *reported)
 
 
 class _Played:
@@ -189,7 +189,7 @@ def measure_played(
         meters = RunMeters(run.recipe.name, run_metrics, note.on_event)
         account = Account(run, store, Totals(), meters.on_event, merge=lambda *found, **asked: None)
         shape = ActorShape("cpu", "auto", 8, 1.0, 0.0, actors)
-        place = Place(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
+        place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
         pool = PlayedPool(shape, playing)
         summary = Driver(
             run, place, account, pool, shape, lambda: _room(actors), Limits(), threading.Event()

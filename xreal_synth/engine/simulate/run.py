@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xreal_synth.engine.account import Account
-from xreal_synth.engine.driver import Driver, Place
+from xreal_synth.engine.driver import Driver, RunPlace
 from xreal_synth.engine.journal import Journal
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import Metric, RunMeters
@@ -33,7 +33,7 @@ from xreal_synth.errors import EngineError
 from xreal_synth.shards.table import LABEL_COLUMNS
 from xreal_synth.types import FileStamp, ShardRecord
 
-_TOLD_EVERY = 200
+_REPORTED_EVERY = 200
 _LOOK_S = 0.5
 
 
@@ -98,7 +98,7 @@ def simulate(
 
     def on_event(event: Event) -> None:
         nonlocal retried
-        if isinstance(event, ShardDone) and event.done % max(shards // _TOLD_EVERY, 1) == 0:
+        if isinstance(event, ShardDone) and event.done % max(shards // _REPORTED_EVERY, 1) == 0:
             on_shards(event.done, event.total)
         retried += isinstance(event, ShardRetried)
 
@@ -107,7 +107,7 @@ def simulate(
     meters = RunMeters(run.recipe.name, lambda dataset: _nowhere, note.on_event)
     account = Account(run, store, Totals(), meters.on_event, pool.clock, merge=lambda *found, **asked: None)
     shape = ActorShape("cuda", "auto", 8, 1.0, 1.0, world.actors)
-    place = Place(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
+    place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
     began, cpu = time.perf_counter(), time.process_time()
     driver = Driver(run, place, account, pool, shape, pool.resources, limits, threading.Event(), pool.clock)
     summary = driver.run()
@@ -133,7 +133,7 @@ def simulate_apart(
     world: World, shards: int, on_shards: Callable[[int, int], None] = lambda done, total: None
 ) -> SimulationRow:
     """The same in a process of its own, so that its memory is its own. Raises EngineError if it fails."""
-    told = json.dumps({"world": asdict(world), "shards": shards})
+    reported = json.dumps({"world": asdict(world), "shards": shards})
     command = [sys.executable, "-m", "xreal_synth.engine.simulate.run"]
     row: SimulationRow | None = None
     with subprocess.Popen(  # noqa: S603
@@ -142,7 +142,7 @@ def simulate_apart(
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdin.write(told)
+        process.stdin.write(reported)
         process.stdin.close()
         try:
             for line in process.stdout:
@@ -183,12 +183,12 @@ def _world(fields: dict[str, Any]) -> World:
 
 
 def main() -> None:
-    told = json.load(sys.stdin)
+    reported = json.load(sys.stdin)
 
     def on_shards(done: int, total: int) -> None:
         print(json.dumps({"done": done}), flush=True)
 
-    print(json.dumps(asdict(simulate(_world(told["world"]), told["shards"], on_shards))), flush=True)
+    print(json.dumps(asdict(simulate(_world(reported["world"]), reported["shards"], on_shards))), flush=True)
 
 
 if __name__ == "__main__":

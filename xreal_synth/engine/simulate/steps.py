@@ -81,7 +81,7 @@ def chosen_steps(names: Sequence[str]) -> list[str]:
     """The steps of these names, in the table's order; all without any. Raises XrealError for unknown ones."""
     if unknown := [name for name in names if name not in STEPS]:
         raise XrealError(
-            found=f"no step {', '.join(unknown)}", wanted=f"some of: {', '.join(STEPS)}", mend="check --step"
+            found=f"no step {', '.join(unknown)}", wanted=f"some of: {', '.join(STEPS)}", hint="check --step"
         )
     return [name for name in STEPS if not names or name in names]
 

@@ -1,4 +1,4 @@
-"""A store in memory for runs whose films nobody makes: records are marks, logs are counted, the rest is kept."""
+"""A store in memory for runs whose images nobody makes: records are marks, logs are counted, the rest is kept."""
 
 from __future__ import annotations
 

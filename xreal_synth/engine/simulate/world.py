@@ -35,8 +35,8 @@ class ShardTimes:
         name = read_head(store).name
         shards = shards_in(store, RECORDS, name)[:_MOST_RECORDS]
         records = in_order(lambda shard: read_record(store, stem_of(name, shard)), shards, readers(store))
-        told = [record.timings.get("make_s", 0.0) for record in records if record is not None]
-        seconds = [one for one in told if one > 0]
+        reported = [record.timings.get("make_s", 0.0) for record in records if record is not None]
+        seconds = [one for one in reported if one > 0]
         if not seconds:
             raise DatasetError(
                 where=store.uri, found="no record with a time", wanted="shards that a run made"

@@ -1,4 +1,4 @@
-"""A backend that notes when its actor comes to what, and how many films it has made for how much CPU."""
+"""A backend that notes when its actor comes to what, and how many images it has made for how much CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xreal_synth.engine.backend import Backend, BackendSpec, Networks, OnBatch, 
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.resources import ActorShape
 from xreal_synth.quality.gate import Gate
-from xreal_synth.sampling.jobs import GroupFilms, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class Marks:
     """What one actor has noted. Moments are seconds since the epoch: `called` when it was to load, `imported` with
-    torch and the networks' code, `loaded` with the models, `first_film` when it had films first. `cpu_s` is its
-    process's time from `loaded` on, `films` were made in it."""
+    torch and the networks' code, `loaded` with the models, `first_image` when it had images first. `cpu_s` is its
+    process's time from `loaded` on, `images` were made in it."""
 
     called: float = 0.0
     imported: float = 0.0
     loaded: float = 0.0
     begun: float | None = None
-    first_film: float | None = None
-    films: int = 0
+    first_image: float | None = None
+    images: int = 0
     cpu_s: float = 0.0
 
 
@@ -82,13 +82,13 @@ class MarkedBackend:
     def trials(self) -> tuple[Trial, ...]:
         return getattr(self.inner, "trials", ())
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupFilms]:
+    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
         self.marks.begun = self.marks.begun or time.time()
         for group in self.inner.render(jobs, on_batch):
-            if self.marks.first_film is None:
-                self.marks.first_film = time.time()
+            if self.marks.first_image is None:
+                self.marks.first_image = time.time()
                 self._write()
-            self.marks.films += len(group.films)
+            self.marks.images += len(group.images)
             yield group
         self._write()
 
@@ -102,5 +102,5 @@ class MarkedBackend:
 
 
 def read_marks(folder: Path) -> list[Marks]:
-    """The marks of every actor that made films."""
+    """The marks of every actor that generated images."""
     return [Marks(**json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]

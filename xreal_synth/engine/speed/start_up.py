@@ -1,4 +1,4 @@
-"""How long a run takes from its command to its first film, and on what.
+"""How long a run takes from its command to its first image, and on what.
 
 The run is a process of its own, as `xreal-synth generate` is one: `measure_start` begins it, its actor and it note
 when they come to what (`marked.py`, `run_marked`). Every part ends where the next one begins.
@@ -25,14 +25,14 @@ PARTS: Final = (
     "first micro-batch",
 )  # fmt: skip
 """In order: until the recipe is opened and checked; until Ray is up; until the actor is to load its models; what it
-imports for them; the models; until the driver has heard and a shard is begun; until its first films are there."""
+imports for them; the models; until the driver has heard and a shard is begun; until its first images are there."""
 
 _LONGEST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class StartUp:
-    """Seconds of each of PARTS, and from the command to the first film."""
+    """Seconds of each of PARTS, and from the command to the first image."""
 
     parts: tuple[float, ...]
 
@@ -40,12 +40,12 @@ class StartUp:
         return dict(zip(PARTS, self.parts, strict=True))
 
     @property
-    def first_film(self) -> float:
+    def first_image(self) -> float:
         return sum(self.parts)
 
 
-def measure_start(recipe: str, film_s: float | None = None) -> StartUp:
-    """Runs the recipe (a text) in a process of its own; with `film_s`, with a model that sleeps so long over a film.
+def measure_start(recipe: str, image_s: float | None = None) -> StartUp:
+    """Runs the recipe (a text) in a process of its own; with `image_s`, with a model that sleeps so long over an image.
 
     Raises EngineError if the run does not end well.
     """
@@ -58,7 +58,7 @@ def measure_start(recipe: str, film_s: float | None = None) -> StartUp:
             "-m",
             "xreal_synth.engine.speed.start_up",
             name,
-            "" if film_s is None else str(film_s),
+            "" if image_s is None else str(image_s),
         ]
         began = time.time()
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False)  # noqa: S603
@@ -77,16 +77,16 @@ def read_start(folder: Path, began: float) -> StartUp:
     driver: dict[str, float] = json.loads((folder / "driver.json").read_text())
     (actor,) = read_marks(folder / "marks")
     assert actor.begun is not None
-    assert actor.first_film is not None
+    assert actor.first_image is not None
     moments = (
         began, driver["checked"], driver["ray"], actor.called, actor.imported, actor.loaded, actor.begun,
-        actor.first_film,
+        actor.first_image,
     )  # fmt: skip
     return StartUp(tuple(max(0.0, after - before) for before, after in pairwise(moments)))
 
 
-def run_marked(folder: Path, film_s: float | None) -> int:
-    """What `xreal-synth generate` does, in its order; returns its exit code. `film_s` as in `measure_start`."""
+def run_marked(folder: Path, image_s: float | None) -> int:
+    """What `xreal-synth generate` does, in its order; returns its exit code. `image_s` as in `measure_start`."""
     quiet_ray()
     from xreal_synth.engine.setup import open_run, require_placeable
     from xreal_synth.recipe.load import load_recipe
@@ -105,7 +105,7 @@ def run_marked(folder: Path, film_s: float | None) -> int:
         if isinstance(event, RunStarted):
             moments["ray"] = time.time()
 
-    model = Networks() if film_s is None else sleeping(run, film_s)
+    model = Networks() if image_s is None else sleeping(run, image_s)
     spec = Marked(model, str(folder / "marks"))
     summary = generate(run, open_store(run.recipe.output.uri), on_event=on_event, backend=spec)
     (folder / "driver.json").write_text(json.dumps(moments))

@@ -1,9 +1,9 @@
 """The engine's speed against a bare loop over the same model, in one run.
 
 Three ways make the same groups in the same micro-batches: `bare`, where jobs that were planned beforehand go through
-`Backend.render` and nothing is done with the films; `worker`, which makes and publishes the shards in this process;
+`Backend.render` and nothing is done with the images; `worker`, which makes and publishes the shards in this process;
 and `engine`, the whole of it, with actors of Ray. They take turns, and of each way's passes the fastest counts: what
-else runs on the machine only ever adds time. CPU seconds are those of the process that makes the films, all threads
+else runs on the machine only ever adds time. CPU seconds are those of the process that makes the images, all threads
 together: what a machine whose cores are all at work would have to give.
 """
 
@@ -23,8 +23,8 @@ from typing import Final, Literal
 
 from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import BackendSpec
-from xreal_synth.engine.expect import films_per_group
-from xreal_synth.engine.fake_backend import Phantom
+from xreal_synth.engine.expect import images_per_group
+from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.progress import ActorUp, Event, ShardDone
 from xreal_synth.engine.ray_driver import generate
@@ -46,7 +46,7 @@ RECIPE: Final = """\
 version: 1
 name: speed
 seed: 7
-samples: 1
+anatomies: 1
 bundle: {bundle}
 findings:
   - {{weight: 1, labels: []}}
@@ -60,11 +60,11 @@ output: {{uri: unset}}
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass of a way: films that the model made, wall seconds, CPU seconds of the process that made them, and
-    its threads' seconds by stopwatch.py's names. `actors` of them made films beside one another."""
+    """One pass of a way: images that the model made, wall seconds, CPU seconds of the process that made them, and
+    its threads' seconds by stopwatch.py's names. `actors` of them generated images beside one another."""
 
     way: Way
-    films: int
+    images: int
     seconds: float
     cpu_s: float
     spent: Mapping[str, float]
@@ -82,16 +82,16 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class WayFigures:
-    """A way's fastest pass; `wall` and `cpu` are its films per second of each kind over the bare loop's, per actor.
+    """A way's fastest pass; `wall` and `cpu` are its images per second of each kind over the bare loop's, per actor.
 
     `outside` is the share of the actors' time in neither sampler nor gate, `gate` and `waiting` those in the gate
     and waiting for planner or encoder, all of the fastest pass.
     """
 
     way: Way
-    films: int
-    films_per_s: float
-    cpu_s_per_film: float
+    images: int
+    images_per_s: float
+    cpu_s_per_image: float
     wall: float
     cpu: float
     outside: float
@@ -121,9 +121,9 @@ class Task:
         overrides = self._overrides(micro_batch, actors, {"compute__micro_batch": micro_batch})
         return with_overrides(RECIPE.format(bundle=json.dumps(self.bundle)), overrides)
 
-    def _overrides(self, samples: int, actors: int, settings: Mapping[str, object]) -> list[str]:
+    def _overrides(self, anatomies: int, actors: int, settings: Mapping[str, object]) -> list[str]:
         given = {
-            "samples": samples,
+            "anatomies": anatomies,
             "output.shard_samples": self.groups,
             "compute.actors": json.dumps({"min": actors, "max": actors}),
             **self.settings,
@@ -132,9 +132,9 @@ class Task:
         return [f"{key}={value}" for key, value in given.items()]
 
 
-def sleeping(run: Run, film_s: float) -> Phantom:
-    """A model that only sleeps, `film_s` for each film on average."""
-    return Phantom(sleep_s=film_s * films_per_group(run.recipe).made)
+def sleeping(run: Run, image_s: float) -> FakeImages:
+    """A model that only sleeps, `image_s` for each image on average."""
+    return FakeImages(sleep_s=image_s * images_per_group(run.recipe).made)
 
 
 class WaysBench:
@@ -166,20 +166,20 @@ class WaysBench:
         return passes
 
     def _bare(self) -> Pass:
-        films, cpu, began = self.backend.marks.films, time.process_time(), time.monotonic()
+        images, cpu, began = self.backend.marks.images, time.process_time(), time.monotonic()
         for jobs in self._jobs:
-            deque(self.backend.render(jobs, lambda films: None), maxlen=0)
+            deque(self.backend.render(jobs, lambda images: None), maxlen=0)
         seconds = time.monotonic() - began
         cpu_s = time.process_time() - cpu
-        return Pass("bare", self.backend.marks.films - films, seconds, cpu_s, {MODEL: seconds})
+        return Pass("bare", self.backend.marks.images - images, seconds, cpu_s, {MODEL: seconds})
 
     def _worker(self, folder: Path) -> Pass:
         run, store, spent = self._run, LocalStore(folder), Counter[str]()
-        films, cpu, began = self.backend.marks.films, time.process_time(), time.monotonic()
+        images, cpu, began = self.backend.marks.images, time.process_time(), time.monotonic()
         for k in range(run.plan.shard_count):
             spent.update(run_shard(run, self.backend, run.plan.shard(k), store).timings)
         seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu
-        return Pass("worker", self.backend.marks.films - films, seconds, cpu_s, spent)
+        return Pass("worker", self.backend.marks.images - images, seconds, cpu_s, spent)
 
     def _engine(self, folder: Path) -> Pass:
         marks = folder / "marks"
@@ -206,7 +206,7 @@ class WaysBench:
         for _, event in done:
             spent.update(event.timings)
         return Pass(
-            "engine", sum(one.films for one in made), done[-1][0] - up[-1], sum(one.cpu_s for one in made),
+            "engine", sum(one.images for one in made), done[-1][0] - up[-1], sum(one.cpu_s for one in made),
             spent, self._actors,
         )  # fmt: skip
 
@@ -215,20 +215,20 @@ def figures(passes: list[Pass]) -> list[WayFigures]:
     """A row for each way, against the bare loop's passes."""
     ways = list(dict.fromkeys(one.way for one in passes))
     bare_s, bare_cpu = (
-        min(value(one) for one in passes if one.way == "bare") for value in (_wall_per_film, _cpu_per_film)
+        min(value(one) for one in passes if one.way == "bare") for value in (_wall_per_image, _cpu_per_image)
     )
     rows = []
     for way in ways:
         own = [one for one in passes if one.way == way]
-        best = min(own, key=_wall_per_film)
-        cpu = min(map(_cpu_per_film, own))
+        best = min(own, key=_wall_per_image)
+        cpu = min(map(_cpu_per_image, own))
         rows.append(
             WayFigures(
                 way=way,
-                films=best.films,
-                films_per_s=best.films / best.seconds,
-                cpu_s_per_film=cpu,
-                wall=bare_s / _wall_per_film(best),
+                images=best.images,
+                images_per_s=best.images / best.seconds,
+                cpu_s_per_image=cpu,
+                wall=bare_s / _wall_per_image(best),
                 cpu=bare_cpu / cpu,
                 outside=best.outside,
                 gate=best.share(GATE),
@@ -238,12 +238,12 @@ def figures(passes: list[Pass]) -> list[WayFigures]:
     return rows
 
 
-def _wall_per_film(one: Pass) -> float:
-    return one.seconds * one.actors / one.films
+def _wall_per_image(one: Pass) -> float:
+    return one.seconds * one.actors / one.images
 
 
-def _cpu_per_film(one: Pass) -> float:
-    return one.cpu_s / one.films
+def _cpu_per_image(one: Pass) -> float:
+    return one.cpu_s / one.images
 
 
 def _planned(run: Run) -> Iterator[list[GroupJob]]:

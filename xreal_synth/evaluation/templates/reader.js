@@ -1,6 +1,6 @@
 "use strict";
 const study = JSON.parse(document.getElementById("study").textContent);
-const films = study.films;
+const images = study.images;
 const place = `xreal-synth-readers/${study.study}/${study.reader}`;
 const byId = (id) => document.getElementById(id);
 let answers = {};
@@ -12,7 +12,7 @@ function load() {
   try {
     const kept = JSON.parse(localStorage.getItem(place) || "{}");
     answers = kept.answers || {};
-    at = Math.min(Math.max(0, kept.at || 0), films.length - 1);
+    at = Math.min(Math.max(0, kept.at || 0), images.length - 1);
   } catch (error) {
     byId("warning").textContent = "This browser keeps nothing: do not close the page before you have saved your answers.";
   }
@@ -26,8 +26,8 @@ function keep() {
   }
 }
 
-const whole = (film) => study.questions.every((one) => (answers[film.name] || {})[one.name] !== undefined);
-const missing = () => films.map((film, number) => (whole(film) ? 0 : number + 1)).filter(Boolean);
+const whole = (image) => study.questions.every((one) => (answers[image.name] || {})[one.name] !== undefined);
+const missing = () => images.map((image, number) => (whole(image) ? 0 : number + 1)).filter(Boolean);
 
 function option(one, value, text) {
   const label = document.createElement("label");
@@ -67,14 +67,14 @@ function mark() {
 }
 
 function show() {
-  const film = films[at];
-  const given = answers[film.name] || {};
-  byId("film").src = film.png;
-  byId("film").alt = `Film ${at + 1}`;
-  byId("count").textContent = `Film ${at + 1} of ${films.length}`;
-  byId("labelled").textContent = film.findings;
+  const image = images[at];
+  const given = answers[image.name] || {};
+  byId("image").src = image.png;
+  byId("image").alt = `Image ${at + 1}`;
+  byId("count").textContent = `Image ${at + 1} of ${images.length}`;
+  byId("labelled").textContent = image.findings;
   study.questions.forEach((one) => {
-    byId(`legend-${one.name}`).textContent = one.text.replace("%s", film.findings);
+    byId(`legend-${one.name}`).textContent = one.text.replace("%s", image.findings);
     document.querySelectorAll(`input[name="${one.name}"]`).forEach((input) => {
       input.checked = String(given[one.name]) === input.value;
     });
@@ -87,12 +87,12 @@ function show() {
 
 function tell() {
   const left = missing();
-  byId("done").max = films.length;
-  byId("done").value = films.length - left.length;
-  byId("complete").textContent = `${films.length - left.length} of ${films.length} complete`;
+  byId("done").max = images.length;
+  byId("done").value = images.length - left.length;
+  byId("complete").textContent = `${images.length - left.length} of ${images.length} complete`;
   byId("left").replaceChildren();
   if (left.length === 0) {
-    byId("left").textContent = "All films are complete: save your answers and send the file back.";
+    byId("left").textContent = "All images are complete: save your answers and send the file back.";
   } else if (left.length <= 12) {
     byId("left").append("Without all answers: ");
     left.forEach((number) => {
@@ -106,7 +106,7 @@ function tell() {
 }
 
 function answer(one, value) {
-  const name = films[at].name;
+  const name = images[at].name;
   answers[name] = Object.assign({}, answers[name], { [one.name]: one.number ? Number(value) : value });
   keep();
   document.querySelectorAll(`input[name="${one.name}"]`).forEach((input) => { input.checked = input.value === String(value); });
@@ -117,7 +117,7 @@ function answer(one, value) {
 }
 
 function go(number) {
-  at = Math.min(Math.max(0, number), films.length - 1);
+  at = Math.min(Math.max(0, number), images.length - 1);
   document.activeElement && document.activeElement.blur();
   keep();
   show();
@@ -131,7 +131,7 @@ function reset() {
 }
 
 function look() {
-  byId("film").style.filter =
+  byId("image").style.filter =
     `brightness(${byId("brightness").value}%) contrast(${byId("contrast").value}%)` + (inverted ? " invert(1)" : "");
 }
 
@@ -149,8 +149,8 @@ function results() {
 
 function table() {
   const names = study.questions.map((one) => one.name);
-  const rows = films.map((film) => [study.study, study.reader, film.name, ...names.map((name) => (answers[film.name] || {})[name] ?? "")]);
-  return [["study", "reader", "film", ...names], ...rows].map((row) => row.join(",")).join("\n") + "\n";
+  const rows = images.map((image) => [study.study, study.reader, image.name, ...names.map((name) => (answers[image.name] || {})[name] ?? "")]);
+  return [["study", "reader", "image", ...names], ...rows].map((row) => row.join(",")).join("\n") + "\n";
 }
 
 function key(event) {

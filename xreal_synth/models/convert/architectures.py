@@ -27,7 +27,7 @@ class LdmArchitecture:
     """What a latent-diffusion checkpoint does not say of itself.
 
     `unet` and `vae` hold the layout's own parameters, `text` is None without prompts; `betas` are
-    linear_start and linear_end of diffusers' `scaled_linear`; `value_range` is that of films in the networks.
+    linear_start and linear_end of diffusers' `scaled_linear`; `value_range` is that of images in the networks.
     """
 
     unet: Mapping[str, Any]
@@ -117,7 +117,7 @@ def read_architecture(path: Path, base: LdmArchitecture) -> LdmArchitecture:
             found=f"cannot be used: {reason}",
             wanted="a latent-diffusion training YAML: model.params with unet_config, first_stage_config, "
             "linear_start and linear_end",
-            mend="give the YAML that the weights were trained with",
+            hint="give the YAML that the weights were trained with",
         ) from error
 
 
@@ -142,5 +142,5 @@ def _other(where: str, found: str, wanted: str) -> ConversionError:
         where=where,
         found=found,
         wanted=wanted,
-        mend="check that the file is the one meant; give --config with the YAML that it was trained with",
+        hint="check that the file is the one meant; give --config with the YAML that it was trained with",
     )

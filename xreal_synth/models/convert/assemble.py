@@ -86,7 +86,7 @@ def refuse_existing(out: Path) -> None:
     if out.exists() or out.is_symlink():
         raise ConversionError(
             where=str(out), found="already there", wanted="a folder that does not exist",
-            mend="give another path, or move it away",
+            hint="give another path, or move it away",
         )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             where=str(out.parent),
             found=f"cannot be written: {error.strerror or error}",
             wanted="room for the whole bundle" if full else "a folder that can be written",
-            mend="free some space, or give a path on another disk" if full else "give another path",
+            hint="free some space, or give a path on another disk" if full else "give another path",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -139,6 +139,6 @@ def _stored(name: str, value: Tensor, dtype: StoredDtype) -> Tensor:
             where=name,
             found="a value too large for fp16" if whole else "a value that is no number",
             wanted="finite weights",
-            mend="use --dtype fp32" if whole else "fetch the checkpoint again",
+            hint="use --dtype fp32" if whole else "fetch the checkpoint again",
         )
     return stored

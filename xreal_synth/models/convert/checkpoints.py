@@ -124,7 +124,7 @@ def check_there(path: Path) -> None:
             where=str(path),
             found="no such file" if not path.exists() else "a folder",
             wanted="a checkpoint file",
-            mend="check the path (a relative one starts at the current folder)",
+            hint="check the path (a relative one starts at the current folder)",
         )
 
 
@@ -170,7 +170,7 @@ def _weights(path: Path, data: Any, ignore: Collection[str]) -> dict[str, Tensor
                 where=str(path),
                 found=f"{_shown(unknown)} beside {inside!r}",
                 wanted="nothing but what training programs are known to keep there",
-                mend=f"if it is of no use in sampling, add {' '.join(f'--ignore {key}' for key in unknown)}",
+                hint=f"if it is of no use in sampling, add {' '.join(f'--ignore {key}' for key in unknown)}",
             )
         data = data[inside]
     entries: dict[object, object] = dict(data)
@@ -181,7 +181,7 @@ def _weights(path: Path, data: Any, ignore: Collection[str]) -> dict[str, Tensor
     if others:
         raise ConversionError(
             where=str(path), found=f"{_shown(others)} among the weights", wanted="tensors alone",
-            mend="save the weights again, without them",
+            hint="save the weights again, without them",
         )  # fmt: skip
     return weights
 
@@ -191,13 +191,13 @@ def _refuse_other_files(path: Path) -> None:
         head = file.read(32)
     for mark, what in _NOT_WEIGHTS.items():
         if b"\0" not in head and head.lstrip().startswith(mark):
-            raise ConversionError(where=str(path), found=what, wanted="weights", mend="fetch the file again")
+            raise ConversionError(where=str(path), found=what, wanted="weights", hint="fetch the file again")
     if head.startswith(_ZIP_MARK) and not zipfile.is_zipfile(path):
         raise ConversionError(
             where=str(path),
             found=f"a file cut short at {path.stat().st_size:,} bytes: its list of contents is missing",
             wanted="the whole checkpoint",
-            mend="fetch it again, and compare its size with the publisher's",
+            hint="fetch it again, and compare its size with the publisher's",
         )
 
 
@@ -207,7 +207,7 @@ def _broken(path: Path, error: Exception) -> ConversionError:
         where=str(path),
         found=f"cannot be read: {reason}",
         wanted="a whole file of safetensors, or of torch.save",
-        mend="fetch it again, and compare its size with the publisher's",
+        hint="fetch it again, and compare its size with the publisher's",
     )
 
 
@@ -216,7 +216,7 @@ def _code(path: Path, found: str) -> ConversionError:
         where=str(path),
         found=f"a pickle with more than weights in it, which could run code: {found}",
         wanted="tensors, numbers, texts, lists and dictionaries alone",
-        mend="do not use the file; if you trust its maker, open it with the maker's own program in a place of "
+        hint="do not use the file; if you trust its maker, open it with the maker's own program in a place of "
         "its own, save its weights alone as safetensors, and convert that",
     )
 
@@ -226,7 +226,7 @@ def _layout(path: Path, found: str) -> ConversionError:
         where=str(path),
         found=found,
         wanted=f"weights by name, or under one of {', '.join(map(repr, STATE_KEYS))}",
-        mend="check that this is the file meant",
+        hint="check that this is the file meant",
     )
 
 

@@ -51,7 +51,7 @@ def read_hint(text: str) -> str | list[list[float]]:
             found=repr(text),
             wanted="organs (one channel per organ), grey (code / 4 in three channels), grey1 (in one), or five "
             "colours for background, left lung, right lung, heart, aorta: '#000000,#ff0000,...'",
-            mend="say what the ControlNet was shown in training",
+            hint="say what the ControlNet was shown in training",
         )
     return [[value / 255 for value in bytes.fromhex(colour[1:])] for colour in colours]
 
@@ -168,5 +168,5 @@ def _other(source: Path, found: str, wanted: str) -> ConversionError:
         where=str(source),
         found=found,
         wanted=wanted,
-        mend="give a ControlNet trained on this bundle's denoiser",
+        hint="give a ControlNet trained on this bundle's denoiser",
     )

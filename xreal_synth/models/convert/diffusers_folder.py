@@ -1,6 +1,6 @@
 """Bundles from a Stable-Diffusion folder in diffusers layout: RoentGen and its kin.
 
-`unet/`, `vae/`, `scheduler/`, `text_encoder/`, `tokenizer/`. Films are in [-1, 1]; sizes, scale factor,
+`unet/`, `vae/`, `scheduler/`, `text_encoder/`, `tokenizer/`. Images are in [-1, 1]; sizes, scale factor,
 betas and prediction type are the folder's own. Weights are loaded strictly, safetensors before pickles.
 """
 
@@ -176,7 +176,7 @@ def _latent_side(source: Path, unet: Mapping[str, Any], image_size: int | None, 
     step = 2 ** (len(unet["block_out_channels"]) - 1)
     side = unet["sample_size"] if image_size is None else image_size / factor
     if not isinstance(side, int | float) or side != int(side) or int(side) % step or side < 1:
-        wanted = f"a square film whose side is a multiple of {factor * step}"
+        wanted = f"a square image whose side is a multiple of {factor * step}"
         raise _other(str(source), f"a side of {image_size or side}", f"{wanted}; set it with --image-size")
     return int(side)
 
@@ -195,6 +195,6 @@ def _other(where: str, found: str, wanted: str) -> ConversionError:
         where=where,
         found=found,
         wanted=wanted,
-        mend="give a Stable-Diffusion folder in diffusers layout, as StableDiffusionPipeline.save_pretrained "
+        hint="give a Stable-Diffusion folder in diffusers layout, as StableDiffusionPipeline.save_pretrained "
         "writes it",
     )

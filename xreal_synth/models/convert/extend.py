@@ -32,7 +32,7 @@ def extend_bundle(
     if part in info.parts:
         raise ConversionError(
             where=f"bundle {info.name}", found=f"it has a part {part} already", wanted="a bundle without",
-            mend="choose another bundle",
+            hint="choose another bundle",
         )  # fmt: skip
     report("checking the bundle", 0, 3)
     verify_files(info)

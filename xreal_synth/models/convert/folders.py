@@ -22,7 +22,7 @@ def read_config(path: Path) -> dict[str, Any]:
             where=str(path),
             found="no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}",
             wanted="a part's configuration in diffusers layout",
-            mend="give the folder that holds model_index.json, whole",
+            hint="give the folder that holds model_index.json, whole",
         ) from error
     if not isinstance(data, dict):
         raise ConversionError(where=str(path), found="not a JSON object", wanted="a configuration")
@@ -47,7 +47,7 @@ def read_weights(folder: Path, stems: Sequence[str], variant: str | None = None)
         where=str(folder),
         found=found,
         wanted=" or ".join(f"{stem}{middle}.safetensors" for stem in stems) + ", or the same as .bin",
-        mend="save the part in one piece: save_pretrained(..., max_shard_size='100GB')"
+        hint="save the part in one piece: save_pretrained(..., max_shard_size='100GB')"
         if pieces
         else "fetch the folder again; weights such as model.fp16.safetensors are taken with --variant fp16",
     )

@@ -56,14 +56,14 @@ class Terms:
             raise ConversionError(
                 found="no licence",
                 wanted="the licence of the weights, as their publisher states it",
-                mend="give it with --licence",
+                hint="give it with --licence",
             )
         name = self.name or published.name
         if not re.fullmatch(NAME_PATTERN, name):
             raise ConversionError(
                 found=f"the name {name!r}",
                 wanted="lower-case letters, digits, . _ -",
-                mend="give another with --name",
+                hint="give another with --name",
             )
         bank = "" if stored.bank is None else f"; anatomy_bank: that of {Path(stored.bank).name}"
         return Terms(
@@ -104,8 +104,8 @@ def convert_latent(
     if architecture.text is None and (prompts.findings or prompts.more):
         raise ConversionError(
             found=f"prompts for {', '.join(prompts.findings) or 'free text'}",
-            wanted="none: the unconditional model's films do not follow a prompt",
-            mend="leave --prompts out, or convert the text-to-image model",
+            wanted="none: the unconditional model's images do not follow a prompt",
+            hint="leave --prompts out, or convert the text-to-image model",
         )
     said = terms.filled(published, stored)
     if architecture.text is not None and cut is None:
@@ -149,7 +149,7 @@ def _networks(
             where=str(backbone.path),
             found="no denoiser (model.diffusion_model.*)",
             wanted="a latent-diffusion checkpoint",
-            mend="check that this is the backbone's file",
+            hint="check that this is the backbone's file",
         )
     report("converting the denoiser", 0, 3)
     unet = convert_unet(state["unet"], architecture.unet, f"{backbone.name}: denoiser")
@@ -174,7 +174,7 @@ def _first_stage(
             where=str(backbone.path),
             found="no first stage (first_stage_model.*)",
             wanted="an autoencoder, in this file or in one of its own",
-            mend="give the autoencoder's file with --ae",
+            hint="give the autoencoder's file with --ae",
         )
     own = read_checkpoint(files.autoencoder, ignore=files.ignore)
     return convert_vae(own.tensors, architecture.vae, f"{own.name}: first stage")
@@ -196,7 +196,7 @@ def _embeddings(
                 where=where,
                 found="a text encoder (cond_stage_model.*)",
                 wanted="none: the unconditional model has no prompts",
-                mend="convert the file as the text-to-image model",
+                hint="convert the file as the text-to-image model",
             )
         return {text: Tensor([[0.0]]) for text in prompts.texts()}, None
     assert cut is not None

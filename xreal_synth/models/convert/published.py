@@ -12,7 +12,7 @@ from typing import Final
 from xreal_synth.models.bundle_file import Defaults
 from xreal_synth.models.text.prompts import LABEL_WORDS, NO_WORDS, REPORT_WORDS, PromptTable
 
-_RESEARCH: Final = "research only; not for diagnosis; films made with it are synthetic and must be marked so"
+_RESEARCH: Final = "research only; not for diagnosis; images made with it are synthetic and must be marked so"
 _MIMIC: Final = "MIMIC-CXR's data use agreement (PhysioNet) applies to what was trained on it"
 
 
@@ -40,7 +40,7 @@ CHEFF_T2I: Final = Published(
     name="cheff-t2i",
     licence="MIT",
     use_restriction=f"{_RESEARCH}; {_MIMIC}",
-    training_data="MIMIC-CXR films and reports; the autoencoder on MaCheX, over 650,000 chest films of several "
+    training_data="MIMIC-CXR images and reports; the autoencoder on MaCheX, over 650,000 chest X-rays of several "
     "public collections; by the authors of Cheff",
     prompts=REPORT_WORDS,
     defaults=Defaults(mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0),
@@ -49,7 +49,7 @@ CHEFF_UNCONDITIONAL: Final = Published(
     name="cheff-unconditional",
     licence="MIT",
     use_restriction=f"{_RESEARCH}; {_MIMIC}",
-    training_data="MaCheX, over 650,000 chest films of several public collections; by the authors of Cheff",
+    training_data="MaCheX, over 650,000 chest X-rays of several public collections; by the authors of Cheff",
     prompts=NO_WORDS,
     defaults=Defaults(mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0),
 )
@@ -57,7 +57,7 @@ ROENTGEN: Final = Published(
     name="roentgen",
     licence="CreativeML-OpenRAIL-M",
     use_restriction=f"research and education; {_RESEARCH}; only for those credentialed for MIMIC-CXR; {_MIMIC}",
-    training_data="MIMIC-CXR films and reports, on top of Stable Diffusion 1.4; by the authors of RoentGen",
+    training_data="MIMIC-CXR images and reports, on top of Stable Diffusion 1.4; by the authors of RoentGen",
     prompts=REPORT_WORDS,
     defaults=Defaults(mode="branch", steps=75, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=1.0),
 )

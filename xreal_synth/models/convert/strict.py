@@ -61,7 +61,7 @@ def mismatch(what: str, found: str) -> ConversionError:
         where=what,
         found=found,
         wanted="every weight of the architecture, and no other",
-        mend="check that the file is the one meant and whole; weights of other sizes need --config, the YAML "
+        hint="check that the file is the one meant and whole; weights of other sizes need --config, the YAML "
         "that they were trained with",
     )
 

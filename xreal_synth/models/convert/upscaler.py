@@ -75,13 +75,13 @@ def add_to(network: Sr3UNet, dtype: StoredDtype) -> Callable[[Path], None]:
 
 
 def check_size(bundle: str, image_size: int) -> None:
-    """Raises ConversionError if films are not of the size that the upscaler was trained on."""
+    """Raises ConversionError if images are not of the size that the upscaler was trained on."""
     if image_size != SIZES[0]:
         raise ConversionError(
             where=f"bundle {bundle}",
-            found=f"films of {image_size} px",
+            found=f"images of {image_size} px",
             wanted=f"{SIZES[0]} px, which the upscaler makes {SIZES[1]}",
-            mend="choose another bundle",
+            hint="choose another bundle",
         )
 
 

@@ -1,6 +1,6 @@
-"""Which findings a film shows: torchvision's classifiers at a small size, for grey films.
+"""Which findings an image shows: torchvision's classifiers at a small size, for grey images.
 
-Shapes: B batch, L findings, F features, H and W film sides, S the side the network works at.
+Shapes: B batch, L findings, F features, H and W image sides, S the side the network works at.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Kind = Literal["densenet", "resnet"]
 
 
 class FindingClassifier(ModelMixin, ConfigMixin):
-    """Films [B, 1, H, W] in [0, 1] -> logits [B, L] of `findings`; several may be positive.
+    """Images [B, 1, H, W] in [0, 1] -> logits [B, L] of `findings`; several may be positive.
 
-    Films are resized to `inner_size` and standardised one by one, so that exposure does not matter.
+    Images are resized to `inner_size` and standardised one by one, so that exposure does not matter.
 
     `densenet` has a dense block of each length in `blocks`, `growth` channels a layer and `width` channels
     after the first convolution; `resnet` has the first len(blocks) stages of a ResNet of basic blocks, of
@@ -50,9 +50,9 @@ class FindingClassifier(ModelMixin, ConfigMixin):
             self.trunk, self.feature_width = _residual_trunk(blocks)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.feature_width, len(self.findings)))
 
-    def features(self, film_B1HW: Tensor) -> Tensor:
-        """Films [B, 1, H, W] in [0, 1] -> the averaged last feature maps [B, F]."""
-        maps = self.trunk(standardised(film_B1HW, self.inner_size))
+    def features(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> the averaged last feature maps [B, F]."""
+        maps = self.trunk(standardised(image_B1HW, self.inner_size))
         pooled: Tensor = maps.mean(dim=(2, 3))
         return pooled
 
@@ -61,8 +61,8 @@ class FindingClassifier(ModelMixin, ConfigMixin):
         logits: Tensor = self.head(features_BF)
         return logits
 
-    def forward(self, film_B1HW: Tensor) -> Tensor:
-        return self.logits_of(self.features(film_B1HW))
+    def forward(self, image_B1HW: Tensor) -> Tensor:
+        return self.logits_of(self.features(image_B1HW))
 
 
 def _dense_trunk(blocks: Sequence[int], width: int, growth: int) -> tuple[nn.Module, int]:

@@ -1,9 +1,9 @@
-"""Anatomy Controller of the small bundle: organ mask -> latents of the first stage -> rough film.
+"""Anatomy Controller of the small bundle: organ mask -> latents of the first stage -> rough image.
 
-The paper's controller is a VAE that is given a mask and trained to return the film; here the encoder is a
-small U-Net that returns the mean latents of films with this anatomy, and the decoder is the first stage's.
+The paper's controller is a VAE that is given a mask and trained to return the image; here the encoder is a
+small U-Net that returns the mean latents of images with this anatomy, and the decoder is the first stage's.
 
-Shapes: B batch, K patch side, C latent channels, H and W film sides, h = H / K, w = W / K.
+Shapes: B batch, K patch side, C latent channels, H and W image sides, h = H / K, w = W / K.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MaskEncoder(nn.Module):
 
 
 class MaskController(ModelMixin, ConfigMixin):
-    """Organ masks (code / 4) [B, 1 or 3, H, W] -> rough films [B, 1, H, W] in about [0, 1]."""
+    """Organ masks (code / 4) [B, 1 or 3, H, W] -> rough images [B, 1, H, W] in about [0, 1]."""
 
     @register_to_config
     def __init__(
@@ -70,18 +70,18 @@ class MaskController(ModelMixin, ConfigMixin):
 
     def encode(self, mask_BcHW: Tensor) -> LatentPosterior:
         """Organ codes divided by 4 [B, 1 or 3, H, W] -> posterior over latents [B, C, h, w] of zero width."""
-        codes = (mask_BcHW[:, 0] * CODE_SCALE).round().long().clamp(0, self.kinds - 1)
-        kinds = functional.one_hot(codes, self.kinds).movedim(-1, 1).to(mask_BcHW.dtype)
+        label_map = (mask_BcHW[:, 0] * CODE_SCALE).round().long().clamp(0, self.kinds - 1)
+        kinds = functional.one_hot(label_map, self.kinds).movedim(-1, 1).to(mask_BcHW.dtype)
         mean = self.encoder(kinds)
         return LatentPosterior(mean=mean, std=torch.zeros_like(mean))
 
     def decode(self, z_BChw: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> rough film [B, 1, H, W], not clamped."""
-        film: Tensor = self.first_stage.decode(z_BChw)
-        return film
+        """Latents [B, C, h, w] -> rough image [B, 1, H, W], not clamped."""
+        image: Tensor = self.first_stage.decode(z_BChw)
+        return image
 
     def forward(self, mask_BcHW: Tensor) -> Tensor:
-        """Organ codes divided by 4 [B, 1 or 3, H, W] -> rough film [B, 1, H, W], not clamped."""
+        """Organ codes divided by 4 [B, 1 or 3, H, W] -> rough image [B, 1, H, W], not clamped."""
         return self.decode(self.encode(mask_BcHW).mean)
 
 

@@ -2,7 +2,7 @@
 
 The network is diffusers' ControlNetModel; this file says how it is made from a denoiser and what it is shown.
 
-Shapes: B batch, H and W film sides, h and w latent sides.
+Shapes: B batch, H and W image sides, h and w latent sides.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def build_controlnet(unet: UNet2DConditionModel, hint_channels: Sequence[int]) -
     return controlnet
 
 
-def organ_hint(codes_BHW: Tensor, side: int, table: Sequence[Sequence[float]] = _ONE_HOT) -> Tensor:
+def organ_hint(label_map_BHW: Tensor, side: int, table: Sequence[Sequence[float]] = _ONE_HOT) -> Tensor:
     """Organ codes [B, H, W] -> the values that stand for them [B, C, side, side], resized by nearest pixel.
 
     Without a `table` [5][C] one channel per organ, of 0 and 1.
     """
-    values = torch.tensor(table, device=codes_BHW.device)
-    hint = values[codes_BHW.long()].permute(0, 3, 1, 2).contiguous()
+    values = torch.tensor(table, device=label_map_BHW.device)
+    hint = values[label_map_BHW.long()].permute(0, 3, 1, 2).contiguous()
     return hint if hint.shape[-1] == side else functional.interpolate(hint, size=(side, side), mode="nearest")
 
 
@@ -82,6 +82,8 @@ def misfit(config: Any, unet_config: Any) -> tuple[str, str] | None:
         )
     other = [name for name in SHARED_SHAPE if config[name] != unet_config.get(name)]
     if other:
-        told = ", ".join(f"{name} {config[name]}, the denoiser has {unet_config.get(name)}" for name in other)
-        return told, "a ControlNet of this bundle's denoiser"
+        reported = ", ".join(
+            f"{name} {config[name]}, the denoiser has {unet_config.get(name)}" for name in other
+        )
+        return reported, "a ControlNet of this bundle's denoiser"
     return None

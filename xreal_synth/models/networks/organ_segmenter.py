@@ -1,6 +1,6 @@
-"""Organ segmentation of films: the judge of whether a film shows the anatomy that was asked for.
+"""Organ segmentation of images: the evaluator of whether an image shows the anatomy that was asked for.
 
-Shapes: B batch, N organ codes (background first), H and W film sides, S the side the network works at.
+Shapes: B batch, N organ codes (background first), H and W image sides, S the side the network works at.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from xreal_synth.models.networks.blocks import coordinates, standardised
 
 
 class OrganSegmenter(ModelMixin, ConfigMixin):
-    """Films [B, 1, H, W] in [0, 1] -> logits [B, N, H, W]; a U-Net at `inner_size` pixels.
+    """Images [B, 1, H, W] in [0, 1] -> logits [B, N, H, W]; a U-Net at `inner_size` pixels.
 
-    Films are standardised one by one, so that exposure does not matter.
+    Images are standardised one by one, so that exposure does not matter.
     """
 
     @register_to_config
@@ -35,17 +35,19 @@ class OrganSegmenter(ModelMixin, ConfigMixin):
         self.up = nn.ModuleList([_pair(a + b, b) for a, b in zip([ups[0], *ups[:-1]], ups, strict=True)])
         self.outlet = nn.Conv2d(channels[0], kinds, 1)
 
-    def forward(self, film_B1HW: Tensor) -> Tensor:
-        kept = self.features(film_B1HW)
+    def forward(self, image_B1HW: Tensor) -> Tensor:
+        kept = self.features(image_B1HW)
         x = self.middle(functional.max_pool2d(kept[-1], 2))
         for stage, skip in zip(self.up, reversed(kept), strict=True):
             x = stage(torch.cat([functional.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
-        logits = self.outlet(x).to(film_B1HW.dtype)
-        return functional.interpolate(logits, size=film_B1HW.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.outlet(x).to(image_B1HW.dtype)
+        return functional.interpolate(
+            logits, size=image_B1HW.shape[-2:], mode="bilinear", align_corners=False
+        )
 
-    def features(self, film_B1HW: Tensor) -> list[Tensor]:
-        """Films [B, 1, H, W] in [0, 1] -> what each level of the way down gives, finest first."""
-        x = standardised(film_B1HW, self.inner_size)
+    def features(self, image_B1HW: Tensor) -> list[Tensor]:
+        """Images [B, 1, H, W] in [0, 1] -> what each level of the way down gives, finest first."""
+        x = standardised(image_B1HW, self.inner_size)
         x = torch.cat([x, coordinates(x)], dim=1)
         kept: list[Tensor] = []
         for stage in self.down:
@@ -54,10 +56,10 @@ class OrganSegmenter(ModelMixin, ConfigMixin):
         return kept
 
     @torch.no_grad()
-    def segment(self, film_B1HW: Tensor) -> Tensor:
-        """Films [B, 1, H, W] in [0, 1] -> organ codes uint8 [B, H, W]."""
-        codes: Tensor = self(film_B1HW).argmax(dim=1).to(torch.uint8)
-        return codes
+    def segment(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> organ codes uint8 [B, H, W]."""
+        label_map: Tensor = self(image_B1HW).argmax(dim=1).to(torch.uint8)
+        return label_map
 
 
 def _pair(ins: int, outs: int) -> nn.Sequential:

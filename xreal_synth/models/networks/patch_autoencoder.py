@@ -1,10 +1,10 @@
 """First stage of the small bundle: a linear patch transform with a residual decoder.
 
 The encoder is a principal component transform over square patches, so it needs no training: fitted on chest
-films, 8 components of 8x8 patches keep a film at about 36 dB. The decoder is the transposed transform plus a
+images, 8 components of 8x8 patches keep an image at about 36 dB. The decoder is the transposed transform plus a
 small network that removes the patch borders.
 
-Shapes: B batch, K patch side, C latent channels, H and W film sides, h = H / K, w = W / K.
+Shapes: B batch, K patch side, C latent channels, H and W image sides, h = H / K, w = W / K.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LatentPosterior:
 
 
 class PatchRefiner(nn.Module):
-    """What the linear decoder misses: film [B, 1, H, W], latents [B, C, h, w] -> correction [B, 1, H, W].
+    """What the linear decoder misses: image [B, 1, H, W], latents [B, C, h, w] -> correction [B, 1, H, W].
 
     With `grain`, standard normal noise [B, 1, H, W] is a further input: the raw material of texture that latents
     do not hold. Without noise at hand it is taken as zero.
@@ -47,8 +47,8 @@ class PatchRefiner(nn.Module):
             nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, fold * fold, 3, padding=1))
         )
 
-    def forward(self, film_B1HW: Tensor, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
-        folded = functional.pixel_unshuffle(film_B1HW - 0.5, self.fold) * 4
+    def forward(self, image_B1HW: Tensor, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
+        folded = functional.pixel_unshuffle(image_B1HW - 0.5, self.fold) * 4
         spread = functional.interpolate(z_BChw, size=folded.shape[-2:], mode="bilinear", align_corners=False)
         x = self.inlet(torch.cat([folded, spread], dim=1))
         if self.grain_inlet is not None and grain_B1HW is not None:
@@ -58,7 +58,7 @@ class PatchRefiner(nn.Module):
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
-    """Films [B, 1, H, W] in [0, 1] <-> latents [B, C, H/K, W/K] with about unit deviation."""
+    """Images [B, 1, H, W] in [0, 1] <-> latents [B, C, H/K, W/K] with about unit deviation."""
 
     basis: Tensor
     offset: Tensor
@@ -82,30 +82,30 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.register_buffer("gain", torch.ones(latent_channels))
         self.refiner = PatchRefiner(latent_channels, refiner_width, refiner_blocks, grain=grain)
 
-    def encode(self, film_B1HW: Tensor) -> LatentPosterior:
-        """Film [B, 1, H, W] in [0, 1] -> posterior over latents [B, C, h, w]."""
-        patches = functional.pixel_unshuffle(film_B1HW, self.patch_size)
+    def encode(self, image_B1HW: Tensor) -> LatentPosterior:
+        """Image [B, 1, H, W] in [0, 1] -> posterior over latents [B, C, h, w]."""
+        patches = functional.pixel_unshuffle(image_B1HW, self.patch_size)
         centred = patches - self.offset[None, :, None, None]
-        with _full_precision(film_B1HW):
+        with _full_precision(image_B1HW):
             mean = functional.conv2d(centred, (self.basis * self.gain[:, None])[:, :, None, None])
         return LatentPosterior(mean=mean, std=torch.zeros_like(mean))
 
     def decode_linear(self, z_BChw: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> film [B, 1, H, W] by the transposed transform alone: patch borders show."""
+        """Latents [B, C, h, w] -> image [B, 1, H, W] by the transposed transform alone: patch borders show."""
         weight = (self.basis / self.gain[:, None]).t()[:, :, None, None]
         with _full_precision(z_BChw):
             patches = functional.conv2d(z_BChw.to(weight.dtype), weight) + self.offset[None, :, None, None]
         return functional.pixel_shuffle(patches, self.patch_size)
 
     def decode(self, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
-        """Latents [B, C, h, w], noise [B, 1, H, W] -> film [B, 1, H, W], about [0, 1], not clamped."""
-        film = self.decode_linear(z_BChw)
-        out: Tensor = film + self.refiner(film, z_BChw, grain_B1HW)
+        """Latents [B, C, h, w], noise [B, 1, H, W] -> image [B, 1, H, W], about [0, 1], not clamped."""
+        image = self.decode_linear(z_BChw)
+        out: Tensor = image + self.refiner(image, z_BChw, grain_B1HW)
         return out
 
-    def forward(self, film_B1HW: Tensor) -> Tensor:
-        """Film [B, 1, H, W] in [0, 1] -> its reconstruction."""
-        return self.decode(self.encode(film_B1HW).mean)
+    def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Image [B, 1, H, W] in [0, 1] -> its reconstruction."""
+        return self.decode(self.encode(image_B1HW).mean)
 
     @property
     def latent_channels(self) -> int:
@@ -114,7 +114,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def factor(self) -> int:
-        """Film pixels a latent cell."""
+        """Image pixels a latent cell."""
         return self.patch_size
 
     @property
@@ -132,14 +132,16 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.gain.copy_(other.gain)
 
     @torch.no_grad()
-    def fit_patches(self, films_B1HW: Tensor, whiten: float = 0.75) -> Tensor:
-        """Set the transform from films in [0, 1]; returns each latent channel's standard deviation.
+    def fit_patches(self, images_B1HW: Tensor, whiten: float = 0.75) -> Tensor:
+        """Set the transform from images in [0, 1]; returns each latent channel's standard deviation.
 
-        Component i is divided by std_i ** whiten, so that fine components weigh more than in the film but
+        Component i is divided by std_i ** whiten, so that fine components weigh more than in the image but
         less than the coarse ones; then all are divided by the overall deviation.
         """
         patches = (
-            functional.pixel_unshuffle(films_B1HW.double(), self.patch_size).permute(0, 2, 3, 1).flatten(0, 2)
+            functional.pixel_unshuffle(images_B1HW.double(), self.patch_size)
+            .permute(0, 2, 3, 1)
+            .flatten(0, 2)
         )
         offset = patches.mean(dim=0)
         centred = patches - offset
@@ -158,5 +160,5 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
 
 def _full_precision(like: Tensor) -> torch.autocast:
-    """No autocast inside: bfloat16's 8 bits are too coarse for the grey levels of a film."""
+    """No autocast inside: bfloat16's 8 bits are too coarse for the grey levels of an image."""
     return torch.autocast(like.device.type, enabled=False)

@@ -1,6 +1,6 @@
 """A second organ segmenter, of another build than OrganSegmenter: a residual encoder and a feature pyramid.
 
-Shapes: B batch, N organ codes (background first), H and W film sides, S the side the network works at.
+Shapes: B batch, N organ codes (background first), H and W image sides, S the side the network works at.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xreal_synth.models.networks.blocks import coordinates, standardised
 
 
 class PyramidSegmenter(ModelMixin, ConfigMixin):
-    """Films [B, 1, H, W] in [0, 1] -> logits [B, N, H, W].
+    """Images [B, 1, H, W] in [0, 1] -> logits [B, N, H, W].
 
     The first stages of a ResNet of basic blocks (64, 128, 256, 512 channels, halved each; the first at half
     of `inner_size`), their feature pyramid of `width` channels summed at the finest level, with group norm.
@@ -45,8 +45,8 @@ class PyramidSegmenter(ModelMixin, ConfigMixin):
             nn.GroupNorm(8, width), nn.ReLU(inplace=True), nn.Conv2d(width, kinds, 3, padding=1)
         )
 
-    def forward(self, film_B1HW: Tensor) -> Tensor:
-        x = standardised(film_B1HW, self.inner_size)
+    def forward(self, image_B1HW: Tensor) -> Tensor:
+        x = standardised(image_B1HW, self.inner_size)
         x = self.stem(torch.cat([x, coordinates(x)], dim=1))
         levels: OrderedDict[str, Tensor] = OrderedDict()
         for number, stage in enumerate(self.stages):
@@ -57,11 +57,13 @@ class PyramidSegmenter(ModelMixin, ConfigMixin):
             finest = finest + functional.interpolate(
                 level, size=finest.shape[-2:], mode="bilinear", align_corners=False
             )
-        logits = self.outlet(finest).to(film_B1HW.dtype)
-        return functional.interpolate(logits, size=film_B1HW.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.outlet(finest).to(image_B1HW.dtype)
+        return functional.interpolate(
+            logits, size=image_B1HW.shape[-2:], mode="bilinear", align_corners=False
+        )
 
     @torch.no_grad()
-    def segment(self, film_B1HW: Tensor) -> Tensor:
-        """Films [B, 1, H, W] in [0, 1] -> organ codes uint8 [B, H, W]."""
-        codes: Tensor = self(film_B1HW).argmax(dim=1).to(torch.uint8)
-        return codes
+    def segment(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> organ codes uint8 [B, H, W]."""
+        label_map: Tensor = self(image_B1HW).argmax(dim=1).to(torch.uint8)
+        return label_map

@@ -1,10 +1,10 @@
 """Denoiser of a super-resolution diffusion in pixel space (SR3, Saharia et al. 2021), in Cheff's sizes.
 
-It sees the noisy large film beside the small film resized to the same side, and predicts the noise. Cheff
-(Weber et al. 2023, section 3): 256 -> 1024 pixels, grey, films in [-1, 1], 2000 training steps of a cosine
+It sees the noisy large image beside the small image resized to the same side, and predicts the noise. Cheff
+(Weber et al. 2023, section 3): 256 -> 1024 pixels, grey, images in [-1, 1], 2000 training steps of a cosine
 schedule, sampled with 100 DDIM steps without noise.
 
-Shapes: B batch, C channels, H and W sides of the large film, E width of the time embedding.
+Shapes: B batch, C channels, H and W sides of the large image, E width of the time embedding.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ class Level(nn.Module):
 
 
 class Sr3UNet(ModelMixin, ConfigMixin):
-    """Noisy film, small film resized to its side, timestep -> noise [B, channels, H, W].
+    """Noisy image, small image resized to its side, timestep -> noise [B, channels, H, W].
 
     `multipliers` give each level's width over `width`; the sides must be multiples of
     2 ** (len(multipliers) - 1). `attention_levels` of the way down and of the way up have attention, each
-    counted from its end, as Cheff's have. `sample_size` is the side of the films that it makes.
+    counted from its end, as Cheff's have. `sample_size` is the side of the images that it makes.
     """
 
     @register_to_config

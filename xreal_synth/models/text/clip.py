@@ -75,7 +75,7 @@ def open_clip(folder: Path, variant: str | None = None) -> ClipText:
             where=str(folder / "text_encoder" / "config.json"),
             found=f"architectures {config.get('architectures')}",
             wanted=f"[{CLASS_NAME!r}], Stable Diffusion's text encoder",
-            mend="this folder's prompts cannot be encoded here",
+            hint="this folder's prompts cannot be encoded here",
         )
     weights = read_weights(folder / "text_encoder", STEMS, variant)
     encoder = CLIPTextModel(CLIPTextConfig(**config))
@@ -106,13 +106,13 @@ def _tokenizer(kind: Any, folder: Path, words: int) -> Any:
         tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's Rust core raises bare Exception
         raise ConversionError(
-            where=str(folder), found=f"cannot be read: {error}", wanted=wanted, mend="fetch the folder again"
+            where=str(folder), found=f"cannot be read: {error}", wanted=wanted, hint="fetch the folder again"
         ) from error
     if len(tokenizer) != words:
         raise ConversionError(
             where=str(folder),
             found=f"{len(tokenizer)} word pieces",
             wanted=wanted,
-            mend="give the tokenizer that the text encoder was trained with",
+            hint="give the tokenizer that the text encoder was trained with",
         )
     return tokenizer

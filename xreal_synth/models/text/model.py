@@ -1,5 +1,5 @@
 """What encodes prompts: one seam for every family of text encoders. Needed when a bundle is made or gets a
-prompt, never when films are made."""
+prompt, never when images are made."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def too_long(prompt: str, pieces: int, most: int) -> ConversionError:
         where=f"prompt {prompt[:60]!r}",
         found=f"{pieces} word pieces",
         wanted=f"at most {most}, as the text encoder was trained",
-        mend="shorten it",
+        hint="shorten it",
     )
 
 
@@ -50,5 +50,5 @@ def missing_library(error: ImportError) -> ConversionError:
     return ConversionError(
         found=f"no {error.name or 'transformers'}",
         wanted="the libraries that cut prompts into word pieces",
-        mend="pip install 'xreal-synth[text]'",
+        hint="pip install 'xreal-synth[text]'",
     )

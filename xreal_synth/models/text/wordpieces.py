@@ -102,7 +102,7 @@ def find_vocabulary(given: Path | None) -> Path:
     raise ConversionError(
         found="no vocabulary: none was given, and bert-base-uncased is not in the local cache",
         wanted=f"the {VOCABULARY} of bert-base-uncased, 30522 lines",
-        mend=f"give it with --vocab; it is one of the files of {CACHED[0]} on the Hugging Face hub, and "
+        hint=f"give it with --vocab; it is one of the files of {CACHED[0]} on the Hugging Face hub, and "
         "nothing is fetched for you",
     )
 
@@ -122,6 +122,6 @@ def _read_vocabulary(path: Path, words: int) -> dict[str, int]:
             where=str(path),
             found=what,
             wanted=f"{words}, with {', '.join(_SPECIAL)}, [PAD] first",
-            mend="give the vocabulary that the text encoder was trained with (bert-base-uncased's)",
+            hint="give the vocabulary that the text encoder was trained with (bert-base-uncased's)",
         )
     return table

@@ -1,4 +1,4 @@
-"""Which of a source's films are prepared, and in which split; everything else is counted with its reason."""
+"""Which of a source's images are prepared, and in which split; everything else is counted with its reason."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from xreal_synth.anatomy.manifest import SEPARATE_SPLITS, Fault
+from xreal_synth.anatomy.manifest import SEPARATE_SPLITS, RowFault
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.prepare.found import FRONTAL, Found, SourceFilm
+from xreal_synth.training.prepare.found import FRONTAL, FoundImage, FoundImages
 from xreal_synth.training.prepare.splits import Shares, split_of
 
 OFFICIAL: Final = "official"
@@ -20,11 +20,11 @@ SplitRule = Shares | Literal["official"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which films are taken.
+    """Which images are taken.
 
-    `splits` are shares by hash of the patient, or "official" for the source's own. Films of patients younger than
-    `min_age` are left out where the age is known; so are films without a view, unless `any_view`. `limit` takes
-    the first films only.
+    `splits` are shares by hash of the patient, or "official" for the source's own. Images of patients younger than
+    `min_age` are left out where the age is known; so are images without a view, unless `any_view`. `limit` takes
+    the first images only.
     """
 
     splits: SplitRule = field(default_factory=Shares)
@@ -34,77 +34,79 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A film to prepare and its split."""
+class ChosenImage:
+    """An image to prepare and its split."""
 
-    film: SourceFilm
+    image: FoundImage
     split: str
 
 
-def choose(found: Found, choice: Choice) -> list[Chosen]:
-    """The films to prepare, in the source's order; adds to `found` what is refused or left out, and why.
+def choose(found: FoundImages, choice: Choice) -> list[ChosenImage]:
+    """The images to prepare, in the source's order; adds to `found` what is refused or left out, and why.
 
     Raises TrainingError if official splits are asked of a source without.
     """
     official = choice.splits == OFFICIAL
-    if official and found.films and not any(film.split for film in found.films):
+    if official and found.images and not any(image.split for image in found.images):
         raise TrainingError(
             found="--splits official, and this source gives no splits",
             wanted="shares, or the source's split lists beside its tables",
-            mend="e.g. --splits 0.8/0.2; for a folder name the column with --split-column",
+            hint="e.g. --splits 0.8/0.2; for a folder name the column with --split-column",
         )
     kept, keys = [], set[str]()
-    for film in found.films:
-        reason = _left_out(film, choice)
+    for image in found.images:
+        reason = _left_out(image, choice)
         if reason:
             found.left_out[reason] += 1
-        elif film.key in keys:
-            found.refuse(film.name, Fault.DUPLICATE, "this film stands in an earlier row")
+        elif image.key in keys:
+            found.refuse(image.name, RowFault.DUPLICATE, "this image stands in an earlier row")
         else:
-            keys.add(film.key)
-            kept.append(film)
+            keys.add(image.key)
+            kept.append(image)
     chosen = _official(kept, found) if official else _shared(kept, choice.splits)
     return chosen[: choice.limit]
 
 
 def not_frontal(view: str) -> str:
-    """Why a film of this view is left out; "" for a frontal film."""
+    """Why an image of this view is left out; "" for a frontal image."""
     if view in FRONTAL:
         return ""
     return f"view {view}" if view else NO_VIEW
 
 
-def _left_out(film: SourceFilm, choice: Choice) -> str:
-    reason = not_frontal(film.view)
-    if reason and not (choice.any_view and not film.view):
+def _left_out(image: FoundImage, choice: Choice) -> str:
+    reason = not_frontal(image.view)
+    if reason and not (choice.any_view and not image.view):
         return reason
-    if film.age and int(film.age) < choice.min_age:
+    if image.age and int(image.age) < choice.min_age:
         return f"younger than {choice.min_age}"
     return ""
 
 
-def _shared(films: Sequence[SourceFilm], splits: SplitRule) -> list[Chosen]:
+def _shared(images: Sequence[FoundImage], splits: SplitRule) -> list[ChosenImage]:
     assert isinstance(splits, Shares)
-    return [Chosen(film, split_of(film.patient, splits)) for film in films]
+    return [ChosenImage(image, split_of(image.patient, splits)) for image in images]
 
 
-def _official(films: Sequence[SourceFilm], found: Found) -> list[Chosen]:
+def _official(images: Sequence[FoundImage], found: FoundImages) -> list[ChosenImage]:
     splits: dict[str, set[str]] = {}
-    for film in films:
-        splits.setdefault(film.patient, set()).add(_NAMES.get(film.split, film.split))
+    for image in images:
+        splits.setdefault(image.patient, set()).add(_NAMES.get(image.split, image.split))
     chosen = []
-    for film in films:
-        split = _NAMES.get(film.split, film.split)
+    for image in images:
+        split = _NAMES.get(image.split, image.split)
         if split not in SEPARATE_SPLITS:
             found.refuse(
-                film.name, Fault.BAD_VALUE, f"split is {split!r}, wanted one of {', '.join(SEPARATE_SPLITS)}"
+                image.name,
+                RowFault.BAD_VALUE,
+                f"split is {split!r}, wanted one of {', '.join(SEPARATE_SPLITS)}",
             )
-        elif len(own := splits[film.patient] & set(SEPARATE_SPLITS)) > 1:
+        elif len(own := splits[image.patient] & set(SEPARATE_SPLITS)) > 1:
             found.refuse(
-                film.name,
-                Fault.TWO_SPLITS,
-                f"patient {film.patient} is in two splits: {', '.join(sorted(own))}",
+                image.name,
+                RowFault.TWO_SPLITS,
+                f"patient {image.patient} is in two splits: {', '.join(sorted(own))}",
             )
         else:
-            chosen.append(Chosen(film, split))
+            chosen.append(ChosenImage(image, split))
     return chosen

@@ -13,9 +13,9 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.storage import LocalStore, open_store
 from xreal_synth.training.prepare import chexpert, mimic, nih, own_folder
 from xreal_synth.training.prepare.choose import Choice, choose
-from xreal_synth.training.prepare.films import Shape
-from xreal_synth.training.prepare.found import Blank, FolderColumns, Found, Kind, Place
-from xreal_synth.training.prepare.journal import Journal
+from xreal_synth.training.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
+from xreal_synth.training.prepare.images import Shape
+from xreal_synth.training.prepare.journal import PrepareJournal
 from xreal_synth.training.prepare.publish import (
     REFUSED,
     manifest_rows,
@@ -24,11 +24,11 @@ from xreal_synth.training.prepare.publish import (
     write_manifest,
     write_refused,
 )
-from xreal_synth.training.prepare.run import Making, OnFilms, Outcome, make_films
+from xreal_synth.training.prepare.run import OnImages, Outcome, Preparation, generate_images
 from xreal_synth.training.prepare.segmenters import open_segmenter
 from xreal_synth.training.prepare.tars import write_tars
 
-SOURCES: Final[dict[Kind, tuple[Callable[[Place], Found], str]]] = {
+SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
     "nih": (nih.find_nih, nih.LICENCE),
     "mimic": (mimic.find_mimic, mimic.LICENCE),
     "chexpert": (chexpert.find_chexpert, chexpert.LICENCE),
@@ -37,11 +37,11 @@ SOURCES: Final[dict[Kind, tuple[Callable[[Place], Found], str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class PrepareTask:
     """What to prepare: a source (path or any fsspec URI), how its tables are read, what is taken and made.
 
-    `tables` is where the tables lie if not with the films. `segmenter` is `pspnet` or a bundle; `weights` the
-    folder of PSPNet's weights. `shard_films` writes WebDataset tars too, with this many films each.
+    `tables` is where the tables lie if not with the images. `segmenter` is `pspnet` or a bundle; `weights` the
+    folder of PSPNet's weights. `shard_images` writes WebDataset tars too, with this many images each.
     """
 
     kind: Kind
@@ -58,7 +58,7 @@ class Task:
     device: str = "cpu"
     min_score: float = 0.0
     workers: int = 2
-    shard_films: int | None = None
+    shard_images: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Report:
     """What was made: the rows of the manifest, everything refused and left out, and `prepared.json`."""
 
     rows: list[dict[str, str]]
-    found: Found
+    found: FoundImages
     outcome: Outcome
     account: dict[str, Any]
 
@@ -77,18 +77,18 @@ class Report:
 
 
 def prepare(
-    task: Task,
-    on_start: Callable[[int], None] = lambda films: None,
-    on_films: OnFilms = lambda films: None,
+    task: PrepareTask,
+    on_start: Callable[[int], None] = lambda images: None,
+    on_images: OnImages = lambda images: None,
 ) -> Report:
-    """Prepare the films of a source, or go on with what `task.out` holds.
+    """Prepare the images of a source, or go on with what `task.out` holds.
 
-    `on_start` gets the number of films chosen, `on_films` how many more are through. A film that cannot be used
+    `on_start` gets the number of images chosen, `on_images` how many more are through. An image that cannot be used
     is refused and listed, never an error. Raises TrainingError where the tables cannot be used, the folder holds
-    something else, or no film is left; BundleError for the segmenter.
+    something else, or no image is left; BundleError for the segmenter.
     """
     warnings.filterwarnings("ignore", module=r"pydicom\.")
-    place = Place(
+    place = SourcePlace(
         open_store(task.source),
         open_store(task.tables or task.source),
         task.encoding,
@@ -100,35 +100,35 @@ def prepare(
     chosen = choose(found, task.choice)
     if not chosen:
         raise TrainingError(
-            found=f"no film to prepare: {_counts(found)}", wanted="frontal films", mend="see above"
+            found=f"no image to prepare: {_counts(found)}", wanted="frontal images", hint="see above"
         )
     segmenter = None if task.columns.mask else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
     out = LocalStore(task.out)
     made_so = {"kind": task.kind, **asdict(task.shape), "masks": mask_source}
-    journal = Journal(task.out, made_so)
+    journal = PrepareJournal(task.out, made_so)
     on_start(len(chosen))
-    making = Making(task.shape, task.min_score, task.workers)
+    making = Preparation(task.shape, task.min_score, task.workers)
     try:
-        outcome = make_films(place.films, out, chosen, found, making, segmenter, journal, on_films)
+        outcome = generate_images(place.images, out, chosen, found, making, segmenter, journal, on_images)
     finally:
         journal.close()
     write_refused(out, found)
-    if not outcome.films:
+    if not outcome.images:
         raise TrainingError(
-            found=f"no film is left: {_counts(found)}",
-            wanted="films that can be used",
-            mend=f"see {task.out / REFUSED}",
+            found=f"no image is left: {_counts(found)}",
+            wanted="images that can be used",
+            hint=f"see {task.out / REFUSED}",
         )
-    rows = manifest_rows(outcome.films, task.shape, mask_source)
+    rows = manifest_rows(outcome.images, task.shape, mask_source)
     write_manifest(out, rows)
-    if task.shard_films:
-        write_tars(out, rows, task.shard_films)
+    if task.shard_images:
+        write_tars(out, rows, task.shard_images)
     account = write_account(out, rows, found, made_so | _settings(task), licence)
     return Report(rows, found, outcome, account)
 
 
-def _settings(task: Task) -> dict[str, Any]:
+def _settings(task: PrepareTask) -> dict[str, Any]:
     choice = task.choice
     return {
         "source": without_credentials(task.source),
@@ -140,6 +140,6 @@ def _settings(task: Task) -> dict[str, Any]:
     }
 
 
-def _counts(found: Found) -> str:
+def _counts(found: FoundImages) -> str:
     left = ", ".join(f"{count} {reason}" for reason, count in found.left_out.most_common())
     return f"{len(found.refused)} refused ({fault_counts(found.refused)}), left out {left or 'none'}"

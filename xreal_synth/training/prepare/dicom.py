@@ -1,4 +1,4 @@
-"""DICOM films as grey levels: what a viewer shows, bright where the body is dense."""
+"""DICOM images as grey levels: what a viewer shows, bright where the body is dense."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault
+from xreal_synth.anatomy.manifest import BadImage, RowFault
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.prepare.grey import stretched, windowed
 
@@ -25,7 +25,7 @@ def decode_dicom(data: bytes) -> tuple[NDArray[np.uint8], str]:
     """A DICOM file's bytes -> grey levels uint8 [H, W] and its ViewPosition ("" where it has none).
 
     The modality's rescale comes first, then the file's VOI lookup table or window; a file without either is
-    shown from its 0.5th to its 99.5th percentile. MONOCHROME1 is inverted. Raises BadFilm for a file without one
+    shown from its 0.5th to its 99.5th percentile. MONOCHROME1 is inverted. Raises BadImage for a file without one
     grey frame or with fewer pixels than it says, TrainingError if pydicom is not installed.
     """
     pydicom = _pydicom()
@@ -34,17 +34,17 @@ def decode_dicom(data: bytes) -> tuple[NDArray[np.uint8], str]:
         kind = str(dataset.get("PhotometricInterpretation", "none"))
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         if kind not in MONOCHROME or frames != 1:
-            raise BadFilm(
-                Fault.UNREADABLE, f"DICOM of {frames} frame(s), {kind}; wanted one of MONOCHROME1 or 2"
+            raise BadImage(
+                RowFault.UNREADABLE, f"DICOM of {frames} frame(s), {kind}; wanted one of MONOCHROME1 or 2"
             )
-        film = _shown(dataset)
-    except BadFilm:
+        image = _shown(dataset)
+    except BadImage:
         raise
     except Exception as error:  # pydicom and its decoders raise whatever a broken file leads them to
-        raise BadFilm(Fault.UNREADABLE, f"DICOM: {type(error).__name__}: {error}") from error
-    if film.ndim != 2:
-        raise BadFilm(Fault.UNREADABLE, f"DICOM of shape {film.shape}")
-    return (255 - film if kind == "MONOCHROME1" else film), str(dataset.get("ViewPosition", "") or "")
+        raise BadImage(RowFault.UNREADABLE, f"DICOM: {type(error).__name__}: {error}") from error
+    if image.ndim != 2:
+        raise BadImage(RowFault.UNREADABLE, f"DICOM of shape {image.shape}")
+    return (255 - image if kind == "MONOCHROME1" else image), str(dataset.get("ViewPosition", "") or "")
 
 
 def _shown(dataset: Any) -> NDArray[np.uint8]:
@@ -61,8 +61,8 @@ def _pydicom() -> Any:
         import pydicom
     except ImportError as error:
         raise TrainingError(
-            found="a DICOM film, and pydicom is not installed",
+            found="a DICOM image, and pydicom is not installed",
             wanted="the package that reads it",
-            mend="pip install 'xreal-synth[dicom]'",
+            hint="pip install 'xreal-synth[dicom]'",
         ) from error
     return pydicom

@@ -1,4 +1,4 @@
-"""What a source of films gives: its films with labels, and what it left out, before a pixel is read."""
+"""What a source of images gives: its images with labels, and what it left out, before a pixel is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmBox, Refusal
+from xreal_synth.anatomy.manifest import BadImage, ImageBox, Refusal, RowFault
 from xreal_synth.storage import Store
 
 Kind = Literal["nih", "mimic", "chexpert", "folder"]
@@ -42,13 +42,13 @@ class FolderColumns:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a source lies: the store of its films, that of its tables, and how its tables are read.
+class SourcePlace:
+    """Where a source lies: the store of its images, that of its tables, and how its tables are read.
 
     `blank` is what an empty cell in a column of labels means; -1 is always unknown.
     """
 
-    films: Store
+    images: Store
     tables: Store
     encoding: str = "utf-8-sig"
     blank: Blank = "unknown"
@@ -56,10 +56,10 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFilm:
-    """One film of a source. `key` names what is made of it; of `files` the first that exists is read.
+class FoundImage:
+    """One image of a source. `key` names what is made of it; of `files` the first that exists is read.
 
-    `boxes` are normalised to the source's film; `mask` and `split` are given where the source has its own.
+    `boxes` are normalised to the source's image; `mask` and `split` are given where the source has its own.
     """
 
     key: str
@@ -70,7 +70,7 @@ class SourceFilm:
     view: str = ""
     age: str = ""
     sex: str = ""
-    boxes: tuple[FilmBox, ...] = ()
+    boxes: tuple[ImageBox, ...] = ()
     mask: str = ""
     split: str = ""
 
@@ -80,23 +80,23 @@ class SourceFilm:
 
 
 @dataclass(slots=True)
-class Found:
-    """Everything a source's tables say: films in their order, faulty rows, and rows that were not asked for."""
+class FoundImages:
+    """Everything a source's tables say: images in their order, faulty rows, and rows that were not asked for."""
 
-    films: list[SourceFilm] = field(default_factory=list)
+    images: list[FoundImage] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     tables: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def refuse(self, file: str, fault: Fault, reason: str) -> None:
+    def refuse(self, file: str, fault: RowFault, reason: str) -> None:
         self.refused.append(Refusal(file, fault, reason))
 
-    def collect(self, name: str, make: Callable[[], SourceFilm]) -> None:
-        """Adds the film that `make` gives, or its refusal."""
+    def collect(self, name: str, make: Callable[[], FoundImage]) -> None:
+        """Adds the image that `make` gives, or its refusal."""
         try:
-            self.films.append(make())
-        except BadFilm as bad:
+            self.images.append(make())
+        except BadImage as bad:
             self.refused.append(bad.refusal(name))
 
 

@@ -1,4 +1,4 @@
-"""Any film as 8-bit grey levels, and as the square that networks are trained on."""
+"""Any image as 8-bit grey levels, and as the square that networks are trained on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xreal_synth.anatomy.codes import resize_mask
-from xreal_synth.anatomy.film_files import decode_film
-from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmBox
-from xreal_synth.types import Film, Mask
+from xreal_synth.anatomy.image_files import decode_image
+from xreal_synth.anatomy.label_map import resize_mask
+from xreal_synth.anatomy.manifest import BadImage, ImageBox, RowFault
+from xreal_synth.types import GreyImage, Mask
 
 Fit = Literal["crop", "pad"]
 PERCENTILES = (0.5, 99.5)
@@ -21,35 +21,35 @@ _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
 def windowed(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Levels of any depth -> uint8, from their 0.5th to their 99.5th percentile; raises BadFilm for one colour."""
+    """Levels of any depth -> uint8, from their 0.5th to their 99.5th percentile; raises BadImage for one colour."""
     low, high = np.percentile(levels, PERCENTILES)
     return _scaled(levels, float(low), float(high))
 
 
 def stretched(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Levels of any depth -> uint8, from the lowest to the highest; raises BadFilm for one colour."""
+    """Levels of any depth -> uint8, from the lowest to the highest; raises BadImage for one colour."""
     return _scaled(levels, float(levels.min()), float(levels.max()))
 
 
 def _scaled(levels: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
     if not (np.isfinite(low) and np.isfinite(high)) or high <= low:
-        raise BadFilm(Fault.ONE_COLOUR, "film has only one colour")
+        raise BadImage(RowFault.ONE_COLOUR, "image has only one colour")
     return np.asarray(np.clip((levels - low) / (high - low) * 255 + 0.5, 0, 255), np.uint8)
 
 
-def decode_picture(data: bytes) -> Film:
-    """A PNG, JPEG or TIFF of 8 or 16 bits -> uint8 [H, W]; deeper than 8 bits by percentiles. Raises BadFilm."""
+def decode_picture(data: bytes) -> GreyImage:
+    """A PNG, JPEG or TIFF of 8 or 16 bits -> uint8 [H, W]; deeper than 8 bits by percentiles. Raises BadImage."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             deep = np.asarray(image, np.float64) if image.mode in _DEEP else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadFilm(Fault.UNREADABLE, str(error)) from error
-    return decode_film(data) if deep is None else windowed(deep)
+        raise BadImage(RowFault.UNREADABLE, str(error)) from error
+    return decode_image(data) if deep is None else windowed(deep)
 
 
 @dataclass(frozen=True, slots=True)
 class Square:
-    """The square of `side` source pixels that is shown, its corner at (x, y); it reaches beyond a padded film."""
+    """The square of `side` source pixels that is shown, its corner at (x, y); it reaches beyond a padded image."""
 
     x: int
     y: int
@@ -57,20 +57,20 @@ class Square:
 
     @classmethod
     def of(cls, width: int, height: int, fit: Fit) -> Square:
-        """Centred: the largest inside the film (crop), or the smallest round it (pad)."""
+        """Centred: the largest inside the image (crop), or the smallest round it (pad)."""
         side = min(width, height) if fit == "crop" else max(width, height)
         return cls((width - side) // 2, (height - side) // 2, side)
 
-    def film(self, film: Film, size: int) -> Film:
-        """The film in this square, uint8 [size, size]; black beyond the film."""
-        return np.asarray(Image.fromarray(self._cut(film)).resize((size, size), Image.Resampling.LANCZOS))
+    def image(self, image: GreyImage, size: int) -> GreyImage:
+        """The image in this square, uint8 [size, size]; black beyond the image."""
+        return np.asarray(Image.fromarray(self._cut(image)).resize((size, size), Image.Resampling.LANCZOS))
 
     def mask(self, mask: Mask, size: int) -> Mask:
-        """A mask of the film's size in this square, uint8 [size, size]."""
+        """A mask of the image's size in this square, uint8 [size, size]."""
         return resize_mask(self._cut(mask), size)
 
-    def boxes(self, boxes: tuple[FilmBox, ...], width: int, height: int) -> tuple[FilmBox, ...]:
-        """Boxes normalised to the film -> normalised to the square; what lies outside is cut off or left out."""
+    def boxes(self, boxes: tuple[ImageBox, ...], width: int, height: int) -> tuple[ImageBox, ...]:
+        """Boxes normalised to the image -> normalised to the square; what lies outside is cut off or left out."""
         found = []
         for boxed in boxes:
             scale, shift = (width, height, width, height), (self.x, self.y, self.x, self.y)
@@ -79,7 +79,7 @@ class Square:
                 for value, by, less in zip(boxed.box, scale, shift, strict=True)
             )
             if x1 > x0 and y1 > y0:
-                found.append(FilmBox(boxed.name, (x0, y0, x1, y1)))
+                found.append(ImageBox(boxed.name, (x0, y0, x1, y1)))
         return tuple(found)
 
     def _cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What is already prepared: a line a film, so that a stopped run goes on and nothing is made twice."""
+"""What is already prepared: a line an image, so that a stopped run goes on and nothing is made twice."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ JOURNAL: Final = "prepared.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A film whose image and mask are written: its source's width and height, and the mask's certainty.
+    """An image whose image and mask are written: its source's width and height, and the mask's certainty.
 
-    `sha256` is of the image file: two films of one are the same film. `view` is the film's own (DICOM).
+    `sha256` is of the image file: two images of one are the same image. `view` is the image's own (DICOM).
     """
 
     key: str
@@ -28,10 +28,10 @@ class Done:
     view: str = ""
 
 
-class Journal:
-    """Films done in `folder`, read when opened and appended to; a last line that was cut off does not count.
+class PrepareJournal:
+    """Images done in `folder`, read when opened and appended to; a last line that was cut off does not count.
 
-    Raises TrainingError if the folder holds films prepared with other settings, or anything else.
+    Raises TrainingError if the folder holds images prepared with other settings, or anything else.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -70,19 +70,21 @@ class Journal:
 def _check_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TrainingError(
-            found=f"{folder} holds something else than prepared films",
+            found=f"{folder} holds something else than prepared images",
             wanted="a new or empty folder, or one that prepare was stopped in",
-            mend="give another --out",
+            hint="give another --out",
         )
 
 
 def _check_same(folder: Path, former: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [name for name in {*former, *now} if former.get(name) != now.get(name)]
     if changed:
-        told = "; ".join(f"{name} {former.get(name)!r}, now {now.get(name)!r}" for name in sorted(changed))
+        reported = "; ".join(
+            f"{name} {former.get(name)!r}, now {now.get(name)!r}" for name in sorted(changed)
+        )
         raise TrainingError(
             where=str(folder),
-            found=f"films prepared with other settings: {told}",
-            wanted="the same settings, so that all films are made alike",
-            mend="give the former settings, or another --out",
+            found=f"images prepared with other settings: {reported}",
+            wanted="the same settings, so that all images are made alike",
+            hint="give the former settings, or another --out",
         )

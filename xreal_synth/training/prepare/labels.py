@@ -11,31 +11,31 @@ from numpy.typing import NDArray
 from xreal_synth.anatomy.manifest import BESIDE_NO_FINDING
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.prepare.found import Blank
-from xreal_synth.vocab import ALIASES, FILM_LABELS, NO_FINDING, film_label
+from xreal_synth.vocab import ALIASES, IMAGE_LABELS, NO_FINDING, image_label
 
 Labels = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def open_dataset(kind: Callable[..., Any], **arguments: Any) -> Any:
-    """A TorchXRayVision dataset of all views and all films of a patient; raises TrainingError."""
+    """A TorchXRayVision dataset of all views and all images of a patient; raises TrainingError."""
     try:
         return kind(views=["*"], unique_patients=False, **arguments)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise TrainingError(
             found=f"torchxrayvision's {kind.__name__} cannot read these tables: {error!r}",
             wanted="the tables of the set as they were published",
-            mend="fetch them again; `xreal-synth prepare folder` takes tables of any form",
+            hint="fetch them again; `xreal-synth prepare folder` takes tables of any form",
         ) from error
 
 
 def dataset_labels(dataset: Any, blank: Blank, healthy: Sequence[bool | None] | None = None) -> list[Labels]:
     """Positive and unknown label names of every row of the dataset's table, in its order.
 
-    `healthy` says which films have no finding; by default the table's own column does. TorchXRayVision makes
+    `healthy` says which images have no finding; by default the table's own column does. TorchXRayVision makes
     -1 and an empty cell both "no information"; with `blank="negative"` an empty cell counts as 0, and -1 stays
     unknown. Labels that the set does not have are unknown.
     """
-    names = [film_label(name) for name in dataset.pathologies]
+    names = [image_label(name) for name in dataset.pathologies]
     assert None not in names, f"{dataset.pathologies} are not all in vocab.py"
     values: NDArray[np.float32] = np.array(dataset.labels, np.float32)
     if blank == "negative":
@@ -50,7 +50,7 @@ def dataset_labels(dataset: Any, blank: Blank, healthy: Sequence[bool | None] | 
 
 
 def named_labels(names: Sequence[str], values: Sequence[float], healthy: bool | None) -> Labels:
-    """Values 1, 0 and NaN of some labels, and whether the film is said to have no finding -> label names.
+    """Values 1, 0 and NaN of some labels, and whether the image is said to have no finding -> label names.
 
     Nothing said and nothing found leaves "No Finding" unknown; so are labels not among `names`.
     """
@@ -61,5 +61,5 @@ def named_labels(names: Sequence[str], values: Sequence[float], healthy: bool | 
         positive.insert(0, NO_FINDING)
     elif finding or healthy is False:
         negative.add(NO_FINDING)
-    unknown = [name for name in FILM_LABELS if name not in positive and name not in negative]
+    unknown = [name for name in IMAGE_LABELS if name not in positive and name not in negative]
     return tuple(positive), tuple(unknown)

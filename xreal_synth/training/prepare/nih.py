@@ -8,13 +8,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmBox, joined_labels
+from xreal_synth.anatomy.manifest import BadImage, ImageBox, RowFault, joined_labels
 from xreal_synth.storage import Store
-from xreal_synth.training.prepare.found import Found, Place, SourceFilm, frontal, key_of, years
+from xreal_synth.training.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
 from xreal_synth.training.prepare.labels import Labels, dataset_labels, open_dataset
 from xreal_synth.training.prepare.splits import Shares, split_of
 from xreal_synth.training.prepare.tables import Row, Table, first_name, read_table, staged
-from xreal_synth.vocab import NO_FINDING, film_label
+from xreal_synth.vocab import NO_FINDING, image_label
 
 LICENCE = (
     "NIH ChestX-ray14 (Wang et al., CVPR 2017): no restrictions on use; cite the paper, acknowledge the NIH "
@@ -29,39 +29,39 @@ SEX = ("Patient Gender", "Patient Sex")
 TRAIN_AND_VAL = Shares(0.875, 0.125)
 
 
-def find_nih(place: Place) -> Found:
-    """The films of the entry table; labels by torchxrayvision's NIH_Dataset."""
-    found = Found()
+def find_nih(place: SourcePlace) -> FoundImages:
+    """The images of the entry table; labels by torchxrayvision's NIH_Dataset."""
+    found = FoundImages()
     table = read_table(
         place.tables, first_name(place.tables, ENTRIES, "NIH's entry table"), NEEDED, place.encoding
     )
     found.tables[table.name] = table.sha256
     rows = [_clean(row) for row in _usable(table, found)]
     labels, boxes = _read(place, table, rows, found)
-    files, test = _files(place.films), _test_patients(place.tables, rows)
+    files, test = _files(place.images), _test_patients(place.tables, rows)
     for row, named in zip(rows, labels, strict=True):
-        found.collect(row["Image Index"], partial(_film, row, named, files, boxes, test))
-    named_films = {row["Image Index"] for row in table.rows}
-    if strangers := sum(name not in named_films for name in files):
-        found.left_out["film without a row in the entry table"] = strangers
+        found.collect(row["Image Index"], partial(_image, row, named, files, boxes, test))
+    named_images = {row["Image Index"] for row in table.rows}
+    if strangers := sum(name not in named_images for name in files):
+        found.left_out["image without a row in the entry table"] = strangers
     return found
 
 
-def _usable(table: Table, found: Found) -> list[Row]:
+def _usable(table: Table, found: FoundImages) -> list[Row]:
     """Rows with an image and labels that are known; torchxrayvision would take any other for negative."""
     usable: list[Row] = []
     for line in table.torn:
-        found.refuse(f"{table.name} line {line}", Fault.INCOMPLETE, "more or fewer cells than columns")
+        found.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
     for row in table.rows:
         name = row["Image Index"]
         try:
             if not name or not row["Patient ID"] or not row["Finding Labels"]:
-                raise BadFilm(Fault.INCOMPLETE, "no image, patient or labels")
+                raise BadImage(RowFault.INCOMPLETE, "no image, patient or labels")
             named = joined_labels(row["Finding Labels"])
             if NO_FINDING in named and len(named) > 1:
-                raise BadFilm(Fault.CONTRADICTION, f"{NO_FINDING} beside other labels")
+                raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside other labels")
             usable.append(row)
-        except BadFilm as bad:
+        except BadImage as bad:
             found.refused.append(bad.refusal(name or f"{table.name}: a row without image"))
     return usable
 
@@ -71,8 +71,8 @@ def _clean(row: Row) -> Row:
 
 
 def _read(
-    place: Place, table: Table, rows: list[Row], found: Found
-) -> tuple[list[Labels], dict[str, list[FilmBox]]]:
+    place: SourcePlace, table: Table, rows: list[Row], found: FoundImages
+) -> tuple[list[Labels], dict[str, list[ImageBox]]]:
     import torchxrayvision as xrv
 
     files = {"entries.csv": (table.columns, rows)}
@@ -95,20 +95,20 @@ def _read(
     return dataset_labels(dataset, place.blank, healthy), _boxes(dataset.pathology_maskscsv)
 
 
-def _boxes(table: Any) -> dict[str, list[FilmBox]]:
-    boxes: dict[str, list[FilmBox]] = {}
+def _boxes(table: Any) -> dict[str, list[ImageBox]]:
+    boxes: dict[str, list[ImageBox]] = {}
     columns = ["Image Index", "Finding Label", "x", "y", "w", "h"]
-    for film, label, *numbers in table[columns].itertuples(index=False):
-        name = film_label(str(label))
+    for image, label, *numbers in table[columns].itertuples(index=False):
+        name = image_label(str(label))
         x, y, w, h = (float(number) / BOX_SIDE for number in numbers)
         if name is not None:
-            boxes.setdefault(str(film), []).append(FilmBox(name, (x, y, x + w, y + h)))
+            boxes.setdefault(str(image), []).append(ImageBox(name, (x, y, x + w, y + h)))
     return boxes
 
 
-def _files(films: Store) -> dict[str, str]:
-    """Every film's key in the store by its name."""
-    return {key.rpartition("/")[2]: key for folder in FOLDERS for key in films.list(folder)}
+def _files(images: Store) -> dict[str, str]:
+    """Every image's key in the store by its name."""
+    return {key.rpartition("/")[2]: key for folder in FOLDERS for key in images.list(folder)}
 
 
 def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
@@ -119,16 +119,16 @@ def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
     return {row["Patient ID"] for row in rows if row["Image Index"] in named}
 
 
-def _film(
-    row: Row, named: Labels, files: dict[str, str], boxes: dict[str, list[FilmBox]], test: set[str] | None
-) -> SourceFilm:
+def _image(
+    row: Row, named: Labels, files: dict[str, str], boxes: dict[str, list[ImageBox]], test: set[str] | None
+) -> FoundImage:
     name, patient = row["Image Index"], row["Patient ID"]
     if name not in files:
-        raise BadFilm(Fault.MISSING, f"not in {FOLDERS[0]}/ nor in {FOLDERS[1]}/ to {FOLDERS[-1]}/")
+        raise BadImage(RowFault.MISSING, f"not in {FOLDERS[0]}/ nor in {FOLDERS[1]}/ to {FOLDERS[-1]}/")
     split = ""
     if test is not None:
         split = "test" if patient in test else split_of(patient, TRAIN_AND_VAL)
-    return SourceFilm(
+    return FoundImage(
         key=key_of(name),
         files=(files[name],),
         patient=patient,

@@ -1,4 +1,4 @@
-"""A folder of films with a table of its own, whose columns are named by options."""
+"""A folder of images with a table of its own, whose columns are named by options."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import math
 from functools import partial
 from pathlib import PurePosixPath
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, check_labels
+from xreal_synth.anatomy.manifest import BadImage, RowFault, check_labels
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.training.prepare.found import (
     Blank,
     FolderColumns,
-    Found,
-    Place,
-    SourceFilm,
+    FoundImage,
+    FoundImages,
+    SourcePlace,
     frontal,
     key_of,
     years,
 )
 from xreal_synth.training.prepare.labels import Labels, named_labels
 from xreal_synth.training.prepare.tables import Row, Table, read_table
-from xreal_synth.vocab import FILM_LABELS, NO_FINDING, film_label
+from xreal_synth.vocab import IMAGE_LABELS, NO_FINDING, image_label
 
-LICENCE = "The films' own; state it in the bundle that is trained on them."
+LICENCE = "The images' own; state it in the bundle that is trained on them."
 NO_VIEW = ""
 
 
-def find_folder(place: Place) -> Found:
+def find_folder(place: SourcePlace) -> FoundImages:
     """The rows of the table: labels joined in one column, or one column of 1, 0, -1 a finding.
 
     In a joined column, a name that the table uses anywhere and a row leaves out is negative there; names that
-    it never uses are unknown. A view that is given must be frontal; without views every film is taken.
+    it never uses are unknown. A view that is given must be frontal; without views every image is taken.
     """
     columns = place.columns
     table = read_table(place.tables, columns.table, (columns.image, columns.patient), place.encoding)
-    reader = _Reader(table, columns, place.blank)
-    found = Found(tables={table.name: table.sha256})
+    reader = _FolderReader(table, columns, place.blank)
+    found = FoundImages(tables={table.name: table.sha256})
     for line in table.torn:
-        found.refuse(f"{table.name} line {line}", Fault.INCOMPLETE, "more or fewer cells than columns")
+        found.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
     for row in table.rows:
         name = row[columns.image]
-        found.collect(name or "(no image)", partial(_film, row, reader, place.films))
+        found.collect(name or "(no image)", partial(_image, row, reader, place.images))
     return found
 
 
-class _Reader:
-    """How this table says which labels a film has; raises TrainingError where it cannot."""
+class _FolderReader:
+    """How this table says which labels an image has; raises TrainingError where it cannot."""
 
     def __init__(self, table: Table, columns: FolderColumns, blank: Blank) -> None:
         self.columns = columns
@@ -61,7 +61,7 @@ class _Reader:
                 found=f"{table.name}: no column {', '.join(missing or [columns.labels])}; its columns are "
                 f"{', '.join(table.columns)}",
                 wanted="a column of joined label names, or columns named like findings with 1, 0, -1 or nothing",
-                mend="name the column with --labels-column, or findings with --rename 'Your name=Effusion'",
+                hint="name the column with --labels-column, or findings with --rename 'Your name=Effusion'",
             )
         self._used = self._used_names(table) if self._joined else ()
 
@@ -73,7 +73,7 @@ class _Reader:
         )
         check_labels(positive, unknown)
         if not positive and not unknown:
-            raise BadFilm(Fault.INCOMPLETE, f"nothing in column {self.columns.labels}")
+            raise BadImage(RowFault.INCOMPLETE, f"nothing in column {self.columns.labels}")
         values = [math.nan if name in unknown else float(name in positive) for name in self._used]
         healthy = None if NO_FINDING in unknown else NO_FINDING in positive or None
         return named_labels(self._used, values, healthy)
@@ -91,7 +91,7 @@ class _Reader:
         except ValueError:
             value = 2.0
         if value not in (1, 0, -1) and not math.isnan(value):
-            raise BadFilm(Fault.BAD_VALUE, f"{column} is {text!r}, wanted 1, 0, -1 or nothing")
+            raise BadImage(RowFault.BAD_VALUE, f"{column} is {text!r}, wanted 1, 0, -1 or nothing")
         return math.nan if value == -1 else value
 
     def _used_names(self, table: Table) -> tuple[str, ...]:
@@ -101,28 +101,28 @@ class _Reader:
             for cell in (row[self.columns.labels], row.get(self.columns.unknown, ""))
         )
         used = {self._name(part.strip()) for cell in cells for part in cell.split(self.columns.separator)}
-        return tuple(name for name in FILM_LABELS if name in used and name != NO_FINDING)
+        return tuple(name for name in IMAGE_LABELS if name in used and name != NO_FINDING)
 
     def _split(self, cell: str) -> tuple[str, ...]:
         given = [part.strip() for part in cell.split(self.columns.separator) if part.strip()]
         names = {part: self._name(part) for part in given}
         strange = [part for part, name in names.items() if name is None]
         if strange:
-            raise BadFilm(Fault.UNKNOWN_LABEL, f"unknown label {', '.join(map(repr, strange))}")
+            raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {', '.join(map(repr, strange))}")
         return tuple(dict.fromkeys(name for name in names.values() if name is not None))
 
     def _name(self, text: str) -> str | None:
-        return film_label(self.columns.rename.get(text, text))
+        return image_label(self.columns.rename.get(text, text))
 
 
-def _film(row: Row, reader: _Reader, films: Store) -> SourceFilm:
+def _image(row: Row, reader: _FolderReader, images: Store) -> FoundImage:
     columns = reader.columns
     if not row[columns.image].strip() or not row[columns.patient].strip():
-        raise BadFilm(Fault.INCOMPLETE, f"nothing in column {columns.image} or {columns.patient}")
-    path = _inside(row[columns.image], films)
+        raise BadImage(RowFault.INCOMPLETE, f"nothing in column {columns.image} or {columns.patient}")
+    path = _inside(row[columns.image], images)
     labels, unknown = reader.labels(row)
     view = row.get(columns.view, NO_VIEW)
-    return SourceFilm(
+    return FoundImage(
         key=key_of(path),
         files=(path,),
         patient=row[columns.patient],
@@ -131,14 +131,14 @@ def _film(row: Row, reader: _Reader, films: Store) -> SourceFilm:
         view=frontal(view) or view,
         age=years(row.get(columns.age, "")),
         sex=row.get(columns.sex, ""),
-        mask=_inside(row[columns.mask], films) if columns.mask else "",
+        mask=_inside(row[columns.mask], images) if columns.mask else "",
         split=row[columns.split] if columns.split else "",
     )
 
 
-def _inside(text: str, films: Store) -> str:
-    path = text.strip().removeprefix(f"{films.uri}/")
+def _inside(text: str, images: Store) -> str:
+    path = text.strip().removeprefix(f"{images.uri}/")
     try:
         return str(PurePosixPath(checked_key(path)))
     except StorageError as error:
-        raise BadFilm(Fault.UNSAFE_PATH, f"{text!r} does not lie in {films.uri}") from error
+        raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in {images.uri}") from error

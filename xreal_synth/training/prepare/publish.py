@@ -12,12 +12,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
-from xreal_synth.anatomy.manifest import MANIFEST, FilmBox
+from xreal_synth.anatomy.manifest import MANIFEST, ImageBox
 from xreal_synth.storage import LocalStore
-from xreal_synth.training.prepare.films import Shape
-from xreal_synth.training.prepare.found import Found
+from xreal_synth.training.prepare.found import FoundImages
 from xreal_synth.training.prepare.grey import Square
-from xreal_synth.training.prepare.run import Prepared, image_key, mask_key
+from xreal_synth.training.prepare.images import Shape
+from xreal_synth.training.prepare.run import PreparedImage, image_key, mask_key
 
 FORMAT_VERSION: Final = 1
 REFUSED: Final = "refused.json"
@@ -31,11 +31,11 @@ COLUMNS: Final = (
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]+@")
 
 
-def manifest_rows(films: Iterable[Prepared], shape: Shape, mask_source: str) -> list[dict[str, str]]:
+def manifest_rows(images: Iterable[PreparedImage], shape: Shape, mask_source: str) -> list[dict[str, str]]:
     """The manifest's rows by column, boxes moved into the square."""
     rows = []
-    for film in films:
-        source, done = film.chosen.film, film.done
+    for image in images:
+        source, done = image.chosen.image, image.done
         square = Square.of(done.width, done.height, shape.fit)
         rows.append(
             {
@@ -52,7 +52,7 @@ def manifest_rows(films: Iterable[Prepared], shape: Shape, mask_source: str) -> 
                 "mask_source": "given" if source.mask else mask_source,
                 "mask_score": "" if done.score is None else f"{done.score:.3f}",
                 "mask": mask_key(source.key),
-                "split": film.chosen.split,
+                "split": image.chosen.split,
             }
         )
     return rows
@@ -66,13 +66,17 @@ def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Seq
     out.replace(MANIFEST, text.getvalue().encode())
 
 
-def write_refused(out: LocalStore, found: Found) -> None:
+def write_refused(out: LocalStore, found: FoundImages) -> None:
     refused = [asdict(refusal) for refusal in found.refused]
     out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
 
 
 def write_account(
-    out: LocalStore, rows: Sequence[dict[str, str]], found: Found, settings: dict[str, Any], licence: str
+    out: LocalStore,
+    rows: Sequence[dict[str, str]],
+    found: FoundImages,
+    settings: dict[str, Any],
+    licence: str,
 ) -> dict[str, Any]:
     """`prepared.json`: settings, tables and libraries, counts; returns what it holds."""
     account = {
@@ -82,9 +86,9 @@ def write_account(
         "notes": found.notes,
         "licence": licence,
         "libraries": {name: version(name) for name in ("xreal-synth", "torchxrayvision", "torch", "pillow")},
-        "films": len(rows),
+        "images": len(rows),
         "patients": len({row["patient_id"] for row in rows}),
-        "films_by_split": dict(Counter(row["split"] for row in rows)),
+        "images_by_split": dict(Counter(row["split"] for row in rows)),
         "labels": _label_counts(rows),
         "left_out": dict(found.left_out.most_common()),
         "refused": dict(Counter(str(refusal.fault) for refusal in found.refused).most_common()),
@@ -98,7 +102,7 @@ def without_credentials(uri: str) -> str:
     return _CREDENTIALS.sub("", uri)
 
 
-def _boxes(boxes: Sequence[FilmBox]) -> str:
+def _boxes(boxes: Sequence[ImageBox]) -> str:
     found = [
         [b.name, *(round(v, 4) for v in (*b.box[:2], b.box[2] - b.box[0], b.box[3] - b.box[1]))]
         for b in boxes

@@ -1,6 +1,6 @@
-"""Segmenters that draw organ masks for films: a bundle's own, or TorchXRayVision's PSPNet.
+"""Segmenters that draw organ masks for images: a bundle's own, or TorchXRayVision's PSPNet.
 
-Shapes: B batch, S film side, K organ codes (background first), H and W film sides.
+Shapes: B batch, S image side, K organ codes (background first), H and W image sides.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from xreal_synth.models.describe import describe, verify_files
 from xreal_synth.models.load import WEIGHTS, load_network
 from xreal_synth.models.pspnet import PSPNET_FILE, PSPNET_TARGETS, Pspnet
 from xreal_synth.storage import sha256_file
-from xreal_synth.types import Film, Mask
+from xreal_synth.types import GreyImage, Mask
 from xreal_synth.vocab import ORGANS
 
 PSPNET: Final = "pspnet"
 CRUMBS: Final = (0.03, 0.001)
-"""Pieces apart from an organ's largest are crumbs up to this share of the organ, or of the film."""
+"""Pieces apart from an organ's largest are crumbs up to this share of the organ, or of the image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,18 +35,18 @@ class Drawn:
     score: float
 
 
-class Segmenter(Protocol):
+class Masker(Protocol):
     """Draws organ masks; `name` says which network with which weights."""
 
     @property
     def name(self) -> str: ...
 
-    def draw(self, films: list[Film]) -> list[Drawn]:
-        """Films uint8 [S, S] of one size -> a mask of each."""
+    def draw(self, images: list[GreyImage]) -> list[Drawn]:
+        """Images uint8 [S, S] of one size -> a mask of each."""
         ...
 
 
-class BundleSegmenter:
+class BundleMasker:
     """The `segmenter/` of a bundle; raises BundleError if it has none or its files are not as described."""
 
     def __init__(self, bundle: str, device: str = "cpu") -> None:
@@ -61,13 +61,13 @@ class BundleSegmenter:
         self.name = f"{info.name} segmenter {sha256_file(info.file(f'segmenter/{WEIGHTS}'))[:12]}"
 
     @torch.inference_mode()
-    def draw(self, films: list[Film]) -> list[Drawn]:
-        x_B1SS = torch.from_numpy(np.stack(films))[:, None].to(self._device).float() / 255
+    def draw(self, images: list[GreyImage]) -> list[Drawn]:
+        x_B1SS = torch.from_numpy(np.stack(images))[:, None].to(self._device).float() / 255
         chances = self._network(x_B1SS).float().softmax(dim=1).cpu().numpy()
         return [drawn(each, each.argmax(axis=0).astype(np.uint8)) for each in chances]
 
 
-class PspnetSegmenter:
+class PspnetMasker:
     """TorchXRayVision's PSPNet (ChestX-Det), from a weights file on this machine; never fetched."""
 
     def __init__(self, folder: Path | None = None, device: str = "cpu") -> None:
@@ -81,7 +81,7 @@ class PspnetSegmenter:
             raise TrainingError(
                 found=error.found,
                 wanted=error.wanted,
-                mend=error.mend
+                hint=error.hint
                 if file.is_file()
                 else f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini",
             ) from error
@@ -89,52 +89,52 @@ class PspnetSegmenter:
         self.name = f"torchxrayvision PSPNet {sha256_file(file)[:12]}"
 
     @torch.inference_mode()
-    def draw(self, films: list[Film]) -> list[Drawn]:
-        x_B1SS = torch.from_numpy(np.stack(films))[:, None].to(self._device).float() / 255
+    def draw(self, images: list[GreyImage]) -> list[Drawn]:
+        x_B1SS = torch.from_numpy(np.stack(images))[:, None].to(self._device).float() / 255
         chances = self._network.chances(x_B1SS).cpu().numpy()
         return [self._painted(each) for each in chances]
 
     @staticmethod
     def _painted(chances: NDArray[np.float32]) -> Drawn:
-        codes = np.zeros(chances.shape[1:], np.uint8)
-        whole = np.zeros((len(ORGANS) + 1, *codes.shape), np.float32)
+        label_map = np.zeros(chances.shape[1:], np.uint8)
+        whole = np.zeros((len(ORGANS) + 1, *label_map.shape), np.float32)
         for chance, code in zip(chances, PSPNET_TARGETS.values(), strict=True):
-            codes[chance > 0.5] = code
+            label_map[chance > 0.5] = code
             whole[:code] *= 1 - (chance > 0.5)
             whole[code] = chance
-        return drawn(whole, codes)
+        return drawn(whole, label_map)
 
 
-def drawn(chances_KSS: NDArray[np.float32], codes: Mask) -> Drawn:
+def drawn(chances_KSS: NDArray[np.float32], label_map: Mask) -> Drawn:
     """The mask without crumbs, and the mean over the organs drawn of 2 sum(p m) / (sum p + sum m)."""
     scores = []
     for code in ORGANS.values():
-        here = codes == code
+        here = label_map == code
         if here.any():
             chance = chances_KSS[code]
             scores.append(2 * float(chance[here].sum()) / (float(chance.sum()) + float(here.sum())))
-    return Drawn(without_crumbs(codes), float(np.mean(scores)) if scores else 0.0)
+    return Drawn(without_crumbs(label_map), float(np.mean(scores)) if scores else 0.0)
 
 
-def without_crumbs(codes: Mask) -> Mask:
+def without_crumbs(label_map: Mask) -> Mask:
     """Loose pieces of an organ that are CRUMBS together take the code of what lies nearest."""
-    loose = np.zeros(codes.shape, bool)
+    loose = np.zeros(label_map.shape, bool)
     for code in ORGANS.values():
-        labels, pieces = ndimage.label(codes == code)
+        labels, pieces = ndimage.label(label_map == code)
         if pieces > 1:
             sizes = np.bincount(labels.ravel())
             sizes[0] = 0
             apart = (labels > 0) & (labels != sizes.argmax())
-            if apart.sum() <= max(CRUMBS[0] * sizes.sum(), CRUMBS[1] * codes.size):
+            if apart.sum() <= max(CRUMBS[0] * sizes.sum(), CRUMBS[1] * label_map.size):
                 loose |= apart
     if not loose.any():
-        return codes
+        return label_map
     nearest = ndimage.distance_transform_edt(loose, return_distances=False, return_indices=True)
-    return np.ascontiguousarray(codes[tuple(nearest)])
+    return np.ascontiguousarray(label_map[tuple(nearest)])
 
 
-def open_segmenter(name: str, weights: Path | None = None, device: str = "cpu") -> Segmenter:
+def open_segmenter(name: str, weights: Path | None = None, device: str = "cpu") -> Masker:
     """`pspnet`, or the segmenter of the bundle of this name or folder."""
     if name == PSPNET:
-        return PspnetSegmenter(weights, device)
-    return BundleSegmenter(name, device)
+        return PspnetMasker(weights, device)
+    return BundleMasker(name, device)

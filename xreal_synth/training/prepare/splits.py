@@ -1,4 +1,4 @@
-"""Splits by patient: a hash of the patient decides, so that adding films moves nobody."""
+"""Splits by patient: a hash of the patient decides, so that adding images moves nobody."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def parse_shares(text: str) -> Shares:
         raise TrainingError(
             found=f"--splits {text}",
             wanted="shares of train and val, or of train, val and test, that sum to 1, or `official`",
-            mend="e.g. --splits 0.8/0.2",
+            hint="e.g. --splits 0.8/0.2",
         )
     return shares
 
 
 def split_of(patient: str, shares: Shares) -> str:
-    """The split of this patient: the same in every run, whatever other films there are."""
+    """The split of this patient: the same in every run, whatever other images there are."""
     digest = hashlib.sha256(f"xreal-synth/patient-split/1\x1f{patient}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     if place < shares.train:

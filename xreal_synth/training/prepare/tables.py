@@ -39,7 +39,7 @@ def first_name(store: Store, names: Sequence[str], what: str) -> str:
     raise TrainingError(
         found=f"{store.uri}: none of {', '.join(names)} (nor .gz)",
         wanted=what,
-        mend="give the folder that holds it; --tables names another place for the tables alone",
+        hint="give the folder that holds it; --tables names another place for the tables alone",
     )
 
 
@@ -60,7 +60,7 @@ def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "
             found=f"{where}: {'no column ' + ', '.join(missing) if missing else 'no rows'}"
             + (f"; its columns are {', '.join(columns)}" if missing and columns else ""),
             wanted=f"a table with the columns {', '.join(needed)}",
-            mend="give the set's own table, or name your columns (--help)",
+            hint="give the set's own table, or name your columns (--help)",
         )
     whole, torn = [], []
     for line, row in enumerate(rows, start=2):
@@ -76,16 +76,16 @@ def _unreadable(where: str, encoding: str, error: Exception) -> TrainingError:
         return TrainingError(
             found=f"{where}: byte {error.start} is not {encoding}",
             wanted="a table in UTF-8, or in the encoding named",
-            mend="save it as UTF-8 or give its encoding, e.g. --encoding latin-1",
+            hint="save it as UTF-8 or give its encoding, e.g. --encoding latin-1",
         )
     if isinstance(error, LookupError):
         return TrainingError(
             found=f"encoding {encoding!r}",
             wanted="an encoding that Python knows",
-            mend="e.g. latin-1, cp1252",
+            hint="e.g. latin-1, cp1252",
         )
     found = error.found if isinstance(error, StorageError) else f"{where}: {error}"
-    return TrainingError(found=found, wanted="a readable CSV table", mend="correct the path or the file")
+    return TrainingError(found=found, wanted="a readable CSV table", hint="correct the path or the file")
 
 
 @contextmanager

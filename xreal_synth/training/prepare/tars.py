@@ -1,6 +1,6 @@
-"""Prepared films as WebDataset tars beside a manifest: a folder of its own that training reads as it is.
+"""Prepared images as WebDataset tars beside a manifest: a folder of its own that training reads as it is.
 
-A film's members are `KEY.png`, `KEY.mask.png` and `KEY.json` (its row of the manifest). A tar holds one split.
+An image's members are `KEY.png`, `KEY.mask.png` and `KEY.json` (its row of the manifest). A tar holds one split.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from xreal_synth.training.prepare.publish import COLUMNS, write_manifest
 SHARDS: Final = "shards"
 
 
-def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], films: int) -> LocalStore:
-    """`shards/SPLIT-000000.tar`, `films` each, byte-reproducible, and `shards/manifest.csv`, written last.
+def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], images: int) -> LocalStore:
+    """`shards/SPLIT-000000.tar`, `images` each, byte-reproducible, and `shards/manifest.csv`, written last.
 
     Tars of an earlier run are replaced; without the manifest, the folder is not whole.
     """
@@ -32,9 +32,9 @@ def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], films: int) -> L
     written: list[dict[str, str]] = []
     for split in dict.fromkeys(row["split"] for row in rows):
         own = [row for row in rows if row["split"] == split]
-        for number, start in enumerate(range(0, len(own), films)):
+        for number, start in enumerate(range(0, len(own), images)):
             name = f"{split}-{number:06d}.tar"
-            written += _write_tar(out, shards, name, own[start : start + films])
+            written += _write_tar(out, shards, name, own[start : start + images])
     named = {row["shard"] for row in written}
     for key in shards.list(""):
         if key.endswith(".tar") and key not in named:

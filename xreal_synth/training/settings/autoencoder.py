@@ -16,7 +16,7 @@ class AutoencoderSettings:
     + band_weight * power in rings of frequency + perceptual_weight * features' distance
     + adversarial_weight * patch critic.
 
-    Half of the films are decoded from latents with Gaussian noise of up to `latent_noise`. `init` is the
+    Half of the images are decoded from latents with Gaussian noise of up to `latent_noise`. `init` is the
     folder of an autoencoder to go on from: its patch transform is kept, so its denoisers stay valid; its
     decoder is kept where the sizes agree. With `grain` the decoder
     is given noise as a further input. `perceptual` is the folder of a trained segmenter. The critic learns

@@ -14,7 +14,7 @@ from xreal_synth.training.settings.common import STRICT, Count, DataSettings, Lo
 class ClassifierSettings:
     """FindingClassifier and its loss.
 
-    A finding's positive films weigh as much as its negative ones, up to `max_weight` times each. Labels are
+    A finding's positive images weigh as much as its negative ones, up to `max_weight` times each. Labels are
     softened by `smoothing` (1 becomes 1 - smoothing / 2, 0 becomes smoothing / 2): they are noisy.
     """
 

@@ -1,4 +1,4 @@
-"""What every training config has: the films and their random changes, and the loop."""
+"""What every training config has: the images and their random changes, and the loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from xreal_synth.models.networks.label_tokens import FINDINGS
-from xreal_synth.vocab import FILM_LABELS, NO_FINDING, film_label
+from xreal_synth.vocab import IMAGE_LABELS, NO_FINDING, image_label
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -20,11 +20,11 @@ Count = Annotated[int, Field(ge=1)]
 
 def _findings(names: tuple[str, ...]) -> tuple[str, ...]:
     """The project's names of findings; raises ValueError for any other name and for one given twice."""
-    strange = [name for name in names if film_label(name) in (None, NO_FINDING)]
+    strange = [name for name in names if image_label(name) in (None, NO_FINDING)]
     if strange:
-        known = ", ".join(name for name in FILM_LABELS if name != NO_FINDING)
+        known = ", ".join(name for name in IMAGE_LABELS if name != NO_FINDING)
         raise ValueError(f"no finding {', '.join(map(repr, strange))}; known are {known}")
-    found = tuple(film_label(name) or name for name in names)
+    found = tuple(image_label(name) or name for name in names)
     if len(set(found)) != len(found):
         raise ValueError("a finding is named twice")
     return found
@@ -35,7 +35,7 @@ Findings = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_findi
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class WarpSettings:
-    """Random changes of a film and its mask; never a mirror image, for the heart's side carries meaning.
+    """Random changes of an image and its mask; never a mirror image, for the heart's side carries meaning.
 
     Rotation in degrees, scale and shift as shares of the side, gamma and contrast as logarithms of the
     largest factor, brightness as the largest difference; all are drawn uniformly up to both signs. `elastic` is
@@ -53,9 +53,9 @@ class WarpSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DataSettings:
-    """Which films are read, which findings are learnt, and how films are changed while training.
+    """Which images are read, which findings are learnt, and how images are changed while training.
 
-    More than `max_refused` of faulty films stop a run before it starts; `limit` keeps the first films of each
+    More than `max_refused` of faulty images stop a run before it starts; `limit` keeps the first images of each
     split only. `findings` are labels in the order of the network's own, "No Finding" comes after them.
     """
 
@@ -70,7 +70,7 @@ class DataSettings:
 class LoopSettings:
     """The loop's own settings: budget, optimiser, average of weights, and what is written when.
 
-    A step sees `batch` films in all: `accumulate` splits them into parts computed one after another, where the
+    A step sees `batch` images in all: `accumulate` splits them into parts computed one after another, where the
     whole batch does not fit into memory, and several workers share them. `lr` is reached after `warmup_steps`,
     kept, and brought to zero over the last `decay_share` of the steps (`constant`: kept to the end). `minutes`
     ends a run early; a resumed run may be given other budgets, intervals and another split, nothing else.

@@ -16,7 +16,7 @@ class ControlNetSettings:
 
     `autoencoder` is the folder of its first stage, `denoiser` the folder of the denoiser (unet/, tokens/,
     scheduler/). `hint_channels` are the widths of the hint's embedding; the mask is shown to it at
-    2 ** (their number - 1) times the latents' side. A share of `mask_dropout` of the films loses its mask, a
+    2 ** (their number - 1) times the latents' side. A share of `mask_dropout` of the images loses its mask, a
     share of `null_share` its labels. Noise levels are drawn as the denoiser's are.
     """
 

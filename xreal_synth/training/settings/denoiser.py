@@ -15,7 +15,7 @@ class DenoiserSettings:
 
     Noise levels: the logarithm of the signal-to-noise ratio is drawn from a normal with `log_snr_mean` and
     `log_snr_std`; a share of `uniform_share` is drawn uniformly from all steps. A share of `null_share` of
-    the films loses all labels, for guidance. `prediction` is what the network returns; `min_snr_gamma` weighs
+    the images loses all labels, for guidance. `prediction` is what the network returns; `min_snr_gamma` weighs
     the loss by min(SNR, gamma), for eps over SNR, for v over SNR + 1 (Hang et al. 2023); without it every step
     counts alike. `init` is the folder of a denoiser to go on from. `pooled_labels`
     adds the labels, pooled over their tokens, to the time embedding too, so that every block sees them.

@@ -25,8 +25,8 @@ class KlSettings:
     """AutoencoderKL and its losses; the defaults are the paper's sizes (55 M weights, f = 4).
 
     `channels` are the widths of the levels, each but the last halves the side; `blocks` residual blocks a level
-    (one more in the decoder); `groups` of the group norms. Films are repeated to `film_channels`. `kl_weight` is
-    the usual one, of losses summed over a film's values. `scale_factor` is written into the network's config:
+    (one more in the decoder); `groups` of the group norms. Images are repeated to `image_channels`. `kl_weight` is
+    the usual one, of losses summed over an image's values. `scale_factor` is written into the network's config:
     the denoiser sees latents times this number, which should give them unit deviation (the metric `latent_std`
     is the deviation without it). `perceptual` is the folder of a trained segmenter. The critic learns from the
     start and counts from step `adversarial_after` on. `init` is the folder of an AutoencoderKL of the same sizes
@@ -35,7 +35,7 @@ class KlSettings:
 
     kind: Literal["kl"] = "kl"
     init: str = ""
-    film_channels: Literal[1, 3] = 3
+    image_channels: Literal[1, 3] = 3
     latent_channels: Count = 3
     channels: Levels = (128, 256, 512)
     blocks: Count = 2
@@ -52,9 +52,9 @@ class KlSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class KlControllerSettings(KlSettings):
-    """The same network as Anatomy Controller: organ mask -> film with probability `mask_share`, else film -> film.
+    """The same network as Anatomy Controller: organ mask -> image with probability `mask_share`, else image -> image.
 
-    The paper trains on masks alone (1.0), the authors' released code on half of each (0.5); a film as input keeps
+    The paper trains on masks alone (1.0), the authors' released code on half of each (0.5); an image as input keeps
     the decoder able to draw what masks do not say.
     """
 

@@ -1,6 +1,6 @@
 """The first stage: the patch transform is fitted once, its residual decoder is trained.
 
-Shapes: B batch, C latent channels, h and w latent sides, H and W film sides.
+Shapes: B batch, C latent channels, h and w latent sides, H and W image sides.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.adversary import PatchCritic, adversarial_terms
-from xreal_synth.training.films import FilmBatch, FilmSet
+from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
 from xreal_synth.training.perceptual import load_perceptual
 from xreal_synth.training.redenoise import Redenoiser, load_redenoiser
 from xreal_synth.training.settings.autoencoder import AutoencoderSettings
-from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 
-def fitted_autoencoder(settings: AutoencoderSettings, films: FilmSet) -> PatchAutoencoder:
-    """A network whose patch transform is fitted on all unwarped training films."""
+def fitted_autoencoder(settings: AutoencoderSettings, images: TrainingImages) -> PatchAutoencoder:
+    """A network whose patch transform is fitted on all unwarped training images."""
     network = fresh_autoencoder(settings)
-    network.fit_patches(films.take(torch.arange(len(films))).film, settings.whiten)
+    network.fit_patches(images.take(torch.arange(len(images))).image, settings.whiten)
     return network
 
 
@@ -54,7 +54,7 @@ def continued_autoencoder(settings: AutoencoderSettings, former: PatchAutoencode
     return network
 
 
-class AutoencoderTask(Task):
+class AutoencoderTask(TrainingTask):
     """Trains the residual decoder to undo patch borders and to give back the detail that latents lack."""
 
     def __init__(self, settings: AutoencoderSettings, network: PatchAutoencoder) -> None:
@@ -75,10 +75,10 @@ class AutoencoderTask(Task):
             if helper is not None:
                 helper.to(device)
 
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient, texture and perceptual error; then the critic's two losses."""
         z = self._latents(batch, generator)
-        found, wanted = self.network.decode(z, self._grain(batch, generator)).float(), batch.film
+        found, wanted = self.network.decode(z, self._grain(batch, generator)).float(), batch.image
         mae = (found - wanted).abs().mean()
         texture = texture_loss(found, wanted)
         total = mae + self.settings.gradient_weight * gradient_loss(found, wanted)
@@ -102,31 +102,31 @@ class AutoencoderTask(Task):
         return {"loss": total, **scalars}
 
     @torch.no_grad()
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Four rows: films, linear decoding, refined decoding, and of latents as a sampler leaves them
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Four rows: images, linear decoding, refined decoding, and of latents as a sampler leaves them
         (without a denoiser: ten times the refined error)."""
-        z = self.network.encode(batch.film).mean
+        z = self.network.encode(batch.image).mean
         grain = self._grain(batch, generator)
         refined = self.network.decode(z, grain)
-        last = (refined - batch.film) * 10 + 0.5
+        last = (refined - batch.image) * 10 + 0.5
         if self.redenoiser is not None:
             noise = batch.normal(*z.shape[1:], generator=generator).to(z.device)
             again = self.redenoiser(z, batch.labels, noise, self.redenoiser.draw_top(generator))
             last = self.network.decode(again, grain)
-        return film_grid([batch.film, self.network.decode_linear(z), refined, last])
+        return image_grid([batch.image, self.network.decode_linear(z), refined, last])
 
     def save(self, folder: Path) -> None:
         """`vae/`."""
         self.network.save_pretrained(folder / "vae")
 
-    def _grain(self, batch: FilmBatch, generator: torch.Generator) -> Tensor | None:
+    def _grain(self, batch: ImageBatch, generator: torch.Generator) -> Tensor | None:
         if not self.settings.grain:
             return None
-        return batch.normal(*batch.film.shape[1:], generator=generator).to(batch.film.device)
+        return batch.normal(*batch.image.shape[1:], generator=generator).to(batch.image.device)
 
-    def _latents(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Latents [B, C, h, w] of the films, some of them noised a little, some noised and denoised."""
-        z = self.network.encode(batch.film).mean
+    def _latents(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Latents [B, C, h, w] of the images, some of them noised a little, some noised and denoised."""
+        z = self.network.encode(batch.image).mean
         level = batch.uniform(1, 1, 1, generator=generator) * 2 - 1
         noise = (
             batch.normal(*z.shape[1:], generator=generator) * level.clamp_min(0) * self.settings.latent_noise

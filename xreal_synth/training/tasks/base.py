@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.images import ImageBatch
 
 
-class Task(ABC):
+class TrainingTask(ABC):
     """One network in training: its module, its loss, a picture of its work, and how its parts are saved.
 
     `module` holds all that is trained; parameters without gradient are left alone. `step` is the step at work,
@@ -34,31 +34,31 @@ class Task(ABC):
         return own or {"network": module}
 
     @abstractmethod
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name; "loss" is the one to minimise.
 
         Random numbers are drawn through the batch (`batch.normal`, `batch.uniform`, `batch.integers`), from
-        `generator` (on the CPU) and whatever the films are: then a film's numbers do not depend on how a batch is
-        split into parts and among workers, and losses that are means over films give the same curve.
+        `generator` (on the CPU) and whatever the images are: then an image's numbers do not depend on how a batch is
+        split into parts and among workers, and losses that are means over images give the same curve.
         """
 
     def take_seen(self) -> Any:
-        """What `loss` kept of the films it saw in evaluation, given away for `scores`."""
+        """What `loss` kept of the images it saw in evaluation, given away for `scores`."""
         return None
 
     def scores(self, seen: Sequence[Any]) -> dict[str, float]:
-        """Figures over all the films of a validation; `seen` is what `take_seen` gave in each process."""
+        """Figures over all the images of a validation; `seen` is what `take_seen` gave in each process."""
         return {}
 
     @abstractmethod
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """A picture [H, W] in [0, 1] that shows what the network can do on a few films."""
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """A picture [H, W] in [0, 1] that shows what the network can do on a few images."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the network's parts in diffusers' folder layout under `folder`."""
 
 
-def film_grid(rows: list[Tensor]) -> Tensor:
-    """Rows of films [B, 1, H, W] -> one picture [rows * H, B * W]."""
+def image_grid(rows: list[Tensor]) -> Tensor:
+    """Rows of images [B, 1, H, W] -> one picture [rows * H, B * W]."""
     return torch.cat([torch.cat(list(row[:, 0].float().clamp(0, 1)), dim=1) for row in rows], dim=0)

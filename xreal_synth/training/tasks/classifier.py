@@ -1,6 +1,6 @@
-"""The classifier: film -> which of the findings it shows, several at once.
+"""The classifier: image -> which of the findings it shows, several at once.
 
-Shapes: B batch, N films, L findings, H and W film sides.
+Shapes: B batch, N images, L findings, H and W image sides.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
-from xreal_synth.training.films import FilmBatch, FilmSet, degraded
+from xreal_synth.training.images import ImageBatch, TrainingImages, degraded
 from xreal_synth.training.settings.classifier import ClassifierSettings
-from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 _UNKNOWN = -1
 
@@ -42,24 +42,26 @@ def positive_weights(labels_NL: Tensor, known_NL: Tensor, largest: float) -> Ten
     return (negative / positive.clamp_min(1)).clamp(1 / largest, largest)
 
 
-class ClassifierTask(Task):
-    """Trains on films also blurred and made noisy; labels that are not known cost nothing."""
+class ClassifierTask(TrainingTask):
+    """Trains on images also blurred and made noisy; labels that are not known cost nothing."""
 
-    def __init__(self, settings: ClassifierSettings, network: FindingClassifier, films: FilmSet) -> None:
+    def __init__(
+        self, settings: ClassifierSettings, network: FindingClassifier, images: TrainingImages
+    ) -> None:
         self.settings = settings
         self.network = network
         self.module = network
         self.findings = len(network.findings)
         self.weights = positive_weights(
-            films.labels[:, : self.findings], films.known[:, : self.findings], settings.max_weight
+            images.labels[:, : self.findings], images.known[:, : self.findings], settings.max_weight
         )
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean binary cross-entropy of all films and findings, positives weighted; 0 where a label is unknown."""
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean binary cross-entropy of all images and findings, positives weighted; 0 where a label is unknown."""
         training = self.network.training
-        film = degraded(batch, generator) if training else batch.film
-        logits = self.network(film).float()
+        image = degraded(batch, generator) if training else batch.image
+        logits = self.network(image).float()
         labels, known = batch.labels[:, : self.findings], batch.known[:, : self.findings]
         wanted = labels.float() * (1 - self.settings.smoothing) + self.settings.smoothing / 2
         each = functional.binary_cross_entropy_with_logits(
@@ -70,12 +72,12 @@ class ClassifierTask(Task):
         return {"loss": (each * known).mean()}
 
     def take_seen(self) -> list[tuple[Tensor, Tensor]]:
-        """Logits [N, L] and labels [N, L] (-1 unknown) of the films that `loss` saw in evaluation."""
+        """Logits [N, L] and labels [N, L] (-1 unknown) of the images that `loss` saw in evaluation."""
         seen, self.seen = self.seen, []
         return seen
 
     def scores(self, seen: Sequence[list[tuple[Tensor, Tensor]]]) -> dict[str, float]:
-        """Area under the ROC curve of each finding over the films seen, and the mean over findings."""
+        """Area under the ROC curve of each finding over the images seen, and the mean over findings."""
         batches = [batch for part in seen for batch in part]
         logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
         names = self.network.findings
@@ -84,11 +86,11 @@ class ClassifierTask(Task):
         return {**known, "auc": sum(known.values()) / len(known)} if known else {}
 
     @torch.no_grad()
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Films above bars, a finding a bar: white its probability, grey below it where its label is positive."""
-        chances = self.network(batch.film).float().sigmoid()
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Images above bars, a finding a bar: white its probability, grey below it where its label is positive."""
+        chances = self.network(batch.image).float().sigmoid()
         labels = batch.labels[:, : self.findings]
-        return film_grid([batch.film, bars(chances, labels, batch.film.shape[-1])])
+        return image_grid([batch.image, bars(chances, labels, batch.image.shape[-1])])
 
     def save(self, folder: Path) -> None:
         """`classifier/`."""
@@ -108,12 +110,12 @@ def areas(logits_NL: Tensor, labels_NL: Tensor) -> list[float]:
 
 
 def bars(chances_BL: Tensor, labels_BL: Tensor, side: int) -> Tensor:
-    """[B, 1, side, side]: a row of bars a film, as long as the chance; a grey mark where the label is positive."""
+    """[B, 1, side, side]: a row of bars an image, as long as the chance; a grey mark where the label is positive."""
     picture = torch.zeros(len(chances_BL), 1, side, side, device=chances_BL.device)
     height = side // chances_BL.shape[1]
-    for film, (chances, labels) in enumerate(zip(chances_BL, labels_BL, strict=True)):
+    for image, (chances, labels) in enumerate(zip(chances_BL, labels_BL, strict=True)):
         for row, (chance, positive) in enumerate(zip(chances.tolist(), labels.tolist(), strict=True)):
             top, middle = row * height, row * height + height // 2
-            picture[film, 0, top:middle, : round(chance * side)] = 1.0
-            picture[film, 0, middle : top + height - 1, :] = 0.5 if positive else 0.0
+            picture[image, 0, top:middle, : round(chance * side)] = 1.0
+            picture[image, 0, middle : top + height - 1, :] = 0.5 if positive else 0.0
     return picture

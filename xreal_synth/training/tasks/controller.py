@@ -1,6 +1,6 @@
-"""The Anatomy Controller: organ mask -> rough film, in the latents of a trained first stage.
+"""The Anatomy Controller: organ mask -> rough image, in the latents of a trained first stage.
 
-Shapes: B batch, C latent channels, h and w latent sides, H and W film sides.
+Shapes: B batch, C latent channels, h and w latent sides, H and W image sides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from xreal_synth.models.networks.mask_controller import CODE_SCALE, MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings.controller import ControllerSettings
-from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 
 def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder) -> MaskController:
@@ -34,22 +34,22 @@ def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder
     return controller
 
 
-class ControllerTask(Task):
-    """Trains the mask encoder towards the mean latents of films with the same anatomy."""
+class ControllerTask(TrainingTask):
+    """Trains the mask encoder towards the mean latents of images with the same anatomy."""
 
     def __init__(self, settings: ControllerSettings, network: MaskController) -> None:
         self.settings = settings
         self.network = network
         self.module = network
 
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared error of latents plus the mean absolute error of the linearly decoded film."""
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of latents plus the mean absolute error of the linearly decoded image."""
         first_stage = self.network.first_stage
-        wanted = first_stage.encode(batch.film).mean
-        found = self.network.encode(mask_of(batch.codes)).mean.float()
-        film = first_stage.decode_linear(found)
+        wanted = first_stage.encode(batch.image).mean
+        found = self.network.encode(mask_of(batch.label_map)).mean.float()
+        image = first_stage.decode_linear(found)
         latent = functional.mse_loss(found, wanted)
-        pixel = functional.l1_loss(film, batch.film)
+        pixel = functional.l1_loss(image, batch.image)
         return {
             "loss": latent + self.settings.pixel_weight * pixel,
             "latent_mse": latent.detach(),
@@ -57,16 +57,16 @@ class ControllerTask(Task):
         }
 
     @torch.no_grad()
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Three rows: masks, rough films, and the real films of these masks."""
-        mask = mask_of(batch.codes)
-        return film_grid([mask, self.network(mask), batch.film])
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: masks, rough images, and the real images of these masks."""
+        mask = mask_of(batch.label_map)
+        return image_grid([mask, self.network(mask), batch.image])
 
     def save(self, folder: Path) -> None:
         """`anatomy_controller/`."""
         self.network.save_pretrained(folder / "anatomy_controller")
 
 
-def mask_of(codes_BHW: Tensor) -> Tensor:
+def mask_of(label_map_BHW: Tensor) -> Tensor:
     """Organ codes [B, H, W] -> the controller's input [B, 1, H, W], codes divided by 4."""
-    return codes_BHW[:, None].float() / CODE_SCALE
+    return label_map_BHW[:, None].float() / CODE_SCALE

@@ -1,6 +1,6 @@
 """The ControlNet baseline: the denoiser stays as it is, a copy of its encoder learns to follow organ masks.
 
-Shapes: B batch, C latent channels, h and w latent sides, H and W film sides, L labels.
+Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L labels.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
 from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_side, organ_hint
-from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.first_stage import FirstStage
+from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings.controlnet import ControlNetSettings
-from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.controller import mask_of
 from xreal_synth.training.tasks.noise_levels import draw_steps
 from xreal_synth.vocab import NO_FINDING
@@ -48,14 +48,14 @@ def read_denoiser(folder: str) -> TrainedDenoiser:
         raise TrainingError(
             found=f"model.denoiser: {folder!r}: {error}",
             wanted="the folder of a trained denoiser (unet/, tokens/ and scheduler/)",
-            mend="train it first and give its path: --set model.denoiser=OUT/network",
+            hint="train it first and give its path: --set model.denoiser=OUT/network",
         ) from error
     unet.set_attn_processor(AttnProcessor())
     return TrainedDenoiser(unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval(), schedule)
 
 
-class ControlNetTask(Task):
-    """Trains the ControlNet alone, on the fixed encoder's latents of films and their organ masks."""
+class ControlNetTask(TrainingTask):
+    """Trains the ControlNet alone, on the fixed encoder's latents of images and their organ masks."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class ControlNetTask(Task):
             raise TrainingError(
                 found=f"data.findings: {', '.join(findings)}",
                 wanted=f"the denoiser's own, in its order: {', '.join(self.tokens.findings)}",
-                mend="set data.findings to these",
+                hint="set data.findings to these",
             )
         channels = autoencoder.latent_channels
         if self.unet.config.in_channels != channels:
             raise TrainingError(
                 found=f"a denoiser of {self.unet.config.in_channels} latent channels, an autoencoder of {channels}",
                 wanted="the autoencoder that the denoiser was trained on",
-                mend="give both of one training: model.autoencoder and model.denoiser",
+                hint="give both of one training: model.autoencoder and model.denoiser",
             )
         self.latent_shape = (channels, *[image_size // autoencoder.factor] * 2)
         self.controlnet = build_controlnet(self.unet, settings.hint_channels)
@@ -93,13 +93,13 @@ class ControlNetTask(Task):
         for part in (self.module, self.autoencoder, self.unet, self.tokens):
             part.to(device)
 
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction.
 
         In evaluation also that of the denoiser alone (what is to be beaten), and that with each mask mirrored:
         as far as it lies above the loss, the mask is followed.
         """
-        z = self.autoencoder.encode(batch.film).mean
+        z = self.autoencoder.encode(batch.image).mean
         steps = draw_steps(
             self.log_snr, batch, generator,
             mean=self.settings.log_snr_mean, std=self.settings.log_snr_std,
@@ -109,7 +109,7 @@ class ControlNetTask(Task):
         labelled = batch.uniform(1, generator=generator) >= self.settings.null_share
         shown = batch.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
         tokens = self.tokens(batch.labels & labelled.to(z.device))
-        hint = organ_hint(batch.codes, self.hint_side) * shown.to(z.device)
+        hint = organ_hint(batch.label_map, self.hint_side) * shown.to(z.device)
         noisy = self.schedule.add_noise(z, noise, steps)
         velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(z, noise, steps) if velocity else noise
@@ -122,12 +122,14 @@ class ControlNetTask(Task):
         }
 
     @torch.no_grad()
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Four rows: masks, films by the denoiser alone, films that follow the mask, and the real films."""
-        noise = torch.randn((len(batch.film), *self.latent_shape), generator=generator).to(batch.film.device)
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Four rows: masks, images by the denoiser alone, images that follow the mask, and the real images."""
+        noise = torch.randn((len(batch.image), *self.latent_shape), generator=generator).to(
+            batch.image.device
+        )
         free = self._sample(noise, None)
-        steered = self._sample(noise, organ_hint(batch.codes, self.hint_side))
-        return film_grid([mask_of(batch.codes), free, steered, batch.film])
+        steered = self._sample(noise, organ_hint(batch.label_map, self.hint_side))
+        return image_grid([mask_of(batch.label_map), free, steered, batch.image])
 
     def save(self, folder: Path) -> None:
         """`controlnet/`."""
@@ -145,11 +147,11 @@ class ControlNetTask(Task):
         return steered.float()
 
     def _sample(self, noise: Tensor, hint: Tensor | None) -> Tensor:
-        """DDIM without finding and guidance -> films [B, 1, H, W]."""
+        """DDIM without finding and guidance -> images [B, 1, H, W]."""
         z = noise
         tokens = self.tokens.table()[NO_FINDING].to(z.device).expand(len(z), -1, -1)
         self.schedule.set_timesteps(PREVIEW_STEPS)
         for t in self.schedule.timesteps:
             z = self.schedule.step(self._predict(z, t, tokens, hint), t, z).prev_sample
-        film: Tensor = self.autoencoder.decode(z)
-        return film
+        image: Tensor = self.autoencoder.decode(z)
+        return image

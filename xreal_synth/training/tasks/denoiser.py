@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
-from xreal_synth.training.draws import Part
-from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage
+from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings.denoiser import DenoiserSettings
-from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.noise_levels import draw_steps
 from xreal_synth.vocab import NO_FINDING
 
@@ -79,7 +79,7 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
         raise TrainingError(
             found=f"model.init: {str(folder)!r}: {error}",
             wanted="the folder of a trained denoiser (unet/ and tokens/) of this config's sizes",
-            mend="give the path of a run's network/, or the config that the denoiser was trained with",
+            hint="give the path of a run's network/, or the config that the denoiser was trained with",
         ) from error
     strange = [name for name in missing if not name.startswith("add_embedding.")] + list(unexpected)
     if strange:
@@ -87,11 +87,11 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
             where=str(folder),
             found=f"weights that differ from the config's network: {', '.join(strange[:5])}",
             wanted="a denoiser of the same sizes",
-            mend="use the config that the denoiser was trained with",
+            hint="use the config that the denoiser was trained with",
         )
 
 
-class DenoiserTask(Task):
+class DenoiserTask(TrainingTask):
     """UNet and label tokens, trained together on the fixed encoder's latents."""
 
     def __init__(
@@ -118,10 +118,10 @@ class DenoiserTask(Task):
         self.module.to(device)
         self.autoencoder.to(device)
 
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of v or eps over all latent channels, weighted by step where the config says so."""
-        device = batch.film.device
-        z = self.autoencoder.encode(batch.film).mean
+        device = batch.image.device
+        z = self.autoencoder.encode(batch.image).mean
         steps = self.draw_steps(batch, generator)
         noise = batch.normal(*z.shape[1:], generator=generator).to(device)
         kept = batch.uniform(1, generator=generator) >= self.settings.null_share
@@ -137,15 +137,15 @@ class DenoiserTask(Task):
         return {"loss": error.mean(), "loss_t_below_400": late}
 
     @torch.no_grad()
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Four rows of films: no finding, and the first finding with guidance 1, 2 and 4, from the same noise."""
-        shape = (len(batch.film), *self.latent_shape)
-        noise = torch.randn(shape, generator=generator).to(batch.film.device)
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Four rows of images: no finding, and the first finding with guidance 1, 2 and 4, from the same noise."""
+        shape = (len(batch.image), *self.latent_shape)
+        noise = torch.randn(shape, generator=generator).to(batch.image.device)
         table = self.tokens.table()
         first = self.tokens.findings[0]
         asks = [(NO_FINDING, 1.0), (first, 1.0), (first, 2.0), (first, 4.0)]
         rows = [self._sample(noise, table[prompt], table[""], guidance) for prompt, guidance in asks]
-        return film_grid(rows)
+        return image_grid(rows)
 
     def save(self, folder: Path) -> None:
         """`unet/`, `tokens/` and `scheduler/`."""
@@ -163,7 +163,7 @@ class DenoiserTask(Task):
         weights: Tensor = snr.clamp_max(gamma) / scale
         return weights
 
-    def draw_steps(self, batch: FilmBatch | Part, generator: torch.Generator) -> Tensor:
+    def draw_steps(self, batch: ImageBatch | BatchPart, generator: torch.Generator) -> Tensor:
         """[B] steps: mostly by a normal in log signal-to-noise ratio, some uniform over the schedule."""
         settings = self.settings
         return draw_steps(
@@ -174,7 +174,7 @@ class DenoiserTask(Task):
     def _sample(
         self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, steps: int = 25
     ) -> Tensor:
-        """Plain DDIM without control -> films [B, 1, H, W]."""
+        """Plain DDIM without control -> images [B, 1, H, W]."""
         z = noise
         count = len(z)
         both = torch.cat([null.expand(count, -1, -1), tokens.expand(count, -1, -1)]).to(z.device)
@@ -186,5 +186,5 @@ class DenoiserTask(Task):
                 v_null, v_label = self.unet(torch.cat([z, z]), t, both).sample.float().chunk(2)
                 v = v_null + guidance * (v_label - v_null)
             z = self.schedule.step(v, t, z).prev_sample
-        film: Tensor = self.autoencoder.decode(z)
-        return film
+        image: Tensor = self.autoencoder.decode(z)
+        return image

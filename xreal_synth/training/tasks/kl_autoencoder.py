@@ -1,6 +1,6 @@
 """The paper's first stage: an AutoencoderKL with L1, gradient, perceptual and small KL losses, and a patch critic.
 
-Shapes: B batch, c film channels inside the network, C latent channels, h and w latent sides, H and W film sides.
+Shapes: B batch, c image channels inside the network, C latent channels, h and w latent sides, H and W image sides.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.adversary import PatchCritic, adversarial_terms
-from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.losses import gradient_loss
 from xreal_synth.training.perceptual import load_perceptual
 from xreal_synth.training.settings.kl import KlSettings
-from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 GREY_LEVELS = 255
 
@@ -26,8 +26,8 @@ def build_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
     """A fresh network in the layout of the published checkpoints: attention in the middle block alone."""
     levels = len(settings.channels)
     network: AutoencoderKL = AutoencoderKL(
-        in_channels=settings.film_channels,
-        out_channels=settings.film_channels,
+        in_channels=settings.image_channels,
+        out_channels=settings.image_channels,
         latent_channels=settings.latent_channels,
         block_out_channels=settings.channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -52,13 +52,13 @@ def started_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
         raise TrainingError(
             found=f"model.init: {settings.init!r}: {error}",
             wanted="the folder of an AutoencoderKL of this config's sizes",
-            mend="give the path of a run's network/vae, or the sizes that it was trained with",
+            hint="give the path of a run's network/vae, or the sizes that it was trained with",
         ) from error
     return network
 
 
-class KlAutoencoderTask(Task):
-    """Trains encoder and decoder to give films back through a Gaussian bottleneck."""
+class KlAutoencoderTask(TrainingTask):
+    """Trains encoder and decoder to give images back through a Gaussian bottleneck."""
 
     def __init__(self, settings: KlSettings, network: AutoencoderKL) -> None:
         self.settings = settings
@@ -74,18 +74,18 @@ class KlAutoencoderTask(Task):
         if self.perceptual is not None:
             self.perceptual.to(device)
 
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses."""
-        return self.losses(self._shown(batch.film), batch, generator)
+        return self.losses(self._shown(batch.image), batch, generator)
 
-    def losses(self, given_BcHW: Tensor, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses of the film that comes out against the batch's, for `given` going in.
+    def losses(self, given_BcHW: Tensor, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of the image that comes out against the batch's, for `given` going in.
 
-        Sampled latents in training, mean latents in evaluation. The KL divergence is summed over a film's latents
-        and divided by the number of the film's values, so that `kl_weight` means what it does where both losses
+        Sampled latents in training, mean latents in evaluation. The KL divergence is summed over an image's latents
+        and divided by the number of the image's values, so that `kl_weight` means what it does where both losses
         are sums.
         """
-        settings, wanted = self.settings, batch.film
+        settings, wanted = self.settings, batch.image
         posterior = self.network.encode(given_BcHW).latent_dist
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         z = mean
@@ -115,20 +115,20 @@ class KlAutoencoderTask(Task):
         return {"loss": total, **figures}
 
     @torch.no_grad()
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Three rows: films, films given back, and ten times the error."""
-        found = self.given_back(self._shown(batch.film))
-        return film_grid([batch.film, found, (found - batch.film) * 10 + 0.5])
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: images, images given back, and ten times the error."""
+        found = self.given_back(self._shown(batch.image))
+        return image_grid([batch.image, found, (found - batch.image) * 10 + 0.5])
 
     def given_back(self, given_BcHW: Tensor) -> Tensor:
-        """What the network makes of an input through its mean latents -> films [B, 1, H, W]."""
+        """What the network makes of an input through its mean latents -> images [B, 1, H, W]."""
         mean = self.network.encode(given_BcHW).latent_dist.mean
-        film: Tensor = self.network.decode(mean).sample.float().mean(dim=1, keepdim=True)
-        return film
+        image: Tensor = self.network.decode(mean).sample.float().mean(dim=1, keepdim=True)
+        return image
 
     def save(self, folder: Path) -> None:
         """`vae/`."""
         self.network.save_pretrained(folder / "vae")
 
-    def _shown(self, film_B1HW: Tensor) -> Tensor:
-        return film_B1HW.expand(-1, self.settings.film_channels, -1, -1)
+    def _shown(self, image_B1HW: Tensor) -> Tensor:
+        return image_B1HW.expand(-1, self.settings.image_channels, -1, -1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xreal_synth.training.draws import Part
-from xreal_synth.training.films import FilmBatch
+from xreal_synth.training.draws import BatchPart
+from xreal_synth.training.images import ImageBatch
 
 
 def draw_steps(
     log_snr_T: Tensor,
-    batch: FilmBatch | Part,
+    batch: ImageBatch | BatchPart,
     generator: torch.Generator,
     *,
     mean: float,

@@ -1,6 +1,6 @@
-"""The segmenter: film -> organ codes.
+"""The segmenter: image -> organ codes.
 
-Shapes: B batch, N organ codes (background first), H and W film sides.
+Shapes: B batch, N organ codes (background first), H and W image sides.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch.nn import functional
 from xreal_synth.models.networks.mask_controller import CODE_SCALE
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
-from xreal_synth.training.films import FilmBatch, degraded
+from xreal_synth.training.images import ImageBatch, degraded
 from xreal_synth.training.losses import soft_dice_loss
 from xreal_synth.training.settings.segmenter import SegmenterSettings
-from xreal_synth.training.tasks.base import Task, film_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 ORGANS = ("left_lung", "right_lung", "heart", "aorta")
 
@@ -32,29 +32,29 @@ def build_segmenter(settings: SegmenterSettings) -> OrganSegmenter | PyramidSegm
     return network
 
 
-class SegmenterTask(Task):
-    """Trains on films also blurred and made noisy, since generated films differ from real ones so."""
+class SegmenterTask(TrainingTask):
+    """Trains on images also blurred and made noisy, since generated images differ from real ones so."""
 
     def __init__(self, settings: SegmenterSettings, network: OrganSegmenter | PyramidSegmenter) -> None:
         self.settings = settings
         self.network = network
         self.module = network
 
-    def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy plus soft Dice; in evaluation also each organ's Dice."""
-        film = degraded(batch, generator) if self.network.training else batch.film
-        logits = self.network(film).float()
-        loss = functional.cross_entropy(logits, batch.codes) + soft_dice_loss(logits, batch.codes)
+        image = degraded(batch, generator) if self.network.training else batch.image
+        logits = self.network(image).float()
+        loss = functional.cross_entropy(logits, batch.label_map) + soft_dice_loss(logits, batch.label_map)
         if self.network.training:
             return {"loss": loss}
-        return {"loss": loss, **dice_per_organ(logits.argmax(dim=1), batch.codes)}
+        return {"loss": loss, **dice_per_organ(logits.argmax(dim=1), batch.label_map)}
 
     @torch.no_grad()
-    def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Three rows: films, the outlines found drawn on them, and the given masks."""
-        found = self.network(batch.film).argmax(dim=1)
-        drawn = torch.where(outline(found)[:, None], torch.ones_like(batch.film), batch.film)
-        return film_grid([batch.film, drawn, batch.codes[:, None].float() / CODE_SCALE])
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: images, the outlines found drawn on them, and the given masks."""
+        found = self.network(batch.image).argmax(dim=1)
+        drawn = torch.where(outline(found)[:, None], torch.ones_like(batch.image), batch.image)
+        return image_grid([batch.image, drawn, batch.label_map[:, None].float() / CODE_SCALE])
 
     def save(self, folder: Path) -> None:
         """`segmenter/`."""
@@ -62,7 +62,7 @@ class SegmenterTask(Task):
 
 
 def dice_per_organ(found_BHW: Tensor, wanted_BHW: Tensor) -> dict[str, Tensor]:
-    """Codes found and wanted [B, H, W] -> each organ's Dice, averaged over the films that have it wanted."""
+    """Codes found and wanted [B, H, W] -> each organ's Dice, averaged over the images that have it wanted."""
     scores = {}
     for code, organ in enumerate(ORGANS, start=1):
         found, wanted = found_BHW == code, wanted_BHW == code
@@ -73,9 +73,9 @@ def dice_per_organ(found_BHW: Tensor, wanted_BHW: Tensor) -> dict[str, Tensor]:
     return scores
 
 
-def outline(codes_BHW: Tensor) -> Tensor:
+def outline(label_map_BHW: Tensor) -> Tensor:
     """[B, H, W] bool: pixels where the code differs from the one to the right or below."""
-    edge = torch.zeros_like(codes_BHW, dtype=torch.bool)
-    edge[:, :-1] |= codes_BHW.diff(dim=1) != 0
-    edge[:, :, :-1] |= codes_BHW.diff(dim=2) != 0
+    edge = torch.zeros_like(label_map_BHW, dtype=torch.bool)
+    edge[:, :-1] |= label_map_BHW.diff(dim=1) != 0
+    edge[:, :, :-1] |= label_map_BHW.diff(dim=2) != 0
     return edge

@@ -1,0 +1,173 @@
+"""What a job takes along to the cluster: the recipe and the files it names, nothing else. No Ray here.
+
+A whole working directory would take checkpoints, data and secrets with it, or leave out, by somebody's
+.gitignore, the very bundle that is meant. The package itself is in the nodes' image.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from xreal_synth.errors import EngineError
+from xreal_synth.models.bundle_file import TEXT_PARTS
+from xreal_synth.models.describe import shipped_bundles
+from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.quality import FILES, check_file
+from xreal_synth.recipe.schema import MasksSource, Recipe
+from xreal_synth.storage import is_remote, local_folder
+
+LIMIT_BYTES: Final = 500 << 20
+"""What Ray takes as a working directory."""
+
+CODE: Final = "xreal_synth"
+_PACKAGE: Final = Path(__file__).parents[1]
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_PACKED = (".safetensors", ".png", ".jpg", ".jpeg", ".tar", ".parquet")
+"""Endings of files that do not get smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPackage:
+    """Files by their path on the nodes; `notes` tell what could not be proven."""
+
+    recipe: PurePosixPath
+    files: dict[PurePosixPath, Path]
+    bytes: int
+    notes: tuple[str, ...]
+
+    def write(self, out: Path) -> None:
+        """A zip with the same bytes for the same files, so that Ray uploads it once."""
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, path in sorted(self.files.items()):
+                entry = zipfile.ZipInfo(str(name), _EPOCH)
+                entry.external_attr = 0o644 << 16
+                whole = path.suffix.lower() in _PACKED
+                entry.compress_type = zipfile.ZIP_STORED if whole else zipfile.ZIP_DEFLATED
+                with archive.open(entry, "w", force_zip64=True) as target, path.open("rb") as source:
+                    while chunk := source.read(1 << 20):
+                        target.write(chunk)
+
+
+def pack_job(
+    recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, code: bool = False,
+    also: Sequence[tuple[str, str]] = (),
+) -> JobPackage:  # fmt: skip
+    """What the nodes need of `folder`, from which the recipe's relative paths count.
+
+    `on_nodes` says that absolute paths outside of it are on every node; `code` takes this very package along; `also`
+    are further paths, each with the option that names it.
+    Raises EngineError if a node could not find what the recipe names, or for more than Ray takes.
+    """
+    folder = folder.resolve()
+    name = _inside(file.resolve(), folder)
+    if name is None:
+        raise EngineError(
+            where=str(file), found=f"outside of the working directory {folder}", wanted="a recipe inside it",
+            hint="give the recipe's folder with --working-dir",
+        )  # fmt: skip
+    files, notes = {name: file.resolve()}, []
+    for where, given in (*_named(recipe), *also):
+        path = local_folder(given)
+        inside = _inside((folder / path).resolve(), folder)
+        if inside is None or path.is_absolute():
+            notes.append(_elsewhere(where, given, on_nodes))
+        else:
+            files |= _below(folder, inside, where)
+    if code:
+        skipped = {"__pycache__"}
+        files |= {
+            PurePosixPath(CODE) / path.relative_to(_PACKAGE): path
+            for path in _PACKAGE.rglob("*")
+            if path.is_file() and not skipped & set(path.parts)
+        }
+        notes.append("the nodes run the package that is installed here, not their own")
+    size = sum(path.stat().st_size for path in files.values())
+    if size > LIMIT_BYTES:
+        raise _too_large(files, size)
+    return JobPackage(name, files, size, tuple(notes))
+
+
+def text_paths(text_encoder: str | None, vocab: str | None, folder: Path) -> list[tuple[str, str]]:
+    """What a driver needs to encode prompts, for `pack`: the two parts of a folder, or a checkpoint and its vocabulary.
+
+    Raises EngineError for what a driver elsewhere could not read.
+    """
+    if text_encoder is None:
+        return []
+    given = ("--text-encoder", text_encoder)
+    if is_remote(text_encoder):
+        raise EngineError(
+            where=given[0], found=text_encoder, wanted="a path: text encoders are not fetched from storage",
+            hint="take one along from below --working-dir; name one that lies on every node, with --on-nodes; or "
+            "convert with --keep-text-encoder: a bundle may lie on storage with its own",
+        )  # fmt: skip
+    here = folder / Path(text_encoder).expanduser()
+    if here.is_file() and vocab is None:
+        raise EngineError(
+            where=given[0], found=f"{text_encoder} is a file, and no --vocab goes with it",
+            wanted="its vocabulary too: a node has no cache of it", hint="add --vocab vocab.txt",
+        )  # fmt: skip
+    if here.is_dir() and vocab is None:
+        return [(given[0], str(Path(text_encoder) / part)) for part in TEXT_PARTS]
+    return [given] if vocab is None else [given, ("--vocab", vocab)]
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Local files and folders that the recipe names, with the setting that does."""
+    if not is_remote(recipe.bundle) and recipe.bundle not in shipped_bundles():
+        yield "bundle", recipe.bundle
+    source = recipe.anatomy.source
+    if isinstance(source, MasksSource) and not is_remote(source.masks.path):
+        yield "anatomy.source.masks.path", source.masks.path
+    if isinstance(source, ImagesSource) and not is_remote(source.images.path):
+        yield "anatomy.source.images.path", source.images.path
+    for check, key in FILES.items():
+        given = check_file(recipe.quality, check)
+        if given is not None:
+            yield f"quality.checks.{check}.{key}", given
+
+
+def _inside(path: Path, folder: Path) -> PurePosixPath | None:
+    return PurePosixPath(path.relative_to(folder)) if path.is_relative_to(folder) else None
+
+
+def _elsewhere(where: str, given: str, on_nodes: bool) -> str:
+    if not on_nodes:
+        raise EngineError(
+            where=where,
+            found=f"{given} is on this machine, and nothing says that the nodes have it",
+            wanted="a shipped bundle, an s3:// or gs:// URI, or a relative path below the working directory, "
+            "which is taken along",
+            hint="give it so; or, if every node has it at this very path (a mount, the image), say --on-nodes",
+        )
+    return f"{where}: {given} is taken to be on every node; actors compare hashes before anything is made"
+
+
+def _below(folder: Path, inside: PurePosixPath, where: str) -> dict[PurePosixPath, Path]:
+    start = folder / inside
+    found = [start] if start.is_file() else sorted(path for path in start.rglob("*") if path.is_file())
+    if not found:
+        raise EngineError(where=where, found=f"nothing at {start}", wanted="a file or a folder with files")
+    return {PurePosixPath(path.relative_to(folder)): path for path in found}
+
+
+def _too_large(files: dict[PurePosixPath, Path], size: int) -> EngineError:
+    folders: dict[str, int] = {}
+    for name, path in files.items():
+        folders[name.parts[0]] = folders.get(name.parts[0], 0) + path.stat().st_size
+    largest = sorted(folders.items(), key=lambda item: -item[1])[:3]
+    return EngineError(
+        found=f"{megabytes(size)} to take along: "
+        + ", ".join(f"{name} {megabytes(part)}" for name, part in largest),
+        wanted=f"at most {megabytes(LIMIT_BYTES)}, which is what Ray takes",
+        hint="put the large ones onto s3://, into the nodes' image, or onto a mount that they share (--on-nodes)",
+    )
+
+
+def megabytes(size: int) -> str:
+    """`1,234 MB`."""
+    return f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,159 @@
+"""The networks that judge images: a segmenter and a classifier that no training and no gate has used.
+
+They lie in `evaluator_networks/` beside this file, with `evaluators.json`, which lists their files' sizes and hashes. A folder
+of the same layout with evaluators trained on other images can be given instead:
+
+`xreal-synth train segmenter evaluator-segmenter ...`, `xreal-synth train classifier evaluator-classifier ...`,
+`python -m xreal_synth.training.export --segmenter RUN --classifier RUN FOLDER`,
+`python -m xreal_synth.evaluation.evaluators FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from xreal_synth.errors import BundleError, XrealError
+from xreal_synth.models.load import WEIGHTS, network_from
+from xreal_synth.storage import LocalStore, sha256_bytes, sha256_file
+from xreal_synth.types import GreyImage
+
+SHIPPED_EVALUATORS: Final = Path(__file__).parent / "evaluator_networks"
+EVALUATORS_FILE: Final = "evaluators.json"
+PARTS: Final = ("segmenter", "classifier")
+FILES: Final = tuple(f"{part}/{name}" for part in PARTS for name in ("config.json", WEIGHTS))
+
+
+class _EvaluatorFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _EvaluatorsFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format_version: Literal[1] = 1
+    files: dict[Literal[FILES], _EvaluatorFile]  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluators:
+    """Both networks, ready; `sha256` is of evaluators.json, which holds the hashes of all files."""
+
+    segmenter: Any
+    classifier: Any
+    findings: tuple[str, ...]
+    sha256: str
+    device: torch.device
+
+    def batch(self, images: list[GreyImage]) -> Tensor:
+        """uint8 images [H, W] of one size -> [B, 1, H, W] in [0, 1] on the evaluators' device."""
+        grey = np.stack(images).astype(np.float32) / 255.0
+        return torch.from_numpy(grey)[:, None].to(self.device)
+
+
+def load_evaluators(folder: Path | None = None, device: torch.device | str = "cpu") -> Evaluators:
+    """The shipped evaluators, or those in `folder`, with hashes checked; raises BundleError."""
+    root = folder or SHIPPED_EVALUATORS
+    text = _read(root / EVALUATORS_FILE)
+    try:
+        record = _EvaluatorsFile.model_validate_json(text)
+    except ValidationError as error:
+        raise BundleError(
+            where=str(root / EVALUATORS_FILE),
+            found="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+            wanted="sizes and hashes of the evaluators' files",
+            hint="write it again: python -m xreal_synth.evaluation.evaluators FOLDER",
+        ) from error
+    for name in FILES:
+        _check_file(root / name, record.files.get(name))
+    networks = [network_from(part, root / part / "config.json", root / part / WEIGHTS) for part in PARTS]
+    segmenter, classifier = (network.eval().requires_grad_(False).to(device) for network in networks)
+    return Evaluators(
+        segmenter=segmenter,
+        classifier=classifier,
+        findings=tuple(_findings(classifier)),
+        sha256=sha256_bytes(text),
+        device=torch.device(device),
+    )
+
+
+def write_evaluators(folder: Path) -> None:
+    """Writes evaluators.json for the networks in `folder`; raises BundleError if a file is missing."""
+    files = {}
+    for name in FILES:
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(
+                where=str(path),
+                found="missing",
+                wanted=f"the files {', '.join(FILES)}",
+                hint="export both networks into the folder (python -m xreal_synth.training.export)",
+            )
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    text = json.dumps({"format_version": 1, "files": files}, indent=1) + "\n"
+    LocalStore(folder).replace(EVALUATORS_FILE, text.encode())
+
+
+def _findings(classifier: nn.Module) -> list[str]:
+    return list(classifier.config["findings"])  # type: ignore[index]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            where=str(path),
+            found=f"cannot be read: {error}",
+            wanted="a folder of evaluator networks",
+            hint="leave --evaluators out to use the shipped ones, or see `python -m xreal_synth.evaluation.evaluators -h`",
+        ) from error
+
+
+def _check_file(path: Path, entry: _EvaluatorFile | None) -> None:
+    if entry is None or not path.is_file() or path.stat().st_size != entry.bytes:
+        found = "not listed in evaluators.json" if entry is None else "missing or of another size"
+    elif sha256_file(path) != entry.sha256:
+        found = "not the file that evaluators.json was written for"
+    else:
+        return
+    raise BundleError(
+        where=str(path),
+        found=found,
+        wanted="the evaluator networks as they were shipped",
+        hint="install the package again; for evaluators of your own, write evaluators.json again",
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m xreal_synth.evaluation.evaluators",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folder", type=Path, help="holds segmenter/ and classifier/; evaluators.json is written"
+    )
+    given = parser.parse_args()
+    try:
+        write_evaluators(given.folder)
+        evaluators = load_evaluators(given.folder)
+    except XrealError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{given.folder}: evaluators of {', '.join(evaluators.findings)}; sha256 {evaluators.sha256}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Images made from cases, once: a folder keeps them, so that figures can be redone without sampling."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from PIL import Image
+
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask
+from xreal_synth.errors import DatasetError
+from xreal_synth.evaluation.cases import Case, CaseReader
+from xreal_synth.evaluation.stage_watch import StageWatch
+from xreal_synth.models.describe import BundleInfo, prompt_for
+from xreal_synth.models.load import LoadedBundle
+from xreal_synth.sampling.groups import TWIN, sample_groups
+from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob
+from xreal_synth.storage import LocalStore
+from xreal_synth.types import GreyImage, Mask, SamplingSettings
+
+VARIANT: Final = "v0"
+IDENTITY: Final = "images.json"
+SECONDS: Final = "seconds.json"
+_CHUNK: Final = 8
+"""Micro-batches between two entries in the record of seconds."""
+
+
+class GeneratedFolder:
+    """Generated images by case: `images/NUMBER-h.png`, `-v0.png`, and `made/NUMBER.json` last, which says what they are.
+
+    `images.json` states what made them; another identity in the same folder is refused.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._store = LocalStore(folder)
+        self.folder = folder
+        record = json.loads(json.dumps(identity))
+        if not self._store.put_if_absent(IDENTITY, _text(record)):
+            self._check_identity(record)
+
+    def has(self, case: Case) -> bool:
+        """Whether the case's images are made; raises DatasetError if they were made with other boxes."""
+        key = f"made/{case.index:06d}.json"
+        if not self._store.exists(key):
+            return False
+        if self._store.read_bytes(key) != _text(_request(case)):
+            raise DatasetError(
+                where=str(self.folder / key),
+                found="images of the same row with other findings or boxes",
+                wanted=f"what is asked for now: {json.dumps(_request(case))}",
+                hint="give --images another folder: the data or the placement has changed",
+            )
+        return True
+
+    def add(self, case: Case, images: GroupImages) -> None:
+        for member, image in images.images.items():
+            self._store.replace(_image_key(case, member), _png(image))
+        self._store.replace(f"made/{case.index:06d}.json", _text(_request(case)))
+
+    def twin(self, case: Case) -> GreyImage:
+        """The healthy twin uint8 [H, W]; raises DatasetError if its file cannot be read."""
+        return self._image(_image_key(case, TWIN))
+
+    def labelled(self, case: Case) -> GreyImage:
+        """The image with the case's findings; the twin where there are none."""
+        return self._image(_image_key(case, VARIANT if case.findings else TWIN))
+
+    def add_seconds(self, images: int, edits: int, watch: StageWatch) -> None:
+        """Adds to the record of time spent."""
+        record = self._time()
+        record["images"] += images
+        record["edits"] += edits
+        for clock, spent in (("wall", watch.seconds), ("core", watch.core_seconds)):
+            for stage, seconds in spent.items():
+                record[clock][stage] = record[clock].get(stage, 0.0) + seconds
+        self._store.replace(SECONDS, _text(record))
+
+    def seconds(self, clock: Literal["wall", "core"] = "wall") -> dict[str, float]:
+        """Seconds per image and stage over all images that were timed; stage B is per finding.
+
+        `core` counts CPU seconds; it is empty on other devices. Both are empty before any image.
+        """
+        record = self._time()
+        images, edits = record["images"], record["edits"]
+        counts = {"stage B": max(edits, 1), "decode": images + edits, "encode": images + edits}
+        return {stage: spent / counts.get(stage, images) for stage, spent in record[clock].items()}
+
+    def _time(self) -> dict[str, Any]:
+        none: dict[str, Any] = {"images": 0, "edits": 0, "wall": {}, "core": {}}
+        if not self._store.exists(SECONDS):
+            return none
+        found: dict[str, Any] = json.loads(self._store.read_bytes(SECONDS))
+        return found if found.keys() == none.keys() else none
+
+    def _check_identity(self, now: dict[str, Any]) -> None:
+        try:
+            former = json.loads(self._store.read_bytes(IDENTITY))
+            other = [
+                f"{key} {former.get(key)!r}, now {now[key]!r}" for key in now if former.get(key) != now[key]
+            ]
+        except (ValueError, AttributeError) as error:
+            other = [f"{IDENTITY} cannot be read: {error}"]
+        if other:
+            raise DatasetError(
+                where=str(self.folder),
+                found="images made otherwise: " + "; ".join(other),
+                wanted="images made with these settings",
+                hint="give --images another folder, or the former settings again",
+            )
+
+    def _image(self, key: str) -> GreyImage:
+        try:
+            with Image.open(io.BytesIO(self._store.read_bytes(key))) as image:
+                return np.asarray(image.convert("L"))
+        except (OSError, SyntaxError) as error:
+            raise DatasetError(
+                where=str(self.folder / key),
+                found=f"cannot be read: {error}",
+                wanted="an image that was made here",
+                hint="give --images another folder",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What images are made with."""
+
+    info: BundleInfo
+    model: LoadedBundle
+    settings: SamplingSettings
+    seed: int
+    micro_batch: int
+
+
+def generate_images(
+    maker: Maker,
+    cases: Sequence[Case],
+    reader: CaseReader,
+    folder: GeneratedFolder,
+    on_images: Callable[[int], None] = lambda images: None,
+) -> None:
+    """Makes the images that the folder does not have yet: every case's twin, and the image with its findings."""
+    todo = []
+    for case in cases:
+        if folder.has(case):
+            on_images(members(case))
+        else:
+            todo.append(case)
+    size = _CHUNK * maker.micro_batch
+    for start in range(0, len(todo), size):
+        chunk = todo[start : start + size]
+        watch = StageWatch(maker.model)
+        jobs = [_job(maker, case, reader.read(case.row).mask) for case in chunk]
+        made = sample_groups(
+            watch, maker.settings, jobs, micro_batch=maker.micro_batch, noise=watch.noise, on_batch=on_images
+        )
+        for case, images in zip(chunk, made, strict=True):
+            folder.add(case, images)
+        folder.add_seconds(len(chunk), sum(len(case.findings) for case in chunk), watch)
+
+
+def members(case: Case) -> int:
+    """How many images a case has made."""
+    return 1 + bool(case.findings)
+
+
+def image_seconds(per_stage: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of a healthy image and of one with a finding (its twin included) from seconds per stage."""
+    twin = sum(per_stage.get(stage, 0.0) for stage in ("controller", "encode", "stage A", "decode"))
+    edit = sum(per_stage.get(stage, 0.0) for stage in ("encode", "stage B", "decode"))
+    return {"healthy image": twin, "image with a finding": twin + edit} if per_stage else {}
+
+
+def _job(maker: Maker, case: Case, mask: Mask) -> GroupJob:
+    info = maker.info
+    edits = []
+    for finding in case.findings:
+        region = region_mask(finding, mask)
+        alpha = feather(region, FEATHER_SHARE * info.image_size)
+        edits.append(Edit(region, prompt_for(info, (finding.name,)), alpha))
+    made = (MemberJob(VARIANT, tuple(edits)),) if edits else ()
+    return GroupJob(maker.seed, case.index, 0, mask, info.healthy_prompt, made)
+
+
+def _request(case: Case) -> dict[str, Any]:
+    return {"image": case.name, "findings": [asdict(finding) for finding in case.findings]}
+
+
+def _image_key(case: Case, member: str) -> str:
+    return f"images/{case.index:06d}-{member}.png"
+
+
+def _png(image: GreyImage) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()

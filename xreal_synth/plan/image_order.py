@@ -1,0 +1,118 @@
+"""Which real image each group shows: images that the group's row can use, in turn, in constant time.
+
+Row r can use n_r images. Group i shows the image at place i mod n_r of the row's list, in the folder's order
+(`listed`) or in a permutation drawn anew for every n_r groups (`shuffled`): a row shows no image twice within
+n_r groups that follow one another and begin at a multiple of n_r.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.anatomy.image_folder import ImageFolder, RealImage
+from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.findings import FindingRow
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.seeds import stream
+from xreal_synth.vocab import FINDINGS, NO_FINDING
+
+_KEPT: Final = 64
+
+
+class ImageOrder:
+    """The images of each findings row, and the image of each group.
+
+    Raises RecipeError, with a problem for every row that no image can serve or that needs organ masks which
+    its images do not have.
+    """
+
+    def __init__(self, recipe: Recipe, folder: ImageFolder) -> None:
+        source = recipe.anatomy.source
+        assert isinstance(source, ImagesSource), "images come from a folder of images"
+        self._seed, self._shuffled = recipe.seed, source.images.order == "shuffled"
+        self.rows = tuple(
+            tuple(number for number, image in enumerate(folder.images) if _usable(row, image))
+            for row in recipe.findings
+        )
+        self._drawn: OrderedDict[tuple[int, int], npt.NDArray[np.int64]] = OrderedDict()
+        problems = [
+            problem
+            for i, row in enumerate(recipe.findings)
+            for problem in _problems(i, row, [folder.images[number] for number in self.rows[i]])
+        ]
+        if problems:
+            raise RecipeError("recipe", problems)
+
+    def image(self, row: int, index: int) -> int:
+        """The number in the folder of a group's image."""
+        images = self.rows[row]
+        turn, place = divmod(index, len(images))
+        return images[int(self._permutation(row, turn, len(images))[place]) if self._shuffled else place]
+
+    def _permutation(self, row: int, turn: int, images: int) -> npt.NDArray[np.int64]:
+        drawn = self._drawn.get((row, turn))
+        if drawn is None:
+            drawn = stream(self._seed, turn, 0, "films", row).permutation(images)
+            self._drawn[row, turn] = drawn
+            if len(self._drawn) > _KEPT:
+                self._drawn.popitem(last=False)
+        return drawn
+
+
+def _usable(row: FindingRow, image: RealImage) -> bool:
+    """Whether the image has what the row's edit is about, and is healthy where the row asks for that."""
+    if row.images == "healthy" and (NO_FINDING not in image.row.labels or image.own):
+        return False
+    edit = row.edit
+    if edit is None:
+        return True
+    own = {box.name for box in image.own}
+    wanted = edit.uses_own and not any(edit.removes(name) for name in own)
+    return not wanted and (edit.add is None or any(edit.adds(place.name) for place in image.places))
+
+
+def _problems(i: int, row: FindingRow, images: list[RealImage]) -> list[Problem]:
+    if not images:
+        return [_none_usable(i, row)]
+    bare = sum(not image.row.mask for image in images)
+    keys = _drawing(row)
+    if not bare or not keys:
+        return []
+    return [
+        Problem(
+            f"findings[{i}].{key}",
+            f"{bare} of {len(images)} images have no organ mask",
+            "one for each image: places are drawn in its lungs",
+            "make masks with xreal-synth prepare, give a fixed box, or take these images out",
+        )
+        for key in keys
+    ]
+
+
+def _none_usable(i: int, row: FindingRow) -> Problem:
+    if row.edit is None:
+        return Problem(
+            f"findings[{i}].images", "no image is labelled No Finding and has no box", "one at least",
+            "take images: any, or add a labels column to manifest.csv",
+        )  # fmt: skip
+    healthy = " that is labelled No Finding" if row.images == "healthy" else ""
+    return Problem(
+        f"findings[{i}].edit", f"no image{healthy} has a box of such a finding", "one at least",
+        "give anatomy.source.images.boxes (or places), or name other findings",
+    )  # fmt: skip
+
+
+def _drawing(row: FindingRow) -> list[str]:
+    """The row's keys that need an organ mask: drawn places, and regions that follow an organ."""
+    keys = [
+        f"{path}[{number}]"
+        for path, labels in row.kinds
+        for number, label in enumerate(labels)
+        if label.box is None or FINDINGS[label.name].region != "box"
+    ]
+    return [*keys, "edit.move"] if row.edit is not None and row.edit.draws else keys
