@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.recipe.digest import digested_settings
+from xreal_synth.recipe.digest import digested_settings, findings_rows
 from xreal_synth.recipe.json_schema import json_schema
 from xreal_synth.recipe.load import recipe_from_text
 from xreal_synth.recipe.resolve import resolve_sampling
@@ -73,7 +73,7 @@ BAD = [
     ("findings[3].edit.resize.scale=[0.8, 0.5]", "findings[3].edit.resize.scale", "0.8", "rising", ""),
     ("findings[3].edit.resize.scale=[0.1, 1]", "findings[3].edit.resize.scale", "0.1", "0.25 to 4", ""),
     ("findings[0].images=sick", "findings[0].images", "sick", "any, healthy", ""),
-    ("anatomy.source={images: {boxes: b.csv}}", "anatomy.source.images.path", "not given", "Folder with the images", ""),
+    ("anatomy.source={images: {boxes: b.csv}}", "anatomy.source.images.path", "not given", "Folder with", ""),
     ("anatomy.source.images.order=random", "anatomy.source.images.order", "random", "shuffled, listed", ""),
     ("anatomy.source.images.fit=x", "anatomy.source.images.fit", "unknown key", "path, boxes", ""),
     ("anatomy.source.images.places=null", "findings[3].edit.add", "without places", "boxes", "labels"),
@@ -109,6 +109,8 @@ def test_digested_settings_of_real_images_make_the_recipe_again() -> None:
     document = settings() | {"name": "images", "anatomies": 3, "bundle": "xreal-tiny"}
     document["output"] = {"uri": "out/images", "shard_samples": 64}
     document["anatomy"]["source"]["images"]["path"] = "images/"  # type: ignore[index]
+    assert document["findings"][0]["films"] == "healthy", "the key that older digests have"
+    document["findings"] = findings_rows(document)
     again = Recipe.model_validate(document)
     assert again.findings == recipe_from_text(IMAGES).findings
     assert settings("anatomy.source.images.content=" + "f" * 64) == settings()

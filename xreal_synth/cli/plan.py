@@ -103,8 +103,8 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     if run.sampling.upscale_steps is not None:
         facts.add_row(
             "upscaling",
-            f"to {run.delivered_size} x {run.delivered_size}: {run.sampling.upscale_steps} evaluations of the upscaler for "
-            "each image made (not in the device time)",
+            f"to {run.delivered_size} x {run.delivered_size}: {run.sampling.upscale_steps} evaluations of the "
+            "upscaler for each image made (not in the device time)",
         )
     facts.add_row("quality", _quality(run.quality))
     for device, seconds in guess.device_seconds.items():

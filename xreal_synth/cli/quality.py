@@ -59,8 +59,8 @@ def index(
         )
     LocalStore(out.parent).replace(out.name, write_index(made))
     console.print(
-        f"{len(made.names):,} images in {out}; images nearer than {made.threshold:.2f} grey levels (RMS) to one of them "
-        "are called copies",
+        f"{len(made.names):,} images in {out}; images nearer than {made.threshold:.2f} grey levels (RMS) to one of "
+        "them are called copies",
         markup=False,
     )
 

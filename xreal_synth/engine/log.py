@@ -106,7 +106,8 @@ def _words(name: str, reported: dict[str, Any]) -> str:
             f"digest {reported['digest'][:12]}"
         )
     if name == "run_ended":
-        ended = f"ended with exit code {reported['exit_code']}: {reported['generated_images']} images in {reported['seconds']:.0f} s"
+        images, seconds = reported["generated_images"], reported["seconds"]
+        ended = f"ended with exit code {reported['exit_code']}: {images} images in {seconds:.0f} s"
         message = f"; {reported['message']}" if reported["message"] else ""
         return f"{ended}, {reported['shards_done']} of {reported['shards_total']} shards done{message}"
     if name == "run_failed":

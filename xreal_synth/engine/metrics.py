@@ -102,8 +102,8 @@ RETRIED = Metric("shards_retried", "counter", "Shards that failed and went back 
 QUARANTINED = Metric("shards_quarantined", "counter", "Shards given up.")
 LOST = Metric("actors_lost", "counter", "Actors that died, hung or could not start.")
 RUN = (
-    IMAGES_PER_S, IMAGES, SHARDS, ACTORS, IMAGES_GENERATED, ACCEPTED, DROPPED, REJECTED, BYTES, SHARD_SECONDS, BOOT_SECONDS,
-    RETRIED, QUARANTINED, LOST,
+    IMAGES_PER_S, IMAGES, SHARDS, ACTORS, IMAGES_GENERATED, ACCEPTED, DROPPED, REJECTED, BYTES, SHARD_SECONDS,
+    BOOT_SECONDS, RETRIED, QUARANTINED, LOST,
 )  # fmt: skip
 """The driver's."""
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from xreal_synth.engine.own_prompts import ENCODER, encoder_in, with_table
 from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.recipe.digest import differences
-from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.recipe.digest import differences, findings_rows
+from xreal_synth.recipe.load import LoadedRecipe, in_todays_words
 from xreal_synth.recipe.quality import place_files
 from xreal_synth.recipe.resolve import written_sampling
 from xreal_synth.recipe.schema import Compute, Recipe, Split
@@ -46,6 +46,7 @@ def reopen(
     document |= {
         "name": head.name,
         "anatomies": anatomies,
+        "findings": findings_rows(head.settings),
         "bundle": bundle or _bundle_of(text) or head.bundle.name,
     }
     document["quality"] = quality = deepcopy(document.get("quality", {}))
@@ -75,7 +76,7 @@ def reopen(
 def recipe_text(store: Store) -> str:
     """The recipe kept with the dataset, an empty text where there is none."""
     try:
-        return store.read_bytes(RECIPE).decode()
+        return in_todays_words(store.read_bytes(RECIPE).decode())
     except (StorageError, UnicodeDecodeError):
         return ""
 

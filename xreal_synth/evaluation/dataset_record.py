@@ -32,18 +32,18 @@ NOTES: Final = (
     "Dice: the requested organ mask against the evaluator segmenter's on the image; `real`: real images' own masks.",
     "AUC and F1 (at one half) are the evaluator classifier's, of the findings it knows; images labelled 0 are the "
     "negatives, unknown labels are left out. macro-F1 and AUC without a finding are means over findings.",
-    "Distances, precision, recall, density, coverage (5 nearest neighbours of other groups): generated images against the "
-    "split's real images; `real`: other real images (named above; judges may have been trained on them) against the "
-    "same ones, at equal numbers. They hang on how often each finding is there, which a recipe chooses and a "
-    "hospital does not.",
+    "Distances, precision, recall, density, coverage (5 nearest neighbours of other groups): generated images against "
+    "the split's real images; `real`: other real images (named above; evaluators may have been trained on them) "
+    "against the same ones, at equal numbers. They hang on how often each finding is there, which a recipe chooses and "
+    "a hospital does not.",
     f"Frechet distance is stated for a finding from {LEAST_FOR_FRECHET} images a side, precision to coverage from "
     f"{LEAST_FOR_MANIFOLD}. FID and KID are stated only with Inception's weights from a file.",
     "Sharpness: power over the split's real images in the upper half of the frequencies. MS-SSIM between images: of "
     "pairs of one finding, lower is more diverse.",
     "Flagged and accepted: what the dataset's gate says, where it had one. Refused images are stored nowhere, so the "
     "other figures are of delivered images.",
-    "Intervals: 95%, bootstrap by group of generated images (by patient where their masks or images came from real ones) "
-    "and by patient of real ones; of distances a jackknife; of acceptance Wilson's.",
+    "Intervals: 95%, bootstrap by group of generated images (by patient where their masks or images came from real "
+    "ones) and by patient of real ones; of distances a jackknife; of acceptance Wilson's.",
 )
 
 

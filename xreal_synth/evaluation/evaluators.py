@@ -1,7 +1,7 @@
 """The networks that judge images: a segmenter and a classifier that no training and no gate has used.
 
-They lie in `evaluator_networks/` beside this file, with `evaluators.json`, which lists their files' sizes and hashes. A folder
-of the same layout with evaluators trained on other images can be given instead:
+They lie in `evaluator_networks/` beside this file, with `evaluators.json`, which lists their files' sizes and hashes.
+A folder of the same layout with evaluators trained on other images can be given instead:
 
 `xreal-synth train segmenter evaluator-segmenter ...`, `xreal-synth train classifier evaluator-classifier ...`,
 `python -m xreal_synth.training.export --segmenter RUN --classifier RUN FOLDER`,
@@ -116,7 +116,8 @@ def _read(path: Path) -> bytes:
             where=str(path),
             found=f"cannot be read: {error}",
             wanted="a folder of evaluator networks",
-            hint="leave --evaluators out to use the shipped ones, or see `python -m xreal_synth.evaluation.evaluators -h`",
+            hint="leave --evaluators out to use the shipped ones, or see "
+            "`python -m xreal_synth.evaluation.evaluators -h`",
         ) from error
 
 

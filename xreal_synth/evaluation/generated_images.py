@@ -31,7 +31,7 @@ _CHUNK: Final = 8
 
 
 class GeneratedFolder:
-    """Generated images by case: `images/NUMBER-h.png`, `-v0.png`, and `made/NUMBER.json` last, which says what they are.
+    """Generated images by case: `images/NUMBER-h.png`, `-v0.png`, and `made/NUMBER.json` last: what they are.
 
     `images.json` states what made them; another identity in the same folder is refused.
     """

@@ -19,8 +19,8 @@ SHARPNESS: Final = (0.7, 1.3)
 SECONDS: Final = {"branch": 2.0, "reference": 10.0}
 
 NOTES: Final = (
-    "Generated images show all findings of their image, one after another; a twin shows none. `real` is what real images "
-    "reach by the same measure.",
+    "Generated images show all findings of their image, one after another; a twin shows none. `real` is what real "
+    "images reach by the same measure.",
     "Dice: requested mask against the evaluator segmenter's. MS-SSIM: to the real image of the same mask.",
     "Kernel distance (KID's estimator) and Frechet distance are in the evaluator classifier's features, made "
     "against real images; `real`: as many training images against the same real images.",

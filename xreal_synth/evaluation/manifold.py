@@ -1,7 +1,7 @@
 """Precision, recall, density and coverage of generated images among real ones (Naeem et al., ICML 2020).
 
-An image's ball reaches to its k-th nearest image of its own set. Images of one patient, or of one group of generated images
-(a twin and its variants), would make balls small without saying anything, so a ball's neighbours are images of
+An image's ball reaches to its k-th nearest image of its own set. Images of one patient, or of one group of generated
+images (a twin and its variants), would make balls small without saying anything, so a ball's neighbours are images of
 other groups; where every image is a group of its own this is the published definition.
 """
 
@@ -28,8 +28,8 @@ class Manifold:
     """What each image contributes; the figures are the means.
 
     `precision` [N]: 1 where a generated image lies in a real image's ball. `density` [N]: in how many it lies, over k.
-    `recall` [M]: 1 where a real image lies in a generated image's ball. `coverage` [M]: 1 where a generated image lies in
-    the real image's ball.
+    `recall` [M]: 1 where a real image lies in a generated image's ball. `coverage` [M]: 1 where a generated image lies
+    in the real image's ball.
     """
 
     precision: Array

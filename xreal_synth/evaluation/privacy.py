@@ -1,4 +1,4 @@
-"""Are generated images copies of training images? An audit that an image moved a little, or lighter or darker, does not escape.
+"""An audit for copies of training images, moved a little or in another exposure too, among generated images.
 
 Two distances to the nearest training image. `pixels`: the middle 7/8 of the one image is held against every such window
 of the other, moved by up to 1/16 of the side either way in steps of 1/64, both reduced to 28 x 28 means, less their
@@ -7,8 +7,8 @@ correlation r. `features`: between the evaluator classifier's features, each les
 and divided by its deviation; that network looks at every image less its own mean and divided by its own deviation.
 
 The threshold of a distance is the 0.1st percentile (linear between ranks) of this sample: for every training image
-its distance to the nearest training image of another patient, one number an image. A generated image nearer than that to a
-training image, by either distance, is listed as a copy. Validation images, whose patients are not in the training
+its distance to the nearest training image of another patient, one number an image. A generated image nearer than that
+to a training image, by either distance, is listed as a copy. Validation images, whose patients are not in the training
 images, are counted the same way: what they reach is chance. Smooth images lie nearer to all images by `pixels`, so an
 image that is listed should be looked at.
 

@@ -85,7 +85,7 @@ def draw_pairs(
     *,
     columns: int = 6,
 ) -> None:
-    """Blocks of two rows: generated images above their nearest training images, distances over their thresholds below."""
+    """Blocks of two rows: generated images above their nearest training images, distances over thresholds below."""
     cells = [
         _cell(audit, pair, made[pair.key], image, name)
         for pair, image, name in zip(pairs, training, names, strict=True)

@@ -127,8 +127,8 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     one.InstanceNumber = 1 if key.member == "h" else 2 * int(key.member[1:]) + 1 + _MEMBERS[key.member[0]]
     one.ImageComments = comment(meta, split, reported)[:LARGEST_COMMENT]
     one.DerivationDescription = (
-        f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle}, recipe digest {meta.digest}, "
-        f"key {meta.key}."
+        f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle}, recipe digest "
+        f"{meta.digest}, key {meta.key}."
     )
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.kinds import shown
@@ -20,6 +20,8 @@ from xreal_synth.recipe.quality import digested_quality
 from xreal_synth.recipe.schema import Compute, MasksSource, Recipe
 from xreal_synth.types import QualitySettings, SamplingSettings
 
+ON_DISK: Final = {"images": "films"}
+"""Keys of a findings row as datasets have them, by today's name: their digests stay."""
 _ABSENT = object()
 
 
@@ -47,6 +49,7 @@ def digested_settings(
             "compute": set(Compute.model_fields) - {"micro_batch", "precision"},
         },
     )
+    dumped["findings"] = _renamed(dumped["findings"], ON_DISK)
     dumped["sampling"] = asdict(sampling)
     gate = quality or QualitySettings("none", recipe.quality.max_attempts)
     dumped["quality"] = digested_quality(gate)
@@ -61,6 +64,16 @@ def digested_settings(
     settings = _set_only(dumped)
     assert isinstance(settings, dict)
     return settings
+
+
+def findings_rows(settings: Mapping[str, object]) -> object:
+    """The findings rows of digested settings, as a recipe has them."""
+    rows = settings.get("findings")
+    return _renamed(rows, {old: new for new, old in ON_DISK.items()}) if isinstance(rows, list) else rows
+
+
+def _renamed(rows: list[Any], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{names.get(key, key): value for key, value in row.items()} for row in rows]
 
 
 def _by_content(source: dict[str, Any], kind: str, content: str | None) -> None:

@@ -133,10 +133,15 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
     return f"{shown(value)}: {error['msg']}", _meaning(path), ""
 
 
+RENAMED: Final = {"samples": "anatomies", "films": "images"}
+"""Keys by the names that they had before."""
+
+
 def _unknown_key(path: Path) -> tuple[str, str, str]:
     key, parent = str(path[-1]), _generic(path[:-1])
     allowed = known_keys().get(parent, ())
-    hint = near(key, allowed)
+    today = RENAMED.get(key)
+    hint = f"write `{today}`: so the key is called now" if today in allowed else near(key, allowed)
     if not hint:
         homes = [".".join(place).replace(".[]", "[]") for place, keys in known_keys().items() if key in keys]
         hint = f"`{key}` belongs in `{homes[0]}`" if homes and homes[0] else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,12 @@ class LoadedRecipe:
 
     recipe: Recipe
     text: str
+
+
+def in_todays_words(text: str) -> str:
+    """The text of a recipe kept with a dataset, with the keys that had another name when it was written."""
+    text = re.sub(r"(?m)^samples:", "anatomies:", text)
+    return re.sub(r"\bfilms:(?=\s*(any|healthy)\b)", "images:", text)
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), output: str | None = None) -> LoadedRecipe:

@@ -12,6 +12,7 @@ import jinja2
 import yaml
 
 from xreal_synth.models.describe import BundleInfo
+from xreal_synth.recipe.digest import ON_DISK
 from xreal_synth.recipe.edits import EditRule
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import HUB_SPLITS, SHARDS
@@ -144,7 +145,7 @@ def _row_in_words(row: Mapping[str, Any]) -> str:
     kinds = [kind.get("labels") for kind in row.get("variants") or []] or [row.get("labels")]
     painted = [" + ".join(_label_in_words(label) for label in labels) for labels in kinds if labels]
     reported += [" / ".join(painted)] if painted else []
-    healthy = " (on images without finding)" if row.get("images") == "healthy" else ""
+    healthy = " (on images without finding)" if row.get(ON_DISK["images"]) == "healthy" else ""
     return (" + ".join(reported) or "no finding") + healthy
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from xreal_synth.errors import StorageError
 from xreal_synth.shards.head import DatasetHead
@@ -54,15 +54,19 @@ class EvaluationRow:
     finding: str | None = None
 
 
+_IMAGES: Final = Field(validation_alias=AliasChoices("images", "films"))
+"""The key's name, and the one that older files have."""
+
+
 @dataclass(frozen=True, slots=True)
 class _GeneratedJson:
-    images: int | None = None
+    images: Annotated[int | None, _IMAGES] = None
     digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _RealJson:
-    images: int | None = None
+    images: Annotated[int | None, _IMAGES] = None
     split: str | None = None
 
 

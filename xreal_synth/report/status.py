@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from xreal_synth.errors import DatasetError, RecipeError, StorageError
-from xreal_synth.recipe.load import recipe_from_text
+from xreal_synth.recipe.load import in_todays_words, recipe_from_text
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import QUARANTINE, RECORDS, SHARDS, quarantine_key, shards_in, stem_of
 from xreal_synth.shards.note import read_note
@@ -88,6 +88,6 @@ def _failed(store: Store, head: DatasetHead, shard: int) -> FailedShard:
 
 def _in_recipe(text: str) -> int | None:
     try:
-        return recipe_from_text(text).anatomies
+        return recipe_from_text(in_todays_words(text)).anatomies
     except RecipeError:
         return None

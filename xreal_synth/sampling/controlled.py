@@ -139,7 +139,7 @@ def free_stage(model: SamplerModel, guide: Guide, rule: Rule, noise: BatchNoise)
 def pathology_from_noise(
     model: SamplerModel, x_BCHW: Tensor, m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise
 ) -> tuple[Tensor, list[Tensor]]:
-    """Stage B of `reference` and `paper`: an image and its region [B, 1, h, w] -> the image's z0 and stage B's states."""
+    """Stage B of `reference` and `paper`: an image, its region [B, 1, h, w] -> the image's z0, stage B's states."""
     z0 = encode_scaled(model, x_BCHW, noise("b.posterior") if rule.posterior == "sample" else None)
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:

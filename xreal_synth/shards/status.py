@@ -95,7 +95,7 @@ class StatusReader:
         head, note = read_head(self._store), read_note(self._store)
         damaged = self._read_records(head)
         seen = list(self._seen.values())
-        groups_total = note.groups if note else asked_groups(self._store) or _recipe_samples(self._store)
+        groups_total = note.groups if note else asked_groups(self._store) or _recipe_groups(self._store)
         shards_total = None if groups_total is None else -(-groups_total // head.shard_samples)
         last = max([one.at for one in seen] + ([note.at] if note else []), default=None)
         done = shards_total is not None and len(seen) >= shards_total and self._store.exists(INDEX)
@@ -170,14 +170,14 @@ def _shard_of(key: str, head: DatasetHead) -> int | None:
     return stem.shard if stem is not None and stem.name == head.name else None
 
 
-def _recipe_samples(store: Store) -> int | None:
+def _recipe_groups(store: Store) -> int | None:
     """Groups as the recipe's file has them; an override that a run was given does not show."""
     try:
         recipe = yaml.safe_load(store.read_bytes(RECIPE))
     except (StorageError, yaml.YAMLError, UnicodeDecodeError):
         return None
-    samples = recipe.get("anatomies") if isinstance(recipe, dict) else None
-    return samples if isinstance(samples, int) and samples > 0 else None
+    groups = recipe.get("anatomies", recipe.get("samples")) if isinstance(recipe, dict) else None
+    return groups if isinstance(groups, int) and groups > 0 else None
 
 
 def _state(
