@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from object_store import ObjectStore, serving
 from PIL import Image
 
-from xreal_synth.shards.fakes import fake_anatomy
+from xreal_synth.dataset.fakes import fake_anatomy
 
 if TYPE_CHECKING:
     from xreal_synth.engine.chaos.ray_cluster import LocalCluster

@@ -14,11 +14,11 @@ from PIL import Image
 
 from xreal_synth.cli.main import app
 from xreal_synth.engine.fake_backend import FakeImages
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.models.text.prompts import REPORT_WORDS, read_prompts
 from xreal_synth.recipe.load import load_recipe, recipe_from_text
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import claim, open_run
 from xreal_synth.storage import LocalStore
 
 ROOT = Path(__file__).parents[1]

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.cli.main import app
+from xreal_synth.dataset.verify import verify
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.describe import describe, verify_files
 from xreal_synth.models.load import load_bundle
-from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

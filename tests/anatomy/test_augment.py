@@ -13,8 +13,8 @@ from xreal_synth.anatomy.augment import Augmentation, augment, scale_heart
 from xreal_synth.anatomy.measure import bounding_box, lung_box, organ_areas
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.validate import validate_mask
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG
 from xreal_synth.seeds import stream
-from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG
 
 CHEST = schematic_mask(128)
 PINNED = "7b7d8e08529b603e86280762f70713a056b12211cb0320a3c4bf096497d17e41"

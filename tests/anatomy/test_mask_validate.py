@@ -8,8 +8,8 @@ import pytest
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.types import Mask
-from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 
 def _recoded(label_map: dict[int, int]) -> Mask:

@@ -19,8 +19,8 @@ from xreal_synth.anatomy.regions import (
     snap_outward,
 )
 from xreal_synth.anatomy.schematic import schematic_mask
+from xreal_synth.findings import HEART
 from xreal_synth.types import PixelBox, PlacedFinding, Region
-from xreal_synth.vocab import HEART
 
 CHEST = schematic_mask(64)
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xreal_synth.anatomy import fit_bank
 from xreal_synth.anatomy.measure import organ_areas
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, BundleError
 from xreal_synth.seeds import stream
+from xreal_synth.training import fit_bank
 from xreal_synth.types import Mask
 
 COUNT = 40

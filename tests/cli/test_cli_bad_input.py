@@ -171,8 +171,8 @@ def test_a_bundle_without_a_controller(run: Run, tmp_path: Path, bundle: Path) -
 
 
 def test_another_recipes_dataset(run: Run, tmp_path: Path) -> None:
-    from xreal_synth.engine.setup import claim, open_run
     from xreal_synth.recipe.load import load_recipe
+    from xreal_synth.run.setup import claim, open_run
     from xreal_synth.storage import LocalStore
 
     claim(open_run(load_recipe(Path(write(tmp_path)))), LocalStore(tmp_path / "out"), {})

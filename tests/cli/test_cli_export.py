@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset
 from xreal_synth.report.build import build
-from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

@@ -10,10 +10,10 @@ import pytest
 
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.fake_backend import FakeImages
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, claim, open_run
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardRecord
 

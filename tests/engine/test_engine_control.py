@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.tar import read_tar
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.estimate import estimate
-from xreal_synth.engine.reopen import reopen
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, replay, run_shard
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.tar import read_tar
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.reopen import reopen
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, claim, open_run
 from xreal_synth.storage import LocalStore
 
 RECIPE = """

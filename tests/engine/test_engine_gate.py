@@ -15,21 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.engine.attempts import Attempts, next_attempt, plan_group
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import record_key
+from xreal_synth.dataset.tar import read_tar
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.fake_backend import FakeImages
-from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, claim, open_run
-from xreal_synth.engine.stopwatch import Stopwatch
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import RecipeError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import record_key
-from xreal_synth.shards.tar import read_tar
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.attempts import Attempts, next_attempt, plan_group
+from xreal_synth.run.group_job import group_job
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, claim, open_run
+from xreal_synth.run.stopwatch import Stopwatch
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Rejected, ShardRecord
 
@@ -207,8 +207,8 @@ def run_for_attempts(open_fault_run: Callable[..., Run]) -> Run:
 def test_a_copy_index_is_known_by_its_content_and_found_again(
     open_fault_run: Callable[..., Run], tmp_path: Path, fake: Callable[[Run], object]
 ):
-    from xreal_synth.engine.reopen import reopen
     from xreal_synth.quality.copies import build_index, write_index
+    from xreal_synth.run.reopen import reopen
 
     images = {
         sample.meta.key: sample.image for sample in make_group(open_fault_run(), fake(open_fault_run()), 0)

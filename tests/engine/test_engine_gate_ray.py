@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.engine.setup import Run
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.setup import Run
 from xreal_synth.storage import LocalStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("joined_ray")]

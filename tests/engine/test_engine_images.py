@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xreal_synth.anatomy.image_folder import ImageFolder
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import record_key, stem_of
+from xreal_synth.dataset.tar import read_tar
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.reopen import reopen
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, check_before_start, claim, open_run
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import AnatomyError, BundleError, DatasetError
+from xreal_synth.images.folder import ImageFolder
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.report.build import build
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import record_key, stem_of
-from xreal_synth.shards.tar import read_tar
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.reopen import reopen
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, check_before_start, claim, open_run
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample
 
@@ -155,7 +155,7 @@ def test_labels_follow_the_edit(made: tuple[Run, LocalStore]) -> None:
 
 
 def test_verify_finds_a_image_changed_outside_what_is_painted(made: tuple[Run, LocalStore]) -> None:
-    from xreal_synth.shards.agree import group_problems
+    from xreal_synth.dataset.agree import group_problems
 
     _, store = made
     twin, variant = next(
@@ -177,7 +177,7 @@ def test_a_whole_tar_is_adopted_and_one_with_another_real_image_is_not(
     store.delete(record_key("edited-000000"))
     assert read_ledger(run, store, {}, lambda event: None).todo == ()
     store.delete(record_key("edited-000001"))
-    from xreal_synth.shards.tar import write_tar
+    from xreal_synth.dataset.tar import write_tar
 
     first, *rest = samples(store, 1)
     image = first.image.copy()

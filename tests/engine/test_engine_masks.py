@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from xreal_synth.engine.reopen import reopen
-from xreal_synth.engine.setup import Run, check_before_start, open_run
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import DATASET
+from xreal_synth.dataset.seal import sealed
 from xreal_synth.errors import AnatomyError, DatasetError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import DATASET
-from xreal_synth.shards.seal import sealed
+from xreal_synth.run.reopen import reopen
+from xreal_synth.run.setup import Run, check_before_start, open_run
 from xreal_synth.storage import LocalStore
 
 RECIPE = """

@@ -14,14 +14,12 @@ import ray
 import torch
 
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine import ray_submit
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.job_package import JobPackage
-from xreal_synth.engine.own_prompts import encoded, kept, stored_encoder, with_table
 from xreal_synth.engine.ray_actor import ActorConfig, Generator, Ready
-from xreal_synth.engine.reopen import reopen
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, check_before_start, claim, open_run
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import BundleError, ConversionError, DatasetError, RecipeError
 from xreal_synth.jobs.generate import _opened, parser
@@ -31,8 +29,10 @@ from xreal_synth.models.own_prompts import TextSource, encode_own
 from xreal_synth.models.prompt_table import pack, read_about, unpack
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.recipe.load import LoadedRecipe, load_recipe, recipe_from_text
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.own_prompts import encoded, kept, stored_encoder, with_table
+from xreal_synth.run.reopen import reopen
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, check_before_start, claim, open_run
 from xreal_synth.storage import LocalStore, sha256_file
 
 pytest.importorskip("tokenizers")

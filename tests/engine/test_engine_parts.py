@@ -10,17 +10,17 @@ from dataclasses import replace
 
 import pytest
 
-from xreal_synth.engine.attempts import plan_group
+from xreal_synth.dataset.tar import read_tar
 from xreal_synth.engine.expect import images_per_group
-from xreal_synth.engine.fingerprint import fingerprint, fingerprint_differences
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import Advanced, Meter, ShardDone
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.resources import Resources, actor_shape, local_cpus
 from xreal_synth.engine.worker import make_group, replay, run_shard
 from xreal_synth.errors import DatasetError, EngineError, PlacementError, StorageError
 from xreal_synth.recipe.schema import Compute
-from xreal_synth.shards.tar import read_tar
+from xreal_synth.run.attempts import plan_group
+from xreal_synth.run.fingerprint import fingerprint, fingerprint_differences
+from xreal_synth.run.resources import Resources, actor_shape, local_cpus
 from xreal_synth.storage import LocalStore
 
 
@@ -217,7 +217,7 @@ def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, ope
     code = (
         "import sys, json; from pathlib import Path\n"
         "import xreal_synth.engine.worker, xreal_synth.engine.ledger, xreal_synth.engine.fake_backend\n"
-        "from xreal_synth.engine.setup import open_run\n"
+        "from xreal_synth.run.setup import open_run\n"
         "from xreal_synth.recipe.load import load_recipe\n"
         f"open_run(load_recipe(Path({str(recipe)!r})))\n"
         "print(json.dumps([m for m in ('torch', 'ray', 'torchxrayvision') if m in sys.modules]))"

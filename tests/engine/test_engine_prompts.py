@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.group_job import group_job
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run
 from xreal_synth.engine.worker import make_group
 from xreal_synth.errors import BundleError, RecipeError
+from xreal_synth.run.attempts import plan_group
+from xreal_synth.run.group_job import group_job
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run
 
 OpenRun = Callable[..., Run]
 OWN = "findings[1].labels[0].prompt"

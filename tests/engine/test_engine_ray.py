@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import (
     Advanced,
@@ -20,7 +21,6 @@ from xreal_synth.engine.progress import (
 )
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("joined_ray")]

@@ -12,15 +12,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
+from xreal_synth.dataset.tar import read_tar
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.models.bundle_file import BundleFields, Defaults, Prompts
 from xreal_synth.models.convert.assemble import Parts, Stored, write_parts
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.report.contact_sheet import sheet_png
-from xreal_synth.shards.tar import read_tar
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import claim, open_run
 from xreal_synth.storage import LocalStore
 
 SIDE, FACTOR, LATENTS, TOKENS, WIDTH = 96, 8, 4, 5, 12

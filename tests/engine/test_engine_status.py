@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from xreal_synth.dataset.names import PROGRESS, record_key
+from xreal_synth.dataset.note import RunNote, read_note, write_note
+from xreal_synth.dataset.record import record_bytes
+from xreal_synth.dataset.seal import sealed
+from xreal_synth.dataset.status import StatusReader
 from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, Warned
-from xreal_synth.engine.setup import claim
 from xreal_synth.engine.worker import environment, run_shard
-from xreal_synth.shards.names import PROGRESS, record_key
-from xreal_synth.shards.note import RunNote, read_note, write_note
-from xreal_synth.shards.record import record_bytes
-from xreal_synth.shards.seal import sealed
-from xreal_synth.shards.status import StatusReader
+from xreal_synth.run.setup import claim
 from xreal_synth.storage import LocalStore, RemoteStore, Store
 
 NOW = 1_900_000_000.0

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xreal_synth.anatomy.image_folder import ImageFolder
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import record_key
+from xreal_synth.dataset.tar import read_tar
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.reopen import reopen
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import AnatomyError, BundleError
+from xreal_synth.images.folder import ImageFolder
 from xreal_synth.models.describe import describe
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import record_key
-from xreal_synth.shards.tar import read_tar
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.reopen import reopen
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, claim, open_run
 from xreal_synth.storage import LocalStore
 
 RECIPE = """

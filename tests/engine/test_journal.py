@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.runlog import last_lines, run_logs
 from xreal_synth.engine import journal as journal_module
 from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.journal import PART_BYTES, Journal, journal
@@ -29,10 +30,9 @@ from xreal_synth.engine.progress import (
     ShardRetried,
     Warned,
 )
-from xreal_synth.engine.setup import claim
 from xreal_synth.engine.worker import environment
 from xreal_synth.errors import StorageError
-from xreal_synth.shards.runlog import last_lines, run_logs
+from xreal_synth.run.setup import claim
 from xreal_synth.storage import LocalStore, RemoteStore, Store
 
 NOW = 1_900_000_000.25

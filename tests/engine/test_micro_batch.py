@@ -9,8 +9,8 @@ import pytest
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.micro_batch import Trial, find_micro_batch, measure_torch
 from xreal_synth.engine.ray_actor import failure_of
-from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.errors import EngineError
+from xreal_synth.run.resources import Resources, actor_shape
 
 
 def device(rates, memory, room):

@@ -10,7 +10,7 @@ import pytest
 
 from xreal_synth.engine.progress import Event, Warned
 from xreal_synth.engine.ray_head import Head, HeadWatch
-from xreal_synth.engine.resources import Resources
+from xreal_synth.run.resources import Resources
 
 
 class Clock:

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from xreal_synth.cli.main import main
-from xreal_synth.engine.reopen import recipe_text, setting
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.repair import carry_out, open_for_repair, plan_repair
 from xreal_synth.errors import DatasetError
 from xreal_synth.recipe.load import load_recipe
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.reopen import recipe_text, setting
 from xreal_synth.storage import LocalStore
 
 

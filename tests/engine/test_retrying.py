@@ -58,8 +58,8 @@ def test_a_report_that_cannot_be_written_is_reported_with_the_hint(whole_dataset
     """The whole dataset's card, into a place that takes no file."""
     import shutil
 
-    from xreal_synth.shards.finish import finish
-    from xreal_synth.shards.head import read_head
+    from xreal_synth.dataset.finish import finish
+    from xreal_synth.dataset.head import read_head
 
     run = open_fault_run()
     shutil.copytree(whole_dataset, tmp_path / "out")

@@ -17,13 +17,13 @@ from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Flight
 from xreal_synth.engine.progress import Advanced, Event
-from xreal_synth.engine.setup import open_run
 from xreal_synth.engine.simulate.dataset import RECIPE, write_dataset
 from xreal_synth.engine.simulate.run import SimulationRow, simulate
 from xreal_synth.engine.simulate.store import MarkStore
 from xreal_synth.engine.simulate.world import Chances, ShardTimes, World
 from xreal_synth.errors import DatasetError, EngineError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.run.setup import open_run
 from xreal_synth.storage import LocalStore
 
 ROUGH = World(

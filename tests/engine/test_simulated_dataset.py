@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from xreal_synth.cli.main import app
+from xreal_synth.dataset.names import RECORDS, record_key
 from xreal_synth.engine.simulate.dataset import remove_dataset, simulated_shards, write_dataset
 from xreal_synth.engine.simulate.steps import STEPS
 from xreal_synth.errors import XrealError
-from xreal_synth.shards.names import RECORDS, record_key
 from xreal_synth.storage import LocalStore
 
 SHARDS = 12

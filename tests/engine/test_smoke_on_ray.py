@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.progress import ActorLost, ActorUp
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.engine.setup import open_run
 from xreal_synth.recipe.load import load_recipe
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.setup import open_run
 from xreal_synth.storage import LocalStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("joined_ray")]
@@ -30,7 +30,7 @@ DRIVE = """
 import sys
 from pathlib import Path
 from xreal_synth.engine.ray_driver import generate
-from xreal_synth.engine.setup import open_run
+from xreal_synth.run.setup import open_run
 from xreal_synth.recipe.load import load_recipe
 from xreal_synth.storage import LocalStore
 run = open_run(load_recipe(Path(sys.argv[1]), overrides=["compute.actors=1", "sampling.steps=50"]))

@@ -9,12 +9,12 @@ import time
 import pytest
 
 from xreal_synth.engine.fake_backend import FakeImages
-from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.speed.marked import Marked, read_marks
 from xreal_synth.engine.speed.start_up import PARTS, read_start, run_marked
 from xreal_synth.engine.speed.ways import Pass, Task, WaysBench, figures
-from xreal_synth.engine.stopwatch import GATE, MODEL, WAIT
 from xreal_synth.engine.worker import run_shard
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.stopwatch import GATE, MODEL, WAIT
 from xreal_synth.storage import LocalStore
 
 TASK = Task("xreal-tiny", 8, 2, {"quality.profile": "none", "compute.micro_batch": 4})

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from xreal_synth.dataset.record import parse_record, record_bytes
 from xreal_synth.engine import shard_encoder as encoder
 from xreal_synth.engine.fake_backend import FakeImages
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
 from xreal_synth.engine.worker import run_shard
-from xreal_synth.shards.record import parse_record, record_bytes
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
 from xreal_synth.storage import LocalStore
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset
 from xreal_synth.evaluation.evaluators import write_evaluators
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
-from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset, read_head
+from xreal_synth.dataset.names import key_of
+from xreal_synth.dataset.record import build_record
+from xreal_synth.dataset.table import build_table
+from xreal_synth.dataset.tar import TarWriter, encode_sample, read_tar
 from xreal_synth.engine.publish import ShardFiles, publish
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset, read_head
-from xreal_synth.shards.names import key_of
-from xreal_synth.shards.record import build_record
-from xreal_synth.shards.table import build_table
-from xreal_synth.shards.tar import TarWriter, encode_sample, read_tar
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample, ShardPlan
 

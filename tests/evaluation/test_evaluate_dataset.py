@@ -17,16 +17,16 @@ from PIL import Image
 from torchmetrics.functional.classification import binary_auroc, binary_f1_score
 
 from xreal_synth.cli import evaluate_measure
-from xreal_synth.cli.evaluate_source import choose
+from xreal_synth.dataset.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset
+from xreal_synth.dataset.tar import read_tar
 from xreal_synth.evaluation.cases import CaseReader
+from xreal_synth.evaluation.dataset_source import choose
 from xreal_synth.evaluation.evaluators import load_evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
 from xreal_synth.evaluation.inception import fid_inception
 from xreal_synth.evaluation.real_side import PairFinder, real_rows
-from xreal_synth.shards.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.tar import read_tar
 from xreal_synth.storage import LocalStore, sha256_file
 from xreal_synth.types import ImageQuality, Rejected, Sample, ShardPlan, SourceImage
 

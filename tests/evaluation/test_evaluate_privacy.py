@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from xreal_synth.dataset.fakes import fake, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset
 from xreal_synth.evaluation.privacy import MeasuredSet, audit_images, nearest_by_pixels, rate, reduced
 from xreal_synth.export.txrv import SyntheticDataset
-from xreal_synth.shards.fakes import fake, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, ShardPlan
 

@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.fakes import box_finding, fake, fake_head, publish_fakes
+from xreal_synth.dataset.head import open_dataset
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.leak import FEATURES, features, leak
-from xreal_synth.shards.fakes import box_finding, fake, fake_head, publish_fakes
-from xreal_synth.shards.head import open_dataset
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, Sample, ShardPlan
 

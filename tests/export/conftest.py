@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from xreal_synth.shards.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset
+from xreal_synth.dataset.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset
 from xreal_synth.storage import LocalStore, Store
 from xreal_synth.types import PlacedFinding, Sample, ShardPlan, Split
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from xreal_synth import vocab
+from xreal_synth import findings as vocab
+from xreal_synth.dataset.source import open_source
 from xreal_synth.export.coco import run_lengths, write_coco
-from xreal_synth.export.source import open_source
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xreal_synth.dataset.source import open_source
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.croissant import croissant_json
-from xreal_synth.export.source import open_source
 from xreal_synth.storage import LocalStore, RemoteStore
 from xreal_synth.types import Sample
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xreal_synth.dataset.excluded import add_excluded
+from xreal_synth.dataset.images import Counted, each_image
+from xreal_synth.dataset.source import open_source
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.coco import write_coco
 from xreal_synth.export.croissant import croissant_json
-from xreal_synth.export.images import Counted, each_image
-from xreal_synth.export.source import open_source
 from xreal_synth.export.txrv import SyntheticDataset
-from xreal_synth.shards.excluded import add_excluded
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample
 

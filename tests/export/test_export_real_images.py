@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset
+from xreal_synth.dataset.source import Source, open_source
+from xreal_synth.dataset.tar import read_samples
 from xreal_synth.export.coco import write_coco
 from xreal_synth.export.croissant import croissant_json
 from xreal_synth.export.hf import image_row
-from xreal_synth.export.source import Source, open_source
 from xreal_synth.export.txrv import SyntheticDataset
-from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.tar import read_samples
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ExistingFinding, Sample, ShardPlan, SourceImage
 

@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.tar import read_tar
 from xreal_synth.models.describe import describe, prompt_for, verify_files
 from xreal_synth.models.load import load_bundle
-from xreal_synth.shards.tar import read_tar
 
 pytest.importorskip("transformers")
 

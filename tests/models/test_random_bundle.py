@@ -17,6 +17,7 @@ from torch import Tensor
 from xreal_synth.anatomy.sources import BankSource
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
+from xreal_synth.findings import CHEXPERT14
 from xreal_synth.models.convert.architectures import XREAL
 from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.models.load import LoadedBundle, load_bundle
@@ -27,7 +28,6 @@ from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import GreyImage
-from xreal_synth.vocab import CHEXPERT14
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.types import Mask
-from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 
 class EllipseSource:

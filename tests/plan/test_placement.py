@@ -13,12 +13,12 @@ from xreal_synth.anatomy.measure import bounding_box, lung_box
 from xreal_synth.anatomy.regions import organ_region, region_mask
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.errors import PlacementError
+from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG
 from xreal_synth.plan.placement import place
 from xreal_synth.plan.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.types import Mask, PixelBox, PlacedFinding, Side, Zone
-from xreal_synth.vocab import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG
 
 CHEST = schematic_mask(256)
 PRIOR = Prior.load()

@@ -11,9 +11,9 @@ from PIL import Image
 
 from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.errors import PlacementError
-from xreal_synth.plan import fit_prior
+from xreal_synth.findings import FINDINGS
 from xreal_synth.plan.prior import PATH, Lung, Prior
-from xreal_synth.vocab import FINDINGS
+from xreal_synth.training import fit_prior
 
 WITH_BOXES = {
     "Atelectasis", "Effusion", "Infiltration", "Lung Opacity", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

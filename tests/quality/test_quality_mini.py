@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.group_job import group_job
-from xreal_synth.engine.quality import judged_images
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import open_run
 from xreal_synth.quality.checks import JudgedImage
 from xreal_synth.quality.gate import Gate
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.run.attempts import plan_group
+from xreal_synth.run.group_job import group_job
+from xreal_synth.run.quality import judged_images
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import open_run
 
 RECIPE = """
 version: 1

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from report_pages import QUALITY, REFUSED, make, scored
 
-from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset
+from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

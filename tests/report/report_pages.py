@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import read_head
 from xreal_synth.engine.fake_backend import FakeImages
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import read_head
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import claim, open_run
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ImageQuality, Rejected, Sample
 

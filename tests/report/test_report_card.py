@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import DatasetHead, open_dataset
+from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.models.describe import describe
 from xreal_synth.report.card import dataset_card
-from xreal_synth.shards.fakes import fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import DatasetHead, open_dataset
-from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Rejected, ShardPlan
 

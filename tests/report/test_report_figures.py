@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xreal_synth.dataset.fakes import fake_anatomy, fake_head
+from xreal_synth.dataset.table import rejected_schema
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import refusals as refusals_module
 from xreal_synth.report import streamed as streamed_module
@@ -34,8 +36,6 @@ from xreal_synth.report.recipe_words import recipe_in_words
 from xreal_synth.report.refusals import OTHERS, refusals
 from xreal_synth.report.score_words import bound_of, words_for, worst_end
 from xreal_synth.report.streamed import Streamed, stream
-from xreal_synth.shards.fakes import fake_anatomy, fake_head
-from xreal_synth.shards.table import rejected_schema
 from xreal_synth.storage import LocalStore
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from report_pages import Reader, make, read_page
 
-from xreal_synth import vocab
+from xreal_synth import findings as vocab
 from xreal_synth.cli.main import main
+from xreal_synth.dataset.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import open_dataset, read_head
+from xreal_synth.dataset.names import quarantine_key
+from xreal_synth.dataset.seal import sealed
 from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.report import pictures
 from xreal_synth.report.build import build, recipe_text
 from xreal_synth.report.page import MAX_BYTES, report_html
-from xreal_synth.shards.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import open_dataset, read_head
-from xreal_synth.shards.names import quarantine_key
-from xreal_synth.shards.seal import sealed
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ImageQuality, Rejected, ShardPlan, SourceImage
 

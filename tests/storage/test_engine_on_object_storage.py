@@ -14,18 +14,18 @@ import fsspec
 import pytest
 from object_store import BUCKET, KEY_ID, SECRET
 
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.runlog import last_lines, run_logs
+from xreal_synth.dataset.status import StatusReader
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.resources import Resources, actor_shape
-from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.runlog import last_lines, run_logs
-from xreal_synth.shards.status import StatusReader
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, claim, open_run
 from xreal_synth.storage import LocalStore, RemoteStore, Store, sha256_of
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from xreal_synth.anatomy.regions import scale_about_centre
+from xreal_synth.findings import AORTA, BACKGROUND, HEART
 from xreal_synth.types import Mask
-from xreal_synth.vocab import AORTA, BACKGROUND, HEART
 
 _KNOTS = 5
 """Control points a side of the elastic field: bends as broad as a lung, none as fine as a rib."""

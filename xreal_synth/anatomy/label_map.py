@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from xreal_synth.errors import AnatomyError
+from xreal_synth.findings import BACKGROUND, ORGANS
 from xreal_synth.types import Mask
-from xreal_synth.vocab import BACKGROUND, ORGANS
 
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from xreal_synth.findings import HEART, LEFT_LUNG, LUNGS, RIGHT_LUNG
 from xreal_synth.types import Mask, PixelBox
-from xreal_synth.vocab import HEART, LEFT_LUNG, LUNGS, RIGHT_LUNG
 
 
 def bounding_box(region: npt.NDArray[np.bool_]) -> PixelBox | None:

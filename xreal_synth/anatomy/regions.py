@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from xreal_synth.anatomy.measure import bounding_box
+from xreal_synth.findings import HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.types import Mask, PixelBox, PlacedFinding, Region
-from xreal_synth.vocab import HEART, LEFT_LUNG, RIGHT_LUNG
 
 HEART_REGION_SCALE = 1.2
 """The heart's region is the heart this much larger, room for its border to move outward: NIH's Cardiomegaly

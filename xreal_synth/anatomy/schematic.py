@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.types import Mask
-from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 # code, centre x, centre y, half width, half height: shares of the side; painted in this order
 _ORGANS: tuple[tuple[int, float, float, float, float], ...] = (

@@ -27,8 +27,8 @@ from scipy import ndimage, special
 
 from xreal_synth.anatomy.measure import organ_box
 from xreal_synth.errors import BundleError
+from xreal_synth.findings import AORTA, BACKGROUND, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
 from xreal_synth.types import Mask
-from xreal_synth.vocab import AORTA, BACKGROUND, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
 
 FORMAT_VERSION = 1
 MARGIN = 0.15
@@ -174,7 +174,7 @@ def _broken(path: Path, detail: str) -> BundleError:
     return BundleError(
         where=str(path),
         found=f"the mask bank cannot be read ({detail})",
-        wanted="shape_model.json and .safetensors as `python -m xreal_synth.anatomy.fit_bank` writes them",
+        wanted="shape_model.json and .safetensors as `python -m xreal_synth.training.fit_bank` writes them",
         hint="copy the bundle again",
     )
 

@@ -67,8 +67,8 @@ def engine(
     count every thread: where all cores are busy, theirs is the ratio that holds.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # before numpy loads, as Ray has it in an actor of one CPU
-    from xreal_synth.engine.resources import Resources, actor_shape, cpu_count
     from xreal_synth.engine.speed.ways import WAYS, Task, WaysBench, figures
+    from xreal_synth.run.resources import Resources, actor_shape, cpu_count
 
     gpus = _gpus() if sleep is None else 0
     settings: dict[str, object] = {"quality.profile": quality, "compute.precision": precision.value}
@@ -137,7 +137,7 @@ def _gpus() -> int:
 
 
 def _load() -> str:
-    from xreal_synth.engine.resources import cpu_count
+    from xreal_synth.run.resources import cpu_count
 
     if not hasattr(os, "getloadavg"):
         return f"{cpu_count()} cores"

@@ -38,8 +38,8 @@ def leak(
     0.5: it cannot. The probe is told the region, and judges each group by the others. The dataset gets leak.json,
     which its report shows; it needs `pairs: {twin: true, sham: SHARE}`.
     """
+    from xreal_synth.dataset.names import LEAK
     from xreal_synth.evaluation.leak import leak as measure
-    from xreal_synth.shards.names import LEAK
 
     with made_source(dataset) as source, bars() as report:
         figures = measure((image.sample for image in generated_images(source, report)), count, seed)

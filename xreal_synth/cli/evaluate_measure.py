@@ -17,8 +17,8 @@ from xreal_synth.cli.generated_images import open_real
 from xreal_synth.errors import DatasetError
 
 if TYPE_CHECKING:
-    from xreal_synth.cli.evaluate_source import ChosenShards
     from xreal_synth.evaluation.dataset import DatasetFigures
+    from xreal_synth.evaluation.dataset_source import ChosenShards
     from xreal_synth.evaluation.evaluators import Evaluators
     from xreal_synth.evaluation.inception import InceptionFeatures
     from xreal_synth.evaluation.real_side import RealRows, RealSide
@@ -157,7 +157,7 @@ def open_bench(
 
 def open_datasets(uris: Sequence[str], most: int) -> list[ChosenShards]:
     """The datasets' shards; raises DatasetError, also where datasets have images of different sizes."""
-    from xreal_synth.cli.evaluate_source import choose
+    from xreal_synth.evaluation.dataset_source import choose
 
     chosen = [choose(uri, most) for uri in uris]
     if len({one.size for one in chosen}) > 1:

@@ -28,12 +28,12 @@ from xreal_synth.cli.generated_images import (
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
-    from xreal_synth.anatomy.manifest import ImageRow
+    from xreal_synth.dataset.source import Source
     from xreal_synth.evaluation.cases import CaseReader
     from xreal_synth.evaluation.evaluators import Evaluators
     from xreal_synth.evaluation.privacy import Audit, CopyPair, MeasuredSet
     from xreal_synth.evaluation.run import Report
-    from xreal_synth.export.source import Source
+    from xreal_synth.images.manifest import ImageRow
     from xreal_synth.types import GreyImage
 
 PRIVACY = "privacy.json"
@@ -186,7 +186,7 @@ def _draw(source: Source, audit: Audit, training: _RealSide, sheet: Path, report
 
 
 def _quarantine(source: Source, audit: Audit) -> int:
-    from xreal_synth.shards.excluded import add_excluded
+    from xreal_synth.dataset.excluded import add_excluded
 
     return add_excluded(
         source.store, {pair.key: f"near a training image: {_reason(audit, pair)}" for pair in audit.copies}

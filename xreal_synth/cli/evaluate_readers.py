@@ -26,12 +26,12 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 from xreal_synth.errors import DatasetError
 
 if TYPE_CHECKING:
-    from xreal_synth.anatomy.manifest import ImageRow
+    from xreal_synth.dataset.source import Source
     from xreal_synth.evaluation.readers import Candidate, Kit
     from xreal_synth.evaluation.readers_figures import Analysis
     from xreal_synth.evaluation.readers_files import Reading
     from xreal_synth.evaluation.run import Report
-    from xreal_synth.export.source import Source
+    from xreal_synth.images.manifest import ImageRow
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
@@ -197,8 +197,8 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
 
 
 def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, Sequence[Candidate]]:
+    from xreal_synth.dataset.source import shard_table, without_excluded
     from xreal_synth.evaluation.readers import REAL, Candidate
-    from xreal_synth.export.source import shard_table, without_excluded
 
     made: dict[str, list[Candidate]] = {}
     for name, source in sources.items():
@@ -229,9 +229,9 @@ def _images(
     kit: Kit, sources: Mapping[str, Source], store: Store, split: str, report: Report
 ) -> list[GreyImage]:
     """The kit's images, all of the synthetic ones' size."""
-    from xreal_synth.anatomy.manifest import BadImage
     from xreal_synth.evaluation.cases import CaseReader
     from xreal_synth.evaluation.readers import REAL
+    from xreal_synth.images.manifest import BadImage
 
     found: dict[tuple[str, str], GreyImage] = {}
     for name, source in sources.items():

@@ -156,7 +156,7 @@ def _made(dataset: str, settings: StudySettings, report: Report) -> tuple[Labell
 
     from xreal_synth.evaluation.utility import LabelledImages
     from xreal_synth.evaluation.utility_images import resized
-    from xreal_synth.vocab import TXRV18
+    from xreal_synth.findings import TXRV18
 
     label_set = "txrv18" if settings.finding in TXRV18 else "chexpert14"
     images, positive, groups, content = [], [], [], hashlib.sha256()
@@ -185,8 +185,8 @@ def _real(
     manifest: str, splits: tuple[str, str], settings: StudySettings, report: Report
 ) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
     """Training images, test images, and what manifest they are of."""
-    from xreal_synth.anatomy.manifest import MANIFEST
     from xreal_synth.evaluation.utility_images import apart, read_labelled
+    from xreal_synth.images.manifest import MANIFEST
     from xreal_synth.storage import sha256_bytes
 
     store = open_real(manifest)
@@ -233,7 +233,7 @@ def _counts(images: LabelledImages) -> dict[str, int]:
 
 
 def _finding(name: str) -> str:
-    from xreal_synth.vocab import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
+    from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
 
     found = image_label(name)
     if found is None or found == NO_FINDING:

@@ -16,8 +16,8 @@ from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 from xreal_synth.errors import StorageError
 
 if TYPE_CHECKING:
-    from xreal_synth.export.images import Counted, OnImage
-    from xreal_synth.export.source import Source
+    from xreal_synth.dataset.images import Counted, OnImage
+    from xreal_synth.dataset.source import Source
 
 
 class Format(StrEnum):
@@ -62,8 +62,8 @@ def export(
 
     Shards without a record, or not as it says, are left out and listed; the exit code is then 3.
     """
+    from xreal_synth.dataset.source import open_source
     from xreal_synth.export.place import free_path, left_behind
-    from xreal_synth.export.source import open_source
     from xreal_synth.storage import open_store
 
     path = free_path(out)
@@ -133,11 +133,11 @@ def _dicom(source: Source, path: Path, on_image: OnImage) -> Counted:
 
 
 def _hf(source: Source, path: Path, on_image: OnImage) -> Counted:
+    from xreal_synth.dataset.names import CARD, SHEET
     from xreal_synth.export.hf import write_hf
     from xreal_synth.export.place import whole_folder
     from xreal_synth.report.build import recipe_text
     from xreal_synth.report.card import dataset_card
-    from xreal_synth.shards.names import CARD, SHEET
 
     with whole_folder(path) as folder:
         counted = write_hf(source, folder, on_image)

@@ -56,7 +56,7 @@ def generate(
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
     run = open_recipe(recipe, overrides, output, text_encoder, vocab)
-    from xreal_synth.engine.setup import require_placeable
+    from xreal_synth.run.setup import require_placeable
 
     require_placeable(run, str(recipe))
     from xreal_synth.cli.progress import RunDisplay

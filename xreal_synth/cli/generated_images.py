@@ -13,9 +13,9 @@ from xreal_synth.cli.options import notes
 from xreal_synth.errors import DatasetError, TrainingError
 
 if TYPE_CHECKING:
+    from xreal_synth.dataset.source import Source
+    from xreal_synth.dataset.tar import TarSample
     from xreal_synth.evaluation.run import Report
-    from xreal_synth.export.source import Source
-    from xreal_synth.shards.tar import TarSample
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
@@ -38,7 +38,7 @@ RealOption = Annotated[
 
 def open_real(manifest: str) -> Store:
     """The folder of a manifest.csv; raises TrainingError for another file."""
-    from xreal_synth.anatomy.manifest import MANIFEST
+    from xreal_synth.images.manifest import MANIFEST
     from xreal_synth.storage import open_store
 
     folder, _, name = manifest.rpartition("/")
@@ -54,7 +54,7 @@ def open_real(manifest: str) -> Store:
 @contextmanager
 def made_source(dataset: str) -> Iterator[Source]:
     """The finished shards of a dataset; what is left out of them is told at the end."""
-    from xreal_synth.export.source import open_source
+    from xreal_synth.dataset.source import open_source
     from xreal_synth.storage import open_store
 
     source = open_source(open_store(dataset))
@@ -76,7 +76,7 @@ def check_synthetic(source: Source, why: str) -> None:
 
 def images_named(source: Source, keys: set[str], report: Report, what: str) -> dict[str, GreyImage]:
     """The images of these keys, from the shards that hold them; raises DatasetError where one is not to be had."""
-    from xreal_synth.shards.names import parse_key
+    from xreal_synth.dataset.names import parse_key
 
     shards = {parse_key(key, key)[0] // source.head.shard_samples for key in keys}
     records = tuple(record for record in source.records if record.shard in shards)
@@ -101,6 +101,6 @@ def generated_images(
     source: Source, report: Report, what: str = "reading generated images"
 ) -> Iterator[TarSample]:
     """Every image of the shards, one in memory at a time."""
-    from xreal_synth.export.images import Counted, each_image
+    from xreal_synth.dataset.images import Counted, each_image
 
     yield from each_image(source, Counted(), lambda done, total: report(what, 1, total))

@@ -13,9 +13,9 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xreal_synth.engine.own_prompts import Encode
-    from xreal_synth.engine.setup import Run
     from xreal_synth.models.describe import BundleInfo
+    from xreal_synth.run.own_prompts import Encode
+    from xreal_synth.run.setup import Run
 
 console = Console(highlight=False, soft_wrap=False)
 notes = Console(stderr=True, highlight=False)
@@ -64,9 +64,9 @@ def open_recipe(
     vocab: Path | None = None,
 ) -> Run:
     """Reads and checks everything that needs neither torch nor Ray: recipe, bundle, mask source."""
-    from xreal_synth.engine.own_prompts import stored_encoder
-    from xreal_synth.engine.setup import open_run
     from xreal_synth.recipe.load import load_recipe
+    from xreal_synth.run.own_prompts import stored_encoder
+    from xreal_synth.run.setup import open_run
     from xreal_synth.storage import is_remote, open_store
 
     loaded = load_recipe(recipe, overrides=overrides or (), output=output)

@@ -26,8 +26,8 @@ from xreal_synth.cli.options import (
 
 if TYPE_CHECKING:
     from xreal_synth.engine.estimate import CostEstimate
-    from xreal_synth.engine.setup import Run
     from xreal_synth.plan.probe import ProbeReport
+    from xreal_synth.run.setup import Run
     from xreal_synth.types import QualitySettings
 
 

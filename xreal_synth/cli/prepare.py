@@ -14,8 +14,8 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.training.prepare.choose import SplitRule
-    from xreal_synth.training.prepare.command import PrepareTask, Report
+    from xreal_synth.prepare.choose import SplitRule
+    from xreal_synth.prepare.command import PrepareTask, Report
 
 EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
@@ -144,10 +144,10 @@ def prepare(
     """
     import torch
 
-    from xreal_synth.training.prepare.choose import Choice
-    from xreal_synth.training.prepare.command import PrepareTask
-    from xreal_synth.training.prepare.found import FolderColumns
-    from xreal_synth.training.prepare.images import Shape
+    from xreal_synth.prepare.choose import Choice
+    from xreal_synth.prepare.command import PrepareTask
+    from xreal_synth.prepare.found import FolderColumns
+    from xreal_synth.prepare.images import Shape
 
     if (kind is Kind.folder) != (table is not None):
         raise TrainingError(
@@ -192,13 +192,13 @@ def prepare(
 
 
 def _splits(text: str) -> SplitRule:
-    from xreal_synth.training.prepare.splits import parse_shares
+    from xreal_synth.prepare.splits import parse_shares
 
     return "official" if text == "official" else parse_shares(text)
 
 
 def _renames(given: list[str]) -> dict[str, str]:
-    from xreal_synth.vocab import IMAGE_LABELS, image_label
+    from xreal_synth.findings import IMAGE_LABELS, image_label
 
     renames = {}
     for text in given:
@@ -215,7 +215,7 @@ def _renames(given: list[str]) -> dict[str, str]:
 
 
 def _run(task: PrepareTask) -> Report:
-    from xreal_synth.training.prepare.command import prepare as run_prepare
+    from xreal_synth.prepare.command import prepare as run_prepare
 
     columns = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes) as progress:

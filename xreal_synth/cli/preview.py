@@ -49,16 +49,16 @@ def preview(
     What the gate refuses is drawn too, and named: here nothing is drawn again.
     """
     run = open_recipe(recipe, overrides, output, text_encoder, vocab)
-    from xreal_synth.engine.setup import require_placeable
+    from xreal_synth.run.setup import require_placeable
 
     require_placeable(run, str(recipe))
-    from xreal_synth.engine.attempts import plan_group
     from xreal_synth.engine.backend import Networks
-    from xreal_synth.engine.own_prompts import encoded
-    from xreal_synth.engine.resources import Resources, actor_shape
     from xreal_synth.engine.worker import render_groups
     from xreal_synth.models.describe import verify_files
     from xreal_synth.report.contact_sheet import contact_sheet
+    from xreal_synth.run.attempts import plan_group
+    from xreal_synth.run.own_prompts import encoded
+    from xreal_synth.run.resources import Resources, actor_shape
 
     verify_files(run.bundle)
     run = encoded(run, encoding(text_encoder, vocab))

@@ -12,7 +12,7 @@ from rich.progress import track
 from xreal_synth.cli.options import console, examples, notes
 
 if TYPE_CHECKING:
-    from xreal_synth.anatomy.manifest import ImageRow
+    from xreal_synth.images.manifest import ImageRow
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
@@ -42,8 +42,8 @@ def index(
 ) -> None:
     """Makes the index of training images for quality.checks.copies: a thumbnail of each, and how near images of
     different patients come to one another. It shows what the images show, so it is as private as they are."""
-    from xreal_synth.anatomy.manifest import read_manifest
     from xreal_synth.errors import TrainingError
+    from xreal_synth.images.manifest import read_manifest
     from xreal_synth.quality.copies import build_index, write_index
     from xreal_synth.storage import LocalStore, open_store
 
@@ -67,8 +67,8 @@ def index(
 
 def _images(store: Store, rows: tuple[ImageRow, ...]) -> Iterator[tuple[str, str, GreyImage]]:
     """(name, patient, image) of the rows; those that cannot be read are named and left out."""
-    from xreal_synth.anatomy.image_files import ImageFiles, check_contrast, decode_image
-    from xreal_synth.anatomy.manifest import BadImage
+    from xreal_synth.images.files import ImageFiles, check_contrast, decode_image
+    from xreal_synth.images.manifest import BadImage
 
     files = ImageFiles(store)
     for row in track(rows, "reading images", console=console):

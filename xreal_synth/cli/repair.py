@@ -12,10 +12,10 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
+    from xreal_synth.dataset.head import DatasetHead
     from xreal_synth.engine.progress import RunSummary
     from xreal_synth.engine.repair import RepairPlan, What
-    from xreal_synth.engine.setup import Run
-    from xreal_synth.shards.head import DatasetHead
+    from xreal_synth.run.setup import Run
     from xreal_synth.storage import Store
 
 SHOWN_PROBLEMS = 3
@@ -69,9 +69,9 @@ def repair(
     Looks at every sample first and says what it will do. A shard whose tar is whole gets its table and record back
     from it; what is sound is not touched. Exit code 3 if something is left to do, as with --dry-run.
     """
+    from xreal_synth.dataset.head import read_head
     from xreal_synth.engine.repair import open_for_repair, plan_repair
     from xreal_synth.engine.retrying import retrying
-    from xreal_synth.shards.head import read_head
     from xreal_synth.storage import open_store
 
     store = retrying(open_store(dataset))

@@ -47,12 +47,12 @@ def replay(
 
     Exit code 3 if the bytes differ; images of another environment may differ slightly.
     """
+    from xreal_synth.dataset.head import read_head
     from xreal_synth.engine.backend import Networks
-    from xreal_synth.engine.reopen import reopen
-    from xreal_synth.engine.resources import Resources, actor_shape, recorded_micro_batch
     from xreal_synth.engine.worker import replay as make_again
     from xreal_synth.report.samples import find_sample
-    from xreal_synth.shards.head import read_head
+    from xreal_synth.run.reopen import reopen
+    from xreal_synth.run.resources import Resources, actor_shape, recorded_micro_batch
     from xreal_synth.storage import open_store
 
     store = open_store(dataset)

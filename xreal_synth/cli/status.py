@@ -15,8 +15,8 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
-    from xreal_synth.shards.runlog import Line
-    from xreal_synth.shards.status import DatasetStatus, State
+    from xreal_synth.dataset.runlog import Line
+    from xreal_synth.dataset.status import DatasetStatus, State
     from xreal_synth.storage import Store
 
 SHOWN_FAILURES = 10
@@ -59,7 +59,7 @@ def status(
 
     With --json, --watch prints one object per look.
     """
-    from xreal_synth.shards.status import StatusReader
+    from xreal_synth.dataset.status import StatusReader
     from xreal_synth.storage import open_store
 
     store = open_store(dataset)
@@ -113,7 +113,7 @@ def status_fields(found: DatasetStatus) -> dict[str, object]:
 
 def _last_events(store: Store, count: int) -> list[Line] | None:
     """The last events of the last run that left a log, the oldest first; None where none were asked for."""
-    from xreal_synth.shards.runlog import last_lines, run_logs
+    from xreal_synth.dataset.runlog import last_lines, run_logs
 
     if not count:
         return None

@@ -135,9 +135,9 @@ def _checked(
     text_encoder: str | None, vocab: str | None,
 ) -> Recipe:  # fmt: skip
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
-    from xreal_synth.engine.setup import require_placeable
     from xreal_synth.errors import AnatomyError, BundleError
     from xreal_synth.recipe.load import load_recipe
+    from xreal_synth.run.setup import require_placeable
 
     recipe = load_recipe(file, overrides=overrides or ()).recipe
     place = _place(recipe, root)

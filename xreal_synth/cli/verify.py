@@ -28,7 +28,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Checks every hash, and that images, masks, boxes, labels and tables agree. Exit code 3 if not."""
-    from xreal_synth.shards.verify import verify as run_verify
+    from xreal_synth.dataset.verify import verify as run_verify
     from xreal_synth.storage import open_store
 
     with notes.status("verifying") as status:

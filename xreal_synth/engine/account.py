@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xreal_synth.dataset.acceptance import refused_by_check
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Clock, Flight
@@ -24,14 +27,11 @@ from xreal_synth.engine.progress import (
     ShardFailure,
 )
 from xreal_synth.errors import XrealError
-from xreal_synth.shards.acceptance import refused_by_check
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.types import ShardRecord
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
-    from xreal_synth.shards.head import DatasetHead
+    from xreal_synth.dataset.head import DatasetHead
+    from xreal_synth.run.setup import Run
     from xreal_synth.storage import Store
 
 ADVANCE_EVERY_S = 0.5

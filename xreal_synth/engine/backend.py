@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from xreal_synth.engine.enlarge import enlarged_fade
 from xreal_synth.engine.micro_batch import LARGEST, Trial
-from xreal_synth.engine.resources import ActorShape
 from xreal_synth.models.prompt_table import unpack
 from xreal_synth.quality.gate import Gate
+from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
     from xreal_synth.sampling.model import SamplerModel
     from xreal_synth.sampling.upscale import UpscalerModel
 

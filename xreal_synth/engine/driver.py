@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import quarantine_key, stem_of
+from xreal_synth.dataset.seal import sealed
 from xreal_synth.engine.account import Account, Ending
-from xreal_synth.engine.fingerprint import fingerprint_differences
 from xreal_synth.engine.ledger import Ledger, missing_records
 from xreal_synth.engine.pool import Clock, Failed, Heard, Lost, Member, Pool, Ready, actor_id
 from xreal_synth.engine.progress import (
@@ -27,13 +29,11 @@ from xreal_synth.engine.progress import (
     Warned,
 )
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.resources import ActorShape, Resources, recorded_micro_batch
 from xreal_synth.engine.schedule import Limits, ShardSchedule
-from xreal_synth.engine.setup import Run, claim
 from xreal_synth.errors import EngineError, StorageError
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.names import quarantine_key, stem_of
-from xreal_synth.shards.seal import sealed
+from xreal_synth.run.fingerprint import fingerprint_differences
+from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch
+from xreal_synth.run.setup import Run, claim
 from xreal_synth.storage import Store
 from xreal_synth.types import ShardRecord
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from xreal_synth.recipe.edits import EditRule
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 BYTES_PER_PIXEL = 0.55
 """Of an image as PNG beside its two masks and its JSON: measured on 256-pixel images."""

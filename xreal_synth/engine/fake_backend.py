@@ -20,15 +20,15 @@ import numpy as np
 
 from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.engine.backend import Backend, OnBatch
-from xreal_synth.engine.resources import ActorShape
 from xreal_synth.errors import BundleError
 from xreal_synth.quality.gate import Gate
+from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.seeds import normal
 from xreal_synth.types import GreyImage
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 GREY = np.array([0.75, 0.25, 0.25, 0.8, 0.85], dtype=np.float32)
 """Of background and the organ codes 1..4."""

@@ -27,15 +27,15 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol
 
-from xreal_synth.engine.fingerprint import installed_version
+from xreal_synth.dataset.names import DATASET
+from xreal_synth.dataset.runlog import FORMAT, log_key
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSummary, Warned, event_name
 from xreal_synth.errors import StorageError
-from xreal_synth.shards.names import DATASET
-from xreal_synth.shards.runlog import FORMAT, log_key
+from xreal_synth.run.fingerprint import installed_version
 from xreal_synth.storage import Store, scrubbed, secrets
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 ADVANCED_EVERY_S = 60.0
 PART_EVERY_S = 30.0

@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.engine.attempts import plan_shard
+from xreal_synth.dataset.acceptance import GateTally
+from xreal_synth.dataset.agree import group_problems
+from xreal_synth.dataset.ahead import in_order, readers
+from xreal_synth.dataset.names import RECORDS, SHARDS, TABLES, record_key, shards_in, stem_of, tar_key
+from xreal_synth.dataset.record import parse_record
+from xreal_synth.dataset.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.quality import HEALTHY
 from xreal_synth.engine.worker import build_sample, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
-from xreal_synth.shards.acceptance import GateTally
-from xreal_synth.shards.agree import group_problems
-from xreal_synth.shards.ahead import in_order, readers
-from xreal_synth.shards.names import RECORDS, SHARDS, TABLES, record_key, shards_in, stem_of, tar_key
-from xreal_synth.shards.record import parse_record
-from xreal_synth.shards.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
+from xreal_synth.run.attempts import plan_shard
+from xreal_synth.run.quality import HEALTHY
 from xreal_synth.storage import Store, sha256_file, sha256_of
 from xreal_synth.types import MemberSpec, Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 _OTHER = "a tar without a record that is not what the recipe gives"
 _GATED = "a tar without a record: the gate's verdicts on its images cannot be checked without making them"

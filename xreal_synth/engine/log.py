@@ -87,7 +87,7 @@ def line_of(event: Event) -> str:
 
 
 def line_of_logged(line: Mapping[str, object]) -> str:
-    """An event of a run's log (shards/runlog.py) in one line, with its time."""
+    """An event of a run's log (dataset/runlog.py) in one line, with its time."""
     reported: dict[str, Any] = {
         key: value for key, value in line.items() if key not in ("at", "run", "event")
     }

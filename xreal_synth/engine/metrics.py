@@ -25,7 +25,7 @@ from xreal_synth.engine.progress import (
     ShardQuarantined,
     ShardRetried,
 )
-from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT
+from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, WAIT
 
 Kind = Literal["counter", "gauge", "histogram"]
 PREFIX: Final = "xreal_synth_"

@@ -16,7 +16,7 @@ from xreal_synth.errors import EngineError
 
 if TYPE_CHECKING:
     from xreal_synth.engine.backend import TorchBackend
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 LEAST_GAIN = 0.05
 MOST_MEMORY = 0.8
@@ -75,8 +75,8 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
     """
     import torch
 
-    from xreal_synth.engine.attempts import plan_group
-    from xreal_synth.engine.group_job import group_job
+    from xreal_synth.run.attempts import plan_group
+    from xreal_synth.run.group_job import group_job
 
     specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.anatomies)))
     jobs = [group_job(run, spec) for spec in specs if spec is not None]

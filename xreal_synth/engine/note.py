@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from xreal_synth.dataset.names import DATASET
+from xreal_synth.dataset.note import RunNote, read_note, write_note
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSummary, Warned
 from xreal_synth.errors import StorageError
-from xreal_synth.shards.names import DATASET
-from xreal_synth.shards.note import RunNote, read_note, write_note
 from xreal_synth.storage import Store
 
 EVERY_S = 15.0

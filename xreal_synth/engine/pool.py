@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from xreal_synth.engine.micro_batch import Trial
-from xreal_synth.engine.resources import ActorShape
 from xreal_synth.engine.schedule import Cause
+from xreal_synth.run.resources import ActorShape
 from xreal_synth.types import ShardRecord
 
 Clock = Callable[[], float]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from xreal_synth.dataset.names import quarantine_key, record_key, rejects_key, table_key, tar_key
+from xreal_synth.dataset.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.shards.names import quarantine_key, record_key, rejects_key, table_key, tar_key
-from xreal_synth.shards.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.storage import Store, sha256_of
 from xreal_synth.types import FileStamp, ShardRecord
 

@@ -14,7 +14,6 @@ from xreal_synth.engine.journal import journal
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.note import NoteKeeper
-from xreal_synth.engine.own_prompts import Encode, kept
 from xreal_synth.engine.progress import OnEvent, RunSummary
 from xreal_synth.engine.ray_actor import ActorConfig
 from xreal_synth.engine.ray_head import watched
@@ -22,11 +21,12 @@ from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
-from xreal_synth.engine.resources import actor_shape, recorded_micro_batch
 from xreal_synth.engine.retrying import retrying
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.engine.setup import Run, check_before_start
 from xreal_synth.recipe.schema import Compute
+from xreal_synth.run.own_prompts import Encode, kept
+from xreal_synth.run.resources import actor_shape, recorded_micro_batch
+from xreal_synth.run.setup import Run, check_before_start
 from xreal_synth.storage import Store
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from xreal_synth.engine.progress import STOPPED, OnEvent, Warned
-from xreal_synth.engine.resources import Resources
+from xreal_synth.run.resources import Resources
 
 PATIENCE_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 PATIENCE_S = 60.0

@@ -12,7 +12,7 @@ import ray
 
 from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool
 from xreal_synth.engine.ray_actor import ActorConfig, Rendered, actor_class
-from xreal_synth.engine.resources import ActorShape
+from xreal_synth.run.resources import ActorShape
 
 BEAT_EVERY_S = 1.0
 _BEATS_PER_S = 200

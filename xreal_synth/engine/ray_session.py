@@ -14,9 +14,9 @@ from typing import Any
 
 import ray
 
-from xreal_synth.engine.resources import Resources, local_cpus
 from xreal_synth.errors import EngineError
 from xreal_synth.recipe.schema import Compute
+from xreal_synth.run.resources import Resources, local_cpus
 
 _OBJECT_STORE_BYTES = 128 << 20
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)

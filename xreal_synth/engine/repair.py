@@ -13,18 +13,18 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.index import asked_groups
+from xreal_synth.dataset.names import RECIPE, RECORDS, quarantine_key, shards_in, stem_of
+from xreal_synth.dataset.note import read_note
+from xreal_synth.dataset.record import read_record
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import adopt, adoptable, intact_tar
 from xreal_synth.engine.progress import RunSummary
-from xreal_synth.engine.reopen import recipe_text, reopen, setting
-from xreal_synth.engine.setup import Run
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.schema import Split
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.index import asked_groups
-from xreal_synth.shards.names import RECIPE, RECORDS, quarantine_key, shards_in, stem_of
-from xreal_synth.shards.note import read_note
-from xreal_synth.shards.record import read_record
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.reopen import recipe_text, reopen, setting
+from xreal_synth.run.setup import Run
 from xreal_synth.storage import Store
 
 What = Literal["adopt", "make", "extend", "leave"]

@@ -8,8 +8,8 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.engine.stopwatch import WAIT, Stopwatch
-from xreal_synth.shards.tar import EncodedSample, TableRow, TarWriter, encode_sample
+from xreal_synth.dataset.tar import EncodedSample, TableRow, TarWriter, encode_sample
+from xreal_synth.run.stopwatch import WAIT, Stopwatch
 
 if TYPE_CHECKING:
     from xreal_synth.engine.worker import GeneratedGroup

@@ -20,23 +20,23 @@ import numpy as np
 
 from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.anatomy.regions import pathology_mask
-from xreal_synth.engine.attempts import Attempts, Due, plan_group
+from xreal_synth.dataset.names import parse_key
+from xreal_synth.dataset.record import build_record
+from xreal_synth.dataset.table import build_rejects, build_table
+from xreal_synth.dataset.tar import TableRow
 from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
-from xreal_synth.engine.fingerprint import fingerprint
-from xreal_synth.engine.group_job import group_job, painted_by
 from xreal_synth.engine.publish import ShardFiles, publish
-from xreal_synth.engine.quality import HEALTHY, judged_images
 from xreal_synth.engine.shard_encoder import ShardEncoder
-from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, Stopwatch
 from xreal_synth.errors import DatasetError
 from xreal_synth.plan.image_labels import image_labels
 from xreal_synth.plan.labels import labels_for
+from xreal_synth.run.attempts import Attempts, Due, plan_group
+from xreal_synth.run.fingerprint import fingerprint
+from xreal_synth.run.group_job import group_job, painted_by
+from xreal_synth.run.quality import HEALTHY, judged_images
+from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, Stopwatch
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
-from xreal_synth.shards.names import parse_key
-from xreal_synth.shards.record import build_record
-from xreal_synth.shards.table import build_rejects, build_table
-from xreal_synth.shards.tar import TableRow
 from xreal_synth.storage import Store
 from xreal_synth.types import (
     GreyImage,
@@ -53,7 +53,7 @@ from xreal_synth.types import (
 )
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 AHEAD = 16
 """Micro-batches that groups may be ahead of one that the gate has refused: bounds what waits to be written in order."""

@@ -22,10 +22,10 @@ from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
 from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
 from xreal_synth.evaluation.spectrum import ring_powers, upper_power
+from xreal_synth.findings import ORGANS
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.load import load_network
 from xreal_synth.types import GreyImage, Mask, PlacedFinding
-from xreal_synth.vocab import ORGANS
 
 _NONE = float("nan")
 

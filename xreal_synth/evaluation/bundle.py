@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.manifest import BadImage, ImageRow
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.copies import CopyFigures, count_copies, standardised
@@ -32,8 +31,9 @@ from xreal_synth.evaluation.generated_images import GeneratedFolder, image_secon
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, spread
 from xreal_synth.evaluation.measurements import Measurements, measure
 from xreal_synth.evaluation.spectrum import RINGS, upper_power
+from xreal_synth.findings import ORGANS
+from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.types import GreyImage, Mask
-from xreal_synth.vocab import ORGANS
 
 REAL_DRAWS: Final = 40
 """Random draws of training images for the distance between real images."""

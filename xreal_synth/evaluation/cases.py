@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from xreal_synth.anatomy.image_files import ImageFiles, ImagePair, check_contrast, checked_pair, decode_image
 from xreal_synth.anatomy.label_map import resize_mask
-from xreal_synth.anatomy.manifest import TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
+from xreal_synth.images.files import ImageFiles, ImagePair, check_contrast, checked_pair, decode_image
+from xreal_synth.images.manifest import TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.plan.placement import place
 from xreal_synth.plan.prior import Prior

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from xreal_synth.dataset.meta import TWIN
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.dataset_figures import (
     DIVERSITY,
@@ -28,9 +29,8 @@ from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.image_sets import GivenImage, measure_set
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.real_side import PairFinder, RealSide
-from xreal_synth.shards.meta import TWIN
+from xreal_synth.findings import NO_FINDING, TXRV18
 from xreal_synth.types import Sample, SampleMeta
-from xreal_synth.vocab import NO_FINDING, TXRV18
 
 LABEL_SET: Final = "txrv18"
 

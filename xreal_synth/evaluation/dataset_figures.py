@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from xreal_synth.dataset.acceptance import PLACEMENT
 from xreal_synth.evaluation.diversity import ALL
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
 from xreal_synth.evaluation.image_sets import NAMES, ImageSet
@@ -21,9 +22,8 @@ from xreal_synth.evaluation.intervals import Bootstrap, Estimate, proportion, un
 from xreal_synth.evaluation.manifold import manifold
 from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure
 from xreal_synth.evaluation.spectrum import RINGS, upper_power
-from xreal_synth.shards.acceptance import PLACEMENT
+from xreal_synth.findings import NO_FINDING, ORGANS
 from xreal_synth.types import Acceptance
-from xreal_synth.vocab import NO_FINDING, ORGANS
 
 MS_SSIM: Final = "MS-SSIM"
 DICE: Final = "Dice"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from xreal_synth.dataset.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.errors import StorageError
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
@@ -21,7 +22,6 @@ from xreal_synth.evaluation.dataset_figures import (
 from xreal_synth.evaluation.goals import brief
 from xreal_synth.evaluation.intervals import Estimate
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
-from xreal_synth.shards.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.storage import Store
 
 FORMAT: Final = 1

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from xreal_synth.findings import ORGANS
 from xreal_synth.types import GreyImage, Mask
-from xreal_synth.vocab import ORGANS
 
 MS_SSIM_SIDE: Final = 176
 """Its 11-pixel window must fit four halvings of the image."""

@@ -18,8 +18,8 @@ from xreal_synth.evaluation.findings import Labels
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.intervals import Array, Bootstrap
 from xreal_synth.evaluation.measurements import Measurements, measure
+from xreal_synth.findings import NO_FINDING, TXRV18
 from xreal_synth.types import GreyImage, Mask
-from xreal_synth.vocab import NO_FINDING, TXRV18
 
 NAMES: Final = (*TXRV18, NO_FINDING)
 

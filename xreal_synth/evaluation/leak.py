@@ -18,11 +18,11 @@ import numpy.typing as npt
 from scipy import ndimage, special
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, region_mask
+from xreal_synth.dataset.meta import TWIN
+from xreal_synth.dataset.names import parse_key
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.findings import area_of
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
-from xreal_synth.shards.meta import TWIN
-from xreal_synth.shards.names import parse_key
 from xreal_synth.types import GreyImage, Sample
 
 FEWEST_GROUPS: Final = 10

@@ -17,8 +17,8 @@ from xreal_synth.evaluation.copies import thumbnail
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import organ_dice
 from xreal_synth.evaluation.spectrum import ring_powers
+from xreal_synth.findings import ORGANS
 from xreal_synth.types import GreyImage, Mask
-from xreal_synth.vocab import ORGANS
 
 _BATCH = 8
 

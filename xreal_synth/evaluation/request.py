@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from xreal_synth.anatomy.manifest import MANIFEST
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.evaluation.cases import Case, CaseReader, read_cases
 from xreal_synth.evaluation.generated_images import GeneratedFolder, Maker
+from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.models.describe import BundleInfo, describe, require_control
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.precision import Precision, resolve_precision

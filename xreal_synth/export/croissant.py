@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from xreal_synth.dataset.images import Counted, OnImage
+from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
+from xreal_synth.dataset.source import Source, read_tables
+from xreal_synth.dataset.splits import samples_stamp
+from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError
-from xreal_synth.export.images import Counted, OnImage
 from xreal_synth.export.provenance import Provenance, provenance
-from xreal_synth.export.source import Source, read_tables
-from xreal_synth.export.splits import samples_stamp
-from xreal_synth.shards.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
-from xreal_synth.shards.table import sample_schema
 from xreal_synth.types import FileStamp
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"

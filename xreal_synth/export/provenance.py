@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xreal_synth.export.origin import IMAGES
-from xreal_synth.export.source import Source
-from xreal_synth.shards.head import DatasetHead
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.origin import IMAGES
+from xreal_synth.dataset.source import Source
 
 SYNTHETIC = (
     "Synthetic chest X-rays, made by a model. For research; not for diagnosis. No image shows a patient."

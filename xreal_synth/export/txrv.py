@@ -12,18 +12,18 @@ import numpy.typing as npt
 import pandas as pd
 import torchxrayvision as xrv
 
-from xreal_synth import vocab
+from xreal_synth import findings as vocab
+from xreal_synth.dataset.check import local_copy
+from xreal_synth.dataset.meta import parse_meta
+from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, META, PATHOLOGY
+from xreal_synth.dataset.offsets import Offsets, sample_members, sample_offsets
+from xreal_synth.dataset.origin import subject_id
+from xreal_synth.dataset.png import decode_png
+from xreal_synth.dataset.source import open_source, shard_table
+from xreal_synth.dataset.splits import SPLITS
+from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.errors import DatasetError
-from xreal_synth.export.origin import subject_id
 from xreal_synth.export.regions import box_region, finding_region, kept_findings, positive_names
-from xreal_synth.export.source import open_source, shard_table
-from xreal_synth.export.splits import SPLITS
-from xreal_synth.shards.check import local_copy
-from xreal_synth.shards.meta import parse_meta
-from xreal_synth.shards.names import ANATOMY, CHANGE, IMAGE, META, PATHOLOGY
-from xreal_synth.shards.offsets import Offsets, sample_members, sample_offsets
-from xreal_synth.shards.png import decode_png
-from xreal_synth.shards.table import LABEL_COLUMNS
 from xreal_synth.storage import Store, open_store
 from xreal_synth.types import Split
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from xreal_synth.cache import cache_folder
 from xreal_synth.engine.log import LineLog
-from xreal_synth.engine.own_prompts import stored_encoder
 from xreal_synth.engine.place import output_place
 from xreal_synth.engine.progress import NOT_STARTED, PARTIAL, RunSummary
 from xreal_synth.engine.quiet import quiet_ray
-from xreal_synth.engine.setup import Run, open_run, require_placeable
 from xreal_synth.errors import XrealError
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.load import LoadedRecipe, load_recipe
 from xreal_synth.report.build import try_build
+from xreal_synth.run.own_prompts import stored_encoder
+from xreal_synth.run.setup import Run, open_run, require_placeable
 from xreal_synth.storage import is_remote, open_store
 
 

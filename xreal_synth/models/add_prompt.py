@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from xreal_synth import vocab
+from xreal_synth import findings as vocab
 from xreal_synth.errors import BundleError, ConversionError
 from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY
 from xreal_synth.models.convert.checkpoints import read_checkpoint

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from xreal_synth import vocab
+from xreal_synth import findings as vocab
 from xreal_synth.errors import BundleError
 
 FORMAT_VERSION: Final = 1

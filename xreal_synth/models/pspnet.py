@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xreal_synth.errors import BundleError
-from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 PSPNET_FILE: Final = "pspnet_chestxray_best_model_4.pth"
 PSPNET_SIDE: Final = 512

@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from xreal_synth.findings import CHEXPERT14
 from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFields
 from xreal_synth.models.convert.architectures import XREAL, LdmArchitecture
 from xreal_synth.models.convert.assemble import Parts, Stored, write_parts
@@ -27,7 +28,6 @@ from xreal_synth.models.load import NETWORKS
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.save import read_fields
 from xreal_synth.models.tiny import build_tiny
-from xreal_synth.vocab import CHEXPERT14
 
 Config = Literal["tiny", "mini", "paper"]
 

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save
 from torch import Tensor
 
+from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Defaults, Prompts
 from xreal_synth.models.describe import UPSCALER, BundleInfo
 from xreal_synth.models.load import WEIGHTS
@@ -25,7 +26,6 @@ from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.models.text.wordpieces import LdmBert, WordPieces
-from xreal_synth.vocab import NO_FINDING
 
 FINDINGS = ("Pneumonia", "Effusion", "Atelectasis", "Cardiomegaly", "Edema")
 TOKENS, WIDTH = 2, 16

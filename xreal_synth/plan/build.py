@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from xreal_synth.anatomy.image_folder import ImageFolder
 from xreal_synth.anatomy.sources import AnatomySource
 from xreal_synth.errors import AnatomyError, PlacementError
+from xreal_synth.images.folder import ImageFolder
 from xreal_synth.plan.apart import place_apart
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.image_order import ImageOrder

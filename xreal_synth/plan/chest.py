@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xreal_synth.anatomy.image_folder import RealImage
 from xreal_synth.anatomy.measure import cardiothoracic_ratio
+from xreal_synth.images.folder import RealImage
 from xreal_synth.types import Mask
 
 

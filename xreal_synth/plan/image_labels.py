@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+from xreal_synth.findings import FINDINGS, LABEL_SETS, NO_FINDING
 from xreal_synth.plan.labels import implied
 from xreal_synth.types import LabelValue, PlacedFinding, SourceImage
-from xreal_synth.vocab import FINDINGS, LABEL_SETS, NO_FINDING
 
 
 def image_labels(source: SourceImage, findings: Sequence[PlacedFinding]) -> dict[str, dict[str, LabelValue]]:

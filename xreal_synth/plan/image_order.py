@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.image_folder import ImageFolder, RealImage
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.findings import FINDINGS, NO_FINDING
+from xreal_synth.images.folder import ImageFolder, RealImage
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.findings import FindingRow
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
-from xreal_synth.vocab import FINDINGS, NO_FINDING
 
 _KEPT: Final = 64
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import Final, Literal
 
+from xreal_synth.findings import CHEXPERT14, FINDINGS, LABEL_SETS, NO_FINDING, TXRV18
 from xreal_synth.types import LabelValue, PlacedFinding
-from xreal_synth.vocab import CHEXPERT14, FINDINGS, LABEL_SETS, NO_FINDING, TXRV18
 
 LARGE_HEART_CTR: Final = 0.5
 

@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from xreal_synth.anatomy.image_folder import RealImage
-from xreal_synth.anatomy.manifest import ImageBox
 from xreal_synth.anatomy.regions import removed_region, snap_outward
 from xreal_synth.errors import PlacementError
+from xreal_synth.images.folder import RealImage
+from xreal_synth.images.manifest import ImageBox
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.placement import TRIES
 from xreal_synth.plan.prior import Lung, Prior

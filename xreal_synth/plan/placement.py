@@ -2,7 +2,7 @@
 
 What is asked for holds for the box that is delivered, after it was snapped outward to the latent grid: its
 centre lies in the zone, its area over the lung's is in the size range, and at least `min_overlap` of its
-area lies in the organs where the finding can live (vocab.py), for a drawn box in the lung of its side.
+area lies in the organs where the finding can live (findings.py), for a drawn box in the lung of its side.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.anatomy.regions import organ_region, snap_outward
 from xreal_synth.errors import PlacementError
+from xreal_synth.findings import FINDINGS, LUNGS, ORGANS
 from xreal_synth.plan.prior import Lung, Prior
 from xreal_synth.plan.sites import (
     CODE_OF,
@@ -30,7 +31,6 @@ from xreal_synth.plan.sites import (
 )
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.types import Mask, PlacedFinding
-from xreal_synth.vocab import FINDINGS, LUNGS, ORGANS
 
 TRIES = 200
 

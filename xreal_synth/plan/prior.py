@@ -3,7 +3,7 @@
 Fitted once by `fit_prior.py` on public box tables. A box is (u, v, log w, log h): centre and size over the
 box of the lung it lies in, u and v from that box's top left. The prior of a finding on one side is its
 boxes, each blurred by a Gaussian: a draw is one of them plus bandwidth * normal. Findings without boxes
-use the zone weights and size range of vocab.py.
+use the zone weights and size range of findings.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import PlacementError
-from xreal_synth.vocab import FINDINGS
+from xreal_synth.findings import FINDINGS
 
 Lung = Literal["left", "right"]
 Boxes = npt.NDArray[np.float64]
@@ -113,7 +113,7 @@ def _load(path: Path) -> Prior:
         raise PlacementError(
             where=str(path),
             found=f"the placement prior cannot be read ({error})",
-            wanted="the JSON that `python -m xreal_synth.plan.fit_prior` writes",
+            wanted="the JSON that `python -m xreal_synth.training.fit_prior` writes",
             hint="install the package again",
         ) from error
     return Prior(findings)

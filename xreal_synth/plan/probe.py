@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from xreal_synth.errors import AnatomyError, PlacementError, Problem, RecipeError
+from xreal_synth.findings import LABEL_SETS
 from xreal_synth.plan.build import Plan
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.image_labels import image_labels
 from xreal_synth.plan.labels import LARGE_HEART_CTR, labels_of
 from xreal_synth.types import LabelValue, PlacedFinding
-from xreal_synth.vocab import LABEL_SETS
 
 PROBE_GROUPS: Final = 4096
 BUDGET_S: Final = 0.5

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.findings import LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.plan.prior import Lung
 from xreal_synth.types import Mask, PixelBox
-from xreal_synth.vocab import LEFT_LUNG, RIGHT_LUNG
 
 REACH: Final = 0.1
 """How far a drawn box may reach out of its lung's box, over that box's width or height: 90% of the shared

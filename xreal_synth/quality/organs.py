@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from xreal_synth.findings import AORTA, ORGANS
 from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Region, bounds_of
 from xreal_synth.types import Mask
-from xreal_synth.vocab import AORTA, ORGANS
 
 NAME: Final = "organs"
 COVERED: Final = "covered"

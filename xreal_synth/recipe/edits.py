@@ -6,9 +6,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from xreal_synth.findings import FINDINGS
 from xreal_synth.recipe.kinds import FindingName, RecipePart, finding_name, is_number, problem
 from xreal_synth.types import Zone
-from xreal_synth.vocab import FINDINGS
 
 SCALES: Final = (0.25, 4.0)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from xreal_synth.findings import FINDINGS
 from xreal_synth.recipe.edits import EditRule
 from xreal_synth.recipe.kinds import (
     Box,
@@ -15,7 +16,6 @@ from xreal_synth.recipe.kinds import (
     problem,
 )
 from xreal_synth.types import Side, Zone
-from xreal_synth.vocab import FINDINGS
 
 
 class FindingLabel(RecipePart):

@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from xreal_synth.vocab import ALIASES, FINDINGS, NO_FINDING, canonical
+from xreal_synth.findings import ALIASES, FINDINGS, NO_FINDING, canonical
 
 
 class RecipePart(BaseModel):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import INDEX, REJECTED, REPORT, SAMPLES
+from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.errors import StorageError
 from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.report.card import dataset_card
 from xreal_synth.report.contact_sheet import sheet_png
 from xreal_synth.report.page import report_html
 from xreal_synth.report.samples import first_samples
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import INDEX, REJECTED, REPORT, SAMPLES
-from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import Store
 
 CONTACT_SHEET = "contact_sheet.png"

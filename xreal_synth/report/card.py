@@ -11,12 +11,12 @@ from typing import Any, Final, Literal
 import jinja2
 import yaml
 
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import HUB_SPLITS, SHARDS
+from xreal_synth.dataset.summary import DatasetSummary, LabelTally
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.digest import ON_DISK
 from xreal_synth.recipe.edits import EditRule
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.names import HUB_SPLITS, SHARDS
-from xreal_synth.shards.summary import DatasetSummary, LabelTally
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 

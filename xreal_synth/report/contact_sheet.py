@@ -14,10 +14,10 @@ from typing import Final
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.findings import ORGANS
 from xreal_synth.report.overlay import ORGAN_COLOURS, Colour, annotated, font, plain
 from xreal_synth.storage import TEMPORARY_PREFIX
 from xreal_synth.types import Sample, SampleMeta, SourceImage
-from xreal_synth.vocab import ORGANS
 
 NOTICE: Final = "Synthetic images made by a model: for research, not for diagnosis."
 NOTICE_EDITED: Final = "Patients' images, as they are or edited by a model: for research, not for diagnosis."

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from xreal_synth.findings import ORGANS
 from xreal_synth.report.overlay import OWN_COLOUR, Colour, finding_colour, font
 from xreal_synth.types import PixelBox, PlacedFinding, Sample
-from xreal_synth.vocab import ORGANS
 
 UNIT: Final = 1000
 """An image is UNIT wide in the drawing; its height follows."""

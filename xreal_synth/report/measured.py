@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import EVALUATION, LEAK
 from xreal_synth.errors import StorageError
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.names import EVALUATION, LEAK
 from xreal_synth.storage import Store
 
 _TELLING: Final = 3

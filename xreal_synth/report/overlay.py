@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.types import GreyImage, Mask, PixelBox, Sample
-from xreal_synth.vocab import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
 
 Colour = tuple[int, int, int]
 

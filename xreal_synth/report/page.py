@@ -10,6 +10,10 @@ from typing import Final
 
 import jinja2
 
+from xreal_synth.dataset.check import local_copy
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import RECORDS, REJECTED, SAMPLES, shards_in
+from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.report.card import TEMPLATES
 from xreal_synth.report.charts import number
@@ -34,10 +38,6 @@ from xreal_synth.report.view import (
     sheets_of,
     worst_of,
 )
-from xreal_synth.shards.check import local_copy
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.names import RECORDS, REJECTED, SAMPLES, shards_in
-from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import Store
 
 MAX_BYTES: Final = 8_000_000

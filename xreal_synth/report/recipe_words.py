@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from xreal_synth.shards.head import DatasetHead
+from xreal_synth.dataset.head import DatasetHead
 
 _CONTROL: Final = {
     "xreal": "held to the organ mask through a rough image in the first steps (XReal)",

@@ -10,11 +10,11 @@ from typing import Final
 
 from PIL import Image, ImageDraw
 
+from xreal_synth.findings import ORGANS
 from xreal_synth.report.contact_sheet import FAINT, PAGE, PANEL, TEXT, WARNING
 from xreal_synth.report.overlay import ORGAN_COLOURS, font, outlined
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, Mask
-from xreal_synth.vocab import ORGANS
 
 CELL: Final = 240
 PAD: Final = 8

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from xreal_synth.dataset.check import local_copy
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, tar_key
+from xreal_synth.dataset.tar import read_tar
 from xreal_synth.errors import DatasetError
-from xreal_synth.shards.check import local_copy
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.names import RECORDS, parse_key, shards_in, stem_of, tar_key
-from xreal_synth.shards.tar import read_tar
 from xreal_synth.storage import Store
 from xreal_synth.types import Sample
 

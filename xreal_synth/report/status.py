@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import QUARANTINE, RECORDS, SHARDS, quarantine_key, shards_in, stem_of
+from xreal_synth.dataset.note import read_note
+from xreal_synth.dataset.seal import unsealed
+from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.errors import DatasetError, RecipeError, StorageError
 from xreal_synth.recipe.load import in_todays_words, recipe_from_text
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.names import QUARANTINE, RECORDS, SHARDS, quarantine_key, shards_in, stem_of
-from xreal_synth.shards.note import read_note
-from xreal_synth.shards.seal import unsealed
-from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import Store
 
 LISTED: Final = 20

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from xreal_synth.dataset.table import FLAGS, QUALITY
 from xreal_synth.report.coverage import Coverage
 from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
 from xreal_synth.report.picks import Pick, Picker
-from xreal_synth.shards.table import FLAGS, QUALITY
 
 BATCH: Final = 16_384
 SIZE_BINS: Final = (0.0, 1.0, 25)

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from xreal_synth.dataset.check import local_copy
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import parse_key, stem_of, tar_key
+from xreal_synth.dataset.tar import read_samples
 from xreal_synth.errors import DatasetError
+from xreal_synth.findings import ORGANS
 from xreal_synth.report.marks import marks, view_box
 from xreal_synth.report.pictures import SIDES, Picture, change_picture, reduced
-from xreal_synth.shards.check import local_copy
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.names import parse_key, stem_of, tar_key
-from xreal_synth.shards.tar import read_samples
 from xreal_synth.storage import Store
 from xreal_synth.types import GreyImage, Sample, SampleMeta
-from xreal_synth.vocab import ORGANS
 
 MEAN_GROUPS: Final = 32
 """Groups of each spread shard that the mean image and mean anatomy are taken over, at most."""

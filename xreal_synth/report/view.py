@@ -9,6 +9,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.summary import DatasetSummary, LabelTally
 from xreal_synth.report.card import AskedRow, asked_rows
 from xreal_synth.report.charts import Line, histogram_svg, number
 from xreal_synth.report.histogram import Extreme, Histogram
@@ -18,8 +20,6 @@ from xreal_synth.report.refusals import Refusals
 from xreal_synth.report.score_words import bound_of, words_for, worst_end
 from xreal_synth.report.streamed import PaintedFinding, Score, Streamed
 from xreal_synth.report.strips import GreyImages, MeanAnatomy, Strip
-from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.summary import DatasetSummary, LabelTally
 
 _HEATS: Final = 8
 """Findings whose boxes are drawn, the most frequent."""

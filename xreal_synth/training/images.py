@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.anatomy.image_files import ImageFiles, ImagePair, checked_pair
-from xreal_synth.anatomy.manifest import BadImage, ImageRow, Refusal, RowFault, fault_counts, read_manifest
 from xreal_synth.errors import TrainingError
+from xreal_synth.findings import NO_FINDING
+from xreal_synth.images.files import ImageFiles, ImagePair, checked_pair
+from xreal_synth.images.manifest import BadImage, ImageRow, Refusal, RowFault, fault_counts, read_manifest
 from xreal_synth.storage import Store, open_store
 from xreal_synth.training.draws import BatchPart, whole
 from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.warps import plain_view, warped_view
-from xreal_synth.vocab import NO_FINDING
 
 SPLITS = ("train", "val")
 NAMED_IN_ERRORS = 20

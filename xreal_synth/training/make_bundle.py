@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xreal_synth.anatomy.fit_bank import fit_bank
 from xreal_synth.errors import TrainingError
+from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFields, Prompts
 from xreal_synth.models.convert.assemble import BANK, new_folder, refuse_existing
 from xreal_synth.models.describe import SHIPPED, BundleInfo, describe, verify_files
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.training.export import export_parts
-from xreal_synth.vocab import NO_FINDING
+from xreal_synth.training.fit_bank import fit_bank
 
 LIKE = "xreal-mini"
 """Whose sampling defaults a new bundle starts with."""

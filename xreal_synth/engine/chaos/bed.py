@@ -16,18 +16,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, SHARDS, TABLES, shards_in, stem_of
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.chaos.ray_cluster import ClusterNode, LocalCluster
 from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import ActorLost, Event, RunSummary, ShardDone, ShardRetried
 from xreal_synth.engine.ray_driver import generate
-from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.names import INDEX, RECORDS, REJECTED, SAMPLES, SHARDS, TABLES, shards_in, stem_of
-from xreal_synth.shards.verify import verify
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, claim, open_run
 from xreal_synth.storage import LocalStore, Store, open_store
 
 SHARD_COUNT = 8

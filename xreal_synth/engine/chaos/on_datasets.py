@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import SHARDS
 from xreal_synth.engine.chaos.bed import QUICK, Bed, Seen, Watched
 from xreal_synth.engine.chaos.on_storage import cut
 from xreal_synth.engine.chaos.processes import strike
@@ -15,8 +17,6 @@ from xreal_synth.engine.chaos.table import fault
 from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, RunSummary
 from xreal_synth.engine.repair import RepairPlan, carry_out, open_for_repair, plan_repair
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import SHARDS
 from xreal_synth.storage import LocalStore
 
 GROUP = 5

@@ -17,9 +17,9 @@ from xreal_synth.engine.chaos.table import fault
 from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import Event, RunStarted, ShardDone, Warned
 from xreal_synth.engine.ray_head import PATIENCE_VARIABLE
-from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.worker import run_shard
 from xreal_synth.errors import DatasetError, EngineError
+from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.storage import LocalStore
 
 GROUP = 5

@@ -10,7 +10,7 @@ from dataclasses import replace
 from xreal_synth.engine.chaos.bed import LIMITS, QUICK, Bed, Seen, Watched
 from xreal_synth.engine.chaos.table import fault
 from xreal_synth.engine.progress import ActorUp, Event, Warned
-from xreal_synth.engine.setup import Run
+from xreal_synth.run.setup import Run
 
 GROUP = 5
 

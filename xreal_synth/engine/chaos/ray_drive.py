@@ -10,8 +10,8 @@ from xreal_synth.engine.chaos.bed import LIMITS, RECIPE
 from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.ray_driver import generate
-from xreal_synth.engine.setup import open_run
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.run.setup import open_run
 from xreal_synth.storage import LocalStore
 
 EXIT_CODE = "exit code "

@@ -22,10 +22,10 @@ from fsspec.spec import AbstractFileSystem
 
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.fake_backend import FakeImages, wait_for_go
-from xreal_synth.engine.resources import ActorShape
+from xreal_synth.run.resources import ActorShape
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 SCHEME = "storm"
 _calls = itertools.count(1)

@@ -12,13 +12,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from xreal_synth.engine.resources import cpu_count
-from xreal_synth.engine.setup import Run, claim, open_run
-from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
-from xreal_synth.shards import names
-from xreal_synth.shards.fakes import FINGERPRINT, fake_groups
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import (
+from xreal_synth.dataset import names
+from xreal_synth.dataset.fakes import FINGERPRINT, fake_groups
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import (
     DATASET,
     INDEX,
     RECORDS,
@@ -31,9 +28,12 @@ from xreal_synth.shards.names import (
     table_key,
     tar_key,
 )
-from xreal_synth.shards.record import build_record, record_bytes, stamp
-from xreal_synth.shards.table import build_table
-from xreal_synth.shards.tar import build_tar, encode_sample
+from xreal_synth.dataset.record import build_record, record_bytes, stamp
+from xreal_synth.dataset.table import build_table
+from xreal_synth.dataset.tar import build_tar, encode_sample
+from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.run.resources import cpu_count
+from xreal_synth.run.setup import Run, claim, open_run
 from xreal_synth.storage import LocalStore, remove_empty
 from xreal_synth.types import ShardPlan
 

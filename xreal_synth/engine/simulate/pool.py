@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool, Ready, actor_id
-from xreal_synth.engine.resources import ActorShape, Resources
 from xreal_synth.engine.simulate.store import MarkStore
 from xreal_synth.engine.simulate.world import Chances, World
+from xreal_synth.run.resources import ActorShape, Resources
 from xreal_synth.types import ShardRecord
 
 What = Literal["ready", "rendered", "raised", "published", "dies", "gone", "node-goes", "node-comes"]

@@ -31,12 +31,12 @@ from xreal_synth.engine.ray_actor import Rendered
 from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayMember, RayPool
 from xreal_synth.engine.ray_session import resources
-from xreal_synth.engine.resources import ActorShape, Resources
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.engine.simulate.dataset import simulated_run
 from xreal_synth.engine.simulate.run import record_template
 from xreal_synth.engine.simulate.store import MarkStore
 from xreal_synth.errors import EngineError
+from xreal_synth.run.resources import ActorShape, Resources
 from xreal_synth.types import ShardRecord
 
 PUBLISH_S = 0.2

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.driver import Driver, RunPlace
 from xreal_synth.engine.journal import Journal
@@ -22,7 +23,6 @@ from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import Metric, RunMeters
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import Event, ShardDone, ShardRetried
-from xreal_synth.engine.resources import ActorShape
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.engine.simulate.dataset import simulated_run
 from xreal_synth.engine.simulate.pool import FINGERPRINT, SimulatedPool
@@ -30,7 +30,7 @@ from xreal_synth.engine.simulate.steps import peak_bytes
 from xreal_synth.engine.simulate.store import MarkStore
 from xreal_synth.engine.simulate.world import ShardTimes, World
 from xreal_synth.errors import EngineError
-from xreal_synth.shards.table import LABEL_COLUMNS
+from xreal_synth.run.resources import ActorShape
 from xreal_synth.types import FileStamp, ShardRecord
 
 _REPORTED_EVERY = 200

@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import INDEX, RECORDS, SHARDS, TABLES, shards_in
+from xreal_synth.dataset.status import StatusReader
+from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.simulate.dataset import simulated_run
 from xreal_synth.errors import EngineError, XrealError
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import INDEX, RECORDS, SHARDS, TABLES, shards_in
-from xreal_synth.shards.status import StatusReader
-from xreal_synth.shards.verify import verify
 from xreal_synth.storage import LocalStore, Store
 
 

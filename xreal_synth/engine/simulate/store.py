@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from xreal_synth.dataset.names import LOGS, RECORDS, record_key, stem_of
 from xreal_synth.errors import StorageError
-from xreal_synth.shards.names import LOGS, RECORDS, record_key, stem_of
 
 
 class MarkStore:

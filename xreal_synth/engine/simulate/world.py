@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xreal_synth.dataset.ahead import in_order, readers
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import RECORDS, shards_in, stem_of
+from xreal_synth.dataset.record import read_record
 from xreal_synth.errors import DatasetError
-from xreal_synth.shards.ahead import in_order, readers
-from xreal_synth.shards.head import read_head
-from xreal_synth.shards.names import RECORDS, shards_in, stem_of
-from xreal_synth.shards.record import read_record
 from xreal_synth.storage import Store
 
 _DRAWS = 4096

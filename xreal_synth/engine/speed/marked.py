@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from xreal_synth.engine.backend import Backend, BackendSpec, Networks, OnBatch, import_networks
 from xreal_synth.engine.micro_batch import Trial
-from xreal_synth.engine.resources import ActorShape
 from xreal_synth.quality.gate import Gate
+from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.setup import Run
+    from xreal_synth.run.setup import Run
 
 
 @dataclass(slots=True)

@@ -88,8 +88,8 @@ def read_start(folder: Path, began: float) -> StartUp:
 def run_marked(folder: Path, image_s: float | None) -> int:
     """What `xreal-synth generate` does, in its order; returns its exit code. `image_s` as in `measure_start`."""
     quiet_ray()
-    from xreal_synth.engine.setup import open_run, require_placeable
     from xreal_synth.recipe.load import load_recipe
+    from xreal_synth.run.setup import open_run, require_placeable
 
     run = open_run(load_recipe(folder / "recipe.yaml", output=str(folder / "out")))
     require_placeable(run, "recipe")

@@ -21,21 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from xreal_synth.engine.attempts import plan_group
 from xreal_synth.engine.backend import BackendSpec
 from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.fake_backend import FakeImages
-from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.progress import ActorUp, Event, ShardDone
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.ray_session import session
-from xreal_synth.engine.resources import ActorShape
-from xreal_synth.engine.setup import Run, open_run
 from xreal_synth.engine.speed.marked import Marked, MarkedBackend, Marks, read_marks
-from xreal_synth.engine.stopwatch import GATE, MODEL, WAIT
 from xreal_synth.engine.worker import run_shard
 from xreal_synth.errors import EngineError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text, with_overrides
+from xreal_synth.run.attempts import plan_group
+from xreal_synth.run.group_job import group_job
+from xreal_synth.run.resources import ActorShape
+from xreal_synth.run.setup import Run, open_run
+from xreal_synth.run.stopwatch import GATE, MODEL, WAIT
 from xreal_synth.sampling.jobs import GroupJob
 from xreal_synth.storage import LocalStore
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from xreal_synth import vocab
+from xreal_synth import findings as vocab
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import NULL_KEY, Prompts
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, image_label
 from xreal_synth.models.networks.label_tokens import FINDINGS
-from xreal_synth.vocab import IMAGE_LABELS, NO_FINDING, image_label
 
 STRICT = ConfigDict(extra="forbid")
 

@@ -15,6 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
 from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_side, organ_hint
 from xreal_synth.training.first_stage import FirstStage
@@ -23,7 +24,6 @@ from xreal_synth.training.settings.controlnet import ControlNetSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.controller import mask_of
 from xreal_synth.training.tasks.noise_levels import draw_steps
-from xreal_synth.vocab import NO_FINDING
 
 PREVIEW_STEPS = 25
 

@@ -15,6 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
 from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage
@@ -22,7 +23,6 @@ from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings.denoiser import DenoiserSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.noise_levels import draw_steps
-from xreal_synth.vocab import NO_FINDING
 
 
 def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> DDIMScheduler:

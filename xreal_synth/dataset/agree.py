@@ -1,0 +1,157 @@
+"""Whether a sample's image, masks, boxes, labels and table row tell the same story."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth import findings as vocab
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.meta import TWIN
+from xreal_synth.dataset.table import label_columns, meta_columns
+from xreal_synth.dataset.tar import TableRow
+from xreal_synth.types import PlacedFinding, Sample, SampleMeta
+
+FIRST_VARIANT: Final = "v0"
+
+
+def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
+    """What contradicts itself within one sample, or contradicts the dataset's head."""
+    problems = _provenance(sample.meta, head) + _labels(sample.meta) + _masks(sample)
+    return [f"{sample.meta.key}: {problem}" for problem in problems]
+
+
+def group_problems(members: Sequence[Sample]) -> list[str]:
+    """What differs between the members of one group that must not: anatomy, and image outside the edit.
+
+    A feathered paste leaves every pixel outside the regions that were painted as it is in the twin; where the
+    twin is delivered, the change maps say by how much the others differ from it.
+    """
+    first, problems = members[0], _sham_problems(members)
+    for sample in members[1:]:
+        key = sample.meta.key
+        if _image_of(sample.meta) != _image_of(first.meta):
+            problems.append(f"{key}: another source image than {first.meta.key}")
+        if not np.array_equal(sample.anatomy, first.anatomy):
+            problems.append(f"{key}: another anatomy mask than {first.meta.key}")
+            continue
+        if sample.meta.sampling.get("paste") == "feather":
+            outside = ~(_painted_on(sample, members) | _painted_on(first, members))
+            if not np.array_equal(sample.image[outside], first.image[outside]):
+                problems.append(f"{key}: the image differs from {first.meta.key} outside its findings")
+    for sample in members:
+        problems += [f"{sample.meta.key}: {text}" for text in _change_problems(sample, members)]
+    return problems
+
+
+def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.bool_]:
+    """Where an image was painted on, bool [H, W]; a sham's regions are those of the first variant."""
+    region = np.asarray(sample.pathology > 0)
+    if sample.meta.sham:
+        variants = [member for member in members if member.meta.member == FIRST_VARIANT]
+        return np.asarray(variants[0].pathology > 0) if variants else ~region
+    for x0, y0, x1, y1 in sample.meta.source.removed if sample.meta.source is not None else ():
+        region[y0:y1, x0:x1] = True
+    return region
+
+
+def _sham_problems(members: Sequence[Sample]) -> list[str]:
+    """Whether a sham lies in the first variant's regions and is labelled as an image without them."""
+    by_name = {sample.meta.member: sample.meta for sample in members}
+    first, twin = by_name.get(FIRST_VARIANT), by_name.get(TWIN)
+    problems = []
+    for meta in by_name.values():
+        if not meta.sham:
+            continue
+        if first is None or first.findings != meta.sham:
+            problems.append(f"{meta.key}: its regions are not those of the group's {FIRST_VARIANT}")
+        if twin is not None and twin.labels != meta.labels:
+            problems.append(f"{meta.key}: other labels than {twin.key}")
+    return problems
+
+
+def _change_problems(sample: Sample, members: Sequence[Sample]) -> list[str]:
+    """Whether change.png is 0 where nothing was painted, and the difference from the twin if that is there."""
+    problems = []
+    if sample.change[~_painted_on(sample, members)].any():
+        problems.append("change.png is not 0 outside what was painted")
+    twin = next((member.image for member in members if member.meta.member == TWIN), None)
+    if twin is not None and not np.array_equal(
+        sample.change, np.abs(np.subtract(sample.image, twin, dtype=int))
+    ):
+        problems.append("change.png is not the difference from the twin")
+    return problems
+
+
+def _image_of(meta: SampleMeta) -> tuple[str, str] | None:
+    return None if meta.source is None else (meta.source.id, meta.source.sha256)
+
+
+def row_problems(read: TableRow, row: Mapping[str, object], tar: str, shard: int) -> list[str]:
+    """Columns of a table's row that differ from what the tar holds."""
+    wanted = {**meta_columns(read.meta), "sha256": read.sha256, "tar": tar, "shard": shard}
+    return [
+        f"{read.meta.key}: table has {column} = {row.get(column)!r}, the tar {value!r}"
+        for column, value in wanted.items()
+        if row.get(column) != value
+    ]
+
+
+def _provenance(meta: SampleMeta, head: DatasetHead) -> list[str]:
+    problems = []
+    if meta.digest != head.digest:
+        problems.append(f"digest {meta.digest[:12]}, the dataset's is {head.digest[:12]}")
+    if (meta.bundle_name, meta.bundle_hash) != (head.bundle.name, head.bundle.hash):
+        problems.append(f"made with bundle {meta.bundle_name}, the dataset with {head.bundle.name}")
+    return problems
+
+
+def _labels(meta: SampleMeta) -> list[str]:
+    problems = []
+    for finding in meta.findings:
+        known = vocab.FINDINGS.get(finding.name)
+        if known is None:
+            problems.append(f"finding {finding.name!r} is unknown")
+            continue
+        for set_name, names in vocab.LABEL_SETS.items():
+            for name in set(names).intersection((finding.name, known.chexpert or "", *known.implies)):
+                if meta.labels[set_name][name] != 1:
+                    problems.append(f"{finding.name} was placed but {set_name}.{name} is not 1")
+    columns = label_columns(meta)
+    no_finding = f"chexpert14.{vocab.NO_FINDING}"
+    if columns.pop(no_finding) == 1 and any(value != 0 for value in columns.values()):
+        problems.append(f"{no_finding} is 1 beside a positive or unknown label")
+    return problems
+
+
+def _masks(sample: Sample) -> list[str]:
+    problems = []
+    if sample.anatomy.max(initial=0) > max(vocab.ORGANS.values()):
+        problems.append(f"anatomy.png holds code {sample.anatomy.max()}")
+    findings = sample.meta.findings
+    if sample.pathology.max(initial=0) > len(findings):
+        problems.append(f"pathology.png holds value {sample.pathology.max()} for {len(findings)} findings")
+    for value, finding in enumerate(findings, start=1):
+        if not _painted(sample, value, finding):
+            problems.append(f"pathology.png does not show {finding.name} where its boxes are")
+    return problems
+
+
+def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
+    """The finding's region holds its value or a later one, and its value stands nowhere else.
+
+    Of a region that follows an organ only the box is known here, and that the lungs' holds the lungs.
+    """
+    allowed = np.zeros(sample.pathology.shape, dtype=bool)
+    for x0, y0, x1, y1 in finding.boxes:
+        allowed[y0:y1, x0:x1] = True
+    shown = sample.pathology >= value
+    if finding.region == "heart":
+        covered = bool(shown[allowed].any())
+    else:
+        needed = allowed & np.isin(sample.anatomy, vocab.LUNGS) if finding.region == "lungs" else allowed
+        covered = bool(shown[needed].all())
+    return covered and bool(allowed.any()) and not bool((sample.pathology == value)[~allowed].any())

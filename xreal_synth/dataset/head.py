@@ -1,0 +1,156 @@
+"""dataset.json: whose dataset a folder holds. Written first, put-if-absent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from xreal_synth.dataset.names import DATASET, RECIPE
+from xreal_synth.dataset.seal import sealed, unsealed
+from xreal_synth.errors import DatasetError
+from xreal_synth.storage import Store
+from xreal_synth.types import FileStamp
+
+FORMAT_VERSION = 1
+
+Differences = Callable[[dict[str, object], dict[str, object]], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRef:
+    """The bundle a dataset was made with."""
+
+    name: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetHead:
+    """What dataset.json holds.
+
+    `settings` are the digested settings in full, `fingerprint` the environment of the first run (each
+    record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of the prompts that
+    were encoded for this dataset, where the bundle lacked some, `unchecked` the checks of the quality profile
+    that could not run, with the reason.
+    """
+
+    digest: str
+    settings: dict[str, object]
+    bundle: BundleRef
+    fingerprint: dict[str, str]
+    name: str
+    shard_samples: int
+    format_version: int = FORMAT_VERSION
+    prompts: FileStamp | None = None
+    unchecked: dict[str, str] = field(default_factory=dict)
+
+    def setting(self, *path: str) -> Any:
+        """The digested setting at this path; None where there is none."""
+        value: object = self.settings
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def real_images(self) -> bool:
+        """Whether the images are real ones, as they are or edited."""
+        anatomy = self.settings.get("anatomy")
+        source = anatomy.get("source") if isinstance(anatomy, dict) else None
+        return isinstance(source, dict) and "images" in source
+
+    @property
+    def follows_masks(self) -> bool:
+        """Whether the images follow their organ masks: real ones do, made ones but for `control: none`."""
+        sampling = self.settings.get("sampling")
+        return self.real_images or not (isinstance(sampling, dict) and sampling.get("control") == "none")
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> TypeAdapter[DatasetHead]:
+    return TypeAdapter(DatasetHead)
+
+
+def head_bytes(head: DatasetHead) -> bytes:
+    return sealed(dataclasses.asdict(head))
+
+
+def parse_head(data: bytes, where: str) -> DatasetHead:
+    """The head in a dataset.json; raises DatasetError if it is damaged or of a newer format."""
+    fields = unsealed(data, where)
+    version = fields.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise DatasetError(
+            where=where,
+            found=f"dataset format {version}",
+            wanted=f"format {FORMAT_VERSION} or older",
+            hint="install a newer xreal-synth",
+        )
+    try:
+        return _adapter().validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(map(str, first["loc"]))
+        raise DatasetError(where=where, found=f"{path}: {first['msg']}", wanted="a dataset head") from error
+
+
+def read_head(store: Store) -> DatasetHead:
+    """The head of the dataset at this place; raises DatasetError if there is none."""
+    if not store.exists(DATASET):
+        raise DatasetError(
+            where=store.uri, found=f"no {DATASET} here", wanted="a dataset's folder", hint="check the path"
+        )
+    return parse_head(store.read_bytes(DATASET), f"{store.uri}/{DATASET}")
+
+
+def check_head(found: DatasetHead, wanted: DatasetHead, where: str, differences: Differences) -> None:
+    """Raises DatasetError, naming what differs, unless both heads are of the same dataset."""
+    if found.digest != wanted.digest:
+        reported = differences(found.settings, wanted.settings)
+        if found.bundle != wanted.bundle:
+            reported.append(
+                f"bundle: {found.bundle.name} ({found.bundle.hash[:12]}) there, "
+                f"{wanted.bundle.name} ({wanted.bundle.hash[:12]}) here"
+            )
+        reported = reported or [f"digest: {found.digest[:12]} there, {wanted.digest[:12]} here"]
+        raise DatasetError(
+            where=where,
+            found="this folder holds another recipe's dataset: " + "; ".join(reported),
+            wanted="an empty folder, or the dataset of this very recipe",
+            hint="give another place with --output, or undo these changes",
+        )
+    if found.name != wanted.name or found.shard_samples != wanted.shard_samples:
+        raise DatasetError(
+            where=where,
+            found=f"this folder's dataset is {found.name} in shards of {found.shard_samples}",
+            wanted=f"{wanted.name} in shards of {wanted.shard_samples}",
+            hint="keep the recipe's name and output.shard_samples, or give another place with --output",
+        )
+
+
+def check_place(store: Store, head: DatasetHead, differences: Differences) -> DatasetHead | None:
+    """The head already at this place, None if it is free; writes nothing. Raises as `open_dataset`."""
+    if not store.exists(DATASET):
+        return None
+    found = read_head(store)
+    check_head(found, head, store.uri, differences)
+    return found
+
+
+def open_dataset(store: Store, head: DatasetHead, recipe_text: str, differences: Differences) -> DatasetHead:
+    """Claims the place for this dataset, or joins the one that is there, and leaves the recipe beside it.
+
+    `differences(there, here)` names the settings that differ. Returns the head in force, whose
+    fingerprint may be another environment's. Raises DatasetError if the place holds another dataset.
+    """
+    store.put_if_absent(DATASET, head_bytes(head))
+    found = read_head(store)
+    check_head(found, head, store.uri, differences)
+    text = recipe_text.encode()
+    if not store.put_if_absent(RECIPE, text) and store.read_bytes(RECIPE) != text:
+        store.replace(RECIPE, text)
+    return found

@@ -1,0 +1,121 @@
+"""index.json: the dataset's files, then a line per shard, then the totals.
+
+It has a line for each shard, so that neither writer nor reader needs to hold all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final
+
+from xreal_synth.dataset.acceptance import GateTally
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import INDEX
+from xreal_synth.errors import StorageError
+from xreal_synth.storage import Store
+from xreal_synth.types import FileStamp, ShardRecord
+
+_SHARDS: Final = '\n"shards": ['
+_CHUNK: Final = 1 << 20
+
+
+class IndexWriter:
+    """Takes the shards' records one at a time, in order, and then writes the index: the same bytes each time.
+
+    The lines wait in the temporary file `lines`. Where a gate was, they have what it refused and the totals what
+    it did.
+    """
+
+    def __init__(self, lines: Path) -> None:
+        self._path = lines
+        self._lines: IO[str] = lines.open("w", encoding="utf-8", newline="\n")
+        self._separator = "\n"
+        self._totals = {"samples": 0, "groups": 0, "bytes": 0}
+        self._gate = GateTally()
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+
+    def add(self, record: ShardRecord) -> None:
+        self._totals["samples"] += record.samples
+        self._totals["groups"] += record.groups
+        self._totals["bytes"] += record.tar.bytes
+        self._gate.add(record.gate)
+        self._lines.write(self._separator + json.dumps(_line(record)))
+        self._separator = ",\n"
+
+    def write(self, out: Path, head: DatasetHead, files: list[FileStamp], asked: int | None) -> None:
+        """The whole index; `asked` is the number of groups that the recipe asks for, where that is known."""
+        self._lines.flush()
+        first: dict[str, object] = {
+            "format_version": head.format_version,
+            "name": head.name,
+            "digest": head.digest,
+        }
+        if asked is not None:
+            first["asked"] = {"groups": asked}
+        totals: dict[str, object] = {**self._totals}
+        if self._gate.total is not None:
+            totals["gate"] = asdict(self._gate.total)
+        with (
+            out.open("w", encoding="utf-8", newline="\n") as file,
+            self._path.open("r", encoding="utf-8", newline="\n") as lines,
+        ):
+            _write_fields(file, "{", first)
+            file.write(f',\n"files": {json.dumps([asdict(entry) for entry in files])},{_SHARDS}')
+            while text := lines.read(_CHUNK):
+                file.write(text)
+            _write_fields(file, "\n],", totals)
+            file.write("\n}\n")
+
+
+def index_start(store: Store) -> dict[str, Any]:
+    """What the index says before its shards; reads no further than it must.
+
+    Raises StorageError, OSError, ValueError.
+    """
+    data, mark = b"", _SHARDS.encode()
+    for chunk in store.chunks(INDEX):
+        seen = max(len(data) - len(mark), 0)
+        data += chunk
+        if (end := data.find(mark, seen)) >= 0:
+            data = data[:end].removesuffix(b",") + b"\n}"
+            break
+    fields = json.loads(data)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{INDEX} holds no object")
+    return fields
+
+
+def asked_groups(store: Store) -> int | None:
+    """The groups that the last finished run asked for, as index.json tells; None where it does not."""
+    try:
+        reported = index_start(store).get("asked")
+    except (ValueError, StorageError, OSError):
+        return None
+    groups = reported.get("groups") if isinstance(reported, dict) else None
+    return groups if isinstance(groups, int) and groups > 0 else None
+
+
+def _write_fields(file: IO[str], lead: str, fields: dict[str, object]) -> None:
+    file.write(
+        lead + ",".join(f"\n{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+    )
+
+
+def _line(record: ShardRecord) -> dict[str, object]:
+    line: dict[str, object] = {
+        "shard": record.shard, "path": record.tar.path, "samples": record.samples, "groups": record.groups,
+        "start": record.start, "stop": record.stop, "bytes": record.tar.bytes, "sha256": record.tar.sha256,
+    }  # fmt: skip
+    if record.gate is not None:
+        line |= {"rejected": record.rejected, "dropped": record.dropped}
+    return line

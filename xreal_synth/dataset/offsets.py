@@ -1,0 +1,64 @@
+"""Single samples out of a tar: where each begins, and one read and checked by itself.
+
+A sample's members lie side by side, so one range of bytes holds them with their headers.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.dataset.names import SUFFIXES
+from xreal_synth.dataset.tar import content_sha256, raw_samples
+from xreal_synth.errors import DatasetError
+
+Offsets = npt.NDArray[np.int64]
+
+
+def sample_offsets(path: Path, where: str, keys: tuple[str, ...]) -> Offsets:
+    """int64 [n + 1]: sample i's members are the bytes [offsets[i], offsets[i + 1]) of the tar.
+
+    Reads headers alone. Raises DatasetError unless the tar's members are exactly those of `keys`, in order.
+    """
+    wanted = [f"{key}.{suffix}" for key in keys for suffix in SUFFIXES]
+    starts, end = [], 0
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            for position, name in enumerate(wanted):
+                member = tar.next()
+                if member is None or member.name != name or not member.isreg():
+                    found = "the tar's end" if member is None else f"member {member.name[:120]!r}"
+                    raise DatasetError(where=where, found=found, wanted=f"{name!r} at this place")
+                if position % len(SUFFIXES) == 0:
+                    starts.append(member.offset)
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
+            if tar.next() is not None:
+                raise DatasetError(where=where, found="more members than its table has rows")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DatasetError(where=where, found=f"cannot be read as a tar ({error})") from error
+    return np.array([*starts, end], dtype=np.int64)
+
+
+def sample_members(data: bytes, key: str, sha256: str, where: str) -> dict[str, bytes]:
+    """Suffix -> content of the one sample in this range of a tar.
+
+    Raises DatasetError unless it is `key` and its content has the hash that its row of the table names.
+    """
+    size = len(data) + 2 * tarfile.BLOCKSIZE
+    ended = data + bytes(-(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - len(data))
+    found = list(raw_samples(ended, where))
+    if [name for name, _ in found] != [key]:
+        names = ", ".join(name for name, _ in found) or "nothing"
+        raise DatasetError(where=where, found=names, wanted=key, hint="run xreal-synth verify")
+    ((_, members),) = found
+    if content_sha256(members.values()) != sha256:
+        raise DatasetError(
+            where=f"{where}:{key}",
+            found="its bytes are not those its table's row names",
+            hint="run xreal-synth verify, then restore or make the shard again",
+        )
+    return members

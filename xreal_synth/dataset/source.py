@@ -1,0 +1,186 @@
+"""What an export reads: the finished shards of a dataset, each checked against its record before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from xreal_synth.dataset.check import local_copy, record_problems
+from xreal_synth.dataset.excluded import read_excluded
+from xreal_synth.dataset.head import DatasetHead, read_head
+from xreal_synth.dataset.names import (
+    QUARANTINE,
+    RECORDS,
+    SHARDS,
+    TABLES,
+    parse_key,
+    record_key,
+    shards_in,
+    stem_of,
+)
+from xreal_synth.dataset.record import read_record, stamp
+from xreal_synth.dataset.splits import SplitOf, splits_of
+from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.dataset.tar import TarSample, read_samples
+from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.models.describe import BundleInfo, describe_made_with
+from xreal_synth.storage import Store
+from xreal_synth.types import ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A shard that was left out, and why."""
+
+    shard: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} is left out: {self.reason}"
+
+
+@dataclass(slots=True)
+class Source:
+    """A dataset's shards that have a sound record, and those that are left out.
+
+    `skipped` grows while images are read, when a tar or a table is not what its record says. `excluded` are keys
+    of images that are left out (excluded.csv).
+    """
+
+    store: Store
+    head: DatasetHead
+    records: tuple[ShardRecord, ...]
+    split_of: SplitOf
+    bundle: BundleInfo | None
+    skipped: list[Skipped] = field(default_factory=list)
+    excluded: frozenset[str] = frozenset()
+
+    @property
+    def images(self) -> int:
+        """Images that the records name, without those excluded."""
+        here = {record.shard for record in self.records}
+        excluded = sum(parse_key(key).group // self.head.shard_samples in here for key in self.excluded)
+        return sum(record.samples for record in self.records) - excluded
+
+    def skip(self, record: ShardRecord, reason: str) -> None:
+        self.skipped.append(Skipped(stem_of(self.head.name, record.shard), reason))
+
+
+def open_source(store: Store) -> Source:
+    """Reads head, records and splits; raises DatasetError where there is no dataset or no finished shard."""
+    head = read_head(store)
+    records, skipped = [], []
+    for shard in _wanted(store, head):
+        stem = stem_of(head.name, shard)
+        try:
+            record = read_record(store, stem)
+            reason = _reason(store, head, record, shard)
+        except (DatasetError, StorageError) as error:
+            record, reason = None, error.found
+        if record is None or reason:
+            skipped.append(Skipped(stem, reason))
+        else:
+            records.append(record)
+    if not records:
+        raise DatasetError(
+            where=store.uri,
+            found="no finished shard: " + (str(skipped[0]) if skipped else "nothing was made yet"),
+            wanted="at least one shard with its record",
+            hint="run xreal-synth generate again; it goes on where it stopped",
+        )
+    made_with = describe_made_with(head.bundle.name, head.bundle.hash)
+    excluded = frozenset(read_excluded(store))
+    return Source(store, head, tuple(records), splits_of(store), made_with, skipped, excluded)
+
+
+def _wanted(store: Store, head: DatasetHead) -> range:
+    """Every shard up to the largest of which anything is there."""
+    folders = (SHARDS, TABLES, RECORDS, QUARANTINE)
+    present = {shard for folder in folders for shard in shards_in(store, folder, head.name)}
+    return range(max(present, default=-1) + 1)
+
+
+def _reason(store: Store, head: DatasetHead, record: ShardRecord | None, shard: int) -> str:
+    """Why a shard cannot be used; empty if it can."""
+    stem = stem_of(head.name, shard)
+    if record is None:
+        return f"it has no {record_key(stem)}, so it was not finished; run xreal-synth generate again"
+    if reported := record_problems(record, shard, stem, head, None):
+        return f"{record_key(stem)}: {reported[0]}"
+    if (size := store.size(record.tar.path)) != record.tar.bytes:
+        found = "is missing" if size is None else f"has {size} bytes, its record names {record.tar.bytes}"
+        return f"{record.tar.path} {found}"
+    return ""
+
+
+def shard_table(source: Source, record: ShardRecord) -> Any:
+    """The shard's pyarrow table with the present splits, or None: then the shard is in `source.skipped`."""
+    key = record.table.path
+    try:
+        data = source.store.read_bytes(key)
+    except StorageError as error:
+        source.skip(record, error.found)
+        return None
+    if stamp(key, data) != record.table:
+        source.skip(record, f"{key} is not the file that its record names")
+        return None
+    table = read_table(data, key, sample_schema())
+    if table.num_rows != record.samples:
+        source.skip(record, f"{key} has {table.num_rows} rows for {record.samples} images")
+        return None
+    return source.split_of.applied(table)
+
+
+def read_shards(source: Source) -> Iterator[tuple[ShardRecord, Any, Iterator[TarSample]]]:
+    """(record, its table, its images) shard by shard, with one image and one table in memory.
+
+    An image's `sample.split` is the present one. Excluded images are in none of the three. A shard whose files are not
+    those its record names goes to `source.skipped` before any image of it is given out. Raises DatasetError where a
+    tar with the right hash contradicts itself or its table.
+    """
+    for record, table, path in _sound(source):
+        rows = table.select(["key", "sha256", "split"]).to_pylist()
+        images = _with_rows(read_samples(path, record.tar.path), rows, record)
+        if source.excluded:
+            images = (image for image in images if image.sample.meta.key not in source.excluded)
+            table = without_excluded(source, table)
+            groups = len(table.column("group").unique())
+            record = replace(record, samples=table.num_rows, groups=groups)
+        yield record, table, images
+
+
+def without_excluded(source: Source, table: Any) -> Any:
+    """A shard's table without the rows of excluded images."""
+    return table.filter([key not in source.excluded for key in table.column("key").to_pylist()])
+
+
+def read_tables(source: Source) -> Iterator[tuple[ShardRecord, Any]]:
+    """(record, its table) of every shard whose table and tar are those its record names."""
+    return ((record, table) for record, table, _ in _sound(source))
+
+
+def _sound(source: Source) -> Iterator[tuple[ShardRecord, Any, Path]]:
+    for record in source.records:
+        table = shard_table(source, record)
+        if table is None:
+            continue
+        with local_copy(source.store, record.tar.path) as path:
+            if stamp(record.tar.path, path) == record.tar:
+                yield record, table, path
+            else:
+                source.skip(record, f"{record.tar.path} is not the file that its record names")
+
+
+def _with_rows(
+    images: Iterator[TarSample], rows: Sequence[dict[str, Any]], record: ShardRecord
+) -> Iterator[TarSample]:
+    for image, row in zip(images, rows, strict=True):
+        if (image.sample.meta.key, image.sha256) != (row["key"], row["sha256"]):
+            raise DatasetError(
+                where=record.tar.path,
+                found=f"image {image.sample.meta.key} is not the one in the table's row for {row['key']}",
+                hint="run xreal-synth verify",
+            )
+        yield replace(image, sample=replace(image.sample, split=row["split"]))

@@ -1,0 +1,208 @@
+"""How far a dataset is, from its records and the last run's note. Neither torch nor Ray; nothing is written."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import yaml
+
+from xreal_synth.dataset.ahead import in_order, readers
+from xreal_synth.dataset.head import DatasetHead, read_head
+from xreal_synth.dataset.index import asked_groups
+from xreal_synth.dataset.names import (
+    INDEX,
+    QUARANTINE,
+    RECIPE,
+    RECORDS,
+    parse_stem,
+    quarantine_key,
+    record_key,
+    stem_of,
+)
+from xreal_synth.dataset.note import RunNote, read_note
+from xreal_synth.dataset.record import parse_record
+from xreal_synth.dataset.seal import unsealed
+from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.storage import Store
+
+State = Literal["running", "complete", "partial", "stopped", "silent"]
+
+FRESH_S = 60.0
+"""A run that goes on writes its note every 15 s; clocks may be apart."""
+
+_EXITS: dict[int, State] = {0: "complete", 3: "partial", 75: "stopped"}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFacts:
+    """What is kept of a record: `at` is when it was written, `make_s` how long its shard took (0: adopted)."""
+
+    shard: int
+    samples: int
+    groups: int
+    rejected: int
+    dropped: int
+    make_s: float
+    actor: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStatus:
+    """A dataset as it stands.
+
+    `running`: a run told of itself, or finished a shard, a short while ago; `silent`: the last run neither goes
+    on nor has said how it ended. Totals are None where nothing tells how many groups are asked for;
+    `images_total` expects of the missing groups what the made ones gave. `images_per_s` is of the actors at work,
+    from their last shards; `eta_s` and `actors` are None and 0 unless it runs. Times are seconds since 1970.
+    """
+
+    uri: str
+    name: str
+    state: State
+    exit_code: int | None
+    shards_done: int
+    shards_total: int | None
+    groups_done: int
+    groups_total: int | None
+    images: int
+    images_total: int | None
+    rejected: int
+    dropped: int
+    actors: int
+    images_per_s: float | None
+    eta_s: float | None
+    last_activity: float | None
+    quarantined: dict[int, str]
+    damaged: dict[int, str]
+    message: str = ""
+
+
+class StatusReader:
+    """Reads a dataset again and again; a record that has not changed is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen: dict[str, RecordFacts] = {}
+
+    def read(self, now: float | None = None) -> DatasetStatus:
+        """The state at `now`. Raises DatasetError if there is no dataset."""
+        now = time.time() if now is None else now
+        head, note = read_head(self._store), read_note(self._store)
+        damaged = self._read_records(head)
+        seen = list(self._seen.values())
+        groups_total = note.groups if note else asked_groups(self._store) or _recipe_groups(self._store)
+        shards_total = None if groups_total is None else -(-groups_total // head.shard_samples)
+        last = max([one.at for one in seen] + ([note.at] if note else []), default=None)
+        done = shards_total is not None and len(seen) >= shards_total and self._store.exists(INDEX)
+        state = _state(note, last, seen, done, now)
+        images, groups = sum(one.samples for one in seen), sum(one.groups + one.dropped for one in seen)
+        images_total = None
+        if groups_total is not None and groups:
+            images_total = images + round(images / groups * max(groups_total - groups, 0))
+        rate = _rate(seen)
+        left = None if images_total is None else images_total - images
+        return DatasetStatus(
+            uri=self._store.uri, name=head.name, state=state,
+            exit_code=note.exit_code if note else 0 if state == "complete" else None,
+            shards_done=len(seen), shards_total=shards_total, groups_done=groups, groups_total=groups_total,
+            images=images, images_total=images_total,
+            rejected=sum(one.rejected for one in seen), dropped=sum(one.dropped for one in seen),
+            actors=note.actors if note and state == "running" else 0, images_per_s=rate,
+            eta_s=left / rate if state == "running" and rate and left is not None else None,
+            last_activity=last, quarantined=self._quarantined(head), damaged=damaged,
+            message=note.message if note else "",
+        )  # fmt: skip
+
+    def _read_records(self, head: DatasetHead) -> dict[int, str]:
+        """Brings `_seen` up to date; the records that cannot be read, with the reason."""
+        times = {
+            key: at for key, at in self._store.times(RECORDS).items() if _shard_of(key, head) is not None
+        }
+        self._seen = {key: one for key, one in self._seen.items() if times.get(key) == one.at}
+        fresh = [(key, at) for key, at in times.items() if key not in self._seen]
+        damaged: dict[int, str] = {}
+        read = in_order(lambda one: self._record(*one), fresh, readers(self._store))
+        for (key, _), found in zip(fresh, read, strict=True):
+            if isinstance(found, RecordFacts):
+                self._seen[key] = found
+            else:
+                shard = _shard_of(key, head)
+                assert shard is not None
+                damaged[shard] = found
+        return damaged
+
+    def _record(self, key: str, at: float) -> RecordFacts | str:
+        try:
+            record = parse_record(self._store.read_bytes(key), key)
+        except (DatasetError, StorageError) as error:
+            return error.found
+        return RecordFacts(
+            record.shard, record.samples, record.groups, record.rejected, record.dropped,
+            record.timings.get("make_s", 0.0), record.actor, at,
+        )  # fmt: skip
+
+    def _quarantined(self, head: DatasetHead) -> dict[int, str]:
+        """Shards given up and not made since, with the reason."""
+        found = {}
+        for key in self._store.list(QUARANTINE):
+            shard = _shard_of(key, head)
+            if shard is None or record_key(stem_of(head.name, shard)) in self._seen:
+                continue
+            try:
+                reason = unsealed(self._store.read_bytes(quarantine_key(stem_of(head.name, shard))), key)[
+                    "reason"
+                ]
+            except (DatasetError, StorageError, KeyError):
+                reason = "its note cannot be read"
+            found[shard] = str(reason)
+        return found
+
+
+def _shard_of(key: str, head: DatasetHead) -> int | None:
+    """The shard of a record or quarantine note of this dataset."""
+    name = key.rsplit("/", 1)[-1]
+    stem = parse_stem(name.removesuffix(".json")) if name.endswith(".json") else None
+    return stem.shard if stem is not None and stem.name == head.name else None
+
+
+def _recipe_groups(store: Store) -> int | None:
+    """Groups as the recipe's file has them; an override that a run was given does not show."""
+    try:
+        recipe = yaml.safe_load(store.read_bytes(RECIPE))
+    except (StorageError, yaml.YAMLError, UnicodeDecodeError):
+        return None
+    groups = recipe.get("anatomies", recipe.get("samples")) if isinstance(recipe, dict) else None
+    return groups if isinstance(groups, int) and groups > 0 else None
+
+
+def _state(
+    note: RunNote | None, last: float | None, seen: list[RecordFacts], done: bool, now: float
+) -> State:
+    newest = max((one.at for one in seen), default=0.0)
+    if note is None:
+        if done:
+            return "complete"
+    elif note.exit_code is not None and newest <= note.at + FRESH_S:
+        return _EXITS.get(note.exit_code, "silent")
+    shards = [one.make_s for one in seen if one.make_s > 0]
+    patience = FRESH_S if note is not None else max(FRESH_S, 3 * statistics.median(shards or [0.0]))
+    return "running" if last is not None and now - last < patience else "silent"
+
+
+def _rate(seen: Iterable[RecordFacts]) -> float | None:
+    """Images per second of the actors that were at work when the newest record was written, each by its last
+    shard; None before the first."""
+    latest: dict[str, RecordFacts] = {}
+    for one in seen:
+        if one.make_s > 0 and (one.actor not in latest or latest[one.actor].at < one.at):
+            latest[one.actor] = one
+    if not latest:
+        return None
+    newest = max(one.at for one in latest.values())
+    working = [one for one in latest.values() if newest - one.at <= 2 * one.make_s + FRESH_S]
+    return sum(one.samples / one.make_s for one in working)

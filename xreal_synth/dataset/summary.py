@@ -1,0 +1,142 @@
+"""What a dataset holds, counted while its tables stream by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from xreal_synth.dataset.acceptance import GateTally
+from xreal_synth.dataset.table import LABEL_COLUMNS
+from xreal_synth.types import Acceptance, ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTally:
+    """How often a dotted label is 1, 0 and null."""
+
+    column: str
+    positive: int
+    negative: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTimes:
+    """Who made the shards, as their records say.
+
+    `images` were made in `seconds`, summed over shards and actors; adopted shards tell no time. `actors` counts
+    names, `environments` are fingerprints with the shards made in each, the most first.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    actors: int = 0
+    environments: tuple[tuple[dict[str, str], int], ...] = ()
+
+    @property
+    def images_per_actor_second(self) -> float | None:
+        return self.images / self.seconds if self.seconds > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """Counts over all finished shards.
+
+    `members` counts images by kind (h twin or healthy, v variant, s sham), `rows` groups by the recipe's
+    findings row, `bytes` those of the tars; `image_sizes` are (height, width); `gate` is None where none was.
+    `asked` is the number of groups that the last run asked for, None where no run has told.
+    """
+
+    shards: int
+    groups: int
+    samples: int
+    rejected: int
+    dropped: int
+    bytes: int
+    labels: tuple[LabelTally, ...]
+    splits: dict[str, int]
+    members: dict[str, int]
+    rows: dict[int, int]
+    image_sizes: tuple[tuple[int, int], ...]
+    gate: Acceptance | None = None
+    asked: int | None = None
+    making: GenerationTimes = field(default_factory=GenerationTimes)
+
+
+class Tally:
+    """Counts records and row groups into a DatasetSummary."""
+
+    def __init__(self) -> None:
+        self._totals: Counter[str] = Counter()
+        self._labels: Counter[tuple[str, int | None]] = Counter()
+        self._splits: Counter[str] = Counter()
+        self._members: Counter[str] = Counter()
+        self._rows: Counter[int] = Counter()
+        self._sizes: set[tuple[int, int]] = set()
+        self._last_group: int | None = None
+        self._gate = GateTally()
+        self._actors: set[str] = set()
+        self._environments: Counter[tuple[tuple[str, str], ...]] = Counter()
+        self._timed: Counter[str] = Counter()
+        self._seconds = 0.0
+
+    def count(self, record: ShardRecord) -> None:
+        self._gate.add(record.gate)
+        for name in ("groups", "samples", "rejected", "dropped"):
+            self._totals[name] += getattr(record, name)
+        self._totals["shards"] += 1
+        self._totals["bytes"] += record.tar.bytes
+        self._environments[tuple(sorted(record.fingerprint.items()))] += 1
+        if (seconds := record.timings.get("make_s", 0.0)) > 0:
+            self._actors.add(record.actor)
+            self._timed["images"] += record.samples
+            self._seconds += seconds
+
+    def add(self, table: Any) -> None:
+        """Counts a pyarrow table of samples; a group's members follow one another."""
+        for column in LABEL_COLUMNS:
+            for value, times in _counts(table, column).items():
+                self._labels[column, value] += times
+        self._splits.update(_counts(table, "split"))
+        for member, times in _counts(table, "member").items():
+            self._members[member[0]] += times
+        sizes = table.select(["height", "width"]).group_by(["height", "width"]).aggregate([]).to_pylist()
+        self._sizes.update((size["height"], size["width"]) for size in sizes)
+        for group, row in zip(
+            table.column("group").to_pylist(), table.column("row").to_pylist(), strict=True
+        ):
+            if group != self._last_group:
+                self._rows[row] += 1
+                self._last_group = group
+
+    def summary(self, asked: int | None = None) -> DatasetSummary:
+        """The counts so far; `asked` as DatasetSummary has it."""
+        labels = tuple(
+            LabelTally(column, *(self._labels[column, value] for value in (1, 0, None)))
+            for column in LABEL_COLUMNS
+        )
+        names = ("shards", "groups", "samples", "rejected", "dropped", "bytes")
+        return DatasetSummary(
+            **{name: self._totals[name] for name in names},
+            labels=labels,
+            splits=dict(sorted(self._splits.items())),
+            members=dict(sorted(self._members.items())),
+            rows=dict(sorted(self._rows.items())),
+            image_sizes=tuple(sorted(self._sizes)),
+            gate=self._gate.total,
+            asked=asked,
+            making=self._making(),
+        )
+
+    def _making(self) -> GenerationTimes:
+        ranked = sorted(self._environments.items(), key=lambda item: (-item[1], item[0]))
+        environments = tuple((dict(names), shards) for names, shards in ranked)
+        return GenerationTimes(
+            self._timed["images"], round(self._seconds, 3), len(self._actors), environments
+        )
+
+
+def _counts(table: Any, column: str) -> dict[Any, int]:
+    counted = table.column(column).value_counts().to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counted}

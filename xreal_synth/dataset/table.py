@@ -1,0 +1,220 @@
+"""Tables: one row per sample, and one row per rejected attempt, as parquet.
+
+Columns carry the names that KEY.json uses; labels are nullable int8 under dotted names
+(`chexpert14.Pneumonia`). Where a gate was, its scores stand under `quality.NAME`, its warnings in
+`quality.flags`. Later versions add columns; a reader passes over those it does not know.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from xreal_synth import findings as vocab
+from xreal_synth.dataset.meta import finding_fields
+from xreal_synth.dataset.names import tar_key
+from xreal_synth.dataset.tar import TableRow
+from xreal_synth.errors import DatasetError
+from xreal_synth.types import ImageQuality, Rejected, SampleMeta, ShardPlan
+
+LABEL_COLUMNS: Final = tuple(
+    f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
+)
+
+QUALITY: Final = "quality."
+FLAGS: Final = "quality.flags"
+
+PARQUET_SETTINGS: Final[dict[str, Any]] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "write_page_checksum": True,
+    "store_schema": False,
+}
+PARQUET_ERRORS: Final = (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError)
+"""What pyarrow raises on a damaged file (its own classes derive from these)."""
+
+
+@lru_cache(maxsize=1)
+def sample_schema() -> Any:
+    """The pyarrow schema of `tables/*.parquet` and `samples.parquet`."""
+    import pyarrow as pa
+
+    box, normed = pa.list_(pa.int32()), pa.list_(pa.float64())
+    finding = pa.struct([
+        ("name", pa.string()), ("side", pa.string()), ("zone", pa.string()), ("region", pa.string()),
+        ("size", pa.float64()), ("box_xyxy", box), ("box_xyxyn", normed), ("boxes_xyxy", pa.list_(box)),
+    ])  # fmt: skip
+    return pa.schema([
+        ("key", pa.string()), ("group", pa.int64()), ("member", pa.string()), ("split", pa.string()),
+        ("shard", pa.int64()), ("tar", pa.string()), ("attempt", pa.int32()), ("row", pa.int32()),
+        ("height", pa.int32()), ("width", pa.int32()), ("findings", pa.list_(finding)),
+        ("prompt", pa.string()), ("anatomy_source", pa.string()), ("anatomy_id", pa.string()),
+        ("ctr", pa.float64()), ("sha256", pa.string()), *((column, pa.int8()) for column in LABEL_COLUMNS),
+    ])  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def rejected_schema() -> Any:
+    """The pyarrow schema of `tables/*.rejected.parquet` and `rejected.parquet`."""
+    import pyarrow as pa
+
+    return pa.schema([
+        ("group", pa.int64()), ("attempt", pa.int32()), ("row", pa.int32()), ("shard", pa.int64()),
+        ("reason", pa.string()), ("dropped", pa.bool_()),
+    ])  # fmt: skip
+
+
+def meta_columns(meta: SampleMeta) -> dict[str, object]:
+    """The columns that repeat KEY.json."""
+    height, width = meta.image_size
+    return {
+        "key": meta.key,
+        "group": meta.group,
+        "member": meta.member,
+        "attempt": meta.attempt,
+        "row": meta.row,
+        "height": height,
+        "width": width,
+        "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
+        "prompt": meta.prompt,
+        "anatomy_source": meta.anatomy_source,
+        "anatomy_id": meta.anatomy_id,
+        "ctr": meta.ctr,
+        **label_columns(meta),
+        **quality_columns(meta.quality),
+    }
+
+
+def label_columns(meta: SampleMeta) -> dict[str, int | None]:
+    """`chexpert14.Pneumonia` -> 1, 0 or None."""
+    return {
+        f"{set_name}.{name}": meta.labels[set_name][name]
+        for set_name, names in vocab.LABEL_SETS.items()
+        for name in names
+    }
+
+
+def quality_columns(quality: ImageQuality | None) -> dict[str, object]:
+    """`quality.organs.heart` -> its score, and the list `quality.flags`; nothing without a gate."""
+    if quality is None:
+        return {}
+    scores = {QUALITY + name: value for name, value in sorted(quality.scores.items())}
+    return {**scores, FLAGS: list(quality.flags)}
+
+
+def label_counts(metas: Iterable[SampleMeta]) -> dict[str, int]:
+    """Positives per dotted label, every label named."""
+    counts = dict.fromkeys(LABEL_COLUMNS, 0)
+    for meta in metas:
+        for column, value in label_columns(meta).items():
+            counts[column] += value == 1
+    return counts
+
+
+def build_table(shard: ShardPlan, rows: Sequence[TableRow]) -> bytes:
+    """Parquet bytes of a shard's samples, in the tar's order."""
+    content = [
+        {
+            **meta_columns(row.meta),
+            "split": row.split,
+            "shard": shard.shard,
+            "tar": tar_key(shard.stem),
+            "sha256": row.sha256,
+        }
+        for row in rows
+    ]
+    scores = {name for row in rows if row.meta.quality is not None for name in row.meta.quality.scores}
+    gated = any(row.meta.quality is not None for row in rows)
+    return _parquet(content, _with_scores(sample_schema(), scores, [(FLAGS, _names())] if gated else []))
+
+
+def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
+    """Parquet bytes of a shard's rejected attempts, in the order given."""
+    content = [
+        {
+            "group": reject.group,
+            "attempt": reject.attempt,
+            "row": reject.row,
+            "shard": shard.shard,
+            "reason": reject.reason,
+            "dropped": reject.dropped,
+            "check": reject.check,
+            "member": reject.member,
+            "asked": list(reject.findings),
+            **{QUALITY + name: value for name, value in reject.scores},
+        }
+        for reject in rejected
+    ]
+    scores = {name for reject in rejected for name, _ in reject.scores}
+    return _parquet(content, _with_scores(rejected_schema(), scores, _gate_columns()))
+
+
+def read_table(data: bytes, where: str, schema: Any) -> Any:
+    """A pyarrow table with at least the schema's columns, of its types; raises DatasetError otherwise."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
+    except PARQUET_ERRORS as error:
+        raise DatasetError(where=where, found=f"cannot be read as parquet ({error})") from error
+    if table.schema.equals(schema):
+        return table
+    for field in schema:
+        found = table.schema.field(field.name).type if field.name in table.column_names else None
+        if found != field.type:
+            raise DatasetError(where=where, found=f"column {field.name}: {found}", wanted=str(field.type))
+    return table
+
+
+def read_rejected(data: bytes, where: str) -> list[Rejected]:
+    """The rejected attempts of one shard's reject table."""
+    rows = read_table(data, where, rejected_schema()).to_pylist()
+    return [
+        Rejected(
+            row["group"], row["attempt"], row["row"], row["reason"], row["dropped"],
+            check=row.get("check") or "placement", member=row.get("member") or "",
+            findings=tuple(row.get("asked") or ()),
+            scores=tuple(
+                (name.removeprefix(QUALITY), value)
+                for name, value in row.items()
+                if name.startswith(QUALITY) and value is not None
+            ),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _gate_columns() -> list[tuple[str, Any]]:
+    import pyarrow as pa
+
+    return [("check", pa.string()), ("member", pa.string()), ("asked", _names())]
+
+
+def _names() -> Any:
+    import pyarrow as pa
+
+    return pa.list_(pa.string())
+
+
+def _with_scores(schema: Any, scores: Iterable[str], more: Sequence[tuple[str, Any]]) -> Any:
+    """The schema with columns for these scores, and `more` before them."""
+    import pyarrow as pa
+
+    columns = [*more, *((QUALITY + name, pa.float64()) for name in sorted(scores))]
+    for name, kind in columns:
+        schema = schema.append(pa.field(name, kind))
+    return schema
+
+
+def _parquet(rows: list[dict[str, object]], schema: Any) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    table = pa.Table.from_pylist(rows, schema=schema)
+    pq.write_table(table, buffer, **PARQUET_SETTINGS)
+    return buffer.getvalue()

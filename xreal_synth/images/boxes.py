@@ -1,0 +1,160 @@
+"""Boxes of findings on images, from a CSV or a COCO file.
+
+CSV: a row per box with the columns `image`, `finding` and `x0,y0,x1,y1` or `x,y,w,h` (pixels of the image; of
+one of `width` x `height` pixels where it has these columns), or `x0n,y0n,x1n,y1n` (shares of the image). COCO: the
+usual JSON, a category per finding. All from the image's top left.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, image_label
+from xreal_synth.types import NormBox
+
+CORNERS: Final = ("x0", "y0", "x1", "y1")
+SIZED: Final = ("x", "y", "w", "h")
+SHARES: Final = ("x0n", "y0n", "x1n", "y1n")
+OVER_THE_EDGE: Final = 0.01
+"""Share of the image's side by which a box may reach out of it: hand-drawn ones do. It is cut there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableEntry:
+    """A box as a file gives it: `at` is its line or number, `image` the name the file has for the image.
+
+    `box` is xyxy in pixels of an image of `size` (width, height); without a size, of the image as it is stored.
+    """
+
+    at: str
+    image: str
+    finding: str
+    box: NormBox
+    size: tuple[float, float] | None
+
+
+class BadBoxes(Exception):  # noqa: N818
+    """Raised with everything that is wrong with a box file; caught where the folder is opened."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def read_entries(data: bytes, name: str) -> list[TableEntry]:
+    """The boxes in a file's bytes; the name's suffix says which kind it is. Raises BadBoxes."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in (".csv", ".json"):
+        raise BadBoxes([f"{name}: wanted a .csv or a COCO .json file"])
+    try:
+        text = data.decode("utf-8-sig")
+        entries, problems = _coco(json.loads(text), name) if suffix == ".json" else _csv(text, name)
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise BadBoxes([f"{name}: cannot be read: {error}"]) from error
+    if problems:
+        raise BadBoxes(problems)
+    return entries
+
+
+def norm_box(entry: TableEntry, stored: tuple[int, int]) -> NormBox | str:
+    """The box as shares of the image of `stored` (width, height), or what is wrong with it."""
+    width, height = entry.size or stored
+    x0, y0, x1, y1 = entry.box
+    shares = (x0 / width, y0 / height, x1 / width, y1 / height)
+    if min(shares) < -OVER_THE_EDGE or max(shares) > 1 + OVER_THE_EDGE:
+        return f"{entry.at}: box {[round(v, 1) for v in entry.box]} on an image of {width:g} x {height:g}"
+    cut = tuple(min(1.0, max(0.0, share)) for share in shares)
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        return f"{entry.at}: box {[round(v, 1) for v in entry.box]} has no area"
+    return cut[0], cut[1], cut[2], cut[3]
+
+
+def images_by_name(ids: Iterable[str]) -> dict[str, str | None]:
+    """Every name that a box file may have for an image -> its id: whole, without folder, without suffix.
+
+    None where a name fits several images.
+    """
+    names: dict[str, set[str]] = {}
+    whole = list(ids)
+    for image in whole:
+        path = PurePosixPath(image)
+        for name in (path.name, path.stem):
+            names.setdefault(name, set()).add(image)
+    found = {name: next(iter(images)) if len(images) == 1 else None for name, images in names.items()}
+    return {**found, **{image: image for image in whole}}
+
+
+def image_of(name: str, images: Mapping[str, str | None]) -> str | None:
+    """The id of the image that a box file names, None if the folder does not hold it (or several such)."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return next((image for key in (str(path), path.name, path.stem) if (image := images.get(key))), None)
+
+
+def _csv(text: str, name: str) -> tuple[list[TableEntry], list[str]]:
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    columns = rows.fieldnames or []
+    kinds = [kind for kind in (CORNERS, SIZED, SHARES) if set(kind) <= set(columns)]
+    if not {"image", "finding"} <= set(columns) or len(kinds) != 1:
+        wanted = "image, finding and x0,y0,x1,y1 or x,y,w,h (pixels) or x0n,y0n,x1n,y1n (shares)"
+        return [], [f"{name}: columns {', '.join(columns) or 'none'}, wanted {wanted}"]
+    entries: list[TableEntry] = []
+    problems: list[str] = []
+    for row in rows:
+        at = f"{name}, line {rows.line_num}"
+        try:
+            numbers = [float(row[key]) for key in kinds[0]]
+            size = (float(row["width"]), float(row["height"])) if row.get("width") else None
+            size = (1.0, 1.0) if kinds[0] is SHARES else size
+            entries.append(
+                _entry(at, row["image"] or "", row["finding"] or "", numbers, size, kinds[0] is SIZED)
+            )
+        except (TypeError, ValueError, KeyError) as error:
+            problems.append(f"{at}: {_said(error)}")
+    return entries, problems
+
+
+def _coco(data: Any, name: str) -> tuple[list[TableEntry], list[str]]:
+    try:
+        images = {image["id"]: image for image in data["images"]}
+        categories = {category["id"]: str(category["name"]) for category in data["categories"]}
+        annotations = list(data["annotations"])
+    except (TypeError, KeyError) as error:
+        return [], [f"{name}: not COCO ({_said(error)}): wanted images, categories and annotations"]
+    entries: list[TableEntry] = []
+    problems: list[str] = []
+    for number, one in enumerate(annotations):
+        at = f"{name}, annotation {number}"
+        try:
+            image = images[one["image_id"]]
+            size = (float(image["width"]), float(image["height"])) if "width" in image else None
+            numbers = [float(value) for value in one["bbox"]]
+            entries.append(
+                _entry(at, str(image["file_name"]), categories[one["category_id"]], numbers, size, True)
+            )
+        except (TypeError, ValueError, KeyError) as error:
+            problems.append(f"{at}: {_said(error)}")
+    return entries, problems
+
+
+def _said(error: Exception) -> str:
+    return f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+
+
+def _entry(
+    at: str, image: str, finding: str, numbers: list[float], size: tuple[float, float] | None, sized: bool
+) -> TableEntry:
+    """Raises ValueError."""
+    x, y, a, b = numbers
+    known = image_label(finding)
+    if known is None or known == NO_FINDING:
+        raise ValueError(f"unknown finding {finding!r}; known are {', '.join(IMAGE_LABELS[1:])}")
+    if not all(map(math.isfinite, numbers)) or (size is not None and min(size) <= 0):
+        raise ValueError("not a box")
+    return TableEntry(at, image, known, (x, y, x + a, y + b) if sized else (x, y, a, b), size)

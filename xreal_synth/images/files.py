@@ -1,0 +1,154 @@
+"""The files of a manifest's rows, from a folder or from tars: images and organ masks, checked."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from xreal_synth.anatomy.label_map import decode_mask
+from xreal_synth.anatomy.validate import SwappedLungsError, WrongCodeError, validate_sides
+from xreal_synth.errors import AnatomyError, StorageError
+from xreal_synth.images.manifest import BadImage, ImageRow, RowFault
+from xreal_synth.storage import Store
+from xreal_synth.types import GreyImage, Mask
+
+LEAST_CONTRAST = 8
+"""Grey levels between the darkest and the brightest pixel; below, an image has one colour."""
+
+MOST_CHROMA = 12.0
+"""Mean difference of an image's colour channels in grey levels; above, it is a coloured picture."""
+
+MAX_BYTES = 256 << 20
+_OPEN_TARS = 2
+_EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
+_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+class ImageFiles:
+    """Reads the files that rows name below a data folder; may be shared by threads.
+
+    Nothing is ever unpacked to a disk: a tar's members are read by the name that the manifest gives, and the
+    tars read last stay open.
+    """
+
+    def __init__(self, data: Store) -> None:
+        self._data = data
+        self._tars: dict[str, tarfile.TarFile] = {}
+        self._lock = threading.Lock()
+
+    def pair(self, row: ImageRow) -> tuple[bytes, bytes]:
+        """The bytes of image and mask; raises BadImage if one cannot be read."""
+        return self.read(row.shard, row.image), self.read(row.shard, row.mask)
+
+    def read(self, shard: str, name: str) -> bytes:
+        """The bytes of a file, or of a member of the tar `shard`; raises BadImage."""
+        try:
+            return self._member(shard, name) if shard else self._data.read_bytes(name)
+        except (StorageError, KeyError, tarfile.TarError, OSError) as error:
+            reason = error.found if isinstance(error, StorageError) else f"{shard}: {error}"
+            raise BadImage(RowFault.MISSING, reason) from error
+
+    def close(self) -> None:
+        for tar in self._tars.values():
+            tar.close()
+        self._tars.clear()
+
+    def _member(self, shard: str, name: str) -> bytes:
+        with self._lock:
+            if shard not in self._tars:
+                while len(self._tars) >= _OPEN_TARS:
+                    self._tars.pop(next(iter(self._tars))).close()
+                self._tars[shard] = self._tar(shard)
+            tar = self._tars[shard]
+            member = tar.getmember(name)
+            if not member.isreg() or member.size > MAX_BYTES:
+                raise KeyError(f"{name!r} is no plain file of at most {MAX_BYTES} bytes")
+            file = tar.extractfile(member)
+            assert file is not None
+            return file.read()
+
+    def _tar(self, shard: str) -> tarfile.TarFile:
+        folder = self._data.local_path
+        if folder is not None:
+            return tarfile.open(folder / shard, mode="r:")
+        return tarfile.open(fileobj=io.BytesIO(self._data.read_bytes(shard)), mode="r:")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagePair:
+    """An image uint8 [S, S] and its organ mask uint8 [S, S]."""
+
+    image: GreyImage
+    mask: Mask
+
+
+def checked_pair(encoded: bytes, mask: bytes, where: str = "mask") -> ImagePair:
+    """Image and mask from their files' bytes; raises BadImage for anything that no network can learn from.
+
+    The mask must have the image's size, known codes, both lungs and the heart, and lungs on the right sides;
+    `where` names it.
+    """
+    image = decode_image(encoded)
+    if image.shape[0] != image.shape[1]:
+        raise BadImage(RowFault.SHAPE, f"image is {image.shape}, wanted a square")
+    check_contrast(image)
+    try:
+        label_map = decode_mask(mask, where)
+    except AnatomyError as error:
+        raise BadImage(RowFault.MASK_UNREADABLE, error.found) from error
+    if label_map.shape != image.shape:
+        raise BadImage(RowFault.MASK_SHAPE, f"{where} is {label_map.shape}, image is {image.shape}")
+    check_sides(label_map, where)
+    return ImagePair(image, label_map)
+
+
+def check_sides(mask: Mask, where: str) -> None:
+    """`validate_sides` by kind of fault; raises BadImage."""
+    try:
+        validate_sides(mask, where)
+    except AnatomyError as error:
+        raise BadImage(mask_fault(error), f"{where}: {error.found}") from error
+
+
+def mask_fault(error: AnatomyError) -> RowFault:
+    """The kind of fault of a mask that did not validate."""
+    if isinstance(error, WrongCodeError):
+        return RowFault.MASK_CODE
+    return RowFault.SWAPPED if isinstance(error, SwappedLungsError) else RowFault.ANATOMY
+
+
+def decode_image(data: bytes) -> GreyImage:
+    """An image file's bytes -> grey levels uint8 [H, W]; raises BadImage unless it has 8 bits and no colours."""
+    try:
+        with Image.open(io.BytesIO(data)) as encoded:
+            mode = encoded.mode
+            pixels = encoded.convert("RGB") if mode == "P" else encoded.copy()
+    except _BROKEN as error:
+        raise BadImage(RowFault.UNREADABLE, str(error)) from error
+    if mode not in _EIGHT_BIT:
+        raise BadImage(
+            RowFault.UNREADABLE, f"an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)"
+        )
+    if pixels.mode in ("RGB", "RGBA"):
+        check_grey(np.asarray(pixels.convert("RGB")))
+    return np.asarray(pixels.convert("L"))
+
+
+def check_grey(pixels: npt.NDArray[np.uint8]) -> None:
+    """Raises BadImage if uint8 [H, W, 3] is a coloured picture."""
+    channels = pixels.astype(np.int16)
+    chroma = float(np.abs(np.diff(channels, axis=2)).mean())
+    if chroma > MOST_CHROMA:
+        raise BadImage(RowFault.COLOURED, f"colour channels differ by {chroma:.0f} grey levels on average")
+
+
+def check_contrast(image: GreyImage) -> None:
+    """Raises BadImage if the image has only one colour."""
+    if int(image.max()) - int(image.min()) < LEAST_CONTRAST:
+        raise BadImage(RowFault.ONE_COLOUR, "image has only one colour")

@@ -1,0 +1,260 @@
+"""Images named in a data folder's manifest.csv: rows, and which are refused and why.
+
+A data folder is a path or any fsspec URI. Image and mask are files below it, or members of the tar named in
+the column `shard`. A label that is neither in `labels` nor in `unknown` (names joined by `|`) is negative.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from xreal_synth.errors import StorageError, TrainingError
+from xreal_synth.findings import NO_FINDING, image_label
+from xreal_synth.storage import Store, checked_key
+from xreal_synth.types import NormBox
+
+MANIFEST: Final = "manifest.csv"
+TRAINING_COLUMNS: Final = ("image", "mask", "labels", "patient_id", "split")
+SEPARATE_SPLITS: Final = ("train", "val", "test")
+"""No patient may be in two of these."""
+
+BESIDE_NO_FINDING: Final = frozenset({NO_FINDING, "Support Devices"})
+"""Labels that an image without finding may have."""
+
+
+class RowFault(StrEnum):
+    """Why an image is refused, for counting; the reason beside it says what was met."""
+
+    INCOMPLETE = "incomplete row"
+    DUPLICATE = "duplicate image"
+    UNSAFE_PATH = "unsafe path"
+    TWO_SPLITS = "patient in two splits"
+    UNKNOWN_LABEL = "unknown label"
+    CONTRADICTION = "contradicting labels"
+    BAD_VALUE = "value that cannot be read"
+    NO_LABELS = "no row in the label table"
+    MISSING = "missing file"
+    UNREADABLE = "unreadable image"
+    SHAPE = "image of another size"
+    ONE_COLOUR = "one-colour image"
+    COLOURED = "coloured picture"
+    MASK_UNREADABLE = "unreadable mask"
+    MASK_SHAPE = "mask of another size"
+    MASK_CODE = "wrong code in the mask"
+    SWAPPED = "swapped lungs"
+    ANATOMY = "no usable anatomy in the mask"
+    UNSURE = "segmenter too unsure"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBox:
+    """A box round a finding on an image: its manifest name, normalised half-open xyxy."""
+
+    name: str
+    box: NormBox
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One image of the manifest; "", None or nothing where the manifest has no such column.
+
+    `image` and `mask` are names below the data folder, or in the tar `shard`. `labels` are positive, `unknown`
+    neither positive nor negative, both by their names in vocab.IMAGE_LABELS.
+    """
+
+    image: str = ""
+    mask: str = ""
+    shard: str = ""
+    labels: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    patient: str = ""
+    split: str = ""
+    view: str = ""
+    age: str = ""
+    sex: str = ""
+    original_id: str = ""
+    boxes: tuple[ImageBox, ...] = ()
+    mask_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An image that is not used: which file, what kind of fault, and what was met."""
+
+    file: str
+    fault: RowFault
+    reason: str
+
+
+class BadImage(Exception):  # noqa: N818
+    """Raised for an image that cannot be used, caught where images are collected; never reaches the user."""
+
+    def __init__(self, fault: RowFault, reason: str) -> None:
+        super().__init__(reason)
+        self.fault = fault
+        self.reason = reason
+
+    def refusal(self, file: str) -> Refusal:
+        return Refusal(file, self.fault, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The rows asked for, in the manifest's order, and the rows refused."""
+
+    rows: tuple[ImageRow, ...]
+    refused: tuple[Refusal, ...]
+
+
+def read_manifest(
+    data: Store, needed: Collection[str] = TRAINING_COLUMNS, splits: Collection[str] | None = None
+) -> Manifest:
+    """The rows of `splits` (all by default); a row that lacks a `needed` value or is faulty is refused.
+
+    Raises TrainingError if there is no manifest, it is not UTF-8, has no rows or lacks a needed column.
+    """
+    where = f"{data.uri}/{MANIFEST}"
+    table = _table(data, where)
+    missing = [name for name in needed if table and name not in table[0]]
+    if not table or missing:
+        raise TrainingError(
+            found=f"{where}: {'no rows' if not table else 'no column ' + ', '.join(missing)}",
+            wanted=f"columns {', '.join(needed)}",
+            hint="add them",
+        )
+    patients = _splits_of_patients(table)
+    rows: list[ImageRow] = []
+    refused: list[Refusal] = []
+    images: set[str] = set()
+    for record in table:
+        if splits is not None and record.get("split") not in splits:
+            continue
+        try:
+            row = _row(data, record, needed, patients)
+            if row.image and (name := f"{row.shard}:{row.image}") in images:
+                raise BadImage(RowFault.DUPLICATE, "this image stands in an earlier row")
+            images.add(name if row.image else "")
+            rows.append(row)
+        except BadImage as bad:
+            refused.append(bad.refusal(record.get("image") or record.get("mask") or "(no image)"))
+    return Manifest(tuple(rows), tuple(refused))
+
+
+def joined_labels(text: str) -> tuple[str, ...]:
+    """Label names joined by `|` -> their names in vocab.IMAGE_LABELS; raises BadImage for any other name."""
+    given = [name.strip() for name in text.split("|") if name.strip()]
+    strange = [name for name in given if image_label(name) is None]
+    if strange:
+        raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {', '.join(map(repr, strange))}")
+    return tuple(dict.fromkeys(name for name in map(image_label, given) if name is not None))
+
+
+def check_labels(labels: Collection[str], unknown: Collection[str]) -> None:
+    """Raises BadImage where a label is positive and unknown at once, or "No Finding" stands beside one."""
+    if both := set(labels) & set(unknown):
+        raise BadImage(RowFault.CONTRADICTION, f"{', '.join(sorted(both))} both positive and unknown")
+    if NO_FINDING in labels and (others := set(labels) - BESIDE_NO_FINDING):
+        raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside {', '.join(sorted(others))}")
+
+
+def fault_counts(refused: Iterable[Refusal]) -> str:
+    """`2 missing file, 1 one-colour image`, the most frequent first."""
+    counts = Counter(refusal.fault for refusal in refused)
+    return ", ".join(f"{count} {fault}" for fault, count in counts.most_common())
+
+
+def _table(data: Store, where: str) -> list[dict[str, str]]:
+    try:
+        text = data.read_bytes(MANIFEST).decode("utf-8-sig")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    except (StorageError, UnicodeDecodeError, csv.Error) as error:
+        not_utf8 = isinstance(error, UnicodeDecodeError)
+        raise TrainingError(
+            found=f"{where}: {error.found if isinstance(error, StorageError) else error}",
+            wanted="a UTF-8 text file" if not_utf8 else f"a {MANIFEST} in the data folder",
+            hint="save it as UTF-8" if not_utf8 else "give the folder that holds it",
+        ) from error
+
+
+def _splits_of_patients(table: list[dict[str, str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for record in table:
+        if record.get("patient_id") and record.get("split") in SEPARATE_SPLITS:
+            found.setdefault(record["patient_id"], set()).add(record["split"])
+    return found
+
+
+def _row(
+    data: Store, record: dict[str, str], needed: Collection[str], patients: dict[str, set[str]]
+) -> ImageRow:
+    _check_cells(record, needed)
+    patient, split = record.get("patient_id") or "", record.get("split") or ""
+    if split in SEPARATE_SPLITS and len(patients.get(patient, ())) > 1:
+        raise BadImage(
+            RowFault.TWO_SPLITS, f"patient {patient} is in two splits: {', '.join(sorted(patients[patient]))}"
+        )
+    labels, unknown = (joined_labels(record.get(name) or "") for name in ("labels", "unknown"))
+    check_labels(labels, unknown)
+    return ImageRow(
+        image=_file(data, record.get("image")),
+        mask=_file(data, record.get("mask")),
+        shard=_file(data, record.get("shard")),
+        labels=labels,
+        unknown=unknown,
+        patient=patient,
+        split=split,
+        view=record.get("view") or "",
+        age=record.get("age") or "",
+        sex=record.get("sex") or "",
+        original_id=record.get("original_id") or "",
+        boxes=_boxes(record.get("boxes_xywh_norm")),
+        mask_score=_score(record.get("mask_score")),
+    )
+
+
+def _check_cells(record: dict[str, str], needed: Collection[str]) -> None:
+    if None in record:
+        raise BadImage(RowFault.INCOMPLETE, "more cells than columns")
+    empty = [name for name in needed if not record[name]]
+    if "labels" in empty and record.get("unknown"):
+        empty.remove("labels")
+    if empty:
+        raise BadImage(RowFault.INCOMPLETE, f"nothing in column {', '.join(empty)}")
+
+
+def _file(data: Store, text: str | None) -> str:
+    """A name below the data folder; whole paths and URIs are taken where they lie below it."""
+    if not text:
+        return ""
+    try:
+        return checked_key(text.removeprefix(f"{data.uri}/"))
+    except StorageError as error:
+        raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder") from error
+
+
+def _boxes(text: str | None) -> tuple[ImageBox, ...]:
+    boxes = []
+    try:
+        for given, *numbers in json.loads(text or "[]"):
+            x, y, w, h = map(float, numbers)
+            name = image_label(str(given))
+            if name is None:
+                raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {given!r} in boxes_xywh_norm")
+            boxes.append(ImageBox(name, (x, y, x + w, y + h)))
+    except (ValueError, TypeError) as error:
+        raise BadImage(RowFault.BAD_VALUE, f"boxes_xywh_norm: {error}") from error
+    return tuple(boxes)
+
+
+def _score(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise BadImage(RowFault.BAD_VALUE, f"mask_score is {text!r}") from error

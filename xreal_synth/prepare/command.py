@@ -1,0 +1,145 @@
+"""`xreal-synth prepare` as a function: from a source's tables to a folder that training reads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.images.manifest import fault_counts
+from xreal_synth.prepare import chexpert, mimic, nih, own_folder
+from xreal_synth.prepare.choose import Choice, choose
+from xreal_synth.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
+from xreal_synth.prepare.images import Shape
+from xreal_synth.prepare.journal import PrepareJournal
+from xreal_synth.prepare.publish import (
+    REFUSED,
+    manifest_rows,
+    without_credentials,
+    write_account,
+    write_manifest,
+    write_refused,
+)
+from xreal_synth.prepare.run import OnImages, Outcome, Preparation, generate_images
+from xreal_synth.prepare.segmenters import open_segmenter
+from xreal_synth.prepare.tars import write_tars
+from xreal_synth.storage import LocalStore, open_store
+
+SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
+    "nih": (nih.find_nih, nih.LICENCE),
+    "mimic": (mimic.find_mimic, mimic.LICENCE),
+    "chexpert": (chexpert.find_chexpert, chexpert.LICENCE),
+    "folder": (own_folder.find_folder, own_folder.LICENCE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareTask:
+    """What to prepare: a source (path or any fsspec URI), how its tables are read, what is taken and made.
+
+    `tables` is where the tables lie if not with the images. `segmenter` is `pspnet` or a bundle; `weights` the
+    folder of PSPNet's weights. `shard_images` writes WebDataset tars too, with this many images each.
+    """
+
+    kind: Kind
+    source: str
+    out: Path
+    shape: Shape
+    choice: Choice = field(default_factory=Choice)
+    tables: str | None = None
+    columns: FolderColumns = field(default_factory=FolderColumns)
+    encoding: str = "utf-8-sig"
+    blank: Blank = "unknown"
+    segmenter: str = "xreal-mini"
+    weights: Path | None = None
+    device: str = "cpu"
+    min_score: float = 0.0
+    workers: int = 2
+    shard_images: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was made: the rows of the manifest, everything refused and left out, and `prepared.json`."""
+
+    rows: list[dict[str, str]]
+    found: FoundImages
+    outcome: Outcome
+    account: dict[str, Any]
+
+    @property
+    def refused_share(self) -> float:
+        refused = len(self.found.refused)
+        return refused / max(1, refused + len(self.rows))
+
+
+def prepare(
+    task: PrepareTask,
+    on_start: Callable[[int], None] = lambda images: None,
+    on_images: OnImages = lambda images: None,
+) -> Report:
+    """Prepare the images of a source, or go on with what `task.out` holds.
+
+    `on_start` gets the number of images chosen, `on_images` how many more are through. An image that cannot be used
+    is refused and listed, never an error. Raises TrainingError where the tables cannot be used, the folder holds
+    something else, or no image is left; BundleError for the segmenter.
+    """
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
+    place = SourcePlace(
+        open_store(task.source),
+        open_store(task.tables or task.source),
+        task.encoding,
+        task.blank,
+        task.columns,
+    )
+    find, licence = SOURCES[task.kind]
+    found = find(place)
+    chosen = choose(found, task.choice)
+    if not chosen:
+        raise TrainingError(
+            found=f"no image to prepare: {_counts(found)}", wanted="frontal images", hint="see above"
+        )
+    segmenter = None if task.columns.mask else open_segmenter(task.segmenter, task.weights, task.device)
+    mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
+    out = LocalStore(task.out)
+    made_so = {"kind": task.kind, **asdict(task.shape), "masks": mask_source}
+    journal = PrepareJournal(task.out, made_so)
+    on_start(len(chosen))
+    making = Preparation(task.shape, task.min_score, task.workers)
+    try:
+        outcome = generate_images(place.images, out, chosen, found, making, segmenter, journal, on_images)
+    finally:
+        journal.close()
+    write_refused(out, found)
+    if not outcome.images:
+        raise TrainingError(
+            found=f"no image is left: {_counts(found)}",
+            wanted="images that can be used",
+            hint=f"see {task.out / REFUSED}",
+        )
+    rows = manifest_rows(outcome.images, task.shape, mask_source)
+    write_manifest(out, rows)
+    if task.shard_images:
+        write_tars(out, rows, task.shard_images)
+    account = write_account(out, rows, found, made_so | _settings(task), licence)
+    return Report(rows, found, outcome, account)
+
+
+def _settings(task: PrepareTask) -> dict[str, Any]:
+    choice = task.choice
+    return {
+        "source": without_credentials(task.source),
+        "splits": str(choice.splits),
+        "min_age": choice.min_age,
+        "limit": choice.limit,
+        "min_score": task.min_score,
+        "blank": task.blank,
+    }
+
+
+def _counts(found: FoundImages) -> str:
+    left = ", ".join(f"{count} {reason}" for reason, count in found.left_out.most_common())
+    return f"{len(found.refused)} refused ({fault_counts(found.refused)}), left out {left or 'none'}"

@@ -1,0 +1,139 @@
+"""MIMIC-CXR as published: files/p10/p10000032/s50414267/DICOM_ID.jpg (MIMIC-CXR-JPG) or .dcm (MIMIC-CXR).
+
+The tables are MIMIC-CXR-JPG's: mimic-cxr-2.0.0-metadata, -chexpert and -split, .csv or .csv.gz.
+"""
+
+from __future__ import annotations
+
+from xreal_synth.errors import TrainingError
+from xreal_synth.findings import CHEXPERT14
+from xreal_synth.images.manifest import RowFault
+from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of
+from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
+from xreal_synth.prepare.tables import Row, Table, first_name, read_table, staged
+
+LICENCE = (
+    "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "
+    "what is derived from them may be shared with credentialed users only."
+)
+PREFIX = "mimic-cxr-2.0.0"
+ENDINGS = (".jpg", ".dcm", ".png")
+FIRST_IMAGES = 20
+METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
+LABELS = ("subject_id", "study_id", *(name for name in CHEXPERT14))
+SPLITS = {"train": "train", "validate": "val", "test": "test"}
+
+
+def find_mimic(place: SourcePlace) -> FoundImages:
+    """The images of the metadata table; labels by torchxrayvision's MIMIC_Dataset, one row a study."""
+    found = FoundImages()
+    labels, metadata = (
+        _table(place, part, columns, found)
+        for part, columns in (("chexpert", LABELS), ("metadata", METADATA))
+    )
+    studies = {_study(row) for row in labels.rows if _labelled(row, found)}
+    images: list[Row] = []
+    for row in metadata.rows:
+        if not row["dicom_id"].strip() or not row["subject_id"].isdigit() or not row["study_id"].isdigit():
+            found.refuse(
+                row["dicom_id"] or "(no dicom_id)", RowFault.INCOMPLETE, "no dicom_id, subject_id or study_id"
+            )
+        elif _study(row) not in studies:
+            found.refuse(_path(row), RowFault.NO_LABELS, f"study {row['study_id']} is not in the label table")
+        else:
+            images.append(row)
+    splits, endings = _splits(place, found), _endings(place, images)
+    for row, named in _labels(labels, metadata, images, studies, place):
+        found.images.append(_image(row, named, splits, endings))
+    return found
+
+
+def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> Table:
+    name = first_name(place.tables, [f"{PREFIX}-{part}.csv"], f"MIMIC-CXR-JPG's {part} table")
+    table = read_table(place.tables, name, needed, place.encoding)
+    found.tables[name] = table.sha256
+    for line in table.torn:
+        found.refuse(f"{name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+    return table
+
+
+def _study(row: Row) -> tuple[str, str]:
+    return row["subject_id"], row["study_id"]
+
+
+def _path(row: Row) -> str:
+    subject, study = _study(row)
+    return f"files/p{subject[:2]}/p{subject}/s{study}/{row['dicom_id']}"
+
+
+def _labelled(row: Row, found: FoundImages) -> bool:
+    try:
+        wrong = any(row[name] and float(row[name]) not in (1, 0, -1) for name in CHEXPERT14)
+    except ValueError:
+        wrong = True
+    if wrong or not row["subject_id"].isdigit() or not row["study_id"].isdigit():
+        found.refuse(
+            f"study {row['study_id']}",
+            RowFault.BAD_VALUE,
+            "a label that is not 1, 0, -1 or empty, or an id that is no number",
+        )
+        return False
+    return True
+
+
+def _labels(
+    labels: Table, metadata: Table, images: list[Row], studies: set[tuple[str, str]], place: SourcePlace
+) -> list[tuple[Row, Labels]]:
+    """Images with their study's labels, in the dataset's order: by study as in the label table."""
+    import torchxrayvision as xrv
+
+    if not images:
+        return []
+    shown = {_study(row) for row in images}
+    wanted = [row for row in labels.rows if _study(row) in studies & shown]
+    with staged({"labels.csv": (labels.columns, wanted), "meta.csv": (metadata.columns, images)}) as folder:
+        dataset = open_dataset(
+            xrv.datasets.MIMIC_Dataset,
+            imgpath=str(folder),
+            csvpath=str(folder / "labels.csv"),
+            metacsvpath=str(folder / "meta.csv"),
+        )
+    by_id = {row["dicom_id"]: row for row in images}
+    ids = dataset.csv["dicom_id"].astype(str).tolist()
+    return [
+        (by_id[name], named) for name, named in zip(ids, dataset_labels(dataset, place.blank), strict=True)
+    ]
+
+
+def _splits(place: SourcePlace, found: FoundImages) -> dict[str, str]:
+    """The official split by image; nothing where its table is missing."""
+    try:
+        table = _table(place, "split", ("dicom_id", "split"), found)
+    except TrainingError as error:
+        if "none of" not in error.found:
+            raise
+        found.notes.append(f"no {PREFIX}-split.csv: no official splits")
+        return {}
+    return {row["dicom_id"]: SPLITS.get(row["split"], row["split"]) for row in table.rows}
+
+
+def _endings(place: SourcePlace, images: list[Row]) -> tuple[str, ...]:
+    """The endings of images, first the one that the first image at hand has."""
+    for row in images[:FIRST_IMAGES]:
+        for ending in ENDINGS:
+            if place.images.exists(f"{_path(row)}{ending}"):
+                return (ending, *(other for other in ENDINGS if other != ending))
+    return ENDINGS
+
+
+def _image(row: Row, named: Labels, splits: dict[str, str], endings: tuple[str, ...]) -> FoundImage:
+    path = _path(row)
+    return FoundImage(
+        key=key_of(row["dicom_id"]),
+        files=tuple(f"{path}{ending}" for ending in endings),
+        patient=row["subject_id"],
+        labels=named[0],
+        unknown=named[1],
+        view=frontal(row["ViewPosition"]) or row["ViewPosition"],
+        split=splits.get(row["dicom_id"], ""),
+    )

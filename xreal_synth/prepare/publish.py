@@ -1,0 +1,124 @@
+"""The folder's own files: manifest, account of refusals, and what was done with which settings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, Final
+
+from xreal_synth.images.manifest import MANIFEST, ImageBox
+from xreal_synth.prepare.found import FoundImages
+from xreal_synth.prepare.grey import Square
+from xreal_synth.prepare.images import Shape
+from xreal_synth.prepare.run import PreparedImage, image_key, mask_key
+from xreal_synth.storage import LocalStore
+
+FORMAT_VERSION: Final = 1
+REFUSED: Final = "refused.json"
+PREPARED: Final = "prepared.json"
+REVIEW: Final = "review.png"
+COLUMNS: Final = (
+    "image", "original_id", "patient_id", "view", "age", "sex", "labels", "unknown", "boxes_xywh_norm", "native",
+    "mask_source", "mask_score", "mask", "split",
+)  # fmt: skip
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]+@")
+
+
+def manifest_rows(images: Iterable[PreparedImage], shape: Shape, mask_source: str) -> list[dict[str, str]]:
+    """The manifest's rows by column, boxes moved into the square."""
+    rows = []
+    for image in images:
+        source, done = image.chosen.image, image.done
+        square = Square.of(done.width, done.height, shape.fit)
+        rows.append(
+            {
+                "image": image_key(source.key),
+                "original_id": source.name,
+                "patient_id": source.patient,
+                "view": source.view or done.view,
+                "age": source.age,
+                "sex": source.sex,
+                "labels": "|".join(source.labels),
+                "unknown": "|".join(source.unknown),
+                "boxes_xywh_norm": _boxes(square.boxes(source.boxes, done.width, done.height)),
+                "native": f"{done.width}x{done.height}",
+                "mask_source": "given" if source.mask else mask_source,
+                "mask_score": "" if done.score is None else f"{done.score:.3f}",
+                "mask": mask_key(source.key),
+                "split": image.chosen.split,
+            }
+        )
+    return rows
+
+
+def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Sequence[str] = COLUMNS) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    out.replace(MANIFEST, text.getvalue().encode())
+
+
+def write_refused(out: LocalStore, found: FoundImages) -> None:
+    refused = [asdict(refusal) for refusal in found.refused]
+    out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
+
+
+def write_account(
+    out: LocalStore,
+    rows: Sequence[dict[str, str]],
+    found: FoundImages,
+    settings: dict[str, Any],
+    licence: str,
+) -> dict[str, Any]:
+    """`prepared.json`: settings, tables and libraries, counts; returns what it holds."""
+    account = {
+        "format_version": FORMAT_VERSION,
+        **settings,
+        "tables": found.tables,
+        "notes": found.notes,
+        "licence": licence,
+        "libraries": {name: version(name) for name in ("xreal-synth", "torchxrayvision", "torch", "pillow")},
+        "images": len(rows),
+        "patients": len({row["patient_id"] for row in rows}),
+        "images_by_split": dict(Counter(row["split"] for row in rows)),
+        "labels": _label_counts(rows),
+        "left_out": dict(found.left_out.most_common()),
+        "refused": dict(Counter(str(refusal.fault) for refusal in found.refused).most_common()),
+    }
+    out.replace(PREPARED, json.dumps(account, indent=1, ensure_ascii=False).encode())
+    return account
+
+
+def without_credentials(uri: str) -> str:
+    """`s3://key:secret@bucket/x` -> `s3://bucket/x`."""
+    return _CREDENTIALS.sub("", uri)
+
+
+def _boxes(boxes: Sequence[ImageBox]) -> str:
+    found = [
+        [b.name, *(round(v, 4) for v in (*b.box[:2], b.box[2] - b.box[0], b.box[3] - b.box[1]))]
+        for b in boxes
+    ]
+    return json.dumps(found) if found else ""
+
+
+def _label_counts(rows: Sequence[dict[str, str]]) -> dict[str, dict[str, int]]:
+    positive = Counter(name for row in rows for name in row["labels"].split("|") if name)
+    unknown = Counter(name for row in rows for name in row["unknown"].split("|") if name)
+    names = sorted({*positive, *unknown})
+    return {
+        name: {
+            "positive": positive[name],
+            "negative": len(rows) - positive[name] - unknown[name],
+            "unknown": unknown[name],
+        }
+        for name in names
+    }

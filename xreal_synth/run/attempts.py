@@ -1,0 +1,163 @@
+"""Which attempt at which group is made next: pure bookkeeping of a shard.
+
+A group's attempts are 0, 1, .. in order; the first `max_attempts` share anatomy and boxes, each later one has its
+own. Refused groups come again beside new ones, so that no forward is made for one image.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from xreal_synth.errors import PlacementError
+from xreal_synth.run.stopwatch import WAIT, Stopwatch
+from xreal_synth.sampling.jobs import GroupJob
+from xreal_synth.types import Rejected, SampleSpec, ShardPlan
+
+if TYPE_CHECKING:
+    from xreal_synth.run.setup import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Groups that can be made, in order, and the refused attempts on the way there."""
+
+    specs: tuple[SampleSpec, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def next_attempt(max_attempts: int, attempt: int | None, *, placed: bool = True) -> int | None:
+    """The attempt after this one, the first after None; None after the last.
+
+    Where the findings had no place, other noise does not help: the next is the next with its own anatomy.
+    """
+    if attempt is None:
+        return 0
+    following = attempt + 1 if placed else max(max_attempts, attempt + 1)
+    return following if following < 2 * max_attempts else None
+
+
+def plan_group(run: Run, index: int, after: int | None = None) -> tuple[SampleSpec | None, list[Rejected]]:
+    """The first attempt at a group, later than `after`, whose boxes can be placed; None if there is none."""
+    rejected: list[Rejected] = []
+    most = run.recipe.quality.max_attempts
+    attempt = next_attempt(most, after)
+    row = run.plan.row(index)
+    kinds = run.recipe.findings[row].kinds
+    asked = tuple(dict.fromkeys(label.name for _, labels in kinds for label in labels))
+    while attempt is not None:
+        try:
+            return run.plan.sample(index, attempt), rejected
+        except PlacementError as error:
+            following = next_attempt(most, attempt, placed=False)
+            rejected.append(
+                Rejected(index, attempt, row, error.found, dropped=following is None, findings=asked)
+            )
+            attempt = following
+    return None, rejected
+
+
+def plan_shard(run: Run, shard: ShardPlan, chunk: int) -> Iterator[Planned]:
+    """The shard's groups, `chunk` specs at a time. Pure: equal for equal (recipe, bundle) on any machine."""
+    specs: list[SampleSpec] = []
+    rejected: list[Rejected] = []
+    for index in range(shard.start, shard.stop):
+        spec, refused = plan_group(run, index)
+        rejected += refused
+        if spec is not None:
+            specs.append(spec)
+        if len(specs) == chunk:
+            yield Planned(tuple(specs), tuple(rejected))
+            specs, rejected = [], []
+    yield Planned(tuple(specs), tuple(rejected))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Due:
+    """An attempt at a group that is to be made now."""
+
+    spec: SampleSpec
+    job: GroupJob
+
+
+_Portion = tuple[list[Due], tuple[Rejected, ...]]
+_Redrawn = tuple[Due | None, list[Rejected]]
+
+
+class Attempts:
+    """The groups of a shard, one after another as they are to be made: refused ones first, then new ones.
+
+    `planner` draws them and states their jobs (`job_of`) meanwhile: new ones in portions of `size`. No more than
+    `ahead` groups are begun and not decided beyond the first undecided one, so that what waits for it stays
+    bounded.
+    """
+
+    def __init__(
+        self, run: Run, shard: ShardPlan, size: int, ahead: int, planner: Executor,
+        job_of: Callable[[SampleSpec], GroupJob], watch: Stopwatch,
+    ) -> None:  # fmt: skip
+        assert 1 <= size <= ahead
+        self.rejected: list[Rejected] = []
+        self._run, self._ahead, self._planner, self._job_of, self._watch = run, ahead, planner, job_of, watch
+        self._again: deque[tuple[Rejected, Future[_Redrawn]]] = deque()
+        self._new: deque[Due] = deque()
+        self._undecided: dict[int, None] = {}
+        self._plans = plan_shard(run, shard, size)
+        self._following: Future[_Portion | None] | None = planner.submit(self._plan_portion)
+
+    def next(self) -> Due | None:
+        """The attempt to make now; None where none can be begun before others are decided, or all are."""
+        while self._again:
+            refused, redrawn = self._again.popleft()
+            with self._watch.within(WAIT):
+                again, unplaced = redrawn.result()
+            self.rejected += [refused, *unplaced]
+            if again is not None:
+                return again
+            if not unplaced:
+                self.rejected[-1] = replace(refused, dropped=True)
+            del self._undecided[refused.group]
+        fresh = self._fresh()
+        if fresh is not None:
+            self._undecided[fresh.spec.index] = None
+        return fresh
+
+    @property
+    def frontier(self) -> int | None:
+        """The first group that is not decided yet; None where all that were begun are."""
+        return next(iter(self._undecided), None)
+
+    def accept(self, spec: SampleSpec) -> None:
+        """The group is delivered."""
+        del self._undecided[spec.index]
+
+    def refuse(self, spec: SampleSpec, refused: Rejected) -> None:
+        """This attempt is not delivered: the group comes again, or is dropped when its turn has come."""
+        self._again.append((refused, self._planner.submit(self._redraw, spec)))
+
+    def _fresh(self) -> Due | None:
+        while not self._new and self._following is not None:
+            with self._watch.within(WAIT):
+                planned = self._following.result()
+            self._following = None
+            if planned is not None:
+                self._new.extend(planned[0])
+                self.rejected += planned[1]
+                self._following = self._planner.submit(self._plan_portion)
+        if not self._new:
+            return None
+        first = next(iter(self._undecided), self._new[0].spec.index)
+        return self._new.popleft() if self._new[0].spec.index < first + self._ahead else None
+
+    def _plan_portion(self) -> _Portion | None:
+        planned = next(self._plans, None)
+        if planned is None:
+            return None
+        return [Due(spec, self._job_of(spec)) for spec in planned.specs], planned.rejected
+
+    def _redraw(self, spec: SampleSpec) -> _Redrawn:
+        again, unplaced = plan_group(self._run, spec.index, spec.attempt)
+        return None if again is None else Due(again, self._job_of(again)), unplaced

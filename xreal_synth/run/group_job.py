@@ -1,0 +1,73 @@
+"""What the sampler is told of a group that is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask
+from xreal_synth.models.describe import prompt_for, prompt_of
+from xreal_synth.run.quality import HEALTHY
+from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
+from xreal_synth.types import MemberSpec, PixelBox, PlacedFinding, SampleSpec
+
+if TYPE_CHECKING:
+    from xreal_synth.run.setup import Run
+
+
+def group_job(run: Run, spec: SampleSpec) -> GroupJob:
+    """What the sampler is told of a group: regions, prompts and feathers; the twin is always made."""
+    return GroupJob(
+        seed=run.recipe.seed,
+        index=spec.index,
+        attempt=spec.attempt,
+        anatomy=spec.anatomy,
+        healthy_prompt=run.bundle.healthy_prompt,
+        members=tuple(
+            MemberJob(member.name, _edits(run, member, spec))
+            for member in spec.members
+            if member.name != HEALTHY
+        ),
+        image=spec.image,
+        large=spec.large,
+    )
+
+
+def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
+    """What of a real image is painted over goes first, in one pass; then the findings, one after another.
+
+    A sham has a pass for each of the first variant's findings, in its region.
+    """
+    if member.sham:
+        healthy = run.bundle.healthy_prompt
+        return tuple(_painting(run, region_mask(place, spec.anatomy), healthy) for place in member.sham)
+    removed = member.source.removed if member.source is not None else ()
+    first = (_removal(run, removed),) if removed else ()
+    return first + tuple(_edit(run, finding, spec) for finding in member.findings)
+
+
+def _removal(run: Run, boxes: Sequence[PixelBox]) -> Edit:
+    region = np.zeros((run.bundle.image_size,) * 2, dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        region[y0:y1, x0:x1] = True
+    return _painting(run, region, run.bundle.healthy_prompt)
+
+
+def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
+    prompt = painted_by(run, finding, spec.row)
+    return _painting(run, region_mask(finding, spec.anatomy), prompt)
+
+
+def painted_by(run: Run, finding: PlacedFinding, row: int) -> str:
+    """A finding's prompt: its own, the bundle's, or what names all of its row's."""
+    findings = run.recipe.findings[row]
+    if findings.joint:
+        return prompt_for(run.bundle, [label.name for label in findings.labels])
+    return prompt_of(run.bundle, finding.name, finding.prompt)
+
+
+def _painting(run: Run, region: npt.NDArray[np.bool_], prompt: str) -> Edit:
+    return Edit(region=region, prompt=prompt, alpha=feather(region, FEATHER_SHARE * run.bundle.image_size))

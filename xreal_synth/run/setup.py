@@ -1,0 +1,187 @@
+"""A recipe made ready to run: bundle described, settings resolved, plan built. Neither torch nor Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from xreal_synth.anatomy.augment import Augmentation
+from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
+from xreal_synth.dataset.head import BundleRef, DatasetHead, check_place, open_dataset
+from xreal_synth.dataset.names import DATASET, RECORDS, SHARDS
+from xreal_synth.errors import DatasetError
+from xreal_synth.images.folder import FolderSettings, ImageFolder
+from xreal_synth.models.describe import (
+    BundleInfo,
+    describe,
+    encoder_hash,
+    prompt_for,
+    prompt_of,
+    require_control,
+    require_upscaler,
+    verify_files,
+)
+from xreal_synth.plan.build import Geometry, Plan
+from xreal_synth.plan.prior import Prior
+from xreal_synth.plan.probe import probe
+from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
+from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
+from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
+from xreal_synth.recipe.schema import MasksSource, Recipe
+from xreal_synth.run.own_prompts import ENCODER, OwnPrompts, unknown_texts
+from xreal_synth.run.quality import open_quality
+from xreal_synth.storage import Store
+from xreal_synth.types import QualitySettings, SamplingSettings
+
+PREFLIGHT_GROUPS = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Everything about a dataset that is known before a model is loaded.
+
+    `settings` are the digested settings, `digest` their hash with the bundle's content hash; `own` are the
+    prompts that are encoded for this dataset, which `bundle` counts among those it knows.
+    """
+
+    loaded: LoadedRecipe
+    bundle: BundleInfo
+    plan: Plan
+    sampling: SamplingSettings
+    quality: QualitySettings
+    settings: dict[str, object]
+    digest: str
+    own: OwnPrompts | None = None
+
+    @property
+    def delivered_size(self) -> int:
+        """The side of the images that are delivered."""
+        return self.recipe.output.upscale or self.bundle.image_size
+
+    @property
+    def enlarging(self) -> int:
+        """How many times larger images are delivered than they are sampled."""
+        return self.delivered_size // self.bundle.image_size
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    def head(self, fingerprint: dict[str, str]) -> DatasetHead:
+        """What dataset.json says of this run in the given environment."""
+        return DatasetHead(
+            digest=self.digest,
+            settings=self.settings,
+            bundle=BundleRef(self.bundle.name, self.bundle.content_hash),
+            fingerprint=fingerprint,
+            name=self.recipe.name,
+            shard_samples=self.recipe.output.shard_size,
+            unchecked=self.quality.unchecked,
+            prompts=self.own.stamp if self.own is not None else None,
+        )
+
+
+def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = None) -> Run:
+    """Everything that can be checked without a model: bundle, findings it can make, sampling, mask source.
+
+    Prompts that the bundle lacks are left to `encoder()`, the hash of a text encoder's files, or else to the
+    bundle's own text encoder; without either they are an error. Raises RecipeError, BundleError, AnatomyError,
+    PlacementError.
+    """
+    recipe = loaded.recipe
+    bundle, own = _with_own(recipe, describe(recipe.bundle), encoder)
+    for row in recipe.findings:
+        edit = row.edit
+        named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()
+        if row.joint:
+            prompt_for(bundle, [label.name for label in row.labels])
+        for label in (label for _, labels in row.kinds for label in labels):
+            prompt_of(bundle, label.name, label.prompt)
+        for name in named:
+            prompt_for(bundle, (name,))
+    sampling = resolve_sampling(recipe.sampling, bundle.defaults)
+    if recipe.output.upscale is not None:
+        require_upscaler(bundle, recipe.output.upscale)
+        sampling = with_upscaler(sampling, recipe.sampling)
+    if not isinstance(recipe.anatomy.source, ImagesSource):
+        require_control(bundle, sampling.control)
+    source = _source(recipe, bundle)
+    content = source.content if isinstance(source, ImageFolder | FolderSource) else None
+    quality = open_quality(recipe, bundle)
+    settings = digested_settings(recipe, sampling, content, quality)
+    if own is not None:
+        settings[ENCODER] = own.encoder
+    geometry = Geometry(bundle.image_size, bundle.factor, recipe.output.upscale or bundle.image_size)
+    return Run(
+        loaded=loaded,
+        bundle=bundle,
+        plan=Plan(recipe, geometry, source, Prior.load()),
+        sampling=sampling,
+        quality=quality,
+        settings=settings,
+        digest=recipe_digest(settings, bundle.content_hash),
+        own=own,
+    )
+
+
+def _with_own(
+    recipe: Recipe, bundle: BundleInfo, encoder: Callable[[], str | None] | None
+) -> tuple[BundleInfo, OwnPrompts | None]:
+    texts = unknown_texts(recipe, bundle)
+    found = ((encoder() if encoder is not None else None) or encoder_hash(bundle)) if texts else None
+    if found is None:
+        return bundle, None
+    return replace(bundle, known_prompts=bundle.known_prompts.union(texts)), OwnPrompts(found, texts)
+
+
+def require_placeable(run: Run, source: str) -> None:
+    """Raises RecipeError if a findings row has no place on any of the first anatomies; `source` is the recipe."""
+    probe(run.plan, PREFLIGHT_GROUPS).require_placeable(source)
+
+
+def check_before_start(run: Run, store: Store) -> DatasetHead | None:
+    """What a run must know before Ray starts: the bundle's files are whole, the place is free or ours.
+
+    Writes nothing; returns the dataset's head if there is one. Raises BundleError, DatasetError.
+    """
+    verify_files(run.bundle)
+    head = check_place(store, run.head({}), differences)
+    if head is None and (store.list(SHARDS) or store.list(RECORDS)):
+        raise DatasetError(
+            where=store.uri,
+            found=f"shards but no {DATASET}",
+            wanted="an empty folder, or a whole dataset's",
+            hint=f"restore {DATASET}, or give another place with --output",
+        )
+    return head
+
+
+def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
+    """Writes dataset.json and recipe.yaml, or joins the dataset that is there; the head in force.
+
+    Raises DatasetError if the place has come to hold another dataset.
+    """
+    return open_dataset(store, run.head(fingerprint), run.loaded.text, differences)
+
+
+def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
+    if isinstance(recipe.anatomy.source, ImagesSource):
+        return _images(recipe, recipe.anatomy.source.images, bundle)
+    settings = Augmentation(**recipe.anatomy.augment.model_dump())
+    source = recipe.anatomy.source
+    if isinstance(source, MasksSource):
+        suffix = source.masks.suffix or ".png"
+        place = mask_folder(source.masks.path, suffix)
+        return FolderSource(place, settings, suffix, source.masks.content)
+    return BankSource(bundle.part("anatomy_bank"), settings)
+
+
+def _images(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> ImageFolder:
+    """The folder of real images; raises BundleError for places of findings that the bundle does not know."""
+    fields = images.model_dump(exclude={"order"})
+    folder = ImageFolder(FolderSettings(**fields), recipe.output.upscale or bundle.image_size)
+    if any(row.edit is not None and row.edit.add == "all" for row in recipe.findings):
+        for name in sorted({place.name for image in folder.images for place in image.places}):
+            prompt_for(bundle, (name,))
+    return folder
