@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import EvaluatorsOption, ThreadsOption, bars
+from xreal_synth.cli.evaluate_common import EvaluatorsOption, ThreadsOption, bars, machine
 from xreal_synth.cli.evaluate_measure import (
     MOST,
     BesideOption,
     InceptionOption,
     MostOption,
     RealSplitOption,
-    open_bench,
-    open_datasets,
 )
 from xreal_synth.cli.generated_images import RealOption
 from xreal_synth.cli.options import JsonOption, console, examples, print_json
@@ -57,12 +55,13 @@ def compare(
     A dataset that was evaluated beside the same images by the same networks is not measured again.
     """
     from xreal_synth.evaluation import compare as table
+    from xreal_synth.evaluation.dataset_bench import open_bench, open_datasets
     from xreal_synth.evaluation.dataset_record import record_bytes, stored, write
     from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.storage import LocalStore
 
     chosen = open_datasets(datasets, count)
-    bench = open_bench(real, split, beside, evaluators, inception, threads)
+    bench = open_bench(real, split, beside, evaluators, inception, threads, machine)
     for one in chosen:
         bench.check(one)
     records = []

@@ -9,15 +9,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import EvaluatorsOption, ThreadsOption, bars
+from xreal_synth.cli.evaluate_common import EvaluatorsOption, ThreadsOption, bars, machine
 from xreal_synth.cli.evaluate_measure import (
     MOST,
     BesideOption,
     InceptionOption,
     MostOption,
     RealSplitOption,
-    open_bench,
-    open_datasets,
 )
 from xreal_synth.cli.generated_images import GeneratedArgument, RealOption
 from xreal_synth.cli.options import console, examples
@@ -56,11 +54,12 @@ def dataset(
 
     Writes evaluation.json and evaluation.md into the dataset. Never tune on these figures.
     """
+    from xreal_synth.evaluation.dataset_bench import open_bench, open_datasets
     from xreal_synth.evaluation.dataset_record import record_bytes, write
     from xreal_synth.storage import LocalStore
 
     (chosen,) = open_datasets([dataset], count)
-    bench = open_bench(real, split, beside, evaluators, inception, threads)
+    bench = open_bench(real, split, beside, evaluators, inception, threads, machine)
     bench.check(chosen)
     with bars() as report:
         record = bench.measure(chosen, count, report)

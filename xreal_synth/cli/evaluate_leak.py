@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import bars
-from xreal_synth.cli.generated_images import GeneratedArgument, generated_images, made_source
+from xreal_synth.cli.generated_images import GeneratedArgument, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def leak(
     which its report shows; it needs `pairs: {twin: true, sham: SHARE}`.
     """
     from xreal_synth.dataset.names import LEAK
+    from xreal_synth.evaluation.dataset_images import generated_images
     from xreal_synth.evaluation.leak import leak as measure
 
     with made_source(dataset) as source, bars() as report:

@@ -17,14 +17,7 @@ from xreal_synth.cli.evaluate_common import (
     bars,
     machine,
 )
-from xreal_synth.cli.generated_images import (
-    GeneratedArgument,
-    check_synthetic,
-    generated_images,
-    images_named,
-    made_source,
-    open_real,
-)
+from xreal_synth.cli.generated_images import GeneratedArgument, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
@@ -102,6 +95,7 @@ def privacy(
     """
     import torch
 
+    from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
 
     torch.set_num_threads(threads)
@@ -139,6 +133,7 @@ def _audited(
     source: Source, evaluators: Evaluators, train: tuple[str, str], real: tuple[str, str], report: Report
 ) -> tuple[Audit, list[str], _RealSide]:
     """The audit, the names of the training images, and these."""
+    from xreal_synth.evaluation.dataset_images import generated_images
     from xreal_synth.evaluation.privacy import audit_images
     from xreal_synth.evaluation.privacy_images import check_patients, see
 
@@ -165,6 +160,7 @@ def _measure(
     evaluators: Evaluators, manifest: str, split: str, size: int, what: str, report: Report
 ) -> _RealSide:
     from xreal_synth.evaluation.cases import CaseReader, split_rows
+    from xreal_synth.evaluation.dataset_images import open_real
     from xreal_synth.evaluation.privacy_images import real_images, see
 
     store = open_real(manifest)
@@ -174,6 +170,7 @@ def _measure(
 
 
 def _draw(source: Source, audit: Audit, training: _RealSide, sheet: Path, report: Report) -> None:
+    from xreal_synth.evaluation.dataset_images import images_named
     from xreal_synth.evaluation.privacy_images import draw_pairs
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]

@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xreal_synth.cli.evaluate_common import bars
-from xreal_synth.cli.generated_images import (
-    GeneratedArgument,
-    RealOption,
-    check_synthetic,
-    images_named,
-    made_source,
-    open_real,
-)
+from xreal_synth.cli.generated_images import GeneratedArgument, RealOption, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import DatasetError
 
@@ -108,6 +101,7 @@ def make(
     numbers, one image a patient or anatomy. A page is one offline HTML file
     that names no image; which are real stays in key.json.
     """
+    from xreal_synth.evaluation.dataset_images import open_real
     from xreal_synth.evaluation.readers import choose_images, make_kit
     from xreal_synth.evaluation.readers_files import KEY, key_bytes
     from xreal_synth.evaluation.readers_page import reader_page
@@ -178,6 +172,7 @@ def analyse(
 
 def _sources(datasets: Sequence[str]) -> dict[str, Source]:
     """The datasets by their names, which must differ and be other than "real"."""
+    from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.readers import REAL
 
     found: dict[str, Source] = {}
@@ -230,6 +225,7 @@ def _images(
 ) -> list[GreyImage]:
     """The kit's images, all of the synthetic ones' size."""
     from xreal_synth.evaluation.cases import CaseReader
+    from xreal_synth.evaluation.dataset_images import images_named
     from xreal_synth.evaluation.readers import REAL
     from xreal_synth.images.manifest import BadImage
 

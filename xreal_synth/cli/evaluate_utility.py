@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xreal_synth.cli.evaluate_common import ThreadsOption, bars, machine
-from xreal_synth.cli.generated_images import (
-    GeneratedArgument,
-    RealOption,
-    check_synthetic,
-    generated_images,
-    made_source,
-    open_real,
-)
+from xreal_synth.cli.generated_images import GeneratedArgument, RealOption, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import TrainingError
 
@@ -154,6 +147,7 @@ def _made(dataset: str, settings: StudySettings, report: Report) -> tuple[Labell
 
     import numpy as np
 
+    from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images
     from xreal_synth.evaluation.utility import LabelledImages
     from xreal_synth.evaluation.utility_images import resized
     from xreal_synth.findings import TXRV18
@@ -185,6 +179,7 @@ def _real(
     manifest: str, splits: tuple[str, str], settings: StudySettings, report: Report
 ) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
     """Training images, test images, and what manifest they are of."""
+    from xreal_synth.evaluation.dataset_images import open_real
     from xreal_synth.evaluation.utility_images import apart, read_labelled
     from xreal_synth.images.manifest import MANIFEST
     from xreal_synth.storage import sha256_bytes

@@ -136,6 +136,7 @@ def _hf(source: Source, path: Path, on_image: OnImage) -> Counted:
     from xreal_synth.dataset.names import CARD, SHEET
     from xreal_synth.export.hf import write_hf
     from xreal_synth.export.place import whole_folder
+    from xreal_synth.models.describe import describe_made_with
     from xreal_synth.report.build import recipe_text
     from xreal_synth.report.card import dataset_card
 
@@ -148,7 +149,7 @@ def _hf(source: Source, path: Path, on_image: OnImage) -> Counted:
             source.head,
             counted.tally.summary(),
             recipe_text(source.store),
-            bundle=source.bundle,
+            bundle=describe_made_with(source.head.bundle.name, source.head.bundle.hash),
             layout="parquet",
             sheet=sheet,
         )

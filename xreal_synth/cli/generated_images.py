@@ -1,23 +1,17 @@
-"""What is read for an evaluation of a dataset: its images, and the real ones of a manifest beside them."""
+"""Options of the ways to evaluate a dataset, and its finished shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xreal_synth.cli.options import notes
-from xreal_synth.errors import DatasetError, TrainingError
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
-    from xreal_synth.dataset.tar import TarSample
-    from xreal_synth.evaluation.run import Report
-    from xreal_synth.storage import Store
-    from xreal_synth.types import GreyImage
 
 GeneratedArgument = Annotated[
     str,
@@ -36,21 +30,6 @@ RealOption = Annotated[
 ]
 
 
-def open_real(manifest: str) -> Store:
-    """The folder of a manifest.csv; raises TrainingError for another file."""
-    from xreal_synth.images.manifest import MANIFEST
-    from xreal_synth.storage import open_store
-
-    folder, _, name = manifest.rpartition("/")
-    if name == MANIFEST:
-        return open_store(folder or ".")
-    if name.endswith(".csv"):
-        raise TrainingError(
-            found=manifest, wanted=f"a file named {MANIFEST}, or its folder", hint=f"name the file {MANIFEST}"
-        )
-    return open_store(manifest)
-
-
 @contextmanager
 def made_source(dataset: str) -> Iterator[Source]:
     """The finished shards of a dataset; what is left out of them is told at the end."""
@@ -61,46 +40,3 @@ def made_source(dataset: str) -> Iterator[Source]:
     yield source
     for skipped in source.skipped:
         notes.print(str(skipped), markup=False, soft_wrap=True)
-
-
-def check_synthetic(source: Source, why: str) -> None:
-    """Raises DatasetError for a dataset of real images, as they are or edited; `why` says what would be wrong."""
-    if source.head.real_images:
-        raise DatasetError(
-            where=source.store.uri,
-            found="a dataset of real images, as they are or edited",
-            wanted=f"images made from organ masks: {why}",
-            hint="give a dataset made with anatomy.source: bank or masks",
-        )
-
-
-def images_named(source: Source, keys: set[str], report: Report, what: str) -> dict[str, GreyImage]:
-    """The images of these keys, from the shards that hold them; raises DatasetError where one is not to be had."""
-    from xreal_synth.dataset.names import parse_key
-
-    shards = {parse_key(key, key)[0] // source.head.shard_samples for key in keys}
-    records = tuple(record for record in source.records if record.shard in shards)
-    part = replace(source, records=records, skipped=[])
-    found = {
-        read.sample.meta.key: read.sample.image
-        for read in generated_images(part, report, what)
-        if read.sample.meta.key in keys
-    }
-    lost = sorted(keys - found.keys())
-    if lost:
-        raise DatasetError(
-            where=source.store.uri,
-            found=str(part.skipped[0]) if part.skipped else f"no image {lost[0]}",
-            wanted="shards that are what their records say",
-            hint="run xreal-synth verify",
-        )
-    return found
-
-
-def generated_images(
-    source: Source, report: Report, what: str = "reading generated images"
-) -> Iterator[TarSample]:
-    """Every image of the shards, one in memory at a time."""
-    from xreal_synth.dataset.images import Counted, each_image
-
-    yield from each_image(source, Counted(), lambda done, total: report(what, 1, total))

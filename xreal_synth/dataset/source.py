@@ -25,7 +25,6 @@ from xreal_synth.dataset.splits import SplitOf, splits_of
 from xreal_synth.dataset.table import read_table, sample_schema
 from xreal_synth.dataset.tar import TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.storage import Store
 from xreal_synth.types import ShardRecord
 
@@ -53,7 +52,6 @@ class Source:
     head: DatasetHead
     records: tuple[ShardRecord, ...]
     split_of: SplitOf
-    bundle: BundleInfo | None
     skipped: list[Skipped] = field(default_factory=list)
     excluded: frozenset[str] = frozenset()
 
@@ -90,9 +88,8 @@ def open_source(store: Store) -> Source:
             wanted="at least one shard with its record",
             hint="run xreal-synth generate again; it goes on where it stopped",
         )
-    made_with = describe_made_with(head.bundle.name, head.bundle.hash)
     excluded = frozenset(read_excluded(store))
-    return Source(store, head, tuple(records), splits_of(store), made_with, skipped, excluded)
+    return Source(store, head, tuple(records), splits_of(store), skipped, excluded)
 
 
 def _wanted(store: Store, head: DatasetHead) -> range:

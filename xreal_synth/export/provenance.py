@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.origin import IMAGES
 from xreal_synth.dataset.source import Source
+from xreal_synth.models.describe import describe_made_with
 
 SYNTHETIC = (
     "Synthetic chest X-rays, made by a model. For research; not for diagnosis. No image shows a patient."
@@ -61,7 +62,8 @@ class Provenance:
 
 def provenance(source: Source) -> Provenance:
     """The head's and the bundle's own statements."""
-    head, bundle = source.head, source.bundle
+    head = source.head
+    bundle = describe_made_with(head.bundle.name, head.bundle.hash)
     unknown = "as the bundle's own bundle.json states it (it was not at hand when this was written)"
     real = _has_real_images(head)
     return Provenance(
