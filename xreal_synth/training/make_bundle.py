@@ -127,7 +127,7 @@ def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -
 def _sizes(folder: Path) -> dict[str, Any]:
     """image_size, channels, value_range, latent_shape and scale_factor as the networks' configs have them."""
     vae, unet = (_config(folder / part) for part in ("vae", "unet"))
-    channels, side = unet["in_channels"], unet["sample_size"]
+    channels, side = unet["out_channels"], unet["sample_size"]
     kl = vae["_class_name"] == "AutoencoderKL"
     factor = 2 ** (len(vae["block_out_channels"]) - 1) if kl else vae["patch_size"]
     return {
