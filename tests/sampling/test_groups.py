@@ -16,6 +16,8 @@ from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.types import SamplingSettings
 
+pytestmark = pytest.mark.numeric
+
 
 def images(
     model: Any, settings: SamplingSettings, jobs: list[GroupJob], micro_batch: int

@@ -72,11 +72,12 @@ class GeneratedGroup:
     def samples(self) -> tuple[Sample, ...]:
         """What is delivered of it, built anew at each call."""
         spec, real = self.spec, real_twin(self.spec)
-        twin = self.images.images[HEALTHY] if real is None else real
+        twin = self.images.images.get(HEALTHY) if real is None else real
 
         def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-            image = twin if member.name == HEALTHY else self.images.images[member.name]
-            return build_sample(self.run, spec, member, image, changed(image, twin), verdict)
+            image = twin if member.name == HEALTHY and twin is not None else self.images.images[member.name]
+            change = np.zeros_like(image) if twin is None else changed(image, twin)
+            return build_sample(self.run, spec, member, image, change, verdict)
 
         return tuple(map(built, spec.members, self.verdicts))
 
@@ -102,7 +103,7 @@ def build_sample(
     change: GreyImage,
     verdict: Verdict | None = None,
 ) -> Sample:
-    """An image with its masks, labels, provenance and verdict, and its change from the twin.
+    """An image with its masks, labels, provenance and verdict, and its change from the twin (0 where there is none).
 
     Masks, regions and boxes of an image that was upscaled are those of the small one, each pixel a block.
     """

@@ -63,12 +63,14 @@ def judged_images(run: Run, spec: SampleSpec, job: GroupJob, images: GroupImages
     Images that were upscaled are judged at the size they were sampled at, as the means of blocks.
     """
     edits = {member.name: member.edits for member in job.members}
-    twin = _small(images.images[HEALTHY], run.enlarging)
+    twin = _small(images.images[HEALTHY], run.enlarging) if HEALTHY in images.images else None
     anatomy = spec.anatomy if spec.ctr is not None else None
 
     def judged(member: MemberSpec) -> JudgedImage | None:
         if spec.image is not None and member.name == HEALTHY:
             return None
+        if twin is None:
+            return JudgedImage(member.key, _small(images.images[member.name], run.enlarging), anatomy)
         if member.name == HEALTHY:
             return JudgedImage(member.key, twin, anatomy)
         regions = [edit.region for edit in edits[member.name]]

@@ -119,6 +119,8 @@ def upscale_groups(
 def _large_images(
     job: GroupJob, group: GroupImages, enlarged: Callable[[GreyImage], Tensor], fade: Fade
 ) -> dict[str, GreyImage]:
+    if job.large is None and TWIN not in group.images:
+        return {name: _grey(enlarged(image)) for name, image in group.images.items()}
     if job.large is None:
         twin = enlarged(group.images[TWIN])
     else:

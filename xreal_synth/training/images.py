@@ -25,6 +25,7 @@ from xreal_synth.images.files import ImageFiles, ImagePair, checked_pair
 from xreal_synth.images.manifest import BadImage, ImageRow, Refusal, RowFault, fault_counts, read_manifest
 from xreal_synth.storage import Store, open_store
 from xreal_synth.training.draws import BatchPart, whole
+from xreal_synth.training.region_maps import draw_weights, region_maps
 from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.warps import plain_view, warped_view
 
@@ -38,7 +39,8 @@ class ImageBatch:
     """Images [B, 1, H, W] in [0, 1], organ codes [B, H, W] int64, labels and known [B, L] bool.
 
     L is the findings in the config's order, then no finding. A label that is not known is False in `labels`:
-    a denoiser sees it as not named, a classifier must leave it out of its loss.
+    a denoiser sees it as not named, a classifier must leave it out of its loss. `regions` [B, R + 1, m, m] are the
+    region maps of the config's `data.region_maps` in [0, 1] and "some finding, place unknown".
 
     `part` says which images of the step's batch these are. Losses draw random numbers with the methods below,
     whose first dimension is B, so that an image's numbers do not depend on how its batch is split.
@@ -49,6 +51,7 @@ class ImageBatch:
     labels: Tensor
     known: Tensor
     part: BatchPart | None = None
+    regions: Tensor | None = None
 
     def to(self, device: torch.device) -> ImageBatch:
         return ImageBatch(
@@ -57,6 +60,7 @@ class ImageBatch:
             labels=self.labels.to(device),
             known=self.known.to(device),
             part=self.part,
+            regions=None if self.regions is None else self.regions.to(device),
         )
 
     def uniform(self, *shape: int, generator: torch.Generator) -> Tensor:
@@ -77,13 +81,19 @@ class ImageBatch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingImages:
-    """A split in memory: images and codes uint8 [N, S, S], labels and known bool [N, L]."""
+    """A split in memory: images and codes uint8 [N, S, S], labels and known bool [N, L].
+
+    `regions` uint8 [N, R + 1, m, m] are there where the config names region maps, `weights` [N] where it says how
+    often images are drawn.
+    """
 
     images: Tensor
     label_map: Tensor
     labels: Tensor
     known: Tensor
     settings: DataSettings
+    regions: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,15 +106,19 @@ class TrainingImages:
         part = part or whole(len(index))
         index = index[part.rows]
         size, warp = self.settings.image_size, self.settings.warp
-        image, label_map = warped_view(self.images[index], self.label_map[index], size, warp, generator, part)
-        return ImageBatch(image, label_map, self.labels[index], self.known[index], part)
+        regions = None if self.regions is None else self.regions[index]
+        image, label_map, regions = warped_view(
+            self.images[index], self.label_map[index], size, warp, generator, part, regions
+        )
+        return ImageBatch(image, label_map, self.labels[index], self.known[index], part, regions)
 
     def take(self, index: Tensor, part: BatchPart | None = None) -> ImageBatch:
         """The named images, or a part of them, unwarped, resized to the size asked for."""
         part = part or whole(len(index))
         index = index[part.rows]
         image, label_map = plain_view(self.images[index], self.label_map[index], self.settings.image_size)
-        return ImageBatch(image, label_map, self.labels[index], self.known[index], part)
+        regions = None if self.regions is None else self.regions[index].float() / 255
+        return ImageBatch(image, label_map, self.labels[index], self.known[index], part, regions)
 
 
 def degraded(batch: ImageBatch, generator: torch.Generator) -> Tensor:
@@ -189,12 +203,18 @@ class _Stack:
     def image_set(self, settings: DataSettings) -> TrainingImages:
         labels, known = zip(*(label_rows(row, settings.findings) for row in self.rows), strict=True)
         count = len(self.rows)
+        label_map = self.label_map[:count]
+        regions = region_maps(self.rows, label_map, settings.region_maps) if settings.region_maps else None
         return TrainingImages(
             images=torch.from_numpy(self.images[:count]),
-            label_map=torch.from_numpy(self.label_map[:count]),
+            label_map=torch.from_numpy(label_map),
             labels=torch.tensor(labels),
             known=torch.tensor(known),
             settings=settings,
+            regions=None if regions is None else torch.from_numpy(regions),
+            weights=None
+            if settings.draw is None
+            else torch.from_numpy(draw_weights(self.rows, settings.draw, regions)),
         )
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.curves import trim_metrics
-from xreal_synth.training.draws import BatchPart, generator_for, image_order, split
+from xreal_synth.training.draws import BatchPart, generator_for, image_order, split, weighted_draw
 from xreal_synth.training.look import look, publish
 from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.session import Pace, Stop, TrainingRun
@@ -192,7 +192,11 @@ def _train_step(run: TrainingRun, clock: _Clock) -> tuple[float, bool]:
 
 def _gradients(run: TrainingRun, step: int) -> dict[str, float]:
     """Gradients of the batch's mean loss; returns this process's share of the mean losses, by name."""
-    index = image_order(len(run.images["train"]), run.settings.batch, run.seed, step)
+    images = run.images["train"]
+    if images.weights is None:
+        index = image_order(len(images), run.settings.batch, run.seed, step)
+    else:
+        index = weighted_draw(images.weights, run.settings.batch, run.seed, step)
     parts = split(run.settings.batch, run.settings.accumulate * run.world.size)
     mine = parts[run.world.rank :: run.world.size]
     sums: dict[str, float] = {}

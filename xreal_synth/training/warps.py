@@ -25,10 +25,12 @@ def warped_view(
     warp: WarpSettings,
     generator: torch.Generator,
     part: BatchPart | None = None,
-) -> tuple[Tensor, Tensor]:
+    regions_BKmm: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """uint8 images and codes [B, S, S] -> image [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike.
 
-    `part` says which images of a larger batch these are (default: all of it).
+    `part` says which images of a larger batch these are (default: all of it). `regions` are uint8 maps of any
+    side, 255 inside, which come back warped alike at their side, in [0, 1].
     """
     part = part or whole(len(images_BSS))
     theta = _random_affine(part, warp, generator)
@@ -37,7 +39,16 @@ def warped_view(
         grid = grid + _random_bend(part, size, warp.elastic, generator)
     image = _sample(images_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
     label_map = _sample(label_map_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
-    return _random_tone(image, part, warp, generator), label_map
+    image = _random_tone(image, part, warp, generator)
+    if regions_BKmm is None:
+        return image, label_map, None
+    small = functional.interpolate(grid.movedim(-1, 1), size=regions_BKmm.shape[-2:], mode="area").movedim(
+        1, -1
+    )
+    regions = functional.grid_sample(
+        regions_BKmm.float() / 255, small, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return image, label_map, regions
 
 
 def plain_view(images_BSS: Tensor, label_map_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:
