@@ -28,7 +28,8 @@ def group_problems(members: Sequence[Sample]) -> list[str]:
     """What differs between the members of one group that must not: anatomy, and image outside the edit.
 
     A feathered paste leaves every pixel outside the regions that were painted as it is in the twin; where the
-    twin is delivered, the change maps say by how much the others differ from it.
+    twin is delivered, the change maps say by how much the others differ from it. In mode joint images share their
+    anatomy alone.
     """
     first, problems = members[0], _sham_problems(members)
     for sample in members[1:]:
@@ -38,7 +39,7 @@ def group_problems(members: Sequence[Sample]) -> list[str]:
         if not np.array_equal(sample.anatomy, first.anatomy):
             problems.append(f"{key}: another anatomy mask than {first.meta.key}")
             continue
-        if sample.meta.sampling.get("paste") == "feather":
+        if sample.meta.sampling.get("paste") == "feather" and sample.meta.sampling.get("mode") != "joint":
             outside = ~(_painted_on(sample, members) | _painted_on(first, members))
             if not np.array_equal(sample.image[outside], first.image[outside]):
                 problems.append(f"{key}: the image differs from {first.meta.key} outside its findings")
