@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from object_store import ObjectStore, serving
-from PIL import Image
 
-from xreal_synth.shards.phantoms import phantom_anatomy
+from tests.doubles.image_folder import write_image_folder
 
 if TYPE_CHECKING:
     from xreal_synth.engine.chaos.ray_cluster import LocalCluster
@@ -82,40 +80,7 @@ def object_store() -> Iterator[ObjectStore]:
         yield store
 
 
-MANIFEST = """\
-image,mask,labels,patient_id,age,split
-a.png,masks/a.png,No Finding,1,61,train
-b.png,masks/b.png,Pneumonia,2,62,train
-c.png,masks/c.png,Pneumonia|Mass,2,63,train
-d.png,masks/d.png,Effusion,3,64,val
-e.png,masks/e.png,No Finding,4,65,val
-f.png,masks/f.png,,5,66,val
-"""
-BOXES = """\
-image,finding,x0,y0,x1,y1
-b.png,Pneumonia,60,40,80,60
-c.png,Pneumonia,20,36,36,56
-c.png,Mass,60,50,72,60
-d.png,Pleural Effusion,18,50,38,70
-"""
-
-
 @pytest.fixture
 def film_folder(tmp_path: Path) -> Callable[..., Path]:
     """Writes six films of 96 x 96 with organ masks, manifest.csv and boxes.csv; keywords replace files' text."""
-
-    def write(name: str = "films", manifest: str | None = MANIFEST, boxes: str = BOXES) -> Path:
-        folder = tmp_path / name
-        (folder / "masks").mkdir(parents=True)
-        for i, film in enumerate("abcdef"):
-            rng = np.random.default_rng(i)
-            mask = phantom_anatomy(96, rng)
-            pixels = 150 - 20 * mask + rng.integers(-9, 9, mask.shape)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{film}.png")
-            Image.fromarray(mask).save(folder / "masks" / f"{film}.png")
-        if manifest is not None:
-            (folder / "manifest.csv").write_text(manifest)
-        (folder / "boxes.csv").write_text(boxes)
-        return folder
-
-    return write
+    return lambda name="films", **text: write_image_folder(tmp_path / name, **text)
