@@ -16,7 +16,7 @@ from object_store import ObjectStore, serving
 from tests.doubles.image_folder import write_image_folder
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.chaos.ray_cluster import LocalCluster
+    from tests.doubles.local_cluster import LocalCluster
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", patient, derandomize=True)
@@ -55,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[LocalCluster]:
     """A head on loopback with a temporary folder of its own, ended by the ids of its processes."""
-    from xreal_synth.engine.chaos.ray_cluster import local_cluster
+    from tests.doubles.local_cluster import local_cluster
 
     with pytest.MonkeyPatch.context() as patch:  # a job's `python` is this one, as in a cluster's image
         patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)

@@ -12,8 +12,8 @@ import torch
 import typer.main
 from PIL import Image
 
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.cli.main import app
-from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard

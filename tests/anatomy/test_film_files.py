@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.anatomy.film_files import FilmFiles, checked_pair
 from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmRow
-from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.storage import LocalStore
 
 MASK = schematic_mask(64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xreal_synth.shards.phantoms import phantom_anatomy
+from tests.doubles.phantoms import phantom_anatomy
 
 MANIFEST = """\
 image,mask,labels,patient_id,age,split

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.engine.backend import Backend
-from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.engine.worker import environment, run_shard

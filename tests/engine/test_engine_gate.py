@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.engine.attempts import Attempts, next_attempt, plan_group
-from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.group_job import group_job
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.resources import Resources, actor_shape

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from xreal_synth.engine.fake_backend import Phantom
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.engine.setup import Run

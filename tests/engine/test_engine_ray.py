@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from xreal_synth.engine.fake_backend import Phantom
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.engine.progress import (
     Advanced,
     RunStarted,

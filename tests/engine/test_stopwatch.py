@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.engine import desk
-from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
 from xreal_synth.engine.worker import run_shard

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.phantoms import phantom_groups, phantom_head, publish_phantoms
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.cli.main import main
 from xreal_synth.evaluation.judging import write_judges
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torchmetrics.functional.classification import binary_auroc, binary_f1_score
 
+from tests.doubles.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.cli import evaluate_measure
 from xreal_synth.cli.evaluate_source import choose
 from xreal_synth.evaluation.cases import CaseReader
@@ -25,7 +26,6 @@ from xreal_synth.evaluation.judging import load_judges
 from xreal_synth.evaluation.real_side import PairFinder, real_rows
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.tar import read_tar
 from xreal_synth.storage import LocalStore, sha256_file
 from xreal_synth.types import FilmQuality, Rejected, Sample, ShardPlan, SourceFilm

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from tests.doubles.phantoms import phantom, phantom_head, publish_phantoms
 from xreal_synth.evaluation.privacy import Seen, audit_films, nearest_by_pixels, rate, reduced
 from xreal_synth.export.txrv import SyntheticDataset
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Film, ShardPlan
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.doubles.phantoms import box_finding, phantom, phantom_head, publish_phantoms
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.cli.main import main
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.leak import FEATURES, features, leak
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Film, Sample, ShardPlan
 

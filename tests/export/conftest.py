@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.doubles.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore, Store
 from xreal_synth.types import PlacedFinding, Sample, ShardPlan, Split
 

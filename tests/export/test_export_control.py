@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.doubles.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.source import open_source
 from xreal_synth.export.txrv import SyntheticDataset
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.doubles.phantoms import phantom_head
 from xreal_synth.export.hf import schema, write_hf
 from xreal_synth.export.source import open_source
 from xreal_synth.report.build import build
 from xreal_synth.report.card import dataset_card
 from xreal_synth.shards.finish import finish
-from xreal_synth.shards.phantoms import phantom_head
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.doubles.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.export.coco import write_coco
 from xreal_synth.export.croissant import croissant_json
 from xreal_synth.export.hf import film_row
@@ -16,7 +17,6 @@ from xreal_synth.export.source import Source, open_source
 from xreal_synth.export.txrv import SyntheticDataset
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.tar import read_samples
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import OwnFinding, Sample, ShardPlan, SourceFilm

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from report_pages import QUALITY, REFUSED, make, scored
 
+from tests.doubles.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

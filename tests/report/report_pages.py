@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from xreal_synth.engine.fake_backend import Phantom
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import claim, open_run
 from xreal_synth.engine.worker import environment, run_shard

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.doubles.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.models.describe import describe
 from xreal_synth.report.card import dataset_card
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import DatasetHead, open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.summary import DatasetSummary
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Rejected, ShardPlan

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.doubles.phantoms import phantom_anatomy, phantom_head
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import refusals as refusals_module
 from xreal_synth.report import streamed as streamed_module
@@ -34,7 +35,6 @@ from xreal_synth.report.recipe_words import recipe_in_words
 from xreal_synth.report.refusals import OTHERS, refusals
 from xreal_synth.report.score_words import bound_of, words_for, worst_end
 from xreal_synth.report.streamed import Streamed, stream
-from xreal_synth.shards.phantoms import phantom_anatomy, phantom_head
 from xreal_synth.shards.table import rejected_schema
 from xreal_synth.storage import LocalStore
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from report_pages import Reader, make, read_page
 
+from tests.doubles.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth import vocab
 from xreal_synth.cli.main import main
 from xreal_synth.models.describe import BundleInfo, describe
@@ -22,7 +23,6 @@ from xreal_synth.report.page import MAX_BYTES, report_html
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset, read_head
 from xreal_synth.shards.names import quarantine_key
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.seal import sealed
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import FilmQuality, Rejected, ShardPlan, SourceFilm

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.doubles.phantoms import box_finding, phantom, phantom_groups
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.report.contact_sheet import CELL, NOTICE, contact_sheet, sheet_png
 from xreal_synth.report.overlay import FINDING_COLOURS, ORGAN_COLOURS, annotated, plain
-from xreal_synth.shards.phantoms import box_finding, phantom, phantom_groups
 from xreal_synth.types import PlacedFinding, Sample
 
 BOX = (64, 128, 128, 192)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tests.doubles.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.acceptance import GateTally, count_acceptance
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.record import read_record
 from xreal_synth.shards.table import read_rejected
 from xreal_synth.shards.verify import verify

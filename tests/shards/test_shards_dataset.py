@@ -10,13 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.errors import DatasetError
-from xreal_synth.shards.check import check_tar
-from xreal_synth.shards.finish import finish
-from xreal_synth.shards.head import check_place, head_bytes, open_dataset, parse_head, read_head
-from xreal_synth.shards.merge import ROW_GROUP, Merger
-from xreal_synth.shards.names import key_of
-from xreal_synth.shards.phantoms import (
+from tests.doubles.phantoms import (
     box_finding,
     phantom,
     phantom_groups,
@@ -24,6 +18,12 @@ from xreal_synth.shards.phantoms import (
     phantom_pathology,
     publish_phantoms,
 )  # fmt: skip
+from xreal_synth.errors import DatasetError
+from xreal_synth.shards.check import check_tar
+from xreal_synth.shards.finish import finish
+from xreal_synth.shards.head import check_place, head_bytes, open_dataset, parse_head, read_head
+from xreal_synth.shards.merge import ROW_GROUP, Merger
+from xreal_synth.shards.names import key_of
 from xreal_synth.shards.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.shards.seal import sealed
 from xreal_synth.shards.summary import Tally

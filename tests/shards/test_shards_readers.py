@@ -12,9 +12,9 @@ import pytest
 import webdataset as wds
 from torch.utils.data import DataLoader
 
+from tests.doubles.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import open_dataset
-from xreal_synth.shards.phantoms import phantom_groups, phantom_head, publish_phantoms
 from xreal_synth.shards.table import meta_columns
 from xreal_synth.shards.tar import read_tar
 from xreal_synth.storage import LocalStore

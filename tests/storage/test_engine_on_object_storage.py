@@ -14,8 +14,8 @@ import fsspec
 import pytest
 from object_store import BUCKET, KEY_ID, SECRET
 
+from tests.doubles.fake_backend import Phantom
 from xreal_synth.engine.backend import Backend
-from xreal_synth.engine.fake_backend import Phantom
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.resources import Resources, actor_shape
 from xreal_synth.engine.setup import Run, claim, open_run
