@@ -12,10 +12,7 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
-    TextEncoderOption,
-    VocabOption,
     console,
-    encoding,
     examples,
     open_recipe,
 )
@@ -41,27 +38,23 @@ def preview(
     ] = None,
     output: OutputOption = None,
     overrides: SetOption = None,
-    text_encoder: TextEncoderOption = None,
-    vocab: VocabOption = None,
 ) -> None:
     """Makes the first groups here, without Ray, and draws them: films, twins, organ outlines, regions.
 
     What the gate refuses is drawn too, and named: here nothing is drawn again.
     """
-    run = open_recipe(recipe, overrides, output, text_encoder, vocab)
+    run = open_recipe(recipe, overrides, output)
     from xreal_synth.engine.setup import require_placeable
 
     require_placeable(run, str(recipe))
     from xreal_synth.engine.attempts import plan_group
     from xreal_synth.engine.backend import Networks
-    from xreal_synth.engine.own_prompts import encoded
     from xreal_synth.engine.resources import Resources, actor_shape
     from xreal_synth.engine.worker import render_groups
     from xreal_synth.models.describe import verify_files
     from xreal_synth.report.contact_sheet import contact_sheet
 
     verify_files(run.bundle)
-    run = encoded(run, encoding(text_encoder, vocab))
     target = out or Path(f"{run.recipe.name}-preview.png")
     gpus = _gpus()
     planned = [plan_group(run, index) for index in range(min(groups, run.recipe.samples))]
