@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tests.doubles.tars import build_tar
 from xreal_synth import vocab
 from xreal_synth.shards.head import BundleRef, DatasetHead
 from xreal_synth.shards.names import key_of, record_key, rejects_key, table_key, tar_key
 from xreal_synth.shards.record import build_record, record_bytes, stamp
 from xreal_synth.shards.table import build_rejects, build_table
-from xreal_synth.shards.tar import build_tar, encode_sample
+from xreal_synth.shards.tar import encode_sample
 from xreal_synth.storage import Store
 from xreal_synth.types import (
     LabelValue,

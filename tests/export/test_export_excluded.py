@@ -11,8 +11,7 @@ import pytest
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.coco import write_coco
 from xreal_synth.export.croissant import croissant_json
-from xreal_synth.export.films import Counted, each_film
-from xreal_synth.export.source import open_source
+from xreal_synth.export.source import Counted, each_film, open_source
 from xreal_synth.export.txrv import SyntheticDataset
 from xreal_synth.shards.excluded import add_excluded
 from xreal_synth.storage import LocalStore

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.phantoms import phantom_anatomy, phantom_head
-from xreal_synth.quality.catalogue import SCORES
+from xreal_synth.quality.gate import SCORES
 from xreal_synth.report import refusals as refusals_module
 from xreal_synth.report import streamed as streamed_module
 from xreal_synth.report.charts import Line, histogram_svg, number, ticks

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.doubles.phantoms import FINGERPRINT, phantom_groups
+from tests.doubles.tars import build_tar
 from xreal_synth.engine.resources import cpu_count
 from xreal_synth.engine.setup import Run, claim, open_run
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
@@ -27,7 +28,7 @@ from xreal_synth.shards.names import (
 )
 from xreal_synth.shards.record import build_record, record_bytes, stamp
 from xreal_synth.shards.table import build_table
-from xreal_synth.shards.tar import build_tar, encode_sample
+from xreal_synth.shards.tar import encode_sample
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

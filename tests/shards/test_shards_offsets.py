@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.phantoms import phantom_groups
+from tests.doubles.tars import build_tar
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.names import SUFFIXES
 from xreal_synth.shards.offsets import sample_members, sample_offsets
-from xreal_synth.shards.tar import build_tar, encode_sample
+from xreal_synth.shards.tar import encode_sample
 
 SAMPLES = phantom_groups(0, 6)
 KEYS = tuple(sample.meta.key for sample in SAMPLES)

@@ -13,11 +13,12 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from tests.doubles.phantoms import box_finding, phantom, phantom_groups
+from tests.doubles.tars import build_tar, write_tar
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.names import SUFFIXES, key_of
 from xreal_synth.shards.table import build_table, meta_columns, read_table, sample_schema
-from xreal_synth.shards.tar import TarWriter, build_tar, encode_sample, read_samples, read_tar, write_tar
+from xreal_synth.shards.tar import TarWriter, encode_sample, read_samples, read_tar
 from xreal_synth.types import FilmQuality, PlacedFinding, Sample, SampleMeta, ShardPlan
 
 SHARD = ShardPlan("phantoms", 3, 0, 1000)

@@ -77,8 +77,8 @@ def choices(
         table_rows,
         write_table,
     )
+    from xreal_synth.evaluation.intervals import null_for_nan
     from xreal_synth.evaluation.judging import load_judges
-    from xreal_synth.evaluation.nulls import null_for_nan
     from xreal_synth.evaluation.request import Request
 
     torch.set_num_threads(threads)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.inception import InceptionFeatures
     from xreal_synth.evaluation.judging import Judges
     from xreal_synth.evaluation.real_side import RealRows, RealSide
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
     from xreal_synth.storage import Store
 
 RealSplitOption = Annotated[

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import CaseReader
     from xreal_synth.evaluation.judging import Judges
     from xreal_synth.evaluation.privacy import Audit, Pair, Seen
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
     from xreal_synth.export.source import Source
     from xreal_synth.types import Film
 
@@ -195,7 +195,7 @@ def _reason(audit: Audit, pair: Pair) -> str:
 
 
 def _told(source: Source, audit: Audit, judges: Judges, where: str) -> dict[str, Any]:
-    from xreal_synth.evaluation.nulls import null_for_nan
+    from xreal_synth.evaluation.intervals import null_for_nan
 
     return dict(
         null_for_nan(

@@ -25,7 +25,7 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
     from xreal_synth.evaluation.utility import Fit, LabelledFilms, Trained
     from xreal_synth.evaluation.utility_figures import Row
     from xreal_synth.training.study import StudySettings
@@ -217,7 +217,7 @@ def _write(folder: Path, rows: Sequence[Row], told: dict[str, Any], settings: St
 
 
 def _plain(told: dict[str, Any]) -> Any:
-    from xreal_synth.evaluation.nulls import null_for_nan
+    from xreal_synth.evaluation.intervals import null_for_nan
 
     return null_for_nan(json.loads(json.dumps(told)))
 

@@ -16,8 +16,7 @@ from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 from xreal_synth.errors import StorageError
 
 if TYPE_CHECKING:
-    from xreal_synth.export.films import Counted, OnFilm
-    from xreal_synth.export.source import Source
+    from xreal_synth.export.source import Counted, OnFilm, Source
 
 
 class Format(StrEnum):

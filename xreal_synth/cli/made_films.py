@@ -13,7 +13,7 @@ from xreal_synth.cli.options import notes
 from xreal_synth.errors import DatasetError, TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
     from xreal_synth.export.source import Source
     from xreal_synth.shards.tar import TarSample
     from xreal_synth.storage import Store
@@ -99,6 +99,6 @@ def films_named(source: Source, keys: set[str], report: Report, what: str) -> di
 
 def made_films(source: Source, report: Report, what: str = "reading made films") -> Iterator[TarSample]:
     """Every film of the shards, one in memory at a time."""
-    from xreal_synth.export.films import Counted, each_film
+    from xreal_synth.export.source import Counted, each_film
 
     yield from each_film(source, Counted(), lambda done, total: report(what, 1, total))

@@ -1,4 +1,4 @@
-"""Everything that is measured of a bundle on a split of real films: the figures behind the table of goals.
+"""Everything that is measured of a bundle on a split of real films: the figures of `evaluate bundle`.
 
 For each real film a film is made from its own organ mask with all of its findings that the bundle knows, one
 after another; films without finding give their healthy twin. "Made" below is this film. The networks that

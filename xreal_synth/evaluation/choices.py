@@ -16,10 +16,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.evaluation.bundle import RealFilms
+from xreal_synth.evaluation.intervals import nan_for_null, null_for_nan
 from xreal_synth.evaluation.judging import Judges
-from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
-from xreal_synth.evaluation.request import Prepared, Request, prepare
-from xreal_synth.evaluation.run import Report, figures_for, films_for, real_films
+from xreal_synth.evaluation.request import (
+    Prepared,
+    Report,
+    Request,
+    figures_for,
+    films_for,
+    prepare,
+    real_films,
+)
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"

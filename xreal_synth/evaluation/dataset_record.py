@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from xreal_synth.errors import StorageError
+from xreal_synth.evaluation.bundle_table import brief
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
     AUC,
@@ -18,9 +19,7 @@ from xreal_synth.evaluation.dataset_figures import (
     LEAST_FOR_MANIFOLD,
     MS_SSIM,
 )
-from xreal_synth.evaluation.goals import brief
-from xreal_synth.evaluation.intervals import Figure
-from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
+from xreal_synth.evaluation.intervals import Figure, nan_for_null, null_for_nan
 from xreal_synth.shards.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.storage import Store
 

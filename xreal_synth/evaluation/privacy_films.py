@@ -16,7 +16,7 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.evaluation.cases import CaseReader
 from xreal_synth.evaluation.judging import Judges
 from xreal_synth.evaluation.privacy import Audit, Pair, Seen, reduced
-from xreal_synth.evaluation.run import Report
+from xreal_synth.evaluation.request import Report
 from xreal_synth.types import Film
 
 _BATCH = 8

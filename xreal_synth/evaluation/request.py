@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from xreal_synth.anatomy.manifest import MANIFEST
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.evaluation.cases import Case, CaseReader, read_cases
-from xreal_synth.evaluation.films import FilmFolder, Maker
+from xreal_synth.evaluation.bundle import BundleFigures, RealFilms, look_at_real, measure_bundle
+from xreal_synth.evaluation.cases import Case, CaseReader, read_cases, split_rows
+from xreal_synth.evaluation.films import FilmFolder, Maker, make_films, members
+from xreal_synth.evaluation.judging import Judges
 from xreal_synth.models.describe import BundleInfo, describe, require_control
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.precision import Precision, resolve_precision
@@ -23,6 +25,9 @@ from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import SamplingSettings
+
+Report = Callable[[str, int, int], None]
+"""What is being done, films done now, films in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +118,40 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
         return resolve_sampling(Sampling.model_validate(dict(asked)), info.defaults, source="options")
     except ValidationError as error:
         raise RecipeError("options", problems_of(error, {}, set())) from None
+
+
+def films_for(prepared: Prepared, folder: Path, report: Report) -> FilmFolder:
+    """The folder with all the films of the request; networks are loaded only if one is missing."""
+    films = prepared.open_folder(folder)
+    total = sum(members(case) for case in prepared.cases)
+    missing = [case for case in prepared.cases if not films.has(case)]
+    report("making films", total - sum(members(case) for case in missing), total)
+    if missing:
+        make_films(
+            prepared.load(), missing, prepared.reader, films, lambda done: report("making films", done, total)
+        )
+    return films
+
+
+def real_films(prepared: Prepared, judges: Judges, training_split: str, report: Report) -> RealFilms:
+    """What the judges see of the split's films and of the training films."""
+    training = split_rows(prepared.store, training_split)
+    total = len(prepared.cases) + len(training)
+    return look_at_real(
+        judges,
+        prepared.cases,
+        training,
+        prepared.reader,
+        lambda done: report("looking at real films", done, total),
+    )
+
+
+def figures_for(
+    prepared: Prepared, judges: Judges, real: RealFilms, films: FilmFolder, report: Report
+) -> BundleFigures:
+    """The figures of films that are made."""
+    total = 2 * len(prepared.cases)
+    return measure_bundle(
+        judges, prepared.cases, len(prepared.faulty), prepared.reader, films, real, tuple(prepared.info.prompts),
+        lambda done: report("looking at made films", done, total),
+    )  # fmt: skip

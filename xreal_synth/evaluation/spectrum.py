@@ -46,15 +46,6 @@ def upper_power(rings_N8: Array, size: int) -> Array:
     return np.asarray(rings_N8[:, UPPER] @ weights / weights.sum())
 
 
-def high_frequency_ratio(films: Sequence[Film], reals: Sequence[Film]) -> float:
-    """Mean power of the films over that of the real ones, upper half of the frequencies."""
-    over, under = (
-        upper_power(np.stack([ring_powers(film) for film in images]), images[0].shape[0]).mean()
-        for images in (films, reals)
-    )
-    return float(over / under)
-
-
 def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
     """Power over real films per ring, a line a kind of film, on a logarithmic axis -> PNG."""
     from matplotlib.figure import Figure

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import vocab
-from xreal_synth.export.films import Counted, OnFilm, each_film
 from xreal_synth.export.origin import Origin, origin_of
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import box_region, finding_region, kept_findings
-from xreal_synth.export.source import Source
+from xreal_synth.export.source import Counted, OnFilm, Source, each_film
 from xreal_synth.shards.names import FILM, SUFFIXES
 from xreal_synth.shards.tar import TarSample
 from xreal_synth.types import PixelBox, Sample

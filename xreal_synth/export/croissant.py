@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import DatasetError
-from xreal_synth.export.films import Counted, OnFilm
 from xreal_synth.export.provenance import Provenance, provenance
-from xreal_synth.export.source import Source, read_tables
+from xreal_synth.export.source import Counted, OnFilm, Source, read_tables
 from xreal_synth.export.splits import samples_stamp
 from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, PATHOLOGY
 from xreal_synth.shards.table import sample_schema

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import XrealError
-from xreal_synth.export.films import Counted, OnFilm, each_film
 from xreal_synth.export.origin import NOTICES, Origin, origin_of, subject_id
 from xreal_synth.export.provenance import Provenance, provenance
-from xreal_synth.export.source import Source
+from xreal_synth.export.source import Counted, OnFilm, Source, each_film
 from xreal_synth.shards.names import ANATOMY, CHANGE, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.table import LABEL_COLUMNS, label_columns
 from xreal_synth.shards.tar import TarSample

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth import vocab
-from xreal_synth.export.films import Counted, OnFilm, each_film
 from xreal_synth.export.origin import Origin, origin_of
-from xreal_synth.export.source import Source
+from xreal_synth.export.source import Counted, OnFilm, Source, each_film
 from xreal_synth.shards.meta import finding_fields, sham_fields
 from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, HUB_SPLITS, PATHOLOGY, SUFFIXES
 from xreal_synth.shards.tar import TarSample

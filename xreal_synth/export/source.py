@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ from xreal_synth.shards.names import (
     stem_of,
 )
 from xreal_synth.shards.record import read_record, stamp
+from xreal_synth.shards.summary import Tally
 from xreal_synth.shards.table import read_table, sample_schema
 from xreal_synth.shards.tar import TarSample, read_samples
 from xreal_synth.storage import Store
 from xreal_synth.types import ShardRecord
+
+OnFilm = Callable[[int, int], None]
+"""Called with films done and films in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +188,38 @@ def _with_rows(
                 mend="run xreal-synth verify",
             )
         yield replace(film, sample=replace(film.sample, split=row["split"]))
+
+
+@dataclass(slots=True)
+class Counted:
+    """What has been exported: films, films by split, and the tally of their tables."""
+
+    films: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def shard(self, record: ShardRecord, table: Any) -> None:
+        self.tally.count(record)
+        self.tally.add(table)
+
+    def film(self, split: str) -> None:
+        self.films += 1
+        self.splits[split] = self.splits.get(split, 0) + 1
+
+
+def each_film(source: Source, counted: Counted, on_film: OnFilm) -> Iterator[TarSample]:
+    """Every film of every sound shard; raises DatasetError if there turns out to be none."""
+    for record, table, films in read_shards(source):
+        counted.shard(record, table)
+        for film in films:
+            yield film
+            counted.film(film.sample.split)
+            on_film(counted.films, source.films)
+    if not counted.films:
+        none = "all are excluded (excluded.csv)" if source.excluded else "every group was dropped"
+        reason = str(source.skipped[0]) if source.skipped else none
+        raise DatasetError(
+            where=source.store.uri,
+            found=f"no film to export: {reason}",
+            mend="run xreal-synth verify to see what is wrong",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from xreal_synth.quality.catalogue import SCORES
+from xreal_synth.quality.gate import SCORES
 from xreal_synth.report.charts import Line
 from xreal_synth.shards.head import DatasetHead
 

@@ -31,9 +31,8 @@ from xreal_synth.shards.names import (
     table_key,
     tar_key,
 )
-from xreal_synth.shards.problems import VerifyProblem
 from xreal_synth.shards.record import read_record
-from xreal_synth.shards.whole import whole_problems
+from xreal_synth.shards.whole import VerifyProblem, whole_problems
 from xreal_synth.storage import Store
 from xreal_synth.types import ShardPlan, ShardRecord
 
