@@ -15,6 +15,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --ignore tests/faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/scale
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n $(WORKERS) -m numeric tests/training tests/models tests/sampling tests/golden
 
 faults: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults

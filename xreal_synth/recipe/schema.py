@@ -298,6 +298,11 @@ class Recipe(Part):
     output: Output
     compute: Compute = Field(default_factory=Compute)
 
+    @property
+    def edits(self) -> bool:
+        """Whether films are made from others: twins or shams are delivered, or real films are edited."""
+        return self.pairs.twin or self.pairs.sham > 0 or isinstance(self.anatomy.source, ImagesSource)
+
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema 2020-12 of recipe version 1, with descriptions, ranges and defaults."""
