@@ -1,19 +1,33 @@
 # make quickstart   virtual environment, install, 32+ images from the shipped bundle
 # make test         the same environment with the test tools; lint, types, import rules, tests
+# make faults       what clusters do to a run, done to a real Ray of this machine (tests/README.md)
+# make scale        what grows with actors and shards; make speed: what the engine costs beside the model
 PYTHON ?= python3
 VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test check lint format clean
+.PHONY: quickstart test faults scale speed check lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --ignore tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/scale
 	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n $(WORKERS) -m numeric tests/training tests/models tests/sampling tests/golden
+
+faults: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
+
+scale: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.scale simulate
+	$(BIN)/python -m tests.scale played
+	$(BIN)/python -m tests.scale actors
+	$(BIN)/python -m tests.scale dataset
+
+speed: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.speed
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from object_store import ObjectStore, serving
-from PIL import Image
 
-from xreal_synth.dataset.fakes import fake_anatomy
+from tests.doubles.image_folder import write_image_folder
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.chaos.ray_cluster import LocalCluster
+    from tests.doubles.local_cluster import LocalCluster
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", patient, derandomize=True)
@@ -57,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[LocalCluster]:
     """A head on loopback with a temporary folder of its own, ended by the ids of its processes."""
-    from xreal_synth.engine.chaos.ray_cluster import local_cluster
+    from tests.doubles.local_cluster import local_cluster
 
     with pytest.MonkeyPatch.context() as patch:  # a job's `python` is this one, as in a cluster's image
         patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
@@ -82,40 +80,7 @@ def object_store() -> Iterator[ObjectStore]:
         yield store
 
 
-MANIFEST = """\
-image,mask,labels,patient_id,age,split
-a.png,masks/a.png,No Finding,1,61,train
-b.png,masks/b.png,Pneumonia,2,62,train
-c.png,masks/c.png,Pneumonia|Mass,2,63,train
-d.png,masks/d.png,Effusion,3,64,val
-e.png,masks/e.png,No Finding,4,65,val
-f.png,masks/f.png,,5,66,val
-"""
-BOXES = """\
-image,finding,x0,y0,x1,y1
-b.png,Pneumonia,60,40,80,60
-c.png,Pneumonia,20,36,36,56
-c.png,Mass,60,50,72,60
-d.png,Pleural Effusion,18,50,38,70
-"""
-
-
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """Writes six images of 96 x 96 with organ masks, manifest.csv and boxes.csv; keywords replace files' text."""
-
-    def write(name: str = "images", manifest: str | None = MANIFEST, boxes: str = BOXES) -> Path:
-        folder = tmp_path / name
-        (folder / "masks").mkdir(parents=True)
-        for i, image in enumerate("abcdef"):
-            rng = np.random.default_rng(i)
-            mask = fake_anatomy(96, rng)
-            pixels = 150 - 20 * mask + rng.integers(-9, 9, mask.shape)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{image}.png")
-            Image.fromarray(mask).save(folder / "masks" / f"{image}.png")
-        if manifest is not None:
-            (folder / "manifest.csv").write_text(manifest)
-        (folder / "boxes.csv").write_text(boxes)
-        return folder
-
-    return write
+    return lambda name="images", **text: write_image_folder(tmp_path / name, **text)

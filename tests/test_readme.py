@@ -12,8 +12,8 @@ import torch
 import typer.main
 from PIL import Image
 
+from tests.doubles.fake_backend import FakeImages
 from xreal_synth.cli.main import app
-from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.models.text.prompts import REPORT_WORDS, read_prompts
 from xreal_synth.recipe.load import load_recipe, recipe_from_text

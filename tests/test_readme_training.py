@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.cli.main import app
 from xreal_synth.dataset.verify import verify
 from xreal_synth.errors import TrainingError

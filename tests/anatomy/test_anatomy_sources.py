@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.anatomy.augment import Augmentation
-from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource
 from xreal_synth.anatomy.validate import validate_mask

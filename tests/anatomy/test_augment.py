@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.anatomy.augment import Augmentation, augment, scale_heart
 from xreal_synth.anatomy.measure import bounding_box, lung_box, organ_areas
-from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.findings import AORTA, HEART, LEFT_LUNG
 from xreal_synth.seeds import stream

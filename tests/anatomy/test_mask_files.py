@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.anatomy import mask_files as module
 from xreal_synth.anatomy.augment import Augmentation
 from xreal_synth.anatomy.mask_files import mask_files
-from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.anatomy.sources import FolderSource
 from xreal_synth.errors import AnatomyError
 from xreal_synth.seeds import stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError
 from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.anatomy.regions import (
     HEART_REGION_SCALE,
@@ -18,7 +19,6 @@ from xreal_synth.anatomy.regions import (
     scale_about_centre,
     snap_outward,
 )
-from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.findings import HEART
 from xreal_synth.types import PixelBox, PlacedFinding, Region
 

@@ -1,4 +1,4 @@
-"""The tables of measuring commands, and where they may be written."""
+"""The table of `bench sample`, and where it may be written."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from xreal_synth.cli.bench_table import markdown
 from xreal_synth.cli.main import main
 
 
-@pytest.mark.parametrize("command", ["dataset", "driver", "engine", "sample", "simulate"])
 @pytest.mark.parametrize(("out", "reported"), [("no/such/folder/t.md", "no folder"), (".", "is a folder")])
 def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(
-    command: str, out: str, reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    out: str, reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["xreal-synth", "bench", command, "--out", out])
+    monkeypatch.setattr("sys.argv", ["xreal-synth", "bench", "sample", "--out", out])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
@@ -25,12 +23,3 @@ def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(
     assert reported in captured.err
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_markdown_has_a_line_a_row() -> None:
-    assert markdown(("a", "b"), [["1", "2"], ["3", "4"]]) == [
-        "| a | b |",
-        "|---|---|",
-        "| 1 | 2 |",
-        "| 3 | 4 |",
-    ]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.cli.main import main
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.models.save import read_fields, write_bundle

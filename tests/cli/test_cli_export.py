@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.cli.main import main
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.report.build import build

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.acceptance import GateTally, count_acceptance
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.dataset.record import read_record

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.dataset.check import check_tar
-from xreal_synth.dataset.fakes import (
+from tests.doubles.fakes import (
     box_finding,
     fake,
     fake_groups,
@@ -19,6 +18,8 @@ from xreal_synth.dataset.fakes import (
     fake_pathology,
     publish_fakes,
 )  # fmt: skip
+from tests.doubles.tars import build_tar
+from xreal_synth.dataset.agree import sample_problems
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import check_place, head_bytes, open_dataset, parse_head, read_head
 from xreal_synth.dataset.merge import ROW_GROUP, Merger
@@ -27,7 +28,7 @@ from xreal_synth.dataset.record import parse_record, read_record, record_bytes, 
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.dataset.summary import Tally
 from xreal_synth.dataset.table import build_table, read_table, sample_schema
-from xreal_synth.dataset.tar import build_tar, encode_sample
+from xreal_synth.dataset.tar import encode_sample
 from xreal_synth.dataset.verify import verify
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import LocalStore, RemoteStore, Store
@@ -267,23 +268,7 @@ def test_a_later_finding_may_cover_an_earlier_one() -> None:
     first, second = box_finding("Pneumonia", (8, 8, 16, 16)), box_finding("Effusion", (0, 0, 32, 32))
     sample = fake(0, "v0", [first, second])
     assert (fake_pathology([first, second], sample.anatomy) == 2).all()
-    check = check_tar(build_tar([sample]), SHARDS[0], HEAD)
-    assert check.problems == ()
-
-
-def test_adoption_wants_the_very_bytes() -> None:
-    samples = fake_groups(0, 4)
-    keys = [sample.meta.key for sample in samples]
-    data = build_tar(samples)
-    check = check_tar(data, SHARDS[0], HEAD, keys)
-    assert check.problems == ()
-    assert [row.meta for row in check.rows] == [sample.meta for sample in samples]
-    assert check_tar(data, SHARDS[0], HEAD, keys[:-1]).problems
-    assert check_tar(data, SHARDS[1], HEAD).problems
-    assert check_tar(data[:-512], SHARDS[0], HEAD).problems
-    padded = bytearray(data)
-    padded[350] ^= 1
-    assert check_tar(bytes(padded), SHARDS[0], HEAD).problems
+    assert list(sample_problems(sample, HEAD)) == []
 
 
 def test_record_round_trip_and_absence(dataset: Store) -> None:

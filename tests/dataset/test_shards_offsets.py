@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from xreal_synth.dataset.fakes import fake_groups
+from tests.doubles.fakes import fake_groups
+from tests.doubles.tars import build_tar
 from xreal_synth.dataset.names import SUFFIXES
 from xreal_synth.dataset.offsets import sample_members, sample_offsets
-from xreal_synth.dataset.tar import build_tar, encode_sample
+from xreal_synth.dataset.tar import encode_sample
 from xreal_synth.errors import DatasetError
 
 SAMPLES = fake_groups(0, 6)

@@ -12,7 +12,7 @@ import pytest
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.dataset.table import meta_columns

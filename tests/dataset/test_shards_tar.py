@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from tests.doubles.fakes import box_finding, fake, fake_groups
+from tests.doubles.tars import build_tar, write_tar
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.fakes import box_finding, fake, fake_groups
 from xreal_synth.dataset.names import SUFFIXES, key_of
 from xreal_synth.dataset.table import build_table, meta_columns, read_table, sample_schema
-from xreal_synth.dataset.tar import TarWriter, build_tar, encode_sample, read_samples, read_tar, write_tar
+from xreal_synth.dataset.tar import TarWriter, encode_sample, read_samples, read_tar
 from xreal_synth.errors import DatasetError
 from xreal_synth.types import ImageQuality, PlacedFinding, Sample, SampleMeta, ShardPlan
 

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.doubles.fake_backend import FakeImages
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import record_key
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
-from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.worker import environment, make_group, replay, run_shard
 from xreal_synth.errors import RecipeError

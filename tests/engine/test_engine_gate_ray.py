@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.doubles.fake_backend import FakeImages
 from xreal_synth.dataset.verify import verify
-from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.run.setup import Run

@@ -177,7 +177,7 @@ def test_a_whole_tar_is_adopted_and_one_with_another_real_image_is_not(
     store.delete(record_key("edited-000000"))
     assert read_ledger(run, store, {}, lambda event: None).todo == ()
     store.delete(record_key("edited-000001"))
-    from xreal_synth.dataset.tar import write_tar
+    from tests.doubles.tars import write_tar
 
     first, *rest = samples(store, 1)
     image = first.image.copy()

@@ -216,7 +216,7 @@ def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, ope
     recipe.write_text(open_fault_run().loaded.text)
     code = (
         "import sys, json; from pathlib import Path\n"
-        "import xreal_synth.engine.worker, xreal_synth.engine.ledger, xreal_synth.engine.fake_backend\n"
+        "import xreal_synth.engine.worker, xreal_synth.engine.ledger, tests.doubles.fake_backend\n"
         "from xreal_synth.run.setup import open_run\n"
         "from xreal_synth.recipe.load import load_recipe\n"
         f"open_run(load_recipe(Path({str(recipe)!r})))\n"
@@ -226,3 +226,40 @@ def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, ope
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+def test_a_shard_is_one_stream_so_that_micro_batches_are_full(open_fault_run, fake, tmp_path):
+    run = open_fault_run(output__shard_samples=12, compute__micro_batch=2)
+    backend, sizes, streams = fake(run), [], []
+
+    class Watched:
+        device, precision, micro_batch, gate = "fake", "none", 2, backend.gate
+
+        def render(self, jobs, on_batch):
+            streams.append(len(sizes))
+
+            def counted():
+                for job in jobs:
+                    sizes.append(job.index)
+                    yield job
+
+            yield from backend.render(counted(), on_batch)
+
+    assert backend.micro_batch == 2
+    run_shard(run, Watched(), run.plan.shard(0), LocalStore(tmp_path))
+    assert streams == [0]
+    assert sizes == list(range(12))
+
+
+def test_a_package_is_absent_for_a_while_alone():
+    code = (
+        "import importlib.util, sys\n"
+        "from xreal_synth.engine.backend import absent\n"
+        "with absent('wave'):\n"
+        "    assert importlib.util.find_spec('wave') is None\n"
+        "import wave\n"
+        "with absent('wave'):\n"
+        "    assert importlib.util.find_spec('wave') is not None\n"
+        "assert sys.modules['wave'] is wave\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from tests.doubles.fake_backend import FakeImages
 from xreal_synth.dataset.verify import verify
-from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.progress import (
     Advanced,
     RunStarted,

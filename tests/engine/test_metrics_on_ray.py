@@ -13,9 +13,9 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 from ray.util.state import list_actors, list_tasks
 
+from tests.doubles.fake_backend import FakeImages
+from tests.doubles.local_cluster import LocalCluster
 from xreal_synth.dataset.record import parse_record
-from xreal_synth.engine.chaos.ray_cluster import LocalCluster
-from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.metrics import ACTOR, NOTHING, RUN
 from xreal_synth.engine.progress import Event, ShardDone
 from xreal_synth.engine.ray_driver import generate

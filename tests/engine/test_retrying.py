@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xreal_synth.engine.chaos.storm import storm_uri
+from tests.faults.storm import storm_uri
 from xreal_synth.engine.retrying import RetryingStore, retrying
 from xreal_synth.errors import StorageError
 from xreal_synth.report.build import try_build

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.cli.main import main
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.evaluation.evaluators import write_evaluators

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.evaluation.stage_watch import StageWatch
 from xreal_synth.models.describe import describe
 from xreal_synth.models.load import load_bundle

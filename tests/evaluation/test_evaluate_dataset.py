@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchmetrics.functional.classification import binary_auroc, binary_f1_score
 
-from xreal_synth.dataset.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
+from tests.doubles.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.dataset.tar import read_tar

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from xreal_synth.dataset.fakes import fake, fake_head, publish_fakes
+from tests.doubles.fakes import fake, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.evaluation.privacy import MeasuredSet, audit_images, nearest_by_pixels, rate, reduced

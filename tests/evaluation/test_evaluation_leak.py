@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.doubles.fakes import box_finding, fake, fake_head, publish_fakes
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.cli.main import main
-from xreal_synth.dataset.fakes import box_finding, fake, fake_head, publish_fakes
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.leak import FEATURES, features, leak

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xreal_synth.dataset.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
+from tests.doubles.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.storage import LocalStore, Store

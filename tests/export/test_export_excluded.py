@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from xreal_synth.dataset.excluded import add_excluded
-from xreal_synth.dataset.images import Counted, each_image
-from xreal_synth.dataset.source import open_source
+from xreal_synth.dataset.source import Counted, each_image, open_source
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.coco import write_coco
 from xreal_synth.export.croissant import croissant_json

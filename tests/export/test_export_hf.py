@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from xreal_synth.dataset.fakes import fake_head
+from tests.doubles.fakes import fake_head
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.source import open_source
 from xreal_synth.export.hf import schema, write_hf

@@ -1,6 +1,6 @@
 """Compares this project's converter and sampler with arrays that the reference's own modules computed.
 
-`python tests/golden/check.py [--bundle] [--batch N] DIR` for a folder with backbone.safetensors,
+`python -m tests.golden.check [--bundle] [--batch N] DIR` for a folder with backbone.safetensors,
 anatomy_controller.safetensors, config.json and vectors.npz. Prints every array's relative error,
 max |ours - theirs| / max |theirs|, and a last line with the worst; exits 0 only if all are there and within
 the tolerance. --bundle goes through a bundle: converted, written, loaded. --batch puts the recorded case into
@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.doubles.recorded_noise import RecordedNoise
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert import published
 from xreal_synth.models.convert.architectures import LdmArchitecture
@@ -37,7 +38,7 @@ from xreal_synth.sampling.controlled import (
     decode_scaled,
     pathology_from_noise,
 )
-from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, RecordedNoise, philox
+from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
 from xreal_synth.sampling.schedule import make_schedule
 
 TOLERANCE = 1e-4
@@ -186,7 +187,7 @@ def relative_error(ours: Array, theirs: npt.NDArray | None, name: str) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="check.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.check", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--bundle", action="store_true")
     parser.add_argument("--batch", type=int, default=1, metavar="N")

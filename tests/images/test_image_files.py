@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.images.files import ImageFiles, checked_pair
 from xreal_synth.images.manifest import BadImage, ImageRow, RowFault
 from xreal_synth.storage import LocalStore

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.anatomy.measure import bounding_box, lung_box
 from xreal_synth.anatomy.regions import organ_region, region_mask
-from xreal_synth.anatomy.schematic import schematic_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG
 from xreal_synth.plan.placement import place

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS
 from xreal_synth.plan.prior import PATH, Lung, Prior

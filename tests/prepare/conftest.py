@@ -19,7 +19,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from torch.nn import functional
 
-from xreal_synth.anatomy.schematic import schematic_mask
+from tests.doubles.schematic import schematic_mask
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.networks.organ_segmenter import OrganSegmenter

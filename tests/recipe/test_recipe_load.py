@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.recipe.json_schema import json_schema
 from xreal_synth.recipe.load import load_recipe, recipe_from_text
+from xreal_synth.recipe.schema import json_schema
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(RECIPES.glob("*.yaml"))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from report_pages import QUALITY, REFUSED, make, scored
 
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.storage import LocalStore

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+from tests.doubles.fake_backend import FakeImages
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
-from xreal_synth.engine.fake_backend import FakeImages
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape

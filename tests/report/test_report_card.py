@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import DatasetHead, open_dataset
 from xreal_synth.dataset.summary import DatasetSummary

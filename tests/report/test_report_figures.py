@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.dataset.fakes import fake_anatomy, fake_head
+from tests.doubles.fakes import fake_anatomy, fake_head
 from xreal_synth.dataset.table import rejected_schema
-from xreal_synth.quality.catalogue import SCORES
+from xreal_synth.quality.gate import SCORES
 from xreal_synth.report import refusals as refusals_module
 from xreal_synth.report import streamed as streamed_module
 from xreal_synth.report.charts import Line, histogram_svg, number, ticks

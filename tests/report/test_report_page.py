@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from report_pages import Reader, make, read_page
 
+from tests.doubles.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
 from xreal_synth import findings as vocab
 from xreal_synth.cli.main import main
-from xreal_synth.dataset.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset, read_head
 from xreal_synth.dataset.names import quarantine_key

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
+from tests.doubles.recorded_noise import RecordedNoise
 from xreal_synth.sampling.blend import (
     blend,
     cubic_resize,
@@ -22,7 +23,7 @@ from xreal_synth.sampling.blend import (
     to_grey,
 )
 from xreal_synth.sampling.denoise import guided, split_prediction
-from xreal_synth.sampling.noise import BatchNoise, NoiseKey, RecordedNoise, philox
+from xreal_synth.sampling.noise import BatchNoise, NoiseKey, philox
 from xreal_synth.sampling.schedule import (
     crowded_timesteps,
     ddim_step,

@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 from xreal_synth.cli.main import app
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import CONFIGS, load_config
-from xreal_synth.training.dry_run import CountedLinear, DryRun, PartSize, count, dry_run, sizes
+from xreal_synth.training.dry_run import count, dry_run, empty_batch, sizes, sketch_task
 from xreal_synth.training.images import load_images
 from xreal_synth.training.run import build_task
-from xreal_synth.training.sketch import sketch_batch, sketch_task
 
 SHIPPED = Path(str(files("xreal_synth.training") / "configs"))
 Config = Callable[..., Path]
@@ -38,10 +37,8 @@ def test_the_papers_networks_have_the_papers_sizes(network: str, millions: dict[
     path = SHIPPED / f"paper-{network}.yaml"
     with FakeTensorMode():
         found = sizes(sketch_task(load_config(network, path), path))
-    assert {part.name: (part.trained + part.frozen) / 1e6 for part in found} == pytest.approx(
-        millions, rel=2e-3
-    )
-    trained = {part.name for part in found if part.trained}
+    assert {name: sum(counts) / 1e6 for name, counts in found.items()} == pytest.approx(millions, rel=2e-3)
+    trained = {name for name, (trained, _) in found.items() if trained}
     assert trained == set(millions) - (
         {"autoencoder"} if network == "denoiser" else {"autoencoder", "unet", "tokens"}
     )
@@ -60,23 +57,22 @@ def test_a_dry_run_counts_what_a_real_step_does(
     torch.manual_seed(0)
     task = build_task(settings, images)
     task.step = settings.loop.steps
-    flops, kept = count(task, sketch_batch(3, 32, len(settings.data.findings)), precision)
-    assert sizes(task) == found.parts
-    assert found.memory().activations == pytest.approx(kept, rel=0.02)
-    assert found.flops_per_step() == pytest.approx(flops, rel=0.02)
+    flops, kept = count(task, empty_batch(3, 32, len(settings.data.findings)), precision)
+    assert sizes(task) == found.parameters
+    assert found.memory["activations"] == pytest.approx(kept, rel=0.02)
+    assert found.flops_per_step == pytest.approx(flops, rel=0.02)
 
 
-def test_memory_and_time_are_plain_sums() -> None:
-    parts = (PartSize("a", 1000, 0), PartSize("b", 0, 500))
-    run = DryRun(parts, CountedLinear(7, 100), CountedLinear(50, 10), 20, 8, 2, 2, "fp32")
-    memory = run.memory()
-    assert (memory.weights, memory.gradients, memory.moments) == (6000, 4000, 8000)
-    assert (memory.average, memory.average_swap, memory.buckets) == (4000, 4000, 4000)
-    assert run.images_at_once == 2
-    assert memory.activations == 50 + 2 * 10
-    assert memory.total == 6000 + 8000 + 4000 + max(4000, 4000 + 4000 + 70)
-    assert run.flops_per_step() == 8 * 100 + 4 * 7
-    assert run.seconds(10.0) == pytest.approx(828 * 20 / (10 * 2))
+def test_memory_is_a_plain_sum_over_the_parts_of_a_batch(config: Config) -> None:
+    path = config("segmenter", batch=5)
+    settings = load_config("segmenter", path)
+    one, four = dry_run(settings, path), dry_run(settings, path, workers=4)
+    (counts,) = one.parameters.values()
+    assert (one.images_at_once, four.images_at_once) == (5, 2)
+    assert one.memory["weights"] == one.memory["gradients"] == 4 * counts[0]
+    assert four.memory["gradients"] == 2 * one.memory["gradients"]
+    assert four.memory["activations"] < 0.5 * one.memory["activations"]
+    assert four.flops_per_step == pytest.approx(one.flops_per_step, rel=0.02)
 
 
 def test_the_command_needs_neither_images_nor_weights(tmp_path: Path, config: Config) -> None:
@@ -86,11 +82,12 @@ def test_the_command_needs_neither_images_nor_weights(tmp_path: Path, config: Co
     asked = ["train", "denoiser", str(tmp_path / "my-denoiser.yaml"), "--dry-run"]
     reported = CliRunner().invoke(app, asked, env={"COLUMNS": "160"})
     assert reported.exit_code == 0, reported.output
-    for words in ("unet", "AdamW moments", "NVIDIA H100", "this machine", "4 steps of 2 images"):
+    for words in ("unet", "AdamW moments", "activations", "TFLOP a step", "4 steps of 2 images"):
         assert words in reported.output, words
     found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).output)
-    assert found["parameters"]["autoencoder"]["trained"] == 0
-    assert found["seconds"]["this machine"] > 0
+    assert found["parameters"]["autoencoder"][0] == 0
+    assert found["flops_per_step"] > 0
+    assert found["memory"]["total"] == sum(found["memory"].values()) / 2
     assert {p.name for p in tmp_path.iterdir()} == {"my-autoencoder.yaml", "my-denoiser.yaml"}
 
 

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.progress import Progress
+from rich.table import Table
 
-from xreal_synth.cli import (
-    bench_chaos,
-    bench_dataset,
-    bench_driver,
-    bench_engine,
-    bench_scale,
-    bench_simulate,
-)
-from xreal_synth.cli.bench_table import OutOption, markdown, show
 from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
+from xreal_synth.errors import XrealError
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bench_sample import RowFigures, SampleFigures
@@ -27,6 +21,23 @@ if TYPE_CHECKING:
     from xreal_synth.models.text.ldm_bert import TextShape
 
 COLUMNS = ("loop", "images/s", "x plain", "memory", "TFLOP/s", "of peak")
+
+
+def _writable(out: Path | None) -> Path | None:
+    """Asked before anything is measured."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", hint="make it")
+    if out is not None and out.is_dir():
+        raise XrealError(
+            found=f"{out} is a folder", wanted="a file that can be written", hint="name a file in it"
+        )
+    return out
+
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Also writes the tables as Markdown.", show_default="no", callback=_writable),
+]
 
 
 class Loop(StrEnum):
@@ -60,18 +71,10 @@ class ClockKind(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    bench_engine.register(group)
-    bench_chaos.register(group)
-    bench_scale.register(group)
-    bench_dataset.register(group)
-    bench_driver.register(group)
-    bench_simulate.register(group)
     app.add_typer(group, name="bench")
 
 
-group = typer.Typer(
-    help="Measures how fast this machine makes images, and what a run survives.", no_args_is_help=True
-)
+group = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True)
 
 
 @group.callback()
@@ -173,8 +176,6 @@ def sample(
 
 
 def _refuse(device: str, how: list[Compile], clock: str, threads: int) -> None:
-    from xreal_synth.errors import XrealError
-
     if device == "cpu" and Compile.graphs in how:
         raise XrealError(
             found="--compile graphs without a GPU", wanted="none or regional", hint="leave graphs out"
@@ -228,13 +229,17 @@ def _footnotes(figures: SampleFigures) -> list[str]:
 
 def _markdown(about: dict[str, Any], figures: SampleFigures) -> str:
     lines = [f"{', '.join(f'{key}: {value}' for key, value in about.items())}.", ""]
-    lines += markdown(COLUMNS, map(_cells, figures.rows))
+    written = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, *map(_cells, figures.rows))]
+    lines += [written[0], "|" + "---|" * len(COLUMNS), *written[1:]]
     return "\n".join([*lines, "", *_footnotes(figures), ""])
 
 
 def _show(about: dict[str, Any], figures: SampleFigures) -> None:
     for key, value in about.items():
         console.print(f"{key}: {value}", markup=False)
-    show(COLUMNS, map(_cells, figures.rows))
+    table = Table(*COLUMNS)
+    for row in figures.rows:
+        table.add_row(*_cells(row))
+    console.print(table)
     for line in _footnotes(figures):
         console.print(line, markup=False)

@@ -137,9 +137,8 @@ def anatomy(
     import torch
 
     from xreal_synth.evaluation.anatomy import measure_anatomy, own_segmenter
-    from xreal_synth.evaluation.nulls import null_for_nan
-    from xreal_synth.evaluation.request import Request, prepare
-    from xreal_synth.evaluation.run import images_for
+    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.request import Request, images_for, prepare
 
     torch.set_num_threads(threads)
     given = {

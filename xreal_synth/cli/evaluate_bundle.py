@@ -1,9 +1,8 @@
-"""`xreal-synth evaluate bundle`: the table of goals."""
+"""`xreal-synth evaluate bundle`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,13 +31,12 @@ from xreal_synth.cli.options import JsonOption, console, examples, print_json
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bundle import BundleFigures
-    from xreal_synth.evaluation.goals import Goal
 
 
 def register(group: typer.Typer) -> None:
     group.command(
         epilog=examples(
-            "xreal-synth evaluate bundle --data images/ --images runs/goals --sheet mini-vs-real.png",
+            "xreal-synth evaluate bundle --data images/ --images runs/images --sheet mini-vs-real.png",
             "xreal-synth evaluate bundle --data images/ -n 16 --set mode=reference --set steps=50 --json",
         )
     )(bundle)
@@ -73,14 +71,12 @@ def bundle(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every real image of a split made again from its mask and findings, and judged: the table of goals."""
+    """Every real image of a split made again from its mask and findings, and judged, beside what real images reach."""
     import torch
 
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.goals import table_of_goals
-    from xreal_synth.evaluation.nulls import null_for_nan
-    from xreal_synth.evaluation.request import Request, prepare
-    from xreal_synth.evaluation.run import figures_for, images_for, real_images
+    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.request import Request, figures_for, images_for, prepare, real_images
 
     torch.set_num_threads(threads)
     request = Request(
@@ -103,7 +99,6 @@ def bundle(
             draw_spectra(
                 {prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum
             )
-    goals = table_of_goals(figures, prepared.settings)
     where = (
         f"{machine(prepared.device)}, {threads} thread(s), {prepared.precision}, micro-batch {micro_batch}"
     )
@@ -113,22 +108,21 @@ def bundle(
             {
                 "bundle": prepared.info.name, "bundle_hash": prepared.info.content_hash,
                 "evaluators": loaded.sha256, "machine": where, "sampling": settings,
-                "goals": [asdict(goal) for goal in goals], **asdict(figures),
+                **asdict(figures),
             }
         ))  # fmt: skip
         return
     console.print(f"{prepared.info.name}: {json.dumps(settings)}", markup=False)
     console.print(where, markup=False)
-    _show(figures, goals)
+    _show(figures)
 
 
-def _show(figures: BundleFigures, goals: Sequence[Goal]) -> None:
-    from xreal_synth.evaluation.goals import NOTES
+def _show(figures: BundleFigures) -> None:
+    from xreal_synth.evaluation.bundle_table import NOTES, table_of_figures
 
-    table = Table("figure", "goal", f"reached ({figures.images} images)", "beside", "met")
-    for goal in goals:
-        met = {True: "yes", False: "no", None: ""}[goal.met]
-        table.add_row(goal.figure, goal.goal, goal.reached, goal.beside, met)
+    table = Table("figure", f"reached ({figures.images} images)", "beside")
+    for row in table_of_figures(figures):
+        table.add_row(*row)
     console.print(table)
     for note in NOTES:
         console.print(note, markup=False)

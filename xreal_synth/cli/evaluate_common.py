@@ -17,7 +17,7 @@ from xreal_synth.cli.options import notes
 from xreal_synth.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
 
 
 class Precision(StrEnum):

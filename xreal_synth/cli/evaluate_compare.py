@@ -20,7 +20,7 @@ from xreal_synth.cli.generated_images import RealOption
 from xreal_synth.cli.options import JsonOption, console, examples, print_json
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
 
 
 def register(group: typer.Typer) -> None:
@@ -57,7 +57,7 @@ def compare(
     from xreal_synth.evaluation import compare as table
     from xreal_synth.evaluation.dataset_bench import open_bench, open_datasets
     from xreal_synth.evaluation.dataset_record import record_bytes, stored, write
-    from xreal_synth.evaluation.nulls import null_for_nan
+    from xreal_synth.evaluation.intervals import null_for_nan
     from xreal_synth.storage import LocalStore
 
     chosen = open_datasets(datasets, count)

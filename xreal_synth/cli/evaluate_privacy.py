@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import CaseReader
     from xreal_synth.evaluation.evaluators import Evaluators
     from xreal_synth.evaluation.privacy import Audit, CopyPair, MeasuredSet
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
     from xreal_synth.images.manifest import ImageRow
     from xreal_synth.types import GreyImage
 
@@ -197,7 +197,7 @@ def _reason(audit: Audit, pair: CopyPair) -> str:
 
 
 def _reported(source: Source, audit: Audit, evaluators: Evaluators, where: str) -> dict[str, Any]:
-    from xreal_synth.evaluation.nulls import null_for_nan
+    from xreal_synth.evaluation.intervals import null_for_nan
 
     return dict(
         null_for_nan(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.readers import Candidate, Kit
     from xreal_synth.evaluation.readers_figures import Analysis
     from xreal_synth.evaluation.readers_files import Reading
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
     from xreal_synth.images.manifest import ImageRow
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
@@ -150,7 +150,7 @@ def analyse(
     image) into the kit's folder. Answers that are missing, foreign or not
     offered are refused, all of them named.
     """
-    from xreal_synth.evaluation.nulls import null_for_nan
+    from xreal_synth.evaluation.intervals import null_for_nan
     from xreal_synth.evaluation.readers_figures import analyse as figures_of
     from xreal_synth.evaluation.readers_figures import tables_of
     from xreal_synth.evaluation.readers_files import read_key, read_results

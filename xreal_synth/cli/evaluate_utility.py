@@ -18,7 +18,7 @@ from xreal_synth.cli.options import JsonOption, console, examples, notes, print_
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
     from xreal_synth.evaluation.utility import Fit, LabelledImages, Trained
     from xreal_synth.evaluation.utility_figures import UtilityRow
     from xreal_synth.training.study import StudySettings
@@ -214,7 +214,7 @@ def _write(
 
 
 def _plain(reported: dict[str, Any]) -> Any:
-    from xreal_synth.evaluation.nulls import null_for_nan
+    from xreal_synth.evaluation.intervals import null_for_nan
 
     return null_for_nan(json.loads(json.dumps(reported)))
 

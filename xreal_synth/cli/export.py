@@ -16,8 +16,7 @@ from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 from xreal_synth.errors import StorageError
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.images import Counted, OnImage
-    from xreal_synth.dataset.source import Source
+    from xreal_synth.dataset.source import Counted, OnImage, Source
 
 
 class Format(StrEnum):

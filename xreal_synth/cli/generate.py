@@ -13,10 +13,7 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
-    TextEncoderOption,
-    VocabOption,
     console,
-    encoding,
     examples,
     notes,
     open_recipe,
@@ -50,12 +47,10 @@ def generate(
         str | None,
         typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
     ] = None,
-    text_encoder: TextEncoderOption = None,
-    vocab: VocabOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
-    run = open_recipe(recipe, overrides, output, text_encoder, vocab)
+    run = open_recipe(recipe, overrides, output)
     from xreal_synth.run.setup import require_placeable
 
     require_placeable(run, str(recipe))
@@ -66,9 +61,7 @@ def generate(
 
     store = open_store(run.recipe.output.uri)
     with RunDisplay(notes if as_json else console) as display:
-        summary = run_engine(
-            run, store, address=address, on_event=display.on_event, encode=encoding(text_encoder, vocab)
-        )
+        summary = run_engine(run, store, address=address, on_event=display.on_event)
     built, failed = None, ""
     if summary.dataset is not None:
         built, failed = try_build(store, summary.dataset, run.bundle)

@@ -11,10 +11,6 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from xreal_synth.models.describe import BundleInfo
-    from xreal_synth.run.own_prompts import Encode
     from xreal_synth.run.setup import Run
 
 console = Console(highlight=False, soft_wrap=False)
@@ -36,18 +32,6 @@ SetOption = Annotated[
         show_default=False,
     ),
 ]
-TextEncoderOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Encodes the recipe's prompts that the bundle lacks, once, for this dataset: what the bundle was "
-        "converted from, folder or file.",
-        show_default="the bundle's own",
-    ),
-]
-VocabOption = Annotated[
-    Path | None,
-    typer.Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache"),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints one JSON object for scripts.")]
 
 
@@ -56,18 +40,11 @@ def examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-def open_recipe(
-    recipe: Path,
-    overrides: list[str] | None,
-    output: str | None,
-    text_encoder: Path | None = None,
-    vocab: Path | None = None,
-) -> Run:
+def open_recipe(recipe: Path, overrides: list[str] | None, output: str | None) -> Run:
     """Reads and checks everything that needs neither torch nor Ray: recipe, bundle, mask source."""
     from xreal_synth.recipe.load import load_recipe
-    from xreal_synth.run.own_prompts import stored_encoder
     from xreal_synth.run.setup import open_run
-    from xreal_synth.storage import is_remote, open_store
+    from xreal_synth.storage import is_remote
 
     loaded = load_recipe(recipe, overrides=overrides or (), output=output)
     if is_remote(loaded.recipe.bundle):
@@ -75,27 +52,7 @@ def open_recipe(
 
         reported = f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}"
         notes.print(reported, markup=False, soft_wrap=True)
-    if text_encoder is None and vocab is None:
-        return open_run(loaded, lambda: stored_encoder(open_store(loaded.recipe.output.uri)))
-    from xreal_synth.models.own_prompts import TextSource
-
-    source = TextSource.given(text_encoder, vocab)
-    assert source is not None
-    run = open_run(loaded, source.identity)
-    source.require_use(run.own is not None)
-    return run
-
-
-def encoding(text_encoder: Path | None, vocab: Path | None) -> Encode:
-    """What encodes a run's own prompts, when it comes to that, and says so."""
-
-    def encode(info: BundleInfo, texts: Sequence[str], encoder: str) -> bytes:
-        from xreal_synth.models.own_prompts import TextSource, encode_own
-
-        notes.print(f"encoding {len(texts)} prompts that the bundle lacks, once, for this dataset")
-        return encode_own(info, texts, encoder, TextSource.given(text_encoder, vocab))
-
-    return encode
+    return open_run(loaded)
 
 
 def print_json(value: Any) -> None:

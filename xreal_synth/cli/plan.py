@@ -13,8 +13,6 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
-    TextEncoderOption,
-    VocabOption,
     bytes_text,
     console,
     examples,
@@ -44,12 +42,10 @@ def plan(
     recipe: RecipeArgument,
     output: OutputOption = None,
     overrides: SetOption = None,
-    text_encoder: TextEncoderOption = None,
-    vocab: VocabOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Says what would be made: images, labels, shards, bytes, device time. Needs neither torch nor Ray."""
-    run = open_recipe(recipe, overrides, output, text_encoder, vocab)
+    run = open_recipe(recipe, overrides, output)
     from xreal_synth.engine.estimate import estimate
     from xreal_synth.plan.probe import probe
 

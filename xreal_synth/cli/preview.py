@@ -12,10 +12,7 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
-    TextEncoderOption,
-    VocabOption,
     console,
-    encoding,
     examples,
     open_recipe,
 )
@@ -41,14 +38,12 @@ def preview(
     ] = None,
     output: OutputOption = None,
     overrides: SetOption = None,
-    text_encoder: TextEncoderOption = None,
-    vocab: VocabOption = None,
 ) -> None:
     """Makes the first groups here, without Ray, and draws them: images, twins, organ outlines, regions.
 
     What the gate refuses is drawn too, and named: here nothing is drawn again.
     """
-    run = open_recipe(recipe, overrides, output, text_encoder, vocab)
+    run = open_recipe(recipe, overrides, output)
     from xreal_synth.run.setup import require_placeable
 
     require_placeable(run, str(recipe))
@@ -57,11 +52,9 @@ def preview(
     from xreal_synth.models.describe import verify_files
     from xreal_synth.report.contact_sheet import contact_sheet
     from xreal_synth.run.attempts import plan_group
-    from xreal_synth.run.own_prompts import encoded
     from xreal_synth.run.resources import Resources, actor_shape
 
     verify_files(run.bundle)
-    run = encoded(run, encoding(text_encoder, vocab))
     target = out or Path(f"{run.recipe.name}-preview.png")
     gpus = _gpus()
     planned = [plan_group(run, index) for index in range(min(groups, run.recipe.anatomies))]

@@ -12,7 +12,7 @@ app = typer.Typer(help="The recipe's schema, and a check of a recipe.", no_args_
 @app.command(epilog=examples("xreal-synth recipe schema > recipe.schema.json"))
 def schema() -> None:
     """Prints the JSON schema of recipe version 1, for editors."""
-    from xreal_synth.recipe.json_schema import json_schema
+    from xreal_synth.recipe.schema import json_schema
 
     print_json(json_schema())
 

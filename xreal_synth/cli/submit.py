@@ -71,19 +71,6 @@ def submit(
         bool,
         typer.Option("--ship-code", help="Takes this very package along, for nodes with another version."),
     ] = False,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="Encodes the recipe's prompts that the bundle lacks, once, in the driver: what the bundle was "
-            "converted from. Taken along from below --working-dir, or absolute with --on-nodes.",
-            show_default="the bundle's own",
-        ),
-    ] = None,
-    vocab: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="vocab.txt of bert-base-uncased, for a --text-encoder file."),
-    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
     ] = True,
@@ -92,21 +79,18 @@ def submit(
 
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
-    from xreal_synth.engine.job_package import megabytes, pack_job, text_paths
+    from xreal_synth.engine.job_package import megabytes, pack_job
 
-    texts = text_paths(text_encoder, vocab, working_dir)
-    loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes, text_encoder, vocab)
+    loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
     from xreal_synth.engine.ray_submit import connect, follow, submit, version_note
     from xreal_synth.storage import scrubbed
 
-    package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code, also=texts)
+    package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
     cluster = connect(address)
     for note in (*package.notes, *filter(None, [version_note(cluster)])):
         notes.print(f"note: {note}", markup=False, soft_wrap=True)
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
-    for option, value in (("--text-encoder", text_encoder), ("--vocab", vocab)):
-        arguments += [option, value] if value is not None else []
     console.print(
         f"taking along {len(package.files)} files, {megabytes(package.bytes)}", markup=False, soft_wrap=True
     )
@@ -131,9 +115,8 @@ def submit(
 
 
 def _checked(
-    file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool,
-    text_encoder: str | None, vocab: str | None,
-) -> Recipe:  # fmt: skip
+    file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool
+) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
     from xreal_synth.errors import AnatomyError, BundleError
     from xreal_synth.recipe.load import load_recipe
@@ -144,10 +127,7 @@ def _checked(
     file = file.absolute()
     with contextlib.chdir(folder):
         try:
-            texts = [None if given is None else Path(given) for given in (text_encoder, vocab)]
-            if on_nodes and texts[0] is not None and texts[0].is_absolute() and not texts[0].exists():
-                texts = [None, None]
-            run = open_recipe(file, overrides, place, *texts)
+            run = open_recipe(file, overrides, place)
             require_placeable(run, str(file))
         except (AnatomyError, BundleError) as error:
             if not on_nodes:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from xreal_synth.cli.options import SetOption, console, examples, print_json
+from xreal_synth.cli.options import SetOption, bytes_text, console, examples, print_json
 from xreal_synth.cli.train_display import TrainDisplay
 from xreal_synth.errors import TrainingError
 
@@ -86,7 +88,7 @@ def train(
     ] = None,
     dry: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print sizes, memory and time; needs neither images nor weights."),
+        typer.Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights."),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="With --dry-run: one JSON object for scripts.")
@@ -99,7 +101,7 @@ def train(
     """
     path = _config_path(config)
     if dry:
-        _dry_run(network.value, path, overrides or (), device, workers, as_json=as_json)
+        _dry_run(network.value, path, overrides or (), workers, as_json=as_json)
         return
     if data is None or out is None:
         raise TrainingError(
@@ -155,16 +157,25 @@ def _train_together(
         return train_together(config, data, out, Team(workers, gpus, cpus, threads), on_step)
 
 
-def _dry_run(
-    network: str, path: Path, overrides: Sequence[str], device: str | None, workers: int, *, as_json: bool
-) -> None:
-    from xreal_synth.cli import dry_run as shown
+def _dry_run(network: str, path: Path, overrides: Sequence[str], workers: int, *, as_json: bool) -> None:
     from xreal_synth.training.config import load_config
-    from xreal_synth.training.dry_run import dry_run, measured_flops
+    from xreal_synth.training.dry_run import dry_run
 
     found = dry_run(load_config(network, path, overrides), path, workers)
-    measured = measured_flops(device, found.precision)
+    total = sum(found.memory.values())
     if as_json:
-        print_json(shown.as_json(found, measured))
-    else:
-        shown.show(found, measured)
+        print_json({**asdict(found), "memory": {**found.memory, "total": total}})
+        return
+    table = Table("network", "weights trained", "held fixed", title="Weights", title_justify="left")
+    for name, counts in found.parameters.items():
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    console.print(table)
+    title = f"Memory of each of {workers} worker(s), {found.images_at_once} image(s) at once"
+    table = Table("what", "bytes", title=title, title_justify="left")
+    for name, size in [*found.memory.items(), ("in all", total)]:
+        table.add_row(name, bytes_text(size))
+    console.print(table)
+    console.print(
+        f"{found.steps:,} steps of {found.batch} images; {found.flops_per_step / 1e12:.3g} TFLOP a step, forward and "
+        "backward (counted by torch.utils.flop_counter). The allocator's reserve and work space come on top."
+    )

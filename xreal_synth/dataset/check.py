@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,59 +12,13 @@ from typing import Any
 from xreal_synth.dataset.agree import group_problems, row_problems, sample_problems
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import rejects_key, table_key, tar_key
-from xreal_synth.dataset.record import stamp
 from xreal_synth.dataset.table import label_counts, read_rejected, read_table, sample_schema
-from xreal_synth.dataset.tar import CanonicalTar, TableRow, TarSample, encode_sample, read_samples
+from xreal_synth.dataset.tar import TableRow, TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import Store, sha256_of
 from xreal_synth.types import FileStamp, SampleMeta, ShardPlan, ShardRecord
 
 MOST_PER_FILE = 20
-
-
-@dataclass(frozen=True, slots=True)
-class TarCheck:
-    """What a tar without a record holds, and why it cannot be adopted (nothing, if it can).
-
-    The rows' split is "train": it is not in a tar, so the adopter fills it in.
-    """
-
-    rows: tuple[TableRow, ...]
-    problems: tuple[str, ...]
-
-
-def check_tar(
-    source: Path | bytes, shard: ShardPlan, head: DatasetHead, keys: Sequence[str] | None = None
-) -> TarCheck:
-    """Reads a recordless tar and says whether its bytes are right.
-
-    They are if every sample is whole, agrees with itself and with the head, lies in the shard's range in
-    order, if `keys` (when given) are exactly the tar's, and if this code would write these very bytes from
-    what it read. A changed value in a KEY.json that contradicts nothing else passes, so hold `rows` against
-    the plan.
-    """
-    rows: list[TableRow] = []
-    canonical = CanonicalTar()
-    try:
-        members = _adding(read_samples(source, tar_key(shard.stem)), rows, canonical)
-        problems = list(_content_problems(members, head, shard))
-    except DatasetError as error:
-        return TarCheck(tuple(rows), (error.found,))
-    problems += _order_problems([row.meta for row in rows])
-    if keys is not None and [row.meta.key for row in rows] != list(keys):
-        problems.append(f"holds {len(rows)} samples, not exactly the {len(keys)} planned")
-    if canonical.sha256() != stamp("", source).sha256:
-        problems.append("its bytes are not what this version writes from its samples")
-    return TarCheck(tuple(rows), tuple(problems[:MOST_PER_FILE]))
-
-
-def _adding(
-    samples: Iterable[TarSample], rows: list[TableRow], canonical: CanonicalTar
-) -> Iterator[TarSample]:
-    for read in samples:
-        rows.append(TableRow(read.sample.meta, read.sample.split, read.sha256))
-        canonical.add(encode_sample(read.sample))
-        yield read
 
 
 def file_problems(store: Store, entry: FileStamp) -> list[str]:

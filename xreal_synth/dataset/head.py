@@ -34,8 +34,8 @@ class DatasetHead:
     """What dataset.json holds.
 
     `settings` are the digested settings in full, `fingerprint` the environment of the first run (each
-    record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of the prompts that
-    were encoded for this dataset, where the bundle lacked some, `unchecked` the checks of the quality profile
+    record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of prompts that
+    an earlier version encoded for this dataset alone (None now), `unchecked` the checks of the quality profile
     that could not run, with the reason.
     """
 

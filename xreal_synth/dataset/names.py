@@ -15,7 +15,6 @@ from xreal_synth.storage import Store
 
 DATASET: Final = "dataset.json"
 RECIPE: Final = "recipe.yaml"
-PROMPTS: Final = "prompts.safetensors"
 SAMPLES: Final = "samples.parquet"
 REJECTED: Final = "rejected.parquet"
 INDEX: Final = "index.json"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -113,54 +113,6 @@ class TarWriter:
     def abandon(self) -> None:
         """Closes the file without the tar's end."""
         self._file.close()
-
-
-def write_tar(samples: Iterable[Sample], file: Path) -> list[TableRow]:
-    """Writes the samples, in the order given, to a temporary file; returns their rows of the table."""
-    with TarWriter(file) as tar:
-        for sample in samples:
-            tar.add(encode_sample(sample))
-    return tar.rows
-
-
-def build_tar(samples: Iterable[Sample]) -> bytes:
-    """The same bytes in memory."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for sample in samples:
-            _add(tar, encode_sample(sample))
-    return buffer.getvalue()
-
-
-class CanonicalTar:
-    """Hashes the tar that these samples would make, without keeping it."""
-
-    def __init__(self) -> None:
-        self._sink = _HashSink()
-        self._tar = tarfile.open(fileobj=self._sink, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-
-    def add(self, encoded: EncodedSample) -> None:
-        _add(self._tar, encoded)
-        self._tar.members.clear()  # type: ignore[attr-defined]
-
-    def sha256(self) -> str:
-        """sha256 of the whole tar; nothing can be added afterwards."""
-        self._tar.close()
-        return self._sink.digest.hexdigest()
-
-
-class _HashSink(io.RawIOBase):
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self._position = 0
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        self._position += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._position
 
 
 def _add(tar: tarfile.TarFile, encoded: EncodedSample) -> None:

@@ -30,9 +30,8 @@ from xreal_synth.dataset.names import (
     table_key,
     tar_key,
 )
-from xreal_synth.dataset.problems import VerifyProblem
 from xreal_synth.dataset.record import read_record
-from xreal_synth.dataset.whole import whole_problems
+from xreal_synth.dataset.whole import VerifyProblem, whole_problems
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import Store
 from xreal_synth.types import ShardPlan, ShardRecord

@@ -6,6 +6,7 @@ import filecmp
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,24 @@ from xreal_synth.dataset.check import MOST_PER_FILE, file_problems, local_copy
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import IndexWriter, asked_groups, index_start
 from xreal_synth.dataset.names import INDEX, REJECTED, SAMPLES, stem_of, table_key
-from xreal_synth.dataset.problems import VerifyProblem
 from xreal_synth.dataset.table import PARQUET_ERRORS, read_table, sample_schema
 from xreal_synth.errors import StorageError, XrealError
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyProblem:
+    """One thing that is wrong with a dataset: `path` is the file, `shard` the shard to make again, None where that
+    would not fix it."""
+
+    path: str
+    found: str
+    shard: int | None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.found}"
+
 
 _STALE = "run report to build it again"
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from xreal_synth.engine.enlarge import enlarged_fade
 from xreal_synth.engine.micro_batch import LARGEST, Trial
-from xreal_synth.models.prompt_table import unpack
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
@@ -96,8 +95,7 @@ class Networks:
         if shape.device == "cpu":
             torch.set_num_threads(1)
         precision = resolve_precision(shape.precision, shape.device)
-        more = unpack(run.own.table) if run.own is not None else {}
-        model = load_bundle(run.bundle, shape.device, precision, run.sampling.control, more_prompts=more)
+        model = load_bundle(run.bundle, shape.device, precision, run.sampling.control)
         upscaler = None
         if run.sampling.upscale_steps is not None:
             from xreal_synth.models.upscaler import load_upscaler

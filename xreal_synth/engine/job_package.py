@@ -7,13 +7,12 @@ A whole working directory would take checkpoints, data and secrets with it, or l
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from xreal_synth.errors import EngineError
-from xreal_synth.models.bundle_file import TEXT_PARTS
 from xreal_synth.models.describe import shipped_bundles
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.quality import FILES, check_file
@@ -53,13 +52,11 @@ class JobPackage:
 
 
 def pack_job(
-    recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, code: bool = False,
-    also: Sequence[tuple[str, str]] = (),
-) -> JobPackage:  # fmt: skip
+    recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, code: bool = False
+) -> JobPackage:
     """What the nodes need of `folder`, from which the recipe's relative paths count.
 
-    `on_nodes` says that absolute paths outside of it are on every node; `code` takes this very package along; `also`
-    are further paths, each with the option that names it.
+    `on_nodes` says that absolute paths outside of it are on every node; `code` takes this very package along.
     Raises EngineError if a node could not find what the recipe names, or for more than Ray takes.
     """
     folder = folder.resolve()
@@ -70,7 +67,7 @@ def pack_job(
             hint="give the recipe's folder with --working-dir",
         )  # fmt: skip
     files, notes = {name: file.resolve()}, []
-    for where, given in (*_named(recipe), *also):
+    for where, given in _named(recipe):
         path = local_folder(given)
         inside = _inside((folder / path).resolve(), folder)
         if inside is None or path.is_absolute():
@@ -89,31 +86,6 @@ def pack_job(
     if size > LIMIT_BYTES:
         raise _too_large(files, size)
     return JobPackage(name, files, size, tuple(notes))
-
-
-def text_paths(text_encoder: str | None, vocab: str | None, folder: Path) -> list[tuple[str, str]]:
-    """What a driver needs to encode prompts, for `pack`: the two parts of a folder, or a checkpoint and its vocabulary.
-
-    Raises EngineError for what a driver elsewhere could not read.
-    """
-    if text_encoder is None:
-        return []
-    given = ("--text-encoder", text_encoder)
-    if is_remote(text_encoder):
-        raise EngineError(
-            where=given[0], found=text_encoder, wanted="a path: text encoders are not fetched from storage",
-            hint="take one along from below --working-dir; name one that lies on every node, with --on-nodes; or "
-            "convert with --keep-text-encoder: a bundle may lie on storage with its own",
-        )  # fmt: skip
-    here = folder / Path(text_encoder).expanduser()
-    if here.is_file() and vocab is None:
-        raise EngineError(
-            where=given[0], found=f"{text_encoder} is a file, and no --vocab goes with it",
-            wanted="its vocabulary too: a node has no cache of it", hint="add --vocab vocab.txt",
-        )  # fmt: skip
-    if here.is_dir() and vocab is None:
-        return [(given[0], str(Path(text_encoder) / part)) for part in TEXT_PARTS]
-    return [given] if vocab is None else [given, ("--vocab", vocab)]
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -212,10 +212,6 @@ class RunSummary:
     unchecked: dict[str, str] = field(default_factory=dict)
 
     @property
-    def shards_todo(self) -> int:
-        return self.shards_total - self.shards_done
-
-    @property
     def quarantined(self) -> tuple[int, ...]:
         return tuple(failure.shard for failure in self.failures if failure.quarantined)
 

@@ -24,11 +24,10 @@ from xreal_synth.engine.retrying import retrying
 from xreal_synth.engine.worker import environment, publish_shard, render_shard
 from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
-from xreal_synth.run.own_prompts import with_table
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.run.setup import Run, open_run
 from xreal_synth.storage import Store, open_store, scrubbed
-from xreal_synth.types import FileStamp, ShardRecord
+from xreal_synth.types import ShardRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +51,7 @@ the first before numpy loads, unless the node has its own; torch, loaded later, 
 @dataclass(frozen=True, slots=True)
 class ActorConfig:
     """What an actor is told at birth. `folder` is the driver's working directory: relative paths of bundle and
-    masks start there where it exists, as it does on one machine and in a job. `prompts` are the dataset's own,
-    encoded by `encoder`, in the store."""
+    masks start there where it exists, as it does on one machine and in a job."""
 
     actor: str
     loaded: LoadedRecipe
@@ -63,8 +61,6 @@ class ActorConfig:
     backend: BackendSpec
     folder: str
     probe: Probe | None
-    encoder: str | None = None
-    prompts: FileStamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +115,7 @@ class Generator:
             os.environ.update(ONE_THREAD)
         if Path(order.folder).is_dir():
             os.chdir(order.folder)
-        run = open_run(order.loaded, lambda: order.encoder)
+        run = open_run(order.loaded)
         if run.digest != order.digest:
             raise EngineError(
                 found=f"on {socket.gethostname()} the recipe's digest is {run.digest[:12]}",
@@ -129,7 +125,6 @@ class Generator:
         store = retrying(open_store(order.store))
         if order.probe is not None and not sees(store, order.probe):
             raise refuse_unshared(store, socket.gethostname())
-        run = with_table(run, store, order.prompts)
         backend = order.backend.open(run, order.shape)
         self._loaded = run, backend, store, ActorMeters(actor_metrics(run.recipe.name, order.actor))
         trials = getattr(backend, "trials", ())

@@ -24,7 +24,6 @@ from xreal_synth.engine.ray_session import resources, session, stop_signals
 from xreal_synth.engine.retrying import retrying
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.recipe.schema import Compute
-from xreal_synth.run.own_prompts import Encode, kept
 from xreal_synth.run.resources import actor_shape, recorded_micro_batch
 from xreal_synth.run.setup import Run, check_before_start
 from xreal_synth.storage import Store
@@ -39,14 +38,12 @@ def generate(
     stop: threading.Event | None = None,
     backend: BackendSpec | None = None,
     limits: Limits | None = None,
-    encode: Encode | None = None,
     again: Collection[int] = (),
     leave: Mapping[int, str] = MappingProxyType({}),
 ) -> RunSummary:
     """Makes what the dataset at `store` still lacks; running it again goes on where it ended.
 
-    `address` is a Ray cluster's, None a Ray of this machine's own. `encode` is called, once, if the recipe has
-    prompts that neither the bundle nor the dataset has. Shards in `again` are made again, though they have
+    `address` is a Ray cluster's, None a Ray of this machine's own. Shards in `again` are made again, though they have
     records; those in `leave` are not made, for the reasons given there. `stop`, SIGTERM and SIGINT finish the
     shards in flight and end with exit code 75. The summary's exit code is 0 complete, 3 partial, 75 stopped;
     exit code 2 is an exception: XrealError where nothing could start, and then nothing is written.
@@ -65,7 +62,7 @@ def generate(
             summary = account.summary(head, Ending(dict(leave), {}, stopped=False))
         else:
             place = RunPlace(store, head, ledger, dict(leave))
-            summary = _on_ray(run, place, account, address, stop, backend, limits, encode)
+            summary = _on_ray(run, place, account, address, stop, backend, limits)
         note.ended(summary)
         log.ended(summary)
     return summary
@@ -73,19 +70,18 @@ def generate(
 
 def _on_ray(
     run: Run, place: RunPlace, account: Account, address: str | None, stop: threading.Event,
-    backend: BackendSpec, limits: Limits, encode: Encode | None,
+    backend: BackendSpec, limits: Limits,
 ) -> RunSummary:  # fmt: skip
     store, compute, cluster = place.store, run.recipe.compute, address is not None
-    with kept(run, store, place.head, encode) as run, session(address, compute), stop_signals(stop):
+    with session(address, compute), stop_signals(stop):
         recorded = recorded_micro_batch(place.head.fingerprint) if place.head else None
         shape = actor_shape(compute, resources(grows=cluster), recorded)
         with probed(store, cluster=cluster) as probe, watched(resources, stop, account.report) as head:
-            own = (run.own.encoder, run.own.stamp) if run.own is not None else (None, None)
             folder = str(Path.cwd())
             pool = RayPool(
                 shape,
                 lambda name, shape: ActorConfig(
-                    name, run.loaded, run.digest, store.uri, shape, backend, folder, probe, *own
+                    name, run.loaded, run.digest, store.uri, shape, backend, folder, probe
                 ),
                 head.there,
             )

@@ -1,4 +1,4 @@
-"""Everything that is measured of a bundle on a split of real images: the figures behind the table of goals.
+"""Everything that is measured of a bundle on a split of real images: the figures of `evaluate bundle`.
 
 For each real image an image is made from its own organ mask with all of its findings that the bundle knows, one
 after another; images without finding give their healthy twin. "Made" below is this image. The networks that

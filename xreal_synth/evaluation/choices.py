@@ -17,9 +17,16 @@ from typing import Any, Final
 
 from xreal_synth.evaluation.bundle import RealImages
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
-from xreal_synth.evaluation.request import PreparedRequest, Request, prepare
-from xreal_synth.evaluation.run import Report, figures_for, images_for, real_images
+from xreal_synth.evaluation.intervals import nan_for_null, null_for_nan
+from xreal_synth.evaluation.request import (
+    PreparedRequest,
+    Report,
+    Request,
+    figures_for,
+    images_for,
+    prepare,
+    real_images,
+)
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"

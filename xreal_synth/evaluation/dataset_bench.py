@@ -28,7 +28,7 @@ from xreal_synth.evaluation.real_side import (
     measure_real,
     real_rows,
 )
-from xreal_synth.evaluation.run import Report
+from xreal_synth.evaluation.request import Report
 from xreal_synth.storage import Store
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.images import Counted, each_image
 from xreal_synth.dataset.names import parse_key
-from xreal_synth.dataset.source import Source
+from xreal_synth.dataset.source import Counted, Source, each_image
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import DatasetError, TrainingError
 from xreal_synth.images.manifest import MANIFEST
@@ -16,7 +15,7 @@ from xreal_synth.storage import Store, open_store
 from xreal_synth.types import GreyImage
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.run import Report
+    from xreal_synth.evaluation.request import Report
 
 
 def open_real(manifest: str) -> Store:

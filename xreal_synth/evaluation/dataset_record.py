@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from xreal_synth.dataset.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.errors import StorageError
+from xreal_synth.evaluation.bundle_table import brief
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
     AUC,
@@ -19,9 +20,7 @@ from xreal_synth.evaluation.dataset_figures import (
     LEAST_FOR_MANIFOLD,
     MS_SSIM,
 )
-from xreal_synth.evaluation.goals import brief
-from xreal_synth.evaluation.intervals import Estimate
-from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
+from xreal_synth.evaluation.intervals import Estimate, nan_for_null, null_for_nan
 from xreal_synth.storage import Store
 
 FORMAT: Final = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -154,3 +155,21 @@ def spread(values: Sequence[float], n: int) -> Estimate:
 
 def _share(over: Array, under: Array) -> Array:
     return np.asarray(np.divide(over, under, out=np.full(over.shape, np.nan), where=under != 0))
+
+
+def null_for_nan(value: Any) -> Any:
+    """Plain data with None for every NaN."""
+    if isinstance(value, dict):
+        return {key: null_for_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [null_for_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def nan_for_null(value: Any) -> Any:
+    """Plain data with NaN for every None."""
+    if isinstance(value, dict):
+        return {key: nan_for_null(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_for_null(inner) for inner in value]
+    return math.nan if value is None else value

@@ -15,7 +15,7 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.evaluation.cases import CaseReader
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.privacy import Audit, CopyPair, MeasuredSet, reduced
-from xreal_synth.evaluation.run import Report
+from xreal_synth.evaluation.request import Report
 from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.types import GreyImage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +11,10 @@ import torch
 from pydantic import ValidationError
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.evaluation.cases import Case, CaseReader, read_cases
-from xreal_synth.evaluation.generated_images import GeneratedFolder, Maker
+from xreal_synth.evaluation.bundle import BundleFigures, RealImages, measure_bundle, measure_real
+from xreal_synth.evaluation.cases import Case, CaseReader, read_cases, split_rows
+from xreal_synth.evaluation.evaluators import Evaluators
+from xreal_synth.evaluation.generated_images import GeneratedFolder, Maker, generate_images, members
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.models.describe import BundleInfo, describe, require_control
 from xreal_synth.models.load import load_bundle
@@ -23,6 +25,9 @@ from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import SamplingSettings
+
+Report = Callable[[str, int, int], None]
+"""What is being done, images done now, images in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +118,50 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
         return resolve_sampling(Sampling.model_validate(dict(asked)), info.defaults, source="options")
     except ValidationError as error:
         raise RecipeError("options", problems_of(error, {}, set())) from None
+
+
+def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> GeneratedFolder:
+    """The folder with all the images of the request; networks are loaded only if one is missing."""
+    images = prepared.open_folder(folder)
+    total = sum(members(case) for case in prepared.cases)
+    missing = [case for case in prepared.cases if not images.has(case)]
+    report("making images", total - sum(members(case) for case in missing), total)
+    if missing:
+        generate_images(
+            prepared.load(),
+            missing,
+            prepared.reader,
+            images,
+            lambda done: report("making images", done, total),
+        )
+    return images
+
+
+def real_images(
+    prepared: PreparedRequest, evaluators: Evaluators, training_split: str, report: Report
+) -> RealImages:
+    """What the evaluators see of the split's images and of the training images."""
+    training = split_rows(prepared.store, training_split)
+    total = len(prepared.cases) + len(training)
+    return measure_real(
+        evaluators,
+        prepared.cases,
+        training,
+        prepared.reader,
+        lambda done: report("looking at real images", done, total),
+    )
+
+
+def figures_for(
+    prepared: PreparedRequest,
+    evaluators: Evaluators,
+    real: RealImages,
+    images: GeneratedFolder,
+    report: Report,
+) -> BundleFigures:
+    """The figures of images that are made."""
+    total = 2 * len(prepared.cases)
+    return measure_bundle(
+        evaluators, prepared.cases, len(prepared.faulty), prepared.reader, images, real, tuple(prepared.info.prompts),
+        lambda done: report("looking at generated images", done, total),
+    )  # fmt: skip

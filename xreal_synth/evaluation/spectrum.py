@@ -46,15 +46,6 @@ def upper_power(rings_N8: Array, size: int) -> Array:
     return np.asarray(rings_N8[:, UPPER] @ weights / weights.sum())
 
 
-def high_frequency_ratio(images: Sequence[GreyImage], reals: Sequence[GreyImage]) -> float:
-    """Mean power of the images over that of the real ones, upper half of the frequencies."""
-    over, under = (
-        upper_power(np.stack([ring_powers(image) for image in some]), some[0].shape[0]).mean()
-        for some in (images, reals)
-    )
-    return float(over / under)
-
-
 def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
     """Power over real images per ring, a line a kind of image, on a logarithmic axis -> PNG."""
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from PIL import Image
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.evaluation.cases import CaseReader, split_rows
-from xreal_synth.evaluation.run import Report
+from xreal_synth.evaluation.request import Report
 from xreal_synth.evaluation.utility import LabelledImages
 from xreal_synth.images.manifest import BadImage
 from xreal_synth.storage import Store

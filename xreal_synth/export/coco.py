@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.images import Counted, OnImage, each_image
 from xreal_synth.dataset.names import IMAGE, SUFFIXES
 from xreal_synth.dataset.origin import Origin, origin_of
-from xreal_synth.dataset.source import Source
+from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import box_region, finding_region, kept_findings

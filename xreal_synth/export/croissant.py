@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.dataset.images import Counted, OnImage
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
-from xreal_synth.dataset.source import Source, read_tables
+from xreal_synth.dataset.source import Counted, OnImage, Source, read_tables
 from xreal_synth.dataset.splits import samples_stamp
 from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError

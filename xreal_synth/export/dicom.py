@@ -13,10 +13,9 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.dataset.images import Counted, OnImage, each_image
 from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, subject_id
-from xreal_synth.dataset.source import Source
+from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.images import Counted, OnImage, each_image
 from xreal_synth.dataset.meta import finding_fields, sham_fields
 from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY, SUFFIXES
 from xreal_synth.dataset.origin import Origin, origin_of
-from xreal_synth.dataset.source import Source
+from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.tar import TarSample
 
 DATA: Final = "data"

@@ -19,11 +19,9 @@ from xreal_synth.engine.place import output_place
 from xreal_synth.engine.progress import NOT_STARTED, PARTIAL, RunSummary
 from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.errors import XrealError
-from xreal_synth.models.describe import BundleInfo
-from xreal_synth.recipe.load import LoadedRecipe, load_recipe
+from xreal_synth.recipe.load import load_recipe
 from xreal_synth.report.build import try_build
-from xreal_synth.run.own_prompts import stored_encoder
-from xreal_synth.run.setup import Run, open_run, require_placeable
+from xreal_synth.run.setup import open_run, require_placeable
 from xreal_synth.storage import is_remote, open_store
 
 
@@ -44,38 +42,20 @@ def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
     place = output_place(loaded.recipe.output.uri, given.output_root)
     if is_remote(loaded.recipe.bundle):
         say(f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}")
-    run = _opened(given, load_recipe(given.recipe, overrides=given.set, output=place))
+    run = open_run(load_recipe(given.recipe, overrides=given.set, output=place))
     require_placeable(run, str(given.recipe))
     from xreal_synth.engine.ray_driver import generate
 
     address = given.address or os.environ.get("RAY_ADDRESS") or None
     store = open_store(place)
 
-    def encode(info: BundleInfo, texts: Sequence[str], encoder: str) -> bytes:
-        from xreal_synth.models.own_prompts import TextSource, encode_own
-
-        say(f"encoding {len(texts)} prompts that the bundle lacks, once, for this dataset")
-        return encode_own(info, texts, encoder, TextSource.given(given.text_encoder, given.vocab))
-
-    summary = generate(run, store, address=address, on_event=LineLog(say).on_event, encode=encode)
+    summary = generate(run, store, address=address, on_event=LineLog(say).on_event)
     failed = ""
     if summary.dataset is not None:
         built, failed = try_build(store, summary.dataset, run.bundle)
         say(failed if built is None else f"report: {built.report}")
     _end(summary, say)
     return summary.exit_code or (PARTIAL if failed else summary.exit_code)
-
-
-def _opened(given: argparse.Namespace, loaded: LoadedRecipe) -> Run:
-    if given.text_encoder is None and given.vocab is None:
-        return open_run(loaded, lambda: stored_encoder(open_store(loaded.recipe.output.uri)))
-    from xreal_synth.models.own_prompts import TextSource
-
-    source = TextSource.given(given.text_encoder, given.vocab)
-    assert source is not None
-    run = open_run(loaded, source.identity)
-    source.require_use(run.own is not None)
-    return run
 
 
 def _end(summary: RunSummary, say: Callable[[str], None]) -> None:
@@ -109,14 +89,6 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY.PATH=VALUE",
         help="replaces a field of the recipe; may be repeated",
-    )
-    parser.add_argument(
-        "--text-encoder",
-        type=Path,
-        help="encodes, once, the recipe's prompts that the bundle lacks: what it was converted from",
-    )
-    parser.add_argument(
-        "--vocab", type=Path, help="vocab.txt of bert-base-uncased, for a --text-encoder file"
     )
     parser.add_argument("--address", help="a Ray cluster's address, instead of RAY_ADDRESS")
     return parser

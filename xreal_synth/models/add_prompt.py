@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,14 +37,16 @@ def add_prompt(
 
     Without `model` the bundle's own text encoder is used. The bundle's content hash changes: datasets begun
     with it before are another bundle's. Raises BundleError: a shipped bundle, a denoiser without prompts, a
-    text encoder that is not the one that made the table.
+    text encoder that is not the one that made the table; ConversionError for a text that does not fit.
     """
     info = describe(bundle)
     _check_can_grow(info, text, finding)
     verify_files(info)
     table = load_file(info.root / EMBEDDINGS)
     if text not in info.known_prompts:
-        table |= encode_for(info, table, (text,), model or open_text_model(info.root))
+        model = model or open_text_model(info.root)
+        _check_same(info, table, model)
+        table[text] = model.encode(text).to(table[info.null_prompt or NULL_KEY].dtype)
     fields = read_fields(info.root / BUNDLE_FILE)
     if finding is not None:
         findings = {**fields.prompts.findings, finding: text}
@@ -53,18 +55,6 @@ def add_prompt(
         )
     LocalStore(info.root).replace(EMBEDDINGS, save(table))
     return write_bundle(info.root, fields)
-
-
-def encode_for(
-    info: BundleInfo, table: Mapping[str, Tensor], texts: Sequence[str], model: TextModel
-) -> dict[str, Tensor]:
-    """Texts -> their tokens in the number format of the bundle's `table`.
-
-    Raises BundleError if another text encoder made that, ConversionError for a text that does not fit.
-    """
-    _check_same(info, table, model)
-    example = table[info.null_prompt or NULL_KEY]
-    return {text: model.encode(text).to(example.dtype) for text in texts}
 
 
 def open_text_model(source: Path, vocabulary: Path | None = None, variant: str | None = None) -> TextModel:

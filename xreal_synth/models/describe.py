@@ -6,7 +6,6 @@ expect and the sha256 of every file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -269,8 +268,7 @@ def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:
             where=f"bundle {info.name}",
             found=f"no embedding for {prompt!r}",
             wanted=f"a prompt in {EMBEDDINGS}",
-            hint=f"add it: xreal-synth bundle add-prompt {info.root} {prompt!r}; give --text-encoder, which "
-            "encodes it for this dataset alone; or ask for fewer findings",
+            hint=f"{_adding(info, prompt)}; or ask for fewer findings",
         )
     return prompt
 
@@ -287,25 +285,20 @@ def prompt_of(info: BundleInfo, name: str, text: str | None) -> str:
             where=f"bundle {info.name}",
             found=f"no embedding for {text!r}, the recipe's prompt for {name}",
             wanted=f"a prompt that the bundle has encoded, {len(info.known_prompts)} so far",
-            hint=f"add it, once, before the run: xreal-synth bundle add-prompt {info.root} {text!r}; or give "
-            "--text-encoder, which encodes it for this dataset alone",
+            hint=_adding(info, text),
         )
     return text
+
+
+def _adding(info: BundleInfo, text: str) -> str:
+    own = all(part in info.parts for part in TEXT_PARTS)
+    source = "" if own else " --text-encoder PATH (what the bundle was converted from)"
+    return f"add it, once: xreal-synth bundle add-prompt {info.root} {text!r}{source}"
 
 
 def joint_prompt(info: BundleInfo, names: Sequence[str]) -> str:
     """The text that names those of the findings that the bundle knows, in its order, encoded or not."""
     return info.prompt_join.join(text for name, text in info.prompts.items() if name in names)
-
-
-def encoder_hash(info: BundleInfo) -> str | None:
-    """sha256 over the hashes of the bundle's own text encoder and tokenizer; None if it has none."""
-    if any(part not in info.parts for part in TEXT_PARTS):
-        return None
-    files = {
-        stamp.path: stamp.sha256 for stamp in info.files if PurePosixPath(stamp.path).parts[0] in TEXT_PARTS
-    }
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def no_controller(what: str) -> BundleError:

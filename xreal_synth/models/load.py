@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import torch
@@ -211,12 +210,10 @@ def load_bundle(
     control: Control = "xreal",
     *,
     tuned: bool = True,
-    more_prompts: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> LoadedBundle:
     """The networks of a described bundle, hashes checked first; raises BundleError.
 
-    The ControlNet is loaded where `control`, the sampling settings' own, asks for it. `more_prompts` are
-    tokens [L, D] beside the bundle's own table.
+    The ControlNet is loaded where `control`, the sampling settings' own, asks for it.
     """
     verify_files(info)
     unet = load_network(info, "unet", torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -228,7 +225,7 @@ def load_bundle(
             wanted="epsilon or v_prediction",
             hint="choose another bundle",
         )
-    embeddings = {**{text: e_LD.float() for text, e_LD in more_prompts.items()}, **_embeddings(info)}
+    embeddings = _embeddings(info)
     _check_shapes(info, unet, embeddings)
     _check_maps(info, unet)
     return LoadedBundle(

@@ -12,6 +12,13 @@ from xreal_synth.quality import change, copies, finding, organs, pixels, seam
 from xreal_synth.quality.checks import Check, JudgedImage, NetworkReadings
 from xreal_synth.types import CheckSettings, GreyImage, Mask, QualitySettings, Verdict
 
+SCORES: Final[dict[str, tuple[bool, str]]] = {
+    f"{module.NAME}.{name}": reported
+    for module in (pixels, seam, organs, finding, change, copies)
+    for name, reported in module.WORDS.items()
+}
+"""By full name ("organs.heart"): whether its bound is the least that is let through, and its words."""
+
 DIGITS: Final = 4
 """Scores are rounded to so many digits behind the point before they are compared and kept."""
 

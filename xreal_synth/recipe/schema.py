@@ -1,12 +1,12 @@
 """The recipe, version 1: what a user may write, with units, ranges and defaults.
 
-These models are also the JSON schema (`json_schema.py`). Unknown keys are errors. Version 1 grows by
+These models are also the JSON schema (`json_schema`). Unknown keys are errors. Version 1 grows by
 added keys; a key added after the first release must default to None, so that older digests stay.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -302,3 +302,12 @@ class Recipe(RecipePart):
     def edits(self) -> bool:
         """Whether images are made from others: twins or shams are delivered, or real images are edited."""
         return self.pairs.twin or self.pairs.sham > 0 or isinstance(self.anatomy.source, ImagesSource)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of recipe version 1, with descriptions, ranges and defaults."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Recipe.model_json_schema(),
+        "title": "xreal-synth recipe",
+    }

@@ -15,7 +15,6 @@ from xreal_synth.recipe.quality import place_files
 from xreal_synth.recipe.resolve import written_sampling
 from xreal_synth.recipe.schema import Compute, Recipe, Split
 from xreal_synth.recipe.yaml_text import parse
-from xreal_synth.run.own_prompts import ENCODER, encoder_in, with_table
 from xreal_synth.run.setup import Run, open_run
 from xreal_synth.storage import Store
 
@@ -33,11 +32,18 @@ def reopen(
     real images or organ masks are now, `split` what of it is marked val and test. Actors and timeouts are the kept
     recipe's.
 
-    Raises DatasetError if the bundle or this version of the project would give other bytes, AnatomyError if
+    Raises DatasetError if the bundle or this version of the project would give other bytes or none, AnatomyError if
     the images or masks are not the same.
     """
     text = recipe_text(store)
-    document = {key: value for key, value in head.settings.items() if key != ENCODER}
+    if head.prompts is not None:
+        raise DatasetError(
+            where=store.uri,
+            found=f"{head.prompts.path}: prompts that an earlier version encoded for this dataset alone",
+            wanted="a dataset whose bundle has all its prompts",
+            hint="go on with that version, or add them (xreal-synth bundle add-prompt) and begin a new dataset",
+        )
+    document = dict(head.settings)
     sampling = document.get("sampling")
     if isinstance(sampling, dict):
         document["sampling"] = written_sampling(sampling)
@@ -56,7 +62,7 @@ def reopen(
         document["split"] = split.model_dump()
     document["compute"] = _compute(text) | _mapping(document.get("compute"))
     _place(document, text, images)
-    run = open_run(LoadedRecipe(Recipe.model_validate(document), text), lambda: encoder_in(head.settings))
+    run = open_run(LoadedRecipe(Recipe.model_validate(document), text))
     if run.bundle.content_hash != head.bundle.hash:
         raise DatasetError(
             found=f"bundle {run.bundle.name} at {run.bundle.root} has hash {run.bundle.content_hash[:12]}",
@@ -70,7 +76,7 @@ def reopen(
             wanted=f"digest {head.digest[:12]}",
             hint="use the version of xreal-synth named in dataset.json",
         )
-    return with_table(run, store, head.prompts)
+    return run
 
 
 def recipe_text(store: Store) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from xreal_synth.anatomy.augment import Augmentation
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
@@ -14,7 +13,6 @@ from xreal_synth.images.folder import FolderSettings, ImageFolder
 from xreal_synth.models.describe import (
     BundleInfo,
     describe,
-    encoder_hash,
     prompt_for,
     prompt_of,
     require_control,
@@ -29,7 +27,6 @@ from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
-from xreal_synth.run.own_prompts import ENCODER, OwnPrompts, unknown_texts
 from xreal_synth.run.quality import open_quality
 from xreal_synth.storage import Store
 from xreal_synth.types import QualitySettings, SamplingSettings
@@ -41,8 +38,7 @@ PREFLIGHT_GROUPS = 32
 class Run:
     """Everything about a dataset that is known before a model is loaded.
 
-    `settings` are the digested settings, `digest` their hash with the bundle's content hash; `own` are the
-    prompts that are encoded for this dataset, which `bundle` counts among those it knows.
+    `settings` are the digested settings, `digest` their hash with the bundle's content hash.
     """
 
     loaded: LoadedRecipe
@@ -52,7 +48,6 @@ class Run:
     quality: QualitySettings
     settings: dict[str, object]
     digest: str
-    own: OwnPrompts | None = None
 
     @property
     def delivered_size(self) -> int:
@@ -78,19 +73,16 @@ class Run:
             name=self.recipe.name,
             shard_samples=self.recipe.output.shard_size,
             unchecked=self.quality.unchecked,
-            prompts=self.own.stamp if self.own is not None else None,
         )
 
 
-def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = None) -> Run:
+def open_run(loaded: LoadedRecipe) -> Run:
     """Everything that can be checked without a model: bundle, findings it can make, sampling, mask source.
 
-    Prompts that the bundle lacks are left to `encoder()`, the hash of a text encoder's files, or else to the
-    bundle's own text encoder; without either they are an error. Raises RecipeError, BundleError, AnatomyError,
-    PlacementError.
+    Raises RecipeError, BundleError (a prompt that the bundle has not encoded, too), AnatomyError, PlacementError.
     """
     recipe = loaded.recipe
-    bundle, own = _with_own(recipe, describe(recipe.bundle), encoder)
+    bundle = describe(recipe.bundle)
     for row in recipe.findings:
         edit = row.edit
         named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()
@@ -114,8 +106,6 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
     content = source.content if isinstance(source, ImageFolder | FolderSource) else None
     quality = open_quality(recipe, bundle)
     settings = digested_settings(recipe, sampling, content, quality)
-    if own is not None:
-        settings[ENCODER] = own.encoder
     geometry = Geometry(bundle.image_size, bundle.factor, recipe.output.upscale or bundle.image_size)
     return Run(
         loaded=loaded,
@@ -125,18 +115,7 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
         quality=quality,
         settings=settings,
         digest=recipe_digest(settings, bundle.content_hash),
-        own=own,
     )
-
-
-def _with_own(
-    recipe: Recipe, bundle: BundleInfo, encoder: Callable[[], str | None] | None
-) -> tuple[BundleInfo, OwnPrompts | None]:
-    texts = unknown_texts(recipe, bundle)
-    found = ((encoder() if encoder is not None else None) or encoder_hash(bundle)) if texts else None
-    if found is None:
-        return bundle, None
-    return replace(bundle, known_prompts=bundle.known_prompts.union(texts)), OwnPrompts(found, texts)
 
 
 def require_placeable(run: Run, source: str) -> None:

@@ -1,252 +1,212 @@
-"""What a training would need, without data and without weights: sizes, memory, time.
+"""What a training would need, without data and without weights: parameters, FLOPs, memory.
 
-The task is built and its loss differentiated under FakeTensorMode: every operation of a real step runs on
-tensors that have shapes and no numbers.
-
-- FLOPs are torch.utils.flop_counter's (two a multiply-add; matrix products, convolutions, attention), forward
-  and backward, of the whole loss, frozen networks included.
-- Activations are the bytes that autograd keeps for the backward pass, without the weights themselves.
-
-Both are counted for two batch sizes, which splits them into a share for each image and a fixed share.
+The task is built and its loss differentiated under FakeTensorMode: every operation of a real step runs on tensors
+that have shapes and no numbers. FLOPs are torch.utils.flop_counter's, forward and backward; activations are the
+bytes that autograd keeps for the backward pass.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import flop_counter
-from torch.utils.flop_counter import FlopCounterMode
 
-from xreal_synth.training.config import TrainConfig
+from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.config import TrainConfig, load_config
 from xreal_synth.training.draws import split
-from xreal_synth.training.images import ImageBatch
+from xreal_synth.training.first_stage import FirstStage, KlFirstStage, frozen
+from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
-from xreal_synth.training.sketch import sketch_batch, sketch_task
+from xreal_synth.training.run import build_task
+from xreal_synth.training.settings.autoencoder import AutoencoderConfig
+from xreal_synth.training.settings.controller import ControllerConfig
+from xreal_synth.training.settings.controlnet import ControlNetConfig
+from xreal_synth.training.settings.denoiser import DenoiserConfig
+from xreal_synth.training.settings.kl import KlAutoencoderConfig, KlControllerConfig
+from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fresh_autoencoder
 from xreal_synth.training.tasks.base import TrainingTask
+from xreal_synth.training.tasks.controller import ControllerTask, build_controller
+from xreal_synth.training.tasks.controlnet import ControlNetTask, TrainedDenoiser
+from xreal_synth.training.tasks.denoiser import DenoiserTask, build_unet, paper_schedule
+from xreal_synth.training.tasks.kl_autoencoder import build_kl
 
-_flops: Any = flop_counter  # its formulas carry no types
-
-FEW, MORE = 2, 3
-UTILISATION = 0.35
-PEAK_TFLOPS: dict[str, dict[str, float]] = {
-    "bf16": {"NVIDIA H100 SXM": 989.0, "NVIDIA RTX A6000": 154.8},
-    "fp32": {"NVIDIA H100 SXM": 66.9, "NVIDIA RTX A6000": 38.7},
+_formulas: Any = flop_counter
+_aten = torch.ops.aten
+CPU_ATTENTION: dict[Any, Any] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **named: (
+        _formulas.sdpa_flop_count(q, k, v)
+    ),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *rest, **named: (
+        _formulas.sdpa_backward_flop_count(grad, q, k, v)
+    ),
 }
-"""Dense peaks of the makers' data sheets, in 10^12 operations a second. The paper trained on two RTX A6000."""
+"""torch's counter knows the attention kernels of GPUs; these are the CPU's, of the same shapes."""
 
 FLOAT32 = 4
 
 
-def _attention(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
-    return int(_flops.sdpa_flop_count(query, key, value))
-
-
-def _attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **named: Any
-) -> int:
-    return int(_flops.sdpa_backward_flop_count(grad, query, key, value))
-
-
-CPU_ATTENTION: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-"""torch's counter knows the attention kernels of GPUs; these are the CPU's, of the same shapes."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartSize:
-    """A network of the task: how many of its weights are trained, how many stay as they are."""
-
-    name: str
-    trained: int
-    frozen: int
-
-
-@dataclass(frozen=True, slots=True)
-class CountedLinear:
-    """A cost of `fixed` + `per_image` * images."""
-
-    fixed: float
-    per_image: float
-
-    def of(self, images: int) -> float:
-        return self.fixed + self.per_image * images
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes on each worker's device.
-
-    The weights set aside while the average stands in for them (`average_swap`) and what a step needs (gradients,
-    buckets, activations) are never there at the same time: `total` counts the larger of the two.
-    """
-
-    weights: int
-    gradients: int
-    moments: int
-    average: int
-    average_swap: int
-    buckets: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        kept = self.weights + self.moments + self.average
-        return kept + max(self.average_swap, self.gradients + self.buckets + self.activations)
-
-
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """A training's sizes. `flops` and `activations` are those of one part of a batch."""
+    """A training's sizes. `parameters` are (trained, held fixed) by network, `memory` bytes by kind on each worker's
+    device with `images_at_once`, `flops_per_step` those of all workers together."""
 
-    parts: tuple[PartSize, ...]
-    flops: CountedLinear
-    activations: CountedLinear
+    parameters: dict[str, tuple[int, int]]
+    memory: dict[str, int]
+    images_at_once: int
+    flops_per_step: float
     steps: int
     batch: int
-    accumulate: int
     workers: int
-    precision: str
-
-    @property
-    def trained(self) -> int:
-        return sum(part.trained for part in self.parts)
-
-    @property
-    def weights(self) -> int:
-        return sum(part.trained + part.frozen for part in self.parts)
-
-    @property
-    def images_at_once(self) -> int:
-        """Images in a worker's largest part of a batch."""
-        return max(part.count for part in split(self.batch, self.accumulate * self.workers))
-
-    def memory(self) -> Memory:
-        """fp32 weights, gradients, AdamW's two moments, the weights' running average, and the copy of the
-        weights that waits while the average stands in for them; with several workers their gradient buckets."""
-        one = self.trained * FLOAT32
-        return Memory(
-            weights=self.weights * FLOAT32,
-            gradients=one,
-            moments=2 * one,
-            average=one,
-            average_swap=one,
-            buckets=one if self.workers > 1 else 0,
-            activations=round(self.activations.of(self.images_at_once)),
-        )
-
-    def flops_per_step(self) -> float:
-        """Of all workers together."""
-        return self.flops.per_image * self.batch + self.flops.fixed * self.accumulate * self.workers
-
-    def seconds(self, flops_per_s: float) -> float:
-        """Of the whole training, each worker computing at this rate; validation, reading and waiting left out."""
-        return self.flops_per_step() * self.steps / (flops_per_s * self.workers)
 
 
 def dry_run(config: TrainConfig, path: Path, workers: int = 1) -> DryRun:
-    """Builds the config's task without weights and counts a step of its end, when every loss takes part.
+    """Builds the task of the config read from `path` and counts a step of its end, when every loss takes part.
 
     Raises TrainingError for a config that training would refuse, and where a network it stands on is not known.
     """
     loop = config.loop
     check_split(loop, workers)
+    at_once = max(part.count for part in split(loop.batch, loop.accumulate * workers))
     with FakeTensorMode():
         task = sketch_task(config, path)
         task.step = loop.steps
-        counts = [
-            count(
-                task, sketch_batch(images, config.data.image_size, len(config.data.findings)), loop.precision
-            )
-            for images in (FEW, MORE)
-        ]
-        parts = sizes(task)
-    flops, kept = (_linear(few, more) for few, more in zip(*counts, strict=True))
-    return DryRun(parts, flops, kept, loop.steps, loop.batch, loop.accumulate, workers, loop.precision)
+        batch = empty_batch(at_once, config.data.image_size, len(config.data.findings))
+        flops, activations = count(task, batch, loop.precision)
+        parameters = sizes(task)
+    one = FLOAT32 * sum(trained for trained, _ in parameters.values())
+    memory = {
+        "weights": FLOAT32 * sum(map(sum, parameters.values())),
+        "gradients": one if workers == 1 else 2 * one,  # several workers exchange copies of them
+        "AdamW moments": 2 * one,
+        "running average": one,
+        "activations": activations,
+    }
+    return DryRun(
+        parameters, memory, at_once, flops / at_once * loop.batch, loop.steps, loop.batch, workers
+    )  # fmt: skip
 
 
-def sizes(task: TrainingTask) -> tuple[PartSize, ...]:
-    """The networks that a task holds, each weight counted once."""
+def sizes(task: TrainingTask) -> dict[str, tuple[int, int]]:
+    """Parameters (trained, held fixed) of the networks that a task holds, each counted once."""
     seen: set[int] = set()
-    found = []
+    found = {}
     for name, network in task.networks().items():
         own = [p for p in network.parameters() if id(p) not in seen]
         seen.update(map(id, own))
         trained = sum(p.numel() for p in own if p.requires_grad)
-        found.append(PartSize(name, trained, sum(p.numel() for p in own) - trained))
-    return tuple(part for part in found if part.trained + part.frozen)
+        if own:
+            found[name] = (trained, sum(p.numel() for p in own) - trained)
+    return found
 
 
-def measured_flops(device: str | None, precision: str, seconds: float = 1.0) -> float:
-    """Operations a second of this machine in a 3x3 convolution of 128 channels, forward and backward."""
-    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
-    layer = nn.Conv2d(128, 128, 3, padding=1).to(kind)
-    x = torch.randn(2, 128, 32, 32, device=kind, requires_grad=True)
-    each = 3 * 2 * x.numel() * 128 * 9
-
-    def once() -> None:
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            layer(x).float().sum().backward()
-        if kind == "cuda":
-            torch.cuda.synchronize()
-
-    once()
-    started, rounds = time.monotonic(), 0
-    while rounds < 2 or time.monotonic() - started < seconds:
-        once()
-        rounds += 1
-    return each * rounds / (time.monotonic() - started)
-
-
-def count(task: TrainingTask, batch: ImageBatch, precision: str) -> tuple[float, float]:
-    """(FLOPs, bytes kept for the backward pass) of a part of a batch, forward and backward, in training."""
+def count(task: TrainingTask, batch: ImageBatch, precision: str) -> tuple[float, int]:
+    """(FLOPs, bytes kept for the backward pass beside the weights) of a part of a batch, forward and backward."""
     task.module.train()
-    generator = torch.Generator().manual_seed(0)
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter, _kept(task) as kept:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = task.loss(batch, generator)["loss"]
-        loss.backward()  # type: ignore[no-untyped-call]
-    return float(counter.get_total_flops()), float(kept.bytes)
+    networks = task.networks().values()
+    weights = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    reference: Any = StorageWeakRef
+    own = {reference(tensor.untyped_storage()) for tensor in weights}
+    kept: dict[Any, int] = {}
 
-
-@dataclass(slots=True)
-class _KeptTensors:
-    """Storages that autograd keeps, each counted once; they are held, so that no address comes twice."""
-
-    own: set[int]
-    storages: dict[int, Any] = field(default_factory=dict)
-
-    @property
-    def bytes(self) -> int:
-        return sum(storage.nbytes() for storage in self.storages.values())
-
-    def pack(self, tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self.own:
-            self.storages[storage._cdata] = storage
+        if (known := reference(storage)) not in own:
+            kept[known] = storage.nbytes()
         return tensor
 
+    generator = torch.Generator().manual_seed(0)
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            loss = task.loss(batch, generator)["loss"]
+        loss.backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops()), sum(kept.values())
 
-@contextmanager
-def _kept(task: TrainingTask) -> Iterator[_KeptTensors]:
-    own = set()
-    for network in task.networks().values():
-        for tensor in (*network.parameters(), *network.buffers()):
-            own.add(tensor.untyped_storage()._cdata)
-    kept = _KeptTensors(own)
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        yield kept
+
+def empty_batch(images: int, size: int, findings: int) -> ImageBatch:
+    """Images [images, 1, size, size] of nothing, with label maps and labels."""
+    labels = torch.zeros(images, findings + 1, dtype=torch.bool)
+    label_map = torch.zeros(images, size, size, dtype=torch.int64)
+    return ImageBatch(torch.rand(images, 1, size, size), label_map, labels, ~labels)
 
 
-def _linear(few: float, more: float) -> CountedLinear:
-    per_image = (more - few) / (MORE - FEW)
-    return CountedLinear(max(0.0, few - per_image * FEW), per_image)
+def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
+    """The config's task under FakeTensorMode. Networks that it names by folder are built from their config.json;
+    where none is named, from the config of its family: `paper-autoencoder.yaml` beside `paper-denoiser.yaml`."""
+    size, findings = config.data.image_size, config.data.findings
+    match config:
+        case AutoencoderConfig():
+            settings = replace(config.model, perceptual="", denoiser="")
+            return AutoencoderTask(settings, fresh_autoencoder(settings))
+        case KlAutoencoderConfig() | KlControllerConfig():
+            config = replace(config, model=replace(config.model, perceptual="", init=""))  # type: ignore[arg-type]
+        case ControllerConfig():
+            patches: Any = _first_stage(config, path)
+            return ControllerTask(config.model, build_controller(config.model, patches))
+        case DenoiserConfig():
+            return DenoiserTask(replace(config.model, init=""), _first_stage(config, path), size, findings)
+        case ControlNetConfig():
+            stage = _first_stage(config, path)
+            return ControlNetTask(config.model, stage, _denoiser(config, path, stage), size, findings)
+    nothing = empty_batch(2, 1, len(findings))
+    pixels = torch.zeros(2, 1, 1, dtype=torch.uint8)
+    return build_task(
+        config, {"train": TrainingImages(pixels, pixels, nothing.labels, nothing.known, config.data)}
+    )
+
+
+def _first_stage(config: ControllerConfig | DenoiserConfig | ControlNetConfig, path: Path) -> FirstStage:
+    if folder := config.model.autoencoder:
+        shape = _shape(Path(folder), "model.autoencoder")
+        if shape.get("_class_name") == "AutoencoderKL":
+            return KlFirstStage(AutoencoderKL.from_config(shape))
+        return frozen(PatchAutoencoder.from_config(shape))
+    family = load_config("autoencoder", _beside(path, config.network, "autoencoder"))
+    if isinstance(family, KlAutoencoderConfig):
+        return KlFirstStage(build_kl(family.model, family.data.image_size))
+    assert isinstance(family, AutoencoderConfig)
+    return frozen(fresh_autoencoder(family.model))
+
+
+def _denoiser(config: ControlNetConfig, path: Path, stage: FirstStage) -> TrainedDenoiser:
+    if folder := config.model.denoiser:
+        unet: Any = UNet2DConditionModel.from_config(_shape(Path(folder) / "unet", "model.denoiser"))
+    else:
+        family = load_config("denoiser", _beside(path, config.network, "denoiser"))
+        assert isinstance(family, DenoiserConfig)
+        unet = build_unet(family.model, stage.latent_channels, config.data.image_size // stage.factor)
+    tokens = LabelTokens(config.data.findings, int(unet.config.cross_attention_dim))
+    fixed = unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval()
+    return TrainedDenoiser(*fixed, paper_schedule("epsilon"))
+
+
+def _shape(folder: Path, key: str) -> dict[str, Any]:
+    try:
+        shape: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(found=f"{key}: {error}", wanted="the folder of a trained network") from error
+    return shape
+
+
+def _beside(path: Path, network: str, other: str) -> Path:
+    found = path.with_name(path.name.replace(network, other))
+    if network not in path.name or not found.exists():
+        raise TrainingError(
+            where=str(path),
+            found=f"no model.{other}, and no {other} config of the same name beside it",
+            wanted=f"the {other} that this network stands on",
+            hint=f"--set model.{other}=FOLDER",
+        )
+    return found
