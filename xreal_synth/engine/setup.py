@@ -12,6 +12,7 @@ from xreal_synth.engine.own_prompts import ENCODER, OwnPrompts, unknown_texts
 from xreal_synth.engine.quality import open_quality
 from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import (
+    BANK,
     BundleInfo,
     describe,
     encoder_hash,
@@ -174,7 +175,8 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
         suffix = source.masks.suffix or ".png"
         place = mask_folder(source.masks.path, suffix)
         return FolderSource(place, settings, suffix, source.masks.content)
-    return BankSource(bundle.part("anatomy_bank"), settings)
+    bank = bundle.part(BANK)
+    return BankSource(bank, settings, lambda name: bundle.read(f"{BANK}/{name}"))
 
 
 def _films(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> FilmFolder:

@@ -20,6 +20,7 @@ from xreal_synth.evaluation.judging import Judges
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
 from xreal_synth.evaluation.request import Prepared, Request, prepare
 from xreal_synth.evaluation.run import Report, figures_for, films_for, real_films
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"
@@ -186,7 +187,7 @@ def _stored(store: LocalStore, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if not store.exists(FIGURES):
         return None
     try:
-        record = json.loads(store.read_bytes(FIGURES))
+        record = parse_json(store.read_bytes(FIGURES))
         figures: dict[str, Any] | None = nan_for_null(record["figures"]) if record["of"] == wanted else None
     except (ValueError, KeyError, TypeError):
         return None

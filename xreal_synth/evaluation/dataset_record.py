@@ -21,6 +21,7 @@ from xreal_synth.evaluation.dataset_figures import (
 from xreal_synth.evaluation.goals import brief
 from xreal_synth.evaluation.intervals import Figure
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
+from xreal_synth.opening import parse_json
 from xreal_synth.shards.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.storage import Store
 
@@ -87,7 +88,7 @@ def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
     if not store.exists(EVALUATION):
         return None
     try:
-        found = json.loads(store.read_bytes(EVALUATION))
+        found = parse_json(store.read_bytes(EVALUATION))
         if found["of"] != of:
             return None
         return {**found, **{key: [_row(row) for row in found[key]] for key in ("rows", "rows_unflagged")}}

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import UnreadableError, read_parquet
 from xreal_synth.shards.meta import finding_fields
 from xreal_synth.shards.names import tar_key
 from xreal_synth.shards.tar import TableRow
@@ -32,8 +33,6 @@ PARQUET_SETTINGS: Final[dict[str, Any]] = {
     "write_page_checksum": True,
     "store_schema": False,
 }
-PARQUET_ERRORS: Final = (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError)
-"""What pyarrow raises on a damaged file (its own classes derive from these)."""
 
 
 @lru_cache(maxsize=1)
@@ -153,13 +152,9 @@ def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
 
 def read_table(data: bytes, where: str, schema: Any) -> Any:
     """A pyarrow table with at least the schema's columns, of its types; raises DatasetError otherwise."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
-    except PARQUET_ERRORS as error:
+        table = read_parquet(data)
+    except UnreadableError as error:
         raise DatasetError(where=where, found=f"cannot be read as parquet ({error})") from error
     if table.schema.equals(schema):
         return table
