@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from xreal_synth.errors import StorageError, TrainingError
+from xreal_synth.escaping import from_csv
 from xreal_synth.opening import csv_reader, parse_json
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.types import NormBox
@@ -172,7 +173,10 @@ def fault_counts(refused: Iterable[Refusal]) -> str:
 def _table(data: Store, where: str) -> list[dict[str, str]]:
     try:
         text = data.read_bytes(MANIFEST).decode("utf-8-sig")
-        return list(csv_reader(text))
+        return [
+            {name: from_csv(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+            for row in csv_reader(text)
+        ]
     except (StorageError, UnicodeDecodeError, csv.Error) as error:
         not_utf8 = isinstance(error, UnicodeDecodeError)
         raise TrainingError(

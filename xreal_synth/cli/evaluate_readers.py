@@ -24,6 +24,7 @@ from xreal_synth.cli.made_films import (
 )
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import DatasetError
+from xreal_synth.escaping import for_csv
 
 if TYPE_CHECKING:
     from xreal_synth.anatomy.manifest import FilmRow
@@ -266,8 +267,6 @@ def _answers(kit: Kit, readings: Sequence[Reading]) -> bytes:
         for showing in kit.readers[reading.reader]:
             film = kit.films[showing.film]
             given = reading.answers[showing.name]
-            table.writerow(
-                [reading.reader, film.arm, film.source, "|".join(film.findings), int(showing.repeat)]
-                + [given[question] for question in kit.questions]
-            )
+            row = [reading.reader, film.arm, film.source, "|".join(film.findings), int(showing.repeat)]
+            table.writerow(map(for_csv, [*row, *(given[question] for question in kit.questions)]))
     return text.getvalue().encode()

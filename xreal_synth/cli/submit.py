@@ -17,6 +17,7 @@ from xreal_synth.cli.options import (
     notes,
     open_recipe,
 )
+from xreal_synth.escaping import for_terminal
 
 if TYPE_CHECKING:
     from xreal_synth.recipe.schema import Recipe
@@ -97,7 +98,6 @@ def submit(
     texts = text_paths(text_encoder, vocab, working_dir)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes, text_encoder, vocab)
     from xreal_synth.engine.ray_submit import connect, follow, submit, version_note
-    from xreal_synth.storage import scrubbed
 
     parcel = pack(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code, also=texts)
     cluster = connect(address)
@@ -124,9 +124,7 @@ def submit(
         )
         raise typer.Exit(LEFT) from None
     if end.exit_code:
-        notes.print(
-            f"job {job} ended with {end.exit_code}: {scrubbed(end.message)}", markup=False, soft_wrap=True
-        )
+        notes.print(f"job {job} ended with {end.exit_code}: {end.message}", markup=False, soft_wrap=True)
     raise typer.Exit(end.exit_code)
 
 
@@ -177,5 +175,5 @@ def _say_how(job: str, address: str, place: str) -> None:
 
 
 def _pass_on(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(for_terminal(text))
     sys.stdout.flush()

@@ -91,7 +91,7 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
     PlacementError.
     """
     recipe = loaded.recipe
-    bundle, own = _with_own(recipe, describe(recipe.bundle), encoder)
+    bundle, own = _with_own(recipe, describe(recipe.bundle, recipe.bundle_sha256), encoder)
     for row in recipe.findings:
         edit = row.edit
         named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()

@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+from xreal_synth.escaping import markdown_row
 from xreal_synth.evaluation.bundle import RealFilms
 from xreal_synth.evaluation.judging import Judges
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
@@ -149,7 +150,7 @@ def markdown(rows: Sequence[CellFigures]) -> str:
     lines = [
         "| choice | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells) + " |" for cells in table_rows(rows)),
+        *map(markdown_row, table_rows(rows)),
         "",
         f"{' or '.join(map(str, films))} films a row. {NOTE}",
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from xreal_synth.errors import StorageError
+from xreal_synth.escaping import markdown_row
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
     AUC,
@@ -150,7 +151,7 @@ def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
     return [
         f"| {head} | made | real | n |",
         "|---|---|---|---|",
-        *(f"| {r['name']} | {figure_of(r)} | {figure_of(r, 'real')} | {r['n']} |" for r in shown),
+        *(markdown_row([r["name"], figure_of(r), figure_of(r, "real"), r["n"]]) for r in shown),
     ]
 
 
@@ -179,5 +180,5 @@ def _by_finding(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in cells),
+        *map(markdown_row, cells),
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import XrealError
+from xreal_synth.escaping import for_csv
 from xreal_synth.export.films import Counted, OnFilm, each_film
 from xreal_synth.export.origin import NOTICES, Origin, origin_of, subject_id
 from xreal_synth.export.provenance import Provenance, provenance
@@ -64,7 +65,9 @@ def write_dicom(source: Source, folder: Path, on_film: OnFilm) -> Counted:
             header.save_as(folder / name, enforce_file_format=True)
             _write_masks(folder / MASKS, film)
             labels = ["" if value is None else value for value in label_columns(meta).values()]
-            table.writerow([name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
+            table.writerow(
+                map(for_csv, [name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
+            )
     return counted
 
 

@@ -180,13 +180,19 @@ def find_bundle(ref: str | Path) -> Path:
     )
 
 
-def describe(ref: str | Path) -> BundleInfo:
+def describe(ref: str | Path, content: str | None = None) -> BundleInfo:
     """Reads and checks a bundle's bundle.json, file names and prompt table; hashes are left to verify_files.
 
-    Raises BundleError for a missing or newer bundle, wrong fields, unsafe or missing files, pickles.
+    Raises BundleError for a missing or newer bundle, wrong fields, unsafe or missing files, pickles, and for
+    another than that of the content hash `content`.
     """
     root = find_bundle(ref)
     record = read_bundle_file(root / BUNDLE_FILE)
+    if content is not None and content_hash(record) != content:
+        raise BundleError(
+            where=str(root), found=f"a bundle with the content hash {content_hash(record)}",
+            wanted=f"{content}, the recipe's bundle_sha256", mend="give that bundle, or its hash if this one is meant",
+        )  # fmt: skip
     refuse_unsafe(root, record)
     parts = tuple(sorted({PurePosixPath(path).parts[0] for path in record.files}))
     missing = [part for part in REQUIRED if part not in parts]

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from xreal_synth.anatomy.manifest import MANIFEST, FilmBox
+from xreal_synth.escaping import for_csv
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.prepare.films import Shape
 from xreal_synth.training.prepare.found import Found
@@ -62,7 +63,7 @@ def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Seq
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: for_csv(cell) for name, cell in row.items()} for row in rows)
     out.replace(MANIFEST, text.getvalue().encode())
 
 
