@@ -10,7 +10,6 @@ from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
 from xreal_synth.engine.own_prompts import ENCODER, OwnPrompts, unknown_texts
 from xreal_synth.engine.quality import open_quality
-from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import (
     BANK,
     BundleInfo,
@@ -30,8 +29,7 @@ from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
-from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset
-from xreal_synth.shards.names import DATASET, RECORDS, SHARDS
+from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset, require_free
 from xreal_synth.storage import Store
 from xreal_synth.types import QualitySettings, SamplingSettings
 
@@ -148,13 +146,8 @@ def check_before_start(run: Run, store: Store) -> DatasetHead | None:
     """
     verify_files(run.bundle)
     head = check_place(store, run.head({}), differences)
-    if head is None and (store.list(SHARDS) or store.list(RECORDS)):
-        raise DatasetError(
-            where=store.uri,
-            found=f"shards but no {DATASET}",
-            wanted="an empty folder, or a whole dataset's",
-            mend=f"restore {DATASET}, or give another place with --output",
-        )
+    if head is None:
+        require_free(store)
     return head
 
 
