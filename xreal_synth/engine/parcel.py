@@ -195,7 +195,7 @@ def _below(folder: Path, inside: PurePosixPath, where: str, notes: list[str]) ->
     if not found:
         raise EngineError(
             where=where,
-            found=f"nothing to take along at {start}",
+            found=f"nothing at {start}",
             wanted="a file, or a folder with files that are read",
         )
     if left:

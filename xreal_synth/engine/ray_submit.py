@@ -90,9 +90,8 @@ def connect(address: str, *, plain_token: bool = False) -> Cluster:
 def _authentication(address: str) -> str | None:
     """What the dashboard says of its tokens, asked without one; None from a Ray that does not say."""
     try:
-        with urllib.request.urlopen(
-            f"{address.rstrip('/')}/api/authentication_mode", timeout=_ASK_S
-        ) as answer:  # noqa: S310
+        asked = f"{address.rstrip('/')}/api/authentication_mode"
+        with urllib.request.urlopen(asked, timeout=_ASK_S) as answer:  # noqa: S310 (http:// or https://, looked at)
             told = parse_json(answer.read(_MOST_TOLD))
     except (urllib.error.HTTPError, ValueError):
         return None

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from xreal_synth.anatomy.manifest import fault_counts
 from xreal_synth.errors import TrainingError
-from xreal_synth.storage import LocalStore, open_store
+from xreal_synth.storage import LocalStore, private_files, open_store
 from xreal_synth.training.prepare import chexpert, mimic, nih, own_folder
 from xreal_synth.training.prepare.choose import Choice, choose
 from xreal_synth.training.prepare.films import Shape
@@ -104,6 +104,7 @@ def prepare(
         )
     segmenter = None if task.columns.mask else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
+    private_files()
     out = LocalStore(task.out)
     made_so = {"kind": task.kind, **asdict(task.shape), "masks": mask_source}
     journal = Journal(task.out, made_so)
