@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from xreal_synth.anatomy.manifest import fault_counts
 from xreal_synth.errors import TrainingError
-from xreal_synth.storage import LocalStore, private_files, open_store
+from xreal_synth.storage import LocalStore, open_store, private_files
 from xreal_synth.training.prepare import chexpert, mimic, nih, own_folder
 from xreal_synth.training.prepare.choose import Choice, choose
 from xreal_synth.training.prepare.films import Shape
