@@ -14,6 +14,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/engine
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n $(WORKERS) -m numeric tests/training tests/models tests/sampling tests/golden
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.numeric
+
 HERE = Path(__file__).parent
 FOLDER = HERE / "xreal-tiny"
 

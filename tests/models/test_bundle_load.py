@@ -18,6 +18,8 @@ from xreal_synth.models.precision import resolve_precision
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.tiny import build_tiny
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def tiny() -> LoadedBundle:

@@ -14,6 +14,8 @@ from xreal_synth.models.fast_unet import FastUNet, suits
 from xreal_synth.models.layers import Conv, Linear, PackedConv, PackedLinear, grouped, packing_works
 from xreal_synth.models.load import load_bundle
 
+pytestmark = pytest.mark.numeric
+
 SIDES = (16, 16)
 BASE: dict[str, Any] = {
     "sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "cross_attention_dim": 24,

@@ -20,6 +20,8 @@ from xreal_synth.sampling.controlled import (
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, philox
 from xreal_synth.sampling.schedule import make_schedule
 
+pytestmark = pytest.mark.numeric
+
 
 def rule_of(model: Any, steps: int = 8, resample: int = 1) -> Rule:
     return Rule(make_schedule(model.alphas_cumprod, steps, "branch"), model.prediction_type, resample)

@@ -16,6 +16,8 @@ from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 from xreal_synth.types import SamplingSettings
 
+pytestmark = pytest.mark.numeric
+
 
 def films(model: Any, settings: SamplingSettings, jobs: list[GroupJob], micro_batch: int) -> list[GroupFilms]:
     return list(sample_groups(model, settings, jobs, micro_batch=micro_batch))

@@ -23,6 +23,8 @@ from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.noise import NoiseKey, philox
 from xreal_synth.types import SamplingDefaults, SamplingSettings
 
+pytestmark = pytest.mark.numeric
+
 DEFAULTS = SamplingDefaults(mode="branch", steps=8, hold=0.9, branch=0.5, guidance=3.0, soft=0.7, eta=0.1)
 RECIPE = """\
 version: 1

@@ -18,10 +18,18 @@ from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.run import train
 from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
 
+pytestmark = pytest.mark.numeric
+
 Config = Callable[..., Path]
 
-SAME_CURVE = 1e-4
-"""Largest relative difference of a loss when only the order of sums differs (fp32; found: under 2e-5)."""
+SAME_START = 5e-5
+"""Largest relative difference of the first step's loss, before any weight has moved: fp32 sums in another order, and
+convolutions of other batch sizes by other kernels (found: 1.1e-5)."""
+
+SAME_CURVE = 2e-3
+"""The same of later losses. AdamW's first steps move every weight by about the learning rate, whatever the size of
+its gradient, so that a gradient whose sign is decided by rounding moves its weight the other way; which ones these
+are depends on the CPU's kernels (found: 2e-5 with AMX, 1e-4 with AVX2, 1.5e-4 with AVX512-BF16)."""
 
 NEAR_CURVE = {"segmenter": 5e-3, "classifier": 0.05}
 """The same for the segmenter, whose soft Dice is one ratio over all films of a part (found: 7e-4), and for the
@@ -86,6 +94,9 @@ def test_a_batch_in_parts_gives_the_curve_of_the_whole(
         found, wanted = losses(tmp_path / "3", name), losses(tmp_path / "1", name)
         assert len(wanted) == count
         assert found == pytest.approx(wanted, rel=close)
+    if network not in NEAR_CURVE:
+        found, wanted = losses(tmp_path / "3", "train"), losses(tmp_path / "1", "train")
+        assert found[0] == pytest.approx(wanted[0], rel=SAME_START)
 
 
 def test_more_parts_than_films_are_refused(data: Path, config: Config, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from xreal_synth.training.loop import EXIT_STOPPED
 from xreal_synth.training.run import train
 from xreal_synth.training.tasks.segmenter import SegmenterTask
 
+pytestmark = pytest.mark.numeric
+
 Config = Callable[..., Path]
 NETWORKS = ["autoencoder", "anatomy-controller", "denoiser", "controlnet", "segmenter", "classifier"]
 

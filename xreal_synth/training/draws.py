@@ -56,6 +56,11 @@ def split(films: int, parts: int) -> list[Part]:
     return [Part(sum(counts[:n]), count, films) for n, count in enumerate(counts)]
 
 
+def weighted_draw(weights: Tensor, batch: int, seed: int, step: int) -> Tensor:
+    """Which images step `step` sees [batch]: each drawn with a chance in proportion to its weight [N]."""
+    return torch.multinomial(weights, batch, replacement=True, generator=generator_for(seed, "order", step))
+
+
 def generator_for(seed: int, purpose: str, step: int) -> torch.Generator:
     """A generator of its own for each purpose and step."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{step}".encode(), digest_size=8).digest()

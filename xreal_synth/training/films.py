@@ -24,6 +24,7 @@ from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmRow, Refusal, fault
 from xreal_synth.errors import TrainingError
 from xreal_synth.storage import Store, open_store
 from xreal_synth.training.draws import Part, whole
+from xreal_synth.training.region_maps import draw_weights, region_maps
 from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.warps import plain_view, warped_view
 from xreal_synth.vocab import NO_FINDING
@@ -38,7 +39,8 @@ class FilmBatch:
     """Films [B, 1, H, W] in [0, 1], organ codes [B, H, W] int64, labels and known [B, L] bool.
 
     L is the findings in the config's order, then no finding. A label that is not known is False in `labels`:
-    a denoiser sees it as not named, a classifier must leave it out of its loss.
+    a denoiser sees it as not named, a classifier must leave it out of its loss. `regions` [B, R + 1, m, m] are the
+    region maps of the config's `data.region_maps` in [0, 1] and "some finding, place unknown".
 
     `part` says which films of the step's batch these are. Losses draw random numbers with the methods below,
     whose first dimension is B, so that a film's numbers do not depend on how its batch is split.
@@ -49,6 +51,7 @@ class FilmBatch:
     labels: Tensor
     known: Tensor
     part: Part | None = None
+    regions: Tensor | None = None
 
     def to(self, device: torch.device) -> FilmBatch:
         return FilmBatch(
@@ -57,6 +60,7 @@ class FilmBatch:
             labels=self.labels.to(device),
             known=self.known.to(device),
             part=self.part,
+            regions=None if self.regions is None else self.regions.to(device),
         )
 
     def uniform(self, *shape: int, generator: torch.Generator) -> Tensor:
@@ -77,13 +81,19 @@ class FilmBatch:
 
 @dataclass(frozen=True, slots=True)
 class FilmSet:
-    """A split in memory: films and codes uint8 [N, S, S], labels and known bool [N, L]."""
+    """A split in memory: films and codes uint8 [N, S, S], labels and known bool [N, L].
+
+    `regions` uint8 [N, R + 1, m, m] are there where the config names region maps, `weights` [N] where it says how
+    often images are drawn.
+    """
 
     films: Tensor
     codes: Tensor
     labels: Tensor
     known: Tensor
     settings: DataSettings
+    regions: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.films)
@@ -96,15 +106,19 @@ class FilmSet:
         part = part or whole(len(index))
         index = index[part.rows]
         size, warp = self.settings.image_size, self.settings.warp
-        film, codes = warped_view(self.films[index], self.codes[index], size, warp, generator, part)
-        return FilmBatch(film, codes, self.labels[index], self.known[index], part)
+        regions = None if self.regions is None else self.regions[index]
+        film, codes, regions = warped_view(
+            self.films[index], self.codes[index], size, warp, generator, part, regions
+        )
+        return FilmBatch(film, codes, self.labels[index], self.known[index], part, regions)
 
     def take(self, index: Tensor, part: Part | None = None) -> FilmBatch:
         """The named films, or a part of them, unwarped, resized to the size asked for."""
         part = part or whole(len(index))
         index = index[part.rows]
         film, codes = plain_view(self.films[index], self.codes[index], self.settings.image_size)
-        return FilmBatch(film, codes, self.labels[index], self.known[index], part)
+        regions = None if self.regions is None else self.regions[index].float() / 255
+        return FilmBatch(film, codes, self.labels[index], self.known[index], part, regions)
 
 
 def degraded(batch: FilmBatch, generator: torch.Generator) -> Tensor:
@@ -187,12 +201,18 @@ class _Stack:
     def film_set(self, settings: DataSettings) -> FilmSet:
         labels, known = zip(*(label_rows(row, settings.findings) for row in self.rows), strict=True)
         count = len(self.rows)
+        codes = self.codes[:count]
+        regions = region_maps(self.rows, codes, settings.region_maps) if settings.region_maps else None
         return FilmSet(
             films=torch.from_numpy(self.films[:count]),
-            codes=torch.from_numpy(self.codes[:count]),
+            codes=torch.from_numpy(codes),
             labels=torch.tensor(labels),
             known=torch.tensor(known),
             settings=settings,
+            regions=None if regions is None else torch.from_numpy(regions),
+            weights=None
+            if settings.draw is None
+            else torch.from_numpy(draw_weights(self.rows, settings.draw, regions)),
         )
 
 

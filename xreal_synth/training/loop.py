@@ -22,7 +22,7 @@ from torch import nn
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.curves import trim_metrics
-from xreal_synth.training.draws import Part, film_order, generator_for, split
+from xreal_synth.training.draws import Part, film_order, generator_for, split, weighted_draw
 from xreal_synth.training.look import look, publish
 from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.session import Pace, Run, Stop
@@ -192,7 +192,11 @@ def _train_step(run: Run, clock: _Clock) -> tuple[float, bool]:
 
 def _gradients(run: Run, step: int) -> dict[str, float]:
     """Gradients of the batch's mean loss; returns this process's share of the mean losses, by name."""
-    index = film_order(len(run.films["train"]), run.settings.batch, run.seed, step)
+    films = run.films["train"]
+    if films.weights is None:
+        index = film_order(len(films), run.settings.batch, run.seed, step)
+    else:
+        index = weighted_draw(films.weights, run.settings.batch, run.seed, step)
     parts = split(run.settings.batch, run.settings.accumulate * run.world.size)
     mine = parts[run.world.rank :: run.world.size]
     sums: dict[str, float] = {}

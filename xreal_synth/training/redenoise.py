@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.with_maps import no_maps
 
 DDIM_STEPS = 2
 
@@ -43,7 +44,7 @@ class Redenoiser(nn.Module):
             t = top * (DDIM_STEPS - n) // DDIM_STEPS
             a, s = math.sqrt(float(alphas[t])), math.sqrt(1 - float(alphas[t]))
             x = a * x + s * eps
-            out = self.unet(x, t, tokens).sample.float()
+            out = self.unet(no_maps(x, self.unet), t, tokens).sample.float()
             if self.schedule.config.prediction_type == "v_prediction":
                 x, eps = a * x - s * out, s * x + a * out
             else:

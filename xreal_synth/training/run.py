@@ -88,7 +88,8 @@ def build_task(config: TrainConfig, films: dict[str, FilmSet]) -> Task:
         case KlControllerConfig():
             return KlControllerTask(config.model, started_kl(config.model, size))
         case DenoiserConfig():
-            return DenoiserTask(config.model, load_first_stage(config.model.autoencoder), size, findings)
+            first_stage = load_first_stage(config.model.autoencoder)
+            return DenoiserTask(config.model, first_stage, size, findings, config.data.region_maps)
         case ControlNetConfig():
             first_stage = load_first_stage(config.model.autoencoder)
             denoiser = read_denoiser(config.model.denoiser)

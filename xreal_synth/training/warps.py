@@ -25,10 +25,12 @@ def warped_view(
     warp: WarpSettings,
     generator: torch.Generator,
     part: Part | None = None,
-) -> tuple[Tensor, Tensor]:
+    regions_BKmm: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """uint8 films and codes [B, S, S] -> film [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike.
 
-    `part` says which films of a larger batch these are (default: all of it).
+    `part` says which films of a larger batch these are (default: all of it). `regions` are uint8 maps of any
+    side, 255 inside, which come back warped alike at their side, in [0, 1].
     """
     part = part or whole(len(films_BSS))
     theta = _random_affine(part, warp, generator)
@@ -37,7 +39,16 @@ def warped_view(
         grid = grid + _random_bend(part, size, warp.elastic, generator)
     film = _sample(films_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
     codes = _sample(codes_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
-    return _random_tone(film, part, warp, generator), codes
+    film = _random_tone(film, part, warp, generator)
+    if regions_BKmm is None:
+        return film, codes, None
+    small = functional.interpolate(grid.movedim(-1, 1), size=regions_BKmm.shape[-2:], mode="area").movedim(
+        1, -1
+    )
+    regions = functional.grid_sample(
+        regions_BKmm.float() / 255, small, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return film, codes, regions
 
 
 def plain_view(films_BSS: Tensor, codes_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -31,6 +32,7 @@ def _findings(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Findings = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_findings)]
+OptionalFindings = Annotated[tuple[str, ...], AfterValidator(_findings)]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -52,16 +54,34 @@ class WarpSettings:
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
+class DrawSettings:
+    """How often an image is drawn into a training batch, relative to one that nothing is said of.
+
+    `boxed` is the factor of images with a region of a finding whose place is known, `findings` those of images
+    with these labels (the largest counts). With `balance_view`, PA and AP images have equal shares among the
+    images with a finding and among those without, so that the view does not stand for the label.
+    """
+
+    boxed: Positive = 1.0
+    findings: dict[str, Positive] = field(default_factory=dict)
+    balance_view: bool = False
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class DataSettings:
     """Which films are read, which findings are learnt, and how films are changed while training.
 
     More than `max_refused` of faulty films stop a run before it starts; `limit` keeps the first films of each
     split only. `findings` are labels in the order of the network's own, "No Finding" comes after them.
+    `region_maps` are the findings whose regions a denoiser is shown. Without `draw` every image is seen once per
+    pass.
     """
 
     image_size: Annotated[int, Field(ge=16)] = 256
     warp: WarpSettings = WarpSettings()
     findings: Findings = FINDINGS
+    region_maps: OptionalFindings = ()
+    draw: DrawSettings | None = None
     max_refused: Share = 0.05
     limit: Count | None = None
 

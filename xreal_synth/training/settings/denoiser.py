@@ -19,6 +19,10 @@ class DenoiserSettings:
     the loss by min(SNR, gamma), for eps over SNR, for v over SNR + 1 (Hang et al. 2023); without it every step
     counts alike. `init` is the folder of a denoiser to go on from. `pooled_labels`
     adds the labels, pooled over their tokens, to the time embedding too, so that every block sees them.
+
+    Where `data.region_maps` names findings, their maps and one for "some finding, place unknown" are further input
+    channels. A share of `null_share` of the images then loses maps and labels, a share of `token_drop` of the rest
+    its labels alone; inside a finding's region the loss counts `region_weight` times.
     """
 
     autoencoder: str = ""
@@ -32,6 +36,8 @@ class DenoiserSettings:
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
     min_snr_gamma: Positive | None = None
     null_share: Share = 0.12
+    token_drop: Share = 0.0
+    region_weight: Positive = 1.0
     log_snr_mean: float = -0.6
     log_snr_std: Positive = 2.0
     uniform_share: Share = 0.15

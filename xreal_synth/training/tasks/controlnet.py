@@ -17,6 +17,7 @@ from torch import Tensor
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
 from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_side, organ_hint
+from xreal_synth.models.networks.with_maps import no_maps
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.first_stage import FirstStage
 from xreal_synth.training.settings.controlnet import ControlNetSettings
@@ -75,9 +76,9 @@ class ControlNetTask(Task):
                 mend="set data.findings to these",
             )
         channels = autoencoder.latent_channels
-        if self.unet.config.in_channels != channels:
+        if self.unet.config.out_channels != channels:
             raise TrainingError(
-                found=f"a denoiser of {self.unet.config.in_channels} latent channels, an autoencoder of {channels}",
+                found=f"a denoiser of {self.unet.config.out_channels} latent channels, an autoencoder of {channels}",
                 wanted="the autoencoder that the denoiser was trained on",
                 mend="give both of one training: model.autoencoder and model.denoiser",
             )
@@ -134,7 +135,11 @@ class ControlNetTask(Task):
         self.controlnet.save_pretrained(folder / "controlnet")
 
     def _predict(self, z: Tensor, t: Tensor, tokens: Tensor, hint: Tensor | None = None) -> Tensor:
-        """The denoiser's raw output, with the ControlNet's residuals if there is a hint."""
+        """The denoiser's raw output, with the ControlNet's residuals if there is a hint.
+
+        A denoiser that knows regions is shown none: the ControlNet learns the organs alone.
+        """
+        z = no_maps(z, self.unet)
         if hint is None:
             free: Tensor = self.unet(z, t, tokens).sample
             return free.float()

@@ -13,9 +13,11 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
+from xreal_synth.models.networks.with_maps import MAPS_KEY, with_maps
 from xreal_synth.training.draws import Part
 from xreal_synth.training.films import FilmBatch
 from xreal_synth.training.first_stage import FirstStage
@@ -40,13 +42,18 @@ def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_predictio
     )
 
 
-def build_unet(settings: DenoiserSettings, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
-    """A small conditional UNet; levels without attention are plain residual blocks."""
+def build_unet(
+    settings: DenoiserSettings, latent_channels: int, latent_size: int, maps: int = 0
+) -> UNet2DConditionModel:
+    """A small conditional UNet; levels without attention are plain residual blocks.
+
+    `maps` input channels come after the latents'.
+    """
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in settings.attention]
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(settings.attention)]
     unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=latent_size,
-        in_channels=latent_channels,
+        in_channels=latent_channels + maps,
         out_channels=latent_channels,
         layers_per_block=settings.layers,
         block_out_channels=settings.channels,
@@ -64,7 +71,10 @@ def build_unet(settings: DenoiserSettings, latent_channels: int, latent_size: in
 
 
 def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) -> None:
-    """Copy a trained denoiser's weights (`unet/`, `tokens/`); only the pooled label embedding may be new.
+    """Copy a trained denoiser's weights (`unet/`, `tokens/`).
+
+    New may be the pooled label embedding, the inputs for region maps, which begin at zero, and labels, whose
+    tokens begin as the mean of the known ones, alike where present and absent.
 
     Raises TrainingError where the folder holds no denoiser of this shape.
     """
@@ -73,8 +83,11 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
             folder / "unet", low_cpu_mem_usage=False
         )
         labels: LabelTokens = LabelTokens.from_pretrained(folder / "tokens", low_cpu_mem_usage=False)
-        missing, unexpected = unet.load_state_dict(former.state_dict(), strict=False)
-        tokens.load_state_dict(labels.state_dict())
+        weights = former.state_dict()
+        widened = unet.conv_in.weight.detach().clone().zero_()
+        widened[:, : weights["conv_in.weight"].shape[1]] = weights["conv_in.weight"]
+        missing, unexpected = unet.load_state_dict({**weights, "conv_in.weight": widened}, strict=False)
+        _take_tokens(tokens, labels)
     except (OSError, ValueError, RuntimeError) as error:
         raise TrainingError(
             found=f"model.init: {str(folder)!r}: {error}",
@@ -91,6 +104,17 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
         )
 
 
+@torch.no_grad()
+def _take_tokens(tokens: LabelTokens, former: LabelTokens) -> None:
+    """Raises ValueError unless the former labels are among the new ones."""
+    names = (*tokens.findings, NO_FINDING)
+    rows = [names.index(name) for name in (*former.findings, NO_FINDING)]
+    middle = former.absent.mean(dim=0)
+    for own, other in ((tokens.present, former.present), (tokens.absent, former.absent)):
+        own.copy_(middle.expand_as(own))
+        own[rows] = other
+
+
 class DenoiserTask(Task):
     """UNet and label tokens, trained together on the fixed encoder's latents."""
 
@@ -100,13 +124,18 @@ class DenoiserTask(Task):
         autoencoder: FirstStage,
         image_size: int,
         findings: Sequence[str] = FINDINGS,
+        region_maps: Sequence[str] = (),
     ) -> None:
         self.settings = settings
         self.autoencoder = autoencoder
+        self.region_maps = tuple(region_maps)
         self.schedule = paper_schedule(settings.prediction)
         channels = autoencoder.latent_channels
         self.latent_shape = (channels, *[image_size // autoencoder.factor] * 2)
-        self.unet = build_unet(settings, channels, self.latent_shape[-1])
+        self.maps = len(self.region_maps) + 1 if self.region_maps else 0
+        self.unet = build_unet(settings, channels, self.latent_shape[-1], self.maps)
+        if self.region_maps:
+            self.unet.register_to_config(**{MAPS_KEY: list(self.region_maps)})
         self.tokens = LabelTokens(findings, settings.token_width)
         if settings.init:
             take_weights(self.unet, self.tokens, Path(settings.init))
@@ -119,32 +148,64 @@ class DenoiserTask(Task):
         self.autoencoder.to(device)
 
     def loss(self, batch: FilmBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared error of v or eps over all latent channels, weighted by step where the config says so."""
+        """Mean squared error of v or eps over all latent channels, weighted by step and region where the config
+        says so; `loss_in_regions` is that inside the findings' regions alone."""
         device = batch.film.device
         z = self.autoencoder.encode(batch.film).mean
         steps = self.draw_steps(batch, generator)
         noise = batch.normal(*z.shape[1:], generator=generator).to(device)
         kept = batch.uniform(1, generator=generator) >= self.settings.null_share
-        labels = batch.labels & kept.to(device)
+        named = kept
+        if self.settings.token_drop:
+            named = kept & (batch.uniform(1, generator=generator) >= self.settings.token_drop)
+        labels = batch.labels & named.to(device)
         noisy = self.schedule.add_noise(z, noise, steps.to(device))
         target = noise
         if self.settings.prediction == "v_prediction":
             target = self.schedule.get_velocity(z, noise, steps.to(device))
-        found = self.unet(noisy, steps.to(device), self.tokens(labels)).sample.float()
-        error = (found - target).pow(2).mean(dim=(1, 2, 3)) * self.weights(steps).to(device)
+        maps = self.maps_of(batch)
+        shown = None if maps is None else maps * kept.to(device)[:, :, None, None]
+        found = self.unet(with_maps(noisy, shown), steps.to(device), self.tokens(labels)).sample.float()
+        square = (found - target).pow(2).mean(dim=1)
+        inside = None if maps is None else maps[:, :-1].amax(dim=1)
+        if inside is not None:
+            square = square * (1 + (self.settings.region_weight - 1) * inside)
+        error = square.mean(dim=(1, 2)) * self.weights(steps).to(device)
         low = (steps < 400).to(device)
         late = torch.where(low.any(), (error * low).sum() / low.sum().clamp_min(1), error.mean())
-        return {"loss": error.mean(), "loss_t_below_400": late}
+        losses = {"loss": error.mean(), "loss_t_below_400": late}
+        if inside is not None:
+            within = (square * inside).sum(dim=(1, 2)) / self.settings.region_weight
+            losses["loss_in_regions"] = within.sum() / inside.sum().clamp_min(1)
+        return losses
+
+    def maps_of(self, batch: FilmBatch) -> Tensor | None:
+        """Region maps [B, R + 1, h, w] on the latent grid: the share of each cell that lies in a region."""
+        if not self.region_maps:
+            return None
+        assert batch.regions is not None, "data.region_maps gives batches their regions"
+        return functional.adaptive_avg_pool2d(batch.regions, (self.latent_shape[1], self.latent_shape[2]))
 
     @torch.no_grad()
     def preview(self, batch: FilmBatch, generator: torch.Generator) -> Tensor:
-        """Four rows of films: no finding, and the first finding with guidance 1, 2 and 4, from the same noise."""
+        """Four rows of films: no finding, and the first finding with guidance 1, 2 and 4, from the same noise.
+
+        With region maps the finding is asked for in the middle of the picture's left half.
+        """
         shape = (len(batch.film), *self.latent_shape)
         noise = torch.randn(shape, generator=generator).to(batch.film.device)
         table = self.tokens.table()
         first = self.tokens.findings[0]
         asks = [(NO_FINDING, 1.0), (first, 1.0), (first, 2.0), (first, 4.0)]
-        rows = [self._sample(noise, table[prompt], table[""], guidance) for prompt, guidance in asks]
+        maps = None
+        if self.region_maps:
+            maps = torch.zeros(self.maps, *self.latent_shape[1:], device=noise.device)
+            side = self.latent_shape[-1]
+            maps[self.region_maps.index(first), side * 3 // 8 : side * 3 // 4, side // 8 : side * 3 // 8] = 1
+        rows = [
+            self._sample(noise, table[prompt], table[""], guidance, None if prompt == NO_FINDING else maps)
+            for prompt, guidance in asks
+        ]
         return film_grid(rows)
 
     def save(self, folder: Path) -> None:
@@ -172,18 +233,27 @@ class DenoiserTask(Task):
         )  # fmt: skip
 
     def _sample(
-        self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, steps: int = 25
+        self,
+        noise: Tensor,
+        tokens: Tensor,
+        null: Tensor,
+        guidance: float,
+        maps: Tensor | None = None,
+        steps: int = 25,
     ) -> Tensor:
         """Plain DDIM without control -> films [B, 1, H, W]."""
         z = noise
+        empty = torch.zeros(len(z), self.maps, *z.shape[2:], device=z.device) if self.maps else None
+        shown = empty if maps is None else maps.expand(len(z), -1, -1, -1)
         count = len(z)
         both = torch.cat([null.expand(count, -1, -1), tokens.expand(count, -1, -1)]).to(z.device)
         self.schedule.set_timesteps(steps)
         for t in self.schedule.timesteps:
             if guidance == 1.0:
-                v = self.unet(z, t, both[count:]).sample.float()
+                v = self.unet(with_maps(z, shown), t, both[count:]).sample.float()
             else:
-                v_null, v_label = self.unet(torch.cat([z, z]), t, both).sample.float().chunk(2)
+                pair = torch.cat([with_maps(z, empty), with_maps(z, shown)])
+                v_null, v_label = self.unet(pair, t, both).sample.float().chunk(2)
                 v = v_null + guidance * (v_label - v_null)
             z = self.schedule.step(v, t, z).prev_sample
         film: Tensor = self.autoencoder.decode(z)
