@@ -23,6 +23,7 @@ from xreal_synth.dataset.status import StatusReader
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.errors import EngineError
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import LocalStore, Store
 
 
@@ -93,7 +94,7 @@ def measure_step(step: str, folder: Path, shards: int) -> StepRow:
             found=f"{step} failed: {done.stderr.strip().splitlines()[-1:]}",
             wanted="a whole dataset",
         )
-    return StepRow(**json.loads(done.stdout))
+    return StepRow(**parse_json(done.stdout))
 
 
 def peak_bytes() -> int:

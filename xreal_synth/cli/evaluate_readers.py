@@ -17,6 +17,7 @@ from xreal_synth.cli.evaluate_common import bars
 from xreal_synth.cli.generated_images import GeneratedArgument, RealOption, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import DatasetError
+from xreal_synth.escaping import for_csv
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
@@ -106,8 +107,10 @@ def make(
     from xreal_synth.evaluation.readers_files import KEY, key_bytes
     from xreal_synth.evaluation.readers_page import reader_page
     from xreal_synth.export.place import free_path, whole_folder
+    from xreal_synth.storage import private_files
 
     path = free_path(out)
+    private_files()
     drawn = secrets.randbits(32) if seed is None else seed
     with bars() as report:
         sources = _sources([dataset, *(beside or [])])
@@ -264,8 +267,6 @@ def _answers(kit: Kit, readings: Sequence[Reading]) -> bytes:
         for showing in kit.readers[reading.reader]:
             image = kit.images[showing.image]
             given = reading.answers[showing.name]
-            table.writerow(
-                [reading.reader, image.arm, image.source, "|".join(image.findings), int(showing.repeat)]
-                + [given[question] for question in kit.questions]
-            )
+            row = [reading.reader, image.arm, image.source, "|".join(image.findings), int(showing.repeat)]
+            table.writerow(map(for_csv, [*row, *(given[question] for question in kit.questions)]))
     return text.getvalue().encode()

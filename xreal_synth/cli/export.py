@@ -63,12 +63,14 @@ def export(
     """
     from xreal_synth.dataset.source import open_source
     from xreal_synth.export.place import free_path, left_behind
-    from xreal_synth.storage import open_store
+    from xreal_synth.storage import open_store, private_files
 
     path = free_path(out)
     for old in left_behind(path):
         notes.print(f"left by an export that was ended: {old} may be deleted", markup=False, soft_wrap=True)
     source = open_source(open_store(dataset))
+    if source.head.real_images:
+        private_files()
     with _progress() as on_image:
         counted = _WRITERS[to](source, path, on_image)
     if source.excluded:

@@ -235,12 +235,12 @@ def _run(task: PrepareTask) -> Report:
 def _review(report: Report, out: Path, count: int) -> None:
     """Refused masks first, at most a third of the sheet; then the images that are kept, least certain first."""
     import numpy as np
-    from PIL import Image
 
+    from xreal_synth.opening import open_image, read_file
     from xreal_synth.report.review_sheet import ReviewImage, review_sheet
 
     def pixels(name: str) -> Any:
-        with Image.open(out / name) as image:
+        with open_image(read_file(out / name)) as image:
             return np.array(image)
 
     images = [

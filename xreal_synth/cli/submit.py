@@ -17,6 +17,7 @@ from xreal_synth.cli.options import (
     notes,
     open_recipe,
 )
+from xreal_synth.escaping import for_terminal
 
 if TYPE_CHECKING:
     from xreal_synth.recipe.schema import Recipe
@@ -71,6 +72,10 @@ def submit(
         bool,
         typer.Option("--ship-code", help="Takes this very package along, for nodes with another version."),
     ] = False,
+    plain_token: Annotated[
+        bool,
+        typer.Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine."),
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
     ] = True,
@@ -82,12 +87,11 @@ def submit(
     from xreal_synth.engine.job_package import megabytes, pack_job
 
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
-    from xreal_synth.engine.ray_submit import connect, follow, submit, version_note
-    from xreal_synth.storage import scrubbed
+    from xreal_synth.engine.ray_submit import connect, follow, open_note, submit, version_note
 
     package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
-    cluster = connect(address)
-    for note in (*package.notes, *filter(None, [version_note(cluster)])):
+    cluster = connect(address, plain_token=plain_token)
+    for note in (*package.notes, *filter(None, [version_note(cluster), open_note(cluster)])):
         notes.print(f"note: {note}", markup=False, soft_wrap=True)
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
@@ -108,9 +112,7 @@ def submit(
         )
         raise typer.Exit(LEFT) from None
     if end.exit_code:
-        notes.print(
-            f"job {job} ended with {end.exit_code}: {scrubbed(end.message)}", markup=False, soft_wrap=True
-        )
+        notes.print(f"job {job} ended with {end.exit_code}: {end.message}", markup=False, soft_wrap=True)
     raise typer.Exit(end.exit_code)
 
 
@@ -157,5 +159,5 @@ def _say_how(job: str, address: str, place: str) -> None:
 
 
 def _pass_on(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(for_terminal(text))
     sys.stdout.flush()

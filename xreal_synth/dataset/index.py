@@ -15,6 +15,7 @@ from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import INDEX
 from xreal_synth.errors import StorageError
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp, ShardRecord
 
@@ -89,7 +90,7 @@ def index_start(store: Store) -> dict[str, Any]:
         if (end := data.find(mark, seen)) >= 0:
             data = data[:end].removesuffix(b",") + b"\n}"
             break
-    fields = json.loads(data)
+    fields = parse_json(data)
     if not isinstance(fields, dict):
         raise ValueError(f"{INDEX} holds no object")
     return fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xreal_synth.dataset.ahead import in_order, readers
@@ -22,6 +22,7 @@ from xreal_synth.dataset.names import (
     RECORDS,
     SHARDS,
     TABLES,
+    numbers_up_to,
     owner,
     quarantine_key,
     record_key,
@@ -49,6 +50,9 @@ class VerifyReport:
     def ok(self) -> bool:
         return not self.problems
 
+    def with_problems(self, more: Iterable[VerifyProblem]) -> VerifyReport:
+        return replace(self, problems=(*self.problems, *more))
+
     @property
     def broken_shards(self) -> tuple[int, ...]:
         """Numbers of the shards to make again, ascending."""
@@ -72,7 +76,7 @@ def verify(
     plans = None if expected is None else {plan.shard: plan for plan in expected}
     listed = {folder: store.list(folder) for folder in (SHARDS, TABLES, RECORDS, QUARANTINE)}
     present = {shard for folder, keys in listed.items() for shard in shards_among(keys, folder, head.name)}
-    wanted = sorted(present | (set(range(max(present, default=-1) + 1)) if plans is None else set(plans)))
+    wanted = sorted(present | (set(numbers_up_to(present, store.uri)) if plans is None else set(plans)))
     problems = _foreign(listed, head, wanted)
     if head.prompts is not None:
         own = file_problems(store, head.prompts)

@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from ipaddress import ip_address
+from secrets import token_hex
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,7 @@ from xreal_synth.errors import EngineError
 from xreal_synth.recipe.schema import Compute
 from xreal_synth.run.resources import Resources, local_cpus
 
+LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 128 << 20
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -37,29 +40,30 @@ class RayNode:
 def session(address: str | None, compute: Compute) -> Iterator[None]:
     """A connection to Ray: a Ray of this machine's own without an address, else the cluster there.
 
-    A Ray that this process is connected to already is used as it is, and left. A local Ray listens on
-    loopback for this process alone: it asks for no token unless the user has set RAY_AUTH_MODE.
+    A Ray that this process is connected to already is used as it is, and left. A local Ray listens on loopback and
+    asks for a token that this process has drawn; if it were found to listen elsewhere it is ended at once.
     Raises EngineError if there is no Ray to be had.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(address, compute)
-    try:
+    if ray.is_initialized():
         yield
-    finally:
-        if ours:
+        return
+    with _own_token() if address is None else nullcontext():
+        _connect(address, compute)
+        try:
+            if address is None:
+                require_loopback()
+            yield
+        finally:
             ray.shutdown()
 
 
 def _connect(address: str | None, compute: Compute) -> None:
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address is None:
             ray.init(
                 address="local", num_cpus=local_cpus(compute), include_dashboard=False, log_to_driver=False,
                 logging_level=logging.ERROR, object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address=LOOPBACK,
             )  # fmt: skip
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -69,6 +73,64 @@ def _connect(address: str | None, compute: Compute) -> None:
             wanted="a running Ray",
             hint="check the address, RAY_AUTH_MODE and its token" if address else "see the message above",
         ) from error
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """The environment of a Ray of this process's own: a token that nobody else has, and loopback as its address, to
+    which Ray holds itself on systems where it makes no clusters."""
+    ours = {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }  # fmt: skip
+    before = {name: os.environ.get(name) for name in ours}
+    constants = _ray._private.ray_constants
+    clusters, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    os.environ |= ours
+    _reread_environment()
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _reread_environment()
+
+
+def _reread_environment() -> None:
+    """Has Ray forget the mode and the token that it read when it was imported."""
+    _ray._raylet.Config.initialize("")
+    _ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def require_loopback() -> None:
+    """Raises EngineError if a process below this one listens on another address than loopback."""
+    import psutil  # Ray brings it
+
+    wide = [
+        f"{process.name()} {one.laddr.ip}:{one.laddr.port}"
+        for process in psutil.Process().children(recursive=True)
+        for one in _listening(process)
+        if not ip_address(one.laddr.ip.removeprefix("::ffff:")).is_loopback
+    ]
+    if wide:
+        raise EngineError(
+            found=f"the Ray that was started listens beyond this machine: {', '.join(wide)}",
+            wanted=f"a Ray that listens on {LOOPBACK} alone",
+            hint="unset RAY_* settings of addresses, or start a head with a token and give --address",
+        )
+
+
+def _listening(process: Any) -> list[Any]:
+    import psutil
+
+    try:
+        return [one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    except psutil.Error:
+        return []
 
 
 def resources(*, grows: bool = False) -> Resources:

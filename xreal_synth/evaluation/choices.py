@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+from xreal_synth.escaping import markdown_row
 from xreal_synth.evaluation.bundle import RealImages
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.intervals import nan_for_null, null_for_nan
@@ -27,6 +28,7 @@ from xreal_synth.evaluation.request import (
     prepare,
     real_images,
 )
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"
@@ -155,7 +157,7 @@ def markdown(rows: Sequence[CellFigures]) -> str:
     lines = [
         "| choice | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells) + " |" for cells in table_rows(rows)),
+        *map(markdown_row, table_rows(rows)),
         "",
         f"{' or '.join(map(str, images))} images a row. {NOTE}",
     ]
@@ -193,7 +195,7 @@ def _stored(store: LocalStore, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if not store.exists(FIGURES):
         return None
     try:
-        record = json.loads(store.read_bytes(FIGURES))
+        record = parse_json(store.read_bytes(FIGURES))
         figures: dict[str, Any] | None = nan_for_null(record["figures"]) if record["of"] == wanted else None
     except (ValueError, KeyError, TypeError):
         return None

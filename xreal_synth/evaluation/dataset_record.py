@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from xreal_synth.dataset.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.errors import StorageError
+from xreal_synth.escaping import markdown_row
 from xreal_synth.evaluation.bundle_table import brief
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
@@ -21,6 +22,7 @@ from xreal_synth.evaluation.dataset_figures import (
     MS_SSIM,
 )
 from xreal_synth.evaluation.intervals import Estimate, nan_for_null, null_for_nan
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
 
 FORMAT: Final = 1
@@ -86,7 +88,7 @@ def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
     if not store.exists(EVALUATION):
         return None
     try:
-        found = json.loads(store.read_bytes(EVALUATION))
+        found = parse_json(store.read_bytes(EVALUATION))
         if found["of"] != of:
             return None
         return {**found, **{key: [_row(row) for row in found[key]] for key in ("rows", "rows_unflagged")}}
@@ -148,7 +150,7 @@ def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
     return [
         f"| {head} | made | real | n |",
         "|---|---|---|---|",
-        *(f"| {r['name']} | {figure_of(r)} | {figure_of(r, 'real')} | {r['n']} |" for r in shown),
+        *(markdown_row([r["name"], figure_of(r), figure_of(r, "real"), r["n"]]) for r in shown),
     ]
 
 
@@ -177,5 +179,5 @@ def _by_finding(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in cells),
+        *map(markdown_row, cells),
     ]

@@ -19,6 +19,7 @@ from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import box_region, finding_region, kept_findings
+from xreal_synth.storage import checked_key
 from xreal_synth.types import PixelBox, Sample
 
 IMAGES = "images"
@@ -78,7 +79,7 @@ def _head(source: Source) -> dict[str, object]:
 def _write_image(folder: Path, image: TarSample, image_id: int) -> dict[str, object]:
     meta = image.sample.meta
     name = f"{image.sample.split}/{meta.key}.png"
-    path = folder / IMAGES / name
+    path = folder / IMAGES / checked_key(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(image.members[SUFFIXES.index(IMAGE)])
     height, width = meta.image_size

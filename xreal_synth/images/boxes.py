@@ -8,8 +8,6 @@ usual JSON, a category per finding. All from the image's top left.
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, image_label
+from xreal_synth.opening import csv_reader, parse_json
 from xreal_synth.types import NormBox
 
 CORNERS: Final = ("x0", "y0", "x1", "y1")
@@ -55,7 +54,7 @@ def read_entries(data: bytes, name: str) -> list[TableEntry]:
         raise BadBoxes([f"{name}: wanted a .csv or a COCO .json file"])
     try:
         text = data.decode("utf-8-sig")
-        entries, problems = _coco(json.loads(text), name) if suffix == ".json" else _csv(text, name)
+        entries, problems = _coco(parse_json(text), name) if suffix == ".json" else _csv(text, name)
     except (UnicodeDecodeError, ValueError, csv.Error) as error:
         raise BadBoxes([f"{name}: cannot be read: {error}"]) from error
     if problems:
@@ -98,7 +97,7 @@ def image_of(name: str, images: Mapping[str, str | None]) -> str | None:
 
 
 def _csv(text: str, name: str) -> tuple[list[TableEntry], list[str]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
+    rows = csv_reader(text)
     columns = rows.fieldnames or []
     kinds = [kind for kind in (CORNERS, SIZED, SHARES) if set(kind) <= set(columns)]
     if not {"image", "finding"} <= set(columns) or len(kinds) != 1:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from xreal_synth.anatomy.label_map import decode_mask
 from xreal_synth.anatomy.validate import SwappedLungsError, WrongCodeError, validate_sides
 from xreal_synth.errors import AnatomyError, StorageError
 from xreal_synth.images.manifest import BadImage, ImageRow, RowFault
-from xreal_synth.storage import Store
+from xreal_synth.opening import MAX_IMAGE, UnreadableError, open_image, open_tar
+from xreal_synth.storage import LocalStore, Store
 from xreal_synth.types import GreyImage, Mask
 
 LEAST_CONTRAST = 8
@@ -24,10 +24,8 @@ LEAST_CONTRAST = 8
 MOST_CHROMA = 12.0
 """Mean difference of an image's colour channels in grey levels; above, it is a coloured picture."""
 
-MAX_BYTES = 256 << 20
 _OPEN_TARS = 2
 _EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
-_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class ImageFiles:
@@ -49,7 +47,7 @@ class ImageFiles:
     def read(self, shard: str, name: str) -> bytes:
         """The bytes of a file, or of a member of the tar `shard`; raises BadImage."""
         try:
-            return self._member(shard, name) if shard else self._data.read_bytes(name)
+            return self._member(shard, name) if shard else self._data.read_bytes(name, MAX_IMAGE)
         except (StorageError, KeyError, tarfile.TarError, OSError) as error:
             reason = error.found if isinstance(error, StorageError) else f"{shard}: {error}"
             raise BadImage(RowFault.MISSING, reason) from error
@@ -67,17 +65,16 @@ class ImageFiles:
                 self._tars[shard] = self._tar(shard)
             tar = self._tars[shard]
             member = tar.getmember(name)
-            if not member.isreg() or member.size > MAX_BYTES:
-                raise KeyError(f"{name!r} is no plain file of at most {MAX_BYTES} bytes")
+            if not member.isreg() or member.size > MAX_IMAGE:
+                raise KeyError(f"{name!r} is no plain file of at most {MAX_IMAGE} bytes")
             file = tar.extractfile(member)
             assert file is not None
             return file.read()
 
     def _tar(self, shard: str) -> tarfile.TarFile:
-        folder = self._data.local_path
-        if folder is not None:
-            return tarfile.open(folder / shard, mode="r:")
-        return tarfile.open(fileobj=io.BytesIO(self._data.read_bytes(shard)), mode="r:")
+        if isinstance(self._data, LocalStore):
+            return open_tar(self._data.open(shard))
+        return open_tar(io.BytesIO(self._data.read_bytes(shard)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,10 +123,10 @@ def mask_fault(error: AnatomyError) -> RowFault:
 def decode_image(data: bytes) -> GreyImage:
     """An image file's bytes -> grey levels uint8 [H, W]; raises BadImage unless it has 8 bits and no colours."""
     try:
-        with Image.open(io.BytesIO(data)) as encoded:
+        with open_image(data) as encoded:
             mode = encoded.mode
             pixels = encoded.convert("RGB") if mode == "P" else encoded.copy()
-    except _BROKEN as error:
+    except UnreadableError as error:
         raise BadImage(RowFault.UNREADABLE, str(error)) from error
     if mode not in _EIGHT_BIT:
         raise BadImage(

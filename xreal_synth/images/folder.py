@@ -9,7 +9,6 @@ size keeps its bytes.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from xreal_synth.findings import FINDINGS
 from xreal_synth.images.boxes import BadBoxes, image_of, images_by_name, norm_box, read_entries
 from xreal_synth.images.files import ImageFiles, decode_image
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
+from xreal_synth.opening import UnreadableError, open_image
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask, NormBox
 
@@ -36,7 +36,6 @@ SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 MOST_REPORTED: Final = 20
 _READERS: Final = 8
 _MASKS_KEPT: Final = 256
-_BROKEN: Final = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 _Boxes = tuple[ImageBox, ...]
 
@@ -270,11 +269,11 @@ def _look(files: ImageFiles, row: ImageRow, size: int) -> RealImage | str:
     try:
         data = files.read(row.shard, row.image)
         mask = sha256_bytes(files.read(row.shard, row.mask)) if row.mask else ""
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             shape, mode = image.size, image.mode
     except BadImage as bad:
         return f"{row.image}: {bad.reason}"
-    except _BROKEN as error:
+    except UnreadableError as error:
         return f"{row.image}: cannot be read as an image ({error})"
     if mode[0] in "IF":
         return f"{row.image}: an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)"

@@ -7,8 +7,6 @@ the column `shard`. A label that is neither in `labels` nor in `unknown` (names 
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ from enum import StrEnum
 from typing import Final
 
 from xreal_synth.errors import StorageError, TrainingError
+from xreal_synth.escaping import from_csv
 from xreal_synth.findings import NO_FINDING, image_label
+from xreal_synth.opening import csv_reader, parse_json
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.types import NormBox
 
@@ -173,7 +173,10 @@ def fault_counts(refused: Iterable[Refusal]) -> str:
 def _table(data: Store, where: str) -> list[dict[str, str]]:
     try:
         text = data.read_bytes(MANIFEST).decode("utf-8-sig")
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+        return [
+            {name: from_csv(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+            for row in csv_reader(text)
+        ]
     except (StorageError, UnicodeDecodeError, csv.Error) as error:
         not_utf8 = isinstance(error, UnicodeDecodeError)
         raise TrainingError(
@@ -242,7 +245,7 @@ def _file(data: Store, text: str | None) -> str:
 def _boxes(text: str | None) -> tuple[ImageBox, ...]:
     boxes = []
     try:
-        for given, *numbers in json.loads(text or "[]"):
+        for given, *numbers in parse_json(text or "[]"):
             x, y, w, h = map(float, numbers)
             name = image_label(str(given))
             if name is None:

@@ -19,6 +19,7 @@ from xreal_synth.engine.place import output_place
 from xreal_synth.engine.progress import NOT_STARTED, PARTIAL, RunSummary
 from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.errors import XrealError
+from xreal_synth.escaping import for_terminal
 from xreal_synth.recipe.load import load_recipe
 from xreal_synth.report.build import try_build
 from xreal_synth.run.setup import open_run, require_placeable
@@ -95,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(for_terminal(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ use the zone weights and size range of findings.py.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS
+from xreal_synth.opening import parse_json
 
 Lung = Literal["left", "right"]
 Boxes = npt.NDArray[np.float64]
@@ -102,7 +102,7 @@ def _fallback(name: str, rng: np.random.Generator, count: int, fill: float) -> B
 @cache
 def _load(path: Path) -> Prior:
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_json(path.read_text())
         if stored["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {stored['format_version']}, this code reads {FORMAT_VERSION}")
         findings = {

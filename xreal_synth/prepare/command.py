@@ -26,7 +26,7 @@ from xreal_synth.prepare.publish import (
 from xreal_synth.prepare.run import OnImages, Outcome, Preparation, generate_images
 from xreal_synth.prepare.segmenters import open_segmenter
 from xreal_synth.prepare.tars import write_tars
-from xreal_synth.storage import LocalStore, open_store
+from xreal_synth.storage import LocalStore, open_store, private_files
 
 SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
     "nih": (nih.find_nih, nih.LICENCE),
@@ -104,6 +104,7 @@ def prepare(
         )
     segmenter = None if task.columns.mask else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
+    private_files()
     out = LocalStore(task.out)
     made_so = {"kind": task.kind, **asdict(task.shape), "masks": mask_source}
     journal = PrepareJournal(task.out, made_so)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +12,7 @@ from PIL import Image
 from xreal_synth.anatomy.label_map import resize_mask
 from xreal_synth.images.files import decode_image
 from xreal_synth.images.manifest import BadImage, ImageBox, RowFault
+from xreal_synth.opening import UnreadableError, open_image
 from xreal_synth.types import GreyImage, Mask
 
 Fit = Literal["crop", "pad"]
@@ -40,9 +40,9 @@ def _scaled(levels: NDArray[np.float64], low: float, high: float) -> NDArray[np.
 def decode_picture(data: bytes) -> GreyImage:
     """A PNG, JPEG or TIFF of 8 or 16 bits -> uint8 [H, W]; deeper than 8 bits by percentiles. Raises BadImage."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             deep = np.asarray(image, np.float64) if image.mode in _DEEP else None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnreadableError as error:
         raise BadImage(RowFault.UNREADABLE, str(error)) from error
     return decode_image(data) if deep is None else windowed(deep)
 

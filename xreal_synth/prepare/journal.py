@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.opening import parse_json
 
 JOURNAL: Final = "prepared.jsonl"
 
@@ -44,7 +45,7 @@ class PrepareJournal:
             self._write({"settings": settings})
             return
         whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [parse_json(line) for line in whole.splitlines()]
         if lines:
             _check_same(folder, lines[0]["settings"], settings)
         self.done = {line["key"]: Done(**line) for line in lines[1:]}

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
+from xreal_synth.escaping import for_csv
 from xreal_synth.images.manifest import MANIFEST, ImageBox
 from xreal_synth.prepare.found import FoundImages
 from xreal_synth.prepare.grey import Square
@@ -62,7 +63,7 @@ def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Seq
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: for_csv(cell) for name, cell in row.items()} for row in rows)
     out.replace(MANIFEST, text.getvalue().encode())
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
-import io
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from xreal_synth.errors import StorageError, TrainingError
+from xreal_synth.opening import UnreadableError, csv_reader, unzipped
 from xreal_synth.storage import Store
 
 Row = dict[str, str]
@@ -48,10 +46,10 @@ def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "
     where = f"{store.uri}/{name}"
     try:
         data = store.read_bytes(name)
-        plain = gzip.decompress(data) if name.endswith(".gz") else data
-        reader = csv.DictReader(io.StringIO(plain.decode(encoding), newline=""))
+        plain = unzipped(data) if name.endswith(".gz") else data
+        reader = csv_reader(plain.decode(encoding))
         rows = list(reader)
-    except (StorageError, OSError, EOFError, zlib.error, UnicodeDecodeError, LookupError, csv.Error) as error:
+    except (StorageError, UnreadableError, UnicodeDecodeError, LookupError, csv.Error) as error:
         raise _unreadable(where, encoding, error) from error
     columns = tuple(reader.fieldnames or ())
     missing = [column for column in needed if column not in columns]

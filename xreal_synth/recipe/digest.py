@@ -42,6 +42,7 @@ def digested_settings(
             "name": True,
             "anatomies": True,
             "bundle": True,
+            "bundle_sha256": True,
             "split": True,
             "sampling": True,
             "quality": True,

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from xreal_synth.findings import FINDINGS
-from xreal_synth.recipe.kinds import FindingName, RecipePart, finding_name, is_number, problem
+from xreal_synth.recipe.kinds import FindingName, Place, RecipePart, finding_name, is_number, problem
 from xreal_synth.types import Zone
 
 SCALES: Final = (0.25, 4.0)
@@ -48,7 +48,7 @@ class ImagesFolder(RecipePart):
     """The user's own images: `manifest.csv` (image, mask, labels, negative, patient_id, split), or just PNGs and
     JPEGs with organ masks of the same names in `masks/`."""
 
-    path: str = Field(min_length=1, description="Folder with the images.")
+    path: Place = Field(description="Folder with the images.")
     boxes: str | None = Field(
         default=None,
         min_length=1,

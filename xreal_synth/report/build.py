@@ -14,7 +14,7 @@ from xreal_synth.report.card import dataset_card
 from xreal_synth.report.contact_sheet import sheet_png
 from xreal_synth.report.page import report_html
 from xreal_synth.report.samples import first_samples
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, private_files
 
 CONTACT_SHEET = "contact_sheet.png"
 CARD = "README.md"
@@ -38,6 +38,8 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
     The splits are then those that the shards were written under. Raises DatasetError, StorageError.
     """
     head = read_head(store)
+    if head.real_images:
+        private_files()
     written = [SAMPLES, REJECTED, INDEX]
     if summary is None:
         summary = finish(store, head)

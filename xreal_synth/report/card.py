@@ -10,10 +10,12 @@ from typing import Any, Final, Literal
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import HUB_SPLITS, SHARDS
 from xreal_synth.dataset.summary import DatasetSummary, LabelTally
+from xreal_synth.escaping import for_markdown, without_places
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.digest import ON_DISK
 from xreal_synth.recipe.edits import EditRule
@@ -65,10 +67,10 @@ def dataset_card(
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=for_markdown,
     )
-    environment.filters["cell"] = _cell
     return environment.get_template("card.md.j2").render(
-        front_matter=front_matter(head, summary, bundle, layout),
+        front_matter=Markup(front_matter(head, summary, bundle, layout)),  # noqa: S704 (YAML)
         layout=layout,
         sheet=sheet,
         mixed=_mixed(summary),
@@ -76,7 +78,7 @@ def dataset_card(
         head=head,
         summary=summary,
         bundle=bundle,
-        recipe=_fenced(recipe_text, "yaml"),
+        recipe=Markup(_fenced(without_places(recipe_text), "yaml")),  # noqa: S704 (in a fence)
         rows=asked_rows(head, summary),
         label_sets=_reported_labels(summary.labels),
         sizes=" and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-",
@@ -182,11 +184,6 @@ def _licence(bundle: BundleInfo | None) -> dict[str, object]:
     if known in _HUB_LICENCES:
         return {"license": known}
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", known).strip("-") or "unnamed"}
-
-
-def _cell(text: object) -> str:
-    """Text that stays within one cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def _fenced(text: str, language: str) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from xreal_synth.anatomy.augment import Augmentation
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
-from xreal_synth.dataset.head import BundleRef, DatasetHead, check_place, open_dataset
-from xreal_synth.dataset.names import DATASET, RECORDS, SHARDS
-from xreal_synth.errors import DatasetError
+from xreal_synth.dataset.head import BundleRef, DatasetHead, check_place, open_dataset, require_free
 from xreal_synth.images.folder import FolderSettings, ImageFolder
 from xreal_synth.models.describe import (
+    BANK,
     BundleInfo,
     describe,
     prompt_for,
@@ -28,7 +27,7 @@ from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.run.quality import open_quality
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, private_files
 from xreal_synth.types import QualitySettings, SamplingSettings
 
 PREFLIGHT_GROUPS = 32
@@ -82,7 +81,7 @@ def open_run(loaded: LoadedRecipe) -> Run:
     Raises RecipeError, BundleError (a prompt that the bundle has not encoded, too), AnatomyError, PlacementError.
     """
     recipe = loaded.recipe
-    bundle = describe(recipe.bundle)
+    bundle = describe(recipe.bundle, recipe.bundle_sha256)
     for row in recipe.findings:
         edit = row.edit
         named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()
@@ -130,13 +129,8 @@ def check_before_start(run: Run, store: Store) -> DatasetHead | None:
     """
     verify_files(run.bundle)
     head = check_place(store, run.head({}), differences)
-    if head is None and (store.list(SHARDS) or store.list(RECORDS)):
-        raise DatasetError(
-            where=store.uri,
-            found=f"shards but no {DATASET}",
-            wanted="an empty folder, or a whole dataset's",
-            hint=f"restore {DATASET}, or give another place with --output",
-        )
+    if head is None:
+        require_free(store)
     return head
 
 
@@ -150,6 +144,7 @@ def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
 
 def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
     if isinstance(recipe.anatomy.source, ImagesSource):
+        private_files()
         return _images(recipe, recipe.anatomy.source.images, bundle)
     settings = Augmentation(**recipe.anatomy.augment.model_dump())
     source = recipe.anatomy.source
@@ -157,7 +152,8 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
         suffix = source.masks.suffix or ".png"
         place = mask_folder(source.masks.path, suffix)
         return FolderSource(place, settings, suffix, source.masks.content)
-    return BankSource(bundle.part("anatomy_bank"), settings)
+    bank = bundle.part(BANK)
+    return BankSource(bank, settings, lambda name: bundle.read(f"{BANK}/{name}"))
 
 
 def _images(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> ImageFolder:
