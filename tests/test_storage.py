@@ -190,7 +190,7 @@ def test_a_relative_place_is_fixed_when_opened(tmp_path: Path, monkeypatch: pyte
 
 
 def test_put_if_absent_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "no hard links here")
 
     monkeypatch.setattr("os.link", refuse)

@@ -11,31 +11,35 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import fsspec
 
 from xreal_synth.errors import StorageError, XrealError
+from xreal_synth.opening import MAX_FILE, UnreadableError, capped, open_file, read_file, roots_of
+from xreal_synth.uris import is_loopback as is_loopback
+from xreal_synth.uris import is_remote as is_remote
+from xreal_synth.uris import local_folder as local_folder
+from xreal_synth.uris import refuse_uri as refuse_uri
+from xreal_synth.uris import scheme_of as scheme_of
+from xreal_synth.uris import scrubbed as scrubbed
+from xreal_synth.uris import secrets as secrets
 
 TEMPORARY_PREFIX = ".tmp-"
 _CHUNK = 1 << 20
-_SECRET_ENDINGS = ("_SECRET_ACCESS_KEY", "_ACCESS_KEY_ID", "_TOKEN", "_PASSWORD", "_SECRET", "_KEY")
-_SECRET_LENGTH = 8
-_GRANTS = re.compile(
-    r"(?i)((?<=://)[^/\s:@]*:(?=[^/\s@]*@)|[?&](?:x-amz-(?:signature|credential|security-token)|x-goog-signature|"
-    r"x-goog-credential|signature|sig|token|access_token|password|secret)=|\bauthorization\W{1,4}\w+\s)[^\s&@'\"]+"
-)
-"""`user:` of `://user:password@`, `name=` of a signed query, `Authorization: Bearer `; each with what grants access."""
 _S3 = ("s3", "s3a")
 PART_BYTES = 16 << 20
 """Of an upload to S3; what is as large as two goes up in parts, a few at a time, each tried again by itself."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_TOTAL_S, _SILENT_S = 3600.0, 60.0
+"""How long an answer over HTTP may take, and be silent, before it is given up."""
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -56,13 +60,17 @@ class Store(Protocol):
         """Bytes of the file, None if it is not there."""
         ...
 
-    def read_bytes(self, key: str) -> bytes: ...
+    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        """The file; raises StorageError, also for one of more than `limit` bytes, which is not taken in."""
+        ...
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of the file; raises StorageError if it has fewer."""
         ...
 
-    def chunks(self, key: str) -> Iterator[bytes]: ...
+    def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
+        """The file piece by piece; StorageError where they become more than `limit` bytes."""
+        ...
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """Publishes the file whole; False (and nothing written) if the key already exists."""
@@ -116,7 +124,11 @@ def sha256_of(store: Store, key: str) -> str:
 
 
 class LocalStore:
-    """A folder on this machine (or on a network mount)."""
+    """A folder on this machine (or on a network mount); itself it may be a link.
+
+    Files are written, and deleted, in folders that are opened without following a link: who may write into one of
+    them cannot turn it elsewhere. A link is read where it leads to a plain file that `roots_of` the folder takes in.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root.expanduser().absolute()
@@ -128,6 +140,10 @@ class LocalStore:
     @property
     def local_path(self) -> Path | None:
         return self._root
+
+    @cached_property
+    def _roots(self) -> tuple[Path, ...]:
+        return roots_of(self._root)
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
@@ -141,57 +157,64 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def read_bytes(self, key: str) -> bytes:
-        try:
-            return self._path(key).read_bytes()
-        except OSError as error:
-            raise StorageError(found=f"cannot read {self._path(key)}: {error.strerror}") from error
+    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        with self._reading(key) as path:
+            return read_file(path, limit, self._roots)
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        try:
-            with self._path(key).open("rb") as file:
-                file.seek(start)
-                return _whole(file.read(stop - start), stop - start, str(self._path(key)))
-        except OSError as error:
-            raise StorageError(found=f"cannot read {self._path(key)}: {error.strerror}") from error
+        with self._reading(key) as path, open_file(path, self._roots) as file:
+            file.seek(start)
+            return _whole(file.read(stop - start), stop - start, str(path))
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        with self._path(key).open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+    def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
+        with self._reading(key) as path, open_file(path, self._roots) as file:
+            chunks = iter(lambda: file.read(_CHUNK), b"")
+            yield from chunks if limit is None else capped(chunks, limit)
+
+    def open(self, key: str) -> IO[bytes]:
+        """The file, to be read in place."""
+        try:
+            return open_file(self._path(key), self._roots)
+        except UnreadableError as error:
+            raise StorageError(where=str(self._path(key)), found=str(error), wanted="a plain file") from error
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
-        target = self._path(key)
-        temporary = self._write_temporary(target, data)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            if target.exists():
+        with self._folder(key, make=True) as (folder, name), _temporary(folder, data) as temporary:
+            try:
+                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
                 return False
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                if name in os.listdir(folder):  # noqa: PTH208 (of a descriptor)
+                    return False
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
         return True
 
     def replace(self, key: str, data: bytes | Path) -> None:
-        target = self._path(key)
-        temporary = self._write_temporary(target, data)
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
+        with self._folder(key, make=True) as (folder, name), _temporary(folder, data) as temporary:
+            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        try:
+            with self._folder(key) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
 
     def list(self, prefix: str) -> list[str]:
         folder = self._path(prefix) if prefix else self._root
         if not folder.is_dir():
             return []
-        names = (entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
+        real = folder.resolve()
+        if not any(real.is_relative_to(root) for root in self._roots):
+            raise StorageError(
+                where=str(folder), found="a link that leads out of the folder", wanted="a folder in it"
+            )
+        names = (entry.name for entry in os.scandir(folder) if _is_file(entry))
         base = f"{prefix.rstrip('/')}/" if prefix else ""
         return sorted(f"{base}{name}" for name in names if not name.startswith(TEMPORARY_PREFIX))
 
@@ -200,7 +223,7 @@ class LocalStore:
         for key in self.list(prefix):
             try:
                 found[key] = self._path(key).stat().st_mtime
-            except FileNotFoundError:
+            except OSError:
                 continue
         return found
 
@@ -212,44 +235,88 @@ class LocalStore:
         limit, swept = time.time() - older_than_s, 0
         for path in self._root.rglob(f"{TEMPORARY_PREFIX}*"):
             try:
-                if path.stat().st_mtime < limit:
+                if path.lstat().st_mtime < limit:
                     path.unlink()
                     swept += 1
             except FileNotFoundError:
                 continue
         return swept
 
-    def _write_temporary(self, target: Path, data: bytes | Path) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[Path]:
+        path = self._path(key)
         try:
-            with temporary.open("wb") as file:
-                if isinstance(data, bytes):
-                    file.write(data)
-                else:
-                    with data.open("rb") as source:
-                        while chunk := source.read(_CHUNK):
-                            file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
+            yield path
+        except UnreadableError as error:
+            raise StorageError(where=str(path), found=str(error), wanted="a plain file") from error
+        except OSError as error:
+            raise StorageError(found=f"cannot read {path}: {error.strerror}") from error
+
+    @contextmanager
+    def _folder(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The key's folder, open, no link followed below the root, and the file's name in it."""
+        *inner, name = PurePosixPath(checked_key(key)).parts
+        if make:
+            self._root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self._root, _FOLDER)
+        try:
+            for part in inner:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=folder)
+                try:
+                    below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                except OSError as error:
+                    if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                        raise
+                    raise StorageError(
+                        where=f"{self._root}/{key}", found=f"{part} is no folder, or a link to one",
+                        wanted="a folder of its own", mend="put the folder itself in its place",
+                    ) from error  # fmt: skip
+                os.close(folder)
+                folder = below
+            yield folder, name
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _temporary(folder: int, data: bytes | Path) -> Iterator[str]:
+    """The name of a new file in an open folder that holds the data; taken away at the end if it is still there."""
+    name = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
+    try:
+        with os.fdopen(made, "wb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                with data.open("rb") as source:
+                    while chunk := source.read(_CHUNK):
+                        file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        yield name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A plain file, or a link to anything but a folder: whether it leads anywhere is told when it is read."""
+    if entry.is_symlink():
+        return not Path(entry.path).is_dir()
+    return entry.is_file(follow_symlinks=False)
+
+
+def private_files() -> None:
+    """Files made from now on are not for others: 0640 at most, folders 0750. For what holds patients' images."""
+    os.umask(os.umask(0o027) | 0o027)
 
 
 def _whole(data: bytes, wanted: int, where: str) -> bytes:
     if len(data) != wanted:
         raise StorageError(where=where, found=f"ends {wanted - len(data)} bytes too early")
     return data
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class RemoteStore:
@@ -262,11 +329,11 @@ class RemoteStore:
     Whatever a driver raises becomes a StorageError or stays an OSError; neither holds credentials.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, reading: bool = False) -> None:
         self._uri = uri.rstrip("/")
-        refuse_credentials(self._uri)
+        refuse_uri(self._uri, reading=reading)
         try:
-            filesystem, root = fsspec.core.url_to_fs(self._uri, use_listings_cache=False)
+            filesystem, root = fsspec.core.url_to_fs(self._uri, use_listings_cache=False, **_patience(uri))
         except (ImportError, ValueError) as error:
             raise StorageError(
                 found=f"cannot open {scheme_of(uri)}://: {error}",
@@ -299,7 +366,13 @@ class RemoteStore:
                 return None
         return int(entry["size"] or 0) if entry["type"] == "file" else None
 
-    def read_bytes(self, key: str) -> bytes:
+    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        if scheme_of(self._uri) in ("http", "https"):
+            return b"".join(self.chunks(key, limit))
+        if (self.size(key) or 0) > limit:
+            raise StorageError(
+                where=f"{self._uri}/{key}", found=f"more than {limit} bytes", wanted="at most so many"
+            )
         path = self._path(key)
         with self._driver(key, reading=True):
             return bytes(self._fs.cat_file(path))
@@ -310,11 +383,11 @@ class RemoteStore:
             data = bytes(self._fs.cat_file(path, start=start, end=stop))
         return _whole(data, stop - start, f"{self._uri}/{key}")
 
-    def chunks(self, key: str) -> Iterator[bytes]:
+    def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         path = self._path(key)
         with self._driver(key, reading=True), self._fs.open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+            chunks = iter(lambda: file.read(_CHUNK), b"")
+            yield from chunks if limit is None else capped(chunks, limit)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         if self.exists(key):
@@ -416,29 +489,17 @@ def _service_code(error: BaseException) -> str | None:
     return str(told.get("Code")) if told else None
 
 
-def secrets() -> tuple[str, ...]:
-    """The values of the environment's credentials."""
-    told = (value for name, value in os.environ.items() if name.endswith(_SECRET_ENDINGS))
-    return tuple(value for value in told if len(value) >= _SECRET_LENGTH)
+def _patience(uri: str) -> dict[str, Any]:
+    """What has a driver over HTTP give up a server that sends nothing; the services' own drivers have such limits."""
+    if scheme_of(uri) not in ("http", "https"):
+        return {}
+    import aiohttp
 
-
-def scrubbed(text: str, known: Iterable[str] | None = None) -> str:
-    """The text without the values of the environment's credentials (those `known`, if they are given), and without
-    what in a URI or a header grants access: passwords, signatures, tokens."""
-    for value in secrets() if known is None else known:
-        text = text.replace(value, "***")
-    return _GRANTS.sub(r"\1***", text)
-
-
-def refuse_credentials(uri: str) -> None:
-    """Raises StorageError for a URI with a password in it: places are told in logs and records."""
-    scheme, _, rest = uri.partition("://")
-    if rest and ("@" in rest.split("/", 1)[0] and ":" in rest.split("@", 1)[0]):
-        raise StorageError(
-            found=f"credentials in a {scheme}:// URI",
-            wanted="a place without them: it stands in logs and datasets",
-            mend="give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or as a role",
-        )
+    return {
+        "client_kwargs": {
+            "timeout": aiohttp.ClientTimeout(total=_TOTAL_S, sock_connect=30, sock_read=_SILENT_S)
+        }
+    }
 
 
 def _written(entry: dict[str, Any]) -> float:
@@ -466,23 +527,6 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def scheme_of(uri: str) -> str:
-    """`s3` of `s3://bucket/x`; an empty string for a path."""
-    head, separator, _ = uri.partition("://")
-    return head if separator else ""
-
-
-def is_remote(uri: str) -> bool:
-    """Whether a place is on object storage: neither a path nor a file:// URI."""
-    return scheme_of(uri) not in ("", "file", "local")
-
-
-def local_folder(uri: str) -> Path:
-    """The path of a place that is not remote."""
-    assert not is_remote(uri), uri
-    return Path(uri.removeprefix(f"{scheme_of(uri)}://")).expanduser()
-
-
-def open_store(uri: str) -> Store:
-    """The store at a folder path, a file:// URI or any fsspec URI."""
-    return RemoteStore(uri) if is_remote(uri) else LocalStore(local_folder(uri))
+def open_store(uri: str, *, reading: bool = False) -> Store:
+    """The store at a folder path, a file:// URI or one of the URIs that `uris.refuse_uri` takes."""
+    return RemoteStore(uri, reading=reading) if is_remote(uri) else LocalStore(local_folder(uri))

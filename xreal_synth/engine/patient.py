@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xreal_synth.errors import StorageError
+from xreal_synth.opening import MAX_FILE
 from xreal_synth.storage import Store
 
 T = TypeVar("T")
@@ -41,17 +42,17 @@ class PatientStore:
     def size(self, key: str) -> int | None:
         return self._again(lambda: self._store.size(key))
 
-    def read_bytes(self, key: str) -> bytes:
-        return self._again(lambda: self._store.read_bytes(key))
+    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        return self._again(lambda: self._store.read_bytes(key, limit))
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         return self._again(lambda: self._store.read_range(key, start, stop))
 
-    def chunks(self, key: str) -> Iterator[bytes]:
+    def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         """From the beginning again until the first chunk is there; later failures are the caller's."""
 
         def begin() -> tuple[bytes | None, Iterator[bytes]]:
-            chunks = self._store.chunks(key)
+            chunks = self._store.chunks(key, limit)
             return next(chunks, None), chunks
 
         first, rest = self._again(begin)

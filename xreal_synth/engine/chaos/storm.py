@@ -23,6 +23,7 @@ from fsspec.spec import AbstractFileSystem
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.fake_backend import Phantom, wait_for_go
 from xreal_synth.engine.resources import ActorShape
+from xreal_synth.uris import take_scheme
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -107,3 +108,4 @@ class StormFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec carri
 
 
 fsspec.register_implementation(SCHEME, StormFileSystem, clobber=True)
+take_scheme(SCHEME)

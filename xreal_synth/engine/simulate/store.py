@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xreal_synth.errors import StorageError
+from xreal_synth.opening import MAX_FILE
 from xreal_synth.shards.names import LOGS, RECORDS, record_key, stem_of
 
 
@@ -48,7 +49,7 @@ class MarkStore:
         data = self._files.get(key)
         return None if data is None else len(data)
 
-    def read_bytes(self, key: str) -> bytes:
+    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
         self.operations["read"] += 1
         if key not in self._files:
             raise StorageError(found=f"no {key}")
@@ -60,7 +61,7 @@ class MarkStore:
             raise StorageError(found=f"{key} ends too early")
         return data
 
-    def chunks(self, key: str) -> Iterator[bytes]:
+    def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         yield self.read_bytes(key)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
