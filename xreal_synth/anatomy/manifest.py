@@ -9,18 +9,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from xreal_synth.anatomy.film_boxes import NameOf, TableEntry, norm_box
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.types import NormBox
 from xreal_synth.vocab import NO_FINDING, film_label
 
 MANIFEST: Final = "manifest.csv"
+BOXES: Final = "boxes_xywh_norm"
 TRAINING_COLUMNS: Final = ("image", "mask", "labels", "patient_id", "split")
 SEPARATE_SPLITS: Final = ("train", "val", "test")
 """No patient may be in two of these."""
@@ -214,8 +217,8 @@ def _row(
         age=record.get("age") or "",
         sex=record.get("sex") or "",
         original_id=record.get("original_id") or "",
-        boxes=_boxes(record.get("boxes_xywh_norm")),
-        mask_score=_score(record.get("mask_score")),
+        boxes=placed(share_boxes(record.get(BOXES) or ""), 1, 1),
+        mask_score=mask_score(record.get("mask_score")),
     )
 
 
@@ -239,21 +242,36 @@ def _file(data: Store, text: str | None) -> str:
         raise BadFilm(Fault.UNSAFE_PATH, f"{text!r} does not lie in the data folder") from error
 
 
-def _boxes(text: str | None) -> tuple[FilmBox, ...]:
+def share_boxes(text: str, name_of: NameOf = film_label) -> tuple[TableEntry, ...]:
+    """A cell of `boxes_xywh_norm`, a JSON list of [finding, x, y, w, h] in shares of the film; raises BadFilm."""
     boxes = []
     try:
         for given, *numbers in json.loads(text or "[]"):
             x, y, w, h = map(float, numbers)
-            name = film_label(str(given))
+            if not all(map(math.isfinite, (x, y, w, h))):
+                raise ValueError("not a box")
+            name = name_of(str(given))
             if name is None:
-                raise BadFilm(Fault.UNKNOWN_LABEL, f"unknown label {given!r} in boxes_xywh_norm")
-            boxes.append(FilmBox(name, (x, y, x + w, y + h)))
+                raise BadFilm(Fault.UNKNOWN_LABEL, f"unknown label {given!r} in {BOXES}")
+            boxes.append(TableEntry(BOXES, "", name, (x, y, x + w, y + h), (1.0, 1.0)))
     except (ValueError, TypeError) as error:
-        raise BadFilm(Fault.BAD_VALUE, f"boxes_xywh_norm: {error}") from error
+        raise BadFilm(Fault.BAD_VALUE, f"{BOXES}: {error}") from error
     return tuple(boxes)
 
 
-def _score(text: str | None) -> float | None:
+def placed(boxes: Iterable[TableEntry], width: int, height: int) -> tuple[FilmBox, ...]:
+    """Boxes as shares of a film of `width` x `height` pixels; raises BadFilm for one that is not on it."""
+    found = []
+    for entry in boxes:
+        box = norm_box(entry, (width, height))
+        if isinstance(box, str):
+            raise BadFilm(Fault.BAD_VALUE, box)
+        found.append(FilmBox(entry.finding, box))
+    return tuple(found)
+
+
+def mask_score(text: str | None) -> float | None:
+    """A cell of `mask_score`; raises BadFilm for one that is no number."""
     try:
         return float(text) if text else None
     except ValueError as error:

@@ -21,6 +21,7 @@ EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
 SHOWN_REFUSALS = 5
 REVIEW = "review.png"
+BOXES = "boxes_xywh_norm"
 OWN = "Only for `folder`"
 
 
@@ -67,6 +68,16 @@ def prepare(
     fit: Annotated[
         Fit, typer.Option(help="An oblong film is cropped about its centre, or padded with black.")
     ] = Fit.crop,
+    enlarge: Annotated[
+        bool, typer.Option("--enlarge", help="Take images smaller than --size, enlarged to it.")
+    ] = False,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            help="CSV or COCO of findings' boxes, in SOURCE or --tables or at a path, instead of the source's.",
+            show_default="the source's own",
+        ),
+    ] = None,
     splits: Annotated[
         str, typer.Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
     ] = "0.8/0.2",
@@ -123,9 +134,14 @@ def prepare(
     mask_column: Annotated[
         str | None,
         typer.Option(
-            help="Own organ masks instead of a segmenter's.", rich_help_panel=OWN, show_default="none"
+            help="Own organ masks; where the cell is empty, a segmenter's.",
+            rich_help_panel=OWN,
+            show_default="none",
         ),
     ] = None,
+    boxes_column: Annotated[
+        str, typer.Option(help="JSON of [name, x, y, w, h] in shares.", rich_help_panel=OWN)
+    ] = BOXES,
     split_column: Annotated[
         str | None, typer.Option(help="For --splits official.", rich_help_panel=OWN, show_default="none")
     ] = None,
@@ -157,16 +173,18 @@ def prepare(
     columns = FolderColumns(
         table=table or "", image=image_column, patient=patient_column, labels=labels_column,
         unknown=unknown_column, view=view_column, age=age_column, sex=sex_column, mask=mask_column or "",
+        boxes=boxes_column,
         split=split_column or "", separator=separator, rename=_renames(rename or []),
     )  # fmt: skip
     task = Task(
         kind=kind.value,
         source=source,
         out=out,
-        shape=Shape(size, fit.value),
+        shape=Shape(size, fit.value, enlarge),
         choice=Choice(_splits(splits), min_age, kind is Kind.folder, limit),
         tables=tables,
         columns=columns,
+        boxes=boxes or "",
         encoding=encoding,
         blank=blank.value,
         segmenter=segmenter,

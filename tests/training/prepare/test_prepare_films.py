@@ -155,7 +155,7 @@ def test_an_oblong_film_is_cropped_or_padded_with_its_mask(trees: Any, store: St
         ("colours", "m", Fault.COLOURED, "channels"),
         ("film", "gone", Fault.MISSING, "no gone"),
         ("film", "broken", Fault.MASK_UNREADABLE, "broken"),
-        ("film", "other size", Fault.MASK_SHAPE, "48 x 48"),
+        ("film", "other size", Fault.MASK_SHAPE, "40 x 48"),
     ],
 )
 def test_a_film_that_cannot_be_used_is_refused(
@@ -173,7 +173,7 @@ def test_a_film_that_cannot_be_used_is_refused(
         store.replace("film.png", kinds.get(image, image))
     store.replace("m", png(codes))
     store.replace("broken", b"no mask")
-    store.replace("other size", png(np.zeros((48, 48), np.uint8)))
+    store.replace("other size", png(np.zeros((48, 40), np.uint8)))
     with pytest.raises(BadFilm, match=reason) as caught:
         read_film(store, source("film.png", mask=mask), Shape(64, "crop"))
     assert caught.value.fault == fault
@@ -252,3 +252,18 @@ def test_pspnet_runs_from_a_file_of_weights(tmp_path: Path, trees: Any) -> None:
     assert found.mask.shape == (64, 64)
     assert found.mask.max() <= 4
     assert segmenter.name.startswith("torchxrayvision PSPNet ")
+
+
+def test_a_small_film_is_enlarged_only_if_asked(trees: Any, store: Store) -> None:
+    film, mask = trees.pair(3, 48)
+    store.replace("small.png", png(film))
+    store.replace("half.png", png(mask[::2, ::2].copy()))
+    given = source("small.png", mask="half.png")
+    with pytest.raises(BadFilm, match="--enlarge"):
+        read_film(store, given, Shape(64, "crop"))
+    found = read_film(store, given, Shape(64, "crop", enlarge=True))
+    assert (found.width, found.film.shape) == (48, (64, 64))
+    small = np.asarray(Image.fromarray(found.film).resize((48, 48), Image.Resampling.LANCZOS))
+    assert np.abs(small.astype(int) - film).mean() < 3
+    assert found.mask is not None
+    assert np.mean(found.mask[::4, ::4] == mask[::3, ::3]) > 0.9

@@ -147,7 +147,7 @@ def spoil(root: Path, rows: list[dict[str, str]], trees: Any) -> None:
     """One fault a film, from film 1 on."""
     film, mask = trees.pair(61)
     (root / "films/f1.png").write_bytes(b"no film")
-    Image.fromarray(mask[:48, :48]).save(root / "masks/m2.png")
+    Image.fromarray(mask[:48, :40]).save(root / "masks/m2.png")
     rows[3]["report"] = "Pneumonja"
     Image.fromarray(np.full((64, 64), 90, np.uint8)).save(root / "films/f4.png")
     Image.fromarray(mask * 50).save(root / "masks/m5.png")

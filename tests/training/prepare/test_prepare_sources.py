@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from xreal_synth.anatomy.manifest import Fault, FilmBox
+from xreal_synth.anatomy.manifest import Fault, FilmBox, placed
 from xreal_synth.errors import TrainingError
 from xreal_synth.storage import open_store
 from xreal_synth.training.prepare.chexpert import find_chexpert
@@ -43,7 +43,7 @@ def test_nih(trees: Any, tmp_path: Path) -> None:
         "F",
     )
     assert first.files == ("images_001/images/00000001_000.png",)
-    assert first.boxes == (FilmBox("Infiltration", (0.25, 0.5, 0.375, 0.75)),)
+    assert placed(first.boxes, 1024, 1024) == (FilmBox("Infiltration", (0.25, 0.5, 0.375, 0.75)),)
     assert states(found, "Pneumonia") == [0, 1, 0, 0, 0] * 2
     assert states(found, NO_FINDING) == [1, 0, 0, 0, 0] * 2
     assert states(found, "Fracture") == [None] * 10

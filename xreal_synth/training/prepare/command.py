@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from xreal_synth.training.prepare.publish import (
 )
 from xreal_synth.training.prepare.run import Making, OnFilms, Outcome, make_films
 from xreal_synth.training.prepare.segmenters import open_segmenter
+from xreal_synth.training.prepare.tables import read_beside
 from xreal_synth.training.prepare.tars import write_tars
 
 SOURCES: Final[dict[Kind, tuple[Callable[[Place], Found], str]]] = {
@@ -40,8 +41,9 @@ SOURCES: Final[dict[Kind, tuple[Callable[[Place], Found], str]]] = {
 class Task:
     """What to prepare: a source (path or any fsspec URI), how its tables are read, what is taken and made.
 
-    `tables` is where the tables lie if not with the films. `segmenter` is `pspnet` or a bundle; `weights` the
-    folder of PSPNet's weights. `shard_films` writes WebDataset tars too, with this many films each.
+    `tables` is where the tables lie if not with the films; `boxes` is a list that is read instead of the source's
+    boxes. `segmenter` is `pspnet` or a bundle; `weights` the folder of PSPNet's weights. `shard_films` writes
+    WebDataset tars too, with this many films each.
     """
 
     kind: Kind
@@ -51,6 +53,7 @@ class Task:
     choice: Choice = field(default_factory=Choice)
     tables: str | None = None
     columns: FolderColumns = field(default_factory=FolderColumns)
+    boxes: str = ""
     encoding: str = "utf-8-sig"
     blank: Blank = "unknown"
     segmenter: str = "xreal-mini"
@@ -94,18 +97,24 @@ def prepare(
         task.encoding,
         task.blank,
         task.columns,
+        task.boxes,
     )
     find, licence = SOURCES[task.kind]
     found = find(place)
+    if task.boxes and not found.box(read_beside(place.tables, task.boxes), task.boxes, task.columns):
+        raise TrainingError(
+            found=f"{task.boxes}: no box of an image in the table", wanted="the table's names"
+        )
     chosen = choose(found, task.choice)
     if not chosen:
         raise TrainingError(
             found=f"no film to prepare: {_counts(found)}", wanted="frontal films", mend="see above"
         )
-    segmenter = None if task.columns.mask else open_segmenter(task.segmenter, task.weights, task.device)
+    given = all(one.film.mask for one in chosen)
+    segmenter = None if given else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
     out = LocalStore(task.out)
-    made_so = {"kind": task.kind, **asdict(task.shape), "masks": mask_source}
+    made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit, "masks": mask_source}
     journal = Journal(task.out, made_so)
     on_start(len(chosen))
     making = Making(task.shape, task.min_score, task.workers)
@@ -120,7 +129,7 @@ def prepare(
             wanted="films that can be used",
             mend=f"see {task.out / REFUSED}",
         )
-    rows = manifest_rows(outcome.films, task.shape, mask_source)
+    rows = manifest_rows(outcome.films, mask_source)
     write_manifest(out, rows)
     if task.shard_films:
         write_tars(out, rows, task.shard_films)

@@ -13,7 +13,7 @@ import numpy as np
 from xreal_synth.anatomy.codes import decode_mask
 from xreal_synth.anatomy.film_files import check_contrast, mask_fault
 from xreal_synth.anatomy.manifest import BadFilm, Fault
-from xreal_synth.anatomy.validate import validate_mask
+from xreal_synth.anatomy.validate import validate_mask, validate_sides
 from xreal_synth.errors import AnatomyError, StorageError
 from xreal_synth.shards.png import encode_png
 from xreal_synth.storage import Store
@@ -26,10 +26,12 @@ from xreal_synth.types import Film, Mask
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The square that films are made: its side, and what happens to the rest of an oblong film."""
+    """The square that films are made: its side, what happens to the rest of an oblong film, and whether smaller
+    films are enlarged to it."""
 
     size: int
     fit: Fit
+    enlarge: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +70,14 @@ def read_film(store: Store, source: SourceFilm, shape: Shape) -> ReadFilm:
     film, view = decode_dicom(data) if is_dicom(data) else (decode_picture(data), "")
     height, width = film.shape
     square = Square.of(width, height, shape.fit)
-    if square.side < shape.size:
+    if square.side < shape.size and not shape.enlarge:
         raise BadFilm(
-            Fault.SHAPE, f"film is {width} x {height}, wanted at least {shape.size} (a lower --size takes it)"
+            Fault.SHAPE,
+            f"film is {width} x {height}, wanted at least {shape.size} (--enlarge or a lower --size takes it)",
         )
     made = square.film(film, shape.size)
     check_contrast(made)
-    mask = _given_mask(store, source, (height, width), square, shape.size) if source.mask else None
+    mask = _given_mask(store, source, (height, width), shape) if source.mask else None
     return ReadFilm(source, made, width, height, view, mask)
 
 
@@ -88,16 +91,16 @@ def _first(store: Store, names: Sequence[str]) -> bytes:
     raise BadFilm(Fault.MISSING, f"no {' or '.join(names)}")
 
 
-def _given_mask(store: Store, source: SourceFilm, shape: tuple[int, int], square: Square, size: int) -> Mask:
+def _given_mask(store: Store, source: SourceFilm, film: tuple[int, int], shape: Shape) -> Mask:
+    """The film's own mask, of the film's size or of another with its proportions."""
     try:
         mask = decode_mask(_first(store, (source.mask,)), source.mask)
     except AnatomyError as error:
         raise BadFilm(Fault.MASK_UNREADABLE, f"{source.mask}: {error.found}") from error
-    if mask.shape != shape:
-        raise BadFilm(
-            Fault.MASK_SHAPE, f"mask {source.mask} is {_sides(mask.shape)}, film is {_sides(shape)}"
-        )
-    return square.mask(mask, size)
+    height, width = mask.shape
+    if height * film[1] != width * film[0]:
+        raise BadFilm(Fault.MASK_SHAPE, f"mask {source.mask} is {_sides(mask.shape)}, film is {_sides(film)}")
+    return Square.of(width, height, shape.fit).mask(mask, shape.size)
 
 
 def _sides(shape: tuple[int, ...]) -> str:
@@ -136,14 +139,18 @@ def add_masks(films: Sequence[ReadFilm], segmenter: Segmenter | None) -> list[Ma
 def _masked(read: ReadFilm, drawn: Drawn | None) -> MaskedFilm:
     mask = drawn.mask if drawn is not None else read.mask
     assert mask is not None
-    score = round(drawn.score, 3) if drawn is not None else None
+    score = round(drawn.score, 3) if drawn is not None else read.source.mask_score
     return MaskedFilm(read.source, read.film, read.width, read.height, read.view, mask, score)
 
 
 def check_mask(film: MaskedFilm, min_score: float) -> None:
-    """Raises BadFilm unless the mask is that of a frontal chest film and the segmenter is sure enough of it."""
+    """Raises BadFilm unless the mask is that of a frontal chest film and the segmenter is sure enough of it.
+
+    A mask that was given may show a sick chest in any shape: it passes where training takes it.
+    """
     try:
-        validate_mask(np.ascontiguousarray(film.mask), film.source.key)
+        validate = validate_sides if film.source.mask else validate_mask
+        validate(np.ascontiguousarray(film.mask), film.source.key)
     except AnatomyError as error:
         raise BadFilm(mask_fault(error), error.found) from error
     if film.score is not None and film.score < min_score:

@@ -6,11 +6,14 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmBox, Refusal
+from xreal_synth.anatomy.film_boxes import BadBoxes, TableEntry, film_of, films_by_name, read_entries
+from xreal_synth.anatomy.manifest import BOXES, BadFilm, Fault, Refusal
+from xreal_synth.errors import TrainingError
 from xreal_synth.storage import Store
+from xreal_synth.vocab import film_label
 
 Kind = Literal["nih", "mimic", "chexpert", "folder"]
 Blank = Literal["unknown", "negative"]
@@ -18,6 +21,7 @@ FRONTAL: Final = ("PA", "AP")
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_KEY = 80
+SHOWN: Final = 10
 _SLASH = "--"
 _AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([YMWD]?)\s*")
 _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
@@ -25,7 +29,10 @@ _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 
 @dataclass(frozen=True, slots=True)
 class FolderColumns:
-    """How a table of one's own names things; `rename` maps its label names to the project's."""
+    """How a table of one's own names things; `rename` maps its label names to the project's.
+
+    `boxes` is of the manifest's form; `mask_source` and `mask_score` are carried where `mask` is.
+    """
 
     table: str = ""
     image: str = "image"
@@ -36,16 +43,24 @@ class FolderColumns:
     age: str = "age"
     sex: str = "sex"
     mask: str = ""
+    mask_source: str = "mask_source"
+    mask_score: str = "mask_score"
+    boxes: str = BOXES
     split: str = ""
     separator: str = "|"
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, label: str) -> str | None:
+        """The manifest's name of a label of this table, None where it is not known."""
+        return film_label(self.rename.get(label, label))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a source lies: the store of its films, that of its tables, and how its tables are read.
 
-    `blank` is what an empty cell in a column of labels means; -1 is always unknown.
+    `boxes` names a list that is read instead of the boxes that the source itself has. `blank` is what an empty
+    cell in a column of labels means; -1 is always unknown.
     """
 
     films: Store
@@ -53,13 +68,15 @@ class Place:
     encoding: str = "utf-8-sig"
     blank: Blank = "unknown"
     columns: FolderColumns = field(default_factory=FolderColumns)
+    boxes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFilm:
     """One film of a source. `key` names what is made of it; of `files` the first that exists is read.
 
-    `boxes` are normalised to the source's film; `mask` and `split` are given where the source has its own.
+    `boxes` are as a list has them; `mask` and `split` are given where the source has its own, with the mask's
+    source and certainty where they are known.
     """
 
     key: str
@@ -70,8 +87,10 @@ class SourceFilm:
     view: str = ""
     age: str = ""
     sex: str = ""
-    boxes: tuple[FilmBox, ...] = ()
+    boxes: tuple[TableEntry, ...] = ()
     mask: str = ""
+    mask_source: str = ""
+    mask_score: float | None = None
     split: str = ""
 
     @property
@@ -91,6 +110,27 @@ class Found:
 
     def refuse(self, file: str, fault: Fault, reason: str) -> None:
         self.refused.append(Refusal(file, fault, reason))
+
+    def box(self, data: bytes, name: str, columns: FolderColumns) -> bool:
+        """Gives the films the boxes of a list, instead of any they have; whether there is one. Raises TrainingError."""
+        try:
+            entries = read_entries(data, name, columns.name_of)
+        except BadBoxes as bad:
+            raise TrainingError(
+                found="\n    ".join(bad.problems[:SHOWN]), wanted="boxes of findings (README, Train on your own films)",
+                mend="correct the list, or name its findings with --rename 'Yours=Effusion'",
+            ) from bad  # fmt: skip
+        names = films_by_name(film.name for film in self.films)
+        boxes: dict[str, list[TableEntry]] = {}
+        strangers = 0
+        for entry in entries:
+            film = film_of(entry.film, names)
+            boxes.setdefault(film or "", []).append(entry)
+            strangers += film is None
+        if strangers:
+            self.notes.append(f"{name}: {strangers} of {len(entries)} boxes are of images not in the table")
+        self.films = [replace(film, boxes=tuple(boxes.get(film.name, ()))) for film in self.films]
+        return strangers < len(entries)
 
     def collect(self, name: str, make: Callable[[], SourceFilm]) -> None:
         """Adds the film that `make` gives, or its refusal."""

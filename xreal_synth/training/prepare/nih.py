@@ -5,24 +5,24 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import partial
-from typing import Any
+from pathlib import Path
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmBox, joined_labels
-from xreal_synth.storage import Store
+from xreal_synth.anatomy.manifest import BadFilm, Fault, joined_labels
+from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.training.prepare.found import Found, Place, SourceFilm, frontal, key_of, years
 from xreal_synth.training.prepare.labels import Labels, dataset_labels, open_dataset
 from xreal_synth.training.prepare.splits import Shares, split_of
 from xreal_synth.training.prepare.tables import Row, Table, first_name, read_table, staged
-from xreal_synth.vocab import NO_FINDING, film_label
+from xreal_synth.vocab import NO_FINDING
 
 LICENCE = (
     "NIH ChestX-ray14 (Wang et al., CVPR 2017): no restrictions on use; cite the paper, acknowledge the NIH "
     "Clinical Center as data provider and link to its download site."
 )
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-BOXES = "BBox_List_2017.csv"
-BOX_SIDE = 1024.0
+BOXES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz", "BBox_List_2017_Official_NIH.csv")
 FOLDERS = ("images", *(f"images_{number:03d}/images" for number in range(1, 13)))
 NEEDED = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
 SEX = ("Patient Gender", "Patient Sex")
@@ -37,13 +37,15 @@ def find_nih(place: Place) -> Found:
     )
     found.tables[table.name] = table.sha256
     rows = [_clean(row) for row in _usable(table, found)]
-    labels, boxes = _read(place, table, rows, found)
+    labels = _labels(place, table, rows)
     files, test = _files(place.films), _test_patients(place.tables, rows)
     for row, named in zip(rows, labels, strict=True):
-        found.collect(row["Image Index"], partial(_film, row, named, files, boxes, test))
+        found.collect(row["Image Index"], partial(_film, row, named, files, test))
     named_films = {row["Image Index"] for row in table.rows}
     if strangers := sum(name not in named_films for name in files):
         found.left_out["film without a row in the entry table"] = strangers
+    if not place.boxes:
+        _add_boxes(place, found)
     return found
 
 
@@ -70,40 +72,33 @@ def _clean(row: Row) -> Row:
     return {**row, "Patient Age": years(row["Patient Age"])}
 
 
-def _read(
-    place: Place, table: Table, rows: list[Row], found: Found
-) -> tuple[list[Labels], dict[str, list[FilmBox]]]:
+def _labels(place: Place, table: Table, rows: list[Row]) -> list[Labels]:
     import torchxrayvision as xrv
 
-    files = {"entries.csv": (table.columns, rows)}
-    own_boxes = next((name for name in (BOXES, f"{BOXES}.gz") if place.tables.exists(name)), None)
-    if own_boxes:
-        listed = read_table(place.tables, own_boxes, ("Image Index", "Finding Label"), place.encoding)
-        found.tables[listed.name] = listed.sha256
-        files["boxes.csv"] = (listed.columns, list(listed.rows))
-    else:
-        found.notes.append(f"no {BOXES}: the copy in torchxrayvision is used")
     if not rows:
-        return [], {}
-    with staged(files) as folder:
-        more = {"bbox_list_path": str(folder / "boxes.csv")} if own_boxes else {}
+        return []
+    with staged({"entries.csv": (table.columns, rows)}) as folder:
         dataset = open_dataset(
-            xrv.datasets.NIH_Dataset, imgpath=str(folder), csvpath=str(folder / "entries.csv"), **more
+            xrv.datasets.NIH_Dataset, imgpath=str(folder), csvpath=str(folder / "entries.csv")
         )
     assert dataset.csv["Image Index"].tolist() == [row["Image Index"] for row in rows]
     healthy = [row["Finding Labels"] == NO_FINDING for row in rows]
-    return dataset_labels(dataset, place.blank, healthy), _boxes(dataset.pathology_maskscsv)
+    return dataset_labels(dataset, place.blank, healthy)
 
 
-def _boxes(table: Any) -> dict[str, list[FilmBox]]:
-    boxes: dict[str, list[FilmBox]] = {}
-    columns = ["Image Index", "Finding Label", "x", "y", "w", "h"]
-    for film, label, *numbers in table[columns].itertuples(index=False):
-        name = film_label(str(label))
-        x, y, w, h = (float(number) / BOX_SIDE for number in numbers)
-        if name is not None:
-            boxes.setdefault(str(film), []).append(FilmBox(name, (x, y, x + w, y + h)))
-    return boxes
+def _add_boxes(place: Place, found: Found) -> None:
+    """The set's own list, or torchxrayvision's copy of it."""
+    import torchxrayvision as xrv
+
+    listed = next((name for name in BOXES if place.tables.exists(name)), None)
+    if listed is None:
+        found.notes.append(f"no {BOXES[0]}: the copy in torchxrayvision is used")
+        data = gzip.decompress((Path(xrv.datasets.datapath) / f"{BOXES[0]}.gz").read_bytes())
+    else:
+        data = place.tables.read_bytes(listed)
+        found.tables[listed] = sha256_bytes(data)
+        data = gzip.decompress(data) if listed.endswith(".gz") else data
+    found.box(data, BOXES[0], place.columns)
 
 
 def _files(films: Store) -> dict[str, str]:
@@ -119,9 +114,7 @@ def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
     return {row["Patient ID"] for row in rows if row["Image Index"] in named}
 
 
-def _film(
-    row: Row, named: Labels, files: dict[str, str], boxes: dict[str, list[FilmBox]], test: set[str] | None
-) -> SourceFilm:
+def _film(row: Row, named: Labels, files: dict[str, str], test: set[str] | None) -> SourceFilm:
     name, patient = row["Image Index"], row["Patient ID"]
     if name not in files:
         raise BadFilm(Fault.MISSING, f"not in {FOLDERS[0]}/ nor in {FOLDERS[1]}/ to {FOLDERS[-1]}/")
@@ -137,6 +130,5 @@ def _film(
         view=frontal(row["View Position"]) or row["View Position"],
         age=row["Patient Age"],
         sex=next((row[column] for column in SEX if column in row), ""),
-        boxes=tuple(boxes.get(name, ())),
         split=split,
     )

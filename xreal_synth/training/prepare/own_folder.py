@@ -6,7 +6,7 @@ import math
 from functools import partial
 from pathlib import PurePosixPath
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, check_labels
+from xreal_synth.anatomy.manifest import BadFilm, Fault, check_labels, mask_score, share_boxes
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.training.prepare.found import (
@@ -21,7 +21,7 @@ from xreal_synth.training.prepare.found import (
 )
 from xreal_synth.training.prepare.labels import Labels, named_labels
 from xreal_synth.training.prepare.tables import Row, Table, read_table
-from xreal_synth.vocab import FILM_LABELS, NO_FINDING, film_label
+from xreal_synth.vocab import FILM_LABELS, NO_FINDING
 
 LICENCE = "The films' own; state it in the bundle that is trained on them."
 NO_VIEW = ""
@@ -112,7 +112,7 @@ class _Reader:
         return tuple(dict.fromkeys(name for name in names.values() if name is not None))
 
     def _name(self, text: str) -> str | None:
-        return film_label(self.columns.rename.get(text, text))
+        return self.columns.name_of(text)
 
 
 def _film(row: Row, reader: _Reader, films: Store) -> SourceFilm:
@@ -122,6 +122,7 @@ def _film(row: Row, reader: _Reader, films: Store) -> SourceFilm:
     path = _inside(row[columns.image], films)
     labels, unknown = reader.labels(row)
     view = row.get(columns.view, NO_VIEW)
+    mask = row[columns.mask].strip() if columns.mask else ""
     return SourceFilm(
         key=key_of(path),
         files=(path,),
@@ -131,7 +132,10 @@ def _film(row: Row, reader: _Reader, films: Store) -> SourceFilm:
         view=frontal(view) or view,
         age=years(row.get(columns.age, "")),
         sex=row.get(columns.sex, ""),
-        mask=_inside(row[columns.mask], films) if columns.mask else "",
+        boxes=share_boxes(row.get(columns.boxes, ""), columns.name_of),
+        mask=_inside(mask, films) if mask else "",
+        mask_source=row.get(columns.mask_source, "") if mask else "",
+        mask_score=mask_score(row.get(columns.mask_score, "")) if mask else None,
         split=row[columns.split] if columns.split else "",
     )
 

@@ -14,9 +14,7 @@ from typing import Any, Final
 
 from xreal_synth.anatomy.manifest import MANIFEST, FilmBox
 from xreal_synth.storage import LocalStore
-from xreal_synth.training.prepare.films import Shape
 from xreal_synth.training.prepare.found import Found
-from xreal_synth.training.prepare.grey import Square
 from xreal_synth.training.prepare.run import Prepared, image_key, mask_key
 
 FORMAT_VERSION: Final = 1
@@ -31,12 +29,11 @@ COLUMNS: Final = (
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]+@")
 
 
-def manifest_rows(films: Iterable[Prepared], shape: Shape, mask_source: str) -> list[dict[str, str]]:
-    """The manifest's rows by column, boxes moved into the square."""
+def manifest_rows(films: Iterable[Prepared], mask_source: str) -> list[dict[str, str]]:
+    """The manifest's rows by column."""
     rows = []
     for film in films:
         source, done = film.chosen.film, film.done
-        square = Square.of(done.width, done.height, shape.fit)
         rows.append(
             {
                 "image": image_key(source.key),
@@ -47,9 +44,9 @@ def manifest_rows(films: Iterable[Prepared], shape: Shape, mask_source: str) -> 
                 "sex": source.sex,
                 "labels": "|".join(source.labels),
                 "unknown": "|".join(source.unknown),
-                "boxes_xywh_norm": _boxes(square.boxes(source.boxes, done.width, done.height)),
+                "boxes_xywh_norm": _boxes(film.boxes),
                 "native": f"{done.width}x{done.height}",
-                "mask_source": "given" if source.mask else mask_source,
+                "mask_source": source.mask_source or "given" if source.mask else mask_source,
                 "mask_score": "" if done.score is None else f"{done.score:.3f}",
                 "mask": mask_key(source.key),
                 "split": film.chosen.split,

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, Refusal
+from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmBox, Refusal, placed
 from xreal_synth.storage import LocalStore, Store
 from xreal_synth.training.prepare.choose import Chosen, not_frontal
 from xreal_synth.training.prepare.films import (
@@ -22,6 +22,7 @@ from xreal_synth.training.prepare.films import (
     read_ahead,
 )
 from xreal_synth.training.prepare.found import Found, SourceFilm
+from xreal_synth.training.prepare.grey import Square
 from xreal_synth.training.prepare.journal import Done, Journal
 from xreal_synth.training.prepare.segmenters import Segmenter
 
@@ -57,10 +58,11 @@ class RefusedMask:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A film whose files are written, with its split."""
+    """A film whose files are written, with its split; boxes as shares of its square."""
 
     chosen: Chosen
     done: Done
+    boxes: tuple[FilmBox, ...] = ()
 
 
 @dataclass(slots=True)
@@ -168,4 +170,10 @@ class _Maker:
                     f"certainty {done.score:.3f}, wanted at least {self.making.min_score:g}",
                 )
             else:
-                yield Prepared(one, done)
+                try:
+                    boxes = placed(one.film.boxes, done.width, done.height)
+                except BadFilm as bad:
+                    self.found.refused.append(bad.refusal(one.film.name))
+                    continue
+                square = Square.of(done.width, done.height, self.making.shape.fit)
+                yield Prepared(one, done, square.boxes(boxes, done.width, done.height))

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xreal_synth.errors import StorageError, TrainingError
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, open_store
+from xreal_synth.uris import is_remote
 
 Row = dict[str, str]
 
@@ -69,6 +70,19 @@ def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "
         else:
             whole.append(row)
     return Table(name, columns, tuple(whole), tuple(torn), hashlib.sha256(data).hexdigest())
+
+
+def read_beside(tables: Store, name: str) -> bytes:
+    """A file that the user named: beside the tables, or at any path or URI. Raises TrainingError."""
+    try:
+        if not (is_remote(name) or ".." in name or Path(name).is_absolute()) and tables.exists(name):
+            return tables.read_bytes(name)
+        folder, _, last = name.rpartition("/")
+        return open_store(folder or ("/" if name.startswith("/") else ".")).read_bytes(last)
+    except StorageError as error:
+        raise TrainingError(
+            found=error.found, wanted=f"a file in {tables.uri}, or at the path or URI given", mend="correct the path"
+        ) from error  # fmt: skip
 
 
 def _unreadable(where: str, encoding: str, error: Exception) -> TrainingError:
