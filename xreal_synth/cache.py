@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,10 @@ from xreal_synth.errors import StorageError
 from xreal_synth.storage import TEMPORARY_PREFIX, Store, checked_key
 
 _READERS: Final = 8
+_MAX_FETCHED: Final = 16 << 30
+"""Bytes of a file whose size nobody has stated."""
+_OTHERS: Final = 0o077
+_OTHERS_WRITE: Final = 0o022
 
 
 def cache_folder() -> Path:
@@ -27,22 +32,35 @@ def cache_folder() -> Path:
     if own:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "xreal-synth"
+    return (Path(base) if base else home_folder() / ".cache") / "xreal-synth"
+
+
+def home_folder() -> Path:
+    """This user's; raises StorageError where neither HOME nor the system names one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise StorageError(
+            found="no home folder: HOME is not set, and the system does not know this user",
+            wanted="a place for what is kept between runs", mend="set HOME, or XREAL_CACHE and XDG_CONFIG_HOME",
+        ) from None  # fmt: skip
 
 
 def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:
     """The folder `kind/name` of the cache, which `fill` makes if it is not there.
 
+    It lies in a folder of this user alone; callers hold what they read against its hashes all the same.
     `fill` gets an empty folder that is renamed once it returns: what is there is whole. Processes of one machine
     wait for the first; where a file system has no locks they all fill, and one of them wins. `size` is what
     has to fit, in bytes. Raises StorageError, and whatever `fill` raises.
     """
     folder = cache_folder() / kind
     target = folder / checked_key(name)
-    if target.is_dir():
-        return target
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_private(folder)
+        if target.is_dir():
+            return target
         with _locked(folder / f"{name}.lock"):
             if not target.is_dir():
                 _fill(folder, target, fill, size)
@@ -54,6 +72,33 @@ def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:
     return target
 
 
+def forget(kind: str, name: str) -> None:
+    """Deletes the folder `kind/name`: what lies in it is not what its name says."""
+    shutil.rmtree(cache_folder() / kind / checked_key(name))
+
+
+def _make_private(folder: Path) -> None:
+    """The folder for this user alone; what others may have put there is deleted. Raises StorageError, OSError."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.getuid(), 0):
+        raise _not_ours(folder, "a link, or another user's")
+    if found.st_uid != os.getuid() and not found.st_mode & _OTHERS_WRITE:
+        return
+    if found.st_mode & _OTHERS:
+        folder.chmod(0o700)
+        if folder.lstat().st_mode & _OTHERS_WRITE:
+            raise _not_ours(folder, "open to other users, and stays so")
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _not_ours(folder: Path, found: str) -> StorageError:
+    return StorageError(
+        where=str(folder), found=found, wanted="a folder of this user, for this user alone",
+        mend="name another place with XREAL_CACHE",
+    )  # fmt: skip
+
+
 def fetch(
     store: Store, keys: dict[str, int | None], folder: Path, check: Callable[[str, Path], None]
 ) -> None:
@@ -63,12 +108,11 @@ def fetch(
     """
 
     def one(key: str) -> None:
-        path = folder / checked_key(key)
+        path, wanted = folder / checked_key(key), keys[key]
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            for chunk in store.chunks(key):
+            for chunk in store.chunks(key, _MAX_FETCHED if wanted is None else wanted):
                 file.write(chunk)
-        wanted = keys[key]
         if wanted is not None and path.stat().st_size != wanted:
             raise StorageError(
                 where=f"{store.uri}/{key}", found=f"{path.stat().st_size} bytes", wanted=f"{wanted} bytes",
@@ -89,7 +133,7 @@ def _fill(folder: Path, target: Path, fill: Callable[[Path], None], size: int) -
             mend="make room, or name another place with XREAL_CACHE",
         )  # fmt: skip
     temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    temporary.mkdir()
+    temporary.mkdir(mode=0o700)
     try:
         fill(temporary)
         try:

@@ -9,12 +9,14 @@ what was met (`UnreadableError`), or the system's own OSErrors; callers name the
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import stat
 import struct
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 MAX_FILE: Final = 4 << 30
 """Bytes of a file that is read into memory."""
 MAX_JSON: Final = 256 << 20
+MAX_IMAGE: Final = 256 << 20
+"""Bytes of one image's file."""
 MAX_TABLE: Final = 2 << 30
 """Bytes of a table, unpacked."""
 MAX_COLUMNS: Final = 4096
@@ -46,6 +50,8 @@ _KINDS: Final = (
 )  # fmt: skip
 _LINKED_STORES: Final = (".dvc/cache", ".git/annex/objects")
 """Where tools keep files that a folder has as links, below the folder or one above it."""
+_MARKERS: Final = ("dataset.json", "manifest.csv", "bundle.json")
+"""Files that say what a folder is: where one is a link to its like, the folder mirrors the one that it leads to."""
 LINKS_VARIABLE: Final = "XREAL_LINKS"
 """Names further folders, separated as in PATH, that links may lead into."""
 _HEADER_KINDS: Final = (
@@ -60,13 +66,16 @@ class UnreadableError(ValueError):
 
 def roots_of(folder: Path) -> tuple[Path, ...]:
     """Where the links of a folder may lead: below it (itself it may be a link), and into the store that a hub's
-    cache (`snapshots/REVISION` beside `blobs`), DVC or git-annex keeps for it, or that XREAL_LINKS names."""
+    cache (`snapshots/REVISION` beside `blobs`), DVC or git-annex keeps for it, or that XREAL_LINKS names; a farm of
+    links to a dataset, a data folder or a bundle leads into that one."""
     top = folder.resolve()
     above = (top, *top.parents)
     stores = [path.parent / "blobs" for path in above if path.name == "snapshots"]
     stores += [path / name for path in above for name in _LINKED_STORES if (path / name).is_dir()]
     named = [Path(name).resolve() for name in os.environ.get(LINKS_VARIABLE, "").split(os.pathsep) if name]
-    return (top, *stores, *named)
+    marked = [(top / name).resolve() for name in _MARKERS if (top / name).is_symlink()]
+    mirrored = [path.parent for path in marked if path.name in _MARKERS and path.is_file()]
+    return (top, *stores, *named, *mirrored)
 
 
 def open_file(path: Path, roots: Sequence[Path] = ()) -> IO[bytes]:
@@ -109,6 +118,41 @@ def capped(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
         yield chunk
 
 
+def hashed_bytes(path: Path, sha256: str) -> bytes:
+    """The bytes of a file that has this hash. Raises as `open_file`, UnreadableError for another."""
+    data = read_file(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UnreadableError("another file than its hash says")
+    return data
+
+
+@contextmanager
+def hashed_copy(path: Path, sha256: str) -> Iterator[Path]:
+    """A copy of a file that has this hash, which nobody else can change, for what opens files by name.
+
+    In memory where the system can hold files there. Raises as `hashed_bytes`.
+    """
+    with open_file(path) as source, _private_file() as (target, name):
+        digest = hashlib.sha256()
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            target.write(chunk)
+        target.flush()
+        if digest.hexdigest() != sha256:
+            raise UnreadableError("another file than its hash says")
+        yield name
+
+
+@contextmanager
+def _private_file() -> Iterator[tuple[IO[bytes], Path]]:
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("xreal-synth"), "wb") as file:
+            yield file, Path(f"/proc/self/fd/{file.fileno()}")
+    else:
+        with tempfile.NamedTemporaryFile(prefix="xreal-synth-") as named:
+            yield named.file, Path(named.name)
+
+
 def parse_json(data: bytes | str, limit: int = MAX_JSON) -> Any:
     """The value of a JSON text. Raises ValueError, also for nesting that Python cannot follow."""
     if len(data) > limit:
@@ -119,12 +163,12 @@ def parse_json(data: bytes | str, limit: int = MAX_JSON) -> Any:
         raise UnreadableError("nested too deeply") from None
 
 
-def csv_rows(text: str) -> list[dict[str, str]]:
-    """The rows of a CSV by its header. Raises csv.Error, also for a header of thousands of columns."""
+def csv_reader(text: str) -> csv.DictReader[str]:
+    """Reads a CSV's rows by its header. Raises csv.Error, also for a header of thousands of columns."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
     if len(reader.fieldnames or ()) > MAX_COLUMNS:
         raise csv.Error(f"more than {MAX_COLUMNS} columns")
-    return list(reader)
+    return reader
 
 
 def unzipped(data: bytes, limit: int = MAX_TABLE) -> bytes:
@@ -165,7 +209,7 @@ def open_image(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> Iterator[
     except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableError(f"no image of a kind that is read ({', '.join(formats)})") from None
+        raise UnreadableError(f"cannot identify the image, wanted {' or '.join(formats)}") from None
     except (
         OSError, ValueError, SyntaxError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
         EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,

@@ -100,6 +100,14 @@ def canonical(name: str) -> str | None:
 
 
 def film_label(name: str) -> str | None:
-    """The manifest's name (FILM_LABELS) of a label given by any known alias (case-sensitive), or None."""
-    name = ALIASES.get(name, name)
-    return name if name in FILM_LABELS else None
+    """The manifest's name (FILM_LABELS) of a label given by any known alias, in any case, or None."""
+    return _FILM_NAMES.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+_FILM_NAMES: Final = {_plain(alias): own for alias, own in ALIASES.items()} | {
+    _plain(own): own for own in FILM_LABELS
+}

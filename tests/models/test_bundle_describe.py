@@ -149,8 +149,10 @@ def test_content_hash_follows_what_decides_the_films(bundle: Path) -> None:
     base = describe(bundle).content_hash
     assert write_bundle(bundle, fields).content_hash == base
 
-    free = fields.model_copy(update={"name": "other", "licence": "other", "training_data": "other"})
+    free = fields.model_copy(update={"name": "other", "training_data": "other"})
     assert write_bundle(bundle, free).content_hash == base
+    for name in ("licence", "use_restriction"):
+        assert write_bundle(bundle, fields.model_copy(update={name: "other"})).content_hash != base
     (bundle / "README.md").write_text("a card")
     assert write_bundle(bundle, fields).content_hash == base
 

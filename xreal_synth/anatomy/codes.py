@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from xreal_synth.errors import AnatomyError
+from xreal_synth.opening import MAX_IMAGE, UnreadableError, open_image, read_file
 from xreal_synth.types import Mask
 from xreal_synth.vocab import BACKGROUND, ORGANS
 
@@ -30,18 +29,18 @@ def read_mask(path: Path) -> Mask:
     anatomy are checked by `validate.validate_mask`.
     """
     try:
-        return decode_mask(path.read_bytes(), str(path))
-    except OSError as error:
+        return decode_mask(read_file(path, MAX_IMAGE), str(path))
+    except (OSError, UnreadableError) as error:
         raise _unreadable(str(path), error) from error
 
 
 def decode_mask(data: bytes, where: str) -> Mask:
     """As `read_mask`, from the file's bytes; `where` names it in the error."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             mode = image.mode
             pixels = np.array(image) if mode in _MODES else None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnreadableError as error:
         raise _unreadable(where, error) from error
     if pixels is None:
         raise AnatomyError(

@@ -8,15 +8,14 @@ were published. COCO: the usual JSON, a category per finding. All from the film'
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from xreal_synth.anatomy.tables import parse_table
+from xreal_synth.opening import parse_json
 from xreal_synth.types import NormBox
 from xreal_synth.vocab import FILM_LABELS, NO_FINDING, film_label
 
@@ -83,18 +82,20 @@ NameOf = Callable[[str], str | None]
 def read_entries(data: bytes, name: str, name_of: NameOf = film_label) -> list[TableEntry]:
     """The boxes in a file's bytes; the name's suffix says which kind it is. Raises BadBoxes.
 
-    `name_of` gives the manifest's name of a finding, None for one that is not known. Rows of images without finding
+    `name_of` gives the manifest's name of a finding, None for one that is not known, "" for one whose boxes are not
+    wanted. Rows of images without finding
     (VinDr, RSNA) have no box.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in (".csv", ".json"):
         raise BadBoxes([f"{name}: wanted a .csv or a COCO .json file"])
     try:
-        text = data.decode("utf-8-sig")
         entries, problems = (
-            _coco(json.loads(text), name, name_of) if suffix == ".json" else _csv(text, name, name_of)
+            _coco(parse_json(data.decode("utf-8-sig")), name, name_of)
+            if suffix == ".json"
+            else _csv(data, name, name_of)
         )
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except ValueError as error:
         raise BadBoxes([f"{name}: cannot be read: {error}"]) from error
     if problems:
         raise BadBoxes(problems)
@@ -135,28 +136,30 @@ def film_of(name: str, films: Mapping[str, str | None]) -> str | None:
     return next((film for key in (str(path), path.name, path.stem) if (film := films.get(key))), None)
 
 
-def _csv(text: str, name: str, name_of: NameOf) -> tuple[list[TableEntry], list[str]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    columns = rows.fieldnames or []
+def _csv(data: bytes, name: str, name_of: NameOf) -> tuple[list[TableEntry], list[str]]:
+    table = parse_table(data, {"image"})
+    columns = table.columns
     forms = [form for form in _FORMS if form.columns <= set(columns)]
     if len(forms) != 1:
         wanted = "image, finding and x0,y0,x1,y1 or x,y,w,h (pixels) or x0n,y0n,x1n,y1n (shares)"
         return [], [f"{name}: columns {', '.join(columns) or 'none'}, wanted {wanted}"]
     (form,) = forms
     entries: list[TableEntry] = []
-    problems: list[str] = []
-    for row in rows:
-        at = f"{name}, line {rows.line_num}"
-        finding = row[form.finding] or ""
+    problems = [f"{name}, line {line}: more or fewer cells than columns" for line in table.torn]
+    for row, line in zip(table.rows, table.lines, strict=True):
+        at = f"{name}, line {line}"
+        finding = row[form.finding]
         finding = _RSNA_FINDINGS.get(finding, finding) if form is _RSNA else finding
-        if name_of(finding) == NO_FINDING and not any(row[key] for key in form.numbers):
+        if (known := name_of(finding)) == "" or (
+            known == NO_FINDING and not any(row[key] for key in form.numbers)
+        ):
             continue
         try:
             numbers = [float(row[key]) for key in form.numbers]
             size = form.size
             if size is None and row.get("width"):
                 size = (float(row["width"]), float(row["height"]))
-            entries.append(_entry(at, row[form.image] or "", name_of, finding, numbers, size, form.sized))
+            entries.append(_entry(at, row[form.image], name_of, finding, numbers, size, form.sized))
         except (TypeError, ValueError, KeyError) as error:
             problems.append(f"{at}: {_said(error)}")
     return entries, problems
@@ -175,6 +178,8 @@ def _coco(data: Any, name: str, name_of: NameOf) -> tuple[list[TableEntry], list
         at = f"{name}, annotation {number}"
         try:
             image = images[one["image_id"]]
+            if name_of(categories[one["category_id"]]) == "":
+                continue
             size = (float(image["width"]), float(image["height"])) if "width" in image else None
             numbers = [float(value) for value in one["bbox"]]
             entries.append(

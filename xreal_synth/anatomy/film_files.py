@@ -6,17 +6,21 @@ import io
 import tarfile
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from xreal_synth.anatomy.codes import decode_mask
 from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmRow
 from xreal_synth.anatomy.validate import SwappedLungsError, WrongCodeError, validate_sides
 from xreal_synth.errors import AnatomyError, StorageError
-from xreal_synth.storage import Store
+from xreal_synth.opening import MAX_IMAGE, UnreadableError, open_image, open_tar
+from xreal_synth.storage import LocalStore, Store
 from xreal_synth.types import Film, Mask
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LEAST_CONTRAST = 8
 """Grey levels between the darkest and the brightest pixel; below, a film has one colour."""
@@ -24,10 +28,10 @@ LEAST_CONTRAST = 8
 MOST_CHROMA = 12.0
 """Mean difference of a film's colour channels in grey levels; above, it is a coloured picture."""
 
-MAX_BYTES = 256 << 20
 _OPEN_TARS = 2
 _EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
-_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""Pillow's modes of more than 8 bits."""
 
 
 class FilmFiles:
@@ -49,7 +53,7 @@ class FilmFiles:
     def read(self, shard: str, name: str) -> bytes:
         """The bytes of a file, or of a member of the tar `shard`; raises BadFilm."""
         try:
-            return self._member(shard, name) if shard else self._data.read_bytes(name)
+            return self._member(shard, name) if shard else self._data.read_bytes(name, MAX_IMAGE)
         except (StorageError, KeyError, tarfile.TarError, OSError) as error:
             reason = error.found if isinstance(error, StorageError) else f"{shard}: {error}"
             raise BadFilm(Fault.MISSING, reason) from error
@@ -67,17 +71,16 @@ class FilmFiles:
                 self._tars[shard] = self._tar(shard)
             tar = self._tars[shard]
             member = tar.getmember(name)
-            if not member.isreg() or member.size > MAX_BYTES:
-                raise KeyError(f"{name!r} is no plain file of at most {MAX_BYTES} bytes")
+            if not member.isreg() or member.size > MAX_IMAGE:
+                raise KeyError(f"{name!r} is no plain file of at most {MAX_IMAGE} bytes")
             file = tar.extractfile(member)
             assert file is not None
             return file.read()
 
     def _tar(self, shard: str) -> tarfile.TarFile:
-        folder = self._data.local_path
-        if folder is not None:
-            return tarfile.open(folder / shard, mode="r:")
-        return tarfile.open(fileobj=io.BytesIO(self._data.read_bytes(shard)), mode="r:")
+        if isinstance(self._data, LocalStore):
+            return open_tar(self._data.open(shard))
+        return open_tar(io.BytesIO(self._data.read_bytes(shard)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,18 +129,30 @@ def mask_fault(error: AnatomyError) -> Fault:
 def decode_film(data: bytes) -> Film:
     """An image file's bytes -> grey levels uint8 [H, W]; raises BadFilm unless it has 8 bits and no colours."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             mode = image.mode
-            pixels = image.convert("RGB") if mode == "P" else image.copy()
-    except _BROKEN as error:
+            pixels = upright(image).convert("RGB") if mode == "P" else upright(image).copy()
+    except UnreadableError as error:
         raise BadFilm(Fault.UNREADABLE, str(error)) from error
-    if mode not in _EIGHT_BIT:
+    if mode not in (*_EIGHT_BIT, *DEEP):
+        raise BadFilm(Fault.COLOURED, f"an image of the colour space {mode}, wanted grey")
+    if mode in DEEP:
         raise BadFilm(
             Fault.UNREADABLE, f"an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)"
         )
     if pixels.mode in ("RGB", "RGBA"):
         check_grey(np.asarray(pixels.convert("RGB")))
     return np.asarray(pixels.convert("L"))
+
+
+def upright(image: Image) -> Image:
+    """The image as it is meant to be seen, by the orientation that its camera or scanner noted; raises
+    UnreadableError for one of several frames."""
+    from PIL import ImageOps
+
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise UnreadableError(f"an image of {frames} frames, wanted one")
+    return ImageOps.exif_transpose(image)
 
 
 def check_grey(pixels: npt.NDArray[np.uint8]) -> None:

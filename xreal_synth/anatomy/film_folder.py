@@ -9,7 +9,6 @@ size keeps its bytes.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from xreal_synth.anatomy.film_files import FilmFiles, decode_film
 from xreal_synth.anatomy.manifest import MANIFEST, BadFilm, FilmBox, FilmRow, read_manifest
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
+from xreal_synth.opening import UnreadableError, open_image
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import Film, Mask, NormBox
 from xreal_synth.vocab import FINDINGS
@@ -36,7 +36,6 @@ SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 MOST_TOLD: Final = 20
 _READERS: Final = 8
 _MASKS_KEPT: Final = 256
-_BROKEN: Final = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 _Boxes = tuple[FilmBox, ...]
 
@@ -268,11 +267,11 @@ def _look(files: FilmFiles, row: FilmRow, size: int) -> RealFilm | str:
     try:
         data = files.read(row.shard, row.image)
         mask = sha256_bytes(files.read(row.shard, row.mask)) if row.mask else ""
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             shape, mode = image.size, image.mode
     except BadFilm as bad:
         return f"{row.image}: {bad.reason}"
-    except _BROKEN as error:
+    except UnreadableError as error:
         return f"{row.image}: cannot be read as an image ({error})"
     if mode[0] in "IF":
         return f"{row.image}: an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)"

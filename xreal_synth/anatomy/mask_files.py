@@ -21,6 +21,7 @@ from typing import Final
 from xreal_synth.anatomy.codes import decode_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError
+from xreal_synth.opening import MAX_IMAGE, UnreadableError, open_file, open_tar, read_file, roots_of
 from xreal_synth.types import Mask
 
 PLAIN: Final = ".tar"
@@ -118,10 +119,12 @@ def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -
                 found=f"the {what} has changed since it was opened",
                 mend="start the run again",
             )
-        with file.open("rb") as opened:
+        if size < 0:
+            return read_file(file, MAX_IMAGE, roots_of(file.parent))
+        with open_file(file) as opened:
             opened.seek(offset)
             return opened.read(size)
-    except OSError as error:
+    except (OSError, UnreadableError) as error:
         raise AnatomyError(where=str(file), found=f"cannot be read ({error})") from error
 
 
@@ -136,14 +139,14 @@ def _packed(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
     read = _read_all if tar.name.lower().endswith(PACKED) else _index
     try:
         yield from read(tar, suffix, folder)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, UnreadableError, zlib.error) as error:
         raise AnatomyError(where=str(tar), found=f"cannot be read as a tar ({error})") from error
 
 
 def _index(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
     """A plain tar: where each mask lies in it."""
     stamp = _stamp(tar)
-    with tarfile.open(tar, mode="r:") as opened:
+    with open_tar(tar) as opened:
         places = [(name, info.offset_data, info.size) for name, info in _masks(opened, tar, suffix)]
     for name, offset, size in places:
         yield MaskFile(
@@ -166,7 +169,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 def _read_all(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
     """A compressed tar, which cannot be read from the middle: the masks' files in memory."""
     held, stamp = [], _stamp(tar)
-    with tarfile.open(tar, mode="r|gz") as opened:
+    with open_tar(tar, "r|gz") as opened:
         for name, info in _masks(opened, tar, suffix, most=MAX_PACKED):
             file = opened.extractfile(info)
             assert file is not None, "a plain file"

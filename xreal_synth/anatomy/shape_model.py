@@ -15,7 +15,7 @@ aorta's [AORTA_GRID, AORTA_GRID], the two poses.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from scipy import ndimage, special
 
 from xreal_synth.anatomy.measure import organ_box
 from xreal_synth.errors import BundleError
+from xreal_synth.opening import parse_json, read_file
 from xreal_synth.types import Mask
 from xreal_synth.vocab import AORTA, BACKGROUND, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
 
@@ -128,12 +129,14 @@ class ShapeModel:
         (folder / "shape_model.json").write_text(json.dumps(about, indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> ShapeModel:
-        """Reads what `save` wrote. Raises BundleError if files are missing, broken or newer."""
-        about = _read_about(folder / "shape_model.json")
+    def load(cls, folder: Path, read: Callable[[str], bytes] | None = None) -> ShapeModel:
+        """Reads what `save` wrote; `read` gives a file's bytes by its name. Raises BundleError if files are missing,
+        broken or newer."""
+        read = read or (lambda name: read_file(folder / name))
+        about = _read_about(folder / "shape_model.json", read)
         path = folder / "shape_model.safetensors"
         try:
-            tensors = load(path.read_bytes())
+            tensors = load(read(path.name))
             scale = tensors["mode_scale"].astype(np.float32)
             model = cls(
                 mean=tensors["mean"].astype(np.float32),
@@ -154,9 +157,9 @@ class ShapeModel:
         return model
 
 
-def _read_about(path: Path) -> dict[str, float]:
+def _read_about(path: Path, read: Callable[[str], bytes]) -> dict[str, float]:
     try:
-        about = json.loads(path.read_text())
+        about = parse_json(read(path.name))
         version = about["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(path, str(error)) from error

@@ -42,12 +42,14 @@ class AnatomySource(Protocol):
 
 
 class BankSource:
-    """Draws of the shape model in `folder` (a bundle's `anatomy_bank/`). Raises BundleError."""
+    """Draws of the shape model in `folder`, a bundle's `anatomy_bank/`, its files by `read`. Raises BundleError."""
 
     source_name = "bank"
 
-    def __init__(self, folder: Path, settings: Augment | None = None) -> None:
-        self._model = ShapeModel.load(folder)
+    def __init__(
+        self, folder: Path, settings: Augment | None = None, read: Callable[[str], bytes] | None = None
+    ) -> None:
+        self._model = ShapeModel.load(folder, read)
         self._settings = settings or Augment()
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:

@@ -234,7 +234,7 @@ def _markdown(about: dict[str, Any], figures: SampleFigures) -> str:
 
 def _show(about: dict[str, Any], figures: SampleFigures) -> None:
     for key, value in about.items():
-        console.print(f"{key}: {value}", markup=False)
+        console.print(f"{key}: {value}")
     show(COLUMNS, map(_cells, figures.rows))
     for line in _footnotes(figures):
-        console.print(line, markup=False)
+        console.print(line)

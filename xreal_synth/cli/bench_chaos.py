@@ -48,7 +48,7 @@ def chaos(
             status.update(f"{number} of {len(faults)}: {one.name}")
             rows.append(tried(one, bed))
             if not as_json:
-                notes.print(_line(rows[-1]), markup=False, soft_wrap=True)
+                notes.print(_line(rows[-1]), soft_wrap=True)
     if as_json:
         print_json(
             {"ok": all(row.ok for row in rows), "rows": [{**asdict(row), "ok": row.ok} for row in rows]}

@@ -68,7 +68,7 @@ def dataset(
     rows: list[StepRow] = []
     try:
         with Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=notes,
         ) as progress:  # fmt: skip
             task = progress.add_task("writing shards", total=shards)
@@ -78,7 +78,7 @@ def dataset(
                 status.update(f"{number} of {len(steps)}: {name}")
                 rows.append(measure_step(name, place, shards))
                 if not as_json:
-                    notes.print(f"{name}: {seconds_text(rows[-1].seconds)}", markup=False)
+                    notes.print(f"{name}: {seconds_text(rows[-1].seconds)}")
     finally:
         if not keep:
             remove_dataset(place)
@@ -132,5 +132,5 @@ def _markdown(rows: list[StepRow], shards: int) -> str:
 
 
 def _show(rows: list[StepRow], shards: int) -> None:
-    console.print(f"{shards:,} shards, {machine('cpu')}", markup=False)
+    console.print(f"{shards:,} shards, {machine('cpu')}")
     show(COLUMNS, map(_cells, rows))

@@ -61,7 +61,7 @@ def driver(
     if as_json:
         print_json({"machine": machine("cpu"), "rows": [_fields(row) for row in rows]})
         return
-    console.print(machine("cpu"), markup=False)
+    console.print(machine("cpu"))
     show(COLUMNS, map(_cells, rows))
 
 

@@ -170,7 +170,7 @@ def _markdown(about: dict[str, str], rows: list[WayFigures], start: StartUp | No
 
 def _show(about: dict[str, str], rows: list[WayFigures], start: StartUp | None) -> None:
     for key, value in about.items():
-        console.print(f"{key}: {value}", markup=False)
+        console.print(f"{key}: {value}")
     show(COLUMNS, map(_cells, rows))
     if start is not None:
         show(START, _start_cells(start))

@@ -110,7 +110,8 @@ def _row(world: World, shards: int) -> SimulationRow:
     from xreal_synth.engine.simulate.run import simulate_apart
 
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=notes
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=notes,
     ) as progress:  # fmt: skip
         task = progress.add_task(f"{world.actors} actors", total=shards)
         row = simulate_apart(world, shards, lambda done, total: progress.update(task, completed=done))
@@ -160,5 +161,5 @@ def _markdown(rows: list[SimulationRow], times: ShardTimes) -> str:
 
 
 def _show(rows: list[SimulationRow], times: ShardTimes) -> None:
-    console.print(f"shard times: {_words(times)}; {machine('cpu')}", markup=False)
+    console.print(f"shard times: {_words(times)}; {machine('cpu')}")
     show(COLUMNS, map(_cells, rows))

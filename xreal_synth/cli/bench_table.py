@@ -11,6 +11,7 @@ from rich.table import Table
 
 from xreal_synth.cli.options import console
 from xreal_synth.errors import XrealError
+from xreal_synth.escaping import markdown_row
 
 
 def _writable(out: Path | None) -> Path | None:
@@ -33,7 +34,7 @@ OutOption = Annotated[
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The table's lines."""
     lines = [columns, *rows]
-    written = [f"| {' | '.join(cells)} |" for cells in lines]
+    written = [markdown_row(cells) for cells in lines]
     return [written[0], "|" + "---|" * len(columns), *written[1:]]
 
 

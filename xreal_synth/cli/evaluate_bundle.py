@@ -117,8 +117,8 @@ def bundle(
             }
         ))  # fmt: skip
         return
-    console.print(f"{prepared.info.name}: {json.dumps(settings)}", markup=False)
-    console.print(where, markup=False)
+    console.print(f"{prepared.info.name}: {json.dumps(settings)}")
+    console.print(where)
     _show(figures, goals)
 
 
@@ -131,7 +131,7 @@ def _show(figures: BundleFigures, goals: Sequence[Goal]) -> None:
         table.add_row(goal.figure, goal.goal, goal.reached, goal.beside, met)
     console.print(table)
     for note in NOTES:
-        console.print(note, markup=False)
+        console.print(note)
     for name, rings in (("made", figures.rings), ("training films", figures.rings_training)):
         words = " ".join(f"{ratio:.2f}" for ratio in rings)
         console.print(f"power over real films by eighths of the frequencies, {name}: {words}")

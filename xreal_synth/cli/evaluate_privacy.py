@@ -125,11 +125,11 @@ def privacy(
         return
     _show(audit, names)
     where = source.store.uri
-    notes.print(f"{where}/{PRIVACY} written", markup=False, soft_wrap=True)
+    notes.print(f"{where}/{PRIVACY} written", soft_wrap=True)
     if quarantine:
-        notes.print(f"{added} films added to {where}/excluded.csv", markup=False, soft_wrap=True)
+        notes.print(f"{added} films added to {where}/excluded.csv", soft_wrap=True)
     elif audit.copies:
-        notes.print("run again with --quarantine to have readers and exports leave them out", markup=False)
+        notes.print("run again with --quarantine to have readers and exports leave them out")
 
 
 def _audited(
@@ -224,7 +224,6 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
     console.print(
         f"{audit.films} films against {audit.training_films} training films, beside {audit.validation_films} "
         "validation films; shares with exact 95% intervals",
-        markup=False,
     )
     table = Table("", *audit.metrics)
     metrics = audit.metrics.values()
@@ -237,9 +236,8 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
     for pair in audit.copies:
         console.print(
             f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}",
-            markup=False,
             soft_wrap=True,
         )
     if not audit.copies:
         nearest = audit.pairs[0]
-        console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}", markup=False)
+        console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}")

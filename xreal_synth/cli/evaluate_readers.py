@@ -24,6 +24,7 @@ from xreal_synth.cli.made_films import (
 )
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import DatasetError
+from xreal_synth.escaping import for_csv
 
 if TYPE_CHECKING:
     from xreal_synth.anatomy.manifest import FilmRow
@@ -136,8 +137,8 @@ def make(
             (folder / "README.md").write_text(_NOTE.format(**title), encoding="utf-8")
     again = len(kit.readers[1]) - films
     kinds = ", ".join(f"{films // len(arms)} {arm}" for arm in arms)
-    console.print(f"{path}: {number} readers, {films} films ({kinds}), {again} of them twice", markup=False)
-    notes.print("give a reader one page and nothing else; key.json tells the films apart", markup=False)
+    console.print(f"{path}: {number} readers, {films} films ({kinds}), {again} of them twice")
+    notes.print("give a reader one page and nothing else; key.json tells the films apart")
 
 
 def analyse(
@@ -173,7 +174,7 @@ def analyse(
     if as_json:
         print_json(told)
         return
-    console.print(table, markup=False, soft_wrap=True)
+    console.print(table, soft_wrap=True)
 
 
 def _sources(datasets: Sequence[str]) -> dict[str, Source]:
@@ -266,8 +267,6 @@ def _answers(kit: Kit, readings: Sequence[Reading]) -> bytes:
         for showing in kit.readers[reading.reader]:
             film = kit.films[showing.film]
             given = reading.answers[showing.name]
-            table.writerow(
-                [reading.reader, film.arm, film.source, "|".join(film.findings), int(showing.repeat)]
-                + [given[question] for question in kit.questions]
-            )
+            row = [reading.reader, film.arm, film.source, "|".join(film.findings), int(showing.repeat)]
+            table.writerow(map(for_csv, [*row, *(given[question] for question in kit.questions)]))
     return text.getvalue().encode()

@@ -120,8 +120,8 @@ def utility(
     if as_json:
         print_json(_plain(told))
         return
-    console.print(table, markup=False, soft_wrap=True)
-    notes.print(f"{out}: utility.json, utility.md, utility.png", markup=False, soft_wrap=True)
+    console.print(table, soft_wrap=True)
+    notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
 
 
 def _fit(settings: StudySettings, test: LabelledFilms, device: str, report: Report, total: int) -> Fit:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from xreal_synth.escaping import for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +21,16 @@ if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
     from xreal_synth.models.describe import BundleInfo
 
-console = Console(highlight=False, soft_wrap=False)
-notes = Console(stderr=True, highlight=False)
+
+class _Terminal(Console):
+    """Shows texts as they are, brackets and colons too, but so that none steers the terminal or tells a credential."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(for_terminal(text), **how)
+
+
+console = _Terminal(highlight=False, soft_wrap=False, markup=False, emoji=False)
+notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="The recipe, a YAML file.", show_default=False, metavar="RECIPE")
@@ -99,8 +111,8 @@ def encoding(text_encoder: Path | None, vocab: Path | None) -> Encode:
 
 
 def print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
-    sys.stdout.write("\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write(re.sub(r"[\x7f-\x9f]", lambda one: f"\\u{ord(one[0]):04x}", text) + "\n")
 
 
 def seconds_text(seconds: float) -> str:

@@ -253,12 +253,12 @@ def _run(task: Task) -> Report:
 def _review(report: Report, out: Path, count: int) -> None:
     """Refused masks first, at most a third of the sheet; then the films that are kept, least certain first."""
     import numpy as np
-    from PIL import Image
 
+    from xreal_synth.opening import open_image, read_file
     from xreal_synth.report.review_sheet import ReviewFilm, review_sheet
 
     def pixels(name: str) -> Any:
-        with Image.open(out / name) as image:
+        with open_image(read_file(out / name)) as image:
             return np.array(image)
 
     films = [
@@ -283,7 +283,6 @@ def _show(report: Report, out: Path, review: int) -> None:
     shares = ", ".join(f"{count} {split}" for split, count in account["films_by_split"].items())
     console.print(
         f"{account['films']} films of {account['patients']} patients: {shares}; masks: {account['masks']}",
-        markup=False,
         soft_wrap=True,
     )
     table = Table("label", "positive", "negative", "unknown")
@@ -292,20 +291,19 @@ def _show(report: Report, out: Path, review: int) -> None:
             table.add_row(name, *(str(counts[kind]) for kind in ("positive", "negative", "unknown")))
     console.print(table)
     for note in account["notes"]:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     for reason, count in account["left_out"].items():
-        console.print(f"left out: {count} {reason}", markup=False)
+        console.print(f"left out: {count} {reason}")
     for fault, count in account["refused"].items():
-        console.print(f"refused: {count} {fault}", markup=False)
+        console.print(f"refused: {count} {fault}")
     for refusal in report.found.refused[:SHOWN_REFUSALS]:
-        console.print(f"  {refusal.file}: {refusal.reason}", markup=False, soft_wrap=True)
+        console.print(f"  {refusal.file}: {refusal.reason}", soft_wrap=True)
     more = len(report.found.refused) - SHOWN_REFUSALS
     if more > 0:
         console.print(f"  and {more} more")
     looked = f"; look at {out / REVIEW}" if review else ""
-    console.print(f"refused films with reasons: {out / 'refused.json'}{looked}", markup=False, soft_wrap=True)
+    console.print(f"refused films with reasons: {out / 'refused.json'}{looked}", soft_wrap=True)
     console.print(
         f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder",
-        markup=False,
         soft_wrap=True,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,21 +62,24 @@ def preview(
     from xreal_synth.models.describe import verify_files
     from xreal_synth.report.contact_sheet import contact_sheet
 
+    target = out or Path(f"{run.recipe.name}-preview.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
     verify_files(run.bundle)
     run = encoded(run, encoding(text_encoder, vocab))
-    target = out or Path(f"{run.recipe.name}-preview.png")
     gpus = _gpus()
     planned = [plan_group(run, index) for index in range(min(groups, run.recipe.samples))]
     for _, refused in planned:
         for refusal in refused:
             if refusal.dropped:
-                console.print(f"group {refusal.group}: not made: {refusal.reason}", markup=False)
+                console.print(f"group {refusal.group}: not made: {refusal.reason}")
     specs = [spec for spec, _ in planned if spec is not None]
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus), recorded=4))
     made = list(track(render_groups(run, backend, specs), "making groups", len(specs), console=console))
     films = [sample for group in made for sample in group.samples]
     contact_sheet(films, target, title=f"{run.recipe.name}: first {len(specs)} groups")
-    console.print(f"{len(films)} films of {len(specs)} anatomies: {target}", markup=False)
+    console.print(f"{len(films)} films of {len(specs)} anatomies: {target}")
     for group in made:
         _tell(group)
 
@@ -89,7 +94,7 @@ def _tell(group: MadeGroup) -> None:
         ):
             refused = verdict is not None and name in verdict.refused
             what = "refused, generate would draw the group again" if refused else "flagged"
-            console.print(f"{sample.meta.key}: {what}: {name}: {reason}", markup=False)
+            console.print(f"{sample.meta.key}: {what}: {name}: {reason}")
 
 
 def _gpus() -> float:

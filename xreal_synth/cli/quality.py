@@ -61,7 +61,6 @@ def index(
     console.print(
         f"{len(made.names):,} films in {out}; films nearer than {made.threshold:.2f} grey levels (RMS) to one of them "
         "are called copies",
-        markup=False,
     )
 
 
@@ -76,6 +75,6 @@ def _films(store: Store, rows: tuple[FilmRow, ...]) -> Iterator[tuple[str, str, 
             film = decode_film(files.read(row.shard, row.image))
             check_contrast(film)
         except BadFilm as bad:
-            notes.print(f"{row.image}: left out: {bad.reason}", markup=False)
+            notes.print(f"{row.image}: left out: {bad.reason}")
             continue
         yield row.image, row.patient, film

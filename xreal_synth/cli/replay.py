@@ -68,7 +68,7 @@ def replay(
         from PIL import Image
 
         Image.fromarray(made.film).save(out)
-        console.print(f"film written to {out}", markup=False)
+        console.print(f"film written to {out}")
     _compare(key, stored, made)
 
 
@@ -76,18 +76,15 @@ def _compare(key: str, stored: Sample, made: Sample) -> None:
     import numpy as np
 
     if made.meta != stored.meta or not np.array_equal(made.anatomy, stored.anatomy):
-        console.print(
-            f"{key}: the plan differs: labels, boxes or masks are not the stored ones", markup=False
-        )
+        console.print(f"{key}: the plan differs: labels, boxes or masks are not the stored ones")
         raise typer.Exit(DIFFERENT)
     apart = np.abs(made.film.astype(int) - stored.film.astype(int))
     if not apart.any():
-        console.print(f"{key}: the same film, bit for bit", markup=False)
+        console.print(f"{key}: the same film, bit for bit")
         return
     console.print(
         f"{key}: same plan, but {np.count_nonzero(apart):,} of {apart.size:,} pixels differ, by up to "
         f"{apart.max()} of 255 (mean {apart.mean():.3f}): another environment than the one it was made in?",
-        markup=False,
     )
     raise typer.Exit(DIFFERENT)
 

@@ -17,6 +17,7 @@ from xreal_synth.cli.options import (
     notes,
     open_recipe,
 )
+from xreal_synth.escaping import for_terminal
 
 if TYPE_CHECKING:
     from xreal_synth.recipe.schema import Recipe
@@ -97,19 +98,16 @@ def submit(
     texts = text_paths(text_encoder, vocab, working_dir)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes, text_encoder, vocab)
     from xreal_synth.engine.ray_submit import connect, follow, submit, version_note
-    from xreal_synth.storage import scrubbed
 
     parcel = pack(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code, also=texts)
     cluster = connect(address)
     for note in (*parcel.notes, *filter(None, [version_note(cluster)])):
-        notes.print(f"note: {note}", markup=False, soft_wrap=True)
+        notes.print(f"note: {note}", soft_wrap=True)
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
     for option, value in (("--text-encoder", text_encoder), ("--vocab", vocab)):
         arguments += [option, value] if value is not None else []
-    console.print(
-        f"taking along {len(parcel.files)} files, {megabytes(parcel.bytes)}", markup=False, soft_wrap=True
-    )
+    console.print(f"taking along {len(parcel.files)} files, {megabytes(parcel.bytes)}", soft_wrap=True)
     job = submit(
         cluster, parcel, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
     )
@@ -119,14 +117,10 @@ def submit(
     try:
         end = follow(cluster, job, _pass_on)
     except KeyboardInterrupt:
-        notes.print(
-            f"\nnot following any more; job {job} goes on (see above how to follow or stop it)", markup=False
-        )
+        notes.print(f"\nnot following any more; job {job} goes on (see above how to follow or stop it)")
         raise typer.Exit(LEFT) from None
     if end.exit_code:
-        notes.print(
-            f"job {job} ended with {end.exit_code}: {scrubbed(end.message)}", markup=False, soft_wrap=True
-        )
+        notes.print(f"job {job} ended with {end.exit_code}: {end.message}", soft_wrap=True)
     raise typer.Exit(end.exit_code)
 
 
@@ -154,7 +148,6 @@ def _checked(
                 raise
             notes.print(
                 f"note: checked without bundle and masks, which are not here: {error.found}",
-                markup=False,
                 soft_wrap=True,
             )
     return recipe
@@ -173,9 +166,9 @@ def _say_how(job: str, address: str, place: str) -> None:
         f"  its lines:     ray job logs --address {address} --follow {job}",
         f"  to stop it:    ray job stop --address {address} {job}",
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _pass_on(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(for_terminal(text))
     sys.stdout.flush()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xreal_synth.errors import BundleError, Problem, RecipeError
+from xreal_synth.models.bundle_file import bounded_config
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.quality.checks import JudgedFilm
 from xreal_synth.quality.copies import index_threshold
@@ -53,7 +53,7 @@ def classifier_findings(bundle: BundleInfo) -> tuple[str, ...]:
     """What the bundle's classifier knows, from its configuration; nothing without one."""
     if "classifier" not in bundle.parts:
         return ()
-    config = json.loads(bundle.file("classifier/config.json").read_text(encoding="utf-8"))
+    config = bounded_config(bundle.read("classifier/config.json"), f"{bundle.name}: classifier/config.json")
     return tuple(config.get("findings", ()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from xreal_synth.errors import EngineError
 from xreal_synth.recipe.schema import Compute
 
 _OBJECT_STORE_BYTES = 128 << 20
+_LONGEST_FOLDER = 36
+"""Bytes: 107 less `/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store`."""
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (Ray makes a folder of its own in it)
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -53,6 +57,7 @@ def session(address: str | None, compute: Compute) -> Iterator[None]:
 
 def _connect(address: str | None, compute: Compute) -> None:
     if address is None:
+        _shorten_folder()
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -67,8 +72,24 @@ def _connect(address: str | None, compute: Compute) -> None:
         raise EngineError(
             found=f"Ray cannot be {'started' if address is None else f'reached at {address}'}: {error}",
             wanted="a running Ray",
-            mend="check the address, RAY_AUTH_MODE and its token" if address else "see the message above",
+            mend="check the address, RAY_AUTH_MODE and its token"
+            if address
+            else "RAY_TMPDIR names a folder for Ray's own files: a short path with room, e.g. RAY_TMPDIR=/tmp",
         ) from error
+
+
+def _shorten_folder() -> None:
+    """Ray's sockets lie below its folder, and their paths may have 107 bytes: where TMPDIR is too long for that (batch
+    systems, macOS), a short folder is taken."""
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_FOLDER:
+        return
+    short = next((path for path in _SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise EngineError(
+            found=f"TMPDIR is {tempfile.gettempdir()}, too long for the sockets of Ray",
+            wanted=f"a path of at most {_LONGEST_FOLDER} bytes", mend="set RAY_TMPDIR to a short folder, e.g. /tmp",
+        )  # fmt: skip
+    os.environ["RAY_TMPDIR"] = short
 
 
 def resources(*, grows: bool = False) -> Resources:

@@ -10,8 +10,8 @@ from xreal_synth.anatomy.film_folder import FilmFolder, FolderSettings
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
 from xreal_synth.engine.own_prompts import ENCODER, OwnPrompts, unknown_texts
 from xreal_synth.engine.quality import open_quality
-from xreal_synth.errors import DatasetError
 from xreal_synth.models.describe import (
+    BANK,
     BundleInfo,
     describe,
     encoder_hash,
@@ -29,8 +29,7 @@ from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
-from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset
-from xreal_synth.shards.names import DATASET, RECORDS, SHARDS
+from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset, require_free
 from xreal_synth.storage import Store
 from xreal_synth.types import QualitySettings, SamplingSettings
 
@@ -90,7 +89,7 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
     PlacementError.
     """
     recipe = loaded.recipe
-    bundle, own = _with_own(recipe, describe(recipe.bundle), encoder)
+    bundle, own = _with_own(recipe, describe(recipe.bundle, recipe.bundle_sha256), encoder)
     for row in recipe.findings:
         edit = row.edit
         named = edit.moved + edit.resized + (edit.added or ()) if edit is not None else ()
@@ -147,13 +146,8 @@ def check_before_start(run: Run, store: Store) -> DatasetHead | None:
     """
     verify_files(run.bundle)
     head = check_place(store, run.head({}), differences)
-    if head is None and (store.list(SHARDS) or store.list(RECORDS)):
-        raise DatasetError(
-            where=store.uri,
-            found=f"shards but no {DATASET}",
-            wanted="an empty folder, or a whole dataset's",
-            mend=f"restore {DATASET}, or give another place with --output",
-        )
+    if head is None:
+        require_free(store)
     return head
 
 
@@ -174,7 +168,8 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
         suffix = source.masks.suffix or ".png"
         place = mask_folder(source.masks.path, suffix)
         return FolderSource(place, settings, suffix, source.masks.content)
-    return BankSource(bundle.part("anatomy_bank"), settings)
+    bank = bundle.part(BANK)
+    return BankSource(bank, settings, lambda name: bundle.read(f"{BANK}/{name}"))
 
 
 def _films(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> FilmFolder:

@@ -15,11 +15,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+from xreal_synth.escaping import markdown_row
 from xreal_synth.evaluation.bundle import RealFilms
 from xreal_synth.evaluation.judging import Judges
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
 from xreal_synth.evaluation.request import Prepared, Request, prepare
 from xreal_synth.evaluation.run import Report, figures_for, films_for, real_films
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"
@@ -148,7 +150,7 @@ def markdown(rows: Sequence[CellFigures]) -> str:
     lines = [
         "| choice | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells) + " |" for cells in table_rows(rows)),
+        *map(markdown_row, table_rows(rows)),
         "",
         f"{' or '.join(map(str, films))} films a row. {NOTE}",
     ]
@@ -186,7 +188,7 @@ def _stored(store: LocalStore, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if not store.exists(FIGURES):
         return None
     try:
-        record = json.loads(store.read_bytes(FIGURES))
+        record = parse_json(store.read_bytes(FIGURES))
         figures: dict[str, Any] | None = nan_for_null(record["figures"]) if record["of"] == wanted else None
     except (ValueError, KeyError, TypeError):
         return None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from xreal_synth.errors import StorageError
+from xreal_synth.escaping import markdown_row
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
     AUC,
@@ -21,6 +22,7 @@ from xreal_synth.evaluation.dataset_figures import (
 from xreal_synth.evaluation.goals import brief
 from xreal_synth.evaluation.intervals import Figure
 from xreal_synth.evaluation.nulls import nan_for_null, null_for_nan
+from xreal_synth.opening import parse_json
 from xreal_synth.shards.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.storage import Store
 
@@ -87,7 +89,7 @@ def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
     if not store.exists(EVALUATION):
         return None
     try:
-        found = json.loads(store.read_bytes(EVALUATION))
+        found = parse_json(store.read_bytes(EVALUATION))
         if found["of"] != of:
             return None
         return {**found, **{key: [_row(row) for row in found[key]] for key in ("rows", "rows_unflagged")}}
@@ -149,7 +151,7 @@ def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
     return [
         f"| {head} | made | real | n |",
         "|---|---|---|---|",
-        *(f"| {r['name']} | {figure_of(r)} | {figure_of(r, 'real')} | {r['n']} |" for r in shown),
+        *(markdown_row([r["name"], figure_of(r), figure_of(r, "real"), r["n"]]) for r in shown),
     ]
 
 
@@ -178,5 +180,5 @@ def _by_finding(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in cells),
+        *map(markdown_row, cells),
     ]

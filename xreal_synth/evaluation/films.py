@@ -18,6 +18,7 @@ from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.stage_watch import StageWatch
 from xreal_synth.models.describe import BundleInfo, prompt_for
 from xreal_synth.models.load import LoadedBundle
+from xreal_synth.opening import UnreadableError, open_image, parse_json
 from xreal_synth.sampling.groups import TWIN, sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupFilms, GroupJob, MemberJob
 from xreal_synth.storage import LocalStore
@@ -94,12 +95,12 @@ class FilmFolder:
         none: dict[str, Any] = {"films": 0, "edits": 0, "wall": {}, "core": {}}
         if not self._store.exists(SECONDS):
             return none
-        found: dict[str, Any] = json.loads(self._store.read_bytes(SECONDS))
+        found: dict[str, Any] = parse_json(self._store.read_bytes(SECONDS))
         return found if found.keys() == none.keys() else none
 
     def _check_identity(self, now: dict[str, Any]) -> None:
         try:
-            former = json.loads(self._store.read_bytes(IDENTITY))
+            former = parse_json(self._store.read_bytes(IDENTITY))
             other = [
                 f"{key} {former.get(key)!r}, now {now[key]!r}" for key in now if former.get(key) != now[key]
             ]
@@ -115,9 +116,9 @@ class FilmFolder:
 
     def _film(self, key: str) -> Film:
         try:
-            with Image.open(io.BytesIO(self._store.read_bytes(key))) as image:
+            with open_image(self._store.read_bytes(key)) as image:
                 return np.asarray(image.convert("L"))
-        except (OSError, SyntaxError) as error:
+        except UnreadableError as error:
             raise DatasetError(
                 where=str(self.folder / key),
                 found=f"cannot be read: {error}",

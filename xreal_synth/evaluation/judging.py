@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import BundleError, XrealError
 from xreal_synth.models.load import WEIGHTS, network_from
+from xreal_synth.opening import UnreadableError, hashed_bytes, hashed_copy
 from xreal_synth.storage import LocalStore, sha256_bytes, sha256_file
 from xreal_synth.types import Film
 
@@ -74,9 +76,7 @@ def load_judges(folder: Path | None = None, device: torch.device | str = "cpu") 
             wanted="sizes and hashes of the judges' files",
             mend="write it again: python -m xreal_synth.evaluation.judging FOLDER",
         ) from error
-    for name in FILES:
-        _check_file(root / name, record.files.get(name))
-    networks = [network_from(part, root / part / "config.json", root / part / WEIGHTS) for part in PARTS]
+    networks = [_network(root, part, record.files) for part in PARTS]
     segmenter, classifier = (network.eval().requires_grad_(False).to(device) for network in networks)
     return Judges(
         segmenter=segmenter,
@@ -120,19 +120,23 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _check_file(path: Path, entry: _File | None) -> None:
-    if entry is None or not path.is_file() or path.stat().st_size != entry.bytes:
-        found = "not listed in judges.json" if entry is None else "missing or of another size"
-    elif sha256_file(path) != entry.sha256:
-        found = "not the file that judges.json was written for"
-    else:
-        return
-    raise BundleError(
-        where=str(path),
-        found=found,
-        wanted="the judging networks as they were shipped",
-        mend="install the package again; for judges of your own, write judges.json again",
-    )
+def _network(root: Path, part: str, files: Mapping[str, _File]) -> nn.Module:
+    """One network of the files that judges.json was written for; raises BundleError."""
+    config, weights = f"{part}/config.json", f"{part}/{WEIGHTS}"
+    missing = [name for name in (config, weights) if name not in files]
+    try:
+        if missing:
+            raise UnreadableError(f"{missing[0]} is not listed in {JUDGES_FILE}")
+        text = hashed_bytes(root / config, files[config].sha256)
+        with hashed_copy(root / weights, files[weights].sha256) as copy:
+            return network_from(part, root / part, text, copy)
+    except (OSError, UnreadableError) as error:
+        raise BundleError(
+            where=str(root / part),
+            found=f"not the files that judges.json was written for: {error}",
+            wanted="the judging networks as they were shipped",
+            mend="install the package again; for judges of your own, write judges.json again",
+        ) from error
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from xreal_synth.escaping import markdown_row
 from xreal_synth.evaluation.agreement import ordinal_alpha, weighted_kappa
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Figure, figure, unknown
 from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Kit
@@ -177,7 +178,7 @@ def tables_of(analysis: Analysis) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return markdown_row(cells)
 
 
 def _cell(figure: Figure, form: str = ".2f") -> str:

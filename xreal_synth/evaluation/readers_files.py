@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.readers import GUESS, GUESSES, RANK, Kit
 from xreal_synth.evaluation.readers_page import FORMAT
+from xreal_synth.opening import csv_reader, parse_json, read_file
 
 KEY: Final = "key.json"
+MAX_ANSWERS: Final = 64 << 20
 _NAMED: Final = 5
 
 Answers = dict[str, dict[str, int | str]]
@@ -38,7 +39,7 @@ def read_key(folder: Path) -> Kit:
     """The study in a kit's folder; raises DatasetError if its key.json is missing or is not one."""
     path = folder / KEY
     try:
-        raw = json.loads(path.read_bytes())
+        raw = parse_json(read_file(path))
         if raw.pop("format", None) != FORMAT:
             raise ValueError(f"not of the format {FORMAT!r}")
         kit: Kit = TypeAdapter(Kit).validate_python(raw)
@@ -81,7 +82,7 @@ def read_results(kit: Kit, files: Sequence[Path]) -> list[Reading]:
 
 
 def _read(kit: Kit, path: Path) -> tuple[Reading | None, list[str]]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_file(path, MAX_ANSWERS).decode("utf-8-sig")
     study, reader, answers = _from_csv(text) if path.suffix.lower() == ".csv" else _from_json(text)
     if study != kit.study:
         return None, [f"of study {study}, not {kit.study}"]
@@ -122,7 +123,7 @@ def _offered(question: str, value: object, questions: Sequence[str]) -> bool:
 
 
 def _from_json(text: str) -> tuple[str, int, Answers]:
-    raw: Any = json.loads(text)
+    raw: Any = parse_json(text)
     if raw["format"] != FORMAT:
         raise ValueError(f"format {raw['format']!r}, wanted {FORMAT!r}")
     answers = {str(name): dict(given) for name, given in raw["answers"].items()}
@@ -130,7 +131,7 @@ def _from_json(text: str) -> tuple[str, int, Answers]:
 
 
 def _from_csv(text: str) -> tuple[str, int, Answers]:
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    rows = list(csv_reader(text))
     if not rows or len({(row["study"], row["reader"]) for row in rows}) != 1:
         raise ValueError("wanted the columns study, reader, film, and one study and reader")
     names = [row["film"] for row in rows]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import parse_json
 from xreal_synth.seeds import stream
 from xreal_synth.storage import LocalStore
 
@@ -145,7 +146,7 @@ class Study:
         if not self._store.exists(cell.key):
             return None
         try:
-            raw = json.loads(self._store.read_bytes(cell.key))
+            raw = parse_json(self._store.read_bytes(cell.key))
             logits = np.asarray(raw["logits"], np.float64)
             return Trained(cell, logits, raw["real_films"], raw["synthetic_films"], raw["seconds"])
         except (ValueError, KeyError, TypeError) as error:
@@ -172,7 +173,7 @@ class Study:
 
     def _check_identity(self, now: dict[str, Any]) -> None:
         try:
-            former = json.loads(self._store.read_bytes(STUDY))
+            former = parse_json(self._store.read_bytes(STUDY))
             other = [
                 f"{key} {former.get(key)!r}, now {now[key]!r}" for key in now if former.get(key) != now[key]
             ]

@@ -20,6 +20,7 @@ from xreal_synth.export.regions import box_region, finding_region, kept_findings
 from xreal_synth.export.source import Source
 from xreal_synth.shards.names import FILM, SUFFIXES
 from xreal_synth.shards.tar import TarSample
+from xreal_synth.storage import checked_key
 from xreal_synth.types import PixelBox, Sample
 
 IMAGES = "images"
@@ -79,7 +80,7 @@ def _head(source: Source) -> dict[str, object]:
 def _write_image(folder: Path, film: TarSample, image_id: int) -> dict[str, object]:
     meta = film.sample.meta
     name = f"{film.sample.split}/{meta.key}.png"
-    path = folder / IMAGES / name
+    path = folder / IMAGES / checked_key(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(film.members[SUFFIXES.index(FILM)])
     height, width = meta.image_size

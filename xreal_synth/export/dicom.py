@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import XrealError
+from xreal_synth.escaping import for_csv
 from xreal_synth.export.films import Counted, OnFilm, each_film
-from xreal_synth.export.origin import NOTICES, Origin, origin_of, subject_id
+from xreal_synth.export.origin import NOTICES, Origin, origin_of, pseudonym
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.export.source import Source
 from xreal_synth.shards.names import ANATOMY, CHANGE, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.table import LABEL_COLUMNS, label_columns
 from xreal_synth.shards.tar import TarSample
+from xreal_synth.storage import checked_key
 from xreal_synth.types import SampleMeta
 
 FILMS: Final = "films"
@@ -60,11 +62,13 @@ def write_dicom(source: Source, folder: Path, on_film: OnFilm) -> Counted:
             meta, split = film.sample.meta, film.sample.split
             name = f"{FILMS}/{split}/{meta.key}.dcm"
             header = film_header(film, split, told)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / checked_key(name)).parent.mkdir(parents=True, exist_ok=True)
             header.save_as(folder / name, enforce_file_format=True)
             _write_masks(folder / MASKS, film)
             labels = ["" if value is None else value for value in label_columns(meta).values()]
-            table.writerow([name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
+            table.writerow(
+                map(for_csv, [name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
+            )
     return counted
 
 
@@ -86,7 +90,7 @@ def film_header(film: TarSample, split: str, told: Provenance) -> Any:
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
     meta = film.sample.meta
-    subject = subject_id(meta.anatomy_source, meta.anatomy_id, meta.digest, meta.group)
+    subject = pseudonym(meta)
     one = Dataset()
     one.SpecificCharacterSet = "ISO_IR 192"
     one.SOPClassUID = SecondaryCaptureImageStorage
@@ -150,7 +154,7 @@ def comment(meta: SampleMeta, split: str, told: Provenance) -> str:
 
 def _nobody(one: Any, meta: SampleMeta) -> None:
     """The patient module and the dates, with nothing in them that could be taken for a person's."""
-    one.PatientID = subject_id(meta.anatomy_source, meta.anatomy_id, meta.digest, meta.group)
+    one.PatientID = pseudonym(meta)
     one.PatientName = one.PatientID.replace("-", "^", 1)
     one.PatientComments = NOTICES[origin_of(meta)]
     for empty in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",

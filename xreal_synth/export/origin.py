@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
+import os
+import secrets
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 from typing import Final
 
+from xreal_synth.cache import home_folder
+from xreal_synth.errors import StorageError
 from xreal_synth.shards.names import parse_key
+from xreal_synth.storage import LocalStore
 from xreal_synth.types import SampleMeta
 
+KEY_VARIABLE: Final = "XREAL_PSEUDONYM_KEY"
+_KEY_FILE: Final = "pseudonyms.key"
 IMAGES: Final = "images"
 """The anatomy source whose films are real ones."""
 
@@ -38,9 +47,39 @@ def origin_of(meta: SampleMeta) -> Origin:
 def subject_id(source: str, anatomy_id: str, digest: str, group: int) -> str:
     """Names whose chest a film shows, never who: films with the same id must not be split apart.
 
-    A made-up anatomy is known by recipe digest and group; a real film by a hash of its name, since several
-    groups may be edited from one film.
+    A made-up anatomy is known by recipe digest and group; a real film, since several groups may be edited from one,
+    by a hash of digest and name. Whoever has the digest can try names out: what leaves this machine has `pseudonym`.
     """
     if source == IMAGES:
-        return f"FILM-{hashlib.sha256(anatomy_id.encode()).hexdigest()[:16]}"
+        return f"FILM-{hmac.digest(digest.encode(), anatomy_id.encode(), 'sha256').hex()[:16]}"
     return f"SYNTHETIC-{digest[:8]}-{group:010d}"
+
+
+def pseudonym(meta: SampleMeta) -> str:
+    """`subject_id` of a film, for a real one under this user's own key. Raises StorageError."""
+    salt = meta.digest
+    if meta.anatomy_source == IMAGES:
+        salt = hmac.digest(pseudonym_key(), meta.digest.encode(), "sha256").hex()
+    return subject_id(meta.anatomy_source, meta.anatomy_id, salt, meta.group)
+
+
+@cache
+def pseudonym_key() -> bytes:
+    """What this user's pseudonyms are made with: XREAL_PSEUDONYM_KEY, or 32 random bytes that are kept, from the
+    first use on, in $XDG_CONFIG_HOME/xreal-synth/pseudonyms.key for this user alone. Raises StorageError.
+    """
+    given = os.environ.get(KEY_VARIABLE)
+    if given:
+        return given.encode()
+    base = os.environ.get("XDG_CONFIG_HOME")
+    store = LocalStore((Path(base) if base else home_folder() / ".config") / "xreal-synth")
+    try:
+        Path(store.uri).mkdir(parents=True, exist_ok=True, mode=0o700)
+        store.put_if_absent(_KEY_FILE, secrets.token_bytes(32))
+        key = store.read_bytes(_KEY_FILE, 4096)
+    except (OSError, StorageError) as error:
+        raise StorageError(
+            where=store.uri, found=f"no key for pseudonyms of real films: {error}", wanted="a folder of this user's",
+            mend=f"make it writable, or set {KEY_VARIABLE} to a secret of your own",
+        ) from error  # fmt: skip
+    return key

@@ -18,6 +18,7 @@ from xreal_synth.shards.names import (
     RECORDS,
     SHARDS,
     TABLES,
+    numbers_up_to,
     parse_key,
     record_key,
     shards_in,
@@ -99,7 +100,7 @@ def _wanted(store: Store, head: DatasetHead) -> range:
     """Every shard up to the largest of which anything is there."""
     folders = (SHARDS, TABLES, RECORDS, QUARANTINE)
     present = {shard for folder in folders for shard in shards_in(store, folder, head.name)}
-    return range(max(present, default=-1) + 1)
+    return numbers_up_to(present, store.uri)
 
 
 def _reason(store: Store, head: DatasetHead, record: ShardRecord | None, shard: int) -> str:

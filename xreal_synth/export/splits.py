@@ -6,7 +6,6 @@ table that of its writing.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -14,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.opening import UnreadableError, open_parquet, parse_json
 from xreal_synth.shards.check import file_problems, local_copy
 from xreal_synth.shards.names import INDEX, SAMPLES
-from xreal_synth.shards.table import PARQUET_ERRORS
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp, Split
 
@@ -66,16 +65,14 @@ def splits_of(store: Store) -> SplitOf:
                 new = np.diff(found, prepend=-1) != 0
                 groups.append(found[new])
                 codes.append(np.array([SPLITS.index(name) for name in split[new]], np.uint8))
-    except PARQUET_ERRORS as error:
+    except (OSError, UnreadableError) as error:
         raise _stale(store, f"cannot be read ({error})") from error
     joined, first = np.unique(np.concatenate(groups), return_index=True)
     return SplitOf(joined, np.concatenate(codes)[first])
 
 
 def _batches(path: Any) -> Any:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with open_parquet(path) as file:
         for batch in file.iter_batches(batch_size=65_536, columns=["group", "split"], use_threads=False):
             yield batch.column("group").to_numpy(), batch.column("split").to_numpy(zero_copy_only=False)
 
@@ -83,7 +80,7 @@ def _batches(path: Any) -> Any:
 def samples_stamp(store: Store) -> FileStamp:
     """What index.json names samples.parquet as; raises DatasetError where it does not."""
     try:
-        files = json.loads(store.read_bytes(INDEX))["files"]
+        files = parse_json(store.read_bytes(INDEX))["files"]
         (entry,) = (entry for entry in files if entry["path"] == SAMPLES)
         return FileStamp(**entry)
     except (ValueError, KeyError, TypeError, StorageError) as error:

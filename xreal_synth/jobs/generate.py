@@ -21,6 +21,7 @@ from xreal_synth.engine.progress import NOT_STARTED, PARTIAL, RunSummary
 from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.engine.setup import Run, open_run, require_placeable
 from xreal_synth.errors import XrealError
+from xreal_synth.escaping import for_terminal
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.load import LoadedRecipe, load_recipe
 from xreal_synth.report.build import try_build
@@ -123,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(for_terminal(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xreal_synth import vocab
 from xreal_synth.errors import BundleError, ConversionError
-from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY
+from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, bounded_config
 from xreal_synth.models.convert.checkpoints import read_checkpoint
 from xreal_synth.models.convert.folders import read_config
 from xreal_synth.models.convert.ldm import TEXT_PREFIX, TOKEN_ROWS, convert_text
@@ -42,9 +42,13 @@ def add_prompt(
     info = describe(bundle)
     _check_can_grow(info, text, finding)
     verify_files(info)
-    table = load_file(info.root / EMBEDDINGS)
+    with info.held(EMBEDDINGS) as file:
+        table = load_file(file)
     if text not in info.known_prompts:
-        table |= encode_for(info, table, (text,), model or open_text_model(info.root))
+        if model is None:
+            with info.own_text_encoder() as folder:
+                model = open_text_model(folder)
+        table |= encode_for(info, table, (text,), model)
     fields = read_fields(info.root / BUNDLE_FILE)
     if finding is not None:
         findings = {**fields.prompts.findings, finding: text}
@@ -127,7 +131,7 @@ def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
             mend="correct --finding",
         )
     if not info.prompts and info.known_prompts == {info.null_prompt, info.healthy_prompt}:
-        unet = read_config(info.file("unet/config.json"))
+        unet = bounded_config(info.read("unet/config.json"), f"{info.root}/unet")
         if unet.get("_class_name") == "UNet2DModel":
             raise BundleError(
                 where=f"bundle {info.name}",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import struct
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xreal_synth import vocab
 from xreal_synth.errors import BundleError
+from xreal_synth.opening import UnreadableError, open_file, parse_json, read_file
 
 FORMAT_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
@@ -20,22 +23,37 @@ EMBEDDINGS: Final = "label_embeddings.safetensors"
 NULL_KEY: Final = "<null>"
 PICKLES: Final = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 ORGAN_CODES: Final = {"background": vocab.BACKGROUND, **vocab.ORGANS}
+MAX_BUNDLE_FILE: Final = 64 << 20
+_MAX_HEADER: Final = 100_000_000
+"""Bytes of a safetensors file's header, as its readers have it."""
 _DOCUMENTS: Final = (".md", ".txt", ".png")
 TEXT_PARTS: Final = ("text_encoder", "tokenizer")
 """What encodes prompts; every file of these decides the tokens, a vocabulary in .txt too."""
 
 
+MAX_IMAGE_SIZE: Final = 8192
+_MAX_NUMBER: Final = 65_536
+_MAX_LENGTH: Final = 16_384
+_MAX_PARTS: Final = 20_000
+_LAYERED: Final = re.compile(r"layer|block|depth|repeat|_res")
+_SIZES: Final = re.compile(r"channel|dim|scale|type")
+"""Keys of a configuration whose numbers say how many parts a network is built of, and those that only sound so."""
+
+Words = Annotated[str, Field(max_length=20_000)]
+Prompt = Annotated[str, Field(max_length=4_000)]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Prompts(_Strict):
     """`null` is guidance's unconditional prompt, `healthy` the one of stage A; `findings` by project name."""
 
-    null: str
-    healthy: str
-    join: str = " "
-    findings: dict[str, Annotated[str, Field(min_length=1)]]
+    null: Prompt
+    healthy: Prompt
+    join: Prompt = " "
+    findings: dict[str, Annotated[str, Field(min_length=1, max_length=4_000)]]
 
 
 class Defaults(_Strict):
@@ -45,7 +63,7 @@ class Defaults(_Strict):
     steps: Annotated[int, Field(ge=1, le=999)]
     hold: Annotated[float, Field(ge=0, le=1)]
     branch: Annotated[float, Field(ge=0, le=1)]
-    guidance: Annotated[float, Field(ge=0)]
+    guidance: Annotated[float, Field(ge=0, le=1000)]
     soft: Annotated[float, Field(ge=0, le=1)] = 0.2
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     eta_free: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -56,19 +74,24 @@ class Defaults(_Strict):
 class BundleFields(_Strict):
     """bundle.json without what is computed from the files."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    image_size: Annotated[int, Field(ge=8)]
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
+    image_size: Annotated[int, Field(ge=8, le=MAX_IMAGE_SIZE)]
     channels: Literal[1, 3]
-    value_range: tuple[float, float]
-    latent_shape: tuple[int, int, int]
-    scale_factor: Annotated[float, Field(gt=0)]
+    value_range: tuple[Annotated[float, Field(ge=-1e6)], Annotated[float, Field(le=1e6)]]
+    latent_shape: tuple[
+        Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(le=MAX_IMAGE_SIZE)],
+        Annotated[int, Field(le=MAX_IMAGE_SIZE)],
+    ]  # fmt: skip
+    scale_factor: Annotated[float, Field(gt=0, le=1e6)]
     organ_codes: dict[str, int] = ORGAN_CODES
     prompts: Prompts
     defaults: Defaults
-    licence: str
-    use_restriction: str
-    training_data: str
-    seconds_per_evaluation: dict[str, Annotated[float, Field(gt=0)]] = {}
+    licence: Words
+    use_restriction: Words
+    training_data: Words
+    seconds_per_evaluation: Annotated[
+        dict[str, Annotated[float, Field(gt=0, le=1e6)]], Field(max_length=100)
+    ] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> BundleFields:
@@ -86,7 +109,7 @@ class BundleFields(_Strict):
 
 
 class _File(_Strict):
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, le=1 << 42)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -94,14 +117,14 @@ class BundleFile(BundleFields):
     """The whole of bundle.json."""
 
     format_version: Literal[1] = 1
-    files: dict[str, _File]
+    files: Annotated[dict[str, _File], Field(max_length=10_000)]
 
 
 def read_bundle_file(path: Path) -> BundleFile:
     """The bundle.json at a path; raises BundleError."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_file(path, MAX_BUNDLE_FILE)
+    except (OSError, UnreadableError) as error:
         raise _unreadable(str(path), error) from error
     return parse_bundle_file(data, str(path))
 
@@ -109,7 +132,7 @@ def read_bundle_file(path: Path) -> BundleFile:
 def parse_bundle_file(text: bytes, where: str) -> BundleFile:
     """What a bundle.json holds; raises BundleError that names `where`."""
     try:
-        data = json.loads(text.decode("utf-8"))
+        data = parse_json(text.decode("utf-8"))
     except ValueError as error:
         raise _unreadable(where, error) from error
     version = data.get("format_version") if isinstance(data, dict) else None
@@ -132,6 +155,45 @@ def parse_bundle_file(text: bytes, where: str) -> BundleFile:
             wanted=f"the fields of format version {FORMAT_VERSION}",
             mend="correct them",
         ) from error
+
+
+def bounded_config(text: bytes, where: str) -> dict[str, Any]:
+    """A part's configuration, whose numbers build no endless network; raises BundleError."""
+    try:
+        data = parse_json(text, MAX_BUNDLE_FILE)
+    except ValueError as error:
+        raise _unreadable(where, error) from error
+    wrong = _unbounded(data, "") if isinstance(data, dict) else "not a JSON object"
+    if not wrong and (parts := _parts(data)) > _MAX_PARTS:
+        wrong = f"a network of {parts} layers"
+    if wrong:
+        raise BundleError(where=where, found=wrong, wanted="a configuration", mend="choose another bundle")
+    assert isinstance(data, dict)
+    return data
+
+
+def _unbounded(value: object, key: str) -> str:
+    """What in a configuration is larger than any network's; empty if nothing is."""
+    if isinstance(value, dict | list):
+        if len(value) > _MAX_LENGTH:
+            return f"{key or 'the configuration'} with {len(value)} entries"
+        pairs = value.items() if isinstance(value, dict) else ((key, item) for item in value)
+        return next((told for name, item in pairs if (told := _unbounded(item, str(name)))), "")
+    if isinstance(value, int | float) and not abs(value) <= _MAX_NUMBER:
+        return f"{key}: {value:g}, at most {_MAX_NUMBER}"
+    return ""
+
+
+def _parts(config: dict[str, Any]) -> int:
+    """At most how many layers a network of this configuration is built of."""
+    layered = {key: value for key, value in config.items() if _LAYERED.search(key)}
+    longest = max((len(value) for value in layered.values() if isinstance(value, list)), default=1)
+    numbers = (
+        [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
+        for key, value in layered.items()
+        if not _SIZES.search(key)
+    )
+    return math.prod((max(1, *found) for found in numbers if found), start=longest)
 
 
 def _unreadable(where: str, error: Exception) -> BundleError:
@@ -189,11 +251,11 @@ def _pickle(where: str, name: str) -> BundleError:
 def tensor_names(path: Path) -> list[str]:
     """Names in a safetensors file's header: 8 bytes of length, then JSON."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("header longer than the file")
-            header = json.loads(file.read(length))
+            if length > _MAX_HEADER:
+                raise ValueError("a header of more than 100 MB")
+            header = parse_json(file.read(length))
         return [name for name in header if name != "__metadata__"]
     except (OSError, ValueError, struct.error) as error:
         raise BundleError(
@@ -205,12 +267,13 @@ def tensor_names(path: Path) -> list[str]:
 
 
 def content_hash(record: BundleFile) -> str:
-    """sha256 over what decides the films: the files but for documents, and the fields the networks need."""
+    """sha256 over what decides the films and their use: the files but for documents, the fields the networks need,
+    and the licence."""
     kept = {path: entry.sha256 for path, entry in record.files.items() if not _is_document(path)}
     fields = record.model_dump(
         include={
             "format_version", "image_size", "channels", "value_range", "latent_shape", "scale_factor",
-            "organ_codes", "prompts",
+            "organ_codes", "prompts", "licence", "use_restriction",
         }
     )  # fmt: skip
     text = json.dumps(

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -17,6 +20,7 @@ from xreal_synth.errors import BundleError
 from xreal_synth.models.bundle_file import (
     BUNDLE_FILE,
     EMBEDDINGS,
+    MAX_IMAGE_SIZE,
     NULL_KEY,
     TEXT_PARTS,
     BundleFile,
@@ -26,10 +30,13 @@ from xreal_synth.models.bundle_file import (
     refuse_unsafe,
     tensor_names,
 )
+from xreal_synth.opening import UnreadableError, hashed_bytes, hashed_copy, parse_json
 from xreal_synth.storage import is_remote, local_folder, sha256_file
 from xreal_synth.types import Control, FileStamp, SamplingDefaults
 
+Content = bytes
 SHIPPED: Final = Path(__file__).parent.parent / "bundles"
+BANK: Final = "anatomy_bank"
 CONTROLLER: Final = "anatomy_controller"
 CONTROLNET: Final = "controlnet"
 UPSCALER: Final = "upscaler"
@@ -89,16 +96,62 @@ class BundleInfo:
             )
         return self.root / name
 
-    def file(self, path: str) -> Path:
-        """A file by its name in bundle.json; raises BundleError if that does not list it (with a hash)."""
-        if all(stamp.path != path for stamp in self.files):
+    def stamp(self, path: str) -> FileStamp:
+        """Size and hash of a file by its name in bundle.json; raises BundleError if that does not list it."""
+        found = next((stamp for stamp in self.files if stamp.path == path), None)
+        if found is None:
             raise BundleError(
                 where=f"bundle {self.name}",
                 found=f"bundle.json does not list {path}",
                 wanted="every file that is read, with its sha256",
                 mend="fetch the bundle again; if you made it, write bundle.json again",
             )
-        return self.root / path
+        return found
+
+    def read(self, path: str) -> Content:
+        """The bytes of a listed file, which are those that bundle.json was written for; raises BundleError."""
+        with self._checked(path) as sha256:
+            return hashed_bytes(self.root / path, sha256)
+
+    @contextmanager
+    def held(self, path: str) -> Iterator[Path]:
+        """A copy of a listed file that stays as bundle.json has it whatever becomes of the bundle's folder."""
+        with self._checked(path) as sha256, hashed_copy(self.root / path, sha256) as copy:
+            yield copy
+
+    def copy_file(self, path: str, folder: Path) -> None:
+        """Copies a listed file below a folder; raises BundleError."""
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.held(path) as copy:
+            shutil.copyfile(copy, target)
+
+    @contextmanager
+    def own_text_encoder(self) -> Iterator[Path]:
+        """A folder with copies of the bundle's text encoder and tokenizer, while they are read; raises BundleError."""
+        with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder:
+            for stamp in self.files:
+                if PurePosixPath(stamp.path).parts[0] in TEXT_PARTS:
+                    self.copy_file(stamp.path, Path(folder))
+            yield Path(folder)
+
+    @contextmanager
+    def _checked(self, path: str) -> Iterator[str]:
+        """The listed hash; raises BundleError for whatever reading meets in the block."""
+        sha256 = self.stamp(path).sha256
+        try:
+            yield sha256
+        except (OSError, UnreadableError) as error:
+            raise altered(self.root / path, str(error), sha256) from error
+
+
+def altered(path: Path, found: str, sha256: str) -> BundleError:
+    """A file that is not the one meant."""
+    return BundleError(
+        where=str(path), found=f"is not the file that bundle.json was written for: {found}",
+        wanted=f"sha256 {sha256}",
+        mend="fetch the bundle again; if you changed it yourself, write bundle.json again",
+    )  # fmt: skip
 
 
 def shipped_bundles() -> list[str]:
@@ -127,13 +180,19 @@ def find_bundle(ref: str | Path) -> Path:
     )
 
 
-def describe(ref: str | Path) -> BundleInfo:
+def describe(ref: str | Path, content: str | None = None) -> BundleInfo:
     """Reads and checks a bundle's bundle.json, file names and prompt table; hashes are left to verify_files.
 
-    Raises BundleError for a missing or newer bundle, wrong fields, unsafe or missing files, pickles.
+    Raises BundleError for a missing or newer bundle, wrong fields, unsafe or missing files, pickles, and for
+    another than that of the content hash `content`.
     """
     root = find_bundle(ref)
     record = read_bundle_file(root / BUNDLE_FILE)
+    if content is not None and content_hash(record) != content:
+        raise BundleError(
+            where=str(root), found=f"a bundle with the content hash {content_hash(record)}",
+            wanted=f"{content}, the recipe's bundle_sha256", mend="give that bundle, or its hash if this one is meant",
+        )  # fmt: skip
     refuse_unsafe(root, record)
     parts = tuple(sorted({PurePosixPath(path).parts[0] for path in record.files}))
     missing = [part for part in REQUIRED if part not in parts]
@@ -186,12 +245,7 @@ def verify_files(info: BundleInfo) -> None:
     """Hashes every file of the bundle; raises BundleError naming the first that differs."""
     for stamp in info.files:
         if sha256_file(info.root / stamp.path) != stamp.sha256:
-            raise BundleError(
-                where=f"bundle {info.name}",
-                found=f"{info.root / stamp.path} is not the file that bundle.json was written for",
-                wanted=f"sha256 {stamp.sha256}",
-                mend="fetch the bundle again; if you changed it yourself, write bundle.json again",
-            )
+            raise altered(info.root / stamp.path, "another hash", stamp.sha256)
 
 
 def require_control(info: BundleInfo, control: Control) -> None:
@@ -230,10 +284,14 @@ def _upscaled_size(root: Path, record: BundleFile) -> int | None:
     if name not in record.files:
         return None
     try:
-        side = json.loads((root / name).read_text(encoding="utf-8")).get("sample_size")
+        side = parse_json(hashed_bytes(root / name, record.files[name].sha256)).get("sample_size")
     except (OSError, ValueError, AttributeError):
         side = None
-    if not isinstance(side, int) or side <= record.image_size or side % record.image_size:
+    if (
+        not isinstance(side, int)
+        or not record.image_size < side <= MAX_IMAGE_SIZE
+        or side % record.image_size
+    ):
         raise BundleError(
             where=str(root / name),
             found=f"sample_size {side!r}",

@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from xreal_synth.cache import fetch, kept
+from xreal_synth.cache import fetch, forget, kept
 from xreal_synth.errors import BundleError, StorageError
-from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFile, parse_bundle_file, refuse_unsafe_names
+from xreal_synth.models.bundle_file import (
+    BUNDLE_FILE,
+    MAX_BUNDLE_FILE,
+    BundleFile,
+    parse_bundle_file,
+    refuse_unsafe_names,
+)
+from xreal_synth.opening import UnreadableError, read_file
 from xreal_synth.storage import Store, open_store, sha256_bytes, sha256_file
 
 KIND: Final = "bundles"
-_LARGEST: Final = 64 << 20
 
 
 def fetched_bundle(uri: str) -> Path:
@@ -21,28 +27,41 @@ def fetched_bundle(uri: str) -> Path:
     was changed in its place is another one. Names are checked before a byte is written. Raises BundleError.
     """
     try:
-        store = open_store(uri)
+        store = open_store(uri, reading=True)
         text = _bundle_json(store)
         record = parse_bundle_file(text, f"{uri.rstrip('/')}/{BUNDLE_FILE}")
         refuse_unsafe_names(uri, record)
         size = sum(entry.bytes for entry in record.files.values())
-        return kept(KIND, sha256_bytes(text), lambda folder: _fill(store, record, text, folder), size)
+        name = sha256_bytes(text)
+        folder = kept(KIND, name, lambda folder: _fill(store, record, text, folder), size)
+        if not _is(folder, text):
+            forget(KIND, name)
+            folder = kept(KIND, name, lambda folder: _fill(store, record, text, folder), size)
+        return folder
     except StorageError as error:
         raise BundleError(
             where=error.where or uri, found=error.found, wanted=error.wanted, mend=error.mend
         ) from error
 
 
+def _is(folder: Path, text: bytes) -> bool:
+    """Whether what was kept has this bundle.json; its files are hashed where they are read."""
+    try:
+        return read_file(folder / BUNDLE_FILE) == text
+    except (OSError, UnreadableError):
+        return False
+
+
 def _bundle_json(store: Store) -> bytes:
     size = store.size(BUNDLE_FILE)
-    if size is None or size > _LARGEST:
+    if size is None or size > MAX_BUNDLE_FILE:
         raise BundleError(
             where=store.uri,
             found=f"no {BUNDLE_FILE} there" if size is None else f"{BUNDLE_FILE} of {size} bytes",
             wanted=f"a bundle's folder with its {BUNDLE_FILE}",
             mend="check the URI; a bundle is put there file by file, as it lies in its folder",
         )
-    return store.read_bytes(BUNDLE_FILE)
+    return store.read_bytes(BUNDLE_FILE, MAX_BUNDLE_FILE)
 
 
 def _fill(store: Store, record: BundleFile, text: bytes, folder: Path) -> None:

@@ -5,7 +5,6 @@ Shapes: B batch, C channels, H and W film sides, h and w latent sides, L prompt 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xreal_synth.errors import BundleError
-from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
+from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, bounded_config
 from xreal_synth.models.describe import (
     CONTROLLER,
     CONTROLNET,
@@ -207,7 +206,7 @@ def load_bundle(
     """
     verify_files(info)
     unet = load_network(info, "unet", torch.bfloat16 if precision == "bf16" else torch.float32)
-    scheduler = read_json(info.file("scheduler/scheduler_config.json"))
+    scheduler = read_json(info, "scheduler/scheduler_config.json")
     if scheduler.get("prediction_type") not in ("epsilon", "v_prediction"):
         raise BundleError(
             where=str(info.root / "scheduler"),
@@ -238,27 +237,36 @@ def load_bundle(
 
 
 def alphas_from(scheduler: Mapping[str, Any]) -> Tensor:
-    """The training schedule's cumulative alphas [T] of a diffusers scheduler configuration."""
+    """The training schedule's cumulative alphas [T] of a diffusers scheduler configuration; raises BundleError."""
     known = {k: v for k, v in scheduler.items() if not k.startswith("_")}
-    alphas: Tensor = DDIMScheduler(**known).alphas_cumprod
+    try:
+        alphas: Tensor = DDIMScheduler(**known).alphas_cumprod
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise BundleError(
+            found=f"a scheduler that cannot be built: {error}",
+            wanted="a DDIM schedule",
+            mend="choose another bundle",
+        ) from error
     return alphas
 
 
 def load_network(info: BundleInfo, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """One network of the bundle on the CPU; raises BundleError."""
-    info.part(part)
-    return network_from(part, info.file(f"{part}/config.json"), info.file(f"{part}/{WEIGHTS}"), dtype)
+    folder = info.part(part)
+    config = info.read(f"{part}/config.json")
+    with info.held(f"{part}/{WEIGHTS}") as weights:
+        return network_from(part, folder, config, weights, dtype)
 
 
 def network_from(
-    part: str, config_file: Path, weights_file: Path, dtype: torch.dtype = torch.float32
+    part: str, folder: Path, text: bytes, weights_file: Path, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """A network that may be such a part, on the CPU, loaded strictly; raises BundleError.
+    """A network that may be such a part, of a configuration's text and its weights, on the CPU, loaded strictly.
 
-    It is built without values, so that no more than the file and one copy in `dtype` are in memory.
+    It is built without values, so that no more than the file and one copy in `dtype` are in memory. Raises
+    BundleError, that names `folder`.
     """
-    folder = config_file.parent
-    config = read_json(config_file)
+    config = bounded_config(text, str(folder / "config.json"))
     kinds = NETWORKS[part]
     kind = kinds.get(str(config.get("_class_name")))
     if kind is None:
@@ -273,7 +281,7 @@ def network_from(
             network: nn.Module = kind.from_config(config)
         weights = _tensors(weights_file)
         network.load_state_dict({k: _in_memory(v, dtype) for k, v in weights.items()}, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise BundleError(
             where=str(folder),
             found=f"weights and configuration do not belong together: {error}",
@@ -299,7 +307,8 @@ def _controlnet(info: BundleInfo, unet: Any) -> nn.Module:
 
 
 def _embeddings(info: BundleInfo) -> dict[str, Tensor]:
-    return {"" if k == NULL_KEY else k: v.float() for k, v in _tensors(info.file(EMBEDDINGS)).items()}
+    with info.held(EMBEDDINGS) as file:
+        return {"" if k == NULL_KEY else k: v.float() for k, v in _tensors(file).items()}
 
 
 def _check_shapes(info: BundleInfo, unet: Any, embeddings: Mapping[str, Tensor]) -> None:
@@ -333,19 +342,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A part's configuration; raises BundleError."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            where=str(path), found=f"cannot be read: {error}", wanted="JSON", mend="fetch it again"
-        ) from error
-    if not isinstance(data, dict):
-        raise BundleError(
-            where=str(path), found="not a JSON object", wanted="a configuration", mend="fetch it again"
-        )
-    return data
+def read_json(info: BundleInfo, name: str) -> dict[str, Any]:
+    """A configuration of the bundle, its hash and its numbers checked; raises BundleError."""
+    return bounded_config(info.read(name), str(info.root / name))
 
 
 def _in_memory(value: Tensor, dtype: torch.dtype) -> Tensor:

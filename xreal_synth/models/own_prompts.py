@@ -81,5 +81,9 @@ def encode_own(info: BundleInfo, texts: Sequence[str], encoder: str, source: Tex
     `encoder` names that. Raises BundleError for an encoder that did not make the bundle's prompts,
     ConversionError for one that cannot be read and for a text that does not fit.
     """
-    model = open_text_model(info.root) if source is None else open_text_model(source.path, source.vocabulary)
-    return pack(encode_for(info, load_file(info.root / EMBEDDINGS), texts, model), encoder)
+    with info.held(EMBEDDINGS) as file:
+        table = load_file(file)
+    if source is not None:
+        return pack(encode_for(info, table, texts, open_text_model(source.path, source.vocabulary)), encoder)
+    with info.own_text_encoder() as folder:
+        return pack(encode_for(info, table, texts, open_text_model(folder)), encoder)

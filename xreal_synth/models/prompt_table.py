@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ def read_about(data: bytes) -> tuple[str, tuple[str, ...]]:
     """(what encoded them, the texts), from the header alone, without torch; raises DatasetError."""
     try:
         (length,) = struct.unpack("<Q", data[:8])
-        about: Any = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        about: Any = parse_json(parse_json(data[8 : 8 + length])["__metadata__"][_KEY])
         return str(about["encoder"]), tuple(map(str, about["texts"]))
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise _broken(f"no header of prompts ({error})") from error

@@ -7,7 +7,6 @@ are noise.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from xreal_synth.models.load import NETWORKS
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.save import read_fields
 from xreal_synth.models.tiny import build_tiny
+from xreal_synth.opening import parse_json
 from xreal_synth.vocab import CHEXPERT14
 
 Config = Literal["tiny", "mini", "paper"]
@@ -113,5 +113,5 @@ def _fresh(part: str) -> Callable[[], Any]:
 
 def _config(part: str) -> dict[str, Any]:
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    config: dict[str, Any] = json.loads((MINI / part / name).read_text(encoding="utf-8"))
+    config: dict[str, Any] = parse_json((MINI / part / name).read_text(encoding="utf-8"))
     return config

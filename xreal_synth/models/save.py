@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from xreal_synth.errors import BundleError, XrealError
 from xreal_synth.models.bundle_file import BUNDLE_FILE, FORMAT_VERSION, PICKLES, BundleFields
 from xreal_synth.models.describe import BundleInfo, describe
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import LocalStore, sha256_file
 
 
@@ -50,7 +51,7 @@ def write_bundle(folder: Path, fields: BundleFields) -> BundleInfo:
 def read_fields(path: Path) -> BundleFields:
     """The fields of a bundle.json, or of a file that holds them alone; raises BundleError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
         return BundleFields.model_validate(
             {k: v for k, v in data.items() if k not in ("files", "format_version")}
         )

@@ -40,6 +40,6 @@ def load_upscaler(
     """The bundle's upscaler, whose hashes `load_bundle` has checked; raises BundleError."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = load_network(info, UPSCALER, dtype)
-    scheduler = read_json(info.file(f"{UPSCALER}/scheduler_config.json"))
+    scheduler = read_json(info, f"{UPSCALER}/scheduler_config.json")
     assert info.upscaled_size is not None, "a bundle with an upscaler tells its size"
     return Upscaler(network, alphas_from(scheduler), info.upscaled_size, device, precision)

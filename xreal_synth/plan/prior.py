@@ -8,7 +8,6 @@ use the zone weights and size range of vocab.py.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import PlacementError
+from xreal_synth.opening import parse_json
 from xreal_synth.vocab import FINDINGS
 
 Lung = Literal["left", "right"]
@@ -102,7 +102,7 @@ def _fallback(name: str, rng: np.random.Generator, count: int, fill: float) -> B
 @cache
 def _load(path: Path) -> Prior:
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_json(path.read_text())
         if stored["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {stored['format_version']}, this code reads {FORMAT_VERSION}")
         findings = {

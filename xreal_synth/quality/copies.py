@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import BundleError
+from xreal_synth.opening import parse_json
 from xreal_synth.quality.checks import JudgedFilm, Seen, bounds_of
 from xreal_synth.quality.nearest import PERCENTILE, THUMB, reduced, thumbnail
 from xreal_synth.types import Film
@@ -127,7 +128,7 @@ def _threshold_of(told: Mapping[str, str], path: Path) -> float:
 
 def _names(told: Mapping[str, str], path: Path) -> Sequence[str]:
     try:
-        names = json.loads(told["names"])
+        names = parse_json(told["names"])
     except (KeyError, ValueError) as error:
         raise _no_index(path, "no names") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):

@@ -40,6 +40,7 @@ def digested_settings(
             "name": True,
             "samples": True,
             "bundle": True,
+            "bundle_sha256": True,
             "split": True,
             "sampling": True,
             "quality": True,

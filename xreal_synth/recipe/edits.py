@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from xreal_synth.recipe.kinds import FindingName, Part, finding_name, is_number, problem
+from xreal_synth.recipe.kinds import FindingName, Part, Place, finding_name, is_number, problem
 from xreal_synth.types import Zone
 from xreal_synth.vocab import FINDINGS
 
@@ -48,7 +48,7 @@ class ImagesFolder(Part):
     """The user's own films: `manifest.csv` (image, mask, labels, negative, patient_id, split), or just PNGs and
     JPEGs with organ masks of the same names in `masks/`."""
 
-    path: str = Field(min_length=1, description="Folder with the films.")
+    path: Place = Field(description="Folder with the films.")
     boxes: str | None = Field(
         default=None,
         min_length=1,

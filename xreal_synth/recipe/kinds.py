@@ -13,9 +13,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from xreal_synth.errors import StorageError
+from xreal_synth.uris import refuse_uri
 from xreal_synth.vocab import ALIASES, FINDINGS, NO_FINDING, canonical
 
 
@@ -146,6 +148,17 @@ def finding_name(value: object) -> str:
     raise problem(value, wanted=wanted, mend=near(value, [*FINDINGS, *ALIASES]))
 
 
+def _place(reading: bool) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        try:
+            refuse_uri(value, reading=reading)
+        except StorageError as error:
+            raise problem(None, found=error.found, wanted=error.wanted, mend=error.mend) from None
+        return value
+
+    return check
+
+
 MAX_SHARD: Final = 10_000
 _SMALLEST: Final = 1e-6
 
@@ -168,6 +181,8 @@ SizeRange = Annotated[
     BeforeValidator(_range(_SMALLEST, 1.0, "shares of the lung's area, above 0 and up to 1")),
 ]
 HeartScale = Annotated[tuple[float, float], BeforeValidator(_range(0.5, 2.0, "factors from 0.5 to 2"))]
+Place = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=False))]
+BundlePlace = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=True))]
 Box = Annotated[tuple[float, float, float, float], BeforeValidator(_box)]
 PngSuffix = Annotated[str, BeforeValidator(_png_suffix)]
 FindingName = Annotated[

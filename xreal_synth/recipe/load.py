@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.opening import UnreadableError, read_file
 from xreal_synth.recipe.agree import disagreements
 from xreal_synth.recipe.explain import problems_of
 from xreal_synth.recipe.kinds import shown
@@ -81,11 +82,11 @@ def _read(path: Path) -> str:
             raise RecipeError(
                 str(path), [Problem("", f"a file of over {MAX_BYTES} bytes", "a recipe of a few kB")]
             )
-        return path.read_text(encoding="utf-8-sig")
+        return read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecipeError(str(path), [Problem("", "not a text file", "YAML in UTF-8")]) from None
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, UnreadableError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         mend = _neighbours(path)
         raise RecipeError(
             str(path), [Problem("", f"cannot be read: {reason}", "a recipe file", mend)]

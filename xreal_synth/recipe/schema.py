@@ -14,11 +14,13 @@ from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.findings import FindingRow
 from xreal_synth.recipe.kinds import (
     MAX_ACTORS,
+    BundlePlace,
     Cpus,
     Gpus,
     HeartScale,
     MicroBatch,
     Part,
+    Place,
     PngSuffix,
     ShardSamples,
     actor_count,
@@ -35,8 +37,7 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
 class MaskFolder(Part):
     """Organ masks as PNGs, 8-bit, pixel = organ code (1 left lung, 2 right lung, 3 heart, 4 aorta)."""
 
-    path: str = Field(
-        min_length=1,
+    path: Place = Field(
         description="Folder or URI with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars.",
     )
     suffix: PngSuffix | None = Field(
@@ -184,7 +185,7 @@ class Split(Part):
 class Output(Part):
     """Where the dataset goes."""
 
-    uri: str = Field(min_length=1, description="Folder of the dataset; relative to the current folder.")
+    uri: Place = Field(description="Folder of the dataset; relative to the current folder.")
     shard_samples: ShardSamples = Field(default="auto", description="Groups per shard, 1 to 10000; auto: 64.")
     upscale: int | None = Field(
         default=None,
@@ -282,8 +283,13 @@ class Recipe(Part):
     samples: int = Field(
         ge=1, le=10**10 - 1, description="Groups: one anatomy each; twins and variants come on top."
     )
-    bundle: str = Field(
-        min_length=1, description="Model bundle: a shipped name, a path or a URI (s3://, gs://, hf://)."
+    bundle: BundlePlace = Field(
+        description="Model bundle: a shipped name, a path or a URI (s3://, gs://, hf://, https://)."
+    )
+    bundle_sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="The bundle's content hash, as `xreal-synth bundle show` tells it: another bundle is refused.",
     )
     anatomy: Anatomy = Field(default_factory=Anatomy)
     findings: tuple[FindingRow, ...] = Field(

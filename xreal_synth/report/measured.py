@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import StorageError
+from xreal_synth.opening import parse_json
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import EVALUATION, LEAK
 from xreal_synth.storage import Store
@@ -130,7 +130,7 @@ def _read(store: Store, name: str, kind: type, problems: list[str]) -> object:
     if not store.exists(name):
         return None
     try:
-        content = json.loads(store.read_bytes(name))
+        content = parse_json(store.read_bytes(name))
         return _adapter(kind).validate_python({"rows": content} if isinstance(content, list) else content)
     except (ValueError, ValidationError, StorageError) as error:
         problems.append(f"{name} cannot be read: {_first_line(error)}")

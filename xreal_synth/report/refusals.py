@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from xreal_synth.opening import open_parquet
+
 _BATCH: Final = 16_384
 _KINDS: Final = 2048
 _LISTED: Final = 12
@@ -35,13 +37,11 @@ class Refusals:
 
 def refusals(path: Path) -> Refusals:
     """Reads rejected.parquet once."""
-    import pyarrow.parquet as pq
-
     attempts: Counter[int] = Counter()
     dropped: Counter[int] = Counter()
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         for batch in file.iter_batches(_BATCH, columns=["row", "reason", "dropped"], use_threads=False):
             rows = batch.column("row").to_numpy()
             attempts.update(rows.tolist())

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from xreal_synth.opening import open_parquet
 from xreal_synth.report.coverage import Coverage
 from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
 from xreal_synth.report.picks import Pick, Picker
@@ -71,9 +72,7 @@ class Streamed:
 
 def stream(path: Path, picker: Picker) -> Streamed:
     """Reads samples.parquet once, and its scores once before for their ranges."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         scores = [name for name in file.schema_arrow.names if name.startswith(QUALITY) and name != FLAGS]
         flags = [FLAGS] if FLAGS in file.schema_arrow.names else []
         counting = _Counting(_ranges(file, scores), picker)

@@ -17,7 +17,7 @@ from xreal_synth.shards.names import rejects_key, table_key, tar_key
 from xreal_synth.shards.record import stamp
 from xreal_synth.shards.table import label_counts, read_rejected, read_table, sample_schema
 from xreal_synth.shards.tar import CanonicalTar, TableRow, TarSample, encode_sample, read_samples
-from xreal_synth.storage import Store, sha256_of
+from xreal_synth.storage import LocalStore, Store, sha256_of
 from xreal_synth.types import FileStamp, SampleMeta, ShardPlan, ShardRecord
 
 MOST_PER_FILE = 20
@@ -154,10 +154,11 @@ def tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: An
 def local_copy(store: Store, key: str) -> Iterator[Path]:
     """The file on this machine: itself in a local store, else a temporary copy."""
     if store.local_path is not None:
-        path = store.local_path / key
-        if not path.is_file():
+        if not store.exists(key):
             raise StorageError(found=f"{key} is missing")
-        yield path
+        if isinstance(store, LocalStore):
+            store.open(key).close()
+        yield store.local_path / key
         return
     with tempfile.NamedTemporaryFile(prefix="xreal-synth-") as file:
         for chunk in store.chunks(key):

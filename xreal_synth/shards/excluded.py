@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.escaping import for_csv, from_csv
 from xreal_synth.shards.names import EXCLUDED, parse_key
 from xreal_synth.storage import Store
 
@@ -34,7 +35,7 @@ def read_excluded(store: Store) -> dict[str, str]:
             raise _faulty(where, f"line {line}: {len(row)} cells")
         key, reason = row
         parse_key(key, f"{where} line {line}")
-        found[key] = reason
+        found[key] = from_csv(reason)
     return found
 
 
@@ -46,7 +47,7 @@ def add_excluded(store: Store, films: Mapping[str, str]) -> int:
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(COLUMNS)
-        table.writerows(sorted({**former, **new}.items()))
+        table.writerows((key, for_csv(reason)) for key, reason in sorted({**former, **new}.items()))
         store.replace(EXCLUDED, text.getvalue().encode())
     return len(new)
 

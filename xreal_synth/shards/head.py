@@ -11,12 +11,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import DatasetError
-from xreal_synth.shards.names import DATASET, RECIPE
+from xreal_synth.shards.names import DATASET, LOGS, PROGRESS, PROMPTS, RECIPE, RECORDS, SHARDS, is_name
 from xreal_synth.shards.seal import sealed, unsealed
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp
 
 FORMAT_VERSION = 1
+_BEFORE = (LOGS, PROGRESS, PROMPTS, "lost+found")
+"""What a run writes before dataset.json, and what a disk has of its own."""
 
 Differences = Callable[[dict[str, object], dict[str, object]], list[str]]
 
@@ -90,6 +92,8 @@ def parse_head(data: bytes, where: str) -> DatasetHead:
             wanted=f"format {FORMAT_VERSION} or older",
             mend="install a newer xreal-synth",
         )
+    if not is_name(str(fields.get("name"))):
+        raise DatasetError(where=where, found="no dataset's name", wanted="lower-case letters, digits, . _ -")
     try:
         return _adapter().validate_python(fields)
     except ValidationError as error:
@@ -139,6 +143,28 @@ def check_place(store: Store, head: DatasetHead, differences: Differences) -> Da
     found = read_head(store)
     check_head(found, head, store.uri, differences)
     return found
+
+
+def require_free(store: Store) -> None:
+    """Raises DatasetError where there is no dataset, and files or folders that are not a dataset's: what a run
+    writes would be taken for theirs, or theirs replaced."""
+    if store.list(SHARDS) or store.list(RECORDS):
+        raise DatasetError(
+            where=store.uri, found=f"shards but no {DATASET}", wanted="an empty folder, or a whole dataset's",
+            mend=f"restore {DATASET}, or give another place with --output",
+        )  # fmt: skip
+    folder = store.local_path
+    names = (
+        [path.name for path in folder.iterdir()] if folder is not None and folder.is_dir() else store.list("")
+    )
+    odd = sorted(name for name in names if not name.startswith(".") and name not in _BEFORE)
+    if odd:
+        raise DatasetError(
+            where=store.uri,
+            found=f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''}, and no {DATASET}",
+            wanted="an empty folder, or the dataset of this very recipe",
+            mend="give another place with --output, or a folder of its own below this one",
+        )
 
 
 def open_dataset(store: Store, head: DatasetHead, recipe_text: str, differences: Differences) -> DatasetHead:

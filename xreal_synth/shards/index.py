@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Any, Final
 
 from xreal_synth.errors import StorageError
+from xreal_synth.opening import parse_json
 from xreal_synth.shards.acceptance import GateTally
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.names import INDEX
@@ -89,7 +90,7 @@ def index_start(store: Store) -> dict[str, Any]:
         if (end := data.find(mark, seen)) >= 0:
             data = data[:end].removesuffix(b",") + b"\n}"
             break
-    fields = json.loads(data)
+    fields = parse_json(data)
     if not isinstance(fields, dict):
         raise ValueError(f"{INDEX} holds no object")
     return fields

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import open_parquet
 from xreal_synth.shards.table import PARQUET_SETTINGS
 
 ROW_GROUP = 32_768
@@ -93,8 +94,6 @@ class Merger:
         return pa.Table.from_arrays(columns, schema=self._schema)
 
     def _widen(self, new: list[Any]) -> None:
-        import pyarrow.parquet as pq
-
         if not new:
             return
         self._writer.close()
@@ -102,7 +101,7 @@ class Merger:
             self._schema = self._schema.append(field)
         old = self._out.rename(self._out.with_suffix(".narrow"))
         self._writer = self._open()
-        with pq.ParquetFile(old) as narrow:
+        with open_parquet(old) as narrow:
             for group in range(narrow.num_row_groups):
                 self._writer.write_table(self._aligned(narrow.read_row_group(group), str(old)))
         old.unlink()

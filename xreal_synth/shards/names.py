@@ -45,6 +45,7 @@ HUB_SPLITS: Final = {"train": "train", "val": "validation", "test": "test"}
 """A dataset's split -> its name in files for the Hugging Face Hub."""
 
 _KEY = re.compile(r"([0-9]{10}|[1-9][0-9]{10,17})-(h|[vs](?:0|[1-9][0-9]{0,5}))")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _STEM = re.compile(r"(.+)-([0-9]{6}|[1-9][0-9]{6,17})")
 
 
@@ -67,6 +68,22 @@ def key_of(group: int, member: str) -> str:
     key = f"{group:010d}-{member}"
     assert _KEY.fullmatch(key), key
     return key
+
+
+def is_key(text: str) -> bool:
+    return _KEY.fullmatch(text) is not None
+
+
+def is_tar_key(text: str) -> bool:
+    """Whether it is a name that `tar_key` gives."""
+    folder, _, file = text.partition("/")
+    stem = parse_stem(file.removesuffix(".tar"))
+    return folder == SHARDS and file.endswith(".tar") and stem is not None and is_name(stem.name)
+
+
+def is_name(text: str) -> bool:
+    """Whether a dataset may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 def parse_key(text: str, where: str = "") -> Key:
@@ -111,6 +128,7 @@ def quarantine_key(stem: str) -> str:
     return f"{QUARANTINE}/{stem}.json"
 
 
+_GAPS: Final = 100
 _ENDINGS: Final = {SHARDS: ".tar", TABLES: ".parquet", RECORDS: ".json", QUARANTINE: ".json"}
 
 
@@ -131,6 +149,18 @@ def shards_among(keys: Iterable[str], folder: str, name: str) -> Iterator[int]:
         stem = parse_stem(key.removeprefix(lead).removesuffix(ending))
         if stem is not None and stem.name == name:
             yield stem.shard
+
+
+def numbers_up_to(present: Iterable[int], where: str) -> range:
+    """Shard numbers from 0 to the largest of those present; raises DatasetError where nearly all would be missing."""
+    known = set(present)
+    last = max(known, default=-1)
+    if last >= _GAPS * (len(known) + 1000):
+        raise DatasetError(
+            where=where, found=f"a file of shard {last}, and files of {len(known)} shards in all",
+            wanted="a dataset's shards", mend=f"take the files of shard {last} out of the folder",
+        )  # fmt: skip
+    return range(last + 1)
 
 
 def owner(key: str) -> Stem | None:

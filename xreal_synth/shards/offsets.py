@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import UnreadableError, open_tar
 from xreal_synth.shards.names import SUFFIXES
 from xreal_synth.shards.tar import content_sha256, raw_samples
 
@@ -26,7 +27,7 @@ def sample_offsets(path: Path, where: str, keys: tuple[str, ...]) -> Offsets:
     wanted = [f"{key}.{suffix}" for key in keys for suffix in SUFFIXES]
     starts, end = [], 0
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with open_tar(path) as tar:
             for position, name in enumerate(wanted):
                 member = tar.next()
                 if member is None or member.name != name or not member.isreg():
@@ -38,7 +39,7 @@ def sample_offsets(path: Path, where: str, keys: tuple[str, ...]) -> Offsets:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
             if tar.next() is not None:
                 raise DatasetError(where=where, found="more members than its table has rows")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, UnreadableError) as error:
         raise DatasetError(where=where, found=f"cannot be read as a tar ({error})") from error
     return np.array([*starts, end], dtype=np.int64)
 

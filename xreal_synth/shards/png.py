@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import UnreadableError, open_image
 
 MAX_SIDE = 8192
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -33,9 +34,9 @@ def decode_png(data: bytes, where: str) -> npt.NDArray[np.uint8]:
     """
     width, height = _checked_header(data, where)
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        with open_image(data, ("PNG",)) as image:
             pixels = np.array(image, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
+    except UnreadableError as error:
         raise _bad(where, f"cannot be decoded ({error})") from error
     if pixels.shape != (height, width):
         raise _bad(where, f"decodes to shape {pixels.shape}")

@@ -6,11 +6,11 @@ cannot append. `{run}` is `{UTC start}-{host}-{process id}`, so that names sort 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from xreal_synth.opening import parse_json
 from xreal_synth.shards.names import LOGS
 from xreal_synth.storage import Store
 
@@ -75,7 +75,7 @@ def _backwards(store: Store, key: str) -> Iterator[bytes]:
 
 def _parsed(line: bytes) -> Line | None:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError:
         return None
     whole = isinstance(found, dict) and all(

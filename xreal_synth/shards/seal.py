@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import sha256_bytes
 
 _SEAL = "sha256_of_this"
@@ -23,7 +24,7 @@ def sealed(fields: dict[str, object]) -> bytes:
 def unsealed(data: bytes, where: str) -> dict[str, object]:
     """The fields of a sealed file, byte for byte as written; raises DatasetError naming `where`."""
     try:
-        content = json.loads(data)
+        content = parse_json(data)
     except ValueError as error:
         raise _altered(where, f"not JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get(_SEAL), str):

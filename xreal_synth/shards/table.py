@@ -8,16 +8,18 @@ Columns carry the names that KEY.json uses; labels are nullable int8 under dotte
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import UnreadableError, read_parquet
 from xreal_synth.shards.meta import finding_fields
-from xreal_synth.shards.names import tar_key
+from xreal_synth.shards.names import is_key, is_tar_key, tar_key
 from xreal_synth.shards.tar import TableRow
-from xreal_synth.types import FilmQuality, Rejected, SampleMeta, ShardPlan
+from xreal_synth.types import FilmQuality, Rejected, SampleMeta, ShardPlan, Split
 
 LABEL_COLUMNS: Final = tuple(
     f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
@@ -32,8 +34,14 @@ PARQUET_SETTINGS: Final[dict[str, Any]] = {
     "write_page_checksum": True,
     "store_schema": False,
 }
-PARQUET_ERRORS: Final = (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError)
-"""What pyarrow raises on a damaged file (its own classes derive from these)."""
+
+
+_WORDS: Final[dict[str, Callable[[str], bool]]] = {
+    "key": is_key,
+    "split": lambda text: text in get_args(Split),
+    "tar": is_tar_key,
+    "sha256": lambda text: re.fullmatch("[0-9a-f]{64}", text) is not None,
+}
 
 
 @lru_cache(maxsize=1)
@@ -153,21 +161,29 @@ def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
 
 def read_table(data: bytes, where: str, schema: Any) -> Any:
     """A pyarrow table with at least the schema's columns, of its types; raises DatasetError otherwise."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
-    except PARQUET_ERRORS as error:
+        table = read_parquet(data)
+    except UnreadableError as error:
         raise DatasetError(where=where, found=f"cannot be read as parquet ({error})") from error
-    if table.schema.equals(schema):
-        return table
-    for field in schema:
-        found = table.schema.field(field.name).type if field.name in table.column_names else None
+    names = table.column_names
+    for field in schema if not table.schema.equals(schema) else ():
+        found = table.schema.field(field.name).type if names.count(field.name) == 1 else None
         if found != field.type:
             raise DatasetError(where=where, found=f"column {field.name}: {found}", wanted=str(field.type))
+    if "split" in schema.names:
+        _check_words(table, where)
     return table
+
+
+def _check_words(table: Any, where: str) -> None:
+    """Raises DatasetError for a key, split, member or tar that no dataset has: files are named by them."""
+    for column, is_one in _WORDS.items():
+        for value in table.column(column).unique().to_pylist():
+            if not isinstance(value, str) or not is_one(value):
+                raise DatasetError(
+                    where=where, found=f"{column} {str(value)[:80]!r}", wanted=f"a dataset's {column}",
+                    mend="get the dataset again from where it was made",
+                )  # fmt: skip
 
 
 def read_rejected(data: bytes, where: str) -> list[Rejected]:

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import UnreadableError, open_file, open_tar
 from xreal_synth.shards.meta import meta_json, parse_meta
 from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, META, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.png import decode_png, encode_png
@@ -238,8 +239,8 @@ def raw_samples(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[st
 def _members(source: Path | bytes, where: str) -> Iterator[tuple[str, bytes]]:
     try:
         with (
-            source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file,
-            tarfile.open(fileobj=file, mode="r:") as tar,
+            open_file(source) if isinstance(source, Path) else io.BytesIO(source) as file,
+            open_tar(file) as tar,
         ):
             end = 0
             while (member := tar.next()) is not None:
@@ -248,7 +249,7 @@ def _members(source: Path | bytes, where: str) -> Iterator[tuple[str, bytes]]:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 yield member.name, content
             _check_end(file, end, where)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, UnreadableError) as error:
         raise DatasetError(where=where, found=f"cannot be read as a tar ({error})") from error
 
 

@@ -23,6 +23,7 @@ from xreal_synth.shards.names import (
     RECORDS,
     SHARDS,
     TABLES,
+    numbers_up_to,
     owner,
     quarantine_key,
     record_key,
@@ -73,7 +74,7 @@ def verify(
     plans = None if expected is None else {plan.shard: plan for plan in expected}
     listed = {folder: store.list(folder) for folder in (SHARDS, TABLES, RECORDS, QUARANTINE)}
     present = {shard for folder, keys in listed.items() for shard in shards_among(keys, folder, head.name)}
-    wanted = sorted(present | (set(range(max(present, default=-1) + 1)) if plans is None else set(plans)))
+    wanted = sorted(present | (set(numbers_up_to(present, store.uri)) if plans is None else set(plans)))
     problems = _foreign(listed, head, wanted)
     if head.prompts is not None:
         own = file_problems(store, head.prompts)

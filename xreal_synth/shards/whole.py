@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -13,13 +12,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import StorageError, XrealError
+from xreal_synth.opening import UnreadableError, open_parquet, parse_json
 from xreal_synth.shards.ahead import in_order, readers
 from xreal_synth.shards.check import MOST_PER_FILE, file_problems, local_copy
 from xreal_synth.shards.head import DatasetHead
 from xreal_synth.shards.index import IndexWriter, asked_groups, index_start
 from xreal_synth.shards.names import INDEX, REJECTED, SAMPLES, stem_of, table_key
 from xreal_synth.shards.problems import VerifyProblem
-from xreal_synth.shards.table import PARQUET_ERRORS, read_table, sample_schema
+from xreal_synth.shards.table import read_table, sample_schema
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp
 
@@ -51,7 +51,7 @@ def whole_problems(
 
 def _index(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> list[VerifyProblem]:
     try:
-        content = index_start(store) if complete else json.loads(store.read_bytes(INDEX))
+        content = index_start(store) if complete else parse_json(store.read_bytes(INDEX))
         files = TypeAdapter(list[FileStamp]).validate_python(content["files"])
     except (ValueError, KeyError, TypeError, ValidationError, StorageError, OSError) as error:
         return [VerifyProblem(INDEX, f"cannot be read ({error}); {_STALE}", None)]
@@ -91,7 +91,7 @@ def _rows(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: 
                 elif not same:
                     problems.append(f"its rows of shard {shard} are not those of the shard's table; {_STALE}")
                 seen.add(shard)
-    except (*PARQUET_ERRORS, XrealError) as error:
+    except (OSError, UnreadableError, XrealError) as error:
         return [*problems, f"cannot be read ({error}); {_STALE}"]
     missing = [shard for shard, samples in shards.items() if samples and shard not in seen]
     return problems + [f"the rows of shard {shard} are missing; {_STALE}" for shard in missing]
@@ -110,9 +110,8 @@ def _runs(path: Path) -> Iterator[tuple[int, Any]]:
     """(shard, its consecutive rows) of samples.parquet, with a batch and a shard in memory."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with open_parquet(path) as file:
         waiting = file.schema_arrow.empty_table()
         for batch in file.iter_batches(batch_size=4096, use_threads=False):
             waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from xreal_synth.opening import parse_json
+
 METRICS = "metrics.jsonl"
 
 
@@ -25,7 +27,7 @@ def read_metrics(out: Path) -> list[dict[str, float | int | str]]:
     records = []
     for line in (out / METRICS).read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except json.JSONDecodeError:
             continue
     return records

@@ -22,6 +22,7 @@ from xreal_synth.models.load import NETWORKS
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.networks.mask_controller import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.opening import parse_json
 
 NULL_KEY = "<null>"
 PATCH_TRANSFORM = ("basis", "offset", "gain")
@@ -84,7 +85,7 @@ def _kind_of(part: str, folder: Path) -> Any:
     """The class that a part's config.json names, out of those that bundles may hold."""
     kinds = NETWORKS[part]
     try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        name = parse_json((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
         return kinds[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
@@ -114,7 +115,7 @@ def _write_half(network: Any, target: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     network.save_pretrained(temporary)
     config = temporary / "config.json"
-    record = json.loads(config.read_text(encoding="utf-8"))
+    record = parse_json(config.read_text(encoding="utf-8"))
     record.pop("_name_or_path", None)
     config.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _replace_folder(temporary, target)

@@ -5,7 +5,6 @@ Shapes: B batch, C latent channels, h and w latent sides, H and W film sides.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import LatentPosterior, PatchAutoencoder
+from xreal_synth.opening import parse_json
 
 
 class FirstStage(Protocol):
@@ -75,7 +75,7 @@ def frozen(network: PatchAutoencoder) -> PatchAutoencoder:
 def load_first_stage(folder: str) -> FirstStage:
     """A trained first stage from its diffusers folder, frozen; raises TrainingError."""
     try:
-        kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        kind = parse_json((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
         if kind == "AutoencoderKL":
             return KlFirstStage(AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False))
         if kind != "PatchAutoencoder":

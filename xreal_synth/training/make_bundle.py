@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from xreal_synth.anatomy.fit_bank import fit_bank
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFields, Prompts
 from xreal_synth.models.convert.assemble import BANK, new_folder, refuse_existing
-from xreal_synth.models.describe import SHIPPED, BundleInfo, describe, verify_files
+from xreal_synth.models.describe import SHIPPED, BundleInfo, describe
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.save import read_fields, write_bundle
+from xreal_synth.opening import parse_json
 from xreal_synth.training.export import export_parts
 from xreal_synth.vocab import NO_FINDING
 
@@ -99,12 +99,9 @@ def _check_complete(runs: Runs, words: Words, base: str | None) -> None:
 
 
 def _copy_base(info: BundleInfo, folder: Path) -> BundleFields:
-    verify_files(info)
     for stamp in info.files:
         if Path(stamp.path).suffix not in DOCUMENTS:
-            target = folder / stamp.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(info.root / stamp.path, target)
+            info.copy_file(stamp.path, folder)
     return read_fields(info.root / BUNDLE_FILE)
 
 
@@ -146,7 +143,7 @@ def _prompts(network: Path) -> Prompts:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(
             found=f"{folder / 'config.json'}: {error}",

@@ -6,7 +6,6 @@ of the same family is assumed: `paper-autoencoder.yaml` beside `paper-denoiser.y
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.opening import parse_json
 from xreal_synth.training.config import TrainConfig, load_config
 from xreal_synth.training.films import FilmBatch, FilmSet
 from xreal_synth.training.first_stage import FirstStage, KlFirstStage, frozen
@@ -125,7 +125,7 @@ def beside(path: Path, network: str, other: str) -> Path:
 def read_shape(folder: Path, key: str) -> dict[str, Any]:
     """A network folder's config.json; raises TrainingError."""
     try:
-        shape: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shape: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(found=f"{key}: {error}", wanted="the folder of a trained network") from error
     return shape

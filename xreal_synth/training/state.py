@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.opening import parse_json
 
 LATEST = "latest.json"
 
@@ -73,7 +74,7 @@ def _free_name(folder: Path, step: int) -> str:
 
 def _published(folder: Path) -> str | None:
     pointer = folder / LATEST
-    return str(json.loads(pointer.read_text(encoding="utf-8"))["state"]) if pointer.exists() else None
+    return str(parse_json(pointer.read_text(encoding="utf-8"))["state"]) if pointer.exists() else None
 
 
 def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]] | None:
@@ -83,7 +84,7 @@ def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]
         if name is None:
             return None
         place = folder / name
-        record = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        record = parse_json((place / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(place / "state.safetensors")
         _restore(learner, tensors)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:

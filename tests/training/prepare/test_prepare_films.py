@@ -44,8 +44,8 @@ def test_dicom_is_shown_as_a_viewer_shows_it(trees: Any, kind: str, window: bool
     film, _ = trees.pair(1)
     data = trees.dicom(film, kind, window)
     assert is_dicom(data)
-    found, view = decode_dicom(data)
-    assert view == "AP"
+    found, facts = decode_dicom(data)
+    assert facts.view == "AP"
     wanted = 255.0 - film if kind == "MONOCHROME1" else film.astype(float)
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.99
     assert (found.min(), found.max()) == (0, 255)
@@ -136,10 +136,13 @@ def test_an_oblong_film_is_cropped_or_padded_with_its_mask(trees: Any, store: St
     store.replace("mask.png", png(np.pad(mask, ((0, 0), (20, 20)))))
     given = source("gone.jpg", "wide.png", mask="mask.png")
     cropped = read_film(store, given, Shape(80, "crop"))
+    assert cropped is not None
     assert (cropped.width, cropped.height) == (120, 80)
     assert np.array_equal(cropped.film, film)
     assert np.array_equal(cropped.mask, mask)
     padded = read_film(store, given, Shape(120, "pad"))
+    assert padded is not None
+    assert read_film(store, given, Shape(120, "pad"), former=padded.content) is None
     assert not padded.film[:20].any()
     assert np.array_equal(padded.film[20:100, 20:100], film)
 
@@ -262,6 +265,7 @@ def test_a_small_film_is_enlarged_only_if_asked(trees: Any, store: Store) -> Non
     with pytest.raises(BadFilm, match="--enlarge"):
         read_film(store, given, Shape(64, "crop"))
     found = read_film(store, given, Shape(64, "crop", enlarge=True))
+    assert found is not None
     assert (found.width, found.film.shape) == (48, (64, 64))
     small = np.asarray(Image.fromarray(found.film).resize((48, 48), Image.Resampling.LANCZOS))
     assert np.abs(small.astype(int) - film).mean() < 3

@@ -220,12 +220,12 @@ def test_choosing_refuses_twins_and_patients_in_two_splits(trees: Any, tmp_path:
     names = ["train", "val", "valid", "train", "train", "train", "tarin", "test"]
     rows = [row | {"split": name} for row, name in zip(rows, names, strict=True)]
     rows[5]["view"] = "LATERAL"
-    trees.table(tmp_path / "list.csv", [*rows, rows[4]])
+    trees.table(tmp_path / "list.csv", [*rows, rows[4], {**rows[7], "pid": "P9"}])
     found = find_folder(place(tmp_path, columns=FolderColumns(**OWN, split="split", rename=RENAME)))
     chosen = choose(found, Choice(splits="official", any_view=True))
-    assert [(one.film.key, one.split) for one in chosen] == [("films--f4", "train"), ("films--f7", "test")]
+    assert [(one.film.key, one.split) for one in chosen] == [("films--f4", "train")]
     faults = [refusal.fault for refusal in found.refused]
-    assert faults == [Fault.DUPLICATE, *[Fault.TWO_SPLITS] * 4, Fault.BAD_VALUE]
+    assert faults == [Fault.CONTRADICTION, *[Fault.TWO_SPLITS] * 4, Fault.BAD_VALUE]
     assert found.left_out == {"view LATERAL": 1}
 
 
@@ -238,7 +238,9 @@ def test_choosing_refuses_twins_and_patients_in_two_splits(trees: Any, tmp_path:
         (b"pid,report\n1,Mass\n", "no column file"),
         (b"file,pid,what\na.png,1,Mass\n", "no column report"),
         ("file,pid,report\nBäh.png,1,Mass\n".encode("latin-1"), "--encoding"),
-        ("file,pid,report\na.png,1,Mass\n".encode("utf-16"), "utf-8"),
+        (b"file,pid,report\na.png,1,Ma\0ss\n", "zero bytes"),
+        (b'file,pid,report\na.png,1,"Mass\n', "unexpected end"),
+        (b"file,pid,report,pid\na.png,1,Mass,2\n", "pid stands twice"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_an_error(tmp_path: Path, content: bytes | None, named: str) -> None:

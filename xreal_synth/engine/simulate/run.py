@@ -30,6 +30,7 @@ from xreal_synth.engine.simulate.steps import peak_bytes
 from xreal_synth.engine.simulate.store import MarkStore
 from xreal_synth.engine.simulate.world import ShardTimes, World
 from xreal_synth.errors import EngineError
+from xreal_synth.opening import parse_json
 from xreal_synth.shards.table import LABEL_COLUMNS
 from xreal_synth.types import FileStamp, ShardRecord
 
@@ -146,7 +147,7 @@ def simulate_apart(
         process.stdin.close()
         try:
             for line in process.stdout:
-                fields = json.loads(line)
+                fields = parse_json(line)
                 if "done" in fields:
                     on_shards(fields["done"], shards)
                 else:
@@ -183,7 +184,7 @@ def _world(fields: dict[str, Any]) -> World:
 
 
 def main() -> None:
-    told = json.load(sys.stdin)
+    told = parse_json(sys.stdin.read())
 
     def on_shards(done: int, total: int) -> None:
         print(json.dumps({"done": done}), flush=True)

@@ -18,6 +18,7 @@ from typing import Final
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.simulate.dataset import simulated_run
 from xreal_synth.errors import EngineError, XrealError
+from xreal_synth.opening import parse_json
 from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import read_head
 from xreal_synth.shards.names import INDEX, RECORDS, SHARDS, TABLES, shards_in
@@ -102,7 +103,7 @@ def measure_step(step: str, folder: Path, shards: int) -> StepRow:
             found=f"{step} failed: {done.stderr.strip().splitlines()[-1:]}",
             wanted="a whole dataset",
         )
-    return StepRow(**json.loads(done.stdout))
+    return StepRow(**parse_json(done.stdout))
 
 
 def peak_bytes() -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xreal_synth.engine.backend import Backend, BackendSpec, Networks, OnBatch, import_networks
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.resources import ActorShape
+from xreal_synth.opening import parse_json
 from xreal_synth.quality.gate import Gate
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 
@@ -103,4 +104,4 @@ class MarkedBackend:
 
 def read_marks(folder: Path) -> list[Marks]:
     """The marks of every actor that made films."""
-    return [Marks(**json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]
+    return [Marks(**parse_json(file.read_text())) for file in sorted(folder.glob("*.json"))]

@@ -19,6 +19,7 @@ from typing import Final
 
 from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.errors import EngineError
+from xreal_synth.opening import parse_json
 
 PARTS: Final = (
     "python and recipe", "ray", "actor process", "torch and diffusers", "bundle", "to the first shard",
@@ -74,7 +75,7 @@ def read_start(folder: Path, began: float) -> StartUp:
     """From the moments that a run with one actor has left in its folder."""
     from xreal_synth.engine.speed.marked import read_marks
 
-    driver: dict[str, float] = json.loads((folder / "driver.json").read_text())
+    driver: dict[str, float] = parse_json((folder / "driver.json").read_text())
     (actor,) = read_marks(folder / "marks")
     assert actor.begun is not None
     assert actor.first_film is not None

@@ -17,6 +17,7 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
+from xreal_synth.models.bundle_file import bounded_config
 from xreal_synth.models.convert.assemble import StoredDtype, save_network
 from xreal_synth.models.convert.checkpoints import Checkpoint, read_checkpoint
 from xreal_synth.models.convert.folders import DIFFUSERS_STEMS, read_config, read_weights
@@ -147,7 +148,7 @@ def _hint_key(key: str, state: Mapping[str, Tensor]) -> str:
 
 
 def _denoiser_config(info: BundleInfo) -> Any:
-    config = read_config(info.file("unet/config.json"))
+    config = bounded_config(info.read("unet/config.json"), f"{info.root}/unet")
     if config.get("_class_name") != UNet2DConditionModel.__name__:
         found = f"a denoiser of class {config.get('_class_name')}"
         raise _other(info.root, found, f"{UNet2DConditionModel.__name__}, which a ControlNet can steer")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BUNDLE_FILE
 from xreal_synth.models.convert.assemble import new_folder, refuse_existing, silent
-from xreal_synth.models.describe import BundleInfo, describe, verify_files
+from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.text.model import Report
 
@@ -35,16 +34,13 @@ def extend_bundle(
             mend="choose another bundle",
         )  # fmt: skip
     report("checking the bundle", 0, 3)
-    verify_files(info)
     fields = read_fields(info.root / BUNDLE_FILE)
     with new_folder(out) as folder:
         report(f"adding {part}", 1, 3)
         write(folder, info)
         report("copying the bundle", 2, 3)
         for stamp in info.files:
-            target = folder / stamp.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(info.root / stamp.path, target)
+            info.copy_file(stamp.path, folder)
         update = {"licence": f"{fields.licence}; {part}: {licence}"}
         write_bundle(folder, fields.model_copy(update=update))
     return describe(out)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.checkpoints import Checkpoint, read_checkpoint
+from xreal_synth.opening import parse_json
 
 DIFFUSERS_STEMS: Final = ("diffusion_pytorch_model",)
 
@@ -16,7 +16,7 @@ DIFFUSERS_STEMS: Final = ("diffusion_pytorch_model",)
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object; raises ConversionError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConversionError(
             where=str(path),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.folders import read_config, read_weights
 from xreal_synth.models.convert.strict import load_whole
 from xreal_synth.models.text.model import missing_library, too_long
+from xreal_synth.opening import parse_json
 
 CLASS_NAME: Final = "CLIPTextModel"
 STEMS: Final = ("model", "pytorch_model")
@@ -102,7 +102,7 @@ def _tokenizer(kind: Any, folder: Path, words: int) -> Any:
         for name in files:
             text = (folder / name).read_text(encoding="utf-8")
             if name.endswith(".json"):
-                json.loads(text)
+                parse_json(text)
         tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's Rust core raises bare Exception
         raise ConversionError(

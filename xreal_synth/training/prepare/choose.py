@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from xreal_synth.anatomy.manifest import SEPARATE_SPLITS, Fault
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.prepare.found import FRONTAL, Found, SourceFilm
+from xreal_synth.training.prepare.found import FRONTAL, Found, SourceFilm, hashed_key
 from xreal_synth.training.prepare.splits import Shares, split_of
 
 OFFICIAL: Final = "official"
@@ -53,18 +54,34 @@ def choose(found: Found, choice: Choice) -> list[Chosen]:
             wanted="shares, or the source's split lists beside its tables",
             mend="e.g. --splits 0.8/0.2; for a folder name the column with --split-column",
         )
-    kept, keys = [], set[str]()
+    found.films = _distinct(found)
+    kept = []
     for film in found.films:
         reason = _left_out(film, choice)
         if reason:
             found.left_out[reason] += 1
-        elif film.key in keys:
-            found.refuse(film.name, Fault.DUPLICATE, "this film stands in an earlier row")
         else:
-            keys.add(film.key)
             kept.append(film)
     chosen = _official(kept, found) if official else _shared(kept, choice.splits)
     return chosen[: choice.limit]
+
+
+def _distinct(found: Found) -> list[SourceFilm]:
+    """The films with a key each. Rows of one film that agree are one; of those that do not, none is taken."""
+    rows: dict[tuple[str, ...], list[SourceFilm]] = {}
+    for film in found.films:
+        rows.setdefault(film.files, []).append(film)
+    kept = []
+    for films in rows.values():
+        if any(film != films[0] for film in films):
+            found.refuse(films[0].name, Fault.CONTRADICTION, f"its {len(films)} rows do not say the same")
+        else:
+            kept.append(films[0])
+    keys = Counter(film.key.casefold() for film in kept)
+    return [
+        replace(film, key=hashed_key(film.key, film.name)) if keys[film.key.casefold()] > 1 else film
+        for film in kept
+    ]
 
 
 def not_frontal(view: str) -> str:
@@ -76,11 +93,14 @@ def not_frontal(view: str) -> str:
 
 def _left_out(film: SourceFilm, choice: Choice) -> str:
     reason = not_frontal(film.view)
-    if reason and not (choice.any_view and not film.view):
+    if reason and not ((choice.any_view or film.frontal) and not film.view):
         return reason
-    if film.age and int(film.age) < choice.min_age:
-        return f"younger than {choice.min_age}"
-    return ""
+    return too_young(film.age, choice.min_age)
+
+
+def too_young(age: str, least: int) -> str:
+    """Why a film of a patient of this age is left out; "" for one old enough, or of unknown age."""
+    return f"younger than {least}" if age and int(age) < least else ""
 
 
 def _shared(films: Sequence[SourceFilm], splits: SplitRule) -> list[Chosen]:

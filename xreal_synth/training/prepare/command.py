@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.anatomy.manifest import fault_counts
+from xreal_synth.anatomy.manifest import fault_counts, near_patients
 from xreal_synth.errors import TrainingError
 from xreal_synth.storage import LocalStore, open_store
 from xreal_synth.training.prepare import chexpert, mimic, nih, own_folder
@@ -108,20 +108,27 @@ def prepare(
     chosen = choose(found, task.choice)
     if not chosen:
         raise TrainingError(
-            found=f"no film to prepare: {_counts(found)}", wanted="frontal films", mend="see above"
+            found=f"no film to prepare: {_counts(found)}",
+            wanted="frontal films of adults",
+            mend=_hint(found),
         )
     given = all(one.film.mask for one in chosen)
     segmenter = None if given else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
     out = LocalStore(task.out)
-    made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit, "masks": mask_source}
+    made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit}
     journal = Journal(task.out, made_so)
     on_start(len(chosen))
-    making = Making(task.shape, task.min_score, task.workers)
+    making = Making(task.shape, task.min_score, task.choice.min_age, task.workers)
     try:
         outcome = make_films(place.films, out, chosen, found, making, segmenter, journal, on_films)
     finally:
         journal.close()
+    if near := near_patients({film.patient for film in found.films}):
+        told = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
+        found.notes.append(
+            f"patients that may be one, in {len(near)} cases: {told}; they are taken as different"
+        )
     write_refused(out, found)
     if not outcome.films:
         raise TrainingError(
@@ -133,7 +140,7 @@ def prepare(
     write_manifest(out, rows)
     if task.shard_films:
         write_tars(out, rows, task.shard_films)
-    account = write_account(out, rows, found, made_so | _settings(task), licence)
+    account = write_account(out, rows, found, made_so | {"masks": mask_source} | _settings(task), licence)
     return Report(rows, found, outcome, account)
 
 
@@ -147,6 +154,14 @@ def _settings(task: Task) -> dict[str, Any]:
         "min_score": task.min_score,
         "blank": task.blank,
     }
+
+
+def _hint(found: Found) -> str:
+    """What may bring films back in, by what was met first."""
+    if found.refused:
+        first = found.refused[0]
+        return f"the first of those refused is {first.file}: {first.reason}"
+    return "--min-age and the column of views say who is left out"
 
 
 def _counts(found: Found) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,9 +14,10 @@ from xreal_synth.anatomy.film_files import check_contrast, mask_fault
 from xreal_synth.anatomy.manifest import BadFilm, Fault
 from xreal_synth.anatomy.validate import validate_mask, validate_sides
 from xreal_synth.errors import AnatomyError, StorageError
+from xreal_synth.opening import MAX_IMAGE
 from xreal_synth.shards.png import encode_png
-from xreal_synth.storage import Store
-from xreal_synth.training.prepare.dicom import decode_dicom, is_dicom
+from xreal_synth.storage import Store, sha256_bytes
+from xreal_synth.training.prepare.dicom import Facts, decode_dicom, is_dicom
 from xreal_synth.training.prepare.found import SourceFilm
 from xreal_synth.training.prepare.grey import Fit, Square, decode_picture
 from xreal_synth.training.prepare.segmenters import Drawn, Segmenter
@@ -36,38 +36,56 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadFilm:
-    """A film uint8 [S, S] ready to be segmented; width and height of its source, its own view and mask."""
+    """A film uint8 [S, S] ready to be segmented; width and height of its source, what its file says of it, its own
+    mask, and the sha256 of what it was read from."""
 
     source: SourceFilm
     film: Film
     width: int
     height: int
-    view: str = ""
+    facts: Facts
     mask: Mask | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskedFilm:
-    """A film uint8 [S, S] with the mask drawn for it; `score` is None for a mask that was given."""
+    """A film with the mask drawn for it or given; `score` is None where nothing says how certain it is."""
 
-    source: SourceFilm
-    film: Film
-    width: int
-    height: int
-    view: str
+    read: ReadFilm
     mask: Mask
     score: float | None
+
+    @property
+    def source(self) -> SourceFilm:
+        return self.read.source
+
+    @property
+    def film(self) -> Film:
+        return self.read.film
 
     def encoded(self) -> tuple[bytes, bytes, str]:
         """The image's and the mask's PNG, and the image's sha256."""
         image = encode_png(self.film)
-        return image, encode_png(self.mask), hashlib.sha256(image).hexdigest()
+        return image, encode_png(self.mask), sha256_bytes(image)
 
 
-def read_film(store: Store, source: SourceFilm, shape: Shape) -> ReadFilm:
-    """Raises BadFilm for a film that is missing, unreadable, too small or of one colour."""
+def content_of(image: bytes, mask: bytes, segmenter: str) -> str:
+    """The sha256 of what a film is made of: the files of image and mask, or who draws the mask."""
+    return sha256_bytes(f"{sha256_bytes(image)} {sha256_bytes(mask) if mask else segmenter}".encode())
+
+
+def read_film(
+    store: Store, source: SourceFilm, shape: Shape, segmenter: str = "", former: str = ""
+) -> ReadFilm | None:
+    """The film, or None if its content is the `former`. Raises BadFilm for one that is missing, unreadable, too
+    small or of one colour."""
     data = _first(store, source.files)
-    film, view = decode_dicom(data) if is_dicom(data) else (decode_picture(data), "")
+    mask_data = _first(store, (source.mask,)) if source.mask else b""
+    content = content_of(data, mask_data, segmenter)
+    if content == former:
+        return None
+    film, facts = decode_dicom(data) if is_dicom(data) else (decode_picture(data), Facts())
     height, width = film.shape
     square = Square.of(width, height, shape.fit)
     if square.side < shape.size and not shape.enlarge:
@@ -77,29 +95,32 @@ def read_film(store: Store, source: SourceFilm, shape: Shape) -> ReadFilm:
         )
     made = square.film(film, shape.size)
     check_contrast(made)
-    mask = _given_mask(store, source, (height, width), shape) if source.mask else None
-    return ReadFilm(source, made, width, height, view, mask)
+    mask = _given_mask(mask_data, source.mask, (height, width), shape) if source.mask else None
+    return ReadFilm(source, made, width, height, facts, mask, content)
 
 
 def _first(store: Store, names: Sequence[str]) -> bytes:
     for name in names:
-        if store.exists(name):
-            try:
-                return store.read_bytes(name)
-            except (StorageError, OSError) as error:
-                raise BadFilm(Fault.UNREADABLE, str(error)) from error
-    raise BadFilm(Fault.MISSING, f"no {' or '.join(names)}")
+        try:
+            if store.exists(name):
+                return store.read_bytes(name, MAX_IMAGE)
+        except (StorageError, OSError) as error:
+            raise BadFilm(
+                Fault.UNREADABLE, error.found if isinstance(error, StorageError) else str(error)
+            ) from error
+    told = f"{', '.join(names[:3])} and so on" if len(names) > 4 else " or ".join(names)
+    raise BadFilm(Fault.MISSING, f"no {told}")
 
 
-def _given_mask(store: Store, source: SourceFilm, film: tuple[int, int], shape: Shape) -> Mask:
+def _given_mask(data: bytes, name: str, film: tuple[int, int], shape: Shape) -> Mask:
     """The film's own mask, of the film's size or of another with its proportions."""
     try:
-        mask = decode_mask(_first(store, (source.mask,)), source.mask)
+        mask = decode_mask(data, name)
     except AnatomyError as error:
-        raise BadFilm(Fault.MASK_UNREADABLE, f"{source.mask}: {error.found}") from error
+        raise BadFilm(Fault.MASK_UNREADABLE, f"{name}: {error.found}") from error
     height, width = mask.shape
     if height * film[1] != width * film[0]:
-        raise BadFilm(Fault.MASK_SHAPE, f"mask {source.mask} is {_sides(mask.shape)}, film is {_sides(film)}")
+        raise BadFilm(Fault.MASK_SHAPE, f"mask {name} is {_sides(mask.shape)}, film is {_sides(film)}")
     return Square.of(width, height, shape.fit).mask(mask, shape.size)
 
 
@@ -107,15 +128,18 @@ def _sides(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
+Reading = tuple[SourceFilm, Future[ReadFilm | None]]
+
+
 def read_ahead(
-    store: Store, sources: Sequence[SourceFilm], shape: Shape, workers: int
-) -> Iterator[tuple[SourceFilm, Future[ReadFilm]]]:
-    """Every film in order, read and made square in threads that run ahead."""
+    store: Store, sources: Iterable[tuple[SourceFilm, str]], shape: Shape, segmenter: str, workers: int
+) -> Iterator[Reading]:
+    """Every film and its former content, in order, read and made square in threads that run ahead."""
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[tuple[SourceFilm, Future[ReadFilm]]] = deque()
+        ahead: deque[Reading] = deque()
         try:
-            for source in sources:
-                ahead.append((source, pool.submit(read_film, store, source, shape)))
+            for source, former in sources:
+                ahead.append((source, pool.submit(read_film, store, source, shape, segmenter, former)))
                 if len(ahead) >= 4 * workers:
                     yield ahead.popleft()
             while ahead:
@@ -140,7 +164,7 @@ def _masked(read: ReadFilm, drawn: Drawn | None) -> MaskedFilm:
     mask = drawn.mask if drawn is not None else read.mask
     assert mask is not None
     score = round(drawn.score, 3) if drawn is not None else read.source.mask_score
-    return MaskedFilm(read.source, read.film, read.width, read.height, read.view, mask, score)
+    return MaskedFilm(read, mask, score)
 
 
 def check_mask(film: MaskedFilm, min_score: float) -> None:

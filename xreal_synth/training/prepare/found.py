@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from xreal_synth.anatomy.film_boxes import BadBoxes, TableEntry, film_of, films_by_name, read_entries
@@ -19,12 +20,20 @@ Kind = Literal["nih", "mimic", "chexpert", "folder"]
 Blank = Literal["unknown", "negative"]
 FRONTAL: Final = ("PA", "AP")
 
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_KEY = 80
 SHOWN: Final = 10
 _SLASH = "--"
-_AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([YMWD]?)\s*")
+_AGE = re.compile(r"[>~]?\s*(\d+(?:[.,]\d+)?)\s*\+?\s*(?:([YMWD])[A-Z]*\.?)?(?:\s*OLD)?")
 _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+_OLDEST = 130
+_VIEWS = {
+    "PA": re.compile(r"PA|POSTERO[ -]?ANTERIOR"),
+    "AP": re.compile(
+        r"(AP|ANTERO[ -]?POSTERIOR)([ _-](SUPINE|ERECT|SEMI-?ERECT|PORTABLE|HORIZONTAL|SITTING))?"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +60,9 @@ class FolderColumns:
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def name_of(self, label: str) -> str | None:
-        """The manifest's name of a label of this table, None where it is not known."""
-        return film_label(self.rename.get(label, label))
+        """The manifest's name of a label of this table, None where it is not known, "" where it is left out."""
+        renamed = self.rename.get(label, label)
+        return film_label(renamed) if renamed or not label else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +85,8 @@ class Place:
 class SourceFilm:
     """One film of a source. `key` names what is made of it; of `files` the first that exists is read.
 
-    `boxes` are as a list has them; `mask` and `split` are given where the source has its own, with the mask's
-    source and certainty where they are known.
+    `frontal` is True where the source says so without saying which. `boxes` are as a list has them; `mask` and
+    `split` are given where the source has its own, with the mask's source and certainty where they are known.
     """
 
     key: str
@@ -85,6 +95,7 @@ class SourceFilm:
     labels: tuple[str, ...]
     unknown: tuple[str, ...]
     view: str = ""
+    frontal: bool = False
     age: str = ""
     sex: str = ""
     boxes: tuple[TableEntry, ...] = ()
@@ -141,26 +152,34 @@ class Found:
 
 
 def key_of(name: str) -> str:
-    """A file name that is safe everywhere, without dots (they part a tar's members), one for each source name.
+    """A file name that is safe everywhere, without dots (they part a tar's members).
 
-    `a/b.png` -> `a--b`; a name that needs more change than that gets a hash.
+    `a/b.png` -> `a--b`; a name that needs more change than that gets a hash. Names that differ in an image's suffix
+    alone have one key: `hashed_key` tells them apart.
     """
-    stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
+    path = PurePosixPath(name)
+    stem = str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
     key = _UNSAFE.sub("_", stem.replace("/", _SLASH)).strip("_")
     if key.replace(_SLASH, "/") == stem and len(key) <= _LONGEST_KEY:
         return key
+    return hashed_key(key, name)
+
+
+def hashed_key(key: str, name: str) -> str:
+    """The key with the name's hash."""
     return f"{key[:_LONGEST_KEY]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def frontal(view: str) -> str:
-    """PA or AP of a view as the sets write it, "" for any other."""
+    """PA or AP of a view as sets and archives write it, "" for any other."""
     name = view.strip().upper()
-    return name if name in FRONTAL else ""
+    return next((known for known, written in _VIEWS.items() if written.fullmatch(name)), "")
 
 
 def years(age: str) -> str:
-    """`58` of `58`, `58.0`, `058Y` or 696 months; "" where the age is not known."""
-    match = _AGE.fullmatch(age.upper())
+    """`58` of `58`, `58.0`, `058Y`, `58 years` or 696 months; "" where no age of a person can be read."""
+    match = _AGE.fullmatch(age.strip().upper())
     if match is None:
         return ""
-    return str(int(float(match[1]) / _PER_YEAR[match[2]]))
+    found = int(float(match[1].replace(",", ".")) / _PER_YEAR[match[2] or ""])
+    return str(found) if found <= _OLDEST else ""

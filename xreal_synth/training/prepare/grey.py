@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xreal_synth.anatomy.codes import resize_mask
-from xreal_synth.anatomy.film_files import decode_film
+from xreal_synth.anatomy.film_files import DEEP, decode_film, upright
 from xreal_synth.anatomy.manifest import BadFilm, Fault, FilmBox
+from xreal_synth.opening import UnreadableError, open_image
 from xreal_synth.types import Film, Mask
 
 Fit = Literal["crop", "pad"]
 PERCENTILES = (0.5, 99.5)
-_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_PHOTOMETRIC = 262
+"""TIFF's tag: 0 where white is zero, which Pillow minds for 8 bits alone."""
 
 
 def windowed(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -40,11 +41,16 @@ def _scaled(levels: NDArray[np.float64], low: float, high: float) -> NDArray[np.
 def decode_picture(data: bytes) -> Film:
     """A PNG, JPEG or TIFF of 8 or 16 bits -> uint8 [H, W]; deeper than 8 bits by percentiles. Raises BadFilm."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            deep = np.asarray(image, np.float64) if image.mode in _DEEP else None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with open_image(data) as image:
+            if image.mode not in DEEP:
+                return decode_film(data)
+            levels = np.asarray(upright(image), np.float64)
+            inverse = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    except UnreadableError as error:
         raise BadFilm(Fault.UNREADABLE, str(error)) from error
-    return decode_film(data) if deep is None else windowed(deep)
+    if strange := int((~np.isfinite(levels)).sum()):
+        raise BadFilm(Fault.BAD_VALUE, f"{strange} pixels are not numbers")
+    return 255 - windowed(levels) if inverse else windowed(levels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.opening import parse_json
+from xreal_synth.storage import LocalStore
 
 JOURNAL: Final = "prepared.jsonl"
 
@@ -17,7 +20,8 @@ JOURNAL: Final = "prepared.jsonl"
 class Done:
     """A film whose image and mask are written: its source's width and height, and the mask's certainty.
 
-    `sha256` is of the image file: two films of one are the same film. `view` is the film's own (DICOM).
+    `sha256` is of the image file: two films of one are the same film. `content` is of what it was made of, see
+    `content_of`. `view`, `age` and `sex` are the film's own (DICOM).
     """
 
     key: str
@@ -26,6 +30,9 @@ class Done:
     sha256: str
     score: float | None = None
     view: str = ""
+    age: str = ""
+    sex: str = ""
+    content: str = ""
 
 
 class Journal:
@@ -36,6 +43,7 @@ class Journal:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.done: dict[str, Done] = {}
+        self._folder, self._settings = folder, settings
         path = folder / JOURNAL
         if not path.exists():
             _check_empty(folder)
@@ -44,7 +52,7 @@ class Journal:
             self._write({"settings": settings})
             return
         whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [parse_json(line) for line in whole.splitlines()]
         if lines:
             _check_same(folder, lines[0]["settings"], settings)
         self.done = {line["key"]: Done(**line) for line in lines[1:]}
@@ -58,6 +66,12 @@ class Journal:
     def add(self, done: Done) -> None:
         self._write(asdict(done))
         self.done[done.key] = done
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forgets all others; the file is replaced whole."""
+        self.done = {key: done for key, done in self.done.items() if key in keys}
+        lines = [{"settings": self._settings}, *map(asdict, self.done.values())]
+        LocalStore(self._folder).replace(JOURNAL, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def close(self) -> None:
         self._file.close()

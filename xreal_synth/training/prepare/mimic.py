@@ -5,11 +5,12 @@ The tables are MIMIC-CXR-JPG's: mimic-cxr-2.0.0-metadata, -chexpert and -split, 
 
 from __future__ import annotations
 
-from xreal_synth.anatomy.manifest import Fault
+from xreal_synth.anatomy.manifest import Fault, patient_of
+from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.prepare.found import Found, Place, SourceFilm, frontal, key_of
 from xreal_synth.training.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.training.prepare.tables import Row, Table, first_name, read_table, staged
+from xreal_synth.training.prepare.tables import Table, first_name, read_table, staged
 from xreal_synth.vocab import CHEXPERT14
 
 LICENCE = (
@@ -17,6 +18,21 @@ LICENCE = (
     "what is derived from them may be shared with credentialed users only."
 )
 PREFIX = "mimic-cxr-2.0.0"
+ROOTS = (
+    "",
+    "mimic-cxr-jpg/2.0.0/",
+    "mimic-cxr-jpg/2.1.0/",
+    "files/mimic-cxr-jpg/2.0.0/",
+    "files/mimic-cxr-jpg/2.1.0/",
+)
+"""Where the tables lie below the folder given, as PhysioNet's own tree has them."""
+FILM_ROOTS = (
+    *ROOTS,
+    "mimic-cxr/2.0.0/",
+    "mimic-cxr/2.1.0/",
+    "files/mimic-cxr/2.0.0/",
+    "files/mimic-cxr/2.1.0/",
+)
 ENDINGS = (".jpg", ".dcm", ".png")
 FIRST_FILMS = 20
 METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
@@ -42,14 +58,16 @@ def find_mimic(place: Place) -> Found:
             found.refuse(_path(row), Fault.NO_LABELS, f"study {row['study_id']} is not in the label table")
         else:
             films.append(row)
-    splits, endings = _splits(place, found), _endings(place, films)
+    splits, places = _splits(place, found), _places(place, films)
     for row, named in _labels(labels, metadata, films, studies, place):
-        found.films.append(_film(row, named, splits, endings))
+        found.films.append(_film(row, named, splits, places))
     return found
 
 
 def _table(place: Place, part: str, needed: tuple[str, ...], found: Found) -> Table:
-    name = first_name(place.tables, [f"{PREFIX}-{part}.csv"], f"MIMIC-CXR-JPG's {part} table")
+    name = first_name(
+        place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table"
+    )
     table = read_table(place.tables, name, needed, place.encoding)
     found.tables[name] = table.sha256
     for line in table.torn:
@@ -117,21 +135,23 @@ def _splits(place: Place, found: Found) -> dict[str, str]:
     return {row["dicom_id"]: SPLITS.get(row["split"], row["split"]) for row in table.rows}
 
 
-def _endings(place: Place, films: list[Row]) -> tuple[str, ...]:
-    """The endings of films, first the one that the first film at hand has."""
+def _places(place: Place, films: list[Row]) -> list[tuple[str, str]]:
+    """Roots and endings of films, first those that the first film at hand has."""
+    every = [(root, ending) for ending in ENDINGS for root in FILM_ROOTS]
     for row in films[:FIRST_FILMS]:
-        for ending in ENDINGS:
-            if place.films.exists(f"{_path(row)}{ending}"):
-                return (ending, *(other for other in ENDINGS if other != ending))
-    return ENDINGS
+        for root, ending in every:
+            if place.films.exists(f"{root}{_path(row)}{ending}"):
+                own = [(root, one) for one in ENDINGS if one != ending]
+                return [(root, ending), *own, *(one for one in every if one[0] != root)]
+    return every
 
 
-def _film(row: Row, named: Labels, splits: dict[str, str], endings: tuple[str, ...]) -> SourceFilm:
+def _film(row: Row, named: Labels, splits: dict[str, str], places: list[tuple[str, str]]) -> SourceFilm:
     path = _path(row)
     return SourceFilm(
         key=key_of(row["dicom_id"]),
-        files=tuple(f"{path}{ending}" for ending in endings),
-        patient=row["subject_id"],
+        files=tuple(f"{root}{path}{ending}" for root, ending in places),
+        patient=patient_of(row["subject_id"]),
         labels=named[0],
         unknown=named[1],
         view=frontal(row["ViewPosition"]) or row["ViewPosition"],

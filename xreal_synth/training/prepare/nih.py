@@ -9,12 +9,13 @@ import gzip
 from functools import partial
 from pathlib import Path
 
-from xreal_synth.anatomy.manifest import BadFilm, Fault, joined_labels
+from xreal_synth.anatomy.manifest import BadFilm, Fault, joined_labels, patient_of
+from xreal_synth.anatomy.tables import Row
 from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.training.prepare.found import Found, Place, SourceFilm, frontal, key_of, years
 from xreal_synth.training.prepare.labels import Labels, dataset_labels, open_dataset
 from xreal_synth.training.prepare.splits import Shares, split_of
-from xreal_synth.training.prepare.tables import Row, Table, first_name, read_table, staged
+from xreal_synth.training.prepare.tables import Table, first_name, read_table, staged
 from xreal_synth.vocab import NO_FINDING
 
 LICENCE = (
@@ -23,7 +24,9 @@ LICENCE = (
 )
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 BOXES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz", "BBox_List_2017_Official_NIH.csv")
-FOLDERS = ("images", *(f"images_{number:03d}/images" for number in range(1, 13)))
+_PARTS = [f"images_{number:03d}" for number in range(1, 13)]
+FOLDERS = ("images", *(f"{part}/images" for part in _PARTS), *_PARTS, "images/images", "")
+SUFFIXES = (".png", ".jpg", ".jpeg")
 NEEDED = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
 SEX = ("Patient Gender", "Patient Sex")
 TRAIN_AND_VAL = Shares(0.875, 0.125)
@@ -57,12 +60,14 @@ def _usable(table: Table, found: Found) -> list[Row]:
     for row in table.rows:
         name = row["Image Index"]
         try:
-            if not name or not row["Patient ID"] or not row["Finding Labels"]:
+            if not name or not patient_of(row["Patient ID"]) or not row["Finding Labels"]:
                 raise BadFilm(Fault.INCOMPLETE, "no image, patient or labels")
             named = joined_labels(row["Finding Labels"])
             if NO_FINDING in named and len(named) > 1:
                 raise BadFilm(Fault.CONTRADICTION, f"{NO_FINDING} beside other labels")
-            usable.append(row)
+            usable.append(
+                row | {"Finding Labels": "|".join(named), "Patient ID": patient_of(row["Patient ID"])}
+            )
         except BadFilm as bad:
             found.refused.append(bad.refusal(name or f"{table.name}: a row without image"))
     return usable
@@ -103,7 +108,8 @@ def _add_boxes(place: Place, found: Found) -> None:
 
 def _files(films: Store) -> dict[str, str]:
     """Every film's key in the store by its name."""
-    return {key.rpartition("/")[2]: key for folder in FOLDERS for key in films.list(folder)}
+    keys = (key for folder in reversed(FOLDERS) for key in films.list(folder))
+    return {key.rpartition("/")[2]: key for key in keys if key.lower().endswith(SUFFIXES)}
 
 
 def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
@@ -117,7 +123,7 @@ def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
 def _film(row: Row, named: Labels, files: dict[str, str], test: set[str] | None) -> SourceFilm:
     name, patient = row["Image Index"], row["Patient ID"]
     if name not in files:
-        raise BadFilm(Fault.MISSING, f"not in {FOLDERS[0]}/ nor in {FOLDERS[1]}/ to {FOLDERS[-1]}/")
+        raise BadFilm(Fault.MISSING, f"not in {FOLDERS[0]}/, nor in {FOLDERS[1]}/ to {FOLDERS[12]}/")
     split = ""
     if test is not None:
         split = "test" if patient in test else split_of(patient, TRAIN_AND_VAL)

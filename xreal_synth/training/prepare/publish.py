@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from xreal_synth.anatomy.manifest import MANIFEST, FilmBox
+from xreal_synth.escaping import for_csv
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.prepare.found import Found
 from xreal_synth.training.prepare.run import Prepared, image_key, mask_key
@@ -40,14 +41,14 @@ def manifest_rows(films: Iterable[Prepared], mask_source: str) -> list[dict[str,
                 "original_id": source.name,
                 "patient_id": source.patient,
                 "view": source.view or done.view,
-                "age": source.age,
-                "sex": source.sex,
+                "age": source.age or done.age,
+                "sex": source.sex or done.sex,
                 "labels": "|".join(source.labels),
                 "unknown": "|".join(source.unknown),
                 "boxes_xywh_norm": _boxes(film.boxes),
                 "native": f"{done.width}x{done.height}",
                 "mask_source": source.mask_source or "given" if source.mask else mask_source,
-                "mask_score": "" if done.score is None else f"{done.score:.3f}",
+                "mask_score": "" if film.score is None else f"{film.score:.3f}",
                 "mask": mask_key(source.key),
                 "split": film.chosen.split,
             }
@@ -59,7 +60,7 @@ def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Seq
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: for_csv(cell) for name, cell in row.items()} for row in rows)
     out.replace(MANIFEST, text.getvalue().encode())
 
 

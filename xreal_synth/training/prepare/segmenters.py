@@ -58,7 +58,7 @@ class BundleSegmenter:
         verify_files(info)
         self._network = load_network(info, "segmenter").eval().to(device)
         self._device = device
-        self.name = f"{info.name} segmenter {sha256_file(info.file(f'segmenter/{WEIGHTS}'))[:12]}"
+        self.name = f"{info.name} segmenter {info.stamp(f'segmenter/{WEIGHTS}').sha256[:12]}"
 
     @torch.inference_mode()
     def draw(self, films: list[Film]) -> list[Drawn]:
