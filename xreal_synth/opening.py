@@ -78,10 +78,12 @@ def roots_of(folder: Path) -> tuple[Path, ...]:
     return (top, *stores, *named, *mirrored)
 
 
-def open_file(path: Path, roots: Sequence[Path] = ()) -> IO[bytes]:
+def open_file(path: Path, roots: Sequence[Path] = (), mirrored: set[Path] | None = None) -> IO[bytes]:
     """A plain file, open for reading; with `roots` (see `roots_of`) one that lies in one of them.
 
-    What was opened is looked at, not the name. Raises UnreadableError, and OSError as `open` does.
+    With `mirrored`, links that lead out of them are followed to a file of the same name, as farms of links have them;
+    its folder is added there. What was opened is looked at, not the name. Raises UnreadableError, and OSError as
+    `open` does.
     """
     _require_plain(path.stat().st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -89,16 +91,22 @@ def open_file(path: Path, roots: Sequence[Path] = ()) -> IO[bytes]:
         _require_plain(os.fstat(descriptor).st_mode)
         real = _real_path(descriptor, path)
         if roots and not any(real.is_relative_to(root) for root in roots):
-            raise UnreadableError(f"a link that leads out of {roots[0]}")
+            if mirrored is None or real.name != path.name:
+                raise UnreadableError(
+                    f"a link that leads out of {roots[0]} ({LINKS_VARIABLE} names further folders)"
+                )
+            mirrored.add(real.parent)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def read_file(path: Path, limit: int = MAX_FILE, roots: Sequence[Path] = ()) -> bytes:
+def read_file(
+    path: Path, limit: int = MAX_FILE, roots: Sequence[Path] = (), mirrored: set[Path] | None = None
+) -> bytes:
     """The bytes of a plain file of at most `limit`. Raises as `open_file`."""
-    with open_file(path, roots) as file:
+    with open_file(path, roots, mirrored) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise _too_large(limit)

@@ -21,6 +21,8 @@ EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
 SHOWN_REFUSALS = 5
 REVIEW = "review.png"
+OUTLIERS = "outliers.png"
+SHOWN_OUTLIERS = 24
 BOXES = "boxes_xywh_norm"
 OWN = "Only for `folder`"
 
@@ -197,6 +199,7 @@ def prepare(
     report = _run(task)
     if review:
         _review(report, out, review)
+        _outliers(report, out)
     if as_json:
         print_json(report.account)
     else:
@@ -252,14 +255,7 @@ def _run(task: Task) -> Report:
 
 def _review(report: Report, out: Path, count: int) -> None:
     """Refused masks first, at most a third of the sheet; then the films that are kept, least certain first."""
-    import numpy as np
-
-    from xreal_synth.opening import open_image, read_file
     from xreal_synth.report.review_sheet import ReviewFilm, review_sheet
-
-    def pixels(name: str) -> Any:
-        with open_image(read_file(out / name)) as image:
-            return np.array(image)
 
     films = [
         ReviewFilm(one.film.film, one.film.mask, one.refusal.file, one.film.score, one.refusal.reason)
@@ -268,14 +264,39 @@ def _review(report: Report, out: Path, count: int) -> None:
     worst = sorted(report.rows, key=lambda row: float(row["mask_score"] or 0))
     films += [
         ReviewFilm(
-            pixels(row["image"]),
-            pixels(row["mask"]),
+            _pixels(out / row["image"]),
+            _pixels(out / row["mask"]),
             row["original_id"],
             float(row["mask_score"]) if row["mask_score"] else None,
         )
         for row in worst[: count - len(films)]
     ]
     review_sheet(films, out / REVIEW, title=f"{out.name}: {len(report.rows)} films, the least certain masks")
+
+
+def _outliers(report: Report, out: Path) -> None:
+    """The images farthest from the rest; no sheet where there are none."""
+    from xreal_synth.report.review_sheet import ReviewFilm, review_sheet
+
+    rows = {row["image"]: row for row in report.rows}
+    films = [
+        ReviewFilm(
+            _pixels(out / one.image), _pixels(out / rows[one.image]["mask"]), one.original, None, one.reason
+        )
+        for one in report.audit.outliers[:SHOWN_OUTLIERS]
+    ]
+    (out / OUTLIERS).unlink(missing_ok=True)
+    if films:
+        review_sheet(films, out / OUTLIERS, title=f"{out.name}: unlike the rest by size or tone")
+
+
+def _pixels(path: Path) -> Any:
+    import numpy as np
+
+    from xreal_synth.opening import open_image, read_file
+
+    with open_image(read_file(path)) as image:
+        return np.array(image)
 
 
 def _show(report: Report, out: Path, review: int) -> None:
@@ -285,10 +306,15 @@ def _show(report: Report, out: Path, review: int) -> None:
         f"{account['films']} films of {account['patients']} patients: {shares}; masks: {account['masks']}",
         soft_wrap=True,
     )
-    table = Table("label", "positive", "negative", "unknown")
+    groups = sorted({group for counts in report.audit.labels.values() for group in counts})
+    table = Table("label", "positive", *groups, "negative", "unknown")
     for name, counts in account["labels"].items():
         if counts["positive"] or counts["negative"]:
-            table.add_row(name, *(str(counts[kind]) for kind in ("positive", "negative", "unknown")))
+            positives = report.audit.labels.get(name, {})
+            table.add_row(
+                name, str(counts["positive"]), *(str(positives.get(group, 0)) for group in groups),
+                str(counts["negative"]), str(counts["unknown"]),
+            )  # fmt: skip
     console.print(table)
     for note in account["notes"]:
         console.print(f"note: {note}")
@@ -301,9 +327,24 @@ def _show(report: Report, out: Path, review: int) -> None:
     more = len(report.found.refused) - SHOWN_REFUSALS
     if more > 0:
         console.print(f"  and {more} more")
+    _show_audit(report, out, review)
     looked = f"; look at {out / REVIEW}" if review else ""
     console.print(f"refused films with reasons: {out / 'refused.json'}{looked}", soft_wrap=True)
     console.print(
         f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder",
+        soft_wrap=True,
+    )
+
+
+def _show_audit(report: Report, out: Path, review: int) -> None:
+    audit = report.audit
+    if audit.patients:
+        console.print(f"patients in two splits: {', '.join(audit.patients[:SHOWN_REFUSALS])}", soft_wrap=True)
+    for first, second in audit.alike[:SHOWN_REFUSALS]:
+        console.print(f"alike, in two splits: {first} and {second}", soft_wrap=True)
+    sheet = f": look at {out / OUTLIERS}" if review and audit.outliers else ""
+    console.print(
+        f"audit: {len(audit.patients)} patients in two splits, {len(audit.alike)} pairs alike across splits, "
+        f"{len(audit.outliers)} images unlike the rest by size or tone{sheet}",
         soft_wrap=True,
     )

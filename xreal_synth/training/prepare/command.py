@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from xreal_synth.anatomy.manifest import fault_counts, near_patients
 from xreal_synth.errors import TrainingError
-from xreal_synth.storage import LocalStore, open_store
+from xreal_synth.storage import LocalStore, Store, open_store
 from xreal_synth.training.prepare import chexpert, mimic, nih, own_folder
+from xreal_synth.training.prepare.audit import Audit, audit
 from xreal_synth.training.prepare.choose import Choice, choose
 from xreal_synth.training.prepare.films import Shape
 from xreal_synth.training.prepare.found import Blank, FolderColumns, Found, Kind, Place
@@ -28,6 +29,7 @@ from xreal_synth.training.prepare.run import Making, OnFilms, Outcome, make_film
 from xreal_synth.training.prepare.segmenters import open_segmenter
 from xreal_synth.training.prepare.tables import read_beside
 from xreal_synth.training.prepare.tars import write_tars
+from xreal_synth.uris import is_remote, local_folder
 
 SOURCES: Final[dict[Kind, tuple[Callable[[Place], Found], str]]] = {
     "nih": (nih.find_nih, nih.LICENCE),
@@ -66,12 +68,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was made: the rows of the manifest, everything refused and left out, and `prepared.json`."""
+    """What was made: the rows of the manifest, everything refused and left out, `prepared.json`, and its audit."""
 
     rows: list[dict[str, str]]
     found: Found
     outcome: Outcome
     account: dict[str, Any]
+    audit: Audit
 
     @property
     def refused_share(self) -> float:
@@ -92,8 +95,8 @@ def prepare(
     """
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     place = Place(
-        open_store(task.source),
-        open_store(task.tables or task.source),
+        _source(task.source),
+        _source(task.tables or task.source),
         task.encoding,
         task.blank,
         task.columns,
@@ -124,6 +127,7 @@ def prepare(
         outcome = make_films(place.films, out, chosen, found, making, segmenter, journal, on_films)
     finally:
         journal.close()
+    found.notes += _linked(place)
     if near := near_patients({film.patient for film in found.films}):
         told = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
         found.notes.append(
@@ -140,8 +144,23 @@ def prepare(
     write_manifest(out, rows)
     if task.shard_films:
         write_tars(out, rows, task.shard_films)
-    account = write_account(out, rows, found, made_so | {"masks": mask_source} | _settings(task), licence)
-    return Report(rows, found, outcome, account)
+    looked = audit(outcome.films, rows)
+    settings = made_so | {"masks": mask_source} | _settings(task)
+    account = write_account(out, rows, found, settings, licence, looked.as_dict())
+    return Report(rows, found, outcome, account, looked)
+
+
+def _source(uri: str) -> Store:
+    """A place to read from; a folder may be a farm of links."""
+    return open_store(uri) if is_remote(uri) else LocalStore(local_folder(uri), farm=True)
+
+
+def _linked(place: Place) -> list[str]:
+    stores = [store for store in (place.films, place.tables) if isinstance(store, LocalStore)]
+    folders = sorted({folder for store in stores for folder in store.mirrored or ()})
+    if not folders:
+        return []
+    return [f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}"]
 
 
 def _settings(task: Task) -> dict[str, Any]:

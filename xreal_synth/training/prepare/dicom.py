@@ -51,9 +51,13 @@ def decode_dicom(data: bytes) -> tuple[NDArray[np.uint8], Facts]:
     fewer pixels than it says, TrainingError if pydicom is not installed.
     """
     pydicom = _pydicom()
+    from pydicom.uid import ImplicitVRLittleEndian
+
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         _check(dataset)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # no meta header: what pydicom found the file to be
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         levels = dataset.pixel_array
         if levels.ndim != 2:
             raise BadFilm(Fault.UNREADABLE, f"DICOM: pixels of shape {levels.shape}")

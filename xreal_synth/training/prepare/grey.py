@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,8 @@ from xreal_synth.types import Film, Mask
 
 Fit = Literal["crop", "pad"]
 PERCENTILES = (0.5, 99.5)
+LOOK = 16
+"""Side of the small picture by which images are compared."""
 _PHOTOMETRIC = 262
 """TIFF's tag: 0 where white is zero, which Pillow minds for 8 bits alone."""
 
@@ -51,6 +54,12 @@ def decode_picture(data: bytes) -> Film:
     if strange := int((~np.isfinite(levels)).sum()):
         raise BadFilm(Fault.BAD_VALUE, f"{strange} pixels are not numbers")
     return 255 - windowed(levels) if inverse else windowed(levels)
+
+
+def look_of(film: Film) -> str:
+    """An image uint8 [S, S] as a small picture, 16 x 16 grey levels, in base64."""
+    small = Image.fromarray(film).resize((LOOK, LOOK), Image.Resampling.BOX)
+    return base64.b64encode(small.tobytes()).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class Done:
     """A film whose image and mask are written: its source's width and height, and the mask's certainty.
 
     `sha256` is of the image file: two films of one are the same film. `content` is of what it was made of, see
-    `content_of`. `view`, `age` and `sex` are the film's own (DICOM).
+    `content_of`. `view`, `age` and `sex` are the film's own (DICOM). `look` is its small picture, see `grey.look_of`.
     """
 
     key: str
@@ -33,6 +33,7 @@ class Done:
     age: str = ""
     sex: str = ""
     content: str = ""
+    look: str = ""
 
 
 class Journal:

@@ -70,9 +70,14 @@ def write_refused(out: LocalStore, found: Found) -> None:
 
 
 def write_account(
-    out: LocalStore, rows: Sequence[dict[str, str]], found: Found, settings: dict[str, Any], licence: str
+    out: LocalStore,
+    rows: Sequence[dict[str, str]],
+    found: Found,
+    settings: dict[str, Any],
+    licence: str,
+    audit: dict[str, Any],
 ) -> dict[str, Any]:
-    """`prepared.json`: settings, tables and libraries, counts; returns what it holds."""
+    """`prepared.json`: settings, tables and libraries, counts, the audit; returns what it holds."""
     account = {
         "format_version": FORMAT_VERSION,
         **settings,
@@ -85,6 +90,7 @@ def write_account(
         "films_by_split": dict(Counter(row["split"] for row in rows)),
         "labels": _label_counts(rows),
         "left_out": dict(found.left_out.most_common()),
+        "audit": audit,
         "refused": dict(Counter(str(refusal.fault) for refusal in found.refused).most_common()),
     }
     out.replace(PREPARED, json.dumps(account, indent=1, ensure_ascii=False).encode())

@@ -24,7 +24,7 @@ from xreal_synth.training.prepare.films import (
     read_ahead,
 )
 from xreal_synth.training.prepare.found import Found, SourceFilm
-from xreal_synth.training.prepare.grey import Square
+from xreal_synth.training.prepare.grey import Square, look_of
 from xreal_synth.training.prepare.journal import Done, Journal
 from xreal_synth.training.prepare.segmenters import Segmenter
 
@@ -186,6 +186,7 @@ class _Maker:
                 facts.age,
                 facts.sex,
                 read.content,
+                look_of(film.film),
             )
         )
 
