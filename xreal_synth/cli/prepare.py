@@ -281,13 +281,16 @@ def _outliers(report: Report, out: Path) -> None:
     rows = {row["image"]: row for row in report.rows}
     films = [
         ReviewFilm(
-            _pixels(out / one.image), _pixels(out / rows[one.image]["mask"]), one.original, None, one.reason
+            _pixels(out / one.image), _pixels(out / rows[one.image]["mask"]), one.original, remark=one.reason
         )
         for one in report.audit.outliers[:SHOWN_OUTLIERS]
     ]
     (out / OUTLIERS).unlink(missing_ok=True)
     if films:
-        review_sheet(films, out / OUTLIERS, title=f"{out.name}: unlike the rest by size or tone")
+        review_sheet(
+            films, out / OUTLIERS, title=f"{out.name}: unlike the rest",
+            notice="Taken, and farthest from the others by size or tone: look whether they belong here.",
+        )  # fmt: skip
 
 
 def _pixels(path: Path) -> Any:
@@ -306,15 +309,10 @@ def _show(report: Report, out: Path, review: int) -> None:
         f"{account['films']} films of {account['patients']} patients: {shares}; masks: {account['masks']}",
         soft_wrap=True,
     )
-    groups = sorted({group for counts in report.audit.labels.values() for group in counts})
-    table = Table("label", "positive", *groups, "negative", "unknown")
+    table = Table("label", "positive", "negative", "unknown")
     for name, counts in account["labels"].items():
         if counts["positive"] or counts["negative"]:
-            positives = report.audit.labels.get(name, {})
-            table.add_row(
-                name, str(counts["positive"]), *(str(positives.get(group, 0)) for group in groups),
-                str(counts["negative"]), str(counts["unknown"]),
-            )  # fmt: skip
+            table.add_row(name, *(str(counts[kind]) for kind in ("positive", "negative", "unknown")))
     console.print(table)
     for note in account["notes"]:
         console.print(f"note: {note}")
@@ -338,6 +336,11 @@ def _show(report: Report, out: Path, review: int) -> None:
 
 def _show_audit(report: Report, out: Path, review: int) -> None:
     audit = report.audit
+    groups = sorted({group for counts in audit.labels.values() for group in counts})
+    table = Table("positive, by split and view", *groups)
+    for name, counts in audit.labels.items():
+        table.add_row(name, *(str(counts.get(group, 0)) for group in groups))
+    console.print(table)
     if audit.patients:
         console.print(f"patients in two splits: {', '.join(audit.patients[:SHOWN_REFUSALS])}", soft_wrap=True)
     for first, second in audit.alike[:SHOWN_REFUSALS]:

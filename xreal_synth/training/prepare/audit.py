@@ -16,7 +16,7 @@ from xreal_synth.training.prepare.run import Prepared, image_key
 ALIKE: Final = 0.99
 """Least correlation of two small pictures of one image. Of 2,010 real images, the nearest of another patient came to
 0.98 at most; after another contrast, size and JPEG at quality 60 an image and itself came to 0.9997 at least."""
-FAR: Final = 4.5
+FAR: Final = 3.5
 """Robust standard deviations from the median beyond which an image is unlike the rest."""
 SHOWN: Final = 24
 _BLOCK: Final = 1024

@@ -43,7 +43,8 @@ class Chosen:
 
 
 def choose(found: Found, choice: Choice) -> list[Chosen]:
-    """The films to prepare, in the source's order; adds to `found` what is refused or left out, and why.
+    """The films to prepare, in the source's order; adds to `found` what is refused or left out, and why, and leaves
+    it the films that would be prepared without a limit.
 
     Raises TrainingError if official splits are asked of a source without.
     """
@@ -63,6 +64,7 @@ def choose(found: Found, choice: Choice) -> list[Chosen]:
         else:
             kept.append(film)
     chosen = _official(kept, found) if official else _shared(kept, choice.splits)
+    found.films = [one.film for one in chosen]
     return chosen[: choice.limit]
 
 
