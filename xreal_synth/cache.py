@@ -32,7 +32,18 @@ def cache_folder() -> Path:
     if own:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "xreal-synth"
+    return (Path(base) if base else home_folder() / ".cache") / "xreal-synth"
+
+
+def home_folder() -> Path:
+    """This user's; raises StorageError where neither HOME nor the system names one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise StorageError(
+            found="no home folder: HOME is not set, and the system does not know this user",
+            wanted="a place for what is kept between runs", hint="set HOME, or XREAL_CACHE and XDG_CONFIG_HOME",
+        ) from None  # fmt: skip
 
 
 def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:

@@ -100,6 +100,14 @@ def canonical(name: str) -> str | None:
 
 
 def image_label(name: str) -> str | None:
-    """The manifest's name (IMAGE_LABELS) of a label given by any known alias (case-sensitive), or None."""
-    name = ALIASES.get(name, name)
-    return name if name in IMAGE_LABELS else None
+    """The manifest's name (IMAGE_LABELS) of a label given by any known alias, in any case, or None."""
+    return _IMAGE_NAMES.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+_IMAGE_NAMES: Final = {_plain(alias): own for alias, own in ALIASES.items()} | {
+    _plain(own): own for own in IMAGE_LABELS
+}

@@ -50,6 +50,8 @@ _KINDS: Final = (
 )  # fmt: skip
 _LINKED_STORES: Final = (".dvc/cache", ".git/annex/objects")
 """Where tools keep files that a folder has as links, below the folder or one above it."""
+_MARKERS: Final = ("dataset.json", "manifest.csv", "bundle.json")
+"""Files that say what a folder is: where one is a link to its like, the folder mirrors the one that it leads to."""
 LINKS_VARIABLE: Final = "XREAL_LINKS"
 """Names further folders, separated as in PATH, that links may lead into."""
 _HEADER_KINDS: Final = (
@@ -64,19 +66,24 @@ class UnreadableError(ValueError):
 
 def roots_of(folder: Path) -> tuple[Path, ...]:
     """Where the links of a folder may lead: below it (itself it may be a link), and into the store that a hub's
-    cache (`snapshots/REVISION` beside `blobs`), DVC or git-annex keeps for it, or that XREAL_LINKS names."""
+    cache (`snapshots/REVISION` beside `blobs`), DVC or git-annex keeps for it, or that XREAL_LINKS names; a farm of
+    links to a dataset, a data folder or a bundle leads into that one."""
     top = folder.resolve()
     above = (top, *top.parents)
     stores = [path.parent / "blobs" for path in above if path.name == "snapshots"]
     stores += [path / name for path in above for name in _LINKED_STORES if (path / name).is_dir()]
     named = [Path(name).resolve() for name in os.environ.get(LINKS_VARIABLE, "").split(os.pathsep) if name]
-    return (top, *stores, *named)
+    marked = [(top / name).resolve() for name in _MARKERS if (top / name).is_symlink()]
+    mirrored = [path.parent for path in marked if path.name in _MARKERS and path.is_file()]
+    return (top, *stores, *named, *mirrored)
 
 
-def open_file(path: Path, roots: Sequence[Path] = ()) -> IO[bytes]:
+def open_file(path: Path, roots: Sequence[Path] = (), mirrored: set[Path] | None = None) -> IO[bytes]:
     """A plain file, open for reading; with `roots` (see `roots_of`) one that lies in one of them.
 
-    What was opened is looked at, not the name. Raises UnreadableError, and OSError as `open` does.
+    With `mirrored`, links that lead out of them are followed to a file of the same name, as farms of links have them;
+    its folder is added there. What was opened is looked at, not the name. Raises UnreadableError, and OSError as
+    `open` does.
     """
     _require_plain(path.stat().st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -84,16 +91,22 @@ def open_file(path: Path, roots: Sequence[Path] = ()) -> IO[bytes]:
         _require_plain(os.fstat(descriptor).st_mode)
         real = _real_path(descriptor, path)
         if roots and not any(real.is_relative_to(root) for root in roots):
-            raise UnreadableError(f"a link that leads out of {roots[0]}")
+            if mirrored is None or real.name != path.name:
+                raise UnreadableError(
+                    f"a link that leads out of {roots[0]} ({LINKS_VARIABLE} names further folders)"
+                )
+            mirrored.add(real.parent)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def read_file(path: Path, limit: int = MAX_FILE, roots: Sequence[Path] = ()) -> bytes:
+def read_file(
+    path: Path, limit: int = MAX_FILE, roots: Sequence[Path] = (), mirrored: set[Path] | None = None
+) -> bytes:
     """The bytes of a plain file of at most `limit`. Raises as `open_file`."""
-    with open_file(path, roots) as file:
+    with open_file(path, roots, mirrored) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise _too_large(limit)

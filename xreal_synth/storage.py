@@ -127,11 +127,13 @@ class LocalStore:
     """A folder on this machine (or on a network mount); itself it may be a link.
 
     Files are written, and deleted, in folders that are opened without following a link: who may write into one of
-    them cannot turn it elsewhere. A link is read where it leads to a plain file that `roots_of` the folder takes in.
+    them cannot turn it elsewhere. A link is read where it leads to a plain file that `roots_of` the folder takes in;
+    with `farm`, also to one of the same name anywhere, whose folder is then in `mirrored`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, farm: bool = False) -> None:
         self._root = root.expanduser().absolute()
+        self.mirrored: set[Path] | None = set() if farm else None
 
     @property
     def uri(self) -> str:
@@ -159,22 +161,22 @@ class LocalStore:
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
         with self._reading(key) as path:
-            return read_file(path, limit, self._roots)
+            return read_file(path, limit, self._roots, self.mirrored)
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        with self._reading(key) as path, open_file(path, self._roots) as file:
+        with self._reading(key) as path, open_file(path, self._roots, self.mirrored) as file:
             file.seek(start)
             return _whole(file.read(stop - start), stop - start, str(path))
 
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
-        with self._reading(key) as path, open_file(path, self._roots) as file:
+        with self._reading(key) as path, open_file(path, self._roots, self.mirrored) as file:
             chunks = iter(lambda: file.read(_CHUNK), b"")
             yield from chunks if limit is None else capped(chunks, limit)
 
     def open(self, key: str) -> IO[bytes]:
         """The file, to be read in place."""
         try:
-            return open_file(self._path(key), self._roots)
+            return open_file(self._path(key), self._roots, self.mirrored)
         except UnreadableError as error:
             raise StorageError(where=str(self._path(key)), found=str(error), wanted="a plain file") from error
 
@@ -210,7 +212,8 @@ class LocalStore:
         if not folder.is_dir():
             return []
         real = folder.resolve()
-        if not any(real.is_relative_to(root) for root in self._roots):
+        farm = self.mirrored is not None and real.name == folder.name
+        if not farm and not any(real.is_relative_to(root) for root in self._roots):
             raise StorageError(
                 where=str(folder), found="a link that leads out of the folder", wanted="a folder in it"
             )

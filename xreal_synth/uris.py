@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from xreal_synth.errors import StorageError
 
@@ -34,9 +35,9 @@ def take_scheme(name: str) -> None:
 
 
 def scheme_of(uri: str) -> str:
-    """`s3` of `s3://bucket/x`; an empty string for a path."""
+    """`s3` of `s3://bucket/x`, `file` of `file:/x`; an empty string for a path."""
     head, separator, _ = uri.partition("://")
-    return head if separator else ""
+    return head if separator else "file" if uri.startswith("file:/") else ""
 
 
 def is_remote(uri: str) -> bool:
@@ -45,9 +46,25 @@ def is_remote(uri: str) -> bool:
 
 
 def local_folder(uri: str) -> Path:
-    """The path of a place that is not remote."""
+    """The path of a place that is not remote; of a file: URI, what `Path.as_uri` was given. Raises StorageError."""
     assert not is_remote(uri), uri
-    return Path(uri.removeprefix(f"{scheme_of(uri)}://")).expanduser()
+    scheme = scheme_of(uri)
+    if not scheme:
+        return _expanded(Path(uri))
+    rest = uri.removeprefix(f"{scheme}:")
+    host, slash, path = (
+        rest[2:].partition("/") if rest.startswith("//") else ("", "/", rest.removeprefix("/"))
+    )
+    if host not in ("", "localhost"):
+        raise _refused(f"a {scheme}: URI on the host {host}", f"{scheme}:///PATH, or a path")
+    return _expanded(Path(f"{slash}{unquote(path)}"))
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise _refused(f"no home folder for {path.parts[0]}", "a path", "write the whole path") from None
 
 
 def is_loopback(uri: str) -> bool:

@@ -74,9 +74,8 @@ def record_samples(store: LocalStore, shard: int) -> int:
         (note(None), 300, "silent"),
         (note(75, message="stopped"), 30, "stopped"),
         (note(3), 3000, "partial"),
-        (None, 20, "running"),
-        (None, 3000, "silent"),
-        (note(75, at=NOW - 500), 10, "running"),
+        (None, 20, "silent"),
+        (note(75, at=NOW - 500), 10, "stopped"),
     ],
 )
 def test_states(begun, written, later, state):

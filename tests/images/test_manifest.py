@@ -38,12 +38,12 @@ def test_a_row_is_read_whole(tmp_path: Path) -> None:
     [
         ("b.png,mb.png,,,2,train,,", RowFault.INCOMPLETE, "column labels"),
         ("b.png,,Mass,,2,train,,", RowFault.INCOMPLETE, "column mask"),
-        ("b.png,mb.png,Mass", RowFault.INCOMPLETE, "patient_id, split"),
-        ("b.png,mb.png,Mass,,2,train,,,more", RowFault.INCOMPLETE, "more cells"),
+        ("b.png,mb.png,Mass", RowFault.INCOMPLETE, "fewer cells"),
+        ("b.png,mb.png,Mass,,2,train,,,more", RowFault.INCOMPLETE, "more or fewer cells"),
         ("a.png,mb.png,Mass,,2,train,,", RowFault.DUPLICATE, "earlier row"),
         ("b.png,mb.png,Mass,,1,val,,", RowFault.TWO_SPLITS, "train, val"),
         ("b.png,mb.png,Mess,,2,train,,", RowFault.UNKNOWN_LABEL, "'Mess'"),
-        ("b.png,mb.png,Mass,edema,2,train,,", RowFault.UNKNOWN_LABEL, "'edema'"),
+        ("b.png,mb.png,Mass,oedema,2,train,,", RowFault.UNKNOWN_LABEL, "'oedema'"),
         ("b.png,mb.png,Mass,Mass,2,train,,", RowFault.CONTRADICTION, "Mass both"),
         ("b.png,mb.png,No Finding|Mass,,2,train,,", RowFault.CONTRADICTION, "beside Mass"),
         ("b.png,mb.png,Mass,,2,train,[1],", RowFault.BAD_VALUE, "boxes_xywh_norm"),
@@ -57,7 +57,7 @@ def test_a_faulty_row_is_refused_and_the_others_stay(
     tmp_path: Path, row: str, fault: RowFault, reason: str
 ) -> None:
     found = read(tmp_path, GOOD, "c.png,mc.png,No Finding|Support Devices,,3,val,,", row)
-    assert [(r.fault, reason in r.reason) for r in found.refused][-1] == (fault, True)
+    assert [(r.fault, reason in r.reason) for r in found.refused][-1] == (fault, True), found.refused
     both = fault is RowFault.TWO_SPLITS
     assert [kept.image for kept in found.rows] == (["c.png"] if both else ["a.png", "c.png"])
     assert fault_counts(found.refused) == f"{1 + both} {fault}"
@@ -86,7 +86,7 @@ def test_a_minor_of_other_images_is_no_leak(tmp_path: Path) -> None:
         (b"image,mask\n", "no rows"),
         (b"image,mask\na,b\n", "no column labels, patient_id, split"),
         ("image,mask,labels\nBäh.png,b,Mass\n".encode("latin-1"), "UTF-8"),
-        ("image,mask,labels\na,b,Mass\n".encode("utf-16"), "UTF-8"),
+        ("image,mask,labels\na,b,Mass\n".encode("utf-16-be"), "no column patient_id"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_an_error(

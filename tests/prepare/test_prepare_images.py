@@ -44,8 +44,8 @@ def test_dicom_is_shown_as_a_viewer_shows_it(trees: Any, kind: str, window: bool
     picture, _ = trees.pair(1)
     data = trees.dicom(picture, kind, window)
     assert is_dicom(data)
-    found, view = decode_dicom(data)
-    assert view == "AP"
+    found, facts = decode_dicom(data)
+    assert facts.view == "AP"
     wanted = 255.0 - picture if kind == "MONOCHROME1" else picture.astype(float)
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.99
     assert (found.min(), found.max()) == (0, 255)
@@ -138,10 +138,13 @@ def test_an_oblong_image_is_cropped_or_padded_with_its_mask(trees: Any, store: S
     store.replace("mask.png", png(np.pad(mask, ((0, 0), (20, 20)))))
     given = source("gone.jpg", "wide.png", mask="mask.png")
     cropped = read_image(store, given, Shape(80, "crop"))
+    assert cropped is not None
     assert (cropped.width, cropped.height) == (120, 80)
     assert np.array_equal(cropped.image, picture)
     assert np.array_equal(cropped.mask, mask)
     padded = read_image(store, given, Shape(120, "pad"))
+    assert padded is not None
+    assert read_image(store, given, Shape(120, "pad"), former=padded.content) is None
     assert not padded.image[:20].any()
     assert np.array_equal(padded.image[20:100, 20:100], picture)
 
@@ -157,7 +160,7 @@ def test_an_oblong_image_is_cropped_or_padded_with_its_mask(trees: Any, store: S
         ("colours", "m", RowFault.COLOURED, "channels"),
         ("image", "gone", RowFault.MISSING, "no gone"),
         ("image", "broken", RowFault.MASK_UNREADABLE, "broken"),
-        ("image", "other size", RowFault.MASK_SHAPE, "48 x 48"),
+        ("image", "other size", RowFault.MASK_SHAPE, "40 x 48"),
     ],
 )
 def test_a_image_that_cannot_be_used_is_refused(
@@ -175,7 +178,7 @@ def test_a_image_that_cannot_be_used_is_refused(
         store.replace("image.png", kinds.get(image, image))
     store.replace("m", png(label_map))
     store.replace("broken", b"no mask")
-    store.replace("other size", png(np.zeros((48, 48), np.uint8)))
+    store.replace("other size", png(np.zeros((48, 40), np.uint8)))
     with pytest.raises(BadImage, match=reason) as caught:
         read_image(store, source("image.png", mask=mask), Shape(64, "crop"))
     assert caught.value.fault == fault
@@ -254,3 +257,19 @@ def test_pspnet_runs_from_a_file_of_weights(tmp_path: Path, trees: Any) -> None:
     assert found.mask.shape == (64, 64)
     assert found.mask.max() <= 4
     assert segmenter.name.startswith("torchxrayvision PSPNet ")
+
+
+def test_a_small_image_is_enlarged_only_if_asked(trees: Any, store: Store) -> None:
+    picture, mask = trees.pair(3, 48)
+    store.replace("small.png", png(picture))
+    store.replace("half.png", png(mask[::2, ::2].copy()))
+    given = source("small.png", mask="half.png")
+    with pytest.raises(BadImage, match="--enlarge"):
+        read_image(store, given, Shape(64, "crop"))
+    found = read_image(store, given, Shape(64, "crop", enlarge=True))
+    assert found is not None
+    assert (found.width, found.image.shape) == (48, (64, 64))
+    small = np.asarray(Image.fromarray(found.image).resize((48, 48), Image.Resampling.LANCZOS))
+    assert np.abs(small.astype(int) - picture).mean() < 3
+    assert found.mask is not None
+    assert np.mean(found.mask[::4, ::4] == mask[::3, ::3]) > 0.9

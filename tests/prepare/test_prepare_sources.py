@@ -11,7 +11,7 @@ import pytest
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
-from xreal_synth.images.manifest import ImageBox, RowFault
+from xreal_synth.images.manifest import ImageBox, RowFault, placed
 from xreal_synth.prepare.chexpert import find_chexpert
 from xreal_synth.prepare.choose import Choice, choose
 from xreal_synth.prepare.found import FolderColumns, FoundImages, SourcePlace, key_of, years
@@ -43,7 +43,7 @@ def test_nih(trees: Any, tmp_path: Path) -> None:
         "F",
     )
     assert first.files == ("images_001/images/00000001_000.png",)
-    assert first.boxes == (ImageBox("Infiltration", (0.25, 0.5, 0.375, 0.75)),)
+    assert placed(first.boxes, 1024, 1024) == (ImageBox("Infiltration", (0.25, 0.5, 0.375, 0.75)),)
     assert states(found, "Pneumonia") == [0, 1, 0, 0, 0] * 2
     assert states(found, NO_FINDING) == [1, 0, 0, 0, 0] * 2
     assert states(found, "Fracture") == [None] * 10
@@ -224,12 +224,12 @@ def test_choosing_refuses_twins_and_patients_in_two_splits(trees: Any, tmp_path:
     names = ["train", "val", "valid", "train", "train", "train", "tarin", "test"]
     rows = [row | {"split": name} for row, name in zip(rows, names, strict=True)]
     rows[5]["view"] = "LATERAL"
-    trees.table(tmp_path / "list.csv", [*rows, rows[4]])
+    trees.table(tmp_path / "list.csv", [*rows, rows[4], {**rows[7], "pid": "P9"}])
     found = find_folder(place(tmp_path, columns=FolderColumns(**OWN, split="split", rename=RENAME)))
     chosen = choose(found, Choice(splits="official", any_view=True))
-    assert [(one.image.key, one.split) for one in chosen] == [("images--f4", "train"), ("images--f7", "test")]
+    assert [(one.image.key, one.split) for one in chosen] == [("images--f4", "train")]
     faults = [refusal.fault for refusal in found.refused]
-    assert faults == [RowFault.DUPLICATE, *[RowFault.TWO_SPLITS] * 4, RowFault.BAD_VALUE]
+    assert faults == [RowFault.CONTRADICTION, *[RowFault.TWO_SPLITS] * 4, RowFault.BAD_VALUE]
     assert found.left_out == {"view LATERAL": 1}
 
 
@@ -242,7 +242,9 @@ def test_choosing_refuses_twins_and_patients_in_two_splits(trees: Any, tmp_path:
         (b"pid,report\n1,Mass\n", "no column file"),
         (b"file,pid,what\na.png,1,Mass\n", "no column report"),
         ("file,pid,report\nBäh.png,1,Mass\n".encode("latin-1"), "--encoding"),
-        ("file,pid,report\na.png,1,Mass\n".encode("utf-16"), "utf-8"),
+        (b"file,pid,report\na.png,1,Ma\0ss\n", "zero bytes"),
+        (b'file,pid,report\na.png,1,"Mass\n', "unexpected end"),
+        (b"file,pid,report,pid\na.png,1,Mass,2\n", "pid stands twice"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_an_error(tmp_path: Path, content: bytes | None, named: str) -> None:

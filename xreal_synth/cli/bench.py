@@ -236,10 +236,10 @@ def _markdown(about: dict[str, Any], figures: SampleFigures) -> str:
 
 def _show(about: dict[str, Any], figures: SampleFigures) -> None:
     for key, value in about.items():
-        console.print(f"{key}: {value}", markup=False)
+        console.print(f"{key}: {value}")
     table = Table(*COLUMNS)
     for row in figures.rows:
         table.add_row(*_cells(row))
     console.print(table)
     for line in _footnotes(figures):
-        console.print(line, markup=False)
+        console.print(line)

@@ -49,7 +49,7 @@ def show(
         return
     table = Table(show_header=False, box=None, padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(f"[bold]{name}[/bold]", value)
+        table.add_row(name, value)
     console.print(table)
 
 
@@ -84,7 +84,7 @@ def random(
 
     with console.status(f"making {config.value}"):
         info = build_random(config.value, out, seed=seed)
-    console.print(f"{out}: {info.name}, random weights (seed {seed}), {bytes_text(info.bytes)}", markup=False)
+    console.print(f"{out}: {info.name}, random weights (seed {seed}), {bytes_text(info.bytes)}")
 
 
 @app.command(
@@ -121,6 +121,5 @@ def add_prompt(
     info = add(bundle, text, model, finding)
     console.print(
         f"{info.root}: {len(info.known_prompts)} prompts, content hash {info.content_hash}",
-        markup=False,
         soft_wrap=True,
     )

@@ -67,6 +67,5 @@ def export(
     console.print(
         f"{out}: {info.name}, {', '.join(info.parts)}, {bytes_text(info.bytes)}, "
         f"content hash {info.content_hash}",
-        markup=False,
         soft_wrap=True,
     )

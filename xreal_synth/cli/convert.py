@@ -326,7 +326,7 @@ def _latent(
             note=reported.append,
         )
     for text in reported:
-        notes.print(text, markup=False, soft_wrap=True)
+        notes.print(text, soft_wrap=True)
     show(info)
 
 
@@ -363,7 +363,12 @@ def refuse_unused(options: Sequence[str], beside: str) -> None:
 @contextmanager
 def progress() -> Iterator[Report]:
     """A line with a bar that follows the steps of a conversion."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=notes, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
@@ -377,13 +382,11 @@ def show(info: BundleInfo) -> None:
     console.print(
         f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
         f"{len(info.known_prompts)} prompts, licence {info.licence}",
-        markup=False,
         soft_wrap=True,
     )
     if "anatomy_controller" not in info.parts:
         console.print(
             "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images",
-            markup=False,
             soft_wrap=True,
         )
 

@@ -178,8 +178,8 @@ def anatomy(
 
 
 def _show(name: str, settings: SamplingSettings, where: str, figures: AnatomyFigures) -> None:
-    console.print(f"{name}: {json.dumps(asdict(settings))}", markup=False)
-    console.print(f"{where}; mean [95% bootstrap interval]", markup=False)
+    console.print(f"{name}: {json.dumps(asdict(settings))}")
+    console.print(f"{where}; mean [95% bootstrap interval]")
     table = Table(
         "figure", f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image"
     )

@@ -112,8 +112,8 @@ def bundle(
             }
         ))  # fmt: skip
         return
-    console.print(f"{prepared.info.name}: {json.dumps(settings)}", markup=False)
-    console.print(where, markup=False)
+    console.print(f"{prepared.info.name}: {json.dumps(settings)}")
+    console.print(where)
     _show(figures)
 
 
@@ -125,7 +125,7 @@ def _show(figures: BundleFigures) -> None:
         table.add_row(*row)
     console.print(table)
     for note in NOTES:
-        console.print(note, markup=False)
+        console.print(note)
     for name, rings in (("made", figures.rings), ("training images", figures.rings_training)):
         words = " ".join(f"{ratio:.2f}" for ratio in rings)
         console.print(f"power over real images by eighths of the frequencies, {name}: {words}")

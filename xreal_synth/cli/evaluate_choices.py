@@ -98,5 +98,5 @@ def choices(
     for cells_of_row in table_rows(rows):
         table.add_row(*cells_of_row)
     console.print(table)
-    console.print(NOTE, markup=False)
-    console.print(f"{out / 'choices.md'}, {out / 'choices.json'}", markup=False)
+    console.print(NOTE)
+    console.print(f"{out / 'choices.md'}, {out / 'choices.json'}")

@@ -91,7 +91,12 @@ def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
 @contextmanager
 def bars() -> Iterator[Report]:
     """A bar for each thing that is done, on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=notes) as progress:
         tasks: dict[str, Any] = {}
 

@@ -87,9 +87,9 @@ def compare(
         shown.add_row(name, *(row[at] for row in cells))
     console.print(shown)
     for line in table.paper_lines():
-        console.print(line, markup=False)
+        console.print(line)
     if out is not None:
-        console.print(f"{out / 'compare.md'}, {out / 'compare.json'}", markup=False)
+        console.print(f"{out / 'compare.md'}, {out / 'compare.json'}")
 
 
 def _of(report: Report, uri: str) -> Report:

@@ -72,7 +72,7 @@ def dataset(
         typer.echo(record_bytes(record).decode(), nl=False)
         return
     show(record)
-    console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md", markup=False)
+    console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md")
 
 
 def show(record: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ def show(record: Mapping[str, Any]) -> None:
     from xreal_synth.evaluation.dataset_record import NOTES, figure_of, finding_table, overall, summary
 
     for line in summary(record):
-        console.print(line, markup=False)
+        console.print(line)
     for key, title in (("rows", "all images"), ("rows_unflagged", "without flagged images")):
         rows = record[key]
         if not rows:
@@ -98,7 +98,7 @@ def show(record: Mapping[str, Any]) -> None:
             table.add_row(made[0], *map(_beside, made[1:], real[1:]))
         console.print(table)
     for note in (*record["notes"], *NOTES):
-        console.print(note, markup=False)
+        console.print(note)
 
 
 def _beside(made: str, real: str) -> str:

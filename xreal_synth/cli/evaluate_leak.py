@@ -50,7 +50,7 @@ def leak(
         print_json(reported)
         return
     console.print(_table(figures))
-    notes.print(f"{dataset}: {LEAK}", markup=False, soft_wrap=True)
+    notes.print(f"{dataset}: {LEAK}", soft_wrap=True)
 
 
 def _fields(figures: LeakFigures, digest: str) -> dict[str, Any]:

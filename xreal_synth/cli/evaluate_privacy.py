@@ -122,11 +122,11 @@ def privacy(
         return
     _show(audit, names)
     where = source.store.uri
-    notes.print(f"{where}/{PRIVACY} written", markup=False, soft_wrap=True)
+    notes.print(f"{where}/{PRIVACY} written", soft_wrap=True)
     if quarantine:
-        notes.print(f"{added} images added to {where}/excluded.csv", markup=False, soft_wrap=True)
+        notes.print(f"{added} images added to {where}/excluded.csv", soft_wrap=True)
     elif audit.copies:
-        notes.print("run again with --quarantine to have readers and exports leave them out", markup=False)
+        notes.print("run again with --quarantine to have readers and exports leave them out")
 
 
 def _audited(
@@ -226,7 +226,6 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
     console.print(
         f"{audit.images} images against {audit.training_images} training images, beside {audit.validation_images} "
         "validation images; shares with exact 95% intervals",
-        markup=False,
     )
     table = Table("", *audit.metrics)
     metrics = audit.metrics.values()
@@ -239,9 +238,8 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
     for pair in audit.copies:
         console.print(
             f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}",
-            markup=False,
             soft_wrap=True,
         )
     if not audit.copies:
         nearest = audit.pairs[0]
-        console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}", markup=False)
+        console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}")

@@ -133,8 +133,8 @@ def make(
             (folder / "README.md").write_text(_NOTE.format(**title), encoding="utf-8")
     again = len(kit.readers[1]) - images
     kinds = ", ".join(f"{images // len(arms)} {arm}" for arm in arms)
-    console.print(f"{path}: {number} readers, {images} images ({kinds}), {again} of them twice", markup=False)
-    notes.print("give a reader one page and nothing else; key.json tells the images apart", markup=False)
+    console.print(f"{path}: {number} readers, {images} images ({kinds}), {again} of them twice")
+    notes.print("give a reader one page and nothing else; key.json tells the images apart")
 
 
 def analyse(
@@ -170,7 +170,7 @@ def analyse(
     if as_json:
         print_json(reported)
         return
-    console.print(table, markup=False, soft_wrap=True)
+    console.print(table, soft_wrap=True)
 
 
 def _sources(datasets: Sequence[str]) -> dict[str, Source]:

@@ -113,8 +113,8 @@ def utility(
     if as_json:
         print_json(_plain(reported))
         return
-    console.print(table, markup=False, soft_wrap=True)
-    notes.print(f"{out}: utility.json, utility.md, utility.png", markup=False, soft_wrap=True)
+    console.print(table, soft_wrap=True)
+    notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
 
 
 def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Report, total: int) -> Fit:

@@ -67,7 +67,7 @@ def export(
 
     path = free_path(out)
     for old in left_behind(path):
-        notes.print(f"left by an export that was ended: {old} may be deleted", markup=False, soft_wrap=True)
+        notes.print(f"left by an export that was ended: {old} may be deleted", soft_wrap=True)
     source = open_source(open_store(dataset))
     if source.head.real_images:
         private_files()
@@ -76,7 +76,7 @@ def export(
     if source.excluded:
         notes.print(f"{len(source.excluded)} images are left out by excluded.csv")
     for skipped in source.skipped:
-        notes.print(str(skipped), markup=False, soft_wrap=True)
+        notes.print(str(skipped), soft_wrap=True)
     splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
     if as_json:
         print_json(
@@ -91,9 +91,7 @@ def export(
         )
     else:
         reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
-        console.print(
-            f"{path}: {counted.images:,} images ({reported}) as {to.value}", markup=False, soft_wrap=True
-        )
+        console.print(f"{path}: {counted.images:,} images ({reported}) as {to.value}", soft_wrap=True)
     if source.skipped:
         raise typer.Exit(PARTIAL)
 

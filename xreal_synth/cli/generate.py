@@ -70,7 +70,7 @@ def generate(
     else:
         show(summary, built)
     if failed:
-        notes.print(failed, markup=False, soft_wrap=True)
+        notes.print(failed, soft_wrap=True)
     raise typer.Exit(summary.exit_code or PARTIAL * bool(failed))
 
 
@@ -118,16 +118,16 @@ def show(summary: RunSummary, built: Built | None) -> None:
             f"{summary.images_per_s:.2f} images/s",
         )
     console.print(table)
-    console.print(f"dataset:       {summary.uri}", markup=False, soft_wrap=True)
+    console.print(f"dataset:       {summary.uri}", soft_wrap=True)
     if built is not None:
-        console.print(f"report:        {built.report}", markup=False, soft_wrap=True)
+        console.print(f"report:        {built.report}", soft_wrap=True)
     if built is not None and built.contact_sheet:
-        console.print(f"contact sheet: {built.contact_sheet}", markup=False, soft_wrap=True)
+        console.print(f"contact sheet: {built.contact_sheet}", soft_wrap=True)
     for failure in summary.failures:
         state = "failed" if failure.reason else "not made yet"
-        notes.print(f"shard {failure.shard} {state}: {failure.reason}".rstrip(": "), markup=False)
+        notes.print(f"shard {failure.shard} {state}: {failure.reason}".rstrip(": "))
     if summary.message:
-        notes.print(summary.message, markup=False)
+        notes.print(summary.message)
 
 
 def _add_gate(table: Table, gate: Acceptance) -> None:

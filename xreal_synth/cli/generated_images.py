@@ -39,4 +39,4 @@ def made_source(dataset: str) -> Iterator[Source]:
     source = open_source(open_store(dataset))
     yield source
     for skipped in source.skipped:
-        notes.print(str(skipped), markup=False, soft_wrap=True)
+        notes.print(str(skipped), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -41,6 +42,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+_OF_PLACES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.ENOTDIR,
+    errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE, errno.EIO,
+)  # fmt: skip
+"""What the system says of a place that cannot be used; anything else is our own bug."""
 
 
 def _version(show: bool) -> None:
@@ -87,10 +95,23 @@ def main() -> None:
     try:
         app()
     except XrealError as error:
-        notes.print(f"error: {error}", markup=False, soft_wrap=True)
+        notes.print(f"error: {error}", soft_wrap=True)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _OF_PLACES:
+            raise
+        notes.print(f"error: {_place_error(error)}", soft_wrap=True)
+        sys.exit(2)
+
+
+def _place_error(error: OSError) -> XrealError:
+    named = f"{error.filename}: " if error.filename is not None else ""
+    return XrealError(
+        found=f"{named}{error.strerror}", wanted="a place that is there, may be written, and has room",
+        hint="make room, or give another place; TMPDIR says where temporary files go",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

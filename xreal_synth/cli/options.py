@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class _Terminal(Console):
-    """Shows texts so that none of them steers the terminal, or tells a credential."""
+    """Shows texts as they are, brackets and colons too, but so that none steers the terminal or tells a credential."""
 
     def render_str(self, text: str, **how: Any) -> Text:
         return super().render_str(for_terminal(text), **how)
 
 
-console = _Terminal(highlight=False, soft_wrap=False)
-notes = _Terminal(stderr=True, highlight=False)
+console = _Terminal(highlight=False, soft_wrap=False, markup=False, emoji=False)
+notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="The recipe, a YAML file.", show_default=False, metavar="RECIPE")

@@ -82,7 +82,7 @@ def _fields(run: Run, report: ProbeReport, guess: CostEstimate) -> dict[str, obj
 
 
 def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
-    console.print(f"[bold]{run.recipe.name}[/bold]: bundle {run.bundle.name}, digest {run.digest[:12]}")
+    console.print(f"{run.recipe.name}: bundle {run.bundle.name}, digest {run.digest[:12]}")
     console.print(_rows_table(report))
     console.print(_labels_table(report))
     facts = Table(show_header=False, box=None, padding=(0, 2))
@@ -108,14 +108,12 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     facts.add_row("output", run.recipe.output.uri)
     console.print(facts)
     for check, why in run.quality.unchecked.items():
-        notes.print(f"not checked: {check}: {why}", markup=False)
+        notes.print(f"not checked: {check}: {why}")
     for note in run.plan.notes:
-        notes.print(note, markup=False)
+        notes.print(note)
     for row in report.rows:
         for error, times in row.reasons:
-            notes.print(
-                f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}", markup=False
-            )
+            notes.print(f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}")
 
 
 def _quality(quality: QualitySettings) -> str:

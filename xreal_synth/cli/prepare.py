@@ -21,6 +21,9 @@ EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
 SHOWN_REFUSALS = 5
 REVIEW = "review.png"
+OUTLIERS = "outliers.png"
+SHOWN_OUTLIERS = 24
+BOXES = "boxes_xywh_norm"
 OWN = "Only for `folder`"
 
 
@@ -67,6 +70,16 @@ def prepare(
     fit: Annotated[
         Fit, typer.Option(help="An oblong image is cropped about its centre, or padded with black.")
     ] = Fit.crop,
+    enlarge: Annotated[
+        bool, typer.Option("--enlarge", help="Take images smaller than --size, enlarged to it.")
+    ] = False,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            help="CSV or COCO of findings' boxes, in SOURCE or --tables or at a path, instead of the source's.",
+            show_default="the source's own",
+        ),
+    ] = None,
     splits: Annotated[
         str, typer.Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
     ] = "0.8/0.2",
@@ -123,9 +136,14 @@ def prepare(
     mask_column: Annotated[
         str | None,
         typer.Option(
-            help="Own organ masks instead of a segmenter's.", rich_help_panel=OWN, show_default="none"
+            help="Own organ masks; where the cell is empty, a segmenter's.",
+            rich_help_panel=OWN,
+            show_default="none",
         ),
     ] = None,
+    boxes_column: Annotated[
+        str, typer.Option(help="JSON of [name, x, y, w, h] in shares.", rich_help_panel=OWN)
+    ] = BOXES,
     split_column: Annotated[
         str | None, typer.Option(help="For --splits official.", rich_help_panel=OWN, show_default="none")
     ] = None,
@@ -157,16 +175,18 @@ def prepare(
     columns = FolderColumns(
         table=table or "", image=image_column, patient=patient_column, labels=labels_column,
         unknown=unknown_column, view=view_column, age=age_column, sex=sex_column, mask=mask_column or "",
+        boxes=boxes_column,
         split=split_column or "", separator=separator, rename=_renames(rename or []),
     )  # fmt: skip
     task = PrepareTask(
         kind=kind.value,
         source=source,
         out=out,
-        shape=Shape(size, fit.value),
+        shape=Shape(size, fit.value, enlarge),
         choice=Choice(_splits(splits), min_age, kind is Kind.folder, limit),
         tables=tables,
         columns=columns,
+        boxes=boxes or "",
         encoding=encoding,
         blank=blank.value,
         segmenter=segmenter,
@@ -179,6 +199,7 @@ def prepare(
     report = _run(task)
     if review:
         _review(report, out, review)
+        _outliers(report, out)
     if as_json:
         print_json(report.account)
     else:
@@ -234,14 +255,7 @@ def _run(task: PrepareTask) -> Report:
 
 def _review(report: Report, out: Path, count: int) -> None:
     """Refused masks first, at most a third of the sheet; then the images that are kept, least certain first."""
-    import numpy as np
-
-    from xreal_synth.opening import open_image, read_file
     from xreal_synth.report.review_sheet import ReviewImage, review_sheet
-
-    def pixels(name: str) -> Any:
-        with open_image(read_file(out / name)) as image:
-            return np.array(image)
 
     images = [
         ReviewImage(one.image.image, one.image.mask, one.refusal.file, one.image.score, one.refusal.reason)
@@ -250,8 +264,8 @@ def _review(report: Report, out: Path, count: int) -> None:
     worst = sorted(report.rows, key=lambda row: float(row["mask_score"] or 0))
     images += [
         ReviewImage(
-            pixels(row["image"]),
-            pixels(row["mask"]),
+            _pixels(out / row["image"]),
+            _pixels(out / row["mask"]),
             row["original_id"],
             float(row["mask_score"]) if row["mask_score"] else None,
         )
@@ -262,12 +276,39 @@ def _review(report: Report, out: Path, count: int) -> None:
     )
 
 
+def _outliers(report: Report, out: Path) -> None:
+    """The images farthest from the rest; no sheet where there are none."""
+    from xreal_synth.report.review_sheet import ReviewImage, review_sheet
+
+    rows = {row["image"]: row for row in report.rows}
+    images = [
+        ReviewImage(
+            _pixels(out / one.image), _pixels(out / rows[one.image]["mask"]), one.original, remark=one.reason
+        )
+        for one in report.audit.outliers[:SHOWN_OUTLIERS]
+    ]
+    (out / OUTLIERS).unlink(missing_ok=True)
+    if images:
+        review_sheet(
+            images, out / OUTLIERS, title=f"{out.name}: unlike the rest",
+            notice="Taken, and farthest from the others by size or tone: look whether they belong here.",
+        )  # fmt: skip
+
+
+def _pixels(path: Path) -> Any:
+    import numpy as np
+
+    from xreal_synth.opening import open_image, read_file
+
+    with open_image(read_file(path)) as image:
+        return np.array(image)
+
+
 def _show(report: Report, out: Path, review: int) -> None:
     account = report.account
     shares = ", ".join(f"{count} {split}" for split, count in account["images_by_split"].items())
     console.print(
         f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}",
-        markup=False,
         soft_wrap=True,
     )
     table = Table("label", "positive", "negative", "unknown")
@@ -276,22 +317,39 @@ def _show(report: Report, out: Path, review: int) -> None:
             table.add_row(name, *(str(counts[kind]) for kind in ("positive", "negative", "unknown")))
     console.print(table)
     for note in account["notes"]:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     for reason, count in account["left_out"].items():
-        console.print(f"left out: {count} {reason}", markup=False)
+        console.print(f"left out: {count} {reason}")
     for fault, count in account["refused"].items():
-        console.print(f"refused: {count} {fault}", markup=False)
+        console.print(f"refused: {count} {fault}")
     for refusal in report.found.refused[:SHOWN_REFUSALS]:
-        console.print(f"  {refusal.file}: {refusal.reason}", markup=False, soft_wrap=True)
+        console.print(f"  {refusal.file}: {refusal.reason}", soft_wrap=True)
     more = len(report.found.refused) - SHOWN_REFUSALS
     if more > 0:
         console.print(f"  and {more} more")
+    _show_audit(report, out, review)
     looked = f"; look at {out / REVIEW}" if review else ""
-    console.print(
-        f"refused images with reasons: {out / 'refused.json'}{looked}", markup=False, soft_wrap=True
-    )
+    console.print(f"refused images with reasons: {out / 'refused.json'}{looked}", soft_wrap=True)
     console.print(
         f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder",
-        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _show_audit(report: Report, out: Path, review: int) -> None:
+    audit = report.audit
+    groups = sorted({group for counts in audit.labels.values() for group in counts})
+    table = Table("positive, by split and view", *groups)
+    for name, counts in audit.labels.items():
+        table.add_row(name, *(str(counts.get(group, 0)) for group in groups))
+    console.print(table)
+    if audit.patients:
+        console.print(f"patients in two splits: {', '.join(audit.patients[:SHOWN_REFUSALS])}", soft_wrap=True)
+    for first, second in audit.alike[:SHOWN_REFUSALS]:
+        console.print(f"alike, in two splits: {first} and {second}", soft_wrap=True)
+    sheet = f": look at {out / OUTLIERS}" if review and audit.outliers else ""
+    console.print(
+        f"audit: {len(audit.patients)} patients in two splits, {len(audit.alike)} pairs alike across splits, "
+        f"{len(audit.outliers)} images unlike the rest by size or tone{sheet}",
         soft_wrap=True,
     )

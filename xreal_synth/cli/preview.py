@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,20 +56,23 @@ def preview(
     from xreal_synth.run.attempts import plan_group
     from xreal_synth.run.resources import Resources, actor_shape
 
-    verify_files(run.bundle)
     target = out or Path(f"{run.recipe.name}-preview.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
+    verify_files(run.bundle)
     gpus = _gpus()
     planned = [plan_group(run, index) for index in range(min(groups, run.recipe.anatomies))]
     for _, refused in planned:
         for refusal in refused:
             if refusal.dropped:
-                console.print(f"group {refusal.group}: not made: {refusal.reason}", markup=False)
+                console.print(f"group {refusal.group}: not made: {refusal.reason}")
     specs = [spec for spec, _ in planned if spec is not None]
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus), recorded=4))
     made = list(track(render_groups(run, backend, specs), "making groups", len(specs), console=console))
     images = [sample for group in made for sample in group.samples]
     contact_sheet(images, target, title=f"{run.recipe.name}: first {len(specs)} groups")
-    console.print(f"{len(images)} images of {len(specs)} anatomies: {target}", markup=False)
+    console.print(f"{len(images)} images of {len(specs)} anatomies: {target}")
     for group in made:
         _show(group)
 
@@ -82,7 +87,7 @@ def _show(group: GeneratedGroup) -> None:
         ):
             refused = verdict is not None and name in verdict.refused
             what = "refused, generate would draw the group again" if refused else "flagged"
-            console.print(f"{sample.meta.key}: {what}: {name}: {reason}", markup=False)
+            console.print(f"{sample.meta.key}: {what}: {name}: {reason}")
 
 
 def _gpus() -> float:

@@ -61,7 +61,6 @@ def index(
     console.print(
         f"{len(made.names):,} images in {out}; images nearer than {made.threshold:.2f} grey levels (RMS) to one of "
         "them are called copies",
-        markup=False,
     )
 
 
@@ -76,6 +75,6 @@ def _images(store: Store, rows: tuple[ImageRow, ...]) -> Iterator[tuple[str, str
             image = decode_image(files.read(row.shard, row.image))
             check_contrast(image)
         except BadImage as bad:
-            notes.print(f"{row.image}: left out: {bad.reason}", markup=False)
+            notes.print(f"{row.image}: left out: {bad.reason}")
             continue
         yield row.image, row.patient, image

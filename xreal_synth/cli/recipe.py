@@ -28,4 +28,4 @@ def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     from xreal_synth.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides=overrides or ())
-    console.print(f"{recipe}: a valid recipe of version {loaded.recipe.version}.", markup=False)
+    console.print(f"{recipe}: a valid recipe of version {loaded.recipe.version}.")

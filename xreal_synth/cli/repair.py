@@ -115,7 +115,7 @@ def _carry_out(
     if not as_json:
         show(summary, built)
     if failed:
-        notes.print(failed, markup=False, soft_wrap=True)
+        notes.print(failed, soft_wrap=True)
     return summary, summary.exit_code or PARTIAL * bool(failed)
 
 
@@ -123,19 +123,19 @@ def _show(dataset: str, plan: RepairPlan) -> None:
     from xreal_synth.engine.repair import WORDS
 
     for action in plan.actions:
-        notes.print(f"shard {action.shard}: {WORDS[action.what]}", markup=False, soft_wrap=True)
+        notes.print(f"shard {action.shard}: {WORDS[action.what]}", soft_wrap=True)
         for wrong in action.wrong[:SHOWN_PROBLEMS]:
-            notes.print(f"    {wrong}", markup=False, soft_wrap=True)
+            notes.print(f"    {wrong}", soft_wrap=True)
         if len(action.wrong) > SHOWN_PROBLEMS:
-            notes.print(f"    and {len(action.wrong) - SHOWN_PROBLEMS} more", markup=False)
+            notes.print(f"    and {len(action.wrong) - SHOWN_PROBLEMS} more")
     for text in plan.ends:
-        notes.print(f"{text}: written anew", markup=False, soft_wrap=True)
+        notes.print(f"{text}: written anew", soft_wrap=True)
     for text in plan.others:
-        notes.print(f"{text}: left as it is", markup=False, soft_wrap=True)
+        notes.print(f"{text}: left as it is", soft_wrap=True)
     counts = Counter(action.what for action in plan.actions)
     reported = [f"{counts[what]} {words}" for what, words in COUNTED.items() if counts[what]]
     state = "nothing to repair" if plan.whole else ", ".join(reported) or "no shard to make"
-    console.print(f"{dataset}: {plan.shards} shards, {state}", markup=False, soft_wrap=True)
+    console.print(f"{dataset}: {plan.shards} shards, {state}", soft_wrap=True)
 
 
 def _fields(plan: RepairPlan) -> dict[str, object]:

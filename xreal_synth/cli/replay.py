@@ -59,7 +59,7 @@ def replay(
         from PIL import Image
 
         Image.fromarray(made.image).save(out)
-        console.print(f"image written to {out}", markup=False)
+        console.print(f"image written to {out}")
     _compare(key, stored, made)
 
 
@@ -110,18 +110,15 @@ def _compare(key: str, stored: Sample, made: Sample) -> None:
     import numpy as np
 
     if made.meta != stored.meta or not np.array_equal(made.anatomy, stored.anatomy):
-        console.print(
-            f"{key}: the plan differs: labels, boxes or masks are not the stored ones", markup=False
-        )
+        console.print(f"{key}: the plan differs: labels, boxes or masks are not the stored ones")
         raise typer.Exit(DIFFERENT)
     apart = np.abs(made.image.astype(int) - stored.image.astype(int))
     if not apart.any():
-        console.print(f"{key}: the same image, bit for bit", markup=False)
+        console.print(f"{key}: the same image, bit for bit")
         return
     console.print(
         f"{key}: same plan, but {np.count_nonzero(apart):,} of {apart.size:,} pixels differ, by up to "
         f"{apart.max()} of 255 (mean {apart.mean():.3f}): another environment than the one it was made in?",
-        markup=False,
     )
     raise typer.Exit(DIFFERENT)
 

@@ -25,4 +25,4 @@ def report(dataset: DatasetArgument) -> None:
     with console.status("reading shards"):
         built = build(open_store(dataset))
     for path in built.paths:
-        console.print(path, markup=False, soft_wrap=True)
+        console.print(path, soft_wrap=True)

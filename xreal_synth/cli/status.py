@@ -83,7 +83,7 @@ def status(
             time.sleep(every)
             found = reader.read()
     except KeyboardInterrupt:
-        notes.print("not watching any more; the run goes on", markup=False)
+        notes.print("not watching any more; the run goes on")
     finally:
         if live is not None:
             live.stop()
@@ -157,10 +157,10 @@ def _table(found: DatasetStatus) -> Table:
         table.add_row("last activity", f"{_moment(found.last_activity)} ({ago} ago)")
     for title, shards in (("given up", found.quarantined), ("damaged record", found.damaged)):
         for shard, reason in sorted(shards.items())[:SHOWN_FAILURES]:
-            table.add_row(f"{title}: shard {shard}", _plain(reason.splitlines()[0] if reason else ""))
+            table.add_row(f"{title}: shard {shard}", reason.splitlines()[0] if reason else "")
         if len(shards) > SHOWN_FAILURES:
             table.add_row(title, f"and {len(shards) - SHOWN_FAILURES} more (--json lists all)")
-    table.add_row("at", _plain(found.uri))
+    table.add_row("at", found.uri)
     return table
 
 
@@ -168,12 +168,6 @@ def _of(done: int, total: int | None, *, expected: bool = False) -> str:
     if total is None:
         return f"{done:,} (of how many, nothing here tells)"
     return f"{done:,} of {'about ' if expected and total != done else ''}{total:,}"
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _moment(at: float | None) -> str | None:

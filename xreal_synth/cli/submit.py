@@ -92,12 +92,10 @@ def submit(
     package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
     cluster = connect(address, plain_token=plain_token)
     for note in (*package.notes, *filter(None, [version_note(cluster), open_note(cluster)])):
-        notes.print(f"note: {note}", markup=False, soft_wrap=True)
+        notes.print(f"note: {note}", soft_wrap=True)
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
-    console.print(
-        f"taking along {len(package.files)} files, {megabytes(package.bytes)}", markup=False, soft_wrap=True
-    )
+    console.print(f"taking along {len(package.files)} files, {megabytes(package.bytes)}", soft_wrap=True)
     job = submit(
         cluster, package, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
     )
@@ -107,12 +105,10 @@ def submit(
     try:
         end = follow(cluster, job, _pass_on)
     except KeyboardInterrupt:
-        notes.print(
-            f"\nnot following any more; job {job} goes on (see above how to follow or stop it)", markup=False
-        )
+        notes.print(f"\nnot following any more; job {job} goes on (see above how to follow or stop it)")
         raise typer.Exit(LEFT) from None
     if end.exit_code:
-        notes.print(f"job {job} ended with {end.exit_code}: {end.message}", markup=False, soft_wrap=True)
+        notes.print(f"job {job} ended with {end.exit_code}: {end.message}", soft_wrap=True)
     raise typer.Exit(end.exit_code)
 
 
@@ -136,7 +132,6 @@ def _checked(
                 raise
             notes.print(
                 f"note: checked without bundle and masks, which are not here: {error.found}",
-                markup=False,
                 soft_wrap=True,
             )
     return recipe
@@ -155,7 +150,7 @@ def _say_how(job: str, address: str, place: str) -> None:
         f"  its lines:     ray job logs --address {address} --follow {job}",
         f"  to stop it:    ray job stop --address {address} {job}",
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _pass_on(text: str) -> None:

@@ -34,10 +34,10 @@ class TrainDisplay:
         self._said_at: float | None = None
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("steps  {task.fields[rate]}"),
+            TextColumn("steps  {task.fields[rate]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -64,9 +64,7 @@ class TrainDisplay:
             )
         elif self._said_at is None or pace.validated or time.monotonic() - self._said_at > QUIET_S:
             self._said_at = time.monotonic()
-            self._console.print(
-                f"step {pace.step}/{pace.steps}, {losses_text(pace)}, {rate_text(pace)}", markup=False
-            )
+            self._console.print(f"step {pace.step}/{pace.steps}, {losses_text(pace)}, {rate_text(pace)}")
 
 
 def losses_text(pace: Pace) -> str:

@@ -92,9 +92,9 @@ def verify(
         )
     else:
         for problem in report.problems:
-            notes.print(f"{problem}", markup=False, soft_wrap=True)
+            notes.print(f"{problem}", soft_wrap=True)
         state = "everything agrees" if report.ok else f"{len(report.problems)} problem(s)"
-        console.print(f"{dataset}: {report.shards} shards, {report.samples:,} images, {state}", markup=False)
+        console.print(f"{dataset}: {report.shards} shards, {report.samples:,} images, {state}")
     if not report.ok:
         raise typer.Exit(PARTIAL)
 

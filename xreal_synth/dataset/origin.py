@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from xreal_synth.cache import home_folder
 from xreal_synth.dataset.names import parse_key
 from xreal_synth.errors import StorageError
 from xreal_synth.storage import LocalStore
@@ -71,7 +72,7 @@ def pseudonym_key() -> bytes:
     if given:
         return given.encode()
     base = os.environ.get("XDG_CONFIG_HOME")
-    store = LocalStore((Path(base) if base else Path.home() / ".config") / "xreal-synth")
+    store = LocalStore((Path(base) if base else home_folder() / ".config") / "xreal-synth")
     try:
         Path(store.uri).mkdir(parents=True, exist_ok=True, mode=0o700)
         store.put_if_absent(_KEY_FILE, secrets.token_bytes(32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class RecordFacts:
 class DatasetStatus:
     """A dataset as it stands.
 
-    `running`: a run told of itself, or finished a shard, a short while ago; `silent`: the last run neither goes
+    `running`: a run told of itself a short while ago; `silent`: the last run neither goes
     on nor has said how it ended. Totals are None where nothing tells how many groups are asked for;
     `images_total` expects of the missing groups what the made ones gave. `images_per_s` is of the actors at work,
     from their last shards; `eta_s` and `actors` are None and 0 unless it runs. Times are seconds since 1970.
@@ -99,7 +98,7 @@ class StatusReader:
         shards_total = None if groups_total is None else -(-groups_total // head.shard_samples)
         last = max([one.at for one in seen] + ([note.at] if note else []), default=None)
         done = shards_total is not None and len(seen) >= shards_total and self._store.exists(INDEX)
-        state = _state(note, last, seen, done, now)
+        state = _state(note, done, now)
         images, groups = sum(one.samples for one in seen), sum(one.groups + one.dropped for one in seen)
         images_total = None
         if groups_total is not None and groups:
@@ -180,18 +179,13 @@ def _recipe_groups(store: Store) -> int | None:
     return groups if isinstance(groups, int) and groups > 0 else None
 
 
-def _state(
-    note: RunNote | None, last: float | None, seen: list[RecordFacts], done: bool, now: float
-) -> State:
-    newest = max((one.at for one in seen), default=0.0)
+def _state(note: RunNote | None, done: bool, now: float) -> State:
+    """By what the run itself wrote: files have other times where they were copied."""
     if note is None:
-        if done:
-            return "complete"
-    elif note.exit_code is not None and newest <= note.at + FRESH_S:
+        return "complete" if done else "silent"
+    if note.exit_code is not None:
         return _EXITS.get(note.exit_code, "silent")
-    shards = [one.make_s for one in seen if one.make_s > 0]
-    patience = FRESH_S if note is not None else max(FRESH_S, 3 * statistics.median(shards or [0.0]))
-    return "running" if last is not None and now - last < patience else "silent"
+    return "running" if abs(now - note.at) < FRESH_S else "silent"
 
 
 def _rate(seen: Iterable[RecordFacts]) -> float | None:

@@ -332,7 +332,9 @@ class Driver:
             if self.stop.is_set():
                 return self.account.summary(None, Ending({}, dict.fromkeys(self.schedule.waiting, ""), True))
             raise EngineError(
-                found="no actor ever started", wanted="one actor at least", hint="see the messages above"
+                found="no actor ever started",
+                wanted="one actor at least",
+                hint="`xreal-synth status` and the run's log (logs/) name what each try met",
             )
         not_made = {shard: self.schedule.reason(shard) for shard in self.schedule.waiting}
         not_made |= dict.fromkeys(missing_records(self.run_, self.store, self.made), "its record has gone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,9 @@ from xreal_synth.run.resources import Resources, local_cpus
 
 LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 128 << 20
+_LONGEST_FOLDER = 36
+"""Bytes: 107 less `/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store`."""
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (Ray makes a folder of its own in it)
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -58,6 +62,8 @@ def session(address: str | None, compute: Compute) -> Iterator[None]:
 
 
 def _connect(address: str | None, compute: Compute) -> None:
+    if address is None:
+        _shorten_folder()
     try:
         if address is None:
             ray.init(
@@ -71,8 +77,24 @@ def _connect(address: str | None, compute: Compute) -> None:
         raise EngineError(
             found=f"Ray cannot be {'started' if address is None else f'reached at {address}'}: {error}",
             wanted="a running Ray",
-            hint="check the address, RAY_AUTH_MODE and its token" if address else "see the message above",
+            hint="check the address, RAY_AUTH_MODE and its token"
+            if address
+            else "RAY_TMPDIR names a folder for Ray's own files: a short path with room, e.g. RAY_TMPDIR=/tmp",
         ) from error
+
+
+def _shorten_folder() -> None:
+    """Ray's sockets lie below its folder, and their paths may have 107 bytes: where TMPDIR is too long for that (batch
+    systems, macOS), a short folder is taken."""
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_FOLDER:
+        return
+    short = next((path for path in _SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise EngineError(
+            found=f"TMPDIR is {tempfile.gettempdir()}, too long for the sockets of Ray",
+            wanted=f"a path of at most {_LONGEST_FOLDER} bytes", hint="set RAY_TMPDIR to a short folder, e.g. /tmp",
+        )  # fmt: skip
+    os.environ["RAY_TMPDIR"] = short
 
 
 @contextmanager

@@ -1,26 +1,27 @@
 """Boxes of findings on images, from a CSV or a COCO file.
 
 CSV: a row per box with the columns `image`, `finding` and `x0,y0,x1,y1` or `x,y,w,h` (pixels of the image; of
-one of `width` x `height` pixels where it has these columns), or `x0n,y0n,x1n,y1n` (shares of the image). COCO: the
-usual JSON, a category per finding. All from the image's top left.
+one of `width` x `height` pixels where it has these columns), or `x0n,y0n,x1n,y1n` (shares of the image). So are the
+lists of NIH ChestX-ray14, of RSNA's pneumonia challenge (its boxes are called Pneumonia) and of VinDr-CXR, as they
+were published. COCO: the usual JSON, a category per finding. All from the image's top left.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from xreal_synth.anatomy.tables import parse_table
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, image_label
-from xreal_synth.opening import csv_reader, parse_json
+from xreal_synth.opening import parse_json
 from xreal_synth.types import NormBox
 
-CORNERS: Final = ("x0", "y0", "x1", "y1")
-SIZED: Final = ("x", "y", "w", "h")
-SHARES: Final = ("x0n", "y0n", "x1n", "y1n")
+PUBLISHED_SIDE: Final = (1024.0, 1024.0)
+"""Pixels of the images that NIH's and RSNA's lists count in."""
+
 OVER_THE_EDGE: Final = 0.01
 """Share of the image's side by which a box may reach out of it: hand-drawn ones do. It is cut there."""
 
@@ -39,6 +40,34 @@ class TableEntry:
     size: tuple[float, float] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Columns of one kind of list: what names image and finding, the four numbers (xywh if `sized`, else xyxy), and
+    the size of image that they count in where the list does not say."""
+
+    image: str
+    finding: str
+    numbers: tuple[str, str, str, str]
+    sized: bool = False
+    size: tuple[float, float] | None = None
+
+    @property
+    def columns(self) -> set[str]:
+        return {self.image, self.finding, *self.numbers}
+
+
+_RSNA: Final = _Form("patientId", "Target", ("x", "y", "width", "height"), True, PUBLISHED_SIDE)
+_FORMS: Final = (
+    _Form("image", "finding", ("x0", "y0", "x1", "y1")),
+    _Form("image", "finding", ("x", "y", "w", "h"), sized=True),
+    _Form("image", "finding", ("x0n", "y0n", "x1n", "y1n"), size=(1.0, 1.0)),
+    _Form("image_id", "class_name", ("x_min", "y_min", "x_max", "y_max")),
+    _Form("Image Index", "Finding Label", ("Bbox [x", "y", "w", "h]"), True, PUBLISHED_SIDE),
+    _RSNA,
+)
+_RSNA_FINDINGS: Final = {"0": NO_FINDING, "1": "Pneumonia"}
+
+
 class BadBoxes(Exception):  # noqa: N818
     """Raised with everything that is wrong with a box file; caught where the folder is opened."""
 
@@ -47,15 +76,26 @@ class BadBoxes(Exception):  # noqa: N818
         self.problems = problems
 
 
-def read_entries(data: bytes, name: str) -> list[TableEntry]:
-    """The boxes in a file's bytes; the name's suffix says which kind it is. Raises BadBoxes."""
+NameOf = Callable[[str], str | None]
+
+
+def read_entries(data: bytes, name: str, name_of: NameOf = image_label) -> list[TableEntry]:
+    """The boxes in a file's bytes; the name's suffix says which kind it is. Raises BadBoxes.
+
+    `name_of` gives the manifest's name of a finding, None for one that is not known, "" for one whose boxes are not
+    wanted. Rows of images without finding
+    (VinDr, RSNA) have no box.
+    """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in (".csv", ".json"):
         raise BadBoxes([f"{name}: wanted a .csv or a COCO .json file"])
     try:
-        text = data.decode("utf-8-sig")
-        entries, problems = _coco(parse_json(text), name) if suffix == ".json" else _csv(text, name)
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        entries, problems = (
+            _coco(parse_json(data.decode("utf-8-sig")), name, name_of)
+            if suffix == ".json"
+            else _csv(data, name, name_of)
+        )
+    except ValueError as error:
         raise BadBoxes([f"{name}: cannot be read: {error}"]) from error
     if problems:
         raise BadBoxes(problems)
@@ -68,10 +108,10 @@ def norm_box(entry: TableEntry, stored: tuple[int, int]) -> NormBox | str:
     x0, y0, x1, y1 = entry.box
     shares = (x0 / width, y0 / height, x1 / width, y1 / height)
     if min(shares) < -OVER_THE_EDGE or max(shares) > 1 + OVER_THE_EDGE:
-        return f"{entry.at}: box {[round(v, 1) for v in entry.box]} on an image of {width:g} x {height:g}"
+        return f"{entry.at}: box {[round(v, 3) for v in entry.box]} on an image of {width:g} x {height:g}"
     cut = tuple(min(1.0, max(0.0, share)) for share in shares)
     if cut[0] >= cut[2] or cut[1] >= cut[3]:
-        return f"{entry.at}: box {[round(v, 1) for v in entry.box]} has no area"
+        return f"{entry.at}: box {[round(v, 3) for v in entry.box]} has no area"
     return cut[0], cut[1], cut[2], cut[3]
 
 
@@ -96,30 +136,36 @@ def image_of(name: str, images: Mapping[str, str | None]) -> str | None:
     return next((image for key in (str(path), path.name, path.stem) if (image := images.get(key))), None)
 
 
-def _csv(text: str, name: str) -> tuple[list[TableEntry], list[str]]:
-    rows = csv_reader(text)
-    columns = rows.fieldnames or []
-    kinds = [kind for kind in (CORNERS, SIZED, SHARES) if set(kind) <= set(columns)]
-    if not {"image", "finding"} <= set(columns) or len(kinds) != 1:
+def _csv(data: bytes, name: str, name_of: NameOf) -> tuple[list[TableEntry], list[str]]:
+    table = parse_table(data, {"image"})
+    columns = table.columns
+    forms = [form for form in _FORMS if form.columns <= set(columns)]
+    if len(forms) != 1:
         wanted = "image, finding and x0,y0,x1,y1 or x,y,w,h (pixels) or x0n,y0n,x1n,y1n (shares)"
         return [], [f"{name}: columns {', '.join(columns) or 'none'}, wanted {wanted}"]
+    (form,) = forms
     entries: list[TableEntry] = []
-    problems: list[str] = []
-    for row in rows:
-        at = f"{name}, line {rows.line_num}"
+    problems = [f"{name}, line {line}: more or fewer cells than columns" for line in table.torn]
+    for row, line in zip(table.rows, table.lines, strict=True):
+        at = f"{name}, line {line}"
+        finding = row[form.finding]
+        finding = _RSNA_FINDINGS.get(finding, finding) if form is _RSNA else finding
+        if (known := name_of(finding)) == "" or (
+            known == NO_FINDING and not any(row[key] for key in form.numbers)
+        ):
+            continue
         try:
-            numbers = [float(row[key]) for key in kinds[0]]
-            size = (float(row["width"]), float(row["height"])) if row.get("width") else None
-            size = (1.0, 1.0) if kinds[0] is SHARES else size
-            entries.append(
-                _entry(at, row["image"] or "", row["finding"] or "", numbers, size, kinds[0] is SIZED)
-            )
+            numbers = [float(row[key]) for key in form.numbers]
+            size = form.size
+            if size is None and row.get("width"):
+                size = (float(row["width"]), float(row["height"]))
+            entries.append(_entry(at, row[form.image], name_of, finding, numbers, size, form.sized))
         except (TypeError, ValueError, KeyError) as error:
             problems.append(f"{at}: {_said(error)}")
     return entries, problems
 
 
-def _coco(data: Any, name: str) -> tuple[list[TableEntry], list[str]]:
+def _coco(data: Any, name: str, name_of: NameOf) -> tuple[list[TableEntry], list[str]]:
     try:
         images = {image["id"]: image for image in data["images"]}
         categories = {category["id"]: str(category["name"]) for category in data["categories"]}
@@ -132,10 +178,14 @@ def _coco(data: Any, name: str) -> tuple[list[TableEntry], list[str]]:
         at = f"{name}, annotation {number}"
         try:
             image = images[one["image_id"]]
+            if name_of(categories[one["category_id"]]) == "":
+                continue
             size = (float(image["width"]), float(image["height"])) if "width" in image else None
             numbers = [float(value) for value in one["bbox"]]
             entries.append(
-                _entry(at, str(image["file_name"]), categories[one["category_id"]], numbers, size, True)
+                _entry(
+                    at, str(image["file_name"]), name_of, categories[one["category_id"]], numbers, size, True
+                )
             )
         except (TypeError, ValueError, KeyError) as error:
             problems.append(f"{at}: {_said(error)}")
@@ -147,11 +197,17 @@ def _said(error: Exception) -> str:
 
 
 def _entry(
-    at: str, image: str, finding: str, numbers: list[float], size: tuple[float, float] | None, sized: bool
+    at: str,
+    image: str,
+    name_of: NameOf,
+    finding: str,
+    numbers: list[float],
+    size: tuple[float, float] | None,
+    sized: bool,
 ) -> TableEntry:
     """Raises ValueError."""
     x, y, a, b = numbers
-    known = image_label(finding)
+    known = name_of(finding)
     if known is None or known == NO_FINDING:
         raise ValueError(f"unknown finding {finding!r}; known are {', '.join(IMAGE_LABELS[1:])}")
     if not all(map(math.isfinite, numbers)) or (size is not None and min(size) <= 0):

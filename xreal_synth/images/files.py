@@ -6,6 +6,7 @@ import io
 import tarfile
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from xreal_synth.opening import MAX_IMAGE, UnreadableError, open_image, open_tar
 from xreal_synth.storage import LocalStore, Store
 from xreal_synth.types import GreyImage, Mask
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 LEAST_CONTRAST = 8
 """Grey levels between the darkest and the brightest pixel; below, an image has one colour."""
 
@@ -26,6 +30,8 @@ MOST_CHROMA = 12.0
 
 _OPEN_TARS = 2
 _EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""Pillow's modes of more than 8 bits."""
 
 
 class ImageFiles:
@@ -125,16 +131,28 @@ def decode_image(data: bytes) -> GreyImage:
     try:
         with open_image(data) as encoded:
             mode = encoded.mode
-            pixels = encoded.convert("RGB") if mode == "P" else encoded.copy()
+            pixels = upright(encoded).convert("RGB") if mode == "P" else upright(encoded).copy()
     except UnreadableError as error:
         raise BadImage(RowFault.UNREADABLE, str(error)) from error
-    if mode not in _EIGHT_BIT:
+    if mode not in (*_EIGHT_BIT, *DEEP):
+        raise BadImage(RowFault.COLOURED, f"an image of the colour space {mode}, wanted grey")
+    if mode in DEEP:
         raise BadImage(
             RowFault.UNREADABLE, f"an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)"
         )
     if pixels.mode in ("RGB", "RGBA"):
         check_grey(np.asarray(pixels.convert("RGB")))
     return np.asarray(pixels.convert("L"))
+
+
+def upright(encoded: Image) -> Image:
+    """The image as it is meant to be seen, by the orientation that its camera or scanner noted; raises
+    UnreadableError for one of several frames."""
+    from PIL import ImageOps
+
+    if (frames := getattr(encoded, "n_frames", 1)) > 1:
+        raise UnreadableError(f"an image of {frames} frames, wanted one")
+    return ImageOps.exif_transpose(encoded)
 
 
 def check_grey(pixels: npt.NDArray[np.uint8]) -> None:

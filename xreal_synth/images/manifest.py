@@ -6,24 +6,33 @@ the column `shard`. A label that is neither in `labels` nor in `unknown` (names 
 
 from __future__ import annotations
 
-import csv
+import math
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from xreal_synth.anatomy.tables import Row, Table, parse_table
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.escaping import from_csv
 from xreal_synth.findings import NO_FINDING, image_label
-from xreal_synth.opening import csv_reader, parse_json
+from xreal_synth.images.boxes import NameOf, TableEntry, norm_box
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.types import NormBox
 
 MANIFEST: Final = "manifest.csv"
+BOXES: Final = "boxes_xywh_norm"
 TRAINING_COLUMNS: Final = ("image", "mask", "labels", "patient_id", "split")
 SEPARATE_SPLITS: Final = ("train", "val", "test")
 """No patient may be in two of these."""
+
+NO_PATIENT: Final = frozenset({"nan", "none", "null", "n/a", "<na>"})
+"""What programs write where there is nothing."""
+_WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
 
 BESIDE_NO_FINDING: Final = frozenset({NO_FINDING, "Support Devices"})
 """Labels that an image without finding may have."""
@@ -122,18 +131,21 @@ def read_manifest(
     """
     where = f"{data.uri}/{MANIFEST}"
     table = _table(data, where)
-    missing = [name for name in needed if table and name not in table[0]]
-    if not table or missing:
+    missing = [name for name in needed if name not in table.columns]
+    if not table.rows or missing:
         raise TrainingError(
-            found=f"{where}: {'no rows' if not table else 'no column ' + ', '.join(missing)}",
+            found=f"{where}: {'no rows' if not table.rows else 'no column ' + ', '.join(missing)}",
             wanted=f"columns {', '.join(needed)}",
             hint="add them",
         )
-    patients = _splits_of_patients(table)
+    patients = _splits_of_patients(table.rows)
     rows: list[ImageRow] = []
-    refused: list[Refusal] = []
+    refused = [
+        Refusal(f"{MANIFEST} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+        for line in table.torn
+    ]
     images: set[str] = set()
-    for record in table:
+    for record in table.rows:
         if splits is not None and record.get("split") not in splits:
             continue
         try:
@@ -170,23 +182,43 @@ def fault_counts(refused: Iterable[Refusal]) -> str:
     return ", ".join(f"{count} {fault}" for fault, count in counts.most_common())
 
 
-def _table(data: Store, where: str) -> list[dict[str, str]]:
+def patient_of(text: str) -> str:
+    """A patient's id as it is compared everywhere: in one Unicode form, without blanks round it, `7` for `7.0`."""
+    seen = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+    name = " ".join(seen.split())
+    return (
+        ""
+        if name.casefold() in NO_PATIENT
+        else (whole[1] if (whole := _WHOLE_NUMBER.fullmatch(name)) else name)
+    )
+
+
+def near_patients(patients: Iterable[str]) -> list[tuple[str, ...]]:
+    """Ids that differ in case, blanks, hyphens or leading zeros alone, and so may be of one patient."""
+    groups: dict[str, set[str]] = {}
+    for patient in patients:
+        bare = re.sub(r"[\s_-]", "", patient.casefold())
+        groups.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", bare), set()).add(patient)
+    return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
+
+
+def _table(data: Store, where: str) -> Table:
     try:
-        text = data.read_bytes(MANIFEST).decode("utf-8-sig")
-        return [
-            {name: from_csv(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
-            for row in csv_reader(text)
-        ]
-    except (StorageError, UnicodeDecodeError, csv.Error) as error:
+        table = parse_table(data.read_bytes(MANIFEST), TRAINING_COLUMNS)
+    except (StorageError, ValueError) as error:
         not_utf8 = isinstance(error, UnicodeDecodeError)
         raise TrainingError(
             found=f"{where}: {error.found if isinstance(error, StorageError) else error}",
             wanted="a UTF-8 text file" if not_utf8 else f"a {MANIFEST} in the data folder",
             hint="save it as UTF-8" if not_utf8 else "give the folder that holds it",
         ) from error
+    rows = ({name: from_csv(cell) for name, cell in row.items()} for row in table.rows)
+    return replace(
+        table, rows=tuple(row | {"patient_id": patient_of(row.get("patient_id", ""))} for row in rows)
+    )
 
 
-def _splits_of_patients(table: list[dict[str, str]]) -> dict[str, set[str]]:
+def _splits_of_patients(table: Sequence[Row]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for record in table:
         if record.get("patient_id") and record.get("split") in SEPARATE_SPLITS:
@@ -217,14 +249,12 @@ def _row(
         age=record.get("age") or "",
         sex=record.get("sex") or "",
         original_id=record.get("original_id") or "",
-        boxes=_boxes(record.get("boxes_xywh_norm")),
-        mask_score=_score(record.get("mask_score")),
+        boxes=placed(share_boxes(record.get(BOXES) or ""), 1, 1),
+        mask_score=mask_score(record.get("mask_score")),
     )
 
 
 def _check_cells(record: dict[str, str], needed: Collection[str]) -> None:
-    if None in record:
-        raise BadImage(RowFault.INCOMPLETE, "more cells than columns")
     empty = [name for name in needed if not record[name]]
     if "labels" in empty and record.get("unknown"):
         empty.remove("labels")
@@ -242,21 +272,37 @@ def _file(data: Store, text: str | None) -> str:
         raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder") from error
 
 
-def _boxes(text: str | None) -> tuple[ImageBox, ...]:
+def share_boxes(text: str, name_of: NameOf = image_label) -> tuple[TableEntry, ...]:
+    """A cell of `boxes_xywh_norm`, a JSON list of [finding, x, y, w, h] in shares of the image; raises BadImage."""
     boxes = []
     try:
         for given, *numbers in parse_json(text or "[]"):
             x, y, w, h = map(float, numbers)
-            name = image_label(str(given))
+            if not all(map(math.isfinite, (x, y, w, h))):
+                raise ValueError("not a box")
+            name = name_of(str(given))
             if name is None:
-                raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {given!r} in boxes_xywh_norm")
-            boxes.append(ImageBox(name, (x, y, x + w, y + h)))
+                raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {given!r} in {BOXES}")
+            if name:
+                boxes.append(TableEntry(BOXES, "", name, (x, y, x + w, y + h), (1.0, 1.0)))
     except (ValueError, TypeError) as error:
-        raise BadImage(RowFault.BAD_VALUE, f"boxes_xywh_norm: {error}") from error
+        raise BadImage(RowFault.BAD_VALUE, f"{BOXES}: {error}") from error
     return tuple(boxes)
 
 
-def _score(text: str | None) -> float | None:
+def placed(boxes: Iterable[TableEntry], width: int, height: int) -> tuple[ImageBox, ...]:
+    """Boxes as shares of an image of `width` x `height` pixels; raises BadImage for one that is not on it."""
+    found = []
+    for entry in boxes:
+        box = norm_box(entry, (width, height))
+        if isinstance(box, str):
+            raise BadImage(RowFault.BAD_VALUE, box)
+        found.append(ImageBox(entry.finding, box))
+    return tuple(found)
+
+
+def mask_score(text: str | None) -> float | None:
+    """A cell of `mask_score`; raises BadImage for one that is no number."""
     try:
         return float(text) if text else None
     except ValueError as error:

@@ -1,27 +1,33 @@
-"""CheXpert as published: train.csv, valid.csv and train/patient00001/study1/view1_frontal.jpg, below
-CheXpert-v1.0-small/ or not.
+"""CheXpert as published: train.csv, valid.csv, test.csv and train/patient00001/study1/view1_frontal.jpg, below
+CheXpert-v1.0-small/ or not; or in batches, "CheXpert-v1.0 batch 2 (train 1)" and so on, with patients directly in them.
 """
 
 from __future__ import annotations
 
 import re
 
+from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.prepare.tables import Row, Table, read_table, staged
+from xreal_synth.prepare.tables import Table, read_table, staged
 from xreal_synth.storage import Store
 
 LICENCE = (
     "CheXpert (Irvin et al., AAAI 2019): Stanford University School of Medicine CheXpert Dataset Research Use "
     "Agreement; non-commercial research, no redistribution of the images or of what contains them."
 )
-ROOTS = ("", "CheXpert-v1.0-small/", "CheXpert-v1.0/")
-SPLITS = {"train": "train", "valid": "val"}
-NEEDED = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT14)
-_PATH = re.compile(r"(?:[^/]+/)?((train|valid)/(patient\d+)/study\d+/view\d+_\w+\.\w+)")
+BATCHES = ("batch 1 (validate & csv)", *(f"batch {n + 1} (train {n})" for n in (1, 2, 3)))
+_TREES = ("", "CheXpert-v1.0-small/", "CheXpert-v1.0/")
+ROOTS = (*_TREES, *(f"{tree}CheXpert-v1.0 {BATCHES[0]}/" for tree in _TREES))
+TABLES = {"train": "train.csv", "valid": "valid.csv", "test": "test.csv", "test labels": "test_labels.csv"}
+SPLITS = {"train": "train", "valid": "val", "test": "test"}
+NEEDED = ("Path", *CHEXPERT14)
+FACTS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
+"""Columns that the test split's table lacks."""
+_PATH = re.compile(r"(?:[^/]+/)*?((train|valid|test)/((patient\d+)/study\d+/view\d+_(\w+)\.\w+))")
 
 
 def find_chexpert(place: SourcePlace) -> FoundImages:
@@ -32,7 +38,7 @@ def find_chexpert(place: SourcePlace) -> FoundImages:
         found.tables[table.name] = table.sha256
         for line in table.torn:
             found.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
-        rows = [row for row in table.rows if _usable(row, found)]
+        rows = [row for row in (dict.fromkeys(FACTS, "") | row for row in table.rows) if _usable(row, found)]
         for row, named in zip(rows, _labels(rows, table, place), strict=True):
             image = _image(row, named, root)
             found.images.append(image)
@@ -40,32 +46,34 @@ def find_chexpert(place: SourcePlace) -> FoundImages:
 
 
 def _tables(place: SourcePlace) -> tuple[str, list[Table]]:
-    root = next((root for root in ROOTS if place.images.exists(f"{root}train.csv")), None)
-    root = root if root is not None else next((r for r in ROOTS if place.images.exists(f"{r}valid.csv")), "")
+    names = [(root, name) for root in ROOTS for name in TABLES.values()]
+    root = next((root for root, name in names if place.images.exists(f"{root}{name}")), "")
     store: Store = place.tables
-    prefix = root if store.uri == place.images.uri else ""
-    names = [f"{prefix}{split}.csv" for split in SPLITS if store.exists(f"{prefix}{split}.csv")]
-    if not names:
+    own = next((root for root, name in names if store.exists(f"{root}{name}")), None)
+    if own is None:
         raise TrainingError(
-            found=f"{store.uri}: neither train.csv nor valid.csv, here or in {ROOTS[1]} or {ROOTS[2]}",
+            found=f"{store.uri}: none of {', '.join(TABLES.values())}, here or in {', '.join(ROOTS[1:4])}",
             wanted="CheXpert's tables",
             hint="give the folder that holds CheXpert-v1.0-small/, or --tables",
         )
-    return root, [read_table(store, name, NEEDED, place.encoding) for name in names]
+    tables = [f"{own}{name}" for name in TABLES.values() if store.exists(f"{own}{name}")]
+    return root, [read_table(store, name, NEEDED, place.encoding) for name in tables]
 
 
 def _usable(row: Row, found: FoundImages) -> bool:
     name = row["Path"]
     if _PATH.fullmatch(name) is None:
         found.refuse(
-            name or "(no path)", RowFault.INCOMPLETE, "Path is not train|valid/patientN/studyN/viewN_*.jpg"
+            name or "(no path)",
+            RowFault.INCOMPLETE,
+            "Path is not train|valid|test/patientN/studyN/viewN_*.jpg",
         )
         return False
     try:
         for column in CHEXPERT14:
             if row[column] and float(row[column]) not in (1, 0, -1):
                 raise ValueError
-        float(row["Age"])
+        float(row["Age"] or 0)
     except ValueError:
         found.refuse(
             name, RowFault.BAD_VALUE, "a label that is not 1, 0, -1 or empty, or an age that is no number"
@@ -80,8 +88,9 @@ def _labels(rows: list[Row], table: Table, place: SourcePlace) -> list[Labels]:
 
     if not rows:
         return []
-    renamed = [{**row, "Path": row["Path"].replace("valid/", "train/")} for row in rows]
-    with staged({"train.csv": (table.columns, renamed)}) as folder:
+    renamed = [{**row, "Path": _staged_path(row)} for row in rows]
+    columns = tuple(dict.fromkeys((*table.columns, *FACTS)))
+    with staged({"train.csv": (columns, renamed)}) as folder:
         dataset = open_dataset(
             xrv.datasets.CheX_Dataset, imgpath=str(folder), csvpath=str(folder / "train.csv")
         )
@@ -89,20 +98,29 @@ def _labels(rows: list[Row], table: Table, place: SourcePlace) -> list[Labels]:
     return dataset_labels(dataset, place.blank)
 
 
+def _staged_path(row: Row) -> str:
+    match = _PATH.fullmatch(row["Path"])
+    assert match is not None
+    return f"CheXpert-v1.0-small/train/{match[3]}"
+
+
 def _image(row: Row, named: Labels, root: str) -> FoundImage:
     match = _PATH.fullmatch(row["Path"])
     assert match is not None
-    path, split, patient = match.groups()
-    lateral = row["Frontal/Lateral"].strip() != "Frontal"
+    path, split, below, patient, side = match.groups()
+    lateral = (row["Frontal/Lateral"] or side).casefold() != "frontal"
+    base = root.rpartition("CheXpert-v1.0 ")[0] if BATCHES[0] in root else root
+    in_batches = [f"{base}CheXpert-v1.0 {batch}/{part}" for batch in BATCHES for part in (path, below)]
     age = years(row["Age"])
     return FoundImage(
         key=key_of(path),
-        files=(f"{root}{path}",),
+        files=(f"{root}{path}", *in_batches),
         patient=patient,
         labels=named[0],
         unknown=named[1],
         view="LATERAL" if lateral else frontal(row["AP/PA"]) or row["AP/PA"],
+        frontal=not lateral,
         age="" if age == "0" else age,
-        sex={"Male": "M", "Female": "F"}.get(row["Sex"], ""),
+        sex={"male": "M", "female": "F"}.get(row["Sex"].casefold(), ""),
         split=SPLITS[split],
     )

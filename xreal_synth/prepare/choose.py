@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import SEPARATE_SPLITS, RowFault
-from xreal_synth.prepare.found import FRONTAL, FoundImage, FoundImages
+from xreal_synth.prepare.found import FRONTAL, FoundImage, FoundImages, hashed_key
 from xreal_synth.prepare.splits import Shares, split_of
 
 OFFICIAL: Final = "official"
@@ -42,7 +43,8 @@ class ChosenImage:
 
 
 def choose(found: FoundImages, choice: Choice) -> list[ChosenImage]:
-    """The images to prepare, in the source's order; adds to `found` what is refused or left out, and why.
+    """The images to prepare, in the source's order; adds to `found` what is refused or left out, and why, and leaves
+    it the images that would be prepared without a limit.
 
     Raises TrainingError if official splits are asked of a source without.
     """
@@ -53,18 +55,37 @@ def choose(found: FoundImages, choice: Choice) -> list[ChosenImage]:
             wanted="shares, or the source's split lists beside its tables",
             hint="e.g. --splits 0.8/0.2; for a folder name the column with --split-column",
         )
-    kept, keys = [], set[str]()
+    found.images = _distinct(found)
+    kept = []
     for image in found.images:
         reason = _left_out(image, choice)
         if reason:
             found.left_out[reason] += 1
-        elif image.key in keys:
-            found.refuse(image.name, RowFault.DUPLICATE, "this image stands in an earlier row")
         else:
-            keys.add(image.key)
             kept.append(image)
     chosen = _official(kept, found) if official else _shared(kept, choice.splits)
+    found.images = [one.image for one in chosen]
     return chosen[: choice.limit]
+
+
+def _distinct(found: FoundImages) -> list[FoundImage]:
+    """The images with a key each. Rows of one image that agree are one; of those that do not, none is taken."""
+    rows: dict[tuple[str, ...], list[FoundImage]] = {}
+    for image in found.images:
+        rows.setdefault(image.files, []).append(image)
+    kept = []
+    for images in rows.values():
+        if any(image != images[0] for image in images):
+            found.refuse(
+                images[0].name, RowFault.CONTRADICTION, f"its {len(images)} rows do not say the same"
+            )
+        else:
+            kept.append(images[0])
+    keys = Counter(image.key.casefold() for image in kept)
+    return [
+        replace(image, key=hashed_key(image.key, image.name)) if keys[image.key.casefold()] > 1 else image
+        for image in kept
+    ]
 
 
 def not_frontal(view: str) -> str:
@@ -76,11 +97,14 @@ def not_frontal(view: str) -> str:
 
 def _left_out(image: FoundImage, choice: Choice) -> str:
     reason = not_frontal(image.view)
-    if reason and not (choice.any_view and not image.view):
+    if reason and not ((choice.any_view or image.frontal) and not image.view):
         return reason
-    if image.age and int(image.age) < choice.min_age:
-        return f"younger than {choice.min_age}"
-    return ""
+    return too_young(image.age, choice.min_age)
+
+
+def too_young(age: str, least: int) -> str:
+    """Why an image of a patient of this age is left out; "" for one old enough, or of unknown age."""
+    return f"younger than {least}" if age and int(age) < least else ""
 
 
 def _shared(images: Sequence[FoundImage], splits: SplitRule) -> list[ChosenImage]:

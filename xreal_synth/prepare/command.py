@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.images.manifest import fault_counts
+from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
+from xreal_synth.prepare.audit import Audit, audit
 from xreal_synth.prepare.choose import Choice, choose
 from xreal_synth.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.images import Shape
@@ -25,8 +26,10 @@ from xreal_synth.prepare.publish import (
 )
 from xreal_synth.prepare.run import OnImages, Outcome, Preparation, generate_images
 from xreal_synth.prepare.segmenters import open_segmenter
+from xreal_synth.prepare.tables import read_beside
 from xreal_synth.prepare.tars import write_tars
-from xreal_synth.storage import LocalStore, open_store, private_files
+from xreal_synth.storage import LocalStore, Store, open_store, private_files
+from xreal_synth.uris import is_remote, local_folder
 
 SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
     "nih": (nih.find_nih, nih.LICENCE),
@@ -40,8 +43,9 @@ SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
 class PrepareTask:
     """What to prepare: a source (path or any fsspec URI), how its tables are read, what is taken and made.
 
-    `tables` is where the tables lie if not with the images. `segmenter` is `pspnet` or a bundle; `weights` the
-    folder of PSPNet's weights. `shard_images` writes WebDataset tars too, with this many images each.
+    `tables` is where the tables lie if not with the images; `boxes` is a list that is read instead of the source's
+    boxes. `segmenter` is `pspnet` or a bundle; `weights` the folder of PSPNet's weights. `shard_images` writes
+    WebDataset tars too, with this many images each.
     """
 
     kind: Kind
@@ -51,6 +55,7 @@ class PrepareTask:
     choice: Choice = field(default_factory=Choice)
     tables: str | None = None
     columns: FolderColumns = field(default_factory=FolderColumns)
+    boxes: str = ""
     encoding: str = "utf-8-sig"
     blank: Blank = "unknown"
     segmenter: str = "xreal-mini"
@@ -63,12 +68,13 @@ class PrepareTask:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was made: the rows of the manifest, everything refused and left out, and `prepared.json`."""
+    """What was made: the rows of the manifest, everything refused and left out, `prepared.json`, and its audit."""
 
     rows: list[dict[str, str]]
     found: FoundImages
     outcome: Outcome
     account: dict[str, Any]
+    audit: Audit
 
     @property
     def refused_share(self) -> float:
@@ -89,31 +95,45 @@ def prepare(
     """
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     place = SourcePlace(
-        open_store(task.source),
-        open_store(task.tables or task.source),
+        _source(task.source),
+        _source(task.tables or task.source),
         task.encoding,
         task.blank,
         task.columns,
+        task.boxes,
     )
     find, licence = SOURCES[task.kind]
     found = find(place)
+    if task.boxes and not found.box(read_beside(place.tables, task.boxes), task.boxes, task.columns):
+        raise TrainingError(
+            found=f"{task.boxes}: no box of an image in the table", wanted="the table's names"
+        )
     chosen = choose(found, task.choice)
     if not chosen:
         raise TrainingError(
-            found=f"no image to prepare: {_counts(found)}", wanted="frontal images", hint="see above"
+            found=f"no image to prepare: {_counts(found)}",
+            wanted="frontal images of adults",
+            hint=_hint(found),
         )
-    segmenter = None if task.columns.mask else open_segmenter(task.segmenter, task.weights, task.device)
+    given = all(one.image.mask for one in chosen)
+    segmenter = None if given else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
     private_files()
     out = LocalStore(task.out)
-    made_so = {"kind": task.kind, **asdict(task.shape), "masks": mask_source}
+    made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit}
     journal = PrepareJournal(task.out, made_so)
     on_start(len(chosen))
-    making = Preparation(task.shape, task.min_score, task.workers)
+    making = Preparation(task.shape, task.min_score, task.choice.min_age, task.workers)
     try:
         outcome = generate_images(place.images, out, chosen, found, making, segmenter, journal, on_images)
     finally:
         journal.close()
+    found.notes += _linked(place)
+    if near := near_patients({image.patient for image in found.images}):
+        reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
+        found.notes.append(
+            f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
+        )
     write_refused(out, found)
     if not outcome.images:
         raise TrainingError(
@@ -121,12 +141,27 @@ def prepare(
             wanted="images that can be used",
             hint=f"see {task.out / REFUSED}",
         )
-    rows = manifest_rows(outcome.images, task.shape, mask_source)
+    rows = manifest_rows(outcome.images, mask_source)
     write_manifest(out, rows)
     if task.shard_images:
         write_tars(out, rows, task.shard_images)
-    account = write_account(out, rows, found, made_so | _settings(task), licence)
-    return Report(rows, found, outcome, account)
+    looked = audit(outcome.images, rows)
+    settings = made_so | {"masks": mask_source} | _settings(task)
+    account = write_account(out, rows, found, settings, licence, looked.as_dict())
+    return Report(rows, found, outcome, account, looked)
+
+
+def _source(uri: str) -> Store:
+    """A place to read from; a folder may be a farm of links."""
+    return open_store(uri) if is_remote(uri) else LocalStore(local_folder(uri), farm=True)
+
+
+def _linked(place: SourcePlace) -> list[str]:
+    stores = [store for store in (place.images, place.tables) if isinstance(store, LocalStore)]
+    folders = sorted({folder for store in stores for folder in store.mirrored or ()})
+    if not folders:
+        return []
+    return [f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}"]
 
 
 def _settings(task: PrepareTask) -> dict[str, Any]:
@@ -139,6 +174,14 @@ def _settings(task: PrepareTask) -> dict[str, Any]:
         "min_score": task.min_score,
         "blank": task.blank,
     }
+
+
+def _hint(found: FoundImages) -> str:
+    """What may bring images back in, by what was met first."""
+    if found.refused:
+        first = found.refused[0]
+        return f"the first of those refused is {first.file}: {first.reason}"
+    return "--min-age and the column of views say who is left out"
 
 
 def _counts(found: FoundImages) -> str:

@@ -6,26 +6,42 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Final, Literal
 
-from xreal_synth.images.manifest import BadImage, ImageBox, Refusal, RowFault
+from xreal_synth.errors import TrainingError
+from xreal_synth.findings import image_label
+from xreal_synth.images.boxes import BadBoxes, TableEntry, image_of, images_by_name, read_entries
+from xreal_synth.images.manifest import BOXES, BadImage, Refusal, RowFault
 from xreal_synth.storage import Store
 
 Kind = Literal["nih", "mimic", "chexpert", "folder"]
 Blank = Literal["unknown", "negative"]
 FRONTAL: Final = ("PA", "AP")
 
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_KEY = 80
+SHOWN: Final = 10
 _SLASH = "--"
-_AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([YMWD]?)\s*")
+_AGE = re.compile(r"[>~]?\s*(\d+(?:[.,]\d+)?)\s*\+?\s*(?:([YMWD])[A-Z]*\.?)?(?:\s*OLD)?")
 _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+_OLDEST = 130
+_VIEWS = {
+    "PA": re.compile(r"PA|POSTERO[ -]?ANTERIOR"),
+    "AP": re.compile(
+        r"(AP|ANTERO[ -]?POSTERIOR)([ _-](SUPINE|ERECT|SEMI-?ERECT|PORTABLE|HORIZONTAL|SITTING))?"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class FolderColumns:
-    """How a table of one's own names things; `rename` maps its label names to the project's."""
+    """How a table of one's own names things; `rename` maps its label names to the project's.
+
+    `boxes` is of the manifest's form; `mask_source` and `mask_score` are carried where `mask` is.
+    """
 
     table: str = ""
     image: str = "image"
@@ -36,16 +52,25 @@ class FolderColumns:
     age: str = "age"
     sex: str = "sex"
     mask: str = ""
+    mask_source: str = "mask_source"
+    mask_score: str = "mask_score"
+    boxes: str = BOXES
     split: str = ""
     separator: str = "|"
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, label: str) -> str | None:
+        """The manifest's name of a label of this table, None where it is not known, "" where it is left out."""
+        renamed = self.rename.get(label, label)
+        return image_label(renamed) if renamed or not label else ""
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePlace:
     """Where a source lies: the store of its images, that of its tables, and how its tables are read.
 
-    `blank` is what an empty cell in a column of labels means; -1 is always unknown.
+    `boxes` names a list that is read instead of the boxes that the source itself has. `blank` is what an empty
+    cell in a column of labels means; -1 is always unknown.
     """
 
     images: Store
@@ -53,13 +78,15 @@ class SourcePlace:
     encoding: str = "utf-8-sig"
     blank: Blank = "unknown"
     columns: FolderColumns = field(default_factory=FolderColumns)
+    boxes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
     """One image of a source. `key` names what is made of it; of `files` the first that exists is read.
 
-    `boxes` are normalised to the source's image; `mask` and `split` are given where the source has its own.
+    `frontal` is True where the source says so without saying which. `boxes` are as a list has them; `mask` and
+    `split` are given where the source has its own, with the mask's source and certainty where they are known.
     """
 
     key: str
@@ -68,10 +95,13 @@ class FoundImage:
     labels: tuple[str, ...]
     unknown: tuple[str, ...]
     view: str = ""
+    frontal: bool = False
     age: str = ""
     sex: str = ""
-    boxes: tuple[ImageBox, ...] = ()
+    boxes: tuple[TableEntry, ...] = ()
     mask: str = ""
+    mask_source: str = ""
+    mask_score: float | None = None
     split: str = ""
 
     @property
@@ -92,6 +122,28 @@ class FoundImages:
     def refuse(self, file: str, fault: RowFault, reason: str) -> None:
         self.refused.append(Refusal(file, fault, reason))
 
+    def box(self, data: bytes, name: str, columns: FolderColumns) -> bool:
+        """Gives the images the boxes of a list in place of their own; whether there is one. Raises TrainingError."""
+        try:
+            entries = read_entries(data, name, columns.name_of)
+        except BadBoxes as bad:
+            raise TrainingError(
+                found="\n    ".join(bad.problems[:SHOWN]),
+                wanted="boxes of findings (README, Train on your own images)",
+                hint="correct the list, or name its findings with --rename 'Yours=Effusion'",
+            ) from bad  # fmt: skip
+        names = images_by_name(image.name for image in self.images)
+        boxes: dict[str, list[TableEntry]] = {}
+        strangers = 0
+        for entry in entries:
+            image = image_of(entry.image, names)
+            boxes.setdefault(image or "", []).append(entry)
+            strangers += image is None
+        if strangers:
+            self.notes.append(f"{name}: {strangers} of {len(entries)} boxes are of images not in the table")
+        self.images = [replace(image, boxes=tuple(boxes.get(image.name, ()))) for image in self.images]
+        return strangers < len(entries)
+
     def collect(self, name: str, make: Callable[[], FoundImage]) -> None:
         """Adds the image that `make` gives, or its refusal."""
         try:
@@ -101,26 +153,34 @@ class FoundImages:
 
 
 def key_of(name: str) -> str:
-    """A file name that is safe everywhere, without dots (they part a tar's members), one for each source name.
+    """A file name that is safe everywhere, without dots (they part a tar's members).
 
-    `a/b.png` -> `a--b`; a name that needs more change than that gets a hash.
+    `a/b.png` -> `a--b`; a name that needs more change than that gets a hash. Names that differ in an image's suffix
+    alone have one key: `hashed_key` tells them apart.
     """
-    stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
+    path = PurePosixPath(name)
+    stem = str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
     key = _UNSAFE.sub("_", stem.replace("/", _SLASH)).strip("_")
     if key.replace(_SLASH, "/") == stem and len(key) <= _LONGEST_KEY:
         return key
+    return hashed_key(key, name)
+
+
+def hashed_key(key: str, name: str) -> str:
+    """The key with the name's hash."""
     return f"{key[:_LONGEST_KEY]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def frontal(view: str) -> str:
-    """PA or AP of a view as the sets write it, "" for any other."""
+    """PA or AP of a view as sets and archives write it, "" for any other."""
     name = view.strip().upper()
-    return name if name in FRONTAL else ""
+    return next((known for known, written in _VIEWS.items() if written.fullmatch(name)), "")
 
 
 def years(age: str) -> str:
-    """`58` of `58`, `58.0`, `058Y` or 696 months; "" where the age is not known."""
-    match = _AGE.fullmatch(age.upper())
+    """`58` of `58`, `58.0`, `058Y`, `58 years` or 696 months; "" where no age of a person can be read."""
+    match = _AGE.fullmatch(age.strip().upper())
     if match is None:
         return ""
-    return str(int(float(match[1]) / _PER_YEAR[match[2]]))
+    found = int(float(match[1].replace(",", ".")) / _PER_YEAR[match[2] or ""])
+    return str(found) if found <= _OLDEST else ""

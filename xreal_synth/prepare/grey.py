@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xreal_synth.anatomy.label_map import resize_mask
-from xreal_synth.images.files import decode_image
+from xreal_synth.images.files import DEEP, decode_image, upright
 from xreal_synth.images.manifest import BadImage, ImageBox, RowFault
 from xreal_synth.opening import UnreadableError, open_image
 from xreal_synth.types import GreyImage, Mask
 
 Fit = Literal["crop", "pad"]
 PERCENTILES = (0.5, 99.5)
-_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+LOOK = 16
+"""Side of the small picture by which images are compared."""
+_PHOTOMETRIC = 262
+"""TIFF's tag: 0 where white is zero, which Pillow minds for 8 bits alone."""
 
 
 def windowed(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -41,10 +45,21 @@ def decode_picture(data: bytes) -> GreyImage:
     """A PNG, JPEG or TIFF of 8 or 16 bits -> uint8 [H, W]; deeper than 8 bits by percentiles. Raises BadImage."""
     try:
         with open_image(data) as image:
-            deep = np.asarray(image, np.float64) if image.mode in _DEEP else None
+            if image.mode not in DEEP:
+                return decode_image(data)
+            levels = np.asarray(upright(image), np.float64)
+            inverse = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     except UnreadableError as error:
         raise BadImage(RowFault.UNREADABLE, str(error)) from error
-    return decode_image(data) if deep is None else windowed(deep)
+    if strange := int((~np.isfinite(levels)).sum()):
+        raise BadImage(RowFault.BAD_VALUE, f"{strange} pixels are not numbers")
+    return 255 - windowed(levels) if inverse else windowed(levels)
+
+
+def look_of(image: GreyImage) -> str:
+    """An image uint8 [S, S] as a small picture, 16 x 16 grey levels, in base64."""
+    small = Image.fromarray(image).resize((LOOK, LOOK), Image.Resampling.BOX)
+    return base64.b64encode(small.tobytes()).decode()
 
 
 @dataclass(frozen=True, slots=True)

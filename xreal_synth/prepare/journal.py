@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.opening import parse_json
+from xreal_synth.storage import LocalStore
 
 JOURNAL: Final = "prepared.jsonl"
 
@@ -18,7 +20,8 @@ JOURNAL: Final = "prepared.jsonl"
 class Done:
     """An image whose image and mask are written: its source's width and height, and the mask's certainty.
 
-    `sha256` is of the image file: two images of one are the same image. `view` is the image's own (DICOM).
+    `sha256` is of the image file: two images of one are the same image. `content` is of what it was made of, see
+    `content_of`. `view`, `age` and `sex` are the image's own (DICOM). `look` is its small picture, see `grey.look_of`.
     """
 
     key: str
@@ -27,6 +30,10 @@ class Done:
     sha256: str
     score: float | None = None
     view: str = ""
+    age: str = ""
+    sex: str = ""
+    content: str = ""
+    look: str = ""
 
 
 class PrepareJournal:
@@ -37,6 +44,7 @@ class PrepareJournal:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.done: dict[str, Done] = {}
+        self._folder, self._settings = folder, settings
         path = folder / JOURNAL
         if not path.exists():
             _check_empty(folder)
@@ -59,6 +67,12 @@ class PrepareJournal:
     def add(self, done: Done) -> None:
         self._write(asdict(done))
         self.done[done.key] = done
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forgets all others; the file is replaced whole."""
+        self.done = {key: done for key, done in self.done.items() if key in keys}
+        lines = [{"settings": self._settings}, *map(asdict, self.done.values())]
+        LocalStore(self._folder).replace(JOURNAL, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def close(self) -> None:
         self._file.close()

@@ -5,18 +5,34 @@ The tables are MIMIC-CXR-JPG's: mimic-cxr-2.0.0-metadata, -chexpert and -split, 
 
 from __future__ import annotations
 
+from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
-from xreal_synth.images.manifest import RowFault
+from xreal_synth.images.manifest import RowFault, patient_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of
 from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.prepare.tables import Row, Table, first_name, read_table, staged
+from xreal_synth.prepare.tables import Table, first_name, read_table, staged
 
 LICENCE = (
     "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "
     "what is derived from them may be shared with credentialed users only."
 )
 PREFIX = "mimic-cxr-2.0.0"
+ROOTS = (
+    "",
+    "mimic-cxr-jpg/2.0.0/",
+    "mimic-cxr-jpg/2.1.0/",
+    "files/mimic-cxr-jpg/2.0.0/",
+    "files/mimic-cxr-jpg/2.1.0/",
+)
+"""Where the tables lie below the folder given, as PhysioNet's own tree has them."""
+IMAGE_ROOTS = (
+    *ROOTS,
+    "mimic-cxr/2.0.0/",
+    "mimic-cxr/2.1.0/",
+    "files/mimic-cxr/2.0.0/",
+    "files/mimic-cxr/2.1.0/",
+)
 ENDINGS = (".jpg", ".dcm", ".png")
 FIRST_IMAGES = 20
 METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
@@ -42,14 +58,16 @@ def find_mimic(place: SourcePlace) -> FoundImages:
             found.refuse(_path(row), RowFault.NO_LABELS, f"study {row['study_id']} is not in the label table")
         else:
             images.append(row)
-    splits, endings = _splits(place, found), _endings(place, images)
+    splits, places = _splits(place, found), _places(place, images)
     for row, named in _labels(labels, metadata, images, studies, place):
-        found.images.append(_image(row, named, splits, endings))
+        found.images.append(_image(row, named, splits, places))
     return found
 
 
 def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> Table:
-    name = first_name(place.tables, [f"{PREFIX}-{part}.csv"], f"MIMIC-CXR-JPG's {part} table")
+    name = first_name(
+        place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table"
+    )
     table = read_table(place.tables, name, needed, place.encoding)
     found.tables[name] = table.sha256
     for line in table.torn:
@@ -117,21 +135,23 @@ def _splits(place: SourcePlace, found: FoundImages) -> dict[str, str]:
     return {row["dicom_id"]: SPLITS.get(row["split"], row["split"]) for row in table.rows}
 
 
-def _endings(place: SourcePlace, images: list[Row]) -> tuple[str, ...]:
-    """The endings of images, first the one that the first image at hand has."""
+def _places(place: SourcePlace, images: list[Row]) -> list[tuple[str, str]]:
+    """Roots and endings of images, first those that the first image at hand has."""
+    every = [(root, ending) for ending in ENDINGS for root in IMAGE_ROOTS]
     for row in images[:FIRST_IMAGES]:
-        for ending in ENDINGS:
-            if place.images.exists(f"{_path(row)}{ending}"):
-                return (ending, *(other for other in ENDINGS if other != ending))
-    return ENDINGS
+        for root, ending in every:
+            if place.images.exists(f"{root}{_path(row)}{ending}"):
+                own = [(root, one) for one in ENDINGS if one != ending]
+                return [(root, ending), *own, *(one for one in every if one[0] != root)]
+    return every
 
 
-def _image(row: Row, named: Labels, splits: dict[str, str], endings: tuple[str, ...]) -> FoundImage:
+def _image(row: Row, named: Labels, splits: dict[str, str], places: list[tuple[str, str]]) -> FoundImage:
     path = _path(row)
     return FoundImage(
         key=key_of(row["dicom_id"]),
-        files=tuple(f"{path}{ending}" for ending in endings),
-        patient=row["subject_id"],
+        files=tuple(f"{root}{path}{ending}" for root, ending in places),
+        patient=patient_of(row["subject_id"]),
         labels=named[0],
         unknown=named[1],
         view=frontal(row["ViewPosition"]) or row["ViewPosition"],

@@ -5,25 +5,28 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import partial
-from typing import Any
+from pathlib import Path
 
-from xreal_synth.findings import NO_FINDING, image_label
-from xreal_synth.images.manifest import BadImage, ImageBox, RowFault, joined_labels
+from xreal_synth.anatomy.tables import Row
+from xreal_synth.findings import NO_FINDING
+from xreal_synth.images.manifest import BadImage, RowFault, joined_labels, patient_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
 from xreal_synth.prepare.splits import Shares, split_of
-from xreal_synth.prepare.tables import Row, Table, first_name, read_table, staged
-from xreal_synth.storage import Store
+from xreal_synth.prepare.tables import Table, first_name, read_table, staged
+from xreal_synth.storage import Store, sha256_bytes
 
 LICENCE = (
     "NIH ChestX-ray14 (Wang et al., CVPR 2017): no restrictions on use; cite the paper, acknowledge the NIH "
     "Clinical Center as data provider and link to its download site."
 )
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-BOXES = "BBox_List_2017.csv"
-BOX_SIDE = 1024.0
-FOLDERS = ("images", *(f"images_{number:03d}/images" for number in range(1, 13)))
+BOXES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz", "BBox_List_2017_Official_NIH.csv")
+_PARTS = [f"images_{number:03d}" for number in range(1, 13)]
+FOLDERS = ("images", *(f"{part}/images" for part in _PARTS), *_PARTS, "images/images", "")
+SUFFIXES = (".png", ".jpg", ".jpeg")
 NEEDED = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
 SEX = ("Patient Gender", "Patient Sex")
 TRAIN_AND_VAL = Shares(0.875, 0.125)
@@ -37,13 +40,15 @@ def find_nih(place: SourcePlace) -> FoundImages:
     )
     found.tables[table.name] = table.sha256
     rows = [_clean(row) for row in _usable(table, found)]
-    labels, boxes = _read(place, table, rows, found)
+    labels = _labels(place, table, rows)
     files, test = _files(place.images), _test_patients(place.tables, rows)
     for row, named in zip(rows, labels, strict=True):
-        found.collect(row["Image Index"], partial(_image, row, named, files, boxes, test))
+        found.collect(row["Image Index"], partial(_image, row, named, files, test))
     named_images = {row["Image Index"] for row in table.rows}
     if strangers := sum(name not in named_images for name in files):
         found.left_out["image without a row in the entry table"] = strangers
+    if not place.boxes:
+        _add_boxes(place, found)
     return found
 
 
@@ -55,12 +60,14 @@ def _usable(table: Table, found: FoundImages) -> list[Row]:
     for row in table.rows:
         name = row["Image Index"]
         try:
-            if not name or not row["Patient ID"] or not row["Finding Labels"]:
+            if not name or not patient_of(row["Patient ID"]) or not row["Finding Labels"]:
                 raise BadImage(RowFault.INCOMPLETE, "no image, patient or labels")
             named = joined_labels(row["Finding Labels"])
             if NO_FINDING in named and len(named) > 1:
                 raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside other labels")
-            usable.append(row)
+            usable.append(
+                row | {"Finding Labels": "|".join(named), "Patient ID": patient_of(row["Patient ID"])}
+            )
         except BadImage as bad:
             found.refused.append(bad.refusal(name or f"{table.name}: a row without image"))
     return usable
@@ -70,45 +77,39 @@ def _clean(row: Row) -> Row:
     return {**row, "Patient Age": years(row["Patient Age"])}
 
 
-def _read(
-    place: SourcePlace, table: Table, rows: list[Row], found: FoundImages
-) -> tuple[list[Labels], dict[str, list[ImageBox]]]:
+def _labels(place: SourcePlace, table: Table, rows: list[Row]) -> list[Labels]:
     import torchxrayvision as xrv
 
-    files = {"entries.csv": (table.columns, rows)}
-    own_boxes = next((name for name in (BOXES, f"{BOXES}.gz") if place.tables.exists(name)), None)
-    if own_boxes:
-        listed = read_table(place.tables, own_boxes, ("Image Index", "Finding Label"), place.encoding)
-        found.tables[listed.name] = listed.sha256
-        files["boxes.csv"] = (listed.columns, list(listed.rows))
-    else:
-        found.notes.append(f"no {BOXES}: the copy in torchxrayvision is used")
     if not rows:
-        return [], {}
-    with staged(files) as folder:
-        more = {"bbox_list_path": str(folder / "boxes.csv")} if own_boxes else {}
+        return []
+    with staged({"entries.csv": (table.columns, rows)}) as folder:
         dataset = open_dataset(
-            xrv.datasets.NIH_Dataset, imgpath=str(folder), csvpath=str(folder / "entries.csv"), **more
+            xrv.datasets.NIH_Dataset, imgpath=str(folder), csvpath=str(folder / "entries.csv")
         )
     assert dataset.csv["Image Index"].tolist() == [row["Image Index"] for row in rows]
     healthy = [row["Finding Labels"] == NO_FINDING for row in rows]
-    return dataset_labels(dataset, place.blank, healthy), _boxes(dataset.pathology_maskscsv)
+    return dataset_labels(dataset, place.blank, healthy)
 
 
-def _boxes(table: Any) -> dict[str, list[ImageBox]]:
-    boxes: dict[str, list[ImageBox]] = {}
-    columns = ["Image Index", "Finding Label", "x", "y", "w", "h"]
-    for image, label, *numbers in table[columns].itertuples(index=False):
-        name = image_label(str(label))
-        x, y, w, h = (float(number) / BOX_SIDE for number in numbers)
-        if name is not None:
-            boxes.setdefault(str(image), []).append(ImageBox(name, (x, y, x + w, y + h)))
-    return boxes
+def _add_boxes(place: SourcePlace, found: FoundImages) -> None:
+    """The set's own list, or torchxrayvision's copy of it."""
+    import torchxrayvision as xrv
+
+    listed = next((name for name in BOXES if place.tables.exists(name)), None)
+    if listed is None:
+        found.notes.append(f"no {BOXES[0]}: the copy in torchxrayvision is used")
+        data = gzip.decompress((Path(xrv.datasets.datapath) / f"{BOXES[0]}.gz").read_bytes())
+    else:
+        data = place.tables.read_bytes(listed)
+        found.tables[listed] = sha256_bytes(data)
+        data = gzip.decompress(data) if listed.endswith(".gz") else data
+    found.box(data, BOXES[0], place.columns)
 
 
 def _files(images: Store) -> dict[str, str]:
     """Every image's key in the store by its name."""
-    return {key.rpartition("/")[2]: key for folder in FOLDERS for key in images.list(folder)}
+    keys = (key for folder in reversed(FOLDERS) for key in images.list(folder))
+    return {key.rpartition("/")[2]: key for key in keys if key.lower().endswith(SUFFIXES)}
 
 
 def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
@@ -119,12 +120,10 @@ def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
     return {row["Patient ID"] for row in rows if row["Image Index"] in named}
 
 
-def _image(
-    row: Row, named: Labels, files: dict[str, str], boxes: dict[str, list[ImageBox]], test: set[str] | None
-) -> FoundImage:
+def _image(row: Row, named: Labels, files: dict[str, str], test: set[str] | None) -> FoundImage:
     name, patient = row["Image Index"], row["Patient ID"]
     if name not in files:
-        raise BadImage(RowFault.MISSING, f"not in {FOLDERS[0]}/ nor in {FOLDERS[1]}/ to {FOLDERS[-1]}/")
+        raise BadImage(RowFault.MISSING, f"not in {FOLDERS[0]}/, nor in {FOLDERS[1]}/ to {FOLDERS[12]}/")
     split = ""
     if test is not None:
         split = "test" if patient in test else split_of(patient, TRAIN_AND_VAL)
@@ -137,6 +136,5 @@ def _image(
         view=frontal(row["View Position"]) or row["View Position"],
         age=row["Patient Age"],
         sex=next((row[column] for column in SEX if column in row), ""),
-        boxes=tuple(boxes.get(name, ())),
         split=split,
     )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
+from typing import Final
 
+from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import StorageError, TrainingError
-from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, image_label
-from xreal_synth.images.manifest import BadImage, RowFault, check_labels
+from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
+from xreal_synth.images.manifest import BadImage, RowFault, check_labels, mask_score, patient_of, share_boxes
 from xreal_synth.prepare.found import (
+    SUFFIXES,
     Blank,
     FolderColumns,
     FoundImage,
@@ -20,18 +26,21 @@ from xreal_synth.prepare.found import (
     years,
 )
 from xreal_synth.prepare.labels import Labels, named_labels
-from xreal_synth.prepare.tables import Row, Table, read_table
+from xreal_synth.prepare.tables import Table, read_table
 from xreal_synth.storage import Store, checked_key
+from xreal_synth.uris import local_folder
 
 LICENCE = "The images' own; state it in the bundle that is trained on them."
-NO_VIEW = ""
+_TRUTH: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
 def find_folder(place: SourcePlace) -> FoundImages:
     """The rows of the table: labels joined in one column, or one column of 1, 0, -1 a finding.
 
     In a joined column, a name that the table uses anywhere and a row leaves out is negative there; names that
-    it never uses are unknown. A view that is given must be frontal; without views every image is taken.
+    it never uses are unknown. Several rows of an image, as lists of findings have them, are one image with what
+    any of them says; it is refused where they disagree. A view that is given must be frontal; without views every
+    image is taken.
     """
     columns = place.columns
     table = read_table(place.tables, columns.table, (columns.image, columns.patient), place.encoding)
@@ -39,9 +48,21 @@ def find_folder(place: SourcePlace) -> FoundImages:
     found = FoundImages(tables={table.name: table.sha256})
     for line in table.torn:
         found.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+    rows: dict[str, list[Row]] = {}
     for row in table.rows:
         name = row[columns.image]
-        found.collect(name or "(no image)", partial(_image, row, reader, place.images))
+        try:
+            rows.setdefault(_inside(name, place.images), []).append(row)
+        except BadImage as bad:
+            found.refused.append(bad.refusal(name or "(no image)"))
+    for path, own in rows.items():
+        found.collect(path, partial(_image, path, own, reader, place.images))
+    if further := len(table.rows) - len(rows) - len(found.refused):
+        found.notes.append(f"{table.name}: {further} rows are further ones of an image, and merged")
+    if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
+        found.notes.append(
+            f"{table.name}: {len(unread)} ages cannot be read, e.g. {unread[0]!r}; taken as not known"
+        )
     return found
 
 
@@ -52,9 +73,7 @@ class _FolderReader:
         self.columns = columns
         self._blank = 0.0 if blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
-        self._findings = {
-            column: name for column in table.columns if (name := self._name(column)) is not None
-        }
+        self._findings = {column: name for column in table.columns if (name := self._name(column))}
         missing = [name for name in (columns.mask, columns.split) if name and name not in table.columns]
         if missing or not (self._joined or self._findings):
             raise TrainingError(
@@ -63,36 +82,54 @@ class _FolderReader:
                 wanted="a column of joined label names, or columns named like findings with 1, 0, -1 or nothing",
                 hint="name the column with --labels-column, or findings with --rename 'Your name=Effusion'",
             )
+        names = list(self._findings.values())
+        if not self._joined and (twice := sorted({name for name in names if names.count(name) > 1})):
+            raise TrainingError(
+                found=f"{table.name}: several columns mean {', '.join(twice)}", wanted="one column a finding",
+                hint="leave one out with --rename 'Your column='",
+            )  # fmt: skip
         self._used = self._used_names(table) if self._joined else ()
 
-    def labels(self, row: Row) -> Labels:
+    def labels(self, rows: Sequence[Row]) -> Labels:
         if not self._joined:
-            return self._from_columns(row)
-        positive, unknown = (
-            self._split(row.get(name, "")) for name in (self.columns.labels, self.columns.unknown)
+            return self._from_columns(rows)
+        given, unsure = (
+            [name for row in rows for name in self._split(row.get(column, ""))]
+            for column in (self.columns.labels, self.columns.unknown)
         )
+        positive, unknown = ([name for name in dict.fromkeys(names) if name] for names in (given, unsure))
         check_labels(positive, unknown)
-        if not positive and not unknown:
+        if not given and not unsure:
             raise BadImage(RowFault.INCOMPLETE, f"nothing in column {self.columns.labels}")
+        if NO_FINDING in positive and "" in given:
+            raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside a label that is left out")
         values = [math.nan if name in unknown else float(name in positive) for name in self._used]
-        healthy = None if NO_FINDING in unknown else NO_FINDING in positive or None
+        healthy = False if "" in given else None if NO_FINDING in unknown else NO_FINDING in positive or None
         return named_labels(self._used, values, healthy)
 
-    def _from_columns(self, row: Row) -> Labels:
-        values = {name: self._value(column, row[column]) for column, name in self._findings.items()}
+    def _from_columns(self, rows: Sequence[Row]) -> Labels:
+        values = {name: self._merged(column, rows) for column, name in self._findings.items()}
         healthy = {1.0: True, 0.0: False}.get(values.pop(NO_FINDING, math.nan))
         positive = [name for name, value in values.items() if value == 1]
         check_labels([*positive, *([NO_FINDING] if healthy else [])], ())
         return named_labels(list(values), list(values.values()), healthy)
 
-    def _value(self, column: str, text: str) -> float:
-        try:
-            value = float(text) if text.strip() else self._blank
-        except ValueError:
-            value = 2.0
-        if value not in (1, 0, -1) and not math.isnan(value):
-            raise BadImage(RowFault.BAD_VALUE, f"{column} is {text!r}, wanted 1, 0, -1 or nothing")
+    def _merged(self, column: str, rows: Sequence[Row]) -> float:
+        """What the rows of an image say in a column: 1, 0, or NaN for -1; rows without a word say what others do."""
+        said = {self._value(column, row[column]) for row in rows if row[column]}
+        if len(said) > 1:
+            raise BadImage(RowFault.CONTRADICTION, f"its {len(rows)} rows do not agree on {column}")
+        value = said.pop() if said else self._blank
         return math.nan if value == -1 else value
+
+    def _value(self, column: str, text: str) -> float:
+        value = _TRUTH.get(text.casefold(), math.nan)
+        if math.isnan(value):
+            with suppress(ValueError):
+                value = float(text.replace(",", "."))
+        if value not in (1, 0, -1):
+            raise BadImage(RowFault.BAD_VALUE, f"{column} is {text!r}, wanted 1, 0, -1 or nothing")
+        return value
 
     def _used_names(self, table: Table) -> tuple[str, ...]:
         cells = (
@@ -108,37 +145,70 @@ class _FolderReader:
         names = {part: self._name(part) for part in given}
         strange = [part for part, name in names.items() if name is None]
         if strange:
-            raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {', '.join(map(repr, strange))}")
-        return tuple(dict.fromkeys(name for name in names.values() if name is not None))
+            reported = ", ".join(map(repr, strange))
+            raise BadImage(
+                RowFault.UNKNOWN_LABEL,
+                f"unknown label {reported} (--rename '{strange[0]}=NAME'; '{strange[0]}=' leaves it out)",
+            )
+        return tuple(name for name in names.values() if name is not None)
 
     def _name(self, text: str) -> str | None:
-        return image_label(self.columns.rename.get(text, text))
+        return self.columns.name_of(text)
 
 
-def _image(row: Row, reader: _FolderReader, images: Store) -> FoundImage:
+def _image(path: str, rows: Sequence[Row], reader: _FolderReader, images: Store) -> FoundImage:
     columns = reader.columns
-    if not row[columns.image].strip() or not row[columns.patient].strip():
-        raise BadImage(RowFault.INCOMPLETE, f"nothing in column {columns.image} or {columns.patient}")
-    path = _inside(row[columns.image], images)
-    labels, unknown = reader.labels(row)
-    view = row.get(columns.view, NO_VIEW)
+    patient = _one(rows, columns.patient, patient_of)
+    if not patient:
+        raise BadImage(RowFault.INCOMPLETE, f"nothing in column {columns.patient}")
+    labels, unknown = reader.labels(rows)
+    view = _one(rows, columns.view)
+    mask = _one(rows, columns.mask) if columns.mask else ""
     return FoundImage(
         key=key_of(path),
-        files=(path,),
-        patient=row[columns.patient],
+        files=_spellings(path),
+        patient=patient,
         labels=labels,
         unknown=unknown,
         view=frontal(view) or view,
-        age=years(row.get(columns.age, "")),
-        sex=row.get(columns.sex, ""),
-        mask=_inside(row[columns.mask], images) if columns.mask else "",
-        split=row[columns.split] if columns.split else "",
+        age=years(_one(rows, columns.age)),
+        sex=_one(rows, columns.sex),
+        boxes=tuple(
+            box
+            for cell in dict.fromkeys(row.get(columns.boxes, "") for row in rows)
+            for box in share_boxes(cell, columns.name_of)
+        ),
+        mask=_inside(mask, images) if mask else "",
+        mask_source=_one(rows, columns.mask_source) if mask else "",
+        mask_score=mask_score(_one(rows, columns.mask_score)) if mask else None,
+        split=_one(rows, columns.split) if columns.split else "",
     )
 
 
+def _one(rows: Sequence[Row], column: str, same: Callable[[str], str] = str) -> str:
+    """What the rows of an image say in a column; raises BadImage where they disagree."""
+    said = {cell: None for row in rows if (cell := same(row.get(column, "")))}
+    if len(said) > 1:
+        raise BadImage(
+            RowFault.CONTRADICTION, f"its rows say {' and '.join(map(repr, said))} in column {column}"
+        )
+    return next(iter(said), "")
+
+
+def _spellings(path: str) -> tuple[str, ...]:
+    """The names that a file may have: in either Unicode form, and with a suffix where the table leaves it out."""
+    forms = dict.fromkeys((path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))))
+    if PurePosixPath(path).suffix.lower() in SUFFIXES:
+        return tuple(forms)
+    return (*forms, *(f"{form}{suffix}" for form in forms for suffix in SUFFIXES))
+
+
 def _inside(text: str, images: Store) -> str:
-    path = text.strip().removeprefix(f"{images.uri}/")
+    """A name below the images' folder, as tables write it: whole paths, file URIs and backslashes are taken."""
+    if not text:
+        raise BadImage(RowFault.INCOMPLETE, "nothing in the column of images")
+    path = str(local_folder(text)) if text.startswith("file:") else text.replace("\\", "/")
     try:
-        return str(PurePosixPath(checked_key(path)))
+        return str(PurePosixPath(checked_key(path.removeprefix(f"{images.uri}/"))))
     except StorageError as error:
         raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in {images.uri}") from error

@@ -15,8 +15,6 @@ from typing import Any, Final
 from xreal_synth.escaping import for_csv
 from xreal_synth.images.manifest import MANIFEST, ImageBox
 from xreal_synth.prepare.found import FoundImages
-from xreal_synth.prepare.grey import Square
-from xreal_synth.prepare.images import Shape
 from xreal_synth.prepare.run import PreparedImage, image_key, mask_key
 from xreal_synth.storage import LocalStore
 
@@ -32,26 +30,25 @@ COLUMNS: Final = (
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]+@")
 
 
-def manifest_rows(images: Iterable[PreparedImage], shape: Shape, mask_source: str) -> list[dict[str, str]]:
-    """The manifest's rows by column, boxes moved into the square."""
+def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dict[str, str]]:
+    """The manifest's rows by column."""
     rows = []
     for image in images:
         source, done = image.chosen.image, image.done
-        square = Square.of(done.width, done.height, shape.fit)
         rows.append(
             {
                 "image": image_key(source.key),
                 "original_id": source.name,
                 "patient_id": source.patient,
                 "view": source.view or done.view,
-                "age": source.age,
-                "sex": source.sex,
+                "age": source.age or done.age,
+                "sex": source.sex or done.sex,
                 "labels": "|".join(source.labels),
                 "unknown": "|".join(source.unknown),
-                "boxes_xywh_norm": _boxes(square.boxes(source.boxes, done.width, done.height)),
+                "boxes_xywh_norm": _boxes(image.boxes),
                 "native": f"{done.width}x{done.height}",
-                "mask_source": "given" if source.mask else mask_source,
-                "mask_score": "" if done.score is None else f"{done.score:.3f}",
+                "mask_source": source.mask_source or "given" if source.mask else mask_source,
+                "mask_score": "" if image.score is None else f"{image.score:.3f}",
                 "mask": mask_key(source.key),
                 "split": image.chosen.split,
             }
@@ -78,8 +75,9 @@ def write_account(
     found: FoundImages,
     settings: dict[str, Any],
     licence: str,
+    audit: dict[str, Any],
 ) -> dict[str, Any]:
-    """`prepared.json`: settings, tables and libraries, counts; returns what it holds."""
+    """`prepared.json`: settings, tables and libraries, counts, the audit; returns what it holds."""
     account = {
         "format_version": FORMAT_VERSION,
         **settings,
@@ -92,6 +90,7 @@ def write_account(
         "images_by_split": dict(Counter(row["split"] for row in rows)),
         "labels": _label_counts(rows),
         "left_out": dict(found.left_out.most_common()),
+        "audit": audit,
         "refused": dict(Counter(str(refusal.fault) for refusal in found.refused).most_common()),
     }
     out.replace(PREPARED, json.dumps(account, indent=1, ensure_ascii=False).encode())

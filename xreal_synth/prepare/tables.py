@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from xreal_synth.anatomy import tables
+from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import StorageError, TrainingError
-from xreal_synth.opening import UnreadableError, csv_reader, unzipped
-from xreal_synth.storage import Store
-
-Row = dict[str, str]
+from xreal_synth.opening import unzipped
+from xreal_synth.storage import Store, open_store, sha256_bytes
+from xreal_synth.uris import is_remote
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A CSV table: its name, columns, rows with the right number of cells, and the others' line numbers."""
+    """A table: its name, columns, rows with the right number of cells, and the others' line numbers."""
 
     name: str
     columns: tuple[str, ...]
@@ -42,31 +42,36 @@ def first_name(store: Store, names: Sequence[str], what: str) -> str:
 
 
 def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig") -> Table:
-    """A CSV, gzipped if its name ends in .gz. Raises TrainingError: unreadable, no rows, columns missing."""
+    """A table, gzipped if its name ends in .gz. Raises TrainingError: unreadable, no rows, columns missing."""
     where = f"{store.uri}/{name}"
     try:
         data = store.read_bytes(name)
         plain = unzipped(data) if name.endswith(".gz") else data
-        reader = csv_reader(plain.decode(encoding))
-        rows = list(reader)
-    except (StorageError, UnreadableError, UnicodeDecodeError, LookupError, csv.Error) as error:
+        table = tables.parse_table(plain, needed, encoding)
+    except (StorageError, ValueError, LookupError) as error:
         raise _unreadable(where, encoding, error) from error
-    columns = tuple(reader.fieldnames or ())
-    missing = [column for column in needed if column not in columns]
-    if missing or not rows:
+    missing = [column for column in needed if column not in table.columns]
+    if missing or not table.rows:
         raise TrainingError(
             found=f"{where}: {'no column ' + ', '.join(missing) if missing else 'no rows'}"
-            + (f"; its columns are {', '.join(columns)}" if missing and columns else ""),
+            + (f"; its columns are {', '.join(table.columns)}" if missing and table.columns else ""),
             wanted=f"a table with the columns {', '.join(needed)}",
             hint="give the set's own table, or name your columns (--help)",
         )
-    whole, torn = [], []
-    for line, row in enumerate(rows, start=2):
-        if None in row or any(cell is None for cell in row.values()):
-            torn.append(line)
-        else:
-            whole.append(row)
-    return Table(name, columns, tuple(whole), tuple(torn), hashlib.sha256(data).hexdigest())
+    return Table(name, table.columns, table.rows, table.torn, sha256_bytes(data))
+
+
+def read_beside(store: Store, name: str) -> bytes:
+    """A file that the user named: beside the tables, or at any path or URI. Raises TrainingError."""
+    try:
+        if not (is_remote(name) or ".." in name or Path(name).is_absolute()) and store.exists(name):
+            return store.read_bytes(name)
+        folder, _, last = name.rpartition("/")
+        return open_store(folder or ("/" if name.startswith("/") else ".")).read_bytes(last)
+    except StorageError as error:
+        raise TrainingError(
+            found=error.found, wanted=f"a file in {store.uri}, or at the path or URI given", hint="correct the path"
+        ) from error  # fmt: skip
 
 
 def _unreadable(where: str, encoding: str, error: Exception) -> TrainingError:

@@ -172,5 +172,5 @@ class _Reader:
                 self.complain(path, event, f"a tag or an anchor on the key `{event.value}`", "plain YAML")
             return event.value
         self.complain(path, event, "a key that is not a word", "`key: value`")
-        self.node(event, path)
+        self.node(event, (*path, "?"))
         return "?"

@@ -26,16 +26,20 @@ NOTICE: Final = "Refused images are not used. Where kept outlines are wrong: pre
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReviewImage:
-    """A square image uint8 [S, S], its mask, its name, the segmenter's certainty, and why it was refused ("")."""
+    """A square image uint8 [S, S], its mask, its name, the segmenter's certainty, why it was refused (""), or what else
+    is to be said of it."""
 
     image: GreyImage
     mask: Mask
     name: str
     score: float | None = None
     refused: str = ""
+    remark: str = ""
 
 
-def review_sheet(images: Sequence[ReviewImage], out: Path, *, title: str, columns: int = 6) -> None:
+def review_sheet(
+    images: Sequence[ReviewImage], out: Path, *, title: str, notice: str = NOTICE, columns: int = 6
+) -> None:
     """Draws the images, in the order given, into a PNG at `out`, replaced as a whole."""
     assert images
     assert columns >= 1
@@ -44,7 +48,7 @@ def review_sheet(images: Sequence[ReviewImage], out: Path, *, title: str, column
     across = min(columns, max(len(images), 3))
     size = (2 * MARGIN + across * (width + PAD) - PAD, HEADER + rows * (height + PAD) + MARGIN)
     page = Image.new("RGB", size, PAGE)
-    _header(page, title)
+    _header(page, title, notice)
     for at, image in enumerate(images):
         x, y = MARGIN + at % columns * (width + PAD), HEADER + at // columns * (height + PAD)
         ImageDraw.Draw(page).rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=8, fill=PANEL)
@@ -55,10 +59,10 @@ def review_sheet(images: Sequence[ReviewImage], out: Path, *, title: str, column
     LocalStore(out.parent).replace(out.name, buffer.getvalue())
 
 
-def _header(page: Image.Image, title: str) -> None:
+def _header(page: Image.Image, title: str, notice: str) -> None:
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, 14), title, font=font(20, "-Bold"), fill=TEXT)
-    draw.text((MARGIN, 42), NOTICE, font=font(12), fill=FAINT)
+    draw.text((MARGIN, 42), notice, font=font(12), fill=FAINT)
     x = page.width - MARGIN
     for name, code in reversed(ORGANS.items()):
         label = name.replace("_", " ")
@@ -71,8 +75,9 @@ def _header(page: Image.Image, title: str) -> None:
 
 def _caption(draw: ImageDraw.ImageDraw, image: ReviewImage, x: int, y: int) -> None:
     draw.text((x, y), _fitted(draw, image.name), font=font(12), fill=TEXT)
-    if image.refused:
-        first, rest = _two_lines(draw, f"refused{_score(image, ' ({})')}: {image.refused}")
+    if image.refused or image.remark:
+        refused = f"refused{_score(image, ' ({})')}: {image.refused}"
+        first, rest = _two_lines(draw, refused if image.refused else image.remark)
         draw.text((x, y + 15), first, font=font(11), fill=WARNING)
         draw.text((x, y + 29), _fitted(draw, rest), font=font(11), fill=WARNING)
         return
