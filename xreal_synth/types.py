@@ -20,7 +20,6 @@ PixelBox = tuple[int, int, int, int]
 NormBox = tuple[float, float, float, float]
 Side = Literal["any", "left", "right", "both"]
 Zone = Literal["any", "upper", "middle", "lower"]
-Region = Literal["box", "heart", "lungs"]
 Split = Literal["train", "val", "test"]
 LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper"]
@@ -36,16 +35,17 @@ class PlacedFinding:
     """A finding with its place on one anatomy.
 
     `boxes` are the pixel boxes, snapped outward to the latent grid: one, or one per lung for `both`.
-    For region "heart" or "lungs" the region follows the organ and `boxes` holds its bounding box.
+    `region` names its shape (vocab.REGIONS); of one that is no box `boxes` holds the bounding box, or one per lung.
     `side` and `zone` are what was asked for with `any` resolved to what was drawn.
-    `size` is box area over that lung's area; None for a shape-rule region or a fixed box.
+    `size` is the area over that lung's area, of the box or of the shape within the lung; None for a whole organ
+    or a fixed box.
     `prompt` is the recipe's own text for it, None for the bundle's; KEY.json has it among `prompt` alone.
     """
 
     name: str
     side: str
     zone: str
-    region: Region
+    region: str
     boxes: tuple[PixelBox, ...]
     size: float | None = None
     prompt: str | None = field(default=None, compare=False)

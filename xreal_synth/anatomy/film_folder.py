@@ -29,7 +29,7 @@ from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import Film, Mask, NormBox
-from xreal_synth.vocab import FINDINGS
+from xreal_synth.vocab import FINDINGS, takes_box
 
 MASKS: Final = "masks"
 SUFFIXES: Final = (".png", ".jpg", ".jpeg")
@@ -297,7 +297,7 @@ def _squared(boxes: Sequence[FilmBox], size: tuple[int, int]) -> _Boxes:
 
 
 def _organ(name: str) -> bool:
-    return name in FINDINGS and FINDINGS[name].region != "box"
+    return name in FINDINGS and not takes_box(name)
 
 
 def _content(films: Sequence[RealFilm]) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from xreal_synth.anatomy.film_folder import FilmFolder
-from xreal_synth.anatomy.sources import AnatomySource
+from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import AnatomyError, PlacementError
 from xreal_synth.plan.apart import place_apart
 from xreal_synth.plan.chest import Chest
@@ -32,6 +32,7 @@ from xreal_synth.types import (
     SourceFilm,
     Split,
 )
+from xreal_synth.vocab import HEART_FINDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ class Plan:
     def on_films(self) -> bool:
         """Whether real films are edited."""
         return self._films is not None
+
+    @property
+    def fits_hearts(self) -> bool:
+        """Whether hearts are drawn by what a row shows: those of the bank are, a user's own masks are left."""
+        return isinstance(self.source, BankSource)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -115,16 +121,25 @@ class Plan:
     def chest(self, index: int, epoch: int, row: int) -> Chest:
         """What a group's findings are placed on, as a group of that row. Raises AnatomyError.
 
-        Of real films the row decides which one it is; drawn anatomies are the same for every row.
+        Of real films the row decides which one it is, of anatomies from the bank the heart's size; masks are the
+        same for every row.
         """
         size = self.geometry.image_size
         if not isinstance(self.source, FilmFolder):
-            anatomy, where = self.source.draw(stream(self.recipe.seed, index, epoch, "anatomy"), size)
-            return Chest(anatomy, where)
+            rng = stream(self.recipe.seed, index, epoch, "anatomy")
+            if isinstance(self.source, BankSource):
+                return Chest(*self.source.draw(rng, size, large_heart=self.large_heart(row)))
+            return Chest(*self.source.draw(rng, size))
         number = self._film(index, row)
         film, mask = self.source.films[number], self.source.mask(number, size)
         bare = np.zeros((size, size), dtype=np.uint8)
         return Chest(bare if mask is None else mask, film.id, mask is not None, film, number)
+
+    def large_heart(self, row: int) -> bool:
+        """Whether a row's anatomies show a heart of Cardiomegaly: one of its films is asked to."""
+        return any(
+            label.name == HEART_FINDING for _, kind in self.recipe.findings[row].kinds for label in kind
+        )
 
     def sample(self, index: int, attempt: int) -> SampleSpec:
         """All that is drawn for a group at this attempt.

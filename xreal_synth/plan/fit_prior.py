@@ -27,7 +27,7 @@ from xreal_synth.plan.box_tables import TableBox, film_boxes, nih_boxes, rsna_bo
 from xreal_synth.plan.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Mask, NormBox
-from xreal_synth.vocab import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG
+from xreal_synth.vocab import LEFT_LUNG, LUNGS, RIGHT_LUNG, takes_box
 
 KEEP = 500
 """Boxes kept a finding and side: drawn at random from the larger tables."""
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     frames = mean_frames(options.data)
     own = {row.original_id for row in manifest_rows(options.data)}
     boxes = [*nih_boxes(without=own), *rsna_boxes()]
-    findings = fit([box for box in boxes if FINDINGS[box.finding].region == "box"], frames)
+    findings = fit([box for box in boxes if takes_box(box.finding)], frames)
     stored: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "sources": "NIH BBox_List_2017 (Wang 2017), RSNA pneumonia challenge 2018; from torchxrayvision",

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.anatomy.regions import FEATHER_SHARE
+from xreal_synth.masks import bounding_box
 from xreal_synth.quality.checks import JudgedFilm, Region, Seen, bounds_of
 from xreal_synth.types import Film
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from xreal_synth.recipe.kinds import FindingName, Part, finding_name, is_number, problem
 from xreal_synth.types import Zone
-from xreal_synth.vocab import FINDINGS
+from xreal_synth.vocab import FINDINGS, REGIONS, takes_box
 
 SCALES: Final = (0.25, 4.0)
 
@@ -121,11 +121,11 @@ class Edit(Part):
     def _boxed(self) -> None:
         """A finding that takes in an organ has no box to move, resize or fill."""
         for key, names in (("move", self.moved), ("resize", self.resized), ("add", self.added or ())):
-            odd = [name for name in names if FINDINGS[name].region != "box"]
+            odd = [name for name in names if not takes_box(name)]
             if odd:
-                organ = "the heart" if FINDINGS[odd[0]].region == "heart" else "both lungs"
+                words = REGIONS[FINDINGS[odd[0]].region].words
                 raise problem(
-                    None, found=f"{odd[0]} in {key}", wanted=f"findings with a box: {odd[0]} takes in {organ}",
+                    None, found=f"{odd[0]} in {key}", wanted=f"findings with a box: {odd[0]} takes in {words}",
                     mend=f"take it out; to add it, write labels: [{{name: {odd[0]}}}]", at=key,
                 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from xreal_synth.report.coverage import Coverage
 from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
 from xreal_synth.report.picks import Pick, Picker
 from xreal_synth.shards.table import FLAGS, QUALITY
+from xreal_synth.vocab import REGIONS
 
 BATCH: Final = 16_384
 SIZE_BINS: Final = (0.0, 1.0, 25)
@@ -33,8 +34,8 @@ COLUMNS: Final = ("key", "group", "member", "shard", "row", "height", "width", "
 class PaintedFinding:
     """A finding wherever it was painted.
 
-    `films` show it; `share` float64 [64, 64] is how often its boxes cover a place, None where its region is
-    an organ and not a box; `sizes` are of box area over that lung's area.
+    `films` show it; `share` float64 [64, 64] is how often its boxes cover a place, None where it takes
+    in a whole organ; `sizes` are of its area over that lung's area.
     """
 
     name: str
@@ -45,6 +46,10 @@ class PaintedFinding:
     sizes: Histogram | None
     sides: dict[str, int]
     zones: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        return REGIONS[self.region].words
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +97,7 @@ class _Finding:
         self.zones: Counter[str] = Counter()
 
     def painted(self, name: str) -> PaintedFinding:
-        boxed = self.region == "box" and self.coverage.boxes
+        boxed = REGIONS[self.region].drawn and self.coverage.boxes
         return PaintedFinding(
             name, self.region, self.films, self.coverage.boxes, self.coverage.share if boxed else None,
             self.sizes.histogram, _ordered(self.sides, ("right", "both", "left")),

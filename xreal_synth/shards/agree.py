@@ -143,15 +143,13 @@ def _masks(sample: Sample) -> list[str]:
 def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
     """The finding's region holds its value or a later one, and its value stands nowhere else.
 
-    Of a region that follows an organ only the box is known here, and that the lungs' holds the lungs.
+    Of one that is no box the boxes are known here, and the organs that its rule says it holds in full.
     """
     allowed = np.zeros(sample.pathology.shape, dtype=bool)
     for x0, y0, x1, y1 in finding.boxes:
         allowed[y0:y1, x0:x1] = True
-    shown = sample.pathology >= value
-    if finding.region == "heart":
-        covered = bool(shown[allowed].any())
-    else:
-        needed = allowed & np.isin(sample.anatomy, vocab.LUNGS) if finding.region == "lungs" else allowed
-        covered = bool(shown[needed].all())
-    return covered and bool(allowed.any()) and not bool((sample.pathology == value)[~allowed].any())
+    shown, rule = sample.pathology >= value, vocab.REGIONS[finding.region]
+    held = set(rule.covers).intersection(vocab.LUNGS_OF[finding.side])
+    needed = allowed if rule.mask is None else allowed & np.isin(sample.anatomy, list(held))
+    covered = bool(shown[allowed].any()) and bool(shown[needed].all())
+    return covered and not bool((sample.pathology == value)[~allowed].any())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
 
 from xreal_synth import vocab
 from xreal_synth.errors import DatasetError
@@ -22,7 +22,6 @@ from xreal_synth.types import (
     OwnFinding,
     PixelBox,
     PlacedFinding,
-    Region,
     SampleMeta,
     SourceFilm,
 )
@@ -40,12 +39,21 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _known(region: str) -> str:
+    if region not in vocab.REGIONS:
+        raise ValueError(f"{region!r} is none of {', '.join(vocab.REGIONS)}")
+    return region
+
+
+_Region = Annotated[str, AfterValidator(_known)]
+
+
 @dataclass(frozen=True, slots=True)
 class _FindingJson:
     name: str
     side: str
     zone: str
-    region: Region
+    region: _Region
     size: float | None
     box_xyxy: PixelBox
     box_xyxyn: NormBox
@@ -57,7 +65,7 @@ class _ShamJson:
     of: str
     side: str
     zone: str
-    region: Region
+    region: _Region
     size: float | None
     box_xyxy: PixelBox
     box_xyxyn: NormBox
