@@ -60,7 +60,10 @@ HEART_REGION_SCALE: Final = 1.2
 """The heart's region is the heart this much larger, room for its border to move outward: NIH's Cardiomegaly
 boxes are 1.30 times as wide and 1.13 times as high as the shared masks' mean heart."""
 
-LUNGS_MARGIN: Final = 1 / 32
+FEATHER_SHARE: Final = 1 / 32
+"""Width of a paste's feather over the image's side: 8 pixels at 256."""
+
+LUNGS_MARGIN: Final = FEATHER_SHARE
 """A region that follows the lungs has a margin of this share of the image's side around them: the paste fades
 within the region, so without it a rim of the healthy counterfactual's air would be left at their border."""
 

@@ -11,10 +11,8 @@ from scipy import ndimage
 
 from xreal_synth.masks import bounding_box
 from xreal_synth.types import Mask, PixelBox, PlacedFinding
+from xreal_synth.vocab import FEATHER_SHARE as FEATHER_SHARE
 from xreal_synth.vocab import REGIONS
-
-FEATHER_SHARE = 1 / 32
-"""Width of a paste's feather over the film's side: 8 pixels at 256."""
 
 HEAL_MARGIN = FEATHER_SHARE
 """A real film's own box is painted over with a margin of this share of the film's side, so that the paste has

@@ -10,10 +10,10 @@ import numpy as np
 
 from xreal_synth.errors import BundleError, Problem, RecipeError
 from xreal_synth.models.describe import BundleInfo
+from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.checks import JudgedFilm
-from xreal_synth.quality.copies import index_threshold
 from xreal_synth.recipe.edits import ImagesSource
-from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, CheckFile, check_file, resolve_quality
+from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, KnownFile, check_file, resolve_quality
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.storage import sha256_file
 from xreal_synth.types import Film, MemberSpec, QualitySettings, SampleSpec
@@ -102,29 +102,37 @@ def _small(film: Film, times: int) -> Film:
     return np.asarray(blocks.mean(axis=(1, 3)).round().astype(np.uint8))
 
 
-def _unable(recipe: Recipe, bundle: BundleInfo, files: dict[str, CheckFile]) -> dict[str, str]:
+def _unable(recipe: Recipe, bundle: BundleInfo, files: dict[str, KnownFile]) -> dict[str, str]:
     """The checks that cannot run, each with the reason."""
-    told: dict[str, str] = {}
-    real = isinstance(recipe.anatomy.source, ImagesSource)
-    if not real and recipe.sampling.control == "none":
-        told["organs"] = "with control: none the organ masks are places, not what the films show"
-    elif "organs" not in files and "segmenter" not in bundle.parts:
-        told["organs"] = f"bundle {bundle.name} has no segmenter"
-    known = classifier_findings(bundle)
+    reasons = {
+        "segmenter": lambda name: _no_segmenter(recipe, bundle, name in files),
+        "classifier": lambda name: _no_classifier(recipe, bundle),
+        "file": lambda name: None if name in files else f"no quality.checks.{name}.{FILES[name]} is given",
+    }
+    told = {name: reasons[entry.needs](name) for name, entry in CHECKS.items() if entry.needs is not None}
+    return {name: why for name, why in told.items() if why is not None}
+
+
+def _no_segmenter(recipe: Recipe, bundle: BundleInfo, file: bool) -> str | None:
+    if not isinstance(recipe.anatomy.source, ImagesSource) and recipe.sampling.control == "none":
+        return "with control: none the organ masks are places, not what the films show"
+    return None if file or "segmenter" in bundle.parts else f"bundle {bundle.name} has no segmenter"
+
+
+def _no_classifier(recipe: Recipe, bundle: BundleInfo) -> str | None:
+    known, painted = classifier_findings(bundle), _painted(recipe)
     if not known:
-        told["finding"] = f"bundle {bundle.name} has no classifier"
-    elif (painted := _painted(recipe)) and not painted & set(known):
-        told["finding"] = f"the bundle's classifier knows none of {', '.join(sorted(painted))}"
-    if "copies" not in files:
-        told["copies"] = "no quality.checks.copies.index is given"
-    return told
+        return f"bundle {bundle.name} has no classifier"
+    if painted and not painted & set(known):
+        return f"the bundle's classifier knows none of {', '.join(sorted(painted))}"
+    return None
 
 
 def _painted(recipe: Recipe) -> set[str]:
     return {label.name for row in recipe.findings for _, labels in row.kinds for label in labels}
 
 
-def _file(recipe: Recipe, check: str) -> CheckFile | None:
+def _file(recipe: Recipe, check: str) -> KnownFile | None:
     """What is known of the file that a check reads; its sha256, and a copy index's own threshold."""
     given = check_file(recipe.quality, check)
     if given is None:
@@ -137,5 +145,6 @@ def _file(recipe: Recipe, check: str) -> CheckFile | None:
             wanted="the file that the check reads",
             mend="check the path (a relative one starts at the current folder)",
         )
-    bounds = {"distance": index_threshold(path)} if check == "copies" else {}
-    return CheckFile(sha256_file(path), bounds)
+    known = CHECKS[check].file
+    assert known is not None, "only a check that reads a file has one"
+    return KnownFile(sha256_file(path), known.bounds(path))

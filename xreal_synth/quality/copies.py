@@ -16,16 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import BundleError
-from xreal_synth.quality.checks import JudgedFilm, Seen, bounds_of
+from xreal_synth.quality.checks import Bound, CheckEntry, CheckFile, JudgedFilm, Score, Seen
 from xreal_synth.quality.nearest import PERCENTILE, THUMB, reduced, thumbnail
 from xreal_synth.types import Film
 
-NAME: Final = "copies"
 FORMAT: Final = "xreal-synth copy index 1"
 ASKED: Final = 2000
 """Films, evenly spaced in the index, whose nearest neighbours give the threshold."""
 _ROWS: Final = 1024
-WORDS: Final = {"distance": (True, "grey levels (RMS) to the nearest training film")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,11 +51,10 @@ class CopyIndex:
 class CopyCheck:
     """Of every film that is delivered. Needs an index."""
 
-    name = NAME
-
-    def __init__(self, bounds: Mapping[str, float], index: CopyIndex) -> None:
-        self.bounds = bounds_of(bounds, WORDS)
-        self._index = index
+    def __init__(self, bounds: Mapping[str, Bound], file: Path | None) -> None:
+        assert file is not None, "a copy check has an index"
+        self.bounds = bounds
+        self._index = read_index(file)
 
     def scores(self, film: JudgedFilm, seen: Seen) -> dict[str, float]:
         return {"distance": self._index.nearest(film.film)[0]}
@@ -163,3 +160,19 @@ def _centred(thumbs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     rows = thumbs.astype(np.float64)
     rows -= rows.mean(axis=1, keepdims=True)
     return rows
+
+
+CHECK: Final = CheckEntry(
+    name="copies", rank=5, open=CopyCheck, needs="file",
+    about="Is the film a copy of a training film? Needs an index of those films.",
+    scores={
+        "distance": Score(
+            True, "grey levels (RMS) to the nearest training film",
+            "Least distance in grey levels (RMS); left out, the index's own.", None, None, (0, 255),
+        ),
+    },
+    file=CheckFile(
+        "index", "A file made by `xreal-synth quality index`.", lambda path: {"distance": index_threshold(path)}
+    ),
+    hint="give the file that `xreal-synth quality index` makes of the training films; or ",
+)  # fmt: skip
