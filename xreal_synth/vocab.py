@@ -170,6 +170,9 @@ TXRV18: Final[tuple[str, ...]] = (
 FILM_LABELS: Final[tuple[str, ...]] = (NO_FINDING, *TXRV18, "Pleural Other", "Support Devices")
 """Names that label a film in a manifest: those of both sets, "Effusion" for CheXpert's "Pleural Effusion"."""
 
+LATER_LABELS: Final[frozenset[str]] = frozenset()
+"""Labels that a set got after version 1 of the dataset folder: null in datasets that were made without them."""
+
 LABEL_SETS: Final[dict[str, tuple[str, ...]]] = {"chexpert14": CHEXPERT14, "txrv18": TXRV18}
 
 
