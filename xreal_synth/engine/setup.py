@@ -100,7 +100,11 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
             prompt_of(bundle, label.name, label.prompt)
         for name in named:
             prompt_for(bundle, (name,))
-    sampling = resolve_sampling(recipe.sampling, bundle.defaults)
+    sampling = resolve_sampling(recipe.sampling, bundle.defaults, edits=recipe.edits)
+    if sampling.mode == "joint" and bundle.region_maps:
+        for row in recipe.findings:
+            for _, labels in row.kinds:
+                prompt_for(bundle, [label.name for label in labels])
     if recipe.output.upscale is not None:
         require_upscaler(bundle, recipe.output.upscale)
         sampling = with_upscaler(sampling, recipe.sampling)
