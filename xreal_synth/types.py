@@ -9,6 +9,7 @@ right half of the picture. Masks are uint8 arrays [H, W]; films leave sampling a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 import numpy as np
@@ -24,8 +25,32 @@ Split = Literal["train", "val", "test"]
 LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper", "joint"]
 Control = Literal["xreal", "controlnet", "none"]
+SoftVariance = Literal["mixed", "kept"]
+"""Names of the blend rules, sampling.blend.HOLDS."""
 QualityProfile = Literal["none", "standard", "strict"]
 CheckAction = Literal["off", "warn", "reject"]
+
+
+class Role(StrEnum):
+    """What a member of a group is; the first letter of its name: h, v0, v1.., s0."""
+
+    healthy = "h"
+    variant = "v"
+    sham = "s"
+
+    def member(self, number: int = 0) -> str:
+        """The name of a group's member of this role; there is one healthy film."""
+        return self.value if self is Role.healthy else f"{self.value}{number}"
+
+    @classmethod
+    def of(cls, member: str) -> Role:
+        return cls(member[0])
+
+
+def sample_key(group: int, member: str) -> str:
+    """`0000000042-v0` of 42 and `v0`."""
+    return f"{group:010d}-{member}"
+
 
 ANATOMY_SOURCES = ("bank", "masks", "images")
 
@@ -101,7 +126,7 @@ class SamplingDefaults:
     eta: float = 1.0
     eta_free: float | None = None
     spacing: float | None = None
-    soft_variance: Literal["mixed", "kept"] | None = None
+    soft_variance: SoftVariance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +155,7 @@ class SamplingSettings:
     eta: float = 1.0
     eta_free: float | None = None
     spacing: float | None = None
-    soft_variance: Literal["mixed", "kept"] | None = None
+    soft_variance: SoftVariance | None = None
     upscale_steps: int | None = None
 
     @property
@@ -198,7 +223,7 @@ class SampleSpec:
     uint8 [H, W] at the bundle's image size, `anatomy_id` where it came from ("bank", a file's name),
     `ctr` the cardiothoracic ratio of the mask, `members` the films to deliver, twin first. `film` is the real
     film that stands in the twin's place, `large` the same at the size films are upscaled to; one without organ
-    mask has no organ codes and no ratio.
+    mask has no organ codes and no ratio. `regions` bool [H, W] are those of all members' findings and shams.
     """
 
     index: int
@@ -211,6 +236,7 @@ class SampleSpec:
     members: tuple[MemberSpec, ...]
     film: Film | None = None
     large: Film | None = None
+    regions: dict[PlacedFinding, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

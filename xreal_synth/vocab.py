@@ -41,6 +41,7 @@ class RegionRule:
     `words` say what it takes in. `keys` are the recipe's keys that it accepts: side, zone, size (its area over the
     lung's is drawn), box (a fixed box in its place). `mask` gives its pixels: (label map, side, size) -> bool [H, W];
     None for a box, which is its own mask. `side` is the side where none is asked for, None where one is drawn.
+    With `held` the label map itself shows the finding, so that the anatomy is held inside the region too.
     `covers` are the codes that it holds in full on its side, as far as the label map alone can tell.
     """
 
@@ -49,6 +50,7 @@ class RegionRule:
     mask: Callable[[Mask, str, float | None], Bools] | None
     side: str | None = None
     covers: tuple[int, ...] = ()
+    held: bool = False
 
     @property
     def drawn(self) -> bool:
@@ -146,7 +148,7 @@ _PLACED: Final = ("side", "zone", "size", "box")
 
 REGIONS: Final[dict[str, RegionRule]] = {
     "box": RegionRule("a box", _PLACED, None),
-    "heart": RegionRule("the heart", (), _heart, side="any"),
+    "heart": RegionRule("the heart", (), _heart, side="any", held=True),
     "lungs": RegionRule("a whole lung or both lungs", ("side",), _lungs, side="both", covers=LUNGS),
     "costophrenic": RegionRule("the lung's base from the costophrenic angle up", _PLACED, _costophrenic),
     "pleural": RegionRule("a band along the pleura from the apex down", _PLACED, _pleural),

@@ -128,12 +128,14 @@ def test_scaling_up_and_the_image_border() -> None:
 
 
 def test_pathology_mask_later_wins() -> None:
-    codes = pathology_mask([_placed("box", (0, 0, 16, 16)), _placed("box", (8, 8, 24, 24))], CHEST)
+    codes = pathology_mask(
+        [region_mask(_placed("box", box), CHEST) for box in ((0, 0, 16, 16), (8, 8, 24, 24))], CHEST.shape
+    )
     assert codes[4, 4] == 1
     assert codes[12, 12] == 2
     assert codes[30, 30] == 0
     assert codes.dtype == np.uint8
-    assert not pathology_mask([], CHEST).any()
+    assert not pathology_mask([], CHEST.shape).any()
 
 
 @settings(max_examples=60, deadline=None)

@@ -50,8 +50,8 @@ def region_mask(finding: PlacedFinding, anatomy: Mask) -> npt.NDArray[np.bool_]:
 
 def shown_area(finding: PlacedFinding, region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Where a denoiser with region maps is told that a finding is, bool [H, W]: as it was trained, the whole boxes, or
-    the organ whose shape the finding has."""
-    if finding.region != "box":
+    the whole organ that the finding takes in."""
+    if not REGIONS[finding.region].drawn:
         return region
     area = np.zeros_like(region)
     for x0, y0, x1, y1 in finding.boxes:
@@ -59,11 +59,11 @@ def shown_area(finding: PlacedFinding, region: npt.NDArray[np.bool_]) -> npt.NDA
     return area
 
 
-def pathology_mask(findings: Sequence[PlacedFinding], anatomy: Mask) -> Mask:
-    """uint8 [H, W]: 0 none, i+1 = findings[i]; where two overlap the later wins."""
-    codes = np.zeros(anatomy.shape, dtype=np.uint8)
-    for i, finding in enumerate(findings):
-        codes[region_mask(finding, anatomy)] = i + 1
+def pathology_mask(regions: Sequence[npt.NDArray[np.bool_]], shape: tuple[int, ...]) -> Mask:
+    """uint8 [H, W]: 0 none, i+1 = regions[i], bool [H, W]; where two overlap the later wins."""
+    codes = np.zeros(shape, dtype=np.uint8)
+    for i, region in enumerate(regions):
+        codes[region] = i + 1
     return codes
 
 

@@ -25,7 +25,7 @@ from xreal_synth.errors import BundleError
 from xreal_synth.quality.gate import Gate
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 from xreal_synth.seeds import normal
-from xreal_synth.types import Film
+from xreal_synth.types import Film, Role
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -105,9 +105,9 @@ class PhantomBackend:
     def _group(self, job: GroupJob) -> GroupFilms:
         self._fault(job.index)
         time.sleep(self._settings.sleep_s)
-        films = {"h": phantom(job)}
+        films = {Role.healthy.member(): phantom(job)}
         for member in job.members:
-            film = films["h"].astype(np.float32)
+            film = films[Role.healthy].astype(np.float32)
             for edit in member.edits:
                 film += edit.alpha * 40.0
             films[member.name] = film.clip(0, 255).astype(np.uint8)

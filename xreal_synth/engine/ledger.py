@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from xreal_synth.engine.attempts import plan_shard
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
 from xreal_synth.engine.publish import with_retries
-from xreal_synth.engine.quality import HEALTHY
 from xreal_synth.engine.worker import build_sample, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
 from xreal_synth.shards.acceptance import GateTally
@@ -26,7 +25,7 @@ from xreal_synth.shards.names import RECORDS, SHARDS, TABLES, record_key, shards
 from xreal_synth.shards.record import parse_record
 from xreal_synth.shards.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
 from xreal_synth.storage import Store, sha256_file, sha256_of
-from xreal_synth.types import MemberSpec, Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
+from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
@@ -208,7 +207,7 @@ def _rebuilt_member(
         raise DatasetError(where=where, found="another film", wanted=member.key)
     if read.sample.film.shape[0] != run.film_size:
         raise DatasetError(where=where, found="a film of another size", wanted=member.key)
-    real = real_twin(spec) if member.name == HEALTHY else None
+    real = real_twin(spec) if member.name == Role.healthy else None
     return build_sample(run, spec, member, read.sample.film if real is None else real, read.sample.change)
 
 

@@ -16,13 +16,11 @@ from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, KnownFile, check_file, resolve_quality
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.storage import sha256_file
-from xreal_synth.types import Film, MemberSpec, QualitySettings, SampleSpec
+from xreal_synth.types import Film, MemberSpec, QualitySettings, Role, SampleSpec
 
 if TYPE_CHECKING:
     from xreal_synth.engine.setup import Run
     from xreal_synth.sampling.jobs import GroupFilms, GroupJob
-
-HEALTHY = "h"
 
 
 def open_quality(recipe: Recipe, bundle: BundleInfo) -> QualitySettings:
@@ -63,15 +61,15 @@ def judged_films(run: Run, spec: SampleSpec, job: GroupJob, films: GroupFilms) -
     Films that were upscaled are judged at the size they were sampled at, as the means of blocks.
     """
     edits = {member.name: member.edits for member in job.members}
-    twin = _small(films.films[HEALTHY], run.enlarging) if HEALTHY in films.films else None
+    twin = _small(films.films[Role.healthy], run.enlarging) if Role.healthy in films.films else None
     anatomy = spec.anatomy if spec.ctr is not None else None
 
     def judged(member: MemberSpec) -> JudgedFilm | None:
-        if spec.film is not None and member.name == HEALTHY:
+        if spec.film is not None and member.name == Role.healthy:
             return None
         if twin is None:
             return JudgedFilm(member.key, _small(films.films[member.name], run.enlarging), anatomy)
-        if member.name == HEALTHY:
+        if member.name == Role.healthy:
             return JudgedFilm(member.key, twin, anatomy)
         regions = [edit.region for edit in edits[member.name]]
         return JudgedFilm(

@@ -27,7 +27,7 @@ from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.fingerprint import fingerprint
 from xreal_synth.engine.group_job import group_job, painted_by
 from xreal_synth.engine.publish import ShardFiles, publish
-from xreal_synth.engine.quality import HEALTHY, judged_films
+from xreal_synth.engine.quality import judged_films
 from xreal_synth.engine.stopwatch import GATE, MAKE, MODEL, Stopwatch
 from xreal_synth.errors import DatasetError
 from xreal_synth.plan.film_labels import film_labels
@@ -44,6 +44,7 @@ from xreal_synth.types import (
     LabelValue,
     MemberSpec,
     Rejected,
+    Role,
     Sample,
     SampleMeta,
     SampleSpec,
@@ -72,10 +73,10 @@ class MadeGroup:
     def samples(self) -> tuple[Sample, ...]:
         """What is delivered of it, built anew at each call."""
         spec, real = self.spec, real_twin(self.spec)
-        twin = self.films.films.get(HEALTHY) if real is None else real
+        twin = self.films.films.get(Role.healthy) if real is None else real
 
         def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-            film = twin if member.name == HEALTHY and twin is not None else self.films.films[member.name]
+            film = twin if member.name == Role.healthy and twin is not None else self.films.films[member.name]
             change = np.zeros_like(film) if twin is None else changed(film, twin)
             return build_sample(self.run, spec, member, film, change, verdict)
 
@@ -127,7 +128,7 @@ def build_sample(
         sham=tuple(enlarged_finding(place, times) for place in member.sham),
         quality=_quality(run, verdict),
     )
-    pathology = pathology_mask(member.findings, spec.anatomy)
+    pathology = pathology_mask([spec.regions[one] for one in member.findings], spec.anatomy.shape)
     return Sample(film, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split, change)
 
 

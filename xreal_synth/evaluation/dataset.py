@@ -21,8 +21,7 @@ from xreal_synth.evaluation.film_sets import SeenFilm, look_at
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.judging import Judges
 from xreal_synth.evaluation.real_side import PairFinder, RealSide
-from xreal_synth.shards.meta import TWIN
-from xreal_synth.types import Sample, SampleMeta
+from xreal_synth.types import Role, Sample, SampleMeta
 from xreal_synth.vocab import NO_FINDING, TXRV18
 
 LABEL_SET: Final = "txrv18"
@@ -57,7 +56,7 @@ class _Passing:
     def seen(self, samples: Iterable[Sample], on_film: Callable[[int], None]) -> Iterator[SeenFilm]:
         for sample in samples:
             meta = sample.meta
-            if meta.source is not None and meta.member == TWIN:
+            if meta.source is not None and meta.member == Role.healthy:
                 self.real_films += 1
                 on_film(1)
                 continue

@@ -21,9 +21,8 @@ from xreal_synth.anatomy.regions import FEATHER_SHARE, region_mask
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.findings import area_of
 from xreal_synth.evaluation.intervals import Bootstrap, Figure
-from xreal_synth.shards.meta import TWIN
 from xreal_synth.shards.names import parse_key
-from xreal_synth.types import Film, Sample
+from xreal_synth.types import Film, Role, Sample
 
 FEWEST_GROUPS: Final = 10
 FOLDS: Final = 10
@@ -85,7 +84,7 @@ def pairs_of(samples: Iterable[Sample]) -> Iterator[Pair]:
     """The groups that have both twin and sham; a group's films follow one another."""
     for group, films in groupby(samples, key=lambda sample: sample.meta.group):
         by_name = {parse_key(film.meta.key).member: film for film in films}
-        sham, twin = by_name.get("s0"), by_name.get(TWIN)
+        sham, twin = by_name.get(Role.sham.member()), by_name.get(Role.healthy)
         if sham is not None and twin is not None:
             region = np.any([region_mask(place, sham.anatomy) for place in sham.meta.sham], axis=0)
             yield Pair(group, features(twin.film, region), features(sham.film, region))

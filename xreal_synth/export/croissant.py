@@ -18,7 +18,7 @@ from xreal_synth.export.source import Source, read_tables
 from xreal_synth.export.splits import samples_stamp
 from xreal_synth.shards.names import ANATOMY, CHANGE, FILM, PATHOLOGY
 from xreal_synth.shards.table import sample_schema
-from xreal_synth.types import FileStamp
+from xreal_synth.types import FileStamp, Role
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
 SAMPLES_ID: Final = "samples.parquet"
@@ -43,7 +43,7 @@ CONTEXT: Final[dict[str, object]] = {
 """The terms of the Croissant 1.0 specification, appendix 1."""
 
 _KINDS: Final = {"string": "sc:Text", "double": "sc:Float"}
-_FILM_GLOBS: Final = tuple(f"*-{role}.{FILM}" for role in ("h", "[vs]?", "[vs]??", "[vs]???"))
+_FILM_GLOBS: Final = tuple(f"*-{role}.{FILM}" for role in (Role.healthy, "[vs]?", "[vs]??", "[vs]???"))
 _IMAGES: Final = {
     "film": (_FILM_GLOBS, "8-bit grey film"),
     "anatomy": (

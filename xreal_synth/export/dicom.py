@@ -21,7 +21,7 @@ from xreal_synth.export.source import Source
 from xreal_synth.shards.names import ANATOMY, CHANGE, PATHOLOGY, SUFFIXES, parse_key
 from xreal_synth.shards.table import LABEL_COLUMNS, label_columns
 from xreal_synth.shards.tar import TarSample
-from xreal_synth.types import SampleMeta
+from xreal_synth.types import Role, SampleMeta
 
 FILMS: Final = "films"
 MASKS: Final = "masks"
@@ -33,7 +33,7 @@ _DERIVED: Final = {
     Origin.edited: "A real film in which a model painted findings in or over.",
     Origin.real: "A real film, resized; nothing was painted.",
 }
-_MEMBERS: Final = {"h": 0, "v": 1, "s": 2}
+_MEMBERS: Final = {Role.healthy: 0, Role.variant: 1, Role.sham: 2}
 
 
 def need_pydicom() -> None:
@@ -124,7 +124,9 @@ def _describe(one: Any, meta: SampleMeta, split: str, told: Provenance) -> None:
     one.StudyDescription = f"{kind} chest film, not for diagnosis"
     one.SeriesDescription = f"{kind} {told.dataset}"[:64]
     one.SeriesNumber = meta.group % 2**31
-    one.InstanceNumber = 1 if key.member == "h" else 2 * int(key.member[1:]) + 1 + _MEMBERS[key.member[0]]
+    one.InstanceNumber = (
+        1 if key.member == Role.healthy else 2 * int(key.member[1:]) + 1 + _MEMBERS[Role.of(key.member)]
+    )
     one.ImageComments = comment(meta, split, told)[:LARGEST_COMMENT]
     one.DerivationDescription = (
         f"{_DERIVED[origin].format(drawn_from=told.drawn_from)} Model {told.bundle}, recipe digest {meta.digest}, "

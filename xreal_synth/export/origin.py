@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from xreal_synth.shards.names import parse_key
-from xreal_synth.types import SampleMeta
+from xreal_synth.types import Role, SampleMeta
 
 IMAGES: Final = "images"
 """The anatomy source whose films are real ones."""
@@ -32,7 +32,7 @@ NOTICES: Final = {
 def origin_of(meta: SampleMeta) -> Origin:
     if meta.anatomy_source != IMAGES:
         return Origin.synthetic
-    return Origin.real if parse_key(meta.key).member == "h" else Origin.edited
+    return Origin.real if parse_key(meta.key).member == Role.healthy else Origin.edited
 
 
 def subject_id(source: str, anatomy_id: str, digest: str, group: int) -> str:

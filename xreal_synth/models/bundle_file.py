@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from xreal_synth import vocab
 from xreal_synth.errors import BundleError
+from xreal_synth.types import SoftVariance
 
 FORMAT_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
@@ -50,7 +51,7 @@ class Defaults(_Strict):
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     eta_free: Annotated[float, Field(ge=0, le=1)] | None = None
     spacing: Annotated[float, Field(ge=0.5, le=4)] | None = None
-    soft_variance: Literal["mixed", "kept"] | None = None
+    soft_variance: SoftVariance | None = None
 
 
 class BundleFields(_Strict):

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from xreal_synth.anatomy.film_folder import FilmFolder
+from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import AnatomyError, PlacementError
 from xreal_synth.plan.apart import place_apart
@@ -27,10 +28,12 @@ from xreal_synth.types import (
     Film,
     MemberSpec,
     PlacedFinding,
+    Role,
     SampleSpec,
     ShardPlan,
     SourceFilm,
     Split,
+    sample_key,
 )
 from xreal_synth.vocab import HEART_FINDING
 
@@ -155,6 +158,8 @@ class Plan:
             if self._films is None:
                 raise
             raise PlacementError(found=error.found, wanted=error.wanted, where=error.where) from error
+        members = tuple(self._members(index, epoch, row, chest))
+        placed = {one for member in members for one in (*member.findings, *member.sham)}
         return SampleSpec(
             index=index,
             attempt=attempt,
@@ -163,9 +168,10 @@ class Plan:
             anatomy=chest.anatomy,
             anatomy_id=chest.id,
             ctr=chest.ctr,
-            members=tuple(self._members(index, epoch, row, chest)),
+            members=members,
             film=film,
             large=large,
+            regions={one: region_mask(one, chest.anatomy) for one in placed},
         )
 
     def source_film(self, chest: Chest, row: int | None = None) -> SourceFilm | None:
@@ -183,7 +189,7 @@ class Plan:
         A row with several kinds of variants has them in turn. Raises PlacementError with `where` = the label's
         path in the recipe.
         """
-        member, kinds = f"v{variant}", self.recipe.findings[row].kinds
+        member, kinds = Role.variant.member(variant), self.recipe.findings[row].kinds
         path, labels = kinds[variant % len(kinds)]
         placed = self._edited(row, chest, index, epoch, member)
         for number, label in enumerate(labels):
@@ -238,13 +244,15 @@ class Plan:
         """The films to deliver: the twin first, if it is asked for or all that the row has, the sham last."""
         pairs, asked = self.recipe.pairs, self.recipe.findings[row]
         as_it_is = self.source_film(chest)
-        members = [_member(index, "h", (), as_it_is)] if pairs.twin or not asked.paints else []
+        members = (
+            [_member(index, Role.healthy.member(), (), as_it_is)] if pairs.twin or not asked.paints else []
+        )
         for variant in range(pairs.variants * len(asked.kinds) if asked.paints else 0):
             placed = self.place_row(row, chest, index, epoch, variant)
-            members.append(_member(index, f"v{variant}", placed, self.source_film(chest, row)))
+            members.append(_member(index, Role.variant.member(variant), placed, self.source_film(chest, row)))
         if self.sham(index):
-            first = next(member.findings for member in members if member.name == "v0")
-            members.append(_member(index, "s0", (), as_it_is, first))
+            first = next(member.findings for member in members if member.name == Role.variant.member())
+            members.append(_member(index, Role.sham.member(), (), as_it_is, first))
         return members
 
 
@@ -255,4 +263,4 @@ def _member(
     source: SourceFilm | None,
     sham: tuple[PlacedFinding, ...] = (),
 ) -> MemberSpec:
-    return MemberSpec(f"{index:010d}-{name}", name, findings, source, sham)
+    return MemberSpec(sample_key(index, name), name, findings, source, sham)

@@ -7,7 +7,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import Part, problem, shown
-from xreal_synth.types import Control, SamplingMode
+from xreal_synth.types import Control, SamplingMode, SoftVariance
 
 NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
 XREALS_OWN: Final = ("hold", "soft", "soft_variance")
@@ -62,7 +62,7 @@ class Sampling(Part):
         le=4,
         description="Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail.",
     )
-    soft_variance: Literal["mixed", "kept"] | None = Field(
+    soft_variance: SoftVariance | None = Field(
         default=None,
         description="Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed.",
     )

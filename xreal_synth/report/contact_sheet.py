@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from xreal_synth.errors import DatasetError
 from xreal_synth.report.overlay import ORGAN_COLOURS, Colour, annotated, font, plain
 from xreal_synth.storage import TEMPORARY_PREFIX
-from xreal_synth.types import Sample, SampleMeta, SourceFilm
+from xreal_synth.types import Role, Sample, SampleMeta, SourceFilm
 from xreal_synth.vocab import ORGANS
 
 NOTICE: Final = "Synthetic films made by a model: for research, not for diagnosis."
@@ -93,7 +93,7 @@ def _blocks(samples: Iterable[Sample], columns: int) -> list[_Block]:
     blocks = []
     for _, run in groupby(samples, key=lambda sample: sample.meta.group):
         members = tuple(run)
-        twin = any(sample.meta.member != "h" for sample in members)
+        twin = any(sample.meta.member != Role.healthy for sample in members)
         cuts = range(0, len(members), columns)
         blocks += [_Block(members[start : start + columns], twin) for start in cuts]
     return blocks
@@ -144,7 +144,9 @@ def _captions(sample: Sample, twin: bool) -> list[str]:
     member, findings = sample.meta.member, sample.meta.findings
     if sample.meta.source is not None:
         return _film_captions(sample.meta, sample.meta.source)
-    role = {"h": "healthy twin" if twin else "", "v": "variant", "s": "sham"}[member[0]]
+    role = {Role.healthy: "healthy twin" if twin else "", Role.variant: "variant", Role.sham: "sham"}[
+        Role.of(member)
+    ]
     if sample.meta.sham:
         return [role, *_sham_captions(sample.meta)]
     if not findings:
@@ -154,7 +156,7 @@ def _captions(sample: Sample, twin: bool) -> list[str]:
 
 
 def _film_captions(meta: SampleMeta, source: SourceFilm) -> list[str]:
-    if meta.member == "h":
+    if meta.member == Role.healthy:
         return ["real film", source.id, ", ".join(source.labels)]
     if meta.sham:
         return ["sham of a real film", *_sham_captions(meta)]

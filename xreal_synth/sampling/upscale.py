@@ -23,12 +23,11 @@ from xreal_synth.sampling.denoise import split_prediction
 from xreal_synth.sampling.jobs import GroupFilms, GroupJob
 from xreal_synth.sampling.noise import NoiseKey, NoiseSource, philox
 from xreal_synth.sampling.schedule import Schedule, ddim_step
-from xreal_synth.types import Film
+from xreal_synth.types import Film, Role
 
 RANGE = (-1.0, 1.0)
 """Of films inside an upscaler."""
 
-TWIN = "h"
 
 Fade = Callable[[npt.NDArray[np.bool_]], npt.NDArray[np.float32]]
 """A region bool [h, w] of the small film -> the paste's weights float32 [S, S], 0 outside the region."""
@@ -119,16 +118,16 @@ def upscale_groups(
 def _large_films(
     job: GroupJob, group: GroupFilms, enlarged: Callable[[Film], Tensor], fade: Fade
 ) -> dict[str, Film]:
-    if job.large is None and TWIN not in group.films:
+    if job.large is None and Role.healthy not in group.films:
         return {name: _grey(enlarged(film)) for name, film in group.films.items()}
     if job.large is None:
-        twin = enlarged(group.films[TWIN])
+        twin = enlarged(group.films[Role.healthy])
     else:
         twin = from_grey(torch.from_numpy(job.large.copy())[None], RANGE, 1)[0]
-    films = {TWIN: _grey(twin)}
+    films = {Role.healthy.member(): _grey(twin)}
     for member in job.members:
         if not member.edits:
-            films[member.name] = films[TWIN]
+            films[member.name] = films[Role.healthy]
             continue
         region = np.any([edit.region for edit in member.edits], axis=0)
         edited = enlarged(group.films[member.name])

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import vocab
 from xreal_synth.shards.head import DatasetHead
-from xreal_synth.shards.meta import TWIN
 from xreal_synth.shards.table import label_columns, meta_columns
 from xreal_synth.shards.tar import TableRow
-from xreal_synth.types import PlacedFinding, Sample, SampleMeta
-
-FIRST_VARIANT: Final = "v0"
+from xreal_synth.types import PlacedFinding, Role, Sample, SampleMeta
 
 
 def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
@@ -27,7 +23,8 @@ def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
 def group_problems(members: Sequence[Sample]) -> list[str]:
     """What differs between the members of one group that must not: anatomy, and film outside the edit.
 
-    A feathered paste leaves every pixel outside the regions that were painted as it is in the twin; where the
+    A feathered paste leaves every pixel outside the regions that were painted as it is in the twin (in mode joint nothing is
+    pasted); where the
     twin is delivered, the change maps say by how much the others differ from it.
     """
     first, problems = members[0], _sham_problems(members)
@@ -38,7 +35,8 @@ def group_problems(members: Sequence[Sample]) -> list[str]:
         if not np.array_equal(sample.anatomy, first.anatomy):
             problems.append(f"{key}: another anatomy mask than {first.meta.key}")
             continue
-        if sample.meta.sampling.get("paste") == "feather":
+        pasted = sample.meta.sampling.get("paste") == "feather"
+        if pasted and sample.meta.sampling.get("mode") != "joint":
             outside = ~(_painted_on(sample, members) | _painted_on(first, members))
             if not np.array_equal(sample.film[outside], first.film[outside]):
                 problems.append(f"{key}: the film differs from {first.meta.key} outside its findings")
@@ -51,7 +49,7 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
     """Where a film was painted on, bool [H, W]; a sham's regions are those of the first variant."""
     region = np.asarray(sample.pathology > 0)
     if sample.meta.sham:
-        variants = [member for member in members if member.meta.member == FIRST_VARIANT]
+        variants = [member for member in members if member.meta.member == Role.variant.member()]
         return np.asarray(variants[0].pathology > 0) if variants else ~region
     for x0, y0, x1, y1 in sample.meta.source.healed if sample.meta.source is not None else ():
         region[y0:y1, x0:x1] = True
@@ -61,13 +59,13 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
 def _sham_problems(members: Sequence[Sample]) -> list[str]:
     """Whether a sham lies in the first variant's regions and is labelled as a film without them."""
     by_name = {sample.meta.member: sample.meta for sample in members}
-    first, twin = by_name.get(FIRST_VARIANT), by_name.get(TWIN)
+    first, twin = by_name.get(Role.variant.member()), by_name.get(Role.healthy)
     problems = []
     for meta in by_name.values():
         if not meta.sham:
             continue
         if first is None or first.findings != meta.sham:
-            problems.append(f"{meta.key}: its regions are not those of the group's {FIRST_VARIANT}")
+            problems.append(f"{meta.key}: its regions are not those of the group's v0")
         if twin is not None and twin.labels != meta.labels:
             problems.append(f"{meta.key}: other labels than {twin.key}")
     return problems
@@ -78,7 +76,7 @@ def _change_problems(sample: Sample, members: Sequence[Sample]) -> list[str]:
     problems = []
     if sample.change[~_painted_on(sample, members)].any():
         problems.append("change.png is not 0 outside what was painted")
-    twin = next((member.film for member in members if member.meta.member == TWIN), None)
+    twin = next((member.film for member in members if member.meta.member == Role.healthy), None)
     if twin is not None and not np.array_equal(
         sample.change, np.abs(np.subtract(sample.film, twin, dtype=int))
     ):

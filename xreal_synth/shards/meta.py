@@ -25,14 +25,13 @@ from xreal_synth.types import (
     OwnFinding,
     PixelBox,
     PlacedFinding,
+    Role,
     SampleMeta,
     SourceFilm,
 )
 
 REAL: Final = "a real film"
 EDITED: Final = "edited from a real film"
-TWIN: Final = "h"
-SHAM: Final = "s"
 
 
 def _no_bool(value: object) -> object:
@@ -251,7 +250,7 @@ def _quality_fields(quality: FilmQuality) -> dict[str, object]:
 def _source_fields(source: SourceFilm, member: str) -> dict[str, object]:
     """What KEY.json says of a real film, or of the one that a film was edited from."""
     return {
-        "origin": REAL if member == TWIN else EDITED,
+        "origin": REAL if member == Role.healthy else EDITED,
         "id": source.id,
         "sha256": source.sha256,
         "labels": list(source.labels),
@@ -315,7 +314,7 @@ def _check(meta: SampleMeta, raw: Any, where: str) -> None:
     _check_source(meta, raw, where)
     if meta.quality is not None and not set(meta.quality.flags) <= set(meta.quality.scores):
         raise DatasetError(where=where, found="quality.flags names scores that are not there")
-    if (meta.member[0] == SHAM) != bool(meta.sham):
+    if (Role.of(meta.member) is Role.sham) != bool(meta.sham):
         raise DatasetError(where=where, found=f"member {meta.member} with {len(meta.sham)} sham regions")
     if meta.sham and (meta.findings or (meta.source is not None and meta.source.healed)):
         raise DatasetError(where=where, found="a sham with findings painted in or over")
@@ -331,9 +330,9 @@ def _check_source(meta: SampleMeta, raw: Any, where: str) -> None:
         )
     if meta.source is None or raw.source is None:
         return
-    if (raw.source.origin == REAL) != (meta.member == TWIN):
+    if (raw.source.origin == REAL) != (meta.member == Role.healthy):
         raise DatasetError(where=where, found=f"member {meta.member} is {raw.source.origin}")
-    if meta.member == TWIN and (meta.findings or meta.source.healed):
+    if meta.member == Role.healthy and (meta.findings or meta.source.healed):
         raise DatasetError(where=where, found="a real film with findings painted in or over")
     for own in meta.source.findings:
         for box in (own.box, own.healed or own.box):
