@@ -23,9 +23,8 @@ def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
 def group_problems(members: Sequence[Sample]) -> list[str]:
     """What differs between the members of one group that must not: anatomy, and film outside the edit.
 
-    A feathered paste leaves every pixel outside the regions that were painted as it is in the twin (in mode joint nothing is
-    pasted); where the
-    twin is delivered, the change maps say by how much the others differ from it.
+    A feathered paste leaves every pixel outside the regions that were painted as it is in the twin, which mode joint
+    has not; where the twin is delivered, the change maps say by how much the others differ from it.
     """
     first, problems = members[0], _sham_problems(members)
     for sample in members[1:]:
