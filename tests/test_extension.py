@@ -66,14 +66,16 @@ assert parse_meta(meta_json(sample.meta), "x").findings == (placed,)
 assert _painted(sample, 1, placed)
 """
 USES_HOLD = """
+import json
 import torch
-from xreal_synth.models.bundle_file import Defaults
+from pydantic import TypeAdapter
 from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.sampling.blend import HOLDS
 from xreal_synth.types import SamplingDefaults
-told = Defaults(steps=4, hold=0.5, branch=0.5, guidance=1, soft_variance="hard")
-settings = resolve_sampling(Sampling(soft_variance="hard"), SamplingDefaults(**told.model_dump()))
+told = {"steps": 4, "hold": 0.5, "branch": 0.5, "guidance": 1, "soft_variance": "hard"}
+defaults = TypeAdapter(SamplingDefaults).validate_json(json.dumps(told))
+settings = resolve_sampling(Sampling(), defaults)
 one = torch.ones(1)
 assert HOLDS[settings.soft_variance](one, 2 * one, one, 0.5, one) == 1
 """

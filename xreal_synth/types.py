@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Le
 
 Mask = npt.NDArray[np.uint8]
 Film = npt.NDArray[np.uint8]
@@ -113,19 +114,27 @@ class SourceFilm:
         return tuple(own.healed for own in self.findings if own.healed is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """What a bundle says its weights are best sampled with."""
+Share = Annotated[float, Ge(0), Le(1)]
+Steps = Annotated[int, Ge(1), Le(1000)]
+Guidance = Annotated[float, Ge(0), Le(50)]
+Spacing = Annotated[float, Ge(0.5), Le(4)]
 
-    mode: Literal["branch", "reference", "joint"]
-    steps: int
-    hold: float
-    branch: float
-    guidance: float
-    soft: float
-    eta: float = 1.0
-    eta_free: float | None = None
-    spacing: float | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """What a bundle says its weights are best sampled with, as bundle.json has it; a recipe may say otherwise."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    mode: Literal["branch", "reference", "joint"] = "branch"
+    steps: Steps
+    hold: Share
+    branch: Share
+    guidance: Guidance
+    soft: Share = 0.2
+    eta: Share = 1.0
+    eta_free: Share | None = None
+    spacing: Spacing | None = None
     soft_variance: SoftVariance | None = None
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from xreal_synth import vocab
 from xreal_synth.errors import BundleError
-from xreal_synth.types import SoftVariance
+from xreal_synth.types import SamplingDefaults
 
 FORMAT_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
@@ -39,21 +39,6 @@ class Prompts(_Strict):
     findings: dict[str, Annotated[str, Field(min_length=1)]]
 
 
-class Defaults(_Strict):
-    """What the weights are best sampled with."""
-
-    mode: Literal["branch", "reference", "joint"] = "branch"
-    steps: Annotated[int, Field(ge=1, le=999)]
-    hold: Annotated[float, Field(ge=0, le=1)]
-    branch: Annotated[float, Field(ge=0, le=1)]
-    guidance: Annotated[float, Field(ge=0)]
-    soft: Annotated[float, Field(ge=0, le=1)] = 0.2
-    eta: Annotated[float, Field(ge=0, le=1)] = 1.0
-    eta_free: Annotated[float, Field(ge=0, le=1)] | None = None
-    spacing: Annotated[float, Field(ge=0.5, le=4)] | None = None
-    soft_variance: SoftVariance | None = None
-
-
 class BundleFields(_Strict):
     """bundle.json without what is computed from the files.
 
@@ -69,7 +54,7 @@ class BundleFields(_Strict):
     organ_codes: dict[str, int] = ORGAN_CODES
     prompts: Prompts
     region_maps: tuple[str, ...] | None = None
-    defaults: Defaults
+    defaults: SamplingDefaults
     licence: str
     use_restriction: str
     training_data: str

@@ -163,7 +163,7 @@ def describe(ref: str | Path) -> BundleInfo:
         prompt_join=record.prompts.join,
         null_prompt=record.prompts.null,
         healthy_prompt=record.prompts.healthy,
-        defaults=SamplingDefaults(**record.defaults.model_dump()),
+        defaults=record.defaults,
         licence=record.licence,
         use_restriction=record.use_restriction,
         training_data=record.training_data,
