@@ -159,7 +159,7 @@ class Plan:
                 raise
             raise PlacementError(found=error.found, wanted=error.wanted, where=error.where) from error
         members = tuple(self._members(index, epoch, row, chest))
-        placed = {one for member in members for one in (*member.findings, *member.sham)}
+        placed = dict.fromkeys(one for member in members for one in (*member.findings, *member.sham))
         return SampleSpec(
             index=index,
             attempt=attempt,
