@@ -9,10 +9,12 @@ right half of the picture. Masks are uint8 arrays [H, W]; images leave sampling 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Le
 
 Mask = npt.NDArray[np.uint8]
 GreyImage = npt.NDArray[np.uint8]
@@ -20,13 +22,36 @@ PixelBox = tuple[int, int, int, int]
 NormBox = tuple[float, float, float, float]
 Side = Literal["any", "left", "right", "both"]
 Zone = Literal["any", "upper", "middle", "lower"]
-Region = Literal["box", "heart", "lungs"]
 Split = Literal["train", "val", "test"]
 LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper", "joint"]
 Control = Literal["xreal", "controlnet", "none"]
+SoftVariance = Literal["mixed", "kept"]
+"""Names of the blend rules, sampling.blend.HOLDS."""
 QualityProfile = Literal["none", "standard", "strict"]
 CheckAction = Literal["off", "warn", "reject"]
+
+
+class Role(StrEnum):
+    """What a member of a group is; the first letter of its name: h, v0, v1.., s0."""
+
+    healthy = "h"
+    variant = "v"
+    sham = "s"
+
+    def member(self, number: int = 0) -> str:
+        """The name of a group's member of this role; there is one healthy image."""
+        return self.value if self is Role.healthy else f"{self.value}{number}"
+
+    @classmethod
+    def of(cls, member: str) -> Role:
+        return cls(member[0])
+
+
+def sample_key(group: int, member: str) -> str:
+    """`0000000042-v0` of 42 and `v0`."""
+    return f"{group:010d}-{member}"
+
 
 ANATOMY_SOURCES = ("bank", "masks", "images")
 
@@ -36,16 +61,17 @@ class PlacedFinding:
     """A finding with its place on one anatomy.
 
     `boxes` are the pixel boxes, snapped outward to the latent grid: one, or one per lung for `both`.
-    For region "heart" or "lungs" the region follows the organ and `boxes` holds its bounding box.
+    `region` names its shape (vocab.REGIONS); of one that is no box `boxes` holds the bounding box, or one per lung.
     `side` and `zone` are what was asked for with `any` resolved to what was drawn.
-    `size` is box area over that lung's area; None for a shape-rule region or a fixed box.
+    `size` is the area over that lung's area, of the box or of the shape within the lung; None for a whole organ
+    or a fixed box.
     `prompt` is the recipe's own text for it, None for the bundle's; KEY.json has it among `prompt` alone.
     """
 
     name: str
     side: str
     zone: str
-    region: Region
+    region: str
     boxes: tuple[PixelBox, ...]
     size: float | None = None
     prompt: str | None = field(default=None, compare=False)
@@ -88,20 +114,28 @@ class SourceImage:
         return tuple(own.removed for own in self.findings if own.removed is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """What a bundle says its weights are best sampled with."""
+Share = Annotated[float, Ge(0), Le(1)]
+Steps = Annotated[int, Ge(1), Le(1000)]
+Guidance = Annotated[float, Ge(0), Le(50)]
+Spacing = Annotated[float, Ge(0.5), Le(4)]
 
-    mode: Literal["branch", "reference", "joint"]
-    steps: int
-    hold: float
-    branch: float
-    guidance: float
-    soft: float
-    eta: float = 1.0
-    eta_free: float | None = None
-    spacing: float | None = None
-    soft_variance: Literal["mixed", "kept"] | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """What a bundle says its weights are best sampled with, as bundle.json has it; a recipe may say otherwise."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    mode: Literal["branch", "reference", "joint"] = "branch"
+    steps: Steps
+    hold: Share
+    branch: Share
+    guidance: Guidance
+    soft: Share = 0.2
+    eta: Share = 1.0
+    eta_free: Share | None = None
+    spacing: Spacing | None = None
+    soft_variance: SoftVariance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +164,7 @@ class SamplingSettings:
     eta: float = 1.0
     eta_free: float | None = None
     spacing: float | None = None
-    soft_variance: Literal["mixed", "kept"] | None = None
+    soft_variance: SoftVariance | None = None
     upscale_steps: int | None = None
 
     @property
@@ -198,7 +232,7 @@ class SampleSpec:
     uint8 [H, W] at the bundle's image size, `anatomy_id` where it came from ("bank", a file's name),
     `ctr` the cardiothoracic ratio of the mask, `members` the images to deliver, twin first. `image` is the real
     image that stands in the twin's place, `large` the same at the size images are upscaled to; one without organ
-    mask has no organ codes and no ratio.
+    mask has no organ codes and no ratio. `regions` bool [H, W] are those of all members' findings and shams.
     """
 
     index: int
@@ -211,6 +245,7 @@ class SampleSpec:
     members: tuple[MemberSpec, ...]
     image: GreyImage | None = None
     large: GreyImage | None = None
+    regions: dict[PlacedFinding, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.anatomy.augment import Augmentation, augment, scale_heart
-from xreal_synth.anatomy.measure import bounding_box, lung_box, organ_areas
+from xreal_synth.anatomy.augment import (
+    LARGE_HEART,
+    NORMAL_HEART,
+    Augmentation,
+    augment,
+    fit_heart,
+    scale_heart,
+)
+from xreal_synth.anatomy.measure import cardiothoracic_ratio, lung_box, organ_areas
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.findings import AORTA, HEART, LEFT_LUNG
+from xreal_synth.masks import bounding_box
 from xreal_synth.seeds import stream
 
 CHEST = schematic_mask(128)
@@ -80,7 +88,7 @@ def test_rotation_turns_about_the_centre_by_no_more_than_asked() -> None:
 
 @pytest.mark.parametrize("scale", [0.7, 0.9, 1.25, 1.5])
 def test_heart_is_scaled_about_its_centre_under_the_aorta(scale: float) -> None:
-    changed = scale_heart(CHEST, scale)
+    changed = scale_heart(CHEST, (scale, scale))
     before, after = bounding_box(CHEST == HEART), bounding_box(changed == HEART)
     assert before is not None
     assert after is not None
@@ -94,7 +102,28 @@ def test_a_smaller_heart_gives_its_border_to_what_lay_beside_it() -> None:
     mask = np.zeros((64, 64), dtype=np.uint8)
     mask[:, 40:] = LEFT_LUNG
     mask[20:40, 20:50] = HEART
-    smaller = scale_heart(mask, 0.8)
+    smaller = scale_heart(mask, (0.8, 0.8))
     assert smaller[30, 49] == LEFT_LUNG
     assert smaller[30, 20] == 0
     assert smaller[30, 35] == HEART
+
+
+@pytest.mark.parametrize("across", [0.7, 0.9, 1.0, 1.2, 1.5])
+def test_a_heart_is_fitted_to_what_its_group_shows(across: float) -> None:
+    mask = scale_heart(CHEST, (across, across))
+    for large in (True, False):
+        fitted = fit_heart(mask, large=large)
+        ratio = cardiothoracic_ratio(fitted)
+        assert ratio >= LARGE_HEART if large else ratio <= NORMAL_HEART
+        fits = cardiothoracic_ratio(mask)
+        assert np.array_equal(fitted, mask) == (fits >= LARGE_HEART if large else fits <= NORMAL_HEART)
+        validate_mask(fitted, "fitted")
+        assert np.array_equal(fitted == AORTA, mask == AORTA)
+
+
+def test_a_heart_grows_to_the_patients_left() -> None:
+    small = scale_heart(CHEST, (0.8, 0.8))
+    before, after = (bounding_box(mask == HEART) for mask in (small, fit_heart(small, large=True)))
+    assert before is not None
+    assert after is not None
+    assert after[2] - before[2] > 3 * (before[0] - after[0]) >= 0

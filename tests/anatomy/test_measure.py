@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from xreal_synth.anatomy.label_map import resize_mask
-from xreal_synth.anatomy.measure import bounding_box, cardiothoracic_ratio, lung_box, organ_areas, organ_boxes
+from xreal_synth.anatomy.measure import cardiothoracic_ratio, lung_box, organ_areas, organ_boxes
 from xreal_synth.errors import AnatomyError
 from xreal_synth.findings import HEART, LEFT_LUNG, RIGHT_LUNG
+from xreal_synth.masks import bounding_box
 from xreal_synth.types import Mask
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,23 +12,29 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.anatomy.measure import bounding_box
 from xreal_synth.anatomy.regions import (
-    HEART_REGION_SCALE,
     feather,
-    organ_region,
     pathology_mask,
     region_mask,
-    scale_about_centre,
     snap_outward,
 )
-from xreal_synth.findings import HEART
-from xreal_synth.types import PixelBox, PlacedFinding, Region
+from xreal_synth.findings import (
+    FINDINGS,
+    HEART,
+    HEART_REGION_SCALE,
+    LEFT_LUNG,
+    LUNGS,
+    LUNGS_OF,
+    REGIONS,
+    RIGHT_LUNG,
+)
+from xreal_synth.masks import bounding_box, scale_about
+from xreal_synth.types import PixelBox, PlacedFinding
 
 CHEST = schematic_mask(64)
 
 
-def _placed(region: Region, *boxes: PixelBox) -> PlacedFinding:
+def _placed(region: str, *boxes: PixelBox) -> PlacedFinding:
     return PlacedFinding("Pneumonia", "any", "any", region, boxes)
 
 
@@ -37,7 +46,7 @@ def test_box_region_is_its_boxes() -> None:
 
 def test_heart_region_is_the_scaled_heart_within_its_box() -> None:
     heart = CHEST == HEART
-    full = organ_region("heart", CHEST)
+    full = region_mask(_placed("heart", (0, 0, 64, 64)), CHEST)
     assert full.sum() == pytest.approx(HEART_REGION_SCALE**2 * heart.sum(), rel=0.05)
     assert (full | heart).sum() == full.sum()
     box = bounding_box(heart)
@@ -48,7 +57,7 @@ def test_heart_region_is_the_scaled_heart_within_its_box() -> None:
 
 
 def test_lungs_region_is_both_lungs_with_a_margin() -> None:
-    region = region_mask(_placed("lungs", (0, 0, 64, 64)), CHEST)
+    region = region_mask(replace(_placed("lungs", (0, 0, 64, 64)), side="both"), CHEST)
     lungs = np.isin(CHEST, (1, 2))
     assert region[lungs].all()
     away = ndimage.distance_transform_edt(~lungs)
@@ -56,21 +65,77 @@ def test_lungs_region_is_both_lungs_with_a_margin() -> None:
     assert not region[away > 2].any()
 
 
+SHAPES = sorted(name for name, rule in REGIONS.items() if rule.mask is not None and rule.drawn)
+
+
+def test_every_finding_has_a_region_of_the_table() -> None:
+    assert {finding.region for finding in FINDINGS.values()} == set(REGIONS)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_a_drawn_shape_is_a_share_of_its_lung_and_grows_with_it(name: str, side: str) -> None:
+    chest, rule, smaller = schematic_mask(256), REGIONS[name], np.zeros((256, 256), dtype=bool)
+    for size in (0.08, 0.2, 0.45):
+        region = rule.mask(chest, side, size)
+        for code in LUNGS:
+            share = region[chest == code].mean()
+            assert share == (pytest.approx(size, abs=0.01) if code in LUNGS_OF[side] else 0)
+        assert not (smaller & ~region).any()
+        away = ndimage.distance_transform_edt(~(region & np.isin(chest, LUNGS)))
+        assert away[region].max() <= 256 / 32
+        assert np.array_equal(region, rule.mask(chest, side, size))
+        smaller = region
+
+
+def test_an_effusion_fills_the_costophrenic_angle_and_climbs_the_chest_wall() -> None:
+    chest = schematic_mask(256)
+    region = REGIONS["costophrenic"].mask(chest, "right", 0.2) & (chest == RIGHT_LUNG)
+    rows, columns = np.nonzero(chest == RIGHT_LUNG)
+    lowest = columns[rows == rows.max()].min()
+    assert region[rows.max(), lowest]
+    assert not region[rows.min()].any()
+    tops = [int(np.flatnonzero(column)[0]) for column in region.T if column.any()]
+    assert tops[0] < tops[len(tops) // 2] < tops[-1], "highest at the chest wall, on the picture's left"
+
+
+def test_a_pneumothorax_lies_along_the_pleura_from_the_apex_down() -> None:
+    chest = schematic_mask(256)
+    lung = chest == LEFT_LUNG
+    region = REGIONS["pleural"].mask(chest, "left", 0.2) & lung
+    rows = np.flatnonzero(lung.any(axis=1))
+    assert region[rows[0]][lung[rows[0]]].all()
+    assert not region[rows[-1]].any()
+    widths = [int(region[row].sum()) for row in rows[len(rows) // 4 :]]
+    assert all(lower <= upper + 1 for upper, lower in pairwise(widths))
+    assert widths[0] > 5 > widths[-1]
+    for row in rows[: len(rows) // 2]:
+        assert np.flatnonzero(region[row])[-1] == np.flatnonzero(lung[row])[-1], "touches the chest wall"
+
+
+def test_a_whole_lung_can_be_one_sided() -> None:
+    region = REGIONS["lungs"].mask(CHEST, "left", None)
+    assert region[CHEST == LEFT_LUNG].all()
+    assert not region[CHEST == RIGHT_LUNG].any()
+
+
 def test_scaling_up_and_the_image_border() -> None:
     organ = np.zeros((32, 32), dtype=bool)
     organ[20:32, 20:32] = True
-    assert bounding_box(scale_about_centre(organ, 1.5)) == (17, 17, 32, 32)
-    assert bounding_box(scale_about_centre(organ, 0.5)) == (23, 23, 29, 29)
-    assert not scale_about_centre(np.zeros_like(organ), 2.0).any()
+    assert bounding_box(scale_about(organ, (1.5, 1.5))) == (17, 17, 32, 32)
+    assert bounding_box(scale_about(organ, (0.5, 0.5))) == (23, 23, 29, 29)
+    assert not scale_about(np.zeros_like(organ), (2.0, 2.0)).any()
 
 
 def test_pathology_mask_later_wins() -> None:
-    label_map = pathology_mask([_placed("box", (0, 0, 16, 16)), _placed("box", (8, 8, 24, 24))], CHEST)
+    label_map = pathology_mask(
+        [region_mask(_placed("box", box), CHEST) for box in ((0, 0, 16, 16), (8, 8, 24, 24))], CHEST.shape
+    )
     assert label_map[4, 4] == 1
     assert label_map[12, 12] == 2
     assert label_map[30, 30] == 0
     assert label_map.dtype == np.uint8
-    assert not pathology_mask([], CHEST).any()
+    assert not pathology_mask([], CHEST.shape).any()
 
 
 @settings(max_examples=60, deadline=None)

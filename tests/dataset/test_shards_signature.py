@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization as serial
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
 
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.head import head_bytes
 from xreal_synth.dataset.signature import SIGNATURE, sign, signature_problems
 from xreal_synth.errors import DatasetError

@@ -25,7 +25,7 @@ from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.seeds import normal
-from xreal_synth.types import GreyImage
+from xreal_synth.types import GreyImage, Role
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -105,9 +105,9 @@ class FakeBackend:
     def _group(self, job: GroupJob) -> GroupImages:
         self._fault(job.index)
         time.sleep(self._settings.sleep_s)
-        images = {"h": fake(job)}
+        images = {Role.healthy.member(): fake(job)}
         for member in job.members:
-            image = images["h"].astype(np.float32)
+            image = images[Role.healthy].astype(np.float32)
             for edit in member.edits:
                 image += edit.alpha * 40.0
             images[member.name] = image.clip(0, 255).astype(np.uint8)

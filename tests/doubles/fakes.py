@@ -71,16 +71,15 @@ def box_finding(name: str, box: PixelBox) -> PlacedFinding:
 
 
 def fake_pathology(findings: Sequence[PlacedFinding], anatomy: Mask) -> Mask:
-    """pathology.png of these findings; a heart's region is the heart itself."""
+    """pathology.png of these findings."""
     mask = np.zeros_like(anatomy)
     for value, finding in enumerate(findings, start=1):
         inside = np.zeros(anatomy.shape, bool)
         for x0, y0, x1, y1 in finding.boxes:
             inside[y0:y1, x0:x1] = True
-        if finding.region == "heart":
-            inside &= anatomy == vocab.HEART
-        elif finding.region == "lungs":
-            inside &= np.isin(anatomy, vocab.LUNGS)
+        shape = vocab.REGIONS[finding.region].mask
+        if shape is not None:
+            inside &= shape(anatomy, finding.side, finding.size)
         mask[inside] = value
     return mask
 

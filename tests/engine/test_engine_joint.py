@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def mapped_bundle(folder: Path, **changes: object) -> Path:
     build_tiny(folder, maps=True)
     shutil.copytree(SHIPPED / "xreal-tiny" / "anatomy_bank", folder / "anatomy_bank")
     fields = read_fields(folder / BUNDLE_FILE)
-    defaults = fields.defaults.model_copy(update=changes)
+    defaults = replace(fields.defaults, **changes)
     return write_bundle(folder, fields.model_copy(update={"defaults": defaults})).root
 
 

@@ -15,13 +15,14 @@ from PIL import Image
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.worker import environment, run_shard
-from xreal_synth.models.bundle_file import BundleFields, Defaults, Prompts
+from xreal_synth.models.bundle_file import BundleFields, Prompts
 from xreal_synth.models.convert.assemble import Parts, Stored, write_parts
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.report.contact_sheet import sheet_png
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import claim, open_run
 from xreal_synth.storage import LocalStore
+from xreal_synth.types import SamplingDefaults
 
 SIDE, FACTOR, LATENTS, TOKENS, WIDTH = 96, 8, 4, 5, 12
 
@@ -61,7 +62,7 @@ def build(out: Path, channels: Literal[1, 3]) -> None:
         name="sizes", image_size=SIDE, channels=channels, value_range=(-1.0, 1.0), scale_factor=0.4,
         latent_shape=(LATENTS, side, side), licence="none", use_restriction="tests", training_data="none",
         prompts=Prompts(null="", healthy="clear", findings={"Pneumonia": "opacity"}),
-        defaults=Defaults(steps=4, hold=0.5, branch=0.25, guidance=2.0),
+        defaults=SamplingDefaults(steps=4, hold=0.5, branch=0.25, guidance=2.0),
     )  # fmt: skip
     scheduler = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear", "beta_start": 0.00085}
     embeddings = {text: torch.randn(TOKENS, WIDTH) for text in ("", "clear", "opacity")}

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from xreal_synth.dataset.fakes import fake_groups, fake_head, publish_fakes
 
+from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.anatomy.mask_files import mask_files
 from xreal_synth.anatomy.sources import FolderSource
 from xreal_synth.cache import kept

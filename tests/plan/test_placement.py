@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.anatomy.measure import bounding_box, lung_box
-from xreal_synth.anatomy.regions import organ_region, region_mask
+from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
-from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG
+from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, LUNGS_OF, REGIONS, RIGHT_LUNG
+from xreal_synth.masks import bounding_box
 from xreal_synth.plan.placement import place
 from xreal_synth.plan.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
@@ -125,12 +126,59 @@ def test_both_sides_share_one_placement() -> None:
 def test_heart_and_lung_findings_follow_the_organ() -> None:
     heart = _place(name="Cardiomegaly")
     assert (heart.region, heart.side, heart.zone, heart.size) == ("heart", "any", "any", None)
-    assert np.array_equal(region_mask(heart, CHEST), organ_region("heart", CHEST))
+    assert np.array_equal(region_mask(heart, CHEST), REGIONS["heart"].mask(CHEST, "any", None))
     lungs = _place(name="Edema")
     assert (lungs.region, lungs.side) == ("lungs", "both")
-    assert np.array_equal(region_mask(lungs, CHEST), organ_region("lungs", CHEST))
+    assert np.array_equal(region_mask(lungs, CHEST), REGIONS["lungs"].mask(CHEST, "both", None))
     assert region_mask(lungs, CHEST)[np.isin(CHEST, LUNGS)].all()
     assert all(v % 8 == 0 for v in heart.box_xyxy + lungs.box_xyxy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**40),
+    name=st.sampled_from(["Effusion", "Pneumothorax"]),
+    side=st.sampled_from(SIDES),
+    size=st.sampled_from([None, (0.05, 0.1), (0.2, 0.5)]),
+)
+def test_a_placed_shape_has_all_that_was_asked(
+    seed: int, name: str, side: Side, size: tuple[float, float] | None
+) -> None:
+    anatomy = schematic_mask(256, np.random.default_rng(seed % 97))
+    placed = _place(anatomy, seed=seed, name=name, side=side, size=size)
+    low, high = size or FINDINGS[name].size
+    region = region_mask(placed, anatomy)
+    assert (placed.region, side in ("any", placed.side)) == (FINDINGS[name].region, True)
+    assert low <= placed.size <= high
+    inside = region[np.isin(anatomy, LUNGS_OF[placed.side])].mean()
+    assert inside == pytest.approx(placed.size, abs=0.01)
+    assert len(placed.boxes) == len(LUNGS_OF[placed.side])
+    for box in placed.boxes:
+        part = np.zeros_like(region)
+        part[box[1] : box[3], box[0] : box[2]] = True
+        x0, y0, x1, y1 = bounding_box(region & part)
+        assert all(v % 8 == 0 for v in box)
+        assert all(abs(a - b) < 8 for a, b in zip(box, (x0, y0, x1, y1), strict=True))
+
+
+def test_the_zone_of_a_shape_is_that_of_its_box() -> None:
+    low = [_place(seed=i, name="Effusion", zone="lower", size=(0.05, 0.15)) for i in range(20)]
+    assert {placed.zone for placed in low} == {"lower"}
+    with pytest.raises(
+        PlacementError, match=r"the lung's base .* has its centre in the upper zone in none of 8"
+    ):
+        _place(name="Effusion", zone="upper")
+
+
+def test_a_fixed_box_of_a_finding_with_a_shape_is_a_box() -> None:
+    placed = _place(name="Effusion", box=(0.22, 0.60, 0.36, 0.75))
+    assert (placed.region, placed.size, len(placed.boxes)) == ("box", None, 1)
+
+
+def test_edema_can_be_one_sided() -> None:
+    placed = _place(name="Edema", side="left")
+    assert (placed.side, placed.region, len(placed.boxes)) == ("left", "lungs", 1)
+    assert not region_mask(placed, CHEST)[CHEST == RIGHT_LUNG].any()
 
 
 def test_a_fixed_box_is_snapped_outward() -> None:

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.anatomy.sources import AnatomySource
+from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import PlacementError, RecipeError
+from xreal_synth.models.describe import describe
 from xreal_synth.plan.build import Geometry, Plan
+from xreal_synth.plan.labels import labels_for
 from xreal_synth.plan.prior import Prior
 from xreal_synth.plan.probe import probe
 from xreal_synth.recipe.load import recipe_from_text
@@ -189,6 +191,27 @@ def test_large_hearts_make_cardiomegaly_unknown_in_the_probe(make: Make, large_h
     table = {(one.label_set, one.label): one for one in report.labels}
     assert table["chexpert14", "Cardiomegaly"].unknown == report.images
     assert table["chexpert14", "No Finding"].positive == 0
+
+
+def test_a_bank_heart_agrees_with_what_its_group_shows(make: Make) -> None:
+    bank = BankSource(describe("xreal-tiny").root / "anatomy_bank")
+    plan = make(
+        "anatomies=60",
+        "findings[1].labels=[{name: Cardiomegaly}]",
+        "findings[2].labels=[{name: Edema}]",
+        source=bank,
+    )
+    shown = {plan.row(i): [] for i in range(4)}
+    for index in range(60):
+        spec = plan.sample(index, 0)
+        shown[spec.row].append(spec.ctr)
+        for member in spec.members:
+            labels = labels_for(member.findings, "negative", spec.ctr)
+            assert None not in labels["chexpert14"].values() or (spec.row == 1 and member.name == "h")
+    assert min(shown.pop(1)) >= 0.55
+    assert max(ratio for ratios in shown.values() for ratio in ratios) <= 0.5
+    table = {(one.label_set, one.label): one for one in probe(plan).labels}
+    assert table["txrv18", "Cardiomegaly"].unknown == probe(plan).rows[1].groups * plan.recipe.pairs.twin
 
 
 def test_a_billion_groups_plan_in_constant_time_and_space(make: Make) -> None:

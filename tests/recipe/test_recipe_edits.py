@@ -39,7 +39,7 @@ def problems(text: str, *overrides: str) -> dict[str, Problem]:
 
 def settings(*overrides: str, images: str = "f" * 64) -> dict[str, object]:
     recipe = recipe_from_text(IMAGES, overrides=overrides)
-    defaults = SamplingDefaults("branch", 10, 0.5, 0.2, 3.0, 0.2)
+    defaults = SamplingDefaults(steps=10, hold=0.5, branch=0.2, guidance=3.0)
     return digested_settings(recipe, resolve_sampling(recipe.sampling, defaults), images)
 
 

@@ -9,10 +9,10 @@ import pytest
 from xreal_synth.errors import RecipeError
 from xreal_synth.recipe.quality import (
     PROFILES,
-    CheckFile,
+    KnownFile,
     Quality,
+    as_digested,
     digested_quality,
-    place_files,
     resolve_quality,
 )
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_is_reported(fields: dict[str, Any], path: str, found: st
 
 
 def test_a_file_brings_its_bound_and_is_known_by_its_content() -> None:
-    files = {"copies": CheckFile("a" * 64, {"distance": 7.5})}
+    files = {"copies": KnownFile("a" * 64, {"distance": 7.5})}
     (check,) = [
         check
         for check in resolve_quality(quality(checks={"copies": {"index": "i.st"}}), {}, files).checks
@@ -80,19 +80,32 @@ def test_a_file_brings_its_bound_and_is_known_by_its_content() -> None:
     settings = resolve_quality(own, {"organs": "-"}, files)
     reported = digested_quality(settings)
     assert reported["checks"]["copies"] == {"action": "reject", "distance": 3.0, "content": "a" * 64}  # type: ignore[index]
-    assert reported["checks"]["organs"] == {"action": "off"}  # type: ignore[index]
-    place_files(reported, {"checks": {"copies": {"index": "moved.st"}}})
+    assert "organs" not in reported["checks"]  # type: ignore[operator]
+    as_digested(reported, {"checks": {"copies": {"index": "moved.st"}}})
     again = resolve_quality(Quality.model_validate(reported), {"organs": "-"}, files)
     assert digested_quality(again) == digested_quality(settings)
     with pytest.raises(RecipeError, match="sha256 bbbb"):
-        resolve_quality(Quality.model_validate(reported), {"organs": "-"}, {"copies": CheckFile("b" * 64)})
+        resolve_quality(Quality.model_validate(reported), {"organs": "-"}, {"copies": KnownFile("b" * 64)})
 
 
 def test_strict_is_nowhere_looser_than_standard() -> None:
-    from xreal_synth.quality.gate import SCORES
+    from xreal_synth.quality.catalogue import SCORES
 
     for name, standard in PROFILES["standard"].items():
         for score, value in standard.bounds.items():
             strict = PROFILES["strict"][name].bounds[score]
             assert strict >= value if SCORES[f"{name}.{score}"][0] else strict <= value
             assert f"{name}.{score}" in SCORES
+
+
+def test_a_check_that_does_not_run_is_not_digested_and_stays_off_when_a_dataset_is_reopened() -> None:
+    """So a check that a later version adds leaves earlier datasets resumable."""
+    before = resolve_quality(quality(), {**UNABLE, "change": "this version does not have it"}, {})
+    reported = digested_quality(before)
+    assert "change" not in reported["checks"]  # type: ignore[operator]
+    off = resolve_quality(quality(checks={"change": {"action": "off"}}), UNABLE, {})
+    assert digested_quality(off) == reported
+    as_digested(reported, {})
+    assert digested_quality(resolve_quality(Quality.model_validate(reported), {}, {})) == digested_quality(
+        before
+    )

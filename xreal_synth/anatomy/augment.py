@@ -13,12 +13,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.anatomy.regions import scale_about_centre
+from xreal_synth.anatomy.measure import cardiothoracic_ratio
 from xreal_synth.findings import AORTA, BACKGROUND, HEART
+from xreal_synth.masks import scale_about
 from xreal_synth.types import Mask
 
 _KNOTS = 5
 """Control points a side of the elastic field: bends as broad as a lung, none as fine as a rib."""
+
+LARGE_HEART = 0.55
+"""The least cardiothoracic ratio of a heart that shows Cardiomegaly."""
+NORMAL_HEART = 0.5
+"""The largest ratio of one that does not; in between a radiologist cannot tell."""
+SMALL_HEART = 0.4
+HEART_ANCHOR = (0.15, 0.2)
+"""What stays where it is when a heart is scaled to a ratio, in its box: close to the right border (the picture's
+left) and the base."""
+_FITS = 20
 
 _Array = npt.NDArray[np.float64]
 
@@ -53,18 +64,42 @@ def augment(mask: Mask, rng: np.random.Generator, settings: Augmentation) -> Mas
         mask = _warp(
             mask, settings.rotate_deg * angle, offset, 1.0 + settings.scale * zoom, settings.elastic * knots
         )
-    return scale_heart(mask, heart_scale)
+    return scale_heart(mask, (heart_scale, heart_scale))
 
 
-def scale_heart(mask: Mask, scale: float) -> Mask:
-    """The heart scaled about its centre and painted over the lungs, under the aorta.
+def fit_heart(mask: Mask, *, large: bool) -> Mask:
+    """The heart scaled, if it has to be, to a cardiothoracic ratio of at least LARGE_HEART, or at most NORMAL_HEART.
+
+    Ratios that differ still do afterwards, so that hearts do not all have the bound's. A heart grows to the
+    patient's left and somewhat downward, as a left ventricle does; its right border and its base hardly move.
+    """
+    ratio = cardiothoracic_ratio(mask)
+    if not ratio or (ratio >= LARGE_HEART if large else ratio <= NORMAL_HEART):
+        return mask
+    wanted = (
+        LARGE_HEART + max(0.0, ratio - SMALL_HEART) / 2
+        if large
+        else NORMAL_HEART - (ratio - NORMAL_HEART) / 5
+    )
+    fitted, across = mask, wanted / ratio
+    for _ in range(_FITS):
+        fitted = scale_heart(mask, (across, 1.0 + (across - 1.0) / 2), HEART_ANCHOR)
+        found = cardiothoracic_ratio(fitted)
+        if found >= LARGE_HEART if large else found <= NORMAL_HEART:
+            break
+        across *= 1.02 if large else 0.98
+    return fitted
+
+
+def scale_heart(mask: Mask, scale: tuple[float, float], anchor: tuple[float, float] = (0.5, 0.5)) -> Mask:
+    """The heart scaled by (x, y) about a point of its box and painted over the lungs, under the aorta.
 
     Pixels a smaller heart gives up go to the nearest of its neighbours, lung or background.
     """
-    if scale == 1.0:
+    if scale == (1.0, 1.0):
         return mask
     old = mask == HEART
-    new = scale_about_centre(old, scale)
+    new = scale_about(old, scale, anchor)
     result = mask.copy()
     given_up = old & ~new
     if given_up.any():

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from xreal_synth.findings import HEART, LEFT_LUNG, LUNGS, RIGHT_LUNG
+from xreal_synth.masks import bounding_box
 from xreal_synth.types import Mask, PixelBox
-
-
-def bounding_box(region: npt.NDArray[np.bool_]) -> PixelBox | None:
-    """The half-open xyxy box of the True pixels of bool [H, W]; None if there are none."""
-    ys = np.flatnonzero(region.any(axis=1))
-    if not ys.size:
-        return None
-    xs = np.flatnonzero(region[ys[0] : ys[-1] + 1].any(axis=0))
-    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 def organ_boxes(mask: Mask) -> tuple[PixelBox | None, ...]:

@@ -9,21 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.anatomy.measure import bounding_box
-from xreal_synth.findings import HEART, LEFT_LUNG, RIGHT_LUNG
-from xreal_synth.types import Mask, PixelBox, PlacedFinding, Region
-
-HEART_REGION_SCALE = 1.2
-"""The heart's region is the heart this much larger, room for its border to move outward: NIH's Cardiomegaly
-boxes are 1.30 times as wide and 1.13 times as high as the shared masks' mean heart."""
-
-FEATHER_SHARE = 1 / 32
-"""Width of a paste's feather over the image's side: 8 pixels at 256."""
-
-LUNGS_MARGIN = FEATHER_SHARE
-"""The lungs' region is both lungs with a margin of this share of the image's side: the paste fades within the
-region, so without room around the lungs a rim of the healthy twin's air would be left at their border."""
-
+from xreal_synth.findings import FEATHER_SHARE as FEATHER_SHARE
+from xreal_synth.findings import REGIONS
+from xreal_synth.masks import bounding_box
+from xreal_synth.types import Mask, PixelBox, PlacedFinding
 
 REMOVAL_MARGIN = FEATHER_SHARE
 """A real image's own box is painted over with a margin of this share of the image's side, so that the paste has
@@ -48,43 +37,21 @@ def removed_region(box: PixelBox, factor: int, size: int) -> PixelBox:
     return snap_outward((x0 - margin, y0 - margin, x1 + margin, y1 + margin), factor, size)
 
 
-def scale_about_centre(organ: npt.NDArray[np.bool_], scale: float) -> npt.NDArray[np.bool_]:
-    """The organ bool [H, W] scaled about its box's centre, nearest neighbour, cut to the image."""
-    box = bounding_box(organ)
-    if box is None or scale == 1.0:
-        return organ
-    height, width = organ.shape
-    x = _source_index(width, (box[0] + box[2]) / 2, scale)
-    y = _source_index(height, (box[1] + box[3]) / 2, scale)
-    inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
-    scaled = organ[y.clip(0, height - 1)[:, None], x.clip(0, width - 1)[None, :]]
-    return np.asarray(scaled & inside)
-
-
-def organ_region(region: Region, anatomy: Mask) -> npt.NDArray[np.bool_]:
-    """The shape-rule regions "heart" and "lungs" on an anatomy -> bool [H, W]."""
-    assert region != "box", "a box region needs its boxes"
-    if region == "heart":
-        return scale_about_centre(anatomy == HEART, HEART_REGION_SCALE)
-    lungs = (anatomy == LEFT_LUNG) | (anatomy == RIGHT_LUNG)
-    away = ndimage.distance_transform_edt(~lungs)
-    return np.asarray(away <= LUNGS_MARGIN * anatomy.shape[0])
-
-
 def region_mask(finding: PlacedFinding, anatomy: Mask) -> npt.NDArray[np.bool_]:
     """Where the finding acts -> bool [H, W]; never outside its snapped boxes."""
     region = np.zeros(anatomy.shape, dtype=bool)
     for x0, y0, x1, y1 in finding.boxes:
         region[y0:y1, x0:x1] = True
-    if finding.region != "box":
-        region &= organ_region(finding.region, anatomy)
+    mask = REGIONS[finding.region].mask
+    if mask is not None:
+        region &= mask(anatomy, finding.side, finding.size)
     return region
 
 
 def shown_area(finding: PlacedFinding, region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Where a denoiser with region maps is told that a finding is, bool [H, W]: as it was trained, the whole boxes, or
-    the organ whose shape the finding has."""
-    if finding.region != "box":
+    the whole organ that the finding takes in."""
+    if not REGIONS[finding.region].drawn:
         return region
     area = np.zeros_like(region)
     for x0, y0, x1, y1 in finding.boxes:
@@ -92,11 +59,11 @@ def shown_area(finding: PlacedFinding, region: npt.NDArray[np.bool_]) -> npt.NDA
     return area
 
 
-def pathology_mask(findings: Sequence[PlacedFinding], anatomy: Mask) -> Mask:
-    """uint8 [H, W]: 0 none, i+1 = findings[i]; where two overlap the later wins."""
-    label_map = np.zeros(anatomy.shape, dtype=np.uint8)
-    for i, finding in enumerate(findings):
-        label_map[region_mask(finding, anatomy)] = i + 1
+def pathology_mask(regions: Sequence[npt.NDArray[np.bool_]], shape: tuple[int, ...]) -> Mask:
+    """uint8 [H, W]: 0 none, i+1 = regions[i], bool [H, W]; where two overlap the later wins."""
+    label_map = np.zeros(shape, dtype=np.uint8)
+    for i, region in enumerate(regions):
+        label_map[region] = i + 1
     return label_map
 
 
@@ -121,9 +88,3 @@ def feather(region: npt.NDArray[np.bool_], width_px: float) -> npt.NDArray[np.fl
 def _rimmed(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """One pixel of False all round: the image's edge is a border like any other."""
     return np.pad(region, 1)
-
-
-def _source_index(length: int, centre: float, scale: float) -> npt.NDArray[np.int64]:
-    """For each of `length` output pixels the input pixel it comes from (may lie outside)."""
-    position = (np.arange(length) + 0.5 - centre) / scale + centre
-    return np.asarray(np.floor(position), dtype=np.int64)

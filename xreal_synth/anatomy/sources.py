@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from xreal_synth.anatomy.augment import Augmentation, augment
+from xreal_synth.anatomy.augment import Augmentation, augment, fit_heart
 from xreal_synth.anatomy.label_map import resize_mask
 from xreal_synth.anatomy.mask_files import content_of, is_tar, mask_files
 from xreal_synth.anatomy.shape_model import ShapeModel
@@ -52,11 +52,18 @@ class BankSource:
         self._model = ShapeModel.load(folder, read)
         self._settings = settings or Augmentation()
 
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
+    def draw(
+        self, rng: np.random.Generator, size: int, *, large_heart: bool | None = None
+    ) -> tuple[Mask, str]:
+        """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn."""
+
         def once() -> tuple[Mask, str]:
             return self._model.sample(rng, size), "bank"
 
-        return _draw_valid(once, rng, self._settings, "a draw of the mask bank")
+        def fitted(mask: Mask) -> Mask:
+            return mask if large_heart is None else fit_heart(mask, large=large_heart)
+
+        return _draw_valid(once, rng, self._settings, "a draw of the mask bank", fitted)
 
 
 class FolderSource:
@@ -101,12 +108,16 @@ class FolderSource:
 
 
 def _draw_valid(
-    once: Callable[[], tuple[Mask, str]], rng: np.random.Generator, settings: Augmentation, what: str
+    once: Callable[[], tuple[Mask, str]],
+    rng: np.random.Generator,
+    settings: Augmentation,
+    what: str,
+    fitted: Callable[[Mask], Mask] = lambda mask: mask,
 ) -> tuple[Mask, str]:
     problem: AnatomyError | None = None
     for _ in range(MAX_DRAWS):
         mask, name = once()
-        mask = augment(mask, rng, settings)
+        mask = fitted(augment(mask, rng, settings))
         try:
             validate_mask(mask, name)
         except AnatomyError as error:

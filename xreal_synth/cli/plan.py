@@ -21,6 +21,7 @@ from xreal_synth.cli.options import (
     print_json,
     seconds_text,
 )
+from xreal_synth.findings import HEART_FINDING
 
 if TYPE_CHECKING:
     from xreal_synth.engine.estimate import CostEstimate
@@ -111,6 +112,10 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
         notes.print(f"not checked: {check}: {why}")
     for note in run.plan.notes:
         notes.print(note)
+    wide = next(count.unknown for count in report.labels if count.label == HEART_FINDING)
+    if wide and run.recipe.labels.unrequested == "negative":
+        why = "a heart over half as wide as the chest, which nobody asked for"
+        notes.print(f"{HEART_FINDING} is unknown in about {wide:,.0f} images: {why}")
     for row in report.rows:
         for error, times in row.reasons:
             notes.print(f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}")

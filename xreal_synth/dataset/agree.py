@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.meta import TWIN
 from xreal_synth.dataset.table import label_columns, meta_columns
 from xreal_synth.dataset.tar import TableRow
-from xreal_synth.types import PlacedFinding, Sample, SampleMeta
-
-FIRST_VARIANT: Final = "v0"
+from xreal_synth.types import PlacedFinding, Role, Sample, SampleMeta
 
 
 def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
@@ -39,7 +35,8 @@ def group_problems(members: Sequence[Sample]) -> list[str]:
         if not np.array_equal(sample.anatomy, first.anatomy):
             problems.append(f"{key}: another anatomy mask than {first.meta.key}")
             continue
-        if sample.meta.sampling.get("paste") == "feather" and sample.meta.sampling.get("mode") != "joint":
+        pasted = sample.meta.sampling.get("paste") == "feather"
+        if pasted and sample.meta.sampling.get("mode") != "joint":
             outside = ~(_painted_on(sample, members) | _painted_on(first, members))
             if not np.array_equal(sample.image[outside], first.image[outside]):
                 problems.append(f"{key}: the image differs from {first.meta.key} outside its findings")
@@ -52,7 +49,7 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
     """Where an image was painted on, bool [H, W]; a sham's regions are those of the first variant."""
     region = np.asarray(sample.pathology > 0)
     if sample.meta.sham:
-        variants = [member for member in members if member.meta.member == FIRST_VARIANT]
+        variants = [member for member in members if member.meta.member == Role.variant.member()]
         return np.asarray(variants[0].pathology > 0) if variants else ~region
     for x0, y0, x1, y1 in sample.meta.source.removed if sample.meta.source is not None else ():
         region[y0:y1, x0:x1] = True
@@ -62,13 +59,13 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
 def _sham_problems(members: Sequence[Sample]) -> list[str]:
     """Whether a sham lies in the first variant's regions and is labelled as an image without them."""
     by_name = {sample.meta.member: sample.meta for sample in members}
-    first, twin = by_name.get(FIRST_VARIANT), by_name.get(TWIN)
+    first, twin = by_name.get(Role.variant.member()), by_name.get(Role.healthy)
     problems = []
     for meta in by_name.values():
         if not meta.sham:
             continue
         if first is None or first.findings != meta.sham:
-            problems.append(f"{meta.key}: its regions are not those of the group's {FIRST_VARIANT}")
+            problems.append(f"{meta.key}: its regions are not those of the group's v0")
         if twin is not None and twin.labels != meta.labels:
             problems.append(f"{meta.key}: other labels than {twin.key}")
     return problems
@@ -79,7 +76,7 @@ def _change_problems(sample: Sample, members: Sequence[Sample]) -> list[str]:
     problems = []
     if sample.change[~_painted_on(sample, members)].any():
         problems.append("change.png is not 0 outside what was painted")
-    twin = next((member.image for member in members if member.meta.member == TWIN), None)
+    twin = next((member.image for member in members if member.meta.member == Role.healthy), None)
     if twin is not None and not np.array_equal(
         sample.change, np.abs(np.subtract(sample.image, twin, dtype=int))
     ):
@@ -144,15 +141,13 @@ def _masks(sample: Sample) -> list[str]:
 def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
     """The finding's region holds its value or a later one, and its value stands nowhere else.
 
-    Of a region that follows an organ only the box is known here, and that the lungs' holds the lungs.
+    Of one that is no box the boxes are known here, and the organs that its rule says it holds in full.
     """
     allowed = np.zeros(sample.pathology.shape, dtype=bool)
     for x0, y0, x1, y1 in finding.boxes:
         allowed[y0:y1, x0:x1] = True
-    shown = sample.pathology >= value
-    if finding.region == "heart":
-        covered = bool(shown[allowed].any())
-    else:
-        needed = allowed & np.isin(sample.anatomy, vocab.LUNGS) if finding.region == "lungs" else allowed
-        covered = bool(shown[needed].all())
-    return covered and bool(allowed.any()) and not bool((sample.pathology == value)[~allowed].any())
+    shown, rule = sample.pathology >= value, vocab.REGIONS[finding.region]
+    held = set(rule.covers).intersection(vocab.LUNGS_OF[finding.side])
+    needed = allowed if rule.mask is None else allowed & np.isin(sample.anatomy, list(held))
+    covered = bool(shown[allowed].any()) and bool(shown[needed].all())
+    return covered and not bool((sample.pathology == value)[~allowed].any())

@@ -1,16 +1,19 @@
-"""KEY.json: a sample's meta data as JSON, and back.
+"""KEY.json: a sample's meta data as JSON, and back; FACTS is what it and the table's columns follow from.
 
-Fields that a later version adds are ignored by this one; a missing field or a wrong type is an error.
+Fields that a later version adds are ignored by this one, and null in samples of this one; any other missing field or
+a wrong type is an error.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Final, Literal
+from operator import attrgetter
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, create_model
 
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import parse_key
@@ -22,15 +25,13 @@ from xreal_synth.types import (
     NormBox,
     PixelBox,
     PlacedFinding,
-    Region,
+    Role,
     SampleMeta,
     SourceImage,
 )
 
 REAL: Final = "a real film"
 EDITED: Final = "edited from a real film"
-TWIN: Final = "h"
-SHAM: Final = "s"
 
 
 def _no_bool(value: object) -> object:
@@ -40,12 +41,22 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _known(region: str) -> str:
+    if region not in vocab.REGIONS:
+        raise ValueError(f"{region!r} is none of {', '.join(vocab.REGIONS)}")
+    return region
+
+
+_Region = Annotated[str, AfterValidator(_known)]
+
+
 @dataclass(frozen=True, slots=True)
-class _FindingJson:
-    name: str
+class PlaceJson:
+    """A place as KEY.json and the table have it, after its name."""
+
     side: str
     zone: str
-    region: Region
+    region: _Region
     size: float | None
     box_xyxy: PixelBox
     box_xyxyn: NormBox
@@ -53,35 +64,13 @@ class _FindingJson:
 
 
 @dataclass(frozen=True, slots=True)
-class _ShamJson:
+class _FindingJson(PlaceJson):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ShamJson(PlaceJson):
     of: str
-    side: str
-    zone: str
-    region: Region
-    size: float | None
-    box_xyxy: PixelBox
-    box_xyxyn: NormBox
-    boxes_xyxy: tuple[PixelBox, ...]
-
-    @property
-    def finding(self) -> _FindingJson:
-        return _FindingJson(
-            self.of, self.side, self.zone, self.region, self.size,
-            self.box_xyxy, self.box_xyxyn, self.boxes_xyxy,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _BundleJson:
-    name: str
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class _AnatomyJson:
-    source: str
-    id: str
-    ctr: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,31 +96,106 @@ class _QualityJson:
     flags: tuple[str, ...]
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True, slots=True)
-class _MetaJson:
-    key: str
-    group: int
-    member: str
-    attempt: int
-    row: int
-    image_size: tuple[int, int]
-    findings: tuple[_FindingJson, ...]
-    labels: dict[str, dict[str, Annotated[LabelValue, BeforeValidator(_no_bool)]]]
-    prompt: str
-    sampling: dict[str, object]
-    anatomy: _AnatomyJson
-    bundle: _BundleJson
-    digest: str
-    seed: int
-    synthetic: bool
-    source: _SourceJson | None = None
-    quality: _QualityJson | None = None
-    sham: tuple[_ShamJson, ...] = ()
+class Fact:
+    """A field of SampleMeta, in KEY.json and in the table.
+
+    `path` is where KEY.json has it, of JSON type `kind`. `write` gives its JSON value, None where it is left out
+    (only with a default), `read` turns that back into SampleMeta's. `columns` are the table's: name -> (arrow type,
+    value). A fact that a later version adds has a default, with which samples that lack it are read: its columns are
+    null there.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    kind: Any
+    write: Callable[[SampleMeta], object]
+    read: Callable[[Any], object] = _same
+    default: Any = ...
+    columns: Mapping[str, tuple[str, Callable[[SampleMeta], object]]] = field(default_factory=dict)
+
+
+def _fact(name: str, kind: Any, arrow: str = "", path: tuple[str, ...] = (), **more: Any) -> Fact:
+    """One whose value stands in KEY.json, and in a column of an arrow type, as it is."""
+    value = attrgetter(name)
+    return Fact(name, path or (name,), kind, value, columns={name: (arrow, value)} if arrow else {}, **more)
+
+
+def _findings(meta: SampleMeta) -> list[dict[str, object]]:
+    return [finding_fields(finding, meta.image_size) for finding in meta.findings]
+
+
+def _labels(meta: SampleMeta) -> dict[str, dict[str, LabelValue]]:
+    return {
+        set_name: {name: meta.labels[set_name][name] for name in names}
+        for set_name, names in vocab.LABEL_SETS.items()
+    }
+
+
+FACTS: Final = (
+    _fact("key", str, "string"),
+    _fact("group", int, "int64"),
+    _fact("member", str, "string"),
+    _fact("attempt", int, "int32"),
+    _fact("row", int, "int32"),
+    Fact(
+        "image_size", ("image_size",), tuple[int, int], lambda meta: list(meta.image_size),
+        columns={
+            "height": ("int32", lambda meta: meta.image_size[0]),
+            "width": ("int32", lambda meta: meta.image_size[1]),
+        },
+    ),
+    Fact(
+        "findings", ("findings",), tuple[_FindingJson, ...], _findings,
+        read=lambda raw: tuple(_finding(one, one.name) for one in raw), columns={"findings": ("findings", _findings)},
+    ),
+    Fact(
+        "labels", ("labels",), dict[str, dict[str, Annotated[LabelValue, BeforeValidator(_no_bool)]]], _labels
+    ),
+    _fact("prompt", str, "string"),
+    Fact("sampling", ("sampling",), dict[str, object], lambda meta: dict(sorted(meta.sampling.items()))),
+    _fact("anatomy_source", str, "string", ("anatomy", "source")),
+    _fact("anatomy_id", str, "string", ("anatomy", "id")),
+    _fact("ctr", float | None, "float64", ("anatomy", "ctr")),
+    _fact("bundle_name", str, path=("bundle", "name")),
+    _fact("bundle_hash", str, path=("bundle", "hash")),
+    _fact("digest", str),
+    _fact("seed", int),
+    Fact("", ("synthetic",), bool, lambda meta: meta.source is None),
+    Fact(
+        "source", ("source",), _SourceJson | None,
+        lambda meta: None if meta.source is None else _source_fields(meta.source, meta.member),
+        read=lambda raw: _source(raw), default=None,
+    ),
+    Fact(
+        "quality", ("quality",), _QualityJson | None,
+        lambda meta: None if meta.quality is None else _quality_fields(meta.quality),
+        read=lambda raw: None if raw is None else ImageQuality(raw.profile, raw.scores, raw.flags), default=None,
+    ),
+    Fact(
+        "sham", ("sham",), tuple[_ShamJson, ...],
+        lambda meta: [sham_fields(place, meta.image_size) for place in meta.sham] or None,
+        read=lambda raw: tuple(_finding(one, one.of) for one in raw), default=(),
+    ),
+)  # fmt: skip
+"""In the order of KEY.json. `synthetic` is true where nothing of the image is a patient's, and is no field."""
 
 
 @lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[_MetaJson]:
-    return TypeAdapter(_MetaJson)
+def _model() -> type[BaseModel]:
+    """KEY.json as a pydantic model; `anatomy` and `bundle` are parts of it."""
+    plain: dict[str, Any] = {fact.path[0]: (fact.kind, fact.default) for fact in FACTS if len(fact.path) == 1}
+    nested: dict[str, dict[str, Any]] = {}
+    for fact in FACTS:
+        if len(fact.path) == 2:
+            nested.setdefault(fact.path[0], {})[fact.path[1]] = (fact.kind, fact.default)
+    parts: dict[str, Any] = {name: (create_model(name, **fields), ...) for name, fields in nested.items()}
+    model: type[BaseModel] = create_model("KEY.json", **plain, **parts)
+    return model
 
 
 def norm_box(box: PixelBox, image_size: tuple[int, int]) -> NormBox:
@@ -163,47 +227,30 @@ def sham_fields(place: PlacedFinding, image_size: tuple[int, int]) -> dict[str, 
 def meta_json(meta: SampleMeta) -> bytes:
     """Canonical bytes of KEY.json: fixed field order, no spaces, label sets in vocab's order.
 
-    `synthetic` is true where nothing of the image is a patient's. A real image, or one edited from it, has
-    `source`, which says so. `quality` is there where a gate was, `sham`, the regions that were painted, in a
-    sham alone.
+    A real image, or one edited from it, has `source`, which says so. `quality` is there where a gate was, `sham`, the
+    regions that were painted, in a sham alone.
     """
-    fields: dict[str, object] = {
-        "key": meta.key,
-        "group": meta.group,
-        "member": meta.member,
-        "attempt": meta.attempt,
-        "row": meta.row,
-        "image_size": list(meta.image_size),
-        "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
-        "labels": {
-            set_name: {name: meta.labels[set_name][name] for name in names}
-            for set_name, names in vocab.LABEL_SETS.items()
-        },
-        "prompt": meta.prompt,
-        "sampling": dict(sorted(meta.sampling.items())),
-        "anatomy": {"source": meta.anatomy_source, "id": meta.anatomy_id, "ctr": meta.ctr},
-        "bundle": {"name": meta.bundle_name, "hash": meta.bundle_hash},
-        "digest": meta.digest,
-        "seed": meta.seed,
-        "synthetic": meta.source is None,
-    }
-    if meta.source is not None:
-        fields["source"] = _source_fields(meta.source, meta.member)
-    if meta.quality is not None:
-        fields["quality"] = {
-            "profile": meta.quality.profile,
-            "scores": dict(sorted(meta.quality.scores.items())),
-            "flags": list(meta.quality.flags),
-        }
-    if meta.sham:
-        fields["sham"] = [sham_fields(place, meta.image_size) for place in meta.sham]
+    fields: dict[str, Any] = {}
+    for fact in FACTS:
+        value = fact.write(meta)
+        if value is not None or fact.default is ...:
+            *part, name = fact.path
+            (fields.setdefault(part[0], {}) if part else fields)[name] = value
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _quality_fields(quality: ImageQuality) -> dict[str, object]:
+    return {
+        "profile": quality.profile,
+        "scores": dict(sorted(quality.scores.items())),
+        "flags": list(quality.flags),
+    }
 
 
 def _source_fields(source: SourceImage, member: str) -> dict[str, object]:
     """What KEY.json says of a real image, or of the one that an image was edited from."""
     return {
-        "origin": REAL if member == TWIN else EDITED,
+        "origin": REAL if member == Role.healthy else EDITED,
         "id": source.id,
         "sha256": source.sha256,
         "labels": list(source.labels),
@@ -221,28 +268,25 @@ def _source_fields(source: SourceImage, member: str) -> dict[str, object]:
 def parse_meta(data: bytes, where: str) -> SampleMeta:
     """The meta data in a KEY.json; raises DatasetError if it is not one or contradicts itself."""
     try:
-        raw = _adapter().validate_json(data, strict=True)
+        raw: Any = _model().model_validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = ".".join(map(str, first["loc"]))
         raise DatasetError(where=where, found=f"{path or 'the file'}: {first['msg']}") from error
-    meta = SampleMeta(
-        key=raw.key, group=raw.group, member=raw.member, attempt=raw.attempt, row=raw.row, digest=raw.digest,
-        bundle_name=raw.bundle.name, bundle_hash=raw.bundle.hash, seed=raw.seed,
-        anatomy_source=raw.anatomy.source, anatomy_id=raw.anatomy.id, ctr=raw.anatomy.ctr,
-        image_size=raw.image_size, findings=tuple(_finding(finding, where) for finding in raw.findings),
-        labels=raw.labels, prompt=raw.prompt, sampling=raw.sampling, source=_source(raw.source),
-        quality=_quality(raw.quality),
-        sham=tuple(_finding(place.finding, where) for place in raw.sham),
-    )  # fmt: skip
+    for place in (*raw.findings, *raw.sham):
+        if not place.boxes_xyxy:
+            named = place.name if isinstance(place, _FindingJson) else place.of
+            raise DatasetError(where=where, found=f"finding {named!r} has no box")
+    values: dict[str, Any] = {
+        fact.name: fact.read(attrgetter(".".join(fact.path))(raw)) for fact in FACTS if fact.name
+    }
+    meta = SampleMeta(**values)
     _check(meta, raw, where)
     return meta
 
 
-def _finding(raw: _FindingJson, where: str) -> PlacedFinding:
-    if not raw.boxes_xyxy:
-        raise DatasetError(where=where, found=f"finding {raw.name!r} has no box")
-    return PlacedFinding(raw.name, raw.side, raw.zone, raw.region, raw.boxes_xyxy, raw.size)
+def _finding(raw: PlaceJson, name: str) -> PlacedFinding:
+    return PlacedFinding(name, raw.side, raw.zone, raw.region, raw.boxes_xyxy, raw.size)
 
 
 def _source(raw: _SourceJson | None) -> SourceImage | None:
@@ -252,18 +296,16 @@ def _source(raw: _SourceJson | None) -> SourceImage | None:
     return SourceImage(raw.id, raw.sha256, raw.labels, own)
 
 
-def _quality(raw: _QualityJson | None) -> ImageQuality | None:
-    return None if raw is None else ImageQuality(raw.profile, raw.scores, raw.flags)
-
-
-def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
+def _check(meta: SampleMeta, raw: Any, where: str) -> None:
     key = parse_key(meta.key, where)
     if (meta.group, meta.member) != key:
         raise DatasetError(
             where=where, found=f"key {meta.key} but group {meta.group}, member {meta.member!r}"
         )
     for set_name, names in vocab.LABEL_SETS.items():
-        if set(meta.labels.get(set_name, {})) != set(names):
+        reported = meta.labels.get(set_name, {})
+        reported |= {name: None for name in names if name in vocab.LATER_LABELS and name not in reported}
+        if set(reported) != set(names):
             raise DatasetError(
                 where=where,
                 found=f"labels.{set_name}",
@@ -272,16 +314,15 @@ def _check(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
     _check_source(meta, raw, where)
     if meta.quality is not None and not set(meta.quality.flags) <= set(meta.quality.scores):
         raise DatasetError(where=where, found="quality.flags names scores that are not there")
-    if (meta.member[0] == SHAM) != bool(meta.sham):
+    if (Role.of(meta.member) is Role.sham) != bool(meta.sham):
         raise DatasetError(where=where, found=f"member {meta.member} with {len(meta.sham)} sham regions")
     if meta.sham and (meta.findings or (meta.source is not None and meta.source.removed)):
         raise DatasetError(where=where, found="a sham with findings painted in or over")
-    reported_places = (*raw.findings, *(place.finding for place in raw.sham))
-    for finding, reported in zip((*meta.findings, *meta.sham), reported_places, strict=True):
+    for finding, reported in zip((*meta.findings, *meta.sham), (*raw.findings, *raw.sham), strict=True):
         _check_boxes(finding, reported, meta.image_size, where)
 
 
-def _check_source(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
+def _check_source(meta: SampleMeta, raw: Any, where: str) -> None:
     """An image is synthetic or has a source, and only an edited one has findings painted in or over."""
     if raw.synthetic != (raw.source is None):
         raise DatasetError(
@@ -289,9 +330,9 @@ def _check_source(meta: SampleMeta, raw: _MetaJson, where: str) -> None:
         )
     if meta.source is None or raw.source is None:
         return
-    if (raw.source.origin == REAL) != (meta.member == TWIN):
+    if (raw.source.origin == REAL) != (meta.member == Role.healthy):
         raise DatasetError(where=where, found=f"member {meta.member} is {raw.source.origin}")
-    if meta.member == TWIN and (meta.findings or meta.source.removed):
+    if meta.member == Role.healthy and (meta.findings or meta.source.removed):
         raise DatasetError(where=where, found="a real image with findings painted in or over")
     for own in meta.source.findings:
         for box in (own.box, own.removed or own.box):
@@ -308,7 +349,7 @@ def _check_inside(name: str, box: PixelBox, size: tuple[int, int], where: str) -
         )
 
 
-def _check_boxes(finding: PlacedFinding, reported: _FindingJson, size: tuple[int, int], where: str) -> None:
+def _check_boxes(finding: PlacedFinding, reported: PlaceJson, size: tuple[int, int], where: str) -> None:
     for box in finding.boxes:
         _check_inside(finding.name, box, size, where)
     if reported.box_xyxy != finding.box_xyxy or reported.box_xyxyn != norm_box(finding.box_xyxy, size):

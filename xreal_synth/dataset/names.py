@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store
+from xreal_synth.types import sample_key
 
 DATASET: Final = "dataset.json"
 RECIPE: Final = "recipe.yaml"
@@ -64,7 +65,7 @@ class Stem(NamedTuple):
 
 def key_of(group: int, member: str) -> str:
     """`0000000042-v0` of 42 and `v0`."""
-    key = f"{group:010d}-{member}"
+    key = sample_key(group, member)
     assert _KEY.fullmatch(key), key
     return key
 

@@ -14,7 +14,7 @@ from xreal_synth.cache import home_folder
 from xreal_synth.dataset.names import parse_key
 from xreal_synth.errors import StorageError
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import SampleMeta
+from xreal_synth.types import Role, SampleMeta
 
 KEY_VARIABLE: Final = "XREAL_PSEUDONYM_KEY"
 _KEY_FILE: Final = "pseudonyms.key"
@@ -41,7 +41,7 @@ NOTICES: Final = {
 def origin_of(meta: SampleMeta) -> Origin:
     if meta.anatomy_source != IMAGES:
         return Origin.synthetic
-    return Origin.real if parse_key(meta.key).member == "h" else Origin.edited
+    return Origin.real if parse_key(meta.key).member == Role.healthy else Origin.edited
 
 
 def subject_id(source: str, anatomy_id: str, digest: str, group: int) -> str:

@@ -2,7 +2,8 @@
 
 Columns carry the names that KEY.json uses; labels are nullable int8 under dotted names
 (`chexpert14.Pneumonia`). Where a gate was, its scores stand under `quality.NAME`, its warnings in
-`quality.flags`. Later versions add columns; a reader passes over those it does not know.
+`quality.flags`. Later versions add columns; a reader
+passes over those it does not know, and takes those that are not there yet for null.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_type_hints
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.meta import finding_fields
+from xreal_synth.dataset.meta import FACTS, PlaceJson
 from xreal_synth.dataset.names import is_key, is_tar_key, tar_key
 from xreal_synth.dataset.tar import TableRow
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import UnreadableError, read_parquet
-from xreal_synth.types import ImageQuality, Rejected, SampleMeta, ShardPlan, Split
+from xreal_synth.types import ImageQuality, NormBox, PixelBox, Rejected, SampleMeta, ShardPlan, Split
 
 LABEL_COLUMNS: Final = tuple(
     f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
@@ -49,18 +50,36 @@ def sample_schema() -> Any:
     """The pyarrow schema of `tables/*.parquet` and `samples.parquet`."""
     import pyarrow as pa
 
-    box, normed = pa.list_(pa.int32()), pa.list_(pa.float64())
-    finding = pa.struct([
-        ("name", pa.string()), ("side", pa.string()), ("zone", pa.string()), ("region", pa.string()),
-        ("size", pa.float64()), ("box_xyxy", box), ("box_xyxyn", normed), ("boxes_xyxy", pa.list_(box)),
-    ])  # fmt: skip
-    return pa.schema([
-        ("key", pa.string()), ("group", pa.int64()), ("member", pa.string()), ("split", pa.string()),
-        ("shard", pa.int64()), ("tar", pa.string()), ("attempt", pa.int32()), ("row", pa.int32()),
-        ("height", pa.int32()), ("width", pa.int32()), ("findings", pa.list_(finding)),
-        ("prompt", pa.string()), ("anatomy_source", pa.string()), ("anatomy_id", pa.string()),
-        ("ctr", pa.float64()), ("sha256", pa.string()), *((column, pa.int8()) for column in LABEL_COLUMNS),
-    ])  # fmt: skip
+    kinds = {"findings": pa.list_(place_struct("name"))}
+    facts = {
+        name: (kinds.get(kind) or pa.type_for_alias(kind), fact.default is ...)
+        for fact in FACTS
+        for name, (kind, _) in fact.columns.items()
+    }
+    first = [(name, kind) for name, (kind, original) in facts.items() if original]
+    added = [(name, kind) for name, (kind, original) in facts.items() if not original]
+    own = [("split", pa.string()), ("shard", pa.int64()), ("tar", pa.string())]
+    labels = [(column, pa.int8()) for column in LABEL_COLUMNS]
+    return pa.schema([*first[:3], *own, *first[3:], ("sha256", pa.string()), *labels, *added])
+
+
+def place_struct(name: str) -> Any:
+    """The arrow struct of a placed finding, `name` being the field that says which."""
+    import pyarrow as pa
+
+    box = pa.list_(pa.int32())
+    kinds = {
+        str: pa.string(), PixelBox: box, NormBox: pa.list_(pa.float64()), tuple[PixelBox, ...]: pa.list_(box),
+        float | None: pa.float64(),
+    }  # fmt: skip
+    fields = get_type_hints(PlaceJson).items()
+    return pa.struct([(name, pa.string()), *((field, kinds[kind]) for field, kind in fields)])
+
+
+def added_columns() -> frozenset[str]:
+    """Columns that datasets of an earlier version may lack; null there."""
+    facts = {name for fact in FACTS if fact.default is not ... for name in fact.columns}
+    return frozenset(facts | {one for one in LABEL_COLUMNS if one.partition(".")[2] in vocab.LATER_LABELS})
 
 
 @lru_cache(maxsize=1)
@@ -76,23 +95,8 @@ def rejected_schema() -> Any:
 
 def meta_columns(meta: SampleMeta) -> dict[str, object]:
     """The columns that repeat KEY.json."""
-    height, width = meta.image_size
-    return {
-        "key": meta.key,
-        "group": meta.group,
-        "member": meta.member,
-        "attempt": meta.attempt,
-        "row": meta.row,
-        "height": height,
-        "width": width,
-        "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
-        "prompt": meta.prompt,
-        "anatomy_source": meta.anatomy_source,
-        "anatomy_id": meta.anatomy_id,
-        "ctr": meta.ctr,
-        **label_columns(meta),
-        **quality_columns(meta.quality),
-    }
+    facts = {name: value(meta) for fact in FACTS for name, (_, value) in fact.columns.items()}
+    return {**facts, **label_columns(meta), **quality_columns(meta.quality)}
 
 
 def label_columns(meta: SampleMeta) -> dict[str, int | None]:
@@ -160,14 +164,21 @@ def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
 
 
 def read_table(data: bytes, where: str, schema: Any) -> Any:
-    """A pyarrow table with at least the schema's columns, of its types; raises DatasetError otherwise."""
+    """A pyarrow table with at least the schema's columns, of its types; raises DatasetError otherwise.
+
+    Of columns that a later version added nulls stand for what an earlier one has not.
+    """
+    import pyarrow as pa
+
     try:
         table = read_parquet(data)
     except UnreadableError as error:
         raise DatasetError(where=where, found=f"cannot be read as parquet ({error})") from error
-    names = table.column_names
     for field in schema if not table.schema.equals(schema) else ():
-        found = table.schema.field(field.name).type if names.count(field.name) == 1 else None
+        if field.name not in table.column_names and field.name in added_columns():
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        once = table.column_names.count(field.name) == 1
+        found = table.schema.field(field.name).type if once else None
         if found != field.type:
             raise DatasetError(where=where, found=f"column {field.name}: {found}", wanted=str(field.type))
     if "split" in schema.names:

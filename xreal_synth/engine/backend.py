@@ -58,8 +58,7 @@ class BackendSpec(Protocol):
 def import_networks() -> None:
     """Imports torch and what opening a bundle takes: most of an actor's start."""
     with absent("transformers"):
-        import xreal_synth.models.load
-        import xreal_synth.quality.networks  # noqa: F401
+        pass
 
 
 @contextmanager
@@ -88,9 +87,9 @@ class Networks:
         import_networks()
         import torch
 
+        from xreal_synth.engine.gate_networks import open_networks
         from xreal_synth.models.load import load_bundle
         from xreal_synth.models.precision import resolve_precision
-        from xreal_synth.quality.networks import open_networks
 
         if shape.device == "cpu":
             torch.set_num_threads(1)

@@ -24,9 +24,8 @@ from xreal_synth.engine.publish import with_retries
 from xreal_synth.engine.worker import build_sample, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
 from xreal_synth.run.attempts import plan_shard
-from xreal_synth.run.quality import HEALTHY
 from xreal_synth.storage import Store, sha256_file, sha256_of
-from xreal_synth.types import MemberSpec, Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
+from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -208,7 +207,7 @@ def _rebuilt_member(
         raise DatasetError(where=where, found="another image", wanted=member.key)
     if read.sample.image.shape[0] != run.delivered_size:
         raise DatasetError(where=where, found="an image of another size", wanted=member.key)
-    real = real_twin(spec) if member.name == HEALTHY else None
+    real = real_twin(spec) if member.name == Role.healthy else None
     return build_sample(run, spec, member, read.sample.image if real is None else real, read.sample.change)
 
 

@@ -34,7 +34,7 @@ from xreal_synth.plan.labels import labels_for
 from xreal_synth.run.attempts import Attempts, Due, plan_group
 from xreal_synth.run.fingerprint import fingerprint
 from xreal_synth.run.group_job import group_job, painted_by
-from xreal_synth.run.quality import HEALTHY, judged_images
+from xreal_synth.run.quality import judged_images
 from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, Stopwatch
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.storage import Store
@@ -44,6 +44,7 @@ from xreal_synth.types import (
     LabelValue,
     MemberSpec,
     Rejected,
+    Role,
     Sample,
     SampleMeta,
     SampleSpec,
@@ -72,10 +73,12 @@ class GeneratedGroup:
     def samples(self) -> tuple[Sample, ...]:
         """What is delivered of it, built anew at each call."""
         spec, real = self.spec, real_twin(self.spec)
-        twin = self.images.images.get(HEALTHY) if real is None else real
+        twin = self.images.images.get(Role.healthy) if real is None else real
 
         def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-            image = twin if member.name == HEALTHY and twin is not None else self.images.images[member.name]
+            image = (
+                twin if member.name == Role.healthy and twin is not None else self.images.images[member.name]
+            )
             change = np.zeros_like(image) if twin is None else changed(image, twin)
             return build_sample(self.run, spec, member, image, change, verdict)
 
@@ -134,7 +137,7 @@ def build_sample(
         sham=tuple(enlarged_finding(place, times) for place in member.sham),
         quality=_quality(run, verdict),
     )
-    pathology = pathology_mask(member.findings, spec.anatomy)
+    pathology = pathology_mask([spec.regions[one] for one in member.findings], spec.anatomy.shape)
     return Sample(image, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split, change)
 
 

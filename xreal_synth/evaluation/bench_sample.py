@@ -26,7 +26,7 @@ from xreal_synth.models.precision import Precision
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
-from xreal_synth.types import SamplingSettings
+from xreal_synth.types import Role, SamplingSettings
 
 Loop = Literal["plain", "plain-cached", "plain-fused", "reference", "branch"]
 PLAIN: Final = ("plain", "plain-cached", "plain-fused")
@@ -197,7 +197,7 @@ class SampleBench:
         edit = Edit(region, prompt, feather(region, FEATHER_SHARE * size))
         for index in range(len(self._jobs), count):
             anatomy, _ = bank.draw(np.random.default_rng((self.seed, index)), size)
-            members = (MemberJob("v0", (edit,)),)
+            members = (MemberJob(Role.variant.member(), (edit,)),)
             self._jobs.append(GroupJob(self.seed, index, 0, anatomy, self.info.healthy_prompt, members))
         return self._jobs[:count]
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from xreal_synth.dataset.meta import TWIN
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.dataset_figures import (
     DIVERSITY,
@@ -30,7 +29,7 @@ from xreal_synth.evaluation.image_sets import GivenImage, measure_set
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.real_side import PairFinder, RealSide
 from xreal_synth.findings import NO_FINDING, TXRV18
-from xreal_synth.types import Sample, SampleMeta
+from xreal_synth.types import Role, Sample, SampleMeta
 
 LABEL_SET: Final = "txrv18"
 
@@ -64,7 +63,7 @@ class _Passing:
     def seen(self, samples: Iterable[Sample], on_image: Callable[[int], None]) -> Iterator[GivenImage]:
         for sample in samples:
             meta = sample.meta
-            if meta.source is not None and meta.member == TWIN:
+            if meta.source is not None and meta.member == Role.healthy:
                 self.real_images += 1
                 on_image(1)
                 continue

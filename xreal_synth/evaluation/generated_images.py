@@ -16,15 +16,16 @@ from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, sho
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.stage_watch import StageWatch
+from xreal_synth.findings import REGIONS
 from xreal_synth.models.describe import BundleInfo, prompt_for
 from xreal_synth.models.load import LoadedBundle
 from xreal_synth.opening import UnreadableError, open_image, parse_json
-from xreal_synth.sampling.groups import TWIN, sample_groups
+from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import GreyImage, Mask, SamplingSettings
+from xreal_synth.types import GreyImage, Mask, Role, SamplingSettings
 
-VARIANT: Final = "v0"
+VARIANT: Final = Role.variant.member()
 IDENTITY: Final = "images.json"
 SECONDS: Final = "seconds.json"
 _CHUNK: Final = 8
@@ -65,11 +66,11 @@ class GeneratedFolder:
 
     def twin(self, case: Case) -> GreyImage:
         """The healthy twin uint8 [H, W]; raises DatasetError if its file cannot be read."""
-        return self._image(_image_key(case, TWIN))
+        return self._image(_image_key(case, Role.healthy))
 
     def labelled(self, case: Case) -> GreyImage:
         """The image with the case's findings; the twin where there are none."""
-        return self._image(_image_key(case, VARIANT if case.findings else TWIN))
+        return self._image(_image_key(case, VARIANT if case.findings else Role.healthy))
 
     def add_seconds(self, images: int, edits: int, watch: StageWatch) -> None:
         """Adds to the record of time spent."""
@@ -195,7 +196,7 @@ def _job(maker: Maker, case: Case, mask: Mask) -> GroupJob:
     for finding in case.findings:
         region = region_mask(finding, mask)
         alpha = feather(region, FEATHER_SHARE * info.image_size)
-        held, area = finding.region == "heart", shown_area(finding, region)
+        held, area = REGIONS[finding.region].held, shown_area(finding, region)
         edits.append(Edit(region, prompt_for(info, (finding.name,)), alpha, finding.name, area, held))
     names = [finding.name for finding in case.findings]
     prompt = prompt_for(info, names) if names and maker.settings.mode == "joint" and info.region_maps else ""

@@ -18,12 +18,11 @@ import numpy.typing as npt
 from scipy import ndimage, special
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, region_mask
-from xreal_synth.dataset.meta import TWIN
 from xreal_synth.dataset.names import parse_key
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.findings import area_of
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
-from xreal_synth.types import GreyImage, Sample
+from xreal_synth.types import GreyImage, Role, Sample
 
 FEWEST_GROUPS: Final = 10
 FOLDS: Final = 10
@@ -85,7 +84,7 @@ def pairs_of(samples: Iterable[Sample]) -> Iterator[EditPair]:
     """The groups that have both twin and sham; a group's images follow one another."""
     for group, images in groupby(samples, key=lambda sample: sample.meta.group):
         by_name = {parse_key(image.meta.key).member: image for image in images}
-        sham, twin = by_name.get("s0"), by_name.get(TWIN)
+        sham, twin = by_name.get(Role.sham.member()), by_name.get(Role.healthy)
         if sham is not None and twin is not None:
             region = np.any([region_mask(place, sham.anatomy) for place in sham.meta.sham], axis=0)
             yield EditPair(group, features(twin.image, region), features(sham.image, region))

@@ -17,7 +17,7 @@ from xreal_synth.dataset.splits import samples_stamp
 from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.provenance import Provenance, provenance
-from xreal_synth.types import FileStamp
+from xreal_synth.types import FileStamp, Role
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
 SAMPLES_ID: Final = "samples.parquet"
@@ -42,7 +42,7 @@ CONTEXT: Final[dict[str, object]] = {
 """The terms of the Croissant 1.0 specification, appendix 1."""
 
 _KINDS: Final = {"string": "sc:Text", "double": "sc:Float"}
-_IMAGE_GLOBS: Final = tuple(f"*-{role}.{IMAGE}" for role in ("h", "[vs]?", "[vs]??", "[vs]???"))
+_IMAGE_GLOBS: Final = tuple(f"*-{role}.{IMAGE}" for role in (Role.healthy, "[vs]?", "[vs]??", "[vs]???"))
 _IMAGES: Final = {
     "image": (_IMAGE_GLOBS, "8-bit grey image"),
     "anatomy": (

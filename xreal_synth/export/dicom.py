@@ -22,7 +22,7 @@ from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_csv
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.storage import checked_key
-from xreal_synth.types import SampleMeta
+from xreal_synth.types import Role, SampleMeta
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -34,7 +34,7 @@ _DERIVED: Final = {
     Origin.edited: "A real image in which a model painted findings in or over.",
     Origin.real: "A real image, resized; nothing was painted.",
 }
-_MEMBERS: Final = {"h": 0, "v": 1, "s": 2}
+_MEMBERS: Final = {Role.healthy: 0, Role.variant: 1, Role.sham: 2}
 
 
 def need_pydicom() -> None:
@@ -127,7 +127,9 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     one.StudyDescription = f"{kind} chest X-ray, not for diagnosis"
     one.SeriesDescription = f"{kind} {reported.dataset}"[:64]
     one.SeriesNumber = meta.group % 2**31
-    one.InstanceNumber = 1 if key.member == "h" else 2 * int(key.member[1:]) + 1 + _MEMBERS[key.member[0]]
+    one.InstanceNumber = (
+        1 if key.member == Role.healthy else 2 * int(key.member[1:]) + 1 + _MEMBERS[Role.of(key.member)]
+    )
     one.ImageComments = comment(meta, split, reported)[:LARGEST_COMMENT]
     one.DerivationDescription = (
         f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle}, recipe digest "

@@ -16,6 +16,7 @@ from xreal_synth.dataset.meta import finding_fields, sham_fields
 from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY, SUFFIXES
 from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.table import place_struct
 from xreal_synth.dataset.tar import TarSample
 
 DATA: Final = "data"
@@ -79,12 +80,8 @@ def schema() -> Any:
     import pyarrow as pa
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    box, normed = pa.list_(pa.int32()), pa.list_(pa.float64())
-    finding, sham = (pa.struct([
-        (name, pa.string()), ("side", pa.string()), ("zone", pa.string()), ("region", pa.string()),
-        ("size", pa.float64()), ("box_xyxy", box), ("box_xyxyn", normed), ("boxes_xyxy", pa.list_(box)),
-    ]) for name in ("name", "of"))  # fmt: skip
-    own = pa.struct([("name", pa.string()), ("box_xyxy", box), ("painted_over", pa.bool_())])
+    finding, sham = place_struct("name"), place_struct("of")
+    own = pa.struct([("name", pa.string()), ("box_xyxy", pa.list_(pa.int32())), ("painted_over", pa.bool_())])
     labels = [
         (name, pa.struct([(label, pa.int8()) for label in names])) for name, names in vocab.LABEL_SETS.items()
     ]

@@ -23,7 +23,7 @@ from PIL import Image
 from xreal_synth.anatomy.label_map import decode_mask, resize_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
-from xreal_synth.findings import FINDINGS
+from xreal_synth.findings import FINDINGS, takes_box
 from xreal_synth.images.boxes import BadBoxes, image_of, images_by_name, norm_box, read_entries
 from xreal_synth.images.files import ImageFiles, decode_image
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
@@ -298,7 +298,7 @@ def _squared(boxes: Sequence[ImageBox], size: tuple[int, int]) -> _Boxes:
 
 
 def _organ(name: str) -> bool:
-    return name in FINDINGS and FINDINGS[name].region != "box"
+    return name in FINDINGS and not takes_box(name)
 
 
 def _content(images: Sequence[RealImage]) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from xreal_synth import findings as vocab
 from xreal_synth.errors import BundleError
 from xreal_synth.opening import UnreadableError, open_file, parse_json, read_file
+from xreal_synth.types import SamplingDefaults
 
 FORMAT_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
@@ -56,21 +57,6 @@ class Prompts(_Strict):
     findings: dict[str, Annotated[str, Field(min_length=1, max_length=4_000)]]
 
 
-class Defaults(_Strict):
-    """What the weights are best sampled with."""
-
-    mode: Literal["branch", "reference", "joint"] = "branch"
-    steps: Annotated[int, Field(ge=1, le=999)]
-    hold: Annotated[float, Field(ge=0, le=1)]
-    branch: Annotated[float, Field(ge=0, le=1)]
-    guidance: Annotated[float, Field(ge=0, le=1000)]
-    soft: Annotated[float, Field(ge=0, le=1)] = 0.2
-    eta: Annotated[float, Field(ge=0, le=1)] = 1.0
-    eta_free: Annotated[float, Field(ge=0, le=1)] | None = None
-    spacing: Annotated[float, Field(ge=0.5, le=4)] | None = None
-    soft_variance: Literal["mixed", "kept"] | None = None
-
-
 class BundleFields(_Strict):
     """bundle.json without what is computed from the files.
 
@@ -89,7 +75,7 @@ class BundleFields(_Strict):
     organ_codes: dict[str, int] = ORGAN_CODES
     prompts: Prompts
     region_maps: Annotated[tuple[str, ...], Field(max_length=100)] | None = None
-    defaults: Defaults
+    defaults: SamplingDefaults
     licence: Words
     use_restriction: Words
     training_data: Words

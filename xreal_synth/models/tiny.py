@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from xreal_synth.findings import NO_FINDING
-from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Defaults, Prompts
+from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Prompts
 from xreal_synth.models.describe import UPSCALER, BundleInfo
 from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.networks.organ_controlnet import build_controlnet
@@ -26,6 +26,7 @@ from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.models.text.wordpieces import LdmBert, WordPieces
+from xreal_synth.types import SamplingDefaults
 
 FINDINGS = ("Pneumonia", "Effusion", "Atelectasis", "Cardiomegaly", "Edema")
 TOKENS, WIDTH = 2, 16
@@ -40,7 +41,7 @@ _FIELDS = BundleFields(
     latent_shape=LATENT_SHAPE,
     scale_factor=0.5,
     prompts=Prompts(null="", healthy=NO_FINDING, findings={name: name for name in FINDINGS}),
-    defaults=Defaults(mode="branch", steps=8, hold=0.5, branch=0.25, guidance=2.0, soft=0.2),
+    defaults=SamplingDefaults(mode="branch", steps=8, hold=0.5, branch=0.25, guidance=2.0, soft=0.2),
     licence="CC0-1.0",
     use_restriction="for tests only: the weights are random and the images are noise",
     training_data="none: seeded random weights",

@@ -13,6 +13,7 @@ import numpy as np
 
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
+from xreal_synth.findings import FINDINGS, REGIONS
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.placement import place, place_unseen
 from xreal_synth.plan.prior import Prior
@@ -40,43 +41,34 @@ def place_apart(
     """Places a label; one that covers more of an earlier finding than the rule has it is drawn again.
 
     After the tries `avoid` takes the place that covers least, `forbid` raises PlacementError, as it does
-    where there is nothing to draw: a fixed box, or a region that follows an organ.
+    where there is nothing to draw: a fixed box, or a whole organ. An organ shares its place with others, but
+    under `forbid`.
     """
     rule: Overlap = placement.overlap or "avoid"
-    taken = [region_mask(earlier, chest.anatomy) for earlier in before] if rule == "forbid" else []
+    drawn = REGIONS[FINDINGS[label.name].region].drawn
+    taken = [
+        region_mask(earlier, chest.anatomy)
+        for earlier in before
+        if rule == "forbid" or (drawn and REGIONS[earlier.region].drawn)
+    ]
     best, least = None, np.inf
     for _ in range(TRIES[rule] if before and label.box is None else 1):
         if chest.masked:
             placed = place(label, chest.anatomy, rng, prior, factor=factor, min_overlap=placement.min_overlap)
         else:
             placed = place_unseen(label, chest.anatomy.shape[0], factor)
-        if rule == "forbid":
+        covered = 0.0
+        if taken:
             region = region_mask(placed, chest.anatomy)
-            covered = float(any((region & other).any() for other in taken))
-        else:
-            covered = max((_covered(earlier, placed) for earlier in before), default=0.0)
+            covered = max(float((region & other).sum() / other.sum()) for other in taken)
         if covered < least:
             best, least = placed, covered
-        if covered <= MOST_COVERED[rule] or placed.region != "box":
+        if covered <= MOST_COVERED[rule] or not drawn:
             break
     assert best is not None
     if least > 0 and rule == "forbid":
         raise _touches(label, [earlier.name for earlier in before])
     return replace(best, prompt=label.prompt)
-
-
-def _covered(earlier: PlacedFinding, later: PlacedFinding) -> float:
-    """Share of the earlier finding's boxes that the later one's cover."""
-    if earlier.region != "box" or later.region != "box":
-        return 0.0
-    area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in earlier.boxes)
-    shared = 0
-    for a in earlier.boxes:
-        for b in later.boxes:
-            width = min(a[2], b[2]) - max(a[0], b[0])
-            height = min(a[3], b[3]) - max(a[1], b[1])
-            shared += max(0, width) * max(0, height)
-    return shared / area
 
 
 def _touches(label: FindingLabel, others: Sequence[str]) -> PlacementError:

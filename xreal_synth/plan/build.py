@@ -12,8 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
-from xreal_synth.anatomy.sources import AnatomySource
+from xreal_synth.anatomy.regions import region_mask
+from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import AnatomyError, PlacementError
+from xreal_synth.findings import HEART_FINDING
 from xreal_synth.images.folder import ImageFolder
 from xreal_synth.plan.apart import place_apart
 from xreal_synth.plan.chest import Chest
@@ -27,10 +29,12 @@ from xreal_synth.types import (
     GreyImage,
     MemberSpec,
     PlacedFinding,
+    Role,
     SampleSpec,
     ShardPlan,
     SourceImage,
     Split,
+    sample_key,
 )
 
 
@@ -65,6 +69,11 @@ class Plan:
     def on_images(self) -> bool:
         """Whether real images are edited."""
         return self._images is not None
+
+    @property
+    def fits_hearts(self) -> bool:
+        """Whether hearts are drawn by what a row shows: those of the bank are, a user's own masks are left."""
+        return isinstance(self.source, BankSource)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -115,16 +124,25 @@ class Plan:
     def chest(self, index: int, epoch: int, row: int) -> Chest:
         """What a group's findings are placed on, as a group of that row. Raises AnatomyError.
 
-        Of real images the row decides which one it is; drawn anatomies are the same for every row.
+        Of real images the row decides which one it is, of anatomies from the bank the heart's size; masks are the
+        same for every row.
         """
         size = self.geometry.image_size
         if not isinstance(self.source, ImageFolder):
-            anatomy, where = self.source.draw(stream(self.recipe.seed, index, epoch, "anatomy"), size)
-            return Chest(anatomy, where)
+            rng = stream(self.recipe.seed, index, epoch, "anatomy")
+            if isinstance(self.source, BankSource):
+                return Chest(*self.source.draw(rng, size, large_heart=self.large_heart(row)))
+            return Chest(*self.source.draw(rng, size))
         number = self._image(index, row)
         image, mask = self.source.images[number], self.source.mask(number, size)
         bare = np.zeros((size, size), dtype=np.uint8)
         return Chest(bare if mask is None else mask, image.id, mask is not None, image, number)
+
+    def large_heart(self, row: int) -> bool:
+        """Whether a row's anatomies show a heart of Cardiomegaly: one of its images is asked to."""
+        return any(
+            label.name == HEART_FINDING for _, kind in self.recipe.findings[row].kinds for label in kind
+        )
 
     def sample(self, index: int, attempt: int) -> SampleSpec:
         """All that is drawn for a group at this attempt.
@@ -140,6 +158,8 @@ class Plan:
             if self._images is None:
                 raise
             raise PlacementError(found=error.found, wanted=error.wanted, where=error.where) from error
+        members = tuple(self._members(index, epoch, row, chest))
+        placed = dict.fromkeys(one for member in members for one in (*member.findings, *member.sham))
         return SampleSpec(
             index=index,
             attempt=attempt,
@@ -148,9 +168,10 @@ class Plan:
             anatomy=chest.anatomy,
             anatomy_id=chest.id,
             ctr=chest.ctr,
-            members=tuple(self._members(index, epoch, row, chest)),
+            members=members,
             image=image,
             large=large,
+            regions={one: region_mask(one, chest.anatomy) for one in placed},
         )
 
     def source_image(self, chest: Chest, row: int | None = None) -> SourceImage | None:
@@ -168,7 +189,7 @@ class Plan:
         A row with several kinds of variants has them in turn. Raises PlacementError with `where` = the label's
         path in the recipe.
         """
-        member, kinds = f"v{variant}", self.recipe.findings[row].kinds
+        member, kinds = Role.variant.member(variant), self.recipe.findings[row].kinds
         path, labels = kinds[variant % len(kinds)]
         placed = self._edited(row, chest, index, epoch, member)
         for number, label in enumerate(labels):
@@ -223,13 +244,17 @@ class Plan:
         """The images to deliver: the twin first, if it is asked for or all that the row has, the sham last."""
         pairs, asked = self.recipe.pairs, self.recipe.findings[row]
         as_it_is = self.source_image(chest)
-        members = [_member(index, "h", (), as_it_is)] if pairs.twin or not asked.paints else []
+        members = (
+            [_member(index, Role.healthy.member(), (), as_it_is)] if pairs.twin or not asked.paints else []
+        )
         for variant in range(pairs.variants * len(asked.kinds) if asked.paints else 0):
             placed = self.place_row(row, chest, index, epoch, variant)
-            members.append(_member(index, f"v{variant}", placed, self.source_image(chest, row)))
+            members.append(
+                _member(index, Role.variant.member(variant), placed, self.source_image(chest, row))
+            )
         if self.sham(index):
-            first = next(member.findings for member in members if member.name == "v0")
-            members.append(_member(index, "s0", (), as_it_is, first))
+            first = next(member.findings for member in members if member.name == Role.variant.member())
+            members.append(_member(index, Role.sham.member(), (), as_it_is, first))
         return members
 
 
@@ -240,4 +265,4 @@ def _member(
     source: SourceImage | None,
     sham: tuple[PlacedFinding, ...] = (),
 ) -> MemberSpec:
-    return MemberSpec(f"{index:010d}-{name}", name, findings, source, sham)
+    return MemberSpec(sample_key(index, name), name, findings, source, sham)

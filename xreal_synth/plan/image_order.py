@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.findings import FINDINGS, NO_FINDING
+from xreal_synth.findings import NO_FINDING
 from xreal_synth.images.folder import ImageFolder, RealImage
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.findings import FindingRow
@@ -108,11 +108,11 @@ def _none_usable(i: int, row: FindingRow) -> Problem:
 
 
 def _drawing(row: FindingRow) -> list[str]:
-    """The row's keys that need an organ mask: drawn places, and regions that follow an organ."""
+    """The row's keys that need an organ mask: all but fixed boxes."""
     keys = [
         f"{path}[{number}]"
         for path, labels in row.kinds
         for number, label in enumerate(labels)
-        if label.box is None or FINDINGS[label.name].region != "box"
+        if label.box is None
     ]
     return [*keys, "edit.move"] if row.edit is not None and row.edit.draws else keys

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Final, Literal
+from typing import Literal
 
-from xreal_synth.findings import CHEXPERT14, FINDINGS, LABEL_SETS, NO_FINDING, TXRV18
+from xreal_synth.anatomy.augment import NORMAL_HEART
+from xreal_synth.findings import CHEXPERT14, FINDINGS, HEART_FINDING, LABEL_SETS, NO_FINDING, TXRV18
 from xreal_synth.types import LabelValue, PlacedFinding
-
-LARGE_HEART_CTR: Final = 0.5
-
 
 Unrequested = Literal["negative", "unknown", "checked"]
 
@@ -45,10 +43,10 @@ def labels_of(
         }
         for set_name, label_set in LABEL_SETS.items()
     }
-    if ctr > LARGE_HEART_CTR:
+    if ctr > NORMAL_HEART:
         for one in labels.values():
-            if one["Cardiomegaly"] == 0:
-                one["Cardiomegaly"] = None
+            if one.get(HEART_FINDING) == 0:
+                one[HEART_FINDING] = None
     values = [value for one in labels.values() for label, value in one.items() if label != NO_FINDING]
     labels["chexpert14"][NO_FINDING] = 0 if 1 in values else None if None in values else 1
     return labels

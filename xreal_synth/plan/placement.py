@@ -1,8 +1,10 @@
-"""Places a finding on an anatomy: a box from the prior, the recipe's fixed box, or the organ itself.
+"""Places a finding on an anatomy: a box from the prior, the recipe's fixed box, or a shape that follows organs.
 
 What is asked for holds for the box that is delivered, after it was snapped outward to the latent grid: its
 centre lies in the zone, its area over the lung's is in the size range, and at least `min_overlap` of its
-area lies in the organs where the finding can live (findings.py), for a drawn box in the lung of its side.
+area lies in the organs where the finding can live (findings.py), for a drawn box in the lung of its side. Of a
+shape (vocab.REGIONS) the boxes' centre lies in the zone and the size is its own area within the lung over the
+lung's; it lies in its organs whatever `min_overlap` is.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ import math
 
 import numpy as np
 
-from xreal_synth.anatomy.measure import bounding_box
-from xreal_synth.anatomy.regions import organ_region, snap_outward
+from xreal_synth.anatomy.regions import snap_outward
 from xreal_synth.errors import PlacementError
-from xreal_synth.findings import FINDINGS, LUNGS, ORGANS
+from xreal_synth.findings import FINDINGS, LUNGS, ORGANS, REGIONS
+from xreal_synth.masks import bounding_box
 from xreal_synth.plan.prior import Lung, Prior
 from xreal_synth.plan.sites import (
     CODE_OF,
@@ -30,9 +32,10 @@ from xreal_synth.plan.sites import (
     zone_of,
 )
 from xreal_synth.recipe.findings import FindingLabel
-from xreal_synth.types import Mask, PlacedFinding
+from xreal_synth.types import Mask, PixelBox, PlacedFinding
 
 TRIES = 200
+SHAPE_TRIES = 8
 
 
 def place(
@@ -50,10 +53,10 @@ def place(
     draws, or a fixed box outside the organs.
     """
     assert anatomy.shape[0] % factor == 0, "the image is a multiple of the latent grid"
-    if FINDINGS[label.name].region != "box":
-        return _place_organ(label, anatomy, factor)
     if label.box is not None:
         return _place_fixed(label, anatomy, factor, min_overlap)
+    if REGIONS[FINDINGS[label.name].region].mask is not None:
+        return _place_shape(label, anatomy, rng, prior, factor)
     if label.side == "both":
         return _place_both(label, anatomy, rng, prior, factor, min_overlap)
     lung = prior.draw_lung(label.name, rng) if label.side == "any" else _lung(label.side)
@@ -77,19 +80,39 @@ def place_unseen(label: FindingLabel, size: int, factor: int) -> PlacedFinding:
     return PlacedFinding(label.name, "any", "any", "box", (snap_outward((x0, y0, x1, y1), factor, size),))
 
 
-def _place_organ(label: FindingLabel, anatomy: Mask, factor: int) -> PlacedFinding:
-    region = FINDINGS[label.name].region
-    assert (label.zone, label.size, label.box) == ("any", None, None), "the recipe's schema refuses them"
-    box = bounding_box(organ_region(region, anatomy))
-    assert box is not None, "a validated mask has both lungs and a heart"
-    x0, y0, x1, y1 = box
-    return PlacedFinding(
-        name=label.name,
-        side="any" if region == "heart" else "both",
-        zone="any",
-        region=region,
-        boxes=(snap_outward((x0, y0, x1, y1), factor, anatomy.shape[0]),),
+def _place_shape(
+    label: FindingLabel, anatomy: Mask, rng: np.random.Generator, prior: Prior, factor: int
+) -> PlacedFinding:
+    """A shape that follows organs. Of one that is drawn the size is log-uniform in its range, and drawn again
+    where its boxes' centre is not in the zone."""
+    finding = FINDINGS[label.name]
+    rule = REGIONS[finding.region]
+    side = label.side if label.side != "any" else rule.side or prior.draw_lung(label.name, rng)
+    low, high = np.log(label.size or finding.size)
+    for size in np.exp(rng.uniform(low, high, SHAPE_TRIES)) if rule.drawn else (None,):
+        boxes = _shape_boxes(finding.region, anatomy, side, size and float(size), factor)
+        zones = {side_and_zone(box, anatomy)[1] for box in boxes} if rule.drawn else set()
+        zone = zones.pop() if len(zones) == 1 else "any"
+        if label.zone in ("any", zone):
+            return PlacedFinding(label.name, side, zone, finding.region, boxes, size and float(size))
+    raise PlacementError(
+        found=f"{label.name}: {rule.words} has its centre in the {label.zone} zone in none of {SHAPE_TRIES} tries",
+        hint="leave zone out, ask for another size, or give a fixed box",
     )
+
+
+def _shape_boxes(
+    region: str, anatomy: Mask, side: str, size: float | None, factor: int
+) -> tuple[PixelBox, ...]:
+    """The snapped bounding box of a shape; of a drawn one on both sides one for each lung."""
+    rule = REGIONS[region]
+    assert rule.mask is not None, "a shape has a mask"
+    boxes = []
+    for part in ("left", "right") if side == "both" and rule.drawn else (side,):
+        box = bounding_box(rule.mask(anatomy, part, size))
+        assert box is not None, "a validated label map has both lungs and a heart"
+        boxes.append(snap_outward(box, factor, anatomy.shape[0]))
+    return tuple(boxes)
 
 
 def _place_fixed(label: FindingLabel, anatomy: Mask, factor: int, min_overlap: float) -> PlacedFinding:

@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from xreal_synth.anatomy.augment import NORMAL_HEART
 from xreal_synth.errors import AnatomyError, PlacementError, Problem, RecipeError
 from xreal_synth.findings import LABEL_SETS
 from xreal_synth.plan.build import Plan
 from xreal_synth.plan.chest import Chest
 from xreal_synth.plan.image_labels import image_labels
-from xreal_synth.plan.labels import LARGE_HEART_CTR, labels_of
+from xreal_synth.plan.labels import labels_of
 from xreal_synth.types import LabelValue, PlacedFinding
 
 PROBE_GROUPS: Final = 4096
@@ -176,7 +177,7 @@ def _probe_groups(
             continue
         if index < _LEAST:
             kept.append(chest)
-        large += (chest.ctr or 0.0) > LARGE_HEART_CTR
+        large += (chest.ctr or 0.0) > NORMAL_HEART
         tallies[row].count(plan, row, chest, index)
     return kept, groups, large
 
@@ -184,13 +185,14 @@ def _probe_groups(
 def _probe_rows(plan: Plan, kept: list[Chest], tallies: list[_Tally]) -> None:
     """Tries rows that met too few chests, or had no place so far, on the ones that were kept.
 
-    Of real images each row has its own.
+    Where a row decides the anatomy each row has its own.
     """
     tries = _LEAST if plan.on_images else len(kept)
+    own = plan.on_images or plan.fits_hearts
     for row, tally in enumerate(tallies):
         if tally.tried < tries or not tally.placed:
             for index in range(tries):
-                chest = _chest(plan, index, row, tally) if plan.on_images else kept[index]
+                chest = _chest(plan, index, row, tally) if own else kept[index]
                 if chest is not None:
                     tally.count(plan, row, chest, index)
 
@@ -239,14 +241,15 @@ def _images(plan: Plan, row: RowReport) -> tuple[float, float]:
 
 
 def _label_table(plan: Plan, rows: tuple[RowReport, ...], large: float) -> tuple[LabelCount, ...]:
-    """Expected images per label and value; a share `large` of each row's images has a large heart."""
+    """Expected images per label and value; of masks as they are a share `large` has a large heart in every row."""
     totals = _no_totals()
     unrequested = plan.recipe.labels.unrequested
     for row in rows:
         healthy, edited = _images(plan, row)
+        wide = float(plan.large_heart(row.row)) if plan.fits_hearts else large
         kinds = [[label.name for label in labels] for _, labels in plan.recipe.findings[row.row].kinds]
         for names, images in (([], healthy), *((kind, edited / len(kinds)) for kind in kinds)):
-            for ctr, share in ((0.0, 1.0 - large), (1.0, large)):
+            for ctr, share in ((0.0, 1.0 - wide), (1.0, wide)):
                 _add(totals, labels_of(names, unrequested, ctr), images * share)
     return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
 

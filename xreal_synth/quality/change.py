@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from xreal_synth.quality.checks import JudgedImage, NetworkReadings, bounds_of
-
-NAME: Final = "change"
-WORDS: Final = {
-    "inside": (True, "mean change in the region, grey levels"),
-    "outside": (False, "largest change outside the region, grey levels"),
-}
+from xreal_synth.quality.checks import Bound, CheckEntry, JudgedImage, NetworkReadings, Score
 
 
 class ChangeCheck:
     """Against the healthy twin. The feather lies in the region, so outside it nothing may change. A sham, which
     shows nothing, is only held to the outside."""
 
-    name = NAME
-
-    def __init__(self, bounds: Mapping[str, float]) -> None:
-        self.bounds = bounds_of(bounds, WORDS)
+    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
+        self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
         if image.twin is None or image.region is None:
@@ -32,3 +25,18 @@ class ChangeCheck:
         inside, outside = apart[image.region], apart[~image.region]
         found = {"outside": float(outside.max(initial=0))}
         return found if image.sham or not inside.size else {"inside": float(inside.mean()), **found}
+
+
+CHECK: Final = CheckEntry(
+    name="change", rank=4, open=ChangeCheck,
+    about="Grey levels by which the image differs from its healthy twin; needs nothing.",
+    scores={
+        "inside": Score(
+            True, "mean change in the region, grey levels", "Least mean change in the region.", 1.0, 2.5, (0, 255)
+        ),
+        "outside": Score(
+            False, "largest change outside the region, grey levels", "Most change of any pixel outside it.",
+            0.0, 0.0, (0, 255),
+        ),
+    },
+)  # fmt: skip

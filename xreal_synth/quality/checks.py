@@ -1,19 +1,20 @@
 """What a check of the gate is: it measures an image, and its scores have bounds.
 
-Each check stands in a file of its own: `pixels`, `seam`, `organs`, `finding`, `change`, `copies`. A score that
+Each check stands in a file of its own, whose CHECK is all that the rest of the project reads of it. A score that
 does not apply to an image (no region, an organ that is not in the mask) is left out, and is no failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.types import GreyImage, Mask
+from xreal_synth.types import CheckAction, CheckSettings, GreyImage, Mask
 
 Region = npt.NDArray[np.bool_]
 
@@ -68,9 +69,6 @@ class Check(Protocol):
     """Measures images; the same numbers for the same image, whatever else is judged."""
 
     @property
-    def name(self) -> str: ...
-
-    @property
     def bounds(self) -> Mapping[str, Bound]:
         """By score, without the check's name."""
         ...
@@ -80,6 +78,55 @@ class Check(Protocol):
         ...
 
 
-def bounds_of(values: Mapping[str, float], words: Mapping[str, tuple[bool, str]]) -> dict[str, Bound]:
-    """Bounds from settings; `words` has (least, what it is) of each score."""
-    return {name: Bound(values[name], *words[name]) for name in words}
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number of a check. `least` says that its bound is the least let through, else the most.
+
+    `words` name it in reports, `help` is its key's description in the recipe, `standard` and `strict` are its bounds
+    in the profiles (None: brought by the check's file), `limits` what a recipe may ask for.
+    """
+
+    least: bool
+    words: str
+    help: str
+    standard: float | None
+    strict: float | None
+    limits: tuple[float | None, float | None] = (0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFile:
+    """A file that a check reads: the recipe's key that names it, what it is, and the bounds that it brings along."""
+
+    key: str
+    help: str
+    bounds: Callable[[Path], dict[str, float]] = lambda path: {}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckEntry:
+    """All that the project knows of a check: its row in `catalogue.CHECKS`.
+
+    `rank` is its place among the checks, the cheap and plain ones first. `about` says what it does in the recipe's
+    schema, `open` makes it from its bounds and its file. `needs` is what it cannot run without: "segmenter",
+    "classifier" or "file"; `hint` says how to come by that.
+    """
+
+    name: str
+    rank: int
+    about: str
+    scores: Mapping[str, Score]
+    open: Callable[[Mapping[str, Bound], Path | None], Check]
+    standard: CheckAction = "reject"
+    strict: CheckAction = "reject"
+    needs: Literal["segmenter", "classifier", "file"] | None = None
+    file: CheckFile | None = None
+    hint: str = ""
+
+    def opened(self, settings: CheckSettings) -> Check:
+        """The check with a recipe's bounds."""
+        bounds = {
+            name: Bound(settings.bounds[name], score.least, score.words)
+            for name, score in self.scores.items()
+        }
+        return self.open(bounds, None if settings.file is None else Path(settings.file))

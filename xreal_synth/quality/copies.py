@@ -17,16 +17,14 @@ import numpy.typing as npt
 
 from xreal_synth.errors import BundleError
 from xreal_synth.opening import parse_json
-from xreal_synth.quality.checks import JudgedImage, NetworkReadings, bounds_of
+from xreal_synth.quality.checks import Bound, CheckEntry, CheckFile, JudgedImage, NetworkReadings, Score
 from xreal_synth.quality.nearest import PERCENTILE, THUMB, reduced, thumbnail
 from xreal_synth.types import GreyImage
 
-NAME: Final = "copies"
 FORMAT: Final = "xreal-synth copy index 1"
 ASKED: Final = 2000
 """Images, evenly spaced in the index, whose nearest neighbours give the threshold."""
 _ROWS: Final = 1024
-WORDS: Final = {"distance": (True, "grey levels (RMS) to the nearest training image")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +52,10 @@ class CopyIndex:
 class CopyCheck:
     """Of every image that is delivered. Needs an index."""
 
-    name = NAME
-
-    def __init__(self, bounds: Mapping[str, float], index: CopyIndex) -> None:
-        self.bounds = bounds_of(bounds, WORDS)
-        self._index = index
+    def __init__(self, bounds: Mapping[str, Bound], file: Path | None) -> None:
+        assert file is not None, "a copy check has an index"
+        self.bounds = bounds
+        self._index = read_index(file)
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
         return {"distance": self._index.nearest(image.image)[0]}
@@ -164,3 +161,19 @@ def _centred(thumbs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     rows = thumbs.astype(np.float64)
     rows -= rows.mean(axis=1, keepdims=True)
     return rows
+
+
+CHECK: Final = CheckEntry(
+    name="copies", rank=5, open=CopyCheck, needs="file",
+    about="Is the image a copy of a training image? Needs an index of those images.",
+    scores={
+        "distance": Score(
+            True, "grey levels (RMS) to the nearest training image",
+            "Least distance in grey levels (RMS); left out, the index's own.", None, None, (0, 255),
+        ),
+    },
+    file=CheckFile(
+        "index", "A file made by `xreal-synth quality index`.", lambda path: {"distance": index_threshold(path)}
+    ),
+    hint="give the file that `xreal-synth quality index` makes of the training images; or ",
+)  # fmt: skip

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
-from pathlib import Path
 from typing import Final, Protocol
 
-from xreal_synth.quality import change, copies, finding, organs, pixels, seam
-from xreal_synth.quality.checks import Check, JudgedImage, NetworkReadings
-from xreal_synth.types import CheckSettings, GreyImage, Mask, QualitySettings, Verdict
-
-SCORES: Final[dict[str, tuple[bool, str]]] = {
-    f"{module.NAME}.{name}": reported
-    for module in (pixels, seam, organs, finding, change, copies)
-    for name, reported in module.WORDS.items()
-}
-"""By full name ("organs.heart"): whether its bound is the least that is let through, and its words."""
+from xreal_synth.quality.catalogue import CHECKS
+from xreal_synth.quality.checks import JudgedImage, NetworkReadings
+from xreal_synth.types import GreyImage, Mask, QualitySettings, Verdict
 
 DIGITS: Final = 4
 """Scores are rounded to so many digits behind the point before they are compared and kept."""
@@ -53,7 +45,9 @@ class Gate:
     def __init__(self, settings: QualitySettings, networks: GateNetworks | None = None) -> None:
         self._settings = settings
         self._networks = networks or GateNetworks()
-        self._running = [(_check(one), one.action == "reject") for one in settings.checks]
+        self._running = [
+            (one.name, CHECKS[one.name].opened(one), one.action == "reject") for one in settings.checks
+        ]
 
     def judge(self, images: Sequence[JudgedImage]) -> list[Verdict]:
         """A verdict on each image, in their order."""
@@ -96,10 +90,10 @@ class Gate:
         scores: dict[str, float] = {}
         refused, flags = list[str](), list[str]()
         reasons: dict[str, str] = {}
-        for check, rejects in self._running:
+        for family, check, rejects in self._running:
             for name, value in check.scores(image, seen).items():
                 bound, score = check.bounds[name], round(float(value), DIGITS)
-                reported = f"{check.name}.{name}"
+                reported = f"{family}.{name}"
                 scores[reported] = score
                 if bound.broken(score):
                     (refused if rejects else flags).append(reported)
@@ -117,19 +111,3 @@ class Gate:
         if below is None or logits is None:
             return None
         return frozenset(name for name, logit in logits.items() if 1 / (1 + exp(-logit)) < below)
-
-
-def _check(settings: CheckSettings) -> Check:
-    if settings.name == copies.NAME:
-        assert settings.file is not None, "a copy check has an index"
-        return copies.CopyCheck(settings.bounds, copies.read_index(Path(settings.file)))
-    return _CHECKS[settings.name](settings.bounds)
-
-
-_CHECKS: Final[dict[str, Callable[[Mapping[str, float]], Check]]] = {
-    pixels.NAME: pixels.PixelsCheck,
-    seam.NAME: seam.SeamCheck,
-    organs.NAME: organs.OrgansCheck,
-    finding.NAME: finding.FindingCheck,
-    change.NAME: change.ChangeCheck,
-}

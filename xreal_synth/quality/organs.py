@@ -9,31 +9,33 @@ rest is the image's own. Left and right are different organs, so swapped lungs a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from xreal_synth.findings import AORTA, ORGANS
-from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Region, bounds_of
+from xreal_synth.quality.checks import (
+    Bound,
+    CheckEntry,
+    CheckFile,
+    JudgedImage,
+    NetworkReadings,
+    Region,
+    Score,
+)
 from xreal_synth.types import Mask
 
-NAME: Final = "organs"
 COVERED: Final = "covered"
 LEAST_SEEN: Final = 0.5
 """Share of an organ that must not be painted on for it to be judged by the rest."""
-WORDS: Final = {
-    **{organ: (True, f"Dice of the {organ.replace('_', ' ')} with the requested mask") for organ in ORGANS},
-    COVERED: (True, "least Dice of the lungs and heart that the finding covers"),
-}
 
 
 class OrgansCheck:
     """Needs a segmenter."""
 
-    name = NAME
-
-    def __init__(self, bounds: Mapping[str, float]) -> None:
-        self.bounds = bounds_of(bounds, WORDS)
+    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
+        self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
         if image.anatomy is None or seen.label_map is None:
@@ -62,3 +64,33 @@ def dice(a: Region, b: Region) -> float:
     """2 |a and b| / (|a| + |b|) of bool [H, W]; 1 where both are empty."""
     both = np.count_nonzero(a) + np.count_nonzero(b)
     return 2 * np.count_nonzero(a & b) / both if both else 1.0
+
+
+_BOUNDS: Final = {
+    "left_lung": (0.8, 0.85),
+    "right_lung": (0.8, 0.85),
+    "heart": (0.7, 0.78),
+    "aorta": (0.3, 0.45),
+}
+
+CHECK: Final = CheckEntry(
+    name="organs", rank=2, open=OrgansCheck, needs="segmenter",
+    about="Does the image follow its organ mask? Needs the bundle's segmenter, or TorchXRayVision's PSPNet.",
+    scores={
+        **{
+            organ: Score(
+                True, f"Dice of the {organ.replace('_', ' ')} with the requested mask", "Least Dice.",
+                *_BOUNDS[organ],
+            )
+            for organ in ORGANS
+        },
+        COVERED: Score(
+            True, "least Dice of the lungs and heart that the finding covers",
+            "Least Dice of a lung or heart of which a finding covers more than half.", 0.65, 0.72,
+        ),
+    },
+    file=CheckFile(
+        "weights",
+        "pspnet_chestxray_best_model_4.pth of TorchXRayVision, in place of the bundle's segmenter.",
+    ),
+)  # fmt: skip

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.quality.checks import JudgedImage, NetworkReadings, bounds_of
+from xreal_synth.quality.checks import Bound, CheckEntry, JudgedImage, NetworkReadings, Score
 from xreal_synth.types import GreyImage
 
-NAME: Final = "pixels"
 BLOCK: Final = 8
 """Side of the blocks that are counted as blank, pixels."""
 BLUR_WIDTH: Final = 11
 """Width of the blur that an image is compared with, pixels."""
-WORDS: Final = {
-    "range": (True, "grey levels between the 1st and the 99th percentile"),
-    "blank": (False, "share of blocks in one grey level"),
-    "saturated": (False, "share of pixels at 0 or 255"),
-    "blur": (False, "blur (0 sharp, 1 flat)"),
-}
 
 
 class PixelsCheck:
     """Of an edited real image a score counts only where it is worse than the real image's own."""
 
-    name = NAME
-
-    def __init__(self, bounds: Mapping[str, float]) -> None:
-        self.bounds = bounds_of(bounds, WORDS)
+    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
+        self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
         found = measured(image.image)
@@ -79,3 +71,21 @@ def _kept_variation(grey: npt.NDArray[np.float32], axis: int) -> float:
     lost = np.maximum(0.0, sharp - np.abs(np.diff(blurred, axis=axis)))
     total = float(sharp.sum(dtype=np.float64))
     return 1.0 if total == 0 else 1.0 - float(lost.sum(dtype=np.float64)) / total
+
+
+CHECK: Final = CheckEntry(
+    name="pixels", rank=0, about="Faults of the image itself; needs nothing.", open=PixelsCheck,
+    scores={
+        "range": Score(
+            True, "grey levels between the 1st and the 99th percentile",
+            "Least grey levels between the 1st and the 99th percentile.", 80, 100, (0, 255),
+        ),
+        "blank": Score(
+            False, "share of blocks in one grey level", "Most 8x8 blocks of one grey level, share.", 0.4, 0.25
+        ),
+        "saturated": Score(
+            False, "share of pixels at 0 or 255", "Most pixels at 0 or 255, share.", 0.2, 0.1
+        ),
+        "blur": Score(False, "blur (0 sharp, 1 flat)", "Most blur: 0 sharp, 1 flat.", 0.7, 0.6),
+    },
+)  # fmt: skip

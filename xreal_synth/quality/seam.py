@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.anatomy.measure import bounding_box
-from xreal_synth.anatomy.regions import FEATHER_SHARE
-from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Region, bounds_of
+from xreal_synth.findings import FEATHER_SHARE
+from xreal_synth.masks import bounding_box
+from xreal_synth.quality.checks import Bound, CheckEntry, JudgedImage, NetworkReadings, Region, Score
 from xreal_synth.types import GreyImage
 
 Steps = npt.NDArray[np.float64]
 
-NAME: Final = "seam"
 FLOOR: Final = 2.0
 """Grey levels that a step in the twin counts at least: a smooth twin makes no seam of a faint step."""
-WORDS: Final = {"energy": (False, "steps across the region's border, times the twin's")}
 
 
 class SeamCheck:
     """Within the paste's feather, the worst line parallel to the border."""
 
-    name = NAME
-
-    def __init__(self, bounds: Mapping[str, float]) -> None:
-        self.bounds = bounds_of(bounds, WORDS)
+    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
+        self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
         if image.region is None or image.twin is None:
@@ -72,3 +69,14 @@ def _steps(image: GreyImage, axis: int) -> Steps:
 
 def _mean(steps: Sequence[Steps]) -> float:
     return float(np.abs(np.concatenate(steps)).mean())
+
+
+CHECK: Final = CheckEntry(
+    name="seam", rank=1, about="Steps along the border of what was painted; needs nothing.", open=SeamCheck,
+    scores={
+        "energy": Score(
+            False, "steps across the region's border, times the twin's",
+            "Largest step across the border over the healthy twin's across the same line.", 2.2, 1.9, (0, None),
+        ),
+    },
+)  # fmt: skip

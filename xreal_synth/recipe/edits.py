@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from xreal_synth.findings import FINDINGS
+from xreal_synth.findings import FINDINGS, REGIONS, takes_box
 from xreal_synth.recipe.kinds import FindingName, Place, RecipePart, finding_name, is_number, problem
 from xreal_synth.types import Zone
 
@@ -121,11 +121,11 @@ class EditRule(RecipePart):
     def _boxed(self) -> None:
         """A finding that takes in an organ has no box to move, resize or fill."""
         for key, names in (("move", self.moved), ("resize", self.resized), ("add", self.added or ())):
-            odd = [name for name in names if FINDINGS[name].region != "box"]
+            odd = [name for name in names if not takes_box(name)]
             if odd:
-                organ = "the heart" if FINDINGS[odd[0]].region == "heart" else "both lungs"
+                words = REGIONS[FINDINGS[odd[0]].region].words
                 raise problem(
-                    None, found=f"{odd[0]} in {key}", wanted=f"findings with a box: {odd[0]} takes in {organ}",
+                    None, found=f"{odd[0]} in {key}", wanted=f"findings with a box: {odd[0]} takes in {words}",
                     hint=f"take it out; to add it, write labels: [{{name: {odd[0]}}}]", at=key,
                 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from xreal_synth.findings import FINDINGS
+from xreal_synth.findings import FINDINGS, REGIONS
 from xreal_synth.recipe.edits import EditRule
 from xreal_synth.recipe.kinds import (
     Box,
@@ -27,7 +27,8 @@ class FindingLabel(RecipePart):
     )
     zone: Zone = Field(default="any", description="Third of the lung's height.")
     size: SizeRange | None = Field(
-        default=None, description="Box area over that lung's area, [lowest, highest]."
+        default=None,
+        description="Area over that lung's area, [lowest, highest]: of the box, or of the shape that it follows.",
     )
     box: Box | None = Field(
         default=None,
@@ -43,21 +44,20 @@ class FindingLabel(RecipePart):
 
     @model_validator(mode="after")
     def _places_agree(self) -> Self:
-        region = FINDINGS[self.name].region
+        rule = REGIONS[FINDINGS[self.name].region]
         placed = [key for key in ("side", "zone", "size", "box") if getattr(self, key) not in (None, "any")]
-        if region == "lungs" and self.side == "both":
-            placed.remove("side")
-        named = ", ".join(f"`{key}`" for key in placed if key != "box" or region != "box")
-        if region != "box" and placed:
-            what = "the heart" if region == "heart" else "both lungs"
+        refused = [key for key in placed if key not in rule.keys]
+        if refused:
+            kept = "".join(f", {key}: {getattr(self, key)}" for key in placed if key in rule.keys)
             raise problem(
                 None,
-                found=f"{named} for {self.name}",
-                wanted=f"none of them: {self.name} takes in {what}",
-                hint=f"write {{name: {self.name}}}",
-                at=placed[0],
+                found=f"{', '.join(f'`{key}`' for key in refused)} for {self.name}",
+                wanted=f"none of them: {self.name} takes in {rule.words}",
+                hint=f"write {{name: {self.name}{kept}}}",
+                at=refused[0],
             )
         if self.box is not None and placed != ["box"]:
+            named = ", ".join(f"`{key}`" for key in placed if key != "box")
             raise problem(
                 None,
                 found=f"`box` together with {named}",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.quality.catalogue import CHECKS
+from xreal_synth.quality.checks import CheckEntry
 from xreal_synth.recipe.kinds import RecipePart
 from xreal_synth.types import CheckAction, CheckSettings, QualityProfile, QualitySettings
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _ACTION: Final = "`off`, `warn` (delivered, flagged) or `reject` (drawn again); left out, the profile's."
 
@@ -23,86 +24,36 @@ class CheckBounds(RecipePart):
     action: CheckAction | None = Field(default=None, description=_ACTION)
 
 
-class Pixels(CheckBounds):
-    """Faults of the image itself; needs nothing."""
+def _keys(entry: CheckEntry) -> type[CheckBounds]:
+    """A check's keys: a bound for each score, and its file with the sha256."""
+    keys: dict[str, Any] = {}
+    for name, score in entry.scores.items():
+        low, high = score.limits
+        keys[name] = (
+            Annotated[float, Field(ge=low, le=high)] | None,
+            Field(default=None, description=score.help),
+        )
+    if entry.file is not None:
+        reported = "The file's sha256, as dataset.json has it: another file is refused."
+        keys[entry.file.key] = (str | None, Field(default=None, min_length=1, description=entry.file.help))
+        keys["content"] = (Sha256 | None, Field(default=None, description=reported))
+    return create_model(entry.name.title(), __base__=CheckBounds, __doc__=entry.about, **keys)
 
-    range: Annotated[float, Field(ge=0, le=255)] | None = Field(
-        default=None, description="Least grey levels between the 1st and the 99th percentile."
+
+if TYPE_CHECKING:
+
+    class Checks(RecipePart):
+        """The gate's checks; what is left out is the profile's."""
+else:
+    Checks = create_model(
+        "Checks",
+        __base__=RecipePart,
+        __doc__="The gate's checks; what is left out is the profile's.",
+        **{
+            name: (keys, Field(default_factory=keys))
+            for name, keys in ((entry.name, _keys(entry)) for entry in CHECKS.values())
+        },
     )
-    blank: Share | None = Field(default=None, description="Most 8x8 blocks of one grey level, share.")
-    saturated: Share | None = Field(default=None, description="Most pixels at 0 or 255, share.")
-    blur: Share | None = Field(default=None, description="Most blur: 0 sharp, 1 flat.")
-
-
-class Seam(CheckBounds):
-    """Steps along the border of what was painted; needs nothing."""
-
-    energy: Annotated[float, Field(ge=0)] | None = Field(
-        default=None,
-        description="Largest step across the border over the healthy twin's across the same line.",
-    )
-
-
-class Organs(CheckBounds):
-    """Does the image follow its organ mask? Needs the bundle's segmenter, or TorchXRayVision's PSPNet."""
-
-    left_lung: Share | None = Field(default=None, description="Least Dice.")
-    right_lung: Share | None = Field(default=None, description="Least Dice.")
-    heart: Share | None = Field(default=None, description="Least Dice.")
-    aorta: Share | None = Field(default=None, description="Least Dice.")
-    covered: Share | None = Field(
-        default=None, description="Least Dice of a lung or heart of which a finding covers more than half."
-    )
-    weights: str | None = Field(
-        default=None,
-        min_length=1,
-        description="pspnet_chestxray_best_model_4.pth of TorchXRayVision, in place of the bundle's segmenter.",
-    )
-    content: Sha256 | None = Field(
-        default=None, description="The file's sha256, as dataset.json has it: another file is refused."
-    )
-
-
-class FindingShownBounds(CheckBounds):
-    """Does the bundle's classifier see more of the finding than in the healthy twin?"""
-
-    shown: float | None = Field(default=None, description="Least difference of the two logits.")
-
-
-class Change(CheckBounds):
-    """Grey levels by which the image differs from its healthy twin; needs nothing."""
-
-    inside: Annotated[float, Field(ge=0, le=255)] | None = Field(
-        default=None, description="Least mean change in the region."
-    )
-    outside: Annotated[float, Field(ge=0, le=255)] | None = Field(
-        default=None, description="Most change of any pixel outside it."
-    )
-
-
-class Copies(CheckBounds):
-    """Is the image a copy of a training image? Needs an index of those images."""
-
-    distance: Annotated[float, Field(ge=0, le=255)] | None = Field(
-        default=None, description="Least distance in grey levels (RMS); left out, the index's own."
-    )
-    index: str | None = Field(
-        default=None, min_length=1, description="A file made by `xreal-synth quality index`."
-    )
-    content: Sha256 | None = Field(
-        default=None, description="The file's sha256, as dataset.json has it: another file is refused."
-    )
-
-
-class Checks(RecipePart):
-    """The gate's checks; what is left out is the profile's."""
-
-    pixels: Pixels = Field(default_factory=Pixels)
-    seam: Seam = Field(default_factory=Seam)
-    organs: Organs = Field(default_factory=Organs)
-    finding: FindingShownBounds = Field(default_factory=FindingShownBounds)
-    change: Change = Field(default_factory=Change)
-    copies: Copies = Field(default_factory=Copies)
 
 
 class Quality(RecipePart):
@@ -127,29 +78,18 @@ class Profile:
     bounds: Mapping[str, float]
 
 
-STANDARD: Final[dict[str, Profile]] = {
-    "pixels": Profile("reject", {"range": 80, "blank": 0.4, "saturated": 0.2, "blur": 0.7}),
-    "seam": Profile("reject", {"energy": 2.2}),
-    "organs": Profile(
-        "reject", {"left_lung": 0.8, "right_lung": 0.8, "heart": 0.7, "aorta": 0.3, "covered": 0.65}
-    ),
-    "finding": Profile("warn", {"shown": 0.0}),
-    "change": Profile("reject", {"inside": 1.0, "outside": 0.0}),
-    "copies": Profile("reject", {}),
+STANDARD: Final = {
+    entry.name: Profile(
+        entry.standard, {name: one.standard for name, one in entry.scores.items() if one.standard is not None}
+    )
+    for entry in CHECKS.values()
 }
-"""Chosen on 96 groups of xreal-mini: its worst few
-percent fail, as they should when looked at. Whether a finding is shown is only a warning: of Pneumonia, Effusion
-and Atelectasis the classifier sees about as often less as more than in the twin, so that drawing again until it
-sees more would pick images by the classifier's noise, at twice the cost."""
-STRICT: Final[dict[str, Profile]] = {
-    "pixels": Profile("reject", {"range": 100, "blank": 0.25, "saturated": 0.1, "blur": 0.6}),
-    "seam": Profile("reject", {"energy": 1.9}),
-    "organs": Profile(
-        "reject", {"left_lung": 0.85, "right_lung": 0.85, "heart": 0.78, "aorta": 0.45, "covered": 0.72}
-    ),
-    "finding": Profile("reject", {"shown": 0.0}),
-    "change": Profile("reject", {"inside": 2.5, "outside": 0.0}),
-    "copies": Profile("reject", {}),
+"""Chosen on 96 groups of xreal-mini: its worst few percent fail, as they should when looked at."""
+STRICT: Final = {
+    entry.name: Profile(
+        entry.strict, {name: one.strict for name, one in entry.scores.items() if one.strict is not None}
+    )
+    for entry in CHECKS.values()
 }
 NEGATIVE_BELOW: Final = 0.5
 """Default of `labels.negative_below`."""
@@ -159,14 +99,14 @@ PROFILES: Final[dict[QualityProfile, dict[str, Profile]]] = {
     "standard": STANDARD,
     "strict": STRICT,
 }
-FILES: Final = {"organs": "weights", "copies": "index"}
+FILES: Final = {entry.name: entry.file.key for entry in CHECKS.values() if entry.file is not None}
 """Checks that can read a file, and the key that names it."""
 _NOT_BOUNDS: Final = ("action", "content", *FILES.values())
 
 
 @dataclass(frozen=True, slots=True)
-class CheckFile:
-    """A file that a check reads: its sha256, and the bounds that it brings along."""
+class KnownFile:
+    """What is known of a file that a check reads: its sha256, and the bounds that it brings along."""
 
     sha256: str
     bounds: Mapping[str, float] = field(default_factory=dict)
@@ -175,7 +115,7 @@ class CheckFile:
 def resolve_quality(
     quality: Quality,
     unable: Mapping[str, str],
-    files: Mapping[str, CheckFile],
+    files: Mapping[str, KnownFile],
     *,
     negative_below: float | None = None,
     source: str = "recipe",
@@ -218,23 +158,27 @@ def check_file(quality: Quality, name: str) -> str | None:
 
 
 def digested_quality(settings: QualitySettings) -> dict[str, object]:
-    """What of the gate decides images: every check with its action and limits; files by their content."""
+    """What of the gate decides images: the checks that run, with action and limits; files by their content.
+
+    Those that do not run are not named, so that one which is added later leaves the digests of earlier datasets.
+    """
     reported: dict[str, object] = {"profile": settings.profile, "max_attempts": settings.max_attempts}
-    if settings.profile == "none" and not settings.checks:
-        return reported
-    running = {check.name: check for check in settings.checks}
-    reported["checks"] = {
-        name: {"action": "off"}
-        if (check := running.get(name)) is None
-        else {"action": check.action, **check.bounds, **({"content": check.sha256} if check.sha256 else {})}
-        for name in STANDARD
-    }
+    if settings.profile != "none" or settings.checks:
+        reported["checks"] = {
+            check.name: {
+                "action": check.action, **check.bounds, **({"content": check.sha256} if check.sha256 else {}),
+            }
+            for check in settings.checks
+        }  # fmt: skip
     return reported
 
 
-def place_files(quality: dict[str, object], written: object) -> None:
-    """Puts the files' places, as a recipe has them, into digested settings, which leave them out."""
+def as_digested(quality: dict[str, object], written: object) -> None:
+    """Makes digested settings a recipe's again: what they do not name is off, and files are where `written`, the
+    recipe, has them."""
     checks = quality.get("checks")
+    if isinstance(checks, dict):
+        quality["checks"] = checks = {**{name: {"action": "off"} for name in CHECKS}, **checks}
     for name, key in FILES.items():
         check = checks.get(name) if isinstance(checks, dict) else None
         place = written
@@ -265,12 +209,11 @@ def _without_effect(name: str, reported: set[str]) -> list[Problem]:
 
 def _cannot(name: str, why: str) -> Problem:
     hint = "set `action: off`, or leave it out: then it is off and the dataset says so"
-    if name == "copies":
-        hint = "give the file that `xreal-synth quality index` makes of the training images; or " + hint
+    hint = CHECKS[name].hint + hint
     return Problem(f"quality.checks.{name}", f"cannot run here: {why}", "a check that can", hint)
 
 
-def _other_file(name: str, given: CheckBounds, file: CheckFile | None) -> list[Problem]:
+def _other_file(name: str, given: CheckBounds, file: KnownFile | None) -> list[Problem]:
     content: str | None = getattr(given, "content", None)
     if content is None or (file is not None and file.sha256 == content):
         return []

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Final, TypeVar
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.recipe.sampling import NOT_IN_PAPER, Sampling, steps_words
+from xreal_synth.recipe.sampling import NOT_IN_PAPER, XREALS_OWN, Sampling, steps_words
 from xreal_synth.types import SamplingDefaults, SamplingSettings
 
 UPSCALE_STEPS: Final = 100
 """Of the upscaler, as Cheff's released code takes them."""
+
+REFERENCE: Final = {"eta": 1.0, "eta_free": None, "spacing": None, "soft_variance": None}
+"""What mode `reference` has in place of the bundle's, unless the recipe says otherwise."""
 
 _T = TypeVar("_T")
 
@@ -33,23 +36,14 @@ def resolve_sampling(
     mode = _or(sampling.mode, "branch" if edits and defaults.mode == "joint" else defaults.mode)
     if mode == "paper":
         return _paper(sampling)
-    holds = sampling.control == "xreal"
+    left = {**asdict(defaults), **(REFERENCE if mode == "reference" else {}), "mode": mode}
+    if sampling.control != "xreal":
+        left |= dict.fromkeys(XREALS_OWN)
     settings = SamplingSettings(
-        mode=mode,
+        **{name: _or(getattr(sampling, name), value) for name, value in left.items()},
         control=sampling.control,
-        steps=_or(sampling.steps, defaults.steps),
-        hold=_or(sampling.hold, defaults.hold) if holds else None,
-        branch=_or(sampling.branch, defaults.branch),
-        guidance=_or(sampling.guidance, defaults.guidance),
-        soft=_or(sampling.soft, defaults.soft) if holds else None,
         resample=sampling.resample,
         paste=sampling.paste,
-        eta=_or(sampling.eta, 1.0 if mode == "reference" else defaults.eta),
-        eta_free=_or(sampling.eta_free, None if mode == "reference" else defaults.eta_free),
-        spacing=_or(sampling.spacing, None if mode == "reference" else defaults.spacing),
-        soft_variance=_or(sampling.soft_variance, defaults.soft_variance)
-        if holds and mode in ("branch", "joint")
-        else sampling.soft_variance,
     )
     if settings.mode == "reference" and 1000 % settings.steps:
         raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])

@@ -7,7 +7,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import RecipePart, problem, shown
-from xreal_synth.types import Control, SamplingMode
+from xreal_synth.types import Control, Guidance, SamplingMode, Share, SoftVariance, Spacing, Steps
 
 NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
 XREALS_OWN: Final = ("hold", "soft", "soft_variance")
@@ -28,41 +28,33 @@ class Sampling(RecipePart):
         description="What makes an image follow its organ mask: `xreal` holds its first steps to the rough image, "
         "`controlnet` is the baseline (the bundle needs one), `none` leaves the mask out.",
     )
-    steps: int | None = Field(
+    steps: Steps | None = Field(
         default=None,
-        ge=1,
-        le=1000,
         description="Denoising steps; `reference` wants a divisor of 1000, `paper` takes 100 unless told.",
     )
-    hold: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the steps that are held to the anatomy; `paper`: 0.5."
+    hold: Share | None = Field(
+        default=None, description="Share of the steps that are held to the anatomy; `paper`: 0.5."
     )
-    branch: float | None = Field(
+    branch: Share | None = Field(
         default=None,
-        ge=0,
-        le=1,
         description="Share of the twin's steps that an edit keeps; in `joint`, of the steps "
         "after which a finding's region is no longer held to the anatomy.",
     )
-    guidance: float | None = Field(
-        default=None, ge=0, le=50, description="Classifier-free guidance; 1 is none."
+    guidance: Guidance | None = Field(default=None, description="Classifier-free guidance; 1 is none.")
+    soft: Share | None = Field(
+        default=None, description="Weight of the anatomy outside the organs while held."
     )
-    soft: float | None = Field(
-        default=None, ge=0, le=1, description="Weight of the anatomy outside the organs while held."
+    eta: Share | None = Field(
+        default=None, description="DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1."
     )
-    eta: float | None = Field(
-        default=None, ge=0, le=1, description="DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1."
+    eta_free: Share | None = Field(
+        default=None, description="The same in the steps after the hold; left out: as `eta`."
     )
-    eta_free: float | None = Field(
-        default=None, ge=0, le=1, description="The same in the steps after the hold; left out: as `eta`."
-    )
-    spacing: float | None = Field(
+    spacing: Spacing | None = Field(
         default=None,
-        ge=0.5,
-        le=4,
         description="Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail.",
     )
-    soft_variance: Literal["mixed", "kept"] | None = Field(
+    soft_variance: SoftVariance | None = Field(
         default=None,
         description="Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed.",
     )

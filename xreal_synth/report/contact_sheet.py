@@ -17,7 +17,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.findings import ORGANS
 from xreal_synth.report.overlay import ORGAN_COLOURS, Colour, annotated, font, plain
 from xreal_synth.storage import TEMPORARY_PREFIX
-from xreal_synth.types import Sample, SampleMeta, SourceImage
+from xreal_synth.types import Role, Sample, SampleMeta, SourceImage
 
 NOTICE: Final = "Synthetic images made by a model: for research, not for diagnosis."
 NOTICE_EDITED: Final = "Patients' images, as they are or edited by a model: for research, not for diagnosis."
@@ -95,7 +95,7 @@ def _blocks(samples: Iterable[Sample], columns: int) -> list[_SheetBlock]:
     blocks = []
     for _, run in groupby(samples, key=lambda sample: sample.meta.group):
         members = tuple(run)
-        twin = any(sample.meta.member != "h" for sample in members)
+        twin = any(sample.meta.member != Role.healthy for sample in members)
         cuts = range(0, len(members), columns)
         blocks += [_SheetBlock(members[start : start + columns], twin) for start in cuts]
     return blocks
@@ -146,7 +146,9 @@ def _captions(sample: Sample, twin: bool) -> list[str]:
     member, findings = sample.meta.member, sample.meta.findings
     if sample.meta.source is not None:
         return _image_captions(sample.meta, sample.meta.source)
-    role = {"h": "healthy twin" if twin else "", "v": "variant", "s": "sham"}[member[0]]
+    role = {Role.healthy: "healthy twin" if twin else "", Role.variant: "variant", Role.sham: "sham"}[
+        Role.of(member)
+    ]
     if sample.meta.sham:
         return [role, *_sham_captions(sample.meta)]
     if not findings:
@@ -156,7 +158,7 @@ def _captions(sample: Sample, twin: bool) -> list[str]:
 
 
 def _image_captions(meta: SampleMeta, source: SourceImage) -> list[str]:
-    if meta.member == "h":
+    if meta.member == Role.healthy:
         return ["real image", source.id, ", ".join(source.labels)]
     if meta.sham:
         return ["sham of a real image", *_sham_captions(meta)]

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from xreal_synth.types import Role
+
 SHARDS: Final = 8
 SHEETS: Final = 12
 IMAGES: Final = 6
@@ -112,5 +114,5 @@ def _kinds(batch: Any, healthy: Any) -> Any:
     role = np.array([member[0] for member in batch.column("member").to_pylist()])
     kinds[(role == "v") & (kinds == "")] = PAINTED_OVER
     kinds[role != "v"] = ""
-    kinds[(role == "h") & np.isin(batch.column("row").to_numpy(), healthy)] = NO_FINDING
+    kinds[(role == Role.healthy) & np.isin(batch.column("row").to_numpy(), healthy)] = NO_FINDING
     return kinds

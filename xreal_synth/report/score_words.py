@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.quality.gate import SCORES
+from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report.charts import Line
 
 End = Literal["low", "high"]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.dataset.table import FLAGS, QUALITY
+from xreal_synth.findings import REGIONS
 from xreal_synth.opening import open_parquet
 from xreal_synth.report.coverage import Coverage
 from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
@@ -34,8 +35,8 @@ COLUMNS: Final = ("key", "group", "member", "shard", "row", "height", "width", "
 class PaintedFinding:
     """A finding wherever it was painted.
 
-    `images` show it; `share` float64 [64, 64] is how often its boxes cover a place, None where its region is
-    an organ and not a box; `sizes` are of box area over that lung's area.
+    `images` show it; `share` float64 [64, 64] is how often its boxes cover a place, None where it takes
+    in a whole organ; `sizes` are of its area over that lung's area.
     """
 
     name: str
@@ -46,6 +47,10 @@ class PaintedFinding:
     sizes: Histogram | None
     sides: dict[str, int]
     zones: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        return REGIONS[self.region].words
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +96,7 @@ class _Finding:
         self.zones: Counter[str] = Counter()
 
     def painted(self, name: str) -> PaintedFinding:
-        boxed = self.region == "box" and self.coverage.boxes
+        boxed = REGIONS[self.region].drawn and self.coverage.boxes
         return PaintedFinding(
             name, self.region, self.images, self.coverage.boxes, self.coverage.share if boxed else None,
             self.sizes.histogram, _ordered(self.sides, ("right", "both", "left")),

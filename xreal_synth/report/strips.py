@@ -21,12 +21,11 @@ from xreal_synth.findings import ORGANS
 from xreal_synth.report.marks import marks, view_box
 from xreal_synth.report.pictures import SIDES, Picture, change_picture, reduced
 from xreal_synth.storage import Store
-from xreal_synth.types import GreyImage, Sample, SampleMeta
+from xreal_synth.types import GreyImage, Role, Sample, SampleMeta
 
 MEAN_GROUPS: Final = 32
 """Groups of each spread shard that the mean image and mean anatomy are taken over, at most."""
 MEAN_SIDE: Final = 256
-TWIN: Final = "h"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,9 +138,9 @@ def _groups(store: Store, head: DatasetHead, shard: int, keys: set[str], means: 
 def _strip(members: Sequence[Sample], key: str) -> Strip:
     by_member = {sample.meta.member: sample for sample in members}
     sample = next(one for one in members if one.meta.key == key)
-    edited = sample.meta.member != TWIN
-    twin = by_member.get(TWIN) if edited else None
-    sham = by_member.get("s0") if sample.meta.member == "v0" else None
+    edited = sample.meta.member != Role.healthy
+    twin = by_member.get(Role.healthy) if edited else None
+    sham = by_member.get(Role.sham.member()) if sample.meta.member == Role.variant.member() else None
     return Strip(
         meta=sample.meta,
         image=_small(sample.image),

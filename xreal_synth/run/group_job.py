@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, shown_area
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, shown_area
+from xreal_synth.findings import REGIONS
 from xreal_synth.models.describe import prompt_for, prompt_of
-from xreal_synth.run.quality import HEALTHY
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
-from xreal_synth.types import MemberSpec, PixelBox, PlacedFinding, SampleSpec
+from xreal_synth.types import MemberSpec, PixelBox, PlacedFinding, Role, SampleSpec
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -30,7 +30,7 @@ def group_job(run: Run, spec: SampleSpec) -> GroupJob:
         members=tuple(
             MemberJob(member.name, _edits(run, member, spec), _joint_prompt(run, member))
             for member in spec.members
-            if member.name != HEALTHY
+            if member.name != Role.healthy
         ),
         image=spec.image,
         large=spec.large,
@@ -44,7 +44,7 @@ def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
     """
     if member.sham:
         healthy = run.bundle.healthy_prompt
-        return tuple(_painting(run, region_mask(place, spec.anatomy), healthy) for place in member.sham)
+        return tuple(_painting(run, spec.regions[place], healthy) for place in member.sham)
     removed = member.source.removed if member.source is not None else ()
     first = (_removal(run, removed),) if removed else ()
     return first + tuple(_edit(run, finding, spec) for finding in member.findings)
@@ -66,12 +66,12 @@ def _removal(run: Run, boxes: Sequence[PixelBox]) -> Edit:
 
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
     prompt = painted_by(run, finding, spec.row)
-    region = region_mask(finding, spec.anatomy)
+    region = spec.regions[finding]
     return replace(
         _painting(run, region, prompt),
         finding=finding.name,
         area=shown_area(finding, region),
-        held=finding.region == "heart",
+        held=REGIONS[finding.region].held,
     )
 
 

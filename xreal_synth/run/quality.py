@@ -10,19 +10,17 @@ import numpy as np
 from xreal_synth.errors import BundleError, Problem, RecipeError
 from xreal_synth.models.bundle_file import bounded_config
 from xreal_synth.models.describe import BundleInfo
+from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.checks import JudgedImage
-from xreal_synth.quality.copies import index_threshold
 from xreal_synth.recipe.edits import ImagesSource
-from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, CheckFile, check_file, resolve_quality
+from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, KnownFile, check_file, resolve_quality
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.storage import sha256_file
-from xreal_synth.types import GreyImage, MemberSpec, QualitySettings, SampleSpec
+from xreal_synth.types import GreyImage, MemberSpec, QualitySettings, Role, SampleSpec
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
     from xreal_synth.sampling.jobs import GroupImages, GroupJob
-
-HEALTHY = "h"
 
 
 def open_quality(recipe: Recipe, bundle: BundleInfo) -> QualitySettings:
@@ -63,15 +61,15 @@ def judged_images(run: Run, spec: SampleSpec, job: GroupJob, images: GroupImages
     Images that were upscaled are judged at the size they were sampled at, as the means of blocks.
     """
     edits = {member.name: member.edits for member in job.members}
-    twin = _small(images.images[HEALTHY], run.enlarging) if HEALTHY in images.images else None
+    twin = _small(images.images[Role.healthy], run.enlarging) if Role.healthy in images.images else None
     anatomy = spec.anatomy if spec.ctr is not None else None
 
     def judged(member: MemberSpec) -> JudgedImage | None:
-        if spec.image is not None and member.name == HEALTHY:
+        if spec.image is not None and member.name == Role.healthy:
             return None
         if twin is None:
             return JudgedImage(member.key, _small(images.images[member.name], run.enlarging), anatomy)
-        if member.name == HEALTHY:
+        if member.name == Role.healthy:
             return JudgedImage(member.key, twin, anatomy)
         regions = [edit.region for edit in edits[member.name]]
         return JudgedImage(
@@ -104,29 +102,37 @@ def _small(image: GreyImage, times: int) -> GreyImage:
     return np.asarray(blocks.mean(axis=(1, 3)).round().astype(np.uint8))
 
 
-def _unable(recipe: Recipe, bundle: BundleInfo, files: dict[str, CheckFile]) -> dict[str, str]:
+def _unable(recipe: Recipe, bundle: BundleInfo, files: dict[str, KnownFile]) -> dict[str, str]:
     """The checks that cannot run, each with the reason."""
-    reported: dict[str, str] = {}
-    real = isinstance(recipe.anatomy.source, ImagesSource)
-    if not real and recipe.sampling.control == "none":
-        reported["organs"] = "with control: none the organ masks are places, not what the images show"
-    elif "organs" not in files and "segmenter" not in bundle.parts:
-        reported["organs"] = f"bundle {bundle.name} has no segmenter"
-    known = classifier_findings(bundle)
+    reasons = {
+        "segmenter": lambda name: _no_segmenter(recipe, bundle, name in files),
+        "classifier": lambda name: _no_classifier(recipe, bundle),
+        "file": lambda name: None if name in files else f"no quality.checks.{name}.{FILES[name]} is given",
+    }
+    reported = {name: reasons[entry.needs](name) for name, entry in CHECKS.items() if entry.needs is not None}
+    return {name: why for name, why in reported.items() if why is not None}
+
+
+def _no_segmenter(recipe: Recipe, bundle: BundleInfo, file: bool) -> str | None:
+    if not isinstance(recipe.anatomy.source, ImagesSource) and recipe.sampling.control == "none":
+        return "with control: none the organ masks are places, not what the images show"
+    return None if file or "segmenter" in bundle.parts else f"bundle {bundle.name} has no segmenter"
+
+
+def _no_classifier(recipe: Recipe, bundle: BundleInfo) -> str | None:
+    known, painted = classifier_findings(bundle), _painted(recipe)
     if not known:
-        reported["finding"] = f"bundle {bundle.name} has no classifier"
-    elif (painted := _painted(recipe)) and not painted & set(known):
-        reported["finding"] = f"the bundle's classifier knows none of {', '.join(sorted(painted))}"
-    if "copies" not in files:
-        reported["copies"] = "no quality.checks.copies.index is given"
-    return reported
+        return f"bundle {bundle.name} has no classifier"
+    if painted and not painted & set(known):
+        return f"the bundle's classifier knows none of {', '.join(sorted(painted))}"
+    return None
 
 
 def _painted(recipe: Recipe) -> set[str]:
     return {label.name for row in recipe.findings for _, labels in row.kinds for label in labels}
 
 
-def _file(recipe: Recipe, check: str) -> CheckFile | None:
+def _file(recipe: Recipe, check: str) -> KnownFile | None:
     """What is known of the file that a check reads; its sha256, and a copy index's own threshold."""
     given = check_file(recipe.quality, check)
     if given is None:
@@ -139,5 +145,6 @@ def _file(recipe: Recipe, check: str) -> CheckFile | None:
             wanted="the file that the check reads",
             hint="check the path (a relative one starts at the current folder)",
         )
-    bounds = {"distance": index_threshold(path)} if check == "copies" else {}
-    return CheckFile(sha256_file(path), bounds)
+    known = CHECKS[check].file
+    assert known is not None, "only a check that reads a file has one"
+    return KnownFile(sha256_file(path), known.bounds(path))

@@ -11,7 +11,7 @@ from xreal_synth.dataset.names import RECIPE
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.digest import differences, findings_rows
 from xreal_synth.recipe.load import LoadedRecipe, in_todays_words
-from xreal_synth.recipe.quality import place_files
+from xreal_synth.recipe.quality import as_digested
 from xreal_synth.recipe.resolve import written_sampling
 from xreal_synth.recipe.schema import Compute, Recipe, Split
 from xreal_synth.recipe.yaml_text import parse
@@ -57,7 +57,7 @@ def reopen(
     }
     document["quality"] = quality = deepcopy(document.get("quality", {}))
     if isinstance(quality, dict):
-        place_files(quality, setting(text, "quality"))
+        as_digested(quality, setting(text, "quality"))
     if split is not None:
         document["split"] = split.model_dump()
     document["compute"] = _compute(text) | _mapping(document.get("compute"))

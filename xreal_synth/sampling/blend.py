@@ -6,10 +6,15 @@ Shapes: B batch, C channels, H and W image sides, h and w latent sides.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from xreal_synth.sampling.schedule import q_sample
+from xreal_synth.types import SoftVariance
 
 CODE_SCALE = 4
 
@@ -47,6 +52,17 @@ def kept_variance_blend(z_hat: Tensor, z: Tensor, keep: Tensor, abar: float, noi
     """
     fresh = torch.sqrt((1 - abar) * keep * (2 - keep)) * noise
     return math.sqrt(abar) * keep * z_hat + fresh + (1 - keep) * z
+
+
+def _mixed(z_hat: Tensor, z: Tensor, keep: Tensor, abar: float, noise: Tensor) -> Tensor:
+    return blend(q_sample(z_hat, abar, noise), z, keep)
+
+
+HOLDS: Final[dict[SoftVariance, Callable[[Tensor, Tensor, Tensor, float, Tensor], Tensor]]] = {
+    "mixed": _mixed,
+    "kept": kept_variance_blend,
+}
+"""Rules of the anatomy hold: (z_hat, z, M, abar, fresh noise) -> the state that the denoiser sees."""
 
 
 def paste(image_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Tensor:

@@ -21,12 +21,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xreal_synth.sampling.blend import blend, kept_variance_blend, soft_mask
+from xreal_synth.sampling.blend import HOLDS, blend, soft_mask
 from xreal_synth.sampling.denoise import Denoise, guided, split_prediction
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise
 from xreal_synth.sampling.schedule import Schedule, ddim_step, q_sample, step_back
 from xreal_synth.seeds import Purpose
+from xreal_synth.types import SoftVariance
 
 Hold = Callable[[int, int, Tensor], Tensor]
 """(step, repeat, state) -> the state that the denoiser sees."""
@@ -138,7 +139,7 @@ def anatomy_stage(
     *,
     hold_steps: int,
     soft: float,
-    keep_variance: bool = False,
+    soft_variance: SoftVariance | None = None,
     freed: FreedRegion | None = None,
 ) -> AnatomyStage:
     """Stage A: organ codes uint8 -> latents of an image with this anatomy, held for the first `hold_steps`.
@@ -152,9 +153,7 @@ def anatomy_stage(
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
         abar, fresh = rule.schedule.abar[step], noise("a.hold", step, repeat)
         keep = mask if freed is None or step < freed.step else mask * (1 - freed.region)
-        if keep_variance:
-            return kept_variance_blend(z_hat, z, keep, abar, fresh)
-        return blend(q_sample(z_hat, abar, fresh), z, keep)
+        return HOLDS[soft_variance or "mixed"](z_hat, z, keep, abar, fresh)
 
     states = run_steps(denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=hold, held=hold_steps)
     return AnatomyStage(x_hat, mask, z_hat, states)

@@ -37,9 +37,8 @@ from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
 from xreal_synth.sampling.real_image import image_states
 from xreal_synth.sampling.schedule import make_schedule
-from xreal_synth.types import GreyImage, SamplingSettings
+from xreal_synth.types import GreyImage, Role, SamplingSettings
 
-TWIN = "h"
 _Row = TypeVar("_Row")
 
 
@@ -61,7 +60,7 @@ class _Trajectory:
     def key(self) -> NoiseKey:
         """A healthy image's noise is that of the twin in other modes."""
         job, name = self.group.job, self.member.name
-        return NoiseKey(job.seed, job.index, job.attempt, "" if name == TWIN else name)
+        return NoiseKey(job.seed, job.index, job.attempt, "" if name == Role.healthy else name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +142,7 @@ def _sample_joint(
 def _joint_members(job: GroupJob) -> tuple[MemberJob, ...]:
     """What a group has made of it: its members, or its healthy image where none has findings."""
     shown = tuple(member for member in job.members if member.edits)
-    return shown or (MemberJob(TWIN, ()),)
+    return shown or (MemberJob(Role.healthy, ()),)
 
 
 class _GroupMaker:
@@ -299,7 +298,7 @@ class _GroupMaker:
         assert settings.soft is not None, "resolved settings have `soft` with control xreal"
         return anatomy_stage(
             self.model, label_map, guide, self.rule, noise,
-            hold_steps=settings.hold_steps, soft=settings.soft, keep_variance=settings.soft_variance == "kept",
+            hold_steps=settings.hold_steps, soft=settings.soft, soft_variance=settings.soft_variance,
             freed=freed,
         ).states  # fmt: skip
 
@@ -377,7 +376,7 @@ def _first_passes(
     passes = []
     for row, group in enumerate(groups):
         states = None if kept is None else kept[:, row]
-        group.images[TWIN] = greys[row]
+        group.images[Role.healthy] = greys[row]
         for member in group.job.members:
             if member.edits:
                 passes.append(_Pass(group, member, 0, images[row], states))
@@ -393,7 +392,9 @@ def _union(regions: Sequence[npt.NDArray[np.bool_]], like: npt.NDArray[np.bool_]
 def _open(job: GroupJob, *, joint: bool = False) -> _Group:
     names = [member.name for member in job.members]
     assert len(set(names)) == len(names), f"group {job.index} names a member twice: {names}"
-    assert not any(member.edits for member in job.members if member.name == TWIN), "the twin has no edits"
+    assert not any(member.edits for member in job.members if member.name == Role.healthy), (
+        "the twin has no edits"
+    )
     if joint:
         return _Group(job, len(_joint_members(job)))
     return _Group(job, sum(bool(member.edits) for member in job.members))

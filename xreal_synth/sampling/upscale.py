@@ -23,12 +23,11 @@ from xreal_synth.sampling.denoise import split_prediction
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.sampling.noise import NoiseKey, NoiseSource, philox
 from xreal_synth.sampling.schedule import Schedule, ddim_step
-from xreal_synth.types import GreyImage
+from xreal_synth.types import GreyImage, Role
 
 RANGE = (-1.0, 1.0)
 """Of images inside an upscaler."""
 
-TWIN = "h"
 
 Fade = Callable[[npt.NDArray[np.bool_]], npt.NDArray[np.float32]]
 """A region bool [h, w] of the small image -> the paste's weights float32 [S, S], 0 outside the region."""
@@ -119,16 +118,16 @@ def upscale_groups(
 def _large_images(
     job: GroupJob, group: GroupImages, enlarged: Callable[[GreyImage], Tensor], fade: Fade
 ) -> dict[str, GreyImage]:
-    if job.large is None and TWIN not in group.images:
+    if job.large is None and Role.healthy not in group.images:
         return {name: _grey(enlarged(image)) for name, image in group.images.items()}
     if job.large is None:
-        twin = enlarged(group.images[TWIN])
+        twin = enlarged(group.images[Role.healthy])
     else:
         twin = from_grey(torch.from_numpy(job.large.copy())[None], RANGE, 1)[0]
-    images = {TWIN: _grey(twin)}
+    images = {Role.healthy.member(): _grey(twin)}
     for member in job.members:
         if not member.edits:
-            images[member.name] = images[TWIN]
+            images[member.name] = images[Role.healthy]
             continue
         region = np.any([edit.region for edit in member.edits], axis=0)
         edited = enlarged(group.images[member.name])

@@ -22,7 +22,7 @@ import numpy as np
 from xreal_synth.anatomy.label_map import read_mask
 from xreal_synth.anatomy.measure import lung_box
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, RIGHT_LUNG
+from xreal_synth.findings import LEFT_LUNG, LUNGS, RIGHT_LUNG, takes_box
 from xreal_synth.images.manifest import ImageRow, read_manifest
 from xreal_synth.plan.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
 from xreal_synth.storage import LocalStore
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     frames = mean_frames(options.data)
     own = {row.original_id for row in manifest_rows(options.data)}
     boxes = [*nih_boxes(without=own), *rsna_boxes()]
-    findings = fit([box for box in boxes if FINDINGS[box.finding].region == "box"], frames)
+    findings = fit([box for box in boxes if takes_box(box.finding)], frames)
     stored: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "sources": "NIH BBox_List_2017 (Wang 2017), RSNA pneumonia challenge 2018; from torchxrayvision",

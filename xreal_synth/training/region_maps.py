@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from xreal_synth.anatomy.regions import organ_region
-from xreal_synth.findings import FINDINGS, NO_FINDING
+from xreal_synth.findings import FINDINGS, NO_FINDING, REGIONS
 from xreal_synth.images.manifest import ImageRow
 from xreal_synth.training.settings.common import DrawSettings
 from xreal_synth.types import Mask, NormBox
@@ -27,7 +26,7 @@ Maps = npt.NDArray[np.uint8]
 def region_maps(rows: Sequence[ImageRow], label_maps_NSS: Mask, findings: Sequence[str]) -> Maps:
     """uint8 [N, R + 1, m, m], 255 where a finding is; the last map is 255 where one is whose place is unknown.
 
-    A finding whose shape is an organ's has that organ's region; any other its boxes.
+    A finding that takes in a whole organ has that organ's region; any other its boxes.
     """
     maps = np.zeros((len(rows), len(findings) + 1, SIDE, SIDE), np.uint8)
     for row, label_map, found in zip(rows, label_maps_NSS, maps, strict=True):
@@ -59,9 +58,9 @@ def draw_weights(rows: Sequence[ImageRow], draw: DrawSettings, maps: Maps | None
 
 def _region(row: ImageRow, label_map: Mask, name: str) -> Maps | None:
     """uint8 [m, m], or None where neither the finding's shape nor a box says where it is."""
-    shape = FINDINGS[name].region
-    if shape != "box":
-        whole = Image.fromarray(organ_region(shape, label_map).astype(np.uint8) * 255)
+    rule = REGIONS[FINDINGS[name].region]
+    if rule.mask is not None and rule.side is not None:
+        whole = Image.fromarray(rule.mask(label_map, rule.side, None).astype(np.uint8) * 255)
         return np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.BOX))
     boxes = [box.box for box in row.boxes if box.name == name]
     return np.maximum.reduce([_box_map(box) for box in boxes]) if boxes else None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from xreal_synth.models.bundle_file import Defaults
 from xreal_synth.models.text.prompts import LABEL_WORDS, NO_WORDS, REPORT_WORDS, PromptTable
+from xreal_synth.types import SamplingDefaults
 
 _RESEARCH: Final = "research only; not for diagnosis; images made with it are synthetic and must be marked so"
 _MIMIC: Final = "MIMIC-CXR's data use agreement (PhysioNet) applies to what was trained on it"
@@ -25,7 +25,7 @@ class Published:
     use_restriction: str
     training_data: str
     prompts: PromptTable
-    defaults: Defaults
+    defaults: SamplingDefaults
 
 
 XREAL: Final = Published(
@@ -34,7 +34,9 @@ XREAL: Final = Published(
     use_restriction=f"non-commercial; {_RESEARCH}; {_MIMIC}",
     training_data="MIMIC-CXR, by the authors of XReal",
     prompts=LABEL_WORDS,
-    defaults=Defaults(mode="reference", steps=100, hold=0.5, branch=0.25, guidance=7.0, soft=0.2, eta=1.0),
+    defaults=SamplingDefaults(
+        mode="reference", steps=100, hold=0.5, branch=0.25, guidance=7.0, soft=0.2, eta=1.0
+    ),
 )
 CHEFF_T2I: Final = Published(
     name="cheff-t2i",
@@ -43,7 +45,9 @@ CHEFF_T2I: Final = Published(
     training_data="MIMIC-CXR images and reports; the autoencoder on MaCheX, over 650,000 chest X-rays of several "
     "public collections; by the authors of Cheff",
     prompts=REPORT_WORDS,
-    defaults=Defaults(mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0),
+    defaults=SamplingDefaults(
+        mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0
+    ),
 )
 CHEFF_UNCONDITIONAL: Final = Published(
     name="cheff-unconditional",
@@ -51,7 +55,9 @@ CHEFF_UNCONDITIONAL: Final = Published(
     use_restriction=f"{_RESEARCH}; {_MIMIC}",
     training_data="MaCheX, over 650,000 chest X-rays of several public collections; by the authors of Cheff",
     prompts=NO_WORDS,
-    defaults=Defaults(mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0),
+    defaults=SamplingDefaults(
+        mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0
+    ),
 )
 ROENTGEN: Final = Published(
     name="roentgen",
@@ -59,7 +65,9 @@ ROENTGEN: Final = Published(
     use_restriction=f"research and education; {_RESEARCH}; only for those credentialed for MIMIC-CXR; {_MIMIC}",
     training_data="MIMIC-CXR images and reports, on top of Stable Diffusion 1.4; by the authors of RoentGen",
     prompts=REPORT_WORDS,
-    defaults=Defaults(mode="branch", steps=75, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=1.0),
+    defaults=SamplingDefaults(
+        mode="branch", steps=75, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=1.0
+    ),
 )
 STABLE_DIFFUSION: Final = Published(
     name="stable-diffusion",
@@ -67,5 +75,7 @@ STABLE_DIFFUSION: Final = Published(
     use_restriction=_RESEARCH,
     training_data="not stated",
     prompts=REPORT_WORDS,
-    defaults=Defaults(mode="branch", steps=50, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=1.0),
+    defaults=SamplingDefaults(
+        mode="branch", steps=50, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=1.0
+    ),
 )

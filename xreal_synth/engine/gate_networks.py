@@ -17,6 +17,7 @@ from torch import Tensor
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.load import load_network
 from xreal_synth.models.pspnet import Pspnet
+from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.gate import Classifier, GateNetworks, Segmenter
 from xreal_synth.types import GreyImage, Mask, QualitySettings
 
@@ -67,16 +68,14 @@ def open_networks(
     settings: QualitySettings, info: BundleInfo, device: torch.device | str = "cpu"
 ) -> GateNetworks:
     """The networks that the recipe's checks need, and no others; raises BundleError."""
-    checks = {check.name: check for check in settings.checks}
+    needed = {CHECKS[check.name].needs: check for check in settings.checks}
     segmenter: Segmenter | None = None
-    if (organs := checks.get("organs")) is not None:
+    if (check := needed.get("segmenter")) is not None:
         segmenter = (
-            BundleSegmenter(info, device)
-            if organs.file is None
-            else PspnetSegmenter(Path(organs.file), device)
+            BundleSegmenter(info, device) if check.file is None else PspnetSegmenter(Path(check.file), device)
         )
     classifier: Classifier | None = None
-    if "finding" in checks or settings.negative_below is not None:
+    if "classifier" in needed or settings.negative_below is not None:
         classifier = BundleClassifier(info, device)
     return GateNetworks(segmenter, classifier)
 
