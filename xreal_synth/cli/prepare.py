@@ -150,7 +150,10 @@ def prepare(
     rename: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="YOURS=NAME", help="A label's name; repeat.", rich_help_panel=OWN, show_default=False
+            metavar="YOURS=NAME",
+            help="A label's name, or nothing to leave it out; repeat.",
+            rich_help_panel=OWN,
+            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -224,12 +227,12 @@ def _renames(given: list[str]) -> dict[str, str]:
     renames = {}
     for text in given:
         own, equals, name = text.rpartition("=")
-        known = film_label(name.strip())
+        known = film_label(name) if name.strip() else ""
         if not equals or known is None:
             raise TrainingError(
                 found=f"--rename {text!r}",
                 wanted=f"YOURS=NAME with one of {', '.join(FILM_LABELS)}",
-                mend="e.g. --rename 'pleural fluid=Effusion'",
+                mend="e.g. --rename 'pleural fluid=Effusion'; --rename 'artefact=' leaves a label out",
             )
         renames[own.strip()] = known
     return renames

@@ -148,7 +148,7 @@ class _Reader:
             told = ", ".join(map(repr, strange))
             raise BadFilm(
                 Fault.UNKNOWN_LABEL,
-                f"unknown label {told} (--rename '{strange[0]}=NAME'; '{strange[0]}=' leaves it out)",
+                f"unknown label {told} (--rename '{strange[0]}=NAME', and '{strange[0]}=' leaves it out)",
             )
         return tuple(name for name in names.values() if name is not None)
 
