@@ -1,11 +1,12 @@
 # make quickstart   virtual environment, install, 32+ films from the shipped bundle
 # make test         the same environment with the test tools; lint, types, import rules, tests
+# make audit        known weaknesses of the packages that are installed
 PYTHON ?= python3
 VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test check lint format clean
+.PHONY: quickstart test check lint format audit clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
@@ -24,6 +25,13 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# known weaknesses of the packages installed, whole and at their versions; asks a vulnerability service
+audit: $(VENV)/.installed-dev
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > build/audit/installed.txt
+	build/audit/bin/pip-audit --requirement build/audit/installed.txt --no-deps --disable-pip
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

@@ -27,6 +27,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 """The same examples in every run, however busy the machine; HYPOTHESIS_PROFILE=new draws others."""
 
 
+os.environ.setdefault("XREAL_PSEUDONYM_KEY", "of the tests alone")
+
+
 @functools.cache
 def starts_ray(file: Path) -> bool:
     """Whether tests of this file need a Ray, by their mark."""

@@ -15,6 +15,7 @@ from xreal_synth.uris import scrubbed
 
 _UNSEEN: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What steers a terminal, or turns the order of what it shows; tab and newline are left."""
+_PLACE: Final = re.compile(r"(?<![\w:/.\-<])(?:file://)?(?:/|~[\w.-]*/)(?:[^\s/'\"]+/)+")
 _FORMULA: Final = re.compile(r"[=+\-@\t\r\n]")
 _NUMBER: Final = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _MARKDOWN: Final = re.compile(r"[\\`|*]|!(?=\[)|\](?=[\[(:])")
@@ -24,6 +25,11 @@ _ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 def for_terminal(text: str) -> str:
     """Without credentials; what a terminal would obey stands as `\\x1b`."""
     return _UNSEEN.sub(lambda one: repr(one[0])[1:-1], scrubbed(text))
+
+
+def without_places(text: str) -> str:
+    """Without the folders of absolute paths: where things lay on somebody's machine is not for publishing."""
+    return _PLACE.sub("", text)
 
 
 def for_csv(value: object) -> object:

@@ -23,7 +23,7 @@ Zone = Literal["any", "upper", "middle", "lower"]
 Region = Literal["box", "heart", "lungs"]
 Split = Literal["train", "val", "test"]
 LabelValue = Literal[0, 1] | None
-SamplingMode = Literal["branch", "reference", "paper"]
+SamplingMode = Literal["branch", "reference", "paper", "joint"]
 Control = Literal["xreal", "controlnet", "none"]
 QualityProfile = Literal["none", "standard", "strict"]
 CheckAction = Literal["off", "warn", "reject"]
@@ -92,7 +92,7 @@ class SourceFilm:
 class SamplingDefaults:
     """What a bundle says its weights are best sampled with."""
 
-    mode: Literal["branch", "reference"]
+    mode: Literal["branch", "reference", "joint"]
     steps: int
     hold: float
     branch: float

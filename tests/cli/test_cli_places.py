@@ -85,14 +85,12 @@ def test_a_long_temporary_folder_gives_ray_a_short_one(
     monkeypatch.setattr("tempfile.tempdir", f"/tmp/{'x' * 60}")
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setattr(ray_session, "_SHORT_FOLDERS", (str(tmp_path / "nowhere"), "/tmp"))
-    ray_session._shorten_folder()
-    assert os.environ.pop("RAY_TMPDIR") == "/tmp"
+    assert ray_session._short_folder() == {"RAY_TMPDIR": "/tmp"}
     monkeypatch.setattr(ray_session, "_SHORT_FOLDERS", ())
     with pytest.raises(EngineError, match="RAY_TMPDIR"):
-        ray_session._shorten_folder()
+        ray_session._short_folder()
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
-    ray_session._shorten_folder()
-    assert "RAY_TMPDIR" not in os.environ
+    assert ray_session._short_folder() == {}
 
 
 @pytest.mark.parametrize(

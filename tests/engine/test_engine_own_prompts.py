@@ -352,7 +352,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Parcel, list[str]]]:
         return "job-1"
 
     monkeypatch.setattr(
-        ray_submit, "connect", lambda address: ray_submit.Cluster(None, address, ray.__version__)
+        ray_submit, "connect", lambda address, **how: ray_submit.Cluster(None, address, ray.__version__)
     )
     monkeypatch.setattr(ray_submit, "submit", submit)
     return caught

@@ -54,7 +54,7 @@ def flip_last_byte(path: Path) -> None:
     [
         (lambda f: flip_last_byte(f / "classifier" / WEIGHTS), "not the file"),
         (lambda f: (f / "segmenter" / WEIGHTS).unlink(), "missing"),
-        (lambda f: (f / "segmenter" / WEIGHTS).write_bytes(b"short"), "another size"),
+        (lambda f: (f / "segmenter" / WEIGHTS).write_bytes(b"short"), "another file"),
         (lambda f: (f / "judges.json").unlink(), "cannot be read"),
         (lambda f: (f / "judges.json").write_text("{"), "judges.json"),
         (lambda f: (f / "judges.json").write_text('{"format_version": 2, "files": {}}'), "format_version"),

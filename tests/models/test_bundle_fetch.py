@@ -184,3 +184,33 @@ def test_no_masks_are_told(uri):
     with pytest.raises(AnatomyError) as told:
         mask_folder(uri)
     assert uri.split("://", 1)[0] in str(told.value)
+
+
+def test_a_poisoned_cache_is_not_served(put, own_cache, altered):
+    """What another has put under the bundle's name is fetched anew, whatever it says of itself."""
+    uri = put(TINY)
+    root = describe(uri).root
+    shutil.rmtree(root)
+    poison = altered(lambda folder, told: told.update(licence="POISONED"))
+    shutil.copytree(poison, root)
+    found = describe(uri)
+    assert found.licence == describe(TINY).licence
+    verify_files(found)
+
+
+def test_a_file_changed_in_the_cache_is_refused_where_it_is_read(put, own_cache):
+    info = describe(put(TINY))
+    bank = info.root / "anatomy_bank" / "shape_model.json"
+    bank.write_bytes(bank.read_bytes() + b"\n")
+    with pytest.raises(BundleError, match="not the file"):
+        info.read("anatomy_bank/shape_model.json")
+
+
+def test_a_cache_that_was_open_to_others_is_emptied(put, own_cache):
+    folder = own_cache / "bundles"
+    folder.mkdir(parents=True, mode=0o777)
+    folder.chmod(0o777)
+    (folder / "planted").write_text("x")
+    assert describe(put(TINY)).root.is_relative_to(own_cache)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not (folder / "planted").exists()

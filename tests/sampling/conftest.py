@@ -42,6 +42,7 @@ class Flat:
     scale_factor: float = 4.0
     alphas_cumprod: Tensor = field(default_factory=lambda: alphas_from(SCHEDULE).double())
     null_prompt: str = ""
+    region_maps: tuple[str, ...] = ()
     grain_shape: tuple[int, ...] | None = None
     batches: list[int] = field(default_factory=list)
 

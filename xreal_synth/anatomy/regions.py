@@ -81,6 +81,17 @@ def region_mask(finding: PlacedFinding, anatomy: Mask) -> npt.NDArray[np.bool_]:
     return region
 
 
+def shown_area(finding: PlacedFinding, region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Where a denoiser with region maps is told that a finding is, bool [H, W]: as it was trained, the whole boxes, or
+    the organ whose shape the finding has."""
+    if finding.region != "box":
+        return region
+    area = np.zeros_like(region)
+    for x0, y0, x1, y1 in finding.boxes:
+        area[y0:y1, x0:x1] = True
+    return area
+
+
 def pathology_mask(findings: Sequence[PlacedFinding], anatomy: Mask) -> Mask:
     """uint8 [H, W]: 0 none, i+1 = findings[i]; where two overlap the later wins."""
     codes = np.zeros(anatomy.shape, dtype=np.uint8)

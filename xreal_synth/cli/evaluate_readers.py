@@ -113,8 +113,10 @@ def make(
     from xreal_synth.evaluation.readers_files import KEY, key_bytes
     from xreal_synth.evaluation.readers_page import reader_page
     from xreal_synth.export.place import free_path, whole_folder
+    from xreal_synth.storage import private_files
 
     path = free_path(out)
+    private_files()
     drawn = secrets.randbits(32) if seed is None else seed
     with bars() as report:
         sources = _sources([dataset, *(beside or [])])

@@ -64,12 +64,14 @@ def export(
     """
     from xreal_synth.export.place import free_path, left_behind
     from xreal_synth.export.source import open_source
-    from xreal_synth.storage import open_store
+    from xreal_synth.storage import open_store, private_files
 
     path = free_path(out)
     for old in left_behind(path):
         notes.print(f"left by an export that was ended: {old} may be deleted", soft_wrap=True)
     source = open_source(open_store(dataset))
+    if source.head.real_films:
+        private_files()
     with _progress() as on_film:
         counted = _WRITERS[to](source, path, on_film)
     if source.excluded:

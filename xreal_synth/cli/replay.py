@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,12 @@ from xreal_synth.cli.options import console, examples
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
+    from xreal_synth.storage import Store
     from xreal_synth.types import Sample
 
 DIFFERENT = 3
+MOST_APART, BLOCK, MOST_APART_IN_BLOCK = 2.0, 16, 16.0
+"""Grey levels by which another machine's film may differ, twice and more what was measured between precisions."""
 
 
 def register(app: typer.Typer) -> None:
@@ -47,29 +51,59 @@ def replay(
 
     Exit code 3 if the bytes differ; films of another environment may differ slightly.
     """
-    from xreal_synth.engine.backend import Networks
-    from xreal_synth.engine.reopen import reopen
-    from xreal_synth.engine.resources import Resources, actor_shape, recorded_micro_batch
-    from xreal_synth.engine.worker import replay as make_again
-    from xreal_synth.report.samples import find_sample
-    from xreal_synth.shards.head import read_head
     from xreal_synth.storage import open_store
 
-    store = open_store(dataset)
-    head = read_head(store)
-    stored = find_sample(store, head, key)
-    run = reopen(store, head, samples=stored.meta.group + 1, bundle=bundle, films=films)
-    recorded = recorded_micro_batch(head.fingerprint)
-    shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=_gpus()), recorded)
     with console.status(f"making {key}"):
-        backend = Networks().open(run, shape)
-        made = make_again(run, backend, key, stored.meta.attempt)
+        ((stored, made, _),) = made_again(open_store(dataset), [key], bundle, films)
     if out is not None:
         from PIL import Image
 
         Image.fromarray(made.film).save(out)
         console.print(f"film written to {out}")
     _compare(key, stored, made)
+
+
+def made_again(
+    store: Store, keys: Sequence[str], bundle: str | None, films: str | None
+) -> Iterator[tuple[Sample, Sample, bool]]:
+    """Each stored sample, what the dataset's settings give for it now, and whether its bytes are promised here."""
+    from xreal_synth.engine.backend import Networks
+    from xreal_synth.engine.reopen import reopen
+    from xreal_synth.engine.resources import Resources, actor_shape, recorded_micro_batch
+    from xreal_synth.engine.worker import environment
+    from xreal_synth.engine.worker import replay as make_again
+    from xreal_synth.report.samples import find_sample
+    from xreal_synth.shards.head import read_head
+    from xreal_synth.shards.names import parse_key
+
+    head = read_head(store)
+    groups = max(parse_key(key).group for key in keys) + 1
+    run = reopen(store, head, samples=groups, bundle=bundle, films=films)
+    recorded = recorded_micro_batch(head.fingerprint)
+    shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=_gpus()), recorded)
+    backend = Networks().open(run, shape)
+    same = environment(backend) == head.fingerprint
+    for key in keys:
+        stored = find_sample(store, head, key)
+        yield stored, make_again(run, backend, key, stored.meta.attempt), same
+
+
+def forged(stored: Sample, made: Sample, same: bool) -> str:
+    """Why a stored film is not what its settings give; empty if it is, or, unless the environment is the `same`, as
+    near as another machine makes it."""
+    import numpy as np
+
+    if made.meta != stored.meta or not np.array_equal(made.anatomy, stored.anatomy):
+        return "its labels, boxes or organ mask are not what the recipe gives"
+    apart = np.abs(made.film.astype(float) - stored.film)
+    rows, columns = (side - side % BLOCK for side in apart.shape)
+    blocks = apart[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK).mean(axis=(1, 3))
+    if (same and apart.any()) or apart.mean() > MOST_APART or blocks.max(initial=0.0) > MOST_APART_IN_BLOCK:
+        return (
+            f"its pixels are not what the recipe and the bundle give: {apart.mean():.1f} grey levels apart on average, "
+            f"{blocks.max(initial=0.0):.1f} in a block of {BLOCK} x {BLOCK}"
+        )
+    return ""
 
 
 def _compare(key: str, stored: Sample, made: Sample) -> None:

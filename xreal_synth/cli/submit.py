@@ -85,6 +85,10 @@ def submit(
         str | None,
         typer.Option(metavar="PATH", help="vocab.txt of bert-base-uncased, for a --text-encoder file."),
     ] = None,
+    plain_token: Annotated[
+        bool,
+        typer.Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine."),
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
     ] = True,
@@ -97,11 +101,11 @@ def submit(
 
     texts = text_paths(text_encoder, vocab, working_dir)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes, text_encoder, vocab)
-    from xreal_synth.engine.ray_submit import connect, follow, submit, version_note
+    from xreal_synth.engine.ray_submit import connect, follow, open_note, submit, version_note
 
     parcel = pack(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code, also=texts)
-    cluster = connect(address)
-    for note in (*parcel.notes, *filter(None, [version_note(cluster)])):
+    cluster = connect(address, plain_token=plain_token)
+    for note in (*parcel.notes, *filter(None, [version_note(cluster), open_note(cluster)])):
         notes.print(f"note: {note}", soft_wrap=True)
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]

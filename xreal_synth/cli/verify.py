@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+
+if TYPE_CHECKING:
+    from xreal_synth.shards.problems import VerifyProblem
+    from xreal_synth.storage import Store
 
 DatasetArgument = Annotated[
     str, typer.Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)
@@ -25,18 +32,54 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Hashes and counts only; no film is decoded.")
     ] = False,
+    replay: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Makes so many films again, drawn at random, and holds them against those stored: hashes agree with "
+            "what a forger wrote, films do not.",
+        ),
+    ] = 0,
+    bundle: Annotated[
+        str | None, typer.Option(help="For --replay: where the bundle is, if not where it was.")
+    ] = None,
+    films: Annotated[
+        str | None, typer.Option(help="For --replay: where its real films or organ masks are.")
+    ] = None,
+    signed_by: Annotated[
+        Path | None,
+        typer.Option(help="A public key (PEM, Ed25519): the dataset must be as its owner signed it."),
+    ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            help="A private key (PEM, Ed25519): signs the dataset's records, if everything agrees, into signature.json."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Checks every hash, and that films, masks, boxes, labels and tables agree. Exit code 3 if not."""
+    from xreal_synth.shards.problems import VerifyProblem
+    from xreal_synth.shards.signature import SIGNATURE, signature_problems
+    from xreal_synth.shards.signature import sign as sign_dataset
     from xreal_synth.shards.verify import verify as run_verify
     from xreal_synth.storage import open_store
 
+    store = open_store(dataset)
     with notes.status("verifying") as status:
         report = run_verify(
-            open_store(dataset),
+            store,
             deep=not quick,
             on_shard=lambda done, total: status.update(f"verifying shard {done} of {total}"),
         )
+    if signed_by is not None:
+        told = signature_problems(store, signed_by)
+        report = report.with_problems([VerifyProblem(SIGNATURE, text, None) for text in told])
+    if replay and report.ok:
+        with notes.status(f"making {replay} films again"):
+            report = report.with_problems(_forged(store, replay, bundle, films))
+    if sign is not None and report.ok:
+        notes.print(f"signed; public key {sign_dataset(store, sign)}", markup=False, soft_wrap=True)
     if as_json:
         print_json(
             {
@@ -54,3 +97,26 @@ def verify(
         console.print(f"{dataset}: {report.shards} shards, {report.samples:,} films, {state}")
     if not report.ok:
         raise typer.Exit(PARTIAL)
+
+
+def _forged(store: Store, count: int, bundle: str | None, films: str | None) -> Iterator[VerifyProblem]:
+    """Of `count` films that nobody could foresee, those that the dataset's settings do not give."""
+    from xreal_synth.cli.replay import forged, made_again
+    from xreal_synth.shards.head import read_head
+    from xreal_synth.shards.names import RECORDS, parse_key, shards_in, stem_of, table_key, tar_key
+    from xreal_synth.shards.table import read_table, sample_schema
+
+    head, draw, keys = read_head(store), SystemRandom(), set[str]()
+    shards = shards_in(store, RECORDS, head.name)
+    draw.shuffle(shards)
+    for number, shard in enumerate(shards):
+        key = table_key(stem_of(head.name, shard))
+        names = read_table(store.read_bytes(key), key, sample_schema()).column("key").to_pylist()
+        share = -(-(count - len(keys)) // (len(shards) - number))
+        keys |= set(draw.sample(names, min(share, len(names))))
+        if len(keys) >= count:
+            break
+    for stored, made, same in made_again(store, sorted(keys), bundle, films) if keys else ():
+        if told := forged(stored, made, same):
+            shard = parse_key(stored.meta.key).group // head.shard_samples
+            yield VerifyProblem(tar_key(stem_of(head.name, shard)), f"{stored.meta.key}: {told}", shard)

@@ -35,7 +35,14 @@ def estimate(run: Run, films: float) -> Estimate:
     start = sampling.branch_step if sampling.mode == "branch" else 0
     rows = 1 if sampling.guidance == 1.0 else 2
     per_edit = rows * (sampling.steps - start + again * max(last - start, 0))
-    total = recipe.samples * per_twin + _edits(run) * per_edit
+    if sampling.mode == "joint":
+        per_edit = rows * per_twin
+        with_findings = sum(row.weight for row in recipe.findings if row.labels or row.variants)
+        healthy = recipe.samples * (1 - with_findings / sum(row.weight for row in recipe.findings))
+        films_with = (recipe.samples - healthy) * recipe.pairs.variants
+        total = healthy * per_twin + films_with * per_edit
+    else:
+        total = recipe.samples * per_twin + _edits(run) * per_edit
     pixels = run.film_size**2
     cost = total * _controlnet_factor(run)
     speeds = {device: cost * seconds for device, seconds in run.bundle.seconds_per_evaluation.items()}

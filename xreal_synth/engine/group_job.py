@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, shown_area
 from xreal_synth.engine.quality import HEALTHY
 from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
@@ -27,7 +28,7 @@ def group_job(run: Run, spec: SampleSpec) -> GroupJob:
         anatomy=spec.anatomy,
         healthy_prompt=run.bundle.healthy_prompt,
         members=tuple(
-            MemberJob(member.name, _edits(run, member, spec))
+            MemberJob(member.name, _edits(run, member, spec), _joint_prompt(run, member))
             for member in spec.members
             if member.name != HEALTHY
         ),
@@ -49,6 +50,13 @@ def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
     return first + tuple(_edit(run, finding, spec) for finding in member.findings)
 
 
+def _joint_prompt(run: Run, member: MemberSpec) -> str:
+    """What mode joint asks a denoiser that knows regions for: all the member's findings at once."""
+    if run.sampling.mode != "joint" or not run.bundle.region_maps:
+        return ""
+    return prompt_for(run.bundle, [finding.name for finding in member.findings])
+
+
 def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
     region = np.zeros((run.bundle.image_size,) * 2, dtype=bool)
     for x0, y0, x1, y1 in boxes:
@@ -58,7 +66,13 @@ def _healing(run: Run, boxes: Sequence[PixelBox]) -> Edit:
 
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:
     prompt = painted_by(run, finding, spec.row)
-    return _painting(run, region_mask(finding, spec.anatomy), prompt)
+    region = region_mask(finding, spec.anatomy)
+    return replace(
+        _painting(run, region, prompt),
+        finding=finding.name,
+        area=shown_area(finding, region),
+        held=finding.region == "heart",
+    )
 
 
 def painted_by(run: Run, finding: PlacedFinding, row: int) -> str:

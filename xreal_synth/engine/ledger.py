@@ -25,7 +25,7 @@ from xreal_synth.shards.ahead import in_order, readers
 from xreal_synth.shards.names import RECORDS, SHARDS, TABLES, record_key, shards_in, stem_of, tar_key
 from xreal_synth.shards.record import parse_record
 from xreal_synth.shards.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
-from xreal_synth.storage import Store, sha256_file, sha256_of
+from xreal_synth.storage import LocalStore, Store, sha256_file, sha256_of
 from xreal_synth.types import MemberSpec, Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
@@ -213,8 +213,9 @@ def _rebuilt_member(
 
 
 def _local_copy(store: Store, key: str, folder: Path) -> Path:
-    if store.local_path is not None:
-        return store.local_path / key
+    if isinstance(store, LocalStore):
+        store.open(key).close()
+        return Path(store.uri) / key
     copy = folder / "there.tar"
     with copy.open("wb") as file:
         for chunk in store.chunks(key):

@@ -15,6 +15,7 @@ from typing import Final
 from xreal_synth.errors import EngineError
 from xreal_synth.models.bundle_file import TEXT_PARTS
 from xreal_synth.models.describe import shipped_bundles
+from xreal_synth.opening import UnreadableError, open_file, roots_of
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.quality import FILES, check_file
 from xreal_synth.recipe.schema import MasksSource, Recipe
@@ -25,6 +26,18 @@ LIMIT_BYTES: Final = 500 << 20
 
 CODE: Final = "xreal_synth"
 _PACKAGE: Final = Path(__file__).parents[1]
+_IMAGES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".tar", ".tar.gz", ".tgz")
+_TABLES: Final = (".csv", ".csv.gz", ".json", ".parquet")
+_WEIGHTS: Final = (".safetensors", ".json", ".txt", ".md", ".png", ".model")
+_KINDS: Final = {
+    "bundle": _WEIGHTS,
+    "anatomy.source.masks.path": _IMAGES,
+    "anatomy.source.images.path": (*_IMAGES, *_TABLES),
+    "--text-encoder": (*_WEIGHTS, ".bin", ".pt", ".pth", ".ckpt"),
+    "--vocab": (".txt",),
+    **{f"quality.checks.{check}.{key}": (".safetensors", ".json") for check, key in FILES.items()},
+}
+"""What is taken of a folder, by the setting that names it: the endings that a run reads, none that Python imports."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _PACKED = (".safetensors", ".png", ".jpg", ".jpeg", ".tar", ".parquet")
 """Endings of files that do not get smaller."""
@@ -32,12 +45,17 @@ _PACKED = (".safetensors", ".png", ".jpg", ".jpeg", ".tar", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Files by their path on the nodes; `notes` tell what could not be proven."""
+    """Files by their path on the nodes; `notes` tell what could not be proven; `code` says that the package is one.
+
+    `roots` are the folders in which the files must really lie, a link or not.
+    """
 
     recipe: PurePosixPath
     files: dict[PurePosixPath, Path]
     bytes: int
     notes: tuple[str, ...]
+    roots: tuple[Path, ...]
+    code: bool = False
 
     def write(self, out: Path) -> None:
         """A zip with the same bytes for the same files, so that Ray uploads it once."""
@@ -47,7 +65,10 @@ class Parcel:
                 entry.external_attr = 0o644 << 16
                 whole = path.suffix.lower() in _PACKED
                 entry.compress_type = zipfile.ZIP_STORED if whole else zipfile.ZIP_DEFLATED
-                with archive.open(entry, "w", force_zip64=True) as target, path.open("rb") as source:
+                with (
+                    archive.open(entry, "w", force_zip64=True) as target,
+                    open_file(path, self.roots) as source,
+                ):
                     while chunk := source.read(1 << 20):
                         target.write(chunk)
 
@@ -69,14 +90,15 @@ def pack(
             where=str(file), found=f"outside of the working directory {folder}", wanted="a recipe inside it",
             mend="give the recipe's folder with --working-dir",
         )  # fmt: skip
-    files, notes = {name: file.resolve()}, []
+    files, notes, roots = {name: file.resolve()}, list[str](), [folder]
     for where, given in (*_named(recipe), *also):
         path = local_folder(given)
         inside = _inside((folder / path).resolve(), folder)
         if inside is None or path.is_absolute():
             notes.append(_elsewhere(where, given, on_nodes))
         else:
-            files |= _below(folder, inside, where)
+            files |= _below(folder, inside, where, notes)
+            roots += roots_of(folder / inside)
     if code:
         skipped = {"__pycache__"}
         files |= {
@@ -84,11 +106,12 @@ def pack(
             for path in _PACKAGE.rglob("*")
             if path.is_file() and not skipped & set(path.parts)
         }
+        roots.append(_PACKAGE)
         notes.append("the nodes run the package that is installed here, not their own")
     size = sum(path.stat().st_size for path in files.values())
     if size > LIMIT_BYTES:
         raise _too_large(files, size)
-    return Parcel(name, files, size, tuple(notes))
+    return Parcel(name, files, size, tuple(notes), tuple(dict.fromkeys(roots)), code)
 
 
 def text_paths(text_encoder: str | None, vocab: str | None, folder: Path) -> list[tuple[str, str]]:
@@ -147,12 +170,41 @@ def _elsewhere(where: str, given: str, on_nodes: bool) -> str:
     return f"{where}: {given} is taken to be on every node; actors compare hashes before anything is made"
 
 
-def _below(folder: Path, inside: PurePosixPath, where: str) -> dict[PurePosixPath, Path]:
+def _below(folder: Path, inside: PurePosixPath, where: str, notes: list[str]) -> dict[PurePosixPath, Path]:
+    """The file, or the folder's files of the kinds that are read, each a plain file that lies in it.
+
+    Raises EngineError for one that does not: what a stranger's link leads to is not sent anywhere.
+    """
     start = folder / inside
-    found = [start] if start.is_file() else sorted(path for path in start.rglob("*") if path.is_file())
+    roots = roots_of(start if start.is_dir() else start.parent)
+    found, left = [start], 0
+    if not start.is_file():
+        every = sorted(path for path in start.rglob("*") if not path.is_dir())
+        found = [
+            path for path in every if path.name.lower().endswith(_KINDS[where]) and not _hidden(path, start)
+        ]
+        left = len(every) - len(found)
+    for path in found:
+        try:
+            open_file(path, roots).close()
+        except (OSError, UnreadableError) as error:
+            raise EngineError(
+                where=where, found=f"{path}: {error}", wanted="plain files that lie in the folder named",
+                mend="put the file itself in the link's place, or take it out",
+            ) from error  # fmt: skip
     if not found:
-        raise EngineError(where=where, found=f"nothing at {start}", wanted="a file or a folder with files")
+        raise EngineError(
+            where=where,
+            found=f"nothing at {start}",
+            wanted="a file, or a folder with files that are read",
+        )
+    if left:
+        notes.append(f"{where}: {left} files of {inside} that no run reads stay here")
     return {PurePosixPath(path.relative_to(folder)): path for path in found}
+
+
+def _hidden(path: Path, start: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(start).parts)
 
 
 def _too_large(files: dict[PurePosixPath, Path], size: int) -> EngineError:

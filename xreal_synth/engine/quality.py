@@ -63,12 +63,14 @@ def judged_films(run: Run, spec: SampleSpec, job: GroupJob, films: GroupFilms) -
     Films that were upscaled are judged at the size they were sampled at, as the means of blocks.
     """
     edits = {member.name: member.edits for member in job.members}
-    twin = _small(films.films[HEALTHY], run.enlarging)
+    twin = _small(films.films[HEALTHY], run.enlarging) if HEALTHY in films.films else None
     anatomy = spec.anatomy if spec.ctr is not None else None
 
     def judged(member: MemberSpec) -> JudgedFilm | None:
         if spec.film is not None and member.name == HEALTHY:
             return None
+        if twin is None:
+            return JudgedFilm(member.key, _small(films.films[member.name], run.enlarging), anatomy)
         if member.name == HEALTHY:
             return JudgedFilm(member.key, twin, anatomy)
         regions = [edit.region for edit in edits[member.name]]

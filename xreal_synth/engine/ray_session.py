@@ -8,8 +8,10 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from ipaddress import ip_address
+from secrets import token_hex
 from types import FrameType
 from typing import Any
 
@@ -19,6 +21,7 @@ from xreal_synth.engine.resources import Resources, local_cpus
 from xreal_synth.errors import EngineError
 from xreal_synth.recipe.schema import Compute
 
+LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 128 << 20
 _LONGEST_FOLDER = 36
 """Bytes: 107 less `/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store`."""
@@ -41,30 +44,30 @@ class Node:
 def session(address: str | None, compute: Compute) -> Iterator[None]:
     """A connection to Ray: a Ray of this machine's own without an address, else the cluster there.
 
-    A Ray that this process is connected to already is used as it is, and left. A local Ray listens on
-    loopback for this process alone: it asks for no token unless the user has set RAY_AUTH_MODE.
+    A Ray that this process is connected to already is used as it is, and left. A local Ray listens on loopback and
+    asks for a token that this process has drawn; if it were found to listen elsewhere it is ended at once.
     Raises EngineError if there is no Ray to be had.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(address, compute)
-    try:
+    if ray.is_initialized():
         yield
-    finally:
-        if ours:
+        return
+    with _own_token() if address is None else nullcontext():
+        _connect(address, compute)
+        try:
+            if address is None:
+                require_loopback()
+            yield
+        finally:
             ray.shutdown()
 
 
 def _connect(address: str | None, compute: Compute) -> None:
-    if address is None:
-        _shorten_folder()
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address is None:
             ray.init(
                 address="local", num_cpus=local_cpus(compute), include_dashboard=False, log_to_driver=False,
                 logging_level=logging.ERROR, object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address=LOOPBACK,
             )  # fmt: skip
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -78,18 +81,76 @@ def _connect(address: str | None, compute: Compute) -> None:
         ) from error
 
 
-def _shorten_folder() -> None:
-    """Ray's sockets lie below its folder, and their paths may have 107 bytes: where TMPDIR is too long for that (batch
-    systems, macOS), a short folder is taken."""
+def _short_folder() -> dict[str, str]:
+    """RAY_TMPDIR for Ray's sockets, whose paths may have 107 bytes: a short folder where TMPDIR is too long for them
+    (batch systems, macOS), else nothing."""
     if "RAY_TMPDIR" in os.environ or len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_FOLDER:
-        return
+        return {}
     short = next((path for path in _SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
     if short is None:
         raise EngineError(
             found=f"TMPDIR is {tempfile.gettempdir()}, too long for the sockets of Ray",
             wanted=f"a path of at most {_LONGEST_FOLDER} bytes", mend="set RAY_TMPDIR to a short folder, e.g. /tmp",
         )  # fmt: skip
-    os.environ["RAY_TMPDIR"] = short
+    return {"RAY_TMPDIR": short}
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """The environment of a Ray of this process's own: a token that nobody else has, and loopback as its address, to
+    which Ray holds itself on systems where it makes no clusters."""
+    ours = {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **_short_folder(),
+    }  # fmt: skip
+    before = {name: os.environ.get(name) for name in ours}
+    constants = _ray._private.ray_constants
+    clusters, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    os.environ |= ours
+    _reread_environment()
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _reread_environment()
+
+
+def _reread_environment() -> None:
+    """Has Ray forget the mode and the token that it read when it was imported."""
+    _ray._raylet.Config.initialize("")
+    _ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def require_loopback() -> None:
+    """Raises EngineError if a process below this one listens on another address than loopback."""
+    import psutil  # Ray brings it
+
+    wide = [
+        f"{process.name()} {one.laddr.ip}:{one.laddr.port}"
+        for process in psutil.Process().children(recursive=True)
+        for one in _listening(process)
+        if not ip_address(one.laddr.ip.removeprefix("::ffff:")).is_loopback
+    ]
+    if wide:
+        raise EngineError(
+            found=f"the Ray that was started listens beyond this machine: {', '.join(wide)}",
+            wanted=f"a Ray that listens on {LOOPBACK} alone",
+            mend="unset RAY_* settings of addresses, or start a head with a token and give --address",
+        )
+
+
+def _listening(process: Any) -> list[Any]:
+    import psutil
+
+    try:
+        return [one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    except psutil.Error:
+        return []
 
 
 def resources(*, grows: bool = False) -> Resources:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from ray.job_submission import JobSubmissionClient
 from xreal_synth.engine.parcel import Parcel
 from xreal_synth.engine.progress import COMPLETE, STOPPED
 from xreal_synth.errors import EngineError
-from xreal_synth.storage import scrubbed
+from xreal_synth.opening import parse_json
+from xreal_synth.storage import is_loopback, scrubbed
 
 STOP_MARGIN_S: Final = 240.0
 """What a stopping run may take beyond its drain: closing actors, uploading what is made."""
@@ -30,17 +33,20 @@ LOST_S: Final = 300.0
 """How long a cluster that does not answer is waited for while a job is followed."""
 
 _FAILED: Final = 1
+_ASK_S: Final = 15.0
+_MOST_TOLD: Final = 65_536
 _OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _UNREACHED = (ConnectionError, RuntimeError, OSError, aiohttp.ClientError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster's job API. `ray_version` is the one that runs there."""
+    """A cluster's job API. `ray_version` is the one that runs there, `open` says that it asks for no token."""
 
     client: JobSubmissionClient
     address: str
     ray_version: str
+    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,9 @@ class JobEnd:
     message: str
 
 
-def connect(address: str) -> Cluster:
-    """The cluster whose dashboard is at `address`, `http://HOST:8265`.
+def connect(address: str, *, plain_token: bool = False) -> Cluster:
+    """The cluster whose dashboard is at `address`, `http://HOST:8265`; whether it asks for a token is looked at first,
+    without one. `plain_token` lets a token go over http:// beyond this machine.
 
     RAY_ADDRESS, which Ray would take instead, is left aside. Raises EngineError, without the token.
     """
@@ -61,10 +68,42 @@ def connect(address: str) -> Cluster:
             where="--address", found=address, wanted="the dashboard's address, http://HOST:8265",
             mend="the head prints it when it starts; on a cluster, forward port 8265 to this machine first",
         )  # fmt: skip
+    if "@" in address or "?" in address:
+        raise EngineError(
+            where="--address", found="credentials or a query in it", wanted="http://HOST:8265",
+            mend="give the token in RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token",
+        )  # fmt: skip
+    with_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    if with_token and not plain_token and address.startswith("http://") and not is_loopback(address):
+        raise EngineError(
+            where="--address", found=f"a token would go to {address} unencrypted", wanted="https://, or loopback",
+            mend="forward port 8265 to this machine (ssh -L, kubectl port-forward); on a network that you trust, say "
+            "--plain-token",
+        )  # fmt: skip
     with _without(_OVERRIDES), _told(address):
+        mode = _authentication(address)
         client = JobSubmissionClient(address)
         version = str(client._server_ray_version)
-    return Cluster(client, address, version)
+    return Cluster(client, address, version, mode == "disabled")
+
+
+def _authentication(address: str) -> str | None:
+    """What the dashboard says of its tokens, asked without one; None from a Ray that does not say."""
+    try:
+        asked = f"{address.rstrip('/')}/api/authentication_mode"
+        with urllib.request.urlopen(asked, timeout=_ASK_S) as answer:  # noqa: S310 (http:// or https://, looked at)
+            told = parse_json(answer.read(_MOST_TOLD))
+    except (urllib.error.HTTPError, ValueError):
+        return None
+    mode = told.get("authentication_mode") if isinstance(told, dict) else None
+    return mode if isinstance(mode, str) else None
+
+
+def open_note(cluster: Cluster) -> str | None:
+    """A word about a cluster that asks for no token, for before anything is sent to it."""
+    if not cluster.open:
+        return None
+    return f"{cluster.address} asks for no token: whoever reaches it can run code there, and read what runs"
 
 
 def version_note(cluster: Cluster) -> str | None:
@@ -85,7 +124,8 @@ def submit(cluster: Cluster, parcel: Parcel, arguments: Sequence[str], *, name: 
     """
     import shlex
 
-    entry = ["python", "-u", "-m", "xreal_synth.jobs.generate", str(parcel.recipe), *arguments]
+    own = [] if parcel.code else ["-P"]  # nothing is imported from the working directory
+    entry = ["python", *own, "-u", "-m", "xreal_synth.jobs.generate", str(parcel.recipe), *arguments]
     with tempfile.TemporaryDirectory(prefix="xreal-parcel-") as folder:
         archive = Path(folder) / "parcel.zip"
         parcel.write(archive)

@@ -30,7 +30,7 @@ from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.shards.head import BundleRef, DatasetHead, check_place, open_dataset, require_free
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, private_files
 from xreal_synth.types import QualitySettings, SamplingSettings
 
 PREFLIGHT_GROUPS = 32
@@ -99,7 +99,11 @@ def open_run(loaded: LoadedRecipe, encoder: Callable[[], str | None] | None = No
             prompt_of(bundle, label.name, label.prompt)
         for name in named:
             prompt_for(bundle, (name,))
-    sampling = resolve_sampling(recipe.sampling, bundle.defaults)
+    sampling = resolve_sampling(recipe.sampling, bundle.defaults, edits=recipe.edits)
+    if sampling.mode == "joint" and bundle.region_maps:
+        for row in recipe.findings:
+            for _, labels in row.kinds:
+                prompt_for(bundle, [label.name for label in labels])
     if recipe.output.upscale is not None:
         require_upscaler(bundle, recipe.output.upscale)
         sampling = with_upscaler(sampling, recipe.sampling)
@@ -161,6 +165,7 @@ def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
 
 def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | FilmFolder:
     if isinstance(recipe.anatomy.source, ImagesSource):
+        private_files()
         return _films(recipe, recipe.anatomy.source.images, bundle)
     settings = Augment(**recipe.anatomy.augment.model_dump())
     source = recipe.anatomy.source

@@ -72,11 +72,12 @@ class MadeGroup:
     def samples(self) -> tuple[Sample, ...]:
         """What is delivered of it, built anew at each call."""
         spec, real = self.spec, real_twin(self.spec)
-        twin = self.films.films[HEALTHY] if real is None else real
+        twin = self.films.films.get(HEALTHY) if real is None else real
 
         def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-            film = twin if member.name == HEALTHY else self.films.films[member.name]
-            return build_sample(self.run, spec, member, film, changed(film, twin), verdict)
+            film = twin if member.name == HEALTHY and twin is not None else self.films.films[member.name]
+            change = np.zeros_like(film) if twin is None else changed(film, twin)
+            return build_sample(self.run, spec, member, film, change, verdict)
 
         return tuple(map(built, spec.members, self.verdicts))
 
@@ -97,7 +98,7 @@ class MadeGroup:
 def build_sample(
     run: Run, spec: SampleSpec, member: MemberSpec, film: Film, change: Film, verdict: Verdict | None = None
 ) -> Sample:
-    """A film with its masks, labels, provenance and verdict, and its change from the twin.
+    """A film with its masks, labels, provenance and verdict, and its change from the twin (0 where there is none).
 
     Masks, regions and boxes of a film that was upscaled are those of the small one, each pixel a block.
     """

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image
 
-from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, shown_area
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.stage_watch import StageWatch
@@ -156,11 +156,14 @@ def make_films(
     for start in range(0, len(todo), size):
         chunk = todo[start : start + size]
         watch = StageWatch(maker.model)
-        jobs = [_job(maker, case, reader.read(case.row).mask) for case in chunk]
         made = sample_groups(
-            watch, maker.settings, jobs, micro_batch=maker.micro_batch, noise=watch.noise, on_batch=on_films
-        )
-        for case, films in zip(chunk, made, strict=True):
+            watch, maker.settings, _jobs(maker, chunk, reader), micro_batch=maker.micro_batch,
+            noise=watch.noise, on_batch=on_films,
+        )  # fmt: skip
+        for case in chunk:
+            films = next(made)
+            if maker.settings.mode == "joint" and case.findings:
+                films = GroupFilms(films.index, films.films | next(made).films)
             folder.add(case, films)
         folder.add_seconds(len(chunk), sum(len(case.findings) for case in chunk), watch)
 
@@ -177,14 +180,26 @@ def film_seconds(per_stage: Mapping[str, float]) -> dict[str, float]:
     return {"healthy film": twin, "film with a finding": twin + edit} if per_stage else {}
 
 
+def _jobs(maker: Maker, cases: Sequence[Case], reader: CaseReader) -> Iterator[GroupJob]:
+    """A group a case; in mode joint, which makes no twins, its healthy film is a group before it."""
+    for case in cases:
+        job = _job(maker, case, reader.read(case.row).mask)
+        if maker.settings.mode == "joint" and job.members:
+            yield replace(job, members=())
+        yield job
+
+
 def _job(maker: Maker, case: Case, mask: Mask) -> GroupJob:
     info = maker.info
     edits = []
     for finding in case.findings:
         region = region_mask(finding, mask)
         alpha = feather(region, FEATHER_SHARE * info.image_size)
-        edits.append(Edit(region, prompt_for(info, (finding.name,)), alpha))
-    made = (MemberJob(VARIANT, tuple(edits)),) if edits else ()
+        held, area = finding.region == "heart", shown_area(finding, region)
+        edits.append(Edit(region, prompt_for(info, (finding.name,)), alpha, finding.name, area, held))
+    names = [finding.name for finding in case.findings]
+    prompt = prompt_for(info, names) if names and maker.settings.mode == "joint" and info.region_maps else ""
+    made = (MemberJob(VARIANT, tuple(edits), prompt),) if edits else ()
     return GroupJob(maker.seed, case.index, 0, mask, info.healthy_prompt, made)
 
 

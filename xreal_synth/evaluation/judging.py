@@ -133,7 +133,9 @@ def _network(root: Path, part: str, files: Mapping[str, _File]) -> nn.Module:
     except (OSError, UnreadableError) as error:
         raise BundleError(
             where=str(root / part),
-            found=f"not the files that judges.json was written for: {error}",
+            found="a file is missing"
+            if isinstance(error, FileNotFoundError)
+            else f"not the files that judges.json was written for: {error}",
             wanted="the judging networks as they were shipped",
             mend="install the package again; for judges of your own, write judges.json again",
         ) from error

@@ -87,10 +87,21 @@ class StageWatch:
             self._stage = "stage A"
         return philox(shape, key, purpose, step, repeat)
 
+    @property
+    def region_maps(self) -> tuple[str, ...]:
+        return self._model.region_maps
+
     def denoise(
-        self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor, hint_BChw: Tensor | None = None
+        self,
+        z_BChw: Tensor,
+        t_B: Tensor,
+        cond_BLD: Tensor,
+        hint_BChw: Tensor | None = None,
+        maps_BRhw: Tensor | None = None,
     ) -> Tensor:
-        return self._timed(self._stage, lambda: self._model.denoise(z_BChw, t_B, cond_BLD, hint_BChw))
+        return self._timed(
+            self._stage, lambda: self._model.denoise(z_BChw, t_B, cond_BLD, hint_BChw, maps_BRhw)
+        )
 
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return self._timed("encode", lambda: self._model.encode(x_BCHW))

@@ -59,7 +59,7 @@ class Prompts(_Strict):
 class Defaults(_Strict):
     """What the weights are best sampled with."""
 
-    mode: Literal["branch", "reference"] = "branch"
+    mode: Literal["branch", "reference", "joint"] = "branch"
     steps: Annotated[int, Field(ge=1, le=999)]
     hold: Annotated[float, Field(ge=0, le=1)]
     branch: Annotated[float, Field(ge=0, le=1)]
@@ -72,7 +72,10 @@ class Defaults(_Strict):
 
 
 class BundleFields(_Strict):
-    """bundle.json without what is computed from the files."""
+    """bundle.json without what is computed from the files.
+
+    `region_maps` are the findings whose regions the denoiser takes as maps, in its order.
+    """
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
     image_size: Annotated[int, Field(ge=8, le=MAX_IMAGE_SIZE)]
@@ -85,6 +88,7 @@ class BundleFields(_Strict):
     scale_factor: Annotated[float, Field(gt=0, le=1e6)]
     organ_codes: dict[str, int] = ORGAN_CODES
     prompts: Prompts
+    region_maps: Annotated[tuple[str, ...], Field(max_length=100)] | None = None
     defaults: Defaults
     licence: Words
     use_restriction: Words
@@ -102,6 +106,11 @@ class BundleFields(_Strict):
             raise ValueError("value_range must be [low, high] with low < high")
         if self.organ_codes != ORGAN_CODES:
             raise ValueError(f"organ_codes must be {ORGAN_CODES}")
+        strange = sorted(set(self.region_maps or ()) - set(self.prompts.findings))
+        if strange or len(set(self.region_maps or ())) != len(self.region_maps or ()):
+            raise ValueError(
+                f"region_maps must name findings of prompts.findings, each once: {', '.join(strange)}"
+            )
         unknown = sorted(name for name in self.prompts.findings if vocab.canonical(name) != name)
         if unknown:
             raise ValueError(f"prompts.findings names findings that do not exist: {', '.join(unknown)}")
@@ -273,8 +282,9 @@ def content_hash(record: BundleFile) -> str:
     fields = record.model_dump(
         include={
             "format_version", "image_size", "channels", "value_range", "latent_shape", "scale_factor",
-            "organ_codes", "prompts", "licence", "use_restriction",
-        }
+            "organ_codes", "prompts", "region_maps", "licence", "use_restriction",
+        },
+        exclude_none=True,
     )  # fmt: skip
     text = json.dumps(
         {"files": kept, "fields": fields}, sort_keys=True, separators=(",", ":"), ensure_ascii=False

@@ -50,7 +50,8 @@ class BundleInfo:
     `latent_shape` is (C, h, w); `value_range` the films' range inside the networks; `prompts` maps findings
     to their prompt in the order in which joint prompts name them; `known_prompts` have embeddings;
     `seconds_per_evaluation` is the denoiser's cost per film by device, as measured when the bundle was made;
-    `upscaled_size` the side of the films that its upscaler makes.
+    `upscaled_size` the side of the films that its upscaler makes; `region_maps` the findings whose regions its
+    denoiser is shown.
     """
 
     name: str
@@ -75,6 +76,7 @@ class BundleInfo:
     files: tuple[FileStamp, ...]
     known_prompts: frozenset[str] = field(repr=False)
     upscaled_size: int | None = None
+    region_maps: tuple[str, ...] = ()
 
     @property
     def factor(self) -> int:
@@ -229,6 +231,7 @@ def describe(ref: str | Path, content: str | None = None) -> BundleInfo:
         files=stamps,
         known_prompts=known,
         upscaled_size=_upscaled_size(root, record),
+        region_maps=record.region_maps or (),
     )
 
 

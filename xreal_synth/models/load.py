@@ -35,6 +35,7 @@ from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
+from xreal_synth.models.networks.with_maps import MAPS_KEY, with_maps
 from xreal_synth.models.precision import Precision
 from xreal_synth.types import Control
 
@@ -76,6 +77,7 @@ class LoadedBundle:
         value_range: tuple[float, float],
         scale_factor: float,
         null_prompt: str,
+        region_maps: tuple[str, ...] = (),
         controlnet: Any = None,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
@@ -88,6 +90,7 @@ class LoadedBundle:
         self.value_range = value_range
         self.scale_factor = scale_factor
         self.null_prompt = null_prompt
+        self.region_maps = region_maps
         self.prediction_type: PredictionType = prediction_type
         self.alphas_cumprod = alphas_cumprod.to(torch.float64)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -108,13 +111,21 @@ class LoadedBundle:
 
     @torch.inference_mode()
     def denoise(
-        self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor, hint_BChw: Tensor | None = None
+        self,
+        z_BChw: Tensor,
+        t_B: Tensor,
+        cond_BLD: Tensor,
+        hint_BChw: Tensor | None = None,
+        maps_BRhw: Tensor | None = None,
     ) -> Tensor:
         """Noisy latents, timesteps in 0..999, prompt tokens -> the raw prediction [B, C, h, w].
 
-        With `hint` of these rows' organ masks the ControlNet steers the prediction.
+        With `hint` of these rows' organ masks the ControlNet steers the prediction. `maps` [B, R + 1, h, w] in 0..1
+        are for a denoiser that knows R findings' regions; left out, they are zero.
         """
-        z, cond = z_BChw.to(self._dtype), cond_BLD.to(self._dtype)
+        if self.region_maps and maps_BRhw is None:
+            maps_BRhw = z_BChw.new_zeros(len(z_BChw), len(self.region_maps) + 1, *z_BChw.shape[2:])
+        z, cond = with_maps(z_BChw, maps_BRhw).to(self._dtype), cond_BLD.to(self._dtype)
         residuals: dict[str, Any] = {}
         if hint_BChw is not None:
             assert self._controlnet is not None, "a hint comes from this model's ControlNet"
@@ -216,6 +227,7 @@ def load_bundle(
         )
     embeddings = {**{text: e_LD.float() for text, e_LD in more_prompts.items()}, **_embeddings(info)}
     _check_shapes(info, unet, embeddings)
+    _check_maps(info, unet)
     return LoadedBundle(
         vae=load_network(info, "vae"),
         controller=load_network(info, CONTROLLER) if CONTROLLER in info.parts else None,
@@ -230,6 +242,7 @@ def load_bundle(
         value_range=info.value_range,
         scale_factor=info.scale_factor,
         null_prompt=info.null_prompt,
+        region_maps=info.region_maps,
         device=device,
         precision=precision,
         tuned=tuned,
@@ -321,12 +334,26 @@ def _check_shapes(info: BundleInfo, unet: Any, embeddings: Mapping[str, Tensor])
             wanted=f"all of one shape [L, {width}]",
             mend="write the embeddings again",
         )
-    if unet.config.in_channels != info.latent_shape[0] or unet.config.out_channels != info.latent_shape[0]:
+    latents, maps = info.latent_shape[0], len(info.region_maps) + bool(info.region_maps)
+    if unet.config.in_channels != latents + maps or unet.config.out_channels != latents:
+        shown = f", and {maps} maps in (its region_maps and one for an unknown place)" if maps else ""
         raise BundleError(
             where=str(info.root / "unet"),
             found=f"{unet.config.in_channels} channels in, {unet.config.out_channels} out",
-            wanted=f"{info.latent_shape[0]}, the latent_shape in bundle.json",
+            wanted=f"{latents}, the latent_shape in bundle.json{shown}",
             mend="correct bundle.json or the network",
+        )
+
+
+def _check_maps(info: BundleInfo, unet: Any) -> None:
+    """The denoiser's own list of maps, where it keeps one, is bundle.json's."""
+    own = unet.config.get(MAPS_KEY)
+    if own is not None and tuple(own) != info.region_maps:
+        raise BundleError(
+            where=str(info.root / "unet"),
+            found=f"maps of {', '.join(own)}",
+            wanted=f"region_maps as in bundle.json: {', '.join(info.region_maps) or 'none'}",
+            mend="write bundle.json again with the denoiser's own order",
         )
 
 

@@ -47,16 +47,19 @@ _FIELDS = BundleFields(
 )
 
 
-def build_tiny(out: Path, seed: int = 0, *, upscale: int | None = None, text: bool = False) -> BundleInfo:
+def build_tiny(
+    out: Path, seed: int = 0, *, upscale: int | None = None, text: bool = False, maps: bool = False
+) -> BundleInfo:
     """Writes the bundle (64x64 films, 3x16x16 latents, fp16, under 600 kB) into the folder `out`.
 
     The denoiser predicts v, with which random weights keep the films within range. `upscale` adds an upscaler
-    to films of that side, `text` a text encoder, which then makes the table, of single findings alone.
+    to films of that side, `text` a text encoder, which then makes the table, of single findings alone; with `maps`
+    the denoiser takes the findings' regions.
     """
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts: dict[str, Any] = {"vae": _vae(), "anatomy_controller": _vae(), "unet": _unet()}
+        parts: dict[str, Any] = {"vae": _vae(), "anatomy_controller": _vae(), "unet": _unet(maps)}
         table = _text_table(out) if text else _embeddings()
         torch.manual_seed(seed)
         parts["controlnet"] = _controlnet(parts["unet"])
@@ -72,7 +75,10 @@ def build_tiny(out: Path, seed: int = 0, *, upscale: int | None = None, text: bo
     (out / EMBEDDINGS).write_bytes(save(table))
     if upscale is not None:
         _add_upscaler(out, seed, upscale)
-    return write_bundle(out, _FIELDS)
+    if not maps:
+        return write_bundle(out, _FIELDS)
+    prompts = _FIELDS.prompts.model_copy(update={"null": NO_FINDING})
+    return write_bundle(out, _FIELDS.model_copy(update={"region_maps": FINDINGS, "prompts": prompts}))
 
 
 def _add_upscaler(out: Path, seed: int, side: int) -> None:
@@ -101,9 +107,10 @@ def _vae() -> Any:
     return vae
 
 
-def _unet() -> Any:
+def _unet(maps: bool) -> Any:
     return UNet2DConditionModel(
-        sample_size=LATENT_SHAPE[1], in_channels=LATENT_SHAPE[0], out_channels=LATENT_SHAPE[0],
+        sample_size=LATENT_SHAPE[1], out_channels=LATENT_SHAPE[0],
+        in_channels=LATENT_SHAPE[0] + maps * (len(FINDINGS) + 1),
         block_out_channels=(8, 16), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1, cross_attention_dim=WIDTH,
         attention_head_dim=2, norm_num_groups=4,

@@ -22,6 +22,19 @@ def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path])
     if recipe.pairs.sham > 0 and not any(row.takes_sham(on_films=on_films) for row in recipe.findings):
         what = "a row of `films: healthy` that paints findings in" if on_films else "a row with findings"
         found.append((("pairs", "sham"), "`sham` where no row can have one", what, "add one, or set 0"))
+    if recipe.sampling.mode == "joint" and recipe.edits:
+        what = next(
+            words
+            for words, holds in (
+                ("real films", on_films),
+                ("pairs.twin: true", recipe.pairs.twin),
+                (f"pairs.sham: {recipe.pairs.sham:g}", True),
+            )
+            if holds
+        )
+        path = ("sampling", "mode")
+        wanted = "branch: in mode joint every film is one trajectory of its own, nothing is edited"
+        found.append((path, f"`joint` with {what}", wanted, "set sampling.mode: branch, or leave it out"))
     if recipe.labels.negative_below is not None and recipe.labels.unrequested != "checked":
         path = ("labels", "negative_below")
         found.append((path, "`negative_below` without `checked`", "labels.unrequested: checked", "remove it"))

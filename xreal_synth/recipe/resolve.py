@@ -17,10 +17,12 @@ _T = TypeVar("_T")
 
 
 def resolve_sampling(
-    sampling: Sampling, defaults: SamplingDefaults, *, source: str = "recipe"
+    sampling: Sampling, defaults: SamplingDefaults, *, source: str = "recipe", edits: bool = False
 ) -> SamplingSettings:
     """Settings with no gaps.
 
+    `edits` says that films are made from others: a twin or a sham is delivered, or real films are edited. Mode
+    `joint` cannot do that, so that a bundle whose default it is takes `branch` then.
     In mode `reference`, unless the recipe says otherwise, `eta` is 1 throughout and steps are evenly spaced.
     Mode `paper` takes nothing from the bundle: T = 100 and s = 50 unless the recipe says otherwise (section
     IV.B), the rest is Algorithm 1's.
@@ -28,7 +30,7 @@ def resolve_sampling(
     Raises RecipeError where mode `reference` gets a step count that does not divide 1000, whether it
     stands in the recipe or comes from the bundle.
     """
-    mode = _or(sampling.mode, defaults.mode)
+    mode = _or(sampling.mode, "branch" if edits and defaults.mode == "joint" else defaults.mode)
     if mode == "paper":
         return _paper(sampling)
     holds = sampling.control == "xreal"
@@ -46,7 +48,7 @@ def resolve_sampling(
         eta_free=_or(sampling.eta_free, None if mode == "reference" else defaults.eta_free),
         spacing=_or(sampling.spacing, None if mode == "reference" else defaults.spacing),
         soft_variance=_or(sampling.soft_variance, defaults.soft_variance)
-        if holds and mode == "branch"
+        if holds and mode in ("branch", "joint")
         else sampling.soft_variance,
     )
     if settings.mode == "reference" and 1000 % settings.steps:

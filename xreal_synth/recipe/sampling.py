@@ -7,7 +7,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import Part, problem, shown
-from xreal_synth.types import Control
+from xreal_synth.types import Control, SamplingMode
 
 NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
 XREALS_OWN: Final = ("hold", "soft", "soft_variance")
@@ -16,10 +16,12 @@ XREALS_OWN: Final = ("hold", "soft", "soft_variance")
 class Sampling(Part):
     """How films are sampled; what is left out comes from the bundle."""
 
-    mode: Literal["branch", "reference", "paper"] | None = Field(
+    mode: SamplingMode | None = Field(
         default=None,
         description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code; "
-        "`paper`: Algorithm 1 as printed.",
+        "`paper`: Algorithm 1 as printed; `joint`: one trajectory a film, with its findings from the first step, "
+        "without a healthy twin. Left out: the bundle's, `joint` for bundles that know regions where neither twin nor "
+        "sham is delivered.",
     )
     control: Control = Field(
         default="xreal",
@@ -36,7 +38,11 @@ class Sampling(Part):
         default=None, ge=0, le=1, description="Share of the steps that are held to the anatomy; `paper`: 0.5."
     )
     branch: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the twin's steps that an edit keeps."
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of the twin's steps that an edit keeps; in `joint`, of the steps "
+        "after which a finding's region is no longer held to the anatomy.",
     )
     guidance: float | None = Field(
         default=None, ge=0, le=50, description="Classifier-free guidance; 1 is none."

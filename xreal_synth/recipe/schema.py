@@ -303,3 +303,8 @@ class Recipe(Part):
     split: Split = Field(default_factory=Split)
     output: Output
     compute: Compute = Field(default_factory=Compute)
+
+    @property
+    def edits(self) -> bool:
+        """Whether films are made from others: twins or shams are delivered, or real films are edited."""
+        return self.pairs.twin or self.pairs.sham > 0 or isinstance(self.anatomy.source, ImagesSource)

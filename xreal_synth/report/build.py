@@ -14,7 +14,7 @@ from xreal_synth.shards.finish import finish
 from xreal_synth.shards.head import read_head
 from xreal_synth.shards.names import INDEX, REJECTED, REPORT, SAMPLES
 from xreal_synth.shards.summary import DatasetSummary
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, private_files
 
 CONTACT_SHEET = "contact_sheet.png"
 CARD = "README.md"
@@ -38,6 +38,8 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
     The splits are then those that the shards were written under. Raises DatasetError, StorageError.
     """
     head = read_head(store)
+    if head.real_films:
+        private_files()
     written = [SAMPLES, REJECTED, INDEX]
     if summary is None:
         summary = finish(store, head)

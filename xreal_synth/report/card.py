@@ -12,7 +12,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from xreal_synth.escaping import for_markdown
+from xreal_synth.escaping import for_markdown, without_places
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.edits import Edit
 from xreal_synth.shards.head import DatasetHead
@@ -77,7 +77,7 @@ def dataset_card(
         head=head,
         summary=summary,
         bundle=bundle,
-        recipe=Markup(_fenced(recipe_text, "yaml")),  # noqa: S704 (in a fence)
+        recipe=Markup(_fenced(without_places(recipe_text), "yaml")),  # noqa: S704 (in a fence)
         rows=asked_rows(head, summary),
         label_sets=_told_labels(summary.labels),
         sizes=" and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-",

@@ -10,6 +10,7 @@ from typing import Final
 
 import jinja2
 
+from xreal_synth.escaping import without_places
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.report.card import TEMPLATES
 from xreal_synth.report.charts import number
@@ -74,7 +75,7 @@ def report_html(
     rows = rows_made(head, summary, refused, status.asked)
     page = _environment().get_template("report.html.j2")
     text = page.render(
-        head=head, summary=summary, status=status, bundle=bundle, recipe=_shortened(recipe_text.rstrip()),
+        head=head, summary=summary, status=status, bundle=bundle, recipe=_shortened(recipe_text),
         words=recipe_in_words(head), rows=rows, refused=refused, streamed=streamed,
         label_sets=label_sets(summary.labels), findings=findings_shown(streamed, rows, head, films.mean),
         gate=gate_shown(summary), profile=head.setting("quality", "profile") or "none",
@@ -85,7 +86,7 @@ def report_html(
         spread=len(picker.shards), most_shards=SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
         measured=measured(store, head), sizes=_sizes(summary), control=head.setting("sampling", "control"),
         films_digest=head.setting("anatomy", "source", "images", "content"),
-        masks_path=head.setting("anatomy", "source", "masks", "path"),
+        masks_path=without_places(head.setting("anatomy", "source", "masks", "path") or ""),
         masks_digest=head.setting("anatomy", "source", "masks", "content"),
         unrequested=head.setting("labels", "unrequested"),
         reading=streamed.findings[0].name if streamed.findings else "Pneumonia",
@@ -107,6 +108,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _shortened(recipe: str) -> str:
+    recipe = without_places(recipe.rstrip())
     if len(recipe) <= RECIPE_SHOWN:
         return recipe
     return f"{recipe[:RECIPE_SHOWN]}\n# cut here: the whole is in recipe.yaml"

@@ -16,6 +16,7 @@ _MODE: Final = {
     "branch": "a finding's film branches off from its healthy twin's",
     "reference": "as the authors' released code computes",
     "paper": "Algorithm 1 as printed",
+    "joint": "one trajectory a film, the findings asked for from its first step",
 }
 
 

@@ -3,7 +3,8 @@
 Both stages are one loop (`run_steps`) with different holds. Modes: `reference` re-encodes stage A's film and
 starts stage B from noise (as the authors' released code does); `paper` does so with the printed algorithm's
 chain, binary mask, mean latents and no guidance; `branch` starts stage B from stage A's state after k steps
-and holds it to stage A's kept states, so the twin comes for free.
+and holds it to stage A's kept states, so the twin comes for free; `joint` is stage A alone, in which the findings are
+asked for from the first step, so that films with and without findings come about alike.
 
 Instead of being held, stage A may follow a ControlNet's residuals (which stage B then gets too), or nothing.
 
@@ -53,12 +54,37 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """The prompt's tokens [B, L, D], those of the null prompt if guidance is wanted, and a ControlNet's hint."""
+    """The prompt's tokens [B, L, D], those of the null prompt if guidance is wanted, a ControlNet's hint, and the
+    prompt's region maps [B, R + 1, h, w]; the null prompt's are zero."""
 
     cond: Tensor
     null: Tensor | None = None
     guidance: float = 1.0
     hint: Tensor | None = None
+    maps: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegionGuide:
+    """What joint findings are asked with of a denoiser that knows no regions.
+
+    The healthy prompt's tokens and the null prompt's [B, L, D], and of each finding its tokens and where it is asked
+    for [B, 1, h, w], nowhere for rows that have fewer findings.
+    """
+
+    healthy: Tensor
+    null: Tensor
+    findings: tuple[tuple[Tensor, Tensor], ...]
+    guidance: float
+    hint: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FreedRegion:
+    """Where a finding may leave the anatomy [B, 1, h, w], and the step from which on it may."""
+
+    region: Tensor
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +132,37 @@ def run_steps(
 def anatomy_stage(
     model: SamplerModel,
     codes_BHW: Tensor,
-    guide: Guide,
+    guide: Guide | RegionGuide,
     rule: Rule,
     noise: BatchNoise,
     *,
     hold_steps: int,
     soft: float,
     keep_variance: bool = False,
+    freed: FreedRegion | None = None,
 ) -> AnatomyStage:
-    """Stage A: organ codes uint8 -> latents of a film with this anatomy, held for the first `hold_steps`."""
+    """Stage A: organ codes uint8 -> latents of a film with this anatomy, held for the first `hold_steps`.
+
+    Mode joint asks for findings here and frees their regions of the hold earlier.
+    """
     x_hat = model.control(codes_BHW)
     mask = soft_mask(codes_BHW, model.latent_shape[1:], soft)
     z_hat = encode_scaled(model, x_hat, noise("a.posterior") if rule.posterior == "sample" else None)
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
         abar, fresh = rule.schedule.abar[step], noise("a.hold", step, repeat)
+        keep = mask if freed is None or step < freed.step else mask * (1 - freed.region)
         if keep_variance:
-            return kept_variance_blend(z_hat, z, mask, abar, fresh)
-        return blend(q_sample(z_hat, abar, fresh), z, mask)
+            return kept_variance_blend(z_hat, z, keep, abar, fresh)
+        return blend(q_sample(z_hat, abar, fresh), z, keep)
 
     states = run_steps(denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=hold, held=hold_steps)
     return AnatomyStage(x_hat, mask, z_hat, states)
 
 
-def free_stage(model: SamplerModel, guide: Guide, rule: Rule, noise: BatchNoise) -> list[Tensor]:
+def free_stage(
+    model: SamplerModel, guide: Guide | RegionGuide, rule: Rule, noise: BatchNoise
+) -> list[Tensor]:
     """Stage A that nothing is held in, as `control: controlnet` and `none` make it -> the states."""
     return run_steps(
         denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=lambda step, repeat, z: z, held=0
@@ -176,19 +209,42 @@ def pathology_from_branch(
     return [*states[:start], *seen, blend(states[steps], last, 1 - m_p)]
 
 
-def denoiser(model: SamplerModel, guide: Guide) -> Callable[[Tensor, int], Tensor]:
-    """The model's denoiser with prompts, guidance and hint filled in.
+def denoiser(model: SamplerModel, guide: Guide | RegionGuide) -> Callable[[Tensor, int], Tensor]:
+    """The model's denoiser with prompts, guidance, hint and maps filled in.
 
     Every step is given the same tensor of tokens, by which a model knows that it has seen them.
     """
-    denoise: Denoise = model.denoise
+    if isinstance(guide, RegionGuide):
+        return _region_denoiser(model, guide)
+    both = guide.null is not None
+    more = {}
     if guide.hint is not None:
-        rows = guide.hint if guide.null is None else torch.cat([guide.hint, guide.hint])
-        denoise = partial(model.denoise, hint_BChw=rows)
+        more["hint_BChw"] = torch.cat([guide.hint, guide.hint]) if both else guide.hint
+    if guide.maps is not None:
+        more["maps_BRhw"] = torch.cat([torch.zeros_like(guide.maps), guide.maps]) if both else guide.maps
+    denoise: Denoise = partial(model.denoise, **more)
     if guide.null is None:
         return lambda z, t: denoise(z, torch.full((len(z),), t, device=z.device), guide.cond)
     tokens = torch.cat([guide.null, guide.cond])
     return lambda z, t: guided(denoise, z, t, tokens, guide.guidance)
+
+
+def _region_denoiser(model: SamplerModel, guide: RegionGuide) -> Callable[[Tensor, int], Tensor]:
+    """o_healthy + sum_f m_f g (o_f - o_null), a forward of B rows for each prompt."""
+    denoise: Denoise = model.denoise
+    if guide.hint is not None:
+        denoise = partial(model.denoise, hint_BChw=guide.hint)
+
+    def joint(z: Tensor, t: int) -> Tensor:
+        times = torch.full((len(z),), t, device=z.device)
+        healthy = denoise(z, times, guide.healthy)
+        null = healthy if torch.equal(guide.healthy, guide.null) else denoise(z, times, guide.null)
+        out = healthy
+        for tokens, place in guide.findings:
+            out = out + guide.guidance * place * (denoise(z, times, tokens) - null)
+        return out
+
+    return joint
 
 
 def encode_scaled(model: SamplerModel, x_BCHW: Tensor, noise: Tensor | None) -> Tensor:

@@ -1,4 +1,5 @@
-"""Groups of films in micro-batches of one fixed size: stage A once per group, stage B once per edit.
+"""Groups of films in micro-batches of one fixed size: stage A once per group, stage B once per edit; in mode joint
+one trajectory per film.
 
 The last micro-batch is padded with copies of its last row, so that every forward has the same shape and a
 film's bytes do not depend on how many others are made beside it.
@@ -16,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from xreal_synth.errors import BundleError
 from xreal_synth.sampling.blend import from_grey, latent_region, paste, to_grey
 from xreal_synth.sampling.controlled import (
+    FreedRegion,
     Guide,
+    RegionGuide,
     Rule,
     anatomy_stage,
     decode_scaled,
@@ -44,6 +48,20 @@ class _Group:
     job: GroupJob
     waiting: int
     films: dict[str, Film] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trajectory:
+    """A film to make in one go: of mode joint, a member with its findings, or a group's healthy film."""
+
+    group: _Group
+    member: MemberJob
+
+    @property
+    def key(self) -> NoiseKey:
+        """A healthy film's noise is that of the twin in other modes."""
+        job, name = self.group.job, self.member.name
+        return NoiseKey(job.seed, job.index, job.attempt, "" if name == TWIN else name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +100,9 @@ def sample_groups(
     """
     assert micro_batch >= 1
     maker = _Maker(model, settings, micro_batch, noise)
+    if settings.mode == "joint":
+        yield from _sample_joint(maker, jobs, on_batch)
+        return
     open_groups: deque[_Group] = deque()
     passes: deque[_Pass] = deque()
     source = iter(jobs)
@@ -97,8 +118,36 @@ def sample_groups(
         yield from _finished(open_groups)
 
 
+def _sample_joint(
+    maker: _Maker, jobs: Iterable[GroupJob], on_batch: Callable[[int], None]
+) -> Iterator[GroupFilms]:
+    """Every film in one trajectory; those without findings, which need no guidance, in batches of their own."""
+    open_groups: deque[_Group] = deque()
+    waiting: tuple[deque[_Trajectory], deque[_Trajectory]] = deque(), deque()
+    source, size = iter(jobs), maker.micro_batch
+    while groups := [_open(job, joint=True) for job in islice(source, size)]:
+        open_groups.extend(groups)
+        for group in groups:
+            for member in _joint_members(group.job):
+                waiting[bool(member.edits)].append(_Trajectory(group, member))
+        for rows in waiting:
+            while len(rows) >= size:
+                maker.joint([rows.popleft() for _ in range(size)], on_batch)
+        yield from _finished(open_groups)
+    for rows in waiting:
+        while rows:
+            maker.joint([rows.popleft() for _ in range(min(size, len(rows)))], on_batch)
+    yield from _finished(open_groups)
+
+
+def _joint_members(job: GroupJob) -> tuple[MemberJob, ...]:
+    """What a group has made of it: its members, or its healthy film where none has findings."""
+    shown = tuple(member for member in job.members if member.edits)
+    return shown or (MemberJob(TWIN, ()),)
+
+
 class _Maker:
-    """The two kinds of micro-batch."""
+    """The kinds of micro-batch."""
 
     def __init__(
         self, model: SamplerModel, settings: SamplingSettings, micro_batch: int, noise: NoiseSource
@@ -154,12 +203,71 @@ class _Maker:
         on_batch(len(batch) - len(following))
 
     @torch.inference_mode()
+    def joint(self, batch: list[_Trajectory], on_batch: Callable[[int], None]) -> None:
+        """Makes a film of each row, all of them with findings or none."""
+        rows = self._padded(batch)
+        keys = tuple(row.key for row in rows)
+        codes = self._batch([row.group.job.anatomy for row in rows])
+        guide, freed = self._joint_guide(rows, self._hint(codes))
+        stage = self._anatomy(codes, guide, self._noise(keys), freed)
+        films = self._decode(stage[-1], keys, keys)
+        for row, film in zip(batch, films, strict=False):
+            row.group.films[row.member.name] = self._grey(film)
+            row.group.waiting -= 1
+        on_batch(len(batch))
+
+    def _joint_guide(
+        self, rows: list[_Trajectory], hint: Tensor | None
+    ) -> tuple[Guide | RegionGuide, FreedRegion | None]:
+        healthy = [row.group.job.healthy_prompt for row in rows]
+        if not rows[0].member.edits:
+            return Guide(self.model.embed(healthy), hint=hint), None
+        edits = [row.member.edits for row in rows]
+        regions = [_union([edit.region for edit in each if not edit.held], each[0].region) for each in edits]
+        freed = FreedRegion(self._latent_region(regions), self.settings.branch_step)
+        if self.model.region_maps:
+            maps = self._maps(edits)
+            return self._guide([row.member.prompt for row in rows], hint, maps), freed
+        findings = []
+        for number in range(max(map(len, edits))):
+            asked = [each[number] if number < len(each) else None for each in edits]
+            prompts = [
+                plain if edit is None else edit.prompt for edit, plain in zip(asked, healthy, strict=True)
+            ]
+            nowhere = np.zeros_like(edits[0][0].region)
+            places = self._latent_region([nowhere if edit is None else edit.region for edit in asked])
+            findings.append((self.model.embed(prompts), places))
+        null = self.model.embed([self.model.null_prompt] * len(rows))
+        guide = RegionGuide(self.model.embed(healthy), null, tuple(findings), self.settings.guidance, hint)
+        return guide, freed
+
+    def _maps(self, edits: Sequence[Sequence[Edit]]) -> Tensor | None:
+        """Region maps [B, R + 1, h, w] of the edits that each row shows; None for a denoiser that takes none."""
+        names = self.model.region_maps
+        if not names:
+            return None
+        side = edits[0][0].region.shape
+        areas = np.zeros((len(edits), len(names) + 1, *side), np.float32)
+        for row, each in zip(areas, edits, strict=True):
+            for edit in each:
+                if edit.finding:
+                    channel = names.index(edit.finding) if edit.finding in names else len(names)
+                    area = edit.region if edit.area is None else edit.area
+                    row[channel] = np.maximum(row[channel], area if channel < len(names) else 1.0)
+        small: Tensor = adaptive_avg_pool2d(torch.from_numpy(areas), self.model.latent_shape[1:])
+        return small.to(self.model.device)
+
+    def _latent_region(self, regions: Sequence[npt.NDArray[np.bool_]]) -> Tensor:
+        return latent_region(self._batch(regions), self.model.latent_shape[1:])
+
+    @torch.inference_mode()
     def edits(self, batch: list[_Pass]) -> list[_Pass]:
         """Stage B: makes one edit of each row, and returns the edits that follow them."""
         rows = self._padded(batch)
-        m_p = latent_region(self._batch([row.edit.region for row in rows]), self.model.latent_shape[1:])
+        m_p = self._latent_region([row.edit.region for row in rows])
         hint = self._hint(self._batch([row.group.job.anatomy for row in rows]))
-        guide = self._guide([row.edit.prompt for row in rows], hint)
+        maps = self._maps([row.member.edits[: row.number + 1] for row in rows])
+        guide = self._guide([row.edit.prompt for row in rows], hint, maps)
         keys = tuple(row.key for row in rows)
         states = self._pathology(rows, m_p, guide, self._noise(keys))
         edited = self._decode(states[-1], keys)
@@ -176,7 +284,13 @@ class _Maker:
                 row.group.waiting -= 1
         return following
 
-    def _anatomy(self, codes: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
+    def _anatomy(
+        self,
+        codes: Tensor,
+        guide: Guide | RegionGuide,
+        noise: BatchNoise,
+        freed: FreedRegion | None = None,
+    ) -> list[Tensor]:
         settings = self.settings
         if settings.control != "xreal":
             return free_stage(self.model, guide, self.rule, noise)
@@ -184,6 +298,7 @@ class _Maker:
         return anatomy_stage(
             self.model, codes, guide, self.rule, noise,
             hold_steps=settings.hold_steps, soft=settings.soft, keep_variance=settings.soft_variance == "kept",
+            freed=freed,
         ).states  # fmt: skip
 
     def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
@@ -194,12 +309,12 @@ class _Maker:
         start = self.settings.branch_step
         return pathology_from_branch(self.model, list(kept), m_p, guide, self.rule, noise, start=start)
 
-    def _guide(self, prompts: list[str], hint: Tensor | None) -> Guide:
+    def _guide(self, prompts: list[str], hint: Tensor | None, maps: Tensor | None = None) -> Guide:
         cond = self.model.embed(prompts)
         if self.settings.guidance == 1.0:
-            return Guide(cond, hint=hint)
+            return Guide(cond, hint=hint, maps=maps)
         null = self.model.embed([self.model.null_prompt] * len(prompts))
-        return Guide(cond, null, self.settings.guidance, hint)
+        return Guide(cond, null, self.settings.guidance, hint, maps)
 
     def _hint(self, codes: Tensor) -> Tensor | None:
         return self.model.hint(codes) if self.settings.control == "controlnet" else None
@@ -213,8 +328,10 @@ class _Maker:
     def _noise(self, keys: tuple[NoiseKey, ...]) -> BatchNoise:
         return BatchNoise(self.noise, keys, self.model.latent_shape, self.model.device)
 
-    def _decode(self, z: Tensor, keys: tuple[NoiseKey, ...]) -> Tensor:
-        films = decode_scaled(self.model, z, self._grain(keys))
+    def _decode(
+        self, z: Tensor, keys: tuple[NoiseKey, ...], grain_keys: tuple[NoiseKey, ...] | None = None
+    ) -> Tensor:
+        films = decode_scaled(self.model, z, self._grain(keys, grain_keys))
         finite = (torch.isfinite(films).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
         wrong = sorted({key.index for key, fine in zip(keys, finite, strict=True) if not fine})
         if wrong:
@@ -225,12 +342,13 @@ class _Maker:
             )
         return films
 
-    def _grain(self, keys: tuple[NoiseKey, ...]) -> Tensor | None:
-        """One noise for all films of a group, so that a region has the grain of what surrounds it."""
+    def _grain(self, keys: tuple[NoiseKey, ...], own: tuple[NoiseKey, ...] | None = None) -> Tensor | None:
+        """One noise for all films of a group, so that a region has the grain of what surrounds it; films that share
+        nothing have their `own`."""
         shape = self.model.grain_shape
         if shape is None:
             return None
-        groups = tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
+        groups = own or tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
         return BatchNoise(self.noise, groups, shape, self.model.device)("film.grain")
 
     def _grey(self, film: Tensor) -> Film:
@@ -264,8 +382,14 @@ def _first_passes(
     return passes
 
 
-def _open(job: GroupJob) -> _Group:
+def _union(regions: Sequence[npt.NDArray[np.bool_]], like: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    return np.any(regions, axis=0) if regions else np.zeros_like(like)
+
+
+def _open(job: GroupJob, *, joint: bool = False) -> _Group:
     names = [member.name for member in job.members]
     assert len(set(names)) == len(names), f"group {job.index} names a member twice: {names}"
     assert not any(member.edits for member in job.members if member.name == TWIN), "the twin has no edits"
+    if joint:
+        return _Group(job, len(_joint_members(job)))
     return _Group(job, sum(bool(member.edits) for member in job.members))

@@ -46,10 +46,22 @@ class SamplerModel(Protocol):
         """Guidance's unconditional prompt."""
         ...
 
+    @property
+    def region_maps(self) -> tuple[str, ...]:
+        """The findings whose regions the denoiser takes as maps [h, w]; one more map comes after them, for a
+        finding of unknown place. Nothing for a denoiser that knows no regions."""
+        ...
+
     def denoise(
-        self, z_BChw: Tensor, t_B: Tensor, cond_BLD: Tensor, hint_BChw: Tensor | None = None
+        self,
+        z_BChw: Tensor,
+        t_B: Tensor,
+        cond_BLD: Tensor,
+        hint_BChw: Tensor | None = None,
+        maps_BRhw: Tensor | None = None,
     ) -> Tensor:
-        """The raw prediction eps or v [B, C, h, w]; with a hint, steered by the ControlNet."""
+        """The raw prediction eps or v [B, C, h, w]; with a hint, steered by the ControlNet. Without maps there is
+        no finding anywhere."""
         ...
 
     def hint(self, codes_BHW: Tensor) -> Tensor:

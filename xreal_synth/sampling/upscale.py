@@ -119,6 +119,8 @@ def upscale_groups(
 def _large_films(
     job: GroupJob, group: GroupFilms, enlarged: Callable[[Film], Tensor], fade: Fade
 ) -> dict[str, Film]:
+    if job.large is None and TWIN not in group.films:
+        return {name: _grey(enlarged(film)) for name, film in group.films.items()}
     if job.large is None:
         twin = enlarged(group.films[TWIN])
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xreal_synth.errors import DatasetError, StorageError
@@ -50,6 +50,9 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    def with_problems(self, more: Iterable[VerifyProblem]) -> VerifyReport:
+        return replace(self, problems=(*self.problems, *more))
 
     @property
     def broken_shards(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFields, Prompts
 from xreal_synth.models.convert.assemble import BANK, new_folder, refuse_existing
 from xreal_synth.models.describe import SHIPPED, BundleInfo, describe
 from xreal_synth.models.load import load_bundle
+from xreal_synth.models.networks.with_maps import MAPS_KEY
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
 from xreal_synth.training.export import export_parts
@@ -111,7 +112,12 @@ def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -
     if runs.autoencoder is not None:
         change["value_range"] = (0.0, 1.0)
     if runs.denoiser is not None:
-        change |= {"prompts": _prompts(runs.denoiser / runs.weights), "seconds_per_evaluation": {}}
+        maps = _config(folder / "unet").get(MAPS_KEY)
+        change |= {
+            "prompts": _prompts(runs.denoiser / runs.weights, bool(maps)),
+            "seconds_per_evaluation": {},
+        }
+        change["region_maps"] = maps
     for key in ("licence", "training_data", "use_restriction"):
         if getattr(words, key) is not None:
             change[key] = getattr(words, key)
@@ -135,10 +141,15 @@ def _sizes(folder: Path) -> dict[str, Any]:
     }
 
 
-def _prompts(network: Path) -> Prompts:
-    """Each finding by its own name, as the label tokens have them."""
+def _prompts(network: Path, knows_regions: bool) -> Prompts:
+    """Each finding by its own name, as the label tokens have them.
+
+    A denoiser that knows regions is guided away from the healthy image: the finding and its place are all that
+    differs.
+    """
     names = _config(network / "tokens")["findings"]
-    return Prompts(null="", healthy=NO_FINDING, findings={name: name for name in names})
+    null = NO_FINDING if knows_regions else ""
+    return Prompts(null=null, healthy=NO_FINDING, findings={name: name for name in names})
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from xreal_synth.anatomy.manifest import fault_counts, near_patients
 from xreal_synth.errors import TrainingError
-from xreal_synth.storage import LocalStore, Store, open_store
+from xreal_synth.storage import LocalStore, Store, open_store, private_files
 from xreal_synth.training.prepare import chexpert, mimic, nih, own_folder
 from xreal_synth.training.prepare.audit import Audit, audit
 from xreal_synth.training.prepare.choose import Choice, choose
@@ -118,6 +118,7 @@ def prepare(
     given = all(one.film.mask for one in chosen)
     segmenter = None if given else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
+    private_files()
     out = LocalStore(task.out)
     made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit}
     journal = Journal(task.out, made_so)
