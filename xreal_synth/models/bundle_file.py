@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from xreal_synth import vocab
 from xreal_synth.errors import BundleError
-from xreal_synth.opening import UnreadableError, open_file, parse_json, read_file
+from xreal_synth.opening import UnreadableError, open_file, parse_json, read_file, roots_of
 
 FORMAT_VERSION: Final = 1
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
@@ -229,6 +229,7 @@ def refuse_unsafe(root: Path, record: BundleFile) -> None:
     if pickles:
         raise _pickle(str(root), pickles[0].name)
     refuse_unsafe_names(str(root), record)
+    roots = roots_of(root)
     for name, entry in record.files.items():
         target = root / name
         if not target.is_file() or target.stat().st_size != entry.bytes:
@@ -239,7 +240,7 @@ def refuse_unsafe(root: Path, record: BundleFile) -> None:
                 wanted=f"{entry.bytes} bytes",
                 mend="fetch the bundle again",
             )
-        if not target.resolve().is_relative_to(root.resolve()):
+        if not any(target.resolve().is_relative_to(taken) for taken in roots):
             raise BundleError(
                 where=str(root),
                 found=f"{name} leads outside the bundle",

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import gzip
 from functools import partial
 from pathlib import Path
 
 from xreal_synth.anatomy.manifest import BadFilm, Fault, joined_labels, patient_of
 from xreal_synth.anatomy.tables import Row
+from xreal_synth.opening import unzipped
 from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.training.prepare.found import Found, Place, SourceFilm, frontal, key_of, years
 from xreal_synth.training.prepare.labels import Labels, dataset_labels, open_dataset
@@ -98,11 +98,11 @@ def _add_boxes(place: Place, found: Found) -> None:
     listed = next((name for name in BOXES if place.tables.exists(name)), None)
     if listed is None:
         found.notes.append(f"no {BOXES[0]}: the copy in torchxrayvision is used")
-        data = gzip.decompress((Path(xrv.datasets.datapath) / f"{BOXES[0]}.gz").read_bytes())
+        data = unzipped((Path(xrv.datasets.datapath) / f"{BOXES[0]}.gz").read_bytes())
     else:
         data = place.tables.read_bytes(listed)
         found.tables[listed] = sha256_bytes(data)
-        data = gzip.decompress(data) if listed.endswith(".gz") else data
+        data = unzipped(data) if listed.endswith(".gz") else data
     found.box(data, BOXES[0], place.columns)
 
 
