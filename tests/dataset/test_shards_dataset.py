@@ -30,7 +30,7 @@ from xreal_synth.dataset.summary import Tally
 from xreal_synth.dataset.table import build_table, read_table, sample_schema
 from xreal_synth.dataset.tar import encode_sample
 from xreal_synth.dataset.verify import verify
-from xreal_synth.errors import DatasetError
+from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import LocalStore, RemoteStore, Store
 from xreal_synth.types import Rejected, Sample, ShardPlan
 
@@ -358,3 +358,52 @@ def test_columns_of_a_later_version_reach_the_whole_and_verify(tmp_path: Path) -
     assert verify(store).ok
     whole = pq.read_table(pa.BufferReader(store.read_bytes("samples.parquet")))
     assert whole.column("scores.dice").drop_null().to_pylist() == [0.5] * table.num_rows
+
+
+def linked(real: Path, farm: Path) -> None:
+    """As `cp -rs`."""
+    for path in real.rglob("*"):
+        if path.is_file():
+            (farm / path.relative_to(real)).parent.mkdir(parents=True, exist_ok=True)
+            (farm / path.relative_to(real)).symlink_to(path)
+
+
+def cached(real: Path, farm: Path) -> None:
+    """As a hub's cache."""
+    blobs = farm.parents[1] / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(path for path in real.rglob("*") if path.is_file()):
+        (blobs / str(number)).write_bytes(path.read_bytes())
+        (farm / path.relative_to(real)).parent.mkdir(parents=True, exist_ok=True)
+        (farm / path.relative_to(real)).symlink_to(blobs / str(number))
+
+
+@pytest.mark.parametrize("link", [linked, cached])
+def test_a_dataset_of_links_is_a_dataset(dataset: LocalStore, tmp_path: Path, link: object) -> None:
+    farm = tmp_path / "hub/snapshots/abc"
+    link(Path(dataset.uri), farm)  # type: ignore[operator]
+    store = LocalStore(farm)
+    assert verify(store, deep=False).samples == 15
+    before = {name: store.read_bytes(name) for name in ("samples.parquet", "rejected.parquet", "index.json")}
+    finish(store, HEAD)
+    assert {name: store.read_bytes(name) for name in before} == before
+    assert all(dataset.read_bytes(name) == data for name, data in before.items())
+
+
+def test_full_tables_are_not_replaced_by_empty_ones(dataset: LocalStore, tmp_path: Path) -> None:
+    for path in Path(dataset.uri).glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = (tmp_path / "samples.parquet").read_bytes()
+    with pytest.raises(DatasetError, match="not replaced by empty ones"):
+        finish(LocalStore(tmp_path), HEAD)
+    assert (tmp_path / "samples.parquet").read_bytes() == before
+
+
+def test_a_link_that_leads_elsewhere_is_not_read(dataset: LocalStore, tmp_path: Path) -> None:
+    linked(Path(dataset.uri), tmp_path / "farm")
+    (tmp_path / "secret").write_text("secret")
+    for target in (tmp_path / "secret", tmp_path / "farm/recipe.yaml"):
+        (tmp_path / "farm/recipe.yaml").unlink()
+        (tmp_path / "farm/recipe.yaml").symlink_to(target)
+        with pytest.raises(StorageError):
+            LocalStore(tmp_path / "farm").read_bytes("recipe.yaml")

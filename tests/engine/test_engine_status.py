@@ -228,3 +228,20 @@ def test_watch_looks_until_the_run_has_ended(begun, monkeypatch):
     assert measurements == [2.0, 2.0]
     assert done.output.count("fault: running") == 2
     assert "stopped: the same command goes on" in done.output
+
+
+def test_a_copy_is_what_it_was_copied_from(begun):
+    store, _ = begun
+    for written, state in (
+        (note(0), "complete"),
+        (note(3), "partial"),
+        (note(75), "stopped"),
+        (None, "silent"),
+    ):
+        store.delete("progress.json")
+        if written is not None:
+            write_note(store, written)
+        for at in (NOW - 10_000, NOW, NOW + 10_000):
+            for path in store.local_path.rglob("*"):
+                os.utime(path, (at, at))
+            assert StatusReader(store).read(NOW).state == state

@@ -13,7 +13,7 @@ from typing import Any
 
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.index import IndexWriter, asked_groups
+from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
 from xreal_synth.dataset.merge import Merger
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
 from xreal_synth.dataset.record import parse_record, stamp
@@ -46,6 +46,11 @@ def finish(
     """
     asked = asked if asked is not None else asked_groups(store)
     shards = shards_in(store, RECORDS, head.name)
+    if not shards and names_shards(store):
+        raise DatasetError(
+            where=store.uri, found=f"no records, and {INDEX} names shards: full tables are not replaced by empty ones",
+            wanted=f"{RECORDS}/ as it was made", hint="fetch it too; `xreal-synth verify` says what else is missing",
+        )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder:
         whole, rejects, index = Path(folder, SAMPLES), Path(folder, REJECTED), Path(folder, INDEX)
         tally = Tally()

@@ -106,6 +106,14 @@ def asked_groups(store: Store) -> int | None:
     return groups if isinstance(groups, int) and groups > 0 else None
 
 
+def names_shards(store: Store) -> bool:
+    """Whether index.json names shards; False where it cannot be read."""
+    try:
+        return bool(parse_json(store.read_bytes(INDEX))["shards"])
+    except (ValueError, StorageError, OSError, KeyError, TypeError):
+        return False
+
+
 def _write_fields(file: IO[str], lead: str, fields: dict[str, object]) -> None:
     file.write(
         lead + ",".join(f"\n{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())

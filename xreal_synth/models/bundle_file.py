@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from xreal_synth import findings as vocab
 from xreal_synth.errors import BundleError
-from xreal_synth.opening import UnreadableError, open_file, parse_json, read_file
+from xreal_synth.opening import UnreadableError, open_file, parse_json, read_file, roots_of
 from xreal_synth.types import SamplingDefaults
 
 FORMAT_VERSION: Final = 1
@@ -215,6 +215,7 @@ def refuse_unsafe(root: Path, record: BundleFile) -> None:
     if pickles:
         raise _pickle(str(root), pickles[0].name)
     refuse_unsafe_names(str(root), record)
+    roots = roots_of(root)
     for name, entry in record.files.items():
         target = root / name
         if not target.is_file() or target.stat().st_size != entry.bytes:
@@ -225,7 +226,7 @@ def refuse_unsafe(root: Path, record: BundleFile) -> None:
                 wanted=f"{entry.bytes} bytes",
                 hint="fetch the bundle again",
             )
-        if not target.resolve().is_relative_to(root.resolve()):
+        if not any(target.resolve().is_relative_to(taken) for taken in roots):
             raise BundleError(
                 where=str(root),
                 found=f"{name} leads outside the bundle",

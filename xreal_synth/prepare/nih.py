@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import gzip
 from functools import partial
 from pathlib import Path
 
 from xreal_synth.anatomy.tables import Row
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.images.manifest import BadImage, RowFault, joined_labels, patient_of
+from xreal_synth.opening import unzipped
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
 from xreal_synth.prepare.splits import Shares, split_of
@@ -98,11 +98,11 @@ def _add_boxes(place: SourcePlace, found: FoundImages) -> None:
     listed = next((name for name in BOXES if place.tables.exists(name)), None)
     if listed is None:
         found.notes.append(f"no {BOXES[0]}: the copy in torchxrayvision is used")
-        data = gzip.decompress((Path(xrv.datasets.datapath) / f"{BOXES[0]}.gz").read_bytes())
+        data = unzipped((Path(xrv.datasets.datapath) / f"{BOXES[0]}.gz").read_bytes())
     else:
         data = place.tables.read_bytes(listed)
         found.tables[listed] = sha256_bytes(data)
-        data = gzip.decompress(data) if listed.endswith(".gz") else data
+        data = unzipped(data) if listed.endswith(".gz") else data
     found.box(data, BOXES[0], place.columns)
 
 
