@@ -21,6 +21,8 @@ from xreal_synth.engine.progress import (
 )
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
+from xreal_synth.engine.worker import environment
+from xreal_synth.run.setup import claim
 from xreal_synth.storage import LocalStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("joined_ray")]
@@ -62,7 +64,7 @@ def test_actor_count_changes_no_byte(actors, tmp_path, open_fault_run, expected,
 
 
 def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
-    tmp_path, open_fault_run, expected, tar_hashes
+    tmp_path, open_fault_run, expected, tar_hashes, fake
 ):
     run = open_fault_run(compute__actors=2)
     summary, events = go(tmp_path, run, FakeImages(poison=frozenset({3}), mistake=frozenset({6})))
@@ -115,10 +117,11 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
 
 
 def test_unwritable_place_ends_partial_and_goes_on_once_mended(
-    tmp_path, open_fault_run, expected, tar_hashes
+    tmp_path, open_fault_run, expected, tar_hashes, fake
 ):
-    (tmp_path / "tables").write_text("a file where a folder must be")
     run = open_fault_run(compute__actors=1)
+    claim(run, LocalStore(tmp_path), environment(fake(run)))
+    (tmp_path / "tables").write_text("a file where a folder must be")
     summary, _ = go(tmp_path, run, limits=Limits(tick_s=0.1, fruitless=3))
     assert summary.exit_code == 3
     assert summary.quarantined == ()

@@ -165,7 +165,7 @@ def test_neither_credentials_nor_endless_texts(claimed, monkeypatch):
         log.on_event(ShardRetried(1, 1, reason + "z" * 9000))
     reported = str(lines(claimed)[-1]["reason"])
     assert reported.startswith(
-        "at https://me:***@host/x?X-Amz-Signature=***&n=1 Authorization: Bearer *** ***zzz"
+        "at https://***@host/x?X-Amz-Signature=***&n=1 Authorization: Bearer *** ***zzz"
     )
     assert len(reported) < 4100
 

@@ -35,7 +35,7 @@ RECIPE = f"""\
 version: 1
 name: chaos
 seed: 11
-samples: {2 * SHARD_COUNT}
+anatomies: {2 * SHARD_COUNT}
 bundle: xreal-tiny
 findings:
   - {{weight: 1, labels: []}}

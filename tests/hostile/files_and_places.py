@@ -22,12 +22,13 @@ from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.anatomy.mask_files import mask_files
 from xreal_synth.anatomy.sources import FolderSource
 from xreal_synth.cache import kept
-from xreal_synth.dataset.check import check_tar
+from xreal_synth.dataset.check import _content_problems
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import head_bytes, read_head, require_free
 from xreal_synth.dataset.record import read_record, record_bytes, stamp
 from xreal_synth.dataset.source import open_source
 from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.dataset.tar import read_samples
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.job_package import pack_job
 from xreal_synth.errors import XrealError
@@ -247,10 +248,10 @@ BUNDLES: dict[str, Callable[[Path, dict[str, Any]], object]] = {
     "weights that are a pipe": replaced(WEIGHTS, os.mkfifo),
     "a configuration nested deep": lambda root, _: put(root / "unet/config.json", DEEP),
     "a header of 2^62 bytes": lambda root, _: put(
-        root / "label_embeddings.safetensors", struct.pack_job("<Q", 1 << 62) + b"{}"
+        root / "label_embeddings.safetensors", struct.pack("<Q", 1 << 62) + b"{}"
     ),
     "a header nested deep": lambda root, _: put(
-        root / "label_embeddings.safetensors", struct.pack_job("<Q", len(DEEP)) + DEEP
+        root / "label_embeddings.safetensors", struct.pack("<Q", len(DEEP)) + DEEP
     ),
 }  # fmt: skip
 
@@ -464,7 +465,8 @@ def folders() -> Iterator[tuple[str, Attack]]:
 
 
 def whole_shard(data: bytes) -> None:
-    raise XrealError(found=check_tar(data, ShardPlan("fakes", 0, 0, 4), fake_head()).problems[0])
+    samples = read_samples(data, "shards/fakes-000000.tar")
+    raise XrealError(found=next(_content_problems(samples, fake_head(), ShardPlan("fakes", 0, 0, 4))))
 
 
 def attacks() -> Iterator[tuple[str, Attack]]:

@@ -118,7 +118,7 @@ def test_no_secret_is_reported_or_kept(object_store, tmp_path, ray_folder, image
     put(SHIPPED / "xreal-tiny", f"{root}/bundles/tiny")
     put(image_folder() / "masks", f"{root}/masks")
     settings = {
-        "bundle": f"{root}/bundles/tiny", "anatomy.source": f"{{masks: {{path: '{root}/masks'}}}}", "samples": "4",
+        "bundle": f"{root}/bundles/tiny", "anatomy.source": f"{{masks: {{path: '{root}/masks'}}}}", "anatomies": "4",
         "compute.actors": "1",
     }  # fmt: skip
     given = os.environ | object_store.environment | {

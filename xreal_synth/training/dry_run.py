@@ -7,7 +7,6 @@ bytes that autograd keeps for the backward pass.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch.utils import flop_counter
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.label_tokens import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.opening import parse_json, read_file
 from xreal_synth.training.config import TrainConfig, load_config
 from xreal_synth.training.draws import split
 from xreal_synth.training.first_stage import FirstStage, KlFirstStage, frozen
@@ -194,7 +194,7 @@ def _denoiser(config: ControlNetConfig, path: Path, stage: FirstStage) -> Traine
 
 def _shape(folder: Path, key: str) -> dict[str, Any]:
     try:
-        shape: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shape: dict[str, Any] = parse_json(read_file(folder / "config.json"))
     except (OSError, ValueError) as error:
         raise TrainingError(found=f"{key}: {error}", wanted="the folder of a trained network") from error
     return shape
