@@ -203,3 +203,17 @@ def test_roots_are_where_a_folder_really_lies(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     assert roots_of(tmp_path / "link")[0] == tmp_path / "real"
+
+
+def test_a_log_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious\n")
+    store = LocalStore(tmp_path / "set")
+    with store.append("logs/a.jsonl") as file:
+        file.write(b"one\n")
+    with store.append("logs/a.jsonl") as file:
+        file.write(b"two\n")
+    assert store.read_bytes("logs/a.jsonl") == b"one\ntwo\n"
+    (tmp_path / "set" / "logs" / "b.jsonl").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        store.append("logs/b.jsonl")
+    assert (tmp_path / "victim").read_bytes() == b"precious\n"

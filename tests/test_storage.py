@@ -62,6 +62,11 @@ def test_put_read_replace_delete(store: Store, tmp_path: Path) -> None:
     assert not store.exists("a/b.bin")
     assert store.put_if_absent("a/b.bin", b"")
     assert store.size("a/b.bin") == 0
+    assert store.read_bytes("a/b.bin") == b""
+    store.replace("a/b.bin", BIG)
+    for read in (lambda: store.read_bytes("a/b.bin", 1000), lambda: list(store.chunks("a/b.bin", 1000))):
+        with pytest.raises(StorageError, match="more than 1000 bytes"):
+            read()
 
 
 def test_missing_files_are_our_error(store: Store) -> None:

@@ -53,8 +53,8 @@ def flip_last_byte(path: Path) -> None:
     ("spoil", "named"),
     [
         (lambda f: flip_last_byte(f / "classifier" / WEIGHTS), "not the file"),
-        (lambda f: (f / "segmenter" / WEIGHTS).unlink(), "No such file"),
-        (lambda f: (f / "segmenter" / WEIGHTS).write_bytes(b"short"), "another file than its hash"),
+        (lambda f: (f / "segmenter" / WEIGHTS).unlink(), "missing"),
+        (lambda f: (f / "segmenter" / WEIGHTS).write_bytes(b"short"), "another file"),
         (lambda f: (f / "evaluators.json").unlink(), "cannot be read"),
         (lambda f: (f / "evaluators.json").write_text("{"), "evaluators.json"),
         (

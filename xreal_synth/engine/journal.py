@@ -32,7 +32,7 @@ from xreal_synth.dataset.runlog import FORMAT, log_key
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSummary, Warned, event_name
 from xreal_synth.errors import StorageError
 from xreal_synth.run.fingerprint import installed_version
-from xreal_synth.storage import Store, scrubbed, secrets
+from xreal_synth.storage import LocalStore, Store, scrubbed, secrets
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -172,20 +172,19 @@ class _LogFile:
     """A file on a disk, one write a line. A line that was cut off, by a full disk, stays a line of its own."""
 
     def __init__(self, store: Store, run: str) -> None:
-        assert store.local_path is not None
-        self._path = store.local_path / log_key(run)
+        assert isinstance(store, LocalStore)
+        self._store, self._key = store, log_key(run)
         self._file: IO[bytes] | None = None
         self._torn = False
 
     def write(self, line: bytes) -> None:
         if self._file is None:
-            self._path.parent.mkdir(exist_ok=True)
-            self._file = self._path.open("ab", buffering=0)
+            self._file = self._store.append(self._key)
         data = b"\n" + line if self._torn else line
         self._torn = True
         self._torn = self._file.write(data) != len(data)
         if self._torn:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._store.uri}/{self._key}")
 
     def tick(self) -> None:
         return

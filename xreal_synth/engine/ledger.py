@@ -24,7 +24,7 @@ from xreal_synth.engine.publish import with_retries
 from xreal_synth.engine.worker import build_sample, publish_rows, real_twin
 from xreal_synth.errors import DatasetError
 from xreal_synth.run.attempts import plan_shard
-from xreal_synth.storage import Store, sha256_file, sha256_of
+from xreal_synth.storage import LocalStore, Store, sha256_file, sha256_of
 from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
@@ -212,8 +212,9 @@ def _rebuilt_member(
 
 
 def _local_copy(store: Store, key: str, folder: Path) -> Path:
-    if store.local_path is not None:
-        return store.local_path / key
+    if isinstance(store, LocalStore):
+        store.open(key).close()
+        return Path(store.uri) / key
     copy = folder / "there.tar"
     with copy.open("wb") as file:
         for chunk in store.chunks(key):

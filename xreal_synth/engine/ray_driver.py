@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from xreal_synth.engine.account import Account, Ending
 from xreal_synth.engine.backend import BackendSpec, Networks
@@ -14,7 +16,7 @@ from xreal_synth.engine.journal import journal
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.note import NoteKeeper
-from xreal_synth.engine.progress import OnEvent, RunSummary
+from xreal_synth.engine.progress import OnEvent, RunSummary, Warned
 from xreal_synth.engine.ray_actor import ActorConfig
 from xreal_synth.engine.ray_head import watched
 from xreal_synth.engine.ray_metrics import run_metrics
@@ -73,6 +75,8 @@ def _on_ray(
     backend: BackendSpec, limits: Limits,
 ) -> RunSummary:  # fmt: skip
     store, compute, cluster = place.store, run.recipe.compute, address is not None
+    if cluster and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        account.report(Warned(OPEN_HEAD.format(address=address)))
     with session(address, compute), stop_signals(stop):
         recorded = recorded_micro_batch(place.head.fingerprint) if place.head else None
         shape = actor_shape(compute, resources(grows=cluster), recorded)
@@ -86,6 +90,11 @@ def _on_ray(
                 head.there,
             )
             return Driver(run, place, account, pool, shape, head.resources, limits, stop).run()
+
+
+OPEN_HEAD: Final = (
+    "no token is given to the head at {address}: if it asks for none, whoever reaches it can run code there"
+)
 
 
 def limits_of(compute: Compute) -> Limits:

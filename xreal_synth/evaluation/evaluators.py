@@ -134,7 +134,9 @@ def _network(root: Path, part: str, files: Mapping[str, _EvaluatorFile]) -> nn.M
     except (OSError, UnreadableError) as error:
         raise BundleError(
             where=str(root / part),
-            found=f"not the files that evaluators.json was written for: {error}",
+            found="a file is missing"
+            if isinstance(error, FileNotFoundError)
+            else f"not the files that evaluators.json was written for: {error}",
             wanted="the evaluator networks as they were shipped",
             hint="install the package again; for evaluators of your own, write evaluators.json again",
         ) from error
