@@ -173,7 +173,7 @@ def _recipe_samples(store: Store) -> int | None:
     """Groups as the recipe's file has them; an override that a run was given does not show."""
     try:
         recipe = yaml.safe_load(store.read_bytes(RECIPE))
-    except (StorageError, yaml.YAMLError, UnicodeDecodeError):
+    except (StorageError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
         return None
     samples = recipe.get("samples") if isinstance(recipe, dict) else None
     return samples if isinstance(samples, int) and samples > 0 else None
