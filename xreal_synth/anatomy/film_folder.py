@@ -22,7 +22,7 @@ from PIL import Image
 
 from xreal_synth.anatomy.codes import decode_mask, resize_mask
 from xreal_synth.anatomy.film_boxes import BadBoxes, film_of, films_by_name, norm_box, read_entries
-from xreal_synth.anatomy.film_files import FilmFiles, decode_film
+from xreal_synth.anatomy.film_files import FilmFiles, decode_film, shown_size
 from xreal_synth.anatomy.manifest import MANIFEST, BadFilm, FilmBox, FilmRow, read_manifest
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
@@ -268,7 +268,7 @@ def _look(files: FilmFiles, row: FilmRow, size: int) -> RealFilm | str:
         data = files.read(row.shard, row.image)
         mask = sha256_bytes(files.read(row.shard, row.mask)) if row.mask else ""
         with open_image(data) as image:
-            shape, mode = image.size, image.mode
+            shape, mode = shown_size(image), image.mode
     except BadFilm as bad:
         return f"{row.image}: {bad.reason}"
     except UnreadableError as error:

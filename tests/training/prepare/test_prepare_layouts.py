@@ -74,6 +74,21 @@ def test_mimics_two_trees(trees: Any, tmp_path: Path, ending: str) -> None:
     assert there(find_mimic(place(apart, tables)), apart) == 7
 
 
+def test_mimics_numbers_may_have_been_floats(trees: Any, tmp_path: Path) -> None:
+    import gzip
+
+    trees.mimic(tmp_path)
+    wanted = [(film.patient, film.labels, film.files) for film in find_mimic(place(tmp_path)).films]
+    for table in tmp_path.glob("*chexpert.csv.gz"):
+        with gzip.open(table, "rt", newline="") as file:
+            rows = list(csv.DictReader(file))
+        named = [row | {name: f"{row[name]}.0" for name in ("subject_id", "study_id")} for row in rows]
+        trees.table(table, named)
+    found = find_mimic(place(tmp_path))
+    assert found.refused == []
+    assert [(film.patient, film.labels, film.files) for film in found.films] == wanted
+
+
 @pytest.mark.parametrize("layout", ["flat", "linked", "one folder", "parts without images"])
 def test_nih_as_people_keep_it(trees: Any, tmp_path: Path, layout: str) -> None:
     root = trees.nih(tmp_path / "set")
