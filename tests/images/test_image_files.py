@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.images.files import ImageFiles, checked_pair
+from xreal_synth.images.files import ImageFiles, checked_pair, decode_image, shown_size
 from xreal_synth.images.manifest import BadImage, ImageRow, RowFault
 from xreal_synth.storage import LocalStore
 
@@ -105,3 +105,14 @@ def test_a_missing_member_is_refused(tmp_path: Path, shard: str, name: str, reas
         ImageFiles(LocalStore(tmp_path)).read(shard, name)
     assert caught.value.fault == RowFault.MISSING
     assert reason in caught.value.reason
+
+
+def test_a_picture_on_its_side_is_read_upright_and_has_its_upright_size() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 64)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    assert np.array_equal(decode_image(buffer.getvalue()), pixels)
+    with Image.open(buffer) as image:
+        assert (image.size, shown_size(image)) == ((40, 64), (64, 40))

@@ -91,7 +91,7 @@ def reported(out: Path) -> dict[str, Any]:
     """Everything that a folder says, and its images, but for what was made when."""
     with (out / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    images = {path.name: path.read_bytes() for path in out.rglob("*.png")}
+    images = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.png")}
     journal = (out / "prepared.jsonl").read_text().splitlines()
     done = sorted(json.dumps(json.loads(line)) for line in journal[1:])
     tars = {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
@@ -149,3 +149,24 @@ def test_another_segmenter_draws_anew(trees: Any, tiny_bundle: Path, tmp_path: P
     drawn = prepare(replace(task, columns=replace(COLUMNS, mask="")))
     assert (tmp_path / "out/masks/images--f0.png").read_bytes() != given
     assert all(row["mask_source"].startswith("xreal-tiny segmenter") for row in drawn.rows)
+
+
+def test_a_folder_of_an_earlier_version_is_made_anew(trees: Any, tmp_path: Path) -> None:
+    """Its journal knows names alone, and more settings."""
+    trees.folder(tmp_path / "source", 2)
+    task = PrepareTask("folder", str(tmp_path / "source"), tmp_path / "out", Shape(64, "crop"), Choice(any_view=True),
+                columns=COLUMNS, workers=1, shard_images=4)  # fmt: skip
+    prepare(task)
+    wanted = reported(tmp_path / "out")
+    journal = tmp_path / "out/prepared.jsonl"
+    first, *lines = map(json.loads, journal.read_text().splitlines())
+    first["settings"]["masks"] = "column mask"
+    kept = [
+        {name: line[name] for name in ("key", "width", "height", "sha256", "score", "view")} for line in lines
+    ]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in (first, *kept)))
+    another_image(tmp_path / "source", [], trees)
+    prepare(task)
+    found = reported(tmp_path / "out")
+    assert found["images"]["images/images--f0.png"] == wanted["images"]["images/images--f0.png"]
+    assert found["images"]["images/images--f1.png"] != wanted["images"]["images/images--f1.png"]

@@ -74,6 +74,21 @@ def test_mimics_two_trees(trees: Any, tmp_path: Path, ending: str) -> None:
     assert there(find_mimic(place(apart, tables)), apart) == 7
 
 
+def test_mimics_numbers_may_have_been_floats(trees: Any, tmp_path: Path) -> None:
+    import gzip
+
+    trees.mimic(tmp_path)
+    wanted = [(image.patient, image.labels, image.files) for image in find_mimic(place(tmp_path)).images]
+    for table in tmp_path.glob("*chexpert.csv.gz"):
+        with gzip.open(table, "rt", newline="") as file:
+            rows = list(csv.DictReader(file))
+        named = [row | {name: f"{row[name]}.0" for name in ("subject_id", "study_id")} for row in rows]
+        trees.table(table, named)
+    found = find_mimic(place(tmp_path))
+    assert found.refused == []
+    assert [(image.patient, image.labels, image.files) for image in found.images] == wanted
+
+
 @pytest.mark.parametrize("layout", ["flat", "linked", "one folder", "parts without images"])
 def test_nih_as_people_keep_it(trees: Any, tmp_path: Path, layout: str) -> None:
     root = trees.nih(tmp_path / "set")

@@ -66,3 +66,9 @@ def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"none\.yaml"):
         load_config("denoiser", tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("text", ["loop.steps=[", f"loop.steps={'[' * 3000}", f"loop.steps={'{a: ' * 3000}"])
+def test_an_override_that_is_no_yaml_is_reported(text: str) -> None:
+    with pytest.raises(TrainingError, match="override"):
+        load_config("denoiser", SHIPPED / "mini-denoiser.yaml", [text])

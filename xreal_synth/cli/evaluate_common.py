@@ -68,7 +68,7 @@ def scalar(text: str, option: str) -> Any:
     """A YAML number or word."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise _option(option, text, "a number or a word", "correct the value") from error
     if isinstance(value, list | dict):
         raise _option(option, text, "a number or a word", "give one value at a time")

@@ -173,7 +173,7 @@ def _recipe_groups(store: Store) -> int | None:
     """Groups as the recipe's file has them; an override that a run was given does not show."""
     try:
         recipe = yaml.safe_load(store.read_bytes(RECIPE))
-    except (StorageError, yaml.YAMLError, UnicodeDecodeError):
+    except (StorageError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
         return None
     groups = recipe.get("anatomies", recipe.get("samples")) if isinstance(recipe, dict) else None
     return groups if isinstance(groups, int) and groups > 0 else None

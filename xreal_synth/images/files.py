@@ -29,6 +29,9 @@ MOST_CHROMA = 12.0
 """Mean difference of an image's colour channels in grey levels; above, it is a coloured picture."""
 
 _OPEN_TARS = 2
+_ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)
+"""Values of EXIF's orientation that change the sides."""
 _EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 """Pillow's modes of more than 8 bits."""
@@ -131,7 +134,7 @@ def decode_image(data: bytes) -> GreyImage:
     try:
         with open_image(data) as encoded:
             mode = encoded.mode
-            pixels = upright(encoded).convert("RGB") if mode == "P" else upright(encoded).copy()
+            pixels = upright(encoded).convert("RGB") if mode == "P" else upright(encoded)
     except UnreadableError as error:
         raise BadImage(RowFault.UNREADABLE, str(error)) from error
     if mode not in (*_EIGHT_BIT, *DEEP):
@@ -153,6 +156,16 @@ def upright(encoded: Image) -> Image:
     if (frames := getattr(encoded, "n_frames", 1)) > 1:
         raise UnreadableError(f"an image of {frames} frames, wanted one")
     return ImageOps.exif_transpose(encoded)
+
+
+def shown_size(encoded: Image) -> tuple[int, int]:
+    """Width and height as `upright` gives them, from the header alone."""
+    width, height = encoded.size
+    if (
+        encoded.format == "PNG" and "exif" not in encoded.info
+    ):  # looking for it further would decode the image
+        return width, height
+    return (height, width) if encoded.getexif().get(_ORIENTATION, 1) in _LYING else (width, height)
 
 
 def check_grey(pixels: npt.NDArray[np.uint8]) -> None:

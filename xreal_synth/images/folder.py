@@ -25,7 +25,7 @@ from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
 from xreal_synth.findings import FINDINGS, takes_box
 from xreal_synth.images.boxes import BadBoxes, image_of, images_by_name, norm_box, read_entries
-from xreal_synth.images.files import ImageFiles, decode_image
+from xreal_synth.images.files import ImageFiles, decode_image, shown_size
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
 from xreal_synth.opening import UnreadableError, open_image
 from xreal_synth.storage import Store, open_store, sha256_bytes
@@ -270,7 +270,7 @@ def _look(files: ImageFiles, row: ImageRow, size: int) -> RealImage | str:
         data = files.read(row.shard, row.image)
         mask = sha256_bytes(files.read(row.shard, row.mask)) if row.mask else ""
         with open_image(data) as image:
-            shape, mode = image.size, image.mode
+            shape, mode = shown_size(image), image.mode
     except BadImage as bad:
         return f"{row.image}: {bad.reason}"
     except UnreadableError as error:

@@ -92,7 +92,7 @@ def _check_empty(folder: Path) -> None:
 
 
 def _check_same(folder: Path, former: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [name for name in {*former, *now} if former.get(name) != now.get(name)]
+    changed = [name for name in now if former.get(name) != now[name]]
     if changed:
         reported = "; ".join(
             f"{name} {former.get(name)!r}, now {now.get(name)!r}" for name in sorted(changed)

@@ -5,6 +5,8 @@ The tables are MIMIC-CXR-JPG's: mimic-cxr-2.0.0-metadata, -chexpert and -split, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
@@ -72,7 +74,10 @@ def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundI
     found.tables[name] = table.sha256
     for line in table.torn:
         found.refuse(f"{name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
-    return table
+    ids = [name for name in ("subject_id", "study_id") if name in table.columns]
+    return replace(
+        table, rows=tuple(row | {name: patient_of(row[name]) for name in ids} for row in table.rows)
+    )
 
 
 def _study(row: Row) -> tuple[str, str]:
@@ -151,7 +156,7 @@ def _image(row: Row, named: Labels, splits: dict[str, str], places: list[tuple[s
     return FoundImage(
         key=key_of(row["dicom_id"]),
         files=tuple(f"{root}{path}{ending}" for root, ending in places),
-        patient=patient_of(row["subject_id"]),
+        patient=row["subject_id"],
         labels=named[0],
         unknown=named[1],
         view=frontal(row["ViewPosition"]) or row["ViewPosition"],

@@ -47,7 +47,7 @@ def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> Trai
     """Read a YAML config for `network`, apply `key.path=value` overrides, check everything at once."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise TrainingError(
             where=str(path),
             found=str(error),
@@ -110,4 +110,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise TrainingError(
             found=f"override {override!r}", wanted="key.path=value", hint="write it like loop.steps=500"
         )
-    node[leaf] = yaml.safe_load(text)
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise TrainingError(
+            found=f"override {override!r}: {error}",
+            wanted="a YAML value",
+            hint="write it like loop.steps=500",
+        ) from error

@@ -110,7 +110,15 @@ def read_architecture(path: Path, base: LdmArchitecture) -> LdmArchitecture:
             betas=(float(params["linear_start"]), float(params["linear_end"])),
             value_range=base.value_range,
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        OSError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ConversionError(
             where=str(path),

@@ -102,7 +102,7 @@ def read_prompts(path: Path | None, base: PromptTable) -> PromptTable:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or path.name}: {e['msg']}" for e in error.errors())
         raise _wrong(path, wrong) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise _wrong(path, str(error)) from error
 
 
