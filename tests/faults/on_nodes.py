@@ -43,8 +43,8 @@ def node_joins(bed: Bed) -> Seen:
     seen = bed.seen(watched, out)
     seen.must(len(up) == 2, f"{len(up)} actors came up, wanted 2")
     warned = [event.message for event in watched.of(Warned) if isinstance(event, Warned)]
-    seen.said = warned[0] if warned else ""
-    seen.must("have waited" in seen.said, f"no warning of actors that wait: {warned}")
+    seen.said = next((message for message in warned if "have waited" in message), "")
+    seen.must(bool(seen.said), f"no warning of actors that wait: {warned}")
     return seen
 
 
