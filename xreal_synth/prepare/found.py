@@ -129,7 +129,7 @@ class FoundImages:
         except BadBoxes as bad:
             raise TrainingError(
                 found="\n    ".join(bad.problems[:SHOWN]),
-                wanted="boxes of findings (README, Train on your own images)",
+                wanted="boxes of findings (xreal_synth/prepare/README.md)",
                 hint="correct the list, or name its findings with --rename 'Yours=Effusion'",
             ) from bad  # fmt: skip
         names = images_by_name(image.name for image in self.images)

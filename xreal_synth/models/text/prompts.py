@@ -111,5 +111,5 @@ def _wrong(path: Path, found: str) -> ConversionError:
         where=str(path),
         found=found,
         wanted="YAML with any of null, healthy, join, combine, more, and findings: {NAME: PROMPT}",
-        hint="correct the file; README.md has an example",
+        hint="correct the file; xreal_synth/models/README.md has an example",
     )
