@@ -18,7 +18,7 @@ from xreal_synth.report.picks import NO_FINDING, PAINTED_OVER
 from xreal_synth.report.pictures import Picture, heat_picture
 from xreal_synth.report.refusals import Refusals
 from xreal_synth.report.score_words import bound_of, words_for, worst_end
-from xreal_synth.report.streamed import PaintedFinding, Score, Streamed
+from xreal_synth.report.streamed import PaintedFinding, ShownScore, Streamed
 from xreal_synth.report.strips import GreyImages, MeanAnatomy, Strip
 
 _HEATS: Final = 8
@@ -103,7 +103,7 @@ def healthy_rows(head: DatasetHead) -> frozenset[int]:
     )
 
 
-def worst_of(score: Score) -> tuple[Extreme, ...]:
+def worst_of(score: ShownScore) -> tuple[Extreme, ...]:
     """The delivered images nearest to being refused."""
     return (score.lowest if worst_end(score.name) == "low" else score.highest)[:_WORST]
 
