@@ -44,6 +44,7 @@ class EncodedSample:
 
     @property
     def key(self) -> str:
+        """The sample's key, which its members' names begin with."""
         return self.row.meta.key
 
 
@@ -99,6 +100,7 @@ class TarWriter:
         return self
 
     def add(self, encoded: EncodedSample) -> None:
+        """Appends the sample's members and keeps its row; a key comes once."""
         assert encoded.key not in self._keys, encoded.key
         self._keys.add(encoded.key)
         _add(self._tar, encoded)

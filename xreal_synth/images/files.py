@@ -62,6 +62,7 @@ class ImageFiles:
             raise BadImage(RowFault.MISSING, reason) from error
 
     def close(self) -> None:
+        """Closes the tars that were opened."""
         for tar in self._tars.values():
             tar.close()
         self._tars.clear()

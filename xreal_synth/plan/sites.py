@@ -38,6 +38,7 @@ class Site:
 
     @property
     def fill(self) -> float:
+        """The share of the lung's bounding box that is lung, 0..1."""
         x0, y0, x1, y1 = self.box
         return self.area / ((x1 - x0) * (y1 - y0))
 
@@ -100,4 +101,5 @@ def side_and_zone(box: PixelBox, anatomy: Mask) -> tuple[Lung, str]:
 
 
 def area(box: PixelBox) -> int:
+    """Pixels in a half-open box x0, y0, x1, y1."""
     return (box[2] - box[0]) * (box[3] - box[1])

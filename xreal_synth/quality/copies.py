@@ -58,6 +58,7 @@ class CopyCheck:
         self._index = read_index(file)
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`distance` to the nearest image of the index, root mean square in grey levels."""
         return {"distance": self._index.nearest(image.image)[0]}
 
 

@@ -26,6 +26,7 @@ class PixelsCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`range`, `blank`, `saturated` and `blur`; of an edited real image only what the edit made worse."""
         found = measured(image.image)
         if image.real and image.twin is not None:
             own = measured(image.twin)

@@ -28,6 +28,7 @@ class SeamCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`energy`: the step across the region's border over the twin's there; nothing without twin or region."""
         if image.region is None or image.twin is None:
             return {}
         energy = seam_energy(image.image, image.twin, image.region)
