@@ -211,6 +211,7 @@ def refuse_unsafe_names(where: str, record: BundleFile) -> None:
 
 
 def refuse_unsafe(root: Path, record: BundleFile) -> None:
+    """Raises BundleError for pickles, unsafe names, links, and files of other sizes than recorded."""
     pickles = sorted(path for path in root.rglob("*") if path.suffix.lower() in PICKLES)
     if pickles:
         raise _pickle(str(root), pickles[0].name)

@@ -44,6 +44,7 @@ class PreparedAudit:
     outliers: tuple[Outlier, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """The audit as prepared.json has it; outliers by their source's name."""
         return {
             "positives_by_split_and_view": self.labels,
             "alike_across_splits": [list(pair) for pair in self.alike],

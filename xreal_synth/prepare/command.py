@@ -78,6 +78,7 @@ class Report:
 
     @property
     def refused_share(self) -> float:
+        """Refused images over all that were tried, 0..1."""
         refused = len(self.found.refused)
         return refused / max(1, refused + len(self.rows))
 

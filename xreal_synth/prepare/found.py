@@ -106,6 +106,7 @@ class FoundImage:
 
     @property
     def name(self) -> str:
+        """The source's name that messages and tables show: its first file."""
         return self.files[0]
 
 
@@ -120,6 +121,7 @@ class FoundImages:
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, file: str, fault: RowFault, reason: str) -> None:
+        """Notes a file that cannot be used, with its kind of fault and the reason in words."""
         self.refused.append(Refusal(file, fault, reason))
 
     def box(self, data: bytes, name: str, columns: FolderColumns) -> bool:

@@ -100,4 +100,5 @@ def _tag(text: str, box: PixelBox, scale: float, colour: Colour) -> Markup:
 
 
 def css(colour: Colour) -> str:
+    """A colour as a page writes it, `#rrggbb`."""
     return "#" + "".join(f"{value:02x}" for value in colour)

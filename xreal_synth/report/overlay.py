@@ -43,6 +43,7 @@ def font(size: int, weight: Literal["", "-Bold"] = "") -> ImageFont.FreeTypeFont
 
 
 def finding_colour(index: int) -> Colour:
+    """The colour of the i-th finding; they repeat."""
     return FINDING_COLOURS[index % len(FINDING_COLOURS)]
 
 

@@ -148,6 +148,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def main() -> int:
+    """The command: writes network parts of finished runs; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.export", description=__doc__)
     for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier"):
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"--out folder of the {name}'s run")

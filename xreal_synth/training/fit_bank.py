@@ -81,6 +81,7 @@ def fit_bank(data: str | Path, out: Path, modes: int = 40, min_score: float = 0.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: fits the bank and prints its size; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.fit_bank", description=__doc__)
     parser.add_argument("--data", required=True, help="folder or URI with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the bank into")

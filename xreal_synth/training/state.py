@@ -43,6 +43,7 @@ class Learner:
     ema: EMAModel
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that are trained, by name, in the module's order."""
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
 

@@ -121,6 +121,7 @@ def save_network(folder: Path, network: Any, dtype: StoredDtype) -> None:
 
 
 def save_embeddings(path: Path, embeddings: Mapping[str, Tensor], dtype: StoredDtype) -> None:
+    """Writes the encoded prompts, [L, D] each, as safetensors; raises ConversionError for NaN."""
     table = {text or NULL_KEY: _stored(f"prompt {text!r}", v, dtype) for text, v in embeddings.items()}
     _save(table, path)
 

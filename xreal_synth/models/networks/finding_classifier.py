@@ -62,6 +62,7 @@ class FindingClassifier(ModelMixin, ConfigMixin):
         return logits
 
     def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> logits [B, L], a finding each."""
         return self.logits_of(self.features(image_B1HW))
 
 

@@ -47,6 +47,7 @@ class PromptTable(BaseModel):
         return list(dict.fromkeys([*texts, *self.more]))
 
     def for_bundle(self) -> Prompts:
+        """What of the table bundle.json keeps: the prompts that have a meaning, not `more`."""
         return Prompts(null=self.null, healthy=self.healthy, join=self.join, findings=self.findings)
 
 
