@@ -184,7 +184,7 @@ class LocalStore:
             yield from chunks if limit is None else capped(chunks, limit)
 
     def open(self, key: str) -> IO[bytes]:
-        """The file, to be read in place."""
+        """The file, to be read in place. Raises StorageError."""
         try:
             return open_file(self._path(key), self._roots, self.mirrored)
         except UnreadableError as error:

@@ -57,7 +57,10 @@ class BankSource:
     def draw(
         self, rng: np.random.Generator, size: int, *, large_heart: bool | None = None
     ) -> tuple[Mask, str]:
-        """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn."""
+        """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn.
+
+        uint8 [size, size] and its id.
+        """
 
         def once() -> tuple[Mask, str]:
             return self._model.sample(rng, size), "bank"

@@ -246,7 +246,7 @@ def _pickle(where: str, name: str) -> BundleError:
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Names in a safetensors file's header: 8 bytes of length, then JSON."""
+    """Names in a safetensors file's header: 8 bytes of length, then JSON. Raises BundleError."""
     try:
         with open_file(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))

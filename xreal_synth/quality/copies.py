@@ -63,7 +63,10 @@ class CopyCheck:
 
 
 def build_index(images: Iterable[tuple[str, str, GreyImage]]) -> CopyIndex:
-    """An index of (name, patient, image); the threshold is 0 where all images are one patient's."""
+    """An index of (name, patient, image); the threshold is 0 where all images are one patient's.
+
+    Images are uint8 [H, W].
+    """
     names, patients, thumbs = [], [], []
     for name, patient, image in images:
         names.append(name)

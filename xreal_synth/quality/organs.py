@@ -49,7 +49,10 @@ class OrgansCheck:
 
 
 def organ_scores(wanted: Mask, shown: Mask, painted: Region | None) -> dict[str, float]:
-    """Dice by organ of the mask, and `covered` where the painted region takes more than half of one."""
+    """Dice by organ of the mask, and `covered` where the painted region takes more than half of one.
+
+    Masks uint8 [H, W], the region bool [H, W].
+    """
     free = np.ones(wanted.shape, bool) if painted is None else ~painted
     found: dict[str, float] = {}
     covered: list[float] = []

@@ -70,7 +70,7 @@ def export_parts(
 
 
 def load_part(kind: Any, folder: Path) -> Any:
-    """A network from its diffusers folder, with an error that names the folder."""
+    """A network from its diffusers folder, with an error that names the folder. Raises TrainingError."""
     try:
         return kind.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
@@ -96,7 +96,10 @@ def _kind_of(part: str, folder: Path) -> Any:
 
 
 def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder) -> None:
-    """Give the controller this autoencoder's decoder; both must stand on the same patch transform."""
+    """Give the controller this autoencoder's decoder; both must stand on the same patch transform.
+
+    Raises TrainingError.
+    """
     own = controller.first_stage
     same = all(torch.equal(getattr(own, name), getattr(autoencoder, name)) for name in PATCH_TRANSFORM)
     shapes = [{k: v.shape for k, v in part.state_dict().items()} for part in (own, autoencoder)]

@@ -30,7 +30,7 @@ FEWEST = 8
 def training_masks(data: str | Path, min_score: float) -> list[Mask]:
     """The validated masks of the manifest's training split, in its order; a mask without score was given.
 
-    Raises TrainingError for the manifest, AnatomyError for a mask.
+    Raises TrainingError for the manifest, AnatomyError for a mask. Masks uint8 [S, S].
     """
     store = open_store(str(data))
     manifest, files = read_manifest(store, ("mask", "split"), ("train",)), ImageFiles(store)

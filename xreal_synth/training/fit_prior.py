@@ -63,7 +63,7 @@ class Frame:
 
 
 def frame_of(mask: Mask) -> Frame:
-    """The lung boxes of one image's mask."""
+    """The lung boxes of one image's mask. The mask is uint8 [H, W]."""
     return Frame(_norm_box(mask, LEFT_LUNG), _norm_box(mask, RIGHT_LUNG))
 
 

@@ -92,7 +92,10 @@ def refuse_existing(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes the place `out` when the block ends well, and is gone otherwise."""
+    """A folder that takes the place `out` when the block ends well, and is gone otherwise.
+
+    Raises ConversionError where the disk fails or the place is taken.
+    """
     refuse_existing(out)
     temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{uuid.uuid4().hex[:8]}"
     try:

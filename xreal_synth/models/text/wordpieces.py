@@ -92,7 +92,10 @@ def open_ldm_bert(folder: Path, config: dict[str, Any]) -> LdmBert:
 
 
 def find_vocabulary(given: Path | None) -> Path:
-    """A vocabulary file as given, or bert-base-uncased's in the user's own cache; never fetched."""
+    """A vocabulary file as given, or bert-base-uncased's in the user's own cache; never fetched.
+
+    Raises ConversionError where there is none.
+    """
     if given is not None:
         return given.expanduser()
     from huggingface_hub import try_to_load_from_cache
