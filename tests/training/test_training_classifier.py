@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.finding_classifier import FindingClassifier, peaks_inside, pooled_logits
+from xreal_synth.models.networks.finding_classifier import FindingClassifier, peaks, pooled_logits
 from xreal_synth.models.networks.label_tokens import FINDINGS
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.training.export import export_parts
@@ -27,6 +27,7 @@ from xreal_synth.training.tasks.classifier import (
     bars,
     build_classifier,
     place_loss,
+    pointed,
     positive_weights,
 )
 
@@ -154,8 +155,9 @@ def test_a_peak_is_inside_where_its_region_is() -> None:
     maps[0, 0, 1, 2] = maps[0, 1, 3, 0] = 1.0
     regions = torch.zeros(1, 2, 16, 16)
     regions[0, :, 4:8, 8:12] = 0.4
-    assert peaks_inside(maps, regions).tolist() == [[True, False]]
-    assert peaks_inside(maps, torch.zeros_like(regions)).tolist() == [[False, False]]
+    assert pointed(maps, regions).tolist() == [[1, 0]]
+    assert pointed(maps, torch.zeros_like(regions)).tolist() == [[-1, -1]]
+    assert peaks(maps, 4).tolist() == [[6, 12]]
 
 
 def test_the_loss_of_places_by_hand() -> None:

@@ -91,16 +91,13 @@ def pooled_logits(maps_BLmm: Tensor) -> Tensor:
     return (cells.logsumexp(dim=2) - math.log(cells.shape[2])) / SHARPNESS
 
 
-def peaks_inside(maps_BLmm: Tensor, regions_BLnn: Tensor) -> Tensor:
-    """Whether each map's highest point lies in its region, bool [B, L]; regions are 0 outside, of any side n.
+def peaks(maps_BLmm: Tensor, side: int) -> Tensor:
+    """Where each map is highest: int64 [B, L], one of side x side cells, numbered row by row.
 
-    The map is brought to the regions' side by bicubic interpolation. A cell that the region touches counts: with a
-    side of 64 that is the pointing game's usual tolerance of 15 pixels in 1024.
+    The map is brought to that side by bicubic interpolation, so that a peak lies between its own cells.
     """
-    fine = functional.interpolate(
-        maps_BLmm.float(), size=regions_BLnn.shape[-2:], mode="bicubic", align_corners=False
-    )
-    return regions_BLnn.flatten(2).gather(2, fine.flatten(2).argmax(dim=2, keepdim=True))[..., 0] > 0
+    fine = functional.interpolate(maps_BLmm.float(), size=(side, side), mode="bicubic", align_corners=False)
+    return fine.flatten(2).argmax(dim=2)
 
 
 def _dense_trunk(blocks: Sequence[int], width: int, growth: int) -> tuple[nn.Module, int]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from xreal_synth.models.networks.finding_classifier import (
     FindingClassifier,
-    peaks_inside,
+    peaks,
     pooled_logits,
 )
 from xreal_synth.training.images import ImageBatch, TrainingImages, degraded
@@ -105,8 +105,7 @@ class ClassifierTask(TrainingTask):
         if not training:
             kept = [logits, torch.where(known, labels.long(), _UNKNOWN)]
             if maps is not None and regions is not None:
-                here = regions.any(dim=3).any(dim=2)
-                kept.append(torch.where(here, peaks_inside(maps, regions).long(), _UNKNOWN))
+                kept.append(pointed(maps, regions))
             self.seen.append(tuple(part.detach().cpu() for part in kept))
         return losses
 
@@ -122,10 +121,10 @@ class ClassifierTask(TrainingTask):
         With places also the pointing game: the share of known regions in which the map has its peak.
         """
         batches = [batch for part in seen for batch in part]
-        logits, labels, *pointed = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        logits, labels, *games = (torch.cat(parts) for parts in zip(*batches, strict=True))
         found = self._named("auc", areas(logits, labels))
-        if pointed:
-            shares = [float(one[one >= 0].float().mean()) for one in pointed[0].unbind(1)]
+        if games:
+            shares = [float(one[one >= 0].float().mean()) for one in games[0].unbind(1)]
             found |= self._named("pointing", shares)
         return found
 
@@ -179,6 +178,16 @@ def place_loss(maps_BLmm: Tensor, regions_BLnn: Tensor, absent_BL: Tensor, weigh
     beyond = (cells * (1 - wanted)).sum(dim=(2, 3)) / (1 - wanted).sum(dim=(2, 3)).clamp_min(1e-6)
     each = torch.where(placed, weights_L * (within + beyond) / 2, beyond * absent_BL)
     return each.mean()
+
+
+def pointed(maps_BLmm: Tensor, regions_BLnn: Tensor) -> Tensor:
+    """The pointing game, int64 [B, L]: 1 where the map's peak is in a cell that the region touches, 0 elsewhere.
+
+    -1 where there is no region. A cell of 64 x 64 is the game's usual tolerance, 15 pixels in 1024.
+    """
+    regions = regions_BLnn.flatten(2)
+    hits = regions.gather(2, peaks(maps_BLmm, regions_BLnn.shape[-1])[..., None])[..., 0] > 0
+    return torch.where(regions.any(dim=2), hits.long(), _UNKNOWN)
 
 
 def areas(logits_NL: Tensor, labels_NL: Tensor) -> list[float]:
