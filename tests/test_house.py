@@ -31,6 +31,11 @@ DOCUMENTED = 0.9
 """Share of public classes, functions and methods that have a docstring."""
 VALIDATORS = {"field_validator", "model_validator", "overload"}
 
+ARRAYS = {"GreyImage", "Mask", "Bools", "Ints", "Floats", "NDArray", "Tensor"}
+SHAPE = re.compile(r"\[[^\]]*\]|Shapes:|scalar")
+SUFFIX = re.compile(r"_[A-Z0-9][A-Za-z0-9]*$")
+"""A name that tells its shape, z_BChw."""
+
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -69,6 +74,30 @@ def test_what_is_public_is_documented() -> None:
     lacking = [f"{path}: {name}" for path, name, node in known if ast.get_docstring(node) is None]
     assert len(known) > 1500
     assert len(lacking) <= (1 - DOCUMENTED) * len(known), lacking
+
+
+def test_where_arrays_pass_their_shapes_are_told() -> None:
+    """By the docstring, by its class's or module's, or by a parameter's name; tables of weights have no one shape."""
+    told: dict[str, bool] = {}
+    for path, tree in modules().items():
+        above = {
+            node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef)
+        }
+        for name, node in public(tree.body):
+            if isinstance(node, ast.ClassDef):
+                continue
+            parameters = [*node.args.args, *node.args.kwonlyargs]
+            annotations = [one for one in (*(p.annotation for p in parameters), node.returns) if one]
+            words = set(re.findall(r"\w+", " ".join(map(ast.unparse, annotations))))
+            if words & ARRAYS:
+                texts = (ast.get_docstring(node) or "", above.get(name.partition(".")[0], ""))
+                told[f"{path}: {name}"] = (
+                    any(map(SHAPE.search, texts))
+                    or "Shapes:" in (ast.get_docstring(tree) or "")
+                    or any(SUFFIX.search(p.arg) for p in parameters)
+                )
+    assert len(told) > 250
+    assert sum(told.values()) >= DOCUMENTED * len(told), [name for name, known in told.items() if not known]
 
 
 def test_rooms_and_levels_are_those_of_the_contract() -> None:

@@ -20,6 +20,7 @@ from tests.doubles.fake_backend import FakeImages
 from xreal_synth.cli.main import app
 from xreal_synth.dataset.finish import finish
 from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.findings import FINDINGS, REGIONS
 from xreal_synth.models.text.prompts import REPORT_WORDS, read_prompts
 from xreal_synth.recipe.load import load_recipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape
@@ -101,6 +102,17 @@ def test_recipes_are_valid() -> None:
         "pneumonia-balance",
         "ward-images-edited",
     ]
+
+
+def test_the_table_of_findings_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.*?) ?\|$", guide("recipe").read_text(), re.MULTILINE)
+    told = {
+        words: (names.split(", "), tuple(keys.split(", ")) if keys else ()) for words, names, keys in rows
+    }
+    assert {
+        rule.words: ([one.name for one in FINDINGS.values() if one.region == region], rule.keys)
+        for region, rule in REGIONS.items()
+    }.items() <= told.items()
 
 
 def test_prompts_are_valid(tmp_path: Path) -> None:
