@@ -19,6 +19,7 @@ from tests.documents import DOCUMENTS, README, ROOT, blocks, commands, guide, in
 from tests.doubles.fake_backend import FakeImages
 from xreal_synth.cli.main import app
 from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.meta import FACTS
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.findings import FINDINGS, REGIONS
 from xreal_synth.models.text.prompts import REPORT_WORDS, read_prompts
@@ -113,6 +114,13 @@ def test_the_table_of_findings_is_that_of_the_code() -> None:
         rule.words: ([one.name for one in FINDINGS.values() if one.region == region], rule.keys)
         for region, rule in REGIONS.items()
     }.items() <= told.items()
+
+
+def test_the_fields_of_a_sample_are_all_told() -> None:
+    section = guide("dataset").read_text().partition("| in `KEY.json`")[2].partition("\n\n")[0]
+    first = [re.match(r"\| (.+?) \|", row) for row in section.splitlines()[2:]]
+    told = [name for cell in first if cell for name in re.findall(r"`(\w+)`", cell[1])]
+    assert sorted(told) == sorted({fact.path[0] for fact in FACTS})
 
 
 def test_prompts_are_valid(tmp_path: Path) -> None:
