@@ -72,10 +72,13 @@ def forge(run: Run, folder: Path, change: Callable[[Sample, Sample], Sample]) ->
     store, tar = LocalStore(folder), folder.parent / "forged.tar"
     record = read_record(store, STEM)
     assert record is not None
+    there = list(read_tar(folder / f"shards/{STEM}.tar"))
+    twins = {sample.meta.group: sample for sample in there if sample.meta.member == Role.healthy}
     with TarWriter(tar) as writer:
-        for sample in read_tar(folder / f"shards/{STEM}.tar"):
-            twin = sample if sample.meta.member == Role.healthy else twin
-            writer.add(encode_sample(change(sample, twin) if sample.meta.findings else sample))
+        for sample in there:
+            writer.add(
+                encode_sample(change(sample, twins[sample.meta.group]) if sample.meta.findings else sample)
+            )
     publish_rows(
         run, run.plan.shard(0), writer.rows, (), tar, store, environment=record.fingerprint, timings=record.timings,
         actor=record.actor, attempt=record.attempt, replacing=True,
