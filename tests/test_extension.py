@@ -112,7 +112,7 @@ REGION: Changes = {
          "    lungs = np.isin(label_map, LUNGS_OF[side])\n"
          "    lungs[: len(lungs) // 2] = False\n"
          "    return lungs\n\n\nREGIONS: Final[dict[str, RegionRule]]"),
-        ('Finding("Mass", "Lung Lesion",', 'Finding("Mass", "Lung Lesion", region="lower half", implies='),
+        ('KnownFinding("Mass", "Lung Lesion",', 'KnownFinding("Mass", "Lung Lesion", region="lower half", implies='),
     ),
 }  # fmt: skip
 HOLD: Changes = {

@@ -152,10 +152,11 @@ def read_samples(
         if wants is not None and not wants(key):
             continue
         contents = tuple(members.values())
-        yield TarSample(_decoded(key, members, place), content_sha256(contents), contents)
+        yield TarSample(decode_sample(key, members, place), content_sha256(contents), contents)
 
 
-def _decoded(key: str, members: dict[str, bytes], where: str) -> Sample:
+def decode_sample(key: str, members: dict[str, bytes], where: str) -> Sample:
+    """The sample in these members (suffix -> content). Raises DatasetError where they are not one."""
     meta = parse_meta(members[META], f"{where}.{META}")
     if meta.key != key:
         raise DatasetError(where=f"{where}.{META}", found=f"its key is {meta.key}", wanted=key)

@@ -15,7 +15,7 @@ from xreal_synth.prepare.audit import PreparedAudit, audit
 from xreal_synth.prepare.choose import Choice, choose
 from xreal_synth.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.images import Shape
-from xreal_synth.prepare.journal import PrepareJournal
+from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
 from xreal_synth.prepare.publish import (
     REFUSED,
     manifest_rows,
@@ -129,6 +129,10 @@ def prepare(
         outcome = generate_images(place.images, out, chosen, found, making, segmenter, journal, on_images)
     finally:
         journal.close()
+    if journal.damaged:
+        found.notes.append(
+            f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again"
+        )
     found.notes += _linked(place)
     if near := near_patients({image.patient for image in found.images}):
         reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
