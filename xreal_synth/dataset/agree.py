@@ -1,4 +1,4 @@
-"""Whether a sample's image, masks, boxes, labels and table row tell the same story."""
+"""Agreement of a sample's image, masks, boxes, labels and table row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others have measured on a dataset and left in its folder: leak.json and evaluation.json."""
+"""Measurements that others have left in a dataset's folder: leak.json and evaluation.json."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was found; `problems` names files that are there but cannot be read, or are of another dataset."""
+    """Measurements found; `problems` names files that are there but cannot be read, or are of another dataset."""
 
     leak: Leak | None
     evaluation: Evaluation | None
