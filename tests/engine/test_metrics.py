@@ -42,8 +42,8 @@ class Reported:
 
 
 def test_a_run_is_reported_by_its_events():
-    reported, heard = Reported(), []
-    meters = RunMeters("d", lambda dataset: reported, heard.append)
+    reported = Reported()
+    meters = RunMeters("d", lambda dataset: reported)
     meters.on_event(ActorLost("a9", None, "before Ray is up"))
     assert not reported.values
     events = [
@@ -58,7 +58,6 @@ def test_a_run_is_reported_by_its_events():
     ]
     for event in events:
         meters.on_event(event)
-    assert heard[1:] == events
     assert reported.seen == {"boot_seconds": [12.5], "shard_seconds": [2.5]}
     counted = {key: value for key, value in reported.values.items() if value >= 1}
     assert counted == pytest.approx({
@@ -77,7 +76,7 @@ def test_a_run_is_reported_by_its_events():
 
 def test_counters_begin_before_anything_happens():
     reported = Reported()
-    RunMeters("d", lambda dataset: reported, lambda event: None).on_event(STARTED)
+    RunMeters("d", lambda dataset: reported).on_event(STARTED)
     begun = {key[0] for key, value in reported.values.items() if value == NOTHING}
     assert begun == {metric.name for metric in RUN if metric.kind == "counter" and not metric.tags}
     assert (NOTHING + 1e6) - NOTHING == 1e6

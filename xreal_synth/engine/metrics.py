@@ -19,7 +19,6 @@ from xreal_synth.engine.progress import (
     ActorUp,
     Advanced,
     Event,
-    OnEvent,
     RunStarted,
     ShardDone,
     ShardQuarantined,
@@ -127,15 +126,14 @@ class Emit(Protocol):
 
 
 class RunMeters:
-    """Passes events on, and tells of them. `tell(dataset)` is called when Ray is up."""
+    """Tells of events. `emit(dataset)` is called when Ray is up."""
 
-    def __init__(self, dataset: str, emit: Callable[[str], Emit], on_event: OnEvent) -> None:
-        self._dataset, self._open, self._on_event = dataset, emit, on_event
+    def __init__(self, dataset: str, emit: Callable[[str], Emit]) -> None:
+        self._dataset, self._open = dataset, emit
         self._emit: Emit | None = None
         self._shards = self._done = self._in_flight = self._quarantined = 0
 
     def on_event(self, event: Event) -> None:
-        self._on_event(event)
         if isinstance(event, RunStarted):
             self._begin(event)
         elif self._emit is not None:
