@@ -89,7 +89,7 @@ def test_an_actor_tells_where_its_time_goes():
     meters.images(4.0)
     meters.images(0.0)
     now[0] = 112.0
-    meters.rendered({"make_s": 10.0, "model_s": 6.0, "gate_s": 1.0, "wait_s": 0.5})
+    meters.worked({"other_s": 2.5, "model_s": 6.0, "gate_s": 1.0, "wait_s": 0.5})
     with meters.publishing():
         now[0] = 113.5
     assert reported.values["actor_images",] == pytest.approx(4.0)
@@ -104,7 +104,7 @@ def test_what_a_backend_does_not_tell_is_absent():
     reported = Reported()
     meters = ActorMeters(reported, lambda: now[0])
     now[0] = 3.0
-    meters.rendered({"make_s": 2.0})
+    meters.worked({"other_s": 2.0})
     assert reported.values.keys() == {
         ("actor_images",),
         ("actor_seconds", "other"),

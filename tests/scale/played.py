@@ -60,7 +60,7 @@ class Host:
     async def ready(self, who: str) -> Ready:
         return Ready(socket.gethostname(), os.getpid(), self._template.fingerprint)
 
-    async def shard(self, who: str, shard: int, attempt: int, replacing: bool) -> Rendered:
+    async def shard(self, who: str, shard: int, attempt: int, replacing: bool, alone: bool) -> Rendered:
         began = time.monotonic()
         self._waited += began - self._rested.get(who, began)
         await asyncio.sleep(self._shard_s * random.uniform(1 - _SPREAD, 1 + _SPREAD))

@@ -129,21 +129,25 @@ class Driver:
         if not self.schedule.stale(self.pool.members):
             return
         for member in self.pool.in_state("idle"):
-            if member.publishing is None:
+            if not member.publishing:
                 self.pool.end(member)
 
     def _assign(self) -> None:
+        """Gives idle actors shards; one that gets none decides what it has left. A shard that has failed is made alone,
+        so that it is told from those that would share its micro-batches."""
         idle = self.pool.count("idle")
         self.begun = self.begun or idle >= min(self.shape.least, len(self.schedule))
-        if not idle or self._exhausted() or not self.begun:
-            return
-        for member in self.pool.in_state("idle"):
-            if not len(self.schedule):
-                return
-            shard = self.schedule.take(member.name)
+        giving = self.begun and not self._exhausted() and not self.stop.is_set()
+        alone = self.schedule.all_failed
+        for member in self.pool.in_state("idle") if idle else ():
+            shard = self.schedule.take(member.name) if giving and not (alone and member.open) else None
             if shard is not None:
-                tries = self.schedule.tries(shard)
-                self.pool.assign(member, shard, tries, shard in self.replacing and shard not in self.made)
+                self.pool.assign(
+                    member, shard, self.schedule.tries(shard), alone=bool(self.schedule.reason(shard)),
+                    replacing=shard in self.replacing and shard not in self.made,
+                )  # fmt: skip
+            elif member.open:
+                self.pool.finish(member)
 
     def _listen(self) -> None:
         self._hear_all(self.limits.tick_s)
@@ -301,7 +305,7 @@ class Driver:
         """Ends an actor that cannot be trusted; what else it had in hand is made again."""
         self.pool.end(member)
         self.tell(ActorLost(member.name, None, failed.reason))
-        for other in (member.shard, member.publishing):
+        for other in (member.shard, *member.publishing):
             if other is not None:
                 self._again(member, other, Lost(failed.reason, outside=True))
 
@@ -320,6 +324,7 @@ class Driver:
         self.tell(Stopping(len(self.pool.in_flight())))
         deadline = self.clock() + self.limits.drain_s
         while self.pool.busy and self.clock() < deadline:
+            self._assign()
             self._hear_all(min(self.limits.tick_s, 0.2))
             self.account.advance(self.pool.in_flight(), self.pool.states)
         for flight in self.pool.in_flight():

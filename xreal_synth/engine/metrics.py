@@ -24,7 +24,7 @@ from xreal_synth.engine.progress import (
     ShardQuarantined,
     ShardRetried,
 )
-from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, WAIT
+from xreal_synth.run.stopwatch import GATE, MODEL, OTHER, WAIT
 
 Kind = Literal["counter", "gauge", "histogram"]
 PREFIX: Final = "xreal_synth_"
@@ -209,14 +209,13 @@ class ActorMeters:
         if count > 0:
             self._emit(ATTEMPTED, count)
 
-    def rendered(self, timings: Mapping[str, float]) -> None:
-        """A shard is made, in the seconds that its record tells; what is left since the one before was idle."""
+    def worked(self, timings: Mapping[str, float]) -> None:
+        """So many seconds went into a shard's rendering, by name; what is left since the one before was idle."""
         now = self._clock()
         wall, self._since = now - self._since, now
         known = {"model": timings.get(MODEL), "gate": timings.get(GATE), "wait": timings.get(WAIT)}
         parts = {part: seconds for part, seconds in known.items() if seconds is not None}
-        made = timings.get(MAKE, 0.0)
-        parts |= {"other": made - sum(parts.values()), "idle": wall - made}
+        parts |= {"other": timings.get(OTHER, 0.0), "idle": wall - sum(timings.values())}
         for part, seconds in parts.items():
             if seconds > 0:
                 self._emit(SECONDS, seconds, part=part)
