@@ -29,8 +29,8 @@ from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.publish import ShardFiles, publish
 from xreal_synth.engine.shard_encoder import ShardEncoder
 from xreal_synth.errors import DatasetError
-from xreal_synth.plan.image_labels import image_labels
-from xreal_synth.plan.labels import labels_for
+from xreal_synth.planning.image_labels import image_labels
+from xreal_synth.planning.labels import labels_for
 from xreal_synth.run.attempts import Attempts, Due, plan_group
 from xreal_synth.run.fingerprint import fingerprint
 from xreal_synth.run.group_job import group_job, painted_by
