@@ -13,8 +13,8 @@ from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
 from xreal_synth.images.files import ImageFiles, ImagePair, check_contrast, checked_pair, decode_image
 from xreal_synth.images.manifest import TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.plan.placement import place
-from xreal_synth.plan.prior import Prior
+from xreal_synth.planning.placement import place
+from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.storage import Store, sha256_bytes

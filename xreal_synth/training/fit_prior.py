@@ -24,7 +24,7 @@ from xreal_synth.anatomy.measure import lung_box
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import LEFT_LUNG, LUNGS, RIGHT_LUNG, takes_box
 from xreal_synth.images.manifest import ImageRow, read_manifest
-from xreal_synth.plan.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
+from xreal_synth.planning.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.box_tables import TableBox, image_boxes, nih_boxes, rsna_boxes
 from xreal_synth.types import Mask, NormBox

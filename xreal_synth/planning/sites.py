@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.measure import lung_box
 from xreal_synth.findings import LEFT_LUNG, RIGHT_LUNG
-from xreal_synth.plan.prior import Lung
+from xreal_synth.planning.prior import Lung
 from xreal_synth.types import Mask, PixelBox
 
 REACH: Final = 0.1
