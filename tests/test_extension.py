@@ -43,8 +43,8 @@ USES_REGION = """
 import numpy as np
 from xreal_synth.anatomy.regions import region_mask
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.plan.placement import place
-from xreal_synth.plan.prior import Prior
+from xreal_synth.planning.placement import place
+from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.dataset.agree import _painted
 from xreal_synth.dataset.meta import meta_json, parse_meta

@@ -27,6 +27,7 @@ class ProbeArea:
 
     @property
     def by_chance(self) -> bool:
+        """Whether the interval holds 0.5."""
         return self.low <= 0.5 <= self.high
 
 
@@ -50,6 +51,7 @@ class Leak:
 
     @property
     def by_chance(self) -> bool:
+        """Whether every interval holds 0.5: edited images are not told from others."""
         return all(area.by_chance for _, area in self.probes)
 
     @property
@@ -107,10 +109,12 @@ class Evaluation:
 
     @property
     def overall(self) -> list[EvaluationRow]:
+        """Figures over all findings that could be measured."""
         return [row for row in self.rows if row.finding is None and row.value is not None]
 
     @property
     def by_finding(self) -> dict[str, list[EvaluationRow]]:
+        """Figures of one finding each that could be measured, by its name."""
         found: dict[str, list[EvaluationRow]] = {}
         for row in self.rows:
             if row.finding is not None and row.value is not None:
