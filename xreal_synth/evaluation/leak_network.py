@@ -82,7 +82,7 @@ def network_scores(groups: Sequence[Crops], seed: int = 0, steps: int = STEPS) -
         network = _trained(known, seed * FOLDS + fold, steps)
         for number in np.flatnonzero(folds == fold):
             with torch.inference_mode():
-                scores[number] = network(_seen([groups[number]])).double().numpy()
+                scores[number] = network(_seen([groups[int(number)]])).double().numpy()
     return scores.reshape(-1)
 
 
@@ -94,7 +94,7 @@ def _trained(groups: Sequence[Crops], seed: int, steps: int) -> TraceNetwork:
         adam = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05)
         rates = torch.optim.lr_scheduler.OneCycleLR(adam, _RATE, total_steps=steps)
         for _ in range(steps):
-            chosen = [groups[i] for i in rng.integers(len(groups), size=_PAIRS)]
+            chosen = [groups[int(i)] for i in rng.integers(len(groups), size=_PAIRS)]
             seen = _seen(chosen)
             if rng.random() < 0.5:
                 seen = seen.flip(3)

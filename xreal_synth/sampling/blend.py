@@ -17,8 +17,8 @@ from xreal_synth.sampling.schedule import q_sample
 from xreal_synth.types import Paste, SoftVariance
 
 CODE_SCALE = 4
-_DETAIL_WIDTH: Final = 5
-_POWER_WIDTH: Final = 9
+_BANDS: Final = ((5, 9), (15, 15))
+"""Of the paste: a band is what smoothing over the first width leaves; its power is taken over the second."""
 _LOUDEST: Final = 1.5
 _SILENCE: Final = 1e-8
 
@@ -75,16 +75,21 @@ def feathered_paste(image_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Te
 
 
 def kept_variance_paste(image_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -> Tensor:
-    """`feathered_paste` whose fine detail stays as strong as alpha's mean of the image's and the edit's.
+    """`feathered_paste` whose detail stays as strong as alpha's mean of the image's and the edit's.
 
-    Averaging two textures that are not the same weakens them, which draws a soft frame around every edit. What a
-    smoothing leaves of the mixture is made stronger by the root of wanted over present local power, at most _LOUDEST.
+    Averaging two textures that are not the same weakens them, which draws a soft frame around every edit. Each of
+    _BANDS of the mixture is made stronger by the root of wanted over present local power, at most _LOUDEST.
     """
-    mixed = feathered_paste(image_CHW, edit_CHW, alpha_HW)
-    image, edit, mixture = (x - _smooth(x, _DETAIL_WIDTH) for x in (image_CHW, edit_CHW, mixed))
-    wanted = (1 - alpha_HW) * _smooth(image**2, _POWER_WIDTH) + alpha_HW * _smooth(edit**2, _POWER_WIDTH)
-    gain = torch.sqrt(wanted / _smooth(mixture**2, _POWER_WIDTH).clamp_min(_SILENCE)).clamp(1.0, _LOUDEST)
-    return torch.where((alpha_HW > 0) & (alpha_HW < 1), mixed + (gain - 1) * mixture, mixed)
+    mixed = out = feathered_paste(image_CHW, edit_CHW, alpha_HW)
+    rest = [image_CHW, edit_CHW, mixed]
+    for width, around in _BANDS:
+        smooth = [_smooth(x, width) for x in rest]
+        bands = [x - low for x, low in zip(rest, smooth, strict=True)]
+        image, edit, mixture = (_smooth(band**2, around) for band in bands)
+        wanted = (1 - alpha_HW) * image + alpha_HW * edit
+        gain = torch.sqrt(wanted / mixture.clamp_min(_SILENCE)).clamp(1.0, _LOUDEST)
+        out, rest = out + (gain - 1) * bands[2], smooth
+    return torch.where((alpha_HW > 0) & (alpha_HW < 1), out, mixed)
 
 
 def _smooth(x_CHW: Tensor, width: int) -> Tensor:
