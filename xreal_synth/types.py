@@ -27,6 +27,7 @@ LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper", "joint"]
 Control = Literal["xreal", "controlnet", "none"]
 SoftVariance = Literal["mixed", "kept"]
+Paste = Literal["feather", "kept"]
 """Names of the blend rules, sampling.blend.HOLDS."""
 QualityProfile = Literal["none", "standard", "strict"]
 CheckAction = Literal["off", "warn", "reject"]
@@ -161,7 +162,7 @@ class SamplingSettings:
     guidance: float
     soft: float | None
     resample: int
-    paste: Literal["feather"]
+    paste: Paste
     eta: float = 1.0
     eta_free: float | None = None
     spacing: float | None = None
