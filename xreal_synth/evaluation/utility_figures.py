@@ -243,6 +243,7 @@ def _draw_measure(axes: Any, rows: Sequence[UtilityRow]) -> None:
         for place, row in zip(places, own, strict=True):
             dots = [one.value for one in row.seeds.values()]
             axes.plot([place] * len(dots), dots, ".", color=colours[arm], alpha=0.5, markersize=4)
+    axes.set_xlim(-0.5, len(shares) - 0.5)
     axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     axes.set_xlabel("share of the real training images")
     axes.grid(visible=True, axis="y", alpha=0.25)
