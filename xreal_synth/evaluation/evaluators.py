@@ -167,6 +167,7 @@ def _network(root: Path, part: str, files: Mapping[str, _EvaluatorFile]) -> nn.M
 
 
 def main() -> int:
+    """The command: writes evaluators.json of a folder of networks; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
         prog="python -m xreal_synth.evaluation.evaluators",
         description=__doc__,

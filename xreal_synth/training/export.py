@@ -73,7 +73,7 @@ def export_parts(
 
 
 def load_part(kind: Any, folder: Path) -> Any:
-    """A network from its diffusers folder, with an error that names the folder."""
+    """A network from its diffusers folder, with an error that names the folder. Raises TrainingError."""
     try:
         return kind.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
@@ -99,7 +99,10 @@ def _kind_of(part: str, folder: Path) -> Any:
 
 
 def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder) -> None:
-    """Give the controller this autoencoder's decoder; both must stand on the same patch transform."""
+    """Give the controller this autoencoder's decoder; both must stand on the same patch transform.
+
+    Raises TrainingError.
+    """
     own = controller.first_stage
     same = all(torch.equal(getattr(own, name), getattr(autoencoder, name)) for name in PATCH_TRANSFORM)
     shapes = [{k: v.shape for k, v in part.state_dict().items()} for part in (own, autoencoder)]
@@ -151,6 +154,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def main() -> int:
+    """The command: writes network parts of finished runs; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.export", description=__doc__)
     for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier", "locator"):
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"--out folder of the {name}'s run")

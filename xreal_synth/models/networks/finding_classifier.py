@@ -80,6 +80,7 @@ class FindingClassifier(ModelMixin, ConfigMixin):
         return maps
 
     def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> logits [B, L], a finding each."""
         if self.places:
             return pooled_logits(self.maps(image_B1HW))
         return self.logits_of(self.features(image_B1HW))

@@ -33,6 +33,8 @@ class ClassifierSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class ClassifierConfig:
+    """Every setting of a run: the finding classifier."""
+
     network: Literal["classifier"]
     loop: LoopSettings
     seed: int = 0
