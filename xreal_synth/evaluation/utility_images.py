@@ -30,7 +30,7 @@ def resized(image: GreyImage, side: int) -> GreyImage:
 
 
 @dataclass(slots=True)
-class _Rows:
+class _Collected:
     """Images one by one, with the labels and boxes of the study's findings; `places` says whether boxes matter."""
 
     findings: tuple[str, ...]
@@ -62,7 +62,7 @@ def read_real(
     store: Store, split: str, findings: tuple[str, ...], side: int, report: Report, *, places: bool
 ) -> LabelledImages:
     """The split's images with a known label; raises TrainingError if more than a few cannot be read."""
-    reader, found, refused = CaseReader(store, side), _Rows(findings, places), list[str]()
+    reader, found, refused = CaseReader(store, side), _Collected(findings, places), list[str]()
     rows = split_rows(store, split)
     for row in rows:
         report(f"reading {split} images", 1, len(rows))
@@ -93,7 +93,7 @@ def read_generated(
     Raises DatasetError for one of real images, TrainingError if no label is known.
     """
     check_synthetic(source, "an edited image may be a test patient's")
-    found, content = _Rows(findings, places), hashlib.sha256()
+    found, content = _Collected(findings, places), hashlib.sha256()
     for read in generated_images(source, report):
         meta = read.sample.meta
         boxes = tuple(_boxes_of(meta, name) for name in findings)
