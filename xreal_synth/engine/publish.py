@@ -5,29 +5,14 @@ Publishing is idempotent: a second actor that made the same shard finds equal by
 
 from __future__ import annotations
 
-import errno
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from xreal_synth.dataset.names import quarantine_key, record_key, rejects_key, table_key, tar_key
 from xreal_synth.dataset.record import parse_record, read_record, record_bytes, stamp
-from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.storage import Store, sha256_of
+from xreal_synth.errors import DatasetError
+from xreal_synth.storage import Store, sha256_of, with_retries
 from xreal_synth.types import FileStamp, ShardRecord
-
-T = TypeVar("T")
-
-TRIES = 5
-FIRST_WAIT_S = 0.5
-_HOPELESS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
-    errno.EISDIR,
-)  # fmt: skip
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A disk, a quota or a file that may not grow further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +29,6 @@ class ShardFiles:
         """Size and sha256 of tar, table and rejects under their final names."""
         rejects = None if self.rejects is None else stamp(rejects_key(self.stem), self.rejects)
         return stamp(tar_key(self.stem), self.tar), stamp(table_key(self.stem), self.table), rejects
-
-
-def with_retries(
-    what: str,
-    action: Callable[[], T],
-    *,
-    tries: int = TRIES,
-    wait_s: float = FIRST_WAIT_S,
-    sleep: Callable[[float], None] = time.sleep,
-) -> T:
-    """The action's result; waits twice as long after each failure of the storage.
-
-    A full or read-only disk is not waited for. Raises StorageError.
-    """
-    for attempt in range(tries):
-        try:
-            return action()
-        except (OSError, StorageError) as error:
-            hopeless = isinstance(error, OSError) and error.errno in _HOPELESS
-            if hopeless or attempt + 1 == tries:
-                raise StorageError(
-                    found=f"{what} failed: {error}",
-                    wanted="a place that can be read and written",
-                    hint="make room or fix the storage, then run the same command again to go on",
-                ) from error
-            sleep(wait_s * 2**attempt)
-    raise AssertionError("tries is at least one")
 
 
 def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: bool) -> ShardRecord:
