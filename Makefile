@@ -1,6 +1,7 @@
-# make quickstart   virtual environment, install, 32+ images from the shipped bundle
+# make quickstart   virtual environment, install, 36 images from the shipped bundle
 # make test         the same environment with the test tools; lint, types, import rules, tests
 # make audit        known weaknesses of the packages that are installed
+# make constraints  constraints.txt: the versions that are installed
 # make faults       what clusters do to a run, done to a real Ray of this machine (tests/README.md)
 # make scale        what grows with actors and shards; make speed: what the engine costs beside the model
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test faults scale speed check lint format audit clean
+.PHONY: quickstart test faults scale speed check lint format audit constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
@@ -29,6 +30,7 @@ scale: $(VENV)/.installed-dev
 
 speed: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.speed
+	$(BIN)/python -m tests.speed.rows
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -46,6 +48,12 @@ audit: $(VENV)/.installed-dev
 	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(BIN)/python -m pip freeze --exclude-editable > build/audit/installed.txt
 	build/audit/bin/pip-audit --requirement build/audit/installed.txt --no-deps --disable-pip
+
+# after `make test` has passed with newer packages; the image (cluster/docker) is built with these versions
+constraints: $(VENV)/.installed-dev
+	mkdir -p build
+	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable) > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

@@ -43,8 +43,8 @@ USES_REGION = """
 import numpy as np
 from xreal_synth.anatomy.regions import region_mask
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.plan.placement import place
-from xreal_synth.plan.prior import Prior
+from xreal_synth.planning.placement import place
+from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.dataset.agree import _painted
 from xreal_synth.dataset.meta import meta_json, parse_meta
@@ -112,7 +112,7 @@ REGION: Changes = {
          "    lungs = np.isin(label_map, LUNGS_OF[side])\n"
          "    lungs[: len(lungs) // 2] = False\n"
          "    return lungs\n\n\nREGIONS: Final[dict[str, RegionRule]]"),
-        ('Finding("Mass", "Lung Lesion",', 'Finding("Mass", "Lung Lesion", region="lower half", implies='),
+        ('KnownFinding("Mass", "Lung Lesion",', 'KnownFinding("Mass", "Lung Lesion", region="lower half", implies='),
     ),
 }  # fmt: skip
 HOLD: Changes = {

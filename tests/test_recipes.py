@@ -13,7 +13,7 @@ from xreal_synth.engine.backend import TorchBackend
 from xreal_synth.engine.gate_networks import open_networks
 from xreal_synth.engine.worker import make_group
 from xreal_synth.models.load import LoadedBundle, load_bundle
-from xreal_synth.plan.probe import probe
+from xreal_synth.planning.probe import probe
 from xreal_synth.quality.gate import Gate
 from xreal_synth.recipe.load import load_recipe
 from xreal_synth.run.setup import open_run

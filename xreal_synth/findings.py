@@ -179,7 +179,7 @@ LABEL_SETS: Final[dict[str, tuple[str, ...]]] = {"chexpert14": CHEXPERT14, "txrv
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class KnownFinding:
     """What the project knows of a finding.
 
     `chexpert` is its CheXpert name if that set has it; `implies` are names (of either set) that are
@@ -199,27 +199,29 @@ class Finding:
 
 _OPACITY = ("Lung Opacity",)
 
-_ALL: Final[tuple[Finding, ...]] = (
-    Finding("Atelectasis", "Atelectasis", _OPACITY, size=(0.04, 0.3), zone_weights=(0.15, 0.3, 0.55)),
-    Finding("Consolidation", "Consolidation", _OPACITY, zone_weights=(0.25, 0.35, 0.4)),
-    Finding("Infiltration", None, _OPACITY, zone_weights=(0.2, 0.4, 0.4)),
-    Finding("Pneumothorax", "Pneumothorax", region="pleural", size=(0.08, 0.5), zone_weights=(0.7, 0.2, 0.1)),
-    Finding("Edema", "Edema", _OPACITY, region="lungs"),
-    Finding("Emphysema", None, size=(0.15, 0.6), zone_weights=(0.5, 0.3, 0.2)),
-    Finding("Fibrosis", None, size=(0.05, 0.4), zone_weights=(0.25, 0.25, 0.5)),
-    Finding(
+_ALL: Final[tuple[KnownFinding, ...]] = (
+    KnownFinding("Atelectasis", "Atelectasis", _OPACITY, size=(0.04, 0.3), zone_weights=(0.15, 0.3, 0.55)),
+    KnownFinding("Consolidation", "Consolidation", _OPACITY, zone_weights=(0.25, 0.35, 0.4)),
+    KnownFinding("Infiltration", None, _OPACITY, zone_weights=(0.2, 0.4, 0.4)),
+    KnownFinding(
+        "Pneumothorax", "Pneumothorax", region="pleural", size=(0.08, 0.5), zone_weights=(0.7, 0.2, 0.1)
+    ),
+    KnownFinding("Edema", "Edema", _OPACITY, region="lungs"),
+    KnownFinding("Emphysema", None, size=(0.15, 0.6), zone_weights=(0.5, 0.3, 0.2)),
+    KnownFinding("Fibrosis", None, size=(0.05, 0.4), zone_weights=(0.25, 0.25, 0.5)),
+    KnownFinding(
         "Effusion", "Pleural Effusion", region="costophrenic", size=(0.08, 0.4), zone_weights=(0.0, 0.1, 0.9)
     ),
-    Finding("Pneumonia", "Pneumonia", _OPACITY, zone_weights=(0.2, 0.35, 0.45)),
-    Finding("Pleural_Thickening", "Pleural Other", size=(0.03, 0.2), zone_weights=(0.4, 0.3, 0.3)),
-    Finding("Cardiomegaly", "Cardiomegaly", ("Enlarged Cardiomediastinum",), (HEART,), "heart"),
-    Finding("Nodule", "Lung Lesion", ("Lung Lesion", "Lung Opacity"), size=(0.005, 0.03)),
-    Finding("Mass", "Lung Lesion", ("Lung Lesion", "Lung Opacity"), size=(0.02, 0.12)),
-    Finding("Lung Lesion", "Lung Lesion", _OPACITY, size=(0.005, 0.12)),
-    Finding("Lung Opacity", "Lung Opacity"),
+    KnownFinding("Pneumonia", "Pneumonia", _OPACITY, zone_weights=(0.2, 0.35, 0.45)),
+    KnownFinding("Pleural_Thickening", "Pleural Other", size=(0.03, 0.2), zone_weights=(0.4, 0.3, 0.3)),
+    KnownFinding("Cardiomegaly", "Cardiomegaly", ("Enlarged Cardiomediastinum",), (HEART,), "heart"),
+    KnownFinding("Nodule", "Lung Lesion", ("Lung Lesion", "Lung Opacity"), size=(0.005, 0.03)),
+    KnownFinding("Mass", "Lung Lesion", ("Lung Lesion", "Lung Opacity"), size=(0.02, 0.12)),
+    KnownFinding("Lung Lesion", "Lung Lesion", _OPACITY, size=(0.005, 0.12)),
+    KnownFinding("Lung Opacity", "Lung Opacity"),
 )
 
-FINDINGS: Final[dict[str, Finding]] = {finding.name: finding for finding in _ALL}
+FINDINGS: Final[dict[str, KnownFinding]] = {finding.name: finding for finding in _ALL}
 
 HEART_FINDING: Final = "Cardiomegaly"
 """The finding that an anatomy shows by itself: a heart too wide for its chest."""

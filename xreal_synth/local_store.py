@@ -63,6 +63,7 @@ class LocalStore:
             return None
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        """The file, if it lies in the folder or where its links may lead; raises StorageError."""
         with self._reading(key) as path:
             return read_file(path, limit, self._roots, self.mirrored)
 
@@ -77,7 +78,7 @@ class LocalStore:
             yield from chunks if limit is None else capped(chunks, limit)
 
     def open(self, key: str) -> IO[bytes]:
-        """The file, to be read in place."""
+        """The file, to be read in place. Raises StorageError."""
         try:
             return open_file(self._path(key), self._roots, self.mirrored)
         except UnreadableError as error:
@@ -90,6 +91,10 @@ class LocalStore:
             return os.fdopen(os.open(name, flags, 0o666, dir_fd=folder), "ab", buffering=0)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        """Writes a temporary file and links it under its name, which fails where the name is taken.
+
+        On a disk without hard links the folder is looked at first, and the file renamed.
+        """
         with self._folder(key, make=True) as (folder, name), _temporary(folder, data) as temporary:
             try:
                 os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
@@ -105,6 +110,7 @@ class LocalStore:
         return True
 
     def replace(self, key: str, data: bytes | Path) -> None:
+        """Writes a temporary file, renames it over the old one, and has the disk keep the change."""
         with self._folder(key, make=True) as (folder, name), _temporary(folder, data) as temporary:
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
@@ -117,6 +123,7 @@ class LocalStore:
             return
 
     def list(self, prefix: str) -> list[str]:
+        """Sorted keys of the files in one folder; StorageError where the folder is a link that leads elsewhere."""
         folder = self._path(prefix) if prefix else self._root
         if not folder.is_dir():
             return []
@@ -131,6 +138,7 @@ class LocalStore:
         return sorted(f"{base}{name}" for name in names if not name.startswith(TEMPORARY_PREFIX))
 
     def times(self, prefix: str) -> dict[str, float]:
+        """Each file's time of change by this machine's disk; files that vanish meanwhile are left out."""
         found = {}
         for key in self.list(prefix):
             try:
@@ -140,10 +148,12 @@ class LocalStore:
         return found
 
     def sizes(self, prefix: str) -> dict[str, int]:
+        """Each file's bytes; files that vanish meanwhile are left out."""
         reported = ((key, self.size(key)) for key in self.list(prefix))
         return {key: size for key, size in reported if size is not None}
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
+        """Removes temporary files that killed writers left, in all folders; returns how many."""
         limit, swept = time.time() - older_than_s, 0
         for path in self._root.rglob(f"{TEMPORARY_PREFIX}*"):
             try:

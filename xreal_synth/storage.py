@@ -83,6 +83,7 @@ class RemoteStore:
         return self.size(key) is not None
 
     def size(self, key: str) -> int | None:
+        """Bytes of the object by one request, None if it is not there."""
         path = self._path(key)
         with self._driver(key):
             try:
@@ -92,6 +93,7 @@ class RemoteStore:
         return int(entry["size"] or 0) if entry["type"] == "file" else None
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        """The object, in one request that asks for no more than the limit where the service can do that."""
         if scheme_of(self._uri) not in (*_S3, "memory"):
             return b"".join(self.chunks(key, limit))
         path = self._path(key)
@@ -117,6 +119,10 @@ class RemoteStore:
             yield from chunks if limit is None else capped(chunks, limit)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        """Asks the service to write only where nothing is (`If-None-Match: *`).
+
+        Where the service knows no such request it is looked first, and two writers may both write.
+        """
         if self.exists(key):
             return False
         with self._driver(key):
@@ -134,6 +140,7 @@ class RemoteStore:
         return True
 
     def replace(self, key: str, data: bytes | Path) -> None:
+        """Uploads the object; readers see the old one until it is complete."""
         with self._driver(key):
             self._put(key, data)
 
@@ -157,9 +164,11 @@ class RemoteStore:
         return sorted(self._entries(prefix))
 
     def times(self, prefix: str) -> dict[str, float]:
+        """Each object's time of writing by the service's clock, from one listing."""
         return {key: _written(entry) for key, entry in sorted(self._entries(prefix).items())}
 
     def sizes(self, prefix: str) -> dict[str, int]:
+        """Each object's bytes, from one listing."""
         return {key: int(entry["size"] or 0) for key, entry in sorted(self._entries(prefix).items())}
 
     def _entries(self, prefix: str) -> dict[str, dict[str, Any]]:

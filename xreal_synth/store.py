@@ -30,14 +30,18 @@ class Store(Protocol):
     """A folder of files named by relative posix keys."""
 
     @property
-    def uri(self) -> str: ...
+    def uri(self) -> str:
+        """The place as a user writes it: a path, or a URI without credentials."""
+        ...
 
     @property
     def local_path(self) -> Path | None:
         """The folder, if the store is on this machine's file system."""
         ...
 
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Whether a file is there; a folder is none."""
+        ...
 
     def size(self, key: str) -> int | None:
         """Bytes of the file, None if it is not there."""
@@ -59,7 +63,9 @@ class Store(Protocol):
         """Publishes the file whole; False (and nothing written) if the key already exists."""
         ...
 
-    def replace(self, key: str, data: bytes | Path) -> None: ...
+    def replace(self, key: str, data: bytes | Path) -> None:
+        """Publishes the file whole, in the place of an older one if there is one; raises StorageError."""
+        ...
 
     def delete(self, key: str) -> None:
         """Deletes the file; nothing happens if it is not there."""
@@ -91,15 +97,18 @@ def checked_key(key: str) -> str:
 
 
 def sha256_bytes(data: bytes) -> str:
+    """Hex digest of bytes in memory."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
+    """Hex digest of a file that is our own, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(store: Store, key: str) -> str:
+    """Hex digest of a stored file, read piece by piece; raises StorageError."""
     digest = hashlib.sha256()
     for chunk in store.chunks(key):
         digest.update(chunk)

@@ -43,7 +43,7 @@ def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:
         "import re, sys, time\n"
         "from pathlib import Path\n"
         "from xreal_synth.cli.options import open_recipe\n"
-        "from xreal_synth.plan.probe import probe\n"
+        "from xreal_synth.planning.probe import probe\n"
         "import xreal_synth.engine.estimate, scipy.ndimage\n"
         "began = time.process_time()\n"
         f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), ['anatomies=1000000000'], None)\n"

@@ -21,7 +21,7 @@ from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.worker import environment, make_group, plan_group, replay, run_shard
 from xreal_synth.errors import RecipeError
-from xreal_synth.plan.probe import probe
+from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.report.build import build
 from xreal_synth.run.group_job import group_job

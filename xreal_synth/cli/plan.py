@@ -25,7 +25,7 @@ from xreal_synth.findings import HEART_FINDING
 
 if TYPE_CHECKING:
     from xreal_synth.engine.estimate import CostEstimate
-    from xreal_synth.plan.probe import ProbeReport
+    from xreal_synth.planning.probe import ProbeReport
     from xreal_synth.run.setup import Run
     from xreal_synth.types import QualitySettings
 
@@ -48,7 +48,7 @@ def plan(
     """Says what would be made: images, labels, shards, bytes, device time. Needs neither torch nor Ray."""
     run = open_recipe(recipe, overrides, output)
     from xreal_synth.engine.estimate import estimate
-    from xreal_synth.plan.probe import probe
+    from xreal_synth.planning.probe import probe
 
     report = probe(run.plan)
     report.require_placeable(str(recipe))

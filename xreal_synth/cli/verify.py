@@ -105,6 +105,7 @@ def _forged(store: Store, count: int, bundle: str | None, images: str | None) ->
     from xreal_synth.dataset.head import read_head
     from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, table_key, tar_key
     from xreal_synth.dataset.table import read_table, sample_schema
+    from xreal_synth.dataset.whole import VerifyProblem
 
     head, draw, keys = read_head(store), SystemRandom(), set[str]()
     shards = shards_in(store, RECORDS, head.name)

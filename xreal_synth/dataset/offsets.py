@@ -5,16 +5,21 @@ A sample's members lie side by side, so one range of bytes holds them with their
 
 from __future__ import annotations
 
+import os
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.names import SUFFIXES
 from xreal_synth.dataset.tar import content_sha256, raw_samples
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import UnreadableError, open_tar
+from xreal_synth.storage import Store, open_store
 
 Offsets = npt.NDArray[np.int64]
 
@@ -63,3 +68,41 @@ def sample_members(data: bytes, key: str, sha256: str, where: str) -> dict[str, 
             hint="run xreal-synth verify, then restore or make the shard again",
         )
     return members
+
+
+class SampleReader:
+    """Single samples of a dataset by tar and key.
+
+    Nothing is opened before the first, and no file stays open; each process opens the store for itself, so that it
+    may be pickled and forked.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._store: Store | None = None
+        self._opened_by = 0
+        self._rows: dict[str, dict[str, tuple[int, str]]] = {}
+        self._offsets: dict[str, Offsets] = {}
+
+    def add(self, tar: str, rows: Iterable[tuple[str, str]]) -> None:
+        """Makes a tar known: (key, sha256) of each of its samples, in order."""
+        self._rows[tar] = {key: (place, sha256) for place, (key, sha256) in enumerate(rows)}
+
+    def has(self, tar: str, key: str) -> bool:
+        """Whether the tar holds a sample of this key."""
+        return key in self._rows[tar]
+
+    def members(self, tar: str, key: str) -> dict[str, bytes]:
+        """Suffix -> content. Raises DatasetError where the bytes are not those that the sample's row names."""
+        place, sha256 = self._rows[tar][key]
+        if self._store is None or self._opened_by != os.getpid():
+            self._store, self._opened_by = open_store(self._uri), os.getpid()
+        offsets = self._offsets.get(tar)
+        if offsets is None:
+            with local_copy(self._store, tar) as path:
+                offsets = self._offsets[tar] = sample_offsets(path, tar, tuple(self._rows[tar]))
+        data = self._store.read_range(tar, *map(int, offsets[place : place + 2]))
+        return sample_members(data, key, sha256, tar)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None}

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask
-from xreal_synth.plan.image_labels import image_labels
-from xreal_synth.plan.labels import labels_for
+from xreal_synth.planning.image_labels import image_labels
+from xreal_synth.planning.labels import labels_for
 from xreal_synth.run.group_job import painted_by
 from xreal_synth.sampling.jobs import GroupImages
 from xreal_synth.types import (

@@ -13,8 +13,8 @@ from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
 from xreal_synth.images.files import ImageFiles, ImagePair, check_contrast, checked_pair, decode_image
 from xreal_synth.images.manifest import TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.plan.placement import place
-from xreal_synth.plan.prior import Prior
+from xreal_synth.planning.placement import place
+from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.storage import Store, sha256_bytes
@@ -38,10 +38,12 @@ class Case:
 
     @property
     def name(self) -> str:
+        """The real image's name in its folder."""
         return self.row.image
 
     @property
     def asked(self) -> frozenset[str]:
+        """Names of the findings that are asked for."""
         return frozenset(finding.name for finding in self.findings)
 
 
@@ -60,7 +62,7 @@ class CaseReader:
         return ImagePair(self._resized(pair.image), mask)
 
     def image(self, row: ImageRow) -> GreyImage:
-        """The image alone, whatever its mask; raises BadImage if it cannot be used."""
+        """The image alone, whatever its mask; raises BadImage if it cannot be used. uint8 [S, S]."""
         image = decode_image(self._files.read(row.shard, row.image))
         check_contrast(image)
         return self._resized(image)

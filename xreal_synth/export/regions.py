@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.anatomy.regions import region_mask
-from xreal_synth.plan.labels import labels_of
+from xreal_synth.planning.labels import labels_of
 from xreal_synth.types import ExistingFinding, Mask, PixelBox, PlacedFinding, SampleMeta
 
 

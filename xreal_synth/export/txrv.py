@@ -13,10 +13,9 @@ import pandas as pd
 import torchxrayvision as xrv
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.meta import parse_meta
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, META, PATHOLOGY
-from xreal_synth.dataset.offsets import Offsets, sample_members, sample_offsets
+from xreal_synth.dataset.offsets import SampleReader
 from xreal_synth.dataset.origin import subject_id
 from xreal_synth.dataset.png import decode_png
 from xreal_synth.dataset.source import open_source, shard_table
@@ -24,7 +23,7 @@ from xreal_synth.dataset.splits import SPLITS
 from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.regions import box_region, finding_region, kept_findings, positive_names
-from xreal_synth.storage import Store, open_store
+from xreal_synth.storage import open_store
 from xreal_synth.types import Split
 
 Transform = Callable[[npt.NDArray[np.float32]], Any]
@@ -85,16 +84,13 @@ class SyntheticDataset(xrv.datasets.Dataset):
         self.semantic_masks = semantic_masks
         self.change_maps = change_maps
         self.pathologies: list[str] = list(vocab.LABEL_SETS[label_set])
-        self._store = open_store(self.uri)
-        self._opened_by = os.getpid()
-        self._keys: dict[str, tuple[str, ...]] = {}
-        self._offsets: dict[str, Offsets] = {}
+        self._reader = SampleReader(self.uri)
         self.name, table = self._read_tables()
         self.labels: npt.NDArray[np.float32] = _labels(table, label_set)
         self.csv = table.drop(columns=list(LABEL_COLUMNS)).reset_index(drop=True)
 
     def _read_tables(self) -> tuple[str, pd.DataFrame]:
-        source = open_source(self._store)
+        source = open_source(open_store(self.uri))
         if self.semantic_masks and not source.head.follows_masks:
             raise DatasetError(
                 where=self.uri,
@@ -107,7 +103,8 @@ class SyntheticDataset(xrv.datasets.Dataset):
             table = shard_table(source, record)
             if table is None:
                 continue
-            self._keys[record.tar.path] = tuple(table.column("key").to_pylist())
+            rows = zip(*(table.column(name).to_pylist() for name in ("key", "sha256")), strict=True)
+            self._reader.add(record.tar.path, rows)
             frame = _frame(table, source.head.digest)
             frames.append(frame[~frame["key"].isin(source.excluded)])
         for skipped in source.skipped:
@@ -132,6 +129,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         return source.head.name, chosen
 
     def string(self) -> str:
+        """The line that TorchXRayVision's datasets are printed as."""
         return (
             f"{type(self).__name__} num_samples={len(self)} name={self.name} split={self.split} "
             f"label_set={self.label_set} data_aug={self.data_aug}"
@@ -147,7 +145,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
             raise IndexError(f"image {idx} of {len(self)}")
         idx %= len(self)
         row = self.csv.iloc[idx]
-        members = self._members(row["tar"], int(row["place"]), row["key"], row["sha256"])
+        members = self._reader.members(row["tar"], row["key"])
         where = f"{row['tar']}:{row['key']}"
         image = decode_png(members[IMAGE], f"{where}.{IMAGE}")
         item: dict[str, Any] = {
@@ -173,23 +171,6 @@ class SyntheticDataset(xrv.datasets.Dataset):
             if change is not None:
                 change = xrv.datasets.apply_transforms({"img": change}, transform, seed)["img"]
         return dict(item) if change is None else {**item, "change": change}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_store": None, "_opened_by": None}
-
-    def _members(self, tar: str, place: int, key: str, sha256: str) -> dict[str, bytes]:
-        """One image's files; each process opens the store for itself."""
-        store = self._own_store()
-        offsets = self._offsets.get(tar)
-        if offsets is None:
-            with local_copy(store, tar) as path:
-                offsets = self._offsets[tar] = sample_offsets(path, tar, self._keys[tar])
-        return sample_members(store.read_range(tar, *map(int, offsets[place : place + 2])), key, sha256, tar)
-
-    def _own_store(self) -> Store:
-        if self._store is None or self._opened_by != os.getpid():
-            self._store, self._opened_by = open_store(self.uri), os.getpid()
-        return self._store
 
     def _pathology_masks(self, members: dict[str, bytes], where: str) -> dict[int, npt.NDArray[np.float32]]:
         meta = parse_meta(members[META], f"{where}.{META}")
@@ -218,7 +199,6 @@ def _frame(table: Any, digest: str) -> pd.DataFrame:
     anatomies = zip(frame["anatomy_source"], frame["anatomy_id"], frame["group"], strict=True)
     frame["patientid"] = [subject_id(source, name, digest, group) for source, name, group in anatomies]
     frame["view"] = "UNKNOWN"
-    frame["place"] = np.arange(len(frame))
     return frame
 
 

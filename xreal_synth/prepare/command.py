@@ -11,11 +11,11 @@ from typing import Any, Final
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
-from xreal_synth.prepare.audit import Audit, audit
+from xreal_synth.prepare.audit import PreparedAudit, audit
 from xreal_synth.prepare.choose import Choice, choose
 from xreal_synth.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.images import Shape
-from xreal_synth.prepare.journal import PrepareJournal
+from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
 from xreal_synth.prepare.publish import (
     REFUSED,
     manifest_rows,
@@ -74,10 +74,11 @@ class Report:
     found: FoundImages
     outcome: Outcome
     account: dict[str, Any]
-    audit: Audit
+    audit: PreparedAudit
 
     @property
     def refused_share(self) -> float:
+        """Refused images over all that were tried, 0..1."""
         refused = len(self.found.refused)
         return refused / max(1, refused + len(self.rows))
 
@@ -128,6 +129,10 @@ def prepare(
         outcome = generate_images(place.images, out, chosen, found, making, segmenter, journal, on_images)
     finally:
         journal.close()
+    if journal.damaged:
+        found.notes.append(
+            f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again"
+        )
     found.notes += _linked(place)
     if near := near_patients({image.patient for image in found.images}):
         reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])

@@ -7,10 +7,13 @@ import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final
+
+from annotated_types import Ge
+from pydantic import StringConstraints, TypeAdapter
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.opening import parse_json
+from xreal_synth.opening import UnreadableError, parse_json, read_file
 from xreal_synth.storage import LocalStore
 
 JOURNAL: Final = "prepared.jsonl"
@@ -24,9 +27,11 @@ class Done:
     `content_of`. `view`, `age` and `sex` are the image's own (DICOM). `look` is its small picture, see `grey.look_of`.
     """
 
-    key: str
-    width: int
-    height: int
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+
+    key: Annotated[str, StringConstraints(pattern=r"^[^/\\\x00]+$")]
+    width: Annotated[int, Ge(1)]
+    height: Annotated[int, Ge(1)]
     sha256: str
     score: float | None = None
     view: str = ""
@@ -39,11 +44,14 @@ class Done:
 class PrepareJournal:
     """Images done in `folder`, read when opened and appended to; a last line that was cut off does not count.
 
-    Raises TrainingError if the folder holds images prepared with other settings, or anything else.
+    A line that is damaged does not count either: `damaged` counts them, and their images are made again. Raises
+    TrainingError if the folder holds images prepared with other settings, or with settings that cannot be read, or
+    anything else.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.done: dict[str, Done] = {}
+        self.damaged = 0
         self._folder, self._settings = folder, settings
         path = folder / JOURNAL
         if not path.exists():
@@ -52,19 +60,29 @@ class PrepareJournal:
             self._file = path.open("a", encoding="utf-8")
             self._write({"settings": settings})
             return
-        whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
-        lines = [parse_json(line) for line in whole.splitlines()]
+        try:
+            whole, _, torn = read_file(path).rpartition(b"\n")
+        except UnreadableError as error:
+            raise _unreadable(folder, str(error)) from error
+        lines = whole.split(b"\n") if whole else []
         if lines:
-            _check_same(folder, lines[0]["settings"], settings)
-        self.done = {line["key"]: Done(**line) for line in lines[1:]}
+            _check_same(folder, _settings_in(folder, lines[0]), settings)
+        for line in lines[1:]:
+            try:
+                done = TypeAdapter(Done).validate_json(line)
+            except ValueError:
+                self.damaged += 1
+            else:
+                self.done[done.key] = done
         self._file = path.open("r+" if torn else "a", encoding="utf-8")
         if torn:
-            self._file.truncate(len(whole.encode()) + bool(whole))
+            self._file.truncate(len(whole) + bool(whole))
             self._file.seek(0, os.SEEK_END)
         if not lines:
             self._write({"settings": settings})
 
     def add(self, done: Done) -> None:
+        """Notes a finished image, written through before it returns."""
         self._write(asdict(done))
         self.done[done.key] = done
 
@@ -75,6 +93,7 @@ class PrepareJournal:
         LocalStore(self._folder).replace(JOURNAL, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def close(self) -> None:
+        """Closes the file; what was added stays."""
         self._file.close()
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -89,6 +108,27 @@ def _check_empty(folder: Path) -> None:
             wanted="a new or empty folder, or one that prepare was stopped in",
             hint="give another --out",
         )
+
+
+def _settings_in(folder: Path, line: bytes) -> dict[str, Any]:
+    """The settings in a journal's first line."""
+    try:
+        first = parse_json(line)
+    except ValueError as error:
+        raise _unreadable(folder, f"its first line is damaged ({error})") from error
+    settings = first.get("settings") if isinstance(first, dict) else None
+    if not isinstance(settings, dict):
+        raise _unreadable(folder, "its first line does not hold the settings")
+    return settings
+
+
+def _unreadable(folder: Path, reason: str) -> TrainingError:
+    return TrainingError(
+        where=str(folder / JOURNAL),
+        found=f"what was prepared here cannot be read: {reason}",
+        wanted="the settings of these images in its first line, and then a line an image",
+        hint="give another --out, or empty the folder to prepare all images again",
+    )
 
 
 def _check_same(folder: Path, former: dict[str, Any], now: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ def contact_sheet(samples: Iterable[Sample], out: Path, *, columns: int = 6, tit
 
 
 def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> bytes:
-    """The same sheet as PNG bytes, for places that are not a folder."""
+    """The same sheet as PNG bytes, for places that are not a folder. Raises DatasetError where there is no image."""
     assert columns >= 1
     rows = _rows(_blocks(samples, columns), columns)
     if not rows:

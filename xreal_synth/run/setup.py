@@ -18,9 +18,9 @@ from xreal_synth.models.describe import (
     require_upscaler,
     verify_files,
 )
-from xreal_synth.plan.build import Geometry, Plan
-from xreal_synth.plan.prior import Prior
-from xreal_synth.plan.probe import probe
+from xreal_synth.planning.build import Geometry, Plan
+from xreal_synth.planning.prior import Prior
+from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
 from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
 from xreal_synth.recipe.load import LoadedRecipe
@@ -60,6 +60,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe as it was loaded."""
         return self.loaded.recipe
 
     def head(self, fingerprint: dict[str, str]) -> DatasetHead:

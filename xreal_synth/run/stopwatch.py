@@ -31,6 +31,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> dict[str, float]:
+        """Wall seconds by name so far, a copy."""
         return dict(self._spent)
 
     def lap(self) -> dict[str, float]:

@@ -24,7 +24,7 @@ from xreal_synth.anatomy.measure import lung_box
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import LEFT_LUNG, LUNGS, RIGHT_LUNG, takes_box
 from xreal_synth.images.manifest import ImageRow, read_manifest
-from xreal_synth.plan.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
+from xreal_synth.planning.prior import FORMAT_VERSION, PATH, Boxes, Lung, Prior, SidePrior
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.box_tables import TableBox, image_boxes, nih_boxes, rsna_boxes
 from xreal_synth.types import Mask, NormBox
@@ -47,6 +47,7 @@ class Frame:
     right: NormBox
 
     def side(self, lung: Lung) -> NormBox:
+        """The mean box of one lung, the patient's."""
         return self.left if lung == "left" else self.right
 
     def lung_of(self, box: NormBox) -> Lung:
@@ -62,7 +63,7 @@ class Frame:
 
 
 def frame_of(mask: Mask) -> Frame:
-    """The lung boxes of one image's mask."""
+    """The lung boxes of one image's mask. The mask is uint8 [H, W]."""
     return Frame(_norm_box(mask, LEFT_LUNG), _norm_box(mask, RIGHT_LUNG))
 
 
@@ -185,6 +186,7 @@ def _dump(stored: dict[str, object]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: fits the prior on the public box tables and writes its JSON."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.fit_prior", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and masks/")
     parser.add_argument("--out", type=Path, default=PATH, help="JSON to write (default: the package's)")

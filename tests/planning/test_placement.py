@@ -15,8 +15,8 @@ from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, LUNGS_OF, REGIONS, RIGHT_LUNG
 from xreal_synth.masks import bounding_box
-from xreal_synth.plan.placement import place
-from xreal_synth.plan.prior import Prior
+from xreal_synth.planning.placement import place
+from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.seeds import stream
 from xreal_synth.types import Mask, PixelBox, PlacedFinding, Side, Zone

@@ -17,12 +17,12 @@ from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import AnatomyError, PlacementError
 from xreal_synth.findings import HEART_FINDING
 from xreal_synth.images.folder import ImageFolder
-from xreal_synth.plan.apart import place_apart
-from xreal_synth.plan.chest import Chest
-from xreal_synth.plan.image_order import ImageOrder
-from xreal_synth.plan.own_boxes import Ground, edited, source_of
-from xreal_synth.plan.prior import Prior
-from xreal_synth.plan.sequences import Sequences
+from xreal_synth.planning.apart import place_apart
+from xreal_synth.planning.chest import Chest
+from xreal_synth.planning.image_order import ImageOrder
+from xreal_synth.planning.own_boxes import Ground, edited, source_of
+from xreal_synth.planning.prior import Prior
+from xreal_synth.planning.sequences import Sequences
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 from xreal_synth.types import (
@@ -82,6 +82,7 @@ class Plan:
 
     @property
     def shard_count(self) -> int:
+        """Shards of the dataset; the last may have fewer groups."""
         return -(-self.recipe.anatomies // self.recipe.output.shard_size)
 
     @cached_property

@@ -15,10 +15,10 @@ from xreal_synth.anatomy.regions import removed_region, snap_outward
 from xreal_synth.errors import PlacementError
 from xreal_synth.images.folder import RealImage
 from xreal_synth.images.manifest import ImageBox
-from xreal_synth.plan.chest import Chest
-from xreal_synth.plan.placement import TRIES
-from xreal_synth.plan.prior import Lung, Prior
-from xreal_synth.plan.sites import (
+from xreal_synth.planning.chest import Chest
+from xreal_synth.planning.placement import TRIES
+from xreal_synth.planning.prior import Lung, Prior
+from xreal_synth.planning.sites import (
     CODE_OF,
     OTHER,
     ZONES,
@@ -53,6 +53,7 @@ class Ground:
 
     @property
     def size(self) -> int:
+        """The image's side in pixels, as it is sampled."""
         return int(self.chest.anatomy.shape[0])
 
 

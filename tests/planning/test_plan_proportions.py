@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.plan.proportions import RowSequence, row_sequence
+from xreal_synth.planning.proportions import RowSequence, row_sequence
 
 _weights = st.lists(
     st.integers(1, 20) | st.floats(0.01, 10.0) | st.sampled_from([5e-324, 1e-300, 1e-9, 1e9, 1e300, 1 / 3]),

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.anatomy.sources import AnatomySource
 from xreal_synth.errors import PlacementError, RecipeError
-from xreal_synth.plan.build import Geometry, Plan
-from xreal_synth.plan.prior import Prior
-from xreal_synth.plan.probe import probe
-from xreal_synth.plan.sequences import Sequences
+from xreal_synth.planning.build import Geometry, Plan
+from xreal_synth.planning.prior import Prior
+from xreal_synth.planning.probe import probe
+from xreal_synth.planning.sequences import Sequences
 from xreal_synth.recipe.load import recipe_from_text
 
 TEXT = """\

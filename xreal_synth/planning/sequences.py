@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from xreal_synth.plan.proportions import RowSequence
+from xreal_synth.planning.proportions import RowSequence
 from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from xreal_synth.findings import FINDINGS, LABEL_SETS, NO_FINDING
-from xreal_synth.plan.labels import implied
+from xreal_synth.planning.labels import implied
 from xreal_synth.types import LabelValue, PlacedFinding, SourceImage
 
 

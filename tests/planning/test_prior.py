@@ -12,7 +12,7 @@ from PIL import Image
 from tests.doubles.schematic import schematic_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS
-from xreal_synth.plan.prior import PATH, Lung, Prior
+from xreal_synth.planning.prior import PATH, Lung, Prior
 from xreal_synth.training import fit_prior
 
 WITH_BOXES = {

@@ -14,9 +14,9 @@ import numpy as np
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, REGIONS
-from xreal_synth.plan.chest import Chest
-from xreal_synth.plan.placement import place, place_unseen
-from xreal_synth.plan.prior import Prior
+from xreal_synth.planning.chest import Chest
+from xreal_synth.planning.placement import place, place_unseen
+from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.recipe.schema import Placement
 from xreal_synth.types import PlacedFinding

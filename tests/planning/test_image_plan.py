@@ -11,9 +11,9 @@ import pytest
 from xreal_synth.errors import PlacementError, RecipeError
 from xreal_synth.findings import LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.images.folder import FolderSettings, ImageFolder
-from xreal_synth.plan.build import Geometry, Plan
-from xreal_synth.plan.prior import Prior
-from xreal_synth.plan.probe import probe
+from xreal_synth.planning.build import Geometry, Plan
+from xreal_synth.planning.prior import Prior
+from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.load import recipe_from_text
 from xreal_synth.types import MemberSpec, SampleSpec
 

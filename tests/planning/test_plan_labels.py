@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xreal_synth.findings import CHEXPERT14, FINDINGS, TXRV18
-from xreal_synth.plan.labels import labels_for, labels_of
+from xreal_synth.planning.labels import labels_for, labels_of
 from xreal_synth.types import LabelValue, PlacedFinding
 
 

@@ -17,8 +17,8 @@ from xreal_synth.anatomy.regions import snap_outward
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, LUNGS, ORGANS, REGIONS
 from xreal_synth.masks import bounding_box
-from xreal_synth.plan.prior import Lung, Prior
-from xreal_synth.plan.sites import (
+from xreal_synth.planning.prior import Lung, Prior
+from xreal_synth.planning.sites import (
     CODE_OF,
     OTHER,
     ZONES,

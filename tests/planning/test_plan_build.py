@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import PlacementError, RecipeError
 from xreal_synth.models.describe import describe
-from xreal_synth.plan.build import Geometry, Plan
-from xreal_synth.plan.labels import labels_for
-from xreal_synth.plan.prior import Prior
-from xreal_synth.plan.probe import probe
+from xreal_synth.planning.build import Geometry, Plan
+from xreal_synth.planning.labels import labels_for
+from xreal_synth.planning.prior import Prior
+from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.load import recipe_from_text
 from xreal_synth.types import SampleSpec
 

@@ -10,10 +10,10 @@ from typing import Final
 from xreal_synth.anatomy.augment import NORMAL_HEART
 from xreal_synth.errors import AnatomyError, PlacementError, Problem, RecipeError
 from xreal_synth.findings import LABEL_SETS
-from xreal_synth.plan.build import Plan
-from xreal_synth.plan.chest import Chest
-from xreal_synth.plan.image_labels import image_labels
-from xreal_synth.plan.labels import labels_of
+from xreal_synth.planning.build import Plan
+from xreal_synth.planning.chest import Chest
+from xreal_synth.planning.image_labels import image_labels
+from xreal_synth.planning.labels import labels_of
 from xreal_synth.types import LabelValue, PlacedFinding
 
 PROBE_GROUPS: Final = 4096
