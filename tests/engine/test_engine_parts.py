@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from xreal_synth.dataset.tar import read_tar
-from xreal_synth.engine.expect import images_per_group
+from xreal_synth.engine.account import images_per_group
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import Advanced, Meter, ShardDone
 from xreal_synth.engine.worker import make_group, replay, run_shard

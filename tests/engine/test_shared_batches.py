@@ -12,7 +12,9 @@ import pytest
 from tests.doubles.fake_backend import FakeImages
 from tests.speed.rows import count_rows
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.worker import RenderedShard, Worker, environment, publish_shard, run_shard
+from xreal_synth.engine.publish import publish_shard
+from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.engine.worker import Worker, environment, run_shard
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import Run, claim
 from xreal_synth.sampling.jobs import GroupImages, GroupJob

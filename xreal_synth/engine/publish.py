@@ -5,14 +5,22 @@ Publishing is idempotent: a second actor that made the same shard finds equal by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.names import quarantine_key, record_key, rejects_key, table_key, tar_key
-from xreal_synth.dataset.record import parse_record, read_record, record_bytes, stamp
+from xreal_synth.dataset.record import build_record, parse_record, read_record, record_bytes, stamp
+from xreal_synth.dataset.table import build_rejects, build_table
+from xreal_synth.dataset.tar import TableRow
+from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store, sha256_of, with_retries
-from xreal_synth.types import FileStamp, ShardRecord
+from xreal_synth.types import FileStamp, Rejected, ShardPlan, ShardRecord
+
+if TYPE_CHECKING:
+    from xreal_synth.run.setup import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,47 @@ class ShardFiles:
         """Size and sha256 of tar, table and rejects under their final names."""
         rejects = None if self.rejects is None else stamp(rejects_key(self.stem), self.rejects)
         return stamp(tar_key(self.stem), self.tar), stamp(table_key(self.stem), self.table), rejects
+
+
+def publish_shard(
+    run: Run, rendered: RenderedShard, store: Store, *, actor: str, attempt: int, replacing: bool
+) -> ShardRecord:
+    """Ends a rendered shard's tar, publishes it and removes its temporary folder, while another may be rendered.
+
+    Raises StorageError, DatasetError, and what the encoder raised.
+    """
+    with rendered.folder:
+        return publish_rows(
+            run, rendered.shard, rendered.encoder.close(), rendered.rejected, rendered.tar, store,
+            environment=rendered.environment, timings=rendered.timings,
+            actor=actor, attempt=attempt, replacing=replacing,
+        )  # fmt: skip
+
+
+def publish_rows(
+    run: Run,
+    shard: ShardPlan,
+    rows: list[TableRow],
+    rejected: Sequence[Rejected],
+    tar: Path,
+    store: Store,
+    *,
+    environment: dict[str, str],
+    timings: dict[str, float],
+    actor: str,
+    attempt: int,
+    replacing: bool,
+) -> ShardRecord:
+    """Table, rejects and record of a tar that lies in a file, published in order."""
+    rejects = build_rejects(shard, rejected) if rejected else None
+    files = ShardFiles(shard.stem, tar, build_table(shard, rows), rejects)
+    tar_stamp, table_stamp, rejects_stamp = files.stamps
+    record = build_record(
+        shard, rows, rejected, tar=tar_stamp, table=table_stamp, rejects=rejects_stamp, digest=run.digest,
+        fingerprint=environment, timings={name: round(value, 3) for name, value in timings.items()},
+        actor=actor, attempt=attempt, gated=bool(run.quality.checks),
+    )  # fmt: skip
+    return publish(store, files, record, replacing=replacing)
 
 
 def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: bool) -> ShardRecord:

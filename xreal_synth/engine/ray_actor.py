@@ -17,9 +17,11 @@ from xreal_synth.dataset.record import read_record
 from xreal_synth.engine.backend import BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
+from xreal_synth.engine.publish import publish_shard
 from xreal_synth.engine.ray_metrics import actor_metrics
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
-from xreal_synth.engine.worker import RenderedShard, Worker, environment, publish_shard
+from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.engine.worker import Worker, environment
 from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.run.resources import ActorShape
