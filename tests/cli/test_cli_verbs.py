@@ -42,11 +42,11 @@ def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:
     script = (
         "import re, sys, time\n"
         "from pathlib import Path\n"
-        "from xreal_synth.cli.options import open_recipe\n"
+        "from xreal_synth.from_recipe import open_recipe\n"
         "from xreal_synth.planning.probe import probe\n"
         "import xreal_synth.engine.estimate, scipy.ndimage\n"
         "began = time.process_time()\n"
-        f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), ['anatomies=1000000000'], None)\n"
+        f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), overrides=['anatomies=1000000000'])\n"
         "report = probe(run.plan)\n"
         "run.plan.sample(999_999_999, 0)\n"
         "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())\n"
