@@ -58,7 +58,7 @@ class Pipeline:
         }
         self._backends: dict[tuple[object, ...], TorchBackend] = {}
         with _own_settings():
-            self._backend(self._run([], 0, 1, {}, {}))
+            self.device = self._backend(self._run([], 0, 1, {}, {})).device
 
     @classmethod
     def from_pretrained(

@@ -26,7 +26,10 @@ console = _Terminal(highlight=False, soft_wrap=False, markup=False, emoji=False)
 notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 RecipeArgument = Annotated[
-    Path, typer.Argument(help="The recipe, a YAML file.", show_default=False, metavar="RECIPE")
+    Path,
+    typer.Argument(
+        help="The recipe: a YAML file, or a name from `recipe list`.", show_default=False, metavar="RECIPE"
+    ),
 ]
 OutputOption = Annotated[
     str | None,
