@@ -1,4 +1,4 @@
-# make quickstart   virtual environment, install, 32+ images from the shipped bundle
+# make quickstart   virtual environment, install, 36 images from the shipped bundle
 # make test         the same environment with the test tools; lint, types, import rules, tests
 # make audit        known weaknesses of the packages that are installed
 # make constraints  constraints.txt: the versions that are installed

@@ -1,9 +1,8 @@
-"""The README's training commands run as written on a dozen images, with tiny networks of two steps each."""
+"""The training guide's commands run as written on a dozen images, with tiny networks of two steps each."""
 
 from __future__ import annotations
 
 import csv
-import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.documents import ROOT, blocks, guide
 from tests.doubles.schematic import schematic_mask
 from xreal_synth.cli.main import app
 from xreal_synth.dataset.verify import verify
@@ -25,7 +25,6 @@ from xreal_synth.storage import LocalStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parents[1]
 SIDE = 64
 FINDINGS = ["Pneumonia", "Infiltration", "Atelectasis", "Effusion", "Edema", "No Finding"]
 EVERY = [
@@ -40,7 +39,7 @@ TINY = {
     "segmenter": ["model.inner_size=32", "model.channels=[8, 8]"],
     "classifier": ["model.inner_size=32", "model.blocks=[1]"],
 }
-"""README's networks, smaller: `--set` these."""
+"""The guide's networks, smaller: `--set` these."""
 
 
 def write_images(folder: Path, images: int = 12) -> None:
@@ -67,9 +66,8 @@ def write_images(folder: Path, images: int = 12) -> None:
 
 
 def commands(mark: str) -> Iterator[list[str]]:
-    """The arguments of each xreal-synth command in README's one sh block that holds `mark`."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    (block,) = (block for block in blocks if mark in block)
+    """The arguments of each xreal-synth command in the guide's one sh block that holds `mark`."""
+    (block,) = (block for block in blocks(guide("training"), "sh") if mark in block)
     for line in block.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         assert words[0] == "xreal-synth", line
@@ -77,7 +75,7 @@ def commands(mark: str) -> Iterator[list[str]]:
 
 
 def run(words: list[str]) -> None:
-    """One command as README gives it, made small by further --set."""
+    """One command as the guide gives it, made small by further --set."""
     more: list[str] = []
     if words[0] == "train":
         more = [*EVERY, *TINY[words[1]]]

@@ -34,6 +34,7 @@ class XrealError(Exception):
         super().__init__(self.message())
 
     def message(self) -> str:
+        """The text that a user sees: where and what was found, then what was wanted, then the hint, a line each."""
         head = f"{self.where}: {self.found}" if self.where else self.found
         lines = [head]
         if self.wanted:
@@ -82,6 +83,7 @@ class RecipeError(XrealError):
         super().__init__(found=f"{source}: {count}")
 
     def message(self) -> str:
+        """Every problem of the recipe, indented below a line that counts them."""
         return "\n".join([self.found, *(f"  {problem}".replace("\n", "\n  ") for problem in self.problems)])
 
 

@@ -32,5 +32,5 @@ def stream(seed: int, index: int, attempt: int, purpose: Purpose, *extra: int | 
 def normal(
     shape: tuple[int, ...], seed: int, index: int, attempt: int, purpose: Purpose, *extra: int | str
 ) -> npt.NDArray[np.float32]:
-    """Standard normal float32 noise of `shape` for this key."""
+    """Standard normal float32 noise of `shape` for this key. `[*shape]`, the same bits on any machine."""
     return stream(seed, index, attempt, purpose, *extra).standard_normal(shape, dtype=np.float32)

@@ -47,14 +47,18 @@ class Store(Protocol):
     """A folder of files named by relative posix keys."""
 
     @property
-    def uri(self) -> str: ...
+    def uri(self) -> str:
+        """The place as a user writes it: a path, or a URI without credentials."""
+        ...
 
     @property
     def local_path(self) -> Path | None:
         """The folder, if the store is on this machine's file system."""
         ...
 
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Whether a file is there; a folder is none."""
+        ...
 
     def size(self, key: str) -> int | None:
         """Bytes of the file, None if it is not there."""
@@ -76,7 +80,9 @@ class Store(Protocol):
         """Publishes the file whole; False (and nothing written) if the key already exists."""
         ...
 
-    def replace(self, key: str, data: bytes | Path) -> None: ...
+    def replace(self, key: str, data: bytes | Path) -> None:
+        """Publishes the file whole, in the place of an older one if there is one; raises StorageError."""
+        ...
 
     def delete(self, key: str) -> None:
         """Deletes the file; nothing happens if it is not there."""
@@ -108,15 +114,18 @@ def checked_key(key: str) -> str:
 
 
 def sha256_bytes(data: bytes) -> str:
+    """Hex digest of bytes in memory."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
+    """Hex digest of a file that is our own, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(store: Store, key: str) -> str:
+    """Hex digest of a stored file, read piece by piece; raises StorageError."""
     digest = hashlib.sha256()
     for chunk in store.chunks(key):
         digest.update(chunk)
@@ -160,6 +169,7 @@ class LocalStore:
             return None
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        """The file, if it lies in the folder or where its links may lead; raises StorageError."""
         with self._reading(key) as path:
             return read_file(path, limit, self._roots, self.mirrored)
 
@@ -174,7 +184,7 @@ class LocalStore:
             yield from chunks if limit is None else capped(chunks, limit)
 
     def open(self, key: str) -> IO[bytes]:
-        """The file, to be read in place."""
+        """The file, to be read in place. Raises StorageError."""
         try:
             return open_file(self._path(key), self._roots, self.mirrored)
         except UnreadableError as error:
@@ -187,6 +197,10 @@ class LocalStore:
             return os.fdopen(os.open(name, flags, 0o666, dir_fd=folder), "ab", buffering=0)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        """Writes a temporary file and links it under its name, which fails where the name is taken.
+
+        On a disk without hard links the folder is looked at first, and the file renamed.
+        """
         with self._folder(key, make=True) as (folder, name), _temporary(folder, data) as temporary:
             try:
                 os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
@@ -202,6 +216,7 @@ class LocalStore:
         return True
 
     def replace(self, key: str, data: bytes | Path) -> None:
+        """Writes a temporary file, renames it over the old one, and has the disk keep the change."""
         with self._folder(key, make=True) as (folder, name), _temporary(folder, data) as temporary:
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
@@ -214,6 +229,7 @@ class LocalStore:
             return
 
     def list(self, prefix: str) -> list[str]:
+        """Sorted keys of the files in one folder; StorageError where the folder is a link that leads elsewhere."""
         folder = self._path(prefix) if prefix else self._root
         if not folder.is_dir():
             return []
@@ -228,6 +244,7 @@ class LocalStore:
         return sorted(f"{base}{name}" for name in names if not name.startswith(TEMPORARY_PREFIX))
 
     def times(self, prefix: str) -> dict[str, float]:
+        """Each file's time of change by this machine's disk; files that vanish meanwhile are left out."""
         found = {}
         for key in self.list(prefix):
             try:
@@ -237,10 +254,12 @@ class LocalStore:
         return found
 
     def sizes(self, prefix: str) -> dict[str, int]:
+        """Each file's bytes; files that vanish meanwhile are left out."""
         reported = ((key, self.size(key)) for key in self.list(prefix))
         return {key: size for key, size in reported if size is not None}
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
+        """Removes temporary files that killed writers left, in all folders; returns how many."""
         limit, swept = time.time() - older_than_s, 0
         for path in self._root.rglob(f"{TEMPORARY_PREFIX}*"):
             try:
@@ -367,6 +386,7 @@ class RemoteStore:
         return self.size(key) is not None
 
     def size(self, key: str) -> int | None:
+        """Bytes of the object by one request, None if it is not there."""
         path = self._path(key)
         with self._driver(key):
             try:
@@ -376,6 +396,7 @@ class RemoteStore:
         return int(entry["size"] or 0) if entry["type"] == "file" else None
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        """The object, in one request that asks for no more than the limit where the service can do that."""
         if scheme_of(self._uri) not in (*_S3, "memory"):
             return b"".join(self.chunks(key, limit))
         path = self._path(key)
@@ -401,6 +422,10 @@ class RemoteStore:
             yield from chunks if limit is None else capped(chunks, limit)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        """Asks the service to write only where nothing is (`If-None-Match: *`).
+
+        Where the service knows no such request it is looked first, and two writers may both write.
+        """
         if self.exists(key):
             return False
         with self._driver(key):
@@ -418,6 +443,7 @@ class RemoteStore:
         return True
 
     def replace(self, key: str, data: bytes | Path) -> None:
+        """Uploads the object; readers see the old one until it is complete."""
         with self._driver(key):
             self._put(key, data)
 
@@ -441,9 +467,11 @@ class RemoteStore:
         return sorted(self._entries(prefix))
 
     def times(self, prefix: str) -> dict[str, float]:
+        """Each object's time of writing by the service's clock, from one listing."""
         return {key: _written(entry) for key, entry in sorted(self._entries(prefix).items())}
 
     def sizes(self, prefix: str) -> dict[str, int]:
+        """Each object's bytes, from one listing."""
         return {key: int(entry["size"] or 0) for key, entry in sorted(self._entries(prefix).items())}
 
     def _entries(self, prefix: str) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,7 @@ class Role(StrEnum):
 
     @classmethod
     def of(cls, member: str) -> Role:
+        """The role of the member named `h`, `v0`, `s0`; ValueError for another letter."""
         return cls(member[0])
 
 
@@ -169,10 +170,12 @@ class SamplingSettings:
 
     @property
     def hold_steps(self) -> int:
+        """s, the first steps that are held to the anatomy: floor(hold * steps + 0.5), 0 without a hold."""
         return int((self.hold or 0.0) * self.steps + 0.5)
 
     @property
     def branch_step(self) -> int:
+        """k, the steps of stage A that an edit starts from: floor(branch * steps)."""
         return int(self.branch * self.steps)
 
 
@@ -259,6 +262,7 @@ class ShardPlan:
 
     @property
     def stem(self) -> str:
+        """The shard's files without their endings: `NAME-000000`."""
         return f"{self.name}-{self.shard:06d}"
 
 
@@ -357,6 +361,7 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
+        """Whether the image may be delivered; one that is only flagged may."""
         return not self.refused
 
 

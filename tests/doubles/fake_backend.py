@@ -10,9 +10,8 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from xreal_synth.engine.backend import Backend, OnBatch
 from xreal_synth.errors import BundleError
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
-from xreal_synth.sampling.jobs import GroupImages, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer
 from xreal_synth.seeds import normal
 from xreal_synth.types import GreyImage, Role
 
@@ -95,14 +94,10 @@ class FakeBackend:
         self.gate = Gate(run.quality)
         self.micro_batch = micro_batch
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
-        source = iter(jobs)
-        while taken := list(islice(source, self.micro_batch)):
-            batch = [self._group(job) for job in taken]
-            on_batch(sum(len(group.images) for group in batch))
-            yield from batch
+    def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
+        return FakeRenderer(self, on_batch)
 
-    def _group(self, job: GroupJob) -> GroupImages:
+    def group(self, job: GroupJob) -> GroupImages:
         self._fault(job.index)
         time.sleep(self._settings.sleep_s)
         images = {Role.healthy.member(): fake(job)}
@@ -130,6 +125,22 @@ class FakeBackend:
             time.sleep(1e6)
         if index in settings.die and settings.due(f"die-{index}"):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeRenderer:
+    """Every group is finished as soon as it is begun."""
+
+    backend: FakeBackend
+    on_batch: OnBatch
+
+    def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
+        batch = [self.backend.group(job) for job in jobs]
+        self.on_batch(sum(len(group.images) for group in batch))
+        return batch
+
+    def finish(self) -> list[GroupImages]:
+        return []
 
 
 def wait_for_go(folder: Path, name: str) -> None:

@@ -31,6 +31,7 @@ sampling: {steps: 5}
 quality: {profile: none}
 split: {val: 0.3}
 output: {uri: unset, shard_samples: 2}
+compute: {micro_batch: 2}
 """
 
 OpenRun = Callable[..., Run]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -228,27 +229,24 @@ def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, ope
     assert json.loads(done.stdout) == []
 
 
-def test_a_shard_is_one_stream_so_that_micro_batches_are_full(open_fault_run, fake, tmp_path):
-    run = open_fault_run(output__shard_samples=12, compute__micro_batch=2)
-    backend, sizes, streams = fake(run), [], []
+def test_micro_batches_are_full_but_for_a_shard_s_last(open_fault_run, fake, tmp_path):
+    run = open_fault_run(output__shard_samples=12, compute__micro_batch=5)
+    backend, batches = fake(run), []
 
     class Watched:
-        device, precision, micro_batch, gate = "fake", "none", 2, backend.gate
+        device, precision, micro_batch, gate = "fake", "none", 5, backend.gate
 
-        def render(self, jobs, on_batch):
-            streams.append(len(sizes))
+        def renderer(self, on_batch):
+            inner = backend.renderer(on_batch)
 
-            def counted():
-                for job in jobs:
-                    sizes.append(job.index)
-                    yield job
+            def begin(jobs):
+                batches.append([job.index for job in jobs])
+                return inner.begin(jobs)
 
-            yield from backend.render(counted(), on_batch)
+            return SimpleNamespace(begin=begin, finish=inner.finish)
 
-    assert backend.micro_batch == 2
     run_shard(run, Watched(), run.plan.shard(0), LocalStore(tmp_path))
-    assert streams == [0]
-    assert sizes == list(range(12))
+    assert batches == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
 
 
 def test_a_package_is_absent_for_a_while_alone():

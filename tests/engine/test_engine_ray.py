@@ -70,7 +70,8 @@ def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
     summary, events = go(tmp_path, run, FakeImages(poison=frozenset({3}), mistake=frozenset({6})))
     assert summary.exit_code == 3
     assert summary.quarantined == (1, 3)
-    assert [event.shard for event in of(ShardRetried, events)] == [1, 1]
+    own = [event.shard for event in of(ShardRetried, events) if event.failures]
+    assert own == [1, 1], "shards that were together with one that fails are made again, and it alone"
     assert {event.shard for event in of(ShardQuarantined, events)} == {1, 3}
     kept = (tmp_path / "quarantine" / "fault-000001.json").read_text()
     assert "group 3 is poison" in kept

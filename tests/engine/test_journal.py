@@ -23,7 +23,9 @@ from xreal_synth.engine.progress import (
     ActorUp,
     Advanced,
     Event,
+    Events,
     MicroBatchFound,
+    RunEnded,
     RunSummary,
     ShardAdopted,
     ShardDone,
@@ -86,9 +88,9 @@ def test_a_run_is_reported_from_first_to_last_line(tmp_path, open_fault_run, fak
         ]
         for event in events[1:]:
             log.on_event(event)
-        account = Account(run, store, Totals(), heard.append)
-        log.ended(account.summary(None, Ending({}, {1: "not begun"}, stopped=True)))
-    assert heard == events
+        account = Account(run, store, Totals(), lambda event: None)
+        log.on_event(RunEnded(account.summary(None, Ending({}, {1: "not begun"}, stopped=True))))
+    assert heard == [], "nothing went wrong"
     first, *middle, last = lines(store)
     (path,) = (tmp_path / "logs").iterdir()
     assert re.fullmatch(r"\d{8}T\d{9}Z-.+-\d+\.jsonl", path.name)
@@ -114,15 +116,15 @@ def test_a_run_that_cannot_start_or_has_nothing_to_do_leaves_no_log(tmp_path, cl
             Journal(claimed, {}, lambda event: None), Warned("before"), StorageError(found="nothing starts")
         )
     with Journal(claimed, {}, lambda event: None) as log:
-        log.ended(ended(claimed))
+        log.on_event(RunEnded(ended(claimed)))
     assert run_logs(claimed) == []
     with Journal(LocalStore(tmp_path / "unclaimed"), {}, lambda event: None) as log:
         log.on_event(Warned("before"))
-        log.ended(ended(claimed))
+        log.on_event(RunEnded(ended(claimed)))
     assert not (tmp_path / "unclaimed").exists()
     with Journal(claimed, {}, lambda event: None) as log:
         log.on_event(ShardAdopted(1))
-        log.ended(ended(claimed))
+        log.on_event(RunEnded(ended(claimed)))
     assert [line["event"] for line in lines(claimed)] == ["run_opened", "shard_adopted", "run_ended"]
 
 
@@ -143,7 +145,7 @@ def test_progress_is_reported_once_a_minute_and_a_log_has_an_end(claimed, monkey
         log.on_event(ActorLost("a0", 1, "x" * 9000))
         for shard in range(20):
             log.on_event(ShardRetried(shard, 1, "y" * 100))
-        log.ended(ended(claimed))
+        log.on_event(RunEnded(ended(claimed)))
     reported = lines(claimed)
     assert [line["event"] for line in reported].count("advanced") == 2
     assert [line["event"] for line in reported].count("actor_lost") == 0, (
@@ -178,11 +180,24 @@ def test_a_disk_that_fails_is_reported_once_and_lines_stay_whole(claimed):
         log.on_event(DONE)
         (claimed.local_path / "logs").unlink()
         log.on_event(DONE)
-        log.ended(ended(claimed))
-    assert [type(event) for event in heard] == [ActorUp, Warned, ShardDone, ShardDone]
-    assert "log cannot be written" in heard[1].message
+        log.on_event(RunEnded(ended(claimed)))
+    (warned,) = heard
+    assert "log cannot be written" in warned.message
     assert [line["event"] for line in lines(claimed)] == ["shard_done", "run_ended"]
     assert lines(claimed)[-1]["unwritten"] == 3
+
+
+def test_what_a_listener_says_comes_to_all_itself_too(claimed):
+    (claimed.local_path / "logs").write_text("a file where a folder must be")
+    heard: list[Event] = []
+    events = Events(heard.append)
+    with Journal(claimed, {}, events) as log:
+        events.listen(log.on_event)
+        events(UP)
+        (claimed.local_path / "logs").unlink()
+        events(RunEnded(ended(claimed)))
+    assert [type(event) for event in heard] == [ActorUp, Warned, RunEnded]
+    assert lines(claimed)[-1]["events"] == {"actor_up": 1, "warned": 1}
 
 
 def test_a_line_that_a_full_disk_cuts_off_stays_alone(claimed):
@@ -198,8 +213,8 @@ def test_a_line_that_a_full_disk_cuts_off_stays_alone(claimed):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         log.on_event(DONE)
-        log.ended(ended(claimed))
-    assert [type(event) for event in heard] == [ActorUp, ShardDone, Warned, ShardDone, ShardDone]
+        log.on_event(RunEnded(ended(claimed)))
+    assert [type(event) for event in heard] == [Warned]
     (found,) = run_logs(claimed)
     reported = last_lines(claimed, found, 99)
     assert [line["event"] for line in reported] == ["run_opened", "actor_up", "shard_done", "run_ended"]
@@ -223,7 +238,7 @@ def test_object_storage_gets_parts_of_bounded_size_seldom(tmp_path, monkeypatch)
         for _ in range(1500):
             log.on_event(DONE)
             clock.now += 0.1
-        log.ended(ended(store))
+        log.on_event(RunEnded(ended(store)))
     (found,) = run_logs(store)
     assert [key.rsplit(".", 2)[1] for key in found.keys] == ["0000", "0001"]
     assert len(writes) <= 150 / 30 + 2
@@ -254,8 +269,8 @@ def test_object_storage_that_fails_holds_up_nothing_for_ever(tmp_path, monkeypat
     assert len(tries) == 1
     clock.now += 31
     log.on_event(Advanced(1, 12, 0.5, None, 3))
-    log.ended(ended(store))
-    assert [event for event in heard if isinstance(event, Warned)] == [heard[1]]
+    log.on_event(RunEnded(ended(store)))
+    assert [type(event) for event in heard] == [Warned]
     reported = lines(store)
     assert len(reported) == 500 + 1
     assert reported[-1]["unwritten"] == 100 + 1, "the opening, the actor and 498 shards were kept"
@@ -283,7 +298,7 @@ def test_every_event_reads_as_it_was_said(claimed):
     ) as log:
         for event in (UP, DONE, ActorLost("a0", 3, "gone"), MicroBatchFound(4, ((4, 1.0, 0.25),))):
             log.on_event(event)
-        log.ended(ended(claimed, "all well"))
+        log.on_event(RunEnded(ended(claimed, "all well")))
     said = [line_of_logged(line)[21:] for line in lines(claimed)]
     assert said == [
         "run of xreal-synth 1 with Ray 2 on h, digest dddddddddddd",
@@ -306,7 +321,7 @@ def test_the_schema_is_documented_as_it_is(claimed):
     assert named >= {field.name for kind in EVENTS.values() for field in dataclasses.fields(kind)}
     with Journal(claimed, {}, lambda event: None) as log:
         log.on_event(UP)
-        log.ended(ended(claimed))
+        log.on_event(RunEnded(ended(claimed)))
     assert named >= {line["event"] for line in lines(claimed)}
 
 

@@ -42,8 +42,8 @@ class Reported:
 
 
 def test_a_run_is_reported_by_its_events():
-    reported, heard = Reported(), []
-    meters = RunMeters("d", lambda dataset: reported, heard.append)
+    reported = Reported()
+    meters = RunMeters("d", lambda dataset: reported)
     meters.on_event(ActorLost("a9", None, "before Ray is up"))
     assert not reported.values
     events = [
@@ -58,7 +58,6 @@ def test_a_run_is_reported_by_its_events():
     ]
     for event in events:
         meters.on_event(event)
-    assert heard[1:] == events
     assert reported.seen == {"boot_seconds": [12.5], "shard_seconds": [2.5]}
     counted = {key: value for key, value in reported.values.items() if value >= 1}
     assert counted == pytest.approx({
@@ -77,7 +76,7 @@ def test_a_run_is_reported_by_its_events():
 
 def test_counters_begin_before_anything_happens():
     reported = Reported()
-    RunMeters("d", lambda dataset: reported, lambda event: None).on_event(STARTED)
+    RunMeters("d", lambda dataset: reported).on_event(STARTED)
     begun = {key[0] for key, value in reported.values.items() if value == NOTHING}
     assert begun == {metric.name for metric in RUN if metric.kind == "counter" and not metric.tags}
     assert (NOTHING + 1e6) - NOTHING == 1e6
@@ -90,7 +89,7 @@ def test_an_actor_tells_where_its_time_goes():
     meters.images(4.0)
     meters.images(0.0)
     now[0] = 112.0
-    meters.rendered({"make_s": 10.0, "model_s": 6.0, "gate_s": 1.0, "wait_s": 0.5})
+    meters.worked({"other_s": 2.5, "model_s": 6.0, "gate_s": 1.0, "wait_s": 0.5})
     with meters.publishing():
         now[0] = 113.5
     assert reported.values["actor_images",] == pytest.approx(4.0)
@@ -105,7 +104,7 @@ def test_what_a_backend_does_not_tell_is_absent():
     reported = Reported()
     meters = ActorMeters(reported, lambda: now[0])
     now[0] = 3.0
-    meters.rendered({"make_s": 2.0})
+    meters.worked({"other_s": 2.0})
     assert reported.values.keys() == {
         ("actor_images",),
         ("actor_seconds", "other"),

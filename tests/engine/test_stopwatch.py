@@ -18,19 +18,6 @@ from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
 from xreal_synth.storage import LocalStore
 
 
-def slow(items, seconds):
-    for item in items:
-        time.sleep(seconds)
-        yield item
-
-
-def test_only_the_coming_of_an_item_counts():
-    watch = Stopwatch()
-    for _ in watch.each(MODEL, slow(range(3), 0.02)):
-        time.sleep(0.05)
-    assert 0.06 <= watch.seconds[MODEL] < 0.13
-
-
 def test_seconds_count_under_the_innermost_name_once():
     watch = Stopwatch()
     began = time.monotonic()

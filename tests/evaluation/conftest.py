@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     with (folder / "manifest.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["image", "mask", "labels", "patient_id", "split"])
+        table.writerow(["image", "mask", "labels", "patient_id", "split", "boxes_xywh_norm"])
         for number in range(len(LABELS) + TRAINING):
             mask = schematic_mask(320, rng)
             image = np.where(np.isin(mask, (1, 2)), 60, 190) + rng.normal(0, 4, mask.shape)
@@ -48,7 +49,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(mask).save(folder / f"mask{number}.png")
             split = "val" if number < len(LABELS) else "train"
             labels = LABELS[number % len(LABELS)]
-            table.writerow([f"image{number}.png", f"mask{number}.png", labels, str(number // 2), split])
+            boxes = '[["Pneumonia", 0.2, 0.3, 0.2, 0.25]]' if "Pneumonia" in labels else ""
+            table.writerow(
+                [f"image{number}.png", f"mask{number}.png", labels, str(number // 2), split, boxes]
+            )
     return folder
 
 
@@ -60,6 +64,20 @@ def evaluators(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PyramidSegmenter(inner_size=32, blocks=(1,), width=8).save_pretrained(folder / "segmenter")
         classifier = FindingClassifier("densenet", 32, (1, 1), width=8, growth=4, findings=FINDINGS)
         classifier.save_pretrained(folder / "classifier")
+    write_evaluators(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def with_locator(evaluators: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The evaluators, and one that says where."""
+    folder = Path(shutil.copytree(evaluators, tmp_path_factory.mktemp("locator") / "evaluators"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        names = ("Edema", "Pneumonia", "Mass")
+        FindingClassifier("resnet", 64, (1, 1), findings=names, places=True).save_pretrained(
+            folder / "locator"
+        )
     write_evaluators(folder)
     return folder
 

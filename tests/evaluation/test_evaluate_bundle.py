@@ -62,6 +62,23 @@ def test_all_figures_and_pictures(
     table = capsys.readouterr().out
     for row in ("Dice heart", "MS-SSIM", "kernel", "AUC", "rises Edema", "sharpness", "copies"):
         assert row in table
+    assert (found["in_place"], found["in_place_mean"]) == ({}, None)
+    assert "not measured" in table
+
+
+def test_a_locator_says_whether_findings_are_in_place(
+    options: list[str], with_locator: Path, tmp_path: Path, evaluate: Evaluate, capsys: Out
+) -> None:
+    kept = [*options, "--images", str(tmp_path), "--evaluators", str(with_locator)]
+    assert evaluate("bundle", *kept, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["in_place"]) == {"Pneumonia", "Edema"}
+    pneumonia, edema = found["in_place"]["Pneumonia"], found["in_place"]["Edema"]
+    assert [pneumonia[kind]["n"] for kind in ("asked", "twin", "real")] == [2, 2, 2]
+    assert (edema["asked"]["n"], edema["real"]["n"]) == (1, 0), "no radiologist's box"
+    assert found["in_place_mean"] == pneumonia
+    assert evaluate("bundle", *kept) == 0
+    assert "in place Pneumonia" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_an_interrupted_run_goes_on_to_the_same_images(

@@ -86,6 +86,24 @@ def test_a_network_of_another_kind_is_refused(broken: Path) -> None:
         load_evaluators(broken)
 
 
+def test_a_locator_is_an_optional_part_and_the_only_one_with_places(
+    with_locator: Path, evaluators: Path, tmp_path: Path
+) -> None:
+    assert (load_evaluators(evaluators).locator, load_evaluators(evaluators).placed_findings) == (None, ())
+    found = load_evaluators(with_locator)
+    assert found.placed_findings == ("Edema", "Pneumonia", "Mass")
+    assert found.locator is not None
+    folder = Path(shutil.copytree(with_locator, tmp_path / "swapped"))
+    shutil.rmtree(folder / "locator")
+    shutil.copytree(folder / "classifier", folder / "locator")
+    write_evaluators(folder)
+    with pytest.raises(BundleError, match="without maps of places"):
+        load_evaluators(folder)
+    shutil.rmtree(folder / "locator")
+    with pytest.raises(BundleError, match="locator"):
+        load_evaluators(folder)
+
+
 def test_the_command_writes_the_record(
     broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from xreal_synth.run.group_job import group_job
 from xreal_synth.run.quality import judged_images
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import open_run
+from xreal_synth.sampling.jobs import in_batches
 
 RECIPE = """
 version: 1
@@ -45,7 +47,8 @@ def made() -> tuple[Gate, list[JudgedImage]]:
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0), recorded=4))
     specs = [spec for spec in (plan_group(run, index)[0] for index in range(8)) if spec is not None]
     jobs = [group_job(run, spec) for spec in specs]
-    groups = zip(specs, jobs, backend.render(jobs, lambda images: None), strict=True)
+    rendered = chain.from_iterable(in_batches(backend.renderer(), jobs, backend.micro_batch))
+    groups = zip(specs, jobs, rendered, strict=True)
     images = [image for group in groups for image in judged_images(run, *group) if image is not None]
     return backend.gate, images
 

@@ -29,7 +29,7 @@ from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.pool import Ready, actor_id
-from xreal_synth.engine.progress import Event, ShardDone
+from xreal_synth.engine.progress import Event, Events, ShardDone
 from xreal_synth.engine.ray_actor import Rendered
 from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayMember, RayPool
@@ -60,7 +60,7 @@ class Host:
     async def ready(self, who: str) -> Ready:
         return Ready(socket.gethostname(), os.getpid(), self._template.fingerprint)
 
-    async def shard(self, who: str, shard: int, attempt: int, replacing: bool) -> Rendered:
+    async def shard(self, who: str, shard: int, attempt: int, replacing: bool, alone: bool) -> Rendered:
         began = time.monotonic()
         self._waited += began - self._rested.get(who, began)
         await asyncio.sleep(self._shard_s * random.uniform(1 - _SPREAD, 1 + _SPREAD))
@@ -184,10 +184,13 @@ def measure_played(
     make = _ray.remote(num_cpus=0, max_concurrency=_AT_ONCE)(Host)
     playing = [make.remote(shard_s, record_template(run.digest)) for _ in range(hosts)]
     try:
-        log = Journal(store, {}, on_event)
-        note = NoteKeeper(store, shards, shards, log.on_event)
-        meters = RunMeters(run.recipe.name, run_metrics, note.on_event)
-        account = Account(run, store, Totals(), meters.on_event, merge=lambda *found, **asked: None)
+        events = Events(on_event)
+        events.listen(
+            NoteKeeper(store, shards, shards, events).on_event,
+            Journal(store, {}, events).on_event,
+            RunMeters(run.recipe.name, run_metrics).on_event,
+        )
+        account = Account(run, store, Totals(), events, merge=lambda *found, **asked: None)
         shape = ActorShape("cpu", "auto", 8, 1.0, 0.0, actors)
         place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
         pool = PlayedPool(shape, playing)

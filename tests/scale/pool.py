@@ -47,7 +47,7 @@ class SimulatedMember(Member):
     dead_at: float | None = None
     hangs: bool = False
     render_s: float = 0.0
-    published_at: float = 0.0
+    written_at: float = 0.0
     publishing_s: float = 0.0
 
 
@@ -151,7 +151,12 @@ class SimulatedPool(Pool[SimulatedMember]):
             self._place()
             return member
 
-    def _send(self, member: SimulatedMember, shard: int, attempt: int, replacing: bool) -> None:
+    def _send_finish(self, member: SimulatedMember) -> None:
+        raise AssertionError("simulated shards leave no groups")
+
+    def _send(
+        self, member: SimulatedMember, shard: int, attempt: int, *, replacing: bool, alone: bool
+    ) -> None:
         with self._own:
             self.spent.idle += self.now - member.free_at
             member.images = self._template.samples / 2
@@ -165,7 +170,7 @@ class SimulatedPool(Pool[SimulatedMember]):
             elif self._chances.happens(self._world.hangs):
                 member.hangs = True
             else:
-                blocked = max(member.published_at - self.now - seconds, 0.0)
+                blocked = max(member.written_at - self.now - seconds, 0.0)
                 self.spent.blocked += blocked
                 self._later(seconds + blocked, "rendered", member)
 
@@ -176,7 +181,7 @@ class SimulatedPool(Pool[SimulatedMember]):
                 self.spent.wasted += max(ended - member.since, 0.0)
             elif member.state == "idle":
                 self.spent.tail += max(ended - member.free_at, 0.0)
-            if member.publishing is not None:
+            if member.publishing:
                 self.spent.wasted += member.publishing_s
             member.dead_at = ended
             node, member.place = member.place, None
@@ -225,13 +230,12 @@ class SimulatedPool(Pool[SimulatedMember]):
         self._rendered(member, self._template.samples)
         member.free_at, member.publishing_s = at, member.render_s
         seconds = self._chances.about_s(self._world.publish_s)
-        member.published_at = at + seconds
-        self._at(member.published_at, "published", member)
+        member.written_at = at + seconds
+        self._at(member.written_at, "published", member)
 
     def _is_published(self, member: SimulatedMember) -> Heard:
-        shard = member.publishing
-        assert shard is not None
-        self._published(member)
+        shard = next(iter(member.publishing))
+        self._published(member, shard)
         if self._chances.happens(self._world.storage_errors):
             self.happened["storage"] += 1
             self.spent.wasted += member.publishing_s

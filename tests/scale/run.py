@@ -27,7 +27,7 @@ from xreal_synth.engine.journal import Journal
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import Metric, RunMeters
 from xreal_synth.engine.note import NoteKeeper
-from xreal_synth.engine.progress import Event, ShardDone, ShardRetried
+from xreal_synth.engine.progress import Event, Events, RunEnded, ShardDone, ShardRetried
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.errors import EngineError
 from xreal_synth.opening import parse_json
@@ -103,17 +103,19 @@ def simulate(
             on_shards(event.done, event.total)
         retried += isinstance(event, ShardRetried)
 
-    log = Journal(store, {}, on_event, pool.clock)
-    note = NoteKeeper(store, shards, shards, log.on_event, clock=pool.clock)
-    meters = RunMeters(run.recipe.name, lambda dataset: _nowhere, note.on_event)
-    account = Account(run, store, Totals(), meters.on_event, pool.clock, merge=lambda *found, **asked: None)
+    events = Events(on_event)
+    events.listen(
+        NoteKeeper(store, shards, shards, events, clock=pool.clock).on_event,
+        Journal(store, {}, events, pool.clock).on_event,
+        RunMeters(run.recipe.name, lambda dataset: _nowhere).on_event,
+    )
+    account = Account(run, store, Totals(), events, pool.clock, merge=lambda *found, **asked: None)
     shape = ActorShape("cuda", "auto", 8, 1.0, 1.0, world.actors)
     place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
     began, cpu = time.perf_counter(), time.process_time()
     driver = Driver(run, place, account, pool, shape, pool.resources, limits, threading.Event(), pool.clock)
     summary = driver.run()
-    note.ended(summary)
-    log.ended(summary)
+    events(RunEnded(summary))
     drivers = 1 - pool.own_s / (time.perf_counter() - began)
     cpu = (time.process_time() - cpu) * drivers
     given_up = set(summary.quarantined)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.opening import parse_json
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
-from xreal_synth.sampling.jobs import GroupImages, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -83,23 +83,37 @@ class MarkedBackend:
     def trials(self) -> tuple[Trial, ...]:
         return getattr(self.inner, "trials", ())
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
-        self.marks.begun = self.marks.begun or time.time()
-        for group in self.inner.render(jobs, on_batch):
-            if self.marks.first_image is None:
-                self.marks.first_image = time.time()
-                self._write()
-            self.marks.images += len(group.images)
-            yield group
-        self._write()
+    def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
+        return _MarkedRenderer(self, self.inner.renderer(on_batch))
 
-    def _write(self) -> None:
+    def write(self) -> None:
         if self.file is None:
             return
         self.marks.cpu_s = time.process_time() - self._cpu_began
         written = self.file.with_suffix(".part")
         written.write_text(json.dumps(asdict(self.marks)))
         written.replace(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class _MarkedRenderer:
+    backend: MarkedBackend
+    inner: Renderer
+
+    def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
+        self.backend.marks.begun = self.backend.marks.begun or time.time()
+        return self._noted(self.inner.begin(jobs))
+
+    def finish(self) -> list[GroupImages]:
+        return self._noted(self.inner.finish())
+
+    def _noted(self, groups: list[GroupImages]) -> list[GroupImages]:
+        marks = self.backend.marks
+        if groups:
+            marks.first_image = marks.first_image or time.time()
+        marks.images += sum(len(group.images) for group in groups)
+        self.backend.write()
+        return groups
 
 
 def read_marks(folder: Path) -> list[Marks]:

@@ -1,7 +1,7 @@
 """The engine's speed against a bare loop over the same model, in one run.
 
 Three ways make the same groups in the same micro-batches: `bare`, where jobs that were planned beforehand go through
-`Backend.render` and nothing is done with the images; `worker`, which makes and publishes the shards in this process;
+a `Renderer` and nothing is done with the images; `worker`, which makes and publishes the shards in this process;
 and `engine`, the whole of it, with actors of Ray. They take turns, and of each way's passes the fastest counts: what
 else runs on the machine only ever adds time. CPU seconds are those of the process that makes the images, all threads
 together: what a machine whose cores are all at work would have to give.
@@ -36,7 +36,7 @@ from xreal_synth.run.group_job import group_job
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.run.setup import Run, open_run
 from xreal_synth.run.stopwatch import GATE, MODEL, WAIT
-from xreal_synth.sampling.jobs import GroupJob
+from xreal_synth.sampling.jobs import GroupJob, in_batches
 from xreal_synth.storage import LocalStore
 
 Way = Literal["bare", "worker", "engine"]
@@ -168,7 +168,7 @@ class WaysBench:
     def _bare(self) -> Pass:
         images, cpu, began = self.backend.marks.images, time.process_time(), time.monotonic()
         for jobs in self._jobs:
-            deque(self.backend.render(jobs, lambda images: None), maxlen=0)
+            deque(in_batches(self.backend.renderer(), jobs, self.backend.micro_batch), maxlen=0)
         seconds = time.monotonic() - began
         cpu_s = time.process_time() - cpu
         return Pass("bare", self.backend.marks.images - images, seconds, cpu_s, {MODEL: seconds})

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from xreal_synth.models.networks.finding_classifier import FindingClassifier
+from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.finding_classifier import FindingClassifier, peaks, pooled_logits
 from xreal_synth.models.networks.label_tokens import FINDINGS
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.training.export import export_parts
 from xreal_synth.training.images import ImageBatch, TrainingImages
+from xreal_synth.training.run import train
 from xreal_synth.training.settings.classifier import ClassifierSettings
 from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.tasks.classifier import (
@@ -22,6 +26,8 @@ from xreal_synth.training.tasks.classifier import (
     areas,
     bars,
     build_classifier,
+    place_loss,
+    pointed,
     positive_weights,
 )
 
@@ -45,6 +51,8 @@ def test_positives_weigh_as_much_as_negatives_up_to_a_limit() -> None:
     labels = torch.tensor([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=torch.bool)
     known = torch.ones_like(labels)
     assert positive_weights(labels, known, 2.5).tolist() == pytest.approx([0.4, 2.5, 2.5])
+    often = positive_weights(labels, known, 9.0, torch.tensor([3.0, 1, 1, 1]))
+    assert often.tolist() == pytest.approx([1 / 5, 5.0, 6.0]), "an image drawn three times is three images"
     known[0, 1] = False
     assert positive_weights(labels, known, 9.0).tolist() == pytest.approx([1 / 3, 2.0, 4.0])
 
@@ -125,6 +133,80 @@ def test_features_are_pooled_and_exposure_does_not_matter(network: FindingClassi
     assert features.shape == (2, width)
     assert torch.equal(network(image), network.logits_of(features))
     assert torch.allclose(network(image), network(image + 0.25), atol=1e-3)
+
+
+def test_a_map_is_pooled_between_its_mean_and_its_peak_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    network = FindingClassifier("resnet", 64, (1, 1, 1), findings=("Mass", "Edema"), places=True).eval()
+    image = torch.rand(3, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    maps = network.maps(image)
+    assert maps.shape == (3, 2, 4, 4)
+    logits = network(image)
+    assert torch.equal(logits, pooled_logits(maps))
+    assert (logits > maps.mean(dim=(2, 3))).all()
+    assert (logits < maps.amax(dim=(2, 3))).all()
+    assert torch.allclose(pooled_logits(maps.new_full((1, 1, 4, 4), -2.5)), torch.tensor(-2.5))
+    network.save_pretrained(tmp_path)
+    again = FindingClassifier.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
+    assert torch.equal(again(image), logits)
+
+
+def test_a_peak_is_inside_where_its_region_is() -> None:
+    maps = torch.zeros(1, 2, 4, 4)
+    maps[0, 0, 1, 2] = maps[0, 1, 3, 0] = 1.0
+    regions = torch.zeros(1, 2, 16, 16)
+    regions[0, :, 4:8, 8:12] = 0.4
+    assert pointed(maps, regions).tolist() == [[1, 0]]
+    assert pointed(maps, torch.zeros_like(regions)).tolist() == [[-1, -1]]
+    assert peaks(maps, 4).tolist() == [[6, 12]]
+
+
+def test_the_loss_of_places_by_hand() -> None:
+    """Two images of 2 x 2 cells: one with a region in the first cell, one without the finding, or unknown."""
+    maps = torch.tensor([[1.0, -1.0, -2.0, -3.0], [0.5, 0.0, -0.5, 2.0]]).reshape(2, 1, 2, 2)
+    regions = torch.zeros(2, 1, 4, 4)
+    regions[0, 0, :2, :2] = 1
+    away = [math.log1p(math.exp(logit)) for logit in maps.flatten().tolist()]
+    placed = 3 * (math.log1p(math.exp(-1)) + sum(away[1:4]) / 3) / 2
+    weight = torch.tensor([3.0])
+    for absent, rest in ((True, sum(away[4:]) / 4), (False, 0.0)):
+        found = place_loss(maps, regions, torch.tensor([[False], [absent]]), weight)
+        assert float(found) == pytest.approx((placed + rest) / 2, rel=1e-5)
+
+
+def test_a_classifier_with_places_learns_where(
+    tmp_path: Path, config: Callable[..., Path], folder_writer: Any, manifest_writer: Any
+) -> None:
+    """A white square under every box: after a few steps the map's peak is mostly in it."""
+    from PIL import Image
+
+    rows = folder_writer(tmp_path, 12)
+    for number, row in enumerate(rows):
+        left = 5 * (number % 5)
+        picture = Image.open(tmp_path / row["image"])
+        if number % 3:
+            picture.paste(255, (left, 10, left + 12, 22))
+        row["boxes_xywh_norm"] = f'[["Mass", {left / 40}, 0.25, 0.3, 0.3]]' if number % 3 else ""
+        row["labels"] = "Mass" if number % 3 else "No Finding"
+        picture.save(tmp_path / row["image"])
+    manifest_writer(tmp_path, rows)
+    given = [
+        "data.findings=[Mass]", "data.region_maps=[Mass]", "model.place_weight=1", "model.growth=8", "loop.lr=0.01",
+        "loop.batch=8", "loop.schedule=constant", "loop.ema_decay=0.5",
+    ]  # fmt: skip
+    train("classifier", config("classifier", steps=40, validate_every=40), tmp_path, tmp_path / "out", given)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-1]
+    assert last["pointing_Mass"] == last["pointing"] == 1.0
+    assert last["loss"] == pytest.approx(last["image_loss"] + last["place_loss"])
+    assert last["place_loss"] < lines[0]["place_loss"] / 2
+
+
+@pytest.mark.parametrize("change", ["model.place_weight=1", "data.region_maps=[Edema]"])
+def test_places_and_region_maps_go_together(
+    change: str, data: Path, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="go together"):
+        train("classifier", config("classifier"), data, tmp_path, [change])
 
 
 def test_a_pyramid_segmenter_sees_and_gives_the_images_size(tmp_path: Path) -> None:

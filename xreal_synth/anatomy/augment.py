@@ -72,6 +72,7 @@ def fit_heart(mask: Mask, *, large: bool) -> Mask:
 
     Ratios that differ still do afterwards, so that hearts do not all have the bound's. A heart grows to the
     patient's left and somewhat downward, as a left ventricle does; its right border and its base hardly move.
+    uint8 [H, W] -> the same.
     """
     ratio = cardiothoracic_ratio(mask)
     if not ratio or (ratio >= LARGE_HEART if large else ratio <= NORMAL_HEART):
@@ -94,7 +95,7 @@ def fit_heart(mask: Mask, *, large: bool) -> Mask:
 def scale_heart(mask: Mask, scale: tuple[float, float], anchor: tuple[float, float] = (0.5, 0.5)) -> Mask:
     """The heart scaled by (x, y) about a point of its box and painted over the lungs, under the aorta.
 
-    Pixels a smaller heart gives up go to the nearest of its neighbours, lung or background.
+    Pixels a smaller heart gives up go to the nearest of its neighbours, lung or background. uint8 [H, W] -> the same.
     """
     if scale == (1.0, 1.0):
         return mask

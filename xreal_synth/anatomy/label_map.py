@@ -35,7 +35,7 @@ def read_mask(path: Path) -> Mask:
 
 
 def decode_mask(data: bytes, where: str) -> Mask:
-    """As `read_mask`, from the file's bytes; `where` names it in the error."""
+    """As `read_mask`, from the file's bytes; `where` names it in the error. uint8 [H, W]; raises AnatomyError."""
     try:
         with open_image(data) as image:
             mode = image.mode

@@ -96,6 +96,7 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
 
 
 def is_tar(path: Path) -> bool:
+    """Whether the name is a tar's: .tar, .tar.gz, .tgz, in any case."""
     return path.name.lower().endswith((PLAIN, *PACKED))
 
 

@@ -11,25 +11,25 @@ from xreal_synth.types import Mask, PixelBox
 
 
 def organ_boxes(mask: Mask) -> tuple[PixelBox | None, ...]:
-    """Half-open xyxy boxes by code - 1; None where the organ is missing."""
+    """Half-open xyxy boxes by code - 1; None where the organ is missing. Of a mask uint8 [H, W]."""
     slices = ndimage.find_objects(mask, max_label=4)
     return tuple(None if s is None else (s[1].start, s[0].start, s[1].stop, s[0].stop) for s in slices)
 
 
 def organ_areas(mask: Mask) -> tuple[int, ...]:
-    """Pixels by code: index 0 is the background, 1..4 the organs."""
+    """Pixels by code: index 0 is the background, 1..4 the organs. Of a mask uint8 [H, W]."""
     return tuple(int(count) for count in np.bincount(mask.ravel(), minlength=5)[:5])
 
 
 def organ_box(mask: Mask, code: int) -> PixelBox:
-    """The half-open xyxy pixel box of an organ that is known to be there."""
+    """The half-open xyxy pixel box of an organ that is known to be there. Of a mask uint8 [H, W]."""
     box = bounding_box(mask == code)
     assert box is not None, f"no organ of code {code}: masks are validated before they are measured"
     return box
 
 
 def lung_box(mask: Mask, code: int) -> PixelBox:
-    """The half-open xyxy pixel box of a lung of a validated mask."""
+    """The half-open xyxy pixel box of a lung of a validated mask. The mask is uint8 [H, W]."""
     assert code in LUNGS, code
     return organ_box(mask, code)
 
@@ -38,7 +38,7 @@ def cardiothoracic_ratio(mask: Mask) -> float:
     """Widest extent of the heart over the widest extent of the chest, both horizontal.
 
     The chest's width is the largest distance in one row between the outer borders of the lungs; where no
-    row holds both lungs, the width of the box round both.
+    row holds both lungs, the width of the box round both. Of a mask uint8 [H, W]; 0..1.
     """
     boxes = organ_boxes(mask)
     heart = boxes[HEART - 1]

@@ -34,7 +34,9 @@ class AnatomySource(Protocol):
     """Draws organ masks. `source_name` is one of types.ANATOMY_SOURCES."""
 
     @property
-    def source_name(self) -> str: ...
+    def source_name(self) -> str:
+        """`bank`, `masks` or `images`: the `anatomy_source` of KEY.json."""
+        ...
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
         """A validated mask uint8 [size, size] and where it came from. Raises AnatomyError."""
@@ -55,7 +57,10 @@ class BankSource:
     def draw(
         self, rng: np.random.Generator, size: int, *, large_heart: bool | None = None
     ) -> tuple[Mask, str]:
-        """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn."""
+        """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn.
+
+        uint8 [size, size] and its id.
+        """
 
         def once() -> tuple[Mask, str]:
             return self._model.sample(rng, size), "bank"
@@ -100,6 +105,11 @@ class FolderSource:
         return len(self._files)
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
+        """A mask of the folder, each with the same chance, changed at random: uint8 [size, size], and its id.
+
+        Raises AnatomyError where changed masks are no chest time after time.
+        """
+
         def once() -> tuple[Mask, str]:
             file = self._files[int(rng.integers(len(self._files)))]
             return resize_mask(file.load(), size), file.id

@@ -78,7 +78,7 @@ def validate_mask(mask: Mask, where: str) -> None:
 def validate_sides(mask: Mask, where: str) -> None:
     """Passes a mask that may show a sick chest in any shape: only its array, codes, lungs and heart count.
 
-    Raises AnatomyError like `validate_mask`, for the first three of its checks.
+    Raises AnatomyError like `validate_mask`, for the first three of its checks. The mask is uint8 [H, W].
     """
     _check_array(mask, where)
     _check_present([code for code, area in enumerate(organ_areas(mask)) if area], where)

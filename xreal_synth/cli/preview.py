@@ -20,7 +20,7 @@ from xreal_synth.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.worker import GeneratedGroup
+    from xreal_synth.engine.samples import GeneratedGroup
 
 
 def register(app: typer.Typer) -> None:

@@ -16,7 +16,7 @@ from rich.progress import (
 
 from xreal_synth.cli.options import seconds_text
 from xreal_synth.engine.log import LineLog, line_of
-from xreal_synth.engine.progress import Advanced, Event, RunStarted, ShardDone
+from xreal_synth.engine.progress import Advanced, Event, RunEnded, RunStarted, ShardDone
 
 
 class RunDisplay:
@@ -72,6 +72,8 @@ class RunDisplay:
                 self._bar.update(
                     self._task, completed=shown, description=f"shards {event.done}/{event.total}"
                 )
+            case RunEnded():
+                return
             case _:
                 self._say(line_of(event))
 

@@ -24,6 +24,7 @@ class GateTally:
     gated: bool = False
 
     def add(self, gate: Acceptance | None) -> None:
+        """Adds a shard's counts; None is a shard that was made without a gate."""
         if gate is None:
             return
         self.gated = True
@@ -34,6 +35,7 @@ class GateTally:
 
     @property
     def total(self) -> Acceptance | None:
+        """The sums by name, None if no shard had a gate."""
         if not self.gated:
             return None
         return Acceptance(*(_sorted(one) for one in (self.tried, self.accepted, self.reasons, self.flags)))

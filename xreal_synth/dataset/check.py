@@ -107,7 +107,7 @@ def tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: An
 
 @contextmanager
 def local_copy(store: Store, key: str) -> Iterator[Path]:
-    """The file on this machine: itself in a local store, else a temporary copy."""
+    """The file on this machine: itself in a local store, else a temporary copy. Raises StorageError."""
     if store.local_path is not None:
         if not store.exists(key):
             raise StorageError(found=f"{key} is missing")

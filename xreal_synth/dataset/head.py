@@ -78,6 +78,7 @@ def _adapter() -> TypeAdapter[DatasetHead]:
 
 
 def head_bytes(head: DatasetHead) -> bytes:
+    """dataset.json's bytes, with their own checksum."""
     return sealed(dataclasses.asdict(head))
 
 

@@ -46,6 +46,7 @@ class IndexWriter:
         self._lines.close()
 
     def add(self, record: ShardRecord) -> None:
+        """Writes a shard's line and adds it to the totals."""
         self._totals["samples"] += record.samples
         self._totals["groups"] += record.groups
         self._totals["bytes"] += record.tar.bytes

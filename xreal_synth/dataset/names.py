@@ -71,6 +71,7 @@ def key_of(group: int, member: str) -> str:
 
 
 def is_key(text: str) -> bool:
+    """Whether the text is a sample's key, as `0000000042-v0`."""
     return _KEY.fullmatch(text) is not None
 
 
@@ -99,6 +100,7 @@ def parse_key(text: str, where: str = "") -> Key:
 
 
 def stem_of(name: str, shard: int) -> str:
+    """A shard's files without their endings: `NAME-000042` of NAME and 42."""
     return f"{name}-{shard:06d}"
 
 
@@ -109,22 +111,27 @@ def parse_stem(text: str) -> Stem | None:
 
 
 def tar_key(stem: str) -> str:
+    """Where the shard's images lie."""
     return f"{SHARDS}/{stem}.tar"
 
 
 def table_key(stem: str) -> str:
+    """Where the shard's table of samples lies."""
     return f"{TABLES}/{stem}.parquet"
 
 
 def rejects_key(stem: str) -> str:
+    """Where the shard's table of refused attempts lies."""
     return f"{TABLES}/{stem}.rejected.parquet"
 
 
 def record_key(stem: str) -> str:
+    """Where the shard's record lies, which makes it done."""
     return f"{RECORDS}/{stem}.json"
 
 
 def quarantine_key(stem: str) -> str:
+    """Where the reason lies for which the shard was given up."""
     return f"{QUARANTINE}/{stem}.json"
 
 

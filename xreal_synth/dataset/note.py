@@ -35,6 +35,7 @@ def _adapter() -> TypeAdapter[RunNote]:
 
 
 def write_note(store: Store, note: RunNote) -> None:
+    """Replaces progress.json; raises StorageError."""
     store.replace(PROGRESS, sealed(dataclasses.asdict(note)))
 
 

@@ -39,6 +39,7 @@ NOTICES: Final = {
 
 
 def origin_of(meta: SampleMeta) -> Origin:
+    """Synthetic unless the anatomy is a real image; of those, the healthy member is the image itself."""
     if meta.anatomy_source != IMAGES:
         return Origin.synthetic
     return Origin.real if parse_key(meta.key).member == Role.healthy else Origin.edited

@@ -68,6 +68,7 @@ class Source:
         return sum(record.samples for record in self.records) - excluded
 
     def skip(self, record: ShardRecord, reason: str) -> None:
+        """Notes a shard that is left out, for the summary and the exit code."""
         self.skipped.append(Skipped(stem_of(self.head.name, record.shard), reason))
 
 
@@ -197,10 +198,12 @@ class Counted:
     tally: Tally = field(default_factory=Tally)
 
     def shard(self, record: ShardRecord, table: Any) -> None:
+        """Counts a shard that was exported, with its table as an Arrow table."""
         self.tally.count(record)
         self.tally.add(table)
 
     def image(self, split: str) -> None:
+        """Counts an image that was exported."""
         self.images += 1
         self.splits[split] = self.splits.get(split, 0) + 1
 

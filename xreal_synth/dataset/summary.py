@@ -36,6 +36,7 @@ class GenerationTimes:
 
     @property
     def images_per_actor_second(self) -> float | None:
+        """The pace of one actor, None where no shard tells its seconds."""
         return self.images / self.seconds if self.seconds > 0 else None
 
 
@@ -82,6 +83,7 @@ class Tally:
         self._seconds = 0.0
 
     def count(self, record: ShardRecord) -> None:
+        """Adds what a shard's record says: counts, bytes, environment, seconds."""
         self._gate.add(record.gate)
         for name in ("groups", "samples", "rejected", "dropped"):
             self._totals[name] += getattr(record, name)

@@ -44,6 +44,7 @@ class EncodedSample:
 
     @property
     def key(self) -> str:
+        """The sample's key, which its members' names begin with."""
         return self.row.meta.key
 
 
@@ -99,6 +100,7 @@ class TarWriter:
         return self
 
     def add(self, encoded: EncodedSample) -> None:
+        """Appends the sample's members and keeps its row; a key comes once."""
         assert encoded.key not in self._keys, encoded.key
         self._keys.add(encoded.key)
         _add(self._tar, encoded)
@@ -136,7 +138,10 @@ def read_tar(source: Path | bytes, where: str = "") -> Iterator[Sample]:
 def read_samples(
     source: Path | bytes, where: str = "", wants: Callable[[str], bool] | None = None
 ) -> Iterator[TarSample]:
-    """As `read_tar`, with each sample's `content_sha256`; only those keys that `wants` says are decoded."""
+    """As `read_tar`, with each sample's `content_sha256`; only those keys that `wants` says are decoded.
+
+    Raises DatasetError.
+    """
     where = where or (str(source) if isinstance(source, Path) else "tar")
     seen: set[str] = set()
     for key, members in raw_samples(source, where):
@@ -169,7 +174,10 @@ def decode_sample(key: str, members: dict[str, bytes], where: str) -> Sample:
 
 
 def raw_samples(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, suffix -> content in the order of SUFFIXES) for every run of members, not decoded."""
+    """(key, suffix -> content in the order of SUFFIXES) for every run of members, not decoded.
+
+    Raises DatasetError.
+    """
     members: dict[str, bytes] = {}
     current = ""
     for name, content in _members(source, where):

@@ -48,9 +48,11 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing is wrong."""
         return not self.problems
 
     def with_problems(self, more: Iterable[VerifyProblem]) -> VerifyReport:
+        """The same report with further problems at its end."""
         return replace(self, problems=(*self.problems, *more))
 
     @property

@@ -18,7 +18,6 @@ from xreal_synth.engine.progress import (
     PARTIAL,
     STOPPED,
     Advanced,
-    Event,
     ExitCode,
     Meter,
     OnEvent,
@@ -76,11 +75,11 @@ class Account:
     """Counts images for the events and the summary. Made before Ray starts; `totals` grow with the run."""
 
     def __init__(
-        self, run: Run, store: Store, totals: Totals, on_event: OnEvent, clock: Clock = time.monotonic,
+        self, run: Run, store: Store, totals: Totals, tell: OnEvent, clock: Clock = time.monotonic,
         merge: Merge = finish,
     ) -> None:  # fmt: skip
         self.totals, self._clock, self._merge = totals, clock, merge
-        self._run, self._store, self._on_event = run, store, on_event
+        self._run, self._store, self.tell = run, store, tell
         self._expected = images_per_group(run.recipe)
         self._began = self._advanced_at = clock()
         self._before = totals.samples
@@ -92,16 +91,13 @@ class Account:
         covered = self.totals.groups + self.totals.dropped
         return self.totals.samples + self._expected.images(self._run.recipe.anatomies - covered)
 
-    def report(self, event: Event) -> None:
-        self._on_event(event)
-
     def start_clock(self) -> None:
         """From now on images are made: images per second count from here."""
         self._meter = Meter(clock=self._clock)
 
     def done(self, record: ShardRecord) -> None:
         self.totals.add(record)
-        self.report(
+        self.tell(
             ShardDone(
                 shard=record.shard,
                 images=record.samples,
@@ -132,7 +128,7 @@ class Account:
         rate = self._meter.rate(images - self._before)
         eta = (total - images) / rate if rate > 0 else None
         actors = sum(states.values())
-        self.report(Advanced(min(images, total), total, rate, eta, actors, states, len(flights)))
+        self.tell(Advanced(min(images, total), total, rate, eta, actors, states, len(flights)))
 
     def summary(self, head: DatasetHead | None, ending: Ending) -> RunSummary:
         """The run's end. Unless it was stopped, the tables of the whole dataset are written anew."""

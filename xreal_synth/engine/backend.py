@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import tee
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from xreal_synth.engine.enlarge import enlarged_fade
 from xreal_synth.engine.micro_batch import LARGEST, Trial
+from xreal_synth.engine.samples import enlarged_fade
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
-from xreal_synth.sampling.jobs import GroupImages, GroupJob
+from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -43,9 +43,8 @@ class Backend(Protocol):
         """The gate with its networks."""
         ...
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
-        """The images of each job, in order; `on_batch(images)` after each micro-batch. No more jobs are taken than
-        are begun."""
+    def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
+        """What makes images from now on; `on_batch(images)` after each micro-batch."""
         ...
 
 
@@ -140,22 +139,43 @@ class TorchBackend:
         found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
         self.micro_batch, self.trials = found.micro_batch, found.trials
 
-    def render(self, jobs: Iterable[GroupJob], on_batch: OnBatch) -> Iterator[GroupImages]:
-        from xreal_synth.sampling.groups import sample_groups
+    def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
+        from xreal_synth.sampling.groups import GroupSampler
 
-        jobs, once_more = tee(jobs)
-        groups = sample_groups(
-            self._model, self._run.sampling, jobs, micro_batch=self.micro_batch, on_batch=on_batch
-        )
-        steps = self._run.sampling.upscale_steps
-        if self._upscaler is None or steps is None:
-            return groups
+        sampler = GroupSampler(self._model, self._run.sampling, self.micro_batch, on_batch=on_batch)
+        if self._upscaler is None:
+            return sampler
+        return _Upscaled(self._run, self._upscaler, sampler, on_batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upscaled:
+    """`inner`'s images made larger; groups come in the order in which they were begun."""
+
+    run: Run
+    upscaler: UpscalerModel
+    inner: Renderer
+    on_batch: OnBatch
+    jobs: deque[GroupJob] = field(default_factory=deque)
+
+    def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
+        self.jobs.extend(jobs)
+        return self._enlarged(self.inner.begin(jobs))
+
+    def finish(self) -> list[GroupImages]:
+        return self._enlarged(self.inner.finish())
+
+    def _enlarged(self, groups: list[GroupImages]) -> list[GroupImages]:
         from xreal_synth.sampling.upscale import upscale_groups
 
-        times = self._run.enlarging
-        return upscale_groups(
-            self._upscaler, groups, once_more, steps=steps, on_images=on_batch,
-            fade=lambda region: enlarged_fade(region, times),
+        steps, times = self.run.sampling.upscale_steps, self.run.enlarging
+        assert steps is not None, "an upscaler is loaded where it is asked for"
+        jobs = [self.jobs.popleft() for _ in groups]
+        return list(
+            upscale_groups(
+                self.upscaler, groups, jobs, steps=steps, on_images=self.on_batch,
+                fade=lambda region: enlarged_fade(region, times),
+            )
         )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ class Driver:
         self, run: Run, place: RunPlace, account: Account, pool: Pool[Any], shape: ActorShape,
         resources: Callable[[], Resources], limits: Limits, stop: threading.Event, clock: Clock = time.monotonic,
     ) -> None:  # fmt: skip
-        self.run_, self.store, self.account = run, place.store, account
+        self.run_, self.store, self.account, self.tell = run, place.store, account, account.tell
         self.pool, self.shape, self.clock = pool, shape, clock
         self.stop, self.limits, self.head = stop, limits, place.head
         self.replacing, self.leave = place.ledger.replacing, place.leave
@@ -98,7 +98,7 @@ class Driver:
 
     def _announce(self) -> None:
         total, todo = self.run_.plan.shard_count, len(self.schedule)
-        self.account.report(
+        self.tell(
             RunStarted(
                 uri=self.store.uri,
                 shards_total=total,
@@ -129,21 +129,25 @@ class Driver:
         if not self.schedule.stale(self.pool.members):
             return
         for member in self.pool.in_state("idle"):
-            if member.publishing is None:
+            if not member.publishing:
                 self.pool.end(member)
 
     def _assign(self) -> None:
+        """Gives idle actors shards; one that gets none decides what it has left. A shard that has failed is made alone,
+        so that it is told from those that would share its micro-batches."""
         idle = self.pool.count("idle")
         self.begun = self.begun or idle >= min(self.shape.least, len(self.schedule))
-        if not idle or self._exhausted() or not self.begun:
-            return
-        for member in self.pool.in_state("idle"):
-            if not len(self.schedule):
-                return
-            shard = self.schedule.take(member.name)
+        giving = self.begun and not self._exhausted() and not self.stop.is_set()
+        alone = self.schedule.all_failed
+        for member in self.pool.in_state("idle") if idle else ():
+            shard = self.schedule.take(member.name) if giving and not (alone and member.open) else None
             if shard is not None:
-                tries = self.schedule.tries(shard)
-                self.pool.assign(member, shard, tries, shard in self.replacing and shard not in self.made)
+                self.pool.assign(
+                    member, shard, self.schedule.tries(shard), alone=bool(self.schedule.reason(shard)),
+                    replacing=shard in self.replacing and shard not in self.made,
+                )  # fmt: skip
+            elif member.open:
+                self.pool.finish(member)
 
     def _listen(self) -> None:
         self._hear_all(self.limits.tick_s)
@@ -167,7 +171,7 @@ class Driver:
         oldest = min((member.since for member in waiting), default=now)
         if now - max(oldest, self.warned_at) > self.limits.pending_warning_s:
             self.warned_at = now
-            self.account.report(
+            self.tell(
                 Warned(
                     f"{len(waiting)} actors have waited {now - oldest:.0f} s for {self.shape.cpus:g} CPU and "
                     f"{self.shape.gpus:g} GPU each; the cluster has {self.resources.cpus:g} and "
@@ -215,11 +219,9 @@ class Driver:
         if ready.fingerprint not in self.fingerprints:
             differences = "; ".join(fingerprint_differences(self.fingerprints[0], ready.fingerprint))
             self.fingerprints.append(ready.fingerprint)
-            self.account.report(
-                Warned(f"images made on {ready.node} may differ in their last bits: {differences}")
-            )
+            self.tell(Warned(f"images made on {ready.node} may differ in their last bits: {differences}"))
         self.boot_failures = 0
-        self.account.report(ActorUp(member.name, ready.node, self.clock() - member.since))
+        self.tell(ActorUp(member.name, ready.node, self.clock() - member.since))
 
     def _claim(self, ready: Ready) -> DatasetHead:
         """Raises EngineError where the place cannot be written: nothing could start."""
@@ -239,7 +241,7 @@ class Driver:
         fixed = recorded_micro_batch(self.head.fingerprint) or found
         self.shape = replace(self.shape, micro_batch=fixed)
         tried = tuple((trial.micro_batch, trial.images_per_s, trial.memory) for trial in ready.trials)
-        self.account.report(MicroBatchFound(fixed or 0, tried))
+        self.tell(MicroBatchFound(fixed or 0, tried))
         if found != fixed:
             self.pool.end(member)
         return found == fixed
@@ -248,7 +250,7 @@ class Driver:
         if record.actor in self.ours or self.reported_of_others:
             return
         self.reported_of_others = True
-        self.account.report(
+        self.tell(
             Warned(
                 f"shard {record.shard} was made by {record.actor}, which is not of this run: another run works on "
                 "this output. That does no harm, the bytes are equal, but the same work may be done twice"
@@ -267,18 +269,18 @@ class Driver:
             )
         self.boot_again_at = self.clock() + min(2.0**self.boot_failures / 2, _LONGEST_BOOT_WAIT_S)
         self.schedule.fruitless += 1
-        self.account.report(ActorLost(member.name, None, failed.reason))
+        self.tell(ActorLost(member.name, None, failed.reason))
 
     def _lost(self, member: Member, shard: int | None, lost: Lost) -> None:
         if shard is None and lost.outside:
             self.schedule.fruitless += 1
-            self.account.report(ActorLost(member.name, None, lost.reason))
+            self.tell(ActorLost(member.name, None, lost.reason))
             return
         if shard is None:
             self._boot_failed(member, Failed("lost", lost.reason, lost.reason))
             return
         if shard == member.shard or member.shard is None:
-            self.account.report(ActorLost(member.name, shard, lost.reason))
+            self.tell(ActorLost(member.name, shard, lost.reason))
         self._again(member, shard, lost)
 
     def _again(self, member: Member, shard: int, lost: Lost) -> None:
@@ -287,7 +289,7 @@ class Driver:
         else:
             again = self.schedule.died(shard, lost.reason)
         if again:
-            self.account.report(ShardRetried(shard, self.schedule.tries(shard), lost.reason))
+            self.tell(ShardRetried(shard, self.schedule.tries(shard), lost.reason))
         else:
             self._quarantine(shard, Failed("lost", self.schedule.given_up[shard], lost.reason))
 
@@ -295,15 +297,15 @@ class Driver:
         if failed.spoiled and member.name in self.pool.members:
             self._end_spoiled(member, failed)
         if self.schedule.failed(shard, member.name, failed.cause, failed.reason):
-            self.account.report(ShardRetried(shard, self.schedule.tries(shard), failed.reason))
+            self.tell(ShardRetried(shard, self.schedule.tries(shard), failed.reason))
         else:
             self._quarantine(shard, failed)
 
     def _end_spoiled(self, member: Member, failed: Failed) -> None:
         """Ends an actor that cannot be trusted; what else it had in hand is made again."""
         self.pool.end(member)
-        self.account.report(ActorLost(member.name, None, failed.reason))
-        for other in (member.shard, member.publishing):
+        self.tell(ActorLost(member.name, None, failed.reason))
+        for other in (member.shard, *member.publishing):
             if other is not None:
                 self._again(member, other, Lost(failed.reason, outside=True))
 
@@ -313,15 +315,16 @@ class Driver:
         try:
             with_retries(f"writing {key}", lambda: self.store.replace(key, content))
         except StorageError as error:
-            self.account.report(Warned(str(error)))
-        self.account.report(ShardQuarantined(shard, failed.reason))
+            self.tell(Warned(str(error)))
+        self.tell(ShardQuarantined(shard, failed.reason))
 
     def _drain(self) -> None:
         """Finishes what is in flight, up to `drain_s`."""
         self.pool.end_all(self.pool.spare())
-        self.account.report(Stopping(len(self.pool.in_flight())))
+        self.tell(Stopping(len(self.pool.in_flight())))
         deadline = self.clock() + self.limits.drain_s
         while self.pool.busy and self.clock() < deadline:
+            self._assign()
             self._hear_all(min(self.limits.tick_s, 0.2))
             self.account.advance(self.pool.in_flight(), self.pool.states)
         for flight in self.pool.in_flight():

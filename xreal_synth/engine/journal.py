@@ -29,7 +29,16 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from xreal_synth.dataset.names import DATASET
 from xreal_synth.dataset.runlog import FORMAT, log_key
-from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSummary, Warned, event_name
+from xreal_synth.engine.progress import (
+    ActorUp,
+    Advanced,
+    Event,
+    OnEvent,
+    RunEnded,
+    RunSummary,
+    Warned,
+    event_name,
+)
 from xreal_synth.errors import StorageError
 from xreal_synth.run.fingerprint import installed_version
 from xreal_synth.storage import LocalStore, Store, scrubbed, secrets
@@ -62,16 +71,17 @@ class _Sink(Protocol):
 
 
 class Journal:
-    """Passes events on and logs them. A context manager: an exception that ends the run is the last line then."""
+    """Logs events, and says once with `tell` where it cannot. A context manager: an exception that ends the run is the
+    last line then."""
 
     def __init__(
         self,
         store: Store,
         opened: Mapping[str, object],
-        on_event: OnEvent,
+        tell: OnEvent,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._on_event, self._clock = store, on_event, clock
+        self._store, self._tell, self._clock = store, tell, clock
         self._secrets = secrets()
         self.run = f"{_compact(clock())}-{_host()}-{os.getpid()}"
         self._held = [self._line("run_opened", {"format": FORMAT, **opened})]
@@ -91,7 +101,9 @@ class Journal:
             self._last("run_failed", {"error": type(error).__name__, "message": str(error)})
 
     def on_event(self, event: Event) -> None:
-        self._on_event(event)
+        if isinstance(event, RunEnded):
+            self._close(event.summary)
+            return
         name = event_name(type(event))
         self._counts[name] += 1
         if isinstance(event, Advanced) and self._clock() - self._advanced_at < ADVANCED_EVERY_S:
@@ -104,7 +116,7 @@ class Journal:
         if isinstance(event, ActorUp) and self._sink is None:
             self._begin()
 
-    def ended(self, summary: RunSummary) -> None:
+    def _close(self, summary: RunSummary) -> None:
         """The last line. A run that has nothing to tell, on a dataset that was complete, leaves no log."""
         if self._sink is None and len(self._held) > 1 and self._has_place():
             self._begin()
@@ -158,7 +170,7 @@ class Journal:
         except (OSError, StorageError) as error:
             if not self._warned:
                 self._warned = True
-                self._on_event(Warned(f"the run's log cannot be written and will have gaps: {error}"))
+                self._tell(Warned(f"the run's log cannot be written and will have gaps: {error}"))
             return False
         return True
 
@@ -228,7 +240,7 @@ class _Parts:
             self._lines = []
 
 
-def journal(run: Run, store: Store, on_event: OnEvent) -> Journal:
+def journal(run: Run, store: Store, tell: OnEvent) -> Journal:
     """The log of a run, which begins when the run has its place."""
     recipe = run.recipe
     opened = {
@@ -247,7 +259,7 @@ def journal(run: Run, store: Store, on_event: OnEvent) -> Journal:
         "shard_samples": recipe.output.shard_size,
         "actors": str(recipe.compute.actors),
     }
-    return Journal(store, opened, on_event)
+    return Journal(store, opened, tell)
 
 
 def fields_of(event: Event) -> dict[str, object]:

@@ -14,6 +14,7 @@ from xreal_synth.engine.progress import (
     Advanced,
     Event,
     MicroBatchFound,
+    RunEnded,
     RunStarted,
     ShardAdopted,
     ShardDiscarded,
@@ -26,7 +27,7 @@ from xreal_synth.engine.progress import (
 
 
 class LineLog:
-    """Says every event once, progress at most every `every_s` seconds."""
+    """Says every event once, progress at most every `every_s` seconds; the end is for others to say."""
 
     def __init__(
         self, say: Callable[[str], None], every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
@@ -35,6 +36,8 @@ class LineLog:
         self._reported_at = clock()
 
     def on_event(self, event: Event) -> None:
+        if isinstance(event, RunEnded):
+            return
         if isinstance(event, Advanced):
             if self._clock() - self._reported_at < self._every:
                 return
@@ -84,6 +87,8 @@ def line_of(event: Event) -> str:
             return f"warning: {event.message}"
         case Stopping():
             return f"stopping: {event.in_flight} shards in flight are finished first"
+        case RunEnded():
+            return f"ended with exit code {event.summary.exit_code}"
 
 
 def line_of_logged(line: Mapping[str, object]) -> str:

@@ -19,13 +19,12 @@ from xreal_synth.engine.progress import (
     ActorUp,
     Advanced,
     Event,
-    OnEvent,
     RunStarted,
     ShardDone,
     ShardQuarantined,
     ShardRetried,
 )
-from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, WAIT
+from xreal_synth.run.stopwatch import GATE, MODEL, OTHER, WAIT
 
 Kind = Literal["counter", "gauge", "histogram"]
 PREFIX: Final = "xreal_synth_"
@@ -127,15 +126,14 @@ class Emit(Protocol):
 
 
 class RunMeters:
-    """Passes events on, and tells of them. `tell(dataset)` is called when Ray is up."""
+    """Tells of events. `emit(dataset)` is called when Ray is up."""
 
-    def __init__(self, dataset: str, emit: Callable[[str], Emit], on_event: OnEvent) -> None:
-        self._dataset, self._open, self._on_event = dataset, emit, on_event
+    def __init__(self, dataset: str, emit: Callable[[str], Emit]) -> None:
+        self._dataset, self._open = dataset, emit
         self._emit: Emit | None = None
         self._shards = self._done = self._in_flight = self._quarantined = 0
 
     def on_event(self, event: Event) -> None:
-        self._on_event(event)
         if isinstance(event, RunStarted):
             self._begin(event)
         elif self._emit is not None:
@@ -211,14 +209,13 @@ class ActorMeters:
         if count > 0:
             self._emit(ATTEMPTED, count)
 
-    def rendered(self, timings: Mapping[str, float]) -> None:
-        """A shard is made, in the seconds that its record tells; what is left since the one before was idle."""
+    def worked(self, timings: Mapping[str, float]) -> None:
+        """So many seconds went into a shard's rendering, by name; what is left since the one before was idle."""
         now = self._clock()
         wall, self._since = now - self._since, now
         known = {"model": timings.get(MODEL), "gate": timings.get(GATE), "wait": timings.get(WAIT)}
         parts = {part: seconds for part, seconds in known.items() if seconds is not None}
-        made = timings.get(MAKE, 0.0)
-        parts |= {"other": made - sum(parts.values()), "idle": wall - made}
+        parts |= {"other": timings.get(OTHER, 0.0), "idle": wall - sum(timings.values())}
         for part, seconds in parts.items():
             if seconds > 0:
                 self._emit(SECONDS, seconds, part=part)

@@ -77,6 +77,7 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
 
     from xreal_synth.run.attempts import plan_group
     from xreal_synth.run.group_job import group_job
+    from xreal_synth.sampling.jobs import in_batches
 
     specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.anatomies)))
     jobs = [group_job(run, spec) for spec in specs if spec is not None]
@@ -89,7 +90,8 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
                 torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
             began = time.monotonic()
-            images = sum(len(group.images) for group in backend.render(jobs, lambda images: None))
+            batches = in_batches(backend.renderer(), jobs, groups)
+            images = sum(len(group.images) for batch in batches for group in batch)
             if on_gpu:
                 torch.cuda.synchronize()
             seconds = min(seconds, time.monotonic() - began)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from xreal_synth.dataset.names import DATASET
 from xreal_synth.dataset.note import RunNote, read_note, write_note
-from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunSummary, Warned
+from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunEnded, RunSummary, Warned
 from xreal_synth.errors import StorageError
 from xreal_synth.storage import Store
 
@@ -16,7 +16,8 @@ EVERY_S = 15.0
 
 
 class NoteKeeper:
-    """Passes events on, and writes the note every `every_s` seconds from the first actor that is up.
+    """Writes the note every `every_s` seconds from the first actor that is up, and how the run ended; says with
+    `tell` where it cannot.
 
     Before that the place is not claimed, and a run that cannot start leaves nothing behind.
     """
@@ -26,30 +27,32 @@ class NoteKeeper:
         store: Store,
         groups: int,
         shards: int,
-        on_event: OnEvent,
+        tell: OnEvent,
         every_s: float = EVERY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._on_event = store, on_event
+        self._store, self._tell = store, tell
         self._every, self._clock = every_s, clock
         self._note = RunNote(0.0, None, groups, shards, 0)
         self._begun = self._failed = False
 
     def on_event(self, event: Event) -> None:
-        self._on_event(event)
-        if isinstance(event, ActorUp):
+        if isinstance(event, RunEnded):
+            self._ended(event.summary)
+        elif isinstance(event, ActorUp):
             self._begun = True
             self._note = replace(self._note, actors=max(self._note.actors, 1))
-        elif isinstance(event, Advanced):
-            if event.actors != self._note.actors:
-                self._note = replace(self._note, actors=event.actors)
-        else:
-            return
-        if self._begun and self._clock() - self._note.at >= self._every:
+        elif isinstance(event, Advanced) and event.actors != self._note.actors:
+            self._note = replace(self._note, actors=event.actors)
+        if (
+            isinstance(event, ActorUp | Advanced)
+            and self._begun
+            and self._clock() - self._note.at >= self._every
+        ):
             self._write(self._note)
 
-    def ended(self, summary: RunSummary) -> None:
-        """Writes how the run ended, unless that stands there already or the place was never claimed."""
+    def _ended(self, summary: RunSummary) -> None:
+        """Unless that stands there already or the place was never claimed."""
         if not self._store.exists(DATASET):
             return
         note = replace(self._note, exit_code=summary.exit_code, actors=0, message=summary.message)
@@ -63,5 +66,5 @@ class NoteKeeper:
             write_note(self._store, self._note)
         except (OSError, StorageError) as error:
             if not self._failed:
-                self._on_event(Warned(f"progress.json cannot be written, so `status` lags behind: {error}"))
+                self._tell(Warned(f"progress.json cannot be written, so `status` lags behind: {error}"))
             self._failed = True

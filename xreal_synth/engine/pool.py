@@ -1,6 +1,7 @@
 """The actors of a run, as the driver sees them: started, given shards, listened to, ended. No Ray here.
 
-An actor renders one shard at a time and publishes the one before meanwhile. What is bound to an engine (Ray, or a
+An actor renders one shard at a time; those before may still have groups that share its micro-batches, or be written
+to their place meanwhile. What is bound to an engine (Ray, or a
 simulation) is left to subclasses; all costs per call here are independent of the number of actors, but for the
 looks that a driver takes twice a second at most.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from xreal_synth.engine.micro_batch import Trial
@@ -60,8 +61,8 @@ Outcome = Ready | ShardRecord | Failed | Lost
 @dataclass(slots=True, eq=False)
 class Member:
     """One actor. `node` is empty until it has a place, where it came up at `placed_at`; `images` and
-    `changed_at` tell a slow shard from one that hangs. `publishing` is the shard that it has rendered before, with
-    `publishing_images`, while that one's files are written."""
+    `changed_at` tell a slow shard from one that hangs. `publishing` are the shards that it has rendered before and not
+    yet published, with their images; `open` says that some have groups left, which wait for its next shard."""
 
     name: str
     since: float
@@ -69,9 +70,9 @@ class Member:
     shard: int | None = None
     images: float = 0
     changed_at: float = 0.0
-    publishing: int | None = None
-    publishing_images: float = 0
-    publishing_since: float = 0.0
+    publishing: dict[int, float] = field(default_factory=dict)
+    published_at: float = 0.0
+    open: bool = False
     placed_at: float = 0.0
     node: str = ""
 
@@ -114,15 +115,19 @@ class Pool(ABC, Generic[M]):
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Heard]:
         """What has come back by then. An actor that is lost is gone afterwards; one that has rendered its shard
-        is idle, whether that one is published yet or not."""
+        is idle, whether its shards are published yet or not."""
 
     @abstractmethod
     def _launch(self, name: str, shape: ActorShape) -> M:
         """Asks for an actor."""
 
     @abstractmethod
-    def _send(self, member: M, shard: int, attempt: int, replacing: bool) -> None:
+    def _send(self, member: M, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
         """Gives an actor its shard."""
+
+    @abstractmethod
+    def _send_finish(self, member: M) -> None:
+        """Has an actor decide the groups that it has left."""
 
     @abstractmethod
     def _kill(self, member: M) -> None:
@@ -151,9 +156,7 @@ class Pool(ABC, Generic[M]):
         """The shards being rendered and published."""
         working = [Flight(m.shard, m.images) for m in self.in_state("working") if m.shard is not None]
         return working + [
-            Flight(m.publishing, m.publishing_images)
-            for m in self._publishing.values()
-            if m.publishing is not None
+            Flight(shard, images) for m in self._publishing.values() for shard, images in m.publishing.items()
         ]
 
     def start(self, shape: ActorShape) -> M:
@@ -163,12 +166,15 @@ class Pool(ABC, Generic[M]):
         self.members[member.name] = self._by_state["booting"][member.name] = member
         return member
 
-    def assign(self, member: M, shard: int, attempt: int, replacing: bool) -> None:
-        assert member.state == "idle", f"{member.name} is {member.state}"
-        self._move(member, "working")
-        member.shard, member.images = shard, 0
-        member.since = member.changed_at = self.clock()
-        self._send(member, shard, attempt, replacing)
+    def assign(self, member: M, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
+        """Gives an idle actor a shard; `alone` it shares no micro-batch with others."""
+        self._begin(member, shard)
+        self._send(member, shard, attempt, replacing=replacing, alone=alone)
+
+    def finish(self, member: M) -> None:
+        """Has an idle actor decide the groups that it has left: there is no next shard for it."""
+        self._begin(member, None)
+        self._send_finish(member)
 
     def end(self, member: M) -> None:
         """Ends an actor; what it had in hand stays noted in it."""
@@ -183,29 +189,38 @@ class Pool(ABC, Generic[M]):
 
     def spare(self) -> list[M]:
         """Members without a shard in flight."""
-        return [m for m in (*self.in_state("booting"), *self.in_state("idle")) if m.publishing is None]
+        return [m for m in (*self.in_state("booting"), *self.in_state("idle")) if not m.publishing]
 
     def losses(self, member: Member, lost: Lost) -> list[Heard]:
-        """What an actor's end means for the shards that it had: the one it was rendering is to blame, if one is."""
-        if member.publishing is None or member.shard is None:
-            return [Heard(member, member.shard if member.publishing is None else member.publishing, lost)]
-        published = Lost(f"{lost.reason} (its files were being written)", outside=True)
-        return [Heard(member, member.shard, lost), Heard(member, member.publishing, published)]
+        """What an actor's end means for the shards that it had: the one it was rendering is to blame, if one is, or the
+        only one. The others are made alone then, which tells."""
+        published = list(member.publishing)
+        if member.shard is None and len(published) <= 1:
+            return [Heard(member, published[0] if published else None, lost)]
+        others = Lost(f"{lost.reason} (it was not published yet)", outside=True)
+        rendering = [] if member.shard is None else [Heard(member, member.shard, lost)]
+        return rendering + [Heard(member, shard, others) for shard in published]
 
     def hung(self, limit_s: float) -> list[tuple[M, Lost]]:
-        """Members whose shard shows no new image for `limit_s`, or ten times the longest gap seen, or whose rendered
-        shard is not published by then."""
+        """Members that show no new image for `limit_s`, or ten times the longest gap seen: of their shard, or of those
+        that they are to publish."""
         limit, now = max(limit_s, 10 * self.longest_gap_s), self.clock()
-        stuck = [m for m in self._publishing.values() if now - m.publishing_since > limit]
+        stuck = [m for m in self._publishing.values() if now - max(m.published_at, m.changed_at) > limit]
         still = [m for m in self.in_state("working") if m not in stuck and now - m.changed_at > limit]
         return [
-            (m, Lost(f"files not written for {now - m.publishing_since:.0f} s", outside=True)) for m in stuck
+            (m, Lost(f"files not written for {now - m.published_at:.0f} s", outside=True)) for m in stuck
         ] + [(m, Lost(f"no new image for {now - m.changed_at:.0f} s")) for m in still]
 
     def unready(self, limit_s: float) -> list[M]:
         """Members that have had a place for `limit_s` and are not ready."""
         now = self.clock()
         return [m for m in self.in_state("booting") if m.node and now - m.placed_at > limit_s]
+
+    def _begin(self, member: M, shard: int | None) -> None:
+        assert member.state == "idle", f"{member.name} is {member.state}"
+        self._move(member, "working")
+        member.shard, member.images, member.open = shard, 0, False
+        member.since = member.changed_at = self.clock()
 
     def _move(self, member: M, state: State) -> None:
         del self._by_state[member.state][member.name]
@@ -217,17 +232,20 @@ class Pool(ABC, Generic[M]):
         self._move(member, "idle")
         member.shard = None
 
-    def _rendered(self, member: M, images: float) -> None:
-        """The member's shard is rendered, and being published."""
-        assert member.publishing is None, f"{member.name} publishes shard {member.publishing}"
-        member.publishing, member.publishing_images = member.shard, images
-        member.publishing_since = self.clock()
+    def _rendered(self, member: M, images: float, *, open_: bool = False) -> None:
+        """The member's shard is rendered, and will be published; `open_` says that groups are left."""
+        assert member.shard is not None, f"{member.name} has no shard"
+        if not member.publishing:
+            member.published_at = self.clock()
+        member.publishing[member.shard], member.open = images, open_
         self._publishing[member.name] = member
         self._answered(member)
 
-    def _published(self, member: M) -> None:
-        member.publishing = None
-        self._publishing.pop(member.name, None)
+    def _published(self, member: M, shard: int) -> None:
+        del member.publishing[shard]
+        member.published_at = self.clock()
+        if not member.publishing:
+            del self._publishing[member.name]
 
     def _progress(self, member: M, images: float) -> None:
         """What a heartbeat has told."""

@@ -148,32 +148,6 @@ class Stopping:
     in_flight: int
 
 
-Event = (
-    RunStarted
-    | Advanced
-    | ActorUp
-    | MicroBatchFound
-    | ActorLost
-    | ShardDone
-    | ShardRetried
-    | ShardQuarantined
-    | ShardAdopted
-    | ShardDiscarded
-    | Warned
-    | Stopping
-)
-OnEvent = Callable[[Event], None]
-
-
-def event_name(kind: type) -> str:
-    """`shard_done` of ShardDone: an event's name in logs."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
-
-
-EVENTS: Final[Mapping[str, type[Event]]] = {event_name(kind): kind for kind in get_args(Event)}
-"""The events by name."""
-
-
 @dataclass(frozen=True, slots=True)
 class ShardFailure:
     """A shard that is not in the dataset, and why."""
@@ -214,6 +188,57 @@ class RunSummary:
     @property
     def quarantined(self) -> tuple[int, ...]:
         return tuple(failure.shard for failure in self.failures if failure.quarantined)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The last event, but of a run that an exception ends."""
+
+    summary: RunSummary
+
+
+Event = (
+    RunStarted
+    | Advanced
+    | ActorUp
+    | MicroBatchFound
+    | ActorLost
+    | ShardDone
+    | ShardRetried
+    | ShardQuarantined
+    | ShardAdopted
+    | ShardDiscarded
+    | Warned
+    | Stopping
+    | RunEnded
+)
+OnEvent = Callable[[Event], None]
+
+
+class Events:
+    """A run's one stream of events: each listener hears every event, in the order in which they listen. What a
+    listener says while it hears one comes to all, itself too, at once."""
+
+    def __init__(self, *listeners: OnEvent) -> None:
+        self._listeners = list(listeners)
+
+    def listen(self, *listeners: OnEvent) -> None:
+        self._listeners += listeners
+
+    def __call__(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+
+def event_name(kind: type) -> str:
+    """`shard_done` of ShardDone: an event's name in logs."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+EVENTS: Final[Mapping[str, type[Event]]] = {
+    event_name(kind): kind for kind in get_args(Event) if kind is not RunEnded
+}
+"""The events by name, but for the last, whose line in a log is of its own making."""
 
 
 class Meter:

@@ -1,5 +1,5 @@
-"""The Ray actor: loads the models once, renders a shard at a time and publishes the one before meanwhile; returns
-records and never images."""
+"""The Ray actor: loads the models once, renders a shard at a time, shares micro-batches between one and the next, and
+publishes what is through meanwhile; returns records and never images."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import os
 import socket
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
 from xreal_synth.dataset.record import read_record
-from xreal_synth.engine.backend import Backend, BackendSpec
+from xreal_synth.engine.backend import BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import FULL, with_retries
 from xreal_synth.engine.ray_metrics import actor_metrics
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.retrying import retrying
-from xreal_synth.engine.worker import environment, publish_shard, render_shard
+from xreal_synth.engine.worker import RenderedShard, Worker, environment, publish_shard
 from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.run.resources import ActorShape
@@ -63,41 +63,66 @@ class ActorConfig:
     probe: Probe | None
 
 
+WAITING = 2
+"""Shards that may have groups left while the next is rendered: each has an open tar in a temporary folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A shard that is rendered; its files are being written."""
+    """A shard whose groups were all begun, with the images made meanwhile; `open` says whether it or one before it has
+    groups left that wait for the next shard, or for `finish`. What has none is being published."""
 
     images: float
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """How a shard is to be published, and where its record will be."""
+
+    attempt: int
+    replacing: bool
+    record: Future[ShardRecord | Failed] = field(default_factory=Future)
 
 
 class Generator:
     """Not used directly: `actor_class` makes the Ray actor of it."""
 
-    def __init__(self, order: ActorConfig) -> None:
-        self._order = order
+    def __init__(self, config: ActorConfig) -> None:
+        self._config = config
         self._images = 0.0
-        self._loaded: tuple[Run, Backend, Store, ActorMeters] | None = None
+        self._loaded: tuple[Run, Store, ActorMeters, Worker] | None = None
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
-        self._last: Future[ShardRecord | Failed] | None = None
-        self._publishing: dict[int, Future[ShardRecord | Failed]] = {}
+        self._last: Future[None] | None = None
+        self._orders: dict[int, _Order] = {}
 
     def __repr__(self) -> str:
         """How Ray's dashboard and log lines name it. A name of Ray's own would have to be unique on the cluster."""
-        return f"xreal_synth:{self._order.loaded.recipe.name}:{self._order.actor}"
+        return f"xreal_synth:{self._config.loaded.recipe.name}:{self._config.actor}"
 
     def ready(self) -> Ready | Failed:
         """Loads everything, once."""
         return _caught(self._load)
 
-    def shard(self, shard: int, attempt: int, replacing: bool) -> Rendered | ShardRecord | Failed:
-        """Renders one shard and begins to publish it, once the one before is published; the record, if another run
-        has made the shard meanwhile."""
-        return _caught(lambda: self._make(shard, attempt, replacing))
+    def shard(
+        self, shard: int, attempt: int, replacing: bool, alone: bool
+    ) -> Rendered | ShardRecord | Failed:
+        """Renders one shard, which is published when its last group is through; the record, if another run has made the
+        shard meanwhile. `alone` it shares no micro-batch with others."""
+        return _caught(lambda: self._make(shard, attempt, replacing, alone), self._failed)
+
+    def finish(self) -> None:
+        """Decides all groups that wait for a next shard; `published` tells what came of their shards."""
+        _, _, meters, worker = self._ready_to_make()
+        self._images = 0.0
+        _caught(lambda: meters.worked(worker.finish()), self._failed)
 
     @ray.method(concurrency_group="publish")
     def published(self, shard: int) -> ShardRecord | Failed:
         """Waits until a shard that was rendered is published; the next may be at work."""
-        return self._publishing.pop(shard).result()
+        record = self._orders[shard].record.result()
+        del self._orders[shard]
+        return record
 
     @ray.method(concurrency_group="beat")
     def placed(self) -> str:
@@ -110,53 +135,71 @@ class Generator:
         return self._images
 
     def _load(self) -> Ready:
-        order = self._order
-        if order.shape.device == "cpu":
+        config = self._config
+        if config.shape.device == "cpu":
             os.environ.update(ONE_THREAD)
-        if Path(order.folder).is_dir():
-            os.chdir(order.folder)
-        run = open_run(order.loaded)
-        if run.digest != order.digest:
+        if Path(config.folder).is_dir():
+            os.chdir(config.folder)
+        run = open_run(config.loaded)
+        if run.digest != config.digest:
             raise EngineError(
                 found=f"on {socket.gethostname()} the recipe's digest is {run.digest[:12]}",
-                wanted=f"{order.digest[:12]}, as on the driver",
+                wanted=f"{config.digest[:12]}, as on the driver",
                 hint="use one image: the same xreal-synth and the same bundle on every node",
             )
-        store = retrying(open_store(order.store))
-        if order.probe is not None and not sees(store, order.probe):
+        store = retrying(open_store(config.store))
+        if config.probe is not None and not sees(store, config.probe):
             raise refuse_unshared(store, socket.gethostname())
-        backend = order.backend.open(run, order.shape)
-        self._loaded = run, backend, store, ActorMeters(actor_metrics(run.recipe.name, order.actor))
+        backend = config.backend.open(run, config.shape)
+        meters = ActorMeters(actor_metrics(run.recipe.name, config.actor))
+        self._loaded = run, store, meters, Worker(run, backend, self._deliver, self._count)
         trials = getattr(backend, "trials", ())
         return Ready(socket.gethostname(), os.getpid(), environment(backend), trials)
 
-    def _make(self, shard: int, attempt: int, replacing: bool) -> Rendered | ShardRecord:
+    def _ready_to_make(self) -> tuple[Run, Store, ActorMeters, Worker]:
         assert self._loaded is not None, "ready() comes first"
-        run, backend, store, meters = self._loaded
+        return self._loaded
+
+    def _make(self, shard: int, attempt: int, replacing: bool, alone: bool) -> Rendered | ShardRecord:
+        run, store, meters, worker = self._ready_to_make()
         self._images = 0.0
         if not replacing and (there := _generated_elsewhere(run, store, shard)) is not None:
             return there
-
-        def count(images: float) -> None:
-            self._images += images
-            meters.images(images)
-
         print(f"shard {shard}, try {attempt + 1}", flush=True)  # to its log, which the dashboard shows
-        rendered = render_shard(run, backend, run.plan.shard(shard), count)
-        meters.rendered(rendered.timings)
-        actor = actor_id(self._order.actor, socket.gethostname(), os.getpid())
+        self._orders[shard] = _Order(attempt, replacing)
+        meters.worked(worker.make(run.plan.shard(shard), 0 if alone else WAITING))
+        return Rendered(self._images, bool(worker.open))
 
-        def write() -> ShardRecord | Failed:
-            return _caught(
-                lambda: meters.publishing()(publish_shard)(
-                    run, rendered, store, actor=actor, attempt=attempt, replacing=replacing
+    def _count(self, images: float) -> None:
+        self._images += images
+        self._ready_to_make()[2].images(images)
+
+    def _deliver(self, rendered: RenderedShard) -> None:
+        """Publishes a shard that is through, once the one before is published."""
+        run, store, meters, _ = self._ready_to_make()
+        order = self._orders[rendered.shard.shard]
+        actor = actor_id(self._config.actor, socket.gethostname(), os.getpid())
+
+        def write() -> ShardRecord:
+            with meters.publishing():
+                return publish_shard(
+                    run, rendered, store, actor=actor, attempt=order.attempt, replacing=order.replacing
                 )
-            )  # fmt: skip
 
         if self._last is not None:
             self._last.result()
-        self._last = self._publishing[shard] = self._publisher.submit(write)
-        return Rendered(self._images)
+        self._last = self._publisher.submit(lambda: order.record.set_result(_caught(write)))
+
+    def _failed(self, error: Exception) -> Failed:
+        """Gives up the shards that were in the micro-batch with what failed: where they are several, nobody knows whose
+        failure it is, and each is made again, alone."""
+        failed = failure_of(error)
+        given_up = self._ready_to_make()[3].abandon()
+        if len(given_up) > 1:
+            failed = replace(failed, cause="lost", reason=f"{failed.reason} (shards {given_up} together)")
+        for shard in given_up:
+            self._orders[shard].record.set_result(failed)
+        return failed
 
 
 def _generated_elsewhere(run: Run, store: Store, shard: int) -> ShardRecord | None:
@@ -183,11 +226,11 @@ def actor_class(shape: ActorShape) -> Any:
     return make(**options)(Generator)
 
 
-def _caught(action: Callable[[], T]) -> T | Failed:
+def _caught(action: Callable[[], T], failed: Callable[[Exception], Failed] | None = None) -> T | Failed:
     try:
         return action()
     except Exception as error:
-        return failure_of(error)
+        return (failed or failure_of)(error)
 
 
 def failure_of(error: Exception) -> Failed:

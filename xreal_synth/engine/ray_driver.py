@@ -16,7 +16,7 @@ from xreal_synth.engine.journal import journal
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.note import NoteKeeper
-from xreal_synth.engine.progress import OnEvent, RunSummary, Warned
+from xreal_synth.engine.progress import Events, OnEvent, RunEnded, RunSummary, Warned
 from xreal_synth.engine.ray_actor import ActorConfig
 from xreal_synth.engine.ray_head import watched
 from xreal_synth.engine.ray_metrics import run_metrics
@@ -53,20 +53,20 @@ def generate(
     stop, backend = stop or threading.Event(), backend or Networks()
     limits = limits or limits_of(run.recipe.compute)
     store = retrying(store)
-    with journal(run, store, on_event) as log:
-        note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, log.on_event)
+    events = Events(on_event)
+    with journal(run, store, events) as log:
+        note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
+        events.listen(note.on_event, log.on_event, RunMeters(run.recipe.name, run_metrics).on_event)
         head = check_before_start(run, store)
         store.sweep()
-        on_event = RunMeters(run.recipe.name, run_metrics, note.on_event).on_event
-        ledger = read_ledger(run, store, head.fingerprint if head else {}, on_event, again, leave)
-        account = Account(run, store, ledger.totals, on_event)
+        ledger = read_ledger(run, store, head.fingerprint if head else {}, events, again, leave)
+        account = Account(run, store, ledger.totals, events)
         if head is not None and not ledger.todo:
             summary = account.summary(head, Ending(dict(leave), {}, stopped=False))
         else:
             place = RunPlace(store, head, ledger, dict(leave))
             summary = _on_ray(run, place, account, address, stop, backend, limits)
-        note.ended(summary)
-        log.ended(summary)
+        events(RunEnded(summary))
     return summary
 
 
@@ -76,11 +76,11 @@ def _on_ray(
 ) -> RunSummary:  # fmt: skip
     store, compute, cluster = place.store, run.recipe.compute, address is not None
     if cluster and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        account.report(Warned(OPEN_HEAD.format(address=address)))
+        account.tell(Warned(OPEN_HEAD.format(address=address)))
     with session(address, compute), stop_signals(stop):
         recorded = recorded_micro_batch(place.head.fingerprint) if place.head else None
         shape = actor_shape(compute, resources(grows=cluster), recorded)
-        with probed(store, cluster=cluster) as probe, watched(resources, stop, account.report) as head:
+        with probed(store, cluster=cluster) as probe, watched(resources, stop, account.tell) as head:
             folder = str(Path.cwd())
             pool = RayPool(
                 shape,

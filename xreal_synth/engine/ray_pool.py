@@ -23,7 +23,8 @@ _PAUSE_PER_ACTOR_S = 5e-5
 _LONGEST_PAUSE_S = 0.25
 """After the first answer the driver waits a little for others, to handle many at once where actors are many."""
 
-Kind = Literal["call", "publishing", "beat", "placing"]
+Asked = Literal["call", "beat", "placing"] | int
+"""What an actor is asked; a number: whether that shard is published."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +32,7 @@ class RayMember(Member):
     """An actor's handle, and what it has been asked and has not answered."""
 
     handle: Any = None
-    asked: dict[Kind, Any] | None = None
+    asked: dict[Asked, Any] | None = None
     beat_at: float = 0.0
 
 
@@ -46,8 +47,8 @@ class RayPool(Pool[RayMember]):
         super().__init__(time.monotonic)
         self._class = actor_class(shape)
         self._order_of, self._head_there = order_of, head_there
-        self._awaited: dict[Any, tuple[RayMember, Kind]] = {}
-        self._minor: dict[Any, tuple[RayMember, Kind]] = {}
+        self._awaited: dict[Any, tuple[RayMember, Asked]] = {}
+        self._minor: dict[Any, tuple[RayMember, Asked]] = {}
         self._beats: deque[RayMember] = deque()
 
     def _launch(self, name: str, shape: ActorShape) -> RayMember:
@@ -62,8 +63,11 @@ class RayPool(Pool[RayMember]):
     def _actor(self, name: str, shape: ActorShape) -> Any:
         return self._class.remote(self._order_of(name, shape))
 
-    def _send(self, member: RayMember, shard: int, attempt: int, replacing: bool) -> None:
-        self._ask(member, "call", member.handle.shard.remote(shard, attempt, replacing))
+    def _send(self, member: RayMember, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
+        self._ask(member, "call", member.handle.shard.remote(shard, attempt, replacing, alone))
+
+    def _send_finish(self, member: RayMember) -> None:
+        self._ask(member, "call", member.handle.finish.remote())
 
     def _kill(self, member: RayMember) -> None:
         for kind in list(member.asked or ()):
@@ -71,20 +75,20 @@ class RayPool(Pool[RayMember]):
         if self._head_there():
             ray.kill(member.handle)
 
-    def _ask(self, member: RayMember, kind: Kind, ref: Any) -> None:
+    def _ask(self, member: RayMember, kind: Asked, ref: Any) -> None:
         assert member.asked is not None
         member.asked[kind] = ref
         self._table(kind)[ref] = member, kind
 
-    def _answer(self, member: RayMember, kind: Kind) -> Any:
+    def _answer(self, member: RayMember, kind: Asked) -> Any:
         """The reference, no longer awaited."""
         assert member.asked is not None
         ref = member.asked.pop(kind)
         del self._table(kind)[ref]
         return ref
 
-    def _table(self, kind: Kind) -> dict[Any, tuple[RayMember, Kind]]:
-        return self._awaited if kind in ("call", "publishing") else self._minor
+    def _table(self, kind: Asked) -> dict[Any, tuple[RayMember, Asked]]:
+        return self._minor if kind in ("beat", "placing") else self._awaited
 
     def wait(self, timeout_s: float) -> list[Heard]:
         self._ask_beats()
@@ -101,11 +105,13 @@ class RayPool(Pool[RayMember]):
     def _outcomes(self, awaited: list[Any]) -> list[Heard]:
         """Published shards first: they are whole, whatever has become of their actor since."""
         back, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-        reported = sorted((self._awaited[ref] for ref in back), key=lambda each: each[1] != "publishing")
+        reported = sorted((self._awaited[ref] for ref in back), key=lambda each: each[1] == "call")
         heard: list[Heard] = []
         for member, kind in reported:
             if member.name in self.members:
-                heard += self._published_outcome(member) if kind == "publishing" else self._outcome(member)
+                heard += (
+                    self._published_outcome(member, kind) if isinstance(kind, int) else self._outcome(member)
+                )
         return heard
 
     def _outcome(self, member: RayMember) -> list[Heard]:
@@ -114,32 +120,26 @@ class RayPool(Pool[RayMember]):
             self._answer(member, "beat")
         if isinstance(outcome, Lost):
             return self._gone(member, outcome)
-        if isinstance(outcome, Rendered):
-            return self._made(member, outcome)
-        self._answered(member)
-        return [Heard(member, shard, outcome)]
+        if not isinstance(outcome, Rendered):
+            self._answered(member)
+            return [Heard(member, shard, outcome)] if outcome is not None else []
+        assert shard is not None, "a shard was asked for"
+        self._rendered(member, outcome.images, open_=outcome.open)
+        self._ask(member, shard, member.handle.published.remote(shard))
+        return []
 
-    def _made(self, member: RayMember, made: Rendered) -> list[Heard]:
-        """The shard before is published by now, whether its answer has come or not."""
-        heard = self._published_outcome(member) if member.publishing is not None else []
-        if member.name in self.members:
-            shard = member.shard
-            self._rendered(member, made.images)
-            self._ask(member, "publishing", member.handle.published.remote(shard))
-        return heard
-
-    def _published_outcome(self, member: RayMember) -> list[Heard]:
-        shard, outcome = member.publishing, self._got(member, "publishing")
+    def _published_outcome(self, member: RayMember, shard: int) -> list[Heard]:
+        outcome = self._got(member, shard)
         if isinstance(outcome, Lost):
             return self._gone(member, outcome)
-        self._published(member)
+        self._published(member, shard)
         return [Heard(member, shard, outcome)]
 
     def _gone(self, member: RayMember, lost: Lost) -> list[Heard]:
         self.end(member)
         return self.losses(member, lost)
 
-    def _got(self, member: RayMember, kind: Kind) -> Any:
+    def _got(self, member: RayMember, kind: Asked) -> Any:
         """What the actor has answered; Failed or Lost where Ray has no answer of it."""
         try:
             return ray.get(self._answer(member, kind), timeout=ANSWER_S)

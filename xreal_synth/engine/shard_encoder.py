@@ -12,7 +12,7 @@ from xreal_synth.dataset.tar import EncodedSample, TableRow, TarWriter, encode_s
 from xreal_synth.run.stopwatch import WAIT, Stopwatch
 
 if TYPE_CHECKING:
-    from xreal_synth.engine.worker import GeneratedGroup
+    from xreal_synth.engine.samples import GeneratedGroup
 
 _MOST = 256
 """Tasks that may wait for the encoder before rendering waits for it."""

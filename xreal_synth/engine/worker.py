@@ -1,57 +1,35 @@
 """From a shard's plan to a finished shard. No Ray here: an actor, a test and `replay` call the same code.
 
-Bytes depend on (recipe, bundle, environment) alone: never on the actor, the order or what ran before.
+Bytes depend on (recipe, bundle, environment) alone: never on the actor, the order or what ran before or beside.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from xreal_synth.anatomy.label_map import enlarged
-from xreal_synth.anatomy.regions import pathology_mask
 from xreal_synth.dataset.names import parse_key
 from xreal_synth.dataset.record import build_record
 from xreal_synth.dataset.table import build_rejects, build_table
 from xreal_synth.dataset.tar import TableRow
 from xreal_synth.engine.backend import Backend, OnBatch
-from xreal_synth.engine.enlarge import enlarged_finding, enlarged_source
 from xreal_synth.engine.publish import ShardFiles, publish
+from xreal_synth.engine.samples import GeneratedGroup
 from xreal_synth.engine.shard_encoder import ShardEncoder
 from xreal_synth.errors import DatasetError
-from xreal_synth.planning.image_labels import image_labels
-from xreal_synth.planning.labels import labels_for
 from xreal_synth.run.attempts import Attempts, Due, plan_group
 from xreal_synth.run.fingerprint import fingerprint
-from xreal_synth.run.group_job import group_job, painted_by
+from xreal_synth.run.group_job import group_job
 from xreal_synth.run.quality import judged_images
-from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, Stopwatch
-from xreal_synth.sampling.jobs import GroupImages, GroupJob
+from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, OTHER, Stopwatch
+from xreal_synth.sampling.jobs import GroupImages, in_batches
 from xreal_synth.storage import Store
-from xreal_synth.types import (
-    GreyImage,
-    ImageQuality,
-    LabelValue,
-    MemberSpec,
-    Rejected,
-    Role,
-    Sample,
-    SampleMeta,
-    SampleSpec,
-    ShardPlan,
-    ShardRecord,
-    Verdict,
-)
+from xreal_synth.types import Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -60,167 +38,25 @@ AHEAD = 16
 """Micro-batches that groups may be ahead of one that the gate has refused: bounds what waits to be written in order."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GeneratedGroup:
-    """An attempt's images, and the gate's verdict on each member; None where no gate looked."""
-
-    run: Run
-    spec: SampleSpec
-    images: GroupImages
-    verdicts: tuple[Verdict | None, ...]
-
-    @property
-    def samples(self) -> tuple[Sample, ...]:
-        """What is delivered of it, built anew at each call."""
-        spec, real = self.spec, real_twin(self.spec)
-        twin = self.images.images.get(Role.healthy) if real is None else real
-
-        def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-            image = (
-                twin if member.name == Role.healthy and twin is not None else self.images.images[member.name]
-            )
-            change = np.zeros_like(image) if twin is None else changed(image, twin)
-            return build_sample(self.run, spec, member, image, change, verdict)
-
-        return tuple(map(built, spec.members, self.verdicts))
-
-    @property
-    def refused(self) -> Rejected | None:
-        """Why this attempt is not delivered: the first image that the gate refuses; None if there is none."""
-        for refused, verdict in zip(self.spec.members, self.verdicts, strict=True):
-            if verdict is not None and not verdict.accepted:
-                spec, names = self.spec, [f.name for member in self.spec.members for f in member.findings]
-                reason = "; ".join(verdict.reasons[: len(verdict.refused)])
-                return Rejected(
-                    spec.index, spec.attempt, spec.row, reason, dropped=False, check=verdict.refused[0],
-                    member=refused.name, findings=tuple(dict.fromkeys(names)), scores=verdict.scores,
-                )  # fmt: skip
-        return None
-
-
-def build_sample(
-    run: Run,
-    spec: SampleSpec,
-    member: MemberSpec,
-    image: GreyImage,
-    change: GreyImage,
-    verdict: Verdict | None = None,
-) -> Sample:
-    """An image with its masks, labels, provenance and verdict, and its change from the twin (0 where there is none).
-
-    Masks, regions and boxes of an image that was upscaled are those of the small one, each pixel a block.
-    """
-    height, width = image.shape
-    times = run.enlarging
-    assert height == times * spec.anatomy.shape[0], (
-        f"an image of {height} pixels, wanted {run.delivered_size}"
-    )
-    meta = SampleMeta(
-        key=member.key,
-        group=spec.index,
-        member=member.name,
-        attempt=spec.attempt,
-        row=spec.row,
-        digest=run.digest,
-        bundle_name=run.bundle.name,
-        bundle_hash=run.bundle.content_hash,
-        seed=run.recipe.seed,
-        anatomy_source=run.plan.source.source_name,
-        anatomy_id=spec.anatomy_id,
-        ctr=spec.ctr,
-        image_size=(height, width),
-        findings=tuple(enlarged_finding(finding, times) for finding in member.findings),
-        labels=_labels(run, spec, member, verdict),
-        prompt=_prompt(run, member, spec.row),
-        sampling={key: value for key, value in asdict(run.sampling).items() if value is not None},
-        source=None if member.source is None else enlarged_source(member.source, times),
-        sham=tuple(enlarged_finding(place, times) for place in member.sham),
-        quality=_quality(run, verdict),
-    )
-    pathology = pathology_mask([spec.regions[one] for one in member.findings], spec.anatomy.shape)
-    return Sample(image, enlarged(spec.anatomy, times), enlarged(pathology, times), meta, spec.split, change)
-
-
-def real_twin(spec: SampleSpec) -> GreyImage | None:
-    """The real image in the twin's place, as it is delivered; it comes from the plan."""
-    return spec.image if spec.large is None else spec.large
-
-
-def changed(image: GreyImage, twin: GreyImage) -> GreyImage:
-    """|image - twin|, uint8 [H, W]."""
-    return np.asarray(np.maximum(image, twin) - np.minimum(image, twin))
-
-
-def _quality(run: Run, verdict: Verdict | None) -> ImageQuality | None:
-    """What of the verdict is told of a delivered image; nothing without checks."""
-    if verdict is None or not run.quality.checks:
-        return None
-    return ImageQuality(run.quality.profile, dict(verdict.scores), verdict.flags)
-
-
-def _labels(
-    run: Run, spec: SampleSpec, member: MemberSpec, verdict: Verdict | None
-) -> dict[str, dict[str, LabelValue]]:
-    if member.source is not None:
-        return image_labels(member.source, member.findings)
-    assert spec.ctr is not None, "a drawn anatomy has a ratio"
-    passed = verdict.passed if verdict is not None and verdict.passed is not None else frozenset[str]()
-    return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr, passed)
-
-
-def _prompt(run: Run, member: MemberSpec, row: int) -> str:
-    """The prompts in the order in which they were painted; a real image as it is has none."""
-    if member.sham:
-        return run.bundle.healthy_prompt
-    prompts = [painted_by(run, finding, row) for finding in member.findings]
-    if member.source is not None and member.source.removed:
-        prompts.insert(0, run.bundle.healthy_prompt)
-    if prompts:
-        return " + ".join(prompts)
-    return run.bundle.healthy_prompt if member.source is None else ""
-
-
 def render_groups(
     run: Run, backend: Backend, specs: Iterable[SampleSpec], on_batch: OnBatch = lambda images: None
 ) -> Iterator[GeneratedGroup]:
     """The images of each group with their verdicts, in the order of `specs`."""
-    return _made(run, backend, (Due(spec, group_job(run, spec)) for spec in specs), on_batch, Stopwatch())
+    dues = {spec.index: Due(spec, group_job(run, spec)) for spec in specs}
+    jobs = (due.job for due in dues.values())
+    for batch in in_batches(backend.renderer(on_batch), jobs, backend.micro_batch):
+        yield from _judged(run, backend, [(dues[images.index], images) for images in batch])
 
 
-def _made(
-    run: Run, backend: Backend, attempts: Iterable[Due], on_batch: OnBatch, watch: Stopwatch
-) -> Iterator[GeneratedGroup]:
-    """Attempts are taken as the sampler comes to them; what has come of earlier ones may decide which they are."""
-    begun: deque[Due] = deque()
-
-    def jobs() -> Iterator[GroupJob]:
-        for due in attempts:
-            begun.append(due)
-            yield due.job
-
-    images = watch.each(MODEL, backend.render(jobs(), on_batch))
-    while batch := [(begun.popleft(), one) for one in islice(images, backend.micro_batch)]:
-        yield from _judged(run, backend, batch, watch)
-    assert not begun, f"no images of group {begun[0].spec.index}"
-
-
-def _judged(
-    run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupImages]], watch: Stopwatch
-) -> Iterator[GeneratedGroup]:
-    """The gate looks at a micro-batch of groups together."""
-    for due, images in batch:
-        assert images.index == due.spec.index, f"images of group {images.index}, not of {due.spec.index}"
+def _judged(run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupImages]]) -> Iterator[GeneratedGroup]:
+    """The gate looks at groups together; what it says of one does not depend on the others."""
     seen = [
         judged_images(run, due.spec, due.job, images) if run.quality.gated else [] for due, images in batch
     ]
-    with watch.within(GATE):
-        judged = backend.gate.judge([image for images in seen for image in images if image is not None])
-    reported = iter(judged)
+    verdicts = iter(backend.gate.judge([image for each in seen for image in each if image is not None]))
     for (due, images), looked_at in zip(batch, seen, strict=True):
-        verdicts = [None if image is None else next(reported) for image in looked_at] or [None] * len(
-            due.spec.members
-        )
-        yield GeneratedGroup(run, due.spec, images, tuple(verdicts))
+        own = [None if image is None else next(verdicts) for image in looked_at]
+        yield GeneratedGroup(run, due.spec, images, tuple(own or [None] * len(due.spec.members)))
 
 
 def make_group(run: Run, backend: Backend, index: int, attempt: int | None = None) -> tuple[Sample, ...]:
@@ -254,6 +90,163 @@ def replay(run: Run, backend: Backend, key: str, attempt: int | None = None) -> 
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RenderedShard:
+    """A shard whose last images may still be on the encoder, on their way into the tar in a temporary folder, and what
+    its table and record are made of."""
+
+    shard: ShardPlan
+    folder: tempfile.TemporaryDirectory[str]
+    tar: Path
+    encoder: ShardEncoder
+    rejected: list[Rejected]
+    environment: dict[str, str]
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _OpenShard:
+    """A shard with groups that are not decided yet; `spent` is its part of the micro-batches' seconds, by name."""
+
+    plan: ShardPlan
+    attempts: Attempts
+    encoder: ShardEncoder
+    folder: tempfile.TemporaryDirectory[str]
+    tar: Path
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def settle(self, made: GeneratedGroup) -> None:
+        if (refused := made.refused) is not None:
+            self.attempts.refuse(made.spec, refused)
+        else:
+            self.attempts.accept(made.spec)
+            self.encoder.take(made)
+
+
+class Worker:
+    """Renders shards one after another: micro-batches of groups are taken, rendered, judged, and each group delivered
+    or refused. A thread beside the model's plans what comes next.
+
+    Refused groups, and what does not fill a micro-batch, may wait for the next shard's. `deliver` is called with each
+    shard whose last group is through. Used as a context manager it leaves nothing behind.
+    """
+
+    def __init__(
+        self, run: Run, backend: Backend, deliver: Callable[[RenderedShard], None],
+        on_batch: OnBatch = lambda images: None,
+    ) -> None:  # fmt: skip
+        self._run, self._backend, self._deliver, self._on_batch = run, backend, deliver, on_batch
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._watch = Stopwatch()
+        self._open: dict[int, _OpenShard] = {}
+        self._restart()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.abandon()
+        self._planner.shutdown(cancel_futures=True)
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """The shards with groups that are not decided yet, oldest first."""
+        return tuple(self._open)
+
+    def make(self, plan: ShardPlan, waiting: int = 0) -> dict[str, float]:
+        """Begins all groups of a shard, and decides them but for those of `waiting` shards at the most, which wait for
+        the next shard's or for `finish`; the seconds that went, by name.
+
+        Raises whatever the models, the encoder or `deliver` raise; then the open shards are to be abandoned.
+        """
+        folder = tempfile.TemporaryDirectory(prefix="xreal-shard-")
+        tar = Path(folder.name) / f"{plan.stem}.tar"
+        size = self._backend.micro_batch
+        attempts = Attempts(
+            self._run, plan, size, AHEAD * size, self._planner, partial(group_job, self._run), self._watch
+        )
+        self._open[plan.shard] = _OpenShard(plan, attempts, ShardEncoder(tar, self._watch), folder, tar)
+        return self._work(attempts, waiting)
+
+    def finish(self) -> dict[str, float]:
+        """Decides every group that waits. Returns and raises as `make` does."""
+        return self._work(None, 0)
+
+    def abandon(self) -> tuple[int, ...]:
+        """Gives up the open shards, and returns them; nothing of them is left."""
+        given_up, shards = self.open, list(self._open.values())
+        self._open.clear()
+        self._restart()
+        for shard in shards:
+            shard.encoder.abandon()
+            shard.folder.cleanup()
+        return given_up
+
+    def _restart(self) -> None:
+        self._watch.lap()
+        self._due: list[Due] = []
+        self._rendering: dict[int, Due] = {}
+        self._renderer = self._backend.renderer(self._on_batch)
+
+    def _work(self, newest: Attempts | None, waiting: int) -> dict[str, float]:
+        spent: dict[str, float] = {}
+        with self._watch.within(OTHER):
+            while True:
+                full = self._take()
+                self._close_shards()
+                if not full and (newest is None or newest.begun) and len(self._open) <= waiting:
+                    return spent
+                batch = [due.spec.index for due in self._due] or list(self._rendering)
+                rendered = self._render()
+                with self._watch.within(GATE):
+                    judged = list(_judged(self._run, self._backend, rendered))
+                seconds = self._watch.lap()
+                _add(spent, seconds)
+                for group in batch:
+                    _add(self._shard_of(group).spent, seconds, 1 / len(batch))
+                for made in judged:
+                    self._shard_of(made.spec.index).settle(made)
+
+    def _take(self) -> bool:
+        """Takes groups until a micro-batch is due, of the oldest shards first; whether there were enough."""
+        size = self._backend.micro_batch
+        for shard in self._open.values():
+            while len(self._due) < size and (due := shard.attempts.next()) is not None:
+                self._due.append(due)
+        return len(self._due) == size
+
+    def _render(self) -> list[tuple[Due, GroupImages]]:
+        """Begins the groups that are due; finishes those that were begun where none is."""
+        due, self._due = self._due, []
+        self._rendering.update((one.spec.index, one) for one in due)
+        with self._watch.within(MODEL):
+            finished = self._renderer.begin([one.job for one in due]) if due else self._renderer.finish()
+        return [(self._rendering.pop(images.index), images) for images in finished]
+
+    def _shard_of(self, group: int) -> _OpenShard:
+        return next(shard for shard in self._open.values() if shard.plan.start <= group < shard.plan.stop)
+
+    def _close_shards(self) -> None:
+        """Has written what can be, and delivers the shards whose groups are all decided."""
+        for shard in list(self._open.values()):
+            shard.encoder.write(shard.attempts.frontier)
+            if not shard.attempts.decided:
+                continue
+            del self._open[shard.plan.shard]
+            rejected = sorted(shard.attempts.rejected, key=lambda reject: (reject.group, reject.attempt))
+            timings = shard.spent | {MAKE: sum(shard.spent.values())}
+            self._deliver(
+                RenderedShard(
+                    shard.plan, shard.folder, shard.tar, shard.encoder, rejected,
+                    environment(self._backend), timings,
+                )
+            )  # fmt: skip
+
+
+def _add(total: dict[str, float], seconds: Mapping[str, float], share: float = 1.0) -> None:
+    total.update({name: total.get(name, 0.0) + share * value for name, value in seconds.items()})
+
+
 def run_shard(
     run: Run,
     backend: Backend,
@@ -270,43 +263,14 @@ def run_shard(
     `attempt` counts tries at the shard. With `replacing` the shard's earlier files give way. Raises
     StorageError, DatasetError and whatever the models raise; then nothing but whole files is left behind.
     """
-    rendered = render_shard(run, backend, shard, heartbeat)
-    return publish_shard(run, rendered, store, actor=actor, attempt=attempt, replacing=replacing)
+    records: list[ShardRecord] = []
 
+    def published(rendered: RenderedShard) -> None:
+        records.append(publish_shard(run, rendered, store, actor=actor, attempt=attempt, replacing=replacing))
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RenderedShard:
-    """A shard whose last images may still be on the encoder, on their way into the tar in a temporary folder, and what
-    its table and record are made of."""
-
-    shard: ShardPlan
-    folder: tempfile.TemporaryDirectory[str]
-    tar: Path
-    encoder: ShardEncoder
-    rejected: list[Rejected]
-    environment: dict[str, str]
-    timings: dict[str, float]
-
-
-def render_shard(
-    run: Run, backend: Backend, shard: ShardPlan, heartbeat: OnBatch = lambda images: None
-) -> RenderedShard:
-    """Makes a shard's images; nothing is published yet. Raises whatever the models raise; then nothing is left."""
-    began, watch = time.monotonic(), Stopwatch()
-    folder = tempfile.TemporaryDirectory(prefix="xreal-shard-")
-    try:
-        tar = Path(folder.name) / f"{shard.stem}.tar"
-        encoder = ShardEncoder(tar, watch)
-        try:
-            rejected = _render(run, backend, shard, encoder, heartbeat, watch)
-        except BaseException:
-            encoder.abandon()
-            raise
-    except BaseException:
-        folder.cleanup()
-        raise
-    timings = {MAKE: time.monotonic() - began} | watch.seconds
-    return RenderedShard(shard, folder, tar, encoder, rejected, environment(backend), timings)
+    with Worker(run, backend, published, heartbeat) as worker:
+        worker.make(shard)
+    return records[0]
 
 
 def publish_shard(
@@ -353,24 +317,3 @@ def publish_rows(
         actor=actor, attempt=attempt, gated=bool(run.quality.checks),
     )  # fmt: skip
     return publish(store, files, record, replacing=replacing)
-
-
-def _render(
-    run: Run, backend: Backend, shard: ShardPlan, encoder: ShardEncoder, heartbeat: OnBatch, watch: Stopwatch
-) -> list[Rejected]:
-    """Renders and judges; what is delivered goes to the encoder. A thread beside the model's plans what comes next.
-
-    Returns the refused attempts in order.
-    """
-    size = backend.micro_batch
-    with ThreadPoolExecutor(1, thread_name_prefix="plan") as planner:
-        attempts = Attempts(run, shard, size, AHEAD * size, planner, partial(group_job, run), watch)
-        while (due := attempts.next()) is not None:
-            for made in _made(run, backend, chain([due], iter(attempts.next, None)), heartbeat, watch):
-                if (refused := made.refused) is not None:
-                    attempts.refuse(made.spec, refused)
-                else:
-                    attempts.accept(made.spec)
-                    encoder.take(made)
-                encoder.write(attempts.frontier)
-    return sorted(attempts.rejected, key=lambda reject: (reject.group, reject.attempt))

@@ -30,6 +30,7 @@ from xreal_synth.evaluation.findings import (
 from xreal_synth.evaluation.generated_images import GeneratedFolder, image_seconds
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, spread
 from xreal_synth.evaluation.measurements import Measurements, measure
+from xreal_synth.evaluation.places import PlaceFigures, place_figures
 from xreal_synth.evaluation.spectrum import RINGS, upper_power
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.manifest import BadImage, ImageRow
@@ -68,7 +69,8 @@ class BundleFigures:
     (its ceiling). `rings` is power over real images in eight rings of frequencies, `rings_training` the same of
     the training images; `sharpness` of the upper half. `kernel` and `frechet` are in the evaluator classifier's
     features. `unplaced` counts findings that found no place, `faulty` images that could not be read. `seconds`
-    are by the clock on the wall, `core_seconds` of CPU time (empty on other devices).
+    are by the clock on the wall, `core_seconds` of CPU time (empty on other devices). `in_place` is empty, and its
+    mean None, without a locator of the bundle's findings.
     """
 
     images: int
@@ -93,6 +95,8 @@ class BundleFigures:
     copies: dict[str, CopyFigures]
     seconds: dict[str, float]
     core_seconds: dict[str, float]
+    in_place: dict[str, PlaceFigures]
+    in_place_mean: PlaceFigures | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +129,10 @@ def measure_real(
             hint="name other splits, or correct the manifest",
         )
     real = measure(
-        evaluators, ((pair.image, pair.mask) for pair in (reader.read(c.row) for c in cases)), on_image
+        evaluators,
+        ((pair.image, pair.mask) for pair in (reader.read(c.row) for c in cases)),
+        on_image,
+        places=True,
     )
     used: list[ImageRow] = []
 
@@ -170,6 +177,10 @@ def measure_bundle(
         evaluators, cases, made, real.measurements, findings, bootstrap
     )
     seconds, core = folder.seconds("wall"), folder.seconds("core")
+    peaks = made.measurements.peaks, made.twins.peaks, real.measurements.peaks
+    in_place, in_place_mean = place_figures(
+        cases, findings, evaluators.placed_findings, peaks, size, bootstrap
+    )
     return BundleFigures(
         images=len(cases),
         with_finding=sum(bool(case.findings) for case in cases),
@@ -193,6 +204,8 @@ def measure_bundle(
         copies=_copies(cases, made.measurements, real, bootstrap),
         seconds={**seconds, **image_seconds(seconds)},
         core_seconds={**core, **image_seconds(core)},
+        in_place=in_place,
+        in_place_mean=in_place_mean,
     )
 
 
@@ -218,7 +231,9 @@ def _measure_generated(
             similar.extend(ms_ssim([image], [pair.image]))
             yield image, pair.mask
 
-    seen_twins, seen = measure(evaluators, twins(), on_image), measure(evaluators, labelled(), on_image)
+    seen_twins, seen = (
+        measure(evaluators, images, on_image, places=True) for images in (twins(), labelled())
+    )
     return _Generated(seen, seen_twins, np.asarray(similar), np.asarray(similar_twin))
 
 

@@ -16,6 +16,8 @@ NOTES: Final = (
     "against real images; `real`: as many training images against the same real images.",
     "AUC and macro-F1 (at one half): the evaluator classifier's; images without the finding are the negatives. "
     "Rises: share of images that score above their own twin for a finding asked for, or not asked for.",
+    "In place: share of images with a finding whose map of it, by the evaluator locator, peaks inside a box of it; "
+    "`twin`: of their healthy twins, in the same boxes; `real`: of real images, in radiologists' boxes.",
     "Sharpness: power over real images in the upper half of the frequencies. Copies: images nearer to a training "
     "image than 99.9% of training images are to their nearest neighbour of another patient.",
     "Intervals: 95%, bootstrap by patient; of distances a jackknife by patient, and random draws for `real`.",
@@ -49,11 +51,24 @@ def table_of_figures(found: BundleFigures) -> list[Row]:
             (f"rises {name}", brief(one.rises), f"unasked {brief(one.rises_unasked)}")
             for name, one in found.findings.items()
         ),
+        *_in_place(found),
         ("sharpness", brief(found.sharpness), f"training images {found.sharpness_training:.2f}"),
         *(
             (f"copies, by {metric}", brief(copies.made), f"real {brief(copies.real)}")
             for metric, copies in found.copies.items()
         ),
+    ]
+
+
+def _in_place(found: BundleFigures) -> list[Row]:
+    if not found.in_place:
+        return [("in place", "not measured", "the evaluators have no locator/ of the bundle's findings")]
+    named = {f"{name} ({one.asked.n} images)": one for name, one in found.in_place.items()}
+    if found.in_place_mean is not None:
+        named["mean of those with real boxes"] = found.in_place_mean
+    return [
+        (f"in place {name}", brief(one.asked), f"twin {brief(one.twin)}, real {brief(one.real)}")
+        for name, one in named.items()
     ]
 
 

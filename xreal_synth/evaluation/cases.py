@@ -38,10 +38,12 @@ class Case:
 
     @property
     def name(self) -> str:
+        """The real image's name in its folder."""
         return self.row.image
 
     @property
     def asked(self) -> frozenset[str]:
+        """Names of the findings that are asked for."""
         return frozenset(finding.name for finding in self.findings)
 
 
@@ -60,7 +62,7 @@ class CaseReader:
         return ImagePair(self._resized(pair.image), mask)
 
     def image(self, row: ImageRow) -> GreyImage:
-        """The image alone, whatever its mask; raises BadImage if it cannot be used."""
+        """The image alone, whatever its mask; raises BadImage if it cannot be used. uint8 [S, S]."""
         image = decode_image(self._files.read(row.shard, row.image))
         check_contrast(image)
         return self._resized(image)

@@ -38,14 +38,15 @@ REAL: Final = "real images"
 BUNDLE_KEY: Final = "bundle"
 COLUMNS: Final = (
     "lungs", "heart", "aorta", "MS-SSIM", "kernel", "Frechet", "sharpness", "AUC", "rises",
-    "s / image",
+    "in place", "s / image",
 )  # fmt: skip
 
 NOTE: Final = (
     "Dice by the evaluator segmenter; kernel distance (KID's estimator) and Frechet distance in the judging "
     "classifier's features to real images; sharpness is power over real images in the upper half of the "
     "frequencies; AUC of the evaluator classifier, mean over findings; rises is the share of images that score above "
-    "their healthy twin for the finding asked for; seconds an image with a finding are of CPU time where it ran on a "
+    "their healthy twin for the finding asked for, in place the share whose map of it by the evaluator locator peaks "
+    "inside a box of it; seconds an image with a finding are of CPU time where it ran on a "
     "CPU. Of few images all of these are rough: see the intervals in each cell's figures.json."
 )
 _NONE: Final = float("nan")
@@ -81,6 +82,7 @@ class CellFigures:
             found["sharpness"]["value"],
             _mean([one["auc"]["value"] for one in shown]),
             _mean([one["rises"]["value"] for one in shown]),
+            self._in_place("asked"),
             (found["core_seconds"] or found["seconds"]).get("image with a finding", _NONE),
         )
 
@@ -90,8 +92,13 @@ class CellFigures:
         auc = _mean([one["auc_real"]["value"] for one in found["findings"].values()])
         kernel, frechet = (found[name]["real"]["value"] for name in ("kernel", "frechet"))
         return _row(
-            found["dice_real"], _NONE, kernel, frechet, found["sharpness_training"], auc, _NONE, _NONE
-        )
+            found["dice_real"], _NONE, kernel, frechet, found["sharpness_training"], auc, _NONE,
+            self._in_place("real"), _NONE,
+        )  # fmt: skip
+
+    def _in_place(self, of: str) -> float:
+        """Mean over findings; NaN without a locator, and of figures that were made before there was one."""
+        return _mean([one[of]["value"] for one in self.figures.get("in_place", {}).values()])
 
 
 def cells_of(base: Request, grid: Grid, *, cross: bool) -> list[ChoiceCell]:

@@ -45,6 +45,7 @@ class Bench:
     _side: RealSide | None = None
 
     def networks(self) -> dict[str, Any]:
+        """What evaluation.json says of the networks that measured: their hashes."""
         record: dict[str, Any] = {"evaluators": self.evaluators.sha256}
         if self.inception is not None:
             record["inception"] = self.inception.sha256

@@ -92,11 +92,13 @@ class Sets:
     size: int
 
     def showing(self, finding: str) -> Sets:
+        """The same sets, of each the images that show a finding."""
         made, reference, second = (one.showing(finding) for one in self.all)
         return Sets(made, reference, second, self.size)
 
     @property
     def all(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        """Generated images, real ones beside them, and real ones of another split."""
         return self.made, self.reference, self.second
 
     def equal(self) -> tuple[ImageSet, ImageSet]:

@@ -80,6 +80,7 @@ def write(store: Store, record: Mapping[str, Any]) -> None:
 
 
 def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """evaluation.json's bytes; what could not be measured is null."""
     return (json.dumps(null_for_nan(dict(record)), indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -128,10 +129,12 @@ def summary(record: Mapping[str, Any]) -> list[str]:
 
 
 def overall(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of all images together."""
     return [row for row in rows if row["finding"] is None]
 
 
 def findings_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the findings that have rows of their own, in their order."""
     return list(dict.fromkeys(row["finding"] for row in rows if row["finding"] is not None))
 
 

@@ -30,7 +30,7 @@ class ImagePairs:
         self._scores: dict[str, list[tuple[str, float]]] = {}
 
     def add(self, image: GreyImage, group: str, findings: Iterable[str]) -> None:
-        """An image of `group` that shows `findings`; it is paired within each, and among all images."""
+        """An image of `group` that shows `findings`; it is paired within each, and among all images. uint8 [H, W]."""
         for name in (ALL, *findings):
             scores = self._scores.setdefault(name, [])
             if len(scores) >= MOST_PAIRS:

@@ -1,10 +1,12 @@
-"""The networks that judge images: a segmenter and a classifier that no training and no gate has used.
+"""The networks that judge images, which no training and no gate has used: segmenter, classifier, perhaps a locator.
 
-They lie in `evaluator_networks/` beside this file, with `evaluators.json`, which lists their files' sizes and hashes.
+A locator is a classifier that says where it sees a finding; what needs one says so where there is none. They lie in
+`evaluator_networks/` beside this file, with `evaluators.json`, which lists their files' sizes and hashes.
 A folder of the same layout with evaluators trained on other images can be given instead:
 
 `xreal-synth train segmenter evaluator-segmenter ...`, `xreal-synth train classifier evaluator-classifier ...`,
-`python -m xreal_synth.training.export --segmenter RUN --classifier RUN FOLDER`,
+`xreal-synth train classifier evaluator-locator ...`,
+`python -m xreal_synth.training.export --segmenter RUN --classifier RUN --locator RUN FOLDER`,
 `python -m xreal_synth.evaluation.evaluators FOLDER`.
 """
 
@@ -32,7 +34,8 @@ from xreal_synth.types import GreyImage
 SHIPPED_EVALUATORS: Final = Path(__file__).parent / "evaluator_networks"
 EVALUATORS_FILE: Final = "evaluators.json"
 PARTS: Final = ("segmenter", "classifier")
-FILES: Final = tuple(f"{part}/{name}" for part in PARTS for name in ("config.json", WEIGHTS))
+LOCATOR: Final = "locator"
+FILES: Final = tuple(f"{part}/{name}" for part in (*PARTS, LOCATOR) for name in ("config.json", WEIGHTS))
 
 
 class _EvaluatorFile(BaseModel):
@@ -49,11 +52,16 @@ class _EvaluatorsFile(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluators:
-    """Both networks, ready; `sha256` is of evaluators.json, which holds the hashes of all files."""
+    """The networks, ready; `sha256` is of evaluators.json, which holds the hashes of all files.
+
+    `findings` are the classifier's, `placed_findings` the locator's, none where there is no locator.
+    """
 
     segmenter: Any
     classifier: Any
+    locator: Any | None
     findings: tuple[str, ...]
+    placed_findings: tuple[str, ...]
     sha256: str
     device: torch.device
 
@@ -76,12 +84,17 @@ def load_evaluators(folder: Path | None = None, device: torch.device | str = "cp
             wanted="sizes and hashes of the evaluators' files",
             hint="write it again: python -m xreal_synth.evaluation.evaluators FOLDER",
         ) from error
-    networks = [_network(root, part, record.files) for part in PARTS]
-    segmenter, classifier = (network.eval().requires_grad_(False).to(device) for network in networks)
+    there = any(name.startswith(LOCATOR) for name in record.files)
+    networks = {
+        part: _network(root, part, record.files).eval().requires_grad_(False).to(device)
+        for part in (*PARTS, *([LOCATOR] if there else []))
+    }
     return Evaluators(
-        segmenter=segmenter,
-        classifier=classifier,
-        findings=tuple(_findings(classifier)),
+        segmenter=networks["segmenter"],
+        classifier=networks["classifier"],
+        locator=networks.get(LOCATOR),
+        findings=tuple(_findings(networks["classifier"])),
+        placed_findings=tuple(_findings(networks[LOCATOR])) if there else (),
         sha256=sha256_bytes(text),
         device=torch.device(device),
     )
@@ -90,14 +103,15 @@ def load_evaluators(folder: Path | None = None, device: torch.device | str = "cp
 def write_evaluators(folder: Path) -> None:
     """Writes evaluators.json for the networks in `folder`; raises BundleError if a file is missing."""
     files = {}
-    for name in FILES:
+    whole = FILES if (folder / LOCATOR).is_dir() else [name for name in FILES if not name.startswith(LOCATOR)]
+    for name in whole:
         path = folder / name
         if not path.is_file():
             raise BundleError(
                 where=str(path),
                 found="missing",
-                wanted=f"the files {', '.join(FILES)}",
-                hint="export both networks into the folder (python -m xreal_synth.training.export)",
+                wanted=f"the files {', '.join(whole)}",
+                hint="export the networks into the folder (python -m xreal_synth.training.export)",
             )
         files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     text = json.dumps({"format_version": 1, "files": files}, indent=1) + "\n"
@@ -130,7 +144,9 @@ def _network(root: Path, part: str, files: Mapping[str, _EvaluatorFile]) -> nn.M
             raise UnreadableError(f"{missing[0]} is not listed in {EVALUATORS_FILE}")
         text = hashed_bytes(root / config, files[config].sha256)
         with hashed_copy(root / weights, files[weights].sha256) as copy:
-            return network_from(part, root / part, text, copy)
+            network = network_from(
+                "segmenter" if part == "segmenter" else "classifier", root / part, text, copy
+            )
     except (OSError, UnreadableError) as error:
         raise BundleError(
             where=str(root / part),
@@ -140,16 +156,27 @@ def _network(root: Path, part: str, files: Mapping[str, _EvaluatorFile]) -> nn.M
             wanted="the evaluator networks as they were shipped",
             hint="install the package again; for evaluators of your own, write evaluators.json again",
         ) from error
+    if part != "segmenter" and network.places != (part == LOCATOR):
+        raise BundleError(
+            where=str(root / part),
+            found=f"a classifier with{'' if network.places else 'out'} maps of places",
+            wanted="a locator/ that has them, and a classifier/ that has not",
+            hint="export them from runs of evaluator-locator and evaluator-classifier",
+        )
+    return network
 
 
 def main() -> int:
+    """The command: writes evaluators.json of a folder of networks; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
         prog="python -m xreal_synth.evaluation.evaluators",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "folder", type=Path, help="holds segmenter/ and classifier/; evaluators.json is written"
+        "folder",
+        type=Path,
+        help="holds segmenter/, classifier/, perhaps locator/; evaluators.json is written",
     )
     given = parser.parse_args()
     try:

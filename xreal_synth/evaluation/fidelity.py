@@ -18,14 +18,14 @@ MS_SSIM_SIDE: Final = 176
 
 
 def dice(asked: npt.NDArray[Any], shown: npt.NDArray[Any], code: int) -> float:
-    """2|A n B| / (|A| + |B|) of one organ code; NaN if neither has it."""
+    """2|A n B| / (|A| + |B|) of one organ code; NaN if neither has it. Label maps [H, W]; 0..1."""
     a, b = asked == code, shown == code
     total = int(a.sum()) + int(b.sum())
     return float("nan") if total == 0 else 2.0 * int((a & b).sum()) / total
 
 
 def organ_dice(asked: Mask, shown: Mask) -> dict[str, float]:
-    """Dice of each organ by name."""
+    """Dice of each organ by name. Label maps uint8 [H, W]."""
     return {name: dice(asked, shown, code) for name, code in ORGANS.items()}
 
 

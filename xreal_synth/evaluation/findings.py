@@ -33,6 +33,7 @@ class FindingFigures:
 
     @property
     def overlap(self) -> bool:
+        """Whether the intervals of generated and real images' AUC meet; False where one is not known."""
         return self.auc.known and self.auc_real.known and self.auc.overlaps(self.auc_real)
 
 

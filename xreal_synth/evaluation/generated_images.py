@@ -60,6 +60,7 @@ class GeneratedFolder:
         return True
 
     def add(self, case: Case, images: GroupImages) -> None:
+        """Keeps a case's images, and last the note that makes it done."""
         for member, image in images.images.items():
             self._store.replace(_image_key(case, member), _png(image))
         self._store.replace(f"made/{case.index:06d}.json", _text(_request(case)))
@@ -69,7 +70,7 @@ class GeneratedFolder:
         return self._image(_image_key(case, Role.healthy))
 
     def labelled(self, case: Case) -> GreyImage:
-        """The image with the case's findings; the twin where there are none."""
+        """The image with the case's findings; the twin where there are none. uint8 [H, W]."""
         return self._image(_image_key(case, VARIANT if case.findings else Role.healthy))
 
     def add_seconds(self, images: int, edits: int, watch: StageWatch) -> None:

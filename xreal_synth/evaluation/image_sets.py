@@ -74,6 +74,7 @@ class ImageSet:
         return np.asarray(self.labels[:, NAMES.index(finding)])
 
     def bootstrap(self) -> Bootstrap:
+        """Draws of the images with replacement, whole groups at once."""
         return Bootstrap(list(self.groups))
 
     def at_most(self, images: int, seed: int) -> ImageSet:

@@ -33,6 +33,7 @@ class Estimate:
 
     @property
     def known(self) -> bool:
+        """Whether it could be measured."""
         return not np.isnan(self.value)
 
     def overlaps(self, other: Estimate) -> bool:

@@ -76,6 +76,7 @@ class PeakMemory:
         self._before = 0
 
     def begin(self) -> None:
+        """Forgets earlier peaks: from here on they count."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
@@ -88,6 +89,7 @@ class PeakMemory:
             self._before = -1
 
     def bytes(self) -> int | None:
+        """The peak above what was taken at `begin`; None where the system does not tell."""
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device)) - self._before
         return None if self._before < 0 else max(_resident("VmHWM") - self._before, 0)

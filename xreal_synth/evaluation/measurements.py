@@ -1,6 +1,6 @@
 """What the evaluators and the other instruments see of each image, kept as rows: images are read once, in a stream.
 
-Shapes: N images, F features, L findings, K pixels of a thumbnail.
+Shapes: N images, F features, L findings (P those of the locator), K pixels of a thumbnail.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ import torch
 from xreal_synth.evaluation.copies import thumbnail
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import organ_dice
+from xreal_synth.evaluation.places import PEAK_SIDE
 from xreal_synth.evaluation.spectrum import ring_powers
 from xreal_synth.findings import ORGANS
+from xreal_synth.models.networks.finding_classifier import peaks
 from xreal_synth.types import GreyImage, Mask
 
 _BATCH = 8
@@ -26,13 +29,15 @@ _BATCH = 8
 @dataclass(frozen=True, slots=True, eq=False)
 class Measurements:
     """Rows of N images: features [N, F] and logits [N, L] of the evaluator classifier, power in rings [N, 8],
-    thumbnails [N, K], and Dice of the evaluator segmenter's organs [N, 4] (NaN where no mask was given)."""
+    thumbnails [N, K], Dice of the evaluator segmenter's organs [N, 4] (NaN where no mask was given), and where the
+    locator's maps have their peaks [N, P] (places.PEAK_SIDE; P is 0 without one)."""
 
     features: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float64]
     rings: npt.NDArray[np.float64]
     thumbs: npt.NDArray[np.float32]
     dice: npt.NDArray[np.float64]
+    peaks: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.features)
@@ -48,33 +53,35 @@ def measure(
     on_image: Callable[[int], None] = lambda images: None,
     *,
     thumbs: bool = True,
+    places: bool = False,
 ) -> Measurements:
     """Looks at each image, with the mask that it was made from or is outlined by; images are of one size.
 
-    Without `thumbs` no thumbnails are kept (K is 0).
+    Without `thumbs` no thumbnails are kept (K is 0), without `places` the locator is not asked (P is 0).
     """
     found: list[tuple[npt.NDArray[np.float64], ...]] = []
+    locator = evaluators.locator if places else None
     for batch in _batches(images):
-        found.extend(_measure_batch(evaluators, batch, thumbs))
+        found.extend(_measure_batch(evaluators, batch, thumbs, locator))
         on_image(len(batch))
+    kinds = (np.float32, np.float64, np.float64, np.float32, np.float64, np.int64)
     if not found:
-        return Measurements(
-            *(np.empty((0, 0), kind) for kind in (np.float32, float, float, np.float32, float))
-        )
-    parts = [np.stack(part) for part in zip(*found, strict=True)]
-    return Measurements(
-        parts[0].astype(np.float32), parts[1], parts[2], parts[3].astype(np.float32), parts[4]
-    )
+        return Measurements(*(np.empty((0, 0), kind) for kind in kinds))
+    parts = zip(zip(*found, strict=True), kinds, strict=True)
+    return Measurements(*(np.stack(part).astype(kind) for part, kind in parts))
 
 
 @torch.inference_mode()
 def _measure_batch(
-    evaluators: Evaluators, batch: list[tuple[GreyImage, Mask | None]], thumbs: bool
+    evaluators: Evaluators, batch: list[tuple[GreyImage, Mask | None]], thumbs: bool, locator: Any | None
 ) -> Iterator[tuple[npt.NDArray[np.float64], ...]]:
-    """Features, logits, rings, thumbnail and Dice of each image."""
+    """Features, logits, rings, thumbnail, Dice and peaks of each image."""
     x = evaluators.batch([image for image, _ in batch])
     features = evaluators.classifier.features(x)
     logits = evaluators.classifier.logits_of(features).double().cpu().numpy()
+    highest = np.empty((len(batch), 0))
+    if locator is not None:
+        highest = peaks(locator.maps(x), PEAK_SIDE).double().cpu().numpy()
     shown = None
     if any(mask is not None for _, mask in batch):
         shown = evaluators.segmenter.segment(x).cpu().numpy()
@@ -88,6 +95,7 @@ def _measure_batch(
             ring_powers(image),
             thumbnail(image).astype(np.float64) if thumbs else np.empty(0),
             np.asarray(dice),
+            highest[row],
         )
 
 

@@ -96,6 +96,7 @@ class Audit:
 
     @property
     def copies(self) -> tuple[CopyPair, ...]:
+        """The images nearer to a training image than the threshold, by pixels or by features."""
         return tuple(pair for pair in self.pairs if pair.by)
 
 

@@ -26,7 +26,7 @@ _FLAG, _WORDS = (255, 120, 90), (200, 200, 200)
 
 
 def see(evaluators: Evaluators, images: Iterable[tuple[GreyImage, str]]) -> MeasuredSet:
-    """Images of one size with whose they are, read once in a stream."""
+    """Images of one size with whose they are, read once in a stream. Images uint8 [H, W]."""
     small, features, patients = [], [], []
     stream = iter(images)
     while batch := list(islice(stream, _BATCH)):
@@ -46,7 +46,7 @@ def see(evaluators: Evaluators, images: Iterable[tuple[GreyImage, str]]) -> Meas
 def real_images(
     reader: CaseReader, rows: Sequence[ImageRow], used: list[ImageRow], what: str, report: Report
 ) -> Iterator[tuple[GreyImage, str]]:
-    """The images of a manifest's rows that can be read; `used` gets their rows."""
+    """The images of a manifest's rows that can be read; `used` gets their rows. Images uint8 [S, S]."""
     for row in rows:
         report(f"looking at {what} images", 1, len(rows))
         try:

@@ -60,6 +60,7 @@ class Kit:
 
     @property
     def questions(self) -> tuple[str, ...]:
+        """What readers are asked of an image: three ranks, and with `guess` whether it is real."""
         return (*RANKS, GUESS) if self.guess else RANKS
 
 
@@ -89,7 +90,10 @@ def choose_images(arms: Mapping[str, Sequence[Candidate]], images: int, seed: in
 def make_kit(
     images: Sequence[Candidate], readers: int, repeats: int, seed: int, *, guess: bool = False
 ) -> Kit:
-    """Each reader's own order and names; the first `repeats` of it come a second time, in its second half."""
+    """Each reader's own order and names; the first `repeats` of it come a second time, in its second half.
+
+    Raises DatasetError where they would be more than a quarter of the images.
+    """
     if not 0 <= repeats <= len(images) // 4:
         raise DatasetError(
             found=f"{repeats} repeats of {len(images)} images",

@@ -32,6 +32,7 @@ class Reading:
 
 
 def key_bytes(kit: Kit) -> bytes:
+    """key.json's bytes, which tell which images are real: for the one who analyses alone."""
     return (json.dumps({"format": FORMAT, **asdict(kit)}, indent=1) + "\n").encode()
 
 

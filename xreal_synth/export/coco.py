@@ -30,6 +30,7 @@ CATEGORIES = {name: i for i, name in enumerate(_BOXED, start=1)}
 
 
 def split_file(split: str) -> str:
+    """The name of one split's annotations."""
     return f"annotations_{split}.json"
 
 

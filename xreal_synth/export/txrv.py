@@ -129,6 +129,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         return source.head.name, chosen
 
     def string(self) -> str:
+        """The line that TorchXRayVision's datasets are printed as."""
         return (
             f"{type(self).__name__} num_samples={len(self)} name={self.name} split={self.split} "
             f"label_set={self.label_set} data_aug={self.data_aug}"

@@ -62,6 +62,7 @@ class ImageFiles:
             raise BadImage(RowFault.MISSING, reason) from error
 
     def close(self) -> None:
+        """Closes the tars that were opened."""
         for tar in self._tars.values():
             tar.close()
         self._tars.clear()
@@ -115,7 +116,7 @@ def checked_pair(encoded: bytes, mask: bytes, where: str = "mask") -> ImagePair:
 
 
 def check_sides(mask: Mask, where: str) -> None:
-    """`validate_sides` by kind of fault; raises BadImage."""
+    """`validate_sides` by kind of fault; raises BadImage. The mask is uint8 [H, W]."""
     try:
         validate_sides(mask, where)
     except AnatomyError as error:
@@ -177,6 +178,6 @@ def check_grey(pixels: npt.NDArray[np.uint8]) -> None:
 
 
 def check_contrast(image: GreyImage) -> None:
-    """Raises BadImage if the image has only one colour."""
+    """Raises BadImage if the image has only one colour. It is uint8 [H, W]."""
     if int(image.max()) - int(image.min()) < LEAST_CONTRAST:
         raise BadImage(RowFault.ONE_COLOUR, "image has only one colour")

@@ -66,6 +66,7 @@ class RealImage:
 
     @property
     def id(self) -> str:
+        """The image's name in its folder, `TAR/NAME` in a folder of tars."""
         return f"{self.row.shard}/{self.row.image}" if self.row.shard else self.row.image
 
     @property

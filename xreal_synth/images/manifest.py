@@ -111,6 +111,7 @@ class BadImage(Exception):  # noqa: N818
         self.reason = reason
 
     def refusal(self, file: str) -> Refusal:
+        """The same as a refusal of `file`."""
         return Refusal(file, self.fault, self.reason)
 
 

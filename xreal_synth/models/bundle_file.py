@@ -211,6 +211,7 @@ def refuse_unsafe_names(where: str, record: BundleFile) -> None:
 
 
 def refuse_unsafe(root: Path, record: BundleFile) -> None:
+    """Raises BundleError for pickles, unsafe names, links, and files of other sizes than recorded."""
     pickles = sorted(path for path in root.rglob("*") if path.suffix.lower() in PICKLES)
     if pickles:
         raise _pickle(str(root), pickles[0].name)
@@ -245,7 +246,7 @@ def _pickle(where: str, name: str) -> BundleError:
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Names in a safetensors file's header: 8 bytes of length, then JSON."""
+    """Names in a safetensors file's header: 8 bytes of length, then JSON. Raises BundleError."""
     try:
         with open_file(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))

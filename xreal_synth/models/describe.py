@@ -83,6 +83,7 @@ class BundleInfo:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all its files."""
         return sum(stamp.bytes for stamp in self.files)
 
     def part(self, name: str) -> Path:

@@ -29,6 +29,7 @@ class Linear(nn.Module):
         self.gelu = gelu
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[.., I] -> [.., O], plus `residual` of that shape."""
         out = functional.linear(x, self.weight, self.bias)
         if self.gelu:
             out = functional.gelu(out)
@@ -48,6 +49,7 @@ class Conv(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x_BIHW: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[B, I, H, W] -> [B, O, h, w], plus `residual` of that shape."""
         padding, stride, dilation, groups = self.geometry
         out = functional.conv2d(x_BIHW, self.weight, self.bias, stride, padding, dilation, groups)
         return out if residual is None else out + residual
@@ -63,9 +65,11 @@ class PackedLinear(nn.Module):
         self.after = "gelu" if gelu else "none"
 
     def unpacked(self) -> Linear:
+        """The same layer with plain weights."""
         return Linear(self.weight.to_dense(), self.bias, gelu=self.after == "gelu")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[.., I] -> [.., O] by oneDNN, with what comes after it or the residual in the same call."""
         apply = torch.ops.mkldnn._linear_pointwise
         if residual is None:
             out: Tensor = apply(x, self.weight, self.bias, self.after, [], "none")
@@ -83,9 +87,11 @@ class PackedConv(nn.Module):
         self.weight: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry)
 
     def unpacked(self) -> Conv:
+        """The same layer with plain weights."""
         return Conv(self)
 
     def forward(self, x_BIHW: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[B, I, H, W] -> [B, O, h, w] by oneDNN, with the residual in the same call."""
         apply = torch.ops.mkldnn._convolution_pointwise
         if residual is None:
             out: Tensor = apply(x_BIHW, self.weight, self.bias, *self.geometry, "none", [], "")

@@ -198,6 +198,7 @@ class WithoutPrompts(nn.Module):
     def forward(
         self, z_BChw: Tensor, t_B: Tensor, encoder_hidden_states: Tensor, return_dict: bool
     ) -> tuple[Tensor]:
+        """The network's answer [B, C, h, w], in a tuple; the prompt's states are not looked at."""
         out: tuple[Tensor] = self.unet(z_BChw, t_B, return_dict=return_dict)
         return out
 

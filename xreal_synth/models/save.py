@@ -65,6 +65,7 @@ def read_fields(path: Path) -> BundleFields:
 
 
 def main() -> int:
+    """The command: writes bundle.json of a folder's parts; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.models.save", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fields", type=Path, metavar="JSON", help="default: the folder's own bundle.json")

@@ -150,6 +150,7 @@ def _embeddings() -> dict[str, Tensor]:
 
 
 def main() -> None:
+    """The command: builds the bundle in a new folder and prints its content hash."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.models.tiny", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)

@@ -82,6 +82,7 @@ class Plan:
 
     @property
     def shard_count(self) -> int:
+        """Shards of the dataset; the last may have fewer groups."""
         return -(-self.recipe.anatomies // self.recipe.output.shard_size)
 
     @cached_property

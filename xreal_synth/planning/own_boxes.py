@@ -53,6 +53,7 @@ class Ground:
 
     @property
     def size(self) -> int:
+        """The image's side in pixels, as it is sampled."""
         return int(self.chest.anatomy.shape[0])
 
 

@@ -38,6 +38,7 @@ class SidePrior:
     bandwidth: Boxes
 
     def draw(self, rng: np.random.Generator, count: int) -> Boxes:
+        """Boxes relative to a lung's frame, float64 [count, 4]: a fitted box each, moved by the kernel's width."""
         chosen = self.points[rng.integers(len(self.points), size=count)]
         return np.asarray(chosen + self.bandwidth * rng.standard_normal((count, 4)))
 
@@ -57,6 +58,7 @@ class FindingPrior:
     right: SidePrior
 
     def side(self, lung: Lung) -> SidePrior:
+        """The boxes of one lung, the patient's."""
         return self.left if lung == "left" else self.right
 
 

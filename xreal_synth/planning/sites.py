@@ -38,6 +38,7 @@ class Site:
 
     @property
     def fill(self) -> float:
+        """The share of the lung's bounding box that is lung, 0..1."""
         x0, y0, x1, y1 = self.box
         return self.area / ((x1 - x0) * (y1 - y0))
 
@@ -48,7 +49,10 @@ class Site:
         return np.array([x1 - x0, y1 - y0], dtype=np.float64)
 
     def snapped(self, drawn: Floats) -> Ints:
-        """(u, v, w, h) over the lung's box -> pixel boxes grown to the grid; may reach out of the image."""
+        """(u, v, w, h) over the lung's box -> pixel boxes grown to the grid; may reach out of the image.
+
+        float [n, 4] -> int [n, 4].
+        """
         centre = np.array(self.box[:2]) + drawn[:, :2] * self.extent
         half = drawn[:, 2:] * self.extent / 2
         low = np.floor((centre - half).round(6) / self.factor)
@@ -56,14 +60,20 @@ class Site:
         return (np.concatenate([low, high], axis=1) * self.factor).astype(np.int64)
 
     def within_reach(self, boxes: Ints) -> npt.NDArray[np.bool_]:
-        """Which boxes lie in the image and reach out of the lung's box by no more than REACH or a grid step."""
+        """Which boxes lie in the image and reach out of the lung's box by no more than REACH or a grid step.
+
+        int [n, 4] -> bool [n].
+        """
         reach = np.maximum(REACH * self.extent, self.factor)
         low = np.maximum(0.0, np.array(self.box[:2]) - reach)
         high = np.minimum(self.size, np.array(self.box[2:]) + reach)
         return np.asarray((boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1))
 
     def in_zone(self, boxes: Ints, zone: str) -> npt.NDArray[np.bool_]:
-        """Which boxes have their centre in this third of the lung's height; `any` takes all."""
+        """Which boxes have their centre in this third of the lung's height; `any` takes all.
+
+        int [n, 4] -> bool [n].
+        """
         if zone == "any":
             return np.ones(len(boxes), dtype=bool)
         top, height = self.box[1], self.box[3] - self.box[1]
@@ -72,7 +82,7 @@ class Site:
 
 
 def site_of(anatomy: Mask, lung: Lung, factor: int) -> Site:
-    """That lung of a validated mask."""
+    """That lung of a validated mask. The mask is uint8 [H, W]."""
     code = CODE_OF[lung]
     return Site(lung, lung_box(anatomy, code), int((anatomy == code).sum()), anatomy.shape[0], factor)
 
@@ -93,11 +103,12 @@ def zone_of(y: float, lung: PixelBox) -> str:
 
 
 def side_and_zone(box: PixelBox, anatomy: Mask) -> tuple[Lung, str]:
-    """The lung that a box covers more of, and the third of it in which its centre lies."""
+    """The lung that a box covers more of, and the third of it in which its centre lies. The mask is uint8 [H, W]."""
     inside = anatomy[box[1] : box[3], box[0] : box[2]]
     lung: Lung = "left" if (inside == LEFT_LUNG).sum() >= (inside == RIGHT_LUNG).sum() else "right"
     return lung, zone_of((box[1] + box[3]) / 2, lung_box(anatomy, CODE_OF[lung]))
 
 
 def area(box: PixelBox) -> int:
+    """Pixels in a half-open box x0, y0, x1, y1."""
     return (box[2] - box[0]) * (box[3] - box[1])

@@ -34,7 +34,7 @@ class Outlier:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class PreparedAudit:
     """`labels`: positives of each label by "split view". `alike`: pairs of sources in different splits that show the
     same. `patients`: those in two splits. Outliers begin with the farthest."""
 
@@ -44,6 +44,7 @@ class Audit:
     outliers: tuple[Outlier, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """The audit as prepared.json has it; outliers by their source's name."""
         return {
             "positives_by_split_and_view": self.labels,
             "alike_across_splits": [list(pair) for pair in self.alike],
@@ -52,7 +53,7 @@ class Audit:
         }
 
 
-def audit(images: Sequence[PreparedImage], rows: Sequence[dict[str, str]]) -> Audit:
+def audit(images: Sequence[PreparedImage], rows: Sequence[dict[str, str]]) -> PreparedAudit:
     """Of the images and their rows in the manifest."""
     labels: dict[str, Counter[str]] = {}
     splits: dict[str, set[str]] = {}
@@ -61,7 +62,7 @@ def audit(images: Sequence[PreparedImage], rows: Sequence[dict[str, str]]) -> Au
         for name in filter(None, row["labels"].split("|")):
             labels.setdefault(name, Counter())[f"{row['split']} {row['view'] or 'no view'}"] += 1
     measurements = np.stack([np.frombuffer(base64.b64decode(image.done.look), np.uint8) for image in images])
-    return Audit(
+    return PreparedAudit(
         {name: dict(sorted(counts.items())) for name, counts in sorted(labels.items())},
         tuple(_alike(measurements.astype(np.float32), rows)),
         tuple(sorted(patient for patient, found in splits.items() if len(found) > 1)),

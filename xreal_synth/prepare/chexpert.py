@@ -12,7 +12,7 @@ from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.prepare.tables import Table, read_table, staged
+from xreal_synth.prepare.tables import SourceTable, read_table, staged
 from xreal_synth.storage import Store
 
 LICENCE = (
@@ -45,7 +45,7 @@ def find_chexpert(place: SourcePlace) -> FoundImages:
     return found
 
 
-def _tables(place: SourcePlace) -> tuple[str, list[Table]]:
+def _tables(place: SourcePlace) -> tuple[str, list[SourceTable]]:
     names = [(root, name) for root in ROOTS for name in TABLES.values()]
     root = next((root for root, name in names if place.images.exists(f"{root}{name}")), "")
     store: Store = place.tables
@@ -82,7 +82,7 @@ def _usable(row: Row, found: FoundImages) -> bool:
     return True
 
 
-def _labels(rows: list[Row], table: Table, place: SourcePlace) -> list[Labels]:
+def _labels(rows: list[Row], table: SourceTable, place: SourcePlace) -> list[Labels]:
     """All rows staged as train/..: CheX_Dataset finds the patient behind the word that its table's path holds."""
     import torchxrayvision as xrv
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
-from xreal_synth.prepare.audit import Audit, audit
+from xreal_synth.prepare.audit import PreparedAudit, audit
 from xreal_synth.prepare.choose import Choice, choose
 from xreal_synth.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.images import Shape
@@ -74,10 +74,11 @@ class Report:
     found: FoundImages
     outcome: Outcome
     account: dict[str, Any]
-    audit: Audit
+    audit: PreparedAudit
 
     @property
     def refused_share(self) -> float:
+        """Refused images over all that were tried, 0..1."""
         refused = len(self.found.refused)
         return refused / max(1, refused + len(self.rows))
 

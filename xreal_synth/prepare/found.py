@@ -106,6 +106,7 @@ class FoundImage:
 
     @property
     def name(self) -> str:
+        """The source's name that messages and tables show: its first file."""
         return self.files[0]
 
 
@@ -120,6 +121,7 @@ class FoundImages:
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, file: str, fault: RowFault, reason: str) -> None:
+        """Notes a file that cannot be used, with its kind of fault and the reason in words."""
         self.refused.append(Refusal(file, fault, reason))
 
     def box(self, data: bytes, name: str, columns: FolderColumns) -> bool:
@@ -129,7 +131,7 @@ class FoundImages:
         except BadBoxes as bad:
             raise TrainingError(
                 found="\n    ".join(bad.problems[:SHOWN]),
-                wanted="boxes of findings (README, Train on your own images)",
+                wanted="boxes of findings (xreal_synth/prepare/README.md)",
                 hint="correct the list, or name its findings with --rename 'Yours=Effusion'",
             ) from bad  # fmt: skip
         names = images_by_name(image.name for image in self.images)

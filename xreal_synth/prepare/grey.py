@@ -25,13 +25,19 @@ _PHOTOMETRIC = 262
 
 
 def windowed(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Levels of any depth -> uint8, from their 0.5th to their 99.5th percentile; raises BadImage for one colour."""
+    """Levels of any depth -> uint8, from their 0.5th to their 99.5th percentile; raises BadImage for one colour.
+
+    [H, W] -> [H, W].
+    """
     low, high = np.percentile(levels, PERCENTILES)
     return _scaled(levels, float(low), float(high))
 
 
 def stretched(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Levels of any depth -> uint8, from the lowest to the highest; raises BadImage for one colour."""
+    """Levels of any depth -> uint8, from the lowest to the highest; raises BadImage for one colour.
+
+    [H, W] -> [H, W].
+    """
     return _scaled(levels, float(levels.min()), float(levels.max()))
 
 

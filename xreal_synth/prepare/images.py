@@ -58,10 +58,12 @@ class MaskedImage:
 
     @property
     def source(self) -> FoundImage:
+        """The image's row as it was found."""
         return self.read.source
 
     @property
     def image(self) -> GreyImage:
+        """The prepared image, uint8 [S, S]."""
         return self.read.image
 
     def encoded(self) -> tuple[bytes, bytes, str]:

@@ -82,6 +82,7 @@ class PrepareJournal:
             self._write({"settings": settings})
 
     def add(self, done: Done) -> None:
+        """Notes a finished image, written through before it returns."""
         self._write(asdict(done))
         self.done[done.key] = done
 
@@ -92,6 +93,7 @@ class PrepareJournal:
         LocalStore(self._folder).replace(JOURNAL, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def close(self) -> None:
+        """Closes the file; what was added stays."""
         self._file.close()
 
     def _write(self, line: dict[str, Any]) -> None:

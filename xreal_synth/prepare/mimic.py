@@ -13,7 +13,7 @@ from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault, patient_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of
 from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.prepare.tables import Table, first_name, read_table, staged
+from xreal_synth.prepare.tables import SourceTable, first_name, read_table, staged
 
 LICENCE = (
     "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "
@@ -66,7 +66,7 @@ def find_mimic(place: SourcePlace) -> FoundImages:
     return found
 
 
-def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> Table:
+def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> SourceTable:
     name = first_name(
         place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table"
     )
@@ -105,7 +105,11 @@ def _labelled(row: Row, found: FoundImages) -> bool:
 
 
 def _labels(
-    labels: Table, metadata: Table, images: list[Row], studies: set[tuple[str, str]], place: SourcePlace
+    labels: SourceTable,
+    metadata: SourceTable,
+    images: list[Row],
+    studies: set[tuple[str, str]],
+    place: SourcePlace,
 ) -> list[tuple[Row, Labels]]:
     """Images with their study's labels, in the dataset's order: by study as in the label table."""
     import torchxrayvision as xrv

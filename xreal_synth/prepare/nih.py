@@ -15,7 +15,7 @@ from xreal_synth.opening import unzipped
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
 from xreal_synth.prepare.splits import Shares, split_of
-from xreal_synth.prepare.tables import Table, first_name, read_table, staged
+from xreal_synth.prepare.tables import SourceTable, first_name, read_table, staged
 from xreal_synth.storage import Store, sha256_bytes
 
 LICENCE = (
@@ -52,7 +52,7 @@ def find_nih(place: SourcePlace) -> FoundImages:
     return found
 
 
-def _usable(table: Table, found: FoundImages) -> list[Row]:
+def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
     """Rows with an image and labels that are known; torchxrayvision would take any other for negative."""
     usable: list[Row] = []
     for line in table.torn:
@@ -77,7 +77,7 @@ def _clean(row: Row) -> Row:
     return {**row, "Patient Age": years(row["Patient Age"])}
 
 
-def _labels(place: SourcePlace, table: Table, rows: list[Row]) -> list[Labels]:
+def _labels(place: SourcePlace, table: SourceTable, rows: list[Row]) -> list[Labels]:
     import torchxrayvision as xrv
 
     if not rows:

@@ -26,7 +26,7 @@ from xreal_synth.prepare.found import (
     years,
 )
 from xreal_synth.prepare.labels import Labels, named_labels
-from xreal_synth.prepare.tables import Table, read_table
+from xreal_synth.prepare.tables import SourceTable, read_table
 from xreal_synth.storage import Store, checked_key
 from xreal_synth.uris import local_folder
 
@@ -69,7 +69,7 @@ def find_folder(place: SourcePlace) -> FoundImages:
 class _FolderReader:
     """How this table says which labels an image has; raises TrainingError where it cannot."""
 
-    def __init__(self, table: Table, columns: FolderColumns, blank: Blank) -> None:
+    def __init__(self, table: SourceTable, columns: FolderColumns, blank: Blank) -> None:
         self.columns = columns
         self._blank = 0.0 if blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
@@ -131,7 +131,7 @@ class _FolderReader:
             raise BadImage(RowFault.BAD_VALUE, f"{column} is {text!r}, wanted 1, 0, -1 or nothing")
         return value
 
-    def _used_names(self, table: Table) -> tuple[str, ...]:
+    def _used_names(self, table: SourceTable) -> tuple[str, ...]:
         cells = (
             cell
             for row in table.rows

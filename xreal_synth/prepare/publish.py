@@ -57,6 +57,7 @@ def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dic
 
 
 def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Sequence[str] = COLUMNS) -> None:
+    """Replaces manifest.csv; cells that a spreadsheet would take for a formula begin with an apostrophe."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
@@ -65,6 +66,7 @@ def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Seq
 
 
 def write_refused(out: LocalStore, found: FoundImages) -> None:
+    """Replaces refused.json: every refused file with its kind of fault and reason."""
     refused = [asdict(refusal) for refusal in found.refused]
     out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
 

@@ -33,10 +33,12 @@ OnImages = Callable[[int], None]
 
 
 def image_key(key: str) -> str:
+    """Where a prepared image lies in the folder."""
     return f"images/{key}.png"
 
 
 def mask_key(key: str) -> str:
+    """Where its organ mask lies."""
     return f"masks/{key}.png"
 
 
@@ -70,6 +72,7 @@ class PreparedImage:
 
     @property
     def score(self) -> float | None:
+        """The segmenter's certainty of the mask, 0..1; None for a mask that was given without one."""
         return _score(self.chosen.image, self.done)
 
 

@@ -39,7 +39,9 @@ class Masker(Protocol):
     """Draws organ masks; `name` says which network with which weights."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the manifest's `mask_source` says of masks that it draws."""
+        ...
 
     def draw(self, images: list[GreyImage]) -> list[Drawn]:
         """Images uint8 [S, S] of one size -> a mask of each."""
@@ -62,6 +64,7 @@ class BundleMasker:
 
     @torch.inference_mode()
     def draw(self, images: list[GreyImage]) -> list[Drawn]:
+        """Images uint8 [S, S] -> label maps uint8 [S, S] with their certainty."""
         x_B1SS = torch.from_numpy(np.stack(images))[:, None].to(self._device).float() / 255
         chances = self._network(x_B1SS).float().softmax(dim=1).cpu().numpy()
         return [drawn(each, each.argmax(axis=0).astype(np.uint8)) for each in chances]
@@ -90,6 +93,7 @@ class PspnetMasker:
 
     @torch.inference_mode()
     def draw(self, images: list[GreyImage]) -> list[Drawn]:
+        """Images uint8 [S, S] -> label maps uint8 [S, S] with their certainty; later organs cover earlier ones."""
         x_B1SS = torch.from_numpy(np.stack(images))[:, None].to(self._device).float() / 255
         chances = self._network.chances(x_B1SS).cpu().numpy()
         return [self._painted(each) for each in chances]

@@ -18,7 +18,7 @@ from xreal_synth.uris import is_remote
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SourceTable:
     """A table: its name, columns, rows with the right number of cells, and the others' line numbers."""
 
     name: str
@@ -41,7 +41,7 @@ def first_name(store: Store, names: Sequence[str], what: str) -> str:
     )
 
 
-def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig") -> Table:
+def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig") -> SourceTable:
     """A table, gzipped if its name ends in .gz. Raises TrainingError: unreadable, no rows, columns missing."""
     where = f"{store.uri}/{name}"
     try:
@@ -58,7 +58,7 @@ def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "
             wanted=f"a table with the columns {', '.join(needed)}",
             hint="give the set's own table, or name your columns (--help)",
         )
-    return Table(name, table.columns, table.rows, table.torn, sha256_bytes(data))
+    return SourceTable(name, table.columns, table.rows, table.torn, sha256_bytes(data))
 
 
 def read_beside(store: Store, name: str) -> bytes:

@@ -19,6 +19,10 @@ class ChangeCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`inside` the region the mean, `outside` it the largest change from the twin, grey levels 0..255.
+
+        Nothing without a twin or a region; of a sham only `outside`.
+        """
         if image.twin is None or image.region is None:
             return {}
         apart = np.abs(image.image.astype(np.int16) - image.twin)

@@ -62,6 +62,7 @@ class Bound:
         return not (score >= self.value if self.least else score <= self.value)
 
     def reason(self, score: float) -> str:
+        """Why a score beyond the bound is refused, in words: `mean grey level 3, at least 10`."""
         return f"{self.words} {score:.4g}, {'at least' if self.least else 'at most'} {self.value:.4g}"
 
 

@@ -58,11 +58,15 @@ class CopyCheck:
         self._index = read_index(file)
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`distance` to the nearest image of the index, root mean square in grey levels."""
         return {"distance": self._index.nearest(image.image)[0]}
 
 
 def build_index(images: Iterable[tuple[str, str, GreyImage]]) -> CopyIndex:
-    """An index of (name, patient, image); the threshold is 0 where all images are one patient's."""
+    """An index of (name, patient, image); the threshold is 0 where all images are one patient's.
+
+    Images are uint8 [H, W].
+    """
     names, patients, thumbs = [], [], []
     for name, patient, image in images:
         names.append(name)

@@ -19,6 +19,7 @@ class FindingCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`shown`: the least gain in logit over the healthy twin, of the findings asked for that it knows."""
         if seen.logits is None or seen.twin_logits is None:
             return {}
         known = [name for name in image.asked if name in seen.logits]

@@ -38,6 +38,10 @@ class OrgansCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """Dice 0..1 by organ of the mask asked for and the segmenter's, outside what was painted.
+
+        Nothing where there is no mask or no segmenter; of an edited real image only `covered`.
+        """
         if image.anatomy is None or seen.label_map is None:
             return {}
         found = organ_scores(image.anatomy, seen.label_map, image.region)
@@ -45,7 +49,10 @@ class OrgansCheck:
 
 
 def organ_scores(wanted: Mask, shown: Mask, painted: Region | None) -> dict[str, float]:
-    """Dice by organ of the mask, and `covered` where the painted region takes more than half of one."""
+    """Dice by organ of the mask, and `covered` where the painted region takes more than half of one.
+
+    Masks uint8 [H, W], the region bool [H, W].
+    """
     free = np.ones(wanted.shape, bool) if painted is None else ~painted
     found: dict[str, float] = {}
     covered: list[float] = []

@@ -26,6 +26,7 @@ class PixelsCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`range`, `blank`, `saturated` and `blur`; of an edited real image only what the edit made worse."""
         found = measured(image.image)
         if image.real and image.twin is not None:
             own = measured(image.twin)
@@ -48,7 +49,7 @@ def measured(image: GreyImage) -> dict[str, float]:
 
 
 def blank_share(image: GreyImage) -> float:
-    """Share of the BLOCK x BLOCK blocks whose pixels differ by one grey level at most."""
+    """Share of the BLOCK x BLOCK blocks whose pixels differ by one grey level at most. The image is uint8 [H, W]."""
     height, width = (side - side % BLOCK for side in image.shape)
     blocks = image[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     spread = blocks.max(axis=(1, 3)).astype(int) - blocks.min(axis=(1, 3))
@@ -59,7 +60,7 @@ def blur(image: GreyImage) -> float:
     """How little a further blur takes away, 0 to 1, the worse of both directions.
 
     After Crete et al., "The blur effect" (SPIE 6492, 2007): the share of the variation between neighbours that
-    is still there after a box blur. An image of one grey level has 1.
+    is still there after a box blur. An image of one grey level has 1. The image is uint8 [H, W].
     """
     grey = image.astype(np.float32)
     return max(_kept_variation(grey, axis) for axis in (0, 1))

@@ -28,6 +28,7 @@ class SeamCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+        """`energy`: the step across the region's border over the twin's there; nothing without twin or region."""
         if image.region is None or image.twin is None:
             return {}
         energy = seam_energy(image.image, image.twin, image.region)
@@ -36,7 +37,9 @@ class SeamCheck:
 
 def seam_energy(image: GreyImage, twin: GreyImage, region: Region) -> float | None:
     """Mean step across a line over the twin's across the same line, the largest of the lines from
-    the border to the feather's width inside; None for a region without a border."""
+    the border to the feather's width inside; None for a region without a border.
+    Images uint8 [H, W], the region bool [H, W].
+    """
     box = bounding_box(region)
     if box is None:
         return None

@@ -144,10 +144,12 @@ class EditRule(RecipePart):
 
     @property
     def moved(self) -> tuple[str, ...]:
+        """Names of the findings that are moved, empty if none."""
         return self.move.findings if self.move else ()
 
     @property
     def resized(self) -> tuple[str, ...]:
+        """Names of the findings that are resized, empty if none."""
         return self.resize.findings if self.resize else ()
 
     @property

@@ -95,6 +95,7 @@ def _generic(path: Path) -> tuple[str, ...]:
 
 
 def place_text(path: Path, lines: Mapping[Path, int], touched: set[Path]) -> str:
+    """Where in the file a path stands, ` (line 12)`, or that `--set` put it there; empty if nowhere."""
     if any(path[: len(one)] == one for one in touched):
         return " (set on the command line)"
     for length in range(len(path), 0, -1):

@@ -39,6 +39,7 @@ class Counting:
         self._low, self._high = float("inf"), float("-inf")
 
     def add(self, values: Values) -> None:
+        """Adds values [n]; NaN and infinity are left out, what is beyond the edges counts in the last bins."""
         values = values[np.isfinite(values)]
         if not len(values):
             return

@@ -41,7 +41,10 @@ def marks(sample: Sample) -> Markup:
 
 
 def organ_outlines(organs: dict[str, npt.NDArray[np.bool_] | npt.NDArray[np.float64]]) -> Markup:
-    """A path per organ, of class `organ` and the organ's name; masks bool, or float with shares 0..1."""
+    """A path per organ, of class `organ` and the organ's name; masks bool, or float with shares 0..1.
+
+    Masks are [H, W].
+    """
     return Markup("").join(
         Markup('<path class="organ {}" d="{}"/>').format(name, path)
         for name, mask in organs.items()
@@ -100,4 +103,5 @@ def _tag(text: str, box: PixelBox, scale: float, colour: Colour) -> Markup:
 
 
 def css(colour: Colour) -> str:
+    """A colour as a page writes it, `#rrggbb`."""
     return "#" + "".join(f"{value:02x}" for value in colour)

@@ -31,6 +31,7 @@ class Leak:
 
     @property
     def by_chance(self) -> bool:
+        """Whether the interval holds 0.5: edited images are not told from others."""
         return self.low <= 0.5 <= self.high
 
     @property
@@ -83,10 +84,12 @@ class Evaluation:
 
     @property
     def overall(self) -> list[EvaluationRow]:
+        """Figures over all findings that could be measured."""
         return [row for row in self.rows if row.finding is None and row.value is not None]
 
     @property
     def by_finding(self) -> dict[str, list[EvaluationRow]]:
+        """Figures of one finding each that could be measured, by its name."""
         found: dict[str, list[EvaluationRow]] = {}
         for row in self.rows:
             if row.finding is not None and row.value is not None:

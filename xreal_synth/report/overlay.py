@@ -43,6 +43,7 @@ def font(size: int, weight: Literal["", "-Bold"] = "") -> ImageFont.FreeTypeFont
 
 
 def finding_colour(index: int) -> Colour:
+    """The colour of the i-th finding; they repeat."""
     return FINDING_COLOURS[index % len(FINDING_COLOURS)]
 
 
@@ -79,7 +80,7 @@ def annotated(sample: Sample, side: int) -> Image.Image:
 
 
 def outlined(image: GreyImage, mask: Mask, side: int) -> Image.Image:
-    """A square image with thin outlines of its organ mask, RGB, `side` pixels wide."""
+    """A square image with thin outlines of its organ mask, RGB, `side` pixels wide. Image and mask uint8 [H, W]."""
     picture = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS).convert("RGB")
     _outline_organs(picture, mask)
     return picture

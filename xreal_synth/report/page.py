@@ -41,9 +41,6 @@ from xreal_synth.report.view import (
 )
 from xreal_synth.storage import Store
 
-MAX_BYTES: Final = 8_000_000
-"""The page is smaller than this: pictures have a budget, everything else is bounded by what it lists."""
-
 RECIPE_SHOWN: Final = 60_000
 """Characters of the recipe's text."""
 

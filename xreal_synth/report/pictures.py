@@ -73,7 +73,7 @@ def _embedded(name: str, picture: Picture) -> Embedded:
 def change_picture(image: GreyImage, change: GreyImage, twin: GreyImage | None) -> Picture:
     """RGB: the image, dimmed, with what became brighter than the twin in orange and what became darker in blue.
 
-    `change` is |image - twin|; without the twin all that changed is in the colour CHANGED.
+    `change` is |image - twin|; without the twin all that changed is in the colour CHANGED. Both images uint8 [H, W].
     """
     strength = (change.astype(np.float32) / FULL_CHANGE).clip(0, 1)[..., None]
     brighter = CHANGED if twin is None else np.where((image > twin)[..., None], BRIGHTER, DARKER)

@@ -14,6 +14,7 @@ _DONE: Final = {"reject": "refused", "warn": "flagged"}
 
 
 def words_for(name: str) -> str:
+    """A score's meaning with a capital; empty for one that no check of this version has."""
     words = SCORES.get(name, (True, ""))[1]
     return words[:1].upper() + words[1:]
 

@@ -41,6 +41,7 @@ class Status:
 
     @property
     def words(self) -> str:
+        """The state as the page's headline says it."""
         if self.state == "complete":
             return "complete"
         if self.state == "unknown":

@@ -50,11 +50,12 @@ class PaintedFinding:
 
     @property
     def words(self) -> str:
+        """What the finding's region takes in, in words."""
         return REGIONS[self.region].words
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Score:
+class StreamedScore:
     """A score of the gate over the delivered images, with the images at both ends."""
 
     name: str
@@ -70,7 +71,7 @@ class Streamed:
 
     findings: tuple[PaintedFinding, ...]
     ratios: Histogram | None
-    scores: tuple[Score, ...]
+    scores: tuple[StreamedScore, ...]
     flags: dict[str, int]
     picks: tuple[Pick, ...]
 
@@ -165,10 +166,10 @@ class _Counting:
             picks=self._picker.picks(),
         )
 
-    def _score(self, column: str, counting: Counting) -> Score:
+    def _score(self, column: str, counting: Counting) -> StreamedScore:
         name, ends, histogram = column.removeprefix(QUALITY), self._ends[column], counting.histogram
         assert histogram is not None
-        return Score(name, histogram, self._flags[name], tuple(ends.lowest), tuple(ends.highest))
+        return StreamedScore(name, histogram, self._flags[name], tuple(ends.lowest), tuple(ends.highest))
 
 
 def _place(column: str) -> tuple[int, str]:

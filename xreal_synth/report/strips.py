@@ -53,6 +53,7 @@ class MeanAnatomy:
     _organs: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def add(self, sample: Sample) -> None:
+        """Adds a sample's image and organ mask, both reduced to the mean's side."""
         image = reduced(sample.image, MEAN_SIDE).astype(np.float64)
         step = max(1, sample.anatomy.shape[1] // MEAN_SIDE)
         mask = sample.anatomy[step // 2 :: step, step // 2 :: step]
@@ -69,10 +70,12 @@ class MeanAnatomy:
 
     @property
     def view_box(self) -> str:
+        """The SVG's coordinates: the mean image's size."""
         return view_box((1, 1) if self._image is None else (self._image.shape[0], self._image.shape[1]))
 
     @property
     def organs(self) -> dict[str, npt.NDArray[np.float64]]:
+        """By organ, the share of masks that have it in each pixel, float64 [h, w] in 0..1."""
         return {name: total / self.count for name, total in self._organs.items()}
 
 

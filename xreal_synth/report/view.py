@@ -18,7 +18,7 @@ from xreal_synth.report.picks import NO_FINDING, PAINTED_OVER
 from xreal_synth.report.pictures import Picture, heat_picture
 from xreal_synth.report.refusals import Refusals
 from xreal_synth.report.score_words import bound_of, words_for, worst_end
-from xreal_synth.report.streamed import PaintedFinding, Score, Streamed
+from xreal_synth.report.streamed import PaintedFinding, Streamed, StreamedScore
 from xreal_synth.report.strips import GreyImages, MeanAnatomy, Strip
 
 _HEATS: Final = 8
@@ -48,6 +48,7 @@ class FindingAccepted:
 
     @property
     def share(self) -> float:
+        """Accepted over tried, 0 where nothing was tried."""
         return self.accepted / self.tried if self.tried else 0.0
 
 
@@ -103,7 +104,7 @@ def healthy_rows(head: DatasetHead) -> frozenset[int]:
     )
 
 
-def worst_of(score: Score) -> tuple[Extreme, ...]:
+def worst_of(score: StreamedScore) -> tuple[Extreme, ...]:
     """The delivered images nearest to being refused."""
     return (score.lowest if worst_end(score.name) == "low" else score.highest)[:_WORST]
 
@@ -133,6 +134,7 @@ def _heated(streamed: Streamed) -> list[PaintedFinding]:
 def rows_made(
     head: DatasetHead, summary: DatasetSummary, refused: Refusals, asked: int | None
 ) -> tuple[RowMade, ...]:
+    """The recipe's rows with their share asked for and made, and what was refused and dropped of each."""
     rows = asked_rows(head, summary)
     weights = sum(float(row.weight) for row in rows) or 1.0
     made = sum(row.groups for row in rows) or 1
@@ -163,6 +165,7 @@ def _row_findings(head: DatasetHead) -> list[set[str]]:
 def findings_shown(
     streamed: Streamed, rows: tuple[RowMade, ...], head: DatasetHead, mean: MeanAnatomy
 ) -> list[ShownFinding]:
+    """The findings with the groups asked for and made, their heat map's name and their histogram of sizes."""
     named = _row_findings(head)
     heated = {one.name: f"heat-{number}" for number, one in enumerate(_heated(streamed)) if mean.count}
     shown = []
@@ -182,6 +185,7 @@ def findings_shown(
 
 
 def gate_shown(summary: DatasetSummary) -> list[FindingAccepted]:
+    """Acceptance by finding, the most tried first; nothing without a gate."""
     gate = summary.gate
     if gate is None:
         return []
@@ -192,6 +196,7 @@ def gate_shown(summary: DatasetSummary) -> list[FindingAccepted]:
 def scores_shown(
     head: DatasetHead, streamed: Streamed, worst: Mapping[str, Iterable[Extreme]], images: GreyImages
 ) -> list[ScoreShown]:
+    """Each score of the gate with its histogram, its bound if it has one, and its worst images."""
     shown = []
     for score in streamed.scores:
         bound, histogram = bound_of(head, score.name), score.histogram
@@ -211,6 +216,7 @@ def scores_shown(
 
 
 def ratios_chart(streamed: Streamed) -> Markup | None:
+    """The histogram of cardiothoracic ratios with a line at 0.5; None where no mask has one."""
     found = streamed.ratios
     if found is None:
         return None
@@ -219,6 +225,7 @@ def ratios_chart(streamed: Streamed) -> Markup | None:
 
 
 def sheets_of(streamed: Streamed, images: GreyImages, *, real: bool) -> list[Sheet]:
+    """The images picked to be shown, a sheet a kind, with how many images there are of the kind."""
     sheets: dict[str, list[Shown]] = {}
     counts: Counter[str] = Counter()
     for pick in streamed.picks:

@@ -126,6 +126,16 @@ class Attempts:
         return fresh
 
     @property
+    def begun(self) -> bool:
+        """Whether every group was begun."""
+        return not self._new and self._following is None
+
+    @property
+    def decided(self) -> bool:
+        """Whether every group is delivered or dropped."""
+        return self.begun and not self._undecided
+
+    @property
     def frontier(self) -> int | None:
         """The first group that is not decided yet; None where all that were begun are."""
         return next(iter(self._undecided), None)

@@ -60,6 +60,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe as it was loaded."""
         return self.loaded.recipe
 
     def head(self, fingerprint: dict[str, str]) -> DatasetHead:

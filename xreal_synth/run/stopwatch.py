@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
-
-T = TypeVar("T")
+from typing import Final
 
 MODEL: Final = "model_s"
-"""In `Backend.render`: the sampler with its networks."""
+"""In a `Renderer`: the sampler with its networks."""
 GATE: Final = "gate_s"
 """In `Gate.judge`: the gate with its networks."""
 WAIT: Final = "wait_s"
 """Where the model's thread waits for what plans or for what encodes."""
+OTHER: Final = "other_s"
+"""What else the model's thread does."""
 MAKE: Final = "make_s"
-"""A shard from its beginning to its last image's verdict: the three above, and what else the model's thread does. The
-tar is ended and published while the next shard is begun."""
+"""Of a shard, the four above together. A micro-batch's seconds are divided over the shards in it, by
+their groups."""
 
 
 class Stopwatch:
@@ -31,7 +31,14 @@ class Stopwatch:
 
     @property
     def seconds(self) -> dict[str, float]:
+        """Wall seconds by name so far, a copy."""
         return dict(self._spent)
+
+    def lap(self) -> dict[str, float]:
+        """The seconds since the last lap."""
+        self._turn()
+        spent, self._spent = self._spent, defaultdict(float)
+        return dict(spent)
 
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
@@ -43,17 +50,6 @@ class Stopwatch:
         finally:
             self._turn()
             self._open.pop()
-
-    def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """The items; what each takes to come counts under the name, what is done with them does not."""
-        source = iter(items)
-        while True:
-            with self.within(name):
-                try:
-                    item = next(source)
-                except StopIteration:
-                    return
-            yield item
 
     def _turn(self) -> None:
         now = time.monotonic()

@@ -50,6 +50,7 @@ class Rule:
     free_from: int = 0
 
     def eta_at(self, step: int) -> float:
+        """DDIM's eta of a step: `eta_free`, where it is given, once the steps are no longer held."""
         return self.eta if self.eta_free is None or step < self.free_from else self.eta_free
 
 

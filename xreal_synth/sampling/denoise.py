@@ -27,7 +27,7 @@ def guided(denoise: Denoise, z: Tensor, t: int, tokens: Tensor, guidance: float)
 def split_prediction(
     kind: Literal["epsilon", "v_prediction"], out: Tensor, z: Tensor, abar: float
 ) -> tuple[Tensor, Tensor]:
-    """Raw output at state z -> predicted (z0, eps)."""
+    """Raw output at state z -> predicted (z0, eps). All [B, C, h, w]; `abar` is the alpha-bar of z's timestep."""
     signal, noise = math.sqrt(abar), math.sqrt(1 - abar)
     if kind == "epsilon":
         return (z - noise * out) / signal, out

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -32,7 +31,7 @@ from xreal_synth.sampling.controlled import (
     pathology_from_branch,
     pathology_from_noise,
 )
-from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob
+from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob, in_batches
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
 from xreal_synth.sampling.real_image import image_states
@@ -94,49 +93,66 @@ def sample_groups(
 ) -> Iterator[GroupImages]:
     """Makes every group's images, in the order of `jobs`, which are taken a micro-batch at a time.
 
-    `on_batch` is called after each micro-batch with the number of images that it finished. Raises BundleError
-    if the model's numbers overflow.
+    Raises what `GroupSampler` raises.
     """
-    assert micro_batch >= 1
-    maker = _GroupMaker(model, settings, micro_batch, noise)
-    if settings.mode == "joint":
-        yield from _sample_joint(maker, jobs, on_batch)
-        return
-    open_groups: deque[_Group] = deque()
-    passes: deque[_Pass] = deque()
-    source = iter(jobs)
-    while groups := [_open(job) for job in islice(source, micro_batch)]:
-        open_groups.extend(groups)
-        passes.extend(maker.twins(groups))
-        on_batch(len(groups))
-        while len(passes) >= micro_batch:
-            maker.edit_next(passes, on_batch)
-        yield from _finished(open_groups)
-    while passes:
-        maker.edit_next(passes, on_batch)
-        yield from _finished(open_groups)
+    sampler = GroupSampler(model, settings, micro_batch, noise, on_batch)
+    for finished in in_batches(sampler, jobs, micro_batch):
+        yield from finished
 
 
-def _sample_joint(
-    maker: _GroupMaker, jobs: Iterable[GroupJob], on_batch: Callable[[int], None]
-) -> Iterator[GroupImages]:
-    """Every image in one trajectory; those without findings, which need no guidance, in batches of their own."""
-    open_groups: deque[_Group] = deque()
-    waiting: tuple[deque[_Trajectory], deque[_Trajectory]] = deque(), deque()
-    source, size = iter(jobs), maker.micro_batch
-    while groups := [_open(job, joint=True) for job in islice(source, size)]:
-        open_groups.extend(groups)
-        for group in groups:
-            for member in _joint_members(group.job):
-                waiting[bool(member.edits)].append(_Trajectory(group, member))
-        for rows in waiting:
-            while len(rows) >= size:
-                maker.joint([rows.popleft() for _ in range(size)], on_batch)
-        yield from _finished(open_groups)
-    for rows in waiting:
-        while rows:
-            maker.joint([rows.popleft() for _ in range(min(size, len(rows)))], on_batch)
-    yield from _finished(open_groups)
+class GroupSampler:
+    """A `Renderer` whose micro-batches of edits and, in mode joint, of images are full but for the last.
+
+    `on_batch` is called after each micro-batch with the number of images that it finished. Raises BundleError if the
+    model's numbers overflow.
+    """
+
+    def __init__(
+        self, model: SamplerModel, settings: SamplingSettings, micro_batch: int, noise: NoiseSource = philox,
+        on_batch: Callable[[int], None] = lambda images: None,
+    ) -> None:  # fmt: skip
+        assert micro_batch >= 1
+        self._maker = _GroupMaker(model, settings, micro_batch, noise)
+        self._joint, self._on_batch = settings.mode == "joint", on_batch
+        self._open: deque[_Group] = deque()
+        self._passes: deque[_Pass] = deque()
+        self._trajectories: tuple[deque[_Trajectory], deque[_Trajectory]] = deque(), deque()
+
+    def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
+        groups = [_open(job, joint=self._joint) for job in jobs]
+        self._open.extend(groups)
+        if self._joint:
+            for group in groups:
+                for member in _joint_members(group.job):
+                    self._trajectories[bool(member.edits)].append(_Trajectory(group, member))
+        else:
+            self._passes.extend(self._maker.twins(groups))
+            self._on_batch(len(groups))
+        return self._finished(self._maker.micro_batch)
+
+    def finish(self) -> list[GroupImages]:
+        return self._finished(1)
+
+    def _finished(self, least: int) -> list[GroupImages]:
+        """Makes what fills micro-batches of `least` rows; the first groups, as far as they wait for nothing then."""
+        while len(self._passes) >= least:
+            batch = self._taken(self._passes)
+            following = self._maker.edits(batch)
+            self._passes.extend(following)
+            self._on_batch(len(batch) - len(following))
+        for rows in self._trajectories:
+            while len(rows) >= least:
+                batch_of_joint = self._taken(rows)
+                self._maker.joint(batch_of_joint)
+                self._on_batch(len(batch_of_joint))
+        done = []
+        while self._open and not self._open[0].waiting:
+            group = self._open.popleft()
+            done.append(GroupImages(group.job.index, group.images))
+        return done
+
+    def _taken(self, rows: deque[_Row]) -> list[_Row]:
+        return [rows.popleft() for _ in range(min(self._maker.micro_batch, len(rows)))]
 
 
 def _joint_members(job: GroupJob) -> tuple[MemberJob, ...]:
@@ -196,15 +212,8 @@ class _GroupMaker:
             kept = torch.stack(image_states(self.model, images, self.rule, self._noise(keys)))
         return _first_passes(groups, real, images, kept)
 
-    def edit_next(self, passes: deque[_Pass], on_batch: Callable[[int], None]) -> None:
-        """Makes a micro-batch of the passes, or all there are; those that follow them join the others."""
-        batch = [passes.popleft() for _ in range(min(self.micro_batch, len(passes)))]
-        following = self.edits(batch)
-        passes.extend(following)
-        on_batch(len(batch) - len(following))
-
     @torch.inference_mode()
-    def joint(self, batch: list[_Trajectory], on_batch: Callable[[int], None]) -> None:
+    def joint(self, batch: list[_Trajectory]) -> None:
         """Makes an image of each row, all of them with findings or none."""
         rows = self._padded(batch)
         keys = tuple(row.key for row in rows)
@@ -215,7 +224,6 @@ class _GroupMaker:
         for row, image in zip(batch, images, strict=False):
             row.group.images[row.member.name] = self._grey(image)
             row.group.waiting -= 1
-        on_batch(len(batch))
 
     def _joint_guide(
         self, rows: list[_Trajectory], hint: Tensor | None
@@ -357,13 +365,6 @@ class _GroupMaker:
     def _grey(self, image: Tensor) -> GreyImage:
         grey: GreyImage = to_grey(image, self.model.value_range).cpu().numpy()
         return grey
-
-
-def _finished(open_groups: deque[_Group]) -> Iterator[GroupImages]:
-    """The first groups, as far as they wait for nothing."""
-    while open_groups and not open_groups[0].waiting:
-        done = open_groups.popleft()
-        yield GroupImages(done.job.index, done.images)
 
 
 def _first_passes(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,3 +66,23 @@ class GroupImages:
 
     index: int
     images: dict[str, GreyImage]
+
+
+class Renderer(Protocol):
+    """Makes groups' images a micro-batch at a time; what does not fill one waits for later groups."""
+
+    def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
+        """Begins a micro-batch of groups at the most; the groups that are finished now, in the order of the jobs."""
+        ...
+
+    def finish(self) -> list[GroupImages]:
+        """Finishes all groups that were begun."""
+        ...
+
+
+def in_batches(renderer: Renderer, jobs: Iterable[GroupJob], size: int) -> Iterator[list[GroupImages]]:
+    """The images of each job, in order, as they come; jobs are taken `size` at a time."""
+    source = iter(jobs)
+    while batch := list(islice(source, size)):
+        yield renderer.begin(batch)
+    yield renderer.finish()

@@ -13,10 +13,14 @@ class SamplerModel(Protocol):
     """Shapes: B batch, C latent channels, h, w latent sides, H, W image sides, L tokens, D their width."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the networks lie; latents and noise are brought there."""
+        ...
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]: ...
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one image's latents."""
+        ...
 
     @property
     def channels(self) -> int:
@@ -34,7 +38,9 @@ class SamplerModel(Protocol):
         ...
 
     @property
-    def prediction_type(self) -> Literal["epsilon", "v_prediction"]: ...
+    def prediction_type(self) -> Literal["epsilon", "v_prediction"]:
+        """What the denoiser's raw output is."""
+        ...
 
     @property
     def alphas_cumprod(self) -> Tensor:

@@ -26,6 +26,8 @@ class NoiseKey:
 
 
 class NoiseSource(Protocol):
+    """Where the sampler's noise comes from: by key, so that no row depends on its neighbours."""
+
     def __call__(
         self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
     ) -> npt.NDArray[np.float32]:
@@ -36,7 +38,7 @@ class NoiseSource(Protocol):
 def philox(
     shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
 ) -> npt.NDArray[np.float32]:
-    """The noise of every dataset: one Philox stream per key (xreal_synth.seeds)."""
+    """The noise of every dataset: one Philox stream per key (xreal_synth.seeds). `[*shape]`, float32."""
     extra = (key.member, key.pass_, step, repeat)
     return seeds.normal(shape, key.seed, key.index, key.attempt, purpose, *extra)
 

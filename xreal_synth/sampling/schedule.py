@@ -78,20 +78,23 @@ def make_schedule(
 
 
 def q_sample(z0: Tensor, abar: float, noise: Tensor) -> Tensor:
-    """z0 noised to a timestep (DDPM eq. 4)."""
+    """z0 noised to a timestep (DDPM eq. 4). [B, C, h, w] -> the same."""
     return math.sqrt(abar) * z0 + math.sqrt(1 - abar) * noise
 
 
 def ddim_step(
     z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor, eta: float = 1.0
 ) -> Tensor:
-    """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16)."""
+    """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16). [B, C, h, w] each."""
     sigma = eta * math.sqrt((1 - abar_next) / (1 - abar) * (1 - abar / abar_next))
     direction = math.sqrt(max(1 - abar_next - sigma**2, 0.0))
     return math.sqrt(abar_next) * z0 + direction * eps + sigma * noise
 
 
 def step_back(z: Tensor, abar_next: float, abar: float, noise: Tensor) -> Tensor:
-    """From a step's result back to its start by forward noise (RePaint algorithm 1, line 9)."""
+    """From a step's result back to its start by forward noise (RePaint algorithm 1, line 9).
+
+    [B, C, h, w] -> the same.
+    """
     ratio = abar / abar_next
     return math.sqrt(ratio) * z + math.sqrt(1 - ratio) * noise

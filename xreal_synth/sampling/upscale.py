@@ -37,7 +37,9 @@ class UpscalerModel(Protocol):
     """Predicts the noise in a large image."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the network lies; images and noise are brought there."""
+        ...
 
     @property
     def side(self) -> int:

@@ -13,6 +13,7 @@ from xreal_synth.training.run import train
 
 
 def main() -> int:
+    """The command: trains one network; 2 for a mistake of the user's, 75 where it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training", description=__doc__)
     parser.add_argument("network", choices=sorted(CONFIGS))
     parser.add_argument(

@@ -34,6 +34,7 @@ class PatchCritic(nn.Module):
         self.body = nn.Sequential(*layers)
 
     def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> scores [B, 1, h, w], higher where a patch looks real."""
         detail = image_B1HW - functional.avg_pool2d(
             image_B1HW, 5, stride=1, padding=2, count_include_pad=False
         )

@@ -44,7 +44,10 @@ KINDS: dict[str, dict[str, type[TrainConfig]]] = {
 
 
 def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML config for `network`, apply `key.path=value` overrides, check everything at once."""
+    """Read a YAML config for `network`, apply `key.path=value` overrides, check everything at once.
+
+    Raises TrainingError.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -62,7 +65,7 @@ def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> Trai
 
 
 def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConfig:
-    """A config from a plain mapping; every fault is named with its path."""
+    """A config from a plain mapping; every fault is named with its path. Raises TrainingError."""
     if network not in CONFIGS:
         raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}")
     try:

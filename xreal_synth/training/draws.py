@@ -24,6 +24,7 @@ class BatchPart:
 
     @property
     def rows(self) -> slice:
+        """The part's places in the batch."""
         return slice(self.first, self.first + self.count)
 
     @property

@@ -1,7 +1,7 @@
 """Write a bundle's network parts from finished runs: fp16 safetensors in diffusers' folder layout.
 
 `python -m xreal_synth.training.export --autoencoder DIR --controller DIR --denoiser DIR --controlnet DIR
---segmenter DIR --classifier DIR OUT`
+--segmenter DIR --classifier DIR --locator DIR OUT`
 """
 
 from __future__ import annotations
@@ -38,30 +38,33 @@ def export_parts(
     controlnet: Path | None = None,
     segmenter: Path | None = None,
     classifier: Path | None = None,
+    locator: Path | None = None,
     weights: str = "network",
 ) -> list[str]:
     """Write the parts whose run folders are given into `out`; returns the names written.
 
     `weights` is `network` (last) or `best` (least validation loss). A part is replaced as a whole. A controller
-    exported together with an autoencoder gets its decoder, so that a retrained decoder serves both.
+    exported together with an autoencoder gets its decoder, so that a retrained decoder serves both. A locator is a
+    run of a classifier with places, for evaluators; no bundle holds one.
     """
     out.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
-    for run, part in (
+    for run, part, *name in (
         (autoencoder, "vae"),
         (controller, "anatomy_controller"),
         (denoiser, "unet"),
         (controlnet, "controlnet"),
         (segmenter, "segmenter"),
         (classifier, "classifier"),
+        (locator, "classifier", "locator"),
     ):
         if run is not None:
             folder = run / weights / part
             network = load_part(_kind_of(part, folder), folder)
             if isinstance(network, MaskController) and autoencoder is not None:
                 share_first_stage(network, load_part(PatchAutoencoder, autoencoder / weights / "vae"))
-            _write_half(network, out / part)
-            written.append(part)
+            written.append(name[0] if name else part)
+            _write_half(network, out / written[-1])
     if denoiser is not None:
         _copy_folder(denoiser / weights / "scheduler", out / "scheduler")
         _write_embeddings(denoiser / weights / "tokens", out / EMBEDDINGS)
@@ -70,7 +73,7 @@ def export_parts(
 
 
 def load_part(kind: Any, folder: Path) -> Any:
-    """A network from its diffusers folder, with an error that names the folder."""
+    """A network from its diffusers folder, with an error that names the folder. Raises TrainingError."""
     try:
         return kind.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
@@ -96,7 +99,10 @@ def _kind_of(part: str, folder: Path) -> Any:
 
 
 def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder) -> None:
-    """Give the controller this autoencoder's decoder; both must stand on the same patch transform."""
+    """Give the controller this autoencoder's decoder; both must stand on the same patch transform.
+
+    Raises TrainingError.
+    """
     own = controller.first_stage
     same = all(torch.equal(getattr(own, name), getattr(autoencoder, name)) for name in PATCH_TRANSFORM)
     shapes = [{k: v.shape for k, v in part.state_dict().items()} for part in (own, autoencoder)]
@@ -148,8 +154,9 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def main() -> int:
+    """The command: writes network parts of finished runs; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.export", description=__doc__)
-    for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier"):
+    for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier", "locator"):
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"--out folder of the {name}'s run")
     parser.add_argument("--weights", choices=["network", "best"], default="network")
     parser.add_argument("out", type=Path)
@@ -163,6 +170,7 @@ def main() -> int:
             controlnet=given.controlnet,
             segmenter=given.segmenter,
             classifier=given.classifier,
+            locator=given.locator,
             weights=given.weights,
         )
     except XrealError as error:

@@ -49,19 +49,23 @@ class KlFirstStage(nn.Module):
 
     @property
     def latent_channels(self) -> int:
+        """C of the latents [B, C, h, w]."""
         return int(self.network.config.latent_channels)
 
     @property
     def factor(self) -> int:
+        """The image's side over the latents'."""
         return 1 << (len(self.network.config.block_out_channels) - 1)
 
     def encode(self, image_B1HW: Tensor) -> LatentPosterior:
+        """Images [B, 1, H, W] -> the Gaussian over scaled latents [B, C, h, w], fp32."""
         posterior = self.network.encode(image_B1HW.expand(-1, self.image_channels, -1, -1)).latent_dist
         return LatentPosterior(
             mean=posterior.mean.float() * self.scale, std=posterior.std.float() * self.scale
         )
 
     def decode(self, z_BChw: Tensor) -> Tensor:
+        """Scaled latents [B, C, h, w] -> images [B, 1, H, W], the mean of the network's channels, fp32."""
         image: Tensor = self.network.decode(z_BChw / self.scale).sample.float().mean(dim=1, keepdim=True)
         return image
 

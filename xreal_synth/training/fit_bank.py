@@ -30,7 +30,7 @@ FEWEST = 8
 def training_masks(data: str | Path, min_score: float) -> list[Mask]:
     """The validated masks of the manifest's training split, in its order; a mask without score was given.
 
-    Raises TrainingError for the manifest, AnatomyError for a mask.
+    Raises TrainingError for the manifest, AnatomyError for a mask. Masks uint8 [S, S].
     """
     store = open_store(str(data))
     manifest, files = read_manifest(store, ("mask", "split"), ("train",)), ImageFiles(store)
@@ -81,6 +81,7 @@ def fit_bank(data: str | Path, out: Path, modes: int = 40, min_score: float = 0.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: fits the bank and prints its size; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.fit_bank", description=__doc__)
     parser.add_argument("--data", required=True, help="folder or URI with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the bank into")

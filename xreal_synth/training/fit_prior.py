@@ -47,6 +47,7 @@ class Frame:
     right: NormBox
 
     def side(self, lung: Lung) -> NormBox:
+        """The mean box of one lung, the patient's."""
         return self.left if lung == "left" else self.right
 
     def lung_of(self, box: NormBox) -> Lung:
@@ -62,7 +63,7 @@ class Frame:
 
 
 def frame_of(mask: Mask) -> Frame:
-    """The lung boxes of one image's mask."""
+    """The lung boxes of one image's mask. The mask is uint8 [H, W]."""
     return Frame(_norm_box(mask, LEFT_LUNG), _norm_box(mask, RIGHT_LUNG))
 
 
@@ -185,6 +186,7 @@ def _dump(stored: dict[str, object]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: fits the prior on the public box tables and writes its JSON."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.fit_prior", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and masks/")
     parser.add_argument("--out", type=Path, default=PATH, help="JSON to write (default: the package's)")

@@ -54,6 +54,7 @@ class ImageBatch:
     regions: Tensor | None = None
 
     def to(self, device: torch.device) -> ImageBatch:
+        """The batch on a device, its part of the whole as it was."""
         return ImageBatch(
             image=self.image.to(device),
             label_map=self.label_map.to(device),

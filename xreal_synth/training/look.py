@@ -65,7 +65,7 @@ def validate(run: TrainingRun) -> dict[str, float]:
 
 
 def preview(run: TrainingRun) -> Tensor:
-    """The task's picture for a fixed few validation images, made with the averaged weights."""
+    """The task's picture for a fixed few validation images, made with the averaged weights. [H, W] in [0, 1]."""
     images = run.images["val"]
     index = torch.linspace(0, len(images) - 1, min(PREVIEW_IMAGES, len(images))).round().long()
     with run.averaged(), torch.no_grad(), run.autocast():

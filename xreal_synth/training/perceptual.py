@@ -29,6 +29,7 @@ class PerceptualDistance(nn.Module):
         self.segmenter = segmenter.requires_grad_(False).eval()
 
     def forward(self, found_B1HW: Tensor, wanted_B1HW: Tensor) -> Tensor:
+        """Two batches of images [B, 1, H, W] -> their mean distance in normed features, a scalar."""
         with torch.no_grad():
             wanted = self.segmenter.features(wanted_B1HW)
         found = self.segmenter.features(found_B1HW)

@@ -77,12 +77,15 @@ class Mailbox:
         return self._stop
 
     def pace(self) -> Pace | None:
+        """The last pace that was told, None before the first."""
         return self._pace
 
     def ask_stop(self) -> None:
+        """Has the first worker stop at its next step."""
         self._stop = True
 
     def finish(self, result: Result) -> None:
+        """Takes the run's result."""
         self._result = result
 
     def refuse(self, mistake: XrealError) -> None:
@@ -90,9 +93,11 @@ class Mailbox:
         self._mistakes.append(mistake)
 
     def refusals(self) -> int:
+        """How many mistakes of the user's were met."""
         return len(self._mistakes)
 
     def outcome(self) -> Result | XrealError | None:
+        """The first mistake if there was one, else the result, None before the end."""
         return self._mistakes[0] if self._mistakes else self._result
 
 

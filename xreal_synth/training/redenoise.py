@@ -37,6 +37,7 @@ class Redenoiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, z: Tensor, labels_BL: Tensor, noise: Tensor, top: int) -> Tensor:
+        """Latents and noise [B, C, h, w], labels [B, L] -> latents noised to step `top` and led back by DDIM."""
         alphas = self.schedule.alphas_cumprod.double()
         tokens = self.tokens(labels_BL)
         x, eps = z, noise

@@ -43,6 +43,7 @@ class Learner:
     ema: EMAModel
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that are trained, by name, in the module's order."""
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
 
@@ -78,7 +79,10 @@ def _published(folder: Path) -> str | None:
 
 
 def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]] | None:
-    """Fill the learner from the last state in `folder`; None where there is none."""
+    """Fill the learner from the last state in `folder`; None where there is none.
+
+    Raises TrainingError for one that does not fit.
+    """
     try:
         name = _published(folder)
         if name is None:

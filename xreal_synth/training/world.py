@@ -55,6 +55,7 @@ class LossModule(nn.Module):
         self._loss = task.loss
 
     def forward(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The task's losses by name, scalars; a module, so that processes can share its gradients."""
         return self._loss(batch, generator)
 
 

@@ -39,10 +39,12 @@ class LdmArchitecture:
 
     @property
     def image_size(self) -> int:
+        """Side of the images in pixels."""
         return int(self.vae["resolution"])
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
+        """Channels and sides of the latents: each level of the first stage but the first halves the side."""
         side = self.image_size >> (len(self.vae["ch_mult"]) - 1)
         return int(self.vae["z_channels"]), side, side
 

@@ -92,7 +92,10 @@ def refuse_existing(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes the place `out` when the block ends well, and is gone otherwise."""
+    """A folder that takes the place `out` when the block ends well, and is gone otherwise.
+
+    Raises ConversionError where the disk fails or the place is taken.
+    """
     refuse_existing(out)
     temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{uuid.uuid4().hex[:8]}"
     try:
@@ -121,6 +124,7 @@ def save_network(folder: Path, network: Any, dtype: StoredDtype) -> None:
 
 
 def save_embeddings(path: Path, embeddings: Mapping[str, Tensor], dtype: StoredDtype) -> None:
+    """Writes the encoded prompts, [L, D] each, as safetensors; raises ConversionError for NaN."""
     table = {text or NULL_KEY: _stored(f"prompt {text!r}", v, dtype) for text, v in embeddings.items()}
     _save(table, path)
 

@@ -79,6 +79,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
+        """The file's name, for messages."""
         return self.path.name
 
     def without_prefix(self, prefix: str) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         out: Tensor = x_BCHW + self.body(x_BCHW)
         return out
 

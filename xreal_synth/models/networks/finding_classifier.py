@@ -1,16 +1,18 @@
-"""Which findings an image shows: torchvision's classifiers at a small size, for grey images.
+"""Which findings an image shows, and where: torchvision's classifiers at a small size, for grey images.
 
-Shapes: B batch, L findings, F features, H and W image sides, S the side the network works at.
+Shapes: B batch, L findings, F features, H and W image sides, S the side the network works at, m a map's side.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models import DenseNet
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -18,6 +20,8 @@ from xreal_synth.models.networks.blocks import standardised
 from xreal_synth.models.networks.label_tokens import FINDINGS
 
 Kind = Literal["densenet", "resnet"]
+SHARPNESS: Final = 4.0
+"""Of the pooling of a map: a single cell of 16 x 16 that is 1.4 above all others makes half of the mean."""
 
 
 class FindingClassifier(ModelMixin, ConfigMixin):
@@ -28,6 +32,9 @@ class FindingClassifier(ModelMixin, ConfigMixin):
     `densenet` has a dense block of each length in `blocks`, `growth` channels a layer and `width` channels
     after the first convolution; `resnet` has the first len(blocks) stages of a ResNet of basic blocks, of
     64, 128, 256, 512 channels. `dropout` acts on the pooled features.
+
+    With `places` the head looks at every cell of the last feature maps: `maps` says where, and an image's logit is
+    a soft maximum of its map. Such a network has no `logits_of`.
     """
 
     @register_to_config
@@ -40,15 +47,21 @@ class FindingClassifier(ModelMixin, ConfigMixin):
         growth: int = 12,
         dropout: float = 0.0,
         findings: Sequence[str] = FINDINGS,
+        places: bool = False,
     ) -> None:
         super().__init__()
         self.inner_size = inner_size
+        self.places = places
         self.findings = tuple(findings)
         if kind == "densenet":
             self.trunk, self.feature_width = _dense_trunk(blocks, width, growth)
         else:
             self.trunk, self.feature_width = _residual_trunk(blocks)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.feature_width, len(self.findings)))
+        sizes = self.feature_width, len(self.findings)
+        self.head = nn.Sequential(
+            nn.Dropout2d(dropout) if places else nn.Dropout(dropout),
+            nn.Conv2d(*sizes, 1) if places else nn.Linear(*sizes),
+        )
 
     def features(self, image_B1HW: Tensor) -> Tensor:
         """Images [B, 1, H, W] in [0, 1] -> the averaged last feature maps [B, F]."""
@@ -61,8 +74,31 @@ class FindingClassifier(ModelMixin, ConfigMixin):
         logits: Tensor = self.head(features_BF)
         return logits
 
+    def maps(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> logits of every cell [B, L, m, m]; of a network with `places` only."""
+        maps: Tensor = self.head(self.trunk(standardised(image_B1HW, self.inner_size)))
+        return maps
+
     def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> logits [B, L], a finding each."""
+        if self.places:
+            return pooled_logits(self.maps(image_B1HW))
         return self.logits_of(self.features(image_B1HW))
+
+
+def pooled_logits(maps_BLmm: Tensor) -> Tensor:
+    """Maps of logits -> logits [B, L]: the logarithm of the mean exponential, between the mean and the maximum."""
+    cells = SHARPNESS * maps_BLmm.float().flatten(2)
+    return (cells.logsumexp(dim=2) - math.log(cells.shape[2])) / SHARPNESS
+
+
+def peaks(maps_BLmm: Tensor, side: int) -> Tensor:
+    """Where each map is highest: int64 [B, L], one of side x side cells, numbered row by row.
+
+    The map is brought to that side by bicubic interpolation, so that a peak lies between its own cells.
+    """
+    fine = functional.interpolate(maps_BLmm.float(), size=(side, side), mode="bicubic", align_corners=False)
+    return fine.flatten(2).argmax(dim=2)
 
 
 def _dense_trunk(blocks: Sequence[int], width: int, growth: int) -> tuple[nn.Module, int]:

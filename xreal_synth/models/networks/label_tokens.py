@@ -37,6 +37,7 @@ class LabelTokens(ModelMixin, ConfigMixin):
         self.absent = nn.Parameter(torch.randn(labels, width))
 
     def forward(self, labels_BL: Tensor) -> Tensor:
+        """Labels [B, L] of 0 and 1 -> tokens [B, L, D]."""
         chosen = labels_BL[:, :, None].bool()
         return torch.where(chosen, self.present[None], self.absent[None])
 

@@ -40,6 +40,7 @@ class MaskEncoder(nn.Module):
         )
 
     def forward(self, kinds_BNHW: Tensor) -> Tensor:
+        """Organ channels [B, N, H, W] of 0 and 1 -> latents [B, C, h, w], sides over `patch_size`."""
         folded = functional.pixel_unshuffle(kinds_BNHW, self.patch_size)
         fine = self.fine(self.inlet(torch.cat([folded, coordinates(folded)], dim=1)))
         middle = self.middle(self.down_middle(fine))

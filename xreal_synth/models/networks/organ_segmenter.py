@@ -36,6 +36,7 @@ class OrganSegmenter(ModelMixin, ConfigMixin):
         self.outlet = nn.Conv2d(channels[0], kinds, 1)
 
     def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> logits [B, 5, H, W], an organ code each."""
         kept = self.features(image_B1HW)
         x = self.middle(functional.max_pool2d(kept[-1], 2))
         for stage, skip in zip(self.up, reversed(kept), strict=True):

@@ -48,6 +48,7 @@ class PatchRefiner(nn.Module):
         )
 
     def forward(self, image_B1HW: Tensor, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
+        """The linear decoder's image, its latents, perhaps noise -> what to add to the image [B, 1, H, W]."""
         folded = functional.pixel_unshuffle(image_B1HW - 0.5, self.fold) * 4
         spread = functional.interpolate(z_BChw, size=folded.shape[-2:], mode="bilinear", align_corners=False)
         x = self.inlet(torch.cat([folded, spread], dim=1))

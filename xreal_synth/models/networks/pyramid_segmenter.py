@@ -46,6 +46,7 @@ class PyramidSegmenter(ModelMixin, ConfigMixin):
         )
 
     def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> logits [B, 5, H, W], an organ code each."""
         x = standardised(image_B1HW, self.inner_size)
         x = self.stem(torch.cat([x, coordinates(x)], dim=1))
         levels: OrderedDict[str, Tensor] = OrderedDict()

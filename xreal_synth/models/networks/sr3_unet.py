@@ -29,6 +29,7 @@ class Convolved(nn.Module):
         self.norm = nn.GroupNorm(groups, outs)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H, W]."""
         out: Tensor = functional.silu(self.norm(self.conv(x_BCHW)))
         return out
 
@@ -44,6 +45,7 @@ class TimedBlock(nn.Module):
         self.skip = nn.Identity() if ins == outs else nn.Conv2d(ins, outs, 1)
 
     def forward(self, x_BCHW: Tensor, t_BE: Tensor) -> Tensor:
+        """Maps [B, C, H, W] and the time's embedding [B, E] -> [B, C', H, W]."""
         timed = self.time(functional.silu(t_BE))[:, :, None, None]
         out: Tensor = self.second(self.first(x_BCHW) + timed) + self.skip(x_BCHW)
         return out
@@ -66,6 +68,7 @@ class PixelAttention(nn.Module):
         self.out_norm = nn.GroupNorm(1, width) if linear else nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         batch, _, height, width = x_BCHW.shape
         split = self.qkv(self.norm(x_BCHW)).reshape(batch, 3, self.heads, -1, height * width)
         q, k, v = split.unbind(1)
@@ -85,6 +88,7 @@ class Level(nn.Module):
         self.onward = onward
 
     def forward(self, x_BCHW: Tensor, t_BE: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps [B, C, H, W] and the time's embedding [B, E] -> those of this level, and those for the next."""
         kept = self.attention(self.second(self.first(x_BCHW, t_BE), t_BE))
         return kept, self.onward(kept)
 
@@ -140,6 +144,7 @@ class Sr3UNet(ModelMixin, ConfigMixin):
         self.outlet = nn.Conv2d(width, channels, 1)
 
     def forward(self, noisy_BCHW: Tensor, small_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """Noisy images [B, 1, H, W], small ones resized to H and W, steps [B] -> the noise [B, 1, H, W]."""
         at = sinusoid(t_B, self.config.width).to(noisy_BCHW.dtype)
         t_BE = self.time_out(functional.gelu(self.time_in(at)))
         x, kept = self.inlet(torch.cat([noisy_BCHW, small_BCHW], dim=1)), []

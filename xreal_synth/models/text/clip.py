@@ -36,10 +36,12 @@ class ClipText:
 
     @property
     def width(self) -> int:
+        """D, the length of a token's embedding."""
         return int(self._encoder.config.hidden_size)
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
+        """A prompt -> embeddings float32 [L, D], padded to L; raises ConversionError for a longer one."""
         found = self._tokenizer(prompt, truncation=False)["input_ids"]
         if len(found) > self._length:
             raise too_long(prompt, len(found), self._length)
@@ -51,6 +53,7 @@ class ClipText:
         return out.float().clone()
 
     def save(self, bundle: Path) -> None:
+        """Writes `text_encoder/` and `tokenizer/` into a bundle, safetensors and plain tables alone."""
         (bundle / "text_encoder").mkdir()
         (bundle / "tokenizer").mkdir()
         shutil.copyfile(

@@ -36,6 +36,7 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, dim)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D], each token with all."""
         split = [proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in self._projections()]
         mixed = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(-2)
         out: Tensor = self.to_out(mixed)
@@ -57,6 +58,7 @@ class Layer(nn.Module):
         self.feed_out = nn.Linear(4 * shape.dim, shape.dim)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD))
         out: Tensor = x_BLD + self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x_BLD))))
         return out
@@ -73,6 +75,7 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(shape.dim)
 
     def forward(self, ids_BL: Tensor) -> Tensor:
+        """Ids of word pieces [B, L] -> embeddings [B, L, D]."""
         places = torch.arange(ids_BL.shape[1], device=ids_BL.device)
         x_BLD = self.words(ids_BL) + self.positions(places)
         for layer in self.layers:

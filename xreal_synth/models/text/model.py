@@ -38,6 +38,7 @@ def encode_all(model: TextModel, prompts: Sequence[str], report: Report) -> dict
 
 
 def too_long(prompt: str, pieces: int, most: int) -> ConversionError:
+    """The error for a prompt of more word pieces than the encoder takes."""
     return ConversionError(
         where=f"prompt {prompt[:60]!r}",
         found=f"{pieces} word pieces",
@@ -47,6 +48,7 @@ def too_long(prompt: str, pieces: int, most: int) -> ConversionError:
 
 
 def missing_library(error: ImportError) -> ConversionError:
+    """The error for an install without the extra `text`."""
     return ConversionError(
         found=f"no {error.name or 'transformers'}",
         wanted="the libraries that cut prompts into word pieces",

@@ -47,6 +47,7 @@ class PromptTable(BaseModel):
         return list(dict.fromkeys([*texts, *self.more]))
 
     def for_bundle(self) -> Prompts:
+        """What of the table bundle.json keeps: the prompts that have a meaning, not `more`."""
         return Prompts(null=self.null, healthy=self.healthy, join=self.join, findings=self.findings)
 
 
@@ -111,5 +112,5 @@ def _wrong(path: Path, found: str) -> ConversionError:
         where=str(path),
         found=found,
         wanted="YAML with any of null, healthy, join, combine, more, and findings: {NAME: PROMPT}",
-        hint="correct the file; README.md has an example",
+        hint="correct the file; xreal_synth/models/README.md has an example",
     )

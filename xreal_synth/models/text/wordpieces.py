@@ -61,6 +61,7 @@ class LdmBert:
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
+        """A prompt -> embeddings float32 [L, D], padded to L; raises ConversionError for a longer one."""
         ids, length = list(self._cut(prompt)), self._shape.max_seq_len
         if len(ids) > length:
             raise too_long(prompt, len(ids), length)
@@ -69,6 +70,7 @@ class LdmBert:
         return out.clone()
 
     def save(self, bundle: Path) -> None:
+        """Writes `text_encoder/` and `tokenizer/` (its vocabulary) into a bundle."""
         assert isinstance(self._cut, WordPieces), "only a vocabulary file can be kept"
         folder = bundle / "text_encoder"
         folder.mkdir()
@@ -90,7 +92,10 @@ def open_ldm_bert(folder: Path, config: dict[str, Any]) -> LdmBert:
 
 
 def find_vocabulary(given: Path | None) -> Path:
-    """A vocabulary file as given, or bert-base-uncased's in the user's own cache; never fetched."""
+    """A vocabulary file as given, or bert-base-uncased's in the user's own cache; never fetched.
+
+    Raises ConversionError where there is none.
+    """
     if given is not None:
         return given.expanduser()
     from huggingface_hub import try_to_load_from_cache

@@ -49,6 +49,8 @@ class AutoencoderSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class AutoencoderConfig:
+    """Every setting of a run: the patch autoencoder, or its decoder alone."""
+
     network: Literal["autoencoder"]
     loop: LoopSettings
     seed: int = 0

@@ -73,8 +73,8 @@ class DataSettings:
 
     More than `max_refused` of faulty images stop a run before it starts; `limit` keeps the first images of each
     split only. `findings` are labels in the order of the network's own, "No Finding" comes after them.
-    `region_maps` are the findings whose regions a denoiser is shown. Without `draw` every image is seen once per
-    pass.
+    `region_maps` are the findings whose regions a denoiser, or a classifier with places, is shown. Without `draw`
+    every image is seen once per pass.
     """
 
     image_size: Annotated[int, Field(ge=16)] = 256

@@ -22,6 +22,8 @@ class ControllerSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class ControllerConfig:
+    """Every setting of a run: the Anatomy Controller of a patch autoencoder."""
+
     network: Literal["anatomy-controller"]
     loop: LoopSettings
     seed: int = 0

@@ -32,6 +32,8 @@ class ControlNetSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class ControlNetConfig:
+    """Every setting of a run: the ControlNet of a trained denoiser."""
+
     network: Literal["controlnet"]
     loop: LoopSettings
     seed: int = 0

@@ -45,6 +45,8 @@ class DenoiserSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DenoiserConfig:
+    """Every setting of a run: the denoiser."""
+
     network: Literal["denoiser"]
     loop: LoopSettings
     seed: int = 0

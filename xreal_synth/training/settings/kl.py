@@ -63,6 +63,8 @@ class KlControllerSettings(KlSettings):
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class KlAutoencoderConfig:
+    """Every setting of a run: the paper's first stage."""
+
     network: Literal["autoencoder"]
     loop: LoopSettings
     seed: int = 0
@@ -72,6 +74,8 @@ class KlAutoencoderConfig:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class KlControllerConfig:
+    """Every setting of a run: the paper's Anatomy Controller."""
+
     network: Literal["anatomy-controller"]
     loop: LoopSettings
     seed: int = 0

@@ -23,6 +23,8 @@ class SegmenterSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class SegmenterConfig:
+    """Every setting of a run: the organ segmenter."""
+
     network: Literal["segmenter"]
     loop: LoopSettings
     seed: int = 0

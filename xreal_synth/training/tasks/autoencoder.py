@@ -70,6 +70,7 @@ class AutoencoderTask(TrainingTask):
             self.module["critic"] = self.critic
 
     def to(self, device: torch.device) -> None:
+        """Moves decoder, perceptual distance and denoiser of latents to a device."""
         self.module.to(device)
         for helper in (self.perceptual, self.redenoiser):
             if helper is not None:

@@ -1,6 +1,6 @@
-"""The classifier: image -> which of the findings it shows, several at once.
+"""The classifier: image -> which of the findings it shows, several at once, and where, if it has places.
 
-Shapes: B batch, N images, L findings, H and W image sides.
+Shapes: B batch, N images, L findings, H and W image sides, m the side of its maps, n that of the given regions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.models.networks.finding_classifier import FindingClassifier
+from xreal_synth.models.networks.finding_classifier import (
+    FindingClassifier,
+    peaks,
+    pooled_logits,
+)
 from xreal_synth.training.images import ImageBatch, TrainingImages, degraded
 from xreal_synth.training.settings.classifier import ClassifierSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
@@ -31,19 +35,30 @@ def build_classifier(settings: ClassifierSettings, findings: Sequence[str]) -> F
         growth=settings.growth,
         dropout=settings.dropout,
         findings=findings,
+        places=settings.place_weight > 0,
     )
     return network
 
 
-def positive_weights(labels_NL: Tensor, known_NL: Tensor, largest: float) -> Tensor:
-    """Known negatives over known positives of each finding [L], within 1 / largest and largest."""
-    positive = (labels_NL & known_NL).sum(dim=0)
-    negative = (~labels_NL & known_NL).sum(dim=0)
-    return (negative / positive.clamp_min(1)).clamp(1 / largest, largest)
+def positive_weights(
+    labels_NL: Tensor, known_NL: Tensor, largest: float, draws_N: Tensor | None = None
+) -> Tensor:
+    """Known negatives over known positives of each finding [L], within 1 / largest and largest.
+
+    `draws` says how often each image is seen; without it all are seen alike.
+    """
+    seen = torch.ones(len(labels_NL)) if draws_N is None else draws_N.float()
+    positive, negative = (seen @ (kind & known_NL).float() for kind in (labels_NL, ~labels_NL))
+    ratio = torch.where(positive > 0, negative / positive, negative)
+    return ratio.clamp(1 / largest, largest)
 
 
 class ClassifierTask(TrainingTask):
-    """Trains on images also blurred and made noisy; labels that are not known cost nothing."""
+    """Trains on images also blurred and made noisy; labels that are not known cost nothing.
+
+    A network with places also learns its maps: from the region where it is known, from zeros where the finding is
+    known to be absent, from nothing elsewhere.
+    """
 
     def __init__(
         self, settings: ClassifierSettings, network: FindingClassifier, images: TrainingImages
@@ -52,49 +67,127 @@ class ClassifierTask(TrainingTask):
         self.network = network
         self.module = network
         self.findings = len(network.findings)
-        self.weights = positive_weights(
-            images.labels[:, : self.findings], images.known[:, : self.findings], settings.max_weight
-        )
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        labels, known = images.labels[:, : self.findings], images.known[:, : self.findings]
+        self.weights = positive_weights(labels, known, settings.max_weight, images.weights)
+        mapped = images.settings.region_maps if network.places and images.regions is not None else ()
+        self.mapped = [(network.findings.index(name), at) for at, name in enumerate(mapped)]
+        if self.mapped and images.regions is not None:
+            placed = self._of_findings(images.regions).any(dim=(2, 3))
+            self.place_weights = positive_weights(
+                placed, placed | (known & ~labels), settings.max_weight, images.weights
+            )
+        self.seen: list[tuple[Tensor, ...]] = []
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean binary cross-entropy of all images and findings, positives weighted; 0 where a label is unknown."""
+        """Mean binary cross-entropy of all images and findings, positives weighted; 0 where a label is unknown.
+
+        With places, `place_weight` times `place_loss` is added.
+        """
         training = self.network.training
         image = degraded(batch, generator) if training else batch.image
-        logits = self.network(image).float()
+        maps = self.network.maps(image).float() if self.network.places else None
+        logits = self.network(image).float() if maps is None else pooled_logits(maps)
         labels, known = batch.labels[:, : self.findings], batch.known[:, : self.findings]
         wanted = labels.float() * (1 - self.settings.smoothing) + self.settings.smoothing / 2
         each = functional.binary_cross_entropy_with_logits(
             logits, wanted, pos_weight=self.weights.to(logits.device), reduction="none"
         )
+        losses = {"loss": (each * known).mean()}
+        regions = None
+        if maps is not None and self.mapped and batch.regions is not None:
+            regions = self._of_findings(batch.regions)
+            placed = place_loss(maps, regions, known & ~labels, self.place_weights.to(maps.device))
+            losses = {
+                "loss": losses["loss"] + self.settings.place_weight * placed,
+                "image_loss": losses["loss"],
+                "place_loss": placed,
+            }
         if not training:
-            self.seen.append((logits.cpu(), torch.where(known, labels.long(), _UNKNOWN).cpu()))
-        return {"loss": (each * known).mean()}
+            kept = [logits, torch.where(known, labels.long(), _UNKNOWN)]
+            if maps is not None and regions is not None:
+                kept.append(pointed(maps, regions))
+            self.seen.append(tuple(part.detach().cpu() for part in kept))
+        return losses
 
-    def take_seen(self) -> list[tuple[Tensor, Tensor]]:
-        """Logits [N, L] and labels [N, L] (-1 unknown) of the images that `loss` saw in evaluation."""
+    def take_seen(self) -> list[tuple[Tensor, ...]]:
+        """Of the images that `loss` saw in evaluation: logits [N, L], labels [N, L] (-1 unknown), and with places
+        whether the map's peak lies inside the region [N, L] (-1 where none is known)."""
         seen, self.seen = self.seen, []
         return seen
 
-    def scores(self, seen: Sequence[list[tuple[Tensor, Tensor]]]) -> dict[str, float]:
-        """Area under the ROC curve of each finding over the images seen, and the mean over findings."""
+    def scores(self, seen: Sequence[list[tuple[Tensor, ...]]]) -> dict[str, float]:
+        """Area under the ROC curve of each finding over the images seen, and the mean over findings.
+
+        With places also the pointing game: the share of known regions in which the map has its peak.
+        """
         batches = [batch for part in seen for batch in part]
-        logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        logits, labels, *games = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        found = self._named("auc", areas(logits, labels))
+        if games:
+            shares = [float(one[one >= 0].float().mean()) for one in games[0].unbind(1)]
+            found |= self._named("pointing", shares)
+        return found
+
+    def _named(self, figure: str, values: Sequence[float]) -> dict[str, float]:
+        """A figure of each finding and their mean; those that are NaN are left out."""
         names = self.network.findings
-        found = {f"auc_{name}": area for name, area in zip(names, areas(logits, labels), strict=True)}
-        known = {name: area for name, area in found.items() if not math.isnan(area)}
-        return {**known, "auc": sum(known.values()) / len(known)} if known else {}
+        known = {
+            f"{figure}_{name}": value
+            for name, value in zip(names, values, strict=True)
+            if not math.isnan(value)
+        }
+        return {**known, figure: sum(known.values()) / len(known)} if known else {}
+
+    def _of_findings(self, regions_BRnn: Tensor) -> Tensor:
+        """Maps of `data.region_maps` and the last, "place unknown" -> those of the network's findings [B, L, n, n]."""
+        found = regions_BRnn.new_zeros(len(regions_BRnn), self.findings, *regions_BRnn.shape[2:])
+        for finding, at in self.mapped:
+            found[:, finding] = regions_BRnn[:, at]
+        return found
 
     @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
-        """Images above bars, a finding a bar: white its probability, grey below it where its label is positive."""
+        """Images above bars, a finding a bar: white its probability, grey below it where its label is positive.
+
+        With places, a row of the largest probability of any finding in each cell stands between them.
+        """
         chances = self.network(batch.image).float().sigmoid()
-        labels = batch.labels[:, : self.findings]
-        return image_grid([batch.image, bars(chances, labels, batch.image.shape[-1])])
+        labels, side = batch.labels[:, : self.findings], batch.image.shape[-1]
+        rows = [batch.image, bars(chances, labels, side)]
+        if self.network.places:
+            largest = self.network.maps(batch.image).float().sigmoid().amax(dim=1, keepdim=True)
+            rows.insert(1, functional.interpolate(largest, size=(side, side)))
+        return image_grid(rows)
 
     def save(self, folder: Path) -> None:
         """`classifier/`."""
         self.network.save_pretrained(folder / "classifier")
+
+
+def place_loss(maps_BLmm: Tensor, regions_BLnn: Tensor, absent_BL: Tensor, weights_L: Tensor) -> Tensor:
+    """Mean cross-entropy of the maps' cells against the share of each that lies in the region.
+
+    Inside and outside of an image's own region weigh the same, however few cells are inside; an image whose region
+    is known weighs `weights` times one where the finding is absent, whose cells are all outside. Others cost nothing.
+    """
+    wanted = functional.interpolate(regions_BLnn.float(), size=maps_BLmm.shape[-2:], mode="area")
+    cells = functional.binary_cross_entropy_with_logits(maps_BLmm, wanted, reduction="none")
+    inside = wanted.sum(dim=(2, 3))
+    placed = inside > 0
+    within = (cells * wanted).sum(dim=(2, 3)) / inside.clamp_min(1e-6)
+    beyond = (cells * (1 - wanted)).sum(dim=(2, 3)) / (1 - wanted).sum(dim=(2, 3)).clamp_min(1e-6)
+    each = torch.where(placed, weights_L * (within + beyond) / 2, beyond * absent_BL)
+    return each.mean()
+
+
+def pointed(maps_BLmm: Tensor, regions_BLnn: Tensor) -> Tensor:
+    """The pointing game, int64 [B, L]: 1 where the map's peak is in a cell that the region touches, 0 elsewhere.
+
+    -1 where there is no region. A cell of 64 x 64 is the game's usual tolerance, 15 pixels in 1024.
+    """
+    regions = regions_BLnn.flatten(2)
+    hits = regions.gather(2, peaks(maps_BLmm, regions_BLnn.shape[-1])[..., None])[..., 0] > 0
+    return torch.where(regions.any(dim=2), hits.long(), _UNKNOWN)
 
 
 def areas(logits_NL: Tensor, labels_NL: Tensor) -> list[float]:

@@ -91,6 +91,7 @@ class ControlNetTask(TrainingTask):
         self.log_snr = (alphas / (1 - alphas)).log()
 
     def to(self, device: torch.device) -> None:
+        """Moves the ControlNet and the frozen networks beside it to a device."""
         for part in (self.module, self.autoencoder, self.unet, self.tokens):
             part.to(device)
 

@@ -144,6 +144,7 @@ class DenoiserTask(TrainingTask):
         self.log_snr = (alphas / (1 - alphas)).log()
 
     def to(self, device: torch.device) -> None:
+        """Moves denoiser and first stage to a device."""
         self.module.to(device)
         self.autoencoder.to(device)
 

@@ -70,6 +70,7 @@ class KlAutoencoderTask(TrainingTask):
             self.module["critic"] = self.critic
 
     def to(self, device: torch.device) -> None:
+        """Moves first stage and perceptual distance to a device."""
         self.module.to(device)
         if self.perceptual is not None:
             self.perceptual.to(device)

@@ -1,0 +1,133 @@
+"""Shards that share micro-batches: equal bytes, each shard once, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.fake_backend import FakeImages
+from tests.speed.rows import count_rows
+from xreal_synth.engine.backend import Networks
+from xreal_synth.engine.worker import RenderedShard, Worker, environment, publish_shard, run_shard
+from xreal_synth.run.resources import Resources, actor_shape
+from xreal_synth.run.setup import Run, claim
+from xreal_synth.sampling.jobs import GroupImages, GroupJob
+from xreal_synth.storage import LocalStore
+from xreal_synth.types import ShardRecord
+
+GATED = {
+    "quality__profile": "standard",
+    "quality__checks": '{"seam": {"action": "off"}, "change": {"action": "off"}}',
+    "quality__max_attempts": 2,
+    "compute__precision": "fp32",
+    "output__shard_samples": 4,
+    "sampling__steps": 2,
+}
+BLANK = frozenset({(1, 0), (3, 0), (3, 1), (3, 2), (6, 0), *((7, attempt) for attempt in range(4)), (10, 0)})
+"""Groups 1, 6 and 10 pass at their second try, 3 at its fourth, 7 never."""
+
+
+class Blanked:
+    """Networks of which some attempts come out as one grey, which the gate refuses; `batches` are those begun."""
+
+    def __init__(self, run: Run, micro_batch: int) -> None:
+        self._inner: Any = Networks().open(
+            run, actor_shape(run.recipe.compute, Resources(1, 0), recorded=micro_batch)
+        )
+        self.batches: list[list[int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def renderer(self, on_batch: Callable[[float], None]) -> BlankedRenderer:
+        return BlankedRenderer(self._inner.renderer(on_batch), self.batches)
+
+
+class BlankedRenderer:
+    def __init__(self, inner: Any, batches: list[list[int]]) -> None:
+        self._inner, self._batches = inner, batches
+        self._attempts: dict[int, int] = {}
+
+    def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
+        self._batches.append([job.index for job in jobs])
+        self._attempts.update((job.index, job.attempt) for job in jobs)
+        return [self._seen(group) for group in self._inner.begin(jobs)]
+
+    def finish(self) -> list[GroupImages]:
+        return [self._seen(group) for group in self._inner.finish()]
+
+    def _seen(self, group: GroupImages) -> GroupImages:
+        if (group.index, self._attempts[group.index]) not in BLANK:
+            return group
+        return GroupImages(group.index, {name: image * 0 + 90 for name, image in group.images.items()})
+
+
+def make_together(run: Run, backend: Any, folder: Path, waiting: int) -> list[ShardRecord]:
+    store, records = LocalStore(folder), list[ShardRecord]()
+    claim(run, store, environment(backend))
+
+    def deliver(rendered: RenderedShard) -> None:
+        records.append(publish_shard(run, rendered, store, actor="here", attempt=0, replacing=False))
+
+    with Worker(run, backend, deliver) as worker:
+        for number in range(run.plan.shard_count):
+            worker.make(run.plan.shard(number), waiting)
+            assert len(worker.open) <= waiting
+        worker.finish()
+        assert worker.open == ()
+    return records
+
+
+def test_shards_that_share_micro_batches_have_the_bytes_of_those_made_alone(
+    tmp_path: Path, open_fault_run: Callable[..., Run], tar_hashes: Callable[[Path], dict[str, str]]
+) -> None:
+    run = open_fault_run(**GATED)
+    alone, store = Blanked(run, 3), LocalStore(tmp_path / "alone")
+    claim(run, store, environment(alone))  # type: ignore[arg-type]
+    expected = [run_shard(run, alone, run.plan.shard(k), store) for k in range(3)]  # type: ignore[arg-type]
+    together = Blanked(run, 3)
+    records = make_together(run, together, tmp_path / "together", waiting=2)
+    assert sorted(record.shard for record in records) == [0, 1, 2], "each once"
+    assert {record.shard: (record.tar, record.table, record.rejects) for record in records} == {
+        record.shard: (record.tar, record.table, record.rejects) for record in expected
+    }
+    assert tar_hashes(tmp_path / "together") == tar_hashes(tmp_path / "alone")
+    assert any(min(batch) < 4 <= max(batch) for batch in together.batches), "groups of two shards in one"
+    assert len(together.batches) < len(alone.batches)
+    assert all(record.timings["make_s"] > 0 for record in records)
+
+
+def test_a_failure_gives_up_every_open_shard_and_leaves_nothing(
+    tmp_path: Path, open_fault_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_fault_run(compute__micro_batch=4, output__shard_samples=3)
+    backend = FakeImages(poison=frozenset({5})).open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    delivered: list[int] = []
+
+    def deliver(rendered: RenderedShard) -> None:
+        delivered.append(rendered.shard.shard)
+        with rendered.folder:
+            rendered.encoder.close()
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with Worker(run, backend, deliver) as worker:
+        worker.make(run.plan.shard(0), waiting=1)
+        assert worker.open == (0,)
+        with pytest.raises(RuntimeError, match="group 5 is poison"):
+            worker.make(run.plan.shard(1), waiting=0)
+        assert worker.abandon() == (1,), "shard 0 was through with the micro-batch before"
+        assert delivered == [0]
+        worker.make(run.plan.shard(2))
+        assert delivered == [0, 2], "what comes after it is made"
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_hardly_a_row_is_paid_for_padding_where_a_gate_refuses() -> None:
+    apart, together = (count_rows(10, 16, 8, 0.1, waiting) for waiting in (0, 2))
+    assert apart.share < 0.7
+    assert together.share > 0.93, "but for the last shard's, which has none to share with"
