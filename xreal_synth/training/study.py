@@ -41,7 +41,6 @@ WARP: Final = WarpSettings(
 class StudySettings:
     """Training of each network of a study; all of them alike.
 
-
     To `localise`, the classifier has places and learns from boxes (a detector; three dense blocks for densenet121).
     `small` is mini-classifier's network (three residual stages); `densenet121` torchvision's DenseNet-121 for one
     grey channel. Both begin with random weights. `size` is the side that images have and the network works at.
