@@ -162,7 +162,7 @@ def test_the_walk_of_a_box_is_as_the_map_tells_it() -> None:
     assert len(steps) <= 12
     assert all((PACKAGE / path).exists() for path in (*steps, *beside))
     met = walked(next(index for index in range(run.recipe.anatomies) if run.plan.row(index) == boxed))
-    assert "plan/placement.py" in met
+    assert "planning/placement.py" in met
     assert "dataset/meta.py" in met
     assert set(met) - {*steps, *beside, "types.py"} == set()
     assert [path for path in steps if path in met] == [path for path in met if path in steps]

@@ -1,4 +1,4 @@
-"""What a study of utility found: figures by finding, their gain over real images alone, tables and picture.
+"""Figures of a study of utility: by finding, their gain over real images alone, tables and picture.
 
 Shapes: N test images, L findings, D draws of a bootstrap.
 """

@@ -39,7 +39,7 @@ WARP: Final = WarpSettings(
 
 @dataclass(frozen=True, slots=True)
 class StudySettings:
-    """How each network of a study is trained; all of them alike.
+    """Training of each network of a study; all of them alike.
 
     To `localise`, the classifier has places and learns from boxes (a detector; three dense blocks for densenet121).
     `small` is mini-classifier's network (three residual stages); `densenet121` torchvision's DenseNet-121 for one
