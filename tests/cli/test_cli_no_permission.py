@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -53,31 +54,49 @@ def place(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "unreadable").chmod(0o755)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("generate", "recipe.yaml", "--output", "unwritable/out"),
-        ("generate", "recipe.yaml", "--output", "unreadable/out"),
-        ("generate", "recipe.yaml", "--output", "unreadable"),
-        ("generate", "unreadable/recipe.yaml"),
-        (*PREPARE, "unwritable/out"),
-        (*PREPARE, "unreadable/out"),
-        ("prepare", "folder", "unreadable", "--table", "list.csv", "--out", "unwritable/out"),
-        ("preview", "recipe.yaml", "-n", "1", "--out", "unwritable/preview.png"),
-        ("verify", "unreadable"),
-    ],
-    ids=" ".join,
-)
-def test_a_place_without_permission_is_told(place: Path, command: tuple[str, ...]) -> None:
+COMMANDS = [
+    ("generate", "recipe.yaml", "--output", "unwritable/out"),
+    ("generate", "recipe.yaml", "--output", "unreadable/out"),
+    ("generate", "recipe.yaml", "--output", "unreadable"),
+    ("generate", "unreadable/recipe.yaml"),
+    (*PREPARE, "unwritable/out"),
+    (*PREPARE, "unreadable/out"),
+    ("prepare", "folder", "unreadable", "--table", "list.csv", "--out", "unwritable/out"),
+    ("preview", "recipe.yaml", "-n", "1", "--out", "unwritable/preview.png"),
+    ("verify", "unreadable"),
+    ("recipe", "new", "unwritable/mine.yaml"),
+]
+SCRIPT = """
+import contextlib, io, json, sys, traceback
+from xreal_synth.cli import main, options
+ended = []
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["xreal-synth", *command]
+    said = io.StringIO()
+    for console in (options.console, options.notes):
+        console.file, console.width = said, 400
+    try:
+        main.main()
+    except SystemExit as end:
+        ended.append([end.code, said.getvalue()])
+    except BaseException:
+        ended.append([1, said.getvalue() + traceback.format_exc()])
+print(json.dumps(ended))
+"""
+
+
+def test_a_place_without_permission_is_told(place: Path) -> None:
     root = os.geteuid() == 0
     if root and shutil.which(UNPRIVILEGED[0]) is None:
         pytest.skip("modes do not bind root")
     done = subprocess.run(
-        [*(UNPRIVILEGED if root else ()), sys.executable, "-m", "xreal_synth", *command], cwd=place,
-        capture_output=True, text=True, timeout=240, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [*(UNPRIVILEGED if root else ()), sys.executable, "-c", SCRIPT, json.dumps(COMMANDS)], cwd=place,
+        capture_output=True, text=True, timeout=280, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == 2, said
-    assert "Traceback" not in said
-    assert "error:" in said
-    assert str(command[-1]).partition("/")[0] in said or "unreadable" in said, said
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert len(ended) == len(COMMANDS)
+    for command, (code, said) in zip(COMMANDS, ended, strict=True):
+        assert code == 2, (command, said)
+        assert "Traceback" not in said
+        assert "error:" in said
+        assert "unwritable" in said or "unreadable" in said, said

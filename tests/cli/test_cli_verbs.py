@@ -42,11 +42,11 @@ def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:
     script = (
         "import re, sys, time\n"
         "from pathlib import Path\n"
-        "from xreal_synth.cli.options import open_recipe\n"
+        "from xreal_synth.from_recipe import open_recipe\n"
         "from xreal_synth.planning.probe import probe\n"
         "import xreal_synth.engine.estimate, scipy.ndimage\n"
         "began = time.process_time()\n"
-        f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), ['anatomies=1000000000'], None)\n"
+        f"run = open_recipe(Path({str(ROOT / 'recipes/smoke.yaml')!r}), overrides=['anatomies=1000000000'])\n"
         "report = probe(run.plan)\n"
         "run.plan.sample(999_999_999, 0)\n"
         "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())\n"
@@ -85,16 +85,55 @@ def test_preview_draws_images(
     assert "of 2 anatomies" in capsys.readouterr().out
 
 
+def test_recipes_and_bundles_are_listed_and_taken_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, "recipe", "list", "--json")
+    recipes = json.loads(capsys.readouterr().out)
+    assert set(recipes) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    assert all(len(about) > 10 for about in recipes.values())
+    call(monkeypatch, "bundle", "list", "--json")
+    assert json.loads(capsys.readouterr().out)["xreal-mini"]["image_size"] == 256
+    for name in recipes:
+        call(monkeypatch, "recipe", "check", name)
+    capsys.readouterr()
+    call(monkeypatch, "plan", "smoke", "--json")
+    assert json.loads(capsys.readouterr().out)["name"] == "smoke"
+
+
+def test_a_new_recipe_is_one_of_those_with_its_comments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from xreal_synth.recipe.load import load_recipe
+
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, "recipe", "new", "My Set.yaml", "--from", "multi-finding")
+    text = Path("My Set.yaml").read_text()
+    recipe = load_recipe(Path("My Set.yaml")).recipe
+    assert (recipe.name, recipe.output.uri) == ("my-set", "out/my-set")
+    assert text.count("#") == (ROOT / "recipes/multi-finding.yaml").read_text().count("#")
+    for arguments in (["My Set.yaml"], ["other.yaml", "--from", "nothing"]):
+        monkeypatch.setattr("sys.argv", ["xreal-synth", "recipe", "new", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+    assert Path("My Set.yaml").read_text() == text
+    said = capsys.readouterr().err
+    assert "is there already" in said
+    assert "one of counterfactual-pairs" in said
+
+
 @pytest.mark.parametrize(
     "verb",
     [
         *("plan", "preview", "generate", "verify", "replay", "report", "train", "evaluate anatomy"),
-        *("bundle show", "bundle add-prompt", "export"),
+        *("bundle show", "bundle list", "bundle add-prompt", "export", "recipe list", "recipe new", "doctor"),
         *("convert xreal", "convert cheff", "convert diffusers", "convert controlnet"),
     ],
 )
 def test_help_has_two_examples_or_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    call(monkeypatch, *verb.split(), "--help")
+    call(monkeypatch, *verb.split(), "-h")
     assert "xreal-synth " + verb in capsys.readouterr().out.partition("Examples")[2]

@@ -1,4 +1,4 @@
-"""`xreal-synth bundle show | random | add-prompt | export`."""
+"""`xreal-synth bundle list | show | random | add-prompt | export`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, p
 
 app = typer.Typer(help="Model bundles: what they are and what they can do.", no_args_is_help=True)
 app.command("export", epilog=bundle_export.EPILOG)(bundle_export.export)
+
+
+@app.command("list", epilog=examples("xreal-synth bundle list", "xreal-synth bundle show xreal-mini"))
+def list_bundles(as_json: JsonOption = False) -> None:
+    """Names the bundles that come with the package, with what they can make."""
+    from xreal_synth.models.describe import describe, shipped_bundles
+
+    found = [describe(name) for name in shipped_bundles()]
+    if as_json:
+        print_json({one.name: {"image_size": one.image_size, "findings": list(one.prompts)} for one in found})
+        return
+    table = Table("bundle", "image size", "findings", show_edge=False)
+    for one in found:
+        table.add_row(one.name, f"{one.image_size} x {one.image_size}", ", ".join(one.prompts))
+    console.print(table)
 
 
 @app.command(

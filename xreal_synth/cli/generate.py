@@ -15,19 +15,17 @@ from xreal_synth.cli.options import (
     SetOption,
     console,
     examples,
+    note,
     notes,
-    open_recipe,
     print_json,
     seconds_text,
 )
 
 if TYPE_CHECKING:
     from xreal_synth.engine.progress import RunSummary
+    from xreal_synth.from_recipe import RunEnd
     from xreal_synth.report.build import Built
     from xreal_synth.types import Acceptance
-
-
-PARTIAL = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -50,28 +48,16 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
-    run = open_recipe(recipe, overrides, output)
-    from xreal_synth.run.setup import require_placeable
-
-    require_placeable(run, str(recipe))
     from xreal_synth.cli.progress import RunDisplay
-    from xreal_synth.engine.ray_driver import generate as run_engine
-    from xreal_synth.report.build import try_build
-    from xreal_synth.storage import open_store
+    from xreal_synth.from_recipe import make_dataset, open_recipe
 
-    store = open_store(run.recipe.output.uri)
+    run = open_recipe(recipe, overrides=overrides or (), output=output, say=note)
     with RunDisplay(notes if as_json else console) as display:
-        summary = run_engine(run, store, address=address, on_event=display.on_event)
-    built, failed = None, ""
-    if summary.dataset is not None:
-        built, failed = try_build(store, summary.dataset, run.bundle)
+        end = make_dataset(run, source=str(recipe), address=address, on_event=display.on_event)
     if as_json:
-        print_json(summary_fields(summary))
-    else:
-        show(summary, built)
-    if failed:
-        notes.print(failed, soft_wrap=True)
-    raise typer.Exit(summary.exit_code or PARTIAL * bool(failed))
+        print_json(summary_fields(end.summary))
+    show(end, quietly=as_json)
+    raise typer.Exit(end.exit_code)
 
 
 def summary_fields(summary: RunSummary) -> dict[str, object]:
@@ -97,8 +83,15 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
     }
 
 
-def show(summary: RunSummary, built: Built | None) -> None:
-    """The table of what was made, where it is, and what failed."""
+def show(end: RunEnd, *, quietly: bool = False) -> None:
+    """The table of what was made, where it is, and what failed; `quietly` no more than why there is no report."""
+    if not quietly:
+        _show(end.summary, end.built)
+    if end.failed:
+        note(end.failed)
+
+
+def _show(summary: RunSummary, built: Built | None) -> None:
     table = Table(title="what was made", title_justify="left", show_header=False)
     table.add_row("images", f"{summary.samples:,} of {summary.groups:,} anatomies")
     table.add_row("shards", f"{summary.shards_done} of {summary.shards_total}")

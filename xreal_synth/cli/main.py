@@ -13,6 +13,7 @@ from xreal_synth.cli import (
     bench,
     bundle,
     convert,
+    doctor,
     evaluate,
     export,
     generate,
@@ -39,7 +40,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 complete, 2 a mistake in what was asked (nothing written), "
     "3 partial (what failed is listed), 75 stopped, run the same command again to go on.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -60,13 +61,14 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
     pass
 
 
 for module in (
+    doctor,
     plan,
     preview,
     generate,

@@ -1,4 +1,4 @@
-"""What the verbs share: options, the console, and how a recipe is read from the command line."""
+"""What the verbs share: options and the console."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from xreal_synth.escaping import for_terminal
-
-if TYPE_CHECKING:
-    from xreal_synth.run.setup import Run
 
 
 class _Terminal(Console):
@@ -29,7 +26,10 @@ console = _Terminal(highlight=False, soft_wrap=False, markup=False, emoji=False)
 notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 RecipeArgument = Annotated[
-    Path, typer.Argument(help="The recipe, a YAML file.", show_default=False, metavar="RECIPE")
+    Path,
+    typer.Argument(
+        help="The recipe: a YAML file, or a name from `recipe list`.", show_default=False, metavar="RECIPE"
+    ),
 ]
 OutputOption = Annotated[
     str | None,
@@ -52,19 +52,9 @@ def examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-def open_recipe(recipe: Path, overrides: list[str] | None, output: str | None) -> Run:
-    """Reads and checks everything that needs neither torch nor Ray: recipe, bundle, mask source."""
-    from xreal_synth.recipe.load import load_recipe
-    from xreal_synth.run.setup import open_run
-    from xreal_synth.storage import is_remote
-
-    loaded = load_recipe(recipe, overrides=overrides or (), output=output)
-    if is_remote(loaded.recipe.bundle):
-        from xreal_synth.cache import cache_folder
-
-        reported = f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}"
-        notes.print(reported, markup=False, soft_wrap=True)
-    return open_run(loaded)
+def note(line: str) -> None:
+    """A line beside the output."""
+    notes.print(line, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

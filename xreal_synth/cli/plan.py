@@ -16,8 +16,8 @@ from xreal_synth.cli.options import (
     bytes_text,
     console,
     examples,
+    note,
     notes,
-    open_recipe,
     print_json,
     seconds_text,
 )
@@ -25,6 +25,7 @@ from xreal_synth.findings import HEART_FINDING
 
 if TYPE_CHECKING:
     from xreal_synth.engine.estimate import CostEstimate
+    from xreal_synth.from_recipe import PlanReport
     from xreal_synth.planning.probe import ProbeReport
     from xreal_synth.run.setup import Run
     from xreal_synth.types import QualitySettings
@@ -46,25 +47,17 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Says what would be made: images, labels, shards, bytes, device time. Needs neither torch nor Ray."""
-    run = open_recipe(recipe, overrides, output)
-    from xreal_synth.engine.estimate import estimate
-    from xreal_synth.planning.probe import probe
+    from xreal_synth.from_recipe import plan as plan_recipe
 
-    report = probe(run.plan)
-    report.require_placeable(str(recipe))
-    guess = estimate(run, report.images)
+    planned = plan_recipe(recipe, overrides=overrides or (), output=output, say=note)
     if as_json:
-        print_json(_fields(run, report, guess))
+        print_json(_fields(planned))
     else:
-        _show(run, report, guess)
+        _show(planned.run, planned.probe, planned.cost)
 
 
-def _fields(run: Run, report: ProbeReport, guess: CostEstimate) -> dict[str, object]:
-    rows = [
-        {"row": row.row, "labels": row.names, "groups": row.groups, "placeable": row.placeable,
-         "reasons": [{"where": error.where, "reason": error.found, "times": n} for error, n in row.reasons]}
-        for row in report.rows
-    ]  # fmt: skip
+def _fields(planned: PlanReport) -> dict[str, object]:
+    run, report = planned.run, planned.probe
     return {
         "name": run.recipe.name,
         "digest": run.digest,
@@ -74,9 +67,9 @@ def _fields(run: Run, report: ProbeReport, guess: CostEstimate) -> dict[str, obj
         "images": report.images,
         "shards": report.shards,
         "probed": report.probed,
-        "rows": rows,
-        "labels": [asdict(count) for count in report.labels],
-        "estimate": asdict(guess),
+        "rows": [{key: value for key, value in row.items() if key != "asked"} for row in planned.table],
+        "labels": planned.labels,
+        "estimate": asdict(planned.cost),
         "sampling": asdict(run.sampling),
         "quality": asdict(run.quality),
     }
@@ -110,8 +103,8 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     console.print(facts)
     for check, why in run.quality.unchecked.items():
         notes.print(f"not checked: {check}: {why}")
-    for note in run.plan.notes:
-        notes.print(note)
+    for line in run.plan.notes:
+        notes.print(line)
     wide = next(count.unknown for count in report.labels if count.label == HEART_FINDING)
     if wide and run.recipe.labels.unrequested == "negative":
         why = "a heart over half as wide as the chest, which nobody asked for"

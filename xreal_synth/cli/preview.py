@@ -16,7 +16,7 @@ from xreal_synth.cli.options import (
     SetOption,
     console,
     examples,
-    open_recipe,
+    note,
 )
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ def preview(
 
     What the gate refuses is drawn too, and named: here nothing is drawn again.
     """
-    run = open_recipe(recipe, overrides, output)
+    from xreal_synth.from_recipe import open_recipe
     from xreal_synth.run.setup import require_placeable
 
+    run = open_recipe(recipe, overrides=overrides or (), output=output, say=note)
     require_placeable(run, str(recipe))
     from xreal_synth.engine.backend import Networks
     from xreal_synth.engine.worker import render_groups

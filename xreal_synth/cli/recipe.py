@@ -1,12 +1,71 @@
-"""`xreal-synth recipe schema | check`."""
+"""`xreal-synth recipe list | new | schema | check`."""
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated
+
 import typer
+from rich.table import Table
 
-from xreal_synth.cli.options import RecipeArgument, SetOption, console, examples, print_json
+from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, console, examples, print_json
+from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.load import shipped_recipes
 
-app = typer.Typer(help="The recipe's schema, and a check of a recipe.", no_args_is_help=True)
+app = typer.Typer(
+    help="The recipes that come with the package, their schema, and a check of a recipe.",
+    no_args_is_help=True,
+)
+
+
+@app.command("list", epilog=examples("xreal-synth recipe list", "xreal-synth generate quickstart"))
+def list_recipes(as_json: JsonOption = False) -> None:
+    """Names the recipes that come with the package; every command takes them by name."""
+    about = {name: _about(path) for name, path in shipped_recipes().items()}
+    if as_json:
+        print_json(about)
+        return
+    table = Table("recipe", "what it makes", show_edge=False)
+    for name, text in about.items():
+        table.add_row(name, text)
+    console.print(table)
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth recipe new mine.yaml", "xreal-synth recipe new mine.yaml --from multi-finding"
+    )
+)
+def new(
+    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+    like: Annotated[
+        str, typer.Option("--from", metavar="NAME", help="A recipe that comes with the package.")
+    ] = "quickstart",
+) -> None:
+    """Writes a recipe to begin with, with its comments; `name` and output.uri are the file's name."""
+    known = shipped_recipes()
+    if like not in known:
+        raise RecipeError("--from", [Problem("", f"no recipe {like!r}", f"one of {', '.join(known)}")])
+    name = re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "mine"
+    text = known[like].read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^name: \S+", f"name: {name}", text).replace(f"out/{like}", f"out/{name}")
+    text = text.replace(f"{like}-000000", f"{name}-000000")
+    text = text.replace(f"recipes/{like}.yaml", str(file))
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise RecipeError(str(file), [Problem("", "is there already", "a new file")]) from None
+    console.print(f"{file}: a recipe like {like}; next: xreal-synth plan {file}", soft_wrap=True)
+
+
+def _about(path: Path) -> str:
+    """The first sentence of the recipe's first comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line[1:].strip() for line in takewhile(lambda line: line.startswith("# "), lines))
+    return re.split(r"(?<=[.:]) ", comment)[0].rstrip(".:")
 
 
 @app.command(epilog=examples("xreal-synth recipe schema > recipe.schema.json"))

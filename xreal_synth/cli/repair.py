@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from xreal_synth.cli.generate import PARTIAL, show, summary_fields
+from xreal_synth.cli.generate import show, summary_fields
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
-from xreal_synth.cli.verify import DatasetArgument
+from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.head import DatasetHead
@@ -99,7 +99,7 @@ def _carry_out(
     from xreal_synth.cli.progress import RunDisplay
     from xreal_synth.engine.ray_driver import generate
     from xreal_synth.engine.repair import carry_out
-    from xreal_synth.report.build import try_build
+    from xreal_synth.from_recipe import end_of
 
     with RunDisplay(notes if as_json else console) as display:
         summary = carry_out(
@@ -108,14 +108,9 @@ def _carry_out(
                 run, store, address=address, on_event=display.on_event, again=again, leave=leave
             ),
         )  # fmt: skip
-    built, failed = None, ""
-    if summary.dataset is not None:
-        built, failed = try_build(store, summary.dataset, run.bundle)
-    if not as_json:
-        show(summary, built)
-    if failed:
-        notes.print(failed, soft_wrap=True)
-    return summary, summary.exit_code or PARTIAL * bool(failed)
+    end = end_of(run, summary)
+    show(end, quietly=as_json)
+    return summary, end.exit_code
 
 
 def _show(dataset: str, plan: RepairPlan) -> None:

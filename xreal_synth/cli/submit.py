@@ -14,8 +14,8 @@ from xreal_synth.cli.options import (
     SetOption,
     console,
     examples,
+    note,
     notes,
-    open_recipe,
 )
 from xreal_synth.escaping import for_terminal
 
@@ -91,8 +91,8 @@ def submit(
 
     package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
     cluster = connect(address, plain_token=plain_token)
-    for note in (*package.notes, *filter(None, [version_note(cluster), open_note(cluster)])):
-        notes.print(f"note: {note}", soft_wrap=True)
+    for line in (*package.notes, *filter(None, [version_note(cluster), open_note(cluster)])):
+        note(f"note: {line}")
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
     console.print(f"taking along {len(package.files)} files, {megabytes(package.bytes)}", soft_wrap=True)
@@ -117,6 +117,7 @@ def _checked(
 ) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
     from xreal_synth.errors import AnatomyError, BundleError
+    from xreal_synth.from_recipe import open_recipe
     from xreal_synth.recipe.load import load_recipe
     from xreal_synth.run.setup import require_placeable
 
@@ -125,7 +126,7 @@ def _checked(
     file = file.absolute()
     with contextlib.chdir(folder):
         try:
-            run = open_recipe(file, overrides, place)
+            run = open_recipe(file, overrides=overrides or (), output=place, say=note)
             require_placeable(run, str(file))
         except (AnatomyError, BundleError) as error:
             if not on_nodes:

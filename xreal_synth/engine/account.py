@@ -66,15 +66,16 @@ class ImagesPerGroup:
 
 
 def images_per_group(recipe: Recipe) -> ImagesPerGroup:
-    """A group without findings gives its healthy image; any other its variants, its twin and sham if asked for."""
+    """A group without findings gives its healthy image, or a sham; any other its variants, and twin and sham."""
     real, pairs = isinstance(recipe.anatomy.source, ImagesSource), recipe.pairs
     total = sum(row.weight for row in recipe.findings)
     delivered = made = 0.0
     for row in recipe.findings:
         share = row.weight / total
         edited = pairs.variants * len(row.kinds) + pairs.sham * row.takes_sham(on_images=real)
-        edited = edited if row.paints else 0.0
-        delivered += share * (edited + pairs.twin if row.paints else 1)
+        negative = recipe.edits_negative(row)
+        edited = edited if row.paints else float(negative)
+        delivered += share * (edited + pairs.twin if row.paints or negative else 1)
         made += share * (1 + edited)
         if recipe.output.upscale is not None:
             made += share * (edited + (not real))

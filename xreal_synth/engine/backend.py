@@ -81,7 +81,7 @@ def absent(package: str) -> Iterator[None]:
 class Networks:
     """The recipe's bundle, on the actor's device."""
 
-    def open(self, run: Run, shape: ActorShape) -> Backend:
+    def open(self, run: Run, shape: ActorShape) -> TorchBackend:
         """Loads the networks, hashes checked first. Raises BundleError."""
         import_networks()
         import torch
@@ -123,6 +123,12 @@ class TorchBackend:
         self.precision = precision
         self.micro_batch = micro_batch
         self.trials: tuple[Trial, ...] = ()
+
+    def serving(self, run: Run) -> TorchBackend:
+        """The same loaded networks for another run of the same bundle, control and quality."""
+        return TorchBackend(
+            run, self._model, self.gate, self.device, self.precision, self.micro_batch, self._upscaler
+        )
 
     def find_micro_batch(self, share: float) -> None:
         """Sets the micro-batch by micro_batch.py's rule; `share` is the actor's part of a GPU. Raises

@@ -23,7 +23,7 @@ from xreal_synth.run.resources import Resources, local_cpus
 
 LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 128 << 20
-_LONGEST_FOLDER = 36
+LONGEST_FOLDER = 36
 """Bytes: 107 less `/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store`."""
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (Ray makes a folder of its own in it)
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -86,15 +86,20 @@ def _connect(address: str | None, compute: Compute) -> None:
 def _shorten_folder() -> None:
     """Ray's sockets lie below its folder, and their paths may have 107 bytes: where TMPDIR is too long for that (batch
     systems, macOS), a short folder is taken."""
-    if "RAY_TMPDIR" in os.environ or len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_FOLDER:
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
         return
-    short = next((path for path in _SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
+    short = short_folder()
     if short is None:
         raise EngineError(
             found=f"TMPDIR is {tempfile.gettempdir()}, too long for the sockets of Ray",
-            wanted=f"a path of at most {_LONGEST_FOLDER} bytes", hint="set RAY_TMPDIR to a short folder, e.g. /tmp",
+            wanted=f"a path of at most {LONGEST_FOLDER} bytes", hint="set RAY_TMPDIR to a short folder, e.g. /tmp",
         )  # fmt: skip
     os.environ["RAY_TMPDIR"] = short
+
+
+def short_folder() -> str | None:
+    """A folder that is short enough for Ray's sockets and can be written; None without one."""
+    return next((path for path in _SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
 
 
 @contextmanager

@@ -13,22 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xreal_synth.cache import cache_folder
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.place import output_place
-from xreal_synth.engine.progress import NOT_STARTED, PARTIAL, RunSummary
-from xreal_synth.engine.quiet import quiet_ray
+from xreal_synth.engine.progress import NOT_STARTED, RunSummary
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
-from xreal_synth.recipe.load import load_recipe
-from xreal_synth.report.build import try_build
-from xreal_synth.run.setup import open_run, require_placeable
-from xreal_synth.storage import is_remote, open_store
+from xreal_synth.from_recipe import make_dataset, open_recipe
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
     """Runs the job; returns the exit code."""
-    quiet_ray()
     given = parser().parse_args(arguments)
     say = say or _say
     try:
@@ -39,24 +33,17 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | No
 
 
 def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
-    loaded = load_recipe(given.recipe, overrides=given.set)
-    place = output_place(loaded.recipe.output.uri, given.output_root)
-    if is_remote(loaded.recipe.bundle):
-        say(f"bundle {loaded.recipe.bundle}: fetched once per machine, to {cache_folder()}")
-    run = open_run(load_recipe(given.recipe, overrides=given.set, output=place))
-    require_placeable(run, str(given.recipe))
-    from xreal_synth.engine.ray_driver import generate
-
+    run = open_recipe(
+        given.recipe, overrides=given.set, place=lambda uri: output_place(uri, given.output_root), say=say
+    )
     address = given.address or os.environ.get("RAY_ADDRESS") or None
-    store = open_store(place)
-
-    summary = generate(run, store, address=address, on_event=LineLog(say).on_event)
-    failed = ""
-    if summary.dataset is not None:
-        built, failed = try_build(store, summary.dataset, run.bundle)
-        say(failed if built is None else f"report: {built.report}")
-    _end(summary, say)
-    return summary.exit_code or (PARTIAL if failed else summary.exit_code)
+    end = make_dataset(run, source=str(given.recipe), address=address, on_event=LineLog(say).on_event)
+    if end.built is not None:
+        say(f"report: {end.built.report}")
+    elif end.failed:
+        say(end.failed)
+    _end(end.summary, say)
+    return end.exit_code
 
 
 def _end(summary: RunSummary, say: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import yaml
 from pydantic import ValidationError
@@ -18,6 +19,9 @@ from xreal_synth.recipe.kinds import shown
 from xreal_synth.recipe.overrides import apply
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.recipe.yaml_text import MAX_BYTES, parse
+
+SHIPPED: Final = Path(__file__).parent.parent / "recipes"
+"""Recipes that come with the package: given by name, without folder and suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,19 @@ def in_todays_words(text: str) -> str:
     return re.sub(r"\bfilms:(?=\s*(any|healthy)\b)", "images:", text)
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), output: str | None = None) -> LoadedRecipe:
-    """Reads and validates a recipe file.
+    """Reads and validates a recipe file; a name without folder and suffix is a shipped one's where no such file is.
 
     `overrides` are `key.path=value` texts, `output` replaces output.uri. Raises RecipeError with all
     problems of the file and of the overrides at once.
     """
-    text = _read(path)
+    named = not path.suffix and len(path.parts) == 1 and not path.exists()
+    text = _read(shipped_recipes().get(str(path), path) if named else path)
     recipe = recipe_from_text(text, str(path), overrides, output)
     return LoadedRecipe(recipe, with_overrides(text, overrides) if overrides else text)
 
@@ -105,4 +115,5 @@ def _neighbours(path: Path) -> str:
         names = sorted(p.name for p in path.parent.glob("*.y*ml"))[:8]
     except OSError:
         names = []
-    return f"recipes in that folder: {', '.join(names)}" if names else "check the path"
+    there = f"recipes in that folder: {', '.join(names)}; " if names else ""
+    return f"{there}by name: {', '.join(shipped_recipes())}"

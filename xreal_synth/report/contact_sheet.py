@@ -64,6 +64,11 @@ def contact_sheet(samples: Iterable[Sample], out: Path, *, columns: int = 6, tit
 
 def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> bytes:
     """The same sheet as PNG bytes, for places that are not a folder. Raises DatasetError where there is no image."""
+    return _encoded(*sheet_picture(samples, columns=columns, title=title))
+
+
+def sheet_picture(samples: Iterable[Sample], *, columns: int = 6, title: str) -> tuple[Image.Image, str, str]:
+    """The same sheet as a picture, its title and its notice. Raises DatasetError where there is no image."""
     assert columns >= 1
     rows = _rows(_blocks(samples, columns), columns)
     if not rows:
@@ -87,7 +92,7 @@ def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> byt
     real = any(sample.meta.source for row in rows for block in row for sample in block.samples)
     notice = NOTICE_EDITED if real else NOTICE
     _footer(page, notice)
-    return _encoded(page, title, notice)
+    return page, title, notice
 
 
 def _blocks(samples: Iterable[Sample], columns: int) -> list[_SheetBlock]:
@@ -168,8 +173,8 @@ def _image_captions(meta: SampleMeta, source: SourceImage) -> list[str]:
 
 
 def _sham_captions(meta: SampleMeta) -> list[str]:
-    """A sham shows no finding, in the regions where the first variant shows some."""
-    return ["painted healthy, where v0 has", ", ".join(place.name for place in meta.sham)]
+    """A sham shows no finding, in the regions where the first variant shows some, or another group would."""
+    return ["painted healthy, in place of", ", ".join(place.name for place in meta.sham)]
 
 
 def _where(side: str, zone: str) -> list[str]:

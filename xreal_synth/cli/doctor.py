@@ -1,0 +1,251 @@
+"""`xreal-synth doctor`: what this machine and this installation can do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from uuid import uuid4
+
+import typer
+from rich.table import Table
+
+from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
+from xreal_synth.errors import XrealError
+from xreal_synth.run.fingerprint import PACKAGES, installed_version
+
+BAD: Final = 2
+EXTRAS: Final = {
+    "text": "transformers", "s3": "s3fs", "gcs": "gcsfs", "dicom": "pydicom", "hf": "datasets",
+    "croissant": "mlcroissant", "sign": "cryptography",
+}  # fmt: skip
+"""A package of each extra."""
+LEAST_MEMORY: Final = 2 << 30
+OBJECT_STORE: Final = 128 << 20
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (where Ray has its object store)
+REFERENCE_SEED: Final = 7
+REFERENCE: Final = (
+    92.0, 97.88, 116.7, 133.63, 65.12, 99.87, 117.23, 117.7, 96.05, 124.79, 114.02, 115.24, 114.11, 112.4, 113.57,
+    138.81,
+)  # fmt: skip
+"""Mean grey levels of 4 x 4 blocks of the image that xreal-tiny makes of an effusion with that seed, row by row."""
+WITHIN: Final = 1.0
+"""Grey levels by which a block's mean may differ on another device or in bf16."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorCheck:
+    """How something is (`good`, `note`: works with less, `bad`: does not work), what was met, and what to do."""
+
+    state: Literal["good", "note", "bad"]
+    found: str
+    hint: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples("xreal-synth doctor", "xreal-synth doctor --output s3://bucket/datasets --json")
+    )(doctor)
+
+
+def doctor(
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="URI", help="Where datasets are to go: written to and read."),
+    ] = ".",
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Starts a local Ray and ends it.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Looks at Python, packages, device, memory, storage, Ray and the shipped models, and makes an image.
+
+    The first thing to run on a new machine. Exit code 2 if something does not work.
+    """
+    looks: dict[str, Callable[[], DoctorCheck]] = {
+        "python": _python, "packages": _packages, "device": _device, "memory": _memory, "compiler": _compiler,
+        "storage": lambda: _storage(output), "shared memory": _shared_memory, "socket paths": _sockets,
+        "extras": _extras, **({"ray": _ray} if ray else {}), "arithmetic": _arithmetic, "speed": _speed,
+    }  # fmt: skip
+    checks = {}
+    with notes.status("looking") as status:
+        for name, look in looks.items():
+            status.update(f"looking at {name}")
+            checks[name] = _look(look)
+    bad = [name for name, check in checks.items() if check.state == "bad"]
+    if as_json:
+        print_json({"ok": not bad, "checks": {name: asdict(check) for name, check in checks.items()}})
+    else:
+        table = Table("", "state", "found", show_edge=False)
+        for name, check in checks.items():
+            table.add_row(name, check.state, check.found + (f"\n{check.hint}" if check.hint else ""))
+        console.print(table)
+    raise typer.Exit(BAD * bool(bad))
+
+
+def _look(look: Callable[[], DoctorCheck]) -> DoctorCheck:
+    """The check, or what it met: no fault of one hides the others."""
+    try:
+        return look()
+    except XrealError as error:
+        return DoctorCheck("bad", error.found, error.hint)
+    except Exception as error:  # a broken installation raises anything
+        return DoctorCheck("bad", f"{type(error).__name__}: {error}")
+
+
+def _python() -> DoctorCheck:
+    return DoctorCheck("good", f"{sys.version.split()[0]}, {sys.executable}")
+
+
+def _packages() -> DoctorCheck:
+    missing = [name for name in PACKAGES if name != "xreal-synth" and installed_version(name) == "none"]
+    found = ", ".join(f"{name} {installed_version(name)}" for name in (*PACKAGES, "ray"))
+    return DoctorCheck(
+        "bad" if missing else "good", found, f"pip install {' '.join(missing)}" if missing else ""
+    )
+
+
+def _device() -> DoctorCheck:
+    import torch
+
+    if torch.cuda.is_available():
+        free, whole = torch.cuda.mem_get_info()
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        count = torch.cuda.device_count()
+        found = f"{count} x {torch.cuda.get_device_name()}, {bf16}, {bytes_text(free)} of {bytes_text(whole)} free"
+        return DoctorCheck("good", found)
+    found = f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return DoctorCheck("note", found, "a GPU makes images tens of times faster" if not torch.version.cuda else
+                 "torch is built for CUDA and sees no GPU: nvidia-smi says whether there is one")  # fmt: skip
+
+
+def _memory() -> DoctorCheck:
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    found = f"{bytes_text(whole)}, {bytes_text(free)} unused"
+    if whole < LEAST_MEMORY:
+        return DoctorCheck("bad", found, f"{bytes_text(LEAST_MEMORY)} are needed")
+    return DoctorCheck("good", found)
+
+
+def _compiler() -> DoctorCheck:
+    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        return DoctorCheck(
+            "note",
+            "none",
+            "torch.compile (bench sample --compile) needs a C compiler; nothing else does",
+        )
+    return DoctorCheck("good", found)
+
+
+def _storage(output: str) -> DoctorCheck:
+    from xreal_synth.storage import open_store
+
+    store, key, data = open_store(output), f".doctor-{uuid4().hex}", os.urandom(1 << 20)
+    began = time.monotonic()
+    try:
+        written = store.put_if_absent(key, data)
+        again = store.put_if_absent(key, b"other")
+        store.replace(key, data[::-1])
+        whole = (
+            written
+            and not again
+            and store.read_bytes(key) == data[::-1]
+            and store.read_range(key, 1, 5) == data[::-1][1:5]
+        )
+    finally:
+        store.delete(key)
+    found = f"{store.uri}: 1 MB written, replaced and read in {time.monotonic() - began:.2f} s"
+    if not whole:
+        return DoctorCheck(
+            "bad", f"{store.uri}: what was written is not what is read", "choose another place"
+        )
+    return DoctorCheck("good", found)
+
+
+def _shared_memory() -> DoctorCheck:
+    if not SHARED_MEMORY.is_dir():
+        return DoctorCheck("note", f"no {SHARED_MEMORY}", "Ray takes the temporary folder instead")
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    found = f"{bytes_text(free)} free in {SHARED_MEMORY}"
+    if free < OBJECT_STORE:
+        return DoctorCheck("note", found, "Ray wants 128 MiB: docker run --shm-size=1g")
+    return DoctorCheck("good", found)
+
+
+def _sockets() -> DoctorCheck:
+    from xreal_synth.engine.ray_session import LONGEST_FOLDER, short_folder
+
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST_FOLDER:
+        return DoctorCheck("good", folder)
+    short = short_folder()
+    if short is None:
+        return DoctorCheck(
+            "bad",
+            f"{folder} is too long for Ray's sockets",
+            "set RAY_TMPDIR to a short folder",
+        )
+    return DoctorCheck("good", f"{folder} is too long for Ray's sockets; {short} is taken")
+
+
+def _ray() -> DoctorCheck:
+    from xreal_synth.engine.quiet import quiet_ray
+
+    quiet_ray()
+    from xreal_synth.engine.ray_session import resources, session
+    from xreal_synth.recipe.schema import Compute
+
+    began = time.monotonic()
+    with session(None, Compute()):
+        there, seconds = resources(), time.monotonic() - began
+    return DoctorCheck("good", f"starts in {seconds:.1f} s with {there.cpus:g} CPUs and {there.gpus:g} GPUs")
+
+
+def _extras() -> DoctorCheck:
+    there = {extra: find_spec(package) is not None for extra, package in EXTRAS.items()}
+    missing = [extra for extra, here in there.items() if not here]
+    found = ", ".join(extra for extra, here in there.items() if here) or "none"
+    hint = f"not installed: {', '.join(missing)}; pip install 'xreal-synth[{missing[0]}]'" if missing else ""
+    return DoctorCheck("note" if missing else "good", found, hint)
+
+
+def reference_blocks() -> list[float]:
+    """What REFERENCE holds, as this machine makes it."""
+    import numpy as np
+
+    from xreal_synth.pipeline import Pipeline
+
+    made = Pipeline("xreal-tiny")(["Effusion"], seed=REFERENCE_SEED, steps=8, quality={"profile": "none"})
+    blocks = np.asarray(made.image, float).reshape(4, 16, 4, 16).mean(axis=(1, 3))
+    return [round(float(one), 2) for one in blocks.flat]
+
+
+def _arithmetic() -> DoctorCheck:
+    apart = max(abs(here - there) for here, there in zip(reference_blocks(), REFERENCE, strict=True))
+    found = f"an image of xreal-tiny is within {apart:.2f} grey levels of the reference"
+    if apart > WITHIN:
+        return DoctorCheck(
+            "bad",
+            found,
+            f"at most {WITHIN:g} are other devices': torch or its driver is at fault",
+        )
+    return DoctorCheck("good", found)
+
+
+def _speed() -> DoctorCheck:
+    from xreal_synth.pipeline import Pipeline
+
+    pipe = Pipeline("xreal-mini")
+    pipe(steps=2, quality={"profile": "none"})
+    began = time.monotonic()
+    pipe(steps=5, quality={"profile": "none"})
+    seconds = (time.monotonic() - began) / 5
+    where = "one core" if pipe.device.startswith("cpu") else pipe.device
+    return DoctorCheck("good", f"{seconds:.3f} s for a network evaluation of xreal-mini on {where}")
