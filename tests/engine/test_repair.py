@@ -157,5 +157,5 @@ def command(monkeypatch, *arguments):
 def test_the_kept_recipe_is_read_as_recipes_are(dataset):
     """1e-1 is a number in YAML 1.2, and no text."""
     kept = dataset.local_path / "recipe.yaml"
-    kept.write_text(kept.read_text() + "\ncompute: {hang_timeout_s: 1e3}\n")
+    kept.write_text(kept.read_text().replace("micro_batch: 2", "micro_batch: 2, hang_timeout_s: 1e3"))
     assert setting(recipe_text(dataset), "compute", "hang_timeout_s") == 1000.0
