@@ -179,6 +179,14 @@ class SamplingSettings:
         """k, the steps of stage A that an edit starts from: floor(branch * steps)."""
         return int(self.branch * self.steps)
 
+    def replaced_steps(self, *, freed: bool = False) -> int:
+        """How many first steps of stage A need no denoiser: with `soft` 1 the next step's hold is the whole image.
+
+        In mode joint a finding's region is `freed` of the hold from `branch_step` on.
+        """
+        whole = min(self.hold_steps, self.branch_step) if freed else self.hold_steps
+        return max(whole - 1, 0) if self.soft == 1.0 else 0
+
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:

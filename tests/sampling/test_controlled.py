@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xreal_synth.sampling.controlled import (
+    FreedRegion,
     Guide,
     Rule,
     anatomy_stage,
@@ -19,6 +21,7 @@ from xreal_synth.sampling.controlled import (
 )
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, philox
 from xreal_synth.sampling.schedule import make_schedule
+from xreal_synth.types import SamplingSettings
 
 pytestmark = pytest.mark.numeric
 
@@ -134,3 +137,27 @@ def test_reference_holds_every_step_to_the_encoded_image(flat: Any) -> None:
         known = abar**0.5 * z0 + (1 - abar) ** 0.5 * noise("b.hold", step)
         torch.testing.assert_close(states[step][:, :, 4:], known[:, :, 4:])
     assert torch.equal(states[0][:, :, :4], noise("b.x_T")[:, :, :4])
+
+
+@pytest.mark.parametrize("resample", [1, 2])
+@pytest.mark.parametrize(("freed_from", "replaced"), [(None, 4), (3, 2), (0, 0)])
+def test_steps_whose_result_the_hold_replaces_are_skipped_bit_for_bit(
+    make: Any, resample: int, freed_from: int | None, replaced: int
+) -> None:
+    """With soft 1 the states are those of a run that asks the denoiser in every step."""
+    model = make.model("v_prediction")
+    rule, label_map = rule_of(model, 8, resample), torch.full((2, 32, 32), 4, dtype=torch.uint8)
+    region = torch.zeros(2, 1, 8, 8)
+    region[..., 2:5, 2:5] = 1
+    freed = None if freed_from is None else FreedRegion(region, freed_from)
+    full, short = (
+        anatomy_stage(
+            model, label_map, Guide(model.embed(["No Finding"] * 2)), rule, noise_of(model, 2),
+            hold_steps=5, soft=1.0, freed=freed, replaced=skipped,
+        ).states
+        for skipped in (0, replaced)
+    )  # fmt: skip
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(short, full, strict=True))
+    settings = SamplingSettings("joint", "xreal", 8, 0.625, (freed_from or 0) / 8, 2.0, 1.0, resample, "kept")
+    assert settings.replaced_steps(freed=freed is not None) == replaced
+    assert dataclasses.replace(settings, soft=0.9).replaced_steps() == 0

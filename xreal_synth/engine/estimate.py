@@ -31,12 +31,17 @@ def estimate(run: Run, images: float) -> CostEstimate:
     """The cost of `images` delivered images; every group's twin is made, delivered or not, but for real images."""
     sampling, recipe = run.sampling, run.recipe
     again, last = sampling.resample - 1, sampling.steps - 1
-    per_twin = 0 if run.plan.on_images else sampling.steps + again * min(sampling.hold_steps, last)
+
+    def whole_image(*, freed: bool) -> int:
+        skipped = sampling.replaced_steps(freed=freed)
+        return sampling.steps - skipped + again * max(min(sampling.hold_steps, last) - skipped, 0)
+
+    per_twin = 0 if run.plan.on_images else whole_image(freed=False)
     start = sampling.branch_step if sampling.mode == "branch" else 0
     rows = 1 if sampling.guidance == 1.0 else 2
     per_edit = rows * (sampling.steps - start + again * max(last - start, 0))
     if sampling.mode == "joint":
-        per_edit = rows * per_twin
+        per_edit = rows * whole_image(freed=True)
         with_findings = sum(row.weight for row in recipe.findings if row.labels or row.variants)
         healthy = recipe.anatomies * (1 - with_findings / sum(row.weight for row in recipe.findings))
         images_with = (recipe.anatomies - healthy) * recipe.pairs.variants

@@ -109,10 +109,12 @@ def run_steps(
     hold: Hold,
     held: int,
     first: int = 0,
+    replaced: int = 0,
 ) -> list[Tensor]:
     """DDIM from state z at step `first` to the end, held in the steps before `held` (Algorithm 1's loops).
 
-    `denoise` is (z, t) -> raw output. Returns the states that the denoiser saw at each step, then the result.
+    `denoise` is (z, t) -> raw output. It is not asked in the steps before `replaced`: the hold of the step after
+    replaces their result whole. Returns the states that the denoiser saw, or would have, at each step, then the result.
     """
     schedule, states = rule.schedule, []
     step_noise: Purpose = "a.step" if stage == "a" else "b.step"
@@ -120,6 +122,9 @@ def run_steps(
     for i in range(first, len(schedule)):
         abar, abar_next = schedule.abar[i], schedule.abar_next[i]
         rounds = rule.resample if i < held and i + 1 < len(schedule) else 1
+        if i < replaced:
+            states.append(hold(i, rounds - 1, z))
+            continue
         for repeat in range(rounds):
             seen = hold(i, repeat, z) if i < held else z
             out = denoise(seen, schedule.timesteps[i])
@@ -142,10 +147,11 @@ def anatomy_stage(
     soft: float,
     soft_variance: SoftVariance | None = None,
     freed: FreedRegion | None = None,
+    replaced: int = 0,
 ) -> AnatomyStage:
     """Stage A: organ codes uint8 -> latents of an image with this anatomy, held for the first `hold_steps`.
 
-    Mode joint asks for findings here and frees their regions of the hold earlier.
+    Mode joint asks for findings here and frees their regions of the hold earlier. `replaced`: see run_steps.
     """
     x_hat = model.control(label_map_BHW)
     mask = soft_mask(label_map_BHW, model.latent_shape[1:], soft)
@@ -156,7 +162,10 @@ def anatomy_stage(
         keep = mask if freed is None or step < freed.step else mask * (1 - freed.region)
         return HOLDS[soft_variance or "mixed"](z_hat, z, keep, abar, fresh)
 
-    states = run_steps(denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=hold, held=hold_steps)
+    states = run_steps(
+        denoiser(model, guide), noise("a.x_T"), rule, noise, "a",
+        hold=hold, held=hold_steps, replaced=replaced,
+    )  # fmt: skip
     return AnatomyStage(x_hat, mask, z_hat, states)
 
 

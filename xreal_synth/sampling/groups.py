@@ -307,7 +307,7 @@ class _GroupMaker:
         return anatomy_stage(
             self.model, label_map, guide, self.rule, noise,
             hold_steps=settings.hold_steps, soft=settings.soft, soft_variance=settings.soft_variance,
-            freed=freed,
+            freed=freed, replaced=settings.replaced_steps(freed=freed is not None),
         ).states  # fmt: skip
 
     def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
