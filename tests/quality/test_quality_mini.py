@@ -53,7 +53,7 @@ def made() -> tuple[Gate, list[JudgedImage]]:
     return backend.gate, images
 
 
-def test_clean_images_pass_and_shexisting_findings_are_seen(made: tuple[Gate, list[JudgedImage]]) -> None:
+def test_clean_images_pass_and_shown_findings_are_seen(made: tuple[Gate, list[JudgedImage]]) -> None:
     gate, images = made
     verdicts = gate.judge(images)
     assert len(images) == 14
