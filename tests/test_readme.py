@@ -14,6 +14,7 @@ import torch
 import typer.main
 import yaml
 from PIL import Image
+from ray.scripts.scripts import cli as ray_cli
 
 from tests.documents import DOCUMENTS, README, ROOT, blocks, commands, guide, inline_commands
 from tests.doubles.fake_backend import FakeImages
@@ -135,6 +136,9 @@ def problem(words: list[str]) -> str:
     """What is wrong with a command of ours; empty if nothing is, or if it is another program's."""
     if words[0] == "xreal-synth":
         return _verb_problem(typer.main.get_command(app), words[1:])
+    if words[0] == "ray":
+        own, then = (words[1:], []) if "--" not in words else _split(words[1:])
+        return _verb_problem(ray_cli, own) or (problem(then) if then else "")
     if words[:2] == ["python", "-m"]:
         module = words[2].removesuffix(".main")
         return "" if importlib.util.find_spec(module) else f"no module {module}"
@@ -142,6 +146,11 @@ def problem(words: list[str]) -> str:
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return "" if set(words[1:]) <= set(targets) else f"no target {words[1:]}"
     return ""
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """A command, and the one that it runs: what comes after `--`."""
+    return words[: words.index("--")], words[words.index("--") + 1 :]
 
 
 def _verb_problem(command: Any, words: list[str]) -> str:
@@ -170,6 +179,8 @@ def test_a_wrong_command_is_found() -> None:
     assert problem(["xreal-synth", "evaluate", "utility", "x", "--reel", "y"])
     assert problem(["xreal-synth", "generate", "recipes/none.yaml"])
     assert problem(["xreal-synth", "make"])
+    assert problem(["ray", "start", "--heads"])
+    assert problem(["ray", "job", "submit", "--", "python", "-m", "xreal_synth.nowhere"])
     assert problem(["make", "everything"])
     assert problem(["python", "-m", "xreal_synth.nowhere"])
 

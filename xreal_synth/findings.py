@@ -36,7 +36,7 @@ LUNGS_OF: Final = {"left": (LEFT_LUNG,), "right": (RIGHT_LUNG,), "both": LUNGS, 
 
 @dataclass(frozen=True, slots=True)
 class RegionRule:
-    """What the project knows of the shape of a region.
+    """The shape of a region, as the project knows it.
 
     `words` say what it takes in. `keys` are the recipe's keys that it accepts: side, zone, size (its area over the
     lung's is drawn), box (a fixed box in its place). `mask` gives its pixels: (label map, side, size) -> bool [H, W];
@@ -180,7 +180,7 @@ LABEL_SETS: Final[dict[str, tuple[str, ...]]] = {"chexpert14": CHEXPERT14, "txrv
 
 @dataclass(frozen=True, slots=True)
 class KnownFinding:
-    """What the project knows of a finding.
+    """A finding, as the project knows it.
 
     `chexpert` is its CheXpert name if that set has it; `implies` are names (of either set) that are
     positive wherever it is. `organs` are the codes in which it can live; `region` names its rule in REGIONS.

@@ -27,13 +27,14 @@ LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper", "joint"]
 Control = Literal["xreal", "controlnet", "none"]
 SoftVariance = Literal["mixed", "kept"]
+Paste = Literal["feather", "kept"]
 """Names of the blend rules, sampling.blend.HOLDS."""
 QualityProfile = Literal["none", "standard", "strict"]
 CheckAction = Literal["off", "warn", "reject"]
 
 
 class Role(StrEnum):
-    """What a member of a group is; the first letter of its name: h, v0, v1.., s0."""
+    """The role of a group's member; the first letter of its name: h, v0, v1.., s0."""
 
     healthy = "h"
     variant = "v"
@@ -99,7 +100,7 @@ class ExistingFinding:
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """What is kept of a real image: nothing that names the patient but what the user's file name says.
+    """A real image as it is recorded: nothing that names the patient but what the user's file name says.
 
     `id` is the image's name in its folder, `sha256` of its file, `labels` its own positive labels' names.
     """
@@ -123,7 +124,7 @@ Spacing = Annotated[float, Ge(0.5), Le(4)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """What a bundle says its weights are best sampled with, as bundle.json has it; a recipe may say otherwise."""
+    """The settings that a bundle's weights are best sampled with, as bundle.json has it; a recipe may say otherwise."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -161,7 +162,7 @@ class SamplingSettings:
     guidance: float
     soft: float | None
     resample: int
-    paste: Literal["feather"]
+    paste: Paste
     eta: float = 1.0
     eta_free: float | None = None
     spacing: float | None = None
@@ -284,7 +285,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ImageQuality:
-    """What the gate says of a delivered image.
+    """The gate's scores and flags of a delivered image.
 
     `scores` by name ("organs.heart"), `flags` the names of those that are beyond their bound and were let
     through with a warning; the bounds are among the digested settings.
@@ -297,7 +298,7 @@ class ImageQuality:
 
 @dataclass(frozen=True, slots=True)
 class SampleMeta:
-    """What KEY.json says of an image: digested settings only, no URI, actor, host or time.
+    """The facts in an image's KEY.json: digested settings only, no URI, actor, host or time.
 
     With `source` the image is a real one (member h) or was edited from it. `quality` is None where no gate
     looked at it. `sham` are the first variant's findings in whose regions a sham was painted, healthy.
@@ -346,7 +347,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of an image.
+    """The gate's verdict on an image.
 
     `refused` and `flags` name the scores beyond their bounds that reject and that warn; `reasons` says both
     in words, in the order of `refused + flags`. `passed` are the findings that the classifier does not see,
@@ -367,7 +368,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What the gate did. `tried` and `accepted` count attempts at groups by the finding asked for ("No Finding"
+    """Counts of what the gate did. `tried` and `accepted` are attempts at groups by the finding asked for ("No Finding"
     without any; a group with two counts for both), `reasons` refused attempts by `Rejected.check`, `flags`
     delivered images by flag.
     """

@@ -68,23 +68,25 @@ def plain(group: int) -> GreyImage:
 
 @pytest.mark.parametrize("trace", [smoothed, louder, gridded])
 def test_what_betrays_an_edit_is_found(trace: Trace) -> None:
-    figures = leak(groups(trace))
+    figures = leak(groups(trace), steps=100)
     assert figures.auc.ci_low > 0.85
-    assert figures.auc.n == 80
+    assert figures.network.ci_low > 0.7
+    assert figures.auc.n == figures.network.n == 80
     assert figures.groups == 40
     assert max(figures.alone.values()) > 0.7
 
 
 def test_a_step_at_the_border_is_found() -> None:
-    figures = leak(groups(brighter))
+    figures = leak(groups(brighter), steps=1)
     assert figures.auc.ci_low > 0.7
     assert figures.alone["grey step at the border"] > 0.7
 
 
 def test_a_perfect_edit_cannot_be_reported() -> None:
-    figures = leak(groups(renoised, 60))
+    figures = leak(groups(renoised, 60), steps=60)
     assert figures.auc.ci_low < 0.5 < figures.auc.ci_high
-    few = [leak(groups(renoised, 20), most=12) for _ in range(2)]
+    assert figures.network.ci_low < 0.55
+    few = [leak(groups(renoised, 20), most=12, steps=5) for _ in range(2)]
     assert few[0] == few[1]
     assert few[0].groups == 12
 
@@ -122,6 +124,6 @@ def test_the_command_leaves_its_figures_with_the_dataset(
     assert not ended.value.code
     reported = json.loads((tmp_path / "leak.json").read_text())
     assert json.loads(capsys.readouterr().out) == reported
-    assert set(reported) == {"auc", "low", "high", "n", "groups", "features", "digest"}
+    assert set(reported) == {"auc", "low", "high", "n", "groups", "network", "features", "digest"}
     assert reported["n"] == 24
     assert set(reported["features"]) == set(FEATURES)

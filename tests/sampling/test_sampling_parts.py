@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from tests.doubles.recorded_noise import RecordedNoise
 from xreal_synth.sampling.blend import (
+    PASTES,
     blend,
     cubic_resize,
+    feathered_paste,
     kept_variance_blend,
+    kept_variance_paste,
     latent_region,
-    paste,
     soft_mask,
     to_grey,
 )
@@ -203,9 +205,24 @@ def test_paste_leaves_what_alpha_does_not_touch_even_beside_broken_numbers() -> 
     edited[0, 0, 0] = 1.0
     alpha = torch.zeros(4, 4)
     alpha[0, 0] = 0.25
-    out = paste(image, edited, alpha)
-    assert torch.equal(out.flatten()[1:], image.flatten()[1:])
-    assert out[0, 0, 0] == pytest.approx(0.75 * image[0, 0, 0].item() + 0.25)
+    for rule in PASTES.values():
+        assert torch.equal(rule(image, edited, alpha).flatten()[1:], image.flatten()[1:])
+    assert feathered_paste(image, edited, alpha)[0, 0, 0] == pytest.approx(
+        0.75 * image[0, 0, 0].item() + 0.25
+    )
+
+
+def test_a_paste_of_kept_variance_leaves_texture_as_strong_as_on_both_sides() -> None:
+    generator = torch.Generator().manual_seed(5)
+    image, edited = (torch.randn(1, 64, 64, generator=generator) for _ in range(2))
+    alpha = torch.full((64, 64), 0.5)
+    assert feathered_paste(image, edited, alpha).std() < 0.75
+    assert 0.9 < kept_variance_paste(image, edited, alpha).std() < 1.05
+    flat = torch.ones_like(image), 2 * torch.ones_like(image)
+    assert torch.allclose(kept_variance_paste(*flat, alpha), torch.full_like(image, 1.5))
+    for share in (0.0, 1.0):
+        same = torch.full((64, 64), share)
+        assert torch.equal(kept_variance_paste(image, edited, same), feathered_paste(image, edited, same))
 
 
 def test_grey_rounds_and_averages_channels() -> None:

@@ -36,7 +36,7 @@ _Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """How far a mask may be changed; each change is drawn uniformly within its range.
+    """Largest changes of a mask; each change is drawn uniformly within its range.
 
     rotate_deg: degrees either way. shift: share of the side, each axis either way. scale: e.g. 0.06 for
     0.94 to 1.06, about the image's centre. elastic: standard deviation of the control points'

@@ -1,4 +1,4 @@
-"""Where a placed finding acts: its region, the pathology mask, and the feather of a paste."""
+"""Regions of placed findings: where each acts, the pathology mask, and the feather of a paste."""
 
 from __future__ import annotations
 

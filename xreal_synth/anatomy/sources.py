@@ -1,4 +1,4 @@
-"""Where anatomies come from: a bundle's mask bank, or masks in a folder or in tars.
+"""Sources of anatomies: a bundle's mask bank, or masks in a folder or in tars.
 
 A draw is a mask of the source, changed by `augment` and validated. A change that spoils the mask is drawn
 again from the same stream, so that a draw is a function of its stream alone.

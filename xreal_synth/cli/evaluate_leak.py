@@ -33,9 +33,10 @@ def leak(
     seed: Annotated[int, typer.Option(min=0, help="Of the folds and the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """A probe's area under the ROC curve in telling shams (edited to no effect) from their unedited twins.
+    """Two probes' areas under the ROC curve in telling shams (edited to no effect) from their unedited twins.
 
-    0.5: it cannot. The probe is told the region, and judges each group by the others. The dataset gets leak.json,
+    0.5: it cannot. A regression on figures of texture and a small network are told the region, and judge each group by
+    the others. The dataset gets leak.json,
     which its report shows; it needs `pairs: {twin: true, sham: SHARE}`.
     """
     from xreal_synth.dataset.names import LEAK
@@ -54,18 +55,20 @@ def leak(
 
 
 def _fields(figures: LeakFigures, digest: str) -> dict[str, Any]:
-    auc = figures.auc
+    auc, network = figures.auc, figures.network
     return {
         "auc": auc.value, "low": auc.ci_low, "high": auc.ci_high, "n": auc.n, "groups": figures.groups,
+        "network": {"auc": network.value, "low": network.ci_low, "high": network.ci_high},
         "features": dict(sorted(figures.alone.items(), key=lambda item: -item[1])), "digest": digest,
     }  # fmt: skip
 
 
 def _table(figures: LeakFigures) -> Table:
-    auc = figures.auc
     table = Table("figure", "area under the ROC curve", title_justify="left")
     table.title = f"{figures.groups} shams and their twins"
-    table.add_row("probe", f"{auc.value:.3f} [{auc.ci_low:.3f}, {auc.ci_high:.3f}]", end_section=True)
+    for name, auc in (("regression", figures.auc), ("network", figures.network)):
+        table.add_row(name, f"{auc.value:.3f} [{auc.ci_low:.3f}, {auc.ci_high:.3f}]")
+    table.add_section()
     for name, value in sorted(figures.alone.items(), key=lambda item: -item[1])[:_SHOWN]:
         table.add_row(f"{name}, alone", f"{value:.3f}")
     return table

@@ -1,4 +1,4 @@
-"""What the gate did, counted: from a shard's rows and refused attempts, and summed over shards."""
+"""Counts of what the gate did: from a shard's rows and refused attempts, and summed over shards."""
 
 from __future__ import annotations
 

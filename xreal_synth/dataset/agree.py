@@ -1,4 +1,4 @@
-"""Whether a sample's image, masks, boxes, labels and table row tell the same story."""
+"""Agreement of a sample's image, masks, boxes, labels and table row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
 def group_problems(members: Sequence[Sample]) -> list[str]:
     """What differs between the members of one group that must not: anatomy, and image outside the edit.
 
-    A feathered paste leaves every pixel outside the regions that were painted as it is in the twin; where the
+    A paste leaves every pixel outside the regions that were painted as it is in the twin; where the
     twin is delivered, the change maps say by how much the others differ from it. In mode joint images share their
     anatomy alone.
     """
@@ -35,8 +35,7 @@ def group_problems(members: Sequence[Sample]) -> list[str]:
         if not np.array_equal(sample.anatomy, first.anatomy):
             problems.append(f"{key}: another anatomy mask than {first.meta.key}")
             continue
-        pasted = sample.meta.sampling.get("paste") == "feather"
-        if pasted and sample.meta.sampling.get("mode") != "joint":
+        if sample.meta.sampling.get("paste") and sample.meta.sampling.get("mode") != "joint":
             outside = ~(_painted_on(sample, members) | _painted_on(first, members))
             if not np.array_equal(sample.image[outside], first.image[outside]):
                 problems.append(f"{key}: the image differs from {first.meta.key} outside its findings")

@@ -33,7 +33,7 @@ class BundleRef:
 
 @dataclass(frozen=True, slots=True)
 class DatasetHead:
-    """What dataset.json holds.
+    """The contents of dataset.json.
 
     `settings` are the digested settings in full, `fingerprint` the environment of the first run (each
     record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of prompts that

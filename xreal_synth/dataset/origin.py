@@ -1,4 +1,4 @@
-"""Whether an image is synthetic, edited from a real image, or a real image beside its edited ones."""
+"""The origin of an image: synthetic, edited from a real image, or a real image beside its edited ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES: Final = "images"
 
 
 class Origin(StrEnum):
-    """Where an image's pixels come from."""
+    """The origin of an image's pixels."""
 
     synthetic = "synthetic"
     edited = "edited from a real film"

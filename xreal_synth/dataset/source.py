@@ -1,4 +1,4 @@
-"""What an export reads: the finished shards of a dataset, each checked against its record before it is used."""
+"""The reader of finished datasets: their shards, each checked against its record before it is used."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def _with_rows(
 
 @dataclass(slots=True)
 class Counted:
-    """What has been exported: images, images by split, and the tally of their tables."""
+    """Counts of what has been exported: images, images by split, and the tally of their tables."""
 
     images: int = 0
     splits: dict[str, int] = field(default_factory=dict)

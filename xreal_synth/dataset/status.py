@@ -1,4 +1,4 @@
-"""How far a dataset is, from its records and the last run's note. Neither torch nor Ray; nothing is written."""
+"""Progress of a dataset, from its records and the last run's note. Neither torch nor Ray; nothing is written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _EXITS: dict[int, State] = {0: "complete", 3: "partial", 75: "stopped"}
 
 @dataclass(frozen=True, slots=True)
 class RecordFacts:
-    """What is kept of a record: `at` is when it was written, `make_s` how long its shard took (0: adopted)."""
+    """Facts kept of a record: `at` is when it was written, `make_s` how long its shard took (0: adopted)."""
 
     shard: int
     samples: int

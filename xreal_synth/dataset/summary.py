@@ -1,4 +1,4 @@
-"""What a dataset holds, counted while its tables stream by."""
+"""The summary of a dataset, counted while its tables stream by."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xreal_synth.types import Acceptance, ShardRecord
 
 @dataclass(frozen=True, slots=True)
 class LabelTally:
-    """How often a dotted label is 1, 0 and null."""
+    """Counts of a dotted label's 1, 0 and null."""
 
     column: str
     positive: int
@@ -23,7 +23,7 @@ class LabelTally:
 
 @dataclass(frozen=True, slots=True)
 class GenerationTimes:
-    """Who made the shards, as their records say.
+    """Actors and seconds that the shards took, as their records say.
 
     `images` were made in `seconds`, summed over shards and actors; adopted shards tell no time. `actors` counts
     names, `environments` are fingerprints with the shards made in each, the most first.

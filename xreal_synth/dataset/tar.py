@@ -28,7 +28,7 @@ MAX_MEMBER_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """What the table says of a sample beside its meta data; `sha256` is `content_sha256` of its members."""
+    """A sample's row of the table, beside its meta data; `sha256` is `content_sha256` of its members."""
 
     meta: SampleMeta
     split: Split

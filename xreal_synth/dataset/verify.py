@@ -1,4 +1,4 @@
-"""Whether a dataset is what its records say, down to each byte, and whether its parts agree."""
+"""The check that a dataset is what its records say, down to each byte, and whether its parts agree."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from xreal_synth.types import ShardPlan, ShardRecord
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was looked at, and everything that is wrong."""
+    """The outcome of a check: what was looked at, and everything that is wrong."""
 
     shards: int
     samples: int

@@ -32,6 +32,7 @@ class BundleSegmenter:
         self._device = device
 
     def label_map(self, images: Sequence[GreyImage]) -> list[Mask]:
+        """Images uint8 [H, W] -> organ codes uint8 [H, W] of each."""
         return [np.asarray(one) for one in _batched(images, self._label_map, self._device)]
 
     def _label_map(self, images_B1HW: Tensor) -> Tensor:
@@ -47,6 +48,7 @@ class PspnetSegmenter:
         self._device = device
 
     def label_map(self, images: Sequence[GreyImage]) -> list[Mask]:
+        """Images uint8 [H, W] -> organ codes uint8 [H, W] of each."""
         return [np.asarray(one) for one in _batched(images, self._network.label_map, self._device)]
 
 
@@ -60,6 +62,7 @@ class BundleClassifier:
         self._device = device
 
     def logits(self, images: Sequence[GreyImage]) -> list[Mapping[str, float]]:
+        """Images uint8 [H, W] -> logits by finding of each."""
         rows = _batched(images, self._network, self._device)
         return [dict(zip(self._findings, map(float, row), strict=True)) for row in rows]
 

@@ -87,6 +87,7 @@ def build_sample(
     """An image with its masks, labels, provenance and verdict, and its change from the twin (0 where there is none).
 
     Masks, regions and boxes of an image that was upscaled are those of the small one, each pixel a block.
+    The image and its change are uint8 [H, W].
     """
     height, width = image.shape
     times = run.enlarging
@@ -120,7 +121,7 @@ def build_sample(
 
 
 def real_twin(spec: SampleSpec) -> GreyImage | None:
-    """The real image in the twin's place, as it is delivered; it comes from the plan."""
+    """The real image in the twin's place, as it is delivered; it comes from the plan. uint8 [H, W]."""
     return spec.image if spec.large is None else spec.large
 
 

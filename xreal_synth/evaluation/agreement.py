@@ -1,4 +1,4 @@
-"""How far readers agree: weighted kappa of two, Krippendorff's alpha of several; both over resampled images.
+"""Agreement of readers: weighted kappa of two, Krippendorff's alpha of several; both over resampled images.
 
 Shapes: F images, R readers, C = 5 ranks, D draws.
 """

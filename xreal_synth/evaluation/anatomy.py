@@ -32,7 +32,7 @@ _NONE = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class AnatomyFigures:
-    """What `evaluate anatomy` reports.
+    """Figures of `evaluate anatomy`.
 
     `dice` is of the healthy twin, requested mask against the segmenter's, `dice_variant` of the image with
     its finding, `dice_real` of the real image (the segmenter's own ceiling). `change_inside` and

@@ -1,4 +1,4 @@
-"""How fast images are made, against the plain loop, with everything measured in one run.
+"""The speed of sampling against the plain loop, with everything measured in one run.
 
 A pass makes one image with a finding (and on the way its healthy twin) for each of a row's anatomies. Rows
 take turns, and of each row's passes the fastest counts: what else runs on the machine only ever adds time.
@@ -75,7 +75,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class SampleFigures:
-    """What `bench sample` reports; `flops` are of one image with a finding, by loop."""
+    """Figures of `bench sample`; `flops` are of one image with a finding, by loop."""
 
     settings: dict[Loop, SamplingSettings]
     peak: dict[Precision, Peak]

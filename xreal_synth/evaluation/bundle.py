@@ -42,7 +42,7 @@ REAL_DRAWS: Final = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RealImages:
-    """What the evaluators saw of the real images: the split's (with masks), and the training images."""
+    """Measurements of the real images: the split's (with masks), and the training images."""
 
     measurements: Measurements
     training: Measurements
@@ -63,7 +63,7 @@ class SetDistance:
 
 @dataclass(frozen=True, slots=True)
 class BundleFigures:
-    """What `evaluate bundle` reports.
+    """Figures of `evaluate bundle`.
 
     Dice by the evaluator segmenter against the requested mask: of generated images, healthy twins, and real images
     (its ceiling). `rings` is power over real images in eight rings of frequencies, `rings_training` the same of

@@ -1,4 +1,4 @@
-"""What changes when one setting does: the main figures of `evaluate bundle` over a grid, a cell a folder.
+"""Settings compared one at a time: the main figures of `evaluate bundle` over a grid, a cell a folder.
 
 Cells vary one setting at a time from a base, or all together (`cross`). A cell that has its figures is not
 computed again.

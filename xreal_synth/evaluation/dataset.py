@@ -38,7 +38,7 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class DatasetFigures:
-    """What was measured. `images` counts made ones, `real_images` those of the dataset that are a patient's own."""
+    """Figures of a dataset. `images` counts made ones, `real_images` those of the dataset that are a patient's own."""
 
     rows: tuple[DatasetRow, ...]
     rows_unflagged: tuple[DatasetRow, ...]

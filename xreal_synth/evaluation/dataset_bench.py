@@ -1,4 +1,4 @@
-"""What `evaluate DATASET` and `evaluate compare` share: datasets measured beside the same real images."""
+"""The bench of `evaluate DATASET` and `evaluate compare`: datasets measured beside the same real images."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True)
 class GateCounts:
-    """What a dataset's gate did, and how many groups were delivered."""
+    """Counts of a dataset's gate, and how many groups were delivered."""
 
     reported: Acceptance
     groups: int

@@ -1,4 +1,4 @@
-"""What is read for an evaluation of a dataset: its images, and the real ones of a manifest beside them."""
+"""Images for an evaluation of a dataset: its own, and the real ones of a manifest beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How different images are from one another: MS-SSIM between images of one finding, in a stream.
+"""Diversity of images: MS-SSIM between images of one finding, in a stream.
 
 Each image is compared with the last image of the same finding and of another group (or patient), after which both
 are let go: one image a finding is in memory, and every pair is of images that no other pair has.

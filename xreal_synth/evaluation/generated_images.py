@@ -131,7 +131,7 @@ class GeneratedFolder:
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """What images are made with."""
+    """Bundle, model and settings that images are made with."""
 
     info: BundleInfo
     model: LoadedBundle

@@ -2,8 +2,8 @@
 
 A sham is its twin with the first variant's regions painted by the healthy prompt. If a probe tells shams from
 twins, so may a classifier, and "was edited" stands for the label wherever images with findings are edited and
-healthy ones are not. The probe is told where to look, and compares the same region of both images: simple
-figures of noise, texture and border, by a logistic regression that never saw the group it judges.
+healthy ones are not. Two probes are told where to look, and judge groups that they never saw: a logistic regression on
+simple figures of noise, texture and border, and a small network on the pixels (leak_network.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from xreal_synth.dataset.names import parse_key
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.findings import area_of
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
+from xreal_synth.evaluation.leak_network import STEPS, Crops, crops_of, network_scores
 from xreal_synth.types import GreyImage, Role, Sample
 
 FEWEST_GROUPS: Final = 10
@@ -48,25 +49,33 @@ Region = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class LeakFigures:
-    """`auc` is of the probe, over `groups` twins and as many shams; `alone` of each feature by itself, turned so
-    that it is at least one half."""
+    """`auc` is of the regression, `network` of the network, over `groups` twins and as many shams; `alone` of each
+    feature by itself, turned so that it is at least one half."""
 
     auc: Estimate
+    network: Estimate
     groups: int
     alone: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EditPair:
-    """The probe's features of a group's twin and sham, float64 [features] each."""
+    """What the probes see of a group's twin and sham: features float64 [features] of each, and pixels."""
 
     group: int
     twin: Array
     sham: Array
+    crops: Crops
 
 
-def leak(samples: Iterable[Sample], most: int | None = None, seed: int = 0) -> LeakFigures:
-    """Tells shams from twins over the first `most` groups that have both (all, if None), image by image.
+def leak(
+    samples: Iterable[Sample],
+    most: int | None = None,
+    seed: int = 0,
+    steps: int = STEPS,
+) -> LeakFigures:
+    """Tells shams from twins over the first `most` groups that have both (all, if None), image by image; the network is
+    trained for `steps` steps.
 
     Raises DatasetError where fewer than FEWEST_GROUPS have both.
     """
@@ -77,7 +86,7 @@ def leak(samples: Iterable[Sample], most: int | None = None, seed: int = 0) -> L
             wanted=f"at least {FEWEST_GROUPS}",
             hint="make a dataset with pairs: {twin: true, sham: 1.0}, as recipes/counterfactual-pairs.yaml does",
         )
-    return probed(pairs, seed)
+    return probed(pairs, seed, steps)
 
 
 def pairs_of(samples: Iterable[Sample]) -> Iterator[EditPair]:
@@ -87,7 +96,8 @@ def pairs_of(samples: Iterable[Sample]) -> Iterator[EditPair]:
         sham, twin = by_name.get(Role.sham.member()), by_name.get(Role.healthy)
         if sham is not None and twin is not None:
             region = np.any([region_mask(place, sham.anatomy) for place in sham.meta.sham], axis=0)
-            yield EditPair(group, features(twin.image, region), features(sham.image, region))
+            seen = crops_of(twin.image, sham.image, region)
+            yield EditPair(group, features(twin.image, region), features(sham.image, region), seen)
 
 
 def features(image: GreyImage, region: Region) -> Array:
@@ -131,9 +141,9 @@ def _log(value: float) -> float:
     return float(np.log(value + _TINY))
 
 
-def probed(pairs: list[EditPair], seed: int = 0) -> LeakFigures:
-    """The area under the ROC curve of scores given to each group by a regression on the others, with a bootstrap
-    over groups; the regressions are not made again for it."""
+def probed(pairs: list[EditPair], seed: int = 0, steps: int = STEPS) -> LeakFigures:
+    """The areas under the ROC curve of scores given to each group by probes fitted to others, with a bootstrap over
+    groups; the probes are not fitted again for it."""
     x = np.concatenate([np.stack([pair.twin, pair.sham]) for pair in pairs])
     y = np.tile([0.0, 1.0], len(pairs))
     folds = np.random.default_rng(seed).permutation(len(pairs)) % min(FOLDS, len(pairs))
@@ -148,6 +158,9 @@ def probed(pairs: list[EditPair], seed: int = 0) -> LeakFigures:
     alone = [float(area_of(x[:, i], labels)(one)[0]) for i in range(len(FEATURES))]
     return LeakFigures(
         auc=bootstrap.interval(area_of(scores, labels), len(y)),
+        network=bootstrap.interval(
+            area_of(network_scores([pair.crops for pair in pairs], seed, steps), labels), len(y)
+        ),
         groups=len(pairs),
         alone={name: max(value, 1 - value) for name, value in zip(FEATURES, alone, strict=True)},
     )

@@ -1,4 +1,4 @@
-"""What a measurement of speed needs of the machine: clocks, peak speed, peak memory."""
+"""The machine as a measurement of speed needs it: clocks, peak speed, peak memory."""
 
 from __future__ import annotations
 

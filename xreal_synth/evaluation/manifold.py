@@ -25,7 +25,7 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifold:
-    """What each image contributes; the figures are the means.
+    """Contributions of each image; the figures are the means.
 
     `precision` [N]: 1 where a generated image lies in a real image's ball. `density` [N]: in how many it lies, over k.
     `recall` [M]: 1 where a real image lies in a generated image's ball. `coverage` [M]: 1 where a generated image lies

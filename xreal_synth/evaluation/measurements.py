@@ -1,4 +1,4 @@
-"""What the evaluators and the other instruments see of each image, kept as rows: images are read once, in a stream.
+"""Measurements of each image by the evaluators and other instruments, kept as rows: images are read once, in a stream.
 
 Shapes: N images, F features, L findings (P those of the locator), K pixels of a thumbnail.
 """

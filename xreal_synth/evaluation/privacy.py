@@ -45,7 +45,7 @@ Patients = npt.NDArray[np.str_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredSet:
-    """What the audit keeps of images: reduced [N, S, S], features [N, F], and whose they are [N]."""
+    """Images as the audit keeps them: reduced [N, S, S], features [N, F], and whose they are [N]."""
 
     small: Small
     features: npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""What the audit of privacy looks at: images of a dataset, training and validation images; and the picture of pairs."""
+"""Images for the audit of privacy: those of a dataset, training and validation images; and the picture of pairs."""
 
 from __future__ import annotations
 

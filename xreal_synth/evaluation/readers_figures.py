@@ -1,4 +1,4 @@
-"""What readers said of real and of synthetic images: mean ranks, differences, agreement, guesses."""
+"""Figures of readers' answers on real and synthetic images: mean ranks, differences, agreement, guesses."""
 
 from __future__ import annotations
 

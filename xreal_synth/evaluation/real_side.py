@@ -34,7 +34,7 @@ OnImage = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class RealRows:
-    """Which real images: the split's, and the second sample, which `second` names in words."""
+    """The real images chosen: the split's, and the second sample, which `second` names in words."""
 
     uri: str
     manifest_sha256: str

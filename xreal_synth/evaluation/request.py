@@ -1,4 +1,4 @@
-"""What `evaluate` is asked for, made ready: bundle, model, cases and the folder that keeps their images."""
+"""A request to `evaluate`, made ready: bundle, model, cases and the folder that keeps their images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which images of which data are made again with which bundle, and how.
+    """Images of some data, to be made again with a bundle.
 
     `sampling` holds keys of a recipe's `sampling`; `count` None is all of the split.
     """

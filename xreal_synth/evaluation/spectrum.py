@@ -1,4 +1,4 @@
-"""How sharp images are: the radial power spectrum in eight rings.
+"""Sharpness of images: the radial power spectrum in eight rings.
 
 Ring i holds the spatial frequencies from i/8 to (i+1)/8 of the highest (half a cycle per pixel). An image is
 centred and faded out at its borders by a Hann window first.

@@ -1,4 +1,4 @@
-"""How long each stage of sampling takes, measured from outside the sampler."""
+"""Seconds of each stage of sampling, measured from outside the sampler."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ STUDY: Final = "study.json"
 
 
 class Arm(StrEnum):
-    """What a classifier is trained on."""
+    """Images that a classifier is trained on."""
 
     real = "real"
     synthetic = "synthetic"

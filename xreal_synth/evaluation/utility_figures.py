@@ -1,4 +1,4 @@
-"""What a study of utility found: areas under the ROC curve, their gain over real images alone, table and picture."""
+"""Figures of a study of utility: areas under the ROC curve, their gain over real images alone, table and picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an export goes: a folder or file that is there whole or not at all."""
+"""The place of an export: a folder or file that is there whole or not at all."""
 
 from __future__ import annotations
 

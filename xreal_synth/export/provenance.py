@@ -1,4 +1,4 @@
-"""What every export says of where its images come from."""
+"""Provenance in words, as every export has it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ REQUIRED: Final = ("vae", "unet", "scheduler", EMBEDDINGS)
 
 @dataclass(frozen=True, slots=True)
 class BundleInfo:
-    """What a bundle says of itself.
+    """A bundle's description, from its own files.
 
     `latent_shape` is (C, h, w); `value_range` the images' range inside the networks; `prompts` maps findings
     to their prompt in the order in which joint prompts name them; `known_prompts` have embeddings;

@@ -1,4 +1,4 @@
-"""Which number format the denoiser runs in."""
+"""The number format that the denoiser runs in."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _NOISE: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What a bundle is made of: `networks` make a part with fresh weights, `tokens` the label table."""
+    """The parts of a bundle: `networks` make a part with fresh weights, `tokens` the label table."""
 
     fields: BundleFields
     networks: Mapping[str, Callable[[], Any]]

@@ -49,7 +49,7 @@ class Geometry:
 
 
 class Plan:
-    """What is drawn for each group of a recipe.
+    """The plan of a recipe: what is drawn for each group.
 
     A source of real images gives each group one image, which stays the same in all attempts at it. Raises
     RecipeError if a findings row cannot use any of them.

@@ -1,4 +1,4 @@
-"""What a group's findings are placed on: an organ mask, and the real image that it belongs to, if it does."""
+"""The chest that a group's findings are placed on: an organ mask, and the real image that it belongs to, if it does."""
 
 from __future__ import annotations
 

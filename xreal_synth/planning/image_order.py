@@ -1,4 +1,4 @@
-"""Which real image each group shows: images that the group's row can use, in turn, in constant time.
+"""The order of real images over groups: images that the group's row can use, in turn, in constant time.
 
 Row r can use n_r images. Group i shows the image at place i mod n_r of the row's list, in the folder's order
 (`listed`) or in a permutation drawn anew for every n_r groups (`shuffled`): a row shows no image twice within

@@ -1,4 +1,4 @@
-"""What a row's `edit` does on one real image: which of its existing findings are painted over, and where others go.
+"""A row's `edit` on one real image: which of its existing findings are painted over, and where others go.
 
 Every box that is painted into lies on the latent grid. A finding's boxes on one image are painted in one pass.
 """

@@ -62,7 +62,7 @@ class LabelCount:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What the plan of a recipe promises. `probed` groups were drawn; `images` include twins and variants."""
+    """The outcome of a probe. `probed` groups were drawn; `images` include twins and variants."""
 
     samples: int
     images: float

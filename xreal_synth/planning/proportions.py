@@ -1,4 +1,4 @@
-"""Which findings row each group of a shard shows: exact proportions at every prefix, in random order.
+"""The findings row of each group of a shard: exact proportions at every prefix, in random order.
 
 Row i of share s_i = w_i / sum(w) is a chain of jobs, one per group; job j may stand only in the slots
 that overlap [j/s_i, (j+1)/s_i). Giving every slot its share s_i of row i's job is a fractional matching

@@ -1,4 +1,4 @@
-"""Which row each group has, and which groups have a sham: exact shares within every shard, in constant time.
+"""Rows and shams of groups: exact shares within every shard, in constant time.
 
 A shard's rows are one RowSequence; the groups of a row are told apart by another, in the order in which they
 come. So in every prefix of a shard each row is within one group of its share, and the shams of each row within

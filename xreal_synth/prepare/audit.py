@@ -1,4 +1,4 @@
-"""What a person should know of a prepared folder before training on it: splits that leak, images unlike the rest."""
+"""The audit of a prepared folder, to be read before training on it: splits that leak, images unlike the rest."""
 
 from __future__ import annotations
 

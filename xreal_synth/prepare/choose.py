@@ -1,4 +1,4 @@
-"""Which of a source's images are prepared, and in which split; everything else is counted with its reason."""
+"""The choice of a source's images, and their splits; everything else is counted with its reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SplitRule = Shares | Literal["official"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which images are taken.
+    """Limits on which images are taken.
 
     `splits` are shares by hash of the patient, or "official" for the source's own. Images of patients younger than
     `min_age` are left out where the age is known; so are images without a view, unless `any_view`. `limit` takes

@@ -41,7 +41,7 @@ SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class PrepareTask:
-    """What to prepare: a source (path or any fsspec URI), how its tables are read, what is taken and made.
+    """A preparation asked for: a source (path or any fsspec URI), how its tables are read, what is taken and made.
 
     `tables` is where the tables lie if not with the images; `boxes` is a list that is read instead of the source's
     boxes. `segmenter` is `pspnet` or a bundle; `weights` the folder of PSPNet's weights. `shard_images` writes
@@ -68,7 +68,7 @@ class PrepareTask:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was made: the rows of the manifest, everything refused and left out, `prepared.json`, and its audit."""
+    """The outcome: the rows of the manifest, everything refused and left out, `prepared.json`, and its audit."""
 
     rows: list[dict[str, str]]
     found: FoundImages

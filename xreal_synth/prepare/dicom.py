@@ -28,7 +28,7 @@ _CHEST: Final = re.compile("CHEST|THORA|LUNG|TORSO|RIB")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an image's file says of it, "" where it does not: PA, AP or another view, age in years, M or F."""
+    """Facts that an image's file tells, "" where it does not: PA, AP or another view, age in years, M or F."""
 
     view: str = ""
     age: str = ""

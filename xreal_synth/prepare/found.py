@@ -1,4 +1,4 @@
-"""What a source of images gives: its images with labels, and what it left out, before a pixel is read."""
+"""Images found in a source: those with labels, and what it left out, before a pixel is read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _VIEWS = {
 
 @dataclass(frozen=True, slots=True)
 class FolderColumns:
-    """How a table of one's own names things; `rename` maps its label names to the project's.
+    """Names of columns in a table of one's own; `rename` maps its label names to the project's.
 
     `boxes` is of the manifest's form; `mask_source` and `mask_score` are carried where `mask` is.
     """
@@ -67,7 +67,7 @@ class FolderColumns:
 
 @dataclass(frozen=True, slots=True)
 class SourcePlace:
-    """Where a source lies: the store of its images, that of its tables, and how its tables are read.
+    """The place of a source: the store of its images, that of its tables, and how its tables are read.
 
     `boxes` names a list that is read instead of the boxes that the source itself has. `blank` is what an empty
     cell in a column of labels means; -1 is always unknown.

@@ -1,4 +1,4 @@
-"""What is already prepared: a line an image, so that a stopped run goes on and nothing is made twice."""
+"""The journal of what is already prepared: a line an image, so that a stopped run goes on and nothing is made twice."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def mask_key(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How images are made: the square, the least certainty of a mask, the least age, threads, refused masks kept to be
-    seen."""
+    """Settings of prepared images: the square, the least certainty of a mask, the least age, threads, refused masks
+    kept to be seen."""
 
     shape: Shape
     min_score: float = 0.0
@@ -78,7 +78,7 @@ class PreparedImage:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run made: images in the source's order, and the refused masks with the lowest certainty."""
+    """The outcome of a run: images in the source's order, and the refused masks with the lowest certainty."""
 
     images: list[PreparedImage] = field(default_factory=list)
     refused_masks: list[RefusedMask] = field(default_factory=list)

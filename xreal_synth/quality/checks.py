@@ -1,4 +1,4 @@
-"""What a check of the gate is: it measures an image, and its scores have bounds.
+"""Checks of the gate: each measures an image, and its scores have bounds.
 
 Each check stands in a file of its own, whose CHECK is all that the rest of the project reads of it. A score that
 does not apply to an image (no region, an organ that is not in the mask) is left out, and is no failure.
@@ -41,7 +41,7 @@ class JudgedImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkReadings:
-    """What the networks see: organ codes uint8 [H, W] of an image, and logits by finding of it and of its twin;
+    """Readings of the networks: organ codes uint8 [H, W] of an image, and logits by finding of it and of its twin;
     None where no check asks for them."""
 
     label_map: Mask | None = None

@@ -33,7 +33,7 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GateNetworks:
-    """What the checks look with; None where no check needs it."""
+    """Networks that the checks look with; None where no check needs it."""
 
     segmenter: Segmenter | None = None
     classifier: Classifier | None = None

@@ -1,4 +1,4 @@
-"""What no single key of a recipe can tell: keys that go with real images, and keys that do not."""
+"""Agreement among a recipe's keys: those that go with real images, and keys that do not."""
 
 from __future__ import annotations
 

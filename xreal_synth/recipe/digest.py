@@ -1,4 +1,4 @@
-"""What identifies a dataset: the settings that decide its bytes, and their hash.
+"""The digest that identifies a dataset: the settings that decide its bytes, and their hash.
 
 Left out are name, anatomies, split, where output goes, how many actors with what share of a machine, and
 the bundle's name or path (its content hash stands for it). Real images and organ masks are known by their

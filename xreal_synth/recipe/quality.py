@@ -106,7 +106,7 @@ _NOT_BOUNDS: Final = ("action", "content", *FILES.values())
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """What is known of a file that a check reads: its sha256, and the bounds that it brings along."""
+    """A file that a check reads: its sha256, and the bounds that it brings along."""
 
     sha256: str
     bounds: Mapping[str, float] = field(default_factory=dict)

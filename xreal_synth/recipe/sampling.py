@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import RecipePart, problem, shown
-from xreal_synth.types import Control, Guidance, SamplingMode, Share, SoftVariance, Spacing, Steps
+from xreal_synth.types import Control, Guidance, Paste, SamplingMode, Share, SoftVariance, Spacing, Steps
 
 NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
 XREALS_OWN: Final = ("hold", "soft", "soft_variance")
@@ -64,7 +64,11 @@ class Sampling(RecipePart):
     upscale_steps: int | None = Field(
         default=None, ge=1, le=1000, description="Steps of the upscaler (`output.upscale`); left out: 100."
     )
-    paste: Literal["feather"] = Field(default="feather", description="How an edit is joined to its twin.")
+    paste: Paste = Field(
+        default="kept",
+        description="How an edit is joined to its twin: `feather` fades it in, `kept` also keeps the texture as "
+        "strong as it is on both sides.",
+    )
 
     @model_validator(mode="after")
     def _reference_is_evenly_spaced(self) -> Self:

@@ -32,7 +32,7 @@ _WORDS: Final[dict[str, object]] = {
 
 @dataclass(slots=True)
 class Document:
-    """What a YAML text holds: its value, the line of every path in it, and what is wrong with it."""
+    """A YAML text as read: its value, the line of every path in it, and what is wrong with it."""
 
     value: object = None
     lines: dict[Path, int] = field(default_factory=dict)

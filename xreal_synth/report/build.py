@@ -1,4 +1,4 @@
-"""What a person opens first: the report, the contact sheet and the dataset card, built from the shards."""
+"""The files that a person opens first: the report, the contact sheet and the dataset card, built from the shards."""
 
 from __future__ import annotations
 

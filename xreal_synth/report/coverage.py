@@ -1,4 +1,4 @@
-"""How often boxes cover each part of an image, whatever their number."""
+"""Coverage: how often boxes cover each part of an image, whatever their number."""
 
 from __future__ import annotations
 

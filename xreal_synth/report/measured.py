@@ -1,4 +1,4 @@
-"""What others have measured on a dataset and left in its folder: leak.json and evaluation.json."""
+"""Measurements that others have left in a dataset's folder: leak.json and evaluation.json."""
 
 from __future__ import annotations
 
@@ -18,21 +18,46 @@ _TELLING: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeArea:
+    """A probe's AUC of telling sham-edited from unedited images, with its 95% interval."""
+
+    auc: float
+    low: float
+    high: float
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the interval holds 0.5."""
+        return self.low <= 0.5 <= self.high
+
+
+@dataclass(frozen=True, slots=True)
 class Leak:
-    """AUC of telling sham-edited from unedited images, its 95% interval, over how many images, and each feature's
-    own AUC."""
+    """The regression's AUC, the network's where one was trained, over how many images, and each feature's own AUC."""
 
     auc: float
     low: float
     high: float
     n: int
+    network: ProbeArea | None = None
     digest: str | None = None
     features: dict[str, float] = field(default_factory=dict)
 
     @property
+    def probes(self) -> list[tuple[str, ProbeArea]]:
+        """Each probe's name and area."""
+        regression = ("a regression", ProbeArea(self.auc, self.low, self.high))
+        return [regression, ("a network", self.network)] if self.network else [regression]
+
+    @property
     def by_chance(self) -> bool:
-        """Whether the interval holds 0.5: edited images are not told from others."""
-        return self.low <= 0.5 <= self.high
+        """Whether every interval holds 0.5: edited images are not told from others."""
+        return all(area.by_chance for _, area in self.probes)
+
+    @property
+    def above(self) -> bool:
+        """Whether one of the intervals lies above a half."""
+        return any(area.low > 0.5 for _, area in self.probes)
 
     @property
     def telling(self) -> list[tuple[str, float]]:
@@ -99,7 +124,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was found; `problems` names files that are there but cannot be read, or are of another dataset."""
+    """Measurements found; `problems` names files that are there but cannot be read, or are of another dataset."""
 
     leak: Leak | None
     evaluation: Evaluation | None

@@ -1,4 +1,4 @@
-"""Which images a report shows: chosen by a fixed rule that looks at no image.
+"""Picks, the images that a report shows: chosen by a fixed rule that looks at no image.
 
 Images come from a few shards spread evenly over the dataset, so that few tars are read. Within them, those
 groups are shown whose number comes first in a fixed shuffle (multiplication by a constant, as in Fibonacci

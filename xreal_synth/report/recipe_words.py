@@ -1,4 +1,4 @@
-"""What a dataset's settings ask for, in words a colleague understands."""
+"""A dataset's settings in words that a colleague understands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was refused and why: counted from rejected.parquet, batch by batch."""
+"""Refusals and their reasons: counted from rejected.parquet, batch by batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gate's scores mean, which end of them is the worse one, and the bounds that the settings hold."""
+"""Meanings of the gate's scores, which end of them is the worse one, and the bounds that the settings hold."""
 
 from __future__ import annotations
 

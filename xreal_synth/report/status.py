@@ -1,4 +1,4 @@
-"""Whether a dataset is complete, and what of it is not there."""
+"""The state of a dataset: complete or not, and what of it is not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says of all images: counted from samples.parquet, batch by batch.
+"""Figures of a report over all images: counted from samples.parquet, batch by batch.
 
 Memory holds one batch of some columns, whatever the dataset's size.
 """

@@ -1,4 +1,4 @@
-"""What a report's page shows, put together from what was counted and read: rows, sheets, charts."""
+"""The contents of a report's page, put together from what was counted and read: rows, sheets, charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which attempt at which group is made next: pure bookkeeping of a shard.
+"""Attempts at groups, and which is made next: pure bookkeeping of a shard.
 
 A group's attempts are 0, 1, .. in order; the first `max_attempts` share anatomy and boxes, each later one has its
 own. Refused groups come again beside new ones, so that no forward is made for one image.

@@ -1,4 +1,4 @@
-"""What the sampler is told of a group that is planned."""
+"""The sampler's job for a group that is planned."""
 
 from __future__ import annotations
 

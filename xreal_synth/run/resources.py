@@ -19,7 +19,7 @@ CPU_MICRO_BATCH = 4
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What Ray says there is, over all nodes; `grows` where nodes may join, as in a cluster."""
+    """Resources that Ray counts over all nodes; `grows` where nodes may join, as in a cluster."""
 
     cpus: float
     gpus: float
@@ -29,7 +29,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class ActorShape:
-    """What one actor takes and how it samples.
+    """Resources of one actor, and how it samples.
 
     `micro_batch` is None as long as it is to be found. `count` is how many the run wants at most, None for all
     that fit; the first shard waits until `least` are up.

@@ -1,4 +1,4 @@
-"""Where a thread's wall seconds go, by name."""
+"""A thread's wall seconds, by name of what they went to."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ Hold = Callable[[int, int, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a stage steps: `resample` is RePaint's U (in held steps but the last), eta DDIM's.
+    """Settings of a stage's steps: `resample` is RePaint's U (in held steps but the last), eta DDIM's.
 
     From step `free_from` on, which is where the anatomy is let go, eta is `eta_free`. `posterior` is what
     z = E_G(x) means: a sample of the posterior, or its mean.
@@ -68,7 +68,7 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class RegionGuide:
-    """What joint findings are asked with of a denoiser that knows no regions.
+    """Prompts and weights by which joint findings are asked of a denoiser that knows no regions.
 
     The healthy prompt's tokens and the null prompt's [B, L, D], and of each finding its tokens and where it is asked
     for [B, 1, h, w], nowhere for rows that have fewer findings.
@@ -83,7 +83,7 @@ class RegionGuide:
 
 @dataclass(frozen=True, slots=True)
 class FreedRegion:
-    """Where a finding may leave the anatomy [B, 1, h, w], and the step from which on it may."""
+    """A region where a finding may leave the anatomy [B, 1, h, w], and the step from which on it may."""
 
     region: Tensor
     step: int

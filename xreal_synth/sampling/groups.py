@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from xreal_synth.errors import BundleError
-from xreal_synth.sampling.blend import from_grey, latent_region, paste, to_grey
+from xreal_synth.sampling.blend import PASTES, from_grey, latent_region, to_grey
 from xreal_synth.sampling.controlled import (
     FreedRegion,
     Guide,
@@ -284,7 +284,7 @@ class _GroupMaker:
         following = []
         for at, row in enumerate(batch):
             alpha = torch.from_numpy(row.edit.alpha).to(edited.device)
-            image = paste(row.image, edited[at], alpha)
+            image = PASTES[self.settings.paste](row.image, edited[at], alpha)
             if row.number + 1 < len(row.member.edits):
                 after = None if kept is None else kept[:, at]
                 following.append(_Pass(row.group, row.member, row.number + 1, image, after))

@@ -1,4 +1,4 @@
-"""What the sampler needs of a model; anything with these members will do."""
+"""The model as the sampler needs it; anything with these members will do."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from xreal_synth.seeds import Purpose
 
 @dataclass(frozen=True, slots=True)
 class NoiseKey:
-    """Whose noise: the group's attempt and, in stage B, the member and the pass (in stage A "" and 0)."""
+    """The key of a row's noise: the group's attempt and, in stage B, the member and the pass (in stage A "" and 0)."""
 
     seed: int
     index: int
@@ -26,7 +26,7 @@ class NoiseKey:
 
 
 class NoiseSource(Protocol):
-    """Where the sampler's noise comes from: by key, so that no row depends on its neighbours."""
+    """The source of the sampler's noise: by key, so that no row depends on its neighbours."""
 
     def __call__(
         self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int

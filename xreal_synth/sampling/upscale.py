@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from xreal_synth.errors import BundleError
-from xreal_synth.sampling.blend import cubic_resize, from_grey, paste, to_grey
+from xreal_synth.sampling.blend import cubic_resize, feathered_paste, from_grey, to_grey
 from xreal_synth.sampling.denoise import split_prediction
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.sampling.noise import NoiseKey, NoiseSource, philox
@@ -134,7 +134,7 @@ def _large_images(
         region = np.any([edit.region for edit in member.edits], axis=0)
         edited = enlarged(group.images[member.name])
         alpha = torch.from_numpy(fade(region)).to(edited.device)
-        images[member.name] = _grey(paste(twin.to(edited.device), edited, alpha))
+        images[member.name] = _grey(feathered_paste(twin.to(edited.device), edited, alpha))
     return images
 
 

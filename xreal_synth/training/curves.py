@@ -1,4 +1,4 @@
-"""What a run writes for people: metrics.jsonl, curves.png and sample pictures."""
+"""Files that a run writes for people: metrics.jsonl, curves.png and sample pictures."""
 
 from __future__ import annotations
 

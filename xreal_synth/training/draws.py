@@ -1,4 +1,4 @@
-"""Which images a step sees, and random numbers that do not depend on how its batch is split.
+"""Draws of a step: the images that it sees, and random numbers that do not depend on how its batch is split.
 
 A batch may be computed in parts: one after another on one device (loop.accumulate), or at once by several
 workers. Every part draws the random numbers of the whole batch from a generator of its own with the step's

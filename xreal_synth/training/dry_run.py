@@ -1,4 +1,4 @@
-"""What a training would need, without data and without weights: parameters, FLOPs, memory.
+"""The needs of a training, without data and without weights: parameters, FLOPs, memory.
 
 The task is built and its loss differentiated under FakeTensorMode: every operation of a real step runs on tensors
 that have shapes and no numbers. FLOPs are torch.utils.flop_counter's, forward and backward; activations are the

@@ -1,4 +1,4 @@
-"""What a run shows of itself: validation, metrics, curves, sample pictures, the network so far."""
+"""Reports of a run on itself: validation, metrics, curves, sample pictures, the network so far."""
 
 from __future__ import annotations
 

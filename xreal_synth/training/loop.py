@@ -34,7 +34,7 @@ EXIT_STOPPED = 75
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended: steps done, whether the budget is used up, seconds in all, best validation loss."""
+    """The end of a run: steps done, whether the budget is used up, seconds in all, best validation loss."""
 
     step: int
     finished: bool

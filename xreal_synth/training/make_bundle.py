@@ -41,7 +41,7 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the bundle says of itself; None keeps what the base says."""
+    """Words of the bundle about itself; None keeps what the base says."""
 
     name: str
     licence: str | None = None

@@ -42,7 +42,7 @@ _run_config: Any = RunConfig
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """How many workers train together, and what each takes of its node. `threads` are torch's on a CPU."""
+    """The workers that train together: how many, and what each takes of its node. `threads` are torch's on a CPU."""
 
     workers: int
     gpus_per_worker: float = 0.0
@@ -52,7 +52,7 @@ class Team:
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What every worker is told. `folder` is the caller's working directory, where relative paths start."""
+    """The settings of every worker. `folder` is the caller's working directory, where relative paths start."""
 
     config: TrainConfig
     data: str
@@ -63,7 +63,7 @@ class WorkerConfig:
 
 
 class Mailbox:
-    """What the first worker and the caller tell each other. Not used directly: made a Ray actor below."""
+    """Messages between the first worker and the caller. Not used directly: made a Ray actor below."""
 
     def __init__(self) -> None:
         self._pace: Pace | None = None

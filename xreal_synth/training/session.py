@@ -21,7 +21,7 @@ from xreal_synth.training.world import WorkerGroup, joined_loss
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How far a run is and how fast: steps, images a second, seconds still to go, the last losses.
+    """The pace of a run: steps, images a second, seconds still to go, the last losses.
 
     `validated` says that `val_loss` is this step's.
     """

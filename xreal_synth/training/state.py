@@ -27,7 +27,7 @@ LATEST = "latest.json"
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: steps done, seconds spent in all its parts, best validation loss so far."""
+    """The progress of a run: steps done, seconds spent in all its parts, best validation loss so far."""
 
     step: int = 0
     seconds: float = 0.0
@@ -36,7 +36,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """What changes while training: the module, its optimiser and the running average of its parameters."""
+    """All that changes while training: the module, its optimiser and the running average of its parameters."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer

@@ -34,7 +34,7 @@ WARP: Final = WarpSettings(
 
 @dataclass(frozen=True, slots=True)
 class StudySettings:
-    """How each classifier of a study is trained; all of them alike.
+    """Training of each classifier of a study; all of them alike.
 
     `small` is mini-classifier's network (three residual stages); `densenet121` torchvision's DenseNet-121 for one
     grey channel. Both begin with random weights. `size` is the side that images have and the network works at.

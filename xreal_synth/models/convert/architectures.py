@@ -24,7 +24,7 @@ TRAIN_STEPS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class LdmArchitecture:
-    """What a latent-diffusion checkpoint does not say of itself.
+    """Sizes that a latent-diffusion checkpoint does not tell itself.
 
     `unet` and `vae` hold the layout's own parameters, `text` is None without prompts; `betas` are
     linear_start and linear_end of diffusers' `scaled_linear`; `value_range` is that of images in the networks.

@@ -31,7 +31,7 @@ _DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How a bundle is written: number format, where its mask bank comes from (a bundle, or None)."""
+    """Form in which a bundle is written: number format, where its mask bank comes from (a bundle, or None)."""
 
     dtype: StoredDtype = "fp32"
     bank: str | None = None

@@ -39,7 +39,7 @@ class LdmFiles:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What bundle.json says beside the weights; what is empty is as the publisher is known to say."""
+    """Words of bundle.json beside the weights; what is empty is as the publisher is known to say."""
 
     name: str = ""
     licence: str = ""

@@ -1,4 +1,4 @@
-"""What the published models say of themselves, and what this project knows of sampling them.
+"""Facts of the published models: their own words, and how this project samples them.
 
 No weights of any of them were at hand when this was written: licences and terms are those that the publishers
 state; see that they hold for your copy.

@@ -1,4 +1,4 @@
-"""Which findings an image shows, and where: torchvision's classifiers at a small size, for grey images.
+"""The finding classifier, and where it sees findings: torchvision's classifiers at a small size, for grey images.
 
 Shapes: B batch, L findings, F features, H and W image sides, S the side the network works at, m a map's side.
 """

@@ -29,7 +29,7 @@ class LatentPosterior:
 
 
 class PatchRefiner(nn.Module):
-    """What the linear decoder misses: image [B, 1, H, W], latents [B, C, h, w] -> correction [B, 1, H, W].
+    """The linear decoder's correction: image [B, 1, H, W], latents [B, C, h, w] -> what to add to it [B, 1, H, W].
 
     With `grain`, standard normal noise [B, 1, H, W] is a further input: the raw material of texture that latents
     do not hold. Without noise at hand it is taken as zero.

@@ -1,4 +1,4 @@
-"""What encodes prompts: one seam for every family of text encoders. Needed when a bundle is made or gets a
+"""Encoders of prompts: one seam for every family of text encoders. Needed when a bundle is made or gets a
 prompt, never when images are made."""
 
 from __future__ import annotations

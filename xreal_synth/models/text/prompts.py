@@ -17,7 +17,7 @@ Text = Annotated[str, Field(max_length=2000)]
 
 
 class PromptTable(BaseModel):
-    """What is encoded: the prompts of bundle.json, joint prompts of up to `combine` findings, and `more`."""
+    """Prompts to be encoded: those of bundle.json, joint prompts of up to `combine` findings, and `more`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What every training config has: the images and their random changes, and the loop."""
+"""Settings of every training: the images and their random changes, and the loop."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class WarpSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DrawSettings:
-    """How often an image is drawn into a training batch, relative to one that nothing is said of.
+    """Rates at which images are drawn into a training batch, relative to one that nothing is said of.
 
     `boxed` is the factor of images with a region of a finding whose place is known, `findings` those of images
     with these labels (the largest counts). With `balance_view`, PA and AP images have equal shares among the
@@ -69,7 +69,7 @@ class DrawSettings:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class DataSettings:
-    """Which images are read, which findings are learnt, and how images are changed while training.
+    """Images that are read, findings that are learnt, and changes of images while training.
 
     More than `max_refused` of faulty images stop a run before it starts; `limit` keeps the first images of each
     split only. `findings` are labels in the order of the network's own, "No Finding" comes after them.

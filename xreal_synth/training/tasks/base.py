@@ -1,4 +1,4 @@
-"""What the training loop needs to know of a network."""
+"""The network as the training loop needs to know it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which steps of the noise schedule a network in training sees."""
+"""Steps of the noise schedule that a network in training sees."""
 
 from __future__ import annotations
 
