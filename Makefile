@@ -30,6 +30,7 @@ scale: $(VENV)/.installed-dev
 
 speed: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.speed
+	$(BIN)/python -m tests.speed.rows
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Purpose = Literal[
-    "rows", "split", "findings", "anatomy", "boxes", "films", "shams",
+    "rows", "split", "findings", "anatomy", "boxes", "films", "shams", "negatives",
     "a.x_T", "a.posterior", "a.hold", "a.step", "a.resample",
     "u.x_T", "b.x_T", "b.posterior", "b.hold", "b.step", "b.resample", "film.grain",
 ]  # fmt: skip

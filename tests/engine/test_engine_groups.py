@@ -15,9 +15,9 @@ from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import record_key
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
+from xreal_synth.engine.account import images_per_group
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.estimate import estimate
-from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.worker import environment, make_group, plan_group, replay, run_shard
 from xreal_synth.errors import RecipeError

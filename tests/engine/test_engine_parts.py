@@ -12,17 +12,16 @@ from types import SimpleNamespace
 import pytest
 
 from xreal_synth.dataset.tar import read_tar
-from xreal_synth.engine.expect import images_per_group
+from xreal_synth.engine.account import images_per_group
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import Advanced, Meter, ShardDone
-from xreal_synth.engine.publish import with_retries
 from xreal_synth.engine.worker import make_group, replay, run_shard
 from xreal_synth.errors import DatasetError, EngineError, PlacementError, StorageError
 from xreal_synth.recipe.schema import Compute
 from xreal_synth.run.attempts import plan_group
 from xreal_synth.run.fingerprint import fingerprint, fingerprint_differences
 from xreal_synth.run.resources import Resources, actor_shape, local_cpus
-from xreal_synth.storage import LocalStore
+from xreal_synth.storage import LocalStore, with_retries
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.storm import storm_uri
-from xreal_synth.engine.retrying import RetryingStore, retrying
 from xreal_synth.errors import StorageError
 from xreal_synth.report.build import try_build
-from xreal_synth.storage import LocalStore, open_store
+from xreal_synth.storage import LocalStore, RetryingStore, open_store, retrying
 
 
 def test_every_operation_survives_a_storage_that_fails_every_third_time(tmp_path):

@@ -35,7 +35,7 @@ Out = pytest.CaptureFixture[str]
 def images_of(positive: list[int], patients: list[int], *, synthetic: bool = False) -> LabelledImages:
     images = np.arange(len(positive), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     names = np.asarray([f"p{patient}" for patient in patients])
-    return LabelledImages(images, np.asarray(positive, bool), names, synthetic)
+    return LabelledImages(images, ("Pneumonia",), np.asarray(positive)[:, None], names, synthetic)
 
 
 REAL = images_of([1, 0, 0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
@@ -63,6 +63,20 @@ def test_shares_are_of_patients_and_nested(seed: int, one: float, other: float) 
 def test_a_share_of_all_is_all() -> None:
     assert len(real_share(REAL, 1.0, 4)) == len(REAL)
     assert len(set(real_share(REAL, 0.25, 4).patients.tolist())) == 1 + 2, "rounded up among each"
+
+
+def test_a_small_share_has_someone_with_each_finding() -> None:
+    """Eight patients with Effusion, one of them alone with Mass too: she counts to the rarer."""
+    labels = np.zeros((16, 2), np.int64)
+    labels[:8, 0], labels[3, 1] = 1, 1
+    names = np.asarray([f"p{at}" for at in range(16)])
+    images = LabelledImages(
+        np.zeros((16, 4, 4), np.uint8), ("Effusion", "Mass"), labels, names, synthetic=False
+    )
+    part = real_share(images, 0.25, 0)
+    assert part.positives() == {"Effusion": 2 + 1, "Mass": 1}
+    assert len(part) == 2 + 1 + 2
+    assert set(part.patients.tolist()) < set(real_share(images, 0.5, 0).patients.tolist())
 
 
 def test_phases_have_the_same_steps_in_all() -> None:
@@ -96,24 +110,51 @@ def test_figures_by_hand() -> None:
         UtilityCell(Arm.both, 1.0, 1): [0, 3, 1, 2],  # 2 of 4
         UtilityCell(Arm.synthetic, 0.0, 0): [0, 0, 1, 1],  # none
     }
-    trained = [Trained(cell, np.asarray(reported, float), 10, 4, 1.0) for cell, reported in scores.items()]
+    trained = [Trained(cell, np.asarray(one, float)[:, None], 10, 4, 1.0) for cell, one in scores.items()]
     rows = rows_of(trained, test)
     assert [(row.arm, row.share) for row in rows] == [
         (Arm.synthetic, 0.0), (Arm.real, 1.0), (Arm.both, 1.0),
     ]  # fmt: skip
+    assert {row.measure for row in rows} == {"AUC"}
     made, real, both = rows
-    assert (made.auc.value, made.gain) == (0, None)
+    assert (made.mean.value.value, made.mean.gain) == (0, None)
+    assert made.mean.of_real is not None
+    assert made.mean.of_real.value == pytest.approx((0 - 0.5) / (0.75 - 0.5))
     assert np.isnan(made.deviation)
-    assert real.auc.value == pytest.approx(0.75)
-    assert real.deviation == 0
-    assert both.auc.value == pytest.approx(0.75)
+    assert real.mean.value.value == pytest.approx(0.75)
+    assert (real.mean.of_real, real.deviation) == (None, 0)
+    assert both.mean.value.value == pytest.approx(0.75)
+    assert both.findings == {"Pneumonia": both.mean}
     assert both.deviation == pytest.approx(np.sqrt(2 * 0.25**2))
-    assert both.gain is not None
-    assert both.gain.value == pytest.approx(0)
-    assert both.gain.ci_low < 0 < both.gain.ci_high
-    table = table_of(rows).splitlines()
-    assert len(table) == 2 + 3
-    assert table[-1].startswith("| real + synthetic | 10 (100%) | 4 | 0.750 [")
+    assert both.mean.gain is not None
+    assert both.mean.gain.value == pytest.approx(0)
+    assert both.mean.gain.ci_low < 0 < both.mean.gain.ci_high
+    first, second = table_of(rows).split("\n\n")
+    assert len(first.splitlines()) == 2 + 3
+    assert first.splitlines()[-1].startswith("| real + synthetic | 10 (100%) | 4 | 0.750 [")
+    assert second.splitlines()[0] == "| (AUC - 0.5) of synthetic over real | Pneumonia |"
+    assert second.splitlines()[2].startswith("| synthetic alone | -2.000 [")
+
+
+def test_figures_of_two_findings_are_their_mean() -> None:
+    """Mass is unknown of the last image; a ratio to real images is taken finding by finding."""
+    labels = np.asarray([[1, 1], [0, 1], [1, 0], [0, 0], [0, -1]])
+    names = np.asarray([f"p{at}" for at in range(5)])
+    test = LabelledImages(np.zeros((5, 4, 4), np.uint8), ("Effusion", "Mass"), labels, names, synthetic=False)
+    scores = {
+        UtilityCell(Arm.real, 1.0, 0): ([5, 4, 3, 2, 1], [4, 3, 2, 1, 9]),  # 5 of 6 pairs; all four
+        UtilityCell(Arm.synthetic, 0.0, 0): ([5, 3, 4, 2, 1], [4, 1, 2, 3, 9]),  # all six; 2 of 4
+    }
+    rows = rows_of([Trained(cell, np.asarray(one, float).T, 5, 4, 1.0) for cell, one in scores.items()], test)
+    made, real = rows
+    assert [one.value.value for one in real.findings.values()] == pytest.approx([5 / 6, 1])
+    assert real.mean.value.value == pytest.approx((5 / 6 + 1) / 2)
+    ratios = [one.of_real.value for one in made.findings.values() if one.of_real is not None]
+    assert ratios == pytest.approx([0.5 / (5 / 6 - 0.5), 0])
+    assert made.mean.of_real is not None
+    assert made.mean.of_real.value == pytest.approx(np.mean(ratios))
+    assert (made.findings["Mass"].value.n, made.findings["Effusion"].value.n) == (4, 5)
+    assert table_of(rows).count("| AUC, gain over real alone | real images | Effusion | Mass |") == 1
 
 
 def test_areas_are_torchmetrics() -> None:
@@ -139,10 +180,10 @@ def test_the_command_trains_each_once_and_goes_on(
     first = json.loads(capsys.readouterr().out)
     assert first == json.loads((out / "utility.json").read_text())
     assert len(list((out / "cells").iterdir())) == 7
-    assert first["synthetic"] == {"images": 20, "positive": 4, "patients": 12}
-    assert first["real"]["test"] == {"images": 6, "positive": 2, "patients": 3}
+    assert first["synthetic"] == {"images": 20, "positive": {"Pneumonia": 4}, "patients": 12}
+    assert first["real"]["test"] == {"images": 6, "positive": {"Pneumonia": 2}, "patients": 3}
     assert [row["arm"] for row in first["rows"]].count("real + synthetic") == 2
-    assert "Pneumonia, tested on 6 real images" in (out / "utility.md").read_text()
+    assert "Tested on 6 real images of 3 patients (2 Pneumonia)" in (out / "utility.md").read_text()
     with Image.open(out / "utility.png") as picture:
         assert picture.width > 600
 
@@ -164,6 +205,43 @@ def test_the_command_trains_each_once_and_goes_on(
     assert "steps 2, now 4" in reported
 
 
+def test_several_findings_at_once(
+    options: list[str], tmp_path: Path, evaluate: Evaluate, capsys: Out
+) -> None:
+    more = ["--finding", "Effusion", "--shares", "1", "--seeds", "1", "--json", "--out", str(tmp_path)]
+    assert evaluate(*options, *more) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["network"]["findings"] == ["Pneumonia", "Effusion"]
+    assert found["real"]["test"]["positive"] == {"Pneumonia": 2, "Effusion": 1}
+    assert [row["arm"] for row in found["rows"]] == [
+        "synthetic", "real", "real + synthetic", "synthetic, then real",
+    ]  # fmt: skip
+    assert all(set(row["findings"]) == {"Pneumonia", "Effusion"} for row in found["rows"])
+    cell = json.loads((tmp_path / "cells" / "synthetic-0-seed0.json").read_text())
+    assert np.asarray(cell["outputs"]).shape == (6, 2)
+
+
+def test_a_detector_is_trained_and_tested_on_boxes(
+    options: list[str], tmp_path: Path, evaluate: Evaluate, capsys: Out
+) -> None:
+    more = ["--task", "localise", "--shares", "1", "--seeds", "2", "--json", "--out", str(tmp_path)]
+    assert evaluate(*options, *more) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["measure"], row["arm"]) for row in found["rows"]] == [
+        (measure, arm)
+        for measure in ("pointing game", "average precision")
+        for arm in ("synthetic", "real", "real + synthetic")
+    ]
+    assert all(0 <= row["mean"]["value"]["value"] <= 1 for row in found["rows"])
+    cell = json.loads((tmp_path / "cells" / "both-1-seed1.json").read_text())
+    boxes = np.asarray(cell["outputs"])
+    assert set(boxes[:, 0].astype(int).tolist()) == set(range(6)), "every map gives a box"
+    assert (boxes[:, 4] < boxes[:, 6]).all()
+    assert (tmp_path / "utility.png").is_file()
+    assert evaluate(*options, *more, "--finding", "Effusion") == 2
+    assert "show Effusion in a box" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -171,7 +249,7 @@ def test_the_command_trains_each_once_and_goes_on(
         (["--shares", "0,1"], "over 0, up to 1"),
         (["--batch", "6"], "multiple of 4"),
         (["--split", "train"], "both in training and in test"),
-        (["--finding", "Cardiomegaly"], "0 of 6 test images show"),
+        (["--finding", "Cardiomegaly"], "test images: 0 of 6 images show Cardiomegaly"),
         (["--real", "other.csv"], "manifest.csv"),
     ],
 )

@@ -224,3 +224,43 @@ def test_what_must_touch_is_refused_under_forbid(make: Make, labels: str, found:
     plan = make(f"findings=[{{weight: 1, labels: [{labels}]}}]", "placement.overlap=forbid", "pairs.sham=0")
     with pytest.raises(PlacementError, match=found):
         plan.sample(0, 0)
+
+
+@pytest.mark.parametrize("twin", [True, False])
+def test_groups_without_findings_are_edited_where_asked(make: Make, twin: bool) -> None:
+    plan = make("pairs.edit_negatives=true", f"pairs.twin={str(twin).lower()}", "anatomies=60")
+    painted = Counter[str]()
+    for index in range(60):
+        spec = plan.sample(index, 0)
+        names = [member.name for member in spec.members]
+        if spec.row != 0:
+            assert names[-1] == "s0" or not plan.sham(index)
+            continue
+        assert names == (["h", "s0"] if twin else ["s0"])
+        sham = spec.members[-1].sham
+        assert spec.members[-1].findings == ()
+        assert sham
+        assert all(spec.regions[place].any() for place in sham)
+        painted.update(place.name for place in sham)
+    assert set(painted) == {"Pneumonia", "Effusion"}
+    assert (
+        plan.sample(0, 0).members
+        == make("pairs.edit_negatives=true", f"pairs.twin={str(twin).lower()}").sample(0, 0).members
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["findings=[{weight: 1, labels: [{name: Pneumonia}]}]"], "`edit_negatives` without both"),
+        (
+            ["pairs={twin: false, edit_negatives: true}", "sampling.mode=joint"],
+            "`joint` with pairs.edit_negatives: true",
+        ),
+    ],
+)
+def test_edited_negatives_want_rows_of_both_kinds_and_edits(
+    make: Make, changes: list[str], words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        make("pairs.edit_negatives=true", *changes)

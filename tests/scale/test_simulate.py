@@ -14,8 +14,7 @@ from tests.scale.dataset import RECIPE, write_dataset
 from tests.scale.run import SimulationRow, simulate
 from tests.scale.store import MarkStore
 from tests.scale.world import Chances, ShardTimes, World
-from xreal_synth.engine.account import Account
-from xreal_synth.engine.expect import images_per_group
+from xreal_synth.engine.account import Account, images_per_group
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Flight
 from xreal_synth.engine.progress import Advanced, Event

@@ -17,7 +17,8 @@ from typing import Any
 from tests.doubles.tables import markdown
 from xreal_synth.engine.backend import Networks, TorchBackend
 from xreal_synth.engine.ray_actor import WAITING
-from xreal_synth.engine.worker import RenderedShard, Worker
+from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.engine.worker import Worker
 from xreal_synth.quality.checks import JudgedImage
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape

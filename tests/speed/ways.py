@@ -23,8 +23,8 @@ from typing import Final, Literal
 
 from tests.doubles.fake_backend import FakeImages
 from tests.speed.marked import Marked, MarkedBackend, Marks, read_marks
+from xreal_synth.engine.account import images_per_group
 from xreal_synth.engine.backend import BackendSpec
-from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.progress import ActorUp, Event, ShardDone
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.ray_session import session

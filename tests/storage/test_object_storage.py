@@ -11,9 +11,8 @@ import pytest
 from object_store import BUCKET, KEY_ID, SECRET, ObjectStore
 
 from xreal_synth import storage
-from xreal_synth.engine.publish import with_retries
 from xreal_synth.errors import StorageError
-from xreal_synth.storage import RemoteStore, open_store, scrubbed, sha256_file, sha256_of
+from xreal_synth.storage import RemoteStore, open_store, scrubbed, sha256_file, sha256_of, with_retries
 
 pytestmark = pytest.mark.usefixtures("object_store")
 

@@ -166,7 +166,8 @@ def test_the_loss_of_places_by_hand() -> None:
     regions = torch.zeros(2, 1, 4, 4)
     regions[0, 0, :2, :2] = 1
     away = [math.log1p(math.exp(logit)) for logit in maps.flatten().tolist()]
-    placed = 3 * (math.log1p(math.exp(-1)) + sum(away[1:4]) / 3) / 2
+    pooled = math.log(sum(math.exp(4 * logit) for logit in (-1.0, -2.0, -3.0)) / 4) / 4
+    placed = 3 * (math.log1p(math.exp(-1)) + sum(away[1:4]) / 3 + math.log1p(math.exp(pooled))) / 3
     weight = torch.tensor([3.0])
     for absent, rest in ((True, sum(away[4:]) / 4), (False, 0.0)):
         found = place_loss(maps, regions, torch.tensor([[False], [absent]]), weight)

@@ -1,4 +1,4 @@
-"""`xreal-synth evaluate utility`: does a dataset help a classifier that is tested on real images?"""
+"""`xreal-synth evaluate utility`: does a dataset help a classifier, or a detector, that is tested on real images?"""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ class Arch(StrEnum):
     densenet121 = "densenet121"
 
 
+class Task(StrEnum):
+    classify = "classify"
+    localise = "localise"
+
+
 class StudyPrecision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
@@ -38,7 +43,9 @@ def register(group: typer.Typer) -> None:
     group.command(
         epilog=examples(
             "xreal-synth evaluate utility out/pneumonia --real images/manifest.csv --finding Pneumonia "
-            "--out runs/utility",
+            "--finding Effusion --out runs/utility",
+            "xreal-synth evaluate utility out/pneumonia --real images/ --finding Pneumonia --task localise "
+            "--shares 1 --out runs/places",
             "xreal-synth evaluate utility s3://bucket/big --real images/ --finding Effusion --out runs/effusion "
             "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5",
         )
@@ -48,17 +55,27 @@ def register(group: typer.Typer) -> None:
 def utility(
     dataset: GeneratedArgument,
     real: RealOption,
-    finding: Annotated[str, typer.Option(help="What the classifier learns to see.", show_default=False)],
+    finding: Annotated[
+        list[str], typer.Option(help="What it learns to see; may be repeated.", show_default=False)
+    ],
     out: Annotated[
         Path,
         typer.Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER"),
     ],
+    task: Annotated[
+        Task, typer.Option(help="localise: a detector, learnt from boxes and tested on real ones.")
+    ] = Task.classify,
     shares: Annotated[str, typer.Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions: other weights, images and order.")] = 3,
     train_split: Annotated[str, typer.Option(help="The manifest's split to train on.")] = "train",
     split: Annotated[str, typer.Option(help="The split to test on, of other patients.")] = "val",
     arch: Annotated[Arch, typer.Option(help="small: three residual stages, for CPUs.")] = Arch.small,
-    size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the images it sees.")] = 80,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=32, max=1024, help="Side of the images it sees.", show_default="80; 160 to localise"
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Of the optimiser, the same for all.")] = 600,
     batch: Annotated[int, typer.Option(min=4, help="Images a step, a multiple of 4.")] = 16,
     rate: Annotated[float, typer.Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
@@ -69,28 +86,32 @@ def utility(
     """The same classifier trained on real and synthetic images, tested on real ones.
 
     Trained on real images; on synthetic; on both, half of each batch; on
-    synthetic for half of the steps and then on real. Batches are balanced
-    between images with the finding and without. OUT gets utility.json,
-    utility.md, utility.png, and a file for each classifier: what is done is
-    not trained again.
+    synthetic for half of the steps and then on real (not to localise).
+    Batches are balanced between images with each finding and with none. To
+    localise, images whose finding has no box are left out. OUT gets
+    utility.json, utility.md, utility.png, and a file for each network: what
+    is done is not trained again.
     """
     import torch
 
-    from xreal_synth.evaluation.utility import Study, cells_of, phases_of
+    from xreal_synth.evaluation.utility import BESIDE_SYNTHETIC, Arm, Study, cells_of, phases_of
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
     torch.set_num_threads(threads)
-    parts = _shares(shares)
+    parts, places = _shares(shares), task is Task.localise
     if batch % 4:
         raise TrainingError(found=f"--batch {batch}", wanted="a multiple of 4", hint="correct it")
-    settings = StudySettings(_finding(finding), arch.value, size, steps, batch, rate, precision.value)
+    side = size or (160 if places else 80)
+    settings = StudySettings(
+        _findings(finding), places, arch.value, side, steps, batch, rate, precision.value
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with bars() as report:
         made, head = _made(dataset, settings, report)
         training, test, manifest = _real(real, (train_split, split), settings, report)
         study = Study(out, {**head, **manifest, **asdict(settings), "device": device})
-        cells = cells_of(parts, seeds)
+        cells = cells_of(parts, seeds, [Arm.real, Arm.both] if places else BESIDE_SYNTHETIC)
         for cell in cells:  # what cannot be trained is told before anything is
             phases_of(cell, training, made, steps)
         done: list[Trained] = []
@@ -106,7 +127,7 @@ def utility(
     where = f"{machine(device)}, {threads} thread(s), {precision.value}"
     reported = {
         "dataset": head, "real": {**manifest, "train": _counts(training), "test": _counts(test)},
-        "synthetic": _counts(made), "classifier": asdict(settings), "machine": where,
+        "synthetic": _counts(made), "network": asdict(settings), "machine": where,
         "training_seconds": round(sum(one.seconds for one in done), 1), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     table = _write(study.folder, rows, reported, settings)
@@ -121,58 +142,33 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
     """Trains in the training room and tests on the test images; seconds are CPU seconds on a CPU."""
     import torch
 
+    from xreal_synth.evaluation.detections import boxes_found
     from xreal_synth.evaluation.utility import TrainingPhase
     from xreal_synth.training.study import Phase, image_set, scores_after
 
-    tested = image_set(test.images, test.positive, settings)
+    def given(one: LabelledImages) -> Any:
+        return image_set(one.images, one.labels, settings, one.boxes)
+
+    tested = given(test)
     clock = time.process_time if device == "cpu" else time.perf_counter
 
     def fit(phases: Sequence[TrainingPhase], seed: int) -> tuple[Any, float]:
         began = clock()
-        own = [
-            Phase(tuple(image_set(one.images, one.positive, settings) for one in phase.sets), phase.steps)
-            for phase in phases
-        ]
-        logits = scores_after(
+        own = [Phase(tuple(given(one) for one in phase.sets), phase.steps) for phase in phases]
+        outputs = scores_after(
             own, tested, settings, seed, torch.device(device), lambda: report("training", 1, total)
         )
-        return logits, clock() - began
+        return boxes_found(outputs) if settings.localise else outputs, clock() - began
 
     return fit
 
 
 def _made(dataset: str, settings: StudySettings, report: Report) -> tuple[LabelledImages, dict[str, str]]:
     """The dataset's images whose label is known, of all its splits, and what dataset it is."""
-    import hashlib
+    from xreal_synth.evaluation.utility_images import read_generated
 
-    import numpy as np
-
-    from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images
-    from xreal_synth.evaluation.utility import LabelledImages
-    from xreal_synth.evaluation.utility_images import resized
-    from xreal_synth.findings import TXRV18
-
-    label_set = "txrv18" if settings.finding in TXRV18 else "chexpert14"
-    images, positive, groups, content = [], [], [], hashlib.sha256()
     with made_source(dataset) as source:
-        check_synthetic(source, "an edited image may be a test patient's")
-        for read in generated_images(source, report):
-            label = read.sample.meta.labels[label_set][settings.finding]
-            if label is None:
-                continue
-            content.update(f"{read.sample.meta.key} {read.sha256}\n".encode())
-            images.append(resized(read.sample.image, settings.size))
-            positive.append(label == 1)
-            groups.append(str(read.sample.meta.group))
-    if not images:
-        raise TrainingError(
-            where=dataset,
-            found=f"no image whose label {settings.finding} is known",
-            wanted="images with the finding and without",
-            hint="name another --finding",
-        )
-    head = {"dataset": source.head.name, "digest": source.head.digest, "images_sha256": content.hexdigest()}
-    return LabelledImages(np.stack(images), np.asarray(positive), np.asarray(groups), synthetic=True), head
+        return read_generated(source, settings.findings, settings.size, report, places=settings.localise)
 
 
 def _real(
@@ -180,13 +176,14 @@ def _real(
 ) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
     """Training images, test images, and what manifest they are of."""
     from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.utility_images import apart, read_labelled
+    from xreal_synth.evaluation.utility_images import apart, read_real
     from xreal_synth.images.manifest import MANIFEST
     from xreal_synth.storage import sha256_bytes
 
     store = open_real(manifest)
     training, test = (
-        read_labelled(store, split, settings.finding, settings.size, report) for split in splits
+        read_real(store, split, settings.findings, settings.size, report, places=settings.localise)
+        for split in splits
     )
     apart(training, test)
     reported = {"manifest_sha256": sha256_bytes(store.read_bytes(MANIFEST)), "splits": "/".join(splits)}
@@ -200,16 +197,18 @@ def _write(
     from xreal_synth.storage import LocalStore
 
     test = reported["real"]["test"]
+    shown = ", ".join(f"{count} {name}" for name, count in test["positive"].items())
+    kind = "detector" if settings.localise else "classifier"
     words = (
-        f"{settings.finding}, tested on {test['images']} real images ({test['positive']} with it, "
-        f"{test['patients']} patients); {settings.arch} classifier at {settings.size} pixels, {settings.steps} steps "
-        f"of {settings.batch} images; {reported['machine']}"
+        f"Tested on {test['images']} real images of {test['patients']} patients "
+        f"({shown}{', in boxes' if settings.localise else ''}); {settings.arch} {kind} at {settings.size} pixels, "
+        f"{settings.steps} steps of {settings.batch} images; {reported['machine']}"
     )
     table = f"{words}\n\n{table_of(rows)}"
     store = LocalStore(folder)
     store.replace("utility.md", table.encode())
     store.replace("utility.json", (json.dumps(_plain(reported), indent=1) + "\n").encode())
-    draw_rows(rows, folder / "utility.png", f"{settings.finding}: what the classifier was trained on")
+    draw_rows(rows, folder / "utility.png", f"{', '.join(settings.findings)}: what the {kind} was trained on")
     return table
 
 
@@ -219,22 +218,22 @@ def _plain(reported: dict[str, Any]) -> Any:
     return null_for_nan(json.loads(json.dumps(reported)))
 
 
-def _counts(images: LabelledImages) -> dict[str, int]:
+def _counts(images: LabelledImages) -> dict[str, Any]:
     return {
         "images": len(images),
-        "positive": int(images.positive.sum()),
+        "positive": images.positives(),
         "patients": len(set(images.patients.tolist())),
     }
 
 
-def _finding(name: str) -> str:
+def _findings(names: Sequence[str]) -> tuple[str, ...]:
     from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
 
-    found = image_label(name)
-    if found is None or found == NO_FINDING:
-        known = ", ".join(one for one in IMAGE_LABELS if one in TXRV18)
-        raise TrainingError(found=f"--finding {name}", wanted=f"one of {known}", hint="correct the name")
-    return found
+    for name in names:
+        if image_label(name) in (None, NO_FINDING):
+            known = ", ".join(one for one in IMAGE_LABELS if one in TXRV18)
+            raise TrainingError(found=f"--finding {name}", wanted=f"one of {known}", hint="correct the name")
+    return tuple(dict.fromkeys(found for name in names if (found := image_label(name)) is not None))
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -71,8 +71,7 @@ def repair(
     """
     from xreal_synth.dataset.head import read_head
     from xreal_synth.engine.repair import open_for_repair, plan_repair
-    from xreal_synth.engine.retrying import retrying
-    from xreal_synth.storage import open_store
+    from xreal_synth.storage import open_store, retrying
 
     store = retrying(open_store(dataset))
     head = read_head(store)

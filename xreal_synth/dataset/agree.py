@@ -56,14 +56,15 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
 
 
 def _sham_problems(members: Sequence[Sample]) -> list[str]:
-    """Whether a sham lies in the first variant's regions and is labelled as an image without them."""
+    """Whether a sham lies in the first variant's regions, where its group has one, and is labelled as an image without
+    them."""
     by_name = {sample.meta.member: sample.meta for sample in members}
     first, twin = by_name.get(Role.variant.member()), by_name.get(Role.healthy)
     problems = []
     for meta in by_name.values():
         if not meta.sham:
             continue
-        if first is None or first.findings != meta.sham:
+        if first is not None and first.findings != meta.sham:
             problems.append(f"{meta.key}: its regions are not those of the group's v0")
         if twin is not None and twin.labels != meta.labels:
             problems.append(f"{meta.key}: other labels than {twin.key}")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from xreal_synth.dataset.acceptance import refused_by_check
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.summary import DatasetSummary
-from xreal_synth.engine.expect import images_per_group
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Clock, Flight
 from xreal_synth.engine.progress import (
@@ -26,6 +25,8 @@ from xreal_synth.engine.progress import (
     ShardFailure,
 )
 from xreal_synth.errors import XrealError
+from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.schema import Recipe
 from xreal_synth.types import ShardRecord
 
 if TYPE_CHECKING:
@@ -45,6 +46,40 @@ _NEXT: dict[ExitCode, str] = {
 
 Merge = Callable[..., DatasetSummary | None]
 """`finish`, or what stands in for it where no shard has files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesPerGroup:
+    """Means over the findings rows: images delivered, and images the models make (the twin always; twice each
+    where images are upscaled)."""
+
+    delivered: float
+    made: float
+
+    def images(self, groups: int) -> int:
+        """Delivered images expected of this many groups."""
+        return round(groups * self.delivered)
+
+    def share(self, made: float, groups: int) -> float:
+        """Delivered images that `made` images of a shard of `groups` groups stand for, about."""
+        return min(made, groups * self.made) * self.delivered / self.made
+
+
+def images_per_group(recipe: Recipe) -> ImagesPerGroup:
+    """A group without findings gives its healthy image, or a sham; any other its variants, and twin and sham."""
+    real, pairs = isinstance(recipe.anatomy.source, ImagesSource), recipe.pairs
+    total = sum(row.weight for row in recipe.findings)
+    delivered = made = 0.0
+    for row in recipe.findings:
+        share = row.weight / total
+        edited = pairs.variants * len(row.kinds) + pairs.sham * row.takes_sham(on_images=real)
+        negative = recipe.edits_negative(row)
+        edited = edited if row.paints else float(negative)
+        delivered += share * (edited + pairs.twin if row.paints or negative else 1)
+        made += share * (1 + edited)
+        if recipe.output.upscale is not None:
+            made += share * (edited + (not real))
+    return ImagesPerGroup(delivered=delivered, made=made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,12 @@ from xreal_synth.engine.progress import (
     Stopping,
     Warned,
 )
-from xreal_synth.engine.publish import with_retries
 from xreal_synth.engine.schedule import Limits, ShardSchedule
 from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.run.fingerprint import fingerprint_differences
 from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch
 from xreal_synth.run.setup import Run, claim
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, with_retries
 from xreal_synth.types import ShardRecord
 
 _RESOURCES_EVERY_S = 5.0

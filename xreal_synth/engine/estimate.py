@@ -66,11 +66,16 @@ def _controlnet_factor(run: Run) -> float:
 def _edits(run: Run) -> float:
     """Expected passes of stage B, over all groups, variants and shams; one for each part of a real image's edit."""
     rows, pairs = run.recipe.findings, run.recipe.pairs
-    passes = 0.0
+    passes = negatives = painted = first = 0.0
     for row in rows:
         kinds = [len(labels) + _parts(row.edit) for _, labels in row.kinds]
+        negatives += row.weight * run.recipe.edits_negative(row)
+        if row.takes_sham(on_images=run.plan.on_images):
+            painted += row.weight
+            first += row.weight * kinds[0]
         shams = pairs.sham * row.takes_sham(on_images=run.plan.on_images)
         passes += row.weight * (pairs.variants * sum(kinds) + shams * kinds[0])
+    passes += negatives * first / (painted or 1.0)
     return float(run.recipe.anatomies * passes / sum(row.weight for row in rows))
 
 

@@ -20,12 +20,11 @@ from xreal_synth.dataset.names import RECORDS, SHARDS, TABLES, record_key, shard
 from xreal_synth.dataset.record import parse_record
 from xreal_synth.dataset.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
-from xreal_synth.engine.publish import with_retries
+from xreal_synth.engine.publish import publish_rows
 from xreal_synth.engine.samples import build_sample, real_twin
-from xreal_synth.engine.worker import publish_rows
 from xreal_synth.errors import DatasetError
 from xreal_synth.run.attempts import plan_shard
-from xreal_synth.storage import LocalStore, Store, sha256_file, sha256_of
+from xreal_synth.storage import LocalStore, Store, sha256_file, sha256_of, with_retries
 from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:

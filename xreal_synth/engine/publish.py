@@ -5,29 +5,22 @@ Publishing is idempotent: a second actor that made the same shard finds equal by
 
 from __future__ import annotations
 
-import errno
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.names import quarantine_key, record_key, rejects_key, table_key, tar_key
-from xreal_synth.dataset.record import parse_record, read_record, record_bytes, stamp
-from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.storage import Store, sha256_of
-from xreal_synth.types import FileStamp, ShardRecord
+from xreal_synth.dataset.record import build_record, parse_record, read_record, record_bytes, stamp
+from xreal_synth.dataset.table import build_rejects, build_table
+from xreal_synth.dataset.tar import TableRow
+from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.errors import DatasetError
+from xreal_synth.storage import Store, sha256_of, with_retries
+from xreal_synth.types import FileStamp, Rejected, ShardPlan, ShardRecord
 
-T = TypeVar("T")
-
-TRIES = 5
-FIRST_WAIT_S = 0.5
-_HOPELESS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
-    errno.EISDIR,
-)  # fmt: skip
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A disk, a quota or a file that may not grow further."""
+if TYPE_CHECKING:
+    from xreal_synth.run.setup import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +39,45 @@ class ShardFiles:
         return stamp(tar_key(self.stem), self.tar), stamp(table_key(self.stem), self.table), rejects
 
 
-def with_retries(
-    what: str,
-    action: Callable[[], T],
-    *,
-    tries: int = TRIES,
-    wait_s: float = FIRST_WAIT_S,
-    sleep: Callable[[float], None] = time.sleep,
-) -> T:
-    """The action's result; waits twice as long after each failure of the storage.
+def publish_shard(
+    run: Run, rendered: RenderedShard, store: Store, *, actor: str, attempt: int, replacing: bool
+) -> ShardRecord:
+    """Ends a rendered shard's tar, publishes it and removes its temporary folder, while another may be rendered.
 
-    A full or read-only disk is not waited for. Raises StorageError.
+    Raises StorageError, DatasetError, and what the encoder raised.
     """
-    for attempt in range(tries):
-        try:
-            return action()
-        except (OSError, StorageError) as error:
-            hopeless = isinstance(error, OSError) and error.errno in _HOPELESS
-            if hopeless or attempt + 1 == tries:
-                raise StorageError(
-                    found=f"{what} failed: {error}",
-                    wanted="a place that can be read and written",
-                    hint="make room or fix the storage, then run the same command again to go on",
-                ) from error
-            sleep(wait_s * 2**attempt)
-    raise AssertionError("tries is at least one")
+    with rendered.folder:
+        return publish_rows(
+            run, rendered.shard, rendered.encoder.close(), rendered.rejected, rendered.tar, store,
+            environment=rendered.environment, timings=rendered.timings,
+            actor=actor, attempt=attempt, replacing=replacing,
+        )  # fmt: skip
+
+
+def publish_rows(
+    run: Run,
+    shard: ShardPlan,
+    rows: list[TableRow],
+    rejected: Sequence[Rejected],
+    tar: Path,
+    store: Store,
+    *,
+    environment: dict[str, str],
+    timings: dict[str, float],
+    actor: str,
+    attempt: int,
+    replacing: bool,
+) -> ShardRecord:
+    """Table, rejects and record of a tar that lies in a file, published in order."""
+    rejects = build_rejects(shard, rejected) if rejected else None
+    files = ShardFiles(shard.stem, tar, build_table(shard, rows), rejects)
+    tar_stamp, table_stamp, rejects_stamp = files.stamps
+    record = build_record(
+        shard, rows, rejected, tar=tar_stamp, table=table_stamp, rejects=rejects_stamp, digest=run.digest,
+        fingerprint=environment, timings={name: round(value, 3) for name, value in timings.items()},
+        actor=actor, attempt=attempt, gated=bool(run.quality.checks),
+    )  # fmt: skip
+    return publish(store, files, record, replacing=replacing)
 
 
 def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: bool) -> ShardRecord:

@@ -17,16 +17,16 @@ from xreal_synth.dataset.record import read_record
 from xreal_synth.engine.backend import BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
-from xreal_synth.engine.publish import FULL, with_retries
+from xreal_synth.engine.publish import publish_shard
 from xreal_synth.engine.ray_metrics import actor_metrics
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
-from xreal_synth.engine.retrying import retrying
-from xreal_synth.engine.worker import RenderedShard, Worker, environment, publish_shard
+from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.engine.worker import Worker, environment
 from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.run.setup import Run, open_run
-from xreal_synth.storage import Store, open_store, scrubbed
+from xreal_synth.storage import FULL, Store, open_store, retrying, scrubbed, with_retries
 from xreal_synth.types import ShardRecord
 
 if TYPE_CHECKING:

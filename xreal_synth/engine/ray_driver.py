@@ -23,12 +23,11 @@ from xreal_synth.engine.ray_metrics import run_metrics
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
-from xreal_synth.engine.retrying import retrying
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.recipe.schema import Compute
 from xreal_synth.run.resources import actor_shape, recorded_micro_batch
 from xreal_synth.run.setup import Run, check_before_start
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, retrying
 
 
 def generate(

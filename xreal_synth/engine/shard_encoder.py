@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.tar import EncodedSample, TableRow, TarWriter, encode_sample
 from xreal_synth.run.stopwatch import WAIT, Stopwatch
+from xreal_synth.types import Rejected, ShardPlan
 
 if TYPE_CHECKING:
     from xreal_synth.engine.samples import GeneratedGroup
@@ -63,3 +66,17 @@ class ShardEncoder:
     def _add(self, index: int) -> None:
         for encoded in self._encoded.pop(index):
             self._writer.add(encoded)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RenderedShard:
+    """A shard whose last images may still be on the encoder, on their way into the tar in a temporary folder, and what
+    its table and record are made of."""
+
+    shard: ShardPlan
+    folder: tempfile.TemporaryDirectory[str]
+    tar: Path
+    encoder: ShardEncoder
+    rejected: list[Rejected]
+    environment: dict[str, str]
+    timings: dict[str, float]

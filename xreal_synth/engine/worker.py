@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.names import parse_key
-from xreal_synth.dataset.record import build_record
-from xreal_synth.dataset.table import build_rejects, build_table
-from xreal_synth.dataset.tar import TableRow
 from xreal_synth.engine.backend import Backend, OnBatch
-from xreal_synth.engine.publish import ShardFiles, publish
+from xreal_synth.engine.publish import publish_shard
 from xreal_synth.engine.samples import GeneratedGroup
-from xreal_synth.engine.shard_encoder import ShardEncoder
+from xreal_synth.engine.shard_encoder import RenderedShard, ShardEncoder
 from xreal_synth.errors import DatasetError
 from xreal_synth.run.attempts import Attempts, Due, plan_group
 from xreal_synth.run.fingerprint import fingerprint
@@ -29,7 +26,7 @@ from xreal_synth.run.quality import judged_images
 from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, OTHER, Stopwatch
 from xreal_synth.sampling.jobs import GroupImages, in_batches
 from xreal_synth.storage import Store
-from xreal_synth.types import Rejected, Sample, SampleSpec, ShardPlan, ShardRecord
+from xreal_synth.types import Sample, SampleSpec, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -88,20 +85,6 @@ def replay(run: Run, backend: Backend, key: str, attempt: int | None = None) -> 
         wanted=f"a key of its groups 0 to {run.recipe.anatomies - 1}, as samples.parquet lists them",
         hint="look the key up there; twins (h) are delivered with pairs.twin or without findings",
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RenderedShard:
-    """A shard whose last images may still be on the encoder, on their way into the tar in a temporary folder, and what
-    its table and record are made of."""
-
-    shard: ShardPlan
-    folder: tempfile.TemporaryDirectory[str]
-    tar: Path
-    encoder: ShardEncoder
-    rejected: list[Rejected]
-    environment: dict[str, str]
-    timings: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -273,47 +256,6 @@ def run_shard(
     return records[0]
 
 
-def publish_shard(
-    run: Run, rendered: RenderedShard, store: Store, *, actor: str, attempt: int, replacing: bool
-) -> ShardRecord:
-    """Ends a rendered shard's tar, publishes it and removes its temporary folder, while another may be rendered.
-
-    Raises StorageError, DatasetError, and what the encoder raised.
-    """
-    with rendered.folder:
-        return publish_rows(
-            run, rendered.shard, rendered.encoder.close(), rendered.rejected, rendered.tar, store,
-            environment=rendered.environment, timings=rendered.timings,
-            actor=actor, attempt=attempt, replacing=replacing,
-        )  # fmt: skip
-
-
 def environment(backend: Backend) -> dict[str, str]:
     """The fingerprint under which this backend's bytes are promised."""
     return fingerprint(backend.device, backend.precision, backend.micro_batch)
-
-
-def publish_rows(
-    run: Run,
-    shard: ShardPlan,
-    rows: list[TableRow],
-    rejected: Sequence[Rejected],
-    tar: Path,
-    store: Store,
-    *,
-    environment: dict[str, str],
-    timings: dict[str, float],
-    actor: str,
-    attempt: int,
-    replacing: bool,
-) -> ShardRecord:
-    """Table, rejects and record of a tar that lies in a file, published in order."""
-    rejects = build_rejects(shard, rejected) if rejected else None
-    files = ShardFiles(shard.stem, tar, build_table(shard, rows), rejects)
-    tar_stamp, table_stamp, rejects_stamp = files.stamps
-    record = build_record(
-        shard, rows, rejected, tar=tar_stamp, table=table_stamp, rejects=rejects_stamp, digest=run.digest,
-        fingerprint=environment, timings={name: round(value, 3) for name, value in timings.items()},
-        actor=actor, attempt=attempt, gated=bool(run.quality.checks),
-    )  # fmt: skip
-    return publish(store, files, record, replacing=replacing)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
-from xreal_synth.quality.nearest import PERCENTILE, Vectors
-from xreal_synth.quality.nearest import thumbnail as thumbnail
+from xreal_synth.quality.copies import PERCENTILE, Vectors
+from xreal_synth.quality.copies import thumbnail as thumbnail
 
 _ROWS: Final = 256
 

@@ -70,16 +70,13 @@ class Bootstrap:
 
     def interval(self, statistic: Callable[[Array], Array], n: int) -> Estimate:
         """The statistic of all images, and the middle 95% of the draws that have it."""
-        images = self.weights.shape[1]
-        if not images or not n:
+        if not self.weights.shape[1] or not n:
             return unknown()
-        value = float(statistic(np.ones((1, images)))[0])
-        draws = statistic(self.weights)
-        draws = draws[~np.isnan(draws)]
-        if np.isnan(value) or not len(draws):
-            return unknown(n)
-        low, high = np.percentile(draws, [2.5, 97.5])
-        return Estimate(value, float(low), float(high), n)
+        return estimated(self.draws(statistic), n)
+
+    def draws(self, statistic: Callable[[Array], Array]) -> Array:
+        """The statistic of all images, then of every draw [1 + D]: what `estimated` makes an interval of."""
+        return np.concatenate([statistic(np.ones((1, self.weights.shape[1]))), statistic(self.weights)])
 
     def mean(self, values: npt.NDArray[Any]) -> Estimate:
         """Mean of the values [N] that are not NaN."""
@@ -122,6 +119,15 @@ class Bootstrap:
             return unknown(len(values))
         low, high = np.percentile(over / below, [2.5, 97.5])
         return Estimate(float(values.mean() / under.mean()), float(low), float(high), len(values))
+
+
+def estimated(draws: Array, n: int) -> Estimate:
+    """A figure of all images and of every draw [1 + D] -> the first, with the middle 95% of the others known."""
+    value, drawn = float(draws[0]), draws[1:][~np.isnan(draws[1:])]
+    if np.isnan(value) or not len(drawn):
+        return unknown(n)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), n)
 
 
 def draws_for(images: int) -> int:

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from xreal_synth.evaluation.copies import nearest, standardised
 from xreal_synth.evaluation.intervals import Estimate, unknown
-from xreal_synth.quality.nearest import PERCENTILE
+from xreal_synth.quality.copies import PERCENTILE
 from xreal_synth.types import GreyImage
 
 SIDE: Final = 64

@@ -1,15 +1,17 @@
-"""Do generated images help a classifier? The same one trained on real, made and both, tested on real images.
+"""Do generated images help a classifier, or a detector? The same one trained on real, made and both, tested on real.
 
 Four ways to train, at several shares of the real training images: on real images; on synthetic ones alone; on both,
 half of every batch each; on synthetic images for the first half of the steps and on real ones for the second. All
 take the same number of steps of the optimiser. Nothing is chosen by the test images.
+
+Shapes: N images, S their side, L findings.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import DatasetError
+from xreal_synth.evaluation.findings import Labels
 from xreal_synth.opening import parse_json
 from xreal_synth.seeds import stream
 from xreal_synth.storage import LocalStore
+from xreal_synth.types import NormBox
 
 STUDY: Final = "study.json"
 
@@ -34,23 +38,50 @@ class Arm(StrEnum):
     pretrained = "synthetic, then real"
 
 
+Boxes = tuple[tuple[NormBox, ...], ...]
+"""Of one image: the boxes of each finding."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledImages:
-    """Images uint8 [N, S, S], whether each shows the finding [N], and whose they are (patient or group) [N]."""
+    """Images uint8 [N, S, S], their labels [N, L] (1, 0, -1 unknown), and whose they are (patient or group) [N].
+
+    With `boxes`, one entry an image, 1 stands where the finding has a box; there without one it is unknown.
+    """
 
     images: npt.NDArray[np.uint8]
-    positive: npt.NDArray[np.bool_]
+    findings: tuple[str, ...]
+    labels: Labels
     patients: npt.NDArray[np.str_]
     synthetic: bool
+    boxes: tuple[Boxes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def rows(self, chosen: npt.NDArray[np.int64]) -> LabelledImages:
         """Some of the images."""
-        return LabelledImages(
-            self.images[chosen], self.positive[chosen], self.patients[chosen], self.synthetic
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            patients=self.patients[chosen],
+            boxes=tuple(self.boxes[at] for at in chosen) if self.boxes else (),
         )
+
+    def positives(self) -> dict[str, int]:
+        """Images with each finding."""
+        return {name: int((self.labels[:, at] == 1).sum()) for at, name in enumerate(self.findings)}
+
+    def check_both(self, what: str, hint: str) -> None:
+        """Raises DatasetError unless every finding has images with it and without."""
+        for at, (name, shown) in enumerate(self.positives().items()):
+            if not shown or not (self.labels[:, at] == 0).any():
+                raise DatasetError(
+                    found=f"{what}: {shown} of {len(self)} images show {name}{' in a box' if self.boxes else ''}",
+                    wanted="images with the finding and without",
+                    hint=hint,
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,41 +108,51 @@ class TrainingPhase:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A cell that is done: its logits [N] on the test images, images trained on, seconds of the training."""
+    """A cell that is done: its outputs on the test images, images trained on, seconds of the training.
+
+    `outputs` are a classifier's logits [N, L], or a detector's boxes (detections.py).
+    """
 
     cell: UtilityCell
-    logits: npt.NDArray[np.float64]
+    outputs: npt.NDArray[np.float64]
     real_images: int
     synthetic_images: int
     seconds: float
 
 
 Fit = Callable[[Sequence[TrainingPhase], int], tuple[npt.NDArray[np.float64], float]]
-"""Trains a fresh classifier in these phases with this seed -> logits on the test images, seconds."""
+"""Trains a fresh network in these phases with this seed -> outputs on the test images, seconds."""
+
+BESIDE_SYNTHETIC: Final = (Arm.real, Arm.both, Arm.pretrained)
 
 
-def cells_of(shares: Sequence[float], seeds: int) -> list[UtilityCell]:
+def cells_of(
+    shares: Sequence[float], seeds: int, arms: Sequence[Arm] = BESIDE_SYNTHETIC
+) -> list[UtilityCell]:
     """Every cell of a study, seed by seed, so that a study that is broken off has whole seeds."""
     found = []
     for seed in range(seeds):
         found.append(UtilityCell(Arm.synthetic, 0.0, seed))
-        found += [
-            UtilityCell(arm, share, seed) for share in shares for arm in (Arm.real, Arm.both, Arm.pretrained)
-        ]
+        found += [UtilityCell(arm, share, seed) for share in shares for arm in arms]
     return found
 
 
 def real_share(images: LabelledImages, share: float, seed: int) -> LabelledImages:
-    """The images of a share of the patients, of those with and without the finding alike, each rounded up.
+    """The images of a share of the patients, of those with each finding and with none alike, each rounded up.
 
-    A patient is with the finding where one image shows it. A larger share of the same seed holds the smaller.
+    A patient counts to the rarest finding that an image shows. A larger share of the same seed holds the smaller.
     """
-    names = np.unique(images.patients)
-    ill = np.isin(names, np.unique(images.patients[images.positive]))
+    names, of_image = np.unique(images.patients, return_inverse=True)
+    shown = np.zeros((len(names), len(images.findings) + 1), bool)
+    np.logical_or.at(shown[:, :-1], of_image, images.labels == 1)
+    order = np.argsort(shown[:, :-1].sum(axis=0), kind="stable")
+    shown[:, -1] = True
+    kind = np.append(order, len(order))[shown[:, np.append(order, len(order))].argmax(axis=1)]
     kept: list[str] = []
-    for word, part in (("with", names[ill]), ("without", names[~ill])):
-        order = stream(seed, 0, 0, "rows", "utility", word).permutation(len(part))
-        kept += part[order[: int(np.ceil(share * len(part) - 1e-9))]].tolist()
+    for at, word in enumerate((*images.findings, "none")):
+        part = names[kind == at]
+        drawn = stream(seed, 0, 0, "rows", "utility", word).permutation(len(part))
+        kept += part[drawn[: int(np.ceil(share * len(part) - 1e-9))]].tolist()
     return images.rows(np.flatnonzero(np.isin(images.patients, kept)))
 
 
@@ -119,14 +160,15 @@ def phases_of(
     cell: UtilityCell, real: LabelledImages, synthetic: LabelledImages, steps: int
 ) -> tuple[TrainingPhase, ...]:
     """What a cell trains on; raises DatasetError if a set lacks images with the finding, or without."""
+    hint = "leave the finding out, or give larger --shares or other images"
+    if cell.arm is not Arm.real:
+        synthetic.check_both("the synthetic images", hint)
     if cell.arm is Arm.synthetic:
-        _check_both(synthetic, "the synthetic images")
         return (TrainingPhase((synthetic,), steps),)
     part = real_share(real, cell.share, cell.seed)
-    _check_both(part, f"{cell.share:.0%} of the real training images")
+    part.check_both(f"{cell.share:.0%} of the real training images", hint)
     if cell.arm is Arm.real:
         return (TrainingPhase((part,), steps),)
-    _check_both(synthetic, "the synthetic images")
     if cell.arm is Arm.both:
         return (TrainingPhase((part, synthetic), steps),)
     return (TrainingPhase((synthetic,), steps // 2), TrainingPhase((part,), steps - steps // 2))
@@ -151,8 +193,8 @@ class Study:
             return None
         try:
             raw = parse_json(self._store.read_bytes(cell.key))
-            logits = np.asarray(raw["logits"], np.float64)
-            return Trained(cell, logits, raw["real_images"], raw["synthetic_images"], raw["seconds"])
+            outputs = np.asarray(raw["outputs"], np.float64)
+            return Trained(cell, outputs, raw["real_images"], raw["synthetic_images"], raw["seconds"])
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 where=str(self.folder / cell.key),
@@ -163,14 +205,14 @@ class Study:
 
     def train(self, cell: UtilityCell, phases: Sequence[TrainingPhase], fit: Fit) -> Trained:
         """Trains the cell and keeps it."""
-        logits, seconds = fit(phases, cell.seed)
+        outputs, seconds = fit(phases, cell.seed)
         sets = [one for phase in phases for one in phase.sets]
         synthetic = sum(len(one) for one in sets if one.synthetic)
         real = sum(len(one) for one in sets if not one.synthetic)
-        found = Trained(cell, logits, real, synthetic, seconds)
+        found = Trained(cell, outputs, real, synthetic, seconds)
         record = {
             "arm": cell.arm.value, "share": cell.share, "seed": cell.seed, "real_images": real,
-            "synthetic_images": synthetic, "seconds": round(seconds, 1), "logits": logits.tolist(),
+            "synthetic_images": synthetic, "seconds": round(seconds, 1), "outputs": outputs.tolist(),
         }  # fmt: skip
         self._store.replace(cell.key, _text(record))
         return found
@@ -190,16 +232,6 @@ class Study:
                 wanted="cells of this study",
                 hint="give --out another folder, or the former settings again",
             )
-
-
-def _check_both(images: LabelledImages, what: str) -> None:
-    shown = int(images.positive.sum())
-    if not shown or shown == len(images):
-        raise DatasetError(
-            found=f"{what}: {shown} of {len(images)} images show the finding",
-            wanted="images with the finding and without",
-            hint="give another --finding, larger --shares or other images",
-        )
 
 
 def _text(record: Mapping[str, Any]) -> bytes:

@@ -1,108 +1,227 @@
-"""Figures of a study of utility: areas under the ROC curve, their gain over real images alone, table and picture."""
+"""Figures of a study of utility by finding: areas under the ROC curve, their gain over real images, tables, picture.
+
+Shapes: N test images, L findings, D draws of a bootstrap.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from xreal_synth.evaluation.findings import area, area_of
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate
+from xreal_synth.evaluation.detections import pointing_of, precision_of
+from xreal_synth.evaluation.findings import area_of
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, estimated
 from xreal_synth.evaluation.utility import Arm, LabelledImages, Trained
+
+Statistic = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measure:
+    """A figure of each finding: its name, what chance gives, and (outputs, finding) -> statistic [D, N] -> [D]."""
+
+    name: str
+    chance: float
+    statistic: Callable[[Array, int], Statistic]
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityFigure:
+    """A figure with a 95% interval over the patients tested, mean over seeds, beside real images on the same draws.
+
+    `gain` is the mean difference from real images alone at the same share, seed by seed. `of_real`, of synthetic
+    images alone, is what they give above chance over what the largest share of real images gives.
+    """
+
+    value: Estimate
+    gain: Estimate | None
+    of_real: Estimate | None
 
 
 @dataclass(frozen=True, slots=True)
 class UtilityRow:
-    """One way to train at one share of the real images, over all seeds.
+    """One measure of one way to train at one share of the real images, over all seeds.
 
-    `auc` is the mean of the seeds' areas with a 95% interval over the patients tested; `seeds` are the areas one
-    by one, each with its own; `deviation` is their standard deviation (n - 1; NaN of one seed). `gain` is the mean
-    difference from real images alone at the same share, seed by seed, on the same draws of patients.
-    `real_images` is the mean over seeds.
+    `mean` is over findings (macro), `seeds` that mean seed by seed, `deviation` their standard deviation (n - 1;
+    NaN of one seed). `real_images` is the mean over seeds.
     """
 
+    measure: str
     arm: Arm
     share: float
     real_images: float
     synthetic_images: int
-    auc: Estimate
+    mean: UtilityFigure
+    findings: dict[str, UtilityFigure]
     seeds: dict[int, Estimate]
     deviation: float
-    gain: Estimate | None
+
+
+def measures_of(test: LabelledImages) -> tuple[Measure, ...]:
+    """AUC of a classifier; where the test images have boxes, pointing game and average precision of a detector."""
+    labels, boxes = test.labels, test.boxes
+    if not boxes:
+        return (Measure("AUC", 0.5, lambda logits, at: area_of(logits[:, at], labels[:, at])),)
+    return (
+        Measure("pointing game", 0.0, lambda found, at: pointing_of(found, at, boxes)),
+        Measure("average precision", 0.0, lambda found, at: precision_of(found, at, labels[:, at], boxes)),
+    )
 
 
 def rows_of(trained: Sequence[Trained], test: LabelledImages) -> list[UtilityRow]:
-    """Cells grouped by share and way to train: synthetic alone first, then by growing share."""
+    """Cells grouped by measure, share and way to train: synthetic alone first, then by growing share."""
     bootstrap = Bootstrap(test.patients.tolist())
-    labels = test.positive.astype(np.int64)
     groups: dict[tuple[float, Arm], list[Trained]] = {}
     for one in trained:
         groups.setdefault((one.cell.share, one.cell.arm), []).append(one)
     order = sorted(groups, key=lambda key: (key[0], list(Arm).index(key[1])))
-    return [_row(groups[key], groups.get((key[0], Arm.real), []), labels, bootstrap) for key in order]
+    found = []
+    for measure in measures_of(test):
+        drawn = {
+            key: {one.cell.seed: _draws(one, measure, test, bootstrap) for one in cells}
+            for key, cells in groups.items()
+        }
+        whole = max((share for share, arm in groups if arm is Arm.real), default=0.0)
+        for share, arm in order:
+            alone = {} if arm is Arm.real else drawn.get((share, Arm.real), {})
+            real = drawn.get((whole, Arm.real), {}) if arm is Arm.synthetic else {}
+            found.append(_row(measure, groups[share, arm], drawn[share, arm], alone, real, test))
+    return found
+
+
+def _draws(one: Trained, measure: Measure, test: LabelledImages, bootstrap: Bootstrap) -> Array:
+    """The measure of each finding on all test images and on every draw [L, 1 + D]."""
+    found = range(len(test.findings))
+    return np.stack([bootstrap.draws(measure.statistic(one.outputs, at)) for at in found])
 
 
 def _row(
-    cells: Sequence[Trained], alone: Sequence[Trained], labels: npt.NDArray[np.int64], bootstrap: Bootstrap
+    measure: Measure,
+    cells: Sequence[Trained],
+    own: dict[int, Array],
+    alone: dict[int, Array],
+    real: dict[int, Array],
+    test: LabelledImages,
 ) -> UtilityRow:
-    arm, share = cells[0].cell.arm, cells[0].cell.share
-    images = len(labels)
-    seeds = {one.cell.seed: area(one.logits, labels, bootstrap) for one in cells}
-    areas = [figure.value for figure in seeds.values()]
-    gain = None
-    if arm is not Arm.real and alone:
-        beside = {one.cell.seed: one for one in alone}
-        pairs = [(one, beside[one.cell.seed]) for one in cells if one.cell.seed in beside]
-        parts = [(area_of(one.logits, labels), area_of(other.logits, labels)) for one, other in pairs]
+    value = np.mean(list(own.values()), axis=0)
+    pairs = [own[seed] - alone[seed] for seed in own if seed in alone]
+    gain = np.mean(pairs, axis=0) if pairs else None
+    ratio = None
+    if real:
+        under = np.mean(list(real.values()), axis=0) - measure.chance
+        ratio = np.divide(value - measure.chance, under, out=np.full(under.shape, np.nan), where=under > 0)
+    known = (test.labels >= 0).sum(axis=0)
+    seeds = {seed: estimated(draws.mean(axis=0), len(test)) for seed, draws in own.items()}
+    values = [one.value for one in seeds.values()]
 
-        def difference(weights: Array) -> Array:
-            return np.asarray(np.mean([one(weights) - other(weights) for one, other in parts], axis=0))
+    def figure(chosen: int | slice, n: int) -> UtilityFigure:
+        parts = [None if part is None else part[chosen] for part in (value, gain, ratio)]
+        each = [None if part is None else part if part.ndim == 1 else part.mean(axis=0) for part in parts]
+        first, *others = [None if part is None else estimated(part, n) for part in each]
+        assert first is not None
+        return UtilityFigure(first, *others)
 
-        gain = bootstrap.interval(difference, images)
-    statistics = [area_of(one.logits, labels) for one in cells]
     return UtilityRow(
-        arm=arm,
-        share=share,
+        measure=measure.name,
+        arm=cells[0].cell.arm,
+        share=cells[0].cell.share,
         real_images=float(np.mean([one.real_images for one in cells])),
         synthetic_images=cells[0].synthetic_images,
-        auc=bootstrap.interval(lambda weights: np.mean([one(weights) for one in statistics], axis=0), images),
+        mean=figure(slice(None), len(test)),
+        findings={name: figure(at, int(known[at])) for at, name in enumerate(test.findings)},
         seeds=seeds,
-        deviation=float(np.std(areas, ddof=1)) if len(areas) > 1 else float("nan"),
-        gain=gain,
+        deviation=float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
     )
 
 
 def table_of(rows: Sequence[UtilityRow]) -> str:
-    """The rows as a Markdown table."""
+    """Markdown: for each measure the means, then every finding, then what synthetic images reach of real ones."""
+    parts = []
+    for measure in dict.fromkeys(row.measure for row in rows):
+        own = [row for row in rows if row.measure == measure]
+        parts.append(_means(measure, own))
+        if len(own[0].findings) > 1:
+            parts.append(_by_finding(measure, own))
+        parts += [_of_real(measure, row) for row in own if row.mean.of_real is not None]
+    return "\n".join(parts)
+
+
+def _means(measure: str, rows: Sequence[UtilityRow]) -> str:
     lines = [
-        "| trained on | real images | synthetic images | AUC [95%] | seeds | gain over real alone [95%] |",
+        f"| trained on | real images | synthetic images | {measure} [95%] | seeds | gain over real alone [95%] |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        real = f"{row.real_images:.0f} ({row.share:.0%})" if row.share else "0"
         seeds = ", ".join(f"{one.value:.3f}" for one in row.seeds.values())
         deviation = "" if np.isnan(row.deviation) else f" (SD {row.deviation:.3f})"
-        gain = (
-            ""
-            if row.gain is None
-            else f"{row.gain.value:+.3f} [{row.gain.ci_low:+.3f}, {row.gain.ci_high:+.3f}]"
-        )
+        gain = row.mean.gain
+        more = "" if gain is None else f"{gain.value:+.3f} [{gain.ci_low:+.3f}, {gain.ci_high:+.3f}]"
         lines.append(
-            f"| {row.arm.value} | {real} | {row.synthetic_images} "
-            f"| {row.auc.value:.3f} [{row.auc.ci_low:.3f}, {row.auc.ci_high:.3f}] | {seeds}{deviation} | {gain} |"
+            f"| {row.arm.value} | {_real(row)} | {row.synthetic_images} | {_interval(row.mean.value)} "
+            f"| {seeds}{deviation} | {more} |"
         )
     return "\n".join(lines) + "\n"
 
 
+def _by_finding(measure: str, rows: Sequence[UtilityRow]) -> str:
+    names = list(rows[0].findings)
+    lines = [
+        f"| {measure}, gain over real alone | real images | " + " | ".join(names) + " |",
+        "|---" * (2 + len(names)) + "|",
+    ]
+    for row in rows:
+        cells = [
+            f"{one.value.value:.3f}" + ("" if one.gain is None else f" {one.gain.value:+.3f}")
+            for one in row.findings.values()
+        ]
+        lines.append(f"| {row.arm.value} | {_real(row)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _of_real(measure: str, row: UtilityRow) -> str:
+    """One row: synthetic images alone over all real ones, above chance."""
+    named = {"mean": row.mean} if len(row.findings) > 1 else {}
+    named = {**row.findings, **named}
+    over = "(AUC - 0.5) of synthetic over real" if measure == "AUC" else f"{measure}, synthetic over real"
+    cells = [_interval(one.of_real) if one.of_real is not None else "" for one in named.values()]
+    lines = [
+        f"| {over} | " + " | ".join(named) + " |",
+        "|---" * (1 + len(named)) + "|",
+        "| synthetic alone | " + " | ".join(cells) + " |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _real(row: UtilityRow) -> str:
+    return f"{row.real_images:.0f} ({row.share:.0%})" if row.share else "0"
+
+
+def _interval(figure: Estimate) -> str:
+    if not figure.known:
+        return "–"  # noqa: RUF001
+    return f"{figure.value:.3f} [{figure.ci_low:.3f}, {figure.ci_high:.3f}]"
+
+
 def draw_rows(rows: Sequence[UtilityRow], out: Path, title: str) -> None:
-    """Areas by share of the real images, a line a way to train, bars the 95% intervals, dots the seeds."""
+    """Means by share of the real images, a line a way to train, bars the 95% intervals, dots the seeds."""
     from matplotlib.figure import Figure as Picture
 
-    picture = Picture(figsize=(7.5, 4.8), dpi=110, layout="constrained")
-    axes = picture.subplots()
+    measures = list(dict.fromkeys(row.measure for row in rows))
+    picture = Picture(figsize=(7.5 * len(measures), 4.8), dpi=110, layout="constrained")
+    for axes, measure in zip(picture.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        _draw_measure(axes, [row for row in rows if row.measure == measure])
+        axes.set_ylabel(f"{measure} on real images")
+    picture.suptitle(title, fontsize=10)
+    handles, labels = picture.axes[0].get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    picture.savefig(out, format="png")
+
+
+def _draw_measure(axes: Any, rows: Sequence[UtilityRow]) -> None:
     shares = sorted({row.share for row in rows if row.share})
     arms = [
         arm
@@ -112,24 +231,19 @@ def draw_rows(rows: Sequence[UtilityRow], out: Path, title: str) -> None:
     colours = dict(zip(Arm, ("tab:blue", "tab:grey", "tab:orange", "tab:green"), strict=True))
     for number, arm in enumerate(arms):
         own = [row for row in rows if row.arm is arm]
+        means = [row.mean.value for row in own]
         if arm is Arm.synthetic:
-            axes.axhline(own[0].auc.value, color=colours[arm], linestyle="--", label=f"{arm.value} alone")
-            axes.axhspan(own[0].auc.ci_low, own[0].auc.ci_high, color=colours[arm], alpha=0.12, linewidth=0)
+            axes.axhline(means[0].value, color=colours[arm], linestyle="--", label=f"{arm.value} alone")
+            axes.axhspan(means[0].ci_low, means[0].ci_high, color=colours[arm], alpha=0.12, linewidth=0)
             continue
         places = [shares.index(row.share) + 0.07 * (number - 2) for row in own]
-        means = [row.auc.value for row in own]
-        ends = [
-            [row.auc.value - row.auc.ci_low for row in own],
-            [row.auc.ci_high - row.auc.value for row in own],
-        ]
-        axes.errorbar(places, means, yerr=ends, color=colours[arm], marker="o", capsize=3, label=arm.value)
+        ends = [[one.value - one.ci_low for one in means], [one.ci_high - one.value for one in means]]
+        values = [one.value for one in means]
+        axes.errorbar(places, values, yerr=ends, color=colours[arm], marker="o", capsize=3, label=arm.value)
         for place, row in zip(places, own, strict=True):
-            values = [one.value for one in row.seeds.values()]
-            axes.plot([place] * len(values), values, ".", color=colours[arm], alpha=0.5, markersize=4)
+            dots = [one.value for one in row.seeds.values()]
+            axes.plot([place] * len(dots), dots, ".", color=colours[arm], alpha=0.5, markersize=4)
+    axes.set_xlim(-0.5, len(shares) - 0.5)
     axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     axes.set_xlabel("share of the real training images")
-    axes.set_ylabel("AUC on real images")
-    axes.set_title(title, fontsize=10)
     axes.grid(visible=True, axis="y", alpha=0.25)
-    picture.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    picture.savefig(out, format="png")

@@ -229,6 +229,15 @@ class Plan:
                 found=error.found, wanted=error.wanted, hint=error.hint, where=where
             ) from error
 
+    def _negative(self, index: int, epoch: int, chest: Chest) -> tuple[PlacedFinding, ...]:
+        """Where a group without findings is painted on: as the first variant of another row would be, which is drawn by
+        the rows' weights."""
+        rows = self.recipe.findings
+        weights = np.array([row.weight * row.takes_sham(on_images=self.on_images) for row in rows], float)
+        drawn = stream(self.recipe.seed, index, epoch, "negatives").random() * weights.sum()
+        row = int(np.searchsorted(weights.cumsum(), drawn, side="right"))
+        return self.place_row(row, chest, index, epoch, 0)
+
     def _image(self, index: int, row: int) -> int:
         assert self._images is not None, "only real images have numbers"
         return self._images.image(row, index)
@@ -244,10 +253,12 @@ class Plan:
     def _members(self, index: int, epoch: int, row: int, chest: Chest) -> list[MemberSpec]:
         """The images to deliver: the twin first, if it is asked for or all that the row has, the sham last."""
         pairs, asked = self.recipe.pairs, self.recipe.findings[row]
-        as_it_is = self.source_image(chest)
-        members = (
-            [_member(index, Role.healthy.member(), (), as_it_is)] if pairs.twin or not asked.paints else []
-        )
+        as_it_is, edited = self.source_image(chest), self.recipe.edits_negative(asked)
+        untouched = pairs.twin or not (asked.paints or edited)
+        members = [_member(index, Role.healthy.member(), (), as_it_is)] if untouched else []
+        if edited:
+            painted = self._negative(index, epoch, chest)
+            members.append(_member(index, Role.sham.member(), (), as_it_is, painted))
         for variant in range(pairs.variants * len(asked.kinds) if asked.paints else 0):
             placed = self.place_row(row, chest, index, epoch, variant)
             members.append(

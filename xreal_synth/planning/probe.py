@@ -236,7 +236,7 @@ def _images(plan: Plan, row: RowReport) -> tuple[float, float]:
     """Images of such a row: healthy ones (or real ones as they are) with the shams, and variants."""
     asked, pairs = plan.recipe.findings[row.row], plan.recipe.pairs
     if not asked.paints:
-        return row.groups, 0.0
+        return row.groups * (1 + (pairs.twin and plan.recipe.edits_negative(asked))), 0.0
     return row.groups * pairs.twin + row.shams, row.groups * pairs.variants * len(asked.kinds)
 
 

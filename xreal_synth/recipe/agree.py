@@ -22,13 +22,20 @@ def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path])
     if recipe.pairs.sham > 0 and not any(row.takes_sham(on_images=on_images) for row in recipe.findings):
         what = "a row of `images: healthy` that paints findings in" if on_images else "a row with findings"
         found.append((("pairs", "sham"), "`sham` where no row can have one", what, "add one, or set 0"))
+    if recipe.pairs.edit_negatives and not (
+        any(recipe.edits_negative(row) for row in recipe.findings)
+        and any(row.takes_sham(on_images=on_images) for row in recipe.findings)
+    ):
+        what = "a row without findings (of healthy images) and one that paints some"
+        found.append((("pairs", "edit_negatives"), "`edit_negatives` without both", what, "remove it"))
     if recipe.sampling.mode == "joint" and recipe.edits:
         what = next(
             words
             for words, holds in (
                 ("real images", on_images),
                 ("pairs.twin: true", recipe.pairs.twin),
-                (f"pairs.sham: {recipe.pairs.sham:g}", True),
+                (f"pairs.sham: {recipe.pairs.sham:g}", recipe.pairs.sham > 0),
+                ("pairs.edit_negatives: true", True),
             )
             if holds
         )

@@ -149,6 +149,12 @@ class Pairs(RecipePart):
         description="Share of the groups with findings that deliver a sham too: the first variant's regions "
         "painted with the healthy prompt, labelled like the twin.",
     )
+    edit_negatives: bool | None = Field(
+        default=None,
+        description="Groups without findings are edited too: instead of the healthy image (or, with `twin`, beside it) "
+        "they deliver a sham, in the regions that another row's findings would have; so that having been edited says "
+        "nothing of the label.",
+    )
 
 
 class Labels(RecipePart):
@@ -307,7 +313,18 @@ class Recipe(RecipePart):
     @property
     def edits(self) -> bool:
         """Whether images are made from others: twins or shams are delivered, or real images are edited."""
-        return self.pairs.twin or self.pairs.sham > 0 or isinstance(self.anatomy.source, ImagesSource)
+        pairs = self.pairs
+        return (
+            pairs.twin
+            or pairs.sham > 0
+            or bool(pairs.edit_negatives)
+            or isinstance(self.anatomy.source, ImagesSource)
+        )
+
+    def edits_negative(self, row: FindingRow) -> bool:
+        """Whether a row without findings delivers shams; of real images only healthy ones are painted on."""
+        healthy = row.images == "healthy" or not isinstance(self.anatomy.source, ImagesSource)
+        return bool(self.pairs.edit_negatives) and not row.paints and healthy
 
 
 def json_schema() -> dict[str, Any]:

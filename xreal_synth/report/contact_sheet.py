@@ -173,8 +173,8 @@ def _image_captions(meta: SampleMeta, source: SourceImage) -> list[str]:
 
 
 def _sham_captions(meta: SampleMeta) -> list[str]:
-    """A sham shows no finding, in the regions where the first variant shows some."""
-    return ["painted healthy, where v0 has", ", ".join(place.name for place in meta.sham)]
+    """A sham shows no finding, in the regions where the first variant shows some, or another group would."""
+    return ["painted healthy, in place of", ", ".join(place.name for place in meta.sham)]
 
 
 def _where(side: str, zone: str) -> list[str]:

@@ -83,6 +83,8 @@ def _pairs(pairs: Mapping[str, Any], real: bool) -> str:
         )
     if pairs.get("sham"):
         reported.append(f"sham edits (same region, healthy prompt) for {pairs['sham']:.0%} of the groups")
+    if pairs.get("edit_negatives"):
+        reported.append("groups without findings edited likewise, to no effect")
     return "; ".join(reported)
 
 

@@ -63,10 +63,10 @@ def _region(row: ImageRow, label_map: Mask, name: str) -> Maps | None:
         whole = Image.fromarray(rule.mask(label_map, rule.side, None).astype(np.uint8) * 255)
         return np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.BOX))
     boxes = [box.box for box in row.boxes if box.name == name]
-    return np.maximum.reduce([_box_map(box) for box in boxes]) if boxes else None
+    return np.maximum.reduce([box_map(box) for box in boxes]) if boxes else None
 
 
-def _box_map(box: NormBox) -> Maps:
+def box_map(box: NormBox) -> Maps:
     """uint8 [m, m]: 255 times the share of each cell that lies in a normalised xyxy box."""
     x0, y0, x1, y1 = (value * SIDE for value in box)
     cells = np.arange(SIDE)

@@ -1,7 +1,9 @@
-"""One classifier of one finding trained in memory, for comparing training sets: no files, no validation, no choice.
+"""One classifier or detector trained in memory, for comparing training sets: no files, no validation, no choice.
 
-Every batch is balanced: half of it shows the finding, and each of the sets that are trained on together has the
-same part of it, however many images it has. Shapes: N images, S their side, B batch.
+Every batch is balanced: half of it shows findings, each finding in its turn, half none of them; and each of the sets
+that are trained on together has the same part of it, however many images it has.
+
+Shapes: N images, S their side, B batch, L findings, m the side of a detector's maps.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.training.draws import generator_for, image_order
 from xreal_synth.training.images import TrainingImages
 from xreal_synth.training.rates import learning_rate
+from xreal_synth.training.region_maps import SIDE, box_map
 from xreal_synth.training.session import TrainingRun
 from xreal_synth.training.settings.classifier import ClassifierSettings
 from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
 from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
+from xreal_synth.types import NormBox
 
 Arch = Literal["small", "densenet121"]
 
@@ -34,13 +39,15 @@ WARP: Final = WarpSettings(
 
 @dataclass(frozen=True, slots=True)
 class StudySettings:
-    """Training of each classifier of a study; all of them alike.
+    """Training of each network of a study; all of them alike.
 
+    To `localise`, the classifier has places and learns from boxes (a detector; three dense blocks for densenet121).
     `small` is mini-classifier's network (three residual stages); `densenet121` torchvision's DenseNet-121 for one
     grey channel. Both begin with random weights. `size` is the side that images have and the network works at.
     """
 
-    finding: str
+    findings: tuple[str, ...]
+    localise: bool = False
     arch: Arch = "small"
     size: int = 80
     steps: int = 600
@@ -52,10 +59,16 @@ class StudySettings:
         """The network's settings; positives are drawn as often as negatives, so neither weighs more."""
         if self.arch == "densenet121":
             return ClassifierSettings(
-                kind="densenet", inner_size=self.size, blocks=(6, 12, 24, 16), width=64, growth=32,
-                dropout=0.2, smoothing=0.1, max_weight=1.0,
+                kind="densenet", inner_size=self.size, blocks=(6, 12, 24, 16)[: 3 if self.localise else 4], width=64,
+                growth=32, dropout=0.2, smoothing=0.1, max_weight=1.0, place_weight=float(self.localise),
             )  # fmt: skip
-        return ClassifierSettings(inner_size=self.size, dropout=0.3, smoothing=0.1, max_weight=1.0)
+        return ClassifierSettings(
+            inner_size=self.size,
+            dropout=0.3,
+            smoothing=0.1,
+            max_weight=1.0,
+            place_weight=float(self.localise),
+        )
 
     def loop(self, steps: int) -> LoopSettings:
         """A phase's settings: warm-up in its first tenth, the rate falling to zero over its last six tenths."""
@@ -74,17 +87,34 @@ class Phase:
 
 
 def image_set(
-    images_NSS: npt.NDArray[np.uint8], positive_N: npt.NDArray[np.bool_], settings: StudySettings
+    images_NSS: npt.NDArray[np.uint8],
+    labels_NL: npt.NDArray[np.int64],
+    settings: StudySettings,
+    boxes: Sequence[Sequence[Sequence[NormBox]]] = (),
 ) -> TrainingImages:
-    """uint8 images with the finding or without -> a set to train on; no organ masks."""
-    labels = torch.from_numpy(np.stack([positive_N, np.zeros_like(positive_N)], axis=1))
+    """uint8 images, labels (1, 0, -1 unknown) and each image's boxes of each finding -> a set to train on; no masks."""
+    labels = torch.from_numpy(np.pad(labels_NL, ((0, 0), (0, 1))))
+    places = settings.findings if settings.localise else ()
     return TrainingImages(
         images=torch.from_numpy(images_NSS),
         label_map=torch.zeros(images_NSS.shape, dtype=torch.uint8),
-        labels=labels,
-        known=torch.ones_like(labels),
-        settings=DataSettings(image_size=settings.size, warp=WARP, findings=(settings.finding,)),
+        labels=labels == 1,
+        known=labels >= 0,
+        settings=DataSettings(
+            image_size=settings.size, warp=WARP, findings=settings.findings, region_maps=places
+        ),
+        regions=torch.from_numpy(_regions(boxes, len(places))) if places else None,
     )
+
+
+def _regions(boxes: Sequence[Sequence[Sequence[NormBox]]], findings: int) -> npt.NDArray[np.uint8]:
+    """uint8 [N, L + 1, SIDE, SIDE], 255 in the boxes; the last map is empty."""
+    maps = np.zeros((len(boxes), findings + 1, SIDE, SIDE), np.uint8)
+    for of_image, found in zip(boxes, maps, strict=True):
+        for own, target in zip(of_image, found, strict=False):
+            for box in own:
+                np.maximum(target, box_map(box), out=target)
+    return maps
 
 
 def scores_after(
@@ -95,20 +125,21 @@ def scores_after(
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float64]:
-    """A fresh classifier trained in these phases -> its logits [N] on the test images, unwarped.
+    """A fresh network trained in these phases -> its logits [N, L] on the test images, unwarped; a detector's maps
+    of logits [N, L, m, m].
 
     The averaged weights at the end of each phase are what the next one begins with, and what is tested. Raises
     TrainingError for a loss that is not finite.
     """
     torch.manual_seed(generator_for(seed, "weights", 0).initial_seed())
-    network = build_classifier(settings.model(), (settings.finding,)).to(memory_format=torch.channels_last)
+    network = build_classifier(settings.model(), settings.findings).to(memory_format=torch.channels_last)
     for number, phase in enumerate(phases):
         _train(network, phase, number, settings, seed, device, on_step)
-    return _logits(network, test, settings.batch, device)
+    return _outputs(network, test, settings.batch, device)
 
 
 def _train(
-    network: nn.Module,
+    network: FindingClassifier,
     phase: Phase,
     number: int,
     settings: StudySettings,
@@ -117,7 +148,7 @@ def _train(
     on_step: Callable[[], None],
 ) -> None:
     images, places = _joined(phase.sets), _places(phase.sets)
-    task = ClassifierTask(settings.model(), network, images)  # type: ignore[arg-type]
+    task = ClassifierTask(settings.model(), network, images)
     task.to(device)
     run = TrainingRun(task, {}, settings.loop(phase.steps), {}, seed, Path(), device)
     network.train()
@@ -149,43 +180,58 @@ def _step(run: TrainingRun, loss: Tensor, step: int) -> None:
     run.learner.ema.step(trained)
 
 
-def balanced_batch(places: Sequence[Tensor], batch: int, seed: int, purpose: str, step: int) -> Tensor:
-    """Which images a step sees [B]: as many of each of the `places`, each gone through once before any comes again."""
+def balanced_batch(
+    places: Sequence[Sequence[Tensor]], batch: int, seed: int, purpose: str, step: int
+) -> Tensor:
+    """Which images a step sees [B]: as many of each of the `places`, whose parts take turns.
+
+    Each part is gone through once before any of it comes again.
+    """
     share, more = divmod(batch, len(places))
     assert not more, (batch, len(places))
     drawn = []
-    for number, place in enumerate(places):
-        own = generator_for(seed, f"{purpose}/{number}", 0).initial_seed()
-        drawn.append(place[image_order(len(place), share, own, step)])
+    for number, parts in enumerate(places):
+        own = [
+            generator_for(seed, f"{purpose}/{number}/{part}", 0).initial_seed() for part in range(len(parts))
+        ]
+        for slot in range(step * share, (step + 1) * share):
+            turn, part = divmod(slot, len(parts))
+            drawn.append(parts[part][image_order(len(parts[part]), 1, own[part], turn)])
     return torch.cat(drawn)
 
 
 def _joined(sets: Sequence[TrainingImages]) -> TrainingImages:
+    regions = [one.regions for one in sets if one.regions is not None]
     return TrainingImages(
         images=torch.cat([one.images for one in sets]),
         label_map=torch.cat([one.label_map for one in sets]),
         labels=torch.cat([one.labels for one in sets]),
         known=torch.cat([one.known for one in sets]),
         settings=sets[0].settings,
+        regions=torch.cat(regions) if regions else None,
     )
 
 
-def _places(sets: Sequence[TrainingImages]) -> list[Tensor]:
-    """Where in the joined set each set's images with the finding, and without, stand."""
-    found, first = [], 0
+def _places(sets: Sequence[TrainingImages]) -> list[list[Tensor]]:
+    """Where in the joined set each set's images with each finding, and with none, stand."""
+    found, first = list[list[Tensor]](), 0
     for one in sets:
-        shown = one.labels[:, 0]
-        found += [first + shown.nonzero()[:, 0], first + (~shown).nonzero()[:, 0]]
+        labels, known = one.labels[:, :-1], one.known[:, :-1]
+        found.append([first + shown.nonzero()[:, 0] for shown in labels.unbind(1)])
+        found.append([first + (~labels.any(dim=1) & known.any(dim=1)).nonzero()[:, 0]])
         first += len(one)
-    assert all(len(place) for place in found), "a set to train on has images with the finding and without"
+    assert all(len(part) for parts in found for part in parts), (
+        "a set has images with each finding and with none"
+    )
     return found
 
 
 @torch.inference_mode()
-def _logits(
-    network: nn.Module, test: TrainingImages, batch: int, device: torch.device
+def _outputs(
+    network: FindingClassifier, test: TrainingImages, batch: int, device: torch.device
 ) -> npt.NDArray[np.float64]:
     network.to(device).eval()
+    look = network.maps if network.places else network
     rows = torch.split(torch.arange(len(test)), max(batch, 32))
-    found = [network(test.take(index).image.to(device))[:, 0].double().cpu().numpy() for index in rows]
+    found = [look(test.take(index).image.to(device)).double().cpu().numpy() for index in rows]
     return np.concatenate(found)

@@ -165,19 +165,21 @@ class ClassifierTask(TrainingTask):
 
 
 def place_loss(maps_BLmm: Tensor, regions_BLnn: Tensor, absent_BL: Tensor, weights_L: Tensor) -> Tensor:
-    """Mean cross-entropy of the maps' cells against the share of each that lies in the region.
+    """Mean cross-entropy of the maps' cells, each in the region and beyond it by the shares of it that lie there.
 
-    Inside and outside of an image's own region weigh the same, however few cells are inside; an image whose region
-    is known weighs `weights` times one where the finding is absent, whose cells are all outside. Others cost nothing.
+    An image whose region is known costs the mean of three: its cells inside, its cells outside, so that both weigh
+    the same however few are inside, and the soft maximum of those outside, so that no peak stands elsewhere. It
+    weighs `weights` times one where the finding is absent, whose cells are all outside. Others cost nothing.
     """
-    wanted = functional.interpolate(regions_BLnn.float(), size=maps_BLmm.shape[-2:], mode="area")
-    cells = functional.binary_cross_entropy_with_logits(maps_BLmm, wanted, reduction="none")
-    inside = wanted.sum(dim=(2, 3))
-    placed = inside > 0
-    within = (cells * wanted).sum(dim=(2, 3)) / inside.clamp_min(1e-6)
-    beyond = (cells * (1 - wanted)).sum(dim=(2, 3)) / (1 - wanted).sum(dim=(2, 3)).clamp_min(1e-6)
-    each = torch.where(placed, weights_L * (within + beyond) / 2, beyond * absent_BL)
-    return each.mean()
+    inside = functional.interpolate(regions_BLnn.float(), size=maps_BLmm.shape[-2:], mode="area")
+    within, beyond = (
+        (functional.softplus(sign * maps_BLmm) * share).sum(dim=(2, 3))
+        / share.sum(dim=(2, 3)).clamp_min(1e-6)
+        for sign, share in ((-1, inside), (1, 1 - inside))
+    )
+    elsewhere = functional.softplus(pooled_logits(maps_BLmm + (1 - inside).clamp_min(1e-6).log()))
+    placed = inside.sum(dim=(2, 3)) > 0
+    return torch.where(placed, weights_L * (within + beyond + elsewhere) / 3, beyond * absent_BL).mean()
 
 
 def pointed(maps_BLmm: Tensor, regions_BLnn: Tensor) -> Tensor:

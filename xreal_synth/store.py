@@ -1,0 +1,235 @@
+"""What a place of files is, local or remote; how its files are hashed; and how calls to it are tried again."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Final, Protocol, TypeVar
+
+from xreal_synth.errors import StorageError
+from xreal_synth.opening import MAX_FILE
+
+T = TypeVar("T")
+
+CHUNK: Final = 1 << 20
+_CALL_TRIES, _CALL_WAIT_S = 4, 0.2
+"""Of one call to a remote place."""
+
+_HOPELESS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
+    errno.EISDIR,
+)  # fmt: skip
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A disk, a quota or a file that may not grow further."""
+
+
+class Store(Protocol):
+    """A folder of files named by relative posix keys."""
+
+    @property
+    def uri(self) -> str:
+        """The place as a user writes it: a path, or a URI without credentials."""
+        ...
+
+    @property
+    def local_path(self) -> Path | None:
+        """The folder, if the store is on this machine's file system."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether a file is there; a folder is none."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the file, None if it is not there."""
+        ...
+
+    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        """The file; raises StorageError, also for one of more than `limit` bytes, which is not taken in."""
+        ...
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of the file; raises StorageError if it has fewer."""
+        ...
+
+    def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
+        """The file piece by piece; StorageError where they become more than `limit` bytes."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        """Publishes the file whole; False (and nothing written) if the key already exists."""
+        ...
+
+    def replace(self, key: str, data: bytes | Path) -> None:
+        """Publishes the file whole, in the place of an older one if there is one; raises StorageError."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Deletes the file; nothing happens if it is not there."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """Sorted keys below the folder `prefix`, one level, without temporary files."""
+        ...
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """Keys as in `list` with the time each was last written, seconds since 1970 by the store's clock."""
+        ...
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Keys as in `list` with their files' bytes: on object storage a request for each thousand of them."""
+        ...
+
+    def sweep(self, older_than_s: float = 3600.0) -> int:
+        """Removes abandoned temporary files older than this; returns how many."""
+        ...
+
+
+def checked_key(key: str) -> str:
+    """The key itself, if it stays inside its store; raises StorageError otherwise."""
+    path = PurePosixPath(key)
+    if not key or path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key:
+        raise StorageError(found=f"unsafe file name {key!r}", wanted="a relative path inside the dataset")
+    return key
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of bytes in memory."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file that is our own, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(store: Store, key: str) -> str:
+    """Hex digest of a stored file, read piece by piece; raises StorageError."""
+    digest = hashlib.sha256()
+    for chunk in store.chunks(key):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def whole(data: bytes, wanted: int, where: str) -> bytes:
+    if len(data) != wanted:
+        raise StorageError(where=where, found=f"ends {wanted - len(data)} bytes too early")
+    return data
+
+
+def with_retries(
+    what: str,
+    action: Callable[[], T],
+    *,
+    tries: int = 5,
+    wait_s: float = 0.5,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """The action's result, of one call or several; waits twice as long after each failure of the storage.
+
+    A full or read-only disk is not waited for. Raises StorageError.
+    """
+    try:
+        return _tried(action, _hopeless, tries, wait_s, sleep)
+    except (OSError, StorageError) as error:
+        raise StorageError(
+            found=f"{what} failed: {error}",
+            wanted="a place that can be read and written",
+            hint="make room or fix the storage, then run the same command again to go on",
+        ) from error
+
+
+def _tried(
+    action: Callable[[], T], final: Callable[[Exception], bool], tries: int, wait_s: float,
+    sleep: Callable[[float], None],
+) -> T:  # fmt: skip
+    """The one loop of retries: the last failure, or one that is `final`, is raised."""
+    for attempt in range(tries - 1):
+        try:
+            return action()
+        except (OSError, StorageError) as error:
+            if final(error):
+                raise
+            sleep(wait_s * 2**attempt)
+    return action()
+
+
+def _hopeless(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _HOPELESS
+
+
+def _absent(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or isinstance(error.__context__, FileNotFoundError)
+
+
+def retrying(store: Store) -> Store:
+    """The store itself if it is local, else one that waits and tries again."""
+    return store if store.local_path is not None else RetryingStore(store)
+
+
+class RetryingStore:
+    """Passes everything on; what is missing is not waited for."""
+
+    def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._store, self._sleep = store, sleep
+
+    @property
+    def uri(self) -> str:
+        return self._store.uri
+
+    @property
+    def local_path(self) -> Path | None:
+        return self._store.local_path
+
+    def exists(self, key: str) -> bool:
+        return self._again(lambda: self._store.exists(key))
+
+    def size(self, key: str) -> int | None:
+        return self._again(lambda: self._store.size(key))
+
+    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
+        return self._again(lambda: self._store.read_bytes(key, limit))
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        return self._again(lambda: self._store.read_range(key, start, stop))
+
+    def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
+        """From the beginning again until the first chunk is there; later failures are the caller's."""
+
+        def begin() -> tuple[bytes | None, Iterator[bytes]]:
+            chunks = self._store.chunks(key, limit)
+            return next(chunks, None), chunks
+
+        first, rest = self._again(begin)
+        if first is not None:
+            yield first
+            yield from rest
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        """After a failure that came too late to undo the write, False: the file is there."""
+        return self._again(lambda: self._store.put_if_absent(key, data))
+
+    def replace(self, key: str, data: bytes | Path) -> None:
+        self._again(lambda: self._store.replace(key, data))
+
+    def delete(self, key: str) -> None:
+        self._again(lambda: self._store.delete(key))
+
+    def list(self, prefix: str) -> list[str]:
+        return self._again(lambda: self._store.list(prefix))
+
+    def times(self, prefix: str) -> dict[str, float]:
+        return self._again(lambda: self._store.times(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return self._again(lambda: self._store.sizes(prefix))
+
+    def sweep(self, older_than_s: float = 3600.0) -> int:
+        return self._store.sweep(older_than_s)
+
+    def _again(self, action: Callable[[], T]) -> T:
+        return _tried(action, _absent, _CALL_TRIES, _CALL_WAIT_S, self._sleep)
