@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from xreal_synth.cli.evaluate_common import sampling_from
 from xreal_synth.cli.options import bytes_text, console, examples
 
 EPILOG = examples(
@@ -50,6 +51,15 @@ def export(
     use: Annotated[
         str | None, typer.Option(help="What it may be used for.", show_default="the base's, or research only")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            show_default="the base's",
+            help="A sampling default of the bundle, e.g. mode=joint or guidance=3; may be repeated.",
+        ),
+    ] = None,
     weights: Annotated[
         Weights, typer.Option(help="The last weights, or those of the least validation loss.")
     ] = Weights.last,
@@ -61,7 +71,7 @@ def export(
         autoencoder, controller, denoiser, controlnet, segmenter, classifier,
         weights="best" if weights is Weights.best else "network",
     )  # fmt: skip
-    words = Words(name or out.absolute().name, licence, training_data, use)
+    words = Words(name or out.absolute().name, licence, training_data, use, sampling_from(settings))
     with console.status(f"making {words.name}"):
         info = make_bundle(out, runs, words, base=base, bank_images=data)
     console.print(

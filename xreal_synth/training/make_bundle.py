@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
@@ -41,12 +44,13 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words of the bundle about itself; None keeps what the base says."""
+    """Words of the bundle about itself, and sampling defaults by name; None and what is left out are the base's."""
 
     name: str
     licence: str | None = None
     training_data: str | None = None
     use_restriction: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_bundle(
@@ -124,7 +128,16 @@ def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -
     start = base or read_fields(SHIPPED / LIKE / BUNDLE_FILE)
     if base is None:
         change.setdefault("use_restriction", RESEARCH)
-    return BundleFields.model_validate({**start.model_dump(), **change})
+    given = start.model_dump()
+    change["defaults"] = {**given["defaults"], **words.defaults}
+    try:
+        return BundleFields.model_validate({**given, **change})
+    except ValidationError as error:
+        raise TrainingError(
+            found="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+            wanted="fields of bundle.json",
+            hint="see --set of xreal-synth bundle export",
+        ) from error
 
 
 def _sizes(folder: Path) -> dict[str, Any]:
