@@ -16,7 +16,7 @@ from torch import Tensor, nn
 NO_FINDING = "No Finding"
 FINDINGS = ("Pneumonia", "Infiltration", "Atelectasis", "Effusion", "Edema")
 
-ALL_TOGETHER = 8
+ALL_TOGETHER = 9
 AT_ONCE = 3
 
 
