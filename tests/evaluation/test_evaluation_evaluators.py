@@ -35,7 +35,7 @@ def test_the_shipped_evaluators_are_small_and_not_the_bundles_own() -> None:
     found = load_evaluators()
     info = describe("xreal-mini")
     assert set(found.findings) == set(info.prompts)
-    assert sum(path.stat().st_size for path in SHIPPED_EVALUATORS.rglob("*")) < 8_000_000
+    assert sum(path.stat().st_size for path in SHIPPED_EVALUATORS.rglob("*")) < 12_000_000
     for part, evaluator in (("segmenter", found.segmenter), ("classifier", found.classifier)):
         own = load_network(info, part)
         assert {n: p.shape for n, p in own.named_parameters()} != {
