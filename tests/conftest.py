@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import setuptools  # noqa: F401  # torch.compile wants it, and it refuses after the standard library's distutils
 from hypothesis import HealthCheck, settings
 from object_store import ObjectStore, serving
 

@@ -46,4 +46,4 @@ def test_recipes_are_planned_by_name_without_a_clone(tmp_path: Path) -> None:
     )  # fmt: skip
     place, *rest = done.stdout.split()
     assert Path(place).is_relative_to(site)
-    assert rest == ["36.0", "Effusion", str(len(list((ROOT / "recipes").glob("*.yaml"))))]
+    assert rest == ["40.0", "Effusion", str(len(list((ROOT / "recipes").glob("*.yaml"))))]

@@ -26,7 +26,19 @@ def test_figures_and_sheet(
     images: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    options = ["--data", str(images), "-n", "6", "--steps", "4", "--sheet", str(sheet), "--json"]
+    options = [
+        "--data",
+        str(images),
+        "-n",
+        "6",
+        "--steps",
+        "4",
+        "--mode",
+        "branch",
+        "--sheet",
+        str(sheet),
+        "--json",
+    ]
     assert evaluate("anatomy", *options) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["images"], figures["variants"]) == (6, 3)

@@ -281,7 +281,9 @@ def test_measurements_in_the_folder_are_shown(reported: LocalStore, tmp_path: Pa
     }
     store.replace("evaluation.json", json.dumps({"rows": rows, **reported_of, "more": 1}).encode())
     data = page_of(store)
-    assert "0.520 (95% interval 0.470 to 0.570, 200 images)" in re.sub(r"</?strong>", "", data.decode())
+    assert "a regression 0.520 (95% interval 0.470 to 0.570) (200 images)" in re.sub(
+        r"</?strong>", "", data.decode()
+    )
     assert ["Dice of the heart", "0.91", "0.9 to 0.92", "0.95"] in rows_of(data)
     assert ["AUC", "0.8", "", "-"] in rows_of(data)
     assert "FID" not in read_page(data).words

@@ -97,11 +97,11 @@ def mini_design() -> Design:
     """The architecture of the shipped xreal-mini."""
     fields = read_fields(MINI / BUNDLE_FILE).model_dump()
     given = {key: value for key, value in fields.items() if key not in (*_NOISE, "seconds_per_evaluation")}
-    width = _config("unet")["cross_attention_dim"]
+    width, findings = _config("unet")["cross_attention_dim"], tuple(fields["prompts"]["findings"])
     return Design(
         fields=BundleFields(**{**given, "name": "random-mini"}, **_NOISE),
         networks={part: _fresh(part) for part in NETWORKS if (MINI / part).is_dir()},
-        tokens=lambda: LabelTokens(width=width).table(),
+        tokens=lambda: LabelTokens(findings, width).table(),
         scheduler={k: v for k, v in _config("scheduler").items() if not k.startswith("_")},
     )
 
