@@ -18,8 +18,8 @@ from xreal_synth.dataset.names import record_key
 from xreal_synth.dataset.record import read_record
 from xreal_synth.dataset.tar import TarWriter, encode_sample, read_tar
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.samples import changed
 from xreal_synth.engine.publish import publish_rows
+from xreal_synth.engine.samples import changed
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.report.build import build
