@@ -224,6 +224,7 @@ def spoiled() -> dict[str, list[Sample]]:
         "change.png is not 0 outside": [twin, dataclasses.replace(variant, change=change)],
         "change.png is not the difference": [twin, other],
         "not those of the group's v0": [twin, variant, elsewhere],
+        "regions are not those": [twin, sham],
         "s0: other labels than 0000000001-h": [twin, variant, labelled],
         "digest ffff": [painted(digest="f" * 64)],
         "made with bundle other": [painted(bundle_name="other")],

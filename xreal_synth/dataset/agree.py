@@ -20,14 +20,14 @@ def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
     return [f"{sample.meta.key}: {problem}" for problem in problems]
 
 
-def group_problems(members: Sequence[Sample]) -> list[str]:
+def group_problems(members: Sequence[Sample], *, edited_negatives: bool = False) -> list[str]:
     """What differs between the members of one group that must not: anatomy, and image outside the edit.
 
     A paste leaves every pixel outside the regions that were painted as it is in the twin; where the
     twin is delivered, the change maps say by how much the others differ from it. In mode joint images share their
-    anatomy alone.
+    anatomy alone. Only with `edited_negatives` a sham may have no variant beside it.
     """
-    first, problems = members[0], _sham_problems(members)
+    first, problems = members[0], _sham_problems(members, edited_negatives)
     for sample in members[1:]:
         key = sample.meta.key
         if _image_of(sample.meta) != _image_of(first.meta):
@@ -55,7 +55,7 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
     return region
 
 
-def _sham_problems(members: Sequence[Sample]) -> list[str]:
+def _sham_problems(members: Sequence[Sample], edited_negatives: bool) -> list[str]:
     """Whether a sham lies in the first variant's regions, where its group has one, and is labelled as an image without
     them."""
     by_name = {sample.meta.member: sample.meta for sample in members}
@@ -64,7 +64,8 @@ def _sham_problems(members: Sequence[Sample]) -> list[str]:
     for meta in by_name.values():
         if not meta.sham:
             continue
-        if first is not None and first.findings != meta.sham:
+        alone = first is None and edited_negatives
+        if not alone and (first is None or first.findings != meta.sham):
             problems.append(f"{meta.key}: its regions are not those of the group's v0")
         if twin is not None and twin.labels != meta.labels:
             problems.append(f"{meta.key}: other labels than {twin.key}")

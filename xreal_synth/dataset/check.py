@@ -153,7 +153,8 @@ def _content_problems(samples: Iterable[TarSample], head: DatasetHead, shard: Sh
             yield f"group {group} in a shard of groups {shard.start} to {shard.stop - 1}"
         for sample in members:
             yield from sample_problems(sample, head)
-        yield from group_problems(members)
+        edited = bool(head.setting("pairs", "edit_negatives"))
+        yield from group_problems(members, edited_negatives=edited)
 
 
 def _order_problems(metas: Sequence[SampleMeta]) -> list[str]:

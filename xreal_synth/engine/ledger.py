@@ -194,7 +194,8 @@ def _rebuilt(run: Run, shard: ShardPlan, tar: Path, rejected: list[Rejected]) ->
         rejected += planned.rejected
         for spec in planned.specs:
             members = [_rebuilt_member(run, spec, member, there, shard.stem) for member in spec.members]
-            if reported := group_problems(members):
+            edited = bool(run.recipe.pairs.edit_negatives)
+            if reported := group_problems(members, edited_negatives=edited):
                 raise DatasetError(where=shard.stem, found=reported[0])
             yield from members
 
