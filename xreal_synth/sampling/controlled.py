@@ -238,8 +238,8 @@ def denoiser(model: SamplerModel, guide: Guide | RegionGuide) -> Callable[[Tenso
     """
     if isinstance(guide, RegionGuide):
         return _region_denoiser(model, guide)
-    more = {"hint_BChw": guide.hint, "maps_BRhw": guide.maps}
-    more = {key: value for key, value in more.items() if value is not None}
+    given = {"hint_BChw": guide.hint, "maps_BRhw": guide.maps}
+    more = {key: value for key, value in given.items() if value is not None}
     alone: Denoise = partial(model.denoise, **more)
     if guide.null is None:
         return lambda z, t: alone(z, torch.full((len(z),), t, device=z.device), guide.cond)
