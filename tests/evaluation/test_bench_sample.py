@@ -12,8 +12,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from xreal_synth.cli.main import main
-from xreal_synth.evaluation.bench_sample import CPU_ATTENTION, LoopTiming, SampleBench, loop_settings, rows_of
-from xreal_synth.evaluation.machine import PeakMemory, stated_peak
+from xreal_synth.evaluation.bench_sample import (
+    CPU_ATTENTION,
+    LoopTiming,
+    PeakMemory,
+    SampleBench,
+    loop_settings,
+    rows_of,
+    stated_peak,
+)
 from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.models.describe import describe
 from xreal_synth.models.load import load_bundle

@@ -137,7 +137,7 @@ def anatomy(
     import torch
 
     from xreal_synth.evaluation.anatomy import measure_anatomy, own_segmenter
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request, images_for, prepare
 
     torch.set_num_threads(threads)

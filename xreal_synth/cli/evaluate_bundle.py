@@ -75,7 +75,7 @@ def bundle(
     import torch
 
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request, figures_for, images_for, prepare, real_images
 
     torch.set_num_threads(threads)
@@ -94,7 +94,7 @@ def bundle(
             title = f"made by {prepared.info.name} (synthetic; for research, not for diagnosis)"
             made_beside_real(prepared.cases, prepared.reader, made, sheet, title=title)
         if spectrum is not None:
-            from xreal_synth.evaluation.spectrum import draw_spectra
+            from xreal_synth.evaluation.fidelity import draw_spectra
 
             draw_spectra(
                 {prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum

@@ -78,7 +78,7 @@ def choices(
         write_table,
     )
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request
 
     torch.set_num_threads(threads)

@@ -55,9 +55,9 @@ def compare(
     A dataset that was evaluated beside the same images by the same networks is not measured again.
     """
     from xreal_synth.evaluation import compare as table
-    from xreal_synth.evaluation.dataset_bench import open_bench, open_datasets
-    from xreal_synth.evaluation.dataset_record import record_bytes, stored, write
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.dataset import open_bench, open_datasets
+    from xreal_synth.evaluation.dataset_record import stored, write
+    from xreal_synth.evaluation.kept import json_bytes, null_for_nan
     from xreal_synth.storage import LocalStore
 
     chosen = open_datasets(datasets, count)
@@ -77,7 +77,7 @@ def compare(
     if out is not None:
         folder = LocalStore(out)
         folder.replace("compare.md", table.markdown(records).encode())
-        folder.replace("compare.json", record_bytes(result))
+        folder.replace("compare.json", json_bytes(result))
     if as_json:
         print_json(null_for_nan(result))
         return

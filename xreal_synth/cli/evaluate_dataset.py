@@ -54,8 +54,9 @@ def dataset(
 
     Writes evaluation.json and evaluation.md into the dataset. Never tune on these figures.
     """
-    from xreal_synth.evaluation.dataset_bench import open_bench, open_datasets
-    from xreal_synth.evaluation.dataset_record import record_bytes, write
+    from xreal_synth.evaluation.dataset import open_bench, open_datasets
+    from xreal_synth.evaluation.dataset_record import write
+    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.storage import LocalStore
 
     (chosen,) = open_datasets([dataset], count)
@@ -65,11 +66,11 @@ def dataset(
         record = bench.measure(chosen, count, report)
     if json_file is not None and str(json_file) != "-":
         path = json_file.expanduser().absolute()
-        LocalStore(path.parent).replace(path.name, record_bytes(record))
+        LocalStore(path.parent).replace(path.name, json_bytes(record))
     store = chosen.source.store
     write(store, record)
     if str(json_file) == "-":
-        typer.echo(record_bytes(record).decode(), nl=False)
+        typer.echo(json_bytes(record).decode(), nl=False)
         return
     show(record)
     console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,12 +40,13 @@ def leak(
     """
     from xreal_synth.dataset.names import LEAK
     from xreal_synth.evaluation.dataset_images import generated_images
+    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.evaluation.leak import leak as measure
 
     with made_source(dataset) as source, bars() as report:
         figures = measure((image.sample for image in generated_images(source, report)), count, seed)
         reported = _fields(figures, source.head.digest)
-        source.store.replace(LEAK, (json.dumps(reported, indent=1) + "\n").encode())
+        source.store.replace(LEAK, json_bytes(reported))
     if as_json:
         print_json(reported)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,6 +96,7 @@ def privacy(
 
     from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
+    from xreal_synth.evaluation.kept import json_bytes
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,7 +111,7 @@ def privacy(
             _draw(source, audit, training, sheet, report)
         added = _quarantine(source, audit) if quarantine else 0
         reported = _reported(source, audit, loaded, f"{machine(device)}, {threads} thread(s)")
-        source.store.replace(PRIVACY, (json.dumps(reported, indent=1) + "\n").encode())
+        source.store.replace(PRIVACY, json_bytes(reported))
     if as_json:
         print_json(
             {
@@ -134,8 +134,7 @@ def _audited(
 ) -> tuple[Audit, list[str], _RealSide]:
     """The audit, the names of the training images, and these."""
     from xreal_synth.evaluation.dataset_images import generated_images
-    from xreal_synth.evaluation.privacy import audit_images
-    from xreal_synth.evaluation.privacy_images import check_patients, see
+    from xreal_synth.evaluation.privacy import audit_images, check_patients, see
 
     keys: list[str] = []
     sizes: set[int] = set()
@@ -161,7 +160,7 @@ def _measure(
 ) -> _RealSide:
     from xreal_synth.evaluation.cases import CaseReader, split_rows
     from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.privacy_images import real_images, see
+    from xreal_synth.evaluation.privacy import real_images, see
 
     store = open_real(manifest)
     reader, used = CaseReader(store, size), list[Any]()
@@ -171,7 +170,7 @@ def _measure(
 
 def _draw(source: Source, audit: Audit, training: _RealSide, sheet: Path, report: Report) -> None:
     from xreal_synth.evaluation.dataset_images import images_named
-    from xreal_synth.evaluation.privacy_images import draw_pairs
+    from xreal_synth.evaluation.privacy import draw_pairs
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]
     wanted = {pair.key for pair in pairs}
@@ -197,7 +196,7 @@ def _reason(audit: Audit, pair: CopyPair) -> str:
 
 
 def _reported(source: Source, audit: Audit, evaluators: Evaluators, where: str) -> dict[str, Any]:
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import null_for_nan
 
     return dict(
         null_for_nan(

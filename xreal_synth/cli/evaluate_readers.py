@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -104,8 +103,7 @@ def make(
     """
     from xreal_synth.evaluation.dataset_images import open_real
     from xreal_synth.evaluation.readers import choose_images, make_kit
-    from xreal_synth.evaluation.readers_files import KEY, key_bytes
-    from xreal_synth.evaluation.readers_page import reader_page
+    from xreal_synth.evaluation.readers_files import KEY, key_bytes, reader_page
     from xreal_synth.export.place import free_path, whole_folder
     from xreal_synth.storage import private_files
 
@@ -153,7 +151,7 @@ def analyse(
     image) into the kit's folder. Answers that are missing, foreign or not
     offered are refused, all of them named.
     """
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import as_read, json_bytes
     from xreal_synth.evaluation.readers_figures import analyse as figures_of
     from xreal_synth.evaluation.readers_figures import tables_of
     from xreal_synth.evaluation.readers_files import read_key, read_results
@@ -162,10 +160,10 @@ def analyse(
     study = read_key(kit)
     readings = read_results(study, results)
     analysis: Analysis = figures_of(study, readings)
-    reported = null_for_nan(json.loads(json.dumps(asdict(analysis))))
+    reported = as_read(asdict(analysis))
     store, table = LocalStore(kit), tables_of(analysis)
     store.replace("analysis.md", table.encode())
-    store.replace("analysis.json", (json.dumps(reported, indent=1) + "\n").encode())
+    store.replace("analysis.json", json_bytes(reported))
     store.replace("answers.csv", _answers(study, readings))
     if as_json:
         print_json(reported)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -94,6 +93,7 @@ def utility(
     """
     import torch
 
+    from xreal_synth.evaluation.kept import as_read
     from xreal_synth.evaluation.utility import BESIDE_SYNTHETIC, Arm, Study, cells_of, phases_of
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
@@ -132,7 +132,7 @@ def utility(
     }  # fmt: skip
     table = _write(study.folder, rows, reported, settings)
     if as_json:
-        print_json(_plain(reported))
+        print_json(as_read(reported))
         return
     console.print(table, soft_wrap=True)
     notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
@@ -142,7 +142,7 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
     """Trains in the training room and tests on the test images; seconds are CPU seconds on a CPU."""
     import torch
 
-    from xreal_synth.evaluation.detections import boxes_found
+    from xreal_synth.evaluation.places import boxes_found
     from xreal_synth.evaluation.utility import TrainingPhase
     from xreal_synth.training.study import Phase, image_set, scores_after
 
@@ -193,6 +193,7 @@ def _real(
 def _write(
     folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], settings: StudySettings
 ) -> str:
+    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.evaluation.utility_figures import draw_rows, table_of
     from xreal_synth.storage import LocalStore
 
@@ -207,15 +208,9 @@ def _write(
     table = f"{words}\n\n{table_of(rows)}"
     store = LocalStore(folder)
     store.replace("utility.md", table.encode())
-    store.replace("utility.json", (json.dumps(_plain(reported), indent=1) + "\n").encode())
+    store.replace("utility.json", json_bytes(reported))
     draw_rows(rows, folder / "utility.png", f"{', '.join(settings.findings)}: what the {kind} was trained on")
     return table
-
-
-def _plain(reported: dict[str, Any]) -> Any:
-    from xreal_synth.evaluation.intervals import null_for_nan
-
-    return null_for_nan(json.loads(json.dumps(reported)))
 
 
 def _counts(images: LabelledImages) -> dict[str, Any]:

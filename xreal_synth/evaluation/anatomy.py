@@ -18,10 +18,9 @@ from torch import nn
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import BundleError
 from xreal_synth.evaluation.cases import Case, CaseReader
-from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
+from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers, upper_power
 from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
-from xreal_synth.evaluation.spectrum import ring_powers, upper_power
 from xreal_synth.findings import ORGANS
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.load import load_network

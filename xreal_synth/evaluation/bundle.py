@@ -17,9 +17,8 @@ import numpy.typing as npt
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.copies import CopyFigures, count_copies, standardised
-from xreal_synth.evaluation.distances import frechet_distance, kernel_distance
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim
+from xreal_synth.evaluation.fidelity import RINGS, ms_ssim, upper_power
 from xreal_synth.evaluation.findings import (
     FindingFigures,
     FindingScores,
@@ -31,7 +30,7 @@ from xreal_synth.evaluation.generated_images import GeneratedFolder, image_secon
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, spread
 from xreal_synth.evaluation.measurements import Measurements, measure
 from xreal_synth.evaluation.places import PlaceFigures, place_figures
-from xreal_synth.evaluation.spectrum import RINGS, upper_power
+from xreal_synth.evaluation.set_distances import frechet, kernel
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.types import GreyImage, Mask
@@ -192,8 +191,8 @@ def measure_bundle(
         dice_real=_dice(real.measurements, bootstrap),
         ms_ssim=bootstrap.mean(made.ms_ssim),
         ms_ssim_twin=bootstrap.mean(made.ms_ssim_twin),
-        kernel=_distance(kernel_distance, made.measurements, real, bootstrap),
-        frechet=_distance(frechet_distance, made.measurements, real, bootstrap),
+        kernel=_distance(kernel, made.measurements, real, bootstrap),
+        frechet=_distance(frechet, made.measurements, real, bootstrap),
         findings=per_finding,
         macro_f1=f1,
         macro_f1_real=f1_real,

@@ -15,13 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from xreal_synth.dataset.acceptance import PLACEMENT
-from xreal_synth.evaluation.diversity import ALL
+from xreal_synth.evaluation.fidelity import RINGS, upper_power
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
-from xreal_synth.evaluation.image_sets import NAMES, ImageSet
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, proportion, unknown
-from xreal_synth.evaluation.manifold import manifold
-from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure
-from xreal_synth.evaluation.spectrum import RINGS, upper_power
+from xreal_synth.evaluation.measurements import ALL, NAMES, ImageSet
+from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure, manifold
 from xreal_synth.findings import NO_FINDING, ORGANS
 from xreal_synth.types import Acceptance
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -21,11 +20,12 @@ from xreal_synth.evaluation.dataset_figures import (
     LEAST_FOR_MANIFOLD,
     MS_SSIM,
 )
-from xreal_synth.evaluation.intervals import Estimate, nan_for_null, null_for_nan
-from xreal_synth.opening import parse_json
+from xreal_synth.evaluation.intervals import Estimate
+from xreal_synth.evaluation.kept import json_bytes, nan_for_null, record_of
 from xreal_synth.storage import Store
 
 FORMAT: Final = 1
+_ROWS: Final = ("rows", "rows_unflagged")
 
 NOTES: Final = (
     "MS-SSIM: to the real image of the same, unchanged organ mask, or to the image that was edited. Labels play no "
@@ -48,27 +48,10 @@ NOTES: Final = (
 )
 
 
-def identity(
-    head: Mapping[str, Any],
-    tars: Sequence[str],
-    real: Mapping[str, Any],
-    networks: Mapping[str, Any],
-    images: int,
-) -> dict[str, Any]:
-    """What decides the figures; an evaluation of the same identity need not be computed again."""
-    record: dict[str, Any] = json.loads(
-        json.dumps({
-            "format": FORMAT, "dataset": head, "tars": list(tars), "real": real, "networks": networks,
-            "images_at_most": images,
-        })
-    )  # fmt: skip
-    return record
-
-
 def write(store: Store, record: Mapping[str, Any]) -> None:
     """Puts both files into the dataset's folder; raises StorageError."""
     try:
-        store.replace(EVALUATION, record_bytes(record))
+        store.replace(EVALUATION, json_bytes(record))
         store.replace(EVALUATION_TABLE, markdown(record).encode())
     except OSError as error:
         raise StorageError(
@@ -79,22 +62,10 @@ def write(store: Store, record: Mapping[str, Any]) -> None:
         ) from error
 
 
-def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """evaluation.json's bytes; what could not be measured is null."""
-    return (json.dumps(null_for_nan(dict(record)), indent=1, allow_nan=False) + "\n").encode()
-
-
 def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation that lies in the dataset's folder, if it is of this identity; a damaged one counts as none."""
-    if not store.exists(EVALUATION):
-        return None
-    try:
-        found = parse_json(store.read_bytes(EVALUATION))
-        if found["of"] != of:
-            return None
-        return {**found, **{key: [_row(row) for row in found[key]] for key in ("rows", "rows_unflagged")}}
-    except (ValueError, KeyError, TypeError):
-        return None
+    found = record_of(store, EVALUATION, of, *_ROWS)
+    return found and {**found, **{key: [_row(row) for row in found[key]] for key in _ROWS}}
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -101,7 +101,7 @@ def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
         below = np.cumsum(n, axis=1) - n
         pairs = p.sum(axis=1) * n.sum(axis=1)
         won = (p * (below + 0.5 * n)).sum(axis=1)
-        return np.asarray(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
+        return divided(won, pairs)
 
     return statistic
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -83,11 +82,11 @@ class Bootstrap:
         values = np.asarray(values, np.float64)
         kept = ~np.isnan(values)
         filled = np.where(kept, values, 0.0)
-        return self.interval(lambda weights: _share(weights @ filled, weights @ kept), int(kept.sum()))
+        return self.interval(lambda weights: divided(weights @ filled, weights @ kept), int(kept.sum()))
 
     def ratio(self, over: Array, under: Array) -> Estimate:
         """Mean of `over` [N] divided by the mean of `under` [N], image by image resampled together."""
-        return self.interval(lambda weights: _share(weights @ over, weights @ under), len(over))
+        return self.interval(lambda weights: divided(weights @ over, weights @ under), len(over))
 
     def jackknife(self, statistic: Callable[[npt.NDArray[np.bool_]], float]) -> Estimate:
         """A statistic of a set of images with an interval of +-1.96 jackknife errors over groups of patients.
@@ -112,7 +111,7 @@ class Bootstrap:
         """Mean of the values [N] divided by the mean of another set's [M], each set resampled by itself."""
         draws = min(len(self.weights), len(other.weights))
         over, below = (
-            _share(one.weights[:draws] @ part, one.weights[:draws].sum(axis=1))
+            divided(one.weights[:draws] @ part, one.weights[:draws].sum(axis=1))
             for one, part in ((self, values), (other, under))
         )
         if not len(values) or not len(under) or not under.mean():
@@ -160,23 +159,6 @@ def spread(values: Sequence[float], n: int) -> Estimate:
     return Estimate(float(np.mean(values)), float(low), float(high), n)
 
 
-def _share(over: Array, under: Array) -> Array:
+def divided(over: Array, under: Array) -> Array:
+    """over / under of one shape, NaN where that is a division by zero."""
     return np.asarray(np.divide(over, under, out=np.full(over.shape, np.nan), where=under != 0))
-
-
-def null_for_nan(value: Any) -> Any:
-    """Plain data with None for every NaN."""
-    if isinstance(value, dict):
-        return {key: null_for_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [null_for_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def nan_for_null(value: Any) -> Any:
-    """Plain data with NaN for every None."""
-    if isinstance(value, dict):
-        return {key: nan_for_null(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [nan_for_null(inner) for inner in value]
-    return math.nan if value is None else value

@@ -17,8 +17,8 @@ from xreal_synth.errors import AnatomyError, TrainingError
 from xreal_synth.evaluation.cases import CaseReader, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim
-from xreal_synth.evaluation.image_sets import GivenImage, ImageSet, measure_set
 from xreal_synth.evaluation.inception import InceptionFeatures
+from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure_set
 from xreal_synth.images.files import ImagePair
 from xreal_synth.images.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.storage import Store, sha256_bytes

@@ -9,7 +9,6 @@ Shapes: N images, S their side, L findings.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -21,10 +20,11 @@ import numpy.typing as npt
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.findings import Labels
+from xreal_synth.evaluation.kept import claim, json_bytes
+from xreal_synth.evaluation.places import Boxes
 from xreal_synth.opening import parse_json
 from xreal_synth.seeds import stream
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import NormBox
 
 STUDY: Final = "study.json"
 
@@ -36,10 +36,6 @@ class Arm(StrEnum):
     synthetic = "synthetic"
     both = "real + synthetic"
     pretrained = "synthetic, then real"
-
-
-Boxes = tuple[tuple[NormBox, ...], ...]
-"""Of one image: the boxes of each finding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +106,7 @@ class TrainingPhase:
 class Trained:
     """A cell that is done: its outputs on the test images, images trained on, seconds of the training.
 
-    `outputs` are a classifier's logits [N, L], or a detector's boxes (detections.py).
+    `outputs` are a classifier's logits [N, L], or a detector's boxes (places.py).
     """
 
     cell: UtilityCell
@@ -183,9 +179,10 @@ class Study:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder
         self._store = LocalStore(folder)
-        record = json.loads(json.dumps(identity))
-        if not self._store.put_if_absent(STUDY, _text(record)):
-            self._check_identity(record)
+        claim(
+            self._store, STUDY, identity, found="cells of another study", wanted="cells of this study",
+            hint="give --out another folder, or the former settings again",
+        )  # fmt: skip
 
     def done(self, cell: UtilityCell) -> Trained | None:
         """The cell, if it is done; raises DatasetError for a file that is not one."""
@@ -214,25 +211,5 @@ class Study:
             "arm": cell.arm.value, "share": cell.share, "seed": cell.seed, "real_images": real,
             "synthetic_images": synthetic, "seconds": round(seconds, 1), "outputs": outputs.tolist(),
         }  # fmt: skip
-        self._store.replace(cell.key, _text(record))
+        self._store.replace(cell.key, json_bytes(record))
         return found
-
-    def _check_identity(self, now: dict[str, Any]) -> None:
-        try:
-            former = parse_json(self._store.read_bytes(STUDY))
-            other = [
-                f"{key} {former.get(key)!r}, now {now[key]!r}" for key in now if former.get(key) != now[key]
-            ]
-        except (ValueError, AttributeError) as error:
-            other = [f"{STUDY} cannot be read: {error}"]
-        if other:
-            raise DatasetError(
-                where=str(self.folder),
-                found="cells of another study: " + "; ".join(other),
-                wanted="cells of this study",
-                hint="give --out another folder, or the former settings again",
-            )
-
-
-def _text(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()

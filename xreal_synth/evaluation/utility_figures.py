@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from xreal_synth.evaluation.detections import pointing_of, precision_of
 from xreal_synth.evaluation.findings import area_of
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, estimated
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, estimated
+from xreal_synth.evaluation.places import pointing_of, precision_of
 from xreal_synth.evaluation.utility import Arm, LabelledImages, Trained
 
 Statistic = Callable[[Array], Array]
@@ -113,7 +113,7 @@ def _row(
     ratio = None
     if real:
         under = np.mean(list(real.values()), axis=0) - measure.chance
-        ratio = np.divide(value - measure.chance, under, out=np.full(under.shape, np.nan), where=under > 0)
+        ratio = np.where(under > 0, divided(value - measure.chance, under), np.nan)
     known = (test.labels >= 0).sum(axis=0)
     seeds = {seed: estimated(draws.mean(axis=0), len(test)) for seed, draws in own.items()}
     values = [one.value for one in seeds.values()]

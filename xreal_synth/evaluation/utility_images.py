@@ -14,8 +14,9 @@ from xreal_synth.dataset.source import Source
 from xreal_synth.errors import TrainingError
 from xreal_synth.evaluation.cases import CaseReader, split_rows
 from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images
+from xreal_synth.evaluation.places import Boxes
 from xreal_synth.evaluation.request import Report
-from xreal_synth.evaluation.utility import Boxes, LabelledImages
+from xreal_synth.evaluation.utility import LabelledImages
 from xreal_synth.findings import TXRV18
 from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.storage import Store
