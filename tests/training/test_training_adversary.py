@@ -14,8 +14,7 @@ from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.losses import band_loss
 from xreal_synth.training.perceptual import PerceptualDistance, load_perceptual
 from xreal_synth.training.redenoise import load_redenoiser
-from xreal_synth.training.settings.autoencoder import AutoencoderSettings
-from xreal_synth.training.settings.denoiser import DenoiserSettings
+from xreal_synth.training.settings import AutoencoderSettings, DenoiserSettings
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 

@@ -19,8 +19,7 @@ from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.training.export import export_parts
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.classifier import ClassifierSettings
-from xreal_synth.training.settings.common import DataSettings
+from xreal_synth.training.settings import ClassifierSettings, DataSettings
 from xreal_synth.training.tasks.classifier import (
     ClassifierTask,
     areas,

@@ -17,8 +17,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import load_first_stage
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.controlnet import ControlNetSettings
-from xreal_synth.training.settings.denoiser import DenoiserSettings
+from xreal_synth.training.settings import ControlNetSettings, DenoiserSettings
 from xreal_synth.training.tasks.controlnet import ControlNetTask, read_denoiser
 from xreal_synth.training.tasks.denoiser import build_unet
 

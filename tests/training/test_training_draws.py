@@ -16,7 +16,7 @@ from xreal_synth.training.draws import BatchPart, image_order, split
 from xreal_synth.training.images import load_images
 from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
+from xreal_synth.training.settings import DataSettings, LoopSettings, WarpSettings
 
 pytestmark = pytest.mark.numeric
 

@@ -16,7 +16,7 @@ from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, loa
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.make_bundle import Runs, Words, make_bundle
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.kl import KlControllerSettings
+from xreal_synth.training.settings import KlControllerSettings
 from xreal_synth.training.tasks.controller import mask_of
 from xreal_synth.training.tasks.kl_autoencoder import build_kl
 from xreal_synth.training.tasks.kl_controller import KlControllerTask

@@ -12,7 +12,7 @@ from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.draws import whole
 from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
-from xreal_synth.training.settings.denoiser import DenoiserSettings
+from xreal_synth.training.settings import DenoiserSettings
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from xreal_synth.training.settings.classifier import ClassifierSettings
+from xreal_synth.training.settings import ClassifierSettings
 from xreal_synth.training.study import (
     Phase,
     StudySettings,

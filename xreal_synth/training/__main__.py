@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from xreal_synth.errors import XrealError
-from xreal_synth.training.config import CONFIGS
 from xreal_synth.training.loop import EXIT_STOPPED
 from xreal_synth.training.run import train
+from xreal_synth.training.settings import CONFIGS
 
 
 def main() -> int:

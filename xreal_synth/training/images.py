@@ -26,7 +26,7 @@ from xreal_synth.images.manifest import BadImage, ImageRow, Refusal, RowFault, f
 from xreal_synth.storage import Store, open_store
 from xreal_synth.training.draws import BatchPart, whole
 from xreal_synth.training.region_maps import draw_weights, region_maps
-from xreal_synth.training.settings.common import DataSettings
+from xreal_synth.training.settings import DataSettings
 from xreal_synth.training.warps import plain_view, warped_view
 
 SPLITS = ("train", "val")

@@ -26,7 +26,7 @@ from xreal_synth.training.draws import BatchPart, generator_for, image_order, sp
 from xreal_synth.training.look import look, publish
 from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.session import Pace, Stop, TrainingRun
-from xreal_synth.training.settings.common import BUDGET_KEYS, LoopSettings
+from xreal_synth.training.settings import BUDGET_KEYS, LoopSettings
 from xreal_synth.training.state import load_state
 
 EXIT_STOPPED = 75

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers.optimization import get_scheduler
 
-from xreal_synth.training.settings.common import LoopSettings
+from xreal_synth.training.settings import LoopSettings
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:

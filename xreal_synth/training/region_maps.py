@@ -13,7 +13,7 @@ from PIL import Image
 
 from xreal_synth.findings import FINDINGS, NO_FINDING, REGIONS
 from xreal_synth.images.manifest import ImageRow
-from xreal_synth.training.settings.common import DrawSettings
+from xreal_synth.training.settings import DrawSettings
 from xreal_synth.types import Mask, NormBox
 
 SIDE = 64

@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from xreal_synth.training.images import TrainingImages
-from xreal_synth.training.settings.common import LoopSettings
+from xreal_synth.training.settings import LoopSettings
 from xreal_synth.training.state import Learner, Progress
 from xreal_synth.training.tasks.base import TrainingTask
 from xreal_synth.training.world import WorkerGroup, joined_loss

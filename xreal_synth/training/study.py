@@ -25,8 +25,7 @@ from xreal_synth.training.images import TrainingImages
 from xreal_synth.training.rates import learning_rate
 from xreal_synth.training.region_maps import SIDE, box_map
 from xreal_synth.training.session import TrainingRun
-from xreal_synth.training.settings.classifier import ClassifierSettings
-from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
+from xreal_synth.training.settings import ClassifierSettings, DataSettings, LoopSettings, WarpSettings
 from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
 from xreal_synth.types import NormBox
 

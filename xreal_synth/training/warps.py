@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.training.draws import BatchPart, whole
-from xreal_synth.training.settings.common import WarpSettings
+from xreal_synth.training.settings import WarpSettings
 
 KNOTS = 5
 """Knots a side of the elastic field: bends of a quarter of the image and wider."""

@@ -16,7 +16,7 @@ from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
 from xreal_synth.training.perceptual import load_perceptual
 from xreal_synth.training.redenoise import Redenoiser, load_redenoiser
-from xreal_synth.training.settings.autoencoder import AutoencoderSettings
+from xreal_synth.training.settings import AutoencoderSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 

@@ -19,7 +19,7 @@ from xreal_synth.models.networks.finding_classifier import (
     pooled_logits,
 )
 from xreal_synth.training.images import ImageBatch, TrainingImages, degraded
-from xreal_synth.training.settings.classifier import ClassifierSettings
+from xreal_synth.training.settings import ClassifierSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 _UNKNOWN = -1

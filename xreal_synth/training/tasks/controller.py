@@ -14,7 +14,7 @@ from torch.nn import functional
 from xreal_synth.models.networks.mask_controller import CODE_SCALE, MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings.controller import ControllerSettings
+from xreal_synth.training.settings import ControllerSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 

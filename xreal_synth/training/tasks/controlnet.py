@@ -21,7 +21,7 @@ from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_
 from xreal_synth.models.networks.with_maps import no_maps
 from xreal_synth.training.first_stage import FirstStage
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings.controlnet import ControlNetSettings
+from xreal_synth.training.settings import ControlNetSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.controller import mask_of
 from xreal_synth.training.tasks.noise_levels import draw_steps

@@ -22,7 +22,7 @@ from xreal_synth.models.networks.with_maps import MAPS_KEY, with_maps
 from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings.denoiser import DenoiserSettings
+from xreal_synth.training.settings import DenoiserSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.noise_levels import draw_steps
 

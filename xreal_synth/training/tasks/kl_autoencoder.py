@@ -16,7 +16,7 @@ from xreal_synth.training.adversary import PatchCritic, adversarial_terms
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.losses import gradient_loss
 from xreal_synth.training.perceptual import load_perceptual
-from xreal_synth.training.settings.kl import KlSettings
+from xreal_synth.training.settings import KlSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 GREY_LEVELS = 255

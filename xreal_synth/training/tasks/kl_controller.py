@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings.kl import KlControllerSettings
+from xreal_synth.training.settings import KlControllerSettings
 from xreal_synth.training.tasks.base import image_grid
 from xreal_synth.training.tasks.controller import mask_of
 from xreal_synth.training.tasks.kl_autoencoder import KlAutoencoderTask

@@ -16,7 +16,7 @@ from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
 from xreal_synth.training.images import ImageBatch, degraded
 from xreal_synth.training.losses import soft_dice_loss
-from xreal_synth.training.settings.segmenter import SegmenterSettings
+from xreal_synth.training.settings import SegmenterSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 ORGANS = ("left_lung", "right_lung", "heart", "aorta")
