@@ -33,7 +33,7 @@ OWN = {
     "dataset/tar.py": {"tarfile.open"},  # written, to a file of its own
     "prepare/tars.py": {"tarfile.open"},
     "engine/job_package.py": {"zipfile.ZipFile"},
-    "training/box_tables.py": {
+    "training/fit_prior.py": {
         "gzip.open",
         "zipfile.ZipFile",
         "csv.DictReader",

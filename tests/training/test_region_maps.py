@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xreal_synth.images.manifest import ImageBox, ImageRow
-from xreal_synth.models.networks.with_maps import MAPS_KEY
+from xreal_synth.models.networks.conditioning import MAPS_KEY
 from xreal_synth.training.draws import weighted_draw
 from xreal_synth.training.images import ImageBatch, load_images
 from xreal_synth.training.region_maps import SIDE, draw_weights, region_maps

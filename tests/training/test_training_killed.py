@@ -17,7 +17,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
-from xreal_synth.training.curves import read_metrics
+from xreal_synth.training.look import read_metrics
 from xreal_synth.training.run import train
 from xreal_synth.training.state import Learner, Progress, load_state, save_state
 

@@ -12,14 +12,13 @@ from diffusers import AutoencoderKL
 
 from xreal_synth.errors import ConversionError, TrainingError
 from xreal_synth.models.load import load_bundle
+from xreal_synth.training.export import Runs, Words, make_bundle
 from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, load_first_stage
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.make_bundle import Runs, Words, make_bundle
 from xreal_synth.training.run import train
 from xreal_synth.training.settings import KlControllerSettings
 from xreal_synth.training.tasks.controller import mask_of
-from xreal_synth.training.tasks.kl_autoencoder import build_kl
-from xreal_synth.training.tasks.kl_controller import KlControllerTask
+from xreal_synth.training.tasks.kl import KlControllerTask, build_kl
 
 Config = Callable[..., Path]
 TINY = {"kind": "kl", "image_channels": 3, "channels": [8, 8, 16], "blocks": 1, "groups": 4}

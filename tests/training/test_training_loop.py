@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training import __main__ as command
-from xreal_synth.training.curves import append_metrics, read_metrics
 from xreal_synth.training.export import EMBEDDINGS, export_parts
+from xreal_synth.training.look import append_metrics, read_metrics
 from xreal_synth.training.loop import EXIT_STOPPED
 from xreal_synth.training.run import train
 from xreal_synth.training.tasks.segmenter import SegmenterTask

@@ -19,12 +19,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import flop_counter
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.opening import parse_json, read_file
 from xreal_synth.training.config import load_config
 from xreal_synth.training.draws import split
-from xreal_synth.training.first_stage import FirstStage, KlFirstStage, frozen
+from xreal_synth.training.first_stage import FirstStage, KlFirstStage, TrainedDenoiser, frozen
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.run import build_task
@@ -39,9 +39,9 @@ from xreal_synth.training.settings import (
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fresh_autoencoder
 from xreal_synth.training.tasks.base import TrainingTask
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller
-from xreal_synth.training.tasks.controlnet import ControlNetTask, TrainedDenoiser
+from xreal_synth.training.tasks.controlnet import ControlNetTask
 from xreal_synth.training.tasks.denoiser import DenoiserTask, build_unet, paper_schedule
-from xreal_synth.training.tasks.kl_autoencoder import build_kl
+from xreal_synth.training.tasks.kl import build_kl
 
 _formulas: Any = flop_counter
 _aten = torch.ops.aten

@@ -24,10 +24,9 @@ from xreal_synth.findings import NO_FINDING
 from xreal_synth.images.files import ImageFiles, ImagePair, checked_pair
 from xreal_synth.images.manifest import BadImage, ImageRow, Refusal, RowFault, fault_counts, read_manifest
 from xreal_synth.storage import Store, open_store
-from xreal_synth.training.draws import BatchPart, whole
+from xreal_synth.training.draws import BatchPart, plain_view, warped_view, whole
 from xreal_synth.training.region_maps import draw_weights, region_maps
 from xreal_synth.training.settings import DataSettings
-from xreal_synth.training.warps import plain_view, warped_view
 
 SPLITS = ("train", "val")
 NAMED_IN_ERRORS = 20

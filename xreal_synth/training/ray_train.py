@@ -27,9 +27,8 @@ from xreal_synth.errors import EngineError, XrealError
 from xreal_synth.storage import is_remote, local_folder
 from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
 from xreal_synth.training.run import open_run
-from xreal_synth.training.session import OnStep, Pace, Stop, TrainingRun
+from xreal_synth.training.session import OnStep, Pace, Stop, TrainingRun, WorkerGroup
 from xreal_synth.training.settings import TrainConfig
-from xreal_synth.training.world import WorkerGroup
 
 RESTARTS = 3
 POLL_S = 0.1

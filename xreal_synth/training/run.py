@@ -9,10 +9,10 @@ import torch
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import config_tree, load_config
-from xreal_synth.training.first_stage import load_autoencoder, load_first_stage
+from xreal_synth.training.first_stage import load_autoencoder, load_first_stage, read_denoiser
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
-from xreal_synth.training.session import OnStep, TrainingRun
+from xreal_synth.training.session import OnStep, TrainingRun, WorkerGroup
 from xreal_synth.training.settings import (
     AutoencoderSettings,
     ClassifierSettings,
@@ -28,12 +28,10 @@ from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_au
 from xreal_synth.training.tasks.base import TrainingTask
 from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
 from xreal_synth.training.tasks.controller import ControllerTask, build_controller
-from xreal_synth.training.tasks.controlnet import ControlNetTask, read_denoiser
+from xreal_synth.training.tasks.controlnet import ControlNetTask
 from xreal_synth.training.tasks.denoiser import DenoiserTask
-from xreal_synth.training.tasks.kl_autoencoder import KlAutoencoderTask, started_kl
-from xreal_synth.training.tasks.kl_controller import KlControllerTask
+from xreal_synth.training.tasks.kl import KlAutoencoderTask, KlControllerTask, started_kl
 from xreal_synth.training.tasks.segmenter import SegmenterTask, build_segmenter
-from xreal_synth.training.world import WorkerGroup
 
 
 def train(

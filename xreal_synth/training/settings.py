@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, image_label
-from xreal_synth.models.networks.label_tokens import FINDINGS
+from xreal_synth.models.networks.conditioning import FINDINGS
 
 STRICT = ConfigDict(extra="forbid")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,19 @@ def save_state(folder: Path, learner: Learner, progress: Progress, config: dict[
     for other in folder.glob("step-*"):
         if other.name != name:
             shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def new_version(target: Path) -> Iterator[Path]:
+    """A folder that takes the place of `target` as a whole when the block ends well."""
+    temporary, former = (target.with_name(f"{prefix}{target.name}") for prefix in (".new-", ".old-"))
+    for leftover in (temporary, former):
+        shutil.rmtree(leftover, ignore_errors=True)
+    yield temporary
+    if target.exists():
+        os.replace(target, former)
+    os.replace(temporary, target)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _free_name(folder: Path, step: int) -> str:

@@ -16,13 +16,12 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.training.draws import generator_for, image_order
 from xreal_synth.training.images import TrainingImages
-from xreal_synth.training.rates import learning_rate
+from xreal_synth.training.loop import check_finite
 from xreal_synth.training.region_maps import SIDE, box_map
 from xreal_synth.training.session import TrainingRun
 from xreal_synth.training.settings import ClassifierSettings, DataSettings, LoopSettings, WarpSettings
@@ -157,26 +156,11 @@ def _train(
         torch.manual_seed(draw.initial_seed())
         with run.autocast():
             loss = task.loss(images.draw(index, draw).to(device), draw)["loss"]
-        _step(run, loss, step)
+        check_finite(float(loss.detach()), step, "lower --lr")
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.descend(step)
         on_step()
     run.learner.ema.copy_to([p for _, p in run.learner.trained()])
-
-
-def _step(run: TrainingRun, loss: Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            found=f"the loss of step {step} is {float(loss.detach())}",
-            wanted="a finite loss",
-            hint="lower --lr",
-        )
-    loss.backward()  # type: ignore[no-untyped-call]
-    trained = [p for _, p in run.learner.trained()]
-    nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
-    for group in run.learner.optimizer.param_groups:
-        group["lr"] = learning_rate(run.settings, step)
-    run.learner.optimizer.step()
-    run.learner.optimizer.zero_grad(set_to_none=True)
-    run.learner.ema.step(trained)
 
 
 def balanced_batch(

@@ -1,23 +1,68 @@
-"""The first stage: the patch transform is fitted once, its residual decoder is trained.
+"""The first stage: the patch transform is fitted once, its residual decoder is trained, also on latents as a sampler
+leaves them: a real image's, noised a little and denoised again.
 
-Shapes: B batch, C latent channels, h and w latent sides, H and W image sides.
+Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L labels.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from xreal_synth.models.networks.conditioning import no_maps
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.adversary import PatchCritic, adversarial_terms
+from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser
 from xreal_synth.training.images import ImageBatch, TrainingImages
-from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
-from xreal_synth.training.perceptual import load_perceptual
-from xreal_synth.training.redenoise import Redenoiser, load_redenoiser
+from xreal_synth.training.losses import (
+    PatchCritic,
+    adversarial_terms,
+    band_loss,
+    gradient_loss,
+    load_perceptual,
+    texture_loss,
+)
 from xreal_synth.training.settings import AutoencoderSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
+
+DDIM_STEPS = 2
+
+
+class Redenoiser(nn.Module):
+    """Latents [B, C, h, w] -> the same, noised to a step below `below` and denoised in two DDIM steps."""
+
+    def __init__(self, denoiser: TrainedDenoiser, below: int) -> None:
+        super().__init__()
+        self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
+        self.below = below
+
+    def draw_top(self, generator: torch.Generator) -> int:
+        """A step to noise latents to."""
+        return int(torch.randint(2 * DDIM_STEPS, self.below, (), generator=generator))
+
+    @torch.no_grad()
+    def forward(self, z: Tensor, labels_BL: Tensor, noise: Tensor, top: int) -> Tensor:
+        """Latents and noise [B, C, h, w], labels [B, L] -> latents noised to step `top` and led back by DDIM."""
+        alphas = self.schedule.alphas_cumprod.double()
+        tokens = self.tokens(labels_BL)
+        x, eps = z, noise
+        for n in range(DDIM_STEPS):
+            t = top * (DDIM_STEPS - n) // DDIM_STEPS
+            a, s = math.sqrt(float(alphas[t])), math.sqrt(1 - float(alphas[t]))
+            x = a * x + s * eps
+            out = self.unet(no_maps(x, self.unet), t, tokens).sample.float()
+            if self.schedule.config.prediction_type == "v_prediction":
+                x, eps = a * x - s * out, s * x + a * out
+            else:
+                x, eps = (x - s * out) / a, out
+        return x
+
+
+def load_redenoiser(folder: str, below: int) -> Redenoiser:
+    """By a trained denoiser's folder (`unet/`, `tokens/`, `scheduler/`); raises TrainingError."""
+    return Redenoiser(read_denoiser(folder, ", or leave it out"), below)
 
 
 def fitted_autoencoder(settings: AutoencoderSettings, images: TrainingImages) -> PatchAutoencoder:

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xreal_synth.findings import ORGANS
 from xreal_synth.models.networks.mask_controller import CODE_SCALE
-from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
-from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
 from xreal_synth.training.images import ImageBatch, degraded
 from xreal_synth.training.losses import soft_dice_loss
 from xreal_synth.training.settings import SegmenterSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
-
-ORGANS = ("left_lung", "right_lung", "heart", "aorta")
 
 
 def build_segmenter(settings: SegmenterSettings) -> OrganSegmenter | PyramidSegmenter:
@@ -64,7 +62,7 @@ class SegmenterTask(TrainingTask):
 def dice_per_organ(found_BHW: Tensor, wanted_BHW: Tensor) -> dict[str, Tensor]:
     """Codes found and wanted [B, H, W] -> each organ's Dice, averaged over the images that have it wanted."""
     scores = {}
-    for code, organ in enumerate(ORGANS, start=1):
+    for organ, code in ORGANS.items():
         found, wanted = found_BHW == code, wanted_BHW == code
         size = found.sum(dim=(1, 2)) + wanted.sum(dim=(1, 2))
         dice = 2 * (found & wanted).sum(dim=(1, 2)) / size.clamp_min(1)

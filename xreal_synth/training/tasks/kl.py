@@ -1,4 +1,5 @@
-"""The paper's first stage: an AutoencoderKL with L1, gradient, perceptual and small KL losses, and a patch critic.
+"""The paper's first stage, an AutoencoderKL with L1, gradient, perceptual and small KL losses, and a patch critic; and
+its Anatomy Controller, the same architecture given organ masks and trained to return images.
 
 Shapes: B batch, c image channels inside the network, C latent channels, h and w latent sides, H and W image sides.
 """
@@ -11,13 +12,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from xreal_synth.errors import TrainingError
-from xreal_synth.training.adversary import PatchCritic, adversarial_terms
+from xreal_synth.training.first_stage import reading
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.losses import gradient_loss
-from xreal_synth.training.perceptual import load_perceptual
-from xreal_synth.training.settings import KlSettings
+from xreal_synth.training.losses import PatchCritic, adversarial_terms, gradient_loss, load_perceptual
+from xreal_synth.training.settings import KlControllerSettings, KlSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
+from xreal_synth.training.tasks.controller import mask_of
 
 GREY_LEVELS = 255
 
@@ -45,15 +45,12 @@ def started_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
     network = build_kl(settings, image_size)
     if not settings.init:
         return network
-    try:
-        former: AutoencoderKL = AutoencoderKL.from_pretrained(settings.init, low_cpu_mem_usage=False)
+    with reading(
+        "model.init", settings.init, "the folder of an AutoencoderKL of this config's sizes",
+        "give the path of a run's network/vae, or the sizes that it was trained with",
+    ) as folder:  # fmt: skip
+        former: AutoencoderKL = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
         network.load_state_dict(former.state_dict())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise TrainingError(
-            found=f"model.init: {settings.init!r}: {error}",
-            wanted="the folder of an AutoencoderKL of this config's sizes",
-            hint="give the path of a run's network/vae, or the sizes that it was trained with",
-        ) from error
     return network
 
 
@@ -133,3 +130,29 @@ class KlAutoencoderTask(TrainingTask):
 
     def _shown(self, image_B1HW: Tensor) -> Tensor:
         return image_B1HW.expand(-1, self.settings.image_channels, -1, -1)
+
+
+class KlControllerTask(KlAutoencoderTask):
+    """x_hat = D_v(E_v(m_a / 4)), trained on masks with probability `mask_share`, else on the images themselves."""
+
+    def __init__(self, settings: KlControllerSettings, network: AutoencoderKL) -> None:
+        super().__init__(settings, network)
+        self.mask_share = settings.mask_share
+
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The first stage's losses; in evaluation every image is made from its mask."""
+        masks = mask_of(batch.label_map)
+        if self.module.training:
+            masked = batch.uniform(1, 1, 1, generator=generator) < self.mask_share
+            masks = torch.where(masked.to(masks.device), masks, batch.image)
+        return self.losses(self._shown(masks), batch, generator)
+
+    @torch.no_grad()
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: masks, rough images, and the real images of these masks."""
+        masks = mask_of(batch.label_map)
+        return image_grid([masks, self.given_back(self._shown(masks)), batch.image])
+
+    def save(self, folder: Path) -> None:
+        """`anatomy_controller/`."""
+        self.network.save_pretrained(folder / "anatomy_controller")
