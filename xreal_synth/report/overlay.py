@@ -49,7 +49,9 @@ def finding_colour(index: int) -> Colour:
 
 def plain(sample: Sample, side: int) -> Image.Image:
     """The image alone, RGB, `side` pixels wide."""
-    return Image.fromarray(sample.image).resize(_size(sample, side), Image.Resampling.LANCZOS).convert("RGB")
+    height, width = sample.image.shape
+    size = side, max(1, round(side * height / width))
+    return Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS).convert("RGB")
 
 
 def annotated(sample: Sample, side: int) -> Image.Image:
@@ -61,7 +63,8 @@ def annotated(sample: Sample, side: int) -> Image.Image:
     _outline_organs(picture, sample.anatomy)
     for index, finding in enumerate(sample.meta.findings):
         region = sample.pathology == index + 1
-        _paint(picture, _tint(region, picture.size), finding_colour(index), 0.14)
+        tint = Image.fromarray(region.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+        _paint(picture, tint, finding_colour(index), 0.14)
         if finding.region != "box":
             _paint(picture, _outline(region, picture.size), finding_colour(index), 0.9)
     scale = picture.width / sample.image.shape[1]
@@ -89,15 +92,6 @@ def outlined(image: GreyImage, mask: Mask, side: int) -> Image.Image:
 def _outline_organs(picture: Image.Image, mask: Mask) -> None:
     for code, colour in ORGAN_COLOURS.items():
         _paint(picture, _outline(mask == code, picture.size), colour, 0.85)
-
-
-def _size(sample: Sample, side: int) -> tuple[int, int]:
-    height, width = sample.image.shape
-    return side, max(1, round(side * height / width))
-
-
-def _tint(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
-    return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
 
 
 def _smooth(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:

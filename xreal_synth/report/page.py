@@ -16,17 +16,15 @@ from xreal_synth.dataset.names import RECORDS, REJECTED, SAMPLES, shards_in
 from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.escaping import without_places
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.report.card import TEMPLATES
-from xreal_synth.report.charts import number
-from xreal_synth.report.marks import organ_outlines
+from xreal_synth.report.card import TEMPLATES, sizes_in_words
 from xreal_synth.report.measured import measured
 from xreal_synth.report.picks import SHARDS, Picker
 from xreal_synth.report.pictures import BUDGET, FULL_CHANGE, within_budget
 from xreal_synth.report.recipe_words import recipe_in_words
-from xreal_synth.report.refusals import refusals
 from xreal_synth.report.status import status_of
-from xreal_synth.report.streamed import stream
+from xreal_synth.report.streamed import refusals, stream
 from xreal_synth.report.strips import MEAN_GROUPS, read_strips
+from xreal_synth.report.svg import number, organ_outlines
 from xreal_synth.report.view import (
     findings_shown,
     gate_shown,
@@ -81,7 +79,7 @@ def report_html(
         pictures=pictures, width=width, picture_bytes=sum(len(one.uri) for one in pictures), budget=BUDGET,
         mean=images.mean, mean_outlines=organ_outlines(dict(images.mean.organs)),
         spread=len(picker.shards), most_shards=SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
-        measured=measured(store, head), sizes=_sizes(summary), control=head.setting("sampling", "control"),
+        measured=measured(store, head), sizes=sizes_in_words(summary), control=head.setting("sampling", "control"),
         images_digest=head.setting("anatomy", "source", "images", "content"),
         masks_path=without_places(head.setting("anatomy", "source", "masks", "path") or ""),
         masks_digest=head.setting("anatomy", "source", "masks", "content"),
@@ -140,7 +138,3 @@ def _time(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def _sizes(summary: DatasetSummary) -> str:
-    return " and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from xreal_synth.report.marks import UNIT
+from xreal_synth.report.svg import UNIT
 from xreal_synth.types import GreyImage
 
 Picture = npt.NDArray[np.uint8]

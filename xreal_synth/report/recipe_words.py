@@ -29,7 +29,7 @@ def recipe_in_words(head: DatasetHead) -> list[tuple[str, str]]:
         ("Sampling", _sampling(_part(head.settings, "sampling"), head.real_images)),
         ("Labels nobody asked for", _labels(_part(head.settings, "labels"), head.real_images)),
         ("Checks", _quality(_part(head.settings, "quality"))),
-        ("Seed", _seed(head.settings)),
+        ("Seed", str(head.settings.get("seed", ""))),
     ]
     return [(what, words) for what, words in reported if words]
 
@@ -121,10 +121,6 @@ def _quality(quality: Mapping[str, Any]) -> str:
     reported = checks if isinstance(checks, Mapping) else {}
     actions = ", ".join(f"{name} {check.get('action')}" for name, check in reported.items())
     return f"profile {profile} ({actions}); {tries}"
-
-
-def _seed(settings: Mapping[str, Any]) -> str:
-    return str(settings["seed"]) if "seed" in settings else ""
 
 
 def _part(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -42,11 +42,7 @@ class Status:
     @property
     def words(self) -> str:
         """The state as the page's headline says it."""
-        if self.state == "complete":
-            return "complete"
-        if self.state == "unknown":
-            return "as far as made"
-        return "partial"
+        return "as far as made" if self.state == "unknown" else self.state
 
 
 def status_of(store: Store, head: DatasetHead, summary: DatasetSummary, recipe_text: str) -> Status:
