@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.extend import extend_bundle
+from xreal_synth.models.convert.assemble import extend_bundle
 from xreal_synth.models.convert.upscaler import (
     add_to,
     check_size,

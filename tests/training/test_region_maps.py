@@ -13,8 +13,7 @@ import torch
 from xreal_synth.images.manifest import ImageBox, ImageRow
 from xreal_synth.models.networks.conditioning import MAPS_KEY
 from xreal_synth.training.draws import weighted_draw
-from xreal_synth.training.images import ImageBatch, load_images
-from xreal_synth.training.region_maps import SIDE, draw_weights, region_maps
+from xreal_synth.training.images import SIDE, ImageBatch, draw_weights, load_images, region_maps
 from xreal_synth.training.run import train
 from xreal_synth.training.settings import DataSettings, DrawSettings, WarpSettings
 

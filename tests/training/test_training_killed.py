@@ -31,7 +31,7 @@ def final_state(run: Path) -> dict[str, torch.Tensor]:
 
 
 def start(config: Path, data: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "xreal_synth.training", "segmenter", str(config)]
+    command = [sys.executable, "-m", "xreal_synth", "train", "segmenter", str(config)]
     command += ["--data", str(data), "--out", str(out), "--device", "cpu", "--threads", "1"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xreal_synth.models.convert.latent import Terms
     from xreal_synth.models.convert.published import Published
     from xreal_synth.models.describe import BundleInfo
-    from xreal_synth.models.text.model import Report
+    from xreal_synth.models.text.prompts import Report
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -270,8 +270,8 @@ def controlnet(
     ignore: Ignore = None,
 ) -> None:
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
+    from xreal_synth.models.convert.assemble import extend_bundle
     from xreal_synth.models.convert.controlnet import read_controlnet, read_hint, save_controlnet
-    from xreal_synth.models.convert.extend import extend_bundle
 
     table = None if hint is None else read_hint(hint)
 
@@ -333,7 +333,7 @@ def _latent(
 def _add_upscaler(
     bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
-    from xreal_synth.models.convert.extend import extend_bundle
+    from xreal_synth.models.convert.assemble import extend_bundle
     from xreal_synth.models.convert.upscaler import LICENCE, add_to, check_size, read_upscaler
     from xreal_synth.models.describe import UPSCALER, describe
 

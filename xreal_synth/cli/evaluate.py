@@ -6,35 +6,21 @@ import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from xreal_synth.cli import (
     evaluate_bundle,
-    evaluate_choices,
-    evaluate_compare,
     evaluate_dataset,
     evaluate_leak,
     evaluate_privacy,
     evaluate_readers,
     evaluate_utility,
 )
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.default_command import group_with_default
-from xreal_synth.cli.evaluate_common import (
-    BundleOption,
-    DataOption,
-    MicroBatchOption,
-    Precision,
-    PrecisionOption,
-    SeedOption,
-    SplitOption,
-    ThreadsOption,
-    bars,
-    image_folder,
-    machine,
-)
 from xreal_synth.cli.options import JsonOption, console, examples, print_json
 
 if TYPE_CHECKING:
@@ -61,9 +47,7 @@ class Control(StrEnum):
 
 def register(app: typer.Typer) -> None:
     evaluate_dataset.register(group)
-    evaluate_compare.register(group)
     evaluate_bundle.register(group)
-    evaluate_choices.register(group)
     evaluate_utility.register(group)
     evaluate_leak.register(group)
     evaluate_privacy.register(group)
@@ -96,11 +80,11 @@ def _group() -> None:
 
 
 def anatomy(
-    data: DataOption,
-    bundle: BundleOption = "xreal-mini",
+    data: common.DataOption,
+    bundle: common.BundleOption = "xreal-mini",
     count: Annotated[int, typer.Option("-n", min=2, help="Images.")] = 64,
-    split: SplitOption = "val",
-    seed: SeedOption = 0,
+    split: common.SplitOption = "val",
+    seed: common.SeedOption = 0,
     mode: Annotated[Mode | None, typer.Option(show_default="bundle's")] = None,
     control: Annotated[Control, typer.Option(help="What makes an image follow its mask.")] = Control.xreal,
     steps: Annotated[int | None, typer.Option(min=1, max=999, show_default="bundle's")] = None,
@@ -119,9 +103,9 @@ def anatomy(
         SoftVariance | None, typer.Option(help="Noise of a soft blend.", show_default="bundle's")
     ] = None,
     resample: Annotated[int, typer.Option(min=1, help="RePaint's U.")] = 1,
-    precision: PrecisionOption = Precision.auto,
-    micro_batch: MicroBatchOption = 4,
-    threads: ThreadsOption = 1,
+    precision: common.PrecisionOption = common.Precision.auto,
+    micro_batch: common.MicroBatchOption = 4,
+    threads: common.ThreadsOption = 1,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -136,9 +120,10 @@ def anatomy(
     """Images made from real images' masks: Dice per organ, MS-SSIM to the real image, seconds per stage."""
     import torch
 
-    from xreal_synth.evaluation.anatomy import measure_anatomy, own_segmenter
+    from xreal_synth.evaluation.anatomy import measure_anatomy
     from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request, images_for, prepare
+    from xreal_synth.models.load import load_network
 
     torch.set_num_threads(threads)
     given = {
@@ -149,18 +134,16 @@ def anatomy(
     }  # fmt: skip
     request = Request(bundle, data, split, count, seed, given, precision.value, micro_batch, most_findings=1)
     prepared = prepare(request)
-    segmenter = own_segmenter(prepared.info, torch.device(prepared.device))
-    with image_folder(images) as folder:
-        with bars() as report:
+    segmenter: Any = load_network(prepared.info, "segmenter").eval().to(prepared.device)
+    with common.image_folder(images) as folder:
+        with common.bars() as report:
             made = images_for(prepared, folder, report)
         figures = measure_anatomy(segmenter, prepared.cases, prepared.reader, made)
         if sheet is not None:
             from xreal_synth.evaluation.sheet import side_by_side
 
             side_by_side(prepared.cases[:16], prepared.reader, made, sheet)
-    where = (
-        f"{machine(prepared.device)}, {threads} thread(s), {prepared.precision}, micro-batch {micro_batch}"
-    )
+    where = f"{common.machine(prepared.device)}, {threads} thread(s), {prepared.precision}, micro-batch {micro_batch}"
     settings = prepared.settings
     if as_json:
         print_json(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import bars
-from xreal_synth.cli.generated_images import GeneratedArgument, made_source
+from xreal_synth.cli.evaluate_common import GeneratedArgument, bars, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import (
     EvaluatorsOption,
+    GeneratedArgument,
     ThreadsOption,
     bars,
     machine,
+    made_source,
 )
-from xreal_synth.cli.generated_images import GeneratedArgument, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
@@ -104,9 +105,8 @@ def privacy(
     with made_source(dataset) as source, bars() as report:
         check_synthetic(source, "an edited image is a copy of its own source by intention")
         source.excluded = frozenset()  # the audit says the same before and after images are excluded
-        audit, names, training = _audited(
-            source, loaded, (train, train_split), (real or train, split), report
-        )
+        audit, training = _audited(source, loaded, (train, train_split), (real or train, split), report)
+        names = [row.image for row in training.rows]
         if sheet is not None:
             _draw(source, audit, training, sheet, report)
         added = _quarantine(source, audit) if quarantine else 0
@@ -131,8 +131,8 @@ def privacy(
 
 def _audited(
     source: Source, evaluators: Evaluators, train: tuple[str, str], real: tuple[str, str], report: Report
-) -> tuple[Audit, list[str], _RealSide]:
-    """The audit, the names of the training images, and these."""
+) -> tuple[Audit, _RealSide]:
+    """The audit, and the training images."""
     from xreal_synth.evaluation.dataset_images import generated_images
     from xreal_synth.evaluation.privacy import audit_images, check_patients, see
 
@@ -152,7 +152,7 @@ def _audited(
     )
     check_patients(training.rows, validation.rows)
     audit = audit_images(keys, made, training.seen, validation.seen)
-    return audit, [row.image for row in training.rows], training
+    return audit, training
 
 
 def _measure(

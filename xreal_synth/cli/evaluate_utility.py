@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xreal_synth.cli.evaluate_common import ThreadsOption, bars, machine
-from xreal_synth.cli.generated_images import GeneratedArgument, RealOption, made_source
+from xreal_synth.cli.evaluate_common import (
+    GeneratedArgument,
+    RealOption,
+    ThreadsOption,
+    bars,
+    machine,
+    made_source,
+)
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import TrainingError
 
@@ -96,6 +102,7 @@ def utility(
     from xreal_synth.evaluation.kept import as_read
     from xreal_synth.evaluation.utility import BESIDE_SYNTHETIC, Arm, Study, cells_of, phases_of
     from xreal_synth.evaluation.utility_figures import rows_of
+    from xreal_synth.evaluation.utility_images import read_generated
     from xreal_synth.training.study import StudySettings
 
     torch.set_num_threads(threads)
@@ -108,7 +115,8 @@ def utility(
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with bars() as report:
-        made, head = _made(dataset, settings, report)
+        with made_source(dataset) as source:
+            made, head = read_generated(source, settings.findings, side, report, places=places)
         training, test, manifest = _real(real, (train_split, split), settings, report)
         study = Study(out, {**head, **manifest, **asdict(settings), "device": device})
         cells = cells_of(parts, seeds, [Arm.real, Arm.both] if places else BESIDE_SYNTHETIC)
@@ -161,14 +169,6 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
         return boxes_found(outputs) if settings.localise else outputs, clock() - began
 
     return fit
-
-
-def _made(dataset: str, settings: StudySettings, report: Report) -> tuple[LabelledImages, dict[str, str]]:
-    """The dataset's images whose label is known, of all its splits, and what dataset it is."""
-    from xreal_synth.evaluation.utility_images import read_generated
-
-    with made_source(dataset) as source:
-        return read_generated(source, settings.findings, settings.size, report, places=settings.localise)
 
 
 def _real(

@@ -241,7 +241,9 @@ class SampleBench:
             ids = None if text is None else torch.zeros(1, 150, dtype=torch.long, device=self.device)
             fused = row.loop == "plain-fused"
             loop = PlainLoop(self._model(row.precision, "plain"), settings, text, ids, fused)
-            return lambda: [_plain(loop, job) for job in jobs]
+            return lambda: [
+                loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt) for job in jobs
+            ]
         model = self._model(row.precision, row.compiled or ("tuned" if tuned else "plain"))
         return lambda: list(sample_groups(model, settings, jobs, micro_batch=row.micro_batch))
 
@@ -317,10 +319,6 @@ def rows_of(
             if loop not in PLAIN:
                 rows += [LoopTiming(loop, size, precision, how) for size in micro_batches]
     return rows
-
-
-def _plain(loop: PlainLoop, job: GroupJob) -> object:
-    return loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt)
 
 
 def _figures(

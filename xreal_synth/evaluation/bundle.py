@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import BundleError, TrainingError
-from xreal_synth.evaluation.cases import Case, CaseReader
+from xreal_synth.evaluation.cases import Case, CaseReader, check_apart
 from xreal_synth.evaluation.copies import CopyFigures, count_copies, standardised
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import RINGS, ms_ssim, upper_power
@@ -119,14 +119,7 @@ def measure_real(
 
     Raises TrainingError if no training image can be used or one is of a patient of the cases.
     """
-    patients = {case.row.patient for case in cases}
-    shared = sorted({row.patient for row in training} & patients)
-    if shared:
-        raise TrainingError(
-            found=f"patients both in the training images and in the images to judge by: {', '.join(shared[:5])}",
-            wanted="splits by patient",
-            hint="name other splits, or correct the manifest",
-        )
+    check_apart(training, [case.row for case in cases], "the training images and in the images to judge by")
     real = measure(
         evaluators,
         ((pair.image, pair.mask) for pair in (reader.read(c.row) for c in cases)),
@@ -216,24 +209,20 @@ def _measure_generated(
     on_image: Callable[[int], None],
 ) -> _Generated:
     """Twins first; images with findings then take their places."""
-    similar, similar_twin = list[float](), list[float]()
 
-    def twins() -> Iterator[tuple[GreyImage, Mask]]:
-        for case in cases:
-            pair, image = reader.read(case.row), folder.twin(case)
-            similar_twin.extend(ms_ssim([image], [pair.image]))
-            yield image, pair.mask
+    def seen(image_of: Callable[[Case], GreyImage]) -> tuple[Measurements, npt.NDArray[np.float64]]:
+        similar = list[float]()
 
-    def labelled() -> Iterator[tuple[GreyImage, Mask]]:
-        for case in cases:
-            pair, image = reader.read(case.row), folder.labelled(case)
-            similar.extend(ms_ssim([image], [pair.image]))
-            yield image, pair.mask
+        def images() -> Iterator[tuple[GreyImage, Mask]]:
+            for case in cases:
+                pair, image = reader.read(case.row), image_of(case)
+                similar.extend(ms_ssim([image], [pair.image]))
+                yield image, pair.mask
 
-    seen_twins, seen = (
-        measure(evaluators, images, on_image, places=True) for images in (twins(), labelled())
-    )
-    return _Generated(seen, seen_twins, np.asarray(similar), np.asarray(similar_twin))
+        return measure(evaluators, images(), on_image, places=True), np.asarray(similar)
+
+    (twins, similar_twin), (labelled, similar) = seen(folder.twin), seen(folder.labelled)
+    return _Generated(labelled, twins, similar, similar_twin)
 
 
 def _dice(measurements: Measurements, bootstrap: Bootstrap) -> dict[str, Estimate]:

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.escaping import markdown_row
+from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.bundle import RealImages
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.kept import as_read, json_bytes, nan_for_null, record_of
@@ -160,9 +160,7 @@ def markdown(rows: Sequence[CellFigures]) -> str:
     """The main figures, a row a cell."""
     images = sorted({row.figures["images"] for row in rows})
     lines = [
-        "| choice | " + " | ".join(COLUMNS) + " |",
-        "|---|" + "---|" * len(COLUMNS),
-        *map(markdown_row, table_rows(rows)),
+        *markdown_table(["choice", *COLUMNS], table_rows(rows)),
         "",
         f"{' or '.join(map(str, images))} images a row. {NOTE}",
     ]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.dataset_figures import (
     AUC,
     DICE,
@@ -18,7 +19,7 @@ from xreal_synth.evaluation.dataset_figures import (
     MS_SSIM,
     SHARPNESS,
 )
-from xreal_synth.evaluation.dataset_record import figure_of, summary
+from xreal_synth.evaluation.dataset_record import figure_of, overall, summary
 
 COLUMNS: Final = (
     MS_SSIM, FID, KID, FRECHET, KERNEL, DICE, MACRO_F1, AUC, "precision", "recall", "density", "coverage",
@@ -76,11 +77,11 @@ def table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
     return ["dataset", *columns], cells
 
 
-def finding_tables(records: Sequence[Mapping[str, Any]], names: Sequence[str] = (AUC, KERNEL)) -> list[str]:
-    """Markdown: the findings' figures, a column a dataset."""
+def finding_tables(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Markdown: the findings' AUC and kernel distance, a column a dataset."""
     lines = []
     sets = labelled(records)
-    for name in names:
+    for name in (AUC, KERNEL):
         by_set = [
             {
                 row["finding"]: row
@@ -92,19 +93,19 @@ def finding_tables(records: Sequence[Mapping[str, Any]], names: Sequence[str] = 
         findings = list(dict.fromkeys(finding for rows in by_set for finding in rows))
         if not findings:
             continue
-        lines += [f"{name}, by finding:", "", *_head(["finding", *(label for label, _ in sets), REAL])]
+        cells = []
         for finding in findings:
             made = [figure_of(rows[finding]) if finding in rows else "" for rows in by_set]
             real = next((figure_of(rows[finding], "real") for rows in by_set if finding in rows), "")
-            lines.append(_line([finding, *made, real]))
-        lines.append("")
+            cells.append([finding, *made, real])
+        header = ["finding", *(label for label, _ in sets), REAL]
+        lines += [f"{name}, by finding:", "", *markdown_table(header, cells), ""]
     return lines
 
 
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     """compare.md: the table, what it was measured with, and the paper's own figures with what differs."""
-    header, cells = table(records)
-    lines = ["# Datasets side by side", "", *_head(header), *map(_line, cells), ""]
+    lines = ["# Datasets side by side", "", *markdown_table(*table(records)), ""]
     for label, record in labelled(records):
         lines += [f"- {label}: {' '.join(summary(record))} {' '.join(record['notes'])}".rstrip()]
     lines += [
@@ -122,8 +123,7 @@ def paper_lines() -> list[str]:
     return [
         "The paper's own Table I (MIMIC-CXR test split), for reference:",
         "",
-        *_head(["method", *PAPER_COLUMNS]),
-        *(_line([name, *values]) for name, values in PAPER.items()),
+        *markdown_table(["method", *PAPER_COLUMNS], ([name, *values] for name, values in PAPER.items())),
         "",
         "What differs from it:",
         "",
@@ -138,12 +138,4 @@ def as_json(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _overall(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {row["name"]: row for row in record["rows"] if row["finding"] is None}
-
-
-def _head(cells: Sequence[str]) -> list[str]:
-    return [_line(cells), "|" + "---|" * len(cells)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return {row["name"]: row for row in overall(record["rows"])}

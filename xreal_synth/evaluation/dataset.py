@@ -26,7 +26,6 @@ from xreal_synth.evaluation.cases import CaseReader
 from xreal_synth.evaluation.dataset_figures import (
     DIVERSITY,
     DatasetRow,
-    GateCounts,
     Sets,
     findings_of,
     rows_of,
@@ -115,25 +114,24 @@ def _names(meta: SampleMeta) -> tuple[frozenset[str], frozenset[str]]:
 
 def measure_dataset(
     evaluators: Evaluators,
-    samples: Iterable[Sample],
-    total: int,
+    chosen: ChosenShards,
     real: RealSide,
     pairs: PairFinder,
-    gate: GateCounts | None,
     inception: InceptionFeatures | None,
     report: Report,
-    where: str,
 ) -> DatasetFigures:
     """Looks at the images and works out every figure; raises DatasetError if there is no generated image to judge."""
     passing = _Passing(pairs)
 
     def on_image(done: int) -> None:
-        report("looking at the dataset", done, total)
+        report("looking at the dataset", done, chosen.images)
 
-    made = measure_set(evaluators, passing.seen(samples, on_image), inception=inception, on_image=on_image)
+    made = measure_set(
+        evaluators, passing.seen(chosen.samples(), on_image), inception=inception, on_image=on_image
+    )
     if len(made) < 2:
         raise DatasetError(
-            where=where,
+            where=chosen.source.store.uri,
             found=f"{len(made)} generated images (and {passing.real_images} real ones as they are)",
             wanted="two generated images or more",
             hint="evaluate a dataset with made or edited images",
@@ -146,7 +144,7 @@ def measure_dataset(
         of_kept = Sets(made.rows(kept), real.reference, real.second, sets.size)
         unflagged = [row for row in rows_of(of_kept, evaluators.findings, findings) if row.name != DIVERSITY]
     return DatasetFigures(
-        rows=tuple(rows_of(sets, evaluators.findings, findings, gate)),
+        rows=tuple(rows_of(sets, evaluators.findings, findings, chosen.gate)),
         rows_unflagged=tuple(unflagged),
         images=len(made),
         groups=len(passing.groups),
@@ -229,10 +227,7 @@ class Bench:
         reader = CaseReader(self.store, chosen.size)
         side = self._real_side(reader, report)
         pairs = PairFinder(reader, self.real.rows)
-        figures = measure_dataset(
-            self.evaluators, chosen.samples(), chosen.images, side, pairs, chosen.gate, self.inception, report,
-            chosen.source.store.uri,
-        )  # fmt: skip
+        figures = measure_dataset(self.evaluators, chosen, side, pairs, self.inception, report)
         head = chosen.source.head
         return {
             "of": self.identity(chosen, most),

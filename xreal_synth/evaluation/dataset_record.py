@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from xreal_synth.dataset.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.errors import StorageError
-from xreal_synth.escaping import markdown_row
-from xreal_synth.evaluation.bundle_table import brief
+from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
     AUC,
@@ -20,7 +19,7 @@ from xreal_synth.evaluation.dataset_figures import (
     LEAST_FOR_MANIFOLD,
     MS_SSIM,
 )
-from xreal_synth.evaluation.intervals import Estimate
+from xreal_synth.evaluation.intervals import Estimate, brief
 from xreal_synth.evaluation.kept import json_bytes, nan_for_null, record_of
 from xreal_synth.storage import Store
 
@@ -77,11 +76,11 @@ def markdown(record: Mapping[str, Any]) -> str:
     """The tables and what they mean."""
     lines = [f"# Evaluation of {record['dataset']['name']}", "", *summary(record), ""]
     lines += _table(overall(record["rows"]), "all images")
-    lines += ["", "By finding:", "", *_by_finding(record["rows"])]
+    lines += ["", "By finding:", "", *markdown_table(*finding_table(record["rows"]))]
     if record["rows_unflagged"]:
         lines += ["", "Without the images that the gate flagged:", ""]
         lines += _table(overall(record["rows_unflagged"]), "unflagged images")
-        lines += ["", *_by_finding(record["rows_unflagged"])]
+        lines += ["", *markdown_table(*finding_table(record["rows_unflagged"]))]
     lines += ["", *(f"- {note}" for note in (*record["notes"], *NOTES))]
     return "\n".join(lines) + "\n"
 
@@ -104,11 +103,6 @@ def overall(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["finding"] is None]
 
 
-def findings_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the findings that have rows of their own, in their order."""
-    return list(dict.fromkeys(row["finding"] for row in rows if row["finding"] is not None))
-
-
 def figure_of(row: Mapping[str, Any], side: str = "") -> str:
     """`.91 [.90, .92]` of the generated images, or of the real ones with side "real"; empty where there is none."""
     names = ("real", "real_low", "real_high") if side else ("value", "low", "high")
@@ -121,11 +115,8 @@ def figure_of(row: Mapping[str, Any], side: str = "") -> str:
 def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
     """Rows with a figure; n of them are images, of MS-SSIM pairs."""
     shown = [row for row in rows if not math.isnan(row["value"])]
-    return [
-        f"| {head} | made | real | n |",
-        "|---|---|---|---|",
-        *(markdown_row([r["name"], figure_of(r), figure_of(r, "real"), r["n"]]) for r in shown),
-    ]
+    cells = [[row["name"], figure_of(row), figure_of(row, "real"), row["n"]] for row in shown]
+    return markdown_table([head, "made", "real", "n"], cells)
 
 
 COLUMNS: Final = (AUC, F1, MS_SSIM, "Dice", KERNEL, "sharpness", "MS-SSIM between images", FLAGGED, ACCEPTED)
@@ -139,19 +130,10 @@ def finding_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
         if any(key[1] == name and not math.isnan(row["value"]) for key, row in found.items())
     ]  # fmt: skip
     cells = []
-    for finding in findings_in(rows):
+    for finding in dict.fromkeys(finding for finding, _ in found):
         for side in ("", "real"):
             texts = [
                 figure_of(found[finding, name], side) if (finding, name) in found else "" for name in columns
             ]
             cells.append([f"{finding}, real" if side else finding, *texts])
     return ["finding", *(name.partition(" (")[0] for name in columns)], cells
-
-
-def _by_finding(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    header, cells = finding_table(rows)
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *map(markdown_row, cells),
-    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,17 +12,17 @@ from typing import Any, Final, Literal, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, shown_area
+from xreal_synth.dataset.png import decode_png, encode_png
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.kept import claim, json_bytes
 from xreal_synth.findings import REGIONS
 from xreal_synth.models.describe import BundleInfo, prompt_for
 from xreal_synth.models.load import LoadedBundle
-from xreal_synth.opening import UnreadableError, open_image, parse_json
+from xreal_synth.opening import parse_json
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob
 from xreal_synth.sampling.noise import NoiseKey, philox
@@ -137,7 +136,7 @@ class GeneratedFolder:
     def add(self, case: Case, images: GroupImages) -> None:
         """Keeps a case's images, and last the note that makes it done."""
         for member, image in images.images.items():
-            self._store.replace(_image_key(case, member), _png(image))
+            self._store.replace(_image_key(case, member), encode_png(image))
         self._store.replace(f"made/{case.index:06d}.json", json_bytes(_request(case)))
 
     def twin(self, case: Case) -> GreyImage:
@@ -176,16 +175,7 @@ class GeneratedFolder:
         return found if found.keys() == none.keys() else none
 
     def _image(self, key: str) -> GreyImage:
-        try:
-            with open_image(self._store.read_bytes(key)) as image:
-                return np.asarray(image.convert("L"))
-        except UnreadableError as error:
-            raise DatasetError(
-                where=str(self.folder / key),
-                found=f"cannot be read: {error}",
-                wanted="an image that was made here",
-                hint="give --images another folder",
-            ) from error
+        return decode_png(self._store.read_bytes(key), str(self.folder / key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +260,3 @@ def _request(case: Case) -> dict[str, Any]:
 
 def _image_key(case: Case, member: str) -> str:
     return f"images/{case.index:06d}-{member}.png"
-
-
-def _png(image: GreyImage) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()

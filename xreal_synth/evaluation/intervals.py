@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 BOOTSTRAP_DRAWS: Final = 2000
 LEAST_DRAWS: Final = 400
@@ -142,15 +144,12 @@ def jackknifed(value: float, without: Sequence[float], n: int) -> Estimate:
     return Estimate(value, value - 1.96 * error, value + 1.96 * error, n)
 
 
-def proportion(part: int, whole: int) -> Estimate:
-    """A share of independent trials with Wilson's 95% interval."""
+def proportion(part: int, whole: int, method: Literal["wilson", "exact"] = "wilson") -> Estimate:
+    """A share of independent trials with Wilson's 95% interval, or the exact binomial one."""
     if not whole:
         return unknown()
-    share, z = part / whole, 1.96
-    under = 1 + z**2 / whole
-    middle = (share + z**2 / (2 * whole)) / under
-    half = z / under * np.sqrt(share * (1 - share) / whole + z**2 / (4 * whole**2))
-    return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), whole)
+    low, high = binomtest(part, whole).proportion_ci(0.95, method=method)
+    return Estimate(part / whole, float(low), float(high), whole)
 
 
 def spread(values: Sequence[float], n: int) -> Estimate:
@@ -162,3 +161,19 @@ def spread(values: Sequence[float], n: int) -> Estimate:
 def divided(over: Array, under: Array) -> Array:
     """over / under of one shape, NaN where that is a division by zero."""
     return np.asarray(np.divide(over, under, out=np.full(over.shape, np.nan), where=under != 0))
+
+
+def brief(figure: Estimate) -> str:
+    """`.943 [.935, .950]`; an en dash where there is none."""
+    if not figure.known:
+        return "–"  # noqa: RUF001
+    return f"{_short(figure.value)} [{_short(figure.ci_low)}, {_short(figure.ci_high)}]"
+
+
+def _short(value: float) -> str:
+    """Three digits, without the zero before the point; a small or large number in its own way."""
+    if math.isnan(value):
+        return "–"  # noqa: RUF001
+    if abs(value) < 10:
+        return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+    return f"{value:.1f}"

@@ -27,15 +27,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.evaluation.cases import CaseReader
+from xreal_synth.evaluation.cases import CaseReader, check_apart
 from xreal_synth.evaluation.copies import nearest, standardised
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.intervals import Estimate, unknown
+from xreal_synth.evaluation.intervals import Estimate, proportion
 from xreal_synth.evaluation.request import Report
 from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.quality.copies import PERCENTILE
@@ -168,14 +167,6 @@ def audit_images(
     return Audit(len(made), len(training), len(validation), metrics, tuple(pairs))
 
 
-def rate(flagged: npt.NDArray[np.bool_]) -> Estimate:
-    """A share of images with its exact 95% binomial interval."""
-    if not len(flagged):
-        return unknown()
-    low, high = binomtest(int(flagged.sum()), len(flagged)).proportion_ci(0.95, method="exact")
-    return Estimate(float(flagged.mean()), float(low), float(high), len(flagged))
-
-
 def _audit(
     name: str, made: MeasuredSet, training: MeasuredSet, validation: MeasuredSet
 ) -> tuple[MetricAudit, npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -196,8 +187,8 @@ def _audit(
     of_validation, _ = apart(validation, training)
     audit = MetricAudit(
         threshold=threshold,
-        made=rate(of_made < threshold),
-        validation=rate(of_validation < threshold),
+        made=proportion(int((of_made < threshold).sum()), len(of_made), "exact"),
+        validation=proportion(int((of_validation < threshold).sum()), len(of_validation), "exact"),
         median_made=float(np.median(of_made)),
         median_validation=float(np.median(of_validation)) if len(of_validation) else float("nan"),
     )
@@ -261,13 +252,10 @@ def check_patients(training: Sequence[ImageRow], validation: Sequence[ImageRow])
             wanted="images of at least two: the threshold comes from images of different patients",
             hint="see the manifest, or name another --train-split",
         )
-    shared = sorted(patients & {row.patient for row in validation})
-    if shared:
-        raise TrainingError(
-            found=f"patients both in training and in validation images: {', '.join(shared[:5])}",
-            wanted="validation images of other patients: their rate is what chance reaches",
-            hint="name other splits, or correct the manifest",
-        )
+    check_apart(
+        training, validation, "training and in validation images",
+        "validation images of other patients: their rate is what chance reaches",
+    )  # fmt: skip
 
 
 def draw_pairs(

@@ -10,16 +10,15 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from xreal_synth.dataset.png import encode_png
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.kept import json_bytes
 from xreal_synth.evaluation.readers import GUESS, GUESSES, RANK, Kit, words
@@ -48,7 +47,7 @@ def reader_page(kit: Kit, reader: int, images: Sequence[GreyImage]) -> bytes:
             {
                 "name": one.name,
                 "findings": words(kit.images[one.image].findings),
-                "png": _png(images[one.image]),
+                "png": f"data:image/png;base64,{base64.b64encode(encode_png(images[one.image])).decode()}",
             }
             for one in showings
         ],
@@ -86,12 +85,6 @@ def _question(name: str) -> dict[str, Any]:
 def _hash(text: str) -> str:
     """What a content security policy names an inline style or script by."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _png(image: GreyImage) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=False, compress_level=6)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 KEY: Final = "key.json"
@@ -218,13 +211,10 @@ def _from_csv(text: str) -> tuple[str, int, Answers]:
         raise ValueError("an image stands in two lines")
     questions = [name for name in rows[0] if name not in ("study", "reader", "image")]
     answers: Answers = {
-        row["image"]: {name: _value(row[name]) for name in questions if row[name]} for row in rows
+        row["image"]: {q: int(row[q]) if row[q].isdecimal() else row[q] for q in questions if row[q]}
+        for row in rows
     }
     return rows[0]["study"], int(rows[0]["reader"]), answers
-
-
-def _value(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
 
 
 def _some(names: Sequence[str]) -> str:

@@ -77,10 +77,6 @@ class PreparedRequest:
             "micro_batch": self.request.micro_batch,
         }
 
-    def open_folder(self, folder: Path) -> GeneratedFolder:
-        """The folder for these images; raises DatasetError if it holds images made otherwise."""
-        return GeneratedFolder(folder, self.identity())
-
     def load(self) -> Maker:
         """The bundle's networks in memory."""
         model = load_bundle(self.info, self.device, self.precision, self.settings.control)
@@ -121,8 +117,11 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
 
 
 def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> GeneratedFolder:
-    """The folder with all the images of the request; networks are loaded only if one is missing."""
-    images = prepared.open_folder(folder)
+    """The folder with all the images of the request; networks are loaded only if one is missing.
+
+    Raises DatasetError if it holds images made otherwise.
+    """
+    images = GeneratedFolder(folder, prepared.identity())
     total = sum(members(case) for case in prepared.cases)
     missing = [case for case in prepared.cases if not images.has(case)]
     report("making images", total - sum(members(case) for case in missing), total)

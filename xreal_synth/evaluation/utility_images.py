@@ -7,27 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from xreal_synth.dataset.meta import norm_box
 from xreal_synth.dataset.source import Source
 from xreal_synth.errors import TrainingError
-from xreal_synth.evaluation.cases import CaseReader, split_rows
+from xreal_synth.evaluation.cases import CaseReader, resized, split_rows
 from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images
 from xreal_synth.evaluation.places import Boxes
 from xreal_synth.evaluation.request import Report
 from xreal_synth.evaluation.utility import LabelledImages
 from xreal_synth.findings import TXRV18
-from xreal_synth.images.manifest import BadImage, ImageRow
+from xreal_synth.images.manifest import BadImage
 from xreal_synth.storage import Store
 from xreal_synth.types import GreyImage, SampleMeta
 
 MOST_REFUSED = 0.05
-
-
-def resized(image: GreyImage, side: int) -> GreyImage:
-    """uint8 [H, W] -> [side, side] by Lanczos."""
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
 
 
 @dataclass(slots=True)
@@ -68,7 +62,8 @@ def read_real(
     for row in rows:
         report(f"reading {split} images", 1, len(rows))
         boxes = tuple(tuple(box.box for box in row.boxes if box.name == name) for name in findings)
-        labels = found.wants(_labels_of(row, findings), boxes)
+        given = [1 if name in row.labels else -1 if name in row.unknown else 0 for name in findings]
+        labels = found.wants(given, boxes)
         if labels is None:
             continue
         try:
@@ -127,10 +122,6 @@ def apart(training: LabelledImages, test: LabelledImages) -> None:
             hint="name other splits, or correct the manifest",
         )
     test.check_both("the test images", "leave the finding out, or give another --split")
-
-
-def _labels_of(row: ImageRow, findings: Sequence[str]) -> list[int]:
-    return [1 if name in row.labels else -1 if name in row.unknown else 0 for name in findings]
 
 
 def _label_of(meta: SampleMeta, name: str) -> int:

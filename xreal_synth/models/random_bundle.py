@@ -24,7 +24,7 @@ from xreal_synth.models.convert.ldm import unet_config, vae_config
 from xreal_synth.models.convert.published import XREAL as PUBLISHED
 from xreal_synth.models.describe import SHIPPED, BundleInfo
 from xreal_synth.models.load import NETWORKS
-from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.save import read_fields
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.opening import parse_json

@@ -24,7 +24,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.opening import parse_json, read_file
 from xreal_synth.training.config import load_config
 from xreal_synth.training.draws import split
-from xreal_synth.training.first_stage import FirstStage, KlFirstStage, TrainedDenoiser, frozen
+from xreal_synth.training.first_stage import FirstStage, KlFirstStage, TrainedDenoiser, frozen, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.run import build_task
@@ -172,7 +172,7 @@ def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
 
 def _first_stage(config: TrainConfig, path: Path) -> FirstStage:
     if folder := config.model.autoencoder:
-        shape = _shape(Path(folder), "model.autoencoder")
+        shape = _shape(folder, "model.autoencoder")
         if shape.get("_class_name") == "AutoencoderKL":
             return KlFirstStage(AutoencoderKL.from_config(shape))
         return frozen(PatchAutoencoder.from_config(shape))
@@ -184,7 +184,7 @@ def _first_stage(config: TrainConfig, path: Path) -> FirstStage:
 
 def _denoiser(config: TrainConfig, path: Path, stage: FirstStage) -> TrainedDenoiser:
     if folder := config.model.denoiser:
-        unet: Any = UNet2DConditionModel.from_config(_shape(Path(folder) / "unet", "model.denoiser"))
+        unet: Any = UNet2DConditionModel.from_config(_shape(folder, "model.denoiser", "unet"))
     else:
         family = load_config("denoiser", _beside(path, config.network, "denoiser"))
         unet = build_unet(family.model, stage.latent_channels, config.data.image_size // stage.factor)
@@ -193,11 +193,9 @@ def _denoiser(config: TrainConfig, path: Path, stage: FirstStage) -> TrainedDeno
     return TrainedDenoiser(*fixed, paper_schedule("epsilon"))
 
 
-def _shape(folder: Path, key: str) -> dict[str, Any]:
-    try:
-        shape: dict[str, Any] = parse_json(read_file(folder / "config.json"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(found=f"{key}: {error}", wanted="the folder of a trained network") from error
+def _shape(folder: str, key: str, part: str = "") -> dict[str, Any]:
+    with reading(key, folder, "the folder of a trained network", "correct the path") as root:
+        shape: dict[str, Any] = parse_json(read_file(root / part / "config.json"))
     return shape
 
 

@@ -1,4 +1,4 @@
-"""Foreign checkpoint files, opened without running anything that is in them.
+"""Foreign checkpoint files and parts of diffusers folders, opened without running anything that is in them.
 
 A `.safetensors` file holds tensors alone. A pickle (`.pth`, `.pt`, `.ckpt`, `.bin`) is read by torch's
 restricted unpickler and mapped into memory where its format allows. What else a training program stored
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from xreal_synth.errors import ConversionError
+from xreal_synth.opening import parse_json
 
 STATE_KEYS: Final = ("state_dict", "model")
 """Where a training program keeps the weights: Lightning under the first, plain loops often under the second."""
@@ -234,4 +235,47 @@ def _layout(path: Path, found: str) -> ConversionError:
 def _shown(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(map(repr, names[:most])) + (
         f" and {len(names) - most} more" if len(names) > most else ""
+    )
+
+
+DIFFUSERS_STEMS: Final = ("diffusion_pytorch_model",)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object; raises ConversionError."""
+    try:
+        data = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConversionError(
+            where=str(path),
+            found="no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}",
+            wanted="a part's configuration in diffusers layout",
+            hint="give the folder that holds model_index.json, whole",
+        ) from error
+    if not isinstance(data, dict):
+        raise ConversionError(where=str(path), found="not a JSON object", wanted="a configuration")
+    return data
+
+
+def read_weights(folder: Path, stems: Sequence[str], variant: str | None = None) -> Checkpoint:
+    """The weights of a part: STEM.safetensors, else STEM.bin; `variant` as in STEM.fp16.safetensors.
+
+    Raises ConversionError if there are none, or only in several pieces.
+    """
+    middle = f".{variant}" if variant else ""
+    for suffix in ("safetensors", "bin"):
+        for stem in stems:
+            path = folder / f"{stem}{middle}.{suffix}"
+            if path.is_file():
+                return read_checkpoint(path)
+    files = sorted(file.name for file in folder.glob("*")) if folder.is_dir() else []
+    found = f"{', '.join(files) or 'no files'}"
+    pieces = any(name.endswith(".index.json") for name in files)
+    raise ConversionError(
+        where=str(folder),
+        found=found,
+        wanted=" or ".join(f"{stem}{middle}.safetensors" for stem in stems) + ", or the same as .bin",
+        hint="save the part in one piece: save_pretrained(..., max_shard_size='100GB')"
+        if pieces
+        else "fetch the folder again; weights such as model.fp16.safetensors are taken with --variant fp16",
     )

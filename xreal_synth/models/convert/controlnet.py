@@ -6,7 +6,6 @@ of a checkpoint and has to be said.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,17 @@ from torch import Tensor
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import bounded_config
 from xreal_synth.models.convert.assemble import StoredDtype, save_network
-from xreal_synth.models.convert.checkpoints import Checkpoint, read_checkpoint
-from xreal_synth.models.convert.folders import DIFFUSERS_STEMS, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    DIFFUSERS_STEMS,
+    Checkpoint,
+    read_checkpoint,
+    read_config,
+    read_weights,
+)
 from xreal_synth.models.convert.ldm import EMA_PREFIX, SCHEDULE, UNET_PREFIX, VAE_PREFIX
 from xreal_synth.models.convert.strict import build_empty, load_whole, mismatch, untouched
 from xreal_synth.models.describe import CONTROLNET, BundleInfo
-from xreal_synth.models.networks.organ_controlnet import HINT, HINT_KEY, hint_table, misfit
+from xreal_synth.models.networks.organ_controlnet import HINT, HINT_KEY, hint_table, misfit, shared_config
 
 PREFIX: Final = "control_model."
 BESIDE: Final = (UNET_PREFIX, VAE_PREFIX, "cond_stage_model.", EMA_PREFIX)
@@ -118,7 +122,7 @@ def _from_file(checkpoint: Checkpoint, unet: Mapping[str, Any]) -> Any:
     if "time_embed.0.weight" in state:
         state = convert_control_layout(state, unet["layers_per_block"], checkpoint.name)
     weights = _floats(state)
-    config = {**_shared(unet), **_hint_sizes(weights, checkpoint)}
+    config = {**shared_config(unet), **_hint_sizes(weights, checkpoint)}
     network = build_empty(lambda: ControlNetModel(**config))
     return load_whole(checkpoint.name, network, weights)
 
@@ -153,11 +157,6 @@ def _denoiser_config(info: BundleInfo) -> Any:
         found = f"a denoiser of class {config.get('_class_name')}"
         raise _other(info.root, found, f"{UNet2DConditionModel.__name__}, which a ControlNet can steer")
     return build_empty(lambda: UNet2DConditionModel.from_config(config)).config
-
-
-def _shared(unet: Mapping[str, Any]) -> dict[str, Any]:
-    names = inspect.signature(ControlNetModel.__init__).parameters.keys() & unet.keys()
-    return {name: unet[name] for name in names}
 
 
 def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ state; see that they hold for your copy.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from xreal_synth.models.text.prompts import LABEL_WORDS, NO_WORDS, REPORT_WORDS, PromptTable
 from xreal_synth.types import SamplingDefaults
@@ -28,15 +28,19 @@ class Published:
     defaults: SamplingDefaults
 
 
+def _defaults(mode: Literal["branch", "reference"], steps: int, guidance: float) -> SamplingDefaults:
+    return SamplingDefaults(
+        mode=mode, steps=steps, hold=0.5, branch=0.25, guidance=guidance, soft=0.2, eta=1.0
+    )
+
+
 XREAL: Final = Published(
     name="xreal",
     licence="CC-BY-NC-4.0",
     use_restriction=f"non-commercial; {_RESEARCH}; {_MIMIC}",
     training_data="MIMIC-CXR, by the authors of XReal",
     prompts=LABEL_WORDS,
-    defaults=SamplingDefaults(
-        mode="reference", steps=100, hold=0.5, branch=0.25, guidance=7.0, soft=0.2, eta=1.0
-    ),
+    defaults=_defaults("reference", 100, 7.0),
 )
 CHEFF_T2I: Final = Published(
     name="cheff-t2i",
@@ -45,9 +49,7 @@ CHEFF_T2I: Final = Published(
     training_data="MIMIC-CXR images and reports; the autoencoder on MaCheX, over 650,000 chest X-rays of several "
     "public collections; by the authors of Cheff",
     prompts=REPORT_WORDS,
-    defaults=SamplingDefaults(
-        mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0
-    ),
+    defaults=_defaults("branch", 100, 1.0),
 )
 CHEFF_UNCONDITIONAL: Final = Published(
     name="cheff-unconditional",
@@ -55,9 +57,7 @@ CHEFF_UNCONDITIONAL: Final = Published(
     use_restriction=f"{_RESEARCH}; {_MIMIC}",
     training_data="MaCheX, over 650,000 chest X-rays of several public collections; by the authors of Cheff",
     prompts=NO_WORDS,
-    defaults=SamplingDefaults(
-        mode="branch", steps=100, hold=0.5, branch=0.25, guidance=1.0, soft=0.2, eta=1.0
-    ),
+    defaults=_defaults("branch", 100, 1.0),
 )
 ROENTGEN: Final = Published(
     name="roentgen",
@@ -65,9 +65,7 @@ ROENTGEN: Final = Published(
     use_restriction=f"research and education; {_RESEARCH}; only for those credentialed for MIMIC-CXR; {_MIMIC}",
     training_data="MIMIC-CXR images and reports, on top of Stable Diffusion 1.4; by the authors of RoentGen",
     prompts=REPORT_WORDS,
-    defaults=SamplingDefaults(
-        mode="branch", steps=75, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=1.0
-    ),
+    defaults=_defaults("branch", 75, 4.0),
 )
 STABLE_DIFFUSION: Final = Published(
     name="stable-diffusion",
@@ -75,7 +73,5 @@ STABLE_DIFFUSION: Final = Published(
     use_restriction=_RESEARCH,
     training_data="not stated",
     prompts=REPORT_WORDS,
-    defaults=SamplingDefaults(
-        mode="branch", steps=50, hold=0.5, branch=0.25, guidance=4.0, soft=0.2, eta=1.0
-    ),
+    defaults=_defaults("branch", 50, 4.0),
 )

@@ -8,7 +8,7 @@ Shapes: B batch, H and W image sides, h and w latent sides.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -34,9 +34,8 @@ def build_controlnet(unet: UNet2DConditionModel, hint_channels: Sequence[int]) -
     `hint_channels` are the widths of the hint's embedding, which halves the hint's sides between any two of
     them. diffusers' own `from_unet` drops `addition_embed_type_num_heads`, and fails with pooled labels.
     """
-    shared = inspect.signature(ControlNetModel.__init__).parameters.keys() & unet.config.keys()
     controlnet: ControlNetModel = ControlNetModel(
-        **{name: unet.config[name] for name in shared},
+        **shared_config(unet.config),
         conditioning_channels=HINT_CHANNELS,
         conditioning_embedding_out_channels=tuple(hint_channels),
     )
@@ -45,6 +44,12 @@ def build_controlnet(unet: UNet2DConditionModel, hint_channels: Sequence[int]) -
     own = [name for name in missing if not name.startswith("controlnet_")]
     assert not own, f"the denoiser has no weights for {own}"
     return controlnet
+
+
+def shared_config(unet_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ControlNet's config has from its denoiser's."""
+    names = inspect.signature(ControlNetModel.__init__).parameters.keys() & unet_config.keys()
+    return {name: unet_config[name] for name in names}
 
 
 def organ_hint(label_map_BHW: Tensor, side: int, table: Sequence[Sequence[float]] = _ONE_HOT) -> Tensor:

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.folders import read_config, read_weights
+from xreal_synth.models.convert.checkpoints import read_config, read_weights
 from xreal_synth.models.convert.strict import load_whole
-from xreal_synth.models.text.model import missing_library, too_long
+from xreal_synth.models.text.prompts import missing_library, too_long
 from xreal_synth.opening import parse_json
 
 CLASS_NAME: Final = "CLIPTextModel"

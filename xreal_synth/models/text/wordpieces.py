@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
-from xreal_synth.models.text.model import missing_library, too_long
+from xreal_synth.models.text.prompts import missing_library, too_long
 
 CLASS_NAME: Final = "LdmBertEncoder"
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"

@@ -7,7 +7,6 @@ Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +16,12 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.losses import (
-    PatchCritic,
-    adversarial_terms,
     band_loss,
     gradient_loss,
-    load_perceptual,
     texture_loss,
 )
 from xreal_synth.training.settings import AutoencoderSettings
-from xreal_synth.training.tasks.base import TrainingTask, image_grid
+from xreal_synth.training.tasks.base import FirstStageTask, image_grid
 
 DDIM_STEPS = 2
 
@@ -99,27 +95,23 @@ def continued_autoencoder(settings: AutoencoderSettings, former: PatchAutoencode
     return network
 
 
-class AutoencoderTask(TrainingTask):
+class AutoencoderTask(FirstStageTask):
     """Trains the residual decoder to undo patch borders and to give back the detail that latents lack."""
 
+    settings: AutoencoderSettings
+    network: PatchAutoencoder
+
     def __init__(self, settings: AutoencoderSettings, network: PatchAutoencoder) -> None:
-        self.settings = settings
-        self.network = network
-        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
-        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
+        super().__init__(settings, network)
         self.redenoiser: Redenoiser | None = None
         if settings.denoiser:
             self.redenoiser = load_redenoiser(settings.denoiser, settings.denoised_below)
-        self.module = nn.ModuleDict({"network": network})
-        if self.critic is not None:
-            self.module["critic"] = self.critic
 
     def to(self, device: torch.device) -> None:
         """Moves decoder, perceptual distance and denoiser of latents to a device."""
-        self.module.to(device)
-        for helper in (self.perceptual, self.redenoiser):
-            if helper is not None:
-                helper.to(device)
+        super().to(device)
+        if self.redenoiser is not None:
+            self.redenoiser.to(device)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient, texture and perceptual error; then the critic's two losses."""
@@ -134,18 +126,8 @@ class AutoencoderTask(TrainingTask):
             bands = band_loss(found, wanted)
             total = total + self.settings.band_weight * bands
             scalars["bands"] = bands.detach()
-        if self.perceptual is not None:
-            distance = self.perceptual(found, wanted)
-            total = total + self.settings.perceptual_weight * distance
-            scalars["perceptual"] = distance.detach()
-        if self.critic is not None:
-            late = self.step - self.settings.adversarial_after
-            terms, figures = adversarial_terms(
-                self.critic, total, found, wanted, self.network.last_layer,
-                late=late, weight=self.settings.adversarial_weight,
-            )  # fmt: skip
-            total, scalars = total + terms, {**scalars, **figures}
-        return {"loss": total, **scalars}
+        total, figures = self.judged(total, found, wanted, self.network.last_layer)
+        return {"loss": total, **scalars, **figures}
 
     @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
@@ -156,32 +138,30 @@ class AutoencoderTask(TrainingTask):
         refined = self.network.decode(z, grain)
         last = (refined - batch.image) * 10 + 0.5
         if self.redenoiser is not None:
-            noise = batch.normal(*z.shape[1:], generator=generator).to(z.device)
+            noise = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
             again = self.redenoiser(z, batch.labels, noise, self.redenoiser.draw_top(generator))
             last = self.network.decode(again, grain)
         return image_grid([batch.image, self.network.decode_linear(z), refined, last])
 
-    def save(self, folder: Path) -> None:
-        """`vae/`."""
-        self.network.save_pretrained(folder / "vae")
-
     def _grain(self, batch: ImageBatch, generator: torch.Generator) -> Tensor | None:
         if not self.settings.grain:
             return None
-        return batch.normal(*batch.image.shape[1:], generator=generator).to(batch.image.device)
+        return batch.draws.normal(*batch.image.shape[1:], generator=generator).to(batch.image.device)
 
     def _latents(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Latents [B, C, h, w] of the images, some of them noised a little, some noised and denoised."""
         z = self.network.encode(batch.image).mean
-        level = batch.uniform(1, 1, 1, generator=generator) * 2 - 1
+        level = batch.draws.uniform(1, 1, 1, generator=generator) * 2 - 1
         noise = (
-            batch.normal(*z.shape[1:], generator=generator) * level.clamp_min(0) * self.settings.latent_noise
+            batch.draws.normal(*z.shape[1:], generator=generator)
+            * level.clamp_min(0)
+            * self.settings.latent_noise
         )
         noisy = z + noise.to(z.device)
         if self.redenoiser is None:
             return noisy
-        again = batch.uniform(generator=generator) < self.settings.denoised_share
-        fresh = batch.normal(*z.shape[1:], generator=generator).to(z.device)
+        again = batch.draws.uniform(generator=generator) < self.settings.denoised_share
+        fresh = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
         top = self.redenoiser.draw_top(generator)
         if again.any():
             noisy[again] = self.redenoiser(z[again], batch.labels[again], fresh[again], top)

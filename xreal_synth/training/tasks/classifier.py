@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -59,6 +58,8 @@ class ClassifierTask(TrainingTask):
     A network with places also learns its maps: from the region where it is known, from zeros where the finding is
     known to be absent, from nothing elsewhere.
     """
+
+    part = "classifier"
 
     def __init__(
         self, settings: ClassifierSettings, network: FindingClassifier, images: TrainingImages
@@ -158,10 +159,6 @@ class ClassifierTask(TrainingTask):
             largest = self.network.maps(batch.image).float().sigmoid().amax(dim=1, keepdim=True)
             rows.insert(1, functional.interpolate(largest, size=(side, side)))
         return image_grid(rows)
-
-    def save(self, folder: Path) -> None:
-        """`classifier/`."""
-        self.network.save_pretrained(folder / "classifier")
 
 
 def place_loss(maps_BLmm: Tensor, regions_BLnn: Tensor, absent_BL: Tensor, weights_L: Tensor) -> Tensor:

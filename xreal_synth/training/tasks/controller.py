@@ -5,8 +5,6 @@ Shapes: B batch, C latent channels, h and w latent sides, H and W image sides.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,6 +35,8 @@ def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder
 class ControllerTask(TrainingTask):
     """Trains the mask encoder towards the mean latents of images with the same anatomy."""
 
+    part = "anatomy_controller"
+
     def __init__(self, settings: ControllerSettings, network: MaskController) -> None:
         self.settings = settings
         self.network = network
@@ -61,10 +61,6 @@ class ControllerTask(TrainingTask):
         """Three rows: masks, rough images, and the real images of these masks."""
         mask = mask_of(batch.label_map)
         return image_grid([mask, self.network(mask), batch.image])
-
-    def save(self, folder: Path) -> None:
-        """`anatomy_controller/`."""
-        self.network.save_pretrained(folder / "anatomy_controller")
 
 
 def mask_of(label_map_BHW: Tensor) -> Tensor:

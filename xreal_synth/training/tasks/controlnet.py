@@ -73,10 +73,10 @@ class ControlNetTask(TrainingTask):
         as far as it lies above the loss, the mask is followed.
         """
         z = self.autoencoder.encode(batch.image).mean
-        steps = draw_steps(self.log_snr, batch, generator, self.settings).to(z.device)
-        noise = batch.normal(*z.shape[1:], generator=generator).to(z.device)
-        labelled = batch.uniform(1, generator=generator) >= self.settings.null_share
-        shown = batch.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
+        steps = draw_steps(self.log_snr, batch.draws, generator, self.settings).to(z.device)
+        noise = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
+        labelled = batch.draws.uniform(1, generator=generator) >= self.settings.null_share
+        shown = batch.draws.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
         tokens = self.tokens(batch.labels & labelled.to(z.device))
         hint = organ_hint(batch.label_map, self.hint_side) * shown.to(z.device)
         noisy = self.schedule.add_noise(z, noise, steps)

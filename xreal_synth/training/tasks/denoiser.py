@@ -48,15 +48,15 @@ def log_snr(schedule: DDIMScheduler) -> Tensor:
 
 def draw_steps(
     log_snr_T: Tensor,
-    batch: ImageBatch | BatchPart,
+    draws: BatchPart,
     generator: torch.Generator,
     settings: DenoiserSettings | ControlNetSettings,
 ) -> Tensor:
     """[B] steps: by a normal in log signal-to-noise ratio, a share of them uniform over the schedule."""
-    wanted = batch.normal(generator=generator) * settings.log_snr_std + settings.log_snr_mean
+    wanted = draws.normal(generator=generator) * settings.log_snr_std + settings.log_snr_mean
     nearest = torch.searchsorted(-log_snr_T, -wanted).clamp_max(len(log_snr_T) - 1)
-    uniform = batch.integers(len(log_snr_T), generator=generator)
-    pick = batch.uniform(generator=generator) < settings.uniform_share
+    uniform = draws.integers(len(log_snr_T), generator=generator)
+    pick = draws.uniform(generator=generator) < settings.uniform_share
     return torch.where(pick, uniform, nearest)
 
 
@@ -167,12 +167,12 @@ class DenoiserTask(TrainingTask):
         says so; `loss_in_regions` is that inside the findings' regions alone."""
         device = batch.image.device
         z = self.autoencoder.encode(batch.image).mean
-        steps = draw_steps(self.log_snr, batch, generator, self.settings)
-        noise = batch.normal(*z.shape[1:], generator=generator).to(device)
-        kept = batch.uniform(1, generator=generator) >= self.settings.null_share
+        steps = draw_steps(self.log_snr, batch.draws, generator, self.settings)
+        noise = batch.draws.normal(*z.shape[1:], generator=generator).to(device)
+        kept = batch.draws.uniform(1, generator=generator) >= self.settings.null_share
         named = kept
         if self.settings.token_drop:
-            named = kept & (batch.uniform(1, generator=generator) >= self.settings.token_drop)
+            named = kept & (batch.draws.uniform(1, generator=generator) >= self.settings.token_drop)
         labels = batch.labels & named.to(device)
         noisy = self.schedule.add_noise(z, noise, steps.to(device))
         target = noise

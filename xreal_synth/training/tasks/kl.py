@@ -6,17 +6,15 @@ Shapes: B batch, c image channels inside the network, C latent channels, h and w
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from xreal_synth.training.first_stage import reading
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.losses import PatchCritic, adversarial_terms, gradient_loss, load_perceptual
+from xreal_synth.training.losses import gradient_loss
 from xreal_synth.training.settings import KlControllerSettings, KlSettings
-from xreal_synth.training.tasks.base import TrainingTask, image_grid
+from xreal_synth.training.tasks.base import FirstStageTask, image_grid
 from xreal_synth.training.tasks.controller import mask_of
 
 GREY_LEVELS = 255
@@ -54,23 +52,10 @@ def started_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
     return network
 
 
-class KlAutoencoderTask(TrainingTask):
+class KlAutoencoderTask(FirstStageTask):
     """Trains encoder and decoder to give images back through a Gaussian bottleneck."""
 
-    def __init__(self, settings: KlSettings, network: AutoencoderKL) -> None:
-        self.settings = settings
-        self.network = network
-        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
-        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
-        self.module = nn.ModuleDict({"network": network})
-        if self.critic is not None:
-            self.module["critic"] = self.critic
-
-    def to(self, device: torch.device) -> None:
-        """Moves first stage and perceptual distance to a device."""
-        self.module.to(device)
-        if self.perceptual is not None:
-            self.perceptual.to(device)
+    settings: KlSettings
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses."""
@@ -88,7 +73,7 @@ class KlAutoencoderTask(TrainingTask):
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         z = mean
         if self.module.training:
-            z = mean + std * batch.normal(*mean.shape[1:], generator=generator).to(mean.device)
+            z = mean + std * batch.draws.normal(*mean.shape[1:], generator=generator).to(mean.device)
         found = self.network.decode(z).sample.float().mean(dim=1, keepdim=True)
         mae = (found - wanted).abs().mean()
         divergence = 0.5 * (mean.pow(2) + std.pow(2) - 1 - logvar).sum() / given_BcHW.numel()
@@ -100,17 +85,8 @@ class KlAutoencoderTask(TrainingTask):
             "kl": divergence.detach(),
             "latent_std": mean.detach().std(),
         }
-        if self.perceptual is not None:
-            distance = self.perceptual(found, wanted)
-            total = total + settings.perceptual_weight * distance
-            figures["perceptual"] = distance.detach()
-        if self.critic is not None:
-            terms, more = adversarial_terms(
-                self.critic, total, found, wanted, self.network.decoder.conv_out.weight,
-                late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
-            )  # fmt: skip
-            total, figures = total + terms, {**figures, **more}
-        return {"loss": total, **figures}
+        total, more = self.judged(total, found, wanted, self.network.decoder.conv_out.weight)
+        return {"loss": total, **figures, **more}
 
     @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
@@ -124,10 +100,6 @@ class KlAutoencoderTask(TrainingTask):
         image: Tensor = self.network.decode(mean).sample.float().mean(dim=1, keepdim=True)
         return image
 
-    def save(self, folder: Path) -> None:
-        """`vae/`."""
-        self.network.save_pretrained(folder / "vae")
-
     def _shown(self, image_B1HW: Tensor) -> Tensor:
         return image_B1HW.expand(-1, self.settings.image_channels, -1, -1)
 
@@ -135,15 +107,14 @@ class KlAutoencoderTask(TrainingTask):
 class KlControllerTask(KlAutoencoderTask):
     """x_hat = D_v(E_v(m_a / 4)), trained on masks with probability `mask_share`, else on the images themselves."""
 
-    def __init__(self, settings: KlControllerSettings, network: AutoencoderKL) -> None:
-        super().__init__(settings, network)
-        self.mask_share = settings.mask_share
+    part = "anatomy_controller"
+    settings: KlControllerSettings
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The first stage's losses; in evaluation every image is made from its mask."""
         masks = mask_of(batch.label_map)
         if self.module.training:
-            masked = batch.uniform(1, 1, 1, generator=generator) < self.mask_share
+            masked = batch.draws.uniform(1, 1, 1, generator=generator) < self.settings.mask_share
             masks = torch.where(masked.to(masks.device), masks, batch.image)
         return self.losses(self._shown(masks), batch, generator)
 
@@ -152,7 +123,3 @@ class KlControllerTask(KlAutoencoderTask):
         """Three rows: masks, rough images, and the real images of these masks."""
         masks = mask_of(batch.label_map)
         return image_grid([masks, self.given_back(self._shown(masks)), batch.image])
-
-    def save(self, folder: Path) -> None:
-        """`anatomy_controller/`."""
-        self.network.save_pretrained(folder / "anatomy_controller")

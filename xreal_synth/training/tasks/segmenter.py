@@ -5,8 +5,6 @@ Shapes: B batch, N organ codes (background first), H and W image sides.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,6 +31,8 @@ def build_segmenter(settings: SegmenterSettings) -> OrganSegmenter | PyramidSegm
 class SegmenterTask(TrainingTask):
     """Trains on images also blurred and made noisy, since generated images differ from real ones so."""
 
+    part = "segmenter"
+
     def __init__(self, settings: SegmenterSettings, network: OrganSegmenter | PyramidSegmenter) -> None:
         self.settings = settings
         self.network = network
@@ -53,10 +53,6 @@ class SegmenterTask(TrainingTask):
         found = self.network(batch.image).argmax(dim=1)
         drawn = torch.where(outline(found)[:, None], torch.ones_like(batch.image), batch.image)
         return image_grid([batch.image, drawn, batch.label_map[:, None].float() / CODE_SCALE])
-
-    def save(self, folder: Path) -> None:
-        """`segmenter/`."""
-        self.network.save_pretrained(folder / "segmenter")
 
 
 def dice_per_organ(found_BHW: Tensor, wanted_BHW: Tensor) -> dict[str, Tensor]:
