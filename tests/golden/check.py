@@ -29,9 +29,9 @@ from xreal_synth.models.convert.architectures import LdmArchitecture
 from xreal_synth.models.convert.latent import LdmFiles, Terms, convert_latent
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
 from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
+from xreal_synth.models.text.encoders import Cut, LdmBert
 from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.models.text.prompts import PromptTable
-from xreal_synth.models.text.wordpieces import Cut, LdmBert
 from xreal_synth.sampling.controlled import (
     Guide,
     Rule,

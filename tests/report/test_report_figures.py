@@ -17,7 +17,20 @@ from tests.doubles.fakes import fake_anatomy, fake_head
 from xreal_synth.dataset.table import rejected_schema
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import streamed as streamed_module
-from xreal_synth.report.histogram import GRID, Counting, Coverage, Ends, Extreme
+from xreal_synth.report.figures import (
+    GRID,
+    UNIT,
+    Counting,
+    Coverage,
+    Ends,
+    Extreme,
+    Line,
+    histogram_svg,
+    number,
+    outline,
+    ticks,
+)
+from xreal_synth.report.page import recipe_in_words
 from xreal_synth.report.picks import IMAGES, NO_FINDING, Picker, spread
 from xreal_synth.report.pictures import (
     BRIGHTER,
@@ -28,9 +41,7 @@ from xreal_synth.report.pictures import (
     reduced,
     within_budget,
 )
-from xreal_synth.report.recipe_words import recipe_in_words
 from xreal_synth.report.streamed import OTHERS, Streamed, refusals, stream
-from xreal_synth.report.svg import UNIT, Line, histogram_svg, number, outline, ticks
 from xreal_synth.report.view import bound_of, words_for, worst_end
 from xreal_synth.storage import LocalStore
 

@@ -20,7 +20,7 @@ from xreal_synth.training.export import export_parts
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.run import train
 from xreal_synth.training.settings import ClassifierSettings, DataSettings
-from xreal_synth.training.tasks.classifier import (
+from xreal_synth.training.tasks.evaluators import (
     ClassifierTask,
     areas,
     bars,

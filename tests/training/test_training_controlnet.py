@@ -18,7 +18,7 @@ from xreal_synth.training.first_stage import load_first_stage, read_denoiser
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.run import train
 from xreal_synth.training.settings import ControlNetSettings, DenoiserSettings
-from xreal_synth.training.tasks.controlnet import ControlNetTask
+from xreal_synth.training.tasks.controls import ControlNetTask
 from xreal_synth.training.tasks.denoiser import build_unet
 
 pytestmark = pytest.mark.numeric

@@ -17,8 +17,8 @@ from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, loa
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.run import train
 from xreal_synth.training.settings import KlControllerSettings
-from xreal_synth.training.tasks.controller import mask_of
-from xreal_synth.training.tasks.kl import KlControllerTask, build_kl
+from xreal_synth.training.tasks.autoencoder import KlControllerTask, build_kl
+from xreal_synth.training.tasks.controls import mask_of
 
 Config = Callable[..., Path]
 TINY = {"kind": "kl", "image_channels": 3, "channels": [8, 8, 16], "blocks": 1, "groups": 4}

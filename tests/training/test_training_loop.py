@@ -18,7 +18,7 @@ from xreal_synth.training.export import EMBEDDINGS, export_parts
 from xreal_synth.training.look import append_metrics, read_metrics
 from xreal_synth.training.loop import EXIT_STOPPED
 from xreal_synth.training.run import train
-from xreal_synth.training.tasks.segmenter import SegmenterTask
+from xreal_synth.training.tasks.evaluators import SegmenterTask
 
 pytestmark = pytest.mark.numeric
 

@@ -100,9 +100,15 @@ def utility(
     import torch
 
     from xreal_synth.evaluation.kept import as_read
-    from xreal_synth.evaluation.utility import BESIDE_SYNTHETIC, Arm, Study, cells_of, phases_of
+    from xreal_synth.evaluation.utility import (
+        BESIDE_SYNTHETIC,
+        Arm,
+        Study,
+        cells_of,
+        phases_of,
+        read_generated,
+    )
     from xreal_synth.evaluation.utility_figures import rows_of
-    from xreal_synth.evaluation.utility_images import read_generated
     from xreal_synth.training.study import StudySettings
 
     torch.set_num_threads(threads)
@@ -150,7 +156,7 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
     """Trains in the training room and tests on the test images; seconds are CPU seconds on a CPU."""
     import torch
 
-    from xreal_synth.evaluation.places import boxes_found
+    from xreal_synth.evaluation.findings import boxes_found
     from xreal_synth.evaluation.utility import TrainingPhase
     from xreal_synth.training.study import Phase, image_set, scores_after
 
@@ -176,7 +182,7 @@ def _real(
 ) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
     """Training images, test images, and what manifest they are of."""
     from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.utility_images import apart, read_real
+    from xreal_synth.evaluation.utility import apart, read_real
     from xreal_synth.images.manifest import MANIFEST
     from xreal_synth.storage import sha256_bytes
 

@@ -22,14 +22,15 @@ from xreal_synth.evaluation.fidelity import RINGS, ms_ssim, upper_power
 from xreal_synth.evaluation.findings import (
     FindingFigures,
     FindingScores,
+    PlaceFigures,
     finding_figures,
     label_table,
     macro_f1,
+    place_figures,
 )
 from xreal_synth.evaluation.generated_images import GeneratedFolder, image_seconds
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, spread
 from xreal_synth.evaluation.measurements import Measurements, measure
-from xreal_synth.evaluation.places import PlaceFigures, place_figures
 from xreal_synth.evaluation.set_distances import frechet, kernel
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.manifest import BadImage, ImageRow

@@ -19,10 +19,9 @@ import torch
 
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers
-from xreal_synth.evaluation.findings import Labels
+from xreal_synth.evaluation.findings import PEAK_SIDE, Labels
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, unknown
-from xreal_synth.evaluation.places import PEAK_SIDE
 from xreal_synth.findings import NO_FINDING, ORGANS, TXRV18
 from xreal_synth.models.networks.finding_classifier import peaks
 from xreal_synth.quality.copies import thumbnail

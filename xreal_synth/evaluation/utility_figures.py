@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from xreal_synth.escaping import markdown_table
-from xreal_synth.evaluation.findings import area_of
+from xreal_synth.evaluation.findings import area_of, pointing_of, precision_of
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, estimated
-from xreal_synth.evaluation.places import pointing_of, precision_of
 from xreal_synth.evaluation.utility import Arm, LabelledImages, Trained
 
 Statistic = Callable[[Array], Array]

@@ -24,8 +24,8 @@ from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.networks.organ_controlnet import build_controlnet
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
+from xreal_synth.models.text.encoders import LdmBert, WordPieces
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
-from xreal_synth.models.text.wordpieces import LdmBert, WordPieces
 from xreal_synth.types import SamplingDefaults
 
 FINDINGS = ("Pneumonia", "Effusion", "Atelectasis", "Cardiomegaly", "Edema")

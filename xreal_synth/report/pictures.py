@@ -1,19 +1,23 @@
-"""Images as small pictures inside a page: JPEG data URIs within a stated number of bytes."""
+"""A sample as a picture: its image, plain or with organ outlines and finding regions drawn on it; and images as small
+pictures inside a page, JPEG data URIs within a stated number of bytes."""
 
 from __future__ import annotations
 
 import base64
 import io
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, Literal
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from xreal_synth.report.svg import UNIT
-from xreal_synth.types import GreyImage
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, RIGHT_LUNG
+from xreal_synth.types import GreyImage, Mask, PixelBox, Sample
 
 Picture = npt.NDArray[np.uint8]
 """uint8 [H, W] grey or [H, W, 3] RGB."""
@@ -27,6 +31,8 @@ FULL_CHANGE: Final = 48
 """Grey levels of change that are drawn in full colour."""
 BRIGHTER: Final = np.array([255, 158, 44], np.float32)
 DARKER: Final = np.array([64, 156, 255], np.float32)
+UNIT: Final = 1000
+"""An image is UNIT wide in the drawing; its height follows."""
 CHANGED: Final = np.array([240, 226, 130], np.float32)
 _DIMMED: Final = 0.4
 
@@ -92,3 +98,139 @@ def heat_picture(mean_image: GreyImage, share: npt.NDArray[np.float64]) -> Pictu
     alpha = (0.85 * smooth**0.6)[..., None]
     base = np.repeat(mean_image.astype(np.float64)[..., None], 3, axis=2)
     return np.asarray(base * (1 - alpha) + colour * alpha).round().clip(0, 255).astype(np.uint8)
+
+
+Colour = tuple[int, int, int]
+
+ORGAN_COLOURS: Final[dict[int, Colour]] = {
+    LEFT_LUNG: (86, 204, 242),
+    RIGHT_LUNG: (111, 226, 167),
+    HEART: (255, 107, 117),
+    AORTA: (190, 149, 255),
+}
+FINDING_COLOURS: Final[tuple[Colour, ...]] = (
+    (255, 176, 32), (255, 99, 216), (255, 240, 90), (70, 240, 225), (255, 130, 80),
+)  # fmt: skip
+OWN_COLOUR: Final[Colour] = (220, 226, 232)
+BLACK: Final[Colour] = (0, 0, 0)
+
+_FINE = 3
+"""Overlays are drawn this many times larger and reduced, so that thin lines are smooth."""
+_AROUND: Final = ((3, 0), (2, 2), (0, 3), (-2, 2), (-3, 0), (-2, -2), (0, -3), (2, -2))
+"""A circle of radius _FINE."""
+
+
+@lru_cache(maxsize=16)
+def font(size: int, weight: Literal["", "-Bold"] = "") -> ImageFont.FreeTypeFont:
+    """DejaVu Sans at `size` pixels, from matplotlib's own files."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(str(folder / f"DejaVuSans{weight}.ttf"), size)
+
+
+def finding_colour(index: int) -> Colour:
+    """The colour of the i-th finding; they repeat."""
+    return FINDING_COLOURS[index % len(FINDING_COLOURS)]
+
+
+def plain(sample: Sample, side: int) -> Image.Image:
+    """The image alone, RGB, `side` pixels wide."""
+    height, width = sample.image.shape
+    size = side, max(1, round(side * height / width))
+    return Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS).convert("RGB")
+
+
+def annotated(sample: Sample, side: int) -> Image.Image:
+    """The image with thin organ outlines, tinted finding regions, and their boxes with names.
+
+    Boxes that a real image came with are grey, "no NAME" where the finding was painted over; so are a sham's.
+    """
+    picture = plain(sample, side)
+    _outline_organs(picture, sample.anatomy)
+    for index, finding in enumerate(sample.meta.findings):
+        region = sample.pathology == index + 1
+        tint = Image.fromarray(region.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+        _paint(picture, tint, finding_colour(index), 0.14)
+        if finding.region != "box":
+            _paint(picture, _outline(region, picture.size), finding_colour(index), 0.9)
+    scale = picture.width / sample.image.shape[1]
+    for own in sample.meta.source.findings if sample.meta.source is not None else ():
+        _frame(picture, own.box, scale, OWN_COLOUR)
+        _tag(picture, own.name if own.removed is None else f"no {own.name}", own.box, scale, OWN_COLOUR)
+    for place in sample.meta.sham:
+        for box in place.boxes:
+            _frame(picture, box, scale, OWN_COLOUR)
+        _tag(picture, "sham", place.box_xyxy, scale, OWN_COLOUR)
+    for index, finding in enumerate(sample.meta.findings):
+        for box in finding.boxes:
+            _frame(picture, box, scale, finding_colour(index))
+        _tag(picture, finding.name, finding.box_xyxy, scale, finding_colour(index))
+    return picture
+
+
+def outlined(image: GreyImage, mask: Mask, side: int) -> Image.Image:
+    """A square image with thin outlines of its organ mask, RGB, `side` pixels wide. Image and mask uint8 [H, W]."""
+    picture = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS).convert("RGB")
+    _outline_organs(picture, mask)
+    return picture
+
+
+def _outline_organs(picture: Image.Image, mask: Mask) -> None:
+    for code, colour in ORGAN_COLOURS.items():
+        _paint(picture, _outline(mask == code, picture.size), colour, 0.85)
+
+
+def _smooth(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    image = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
+    image = image.filter(ImageFilter.GaussianBlur(0.7 * size[0] / mask.shape[1]))
+    return image.point([0] * 128 + [255] * 128)
+
+
+def _outline(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    """The mask's inner border, about a pixel wide, as an L image of this size."""
+    whole = np.asarray(_smooth(mask, (size[0] * _FINE, size[1] * _FINE)))
+    padded = np.pad(whole, _FINE)
+    inner = whole.copy()
+    for dx, dy in _AROUND:
+        y, x = _FINE + dy, _FINE + dx
+        np.minimum(inner, padded[y : y + whole.shape[0], x : x + whole.shape[1]], out=inner)
+    return Image.fromarray(whole - inner).resize(size, Image.Resampling.BOX)
+
+
+def _paint(picture: Image.Image, mask: Image.Image, colour: Colour, opacity: float) -> None:
+    picture.paste(Image.new("RGB", picture.size, colour), mask=mask.point(lambda value: value * opacity))
+
+
+def _frame(picture: Image.Image, box: PixelBox, scale: float, colour: Colour) -> None:
+    """A dashed rectangle with a dark rim, so that it shows on bright and dark image alike."""
+    x0, y0, x1, y1 = (round(value * scale) for value in box)
+    draw = ImageDraw.Draw(picture)
+    corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]
+    for start, end in pairwise(corners):
+        for dash in _dashes(start, end):
+            draw.line(dash, fill=BLACK, width=4)
+    for start, end in pairwise(corners):
+        for dash in _dashes(start, end):
+            draw.line(dash, fill=colour, width=2)
+
+
+def _dashes(
+    start: tuple[int, int], end: tuple[int, int], on: int = 8, off: int = 4
+) -> list[tuple[float, float, float, float]]:
+    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+    step = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
+    cuts = [(at, min(at + on, length)) for at in range(0, length + 1, on + off)]
+    return [
+        (start[0] + step[0] * a, start[1] + step[1] * a, start[0] + step[0] * b, start[1] + step[1] * b)
+        for a, b in cuts
+    ]
+
+
+def _tag(picture: Image.Image, text: str, box: PixelBox, scale: float, colour: Colour) -> None:
+    """The finding's name on a label above its box, or inside where there is no room above."""
+    draw, face = ImageDraw.Draw(picture), font(11, "-Bold")
+    width, height = int(draw.textlength(text, font=face)) + 8, 16
+    x = max(0, min(round(box[0] * scale), picture.width - width))
+    y = round(box[1] * scale) - height
+    y = y if y >= 0 else round(box[1] * scale)
+    draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=colour)
+    draw.text((x + 4, y + height / 2), text, font=face, fill=BLACK, anchor="lm")

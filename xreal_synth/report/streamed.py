@@ -18,7 +18,7 @@ import numpy.typing as npt
 from xreal_synth.dataset.table import FLAGS, QUALITY
 from xreal_synth.findings import REGIONS
 from xreal_synth.opening import open_parquet
-from xreal_synth.report.histogram import Counting, Coverage, Ends, Extreme, Histogram
+from xreal_synth.report.figures import Counting, Coverage, Ends, Extreme, Histogram
 from xreal_synth.report.picks import Pick, Picker
 
 BATCH: Final = 16_384

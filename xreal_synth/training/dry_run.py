@@ -36,12 +36,10 @@ from xreal_synth.training.settings import (
     KlSettings,
     TrainConfig,
 )
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fresh_autoencoder
+from xreal_synth.training.tasks.autoencoder import AutoencoderTask, build_kl, fresh_autoencoder
 from xreal_synth.training.tasks.base import TrainingTask
-from xreal_synth.training.tasks.controller import ControllerTask, build_controller
-from xreal_synth.training.tasks.controlnet import ControlNetTask
+from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
 from xreal_synth.training.tasks.denoiser import DenoiserTask, build_unet, paper_schedule
-from xreal_synth.training.tasks.kl import build_kl
 
 _formulas: Any = flop_counter
 _aten = torch.ops.aten

@@ -32,7 +32,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
 from xreal_synth.training.fit_bank import fit_bank
-from xreal_synth.training.state import new_version
+from xreal_synth.training.session import new_version
 
 PATCH_TRANSFORM = ("basis", "offset", "gain")
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from xreal_synth.opening import parse_json
 from xreal_synth.training.draws import generator_for, split
-from xreal_synth.training.session import TrainingRun
-from xreal_synth.training.state import new_version, save_state
+from xreal_synth.training.session import TrainingRun, new_version, save_state
 
 METRICS = "metrics.jsonl"
 

@@ -24,9 +24,8 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.draws import BatchPart, generator_for, image_order, split, weighted_draw
 from xreal_synth.training.look import look, publish, trim_metrics
-from xreal_synth.training.session import Pace, Stop, TrainingRun
+from xreal_synth.training.session import Pace, Stop, TrainingRun, load_state
 from xreal_synth.training.settings import BUDGET_KEYS, LoopSettings
-from xreal_synth.training.state import load_state
 
 EXIT_STOPPED = 75
 

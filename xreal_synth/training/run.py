@@ -24,14 +24,23 @@ from xreal_synth.training.settings import (
     SegmenterSettings,
     TrainConfig,
 )
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder, fitted_autoencoder
+from xreal_synth.training.tasks.autoencoder import (
+    AutoencoderTask,
+    KlAutoencoderTask,
+    KlControllerTask,
+    continued_autoencoder,
+    fitted_autoencoder,
+    started_kl,
+)
 from xreal_synth.training.tasks.base import TrainingTask
-from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
-from xreal_synth.training.tasks.controller import ControllerTask, build_controller
-from xreal_synth.training.tasks.controlnet import ControlNetTask
+from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
 from xreal_synth.training.tasks.denoiser import DenoiserTask
-from xreal_synth.training.tasks.kl import KlAutoencoderTask, KlControllerTask, started_kl
-from xreal_synth.training.tasks.segmenter import SegmenterTask, build_segmenter
+from xreal_synth.training.tasks.evaluators import (
+    ClassifierTask,
+    SegmenterTask,
+    build_classifier,
+    build_segmenter,
+)
 
 
 def train(

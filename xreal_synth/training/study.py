@@ -24,7 +24,7 @@ from xreal_synth.training.images import SIDE, TrainingImages, box_map
 from xreal_synth.training.loop import check_finite
 from xreal_synth.training.session import TrainingRun
 from xreal_synth.training.settings import ClassifierSettings, DataSettings, LoopSettings, WarpSettings
-from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
+from xreal_synth.training.tasks.evaluators import ClassifierTask, build_classifier
 from xreal_synth.types import NormBox
 
 Arch = Literal["small", "densenet121"]

@@ -21,12 +21,15 @@ from xreal_synth.models.convert.assemble import StoredDtype, save_network
 from xreal_synth.models.convert.checkpoints import (
     DIFFUSERS_STEMS,
     Checkpoint,
+    build_empty,
+    load_whole,
+    mismatch,
     read_checkpoint,
     read_config,
     read_weights,
+    untouched,
 )
 from xreal_synth.models.convert.ldm import EMA_PREFIX, SCHEDULE, UNET_PREFIX, VAE_PREFIX
-from xreal_synth.models.convert.strict import build_empty, load_whole, mismatch, untouched
 from xreal_synth.models.describe import CONTROLNET, BundleInfo
 from xreal_synth.models.networks.organ_controlnet import HINT, HINT_KEY, hint_table, misfit, shared_config
 

@@ -19,12 +19,17 @@ from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BundleFields
 from xreal_synth.models.convert.architectures import TRAIN_STEPS
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_place, silent, write_parts
-from xreal_synth.models.convert.checkpoints import DIFFUSERS_STEMS, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    DIFFUSERS_STEMS,
+    build_empty,
+    load_whole,
+    read_config,
+    read_weights,
+)
 from xreal_synth.models.convert.latent import Terms
 from xreal_synth.models.convert.published import Published
-from xreal_synth.models.convert.strict import build_empty, load_whole
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.text.clip import ClipText, open_clip
+from xreal_synth.models.text.encoders import ClipText, open_clip
 from xreal_synth.models.text.prompts import PromptTable, Report, encode_all
 
 VALUE_RANGE: Final = (-1.0, 1.0)

@@ -22,8 +22,8 @@ from xreal_synth.models.convert.checkpoints import Checkpoint, check_there, read
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
 from xreal_synth.models.convert.published import Published
 from xreal_synth.models.describe import BundleInfo
+from xreal_synth.models.text.encoders import Cut, LdmBert, WordPieces, find_vocabulary
 from xreal_synth.models.text.prompts import PromptTable, Report, encode_all
-from xreal_synth.models.text.wordpieces import Cut, LdmBert, WordPieces, find_vocabulary
 
 
 @dataclass(frozen=True, slots=True)

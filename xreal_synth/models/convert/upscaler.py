@@ -12,8 +12,7 @@ from torch import Tensor
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.assemble import StoredDtype, save_network
-from xreal_synth.models.convert.checkpoints import read_checkpoint
-from xreal_synth.models.convert.strict import build_empty, load_whole
+from xreal_synth.models.convert.checkpoints import build_empty, load_whole, read_checkpoint
 from xreal_synth.models.describe import UPSCALER
 from xreal_synth.models.networks.sr3_unet import Sr3UNet, cosine_betas
 
