@@ -25,9 +25,9 @@ from torch import Tensor
 from tests.doubles.recorded_noise import RecordedNoise
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert import published
-from xreal_synth.models.convert.architectures import LdmArchitecture
 from xreal_synth.models.convert.latent import LdmFiles, Terms, convert_latent
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
+from xreal_synth.models.convert.published import LdmArchitecture
 from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
 from xreal_synth.models.text.encoders import Cut, LdmBert
 from xreal_synth.models.text.ldm_bert import TextShape

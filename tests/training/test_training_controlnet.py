@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.organ_controlnet import HINT, build_controlnet, hint_side, organ_hint
+from xreal_synth.models.networks.controls import HINT, build_controlnet, hint_side, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import load_first_stage, read_denoiser
 from xreal_synth.training.images import ImageBatch

@@ -7,7 +7,7 @@ import torch
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.conditioning import FINDINGS, LabelTokens, prompt_of
-from xreal_synth.models.networks.mask_controller import MaskController
+from xreal_synth.models.networks.controls import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.segmenters import OrganSegmenter
 from xreal_synth.training.draws import whole

@@ -28,9 +28,8 @@ from xreal_synth.models.describe import (
 )
 from xreal_synth.models.fast_unet import CompileHow, FastUNet, suits
 from xreal_synth.models.networks.conditioning import MAPS_KEY, with_maps
+from xreal_synth.models.networks.controls import MaskController, hint_side, hint_table, misfit, organ_hint
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
-from xreal_synth.models.networks.mask_controller import MaskController
-from xreal_synth.models.networks.organ_controlnet import hint_side, hint_table, misfit, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
 from xreal_synth.models.networks.sr3_unet import Sr3UNet

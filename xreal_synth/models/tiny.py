@@ -21,7 +21,7 @@ from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Prompts
 from xreal_synth.models.describe import UPSCALER, BundleInfo
 from xreal_synth.models.load import WEIGHTS
-from xreal_synth.models.networks.organ_controlnet import build_controlnet
+from xreal_synth.models.networks.controls import build_controlnet
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
 from xreal_synth.models.text.encoders import LdmBert, WordPieces

@@ -20,14 +20,14 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from xreal_synth.errors import TrainingError, XrealError
+from xreal_synth.errors import TrainingError, XrealError, faults
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, BundleFields, Prompts
 from xreal_synth.models.convert.assemble import BANK, new_folder, refuse_existing
 from xreal_synth.models.describe import SHIPPED, BundleInfo, describe
 from xreal_synth.models.load import NETWORKS, load_bundle
 from xreal_synth.models.networks.conditioning import MAPS_KEY, LabelTokens
-from xreal_synth.models.networks.mask_controller import MaskController
+from xreal_synth.models.networks.controls import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
@@ -237,7 +237,7 @@ def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -
         return BundleFields.model_validate({**given, **change})
     except ValidationError as error:
         raise TrainingError(
-            found="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+            found=faults(error),
             wanted="fields of bundle.json",
             hint="see --set of xreal-synth bundle export",
         ) from error

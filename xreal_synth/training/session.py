@@ -147,7 +147,6 @@ def _is_moment(key: str, name: str) -> bool:
 
 
 T = TypeVar("T")
-Loss = Callable[[ImageBatch, torch.Generator], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)

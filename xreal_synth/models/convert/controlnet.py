@@ -17,7 +17,6 @@ from torch import Tensor
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import bounded_config
-from xreal_synth.models.convert.assemble import StoredDtype, save_network
 from xreal_synth.models.convert.checkpoints import (
     DIFFUSERS_STEMS,
     Checkpoint,
@@ -30,8 +29,8 @@ from xreal_synth.models.convert.checkpoints import (
     untouched,
 )
 from xreal_synth.models.convert.ldm import EMA_PREFIX, SCHEDULE, UNET_PREFIX, VAE_PREFIX
-from xreal_synth.models.describe import CONTROLNET, BundleInfo
-from xreal_synth.models.networks.organ_controlnet import HINT, HINT_KEY, hint_table, misfit, shared_config
+from xreal_synth.models.describe import BundleInfo
+from xreal_synth.models.networks.controls import HINT, HINT_KEY, hint_table, misfit, shared_config
 
 PREFIX: Final = "control_model."
 BESIDE: Final = (UNET_PREFIX, VAE_PREFIX, "cond_stage_model.", EMA_PREFIX)
@@ -96,11 +95,6 @@ def read_controlnet(
         raise _other(source, *wrong)
     ready: ControlNetModel = network
     return ready
-
-
-def save_controlnet(bundle: Path, network: ControlNetModel, dtype: StoredDtype) -> None:
-    """Writes `controlnet/` into a bundle's folder."""
-    save_network(bundle / CONTROLNET, network, dtype)
 
 
 def convert_control_layout(state: Mapping[str, Tensor], layers: int, where: str) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BundleFields
-from xreal_synth.models.convert.architectures import TRAIN_STEPS
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_place, silent, write_parts
 from xreal_synth.models.convert.checkpoints import (
     DIFFUSERS_STEMS,
@@ -27,7 +26,7 @@ from xreal_synth.models.convert.checkpoints import (
     read_weights,
 )
 from xreal_synth.models.convert.latent import Terms
-from xreal_synth.models.convert.published import Published
+from xreal_synth.models.convert.published import TRAIN_STEPS, Published
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.text.encoders import ClipText, open_clip
 from xreal_synth.models.text.prompts import PromptTable, Report, encode_all

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import NAME_PATTERN, BundleFields
-from xreal_synth.models.convert.architectures import LdmArchitecture
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_place, silent, write_parts
 from xreal_synth.models.convert.checkpoints import Checkpoint, check_there, read_checkpoint
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
-from xreal_synth.models.convert.published import Published
+from xreal_synth.models.convert.published import LdmArchitecture, Published
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.text.encoders import Cut, LdmBert, WordPieces, find_vocabulary
 from xreal_synth.models.text.prompts import PromptTable, Report, encode_all

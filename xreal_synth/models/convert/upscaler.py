@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,14 +23,10 @@ _NAMES: Final = (
     (r"init_conv\.", "inlet."),
     (r"time_mlp\.1\.", "time_in."),
     (r"time_mlp\.3\.", "time_out."),
-    (r"downs\.(\d+)\.0\.", r"down.\1.first."),
-    (r"downs\.(\d+)\.1\.", r"down.\1.second."),
-    (r"downs\.(\d+)\.2\.", r"down.\1.attention."),
-    (r"downs\.(\d+)\.3\.", r"down.\1.onward."),
-    (r"ups\.(\d+)\.0\.", r"up.\1.first."),
-    (r"ups\.(\d+)\.1\.", r"up.\1.second."),
-    (r"ups\.(\d+)\.2\.", r"up.\1.attention."),
-    (r"ups\.(\d+)\.3\.", r"up.\1.onward."),
+    (r"(down|up)s\.(\d+)\.0\.", r"\1.\2.first."),
+    (r"(down|up)s\.(\d+)\.1\.", r"\1.\2.second."),
+    (r"(down|up)s\.(\d+)\.2\.", r"\1.\2.attention."),
+    (r"(down|up)s\.(\d+)\.3\.", r"\1.\2.onward."),
     (r"mid_block1\.", "middle_first."),
     (r"mid_attn\.", "middle_attention."),
     (r"mid_block2\.", "middle_second."),
@@ -66,11 +62,6 @@ def read_upscaler(path: Path, ignore: tuple[str, ...] = ()) -> Sr3UNet:
     """The network of a checkpoint file; raises ConversionError."""
     checkpoint = read_checkpoint(path, ignore=ignore)
     return convert_upscaler(checkpoint.tensors, checkpoint.name)
-
-
-def add_to(network: Sr3UNet, dtype: StoredDtype) -> Callable[[Path], None]:
-    """What writes this network's part into a bundle's folder."""
-    return lambda folder: save_upscaler(folder, network, dtype)
 
 
 def check_size(bundle: str, image_size: int) -> None:

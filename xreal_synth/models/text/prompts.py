@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from xreal_synth import findings as vocab
-from xreal_synth.errors import ConversionError
+from xreal_synth.errors import ConversionError, faults
 from xreal_synth.models.bundle_file import NULL_KEY, Prompts
 
 Report = Callable[[str, int, int], None]
@@ -152,8 +152,7 @@ def read_prompts(path: Path | None, base: PromptTable) -> PromptTable:
         named = {"null" if key is None else key: value for key, value in given.items()}  # YAML's own null
         return PromptTable.model_validate({**base.model_dump(), **named})
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or path.name}: {e['msg']}" for e in error.errors())
-        raise _wrong(path, wrong) from error
+        raise _wrong(path, faults(error, path.name)) from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise _wrong(path, str(error)) from error
 

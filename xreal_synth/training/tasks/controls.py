@@ -17,8 +17,13 @@ from torch.nn import functional
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.networks.conditioning import FINDINGS, no_maps
-from xreal_synth.models.networks.mask_controller import CODE_SCALE, MaskController
-from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_side, organ_hint
+from xreal_synth.models.networks.controls import (
+    CODE_SCALE,
+    MaskController,
+    build_controlnet,
+    hint_side,
+    organ_hint,
+)
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser
 from xreal_synth.training.images import ImageBatch
