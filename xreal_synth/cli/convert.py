@@ -49,8 +49,7 @@ DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="How weights are stored; fp16 halves the bundle and rounds them.")
 ]
 Bank = Annotated[
-    str,
-    typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks."),
+    str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
 ]
 Name = Annotated[
     str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
@@ -136,8 +135,7 @@ def cheff(
         Path | None, typer.Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
     ] = None,
     bundle: Annotated[
-        str | None,
-        typer.Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False),
+        str | None, typer.Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False)
     ] = None,
     ae: Annotated[
         Path | None, typer.Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")

@@ -224,7 +224,7 @@ def _pair(pair: CopyPair) -> dict[str, Any]:
 def _show(audit: Audit, names: Sequence[str]) -> None:
     console.print(
         f"{audit.images} images against {audit.training_images} training images, beside {audit.validation_images} "
-        "validation images; shares with exact 95% intervals",
+        "validation images; shares with exact 95% intervals"
     )
     table = Table("", *audit.metrics)
     metrics = audit.metrics.values()
@@ -235,10 +235,7 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
     table.add_row("below the threshold, validation", *(f"{metric.validation}" for metric in metrics))
     console.print(table)
     for pair in audit.copies:
-        console.print(
-            f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}",
-            soft_wrap=True,
-        )
+        console.print(f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}", soft_wrap=True)
     if not audit.copies:
         nearest = audit.pairs[0]
         console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}")

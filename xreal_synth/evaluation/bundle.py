@@ -243,10 +243,7 @@ def _distance(
         distance(training[random.permutation(len(training))[:size]], b[random.permutation(len(b))[:size]])
         for _ in range(REAL_DRAWS)
     ]
-    return SetDistance(
-        bootstrap.jackknife(lambda kept: distance(a[kept], b[kept])),
-        spread(draws, size),
-    )
+    return SetDistance(bootstrap.jackknife(lambda kept: distance(a[kept], b[kept])), spread(draws, size))
 
 
 def _finding_figures(

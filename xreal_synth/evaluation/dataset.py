@@ -23,13 +23,7 @@ import torch
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.cases import CaseReader
-from xreal_synth.evaluation.dataset_figures import (
-    DIVERSITY,
-    DatasetRow,
-    Sets,
-    findings_of,
-    rows_of,
-)
+from xreal_synth.evaluation.dataset_figures import DIVERSITY, DatasetRow, Sets, findings_of, rows_of
 from xreal_synth.evaluation.dataset_images import ChosenShards, choose, open_real
 from xreal_synth.evaluation.dataset_record import FORMAT
 from xreal_synth.evaluation.evaluators import Evaluators, load_evaluators

@@ -82,10 +82,7 @@ class EditPair:
 
 
 def leak(
-    samples: Iterable[Sample],
-    most: int | None = None,
-    seed: int = 0,
-    steps: int = STEPS,
+    samples: Iterable[Sample], most: int | None = None, seed: int = 0, steps: int = STEPS
 ) -> LeakFigures:
     """Tells shams from twins over the first `most` groups that have both (all, if None), image by image; the network is
     trained for `steps` steps.

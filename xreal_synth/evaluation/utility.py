@@ -306,11 +306,7 @@ def read_generated(
             wanted="images with the finding and without",
             hint="name another --finding",
         )
-    head = {
-        "dataset": source.head.name,
-        "digest": source.head.digest,
-        "images_sha256": content.hexdigest(),
-    }
+    head = {"dataset": source.head.name, "digest": source.head.digest, "images_sha256": content.hexdigest()}
     return found.taken(synthetic=True), head
 
 

@@ -254,12 +254,7 @@ RECIPE_SHOWN: Final = 60_000
 
 
 def report_html(
-    store: Store,
-    head: DatasetHead,
-    summary: DatasetSummary,
-    recipe_text: str,
-    *,
-    bundle: BundleInfo | None,
+    store: Store, head: DatasetHead, summary: DatasetSummary, recipe_text: str, *, bundle: BundleInfo | None
 ) -> bytes:
     """The page's bytes, from the dataset's finished tables and a few of its tars.
 

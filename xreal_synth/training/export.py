@@ -237,9 +237,7 @@ def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -
         return BundleFields.model_validate({**given, **change})
     except ValidationError as error:
         raise TrainingError(
-            found=faults(error),
-            wanted="fields of bundle.json",
-            hint="see --set of xreal-synth bundle export",
+            found=faults(error), wanted="fields of bundle.json", hint="see --set of xreal-synth bundle export"
         ) from error
 
 
@@ -276,9 +274,7 @@ def part_config(
         config: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(
-            found=f"{folder / 'config.json'}: {error}",
-            wanted="a part with its configuration",
-            hint=hint,
+            found=f"{folder / 'config.json'}: {error}", wanted="a part with its configuration", hint=hint
         ) from error
     return config
 

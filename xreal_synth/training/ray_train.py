@@ -101,11 +101,7 @@ class Mailbox:
 
 
 def train_together(
-    config: TrainConfig,
-    data: str | Path,
-    out: Path,
-    team: Team,
-    on_step: OnStep = lambda pace: None,
+    config: TrainConfig, data: str | Path, out: Path, team: Team, on_step: OnStep = lambda pace: None
 ) -> Result:
     """Train `config` on `data` into `out` by a team of workers, or go on with what `out` holds.
 

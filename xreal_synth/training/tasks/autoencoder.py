@@ -19,11 +19,7 @@ from xreal_synth.models.networks.conditioning import no_maps
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
-from xreal_synth.training.losses import (
-    band_loss,
-    gradient_loss,
-    texture_loss,
-)
+from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
 from xreal_synth.training.settings import AutoencoderSettings, KlControllerSettings, KlSettings
 from xreal_synth.training.tasks.base import FirstStageTask, image_grid
 from xreal_synth.training.tasks.controls import mask_of

@@ -16,11 +16,7 @@ from torch.nn import functional
 
 from xreal_synth.findings import ORGANS
 from xreal_synth.models.networks.controls import CODE_SCALE
-from xreal_synth.models.networks.finding_classifier import (
-    FindingClassifier,
-    peaks,
-    pooled_logits,
-)
+from xreal_synth.models.networks.finding_classifier import FindingClassifier, peaks, pooled_logits
 from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
 from xreal_synth.training.images import ImageBatch, TrainingImages, degraded
 from xreal_synth.training.losses import soft_dice_loss
