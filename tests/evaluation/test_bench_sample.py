@@ -23,8 +23,8 @@ from xreal_synth.evaluation.bench_sample import (
 )
 from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.models.describe import describe
+from xreal_synth.models.layers import resolve_precision
 from xreal_synth.models.load import load_bundle
-from xreal_synth.models.precision import resolve_precision
 from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.sampling.blend import to_grey
 from xreal_synth.sampling.groups import sample_groups

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.controlnet import convert_control_layout, read_hint
+from xreal_synth.models.convert.added_parts import convert_control_layout, read_hint
 from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.describe import describe, verify_files
 from xreal_synth.models.load import load_bundle, load_network

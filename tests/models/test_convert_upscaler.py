@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.assemble import extend_bundle
-from xreal_synth.models.convert.upscaler import (
+from xreal_synth.models.convert.added_parts import (
     check_size,
     convert_upscaler,
     read_upscaler,
     save_upscaler,
 )
+from xreal_synth.models.convert.assemble import extend_bundle
 from xreal_synth.models.describe import UPSCALER, BundleInfo, describe, verify_files
 from xreal_synth.models.load import load_network
 from xreal_synth.models.networks.sr3_unet import Sr3UNet, cosine_betas

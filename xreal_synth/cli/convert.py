@@ -267,8 +267,8 @@ def controlnet(
     ignore: Ignore = None,
 ) -> None:
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
+    from xreal_synth.models.convert.added_parts import read_controlnet, read_hint
     from xreal_synth.models.convert.assemble import extend_bundle, save_network
-    from xreal_synth.models.convert.controlnet import read_controlnet, read_hint
     from xreal_synth.models.describe import CONTROLNET
 
     table = None if hint is None else read_hint(hint)
@@ -297,9 +297,9 @@ def _latent(
     upscaler: Path | None = None,
 ) -> None:
     """Converts latent-diffusion checkpoints: backbone, autoencoder, controller."""
+    from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
     from xreal_synth.models.convert.latent import LdmFiles, convert_latent
     from xreal_synth.models.convert.published import read_architecture
-    from xreal_synth.models.convert.upscaler import check_size, read_upscaler, save_upscaler
     from xreal_synth.models.text.prompts import read_prompts
 
     if config is not None:
@@ -333,8 +333,13 @@ def _latent(
 def _add_upscaler(
     bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
+    from xreal_synth.models.convert.added_parts import (
+        UPSCALER_LICENCE,
+        check_size,
+        read_upscaler,
+        save_upscaler,
+    )
     from xreal_synth.models.convert.assemble import extend_bundle
-    from xreal_synth.models.convert.upscaler import LICENCE, check_size, read_upscaler, save_upscaler
     from xreal_synth.models.describe import UPSCALER, describe
 
     with progress() as report:
@@ -346,7 +351,7 @@ def _add_upscaler(
         def add(folder: Path, info: BundleInfo) -> None:
             save_upscaler(folder, network, dtype.value)
 
-        info = extend_bundle(bundle, out, UPSCALER, add, licence or LICENCE, report=report)
+        info = extend_bundle(bundle, out, UPSCALER, add, licence or UPSCALER_LICENCE, report=report)
     show(info)
 
 

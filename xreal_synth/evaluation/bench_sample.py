@@ -23,8 +23,8 @@ from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.evaluation.request import sampling_settings
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.fast_unet import CompileHow
+from xreal_synth.models.layers import Precision
 from xreal_synth.models.load import LoadedBundle, load_bundle
-from xreal_synth.models.precision import Precision
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob

@@ -17,8 +17,8 @@ from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.generated_images import GeneratedFolder, Maker, generate_images, members
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.models.describe import BundleInfo, describe, require_control
+from xreal_synth.models.layers import Precision, resolve_precision
 from xreal_synth.models.load import load_bundle
-from xreal_synth.models.precision import Precision, resolve_precision
 from xreal_synth.recipe.explain import problems_of
 from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.resolve import resolve_sampling

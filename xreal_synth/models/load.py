@@ -27,13 +27,20 @@ from xreal_synth.models.describe import (
     verify_files,
 )
 from xreal_synth.models.fast_unet import CompileHow, FastUNet, suits
+from xreal_synth.models.layers import Precision
 from xreal_synth.models.networks.conditioning import MAPS_KEY, with_maps
-from xreal_synth.models.networks.controls import MaskController, hint_side, hint_table, misfit, organ_hint
+from xreal_synth.models.networks.controls import (
+    CODE_SCALE,
+    MaskController,
+    hint_side,
+    hint_table,
+    misfit,
+    organ_hint,
+)
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
-from xreal_synth.models.precision import Precision
 from xreal_synth.types import Control
 
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
@@ -46,7 +53,6 @@ NETWORKS: Final[dict[str, dict[str, Any]]] = {
     UPSCALER: {"Sr3UNet": Sr3UNet},
 }
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
-CODE_SCALE: Final = 4
 
 PredictionType = Literal["epsilon", "v_prediction"]
 

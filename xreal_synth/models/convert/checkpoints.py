@@ -143,7 +143,9 @@ def _read_pickle(path: Path) -> Any:
     try:
         if zipped:
             names = get_unsafe_globals_in_checkpoint(str(path))
-            _refuse_code(path, [name for name in names if name not in STAND_INS | DICT_STAND_INS])
+            strange = sorted(name for name in names if name not in STAND_INS | DICT_STAND_INS)
+            if strange:
+                raise _code(path, f"it calls for {', '.join(strange[:5])}")
         stands: list[Any] = [(_DictStandIn if name in DICT_STAND_INS else _StandIn, name) for name in names]
         with safe_globals(stands):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -152,11 +154,6 @@ def _read_pickle(path: Path) -> Any:
         raise _code(path, f"it calls for {called[1]}" if called else "instructions beyond data") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
         raise _broken(path, error) from error
-
-
-def _refuse_code(path: Path, names: Sequence[str]) -> None:
-    if names:
-        raise _code(path, f"it calls for {', '.join(sorted(names)[:5])}")
 
 
 def _weights(path: Path, data: Any, ignore: Collection[str]) -> dict[str, Tensor]:
