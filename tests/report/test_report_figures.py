@@ -17,6 +17,15 @@ from tests.doubles.fakes import fake_anatomy, fake_head
 from xreal_synth.dataset.table import rejected_schema
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import streamed as streamed_module
+from xreal_synth.report.drawing import (
+    BRIGHTER,
+    CHANGED,
+    DARKER,
+    SIDES,
+    change_picture,
+    reduced,
+    within_budget,
+)
 from xreal_synth.report.figures import (
     GRID,
     UNIT,
@@ -32,15 +41,6 @@ from xreal_synth.report.figures import (
 )
 from xreal_synth.report.page import recipe_in_words
 from xreal_synth.report.picks import IMAGES, NO_FINDING, Picker, spread
-from xreal_synth.report.pictures import (
-    BRIGHTER,
-    CHANGED,
-    DARKER,
-    SIDES,
-    change_picture,
-    reduced,
-    within_budget,
-)
 from xreal_synth.report.streamed import OTHERS, Streamed, refusals, stream
 from xreal_synth.report.view import bound_of, words_for, worst_end
 from xreal_synth.storage import LocalStore

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.findings import ORGANS
-from xreal_synth.report.pictures import ORGAN_COLOURS, Colour, annotated, font, outlined, plain
+from xreal_synth.report.drawing import ORGAN_COLOURS, Colour, annotated, font, outlined, plain
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, Mask, Role, Sample, SampleMeta, SourceImage
 

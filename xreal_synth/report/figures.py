@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from xreal_synth.findings import ORGANS
-from xreal_synth.report.pictures import OWN_COLOUR, UNIT, Colour, finding_colour, font
+from xreal_synth.report.drawing import OWN_COLOUR, UNIT, Colour, finding_colour, font
 from xreal_synth.types import PixelBox, PlacedFinding, Sample
 
 GRID: Final = 64

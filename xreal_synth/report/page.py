@@ -32,10 +32,10 @@ from xreal_synth.escaping import without_places
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.recipe.load import in_todays_words, recipe_from_text
 from xreal_synth.report.card import TEMPLATES, sizes_in_words
+from xreal_synth.report.drawing import BUDGET, FULL_CHANGE, within_budget
 from xreal_synth.report.figures import number, organ_outlines
 from xreal_synth.report.measured import measured
 from xreal_synth.report.picks import MOST_SHARDS, Picker
-from xreal_synth.report.pictures import BUDGET, FULL_CHANGE, within_budget
 from xreal_synth.report.streamed import refusals, stream
 from xreal_synth.report.strips import MEAN_GROUPS, read_strips
 from xreal_synth.report.view import (

@@ -13,9 +13,9 @@ from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.summary import DatasetSummary, LabelTally
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report.card import AskedRow, asked_rows
+from xreal_synth.report.drawing import Picture, heat_picture
 from xreal_synth.report.figures import Extreme, Histogram, Line, histogram_svg, number
 from xreal_synth.report.picks import NO_FINDING, PAINTED_OVER
-from xreal_synth.report.pictures import Picture, heat_picture
 from xreal_synth.report.streamed import PaintedFinding, Refusals, Streamed, StreamedScore
 from xreal_synth.report.strips import GreyImages, MeanAnatomy, Strip
 
