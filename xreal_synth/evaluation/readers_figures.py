@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.escaping import markdown_row
+from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, figure, unknown
 from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Kit
 from xreal_synth.evaluation.readers_files import Reading
@@ -200,40 +200,30 @@ def tables_of(analysis: Analysis) -> str:
     made = [kind for kind in kinds if kind != REAL]
     counted = ", ".join(f"{count} {kind}" for kind, count in analysis.images.items())
     reported = f"{len(analysis.readers)} readers, images: {counted}; ranks 1 to 5, mean [95% over images]"
-    lines = [reported, "", markdown_row(["rank", *kinds, *(f"{kind} less real" for kind in made)])]
-    lines.append(markdown_row(["---"] * (1 + len(kinds) + len(made))))
-    for question, ranks in analysis.ranks.items():
-        cells = [_cell(ranks.means[kind]) for kind in kinds]
-        lines.append(
-            markdown_row([question, *cells, *(_cell(ranks.differences[kind], "+.2f") for kind in made)])
-        )
-        for reader, own in ranks.by_reader.items():
-            lines.append(
-                markdown_row([f"reader {reader}", *(_cell(own[kind]) for kind in kinds), *([""] * len(made))])
-            )
-    lines += [
-        "",
-        markdown_row(["agreement", *analysis.ranks]),
-        markdown_row(["---"] * (1 + len(analysis.ranks))),
-    ]
-    lines.append(
-        markdown_row(["Krippendorff's alpha, ordinal", *(_cell(r.alpha) for r in analysis.ranks.values())])
+    agreed = analysis.ranks.values()
+    ranks, agreement = (
+        list[list[str]](),
+        [["Krippendorff's alpha, ordinal", *(_cell(r.alpha) for r in agreed)]],
     )
-    for pair in next(iter(analysis.ranks.values())).kappas:
-        cells = [_cell(ranks.kappas[pair]) for ranks in analysis.ranks.values()]
-        lines.append(markdown_row([f"quadratic weighted kappa, readers {pair}", *cells]))
+    for question, own in analysis.ranks.items():
+        more = [_cell(own.differences[kind], "+.2f") for kind in made]
+        ranks.append([question, *(_cell(own.means[kind]) for kind in kinds), *more])
+        for reader, means in own.by_reader.items():
+            ranks.append([f"reader {reader}", *(_cell(means[kind]) for kind in kinds), *([""] * len(made))])
+    for pair in next(iter(agreed)).kappas:
+        cells = [_cell(one.kappas[pair]) for one in agreed]
+        agreement.append([f"quadratic weighted kappa, readers {pair}", *cells])
     for reader in analysis.readers:
-        cells = [f"{_cell(r.again[reader])}; {_cell(r.again_one[reader])}" for r in analysis.ranks.values()]
-        lines.append(markdown_row([f"reader {reader}, again the same rank; within one", *cells]))
+        cells = [f"{_cell(one.again[reader])}; {_cell(one.again_one[reader])}" for one in agreed]
+        agreement.append([f"reader {reader}, again the same rank; within one", *cells])
+    lines = [reported, "", *markdown_table(["rank", *kinds, *(f"{kind} less real" for kind in made)], ranks)]
+    lines += ["", *markdown_table(["agreement", *analysis.ranks], agreement)]
     if analysis.guesses is not None:
-        guesses = analysis.guesses
-        lines += ["", markdown_row(["real or synthetic?", "share"]), markdown_row(["---", "---"])]
-        lines.append(markdown_row(["guessed right (one half is chance)", _cell(guesses.right)]))
-        lines += [markdown_row([f"reader {reader}", _cell(one)]) for reader, one in guesses.by_reader.items()]
-        lines += [
-            markdown_row([f"{kind} images called real", _cell(one)])
-            for kind, one in guesses.called_real.items()
-        ]
+        guesses = {"guessed right (one half is chance)": analysis.guesses.right}
+        guesses |= {f"reader {reader}": one for reader, one in analysis.guesses.by_reader.items()}
+        guesses |= {f"{kind} images called real": one for kind, one in analysis.guesses.called_real.items()}
+        shares = [[what, _cell(one)] for what, one in guesses.items()]
+        lines += ["", *markdown_table(["real or synthetic?", "share"], shares)]
     return "\n".join(lines) + "\n"
 
 
