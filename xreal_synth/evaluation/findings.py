@@ -16,6 +16,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from xreal_synth.dataset.meta import norm_box
 from xreal_synth.evaluation.cases import Case
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided
 from xreal_synth.types import NormBox
@@ -226,7 +227,7 @@ def _touches(peak: int, boxes: Sequence[NormBox]) -> float:
 
 def _asked(case: Case, name: str, size: int) -> list[NormBox]:
     boxes = [box for finding in case.findings if finding.name == name for box in finding.boxes]
-    return [(x0 / size, y0 / size, x1 / size, y1 / size) for x0, y0, x1, y1 in boxes]
+    return [norm_box(box, (size, size)) for box in boxes]
 
 
 SHARE_OF_PEAK: Final = 0.5
@@ -242,7 +243,7 @@ IMAGE, FINDING, SCORE, PEAK = range(4)
 
 
 def boxes_found(maps_NLmm: npt.NDArray[np.float64]) -> Array:
-    """Maps of logits -> boxes [M, 8]: image, finding, highest probability, its cell (places.PEAK_SIDE), the box.
+    """Maps of logits -> boxes [M, 8]: image, finding, highest probability, its cell (of PEAK_SIDE), the box.
 
     Every map gives one box or more; the map's own peak is that of its box with the highest probability.
     """

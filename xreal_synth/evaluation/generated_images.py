@@ -1,4 +1,5 @@
-"""Seconds of each stage of sampling, measured from outside the sampler."""
+"""Images made for cases, kept in a folder with the seconds of each stage of sampling, measured from outside the
+sampler."""
 
 from __future__ import annotations
 
@@ -196,16 +197,10 @@ def generate_images(
     folder: GeneratedFolder,
     on_images: Callable[[int], None] = lambda images: None,
 ) -> None:
-    """Makes the images that the folder does not have yet: every case's twin, and the image with its findings."""
-    todo = []
-    for case in cases:
-        if folder.has(case):
-            on_images(members(case))
-        else:
-            todo.append(case)
+    """Makes images that the folder does not have yet: every case's twin, and the image with its findings."""
     size = _CHUNK * maker.micro_batch
-    for start in range(0, len(todo), size):
-        chunk = todo[start : start + size]
+    for start in range(0, len(cases), size):
+        chunk = cases[start : start + size]
         watch = StageWatch(maker.model)
         made = sample_groups(
             cast(Any, watch), maker.settings, _jobs(maker, chunk, reader), micro_batch=maker.micro_batch,

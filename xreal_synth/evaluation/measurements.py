@@ -19,7 +19,7 @@ import torch
 
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers
-from xreal_synth.evaluation.findings import PEAK_SIDE, Labels
+from xreal_synth.evaluation.findings import PEAK_SIDE, Labels, label_table
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, unknown
 from xreal_synth.findings import NO_FINDING, ORGANS, TXRV18
@@ -69,7 +69,7 @@ _BATCH = 8
 class Measurements:
     """Rows of N images: features [N, F] and logits [N, L] of the evaluator classifier, power in rings [N, 8],
     thumbnails [N, K], Dice of the evaluator segmenter's organs [N, 4] (NaN where no mask was given), and where the
-    locator's maps have their peaks [N, P] (places.PEAK_SIDE; P is 0 without one)."""
+    locator's maps have their peaks [N, P] (findings.PEAK_SIDE; P is 0 without one)."""
 
     features: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float64]
@@ -212,14 +212,14 @@ class _KeptRows:
     diversity: bool
     pairs: ImagePairs = field(default_factory=ImagePairs)
     groups: list[str] = field(default_factory=list)
-    labels: list[list[int]] = field(default_factory=list)
+    named: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
     paired: list[float] = field(default_factory=list)
     flagged: list[bool] = field(default_factory=list)
 
     def passing(self, images: Iterable[GivenImage]) -> Iterator[tuple[GreyImage, Mask | None]]:
         for seen in images:
             self.groups.append(seen.group)
-            self.labels.append([1 if n in seen.positive else -1 if n in seen.unknown else 0 for n in NAMES])
+            self.named.append((seen.positive, seen.unknown))
             self.paired.append(seen.paired)
             self.flagged.append(seen.flagged)
             if self.inception is not None:
@@ -244,7 +244,7 @@ def measure_set(
     return ImageSet(
         measurements=measurements,
         groups=np.asarray(kept.groups, dtype=str),
-        labels=np.asarray(kept.labels, np.int64).reshape(count, len(NAMES)),
+        labels=label_table(kept.named, NAMES),
         paired=np.asarray(kept.paired, np.float64),
         flagged=np.asarray(kept.flagged, bool),
         inception=np.empty((count, 0), np.float32) if inception is None else inception.take(),

@@ -143,12 +143,9 @@ def real_images(
     training = split_rows(prepared.store, training_split)
     total = len(prepared.cases) + len(training)
     return measure_real(
-        evaluators,
-        prepared.cases,
-        training,
-        prepared.reader,
+        evaluators, prepared.cases, training, prepared.reader,
         lambda done: report("looking at real images", done, total),
-    )
+    )  # fmt: skip
 
 
 def figures_for(
