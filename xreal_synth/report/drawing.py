@@ -65,15 +65,14 @@ class Embedded:
 def within_budget(pictures: dict[str, Picture], budget: int = BUDGET) -> tuple[list[Embedded], int]:
     """All pictures at the largest of SIDES at which they fit, and that width."""
     for side in SIDES:
-        embedded = [_embedded(name, reduced(picture, side)) for name, picture in pictures.items()]
+        small = {name: reduced(picture, side) for name, picture in pictures.items()}
+        embedded = [
+            Embedded(name, jpeg_uri(one), round(UNIT * one.shape[0] / one.shape[1]))
+            for name, one in small.items()
+        ]
         if side == SIDES[-1] or sum(len(one.uri) for one in embedded) <= budget:
             break
     return embedded, side
-
-
-def _embedded(name: str, picture: Picture) -> Embedded:
-    height, width = picture.shape[:2]
-    return Embedded(name, jpeg_uri(picture), round(UNIT * height / width))
 
 
 def change_picture(image: GreyImage, change: GreyImage, twin: GreyImage | None) -> Picture:

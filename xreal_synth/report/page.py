@@ -52,6 +52,10 @@ from xreal_synth.report.view import (
 )
 from xreal_synth.storage import Store
 
+_CHANGES: Final = {
+    "rotate_deg": "turned up to {:g}°", "shift": "shifted up to {:.0%}", "scale": "resized up to {:.0%}",
+    "elastic": "warped up to {:.0%}",
+}  # fmt: skip
 _CONTROL: Final = {
     "xreal": "held to the organ mask through a rough image in the first steps (XReal)",
     "controlnet": "led by the organ mask through a ControlNet",
@@ -90,15 +94,7 @@ def _anatomy(anatomy: Mapping[str, Any]) -> str:
     else:
         return ""
     change = _part(anatomy, "augment")
-    reported = []
-    if change.get("rotate_deg"):
-        reported.append(f"turned up to {change['rotate_deg']:g}°")
-    if change.get("shift"):
-        reported.append(f"shifted up to {change['shift']:.0%}")
-    if change.get("scale"):
-        reported.append(f"resized up to {change['scale']:.0%}")
-    if change.get("elastic"):
-        reported.append(f"warped up to {change['elastic']:.0%}")
+    reported = [form.format(change[key]) for key, form in _CHANGES.items() if change.get(key)]
     if isinstance(change.get("heart_scale"), list):
         low, high = change["heart_scale"]
         reported.append(f"hearts {low:g} to {high:g} times as large")
