@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.evaluation.request import sampling_settings
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.fast_unet import CompileHow
-from xreal_synth.models.layers import Precision
+from xreal_synth.models.layers import CPU_ATTENTION, Precision
 from xreal_synth.models.load import LoadedBundle, load_bundle
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.sampling.groups import sample_groups
@@ -339,12 +339,3 @@ def _figures(
         tflops=tflops,
         utilisation=tflops / peak,
     )
-
-
-_formulas: Any = flop_counter
-CPU_ATTENTION: Final[dict[Any, Any]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *rest, **named: (
-        _formulas.sdpa_flop_count(query, key, value)
-    )
-}
-"""torch's counter knows the attention kernels of GPUs; this is the CPU's."""

@@ -1,5 +1,5 @@
-"""Convolutions and linear maps for sampling only: weights fixed, residuals added on the way out; and the number
-format that the denoiser runs in.
+"""Convolutions and linear maps for sampling only: weights fixed, residuals added on the way out; the number format that
+the denoiser runs in; and what its attention costs.
 
 On a CPU oneDNN multiplies bfloat16 weights in a layout of its own; given plain ones it lays them out anew in every
 call. The packed layers do it once, by the operators that torch's own compiler uses for it.
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import flop_counter
 
 
 class Linear(nn.Module):
@@ -176,3 +177,16 @@ def _cpu_has_bf16() -> bool:
         found = report()
         return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+_formulas: Any = flop_counter
+_aten = torch.ops.aten
+CPU_ATTENTION: dict[Any, Any] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **named: (
+        _formulas.sdpa_flop_count(q, k, v)
+    ),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *rest, **named: (
+        _formulas.sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""torch's counter knows the attention kernels of GPUs; these are the CPU's, of the same shapes."""

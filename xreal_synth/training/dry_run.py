@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import flop_counter
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.models.layers import CPU_ATTENTION
 from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.opening import parse_json, read_file
@@ -40,18 +41,6 @@ from xreal_synth.training.tasks.autoencoder import AutoencoderTask, build_kl, fr
 from xreal_synth.training.tasks.base import TrainingTask
 from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
 from xreal_synth.training.tasks.denoiser import DenoiserTask, build_unet, paper_schedule
-
-_formulas: Any = flop_counter
-_aten = torch.ops.aten
-CPU_ATTENTION: dict[Any, Any] = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **named: (
-        _formulas.sdpa_flop_count(q, k, v)
-    ),
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *rest, **named: (
-        _formulas.sdpa_backward_flop_count(grad, q, k, v)
-    ),
-}
-"""torch's counter knows the attention kernels of GPUs; these are the CPU's, of the same shapes."""
 
 FLOAT32 = 4
 

@@ -216,10 +216,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 NATIVE = 1024.0
 """Both tables are in pixels of images of 1024x1024."""
 
@@ -295,3 +291,7 @@ def _tables() -> Path:
             hint="pip install torchxrayvision",
         )
     return Path(spec.origin).parent / "data"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
