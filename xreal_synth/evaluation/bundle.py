@@ -120,7 +120,10 @@ def measure_real(
 
     Raises TrainingError if no training image can be used or one is of a patient of the cases.
     """
-    check_apart(training, [case.row for case in cases], "the training images and in the images to judge by")
+    patients = [case.row.patient for case in cases]
+    check_apart(
+        (row.patient for row in training), patients, "the training images and in the images to judge by"
+    )
     real = measure(
         evaluators,
         ((pair.image, pair.mask) for pair in (reader.read(c.row) for c in cases)),

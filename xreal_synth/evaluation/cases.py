@@ -97,14 +97,14 @@ def split_rows(data: Store, split: str) -> tuple[ImageRow, ...]:
 
 
 def check_apart(
-    rows: Iterable[ImageRow],
-    others: Iterable[ImageRow],
+    patients: Iterable[str],
+    others: Iterable[str],
     where: str,
     wanted: str = "splits by patient",
     hint: str = "name other splits, or correct the manifest",
 ) -> None:
     """Raises TrainingError for patients that have images in both, `where` in words."""
-    if shared := sorted({row.patient for row in rows} & {row.patient for row in others}):
+    if shared := sorted(set(patients) & set(others)):
         raise TrainingError(
             found=f"patients both in {where}: {', '.join(shared[:5])}", wanted=wanted, hint=hint
         )

@@ -245,7 +245,7 @@ def real_images(
 
 def check_patients(training: Sequence[ImageRow], validation: Sequence[ImageRow]) -> None:
     """Raises TrainingError without training images of two patients, or where a patient is in both."""
-    patients = {row.patient for row in training}
+    patients, others = ({row.patient for row in rows} for rows in (training, validation))
     if len(patients) < 2:
         raise TrainingError(
             found=f"usable training images of {len(patients)} patients",
@@ -253,7 +253,7 @@ def check_patients(training: Sequence[ImageRow], validation: Sequence[ImageRow])
             hint="see the manifest, or name another --train-split",
         )
     check_apart(
-        training, validation, "training and in validation images",
+        patients, others, "training and in validation images",
         "validation images of other patients: their rate is what chance reaches",
     )  # fmt: skip
 

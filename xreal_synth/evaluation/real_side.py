@@ -76,7 +76,8 @@ def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
         rows, second = _halves(rows)
         words = f"the other half of split {split}'s patients"
     check_apart(
-        rows, second, f"split {split} and in split {named}", "another sample of other patients",
+        (row.patient for row in rows), (row.patient for row in second),
+        f"split {split} and in split {named}", "another sample of other patients",
         "name another split with --beside, or leave it out",
     )  # fmt: skip
     manifest = sha256_bytes(store.read_bytes(MANIFEST))

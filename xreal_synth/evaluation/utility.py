@@ -22,7 +22,7 @@ import numpy.typing as npt
 from xreal_synth.dataset.meta import norm_box
 from xreal_synth.dataset.source import Source
 from xreal_synth.errors import DatasetError, TrainingError
-from xreal_synth.evaluation.cases import CaseReader, resized, split_rows
+from xreal_synth.evaluation.cases import CaseReader, check_apart, resized, split_rows
 from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images
 from xreal_synth.evaluation.findings import Boxes, Labels
 from xreal_synth.evaluation.kept import claim, json_bytes
@@ -312,13 +312,7 @@ def read_generated(
 
 def apart(training: LabelledImages, test: LabelledImages) -> None:
     """Raises TrainingError if a patient is in both, DatasetError if all or no test images are with a finding."""
-    shared = sorted(set(training.patients.tolist()) & set(test.patients.tolist()))
-    if shared:
-        raise TrainingError(
-            found=f"patients both in training and in test images: {', '.join(shared[:5])}",
-            wanted="splits by patient",
-            hint="name other splits, or correct the manifest",
-        )
+    check_apart(training.patients.tolist(), test.patients.tolist(), "training and in test images")
     test.check_both("the test images", "leave the finding out, or give another --split")
 
 
