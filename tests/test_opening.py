@@ -33,7 +33,7 @@ OWN = {
     "dataset/tar.py": {"tarfile.open"},  # written, to a file of its own
     "prepare/tars.py": {"tarfile.open"},
     "engine/job_package.py": {"zipfile.ZipFile"},
-    "training/box_tables.py": {
+    "training/fit_prior.py": {
         "gzip.open",
         "zipfile.ZipFile",
         "csv.DictReader",
@@ -58,7 +58,7 @@ def calls(source: str) -> Iterator[tuple[int, str]]:
 
 def test_nothing_else_opens_what_may_be_a_strangers():
     files = sorted(PACKAGE.rglob("*.py"))
-    assert len(files) > 300
+    assert len(files) > 250
     found = [
         f"{path.relative_to(PACKAGE)}:{line} {name}"
         for path in files

@@ -18,6 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class XrealError(Exception):
@@ -52,6 +56,11 @@ def _rebuild(kind: type[XrealError], state: dict[str, object], args: tuple[objec
     error.__dict__.update(state)
     error.args = args
     return error
+
+
+def faults(error: ValidationError, whole: str = "") -> str:
+    """What is wrong with which fields; `whole` names what has no field's name."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg']}" for e in error.errors())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ HTML is escaped by jinja2's own autoescape (report.html); a finished text is mar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from markupsafe import Markup
@@ -51,6 +51,11 @@ def for_markdown(value: object) -> object:
     flat = " ".join(_UNSEEN.sub("", value).split())
     entities = re.sub(r"[&<>]", lambda one: _ENTITIES[one[0]], flat)
     return _MARKDOWN.sub(r"\\\g<0>", entities)
+
+
+def markdown_table(header: Sequence[object], rows: Iterable[Iterable[object]]) -> list[str]:
+    """A Markdown table's lines."""
+    return [markdown_row(header), "|" + "---|" * len(header), *map(markdown_row, rows)]
 
 
 def markdown_row(cells: Iterable[object]) -> str:

@@ -23,8 +23,7 @@ from xreal_synth.export.regions import box_region, finding_region, kept_findings
 from xreal_synth.findings import ALIASES
 from xreal_synth.recipe.kinds import near
 from xreal_synth.report.contact_sheet import sheet_picture
-from xreal_synth.report.overlay import annotated, plain
-from xreal_synth.report.pictures import change_picture
+from xreal_synth.report.drawing import annotated, change_picture, plain
 from xreal_synth.storage import open_store
 from xreal_synth.types import GreyImage, LabelValue, Mask, PixelBox, Role, Sample, Split, sample_key
 

@@ -20,7 +20,7 @@ from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.evaluation.evaluators import write_evaluators
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
-from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+from xreal_synth.models.networks.segmenters import PyramidSegmenter
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import ShardPlan
 

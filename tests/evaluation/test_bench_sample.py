@@ -12,12 +12,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from xreal_synth.cli.main import main
-from xreal_synth.evaluation.bench_sample import CPU_ATTENTION, LoopTiming, SampleBench, loop_settings, rows_of
-from xreal_synth.evaluation.machine import PeakMemory, stated_peak
+from xreal_synth.evaluation.bench_sample import (
+    CPU_ATTENTION,
+    LoopTiming,
+    PeakMemory,
+    SampleBench,
+    loop_settings,
+    rows_of,
+    stated_peak,
+)
 from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.models.describe import describe
+from xreal_synth.models.layers import resolve_precision
 from xreal_synth.models.load import load_bundle
-from xreal_synth.models.precision import resolve_precision
 from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.sampling.blend import to_grey
 from xreal_synth.sampling.groups import sample_groups

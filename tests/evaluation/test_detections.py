@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xreal_synth.evaluation.detections import boxes_found, overlap, pointing_of, precision_of
-from xreal_synth.evaluation.places import PEAK_SIDE
+from xreal_synth.evaluation.findings import PEAK_SIDE, boxes_found, overlap, pointing_of, precision_of
 
 ONES = np.ones((1, 3))
 BOX = (0.0, 0.0, 0.5, 0.5)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from xreal_synth.evaluation import request
 from xreal_synth.evaluation.choices import cells_of
-from xreal_synth.evaluation.intervals import nan_for_null, null_for_nan
+from xreal_synth.evaluation.kept import nan_for_null, null_for_nan
 from xreal_synth.evaluation.request import Request
 
 Evaluate = Callable[..., int]

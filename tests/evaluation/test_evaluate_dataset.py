@@ -20,9 +20,9 @@ from tests.doubles.fakes import box_finding, fake, fake_groups, fake_head, publi
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.dataset.tar import read_tar
-from xreal_synth.evaluation import dataset_bench
+from xreal_synth.evaluation import dataset as dataset_module
 from xreal_synth.evaluation.cases import CaseReader
-from xreal_synth.evaluation.dataset_source import choose
+from xreal_synth.evaluation.dataset_images import choose
 from xreal_synth.evaluation.evaluators import load_evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
 from xreal_synth.evaluation.inception import fid_inception
@@ -300,7 +300,7 @@ def test_compare_measures_each_dataset_once(
     assert "cannot be compared row by row" in text
     both = json.loads((out / "compare.json").read_text())["datasets"]
     assert [one["dataset"]["images"] for one in both] == [20, 10]
-    monkeypatch.setattr(dataset_bench.Bench, "measure", lambda *given: pytest.fail("measured again"))
+    monkeypatch.setattr(dataset_module.Bench, "measure", lambda *given: pytest.fail("measured again"))
     assert evaluate("compare", str(own), str(other), *options, "--out", str(out)) == 0
     assert (out / "compare.md").read_text() == text
     capsys.readouterr()

@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter
 from tests.doubles.fakes import fake, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
-from xreal_synth.evaluation.privacy import MeasuredSet, audit_images, nearest_by_pixels, rate, reduced
+from xreal_synth.evaluation.intervals import proportion
+from xreal_synth.evaluation.privacy import MeasuredSet, audit_images, nearest_by_pixels, reduced
 from xreal_synth.export.txrv import SyntheticDataset
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, ShardPlan
@@ -107,10 +108,10 @@ def test_the_threshold_is_of_different_patients_alone() -> None:
 
 def test_a_share_has_the_exact_interval() -> None:
     """None of 20: Clopper and Pearson's upper end is 1 - 0.025^(1/20)."""
-    none = rate(np.zeros(20, bool))
+    none = proportion(0, 20, "exact")
     assert (none.value, none.ci_low) == (0, 0)
     assert none.ci_high == pytest.approx(1 - 0.025 ** (1 / 20))
-    assert rate(np.ones(20, bool)).ci_low == pytest.approx(0.025 ** (1 / 20))
+    assert proportion(20, 20, "exact").ci_low == pytest.approx(0.025 ** (1 / 20))
 
 
 @pytest.fixture

@@ -23,8 +23,14 @@ from PIL import Image
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.readers import REAL, Candidate, Kit, Showing, choose_images, make_kit
 from xreal_synth.evaluation.readers_figures import analyse, tables_of
-from xreal_synth.evaluation.readers_files import Reading, key_bytes, read_key, read_results
-from xreal_synth.evaluation.readers_page import FORMAT, reader_page
+from xreal_synth.evaluation.readers_files import (
+    FORMAT,
+    Reading,
+    key_bytes,
+    read_key,
+    read_results,
+    reader_page,
+)
 
 Evaluate = Callable[..., int]
 Out = pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ import pytest
 from torch import from_numpy
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
-from xreal_synth.evaluation.agreement import ordinal_alpha, weighted_kappa
+from xreal_synth.evaluation.readers_figures import ordinal_alpha, weighted_kappa
 
 NONE = float("nan")
 ONE = np.ones((1, 12))

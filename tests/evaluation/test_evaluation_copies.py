@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xreal_synth.evaluation.copies import count_copies, nearest, standardised, thumbnail
+from xreal_synth.evaluation.copies import count_copies, nearest, standardised
 from xreal_synth.evaluation.intervals import Bootstrap
+from xreal_synth.quality.copies import thumbnail
 
 RNG = np.random.default_rng(0)
 TRAINING = RNG.normal(size=(60, 16)).astype(np.float32)

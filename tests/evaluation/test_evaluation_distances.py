@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.evaluation.distances import frechet_distance, kernel_distance
+from xreal_synth.evaluation.set_distances import frechet, kernel
 
 
 def with_moments(mean: np.ndarray, covariance: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_frechet_distance_between_gaussians_with_diagonal_covariances(seed: int)
     s, t = rng.uniform(0.2, 2, (2, 3))
     a, b = with_moments(m, np.diag(s**2), 20, seed), with_moments(n, np.diag(t**2), 15, seed + 1)
     wanted = ((m - n) ** 2).sum() + ((s - t) ** 2).sum()
-    assert frechet_distance(a, b) == pytest.approx(wanted, rel=1e-6)
+    assert frechet(a, b) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_frechet_distance_of_correlated_features() -> None:
@@ -34,8 +34,8 @@ def test_frechet_distance_of_correlated_features() -> None:
     a = with_moments(np.zeros(2), covariance, 30, 0)
     b = with_moments(np.zeros(2), 4 * covariance, 30, 1)
     # (S 4S)^(1/2) = 2 S, so the distance is tr(S + 4 S - 4 S) = tr S
-    assert frechet_distance(a, b) == pytest.approx(np.trace(covariance), rel=1e-6)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet(a, b) == pytest.approx(np.trace(covariance), rel=1e-6)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
 
 
 def by_hand(a: np.ndarray, b: np.ndarray) -> float:
@@ -53,12 +53,12 @@ def by_hand(a: np.ndarray, b: np.ndarray) -> float:
 def test_kernel_distance_is_the_sum_over_pairs() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(7, 4)), rng.normal(0.5, 2, (7, 4))
-    assert kernel_distance(a, b) == pytest.approx(by_hand(a, b), rel=1e-9)
+    assert kernel(a, b) == pytest.approx(by_hand(a, b), rel=1e-9)
 
 
 def test_kernel_distance_of_equal_distributions_is_zero_on_average() -> None:
     rng = np.random.default_rng(1)
-    draws = [kernel_distance(rng.normal(size=(12, 3)), rng.normal(size=(12, 3))) for _ in range(300)]
+    draws = [kernel(rng.normal(size=(12, 3)), rng.normal(size=(12, 3))) for _ in range(300)]
     assert abs(np.mean(draws)) < 3 * np.std(draws) / np.sqrt(len(draws))
     assert min(draws) < 0
-    assert kernel_distance(rng.normal(size=(12, 3)), rng.normal(2, 1, (12, 3))) > max(draws)
+    assert kernel(rng.normal(size=(12, 3)), rng.normal(2, 1, (12, 3))) > max(draws)

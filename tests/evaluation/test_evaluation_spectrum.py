@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from xreal_synth.evaluation.spectrum import (
+from xreal_synth.evaluation.fidelity import (
     RINGS,
     draw_spectra,
     ring_powers,

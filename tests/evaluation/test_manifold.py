@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xreal_synth.evaluation.manifold import manifold
+from xreal_synth.evaluation.set_distances import manifold
 
 
 def line(*places: float) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from xreal_synth.evaluation.cases import Case
+from xreal_synth.evaluation.findings import PEAK_SIDE, hit_table, mean_share, place_figures
 from xreal_synth.evaluation.intervals import Bootstrap
-from xreal_synth.evaluation.places import PEAK_SIDE, hit_table, mean_share, place_figures
 from xreal_synth.images.manifest import ImageBox, ImageRow
 from xreal_synth.types import PlacedFinding
 

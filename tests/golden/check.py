@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,13 @@ from torch import Tensor
 from tests.doubles.recorded_noise import RecordedNoise
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert import published
-from xreal_synth.models.convert.architectures import LdmArchitecture
 from xreal_synth.models.convert.latent import LdmFiles, Terms, convert_latent
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
+from xreal_synth.models.convert.published import LdmArchitecture
 from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
+from xreal_synth.models.text.encoders import Cut, LdmBert
 from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.models.text.prompts import PromptTable
-from xreal_synth.models.text.wordpieces import Cut, LdmBert
 from xreal_synth.sampling.controlled import (
     Guide,
     Rule,
@@ -61,19 +62,19 @@ def load_model(folder: Path, config: dict, vectors: dict[str, npt.NDArray]) -> L
     encoder = convert_text(parts["text"], shape, backbone.get(TOKEN_ROWS))
     text = LdmBert(encoder, shape, recorded_ids(config, vectors))
     architecture = architecture_of(config)
+    info = SimpleNamespace(
+        latent_shape=architecture.latent_shape, image_size=architecture.image_size,
+        channels=config["vae"]["in_channels"], value_range=architecture.value_range,
+        scale_factor=config["scale_factor"], null_prompt="", region_maps=(),
+    )  # fmt: skip
     return LoadedBundle(
+        info,
         vae=convert_vae(parts["vae"], config["vae"]),
         controller=convert_vae(load_file(folder / "anatomy_controller.safetensors"), config["vae"]),
         unet=convert_unet(parts["unet"], config["unet"]),
         embeddings={prompt: text.encode(prompt) for prompt in ("", config["label"])},
         alphas_cumprod=alphas_from(architecture.scheduler()),
         prediction_type="epsilon",
-        latent_shape=architecture.latent_shape,
-        image_size=architecture.image_size,
-        channels=config["vae"]["in_channels"],
-        value_range=architecture.value_range,
-        scale_factor=config["scale_factor"],
-        null_prompt="",
     )
 
 

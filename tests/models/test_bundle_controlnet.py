@@ -13,7 +13,7 @@ from diffusers import ControlNetModel
 from xreal_synth.errors import BundleError
 from xreal_synth.models.describe import describe, require_control
 from xreal_synth.models.load import load_bundle, load_network
-from xreal_synth.models.networks.organ_controlnet import HINT, build_controlnet, organ_hint
+from xreal_synth.models.networks.controls import HINT, build_controlnet, organ_hint
 from xreal_synth.models.save import read_fields, write_bundle
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.architectures import XREAL
-from xreal_synth.models.convert.controlnet import convert_control_layout, read_hint
+from xreal_synth.models.convert.added_parts import convert_control_layout, read_hint
+from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.describe import describe, verify_files
 from xreal_synth.models.load import load_bundle, load_network
-from xreal_synth.models.networks.organ_controlnet import HINT, build_controlnet, organ_hint
+from xreal_synth.models.networks.controls import HINT, build_controlnet, organ_hint
 from xreal_synth.models.save import read_fields, write_bundle
 
 Run = Callable[..., tuple[int, str]]
@@ -77,14 +77,14 @@ def save(state: dict[str, Tensor], folder: Path, prefix: str = "control_model.",
 
 def test_the_papers_size_in_controlnets_layout() -> None:
     """Every key of ControlNet's layout on XReal's denoiser; the paper says 217 M weights."""
-    shapes = control_layout(XREAL.unet, 3, (16, 32, 96, 256))
+    shapes = control_layout(XREAL_SIZES.unet, 3, (16, 32, 96, 256))
     state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
-    converted = convert_control_layout(state, XREAL.unet["num_res_blocks"], "control.ckpt")
+    converted = convert_control_layout(state, XREAL_SIZES.unet["num_res_blocks"], "control.ckpt")
     assert len(converted) == len(state)
     assert round(sum(value.numel() for value in converted.values()) / 1e6) == 217
     state["zero_conv.0.0.weight"] = state.pop("zero_convs.0.0.weight")
     with pytest.raises(ConversionError, match=r"zero_conv\.0\.0\.weight"):
-        convert_control_layout(state, XREAL.unet["num_res_blocks"], "control.ckpt")
+        convert_control_layout(state, XREAL_SIZES.unet["num_res_blocks"], "control.ckpt")
 
 
 @pytest.mark.parametrize("prefix", ["control_model.", ""])

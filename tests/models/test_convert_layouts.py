@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.architectures import (
-    CHEFF_UNCONDITIONAL,
-    XREAL,
+from xreal_synth.models.convert.ldm import convert_text, convert_unet, convert_vae, split_ldm
+from xreal_synth.models.convert.published import (
+    CHEFF_UNCONDITIONAL_SIZES,
+    XREAL_SIZES,
     LdmArchitecture,
 )
-from xreal_synth.models.convert.ldm import convert_text, convert_unet, convert_vae, split_ldm
 
 
 def checkpoint(architecture: LdmArchitecture) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def millions(shapes: Shapes) -> int:
     return round(sum(torch.Size(shape).numel() for shape in shapes.values()) / 1e6)
 
 
-@pytest.mark.parametrize("architecture", [XREAL, CHEFF_UNCONDITIONAL])
+@pytest.mark.parametrize("architecture", [XREAL_SIZES, CHEFF_UNCONDITIONAL_SIZES])
 @pytest.mark.parametrize("ema", [False, True])
 def test_every_key_of_the_published_layout_has_its_place(architecture: LdmArchitecture, ema: bool) -> None:
     parts = split_ldm(checkpoint(architecture), ema=ema)
@@ -61,10 +61,10 @@ def test_every_key_of_the_published_layout_has_its_place(architecture: LdmArchit
 
 def test_the_layouts_have_the_published_sizes() -> None:
     """Millions of parameters as the reference states them; the text encoder's with its word prediction."""
-    assert millions(unet_layout(XREAL.unet)) == 518
-    assert millions(vae_layout(XREAL.vae)) == 55
-    assert XREAL.text is not None
-    assert millions(text_layout(XREAL.text)) == 582
+    assert millions(unet_layout(XREAL_SIZES.unet)) == 518
+    assert millions(vae_layout(XREAL_SIZES.vae)) == 55
+    assert XREAL_SIZES.text is not None
+    assert millions(text_layout(XREAL_SIZES.text)) == 582
 
 
 def renamed(old: str, new: str) -> Callable[[dict[str, Tensor]], None]:
@@ -91,10 +91,12 @@ UNET = "model.diffusion_model"
     ],
 )
 def test_one_key_astray_is_named(change: Callable[[dict[str, Tensor]], None], named: str) -> None:
-    state = checkpoint(XREAL)
+    state = checkpoint(XREAL_SIZES)
     change(state)
     with pytest.raises(ConversionError, match=named) as caught:
-        convert_unet(split_ldm(state, where="backbone.pth")["unet"], XREAL.unet, "backbone.pth: denoiser")
+        convert_unet(
+            split_ldm(state, where="backbone.pth")["unet"], XREAL_SIZES.unet, "backbone.pth: denoiser"
+        )
     assert caught.value.where.startswith("backbone.pth")
     assert caught.value.wanted
     assert caught.value.hint
@@ -112,7 +114,7 @@ def test_one_key_astray_is_named(change: Callable[[dict[str, Tensor]], None], na
     ],
 )
 def test_averages_are_all_there_or_refused(change: Callable[[dict[str, Tensor]], None], named: str) -> None:
-    state = checkpoint(CHEFF_UNCONDITIONAL)
+    state = checkpoint(CHEFF_UNCONDITIONAL_SIZES)
     change(state)
     split_ldm(state)
     with pytest.raises(ConversionError, match=named):
@@ -120,7 +122,7 @@ def test_averages_are_all_there_or_refused(change: Callable[[dict[str, Tensor]],
 
 
 def test_averages_are_other_values() -> None:
-    state = checkpoint(CHEFF_UNCONDITIONAL)
+    state = checkpoint(CHEFF_UNCONDITIONAL_SIZES)
     state["model_ema.diffusion_modelout2bias"] = torch.ones(3)
     assert split_ldm(state, ema=True)["unet"]["out.2.bias"].tolist() == [1, 1, 1]
     assert split_ldm(state)["unet"]["out.2.bias"].tolist() == [0, 0, 0]

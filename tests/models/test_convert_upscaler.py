@@ -15,15 +15,14 @@ from torch.nn import functional
 
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.extend import extend_bundle
-from xreal_synth.models.convert.upscaler import (
-    add_to,
+from xreal_synth.models.convert.added_parts import (
     check_size,
     convert_upscaler,
     read_upscaler,
     save_upscaler,
 )
-from xreal_synth.models.describe import UPSCALER, describe, verify_files
+from xreal_synth.models.convert.assemble import extend_bundle
+from xreal_synth.models.describe import UPSCALER, BundleInfo, describe, verify_files
 from xreal_synth.models.load import load_network
 from xreal_synth.models.networks.sr3_unet import Sr3UNet, cosine_betas
 
@@ -191,8 +190,11 @@ def test_the_schedule_is_the_published_one() -> None:
 def test_a_bundle_gets_the_part_in_a_copy(tmp_path: Path) -> None:
     network = convert_upscaler(random_state(), **TINY)
     before = describe("xreal-tiny")
-    add = add_to(network, "fp16")
-    info = extend_bundle("xreal-tiny", tmp_path / "out", UPSCALER, lambda folder, _: add(folder), "MIT")
+
+    def add(folder: Path, info: BundleInfo) -> None:
+        save_upscaler(folder, network, "fp16")
+
+    info = extend_bundle("xreal-tiny", tmp_path / "out", UPSCALER, add, "MIT")
     verify_files(info)
     assert set(info.parts) == {*before.parts, "upscaler"}
     assert isinstance(load_network(info, "upscaler"), Sr3UNet)

@@ -18,7 +18,7 @@ from xreal_synth.anatomy.sources import BankSource
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
 from xreal_synth.findings import CHEXPERT14
-from xreal_synth.models.convert.architectures import XREAL
+from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.models.load import LoadedBundle, load_bundle
 from xreal_synth.models.random_bundle import Design, build_random, paper_design, write_design
@@ -62,13 +62,13 @@ def generate_images(
 
 def likeness(width: int, stage_width: int, context: int, side: int) -> Design:
     """XReal's architecture, narrower and with smaller images."""
-    assert XREAL.text is not None
+    assert XREAL_SIZES.text is not None
     return paper_design(
         replace(
-            XREAL,
-            unet={**XREAL.unet, "model_channels": width, "context_dim": context},
-            vae={**XREAL.vae, "ch": stage_width, "resolution": side},
-            text=replace(XREAL.text, dim=context),
+            XREAL_SIZES,
+            unet={**XREAL_SIZES.unet, "model_channels": width, "context_dim": context},
+            vae={**XREAL_SIZES.vae, "ch": stage_width, "resolution": side},
+            text=replace(XREAL_SIZES.text, dim=context),
         )
     )
 
@@ -80,8 +80,8 @@ def small_design() -> Design:
 def test_the_parameter_counts_are_the_papers() -> None:
     with torch.device("meta"):
         made = {part: millions(make()) for part, make in paper_design().networks.items()}
-        assert XREAL.text is not None
-        text = TextEncoder(XREAL.text)
+        assert XREAL_SIZES.text is not None
+        text = TextEncoder(XREAL_SIZES.text)
         head = torch.nn.Linear(1280, 30522)  # the checkpoint's unused to_logits
     assert made == {"unet": 518, "vae": 55, "anatomy_controller": 55}
     assert millions(torch.nn.ModuleList([text, head])) == 582

@@ -22,7 +22,7 @@ from torch.nn import functional
 from tests.doubles.schematic import schematic_mask
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.models.load import WEIGHTS
-from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
+from xreal_synth.models.networks.segmenters import OrganSegmenter
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.types import GreyImage, Mask

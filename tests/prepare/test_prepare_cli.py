@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from xreal_synth.cli.main import main
-from xreal_synth.report.review_sheet import ReviewImage, review_sheet
+from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
 
 OWN = [
     "--table", "list.csv", "--image-column", "file", "--patient-column", "pid", "--labels-column", "report",

@@ -23,7 +23,7 @@ from xreal_synth.prepare.journal import JOURNAL
 from xreal_synth.prepare.splits import Shares
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.images import load_images
-from xreal_synth.training.settings.common import DataSettings
+from xreal_synth.training.settings import DataSettings
 
 COLUMNS = FolderColumns(
     table="list.csv", image="file", patient="pid", labels="report", unknown="unsure", mask="mask",

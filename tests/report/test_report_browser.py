@@ -50,7 +50,7 @@ async def look_closely(page: Page) -> None:
         assert (text < ground) == (scheme == "light")
 
 
-@pytest.mark.parametrize("which", ["told", "gated"])
+@pytest.mark.parametrize("which", ["reported", "gated"])
 def test_a_browser_shows_the_page_without_error_or_request(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

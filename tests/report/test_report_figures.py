@@ -16,14 +16,8 @@ from hypothesis import strategies as st
 from tests.doubles.fakes import fake_anatomy, fake_head
 from xreal_synth.dataset.table import rejected_schema
 from xreal_synth.quality.catalogue import SCORES
-from xreal_synth.report import refusals as refusals_module
 from xreal_synth.report import streamed as streamed_module
-from xreal_synth.report.charts import Line, histogram_svg, number, ticks
-from xreal_synth.report.coverage import GRID, Coverage
-from xreal_synth.report.histogram import Counting, Ends, Extreme
-from xreal_synth.report.marks import UNIT, outline
-from xreal_synth.report.picks import IMAGES, NO_FINDING, Picker, spread
-from xreal_synth.report.pictures import (
+from xreal_synth.report.drawing import (
     BRIGHTER,
     CHANGED,
     DARKER,
@@ -32,10 +26,23 @@ from xreal_synth.report.pictures import (
     reduced,
     within_budget,
 )
-from xreal_synth.report.recipe_words import recipe_in_words
-from xreal_synth.report.refusals import OTHERS, refusals
-from xreal_synth.report.score_words import bound_of, words_for, worst_end
-from xreal_synth.report.streamed import Streamed, stream
+from xreal_synth.report.figures import (
+    GRID,
+    UNIT,
+    Counting,
+    Coverage,
+    Ends,
+    Extreme,
+    Line,
+    histogram_svg,
+    number,
+    outline,
+    ticks,
+)
+from xreal_synth.report.page import recipe_in_words
+from xreal_synth.report.picks import IMAGES, NO_FINDING, Picker, spread
+from xreal_synth.report.streamed import OTHERS, Streamed, refusals, stream
+from xreal_synth.report.view import bound_of, words_for, worst_end
 from xreal_synth.storage import LocalStore
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
@@ -192,7 +199,7 @@ def test_reasons_are_counted_without_their_numbers(tmp_path: Path, monkeypatch: 
     ]
     path = tmp_path / "rejected.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=rejected_schema()), path)
-    monkeypatch.setattr(refusals_module, "_BATCH", 4)
+    monkeypatch.setattr(streamed_module, "BATCH", 4)
     found = refusals(path)
     assert (found.reasons[0].words, found.reasons[0].attempts) == ("blur # is below #", 5)
     assert found.reasons[0].example == "blur 0.0 is below 0.5"

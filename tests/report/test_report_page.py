@@ -21,7 +21,7 @@ from xreal_synth.dataset.head import open_dataset, read_head
 from xreal_synth.dataset.names import quarantine_key
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.models.describe import BundleInfo, describe
-from xreal_synth.report import pictures
+from xreal_synth.report import drawing
 from xreal_synth.report.build import build, recipe_text
 from xreal_synth.report.page import report_html
 from xreal_synth.storage import LocalStore
@@ -236,8 +236,8 @@ def test_a_page_stays_small_whatever_the_recipe_and_the_images(
     store = LocalStore(tmp_path)
     open_dataset(store, fake_head(), "# " + "<" * 900_000, lambda there, here: [])
     publish_fakes(store, ShardPlan("fakes", 0, 0, 10), images)
-    monkeypatch.setattr(pictures, "BUDGET", 900_000)
-    monkeypatch.setattr(pictures.within_budget, "__defaults__", (900_000,))
+    monkeypatch.setattr(drawing, "BUDGET", 900_000)
+    monkeypatch.setattr(drawing.within_budget, "__defaults__", (900_000,))
     data = page_of(store)
     page = check_alone(data)
     assert len(data) < 900_000 + 1_000_000

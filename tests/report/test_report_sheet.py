@@ -12,7 +12,7 @@ from tests.doubles.fakes import box_finding, fake, fake_groups
 from xreal_synth import findings as vocab
 from xreal_synth.errors import DatasetError
 from xreal_synth.report.contact_sheet import CELL, NOTICE, contact_sheet, sheet_png
-from xreal_synth.report.overlay import FINDING_COLOURS, ORGAN_COLOURS, annotated, plain
+from xreal_synth.report.drawing import FINDING_COLOURS, ORGAN_COLOURS, annotated, plain
 from xreal_synth.types import PlacedFinding, Sample
 
 BOX = (64, 128, 128, 192)

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from xreal_synth.images.manifest import ImageBox, ImageRow
-from xreal_synth.models.networks.with_maps import MAPS_KEY
+from xreal_synth.models.networks.conditioning import MAPS_KEY
 from xreal_synth.training.draws import weighted_draw
-from xreal_synth.training.images import ImageBatch, load_images
-from xreal_synth.training.region_maps import SIDE, draw_weights, region_maps
+from xreal_synth.training.images import SIDE, ImageBatch, draw_weights, load_images, region_maps
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.common import DataSettings, DrawSettings, WarpSettings
+from xreal_synth.training.settings import DataSettings, DrawSettings, WarpSettings
 
 NAMES = ("Pneumonia", "Edema", "Mass")
 MAPS = ["data.region_maps=[Pneumonia, Edema]", "model.region_weight=3", "model.token_drop=0.2"]
@@ -147,7 +146,7 @@ def test_a_denoiser_goes_on_with_regions_from_one_without(
 
 def test_the_loss_counts_a_region_as_often_as_the_config_says(runs: dict[str, Path]) -> None:
     from xreal_synth.training.first_stage import load_first_stage
-    from xreal_synth.training.settings.denoiser import DenoiserSettings
+    from xreal_synth.training.settings import DenoiserSettings
     from xreal_synth.training.tasks.denoiser import DenoiserTask
 
     losses = []

@@ -7,16 +7,20 @@ import pytest
 import torch
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.adversary import PatchCritic, balance, critic_loss, fooling_loss
+from xreal_synth.models.networks.segmenters import OrganSegmenter
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.losses import band_loss
-from xreal_synth.training.perceptual import PerceptualDistance, load_perceptual
-from xreal_synth.training.redenoise import load_redenoiser
-from xreal_synth.training.settings.autoencoder import AutoencoderSettings
-from xreal_synth.training.settings.denoiser import DenoiserSettings
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder
+from xreal_synth.training.losses import (
+    PatchCritic,
+    PerceptualDistance,
+    balance,
+    band_loss,
+    critic_loss,
+    fooling_loss,
+    load_perceptual,
+)
+from xreal_synth.training.settings import AutoencoderSettings, DenoiserSettings
+from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder, load_redenoiser
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 
 

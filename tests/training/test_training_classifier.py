@@ -13,15 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.conditioning import FINDINGS
 from xreal_synth.models.networks.finding_classifier import FindingClassifier, peaks, pooled_logits
-from xreal_synth.models.networks.label_tokens import FINDINGS
-from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+from xreal_synth.models.networks.segmenters import PyramidSegmenter
 from xreal_synth.training.export import export_parts
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.classifier import ClassifierSettings
-from xreal_synth.training.settings.common import DataSettings
-from xreal_synth.training.tasks.classifier import (
+from xreal_synth.training.settings import ClassifierSettings, DataSettings
+from xreal_synth.training.tasks.evaluators import (
     ClassifierTask,
     areas,
     bars,

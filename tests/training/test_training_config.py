@@ -8,9 +8,7 @@ import yaml
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, load_config, parse_config
-from xreal_synth.training.settings.classifier import ClassifierConfig
-from xreal_synth.training.settings.denoiser import DenoiserConfig
-from xreal_synth.training.settings.segmenter import SegmenterConfig
+from xreal_synth.training.settings import ClassifierSettings, DenoiserSettings, SegmenterSettings
 
 SHIPPED = Path(str(files("xreal_synth.training") / "configs"))
 
@@ -25,8 +23,8 @@ def test_shipped_configs_are_valid_and_survive_a_round_trip(path: Path) -> None:
 @pytest.mark.parametrize("network", ["segmenter", "classifier"])
 def test_a_judge_is_of_another_build_and_seed(network: str) -> None:
     mini, judge = (load_config(network, SHIPPED / f"{name}-{network}.yaml") for name in ("mini", "evaluator"))
-    assert isinstance(mini, SegmenterConfig | ClassifierConfig)
-    assert isinstance(judge, SegmenterConfig | ClassifierConfig)
+    assert isinstance(mini.model, SegmenterSettings | ClassifierSettings)
+    assert isinstance(judge.model, SegmenterSettings | ClassifierSettings)
     assert mini.model.kind != judge.model.kind
     assert mini.seed != judge.seed
 
@@ -35,7 +33,7 @@ def test_an_override_reaches_its_key() -> None:
     config = load_config(
         "denoiser", SHIPPED / "mini-denoiser.yaml", ["loop.steps=7", "model.channels=[32, 64]"]
     )
-    assert isinstance(config, DenoiserConfig)
+    assert isinstance(config.model, DenoiserSettings)
     assert (config.loop.steps, config.model.channels) == (7, (32, 64))
 
 

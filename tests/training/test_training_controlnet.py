@@ -12,14 +12,13 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.organ_controlnet import HINT, build_controlnet, hint_side, organ_hint
+from xreal_synth.models.networks.controls import HINT, build_controlnet, hint_side, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.first_stage import load_first_stage
+from xreal_synth.training.first_stage import load_first_stage, read_denoiser
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.controlnet import ControlNetSettings
-from xreal_synth.training.settings.denoiser import DenoiserSettings
-from xreal_synth.training.tasks.controlnet import ControlNetTask, read_denoiser
+from xreal_synth.training.settings import ControlNetSettings, DenoiserSettings
+from xreal_synth.training.tasks.controls import ControlNetTask
 from xreal_synth.training.tasks.denoiser import build_unet
 
 pytestmark = pytest.mark.numeric

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import CONFIGS
-from xreal_synth.training.curves import read_metrics
 from xreal_synth.training.draws import BatchPart, image_order, split
 from xreal_synth.training.images import load_images
-from xreal_synth.training.rates import learning_rate
+from xreal_synth.training.look import read_metrics
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
+from xreal_synth.training.session import learning_rate
+from xreal_synth.training.settings import DataSettings, LoopSettings, WarpSettings
 
 pytestmark = pytest.mark.numeric
 

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from xreal_synth.cli.main import app
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.config import CONFIGS, load_config
+from xreal_synth.training.config import load_config
 from xreal_synth.training.dry_run import count, dry_run, empty_batch, sizes, sketch_task
 from xreal_synth.training.images import load_images
 from xreal_synth.training.run import build_task
+from xreal_synth.training.settings import CONFIGS
 
 SHIPPED = Path(str(files("xreal_synth.training") / "configs"))
 Config = Callable[..., Path]

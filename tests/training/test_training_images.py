@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.storage import open_store
+from xreal_synth.training.draws import plain_view, warped_view
 from xreal_synth.training.images import check_findings, load_images
-from xreal_synth.training.settings.common import DataSettings, WarpSettings
-from xreal_synth.training.warps import plain_view, warped_view
+from xreal_synth.training.settings import DataSettings, WarpSettings
 
 Rows = list[dict[str, str]]
 WriteFolder = Callable[[Path], Rows]

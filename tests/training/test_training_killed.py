@@ -17,9 +17,9 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
-from xreal_synth.training.curves import read_metrics
+from xreal_synth.training.look import read_metrics
 from xreal_synth.training.run import train
-from xreal_synth.training.state import Learner, Progress, load_state, save_state
+from xreal_synth.training.session import Learner, Progress, load_state, save_state
 
 STEPS = 12
 START_S = 400
@@ -31,7 +31,7 @@ def final_state(run: Path) -> dict[str, torch.Tensor]:
 
 
 def start(config: Path, data: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "xreal_synth.training", "segmenter", str(config)]
+    command = [sys.executable, "-m", "xreal_synth", "train", "segmenter", str(config)]
     command += ["--data", str(data), "--out", str(out), "--device", "cpu", "--threads", "1"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

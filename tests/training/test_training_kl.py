@@ -14,16 +14,14 @@ from xreal_synth.errors import ConversionError, TrainingError
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.sampling.controlled import encode_scaled
+from xreal_synth.training.export import Runs, Words, make_bundle
 from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, load_first_stage
 from xreal_synth.training.fit_detail import fit_detail
 from xreal_synth.training.images import ImageBatch, load_images
-from xreal_synth.training.make_bundle import Runs, Words, make_bundle
 from xreal_synth.training.run import train
-from xreal_synth.training.settings.common import DataSettings
-from xreal_synth.training.settings.kl import KlControllerSettings
-from xreal_synth.training.tasks.controller import mask_of
-from xreal_synth.training.tasks.kl_autoencoder import build_kl
-from xreal_synth.training.tasks.kl_controller import KlControllerTask
+from xreal_synth.training.settings import DataSettings, KlControllerSettings
+from xreal_synth.training.tasks.autoencoder import KlControllerTask, build_kl
+from xreal_synth.training.tasks.controls import mask_of
 
 Config = Callable[..., Path]
 TINY = {"kind": "kl", "image_channels": 3, "channels": [8, 8, 16], "blocks": 1, "groups": 4}
@@ -173,7 +171,7 @@ def test_detail_has_the_power_that_real_images_have_over_their_rough_ones(
     runs = Runs(stage["autoencoder"], stage["anatomy-controller"], stage["denoiser"])
     info = make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up images"))
     plain = load_bundle(info)
-    fit_detail(plain, data, info.root)
+    fit_detail(info, data)
     bundle = load_bundle(write_bundle(info.root, read_fields(info.root / "bundle.json")))
     detail = bundle.detail(torch.randn(400, *info.latent_shape, generator=torch.Generator().manual_seed(1)))
     images = load_images(data, DataSettings(image_size=32))["train"].take(torch.arange(4))

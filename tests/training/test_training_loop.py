@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from xreal_synth.cli.main import main
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training import __main__ as command
-from xreal_synth.training.curves import append_metrics, read_metrics
 from xreal_synth.training.export import EMBEDDINGS, export_parts
+from xreal_synth.training.look import append_metrics, read_metrics
 from xreal_synth.training.loop import EXIT_STOPPED
 from xreal_synth.training.run import train
-from xreal_synth.training.tasks.segmenter import SegmenterTask
+from xreal_synth.training.tasks.evaluators import SegmenterTask
 
 pytestmark = pytest.mark.numeric
 
@@ -62,11 +62,6 @@ def test_a_resumed_run_has_the_same_bits(
     assert [name for name in straight if not torch.equal(straight[name], resumed[name])] == []
 
 
-def command_line(network: str, config: Config, data: Path, out: Path) -> list[str]:
-    files = [str(config(network)), "--data", str(data), "--out", str(out)]
-    return ["training", network, *files, "--device", "cpu"]
-
-
 def _one_step_more(run: Path) -> float:
     name = json.loads((run / "state" / "latest.json").read_text(encoding="utf-8"))["state"]
     record = json.loads((run / "state" / name / "state.json").read_text(encoding="utf-8"))
@@ -95,17 +90,11 @@ def test_a_signal_saves_and_stops(
         return plain(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SegmenterTask, "loss", loss_and_signal)
-    arguments = [
-        "training",
-        "segmenter",
-        str(config("segmenter")),
-        "--data",
-        str(data),
-        "--out",
-        str(tmp_path),
-    ]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--device", "cpu"])
-    assert command.main() == EXIT_STOPPED
+    arguments = ["train", "segmenter", str(config("segmenter")), "--data", str(data), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["xreal-synth", *arguments, "--device", "cpu"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == EXIT_STOPPED
     assert (tmp_path / "state" / "step-0000001").is_dir()
 
 
@@ -132,9 +121,11 @@ def test_a_user_error_ends_the_command_with_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["training", "denoiser", str(config("denoiser")), "--data", str(data), "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert command.main() == 2
+    arguments = ["train", "denoiser", str(config("denoiser")), "--data", str(data), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["xreal-synth", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
     assert "model.autoencoder" in capsys.readouterr().err
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens, prompt_of
-from xreal_synth.models.networks.mask_controller import MaskController
-from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
+from xreal_synth.models.networks.conditioning import FINDINGS, LabelTokens, prompt_of
+from xreal_synth.models.networks.controls import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.models.networks.segmenters import OrganSegmenter
 from xreal_synth.training.draws import whole
 from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
-from xreal_synth.training.settings.denoiser import DenoiserSettings
-from xreal_synth.training.tasks.denoiser import DenoiserTask
+from xreal_synth.training.settings import DenoiserSettings
+from xreal_synth.training.tasks.denoiser import DenoiserTask, draw_steps
 
 
 def smooth_images(count: int, side: int = 32) -> torch.Tensor:
@@ -89,7 +89,7 @@ def test_many_findings_have_prompts_of_a_few_at_once() -> None:
 def test_noise_levels_crowd_in_the_middle() -> None:
     first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     task = DenoiserTask(DenoiserSettings(channels=(32, 32), attention=(False, True)), first_stage, 32)
-    steps = task.draw_steps(whole(20_000), torch.Generator().manual_seed(0))
+    steps = draw_steps(task.log_snr, whole(20_000), torch.Generator().manual_seed(0), task.settings)
     assert 0 <= int(steps.min()) < int(steps.max()) <= 999
     around = task.log_snr[steps].median()
     assert float(around) == pytest.approx(-0.9, abs=0.4)

@@ -12,7 +12,7 @@ import pytest
 
 from xreal_synth.errors import EngineError, TrainingError
 from xreal_synth.training.config import load_config
-from xreal_synth.training.curves import read_metrics
+from xreal_synth.training.look import read_metrics
 from xreal_synth.training.loop import Result
 from xreal_synth.training.run import train
 from xreal_synth.training.session import Pace

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from xreal_synth.cli.train_display import TrainDisplay
-from xreal_synth.training.curves import append_metrics, draw_curves, smooth
+from xreal_synth.training.look import append_metrics, draw_curves, smooth
 from xreal_synth.training.session import Pace
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from xreal_synth.training.settings.classifier import ClassifierSettings
+from xreal_synth.training.settings import ClassifierSettings
 from xreal_synth.training.study import (
     Phase,
     StudySettings,
@@ -17,7 +17,7 @@ from xreal_synth.training.study import (
     image_set,
     scores_after,
 )
-from xreal_synth.training.tasks.classifier import build_classifier, pointed
+from xreal_synth.training.tasks.evaluators import build_classifier, pointed
 from xreal_synth.types import NormBox
 
 SETTINGS = StudySettings(("Pneumonia",), size=32, steps=16, batch=8, precision="fp32")

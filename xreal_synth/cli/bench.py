@@ -140,7 +140,7 @@ def sample(
 
     from xreal_synth.evaluation.bench_sample import SampleBench, loop_settings, rows_of
     from xreal_synth.models.describe import describe
-    from xreal_synth.models.precision import resolve_precision
+    from xreal_synth.models.layers import resolve_precision
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -68,7 +68,7 @@ def export(
     ] = Weights.last,
 ) -> None:
     """Makes a bundle of finished trainings: fp16 weights, prompts, sizes and hashes."""
-    from xreal_synth.training.make_bundle import Runs, Words, make_bundle
+    from xreal_synth.training.export import Runs, Words, make_bundle
 
     runs = Runs(
         autoencoder, controller, denoiser, controlnet, segmenter, classifier,

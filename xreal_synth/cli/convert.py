@@ -22,12 +22,11 @@ from xreal_synth.cli.options import bytes_text, console, examples, notes
 from xreal_synth.errors import ConversionError
 
 if TYPE_CHECKING:
-    from xreal_synth.models.convert.architectures import LdmArchitecture
     from xreal_synth.models.convert.assemble import Stored
     from xreal_synth.models.convert.latent import Terms
-    from xreal_synth.models.convert.published import Published
+    from xreal_synth.models.convert.published import LdmArchitecture, Published
     from xreal_synth.models.describe import BundleInfo
-    from xreal_synth.models.text.model import Report
+    from xreal_synth.models.text.prompts import Report
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -50,8 +49,7 @@ DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="How weights are stored; fp16 halves the bundle and rounds them.")
 ]
 Bank = Annotated[
-    str,
-    typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks."),
+    str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
 ]
 Name = Annotated[
     str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
@@ -112,13 +110,13 @@ def xreal(
     ignore: Ignore = None,
 ) -> None:
     """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
-    from xreal_synth.models.convert import architectures, published
+    from xreal_synth.models.convert import published
 
     files = (backbone, ae, controller)
     said = _terms(name, licence, use, training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
     _latent(
-        out, files, architectures.XREAL, published.XREAL, said, stored, prompts, vocab, ema, config, ignore
+        out, files, published.XREAL_SIZES, published.XREAL, said, stored, prompts, vocab, ema, config, ignore
     )
 
 
@@ -137,8 +135,7 @@ def cheff(
         Path | None, typer.Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
     ] = None,
     bundle: Annotated[
-        str | None,
-        typer.Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False),
+        str | None, typer.Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False)
     ] = None,
     ae: Annotated[
         Path | None, typer.Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")
@@ -161,7 +158,7 @@ def cheff(
     ignore: Ignore = None,
 ) -> None:
     """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
-    from xreal_synth.models.convert import architectures, published
+    from xreal_synth.models.convert import published
 
     sources = [source for source in (t2i, uncond, bundle) if source is not None]
     if len(sources) != 1 or (bundle is not None and upscaler is None):
@@ -181,7 +178,7 @@ def cheff(
         _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
     model = published.CHEFF_T2I if t2i is not None else published.CHEFF_UNCONDITIONAL
-    shape = architectures.CHEFF_T2I if t2i is not None else architectures.CHEFF_UNCONDITIONAL
+    shape = published.CHEFF_T2I_SIZES if t2i is not None else published.CHEFF_UNCONDITIONAL_SIZES
     said = _terms(name, licence, use, training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
     files = (Path(sources[0]), ae, None)
@@ -270,16 +267,18 @@ def controlnet(
     ignore: Ignore = None,
 ) -> None:
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
-    from xreal_synth.models.convert.controlnet import read_controlnet, read_hint, save_controlnet
-    from xreal_synth.models.convert.extend import extend_bundle
+    from xreal_synth.models.convert.added_parts import read_controlnet, read_hint
+    from xreal_synth.models.convert.assemble import extend_bundle, save_network
+    from xreal_synth.models.describe import CONTROLNET
 
     table = None if hint is None else read_hint(hint)
 
     def write(folder: Path, info: BundleInfo) -> None:
-        save_controlnet(folder, read_controlnet(source, info, table, tuple(ignore or ())), dtype.value)
+        network = read_controlnet(source, info, table, tuple(ignore or ()))
+        save_network(folder / CONTROLNET, network, dtype.value)
 
     with progress() as report:
-        info = extend_bundle(bundle, out, "controlnet", write, licence, report=report)
+        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=report)
     show(info)
 
 
@@ -298,9 +297,9 @@ def _latent(
     upscaler: Path | None = None,
 ) -> None:
     """Converts latent-diffusion checkpoints: backbone, autoencoder, controller."""
-    from xreal_synth.models.convert.architectures import read_architecture
+    from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
     from xreal_synth.models.convert.latent import LdmFiles, convert_latent
-    from xreal_synth.models.convert.upscaler import add_to, check_size, read_upscaler
+    from xreal_synth.models.convert.published import read_architecture
     from xreal_synth.models.text.prompts import read_prompts
 
     if config is not None:
@@ -309,7 +308,8 @@ def _latent(
     extras: tuple[Callable[[Path], None], ...] = ()
     if upscaler is not None:
         check_size(str(out), architecture.image_size)
-        extras = (add_to(read_upscaler(upscaler, tuple(ignore or ())), stored.dtype),)
+        network = read_upscaler(upscaler, tuple(ignore or ()))
+        extras = (lambda folder: save_upscaler(folder, network, stored.dtype),)
     with progress() as report:
         info = convert_latent(
             LdmFiles(*files, ignore=tuple(ignore or ())),
@@ -333,20 +333,25 @@ def _latent(
 def _add_upscaler(
     bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
-    from xreal_synth.models.convert.extend import extend_bundle
-    from xreal_synth.models.convert.upscaler import LICENCE, add_to, check_size, read_upscaler
+    from xreal_synth.models.convert.added_parts import (
+        UPSCALER_LICENCE,
+        check_size,
+        read_upscaler,
+        save_upscaler,
+    )
+    from xreal_synth.models.convert.assemble import extend_bundle
     from xreal_synth.models.describe import UPSCALER, describe
 
     with progress() as report:
         found = describe(bundle)
         check_size(found.name, found.image_size)
         report(f"reading {file.name}", 0, 1)
-        write = add_to(read_upscaler(file, ignore), dtype.value)
+        network = read_upscaler(file, ignore)
 
         def add(folder: Path, info: BundleInfo) -> None:
-            write(folder)
+            save_upscaler(folder, network, dtype.value)
 
-        info = extend_bundle(bundle, out, UPSCALER, add, licence or LICENCE, report=report)
+        info = extend_bundle(bundle, out, UPSCALER, add, licence or UPSCALER_LICENCE, report=report)
     show(info)
 
 

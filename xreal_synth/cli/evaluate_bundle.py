@@ -1,4 +1,4 @@
-"""`xreal-synth evaluate bundle`."""
+"""`xreal-synth evaluate bundle`, and `evaluate choices`, its main figures over a grid of settings."""
 
 from __future__ import annotations
 
@@ -8,25 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
-from xreal_synth.cli.evaluate_common import (
-    BundleOption,
-    DataOption,
-    EvaluatorsOption,
-    MicroBatchOption,
-    Precision,
-    PrecisionOption,
-    SamplingSetOption,
-    SeedOption,
-    SplitOption,
-    ThreadsOption,
-    TrainSplitOption,
-    bars,
-    image_folder,
-    machine,
-    sampling_from,
-)
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, examples, print_json
 
 if TYPE_CHECKING:
@@ -40,18 +24,26 @@ def register(group: typer.Typer) -> None:
             "xreal-synth evaluate bundle --data images/ -n 16 --set mode=reference --set steps=50 --json",
         )
     )(bundle)
+    group.command(
+        epilog=examples(
+            "xreal-synth evaluate choices --data images/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
+            "--out runs/choices",
+            "xreal-synth evaluate choices --data images/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
+            "--cross --out runs/bundles",
+        )
+    )(choices)
 
 
 def bundle(
-    data: DataOption,
-    bundle: BundleOption = "xreal-mini",
+    data: common.DataOption,
+    bundle: common.BundleOption = "xreal-mini",
     count: Annotated[
         int | None, typer.Option("-n", min=3, help="Images.", show_default="all of the split")
     ] = None,
-    split: SplitOption = "val",
-    train_split: TrainSplitOption = "train",
-    seed: SeedOption = 0,
-    overrides: SamplingSetOption = None,
+    split: common.SplitOption = "val",
+    train_split: common.TrainSplitOption = "train",
+    seed: common.SeedOption = 0,
+    overrides: common.SamplingSetOption = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -59,10 +51,10 @@ def bundle(
             show_default="a temporary folder",
         ),
     ] = None,
-    evaluators: EvaluatorsOption = None,
-    precision: PrecisionOption = Precision.auto,
-    micro_batch: MicroBatchOption = 4,
-    threads: ThreadsOption = 1,
+    evaluators: common.EvaluatorsOption = None,
+    precision: common.PrecisionOption = common.Precision.auto,
+    micro_batch: common.MicroBatchOption = 4,
+    threads: common.ThreadsOption = 1,
     sheet: Annotated[
         Path | None, typer.Option(help="Draws 16 generated images beside 16 real ones.", show_default="no")
     ] = None,
@@ -75,16 +67,16 @@ def bundle(
     import torch
 
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request, figures_for, images_for, prepare, real_images
 
     torch.set_num_threads(threads)
     request = Request(
-        bundle, data, split, count, seed, sampling_from(overrides), precision.value, micro_batch
+        bundle, data, split, count, seed, common.sampling_from(overrides), precision.value, micro_batch
     )
     prepared = prepare(request)
     loaded = load_evaluators(evaluators, prepared.device)
-    with image_folder(images) as folder, bars() as report:
+    with common.image_folder(images) as folder, common.bars() as report:
         made = images_for(prepared, folder, report)
         real = real_images(prepared, loaded, train_split, report)
         figures = figures_for(prepared, loaded, real, made, report)
@@ -94,14 +86,12 @@ def bundle(
             title = f"made by {prepared.info.name} (synthetic; for research, not for diagnosis)"
             made_beside_real(prepared.cases, prepared.reader, made, sheet, title=title)
         if spectrum is not None:
-            from xreal_synth.evaluation.spectrum import draw_spectra
+            from xreal_synth.evaluation.fidelity import draw_spectra
 
             draw_spectra(
                 {prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum
             )
-    where = (
-        f"{machine(prepared.device)}, {threads} thread(s), {prepared.precision}, micro-batch {micro_batch}"
-    )
+    where = f"{common.machine(prepared.device)}, {threads} thread(s), {prepared.precision}, micro-batch {micro_batch}"
     settings = asdict(prepared.settings)
     if as_json:
         print_json(null_for_nan(
@@ -140,3 +130,69 @@ def _show(figures: BundleFigures) -> None:
         console.print(
             f"{figures.unplaced} findings found no place on their mask; {figures.faulty} images could not be used"
         )
+
+
+def choices(
+    data: common.DataOption,
+    grid: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="Values of a key of `sampling`, or of `bundle`; may be repeated.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="A folder a cell, and the table; run again to go on.", show_default=False)
+    ],
+    bundle: common.BundleOption = "xreal-mini",
+    count: Annotated[int, typer.Option("-n", min=3, help="Images a cell.")] = 16,
+    split: common.SplitOption = "val",
+    train_split: common.TrainSplitOption = "train",
+    seed: common.SeedOption = 0,
+    overrides: common.SamplingSetOption = None,
+    cross: Annotated[
+        bool, typer.Option("--cross", help="Every combination, not one setting at a time.")
+    ] = False,
+    evaluators: common.EvaluatorsOption = None,
+    precision: common.PrecisionOption = common.Precision.auto,
+    micro_batch: common.MicroBatchOption = 4,
+    threads: common.ThreadsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """What a setting changes: `evaluate bundle` on each cell of a grid, as one table."""
+    import torch
+
+    from xreal_synth.evaluation.choices import (
+        COLUMNS,
+        NOTE,
+        cells_of,
+        evaluate_choices,
+        table_rows,
+        write_table,
+    )
+    from xreal_synth.evaluation.evaluators import load_evaluators
+    from xreal_synth.evaluation.kept import null_for_nan
+    from xreal_synth.evaluation.request import Request
+
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = Request(
+        bundle, data, split, count, seed, common.sampling_from(overrides), precision.value, micro_batch
+    )
+    cells = cells_of(base, common.grid_from(grid), cross=cross)
+    loaded = load_evaluators(evaluators, device)
+    rows = []
+    with common.bars() as report:
+        for row in evaluate_choices(cells, loaded, train_split, out, report):
+            rows.append(row)
+            write_table(rows, out)
+    if as_json:
+        print_json(null_for_nan([{"cell": row.cell.name, **row.main()} for row in rows]))
+        return
+    table = Table(Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
+    for cells_of_row in table_rows(rows):
+        table.add_row(*cells_of_row)
+    console.print(table)
+    console.print(NOTE)
+    console.print(f"{out / 'choices.md'}, {out / 'choices.json'}")

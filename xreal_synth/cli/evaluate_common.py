@@ -1,4 +1,4 @@
-"""What the ways of evaluating share: options, the bars of progress, the machine's name."""
+"""What the ways of evaluating share: options, a dataset's finished shards, the bars of progress, the machine's name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from xreal_synth.cli.options import notes
 from xreal_synth.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
+    from xreal_synth.dataset.source import Source
     from xreal_synth.evaluation.request import Report
 
 
@@ -135,3 +136,56 @@ def machine(device: str) -> str:
 
 def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
     return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, hint=hint)])
+
+
+RealSplitOption = Annotated[
+    str, typer.Option(help="The manifest's split to measure by; best images that no network has seen.")
+]
+BesideOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The split whose real images stand beside made ones in distances.",
+        show_default="train, or half of the split's patients",
+    ),
+]
+InceptionOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The FID's Inception weights (pytorch-fid's or torch-fidelity's file): adds FID and KID.",
+        show_default="none: no FID",
+    ),
+]
+MostOption = Annotated[
+    int, typer.Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")
+]
+MOST = 10_000
+
+
+GeneratedArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False
+    ),
+]
+RealOption = Annotated[
+    str,
+    typer.Option(
+        "--real",
+        metavar="MANIFEST",
+        help="Real images: a manifest.csv, or the folder or URI that holds it.",
+        show_default=False,
+    ),
+]
+
+
+@contextmanager
+def made_source(dataset: str) -> Iterator[Source]:
+    """The finished shards of a dataset; what is left out of them is told at the end."""
+    from xreal_synth.dataset.source import open_source
+    from xreal_synth.storage import open_store
+
+    source = open_source(open_store(dataset))
+    yield source
+    for skipped in source.skipped:
+        notes.print(str(skipped), soft_wrap=True)

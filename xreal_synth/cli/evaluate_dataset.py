@@ -1,24 +1,31 @@
-"""`xreal-synth evaluate DATASET`: a finished dataset measured beside real images."""
+"""`xreal-synth evaluate DATASET`, a finished dataset measured beside real images, and `evaluate compare`, several."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import EvaluatorsOption, ThreadsOption, bars, machine
-from xreal_synth.cli.evaluate_measure import (
+from xreal_synth.cli.evaluate_common import (
     MOST,
     BesideOption,
+    EvaluatorsOption,
+    GeneratedArgument,
     InceptionOption,
     MostOption,
+    RealOption,
     RealSplitOption,
+    ThreadsOption,
+    bars,
+    machine,
 )
-from xreal_synth.cli.generated_images import GeneratedArgument, RealOption
-from xreal_synth.cli.options import console, examples
+from xreal_synth.cli.options import JsonOption, console, examples, print_json
+
+if TYPE_CHECKING:
+    from xreal_synth.evaluation.request import Report
 
 NAME = "dataset"
 
@@ -32,6 +39,12 @@ def register(group: typer.Typer) -> None:
             "--json figures.json",
         ),
     )(dataset)
+    group.command(
+        epilog=examples(
+            "xreal-synth evaluate compare out/xreal out/controlnet out/none --real images/ --out runs/compare",
+            "xreal-synth evaluate compare out/mini out/my-bundle --real images/ --split val --json",
+        )
+    )(compare)
 
 
 def dataset(
@@ -54,8 +67,9 @@ def dataset(
 
     Writes evaluation.json and evaluation.md into the dataset. Never tune on these figures.
     """
-    from xreal_synth.evaluation.dataset_bench import open_bench, open_datasets
-    from xreal_synth.evaluation.dataset_record import record_bytes, write
+    from xreal_synth.evaluation.dataset import open_bench, open_datasets
+    from xreal_synth.evaluation.dataset_record import write
+    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.storage import LocalStore
 
     (chosen,) = open_datasets([dataset], count)
@@ -65,11 +79,11 @@ def dataset(
         record = bench.measure(chosen, count, report)
     if json_file is not None and str(json_file) != "-":
         path = json_file.expanduser().absolute()
-        LocalStore(path.parent).replace(path.name, record_bytes(record))
+        LocalStore(path.parent).replace(path.name, json_bytes(record))
     store = chosen.source.store
     write(store, record)
     if str(json_file) == "-":
-        typer.echo(record_bytes(record).decode(), nl=False)
+        typer.echo(json_bytes(record).decode(), nl=False)
         return
     show(record)
     console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md")
@@ -105,3 +119,75 @@ def _beside(made: str, real: str) -> str:
     """`.66 [.54, .77]` and `.72 [.62, .83]` -> `.66 (.72)`."""
     value, other = (text.partition(" ")[0] for text in (made, real))
     return f"{value} ({other})" if value and other else value or other
+
+
+def compare(
+    datasets: Annotated[
+        list[str],
+        typer.Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False),
+    ],
+    real: RealOption,
+    split: RealSplitOption = "val",
+    beside: BesideOption = None,
+    count: MostOption = MOST,
+    evaluators: EvaluatorsOption = None,
+    inception: InceptionOption = None,
+    threads: ThreadsOption = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder for compare.md and compare.json.", show_default="not written"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Datasets side by side, as in the paper's Table I: other controls, other bundles, with and without a gate.
+
+    A dataset that was evaluated beside the same images by the same networks is not measured again.
+    """
+    from xreal_synth.evaluation.dataset import open_bench, open_datasets
+    from xreal_synth.evaluation.dataset_record import (
+        compared_json,
+        compared_markdown,
+        compared_table,
+        paper_lines,
+        stored,
+        write,
+    )  # fmt: skip
+    from xreal_synth.evaluation.kept import json_bytes, null_for_nan
+    from xreal_synth.storage import LocalStore
+
+    chosen = open_datasets(datasets, count)
+    bench = open_bench(real, split, beside, evaluators, inception, threads, machine)
+    for one in chosen:
+        bench.check(one)
+    records = []
+    with bars() as report:
+        for one in chosen:
+            store = one.source.store
+            record = stored(store, bench.identity(one, count))
+            if record is None:
+                record = bench.measure(one, count, _of(report, store.uri))
+                write(store, record)
+            records.append(record)
+    result = compared_json(records)
+    if out is not None:
+        folder = LocalStore(out)
+        folder.replace("compare.md", compared_markdown(records).encode())
+        folder.replace("compare.json", json_bytes(result))
+    if as_json:
+        print_json(null_for_nan(result))
+        return
+    header, cells = compared_table(records)
+    shown = Table("figure", *(row[0] for row in cells))
+    for at, name in enumerate(header[1:], start=1):
+        shown.add_row(name, *(row[at] for row in cells))
+    console.print(shown)
+    for line in paper_lines():
+        console.print(line)
+    if out is not None:
+        console.print(f"{out / 'compare.md'}, {out / 'compare.json'}")
+
+
+def _of(report: Report, uri: str) -> Report:
+    """The bar of a dataset carries its folder's name; the real images' is shared."""
+    name = uri.rpartition("/")[2]
+    return lambda what, done, total: report(f"{name}: {what}" if "dataset" in what else what, done, total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import (
     EvaluatorsOption,
+    GeneratedArgument,
     ThreadsOption,
     bars,
     machine,
+    made_source,
 )
-from xreal_synth.cli.generated_images import GeneratedArgument, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def privacy(
 
     from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
+    from xreal_synth.evaluation.kept import json_bytes
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -104,14 +105,13 @@ def privacy(
     with made_source(dataset) as source, bars() as report:
         check_synthetic(source, "an edited image is a copy of its own source by intention")
         source.excluded = frozenset()  # the audit says the same before and after images are excluded
-        audit, names, training = _audited(
-            source, loaded, (train, train_split), (real or train, split), report
-        )
+        audit, training = _audited(source, loaded, (train, train_split), (real or train, split), report)
+        names = [row.image for row in training.rows]
         if sheet is not None:
             _draw(source, audit, training, sheet, report)
         added = _quarantine(source, audit) if quarantine else 0
         reported = _reported(source, audit, loaded, f"{machine(device)}, {threads} thread(s)")
-        source.store.replace(PRIVACY, (json.dumps(reported, indent=1) + "\n").encode())
+        source.store.replace(PRIVACY, json_bytes(reported))
     if as_json:
         print_json(
             {
@@ -131,11 +131,10 @@ def privacy(
 
 def _audited(
     source: Source, evaluators: Evaluators, train: tuple[str, str], real: tuple[str, str], report: Report
-) -> tuple[Audit, list[str], _RealSide]:
-    """The audit, the names of the training images, and these."""
+) -> tuple[Audit, _RealSide]:
+    """The audit, and the training images."""
     from xreal_synth.evaluation.dataset_images import generated_images
-    from xreal_synth.evaluation.privacy import audit_images
-    from xreal_synth.evaluation.privacy_images import check_patients, see
+    from xreal_synth.evaluation.privacy import audit_images, check_patients, see
 
     keys: list[str] = []
     sizes: set[int] = set()
@@ -153,7 +152,7 @@ def _audited(
     )
     check_patients(training.rows, validation.rows)
     audit = audit_images(keys, made, training.seen, validation.seen)
-    return audit, [row.image for row in training.rows], training
+    return audit, training
 
 
 def _measure(
@@ -161,7 +160,7 @@ def _measure(
 ) -> _RealSide:
     from xreal_synth.evaluation.cases import CaseReader, split_rows
     from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.privacy_images import real_images, see
+    from xreal_synth.evaluation.privacy import real_images, see
 
     store = open_real(manifest)
     reader, used = CaseReader(store, size), list[Any]()
@@ -171,7 +170,7 @@ def _measure(
 
 def _draw(source: Source, audit: Audit, training: _RealSide, sheet: Path, report: Report) -> None:
     from xreal_synth.evaluation.dataset_images import images_named
-    from xreal_synth.evaluation.privacy_images import draw_pairs
+    from xreal_synth.evaluation.privacy import draw_pairs
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]
     wanted = {pair.key for pair in pairs}
@@ -197,7 +196,7 @@ def _reason(audit: Audit, pair: CopyPair) -> str:
 
 
 def _reported(source: Source, audit: Audit, evaluators: Evaluators, where: str) -> dict[str, Any]:
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import null_for_nan
 
     return dict(
         null_for_nan(
@@ -225,7 +224,7 @@ def _pair(pair: CopyPair) -> dict[str, Any]:
 def _show(audit: Audit, names: Sequence[str]) -> None:
     console.print(
         f"{audit.images} images against {audit.training_images} training images, beside {audit.validation_images} "
-        "validation images; shares with exact 95% intervals",
+        "validation images; shares with exact 95% intervals"
     )
     table = Table("", *audit.metrics)
     metrics = audit.metrics.values()
@@ -236,10 +235,7 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
     table.add_row("below the threshold, validation", *(f"{metric.validation}" for metric in metrics))
     console.print(table)
     for pair in audit.copies:
-        console.print(
-            f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}",
-            soft_wrap=True,
-        )
+        console.print(f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}", soft_wrap=True)
     if not audit.copies:
         nearest = audit.pairs[0]
         console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xreal_synth.cli.evaluate_common import bars
-from xreal_synth.cli.generated_images import GeneratedArgument, RealOption, made_source
+from xreal_synth.cli.evaluate_common import GeneratedArgument, RealOption, bars, made_source
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import DatasetError
 from xreal_synth.escaping import for_csv
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.readers_figures import Analysis
     from xreal_synth.evaluation.readers_files import Reading
     from xreal_synth.evaluation.request import Report
-    from xreal_synth.images.manifest import ImageRow
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
@@ -104,8 +101,7 @@ def make(
     """
     from xreal_synth.evaluation.dataset_images import open_real
     from xreal_synth.evaluation.readers import choose_images, make_kit
-    from xreal_synth.evaluation.readers_files import KEY, key_bytes
-    from xreal_synth.evaluation.readers_page import reader_page
+    from xreal_synth.evaluation.readers_files import KEY, key_bytes, reader_page
     from xreal_synth.export.place import free_path, whole_folder
     from xreal_synth.storage import private_files
 
@@ -153,7 +149,7 @@ def analyse(
     image) into the kit's folder. Answers that are missing, foreign or not
     offered are refused, all of them named.
     """
-    from xreal_synth.evaluation.intervals import null_for_nan
+    from xreal_synth.evaluation.kept import as_read, json_bytes
     from xreal_synth.evaluation.readers_figures import analyse as figures_of
     from xreal_synth.evaluation.readers_figures import tables_of
     from xreal_synth.evaluation.readers_files import read_key, read_results
@@ -162,10 +158,10 @@ def analyse(
     study = read_key(kit)
     readings = read_results(study, results)
     analysis: Analysis = figures_of(study, readings)
-    reported = null_for_nan(json.loads(json.dumps(asdict(analysis))))
+    reported = as_read(asdict(analysis))
     store, table = LocalStore(kit), tables_of(analysis)
     store.replace("analysis.md", table.encode())
-    store.replace("analysis.json", (json.dumps(reported, indent=1) + "\n").encode())
+    store.replace("analysis.json", json_bytes(reported))
     store.replace("answers.csv", _answers(study, readings))
     if as_json:
         print_json(reported)
@@ -196,6 +192,7 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
 
 def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, Sequence[Candidate]]:
     from xreal_synth.dataset.source import shard_table, without_excluded
+    from xreal_synth.evaluation.cases import split_rows
     from xreal_synth.evaluation.readers import REAL, Candidate
 
     made: dict[str, list[Candidate]] = {}
@@ -211,23 +208,17 @@ def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, 
     known = {finding for images in made.values() for image in images for finding in image.findings}
     own = [
         Candidate(REAL, row.image, row.patient, tuple(sorted(known & set(row.labels))))
-        for row in _rows(store, split)
+        for row in split_rows(store, split)
         if set(row.labels) <= known | {"No Finding"}
     ]
     return {REAL: own, **made}
-
-
-def _rows(store: Store, split: str) -> Sequence[ImageRow]:
-    from xreal_synth.evaluation.cases import split_rows
-
-    return split_rows(store, split)
 
 
 def _images(
     kit: Kit, sources: Mapping[str, Source], store: Store, split: str, report: Report
 ) -> list[GreyImage]:
     """The kit's images, all of the synthetic ones' size."""
-    from xreal_synth.evaluation.cases import CaseReader
+    from xreal_synth.evaluation.cases import CaseReader, split_rows
     from xreal_synth.evaluation.dataset_images import images_named
     from xreal_synth.evaluation.readers import REAL
     from xreal_synth.images.manifest import BadImage
@@ -245,7 +236,7 @@ def _images(
             hint="give datasets of one size",
         )
     reader = CaseReader(store, sizes.pop()[0])
-    rows = {row.image: row for row in _rows(store, split)}
+    rows = {row.image: row for row in split_rows(store, split)}
     try:
         for image in (image for image in kit.images if image.arm == REAL):
             found[REAL, image.source] = reader.image(rows[image.source])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,8 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xreal_synth.cli.evaluate_common import ThreadsOption, bars, machine
-from xreal_synth.cli.generated_images import GeneratedArgument, RealOption, made_source
+from xreal_synth.cli.evaluate_common import (
+    GeneratedArgument,
+    RealOption,
+    ThreadsOption,
+    bars,
+    machine,
+    made_source,
+)
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import TrainingError
 
@@ -94,7 +99,15 @@ def utility(
     """
     import torch
 
-    from xreal_synth.evaluation.utility import BESIDE_SYNTHETIC, Arm, Study, cells_of, phases_of
+    from xreal_synth.evaluation.kept import as_read
+    from xreal_synth.evaluation.utility import (
+        BESIDE_SYNTHETIC,
+        Arm,
+        Study,
+        cells_of,
+        phases_of,
+        read_generated,
+    )
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
@@ -108,7 +121,8 @@ def utility(
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with bars() as report:
-        made, head = _made(dataset, settings, report)
+        with made_source(dataset) as source:
+            made, head = read_generated(source, settings.findings, side, report, places=places)
         training, test, manifest = _real(real, (train_split, split), settings, report)
         study = Study(out, {**head, **manifest, **asdict(settings), "device": device})
         cells = cells_of(parts, seeds, [Arm.real, Arm.both] if places else BESIDE_SYNTHETIC)
@@ -132,7 +146,7 @@ def utility(
     }  # fmt: skip
     table = _write(study.folder, rows, reported, settings)
     if as_json:
-        print_json(_plain(reported))
+        print_json(as_read(reported))
         return
     console.print(table, soft_wrap=True)
     notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
@@ -142,7 +156,7 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
     """Trains in the training room and tests on the test images; seconds are CPU seconds on a CPU."""
     import torch
 
-    from xreal_synth.evaluation.detections import boxes_found
+    from xreal_synth.evaluation.findings import boxes_found
     from xreal_synth.evaluation.utility import TrainingPhase
     from xreal_synth.training.study import Phase, image_set, scores_after
 
@@ -163,20 +177,12 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
     return fit
 
 
-def _made(dataset: str, settings: StudySettings, report: Report) -> tuple[LabelledImages, dict[str, str]]:
-    """The dataset's images whose label is known, of all its splits, and what dataset it is."""
-    from xreal_synth.evaluation.utility_images import read_generated
-
-    with made_source(dataset) as source:
-        return read_generated(source, settings.findings, settings.size, report, places=settings.localise)
-
-
 def _real(
     manifest: str, splits: tuple[str, str], settings: StudySettings, report: Report
 ) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
     """Training images, test images, and what manifest they are of."""
     from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.utility_images import apart, read_real
+    from xreal_synth.evaluation.utility import apart, read_real
     from xreal_synth.images.manifest import MANIFEST
     from xreal_synth.storage import sha256_bytes
 
@@ -193,6 +199,7 @@ def _real(
 def _write(
     folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], settings: StudySettings
 ) -> str:
+    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.evaluation.utility_figures import draw_rows, table_of
     from xreal_synth.storage import LocalStore
 
@@ -207,15 +214,9 @@ def _write(
     table = f"{words}\n\n{table_of(rows)}"
     store = LocalStore(folder)
     store.replace("utility.md", table.encode())
-    store.replace("utility.json", (json.dumps(_plain(reported), indent=1) + "\n").encode())
+    store.replace("utility.json", json_bytes(reported))
     draw_rows(rows, folder / "utility.png", f"{', '.join(settings.findings)}: what the {kind} was trained on")
     return table
-
-
-def _plain(reported: dict[str, Any]) -> Any:
-    from xreal_synth.evaluation.intervals import null_for_nan
-
-    return null_for_nan(json.loads(json.dumps(reported)))
 
 
 def _counts(images: LabelledImages) -> dict[str, Any]:

@@ -255,7 +255,7 @@ def _run(task: PrepareTask) -> Report:
 
 def _review(report: Report, out: Path, count: int) -> None:
     """Refused masks first, at most a third of the sheet; then the images that are kept, least certain first."""
-    from xreal_synth.report.review_sheet import ReviewImage, review_sheet
+    from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
 
     images = [
         ReviewImage(one.image.image, one.image.mask, one.refusal.file, one.image.score, one.refusal.reason)
@@ -278,7 +278,7 @@ def _review(report: Report, out: Path, count: int) -> None:
 
 def _outliers(report: Report, out: Path) -> None:
     """The images farthest from the rest; no sheet where there are none."""
-    from xreal_synth.report.review_sheet import ReviewImage, review_sheet
+    from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
 
     rows = {row["image"]: row for row in report.rows}
     images = [

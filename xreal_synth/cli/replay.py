@@ -72,7 +72,7 @@ def made_again(
     from xreal_synth.engine.backend import Networks
     from xreal_synth.engine.worker import environment
     from xreal_synth.engine.worker import replay as make_again
-    from xreal_synth.report.samples import find_sample
+    from xreal_synth.report.picks import find_sample
     from xreal_synth.run.reopen import reopen
     from xreal_synth.run.resources import Resources, actor_shape, recorded_micro_batch
 

@@ -17,9 +17,9 @@ from xreal_synth.cli.train_display import TrainDisplay
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.training.config import TrainConfig
     from xreal_synth.training.loop import Result
     from xreal_synth.training.session import OnStep
+    from xreal_synth.training.settings import TrainConfig
 
 
 class Network(StrEnum):

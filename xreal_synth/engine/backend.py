@@ -87,8 +87,8 @@ class Networks:
         import torch
 
         from xreal_synth.engine.gate_networks import open_networks
+        from xreal_synth.models.layers import resolve_precision
         from xreal_synth.models.load import load_bundle
-        from xreal_synth.models.precision import resolve_precision
 
         if shape.device == "cpu":
             torch.set_num_threads(1)

@@ -13,19 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from xreal_synth.anatomy.regions import region_mask
-from xreal_synth.errors import BundleError
 from xreal_synth.evaluation.cases import Case, CaseReader
-from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
+from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers, upper_power
 from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
-from xreal_synth.evaluation.spectrum import ring_powers, upper_power
 from xreal_synth.findings import ORGANS
-from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.load import load_network
-from xreal_synth.types import GreyImage, Mask, PlacedFinding
+from xreal_synth.models.networks.segmenters import SegmentingNetwork
+from xreal_synth.types import GreyImage, Mask
 
 _NONE = float("nan")
 
@@ -69,17 +65,8 @@ class _Rows:
         return np.asarray(self.values[name], np.float64)
 
 
-def own_segmenter(info: BundleInfo, device: torch.device) -> nn.Module:
-    """The bundle's segmenter, ready; raises BundleError if it has none."""
-    if "segmenter" not in info.parts:
-        raise BundleError(
-            where=str(info.root), found="no segmenter/", wanted="a bundle with one, to judge organs"
-        )
-    return load_network(info, "segmenter").eval().to(device)
-
-
 def measure_anatomy(
-    segmenter: nn.Module, cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder
+    segmenter: SegmentingNetwork, cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder
 ) -> AnatomyFigures:
     """Measures images that are made, one after another."""
     rows = _Rows()
@@ -91,8 +78,9 @@ def measure_anatomy(
         if case.findings:
             variant = made.labelled(case)
             _add_image(rows, "_variant", segmenter, pair.mask, variant, pair.image)
-            inside, outside = _changes(case.findings, pair.mask, twin, variant)
-            rows.add(inside=inside, outside=outside)
+            region = np.logical_or.reduce([region_mask(finding, pair.mask) for finding in case.findings])
+            apart = np.abs(variant.astype(float) - twin.astype(float))
+            rows.add(inside=float(apart[region].mean()), outside=float(apart[~region].mean()))
         else:
             rows.add(inside=_NONE, outside=_NONE, ms_ssim_variant=_NONE)
             rows.add(**{f"{organ}_variant": _NONE for organ in ORGANS})
@@ -118,28 +106,17 @@ def measure_anatomy(
 
 
 def _add_image(
-    rows: _Rows, suffix: str, segmenter: nn.Module, mask: Mask, image: GreyImage, real: GreyImage | None
+    rows: _Rows,
+    suffix: str,
+    segmenter: SegmentingNetwork,
+    mask: Mask,
+    image: GreyImage,
+    real: GreyImage | None,
 ) -> None:
-    shown = segment(segmenter, image)
+    x = torch.from_numpy(image.astype(np.float32) / 255.0)[None, None].to(segmenter.device)
+    shown = segmenter.segment(x)[0].cpu().numpy()
     rows.add(**{f"{organ}{suffix}": value for organ, value in organ_dice(mask, shown).items()})
     power = float(upper_power(ring_powers(image)[None], image.shape[0])[0])
     rows.add(**{f"power{suffix}": power})
     if real is not None:
         rows.add(**{f"ms_ssim{suffix}": ms_ssim([image], [real])[0]})
-
-
-def _changes(
-    findings: Sequence[PlacedFinding], mask: Mask, twin: GreyImage, variant: GreyImage
-) -> tuple[float, float]:
-    region = np.logical_or.reduce([region_mask(finding, mask) for finding in findings])
-    apart = np.abs(variant.astype(float) - twin.astype(float))
-    return float(apart[region].mean()), float(apart[~region].mean())
-
-
-@torch.inference_mode()
-def segment(segmenter: nn.Module, image: GreyImage) -> Mask:
-    """Organ codes uint8 [H, W] of an image uint8 [H, W], by a network with [B, 1, H, W] in 0..1 -> logits."""
-    device = next(segmenter.parameters()).device
-    x = torch.from_numpy(image.astype(np.float32) / 255.0)[None, None].to(device)
-    label_map: Mask = segmenter(x).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-    return label_map

@@ -1,4 +1,4 @@
-"""The speed of sampling against the plain loop, with everything measured in one run.
+"""The speed of sampling against the plain loop, with everything measured in one run, and what a machine can do at best.
 
 A pass makes one image with a finding (and on the way its healthy twin) for each of a row's anatomies. Rows
 take turns, and of each row's passes the fastest counts: what else runs on the machine only ever adds time.
@@ -6,27 +6,117 @@ take turns, and of each row's passes the fastest counts: what else runs on the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import ctypes
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils import flop_counter
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather
 from xreal_synth.anatomy.sources import BankSource
-from xreal_synth.evaluation.machine import Clock, PeakMemory, clock, matmul_tflops, stated_peak
 from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.evaluation.request import sampling_settings
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.fast_unet import CompileHow
+from xreal_synth.models.layers import CPU_ATTENTION, Precision
 from xreal_synth.models.load import LoadedBundle, load_bundle
-from xreal_synth.models.precision import Precision
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import Role, SamplingSettings
+
+Clock = Literal["wall", "cpu"]
+
+BF16_PEAK_TFLOPS: Final = {
+    "H200": 989.0,
+    "H100 80GB HBM3": 989.0,
+    "H100 PCIe": 756.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "RTX A6000": 155.0,
+}
+"""Dense tensor-core peaks from the makers' data sheets, by a part of torch's name of the device."""
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def stated_peak(device: torch.device | str, precision: Precision) -> float | None:
+    """The maker's TFLOP/s of a known GPU in bf16; None for what is not known."""
+    if torch.device(device).type != "cuda" or precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in BF16_PEAK_TFLOPS.items() if part in name), None)
+
+
+def clock(device: torch.device | str, kind: Clock) -> Callable[[], float]:
+    """Seconds: `wall` by the clock, once the device is done; `cpu` the time this process was given.
+
+    On a machine that others use too, `cpu` with one thread is what `wall` would be alone.
+    """
+    if kind == "cpu":
+        return time.process_time
+    if torch.device(device).type != "cuda":
+        return time.perf_counter
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
+
+
+def matmul_tflops(device: torch.device | str, precision: Precision, now: Callable[[], float]) -> float:
+    """TFLOP/s of a square matrix product, the best of five: what can be had of this machine."""
+    side = 8192 if torch.device(device).type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(side, side, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(5):
+        began = now()
+        a @ a
+        best = min(best, now() - began)
+    return 2 * side**3 / best / 1e12
+
+
+class PeakMemory:
+    """The most memory in use between `begin` and `bytes`, above what was in use at `begin`.
+
+    On a GPU what torch allocated; on Linux the process's resident memory; elsewhere None.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._before = 0
+
+    def begin(self) -> None:
+        """Forgets earlier peaks: from here on they count."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+            return
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            _CLEAR.write_text("5")  # resets VmHWM
+            self._before = _resident("VmRSS")
+        except (OSError, AttributeError):
+            self._before = -1
+
+    def bytes(self) -> int | None:
+        """The peak above what was taken at `begin`; None where the system does not tell."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device)) - self._before
+        return None if self._before < 0 else max(_resident("VmHWM") - self._before, 0)
+
+
+def _resident(field: str) -> int:
+    lines = _STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
 
 Loop = Literal["plain", "plain-cached", "plain-fused", "reference", "branch"]
 PLAIN: Final = ("plain", "plain-cached", "plain-fused")
@@ -106,7 +196,9 @@ class SampleBench:
         on_pass: Callable[[LoopTiming], None] = lambda row: None,
     ) -> SampleFigures:
         """Runs every row `repeats` times in turn (compiled ones once more, to compile)."""
-        flops = {row.loop: self._flops(row.loop, row.precision) for row in _one_per_loop(rows)}
+        flops = {
+            row.loop: self._flops(row.loop, row.precision) for row in {row.loop: row for row in rows}.values()
+        }
         spent: dict[LoopTiming, list[float] | None] = {row: [] for row in rows}
         memory: dict[LoopTiming, int | None] = {}
         for turn in range(repeats + 1):
@@ -149,7 +241,9 @@ class SampleBench:
             ids = None if text is None else torch.zeros(1, 150, dtype=torch.long, device=self.device)
             fused = row.loop == "plain-fused"
             loop = PlainLoop(self._model(row.precision, "plain"), settings, text, ids, fused)
-            return lambda: [_plain(loop, job) for job in jobs]
+            return lambda: [
+                loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt) for job in jobs
+            ]
         model = self._model(row.precision, row.compiled or ("tuned" if tuned else "plain"))
         return lambda: list(sample_groups(model, settings, jobs, micro_batch=row.micro_batch))
 
@@ -176,7 +270,7 @@ class SampleBench:
     def _flops(self, loop: Loop, precision: Precision) -> float:
         """Multiplications and additions of one image, counted while diffusers' own denoiser makes it."""
         run = self._ready(LoopTiming(loop, 1, precision), tuned=False)
-        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        with flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
             run()
         return float(counter.get_total_flops())
 
@@ -227,14 +321,6 @@ def rows_of(
     return rows
 
 
-def _plain(loop: PlainLoop, job: GroupJob) -> object:
-    return loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt)
-
-
-def _one_per_loop(rows: Sequence[LoopTiming]) -> Iterator[LoopTiming]:
-    yield from {row.loop: row for row in rows}.values()
-
-
 def _figures(
     row: LoopTiming, times: list[float], plain: float | None, memory: int | None, flops: float, peak: float
 ) -> RowFigures:
@@ -253,13 +339,3 @@ def _figures(
         tflops=tflops,
         utilisation=tflops / peak,
     )
-
-
-def _attention_flops(
-    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
-) -> int:
-    batch, heads, rows, width = query
-    return 2 * batch * heads * rows * key[-2] * (width + value[-1])
-
-
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

@@ -15,23 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import BundleError, TrainingError
-from xreal_synth.evaluation.cases import Case, CaseReader
+from xreal_synth.evaluation.cases import Case, CaseReader, check_apart
 from xreal_synth.evaluation.copies import CopyFigures, count_copies, standardised
-from xreal_synth.evaluation.distances import frechet_distance, kernel_distance
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim
+from xreal_synth.evaluation.fidelity import RINGS, ms_ssim, upper_power
 from xreal_synth.evaluation.findings import (
     FindingFigures,
     FindingScores,
+    PlaceFigures,
     finding_figures,
     label_table,
     macro_f1,
+    place_figures,
 )
 from xreal_synth.evaluation.generated_images import GeneratedFolder, image_seconds
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, spread
 from xreal_synth.evaluation.measurements import Measurements, measure
-from xreal_synth.evaluation.places import PlaceFigures, place_figures
-from xreal_synth.evaluation.spectrum import RINGS, upper_power
+from xreal_synth.evaluation.set_distances import frechet, kernel
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.types import GreyImage, Mask
@@ -120,14 +120,10 @@ def measure_real(
 
     Raises TrainingError if no training image can be used or one is of a patient of the cases.
     """
-    patients = {case.row.patient for case in cases}
-    shared = sorted({row.patient for row in training} & patients)
-    if shared:
-        raise TrainingError(
-            found=f"patients both in the training images and in the images to judge by: {', '.join(shared[:5])}",
-            wanted="splits by patient",
-            hint="name other splits, or correct the manifest",
-        )
+    patients = [case.row.patient for case in cases]
+    check_apart(
+        (row.patient for row in training), patients, "the training images and in the images to judge by"
+    )
     real = measure(
         evaluators,
         ((pair.image, pair.mask) for pair in (reader.read(c.row) for c in cases)),
@@ -192,8 +188,8 @@ def measure_bundle(
         dice_real=_dice(real.measurements, bootstrap),
         ms_ssim=bootstrap.mean(made.ms_ssim),
         ms_ssim_twin=bootstrap.mean(made.ms_ssim_twin),
-        kernel=_distance(kernel_distance, made.measurements, real, bootstrap),
-        frechet=_distance(frechet_distance, made.measurements, real, bootstrap),
+        kernel=_distance(kernel, made.measurements, real, bootstrap),
+        frechet=_distance(frechet, made.measurements, real, bootstrap),
         findings=per_finding,
         macro_f1=f1,
         macro_f1_real=f1_real,
@@ -217,24 +213,20 @@ def _measure_generated(
     on_image: Callable[[int], None],
 ) -> _Generated:
     """Twins first; images with findings then take their places."""
-    similar, similar_twin = list[float](), list[float]()
 
-    def twins() -> Iterator[tuple[GreyImage, Mask]]:
-        for case in cases:
-            pair, image = reader.read(case.row), folder.twin(case)
-            similar_twin.extend(ms_ssim([image], [pair.image]))
-            yield image, pair.mask
+    def seen(image_of: Callable[[Case], GreyImage]) -> tuple[Measurements, npt.NDArray[np.float64]]:
+        similar = list[float]()
 
-    def labelled() -> Iterator[tuple[GreyImage, Mask]]:
-        for case in cases:
-            pair, image = reader.read(case.row), folder.labelled(case)
-            similar.extend(ms_ssim([image], [pair.image]))
-            yield image, pair.mask
+        def images() -> Iterator[tuple[GreyImage, Mask]]:
+            for case in cases:
+                pair, image = reader.read(case.row), image_of(case)
+                similar.extend(ms_ssim([image], [pair.image]))
+                yield image, pair.mask
 
-    seen_twins, seen = (
-        measure(evaluators, images, on_image, places=True) for images in (twins(), labelled())
-    )
-    return _Generated(seen, seen_twins, np.asarray(similar), np.asarray(similar_twin))
+        return measure(evaluators, images(), on_image, places=True), np.asarray(similar)
+
+    (twins, similar_twin), (labelled, similar) = seen(folder.twin), seen(folder.labelled)
+    return _Generated(labelled, twins, similar, similar_twin)
 
 
 def _dice(measurements: Measurements, bootstrap: Bootstrap) -> dict[str, Estimate]:
@@ -254,10 +246,7 @@ def _distance(
         distance(training[random.permutation(len(training))[:size]], b[random.permutation(len(b))[:size]])
         for _ in range(REAL_DRAWS)
     ]
-    return SetDistance(
-        bootstrap.jackknife(lambda kept: distance(a[kept], b[kept])),
-        spread(draws, size),
-    )
+    return SetDistance(bootstrap.jackknife(lambda kept: distance(a[kept], b[kept])), spread(draws, size))
 
 
 def _finding_figures(

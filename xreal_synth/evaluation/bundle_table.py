@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from xreal_synth.evaluation.bundle import BundleFigures, SetDistance
-from xreal_synth.evaluation.intervals import Estimate
+from xreal_synth.evaluation.intervals import brief
 
 NOTES: Final = (
     "Generated images show all findings of their image, one after another; a twin shows none. `real` is what real "
@@ -72,22 +71,6 @@ def _in_place(found: BundleFigures) -> list[Row]:
     ]
 
 
-def brief(figure: Estimate) -> str:
-    """`.943 [.935, .950]`; an en dash where there is none."""
-    if not figure.known:
-        return "–"  # noqa: RUF001
-    return f"{_short(figure.value)} [{_short(figure.ci_low)}, {_short(figure.ci_high)}]"
-
-
 def _set_distance(name: str, found: SetDistance) -> Row:
     times = f", {found.made.value / found.real.value:.1f} x" if found.real.ci_low > 0 else ""
     return name, f"{brief(found.made)}{times}", f"real {brief(found.real)}"
-
-
-def _short(value: float) -> str:
-    """Three digits, without the zero before the point; a small or large number in its own way."""
-    if math.isnan(value):
-        return "–"  # noqa: RUF001
-    if abs(value) < 10:
-        return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
-    return f"{value:.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,13 +60,13 @@ class CaseReader:
         pair = checked_pair(*self._files.pair(row), row.mask)
         mask = resize_mask(pair.mask, self.size)
         validate_mask(mask, row.mask)
-        return ImagePair(self._resized(pair.image), mask)
+        return ImagePair(resized(pair.image, self.size), mask)
 
     def image(self, row: ImageRow) -> GreyImage:
         """The image alone, whatever its mask; raises BadImage if it cannot be used. uint8 [S, S]."""
         image = decode_image(self._files.read(row.shard, row.image))
         check_contrast(image)
-        return self._resized(image)
+        return resized(image, self.size)
 
     def native_shape(self, row: ImageRow) -> tuple[int, int]:
         """Height and width of the image as it lies there; raises BadImage."""
@@ -76,9 +77,10 @@ class CaseReader:
         """Of the image's file; raises BadImage if it cannot be read."""
         return sha256_bytes(self._files.read(row.shard, row.image))
 
-    def _resized(self, image: GreyImage) -> GreyImage:
-        picture = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.LANCZOS)
-        return np.asarray(picture)
+
+def resized(image: GreyImage, side: int) -> GreyImage:
+    """uint8 [H, W] -> [side, side] by Lanczos."""
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def split_rows(data: Store, split: str) -> tuple[ImageRow, ...]:
@@ -92,6 +94,20 @@ def split_rows(data: Store, split: str) -> tuple[ImageRow, ...]:
             hint="name another split, or see the manifest",
         )
     return rows
+
+
+def check_apart(
+    patients: Iterable[str],
+    others: Iterable[str],
+    where: str,
+    wanted: str = "splits by patient",
+    hint: str = "name other splits, or correct the manifest",
+) -> None:
+    """Raises TrainingError for patients that have images in both, `where` in words."""
+    if shared := sorted(set(patients) & set(others)):
+        raise TrainingError(
+            found=f"patients both in {where}: {', '.join(shared[:5])}", wanted=wanted, hint=hint
+        )
 
 
 def read_cases(

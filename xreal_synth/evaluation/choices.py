@@ -15,10 +15,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.escaping import markdown_row
+from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.bundle import RealImages
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.intervals import nan_for_null, null_for_nan
+from xreal_synth.evaluation.kept import as_read, json_bytes, nan_for_null, record_of
 from xreal_synth.evaluation.request import (
     PreparedRequest,
     Report,
@@ -28,7 +28,6 @@ from xreal_synth.evaluation.request import (
     prepare,
     real_images,
 )
-from xreal_synth.opening import parse_json
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"
@@ -136,8 +135,7 @@ def evaluate_choices(
             mine = _named(report, cell.name)
             images = images_for(prepared, out / cell.name / "images", mine)
             found = asdict(figures_for(prepared, evaluators, seen[key], images, mine))
-            record = {"of": wanted, "figures": null_for_nan(found)}
-            store.replace(FIGURES, (json.dumps(record, indent=1) + "\n").encode())
+            store.replace(FIGURES, json_bytes({"of": wanted, "figures": found}))
             figures = _stored(store, wanted)
             assert figures is not None, "what was just written is of this request"
         yield CellFigures(cell, figures)
@@ -149,7 +147,7 @@ def write_table(rows: Sequence[CellFigures], out: Path) -> None:
     store.replace("choices.md", markdown(rows).encode())
     record = [{"cell": row.cell.name, "changes": dict(row.cell.changes), **row.main()} for row in rows]
     record += [{"cell": REAL, "changes": {}, **rows[0].real()}]
-    store.replace("choices.json", (json.dumps(null_for_nan(record), indent=1) + "\n").encode())
+    store.replace("choices.json", json_bytes(record))
 
 
 def table_rows(rows: Sequence[CellFigures]) -> list[list[str]]:
@@ -162,9 +160,7 @@ def markdown(rows: Sequence[CellFigures]) -> str:
     """The main figures, a row a cell."""
     images = sorted({row.figures["images"] for row in rows})
     lines = [
-        "| choice | " + " | ".join(COLUMNS) + " |",
-        "|---|" + "---|" * len(COLUMNS),
-        *map(markdown_row, table_rows(rows)),
+        *markdown_table(["choice", *COLUMNS], table_rows(rows)),
         "",
         f"{' or '.join(map(str, images))} images a row. {NOTE}",
     ]
@@ -183,29 +179,17 @@ def _changed(base: Request, changes: Mapping[str, Any]) -> Request:
 
 
 def _identity(prepared: PreparedRequest, evaluators: Evaluators, training_split: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "format": FORMAT,
-                **prepared.identity(),
-                "evaluators": evaluators.sha256,
-                "training_split": training_split,
-                "images": [case.index for case in prepared.cases],
-            }
-        )
-    )
+    record: dict[str, Any] = as_read({
+        "format": FORMAT, **prepared.identity(), "evaluators": evaluators.sha256,
+        "training_split": training_split, "images": [case.index for case in prepared.cases],
+    })  # fmt: skip
     return record
 
 
 def _stored(store: LocalStore, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """A cell's figures if they are of this request; a file that was cut short counts as none."""
-    if not store.exists(FIGURES):
-        return None
-    try:
-        record = parse_json(store.read_bytes(FIGURES))
-        figures: dict[str, Any] | None = nan_for_null(record["figures"]) if record["of"] == wanted else None
-    except (ValueError, KeyError, TypeError):
-        return None
+    """A cell's figures if they are of this request."""
+    record = record_of(store, FIGURES, wanted, "figures")
+    figures: dict[str, Any] | None = record and nan_for_null(record["figures"])
     return figures
 
 

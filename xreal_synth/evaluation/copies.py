@@ -16,7 +16,6 @@ import torch
 
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate
 from xreal_synth.quality.copies import PERCENTILE, Vectors
-from xreal_synth.quality.copies import thumbnail as thumbnail
 
 _ROWS: Final = 256
 

@@ -8,20 +8,19 @@ images (Frechet, precision to coverage) are taken at equal numbers on both sides
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 
 from xreal_synth.dataset.acceptance import PLACEMENT
-from xreal_synth.evaluation.diversity import ALL
+from xreal_synth.evaluation.fidelity import RINGS, upper_power
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
-from xreal_synth.evaluation.image_sets import NAMES, ImageSet
-from xreal_synth.evaluation.intervals import Bootstrap, Estimate, proportion, unknown
-from xreal_synth.evaluation.manifold import manifold
-from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure
-from xreal_synth.evaluation.spectrum import RINGS, upper_power
+from xreal_synth.evaluation.intervals import Bootstrap, Estimate, divided, proportion, unknown
+from xreal_synth.evaluation.measurements import ALL, NAMES, ImageSet
+from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure, manifold
 from xreal_synth.findings import NO_FINDING, ORGANS
 from xreal_synth.types import Acceptance
 
@@ -46,6 +45,8 @@ LEAST_FOR_MANIFOLD: Final = 30
 """Images of a finding on both sides; with fewer the figure is not stated."""
 
 _DRAW: Final = 0
+_features: Final = attrgetter("measurements.features")
+_inception: Final = attrgetter("inception")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,30 +128,35 @@ def findings_of(made: ImageSet, asked: Sequence[str]) -> list[str]:
     return [name for name in NAMES if name in asked or (name == NO_FINDING and (made.label(name) == 1).any())]
 
 
-def _paired_rows(sets: Sets, finding: str | None, organs: Any) -> list[DatasetRow]:
+def _row(
+    name: str, finding: str | None, figure: Callable[[ImageSet], Estimate], made: ImageSet, real: ImageSet
+) -> DatasetRow:
+    """The same figure of both sets, unknown of one without images."""
+    return DatasetRow(name, finding, *(figure(one) if len(one) else unknown() for one in (made, real)))
+
+
+def _paired_rows(sets: Sets, finding: str | None, organs: Iterable[str]) -> list[DatasetRow]:
     """MS-SSIM to the real image of the same mask; Dice of the evaluator segmenter's organs and the mask's."""
-    made, reference = sets.made, sets.reference
-    boot, boot_real = made.bootstrap(), reference.bootstrap()
-    rows = [DatasetRow(MS_SSIM, finding, boot.mean(made.paired), unknown())]
-    rows.append(
-        DatasetRow(DICE, finding, *(_dice(one, b) for one, b in ((made, boot), (reference, boot_real))))
-    )
-    for at, organ in enumerate(organs):
-        parts = (
-            b.mean(one.measurements.dice[:, at]) if len(one) else unknown()
-            for one, b in ((made, boot), (reference, boot_real))
-        )
-        rows.append(DatasetRow(f"Dice {organ.replace('_', ' ')}", finding, *parts))
-    return rows
+    made = sets.made
+
+    def dice_of(at: int) -> Callable[[ImageSet], Estimate]:
+        return lambda one: one.bootstrap().mean(one.measurements.dice[:, at])
+
+    return [
+        DatasetRow(MS_SSIM, finding, made.bootstrap().mean(made.paired), unknown()),
+        _row(DICE, finding, _dice, made, sets.reference),
+        *(
+            _row(f"Dice {organ.replace('_', ' ')}", finding, dice_of(at), made, sets.reference)
+            for at, organ in enumerate(organs)
+        ),
+    ]
 
 
-def _dice(images: ImageSet, bootstrap: Bootstrap) -> Estimate:
+def _dice(images: ImageSet) -> Estimate:
     """Mean over images of the mean over organs that the mask or the image has."""
-    if not len(images):
-        return unknown()
     known = ~np.isnan(images.measurements.dice)
     total, count = np.where(known, images.measurements.dice, 0.0).sum(axis=1), known.sum(axis=1)
-    return bootstrap.mean(np.divide(total, count, out=np.full(len(images), np.nan), where=count > 0))
+    return images.bootstrap().mean(divided(total, count))
 
 
 def _label_rows(sets: Sets, judged: Sequence[str]) -> list[DatasetRow]:
@@ -158,13 +164,16 @@ def _label_rows(sets: Sets, judged: Sequence[str]) -> list[DatasetRow]:
     names = [name for name in judged if (sets.made.label(name) == 1).any()]
     columns = [judged.index(name) for name in names]
     at = [NAMES.index(name) for name in names]
-    figures = []
-    for statistic in (macro_f1, macro_area):
-        figures.append([
-            statistic(one.measurements.logits[:, columns], one.labels[:, at], one.bootstrap()) if at else unknown()
-            for one in (sets.made, sets.reference)
-        ])  # fmt: skip
-    return [DatasetRow(name, None, *pair) for name, pair in zip((MACRO_F1, AUC), figures, strict=True)]
+    if not names:
+        return [DatasetRow(name, None, unknown(), unknown()) for name in (MACRO_F1, AUC)]
+
+    def of(statistic: Callable[..., Estimate]) -> Callable[[ImageSet], Estimate]:
+        return lambda one: statistic(one.measurements.logits[:, columns], one.labels[:, at], one.bootstrap())
+
+    return [
+        _row(name, None, of(statistic), sets.made, sets.reference)
+        for name, statistic in ((MACRO_F1, macro_f1), (AUC, macro_area))
+    ]
 
 
 def _finding_rows(sets: Sets, judged: Sequence[str], finding: str) -> list[DatasetRow]:
@@ -172,12 +181,14 @@ def _finding_rows(sets: Sets, judged: Sequence[str], finding: str) -> list[Datas
     if finding not in judged:
         return []
     column, at = judged.index(finding), NAMES.index(finding)
-    both = (sets.made, sets.reference)
-    f1 = (
-        macro_f1(one.measurements.logits[:, [column]], one.labels[:, [at]], one.bootstrap()) for one in both
-    )
-    auc = (area(one.measurements.logits[:, column], one.labels[:, at], one.bootstrap()) for one in both)
-    return [DatasetRow(F1, finding, *f1), DatasetRow(AUC, finding, *auc)]
+
+    def f1(one: ImageSet) -> Estimate:
+        return macro_f1(one.measurements.logits[:, [column]], one.labels[:, [at]], one.bootstrap())
+
+    def auc(one: ImageSet) -> Estimate:
+        return area(one.measurements.logits[:, column], one.labels[:, at], one.bootstrap())
+
+    return [_row(name, finding, one, sets.made, sets.reference) for name, one in ((F1, f1), (AUC, auc))]
 
 
 def _set_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
@@ -196,14 +207,6 @@ def _set_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
     return rows
 
 
-def _features(images: ImageSet) -> Any:
-    return images.measurements.features
-
-
-def _inception(images: ImageSet) -> Any:
-    return images.inception
-
-
 def _distance_row(
     name: str,
     finding: str | None,
@@ -212,10 +215,7 @@ def _distance_row(
     features: Callable[[ImageSet], Any],
 ) -> DatasetRow:
     reference = features(sets.reference)
-    made, second = (
-        distance(features(one), reference, one.bootstrap()) if len(one) else unknown() for one in sets.equal()
-    )
-    return DatasetRow(name, finding, made, second)
+    return _row(name, finding, lambda one: distance(features(one), reference, one.bootstrap()), *sets.equal())
 
 
 def _manifold_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
@@ -258,11 +258,9 @@ def _ring(at: int) -> Callable[[ImageSet], Any]:
 
 def _power_row(name: str, finding: str | None, sets: Sets, power: Callable[[ImageSet], Any]) -> DatasetRow:
     under, boot = power(sets.reference), sets.reference.bootstrap()
-    made, second = (
-        one.bootstrap().mean_over(power(one), boot, under) if len(one) else unknown()
-        for one in (sets.made, sets.second)
+    return _row(
+        name, finding, lambda one: one.bootstrap().mean_over(power(one), boot, under), sets.made, sets.second
     )
-    return DatasetRow(name, finding, made, second)
 
 
 def _gate_rows(made: ImageSet, finding: str | None, gate: GateCounts | None) -> list[DatasetRow]:

@@ -1,26 +1,27 @@
-"""Images for an evaluation of a dataset: its own, and the real ones of a manifest beside them."""
+"""Images for an evaluation of a dataset: its own, of all its shards or some, and a manifest's real ones beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from xreal_synth.dataset.names import parse_key
-from xreal_synth.dataset.source import Counted, Source, each_image
+import numpy as np
+
+from xreal_synth.dataset.acceptance import GateTally
+from xreal_synth.dataset.names import parse_key, record_key
+from xreal_synth.dataset.source import Counted, Source, each_image, open_source, read_shards, shard_table
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import DatasetError, TrainingError
+from xreal_synth.evaluation.dataset_figures import GateCounts
+from xreal_synth.evaluation.request import Report
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.storage import Store, open_store
-from xreal_synth.types import GreyImage
-
-if TYPE_CHECKING:
-    from xreal_synth.evaluation.request import Report
+from xreal_synth.types import GreyImage, Sample
 
 
 def open_real(manifest: str) -> Store:
     """The folder of a manifest.csv; raises TrainingError for another file."""
-
     folder, _, name = manifest.rpartition("/")
     if name == MANIFEST:
         return open_store(folder or ".")
@@ -44,7 +45,6 @@ def check_synthetic(source: Source, why: str) -> None:
 
 def images_named(source: Source, keys: set[str], report: Report, what: str) -> dict[str, GreyImage]:
     """The images of these keys, from the shards that hold them; raises DatasetError where one is not to be had."""
-
     shards = {parse_key(key, key)[0] // source.head.shard_samples for key in keys}
     records = tuple(record for record in source.records if record.shard in shards)
     part = replace(source, records=records, skipped=[])
@@ -68,5 +68,127 @@ def generated_images(
     source: Source, report: Report, what: str = "reading generated images"
 ) -> Iterator[TarSample]:
     """Every image of the shards, one in memory at a time."""
+    return each_image(source, Counted(), lambda done, total: report(what, 1, total))
 
-    yield from each_image(source, Counted(), lambda done, total: report(what, 1, total))
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChosenShards:
+    """The shards that are read: all, or as many whole ones in a random order as give the images wanted.
+
+    `images` are those that will be read, `size` their side in pixels, `unfinished` the shards that no run has
+    finished, in words.
+    """
+
+    source: Source
+    images: int
+    images_in_all: int
+    size: int
+    asked: frozenset[str]
+    unfinished: tuple[str, ...]
+
+    @property
+    def control(self) -> str:
+        """What made the images follow their masks: xreal, controlnet, none; "images" for edited real images."""
+        if self.source.head.real_images:
+            return "images"
+        sampling = self.source.head.settings.get("sampling")
+        return str(sampling.get("control") or "xreal") if isinstance(sampling, dict) else "xreal"
+
+    @property
+    def gate(self) -> GateCounts | None:
+        """What the gate did in these shards, None where there was none."""
+        tally = GateTally()
+        for record in self.source.records:
+            tally.add(record.gate)
+        groups = sum(record.groups for record in self.source.records)
+        return None if tally.total is None else GateCounts(tally.total, groups)
+
+    def samples(self) -> Iterator[Sample]:
+        """Every image, `images` of them at most; raises DatasetError at the first shard that is damaged."""
+        given = 0
+        for _, _, images in read_shards(self.source):
+            _refuse_damage(self.source)
+            for image in images:
+                if given == self.images:
+                    return
+                given += 1
+                yield image.sample
+        _refuse_damage(self.source)
+
+
+def choose(uri: str, most: int) -> ChosenShards:
+    """Opens the dataset at a folder or URI; of more than `most` images reads some shards only.
+
+    Raises DatasetError where there is no dataset, no finished shard, a damaged one, or images of several sizes.
+    """
+    source = open_source(open_store(uri))
+    unfinished = _unfinished(source)
+    records = source.records
+    if source.images > most:
+        order = np.random.default_rng(0).permutation(len(records))
+        enough = int(np.searchsorted(np.cumsum([records[at].samples for at in order]), most)) + 1
+        records = tuple(records[at] for at in sorted(order[:enough]))
+    chosen = replace(source, records=records)
+    sizes, asked = _sizes_and_findings(chosen)
+    return ChosenShards(
+        source=chosen,
+        images=min(most, chosen.images),
+        images_in_all=source.images,
+        size=_one_size(sizes, source.store.uri),
+        asked=frozenset(asked),
+        unfinished=tuple(unfinished),
+    )
+
+
+def _unfinished(source: Source) -> list[str]:
+    """Shards left out because no run has finished them; raises DatasetError where one is damaged instead."""
+    reported = []
+    for skipped in source.skipped:
+        if source.store.exists(record_key(skipped.shard)):
+            raise _damaged(source, str(skipped))
+        reported.append(skipped.shard)
+    source.skipped.clear()
+    return reported
+
+
+def _sizes_and_findings(source: Source) -> tuple[set[tuple[int, int]], set[str]]:
+    sizes: set[tuple[int, int]] = set()
+    asked: set[str] = set()
+    for record in source.records:
+        table = shard_table(source, record)
+        _refuse_damage(source)
+        sizes.update(zip(_column(table, "height"), _column(table, "width"), strict=True))
+        for findings in _column(table, "findings"):
+            asked.update(finding["name"] for finding in findings)
+    return sizes, asked
+
+
+def _column(table: Any, name: str) -> Sequence[Any]:
+    values: list[Any] = table.column(name).to_pylist()
+    return values
+
+
+def _one_size(sizes: set[tuple[int, int]], where: str) -> int:
+    if len(sizes) == 1 and len(set(next(iter(sizes)))) == 1:
+        return next(iter(sizes))[0]
+    reported = ", ".join(f"{width} x {height}" for height, width in sorted(sizes)) or "no image"
+    raise DatasetError(
+        where=where,
+        found=f"images of {reported}",
+        wanted="square images of one size, made by one recipe",
+        hint="run xreal-synth verify",
+    )
+
+
+def _refuse_damage(source: Source) -> None:
+    if source.skipped:
+        raise _damaged(source, str(source.skipped[0]))
+
+
+def _damaged(source: Source, reported: str) -> DatasetError:
+    return DatasetError(
+        where=source.store.uri,
+        found=reported,
+        wanted="shards that are what their records say: figures of what is left would be of another dataset",
+        hint="run xreal-synth verify to see what is wrong, and generate again to make it anew",
+    )

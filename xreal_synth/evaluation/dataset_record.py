@@ -1,31 +1,38 @@
-"""evaluation.json and evaluation.md: a dataset's figures with everything that they hang on."""
+"""evaluation.json and evaluation.md, a dataset's figures with everything that they hang on; and the paper's Table I
+over datasets, a row a dataset, beside the rows that the paper printed."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from xreal_synth.dataset.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.errors import StorageError
-from xreal_synth.escaping import markdown_row
-from xreal_synth.evaluation.bundle_table import brief
+from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.dataset_figures import (
     ACCEPTED,
     AUC,
+    DICE,
+    DIVERSITY,
     F1,
+    FID,
     FLAGGED,
+    FRECHET,
     KERNEL,
+    KID,
     LEAST_FOR_FRECHET,
     LEAST_FOR_MANIFOLD,
+    MACRO_F1,
     MS_SSIM,
+    SHARPNESS,
 )
-from xreal_synth.evaluation.intervals import Estimate, nan_for_null, null_for_nan
-from xreal_synth.opening import parse_json
+from xreal_synth.evaluation.intervals import Estimate, brief
+from xreal_synth.evaluation.kept import json_bytes, nan_for_null, record_of
 from xreal_synth.storage import Store
 
 FORMAT: Final = 1
+_ROWS: Final = ("rows", "rows_unflagged")
 
 NOTES: Final = (
     "MS-SSIM: to the real image of the same, unchanged organ mask, or to the image that was edited. Labels play no "
@@ -48,27 +55,10 @@ NOTES: Final = (
 )
 
 
-def identity(
-    head: Mapping[str, Any],
-    tars: Sequence[str],
-    real: Mapping[str, Any],
-    networks: Mapping[str, Any],
-    images: int,
-) -> dict[str, Any]:
-    """What decides the figures; an evaluation of the same identity need not be computed again."""
-    record: dict[str, Any] = json.loads(
-        json.dumps({
-            "format": FORMAT, "dataset": head, "tars": list(tars), "real": real, "networks": networks,
-            "images_at_most": images,
-        })
-    )  # fmt: skip
-    return record
-
-
 def write(store: Store, record: Mapping[str, Any]) -> None:
     """Puts both files into the dataset's folder; raises StorageError."""
     try:
-        store.replace(EVALUATION, record_bytes(record))
+        store.replace(EVALUATION, json_bytes(record))
         store.replace(EVALUATION_TABLE, markdown(record).encode())
     except OSError as error:
         raise StorageError(
@@ -79,22 +69,10 @@ def write(store: Store, record: Mapping[str, Any]) -> None:
         ) from error
 
 
-def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """evaluation.json's bytes; what could not be measured is null."""
-    return (json.dumps(null_for_nan(dict(record)), indent=1, allow_nan=False) + "\n").encode()
-
-
 def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation that lies in the dataset's folder, if it is of this identity; a damaged one counts as none."""
-    if not store.exists(EVALUATION):
-        return None
-    try:
-        found = parse_json(store.read_bytes(EVALUATION))
-        if found["of"] != of:
-            return None
-        return {**found, **{key: [_row(row) for row in found[key]] for key in ("rows", "rows_unflagged")}}
-    except (ValueError, KeyError, TypeError):
-        return None
+    found = record_of(store, EVALUATION, of, *_ROWS)
+    return found and {**found, **{key: [_row(row) for row in found[key]] for key in _ROWS}}
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,11 +84,11 @@ def markdown(record: Mapping[str, Any]) -> str:
     """The tables and what they mean."""
     lines = [f"# Evaluation of {record['dataset']['name']}", "", *summary(record), ""]
     lines += _table(overall(record["rows"]), "all images")
-    lines += ["", "By finding:", "", *_by_finding(record["rows"])]
+    lines += ["", "By finding:", "", *markdown_table(*finding_table(record["rows"]))]
     if record["rows_unflagged"]:
         lines += ["", "Without the images that the gate flagged:", ""]
         lines += _table(overall(record["rows_unflagged"]), "unflagged images")
-        lines += ["", *_by_finding(record["rows_unflagged"])]
+        lines += ["", *markdown_table(*finding_table(record["rows_unflagged"]))]
     lines += ["", *(f"- {note}" for note in (*record["notes"], *NOTES))]
     return "\n".join(lines) + "\n"
 
@@ -133,11 +111,6 @@ def overall(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["finding"] is None]
 
 
-def findings_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the findings that have rows of their own, in their order."""
-    return list(dict.fromkeys(row["finding"] for row in rows if row["finding"] is not None))
-
-
 def figure_of(row: Mapping[str, Any], side: str = "") -> str:
     """`.91 [.90, .92]` of the generated images, or of the real ones with side "real"; empty where there is none."""
     names = ("real", "real_low", "real_high") if side else ("value", "low", "high")
@@ -150,14 +123,11 @@ def figure_of(row: Mapping[str, Any], side: str = "") -> str:
 def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
     """Rows with a figure; n of them are images, of MS-SSIM pairs."""
     shown = [row for row in rows if not math.isnan(row["value"])]
-    return [
-        f"| {head} | made | real | n |",
-        "|---|---|---|---|",
-        *(markdown_row([r["name"], figure_of(r), figure_of(r, "real"), r["n"]]) for r in shown),
-    ]
+    cells = [[row["name"], figure_of(row), figure_of(row, "real"), row["n"]] for row in shown]
+    return markdown_table([head, "made", "real", "n"], cells)
 
 
-COLUMNS: Final = (AUC, F1, MS_SSIM, "Dice", KERNEL, "sharpness", "MS-SSIM between images", FLAGGED, ACCEPTED)
+COLUMNS: Final = (AUC, F1, MS_SSIM, DICE, KERNEL, SHARPNESS, DIVERSITY, FLAGGED, ACCEPTED)
 
 
 def finding_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -168,7 +138,7 @@ def finding_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
         if any(key[1] == name and not math.isnan(row["value"]) for key, row in found.items())
     ]  # fmt: skip
     cells = []
-    for finding in findings_in(rows):
+    for finding in dict.fromkeys(finding for finding, _ in found):
         for side in ("", "real"):
             texts = [
                 figure_of(found[finding, name], side) if (finding, name) in found else "" for name in columns
@@ -177,10 +147,121 @@ def finding_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
     return ["finding", *(name.partition(" (")[0] for name in columns)], cells
 
 
-def _by_finding(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    header, cells = finding_table(rows)
+COMPARED: Final = (
+    MS_SSIM, FID, KID, FRECHET, KERNEL, DICE, MACRO_F1, AUC, "precision", "recall", "density", "coverage",
+    SHARPNESS, DIVERSITY,
+)  # fmt: skip
+"""In the paper's order, its own first; FID and KID only where there was a file for them."""
+
+REAL: Final = "real images"
+
+PAPER_COLUMNS: Final = ("MS-SSIM", "FID", "Dice", "F1", "AUC")
+PAPER: Final[dict[str, tuple[str, ...]]] = {
+    "Cheff": (".415", "24.64", ".500", ".510", ".640"),
+    "RoentGen": (".386", "82.14", ".631", ".550", ".800"),
+    "ControlNet on the same LDM": (".630", "29.48", ".835", ".560", ".740"),
+    "XReal": (".701", "55.12", ".838", ".570", ".743"),
+    "real images": ("", "", "", ".610", ".800"),
+}
+"""Table I of the paper, without the radiologists' ranks."""
+
+DIFFERENCES: Final = (
+    "Data: the paper's models learned from over 120,000 AP images of MIMIC-CXR and were measured on its test split; "
+    "the tables above are of the datasets and of the real images named there.",
+    "MS-SSIM: the paper's pairs share mask and label; here they share the mask.",
+    "Dice: the paper asks TorchXRayVision's PSPNet on the made and on the real image, over lungs, heart and aorta; "
+    "here an evaluator segmenter's organs are held against the mask that was asked for, each lung by itself.",
+    "F1 and AUC: the paper's evaluator is a DenseNet-121 trained on MIMIC-CXR; here it is a small DenseNet trained on "
+    "other images, for other findings. F1 hangs on how frequent a finding is.",
+    "FID: of Inception's features in the paper. A Frechet distance in another network's features has another "
+    "scale and cannot be held against it.",
+    "So the two tables cannot be compared row by row; what can be compared is the order of methods within each.",
+)
+
+
+def labelled(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each dataset's name in the table: name, bundle and control; a number where two would be alike."""
+    names = [f"{r['dataset']['name']} ({r['dataset']['bundle']}, {r['dataset']['control']})" for r in records]
     return [
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *map(markdown_row, cells),
+        (f"{name} #{at + 1}" if names.count(name) > 1 else name, record)
+        for at, (name, record) in enumerate(zip(names, records, strict=True))
     ]
+
+
+def compared_table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a dataset each, then what real images reach, with intervals."""
+    rows = [(name, _overall(record), "") for name, record in labelled(records)]
+    rows.append((REAL, _overall(records[0]), "real"))
+    columns = [
+        name for name in COMPARED
+        if any(name in found and not math.isnan(found[name]["value"]) for _, found, _ in rows)
+    ]  # fmt: skip
+    cells = [
+        [label, *(figure_of(found[name], side) if name in found else "" for name in columns)]
+        for label, found, side in rows
+    ]
+    return ["dataset", *columns], cells
+
+
+def finding_tables(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Markdown: the findings' AUC and kernel distance, a column a dataset."""
+    lines = []
+    sets = labelled(records)
+    for name in (AUC, KERNEL):
+        by_set = [
+            {
+                row["finding"]: row
+                for row in record["rows"]
+                if row["name"] == name and row["finding"] is not None
+            }
+            for _, record in sets
+        ]
+        findings = list(dict.fromkeys(finding for rows in by_set for finding in rows))
+        if not findings:
+            continue
+        cells = []
+        for finding in findings:
+            made = [figure_of(rows[finding]) if finding in rows else "" for rows in by_set]
+            real = next((figure_of(rows[finding], "real") for rows in by_set if finding in rows), "")
+            cells.append([finding, *made, real])
+        header = ["finding", *(label for label, _ in sets), REAL]
+        lines += [f"{name}, by finding:", "", *markdown_table(header, cells), ""]
+    return lines
+
+
+def compared_markdown(records: Sequence[Mapping[str, Any]]) -> str:
+    """compare.md: the table, what it was measured with, and the paper's own figures with what differs."""
+    lines = ["# Datasets side by side", "", *markdown_table(*compared_table(records)), ""]
+    for label, record in labelled(records):
+        lines += [f"- {label}: {' '.join(summary(record))} {' '.join(record['notes'])}".rstrip()]
+    lines += [
+        "",
+        f"`{REAL}`: as in the first dataset's evaluation, real images by the same measure.",
+        "Intervals: 95%, of each dataset by itself: datasets of the same masks and seeds differ by less than their "
+        "intervals suggest.",
+        "", *finding_tables(records),
+    ]  # fmt: skip
+    return "\n".join([*lines, *paper_lines()]) + "\n"
+
+
+def paper_lines() -> list[str]:
+    """The paper's Table I in Markdown, and what differs."""
+    return [
+        "The paper's own Table I (MIMIC-CXR test split), for reference:",
+        "",
+        *markdown_table(["method", *PAPER_COLUMNS], ([name, *values] for name, values in PAPER.items())),
+        "",
+        "What differs from it:",
+        "",
+        *(f"- {text}" for text in DIFFERENCES),
+    ]
+
+
+def compared_json(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """compare.json: each dataset's record under its name in the table, and the paper's rows."""
+    paper = {name: dict(zip(PAPER_COLUMNS, values, strict=True)) for name, values in PAPER.items()}
+    return {"datasets": [{"label": label, **record} for label, record in labelled(records)], "paper": paper}
+
+
+def _overall(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {row["name"]: row for row in overall(record["rows"])}

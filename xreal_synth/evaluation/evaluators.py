@@ -25,7 +25,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from xreal_synth.errors import BundleError, XrealError
+from xreal_synth.errors import BundleError, XrealError, faults
 from xreal_synth.models.load import WEIGHTS, network_from
 from xreal_synth.opening import UnreadableError, hashed_bytes, hashed_copy
 from xreal_synth.storage import LocalStore, sha256_bytes, sha256_file
@@ -80,7 +80,7 @@ def load_evaluators(folder: Path | None = None, device: torch.device | str = "cp
     except ValidationError as error:
         raise BundleError(
             where=str(root / EVALUATORS_FILE),
-            found="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+            found=faults(error),
             wanted="sizes and hashes of the evaluators' files",
             hint="write it again: python -m xreal_synth.evaluation.evaluators FOLDER",
         ) from error

@@ -1,14 +1,25 @@
-"""Do images show the findings they were asked for? What an evaluator classifier says, beside real images."""
+"""Do images show the findings they were asked for, and where? What an evaluator classifier says beside real images;
+peaks and boxes of a locator's or a detector's maps, beside the boxes asked for or real ones.
+
+Shapes: N images, L findings, m the side of a map, M boxes found, D draws of a bootstrap.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch.nn import functional
 
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate
+from xreal_synth.dataset.meta import norm_box
+from xreal_synth.evaluation.cases import Case
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided
+from xreal_synth.types import NormBox
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -101,7 +112,7 @@ def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
         below = np.cumsum(n, axis=1) - n
         pairs = p.sum(axis=1) * n.sum(axis=1)
         won = (p * (below + 0.5 * n)).sum(axis=1)
-        return np.asarray(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
+        return divided(won, pairs)
 
     return statistic
 
@@ -128,3 +139,179 @@ def label_table(images: Sequence[tuple[frozenset[str], frozenset[str]]], finding
         for positive, unknown in images
     ]
     return np.asarray(rows, np.int64).reshape(len(images), len(findings))
+
+
+PEAK_SIDE: Final = 64
+"""A peak is one of PEAK_SIDE x PEAK_SIDE cells, numbered row by row."""
+
+Peaks = npt.NDArray[np.int64]
+Boxes = tuple[tuple[NormBox, ...], ...]
+"""Of one image: the boxes of each finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceFigures:
+    """Shares of images whose map of a finding has its peak inside a box of that finding (the pointing game).
+
+    `asked` of generated images, in the boxes asked for; `twin` of their healthy twins, in the same boxes: what the
+    usual place of the finding is worth; `real` of real images, in their radiologists' boxes.
+    """
+
+    asked: Estimate
+    twin: Estimate
+    real: Estimate
+
+
+def place_figures(
+    cases: Sequence[Case],
+    known: Sequence[str],
+    placed: Sequence[str],
+    peaks: tuple[Peaks, Peaks, Peaks],
+    size: int,
+    bootstrap: Bootstrap,
+) -> tuple[dict[str, PlaceFigures], PlaceFigures | None]:
+    """Figures of each finding that the bundle (`known`) and the locator (`placed`) know, and their mean over those
+    that have all three; None where none has.
+
+    `peaks` are those of the generated, twin and real images [N, L]; boxes asked for are in pixels of images of `size`.
+    """
+    findings = [name for name in known if name in placed]
+    columns = [placed.index(name) for name in findings]
+    asked = [[_asked(case, name, size) for name in findings] for case in cases]
+    real = [[[box.box for box in case.row.boxes if box.name == name] for name in findings] for case in cases]
+    hits = [hit_table(one[:, columns], boxes) for one, boxes in zip(peaks, (asked, asked, real), strict=True)]
+    found = {
+        name: PlaceFigures(*(bootstrap.mean(table[:, at]) for table in hits))
+        for at, name in enumerate(findings)
+    }
+    whole = [at for at in range(len(findings)) if all((~np.isnan(table[:, at])).any() for table in hits)]
+    mean = PlaceFigures(*(mean_share(table[:, whole], bootstrap) for table in hits)) if whole else None
+    return found, mean
+
+
+def hit_table(peaks_NL: Peaks, boxes: Sequence[Sequence[Sequence[NormBox]]]) -> Array:
+    """[N, L]: 1 where the peak's cell touches one of the finding's boxes on the image, 0 elsewhere, NaN without box.
+
+    Such a cell reaches as far as the usual tolerance of the pointing game, 15 pixels in 1024.
+    """
+    table = [
+        [_touches(int(peak), own) if own else np.nan for peak, own in zip(row, of_image, strict=True)]
+        for row, of_image in zip(peaks_NL, boxes, strict=True)
+    ]
+    return np.asarray(table, np.float64).reshape(peaks_NL.shape)
+
+
+def mean_share(hits_NL: Array, bootstrap: Bootstrap) -> Estimate:
+    """Mean over findings of the mean over images, NaN left out, on the same draws of patients."""
+    known = ~np.isnan(hits_NL)
+    filled = np.where(known, hits_NL, 0.0)
+
+    def statistic(weights: Array) -> Array:
+        return np.asarray(divided(weights @ filled, weights @ known.astype(np.float64)).mean(axis=1))
+
+    return bootstrap.interval(statistic, int(known.any(axis=1).sum()))
+
+
+def _touches(peak: int, boxes: Sequence[NormBox]) -> float:
+    row, column = divmod(peak, PEAK_SIDE)
+    return float(
+        any(
+            x0 * PEAK_SIDE < column + 1
+            and x1 * PEAK_SIDE > column
+            and y0 * PEAK_SIDE < row + 1
+            and y1 * PEAK_SIDE > row
+            for x0, y0, x1, y1 in boxes
+        )
+    )
+
+
+def _asked(case: Case, name: str, size: int) -> list[NormBox]:
+    boxes = [box for finding in case.findings if finding.name == name for box in finding.boxes]
+    return [norm_box(box, (size, size)) for box in boxes]
+
+
+SHARE_OF_PEAK: Final = 0.5
+"""A box is drawn round connected cells of at least this share of the map's highest probability: relative, so that a
+detector whose probabilities are off, as after training on synthetic images, is judged by its places alone."""
+
+LEAST_OVERLAP: Final = 0.25
+"""Intersection over union from which a box is found. Maps have some ten cells a side and readers' boxes are rough:
+usual thresholds are .1 to .7 on NIH's boxes, .4 upwards on RSNA's."""
+
+IMAGE, FINDING, SCORE, PEAK = range(4)
+"""Columns of the boxes found; the box itself, normalised xyxy, stands in the last four."""
+
+
+def boxes_found(maps_NLmm: npt.NDArray[np.float64]) -> Array:
+    """Maps of logits -> boxes [M, 8]: image, finding, highest probability, its cell (of PEAK_SIDE), the box.
+
+    Every map gives one box or more; the map's own peak is that of its box with the highest probability.
+    """
+    fine = functional.interpolate(
+        torch.from_numpy(maps_NLmm), size=(PEAK_SIDE, PEAK_SIDE), mode="bicubic", align_corners=False
+    )
+    found = []
+    for image, maps in enumerate(fine.sigmoid().numpy()):
+        for finding, chances in enumerate(maps):
+            parts, _ = ndimage.label(chances >= SHARE_OF_PEAK * chances.max())
+            for number, (down, across) in enumerate(ndimage.find_objects(parts), start=1):
+                peak = int(np.where(parts == number, chances, -1).argmax())
+                box = [end / PEAK_SIDE for end in (across.start, down.start, across.stop, down.stop)]
+                found.append([image, finding, float(chances.flat[peak]), peak, *box])
+    return np.asarray(found, np.float64)
+
+
+def pointing_of(found_M8: Array, finding: int, boxes: Sequence[Boxes]) -> Callable[[Array], Array]:
+    """The share of images with boxes of the finding whose map peaks in one, as a statistic [D, N] -> [D]."""
+    own = found_M8[found_M8[:, FINDING] == finding]
+    own = own[np.argsort(own[:, SCORE], kind="stable")]
+    peaks = np.zeros((len(boxes), 1), np.int64)
+    peaks[own[:, IMAGE].astype(int), 0] = own[:, PEAK]
+    hits = hit_table(peaks, [[of_image[finding]] for of_image in boxes])[:, 0]
+    known = (~np.isnan(hits)).astype(np.float64)
+    filled = np.where(known > 0, hits, 0.0)
+    return lambda weights: divided(weights @ filled, weights @ known)
+
+
+def precision_of(
+    found_M8: Array, finding: int, labels_N: Labels, boxes: Sequence[Boxes]
+) -> Callable[[Array], Array]:
+    """Average precision of the finding's boxes, best first, as a statistic [D, N] -> [D].
+
+    The mean over real boxes of the precision down to the box that finds it, 0 for those never found. A real box is
+    found once. Images whose label, or the finding's place, is not known are left out.
+    """
+    rows = found_M8[(found_M8[:, FINDING] == finding) & (labels_N[found_M8[:, IMAGE].astype(int)] >= 0)]
+    rows = rows[np.argsort(-rows[:, SCORE], kind="stable")]
+    of_image = rows[:, IMAGE].astype(int)
+    left = [list(image[finding]) for image in boxes]
+    hits = np.asarray(
+        [_take(tuple(row[4:]), left[at]) for row, at in zip(rows, of_image, strict=True)], float
+    )
+    wanted = np.asarray([len(image[finding]) for image in boxes], np.float64) * (labels_N >= 0)
+
+    def statistic(weights: Array) -> Array:
+        each = weights[:, of_image]
+        right = each * hits
+        precision = divided(right.cumsum(axis=1), each.cumsum(axis=1))
+        return divided(np.where(right > 0, right * precision, 0.0).sum(axis=1), weights @ wanted)
+
+    return statistic
+
+
+def overlap(one: NormBox, other: NormBox) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(0.0, width) * max(0.0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return both / (areas - both) if both else 0.0
+
+
+def _take(box: NormBox, left: list[NormBox]) -> bool:
+    """Whether the box finds one of those left, which is then taken away."""
+    best = max(left, key=lambda real: overlap(box, real), default=None)
+    if best is None or overlap(box, best) < LEAST_OVERLAP:
+        return False
+    left.remove(best)
+    return True

@@ -1,29 +1,102 @@
-"""Images made from cases, once: a folder keeps them, so that figures can be redone without sampling."""
+"""Images made for cases, kept in a folder with the seconds of each stage of sampling, measured from outside the
+sampler."""
 
 from __future__ import annotations
 
-import io
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar, cast
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, shown_area
+from xreal_synth.dataset.png import decode_png, encode_png
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.cases import Case, CaseReader
-from xreal_synth.evaluation.stage_watch import StageWatch
+from xreal_synth.evaluation.kept import claim, json_bytes
 from xreal_synth.findings import REGIONS
 from xreal_synth.models.describe import BundleInfo, prompt_for
 from xreal_synth.models.load import LoadedBundle
-from xreal_synth.opening import UnreadableError, open_image, parse_json
+from xreal_synth.opening import parse_json
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob
+from xreal_synth.sampling.noise import NoiseKey, philox
+from xreal_synth.seeds import Purpose
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, Mask, Role, SamplingSettings
+
+_Result = TypeVar("_Result")
+
+
+class StageWatch:
+    """A model that counts the seconds in each of its networks; whatever else is asked of it is the model's own.
+
+    The noise x_T of `noise`, or the controller, begins stage A and the decoder ends it: what is denoised after
+    that is stage B.
+    """
+
+    def __init__(self, model: LoadedBundle) -> None:
+        self._model = model
+        self._seconds = {"controller": 0.0, "encode": 0.0, "stage A": 0.0, "stage B": 0.0, "decode": 0.0}
+        self._core_seconds = dict(self._seconds)
+        self._stage = "stage A"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Spent in each stage so far, by the clock on the wall."""
+        return dict(self._seconds)
+
+    @property
+    def core_seconds(self) -> dict[str, float]:
+        """The same in seconds of all CPU cores together: with one thread, what a core of one's own would take.
+
+        Empty on other devices.
+        """
+        return dict(self._core_seconds) if self._model.device.type == "cpu" else {}
+
+    def noise(
+        self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
+    ) -> npt.NDArray[np.float32]:
+        """The noise of every dataset, for the sampler that is watched."""
+        if purpose == "a.x_T":
+            self._stage = "stage A"
+        return philox(shape, key, purpose, step, repeat)
+
+    def denoise(self, *given: Any, **named: Any) -> Tensor:
+        return self._timed(self._stage, lambda: self._model.denoise(*given, **named))
+
+    def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        return self._timed("encode", lambda: self._model.encode(x_BCHW))
+
+    def decode(self, z_BChw: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
+        self._stage = "stage B"
+        return self._timed("decode", lambda: self._model.decode(z_BChw, decoder_noise))
+
+    def control(self, label_map_BHW: Tensor) -> Tensor:
+        self._stage = "stage A"
+        return self._timed("controller", lambda: self._model.control(label_map_BHW))
+
+    def hint(self, label_map_BHW: Tensor) -> Tensor:
+        return self._timed("controller", lambda: self._model.hint(label_map_BHW))
+
+    def _timed(self, stage: str, call: Callable[[], _Result]) -> _Result:
+        began, core_began = time.perf_counter(), time.process_time()
+        result = call()
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._seconds[stage] += time.perf_counter() - began
+        self._core_seconds[stage] += time.process_time() - core_began
+        return result
+
 
 VARIANT: Final = Role.variant.member()
 IDENTITY: Final = "images.json"
@@ -41,16 +114,18 @@ class GeneratedFolder:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self._store = LocalStore(folder)
         self.folder = folder
-        record = json.loads(json.dumps(identity))
-        if not self._store.put_if_absent(IDENTITY, _text(record)):
-            self._check_identity(record)
+        claim(
+            self._store, IDENTITY, identity, found="images made otherwise",
+            wanted="images made with these settings",
+            hint="give --images another folder, or the former settings again",
+        )  # fmt: skip
 
     def has(self, case: Case) -> bool:
         """Whether the case's images are made; raises DatasetError if they were made with other boxes."""
         key = f"made/{case.index:06d}.json"
         if not self._store.exists(key):
             return False
-        if self._store.read_bytes(key) != _text(_request(case)):
+        if self._store.read_bytes(key) != json_bytes(_request(case)):
             raise DatasetError(
                 where=str(self.folder / key),
                 found="images of the same row with other findings or boxes",
@@ -62,8 +137,8 @@ class GeneratedFolder:
     def add(self, case: Case, images: GroupImages) -> None:
         """Keeps a case's images, and last the note that makes it done."""
         for member, image in images.images.items():
-            self._store.replace(_image_key(case, member), _png(image))
-        self._store.replace(f"made/{case.index:06d}.json", _text(_request(case)))
+            self._store.replace(_image_key(case, member), encode_png(image))
+        self._store.replace(f"made/{case.index:06d}.json", json_bytes(_request(case)))
 
     def twin(self, case: Case) -> GreyImage:
         """The healthy twin uint8 [H, W]; raises DatasetError if its file cannot be read."""
@@ -81,7 +156,7 @@ class GeneratedFolder:
         for clock, spent in (("wall", watch.seconds), ("core", watch.core_seconds)):
             for stage, seconds in spent.items():
                 record[clock][stage] = record[clock].get(stage, 0.0) + seconds
-        self._store.replace(SECONDS, _text(record))
+        self._store.replace(SECONDS, json_bytes(record))
 
     def seconds(self, clock: Literal["wall", "core"] = "wall") -> dict[str, float]:
         """Seconds per image and stage over all images that were timed; stage B is per finding.
@@ -100,33 +175,8 @@ class GeneratedFolder:
         found: dict[str, Any] = parse_json(self._store.read_bytes(SECONDS))
         return found if found.keys() == none.keys() else none
 
-    def _check_identity(self, now: dict[str, Any]) -> None:
-        try:
-            former = parse_json(self._store.read_bytes(IDENTITY))
-            other = [
-                f"{key} {former.get(key)!r}, now {now[key]!r}" for key in now if former.get(key) != now[key]
-            ]
-        except (ValueError, AttributeError) as error:
-            other = [f"{IDENTITY} cannot be read: {error}"]
-        if other:
-            raise DatasetError(
-                where=str(self.folder),
-                found="images made otherwise: " + "; ".join(other),
-                wanted="images made with these settings",
-                hint="give --images another folder, or the former settings again",
-            )
-
     def _image(self, key: str) -> GreyImage:
-        try:
-            with open_image(self._store.read_bytes(key)) as image:
-                return np.asarray(image.convert("L"))
-        except UnreadableError as error:
-            raise DatasetError(
-                where=str(self.folder / key),
-                found=f"cannot be read: {error}",
-                wanted="an image that was made here",
-                hint="give --images another folder",
-            ) from error
+        return decode_png(self._store.read_bytes(key), str(self.folder / key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +197,13 @@ def generate_images(
     folder: GeneratedFolder,
     on_images: Callable[[int], None] = lambda images: None,
 ) -> None:
-    """Makes the images that the folder does not have yet: every case's twin, and the image with its findings."""
-    todo = []
-    for case in cases:
-        if folder.has(case):
-            on_images(members(case))
-        else:
-            todo.append(case)
+    """Makes images that the folder does not have yet: every case's twin, and the image with its findings."""
     size = _CHUNK * maker.micro_batch
-    for start in range(0, len(todo), size):
-        chunk = todo[start : start + size]
+    for start in range(0, len(cases), size):
+        chunk = cases[start : start + size]
         watch = StageWatch(maker.model)
         made = sample_groups(
-            watch, maker.settings, _jobs(maker, chunk, reader), micro_batch=maker.micro_batch,
+            cast(Any, watch), maker.settings, _jobs(maker, chunk, reader), micro_batch=maker.micro_batch,
             noise=watch.noise, on_batch=on_images,
         )  # fmt: skip
         for case in chunk:
@@ -211,13 +255,3 @@ def _request(case: Case) -> dict[str, Any]:
 
 def _image_key(case: Case, member: str) -> str:
     return f"images/{case.index:06d}-{member}.png"
-
-
-def _png(image: GreyImage) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _text(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()

@@ -8,6 +8,7 @@ ImageNet weights (1000 classes) give another distance and are refused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,12 +95,16 @@ def load_inception(path: Path) -> nn.Module:
 
 
 def fid_inception() -> nn.Module:
-    """torchvision's Inception with the pooling of the FID's network, which differs in nine blocks."""
-    blocks: list[Callable[..., nn.Module]] = [
-        tv.BasicConv2d, _A, tv.InceptionB, _C, tv.InceptionD, _E, tv.InceptionAux
-    ]  # fmt: skip
+    """torchvision's Inception with the pooling of the FID's network, which differs in nine blocks.
+
+    TensorFlow leaves the padding out of the average; the last block takes the maximum.
+    """
+    average = partial(functional.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+    maximum = partial(functional.max_pool2d, kernel_size=3, stride=1, padding=1)
+    a, c, e = (_pooling(kind, average) for kind in (tv.InceptionA, tv.InceptionC, tv.InceptionE))
+    blocks = [tv.BasicConv2d, a, tv.InceptionB, c, tv.InceptionD, e, tv.InceptionAux]
     network: nn.Module = tv.Inception3(CLASSES, aux_logits=False, inception_blocks=blocks, init_weights=False)
-    network.Mixed_7c = _LastE(2048)
+    network.Mixed_7c = _pooling(tv.InceptionE, maximum)(2048)
     return network
 
 
@@ -113,40 +118,13 @@ class _Features(nn.Module):
         return features
 
 
-def _average(x: Tensor) -> Tensor:
-    """TensorFlow's average pooling leaves the padding out of the average."""
-    return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+def _pooling(kind: Any, pool: Callable[[Tensor], Tensor]) -> Any:
+    """A block whose last branch, the pooled one, is computed with `pool`."""
 
+    def forward(block: Any, x: Tensor) -> Tensor:
+        return torch.cat([*block._forward(x)[:-1], block.branch_pool(pool(x))], 1)
 
-def _maximum(x: Tensor) -> Tensor:
-    return functional.max_pool2d(x, 3, stride=1, padding=1)
-
-
-def _pooled_anew(block: Any, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """A block's output with its last branch, the pooled one, computed with `pool`."""
-    return torch.cat([*block._forward(x)[:-1], block.branch_pool(pool(x))], 1)
-
-
-class _A(tv.InceptionA):
-    def forward(self, x: Tensor) -> Tensor:
-        return _pooled_anew(self, x, _average)
-
-
-class _C(tv.InceptionC):
-    def forward(self, x: Tensor) -> Tensor:
-        return _pooled_anew(self, x, _average)
-
-
-class _E(tv.InceptionE):
-    def forward(self, x: Tensor) -> Tensor:
-        return _pooled_anew(self, x, _average)
-
-
-class _LastE(tv.InceptionE):
-    """The published network's last block takes the maximum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _pooled_anew(self, x, _maximum)
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def _interpolation(side: int) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 BOOTSTRAP_DRAWS: Final = 2000
 LEAST_DRAWS: Final = 400
@@ -83,11 +84,11 @@ class Bootstrap:
         values = np.asarray(values, np.float64)
         kept = ~np.isnan(values)
         filled = np.where(kept, values, 0.0)
-        return self.interval(lambda weights: _share(weights @ filled, weights @ kept), int(kept.sum()))
+        return self.interval(lambda weights: divided(weights @ filled, weights @ kept), int(kept.sum()))
 
     def ratio(self, over: Array, under: Array) -> Estimate:
         """Mean of `over` [N] divided by the mean of `under` [N], image by image resampled together."""
-        return self.interval(lambda weights: _share(weights @ over, weights @ under), len(over))
+        return self.interval(lambda weights: divided(weights @ over, weights @ under), len(over))
 
     def jackknife(self, statistic: Callable[[npt.NDArray[np.bool_]], float]) -> Estimate:
         """A statistic of a set of images with an interval of +-1.96 jackknife errors over groups of patients.
@@ -112,7 +113,7 @@ class Bootstrap:
         """Mean of the values [N] divided by the mean of another set's [M], each set resampled by itself."""
         draws = min(len(self.weights), len(other.weights))
         over, below = (
-            _share(one.weights[:draws] @ part, one.weights[:draws].sum(axis=1))
+            divided(one.weights[:draws] @ part, one.weights[:draws].sum(axis=1))
             for one, part in ((self, values), (other, under))
         )
         if not len(values) or not len(under) or not under.mean():
@@ -143,15 +144,12 @@ def jackknifed(value: float, without: Sequence[float], n: int) -> Estimate:
     return Estimate(value, value - 1.96 * error, value + 1.96 * error, n)
 
 
-def proportion(part: int, whole: int) -> Estimate:
-    """A share of independent trials with Wilson's 95% interval."""
+def proportion(part: int, whole: int, method: Literal["wilson", "exact"] = "wilson") -> Estimate:
+    """A share of independent trials with Wilson's 95% interval, or the exact binomial one."""
     if not whole:
         return unknown()
-    share, z = part / whole, 1.96
-    under = 1 + z**2 / whole
-    middle = (share + z**2 / (2 * whole)) / under
-    half = z / under * np.sqrt(share * (1 - share) / whole + z**2 / (4 * whole**2))
-    return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), whole)
+    low, high = binomtest(part, whole).proportion_ci(0.95, method=method)
+    return Estimate(part / whole, float(low), float(high), whole)
 
 
 def spread(values: Sequence[float], n: int) -> Estimate:
@@ -160,23 +158,22 @@ def spread(values: Sequence[float], n: int) -> Estimate:
     return Estimate(float(np.mean(values)), float(low), float(high), n)
 
 
-def _share(over: Array, under: Array) -> Array:
+def divided(over: Array, under: Array) -> Array:
+    """over / under of one shape, NaN where that is a division by zero."""
     return np.asarray(np.divide(over, under, out=np.full(over.shape, np.nan), where=under != 0))
 
 
-def null_for_nan(value: Any) -> Any:
-    """Plain data with None for every NaN."""
-    if isinstance(value, dict):
-        return {key: null_for_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [null_for_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def brief(figure: Estimate) -> str:
+    """`.943 [.935, .950]`; an en dash where there is none."""
+    if not figure.known:
+        return "–"  # noqa: RUF001
+    return f"{_short(figure.value)} [{_short(figure.ci_low)}, {_short(figure.ci_high)}]"
 
 
-def nan_for_null(value: Any) -> Any:
-    """Plain data with NaN for every None."""
-    if isinstance(value, dict):
-        return {key: nan_for_null(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [nan_for_null(inner) for inner in value]
-    return math.nan if value is None else value
+def _short(value: float) -> str:
+    """Three digits, without the zero before the point; a small or large number in its own way."""
+    if math.isnan(value):
+        return "–"  # noqa: RUF001
+    if abs(value) < 10:
+        return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+    return f"{value:.1f}"

@@ -1,19 +1,69 @@
-"""Figures of readers' answers on real and synthetic images: mean ranks, differences, agreement, guesses."""
+"""Figures of readers' answers on real and synthetic images: mean ranks, differences, agreement, guesses.
+
+Shapes: F images, R readers, C = 5 ranks, D draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.escaping import markdown_row
-from xreal_synth.evaluation.agreement import ordinal_alpha, weighted_kappa
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, figure, unknown
+from xreal_synth.escaping import markdown_table
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, figure, unknown
 from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Kit
 from xreal_synth.evaluation.readers_files import Reading
+
+Statistic = Callable[[Array], Array]
+_RANKS: Final = 5
+
+
+def weighted_kappa(first_F: npt.NDArray[np.int64], second_F: npt.NDArray[np.int64]) -> Statistic:
+    """Cohen's kappa with quadratic weights of two readers' ranks 1..C; weights [D, F] -> [D].
+
+    1 - sum w O / sum w E with w = (i - j)^2, O how often ranks i and j met, E how often they would by chance. NaN
+    where chance cannot disagree (both gave one and the same rank throughout).
+    """
+    met = np.zeros((len(first_F), _RANKS, _RANKS))
+    met[np.arange(len(first_F)), first_F - 1, second_F - 1] = 1
+    apart = (np.arange(_RANKS)[:, None] - np.arange(_RANKS)) ** 2
+
+    def statistic(weights: Array) -> Array:
+        observed = np.tensordot(weights, met, axes=1)
+        rows, columns = observed.sum(axis=2), observed.sum(axis=1)
+        chance = rows[:, :, None] * columns[:, None, :] / observed.sum(axis=(1, 2))[:, None, None]
+        return 1 - divided((observed * apart).sum(axis=(1, 2)), (chance * apart).sum(axis=(1, 2)))
+
+    return statistic
+
+
+def ordinal_alpha(ranks_RF: npt.NDArray[np.float64]) -> Statistic:
+    """Krippendorff's alpha for ordinal data; NaN in `ranks_RF` [R, F] is a missing rank; weights [D, F] -> [D].
+
+    1 - (n - 1) sum o d / sum n n d over pairs of ranks c < k: o are coincidences, each image's pairs divided by its
+    ranks less one; n how often each rank stands in a pair; d(c, k) = (n_c / 2 + n_(c+1) + .. + n_k / 2)^2
+    (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011). NaN where all ranks are the same.
+    """
+    given = np.stack([(ranks_RF == rank).sum(axis=0) for rank in range(1, _RANKS + 1)], axis=1).astype(float)
+    count = given.sum(axis=1)
+    pairs = given[:, :, None] * given[:, None, :] - given[:, :, None] * np.eye(_RANKS)
+    paired = count > 1
+    coincidences = np.where(paired[:, None, None], pairs / np.maximum(count - 1, 1)[:, None, None], 0.0)
+
+    def statistic(weights: Array) -> Array:
+        observed = np.tensordot(weights, coincidences, axes=1)
+        n = observed.sum(axis=2)
+        total = n.sum(axis=1)
+        upto = np.cumsum(n, axis=1) - n / 2
+        apart = (upto[:, :, None] - upto[:, None, :]) ** 2
+        chance = n[:, :, None] * n[:, None, :] * apart
+        return 1 - divided((total - 1) * (observed * apart).sum(axis=(1, 2)), chance.sum(axis=(1, 2)))
+
+    return statistic
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +186,10 @@ def _difference(
     bootstrap: Bootstrap,
 ) -> Estimate:
     def statistic(weights: Array) -> Array:
-        sums = [(weights @ np.where(part, means, 0.0), weights @ part) for part in (made, real)]
-        shares = [np.divide(a, b, out=np.full(len(a), np.nan), where=b > 0) for a, b in sums]
-        return np.asarray(shares[0] - shares[1])
+        first, second = (
+            divided(weights @ np.where(part, means, 0.0), weights @ part) for part in (made, real)
+        )
+        return np.asarray(first - second)
 
     return bootstrap.interval(statistic, int((made | real).sum()))
 
@@ -149,36 +200,31 @@ def tables_of(analysis: Analysis) -> str:
     made = [kind for kind in kinds if kind != REAL]
     counted = ", ".join(f"{count} {kind}" for kind, count in analysis.images.items())
     reported = f"{len(analysis.readers)} readers, images: {counted}; ranks 1 to 5, mean [95% over images]"
-    lines = [reported, "", _line(["rank", *kinds, *(f"{kind} less real" for kind in made)])]
-    lines.append(_line(["---"] * (1 + len(kinds) + len(made))))
-    for question, ranks in analysis.ranks.items():
-        cells = [_cell(ranks.means[kind]) for kind in kinds]
-        lines.append(_line([question, *cells, *(_cell(ranks.differences[kind], "+.2f") for kind in made)]))
-        for reader, own in ranks.by_reader.items():
-            lines.append(
-                _line([f"reader {reader}", *(_cell(own[kind]) for kind in kinds), *([""] * len(made))])
-            )
-    lines += ["", _line(["agreement", *analysis.ranks]), _line(["---"] * (1 + len(analysis.ranks)))]
-    lines.append(_line(["Krippendorff's alpha, ordinal", *(_cell(r.alpha) for r in analysis.ranks.values())]))
-    for pair in next(iter(analysis.ranks.values())).kappas:
-        cells = [_cell(ranks.kappas[pair]) for ranks in analysis.ranks.values()]
-        lines.append(_line([f"quadratic weighted kappa, readers {pair}", *cells]))
+    agreed = analysis.ranks.values()
+    ranks, agreement = (
+        list[list[str]](),
+        [["Krippendorff's alpha, ordinal", *(_cell(r.alpha) for r in agreed)]],
+    )
+    for question, own in analysis.ranks.items():
+        more = [_cell(own.differences[kind], "+.2f") for kind in made]
+        ranks.append([question, *(_cell(own.means[kind]) for kind in kinds), *more])
+        for reader, means in own.by_reader.items():
+            ranks.append([f"reader {reader}", *(_cell(means[kind]) for kind in kinds), *([""] * len(made))])
+    for pair in next(iter(agreed)).kappas:
+        cells = [_cell(one.kappas[pair]) for one in agreed]
+        agreement.append([f"quadratic weighted kappa, readers {pair}", *cells])
     for reader in analysis.readers:
-        cells = [f"{_cell(r.again[reader])}; {_cell(r.again_one[reader])}" for r in analysis.ranks.values()]
-        lines.append(_line([f"reader {reader}, again the same rank; within one", *cells]))
+        cells = [f"{_cell(one.again[reader])}; {_cell(one.again_one[reader])}" for one in agreed]
+        agreement.append([f"reader {reader}, again the same rank; within one", *cells])
+    lines = [reported, "", *markdown_table(["rank", *kinds, *(f"{kind} less real" for kind in made)], ranks)]
+    lines += ["", *markdown_table(["agreement", *analysis.ranks], agreement)]
     if analysis.guesses is not None:
-        guesses = analysis.guesses
-        lines += ["", _line(["real or synthetic?", "share"]), _line(["---", "---"])]
-        lines.append(_line(["guessed right (one half is chance)", _cell(guesses.right)]))
-        lines += [_line([f"reader {reader}", _cell(one)]) for reader, one in guesses.by_reader.items()]
-        lines += [
-            _line([f"{kind} images called real", _cell(one)]) for kind, one in guesses.called_real.items()
-        ]
+        guesses = {"guessed right (one half is chance)": analysis.guesses.right}
+        guesses |= {f"reader {reader}": one for reader, one in analysis.guesses.by_reader.items()}
+        guesses |= {f"{kind} images called real": one for kind, one in analysis.guesses.called_real.items()}
+        shares = [[what, _cell(one)] for what, one in guesses.items()]
+        lines += ["", *markdown_table(["real or synthetic?", "share"], shares)]
     return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return markdown_row(cells)
 
 
 def _cell(figure: Estimate, form: str = ".2f") -> str:

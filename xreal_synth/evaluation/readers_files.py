@@ -1,8 +1,15 @@
-"""A study's answer key on disk, and readers' answers as their pages save them, checked against it."""
+"""The files of a study with readers: a page for each, the answer key, and the answers as pages save them, checked.
+
+A page is one HTML file with its images in it, which loads nothing and sends nothing: its content security policy allows
+its own style and script, by their hashes, and pictures in the file itself. Every image is a PNG of the same size, depth
+and encoder; a page knows images by random names alone.
+"""
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +18,74 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from xreal_synth.dataset.png import encode_png
 from xreal_synth.errors import DatasetError
-from xreal_synth.evaluation.readers import GUESS, GUESSES, RANK, Kit
-from xreal_synth.evaluation.readers_page import FORMAT
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.evaluation.readers import GUESS, GUESSES, RANK, Kit, words
 from xreal_synth.opening import csv_reader, parse_json, read_file
+from xreal_synth.types import GreyImage
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+FORMAT: Final = "xreal-synth readers 1"
+
+_QUESTIONS: Final[dict[str, tuple[str, tuple[str, str]]]] = {
+    "anatomy": ("Anatomy", ("not like a real image", "like a real image")),
+    "pathology": ("Pathology: %s", ("not like a real image", "like a real image")),
+    "quality": ("Image quality", ("lowest", "highest")),
+}
+
+
+def reader_page(kit: Kit, reader: int, images: Sequence[GreyImage]) -> bytes:
+    """The page of a reader; `images` uint8 [S, S] are the kit's, in its order."""
+    showings = kit.readers[reader]
+    study = {
+        "format": FORMAT,
+        "study": kit.study,
+        "reader": reader,
+        "questions": [_question(name) for name in kit.questions],
+        "images": [
+            {
+                "name": one.name,
+                "findings": words(kit.images[one.image].findings),
+                "png": f"data:image/png;base64,{base64.b64encode(encode_png(images[one.image])).decode()}",
+            }
+            for one in showings
+        ],
+    }
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("reader.css", "reader.js"))
+    filled = {
+        "STYLE_HASH": _hash(style),
+        "SCRIPT_HASH": _hash(script),
+        "READER": str(reader),
+        "STYLE": style,
+        "KEYS": " (<kbd>r</kbd> real, <kbd>s</kbd> synthetic)" if kit.guess else "",
+        "STUDY": json.dumps(study).replace("<", "\\u003c"),
+        "SCRIPT": script,
+    }
+    page = (TEMPLATES / "reader.html").read_text(encoding="utf-8")
+    for name, text in filled.items():
+        page = page.replace(f"@@{name}@@", text)
+    return page.encode()
+
+
+def _question(name: str) -> dict[str, Any]:
+    if name == GUESS:
+        options = [[value, value, value[0]] for value in GUESSES]
+        return {"name": name, "text": "Is this image real or synthetic?", "options": options, "number": False}
+    text, ends = _QUESTIONS[name]
+    return {
+        "name": name,
+        "text": text,
+        "options": [[str(rank), str(rank)] for rank in RANK],
+        "ends": ends,
+        "number": True,
+    }
+
+
+def _hash(text: str) -> str:
+    """What a content security policy names an inline style or script by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
 
 KEY: Final = "key.json"
 MAX_ANSWERS: Final = 64 << 20
@@ -33,7 +104,7 @@ class Reading:
 
 def key_bytes(kit: Kit) -> bytes:
     """key.json's bytes, which tell which images are real: for the one who analyses alone."""
-    return (json.dumps({"format": FORMAT, **asdict(kit)}, indent=1) + "\n").encode()
+    return json_bytes({"format": FORMAT, **asdict(kit)})
 
 
 def read_key(folder: Path) -> Kit:
@@ -140,13 +211,10 @@ def _from_csv(text: str) -> tuple[str, int, Answers]:
         raise ValueError("an image stands in two lines")
     questions = [name for name in rows[0] if name not in ("study", "reader", "image")]
     answers: Answers = {
-        row["image"]: {name: _value(row[name]) for name in questions if row[name]} for row in rows
+        row["image"]: {q: int(row[q]) if row[q].isdecimal() else row[q] for q in questions if row[q]}
+        for row in rows
     }
     return rows[0]["study"], int(rows[0]["reader"]), answers
-
-
-def _value(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
 
 
 def _some(names: Sequence[str]) -> str:

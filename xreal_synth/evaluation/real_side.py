@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 
 from xreal_synth.errors import AnatomyError, TrainingError
-from xreal_synth.evaluation.cases import CaseReader, split_rows
+from xreal_synth.evaluation.cases import CaseReader, check_apart, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim
-from xreal_synth.evaluation.image_sets import GivenImage, ImageSet, measure_set
 from xreal_synth.evaluation.inception import InceptionFeatures
+from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure_set
 from xreal_synth.images.files import ImagePair
 from xreal_synth.images.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.storage import Store, sha256_bytes
@@ -75,13 +75,11 @@ def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
     if not second:
         rows, second = _halves(rows)
         words = f"the other half of split {split}'s patients"
-    if shared := sorted({row.patient for row in rows} & {row.patient for row in second}):
-        raise TrainingError(
-            where=store.uri,
-            found=f"patients both in split {split} and in split {named}: {', '.join(shared[:5])}",
-            wanted="another sample of other patients",
-            hint="name another split with --beside, or leave it out",
-        )
+    check_apart(
+        (row.patient for row in rows), (row.patient for row in second),
+        f"split {split} and in split {named}", "another sample of other patients",
+        "name another split with --beside, or leave it out",
+    )  # fmt: skip
     manifest = sha256_bytes(store.read_bytes(MANIFEST))
     return RealRows(store.uri, manifest, split, rows, second, words)
 
@@ -95,15 +93,12 @@ def measure_real(
 ) -> RealSide:
     """Both samples, image by image; raises TrainingError where one has no usable image."""
     faulty = list[str]()
-    reference = measure_set(
-        evaluators,
-        _seen(real.rows, reader, faulty, on_image, masks=True),
-        inception=inception,
-        on_image=on_image,
-    )
-    second = measure_set(
-        evaluators, _seen(real.second_rows, reader, faulty, on_image, masks=False), inception=inception,
-        diversity=False, on_image=on_image,
+    reference, second = (
+        measure_set(
+            evaluators, _seen(rows, reader, faulty, on_image, masks=first), inception=inception, diversity=first,
+            on_image=on_image,
+        )
+        for rows, first in ((real.rows, True), (real.second_rows, False))
     )  # fmt: skip
     for images, words in ((reference, f"split {real.split}"), (second, real.second)):
         if len(images) < 2:

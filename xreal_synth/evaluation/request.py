@@ -17,8 +17,8 @@ from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.generated_images import GeneratedFolder, Maker, generate_images, members
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.models.describe import BundleInfo, describe, require_control
+from xreal_synth.models.layers import Precision, resolve_precision
 from xreal_synth.models.load import load_bundle
-from xreal_synth.models.precision import Precision, resolve_precision
 from xreal_synth.recipe.explain import problems_of
 from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.resolve import resolve_sampling
@@ -77,10 +77,6 @@ class PreparedRequest:
             "micro_batch": self.request.micro_batch,
         }
 
-    def open_folder(self, folder: Path) -> GeneratedFolder:
-        """The folder for these images; raises DatasetError if it holds images made otherwise."""
-        return GeneratedFolder(folder, self.identity())
-
     def load(self) -> Maker:
         """The bundle's networks in memory."""
         model = load_bundle(self.info, self.device, self.precision, self.settings.control)
@@ -121,8 +117,11 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
 
 
 def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> GeneratedFolder:
-    """The folder with all the images of the request; networks are loaded only if one is missing."""
-    images = prepared.open_folder(folder)
+    """The folder with all the images of the request; networks are loaded only if one is missing.
+
+    Raises DatasetError if it holds images made otherwise.
+    """
+    images = GeneratedFolder(folder, prepared.identity())
     total = sum(members(case) for case in prepared.cases)
     missing = [case for case in prepared.cases if not images.has(case)]
     report("making images", total - sum(members(case) for case in missing), total)
@@ -144,12 +143,9 @@ def real_images(
     training = split_rows(prepared.store, training_split)
     total = len(prepared.cases) + len(training)
     return measure_real(
-        evaluators,
-        prepared.cases,
-        training,
-        prepared.reader,
+        evaluators, prepared.cases, training, prepared.reader,
         lambda done: report("looking at real images", done, total),
-    )
+    )  # fmt: skip
 
 
 def figures_for(

@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.generated_images import GeneratedFolder
-from xreal_synth.types import GreyImage, Mask
+from xreal_synth.types import GreyImage
 
 _GAP = 4
 _TITLE = 40
-_COLOURS = ((0, 0, 0), (70, 130, 220), (60, 180, 120), (220, 80, 70), (230, 180, 50))
+_COLOURS = np.array([(0, 0, 0), (70, 130, 220), (60, 180, 120), (220, 80, 70), (230, 180, 50)], np.uint8)
 _BOX = (255, 210, 60)
 
 Picture = npt.NDArray[np.uint8]
@@ -36,7 +36,9 @@ def made_beside_real(
     """
     chosen = list(cases)[: columns * columns]
     left = _block([_named(made.labelled(case), _asked(case)) for case in chosen], columns)
-    right = _block([_named(reader.read(case.row).image, _labels(case)) for case in chosen], columns)
+    right = _block(
+        [_named(reader.read(case.row).image, ", ".join(case.row.labels)) for case in chosen], columns
+    )
     gap = np.zeros((left.shape[0], 6 * _GAP), np.uint8)
     page = np.concatenate([left, gap, right], axis=1)
     picture = Image.fromarray(np.pad(page, ((_TITLE, 0), (2 * _GAP, 2 * _GAP))))
@@ -69,7 +71,7 @@ def _column(case: Case, reader: CaseReader, made: GeneratedFolder) -> Picture:
     shown = np.zeros((*pair.image.shape, 3), np.uint8)
     if case.findings:
         shown = _boxed(made.labelled(case), case)
-    cells = (_rgb(pair.image), _mask_rgb(pair.mask), _rgb(made.twin(case)), shown)
+    cells = (_rgb(pair.image), _COLOURS[pair.mask], _rgb(made.twin(case)), shown)
     return np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
 
 
@@ -84,15 +86,9 @@ def _boxed(image: GreyImage, case: Case) -> Picture:
 
 
 def _block(cells: Sequence[Picture], columns: int) -> Picture:
-    rows = [
-        np.concatenate(_filled(cells[at : at + columns], columns), axis=1)
-        for at in range(0, len(cells), columns)
-    ]
+    filled = [*cells, *[np.zeros_like(cells[0])] * (-len(cells) % columns)]
+    rows = [np.concatenate(filled[at : at + columns], axis=1) for at in range(0, len(filled), columns)]
     return np.concatenate(rows)
-
-
-def _filled(cells: Sequence[Picture], columns: int) -> list[Picture]:
-    return [*cells, *[np.zeros_like(cells[0])] * (columns - len(cells))]
 
 
 def _named(image: GreyImage, words: str) -> Picture:
@@ -111,13 +107,5 @@ def _asked(case: Case) -> str:
     return ", ".join(finding.name for finding in case.findings) or "no finding"
 
 
-def _labels(case: Case) -> str:
-    return ", ".join(case.row.labels)
-
-
 def _rgb(image: GreyImage) -> Picture:
     return np.repeat(image[:, :, None], 3, axis=2)
-
-
-def _mask_rgb(mask: Mask) -> Picture:
-    return np.asarray(_COLOURS, np.uint8)[mask]

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from xreal_synth.evaluation.detections import pointing_of, precision_of
-from xreal_synth.evaluation.findings import area_of
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, estimated
+from xreal_synth.escaping import markdown_table
+from xreal_synth.evaluation.findings import area_of, pointing_of, precision_of
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, estimated
 from xreal_synth.evaluation.utility import Arm, LabelledImages, Trained
 
 Statistic = Callable[[Array], Array]
@@ -113,7 +113,7 @@ def _row(
     ratio = None
     if real:
         under = np.mean(list(real.values()), axis=0) - measure.chance
-        ratio = np.divide(value - measure.chance, under, out=np.full(under.shape, np.nan), where=under > 0)
+        ratio = np.where(under > 0, divided(value - measure.chance, under), np.nan)
     known = (test.labels >= 0).sum(axis=0)
     seeds = {seed: estimated(draws.mean(axis=0), len(test)) for seed, draws in own.items()}
     values = [one.value for one in seeds.values()]
@@ -151,35 +151,27 @@ def table_of(rows: Sequence[UtilityRow]) -> str:
 
 
 def _means(measure: str, rows: Sequence[UtilityRow]) -> str:
-    lines = [
-        f"| trained on | real images | synthetic images | {measure} [95%] | seeds | gain over real alone [95%] |",
-        "|---|---|---|---|---|---|",
-    ]
+    cells = []
     for row in rows:
         seeds = ", ".join(f"{one.value:.3f}" for one in row.seeds.values())
         deviation = "" if np.isnan(row.deviation) else f" (SD {row.deviation:.3f})"
         gain = row.mean.gain
         more = "" if gain is None else f"{gain.value:+.3f} [{gain.ci_low:+.3f}, {gain.ci_high:+.3f}]"
-        lines.append(
-            f"| {row.arm.value} | {_real(row)} | {row.synthetic_images} | {_interval(row.mean.value)} "
-            f"| {seeds}{deviation} | {more} |"
-        )
-    return "\n".join(lines) + "\n"
+        mean = _interval(row.mean.value)
+        cells.append([row.arm.value, _real(row), row.synthetic_images, mean, seeds + deviation, more])
+    header = ["trained on", "real images", "synthetic images", f"{measure} [95%]", "seeds"]
+    return _table([*header, "gain over real alone [95%]"], cells)
 
 
 def _by_finding(measure: str, rows: Sequence[UtilityRow]) -> str:
-    names = list(rows[0].findings)
-    lines = [
-        f"| {measure}, gain over real alone | real images | " + " | ".join(names) + " |",
-        "|---" * (2 + len(names)) + "|",
-    ]
+    cells = []
     for row in rows:
-        cells = [
+        figures = [
             f"{one.value.value:.3f}" + ("" if one.gain is None else f" {one.gain.value:+.3f}")
             for one in row.findings.values()
         ]
-        lines.append(f"| {row.arm.value} | {_real(row)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells.append([row.arm.value, _real(row), *figures])
+    return _table([f"{measure}, gain over real alone", "real images", *rows[0].findings], cells)
 
 
 def _of_real(measure: str, row: UtilityRow) -> str:
@@ -188,12 +180,11 @@ def _of_real(measure: str, row: UtilityRow) -> str:
     named = {**row.findings, **named}
     over = "(AUC - 0.5) of synthetic over real" if measure == "AUC" else f"{measure}, synthetic over real"
     cells = [_interval(one.of_real) if one.of_real is not None else "" for one in named.values()]
-    lines = [
-        f"| {over} | " + " | ".join(named) + " |",
-        "|---" * (1 + len(named)) + "|",
-        "| synthetic alone | " + " | ".join(cells) + " |",
-    ]
-    return "\n".join(lines) + "\n"
+    return _table([over, *named], [["synthetic alone", *cells]])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return "\n".join(markdown_table(header, rows)) + "\n"
 
 
 def _real(row: UtilityRow) -> str:

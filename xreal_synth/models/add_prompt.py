@@ -13,15 +13,20 @@ from torch import Tensor
 from xreal_synth import findings as vocab
 from xreal_synth.errors import BundleError, ConversionError
 from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, bounded_config
-from xreal_synth.models.convert.checkpoints import read_checkpoint
-from xreal_synth.models.convert.folders import read_config
+from xreal_synth.models.convert.checkpoints import read_checkpoint, read_config
 from xreal_synth.models.convert.ldm import TEXT_PREFIX, TOKEN_ROWS, convert_text
 from xreal_synth.models.describe import SHIPPED, BundleInfo, describe, verify_files
 from xreal_synth.models.save import read_fields, write_bundle
-from xreal_synth.models.text.clip import open_clip
+from xreal_synth.models.text.encoders import (
+    CLASS_NAME,
+    LdmBert,
+    WordPieces,
+    find_vocabulary,
+    open_clip,
+    open_ldm_bert,
+)
 from xreal_synth.models.text.ldm_bert import TextShape
-from xreal_synth.models.text.model import TextModel
-from xreal_synth.models.text.wordpieces import CLASS_NAME, LdmBert, WordPieces, find_vocabulary, open_ldm_bert
+from xreal_synth.models.text.prompts import TextModel
 from xreal_synth.storage import LocalStore
 
 SAME: Final = 5e-3

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xreal_synth import findings as vocab
-from xreal_synth.errors import BundleError
+from xreal_synth.errors import BundleError, faults
 from xreal_synth.opening import UnreadableError, open_file, parse_json, read_file, roots_of
 from xreal_synth.types import SamplingDefaults
 
@@ -141,12 +141,9 @@ def parse_bundle_file(text: bytes, where: str) -> BundleFile:
     try:
         return BundleFile.model_validate(data)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'bundle.json'}: {e['msg']}" for e in error.errors()
-        )
         raise BundleError(
             where=where,
-            found=wrong,
+            found=faults(error, BUNDLE_FILE),
             wanted=f"the fields of format version {FORMAT_VERSION}",
             hint="correct them",
         ) from error

@@ -38,6 +38,10 @@ BANK: Final = "anatomy_bank"
 CONTROLLER: Final = "anatomy_controller"
 CONTROLNET: Final = "controlnet"
 UPSCALER: Final = "upscaler"
+_AS_WRITTEN: Final = (
+    "name", "format_version", "image_size", "latent_shape", "value_range", "channels", "scale_factor", "defaults",
+    "licence", "use_restriction", "training_data",
+)  # fmt: skip
 REQUIRED: Final = ("vae", "unet", "scheduler", EMBEDDINGS)
 
 
@@ -208,23 +212,13 @@ def describe(ref: str | Path, content: str | None = None) -> BundleInfo:
     known = frozenset("" if key == NULL_KEY else key for key in tensor_names(root / EMBEDDINGS))
     _check_prompts(root, record.prompts, known)
     return BundleInfo(
-        name=record.name,
+        **{name: getattr(record, name) for name in _AS_WRITTEN},
         root=root,
         content_hash=content_hash(record),
-        format_version=record.format_version,
-        image_size=record.image_size,
-        latent_shape=record.latent_shape,
-        value_range=record.value_range,
-        channels=record.channels,
-        scale_factor=record.scale_factor,
         prompts=dict(record.prompts.findings),
         prompt_join=record.prompts.join,
         null_prompt=record.prompts.null,
         healthy_prompt=record.prompts.healthy,
-        defaults=record.defaults,
-        licence=record.licence,
-        use_restriction=record.use_restriction,
-        training_data=record.training_data,
         seconds_per_evaluation=dict(record.seconds_per_evaluation),
         parts=parts,
         files=stamps,

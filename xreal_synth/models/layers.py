@@ -1,7 +1,8 @@
-"""Convolutions and linear maps for sampling only: weights fixed, residuals added on the way out.
+"""Convolutions and linear maps for sampling only: weights fixed, residuals added on the way out; the number format that
+the denoiser runs in; and what its attention costs.
 
-On a CPU oneDNN multiplies bfloat16 weights in a layout of its own; given plain ones it lays them out anew in
-every call. The packed layers do it once, by the operators that torch's own compiler uses for it.
+On a CPU oneDNN multiplies bfloat16 weights in a layout of its own; given plain ones it lays them out anew in every
+call. The packed layers do it once, by the operators that torch's own compiler uses for it.
 
 Shapes: B batch, C channels, H and W sides, I and O widths in and out.
 """
@@ -9,11 +10,12 @@ Shapes: B batch, C channels, H and W sides, I and O widths in and out.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import flop_counter
 
 
 class Linear(nn.Module):
@@ -149,3 +151,42 @@ def packing_works() -> bool:
     except (RuntimeError, AttributeError, TypeError):
         return False
     return all(torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.2) for ours, theirs in pairs)
+
+
+Precision = Literal["fp32", "bf16"]
+
+
+def resolve_precision(
+    wanted: Literal["auto", "fp32", "bf16"], device: torch.device | str = "cpu"
+) -> Precision:
+    """`auto` is bf16 where the device multiplies bfloat16 natively, else fp32.
+
+    CPU: torch reports amx_bf16 or avx512_bf16; GPU: compute capability 8.0 or newer.
+    """
+    if wanted != "auto":
+        return wanted
+    kind = torch.device(device)
+    if kind.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(kind) >= (8, 0) else "fp32"
+    return "bf16" if kind.type == "cpu" and _cpu_has_bf16() else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    report = getattr(torch.cpu, "get_capabilities", None)
+    if report is not None:
+        found = report()
+        return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+_formulas: Any = flop_counter
+_aten = torch.ops.aten
+CPU_ATTENTION: dict[Any, Any] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **named: (
+        _formulas.sdpa_flop_count(q, k, v)
+    ),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *rest, **named: (
+        _formulas.sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""torch's counter knows the attention kernels of GPUs; these are the CPU's, of the same shapes."""

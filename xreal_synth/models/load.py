@@ -27,15 +27,20 @@ from xreal_synth.models.describe import (
     verify_files,
 )
 from xreal_synth.models.fast_unet import CompileHow, FastUNet, suits
+from xreal_synth.models.layers import Precision
+from xreal_synth.models.networks.conditioning import MAPS_KEY, with_maps
+from xreal_synth.models.networks.controls import (
+    CODE_SCALE,
+    MaskController,
+    hint_side,
+    hint_table,
+    misfit,
+    organ_hint,
+)
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
-from xreal_synth.models.networks.mask_controller import MaskController
-from xreal_synth.models.networks.organ_controlnet import hint_side, hint_table, misfit, organ_hint
-from xreal_synth.models.networks.organ_segmenter import OrganSegmenter
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.models.networks.pyramid_segmenter import PyramidSegmenter
+from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
-from xreal_synth.models.networks.with_maps import MAPS_KEY, with_maps
-from xreal_synth.models.precision import Precision
 from xreal_synth.types import Control
 
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
@@ -48,7 +53,6 @@ NETWORKS: Final[dict[str, dict[str, Any]]] = {
     UPSCALER: {"Sr3UNet": Sr3UNet},
 }
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
-CODE_SCALE: Final = 4
 DETAIL: Final = f"{CONTROLLER}/detail.safetensors"
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -64,6 +68,7 @@ class LoadedBundle:
 
     def __init__(
         self,
+        info: BundleInfo,
         *,
         vae: nn.Module,
         controller: nn.Module | None,
@@ -71,13 +76,6 @@ class LoadedBundle:
         embeddings: Mapping[str, Tensor],
         alphas_cumprod: Tensor,
         prediction_type: PredictionType,
-        latent_shape: tuple[int, int, int],
-        image_size: int,
-        channels: int,
-        value_range: tuple[float, float],
-        scale_factor: float,
-        null_prompt: str,
-        region_maps: tuple[str, ...] = (),
         controlnet: Any = None,
         detail: Mapping[str, Tensor] | None = None,
         device: torch.device | str = "cpu",
@@ -85,22 +83,21 @@ class LoadedBundle:
         tuned: bool = True,
     ) -> None:
         self.device = torch.device(device)
-        self.latent_shape = latent_shape
-        self.image_size = image_size
-        self.channels = channels
-        self.value_range = value_range
-        self.scale_factor = scale_factor
-        self.null_prompt = null_prompt
-        self.region_maps = region_maps
+        self.latent_shape = info.latent_shape
+        self.channels = info.channels
+        self.value_range = info.value_range
+        self.scale_factor = info.scale_factor
+        self.null_prompt = info.null_prompt
+        self.region_maps = info.region_maps
         self.prediction_type: PredictionType = prediction_type
         self.alphas_cumprod = alphas_cumprod.to(torch.float64)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         takes_decoder_noise = bool(getattr(vae.config, "grain", False))
-        self.decoder_noise_shape = (1, image_size, image_size) if takes_decoder_noise else None
+        self.decoder_noise_shape = (1, info.image_size, info.image_size) if takes_decoder_noise else None
         self._vae = placed(vae, self.device, torch.float32)
         self._controller = None if controller is None else placed(controller, self.device, torch.float32)
         self._unet = placed(unet, self.device, self._dtype)
-        if tuned and suits(self._unet, latent_shape[1:]):
+        if tuned and suits(self._unet, info.latent_shape[1:]):
             self._unet = FastUNet(self._unet)
         self._detail = None if detail is None else {key: part.to(self.device) for key, part in detail.items()}
         self._controlnet: Any = None
@@ -244,6 +241,7 @@ def load_bundle(
     _check_shapes(info, unet, embeddings)
     _check_maps(info, unet)
     return LoadedBundle(
+        info,
         vae=load_network(info, "vae"),
         controller=load_network(info, CONTROLLER) if CONTROLLER in info.parts else None,
         unet=unet if isinstance(unet, UNet2DConditionModel) else WithoutPrompts(unet),
@@ -252,13 +250,6 @@ def load_bundle(
         embeddings=embeddings,
         alphas_cumprod=alphas_from(scheduler),
         prediction_type=scheduler["prediction_type"],
-        latent_shape=info.latent_shape,
-        image_size=info.image_size,
-        channels=info.channels,
-        value_range=info.value_range,
-        scale_factor=info.scale_factor,
-        null_prompt=info.null_prompt,
-        region_maps=info.region_maps,
         device=device,
         precision=precision,
         tuned=tuned,

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFields
-from xreal_synth.models.convert.architectures import XREAL, LdmArchitecture
 from xreal_synth.models.convert.assemble import Parts, Stored, write_parts
 from xreal_synth.models.convert.ldm import unet_config, vae_config
-from xreal_synth.models.convert.published import XREAL as PUBLISHED
+from xreal_synth.models.convert.published import XREAL, XREAL_SIZES, LdmArchitecture
 from xreal_synth.models.describe import SHIPPED, BundleInfo
 from xreal_synth.models.load import NETWORKS
-from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.save import read_fields
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.opening import parse_json
@@ -68,15 +67,15 @@ def write_design(design: Design, out: Path, seed: int = 0) -> BundleInfo:
     return write_parts(out, parts, design.fields, Stored("fp16", bank=str(MINI)))
 
 
-def paper_design(architecture: LdmArchitecture = XREAL) -> Design:
+def paper_design(architecture: LdmArchitecture = XREAL_SIZES) -> Design:
     """The architecture of the authors' weights, or a smaller likeness of it, with text."""
     text = architecture.text
     assert text is not None, "a likeness of XReal takes prompts"
-    prompts = PUBLISHED.prompts.model_copy(update={"more": CHEXPERT14})
+    prompts = XREAL.prompts.model_copy(update={"more": CHEXPERT14})
     fields = BundleFields(
         name="random-paper", image_size=architecture.image_size, channels=architecture.vae["in_channels"],
         value_range=architecture.value_range, latent_shape=architecture.latent_shape,
-        scale_factor=architecture.scale_factor, prompts=prompts.for_bundle(), defaults=PUBLISHED.defaults,
+        scale_factor=architecture.scale_factor, prompts=prompts.for_bundle(), defaults=XREAL.defaults,
         **_NOISE,
     )  # fmt: skip
 

@@ -21,11 +21,11 @@ from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Prompts
 from xreal_synth.models.describe import UPSCALER, BundleInfo
 from xreal_synth.models.load import WEIGHTS
-from xreal_synth.models.networks.organ_controlnet import build_controlnet
+from xreal_synth.models.networks.controls import build_controlnet
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
+from xreal_synth.models.text.encoders import LdmBert, WordPieces
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
-from xreal_synth.models.text.wordpieces import LdmBert, WordPieces
 from xreal_synth.types import SamplingDefaults
 
 FINDINGS = ("Pneumonia", "Effusion", "Atelectasis", "Cardiomegaly", "Edema")
@@ -65,10 +65,7 @@ def build_tiny(
         torch.manual_seed(seed)
         parts["controlnet"] = _controlnet(parts["unet"])
     for name, network in parts.items():
-        (out / name).mkdir(exist_ok=True)
-        network.save_config(out / name)
-        weights = {k: v.half().contiguous() for k, v in network.state_dict().items()}
-        (out / name / WEIGHTS).write_bytes(save(weights))
+        _write(out / name, network)
     DDIMScheduler(
         1000, 0.0015, 0.0295, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
         prediction_type="v_prediction", timestep_spacing="leading",
@@ -89,13 +86,16 @@ def _add_upscaler(out: Path, seed: int, side: int) -> None:
         network: Any = Sr3UNet(
             8, (1, 1, 2, 2), 8, attention_levels=1, head_width=4, groups=4, sample_size=side
         )
-    folder = out / UPSCALER
+    _write(out / UPSCALER, network)
+    DDIMScheduler(
+        100, 0.0001, 0.02, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading"
+    ).save_config(out / UPSCALER)
+
+
+def _write(folder: Path, network: Any) -> None:
     network.save_config(folder)
     weights = {k: v.half().contiguous() for k, v in network.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(weights))
-    DDIMScheduler(
-        100, 0.0001, 0.02, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading"
-    ).save_config(folder)
 
 
 def _vae() -> Any:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from xreal_synth.models.describe import UPSCALER, BundleInfo
+from xreal_synth.models.layers import Precision
 from xreal_synth.models.load import alphas_from, load_network, placed, read_json
-from xreal_synth.models.precision import Precision
 
 
 class Upscaler:

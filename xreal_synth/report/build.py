@@ -13,7 +13,7 @@ from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.report.card import dataset_card
 from xreal_synth.report.contact_sheet import sheet_png
 from xreal_synth.report.page import report_html
-from xreal_synth.report.samples import first_samples
+from xreal_synth.report.picks import first_samples
 from xreal_synth.storage import Store, private_files
 
 CONTACT_SHEET = "contact_sheet.png"

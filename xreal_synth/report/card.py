@@ -81,7 +81,7 @@ def dataset_card(
         recipe=Markup(_fenced(without_places(recipe_text), "yaml")),  # noqa: S704 (in a fence)
         rows=asked_rows(head, summary),
         label_sets=_reported_labels(summary.labels),
-        sizes=" and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-",
+        sizes=sizes_in_words(summary),
         megabytes=summary.bytes / 1e6,
         unrequested=head.setting("labels", "unrequested"),
         control=head.setting("sampling", "control"),
@@ -107,8 +107,13 @@ def front_matter(
     form = ["webdataset"] if layout == "shards" else []
     fields["tags"] = [kind, "medical", "chest-x-ray", *form, "not-for-diagnosis"]
     fields["size_categories"] = [next((name for most, name in _SIZES if summary.samples < most), "n>10M")]
-    fields["configs"] = _parquet_configs(summary) if layout == "parquet" else _shard_configs(summary)
+    fields["configs"] = [{"config_name": "default", "data_files": _files(summary, layout)}]
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000).rstrip()
+
+
+def sizes_in_words(summary: DatasetSummary) -> str:
+    """`256 x 256 and 512 x 512`, width before height."""
+    return " and ".join(f"{width} x {height}" for height, width in summary.image_sizes) or "-"
 
 
 def _mixed(summary: DatasetSummary) -> bool:
@@ -116,19 +121,12 @@ def _mixed(summary: DatasetSummary) -> bool:
     return bool(set(summary.splits) - {"train"})
 
 
-def _shard_configs(summary: DatasetSummary) -> list[dict[str, object]]:
-    """The tars; where splits share a tar, what they hold is not called train."""
-    files = [{"split": "mixed" if _mixed(summary) else "train", "path": f"{SHARDS}/*.tar"}]
-    return [{"config_name": "default", "data_files": files}]
-
-
-def _parquet_configs(summary: DatasetSummary) -> list[dict[str, object]]:
-    files = [
-        {"split": name, "path": f"data/{name}-*.parquet"}
-        for split, name in HUB_SPLITS.items()
-        if summary.splits.get(split)
-    ]
-    return [{"config_name": "default", "data_files": files}]
+def _files(summary: DatasetSummary, layout: Layout) -> list[dict[str, str]]:
+    """The tables by split, or the tars: where splits share a tar, what they hold is not called train."""
+    if layout == "shards":
+        return [{"split": "mixed" if _mixed(summary) else "train", "path": f"{SHARDS}/*.tar"}]
+    splits = [name for split, name in HUB_SPLITS.items() if summary.splits.get(split)]
+    return [{"split": name, "path": f"data/{name}-*.parquet"} for name in splits]
 
 
 def asked_rows(head: DatasetHead, summary: DatasetSummary) -> list[AskedRow]:

@@ -1,11 +1,10 @@
-"""The contact sheet: every image of some groups on one page, plain above, with masks and boxes below."""
+"""Sheets of images: every image of some groups, plain above, with masks and boxes below; and prepared ones for review,
+masks drawn on them, refused ones first, then from the least certain on."""
 
 from __future__ import annotations
 
 import io
-import os
-import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,9 +14,9 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.findings import ORGANS
-from xreal_synth.report.overlay import ORGAN_COLOURS, Colour, annotated, font, plain
-from xreal_synth.storage import TEMPORARY_PREFIX
-from xreal_synth.types import Role, Sample, SampleMeta, SourceImage
+from xreal_synth.report.drawing import ORGAN_COLOURS, Colour, annotated, font, outlined, plain
+from xreal_synth.storage import LocalStore
+from xreal_synth.types import GreyImage, Mask, Role, Sample, SampleMeta, SourceImage
 
 NOTICE: Final = "Synthetic images made by a model: for research, not for diagnosis."
 NOTICE_EDITED: Final = "Patients' images, as they are or edited by a model: for research, not for diagnosis."
@@ -55,11 +54,7 @@ def contact_sheet(samples: Iterable[Sample], out: Path, *, columns: int = 6, tit
     Each image is drawn twice: as it is, and with organ outlines, finding regions, boxes and names. Raises
     DatasetError if there are no samples.
     """
-    data = sheet_png(samples, columns=columns, title=title)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    temporary.write_bytes(data)
-    os.replace(temporary, out)
+    LocalStore(out.parent).replace(out.name, sheet_png(samples, columns=columns, title=title))
 
 
 def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> bytes:
@@ -144,7 +139,7 @@ def _caption(draw: ImageDraw.ImageDraw, sample: Sample, twin: bool, x: int, y: i
     draw.text((x, y), sample.meta.key, font=font(13, "-Bold"), fill=TEXT)
     draw.text((x + CELL, y + 1), role, font=font(11), fill=FAINT, anchor="ra")
     for line, text in enumerate(details[:2]):
-        draw.text((x, y + 19 + 15 * line), _fitted(draw, text), font=font(12), fill=TEXT)
+        draw.text((x, y + 19 + 15 * line), fitted(draw, text, CELL), font=font(12), fill=TEXT)
 
 
 def _captions(sample: Sample, twin: bool) -> list[str]:
@@ -182,12 +177,13 @@ def _where(side: str, zone: str) -> list[str]:
     return ["·", *words] if words else []
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
-    if draw.textlength(text, font=font(12)) <= CELL:
+def fitted(draw: ImageDraw.ImageDraw, text: str, width: int, *, tail: bool = False) -> str:
+    """The text, or as much of its beginning (its end with `tail`) as is `width` pixels wide."""
+    if draw.textlength(text, font=font(12)) <= width:
         return text
-    while text and draw.textlength(f"{text}…", font=font(12)) > CELL:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
+    while text and draw.textlength(f"{text}…", font=font(12)) > width:
+        text = text[1:] if tail else text[:-1]
+    return f"…{text}" if tail else f"{text.rstrip()}…"
 
 
 def _header(page: Image.Image, title: str, images: int, *, free: bool) -> None:
@@ -198,13 +194,18 @@ def _header(page: Image.Image, title: str, images: int, *, free: bool) -> None:
     if free:
         below = "below with organ masks that it was not made to follow (control: none)"
     draw.text((MARGIN, 46), f"{counted}, each plain above and {below}", font=font(12), fill=FAINT)
-    x = page.width - MARGIN
+    legend(draw, page.width, 53)
+
+
+def legend(draw: ImageDraw.ImageDraw, width: int, y: int) -> None:
+    """The organs' names and colours on a line, up to the right margin of a page of this width."""
+    x = width - MARGIN
     for name, code in reversed(ORGANS.items()):
         label = name.replace("_", " ")
         x -= int(draw.textlength(label, font=font(12)))
-        draw.text((x, 53), label, font=font(12), fill=FAINT, anchor="lm")
+        draw.text((x, y), label, font=font(12), fill=FAINT, anchor="lm")
         x -= 24
-        draw.line((x, 53, x + 17, 53), fill=ORGAN_COLOURS[code], width=2)
+        draw.line((x, y, x + 17, y), fill=ORGAN_COLOURS[code], width=2)
         x -= 14
 
 
@@ -224,3 +225,76 @@ def _encoded(page: Image.Image, title: str, notice: str) -> bytes:
     buffer = io.BytesIO()
     page.save(buffer, "PNG", pnginfo=reported, compress_level=6)
     return buffer.getvalue()
+
+
+_CELL: Final = 240
+_PAD: Final = 8
+_CAPTION: Final = 50
+_HEADER: Final = 70
+REVIEW: Final = "Refused images are not used. Where kept outlines are wrong: prepare again with --min-score."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReviewImage:
+    """A square image uint8 [S, S], its mask, its name, the segmenter's certainty, why it was refused (""), or what else
+    is to be said of it."""
+
+    image: GreyImage
+    mask: Mask
+    name: str
+    score: float | None = None
+    refused: str = ""
+    remark: str = ""
+
+
+def review_sheet(
+    images: Sequence[ReviewImage], out: Path, *, title: str, notice: str = REVIEW, columns: int = 6
+) -> None:
+    """Draws the images, in the order given, into a PNG at `out`, replaced as a whole."""
+    assert images
+    assert columns >= 1
+    rows = -(-len(images) // columns)
+    width, height = _CELL + 2 * _PAD, _CELL + _CAPTION + 2 * _PAD
+    across = min(columns, max(len(images), 3))
+    size = (2 * MARGIN + across * (width + _PAD) - _PAD, _HEADER + rows * (height + _PAD) + MARGIN)
+    page = Image.new("RGB", size, PAGE)
+    _review_header(page, title, notice)
+    for at, image in enumerate(images):
+        x, y = MARGIN + at % columns * (width + _PAD), _HEADER + at // columns * (height + _PAD)
+        ImageDraw.Draw(page).rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=8, fill=PANEL)
+        page.paste(outlined(image.image, image.mask, _CELL), (x + _PAD, y + _PAD))
+        _review_caption(ImageDraw.Draw(page), image, x + _PAD, y + _PAD + _CELL + 6)
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG", compress_level=6)
+    LocalStore(out.parent).replace(out.name, buffer.getvalue())
+
+
+def _review_header(page: Image.Image, title: str, notice: str) -> None:
+    draw = ImageDraw.Draw(page)
+    draw.text((MARGIN, 14), title, font=font(20, "-Bold"), fill=TEXT)
+    draw.text((MARGIN, 42), notice, font=font(12), fill=FAINT)
+    legend(draw, page.width, 26)
+
+
+def _review_caption(draw: ImageDraw.ImageDraw, image: ReviewImage, x: int, y: int) -> None:
+    draw.text((x, y), fitted(draw, image.name, _CELL, tail=True), font=font(12), fill=TEXT)
+    if image.refused or image.remark:
+        refused = f"refused{_score(image, ' ({})')}: {image.refused}"
+        first, rest = _two_lines(draw, refused if image.refused else image.remark)
+        draw.text((x, y + 15), first, font=font(11), fill=WARNING)
+        draw.text((x, y + 29), fitted(draw, rest, _CELL, tail=True), font=font(11), fill=WARNING)
+        return
+    draw.text((x, y + 17), _score(image, "certainty {}") or "mask was given", font=font(12), fill=FAINT)
+
+
+def _score(image: ReviewImage, text: str) -> str:
+    return "" if image.score is None else text.format(f"{image.score:.3f}")
+
+
+def _two_lines(draw: ImageDraw.ImageDraw, text: str) -> tuple[str, str]:
+    words = text.split(" ")
+    for count in range(len(words), 0, -1):
+        first = " ".join(words[:count])
+        if draw.textlength(first, font=font(11)) <= _CELL:
+            return first, " ".join(words[count:])
+    return text, ""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
@@ -15,6 +14,7 @@ from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
 
 _TELLING: Final = 3
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,36 +134,25 @@ class Measured:
 def measured(store: Store, head: DatasetHead) -> Measured:
     """Reads both files; either may be missing."""
     problems: list[str] = []
-    leak = _read(store, LEAK, Leak, problems)
-    evaluation = _read(store, EVALUATION, Evaluation, problems)
-    found = Measured(
-        leak if isinstance(leak, Leak) else None,
-        evaluation if isinstance(evaluation, Evaluation) else None,
-        (),
-    )
+    leak, evaluation = _read(store, LEAK, Leak, problems), _read(store, EVALUATION, Evaluation, problems)
     digests = {
-        LEAK: found.leak.digest if found.leak else None,
-        EVALUATION: found.evaluation.dataset.digest if found.evaluation else None,
+        LEAK: leak.digest if leak else None,
+        EVALUATION: evaluation.dataset.digest if evaluation else None,
     }
     problems += [
         f"{name} is of another dataset ({digest[:12]}, this one is {head.digest[:12]}): measure again"
         for name, digest in digests.items()
         if digest is not None and digest != head.digest
     ]
-    return Measured(found.leak, found.evaluation, tuple(problems))
+    return Measured(leak, evaluation, tuple(problems))
 
 
-@lru_cache(maxsize=2)
-def _adapter(kind: type) -> TypeAdapter[object]:
-    return TypeAdapter(kind)
-
-
-def _read(store: Store, name: str, kind: type, problems: list[str]) -> object:
+def _read(store: Store, name: str, kind: type[_Kind], problems: list[str]) -> _Kind | None:
     if not store.exists(name):
         return None
     try:
         content = parse_json(store.read_bytes(name))
-        return _adapter(kind).validate_python({"rows": content} if isinstance(content, list) else content)
+        return TypeAdapter(kind).validate_python({"rows": content} if isinstance(content, list) else content)
     except (ValueError, ValidationError, StorageError) as error:
         problems.append(f"{name} cannot be read: {_first_line(error)}")
         return None

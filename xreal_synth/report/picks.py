@@ -1,23 +1,59 @@
-"""Picks, the images that a report shows: chosen by a fixed rule that looks at no image.
+"""Samples by key or by number, read from a dataset's tars, and the images that a report shows: chosen by a fixed
+rule that looks at no image.
 
-Images come from a few shards spread evenly over the dataset, so that few tars are read. Within them, those
-groups are shown whose number comes first in a fixed shuffle (multiplication by a constant, as in Fibonacci
-hashing). A combination of findings that none of these shards holds is taken from the first shard that does.
+Those come from a few shards spread evenly over the dataset, so that few tars are read. Within them, those groups are
+shown whose number comes first in a fixed shuffle (multiplication by a constant, as in Fibonacci hashing). A
+combination of findings that none of these shards holds is taken from the first shard that does.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from xreal_synth.types import Role
+from xreal_synth.dataset.check import local_copy
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, tar_key
+from xreal_synth.dataset.tar import read_tar
+from xreal_synth.errors import DatasetError
+from xreal_synth.storage import Store
+from xreal_synth.types import Role, Sample
 
-SHARDS: Final = 8
+
+def find_sample(store: Store, head: DatasetHead, key: str) -> Sample:
+    """The sample of this key; raises DatasetError if the dataset does not hold it."""
+    shard = parse_key(key).group // head.shard_samples
+    stem = stem_of(head.name, shard)
+    if store.exists(tar_key(stem)):
+        with local_copy(store, tar_key(stem)) as path:
+            for sample in read_tar(path):
+                if sample.meta.key == key:
+                    return sample
+    raise DatasetError(
+        found=f"{store.uri} holds no sample {key}",
+        wanted="a key of this dataset, e.g. 0000000000-h or 0000000000-v0",
+        hint="look in samples.parquet, or list a tar's members with `tar tf`",
+    )
+
+
+def first_samples(store: Store, head: DatasetHead, limit: int) -> Iterator[Sample]:
+    """Up to `limit` samples in order of shards; whole groups, so that twins stand beside variants."""
+    count, last_group = 0, -1
+    for shard in shards_in(store, RECORDS, head.name):
+        with local_copy(store, tar_key(stem_of(head.name, shard))) as path:
+            for sample in read_tar(path):
+                if count >= limit and sample.meta.group != last_group:
+                    return
+                count, last_group = count + 1, sample.meta.group
+                yield sample
+
+
+MOST_SHARDS: Final = 8
 SHEETS: Final = 12
 IMAGES: Final = 6
 _IMAGES_IN_ALL: Final = 48
@@ -41,7 +77,7 @@ class Pick:
     images: int
 
 
-def spread(shards: Sequence[int], most: int = SHARDS) -> tuple[int, ...]:
+def spread(shards: Sequence[int], most: int = MOST_SHARDS) -> tuple[int, ...]:
     """Up to `most` of the shards, the first and the last among them, evenly apart."""
     if len(shards) <= most:
         return tuple(shards)

@@ -1,10 +1,11 @@
-"""Figures of a report over all images: counted from samples.parquet, batch by batch.
+"""Figures of a report over all images and refusals: counted from samples.parquet and rejected.parquet, batch by batch.
 
 Memory holds one batch of some columns, whatever the dataset's size.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,7 @@ import numpy.typing as npt
 from xreal_synth.dataset.table import FLAGS, QUALITY
 from xreal_synth.findings import REGIONS
 from xreal_synth.opening import open_parquet
-from xreal_synth.report.coverage import Coverage
-from xreal_synth.report.histogram import Counting, Ends, Extreme, Histogram
+from xreal_synth.report.figures import Counting, Coverage, Ends, Extreme, Histogram
 from xreal_synth.report.picks import Pick, Picker
 
 BATCH: Final = 16_384
@@ -189,11 +189,10 @@ def _ranges(file: Any, columns: Sequence[str]) -> dict[str, tuple[float, float]]
             if len(values):
                 low, high = found.get(name, (np.inf, -np.inf))
                 found[name] = (min(low, float(values.min())), max(high, float(values.max())))
-    return {name: (low, high if high > low else low + _apart(low)) for name, (low, high) in found.items()}
-
-
-def _apart(value: float) -> float:
-    return abs(value) * 0.1 or 1.0
+    return {
+        name: (low, high if high > low else low + (abs(low) * 0.1 or 1.0))
+        for name, (low, high) in found.items()
+    }
 
 
 def _boxes(column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -214,3 +213,50 @@ def _ordered(counts: Counter[str], first: tuple[str, ...]) -> dict[str, int]:
     """Those named first in their order, others after them by name."""
     rest = sorted(name for name in counts if name not in first)
     return {name: counts[name] for name in (*first, *rest) if counts[name]}
+
+
+_KINDS: Final = 2048
+_LISTED: Final = 12
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?%?")
+OTHERS: Final = "other reasons"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Refused attempts of one kind: numbers in reasons are left out, `example` has those of the first."""
+
+    words: str
+    attempts: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Refused attempts and dropped groups by the recipe's findings row, and the most frequent reasons."""
+
+    attempts: dict[int, int]
+    dropped: dict[int, int]
+    reasons: tuple[Reason, ...]
+
+
+def refusals(path: Path) -> Refusals:
+    """Reads rejected.parquet once."""
+    attempts: Counter[int] = Counter()
+    dropped: Counter[int] = Counter()
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(BATCH, columns=["row", "reason", "dropped"], use_threads=False):
+            rows = batch.column("row").to_numpy()
+            attempts.update(rows.tolist())
+            dropped.update(rows[batch.column("dropped").to_numpy(zero_copy_only=False)].tolist())
+            for entry in batch.column("reason").value_counts().to_pylist():
+                words = _NUMBER.sub("#", entry["values"])
+                words = words if words in examples or len(examples) < _KINDS else OTHERS
+                reasons[words] += entry["counts"]
+                examples.setdefault(words, entry["values"])
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    reported = [Reason(words, count, examples[words]) for words, count in ranked[:_LISTED]]
+    if rest := sum(count for _, count in ranked[_LISTED:]):
+        reported.append(Reason(OTHERS, rest, ranked[_LISTED][0]))
+    return Refusals(dict(sorted(attempts.items())), dict(sorted(dropped.items())), tuple(reported))

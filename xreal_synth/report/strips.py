@@ -18,8 +18,8 @@ from xreal_synth.dataset.names import parse_key, stem_of, tar_key
 from xreal_synth.dataset.tar import read_samples
 from xreal_synth.errors import DatasetError
 from xreal_synth.findings import ORGANS
-from xreal_synth.report.marks import marks, view_box
-from xreal_synth.report.pictures import SIDES, Picture, change_picture, reduced
+from xreal_synth.report.drawing import SIDES, Picture, change_picture, reduced
+from xreal_synth.report.figures import marks, view_box
 from xreal_synth.storage import Store
 from xreal_synth.types import GreyImage, Role, Sample, SampleMeta
 

@@ -1,25 +1,52 @@
-"""The contents of a report's page, put together from what was counted and read: rows, sheets, charts."""
+"""The contents of a report's page, put together from what was counted and read: rows, sheets, charts, words."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from markupsafe import Markup
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.summary import DatasetSummary, LabelTally
+from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report.card import AskedRow, asked_rows
-from xreal_synth.report.charts import Line, histogram_svg, number
-from xreal_synth.report.histogram import Extreme, Histogram
+from xreal_synth.report.drawing import Picture, heat_picture
+from xreal_synth.report.figures import Extreme, Histogram, Line, histogram_svg, number
 from xreal_synth.report.picks import NO_FINDING, PAINTED_OVER
-from xreal_synth.report.pictures import Picture, heat_picture
-from xreal_synth.report.refusals import Refusals
-from xreal_synth.report.score_words import bound_of, words_for, worst_end
-from xreal_synth.report.streamed import PaintedFinding, Streamed, StreamedScore
+from xreal_synth.report.streamed import PaintedFinding, Refusals, Streamed, StreamedScore
 from xreal_synth.report.strips import GreyImages, MeanAnatomy, Strip
+
+End = Literal["low", "high"]
+
+_DONE: Final = {"reject": "refused", "warn": "flagged"}
+
+
+def words_for(name: str) -> str:
+    """A score's meaning with a capital; empty for one that no check of this version has."""
+    words = SCORES.get(name, (True, ""))[1]
+    return words[:1].upper() + words[1:]
+
+
+def worst_end(name: str) -> End:
+    """Where the worst images of a score are; of one that is not known the lowest."""
+    return "low" if SCORES.get(name, (True, ""))[0] else "high"
+
+
+def bound_of(head: DatasetHead, name: str) -> Line | None:
+    """The bound of a score, at `quality.checks.FAMILY` of the digested settings, and what is done beyond it."""
+    family, _, score = name.partition(".")
+    check = head.setting("quality", "checks", family)
+    if not isinstance(check, dict):
+        return None
+    value = check.get(score)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    side = "below" if worst_end(name) == "low" else "above"
+    return Line(float(value), f"{_DONE.get(str(check.get('action')), 'beyond')} {side}")
+
 
 _HEATS: Final = 8
 """Findings whose boxes are drawn, the most frequent."""

@@ -10,37 +10,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.settings.autoencoder import AutoencoderConfig
-from xreal_synth.training.settings.classifier import ClassifierConfig
-from xreal_synth.training.settings.controller import ControllerConfig
-from xreal_synth.training.settings.controlnet import ControlNetConfig
-from xreal_synth.training.settings.denoiser import DenoiserConfig
-from xreal_synth.training.settings.kl import KlAutoencoderConfig, KlControllerConfig
-from xreal_synth.training.settings.segmenter import SegmenterConfig
+from xreal_synth.training.settings import CONFIGS, NetworkConfig, TrainConfig
 
-TrainConfig = (
-    AutoencoderConfig
-    | KlAutoencoderConfig
-    | ControllerConfig
-    | KlControllerConfig
-    | DenoiserConfig
-    | ControlNetConfig
-    | SegmenterConfig
-    | ClassifierConfig
-)
-CONFIGS: dict[str, type[TrainConfig]] = {
-    "autoencoder": AutoencoderConfig,
-    "anatomy-controller": ControllerConfig,
-    "denoiser": DenoiserConfig,
-    "controlnet": ControlNetConfig,
-    "segmenter": SegmenterConfig,
-    "classifier": ClassifierConfig,
-}
-KINDS: dict[str, dict[str, type[TrainConfig]]] = {
-    "autoencoder": {"patch": AutoencoderConfig, "kl": KlAutoencoderConfig},
-    "anatomy-controller": {"patch": ControllerConfig, "kl": KlControllerConfig},
-}
-"""Networks of which there are several kinds (`model.kind`), each with settings of its own."""
+_typed: Any = NetworkConfig
 
 
 def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -68,25 +40,29 @@ def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConf
     """A config from a plain mapping; every fault is named with its path. Raises TrainingError."""
     if network not in CONFIGS:
         raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}")
+    named = tree.get("network")
+    faults = [] if named == network else [f"network: {named!r}, not {network!r}"]
     try:
-        config: TrainConfig = TypeAdapter(_shape(network, tree, where)).validate_python(tree)
+        config: TrainConfig = TypeAdapter(_typed[_settings(network, tree, where)]).validate_python(
+            {"model": {}, **tree}
+        )
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors()]
+        faults += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors()]
+    if faults:
         raise TrainingError(
             where=where,
             found="; ".join(faults),
             wanted=f"a config of the network {network}",
             hint="correct these keys; the shipped configs list them all",
-        ) from error
+        )
     return config
 
 
-def _shape(network: str, tree: Mapping[str, Any], where: str) -> type[TrainConfig]:
-    """The config's class: by `model.kind` where the network has several kinds, "patch" if it says nothing."""
-    model = tree.get("model")
-    if network not in KINDS or not isinstance(model, Mapping):
-        return CONFIGS[network]
-    kinds, kind = KINDS[network], model.get("kind", "patch")
+def _settings(network: str, tree: Mapping[str, Any], where: str) -> Any:
+    """The class of the network's own settings: by `model.kind` where there are several."""
+    kinds, model = CONFIGS[network], tree.get("model")
+    first = next(iter(kinds))
+    kind = model.get("kind", first) if first and isinstance(model, Mapping) else first
     if kind not in kinds:
         raise TrainingError(
             where=where,
@@ -99,7 +75,7 @@ def _shape(network: str, tree: Mapping[str, Any], where: str) -> type[TrainConfi
 
 def config_tree(config: TrainConfig) -> dict[str, Any]:
     """The config as plain data, every default written out."""
-    tree: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    tree: dict[str, Any] = TypeAdapter(_typed[type(config.model)]).dump_python(config, mode="json")
     return tree
 
 

@@ -19,38 +19,28 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import flop_counter
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.models.networks.label_tokens import LabelTokens
+from xreal_synth.models.layers import CPU_ATTENTION
+from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.opening import parse_json, read_file
-from xreal_synth.training.config import TrainConfig, load_config
+from xreal_synth.training.config import load_config
 from xreal_synth.training.draws import split
-from xreal_synth.training.first_stage import FirstStage, KlFirstStage, frozen
+from xreal_synth.training.first_stage import FirstStage, KlFirstStage, TrainedDenoiser, frozen, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.run import build_task
-from xreal_synth.training.settings.autoencoder import AutoencoderConfig
-from xreal_synth.training.settings.controller import ControllerConfig
-from xreal_synth.training.settings.controlnet import ControlNetConfig
-from xreal_synth.training.settings.denoiser import DenoiserConfig
-from xreal_synth.training.settings.kl import KlAutoencoderConfig, KlControllerConfig
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, fresh_autoencoder
+from xreal_synth.training.settings import (
+    AutoencoderSettings,
+    ControllerSettings,
+    ControlNetSettings,
+    DenoiserSettings,
+    KlSettings,
+    TrainConfig,
+)
+from xreal_synth.training.tasks.autoencoder import AutoencoderTask, build_kl, fresh_autoencoder
 from xreal_synth.training.tasks.base import TrainingTask
-from xreal_synth.training.tasks.controller import ControllerTask, build_controller
-from xreal_synth.training.tasks.controlnet import ControlNetTask, TrainedDenoiser
+from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
 from xreal_synth.training.tasks.denoiser import DenoiserTask, build_unet, paper_schedule
-from xreal_synth.training.tasks.kl_autoencoder import build_kl
-
-_formulas: Any = flop_counter
-_aten = torch.ops.aten
-CPU_ATTENTION: dict[Any, Any] = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **named: (
-        _formulas.sdpa_flop_count(q, k, v)
-    ),
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *rest, **named: (
-        _formulas.sdpa_backward_flop_count(grad, q, k, v)
-    ),
-}
-"""torch's counter knows the attention kernels of GPUs; these are the CPU's, of the same shapes."""
 
 FLOAT32 = 4
 
@@ -146,20 +136,20 @@ def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
     """The config's task under FakeTensorMode. Networks that it names by folder are built from their config.json;
     where none is named, from the config of its family: `paper-autoencoder.yaml` beside `paper-denoiser.yaml`."""
     size, findings = config.data.image_size, config.data.findings
-    match config:
-        case AutoencoderConfig():
-            settings = replace(config.model, perceptual="", denoiser="")
-            return AutoencoderTask(settings, fresh_autoencoder(settings))
-        case KlAutoencoderConfig() | KlControllerConfig():
-            config = replace(config, model=replace(config.model, perceptual="", init=""))  # type: ignore[arg-type]
-        case ControllerConfig():
+    match config.model:
+        case AutoencoderSettings() as model:
+            model = replace(model, perceptual="", denoiser="")
+            return AutoencoderTask(model, fresh_autoencoder(model))
+        case KlSettings() as model:
+            config = replace(config, model=replace(model, perceptual="", init=""))
+        case ControllerSettings() as model:
             patches: Any = _first_stage(config, path)
-            return ControllerTask(config.model, build_controller(config.model, patches))
-        case DenoiserConfig():
-            return DenoiserTask(replace(config.model, init=""), _first_stage(config, path), size, findings)
-        case ControlNetConfig():
+            return ControllerTask(model, build_controller(model, patches))
+        case DenoiserSettings() as model:
+            return DenoiserTask(replace(model, init=""), _first_stage(config, path), size, findings)
+        case ControlNetSettings() as model:
             stage = _first_stage(config, path)
-            return ControlNetTask(config.model, stage, _denoiser(config, path, stage), size, findings)
+            return ControlNetTask(model, stage, _denoiser(config, path, stage), size, findings)
     nothing = empty_batch(2, 1, len(findings))
     pixels = torch.zeros(2, 1, 1, dtype=torch.uint8)
     return build_task(
@@ -167,36 +157,32 @@ def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
     )
 
 
-def _first_stage(config: ControllerConfig | DenoiserConfig | ControlNetConfig, path: Path) -> FirstStage:
+def _first_stage(config: TrainConfig, path: Path) -> FirstStage:
     if folder := config.model.autoencoder:
-        shape = _shape(Path(folder), "model.autoencoder")
+        shape = _shape(folder, "model.autoencoder")
         if shape.get("_class_name") == "AutoencoderKL":
             return KlFirstStage(AutoencoderKL.from_config(shape))
         return frozen(PatchAutoencoder.from_config(shape))
     family = load_config("autoencoder", _beside(path, config.network, "autoencoder"))
-    if isinstance(family, KlAutoencoderConfig):
+    if isinstance(family.model, KlSettings):
         return KlFirstStage(build_kl(family.model, family.data.image_size))
-    assert isinstance(family, AutoencoderConfig)
     return frozen(fresh_autoencoder(family.model))
 
 
-def _denoiser(config: ControlNetConfig, path: Path, stage: FirstStage) -> TrainedDenoiser:
+def _denoiser(config: TrainConfig, path: Path, stage: FirstStage) -> TrainedDenoiser:
     if folder := config.model.denoiser:
-        unet: Any = UNet2DConditionModel.from_config(_shape(Path(folder) / "unet", "model.denoiser"))
+        unet: Any = UNet2DConditionModel.from_config(_shape(folder, "model.denoiser", "unet"))
     else:
         family = load_config("denoiser", _beside(path, config.network, "denoiser"))
-        assert isinstance(family, DenoiserConfig)
         unet = build_unet(family.model, stage.latent_channels, config.data.image_size // stage.factor)
     tokens = LabelTokens(config.data.findings, int(unet.config.cross_attention_dim))
     fixed = unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval()
     return TrainedDenoiser(*fixed, paper_schedule("epsilon"))
 
 
-def _shape(folder: Path, key: str) -> dict[str, Any]:
-    try:
-        shape: dict[str, Any] = parse_json(read_file(folder / "config.json"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(found=f"{key}: {error}", wanted="the folder of a trained network") from error
+def _shape(folder: str, key: str, part: str = "") -> dict[str, Any]:
+    with reading(key, folder, "the folder of a trained network", "correct the path") as root:
+        shape: dict[str, Any] = parse_json(read_file(root / part / "config.json"))
     return shape
 
 

@@ -11,62 +11,65 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from xreal_synth.errors import TrainingError, XrealError
-from xreal_synth.models.load import NETWORKS
-from xreal_synth.models.networks.label_tokens import LabelTokens
-from xreal_synth.models.networks.mask_controller import MaskController
+from xreal_synth.errors import TrainingError, XrealError, faults
+from xreal_synth.findings import NO_FINDING
+from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, BundleFields, Prompts
+from xreal_synth.models.convert.assemble import BANK, new_folder, refuse_existing
+from xreal_synth.models.describe import CONTROLLER, SHIPPED, BundleInfo, describe
+from xreal_synth.models.load import DETAIL, NETWORKS, load_bundle
+from xreal_synth.models.networks.conditioning import MAPS_KEY, LabelTokens
+from xreal_synth.models.networks.controls import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
+from xreal_synth.training.fit_bank import fit_bank
+from xreal_synth.training.fit_detail import fit_detail
+from xreal_synth.training.session import new_version
 
-NULL_KEY = "<null>"
 PATCH_TRANSFORM = ("basis", "offset", "gain")
-EMBEDDINGS = "label_embeddings.safetensors"
 
 
-def export_parts(
-    out: Path,
-    *,
-    autoencoder: Path | None = None,
-    controller: Path | None = None,
-    denoiser: Path | None = None,
-    controlnet: Path | None = None,
-    segmenter: Path | None = None,
-    classifier: Path | None = None,
-    locator: Path | None = None,
-    weights: str = "network",
-) -> list[str]:
-    """Write the parts whose run folders are given into `out`; returns the names written.
+PARTS = {
+    "autoencoder": "vae",
+    "controller": "anatomy_controller",
+    "denoiser": "unet",
+    "controlnet": "controlnet",
+    "segmenter": "segmenter",
+    "classifier": "classifier",
+    "locator": "classifier",
+}
+"""Runs, and the part of a bundle that each trains; a locator is a classifier with places, for evaluators alone."""
+
+
+def export_parts(out: Path, weights: str = "network", **runs: Path | None) -> list[str]:
+    """Write the parts whose run folders are given, by the names of PARTS, into `out`; returns the names written.
 
     `weights` is `network` (last) or `best` (least validation loss). A part is replaced as a whole. A controller
-    exported together with an autoencoder gets its decoder, so that a retrained decoder serves both. A locator is a
-    run of a classifier with places, for evaluators; no bundle holds one.
+    exported together with an autoencoder gets its decoder, so that a retrained decoder serves both.
     """
     out.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
-    for run, part, *name in (
-        (autoencoder, "vae"),
-        (controller, "anatomy_controller"),
-        (denoiser, "unet"),
-        (controlnet, "controlnet"),
-        (segmenter, "segmenter"),
-        (classifier, "classifier"),
-        (locator, "classifier", "locator"),
-    ):
-        if run is not None:
+    autoencoder, denoiser = runs.get("autoencoder"), runs.get("denoiser")
+    for name, part in PARTS.items():
+        if (run := runs.get(name)) is not None:
             folder = run / weights / part
             network = load_part(_kind_of(part, folder), folder)
             if isinstance(network, MaskController) and autoencoder is not None:
                 share_first_stage(network, load_part(PatchAutoencoder, autoencoder / weights / "vae"))
-            written.append(name[0] if name else part)
+            written.append("locator" if name == "locator" else part)
             _write_half(network, out / written[-1])
     if denoiser is not None:
-        _copy_folder(denoiser / weights / "scheduler", out / "scheduler")
+        with new_version(out / "scheduler") as folder:
+            shutil.copytree(denoiser / weights / "scheduler", folder)
         _write_embeddings(denoiser / weights / "tokens", out / EMBEDDINGS)
         written += ["scheduler", EMBEDDINGS]
     return written
@@ -86,16 +89,14 @@ def load_part(kind: Any, folder: Path) -> Any:
 
 def _kind_of(part: str, folder: Path) -> Any:
     """The class that a part's config.json names, out of those that bundles may hold."""
-    kinds = NETWORKS[part]
-    try:
-        name = parse_json((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        return kinds[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    kinds, name = NETWORKS[part], part_config(folder, "give the --out folder of its run").get("_class_name")
+    if name not in kinds:
         raise TrainingError(
-            found=f"{folder / 'config.json'}: {error}",
+            found=f"{folder / 'config.json'}: a {name}",
             wanted=f"a trained {' or '.join(kinds)}",
             hint="give the --out folder of its run",
-        ) from error
+        )
+    return kinds[name]
 
 
 def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder) -> None:
@@ -116,15 +117,12 @@ def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder)
 
 
 def _write_half(network: Any, target: Path) -> None:
-    network = network.half()
-    temporary = target.with_name(f".new-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    network.save_pretrained(temporary)
-    config = temporary / "config.json"
-    record = parse_json(config.read_text(encoding="utf-8"))
-    record.pop("_name_or_path", None)
-    config.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    _replace_folder(temporary, target)
+    with new_version(target) as folder:
+        network.half().save_pretrained(folder)
+        config = folder / "config.json"
+        record = parse_json(config.read_text(encoding="utf-8"))
+        record.pop("_name_or_path", None)
+        config.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_embeddings(source: Path, target: Path) -> None:
@@ -137,46 +135,179 @@ def _write_embeddings(source: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def _copy_folder(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".new-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
-    _replace_folder(temporary, target)
+LIKE = "xreal-mini"
+"""Whose sampling defaults a new bundle starts with."""
+
+RESEARCH = "research only; not for diagnosis; images made with it are synthetic and must be marked as such"
+DOCUMENTS = (".md", ".png")
 
 
-def _replace_folder(temporary: Path, target: Path) -> None:
-    former = target.with_name(f".old-{target.name}")
-    shutil.rmtree(former, ignore_errors=True)
-    if target.exists():
-        os.replace(target, former)
-    os.replace(temporary, target)
-    shutil.rmtree(former, ignore_errors=True)
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """`--out` folders of trainings; `weights` is `network` (last) or `best` (least validation loss)."""
+
+    autoencoder: Path | None = None
+    controller: Path | None = None
+    denoiser: Path | None = None
+    controlnet: Path | None = None
+    segmenter: Path | None = None
+    classifier: Path | None = None
+    weights: str = "network"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words of the bundle about itself, and sampling defaults by name; None and what is left out are the base's."""
+
+    name: str
+    licence: str | None = None
+    training_data: str | None = None
+    use_restriction: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make_bundle(
+    out: Path, runs: Runs, words: Words, *, base: str | None = None, bank_images: str | Path | None = None
+) -> BundleInfo:
+    """Writes the bundle `out` from `runs`, on top of the bundle `base` if one is given.
+
+    Of the base everything stays that the runs do not bring, but for its card and pictures, which describe other
+    weights. `bank_images` is a data folder: on its training masks the mask bank is fitted, on its training images the
+    detail that the rough images lack. The new bundle is loaded once before it takes its place.
+
+    Raises TrainingError for what is missing, ConversionError if `out` is there, BundleError if the parts do not
+    belong together, AnatomyError for masks.
+    """
+    refuse_existing(out)
+    _check_complete(runs, words, base)
+    with new_folder(out) as folder:
+        fields = None if base is None else _copy_base(describe(base), folder)
+        export_parts(folder, **asdict(runs))
+        if bank_images is not None:
+            shutil.rmtree(folder / BANK, ignore_errors=True)
+            fit_bank(bank_images, folder / BANK)
+        if runs.autoencoder is not None:
+            (folder / DETAIL).unlink(missing_ok=True)
+        written = _fields(folder, runs, words, fields)
+        info = write_bundle(folder, written)
+        if bank_images is not None and CONTROLLER in info.parts:
+            fit_detail(info, bank_images)
+            info = write_bundle(folder, written)
+        load_bundle(info)
+        if written.defaults.detail and not (folder / DETAIL).exists():
+            raise TrainingError(
+                found=f"a default of detail: {written.defaults.detail:g}, measured with other networks",
+                wanted="the detail of these",
+                hint="give --data IMAGES to measure it, or --set detail=0",
+            )
+    return describe(out)
+
+
+def _check_complete(runs: Runs, words: Words, base: str | None) -> None:
+    """Without a base the bundle must bring what every bundle has, and say where it comes from."""
+    needed = {
+        "--autoencoder": runs.autoencoder,
+        "--denoiser": runs.denoiser,
+        "--licence": words.licence,
+        "--training-data": words.training_data,
+    }
+    missing = [name for name, value in needed.items() if value is None]
+    if base is None and missing:
+        raise TrainingError(
+            found=f"no {', '.join(missing)}",
+            wanted="what every bundle has",
+            hint="give them, or --base BUNDLE to keep another bundle's",
+        )
+
+
+def _copy_base(info: BundleInfo, folder: Path) -> BundleFields:
+    for stamp in info.files:
+        if Path(stamp.path).suffix not in DOCUMENTS:
+            info.copy_file(stamp.path, folder)
+    return read_fields(info.root / BUNDLE_FILE)
+
+
+def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -> BundleFields:
+    """bundle.json: sizes and prompts from the networks, the rest from the words, the base, or xreal-mini."""
+    change: dict[str, Any] = {"name": words.name, **_sizes(folder)}
+    if runs.autoencoder is not None:
+        change["value_range"] = (0.0, 1.0)
+    if runs.denoiser is not None:
+        maps = part_config(folder / "unet").get(MAPS_KEY)
+        change |= {
+            "prompts": _prompts(runs.denoiser / runs.weights, bool(maps)),
+            "seconds_per_evaluation": {},
+        }
+        change["region_maps"] = maps
+    for key in ("licence", "training_data", "use_restriction"):
+        if getattr(words, key) is not None:
+            change[key] = getattr(words, key)
+    start = base or read_fields(SHIPPED / LIKE / BUNDLE_FILE)
+    if base is None:
+        change.setdefault("use_restriction", RESEARCH)
+    given = start.model_dump()
+    change["defaults"] = {**given["defaults"], **words.defaults}
+    try:
+        return BundleFields.model_validate({**given, **change})
+    except ValidationError as error:
+        raise TrainingError(
+            found=faults(error), wanted="fields of bundle.json", hint="see --set of xreal-synth bundle export"
+        ) from error
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    """image_size, channels, value_range, latent_shape and scale_factor as the networks' configs have them."""
+    vae, unet = (part_config(folder / part) for part in ("vae", "unet"))
+    channels, side = unet["out_channels"], unet["sample_size"]
+    kl = vae["_class_name"] == "AutoencoderKL"
+    factor = 2 ** (len(vae["block_out_channels"]) - 1) if kl else vae["patch_size"]
+    return {
+        "image_size": side * factor,
+        "channels": vae["in_channels"] if kl else 1,
+        "latent_shape": (channels, side, side),
+        "scale_factor": vae["scaling_factor"] if kl else 1.0,
+    }
+
+
+def _prompts(network: Path, knows_regions: bool) -> Prompts:
+    """Each finding by its own name, as the label tokens have them.
+
+    A denoiser that knows regions is guided away from the healthy image: the finding and its place are all that
+    differs.
+    """
+    names = part_config(network / "tokens")["findings"]
+    null = NO_FINDING if knows_regions else ""
+    return Prompts(null=null, healthy=NO_FINDING, findings={name: name for name in names})
+
+
+def part_config(
+    folder: Path, hint: str = "give the run that makes it, or a --base that has it"
+) -> dict[str, Any]:
+    """A part's config.json; raises TrainingError."""
+    try:
+        config: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            found=f"{folder / 'config.json'}: {error}", wanted="a part with its configuration", hint=hint
+        ) from error
+    return config
 
 
 def main() -> int:
     """The command: writes network parts of finished runs; 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.export", description=__doc__)
-    for name in ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier", "locator"):
+    for name in PARTS:
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"--out folder of the {name}'s run")
     parser.add_argument("--weights", choices=["network", "best"], default="network")
     parser.add_argument("out", type=Path)
-    given = parser.parse_args()
+    given = vars(parser.parse_args())
+    out = given.pop("out")
     try:
-        written = export_parts(
-            given.out,
-            autoencoder=given.autoencoder,
-            controller=given.controller,
-            denoiser=given.denoiser,
-            controlnet=given.controlnet,
-            segmenter=given.segmenter,
-            classifier=given.classifier,
-            locator=given.locator,
-            weights=given.weights,
-        )
+        written = export_parts(out, **given)
     except XrealError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{given.out}: {', '.join(written)}")
+    print(f"{out}: {', '.join(written)}")
     return 0
 
 

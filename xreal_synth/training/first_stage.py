@@ -1,18 +1,22 @@
-"""A trained first stage as denoiser, controller and ControlNet see it, whichever network it is.
+"""Trained networks that others stand on: a first stage, whichever network it is, and a denoiser.
 
 Shapes: B batch, C latent channels, h and w latent sides, H and W image sides.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import LatentPosterior, PatchAutoencoder
 from xreal_synth.opening import parse_json
 
@@ -76,22 +80,49 @@ def frozen(network: PatchAutoencoder) -> PatchAutoencoder:
     return network
 
 
+@contextmanager
+def reading(key: str, folder: str, wanted: str, hint: str) -> Iterator[Path]:
+    """The folder that the config's `key` names; what its reading meets is raised as a TrainingError."""
+    try:
+        yield Path(folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise TrainingError(found=f"{key}: {folder!r}: {error}", wanted=wanted, hint=hint) from error
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedDenoiser:
+    """A denoiser's parts, frozen, and the schedule it was trained on."""
+
+    unet: UNet2DConditionModel
+    tokens: LabelTokens
+    schedule: DDIMScheduler
+
+
+def read_denoiser(folder: str, hint: str = "") -> TrainedDenoiser:
+    """A trained denoiser from its run's network/; raises TrainingError."""
+    with reading(
+        "model.denoiser", folder, "the folder of a trained denoiser (unet/, tokens/ and scheduler/)",
+        f"train it first and give its path: --set model.denoiser=OUT/network{hint}",
+    ) as root:  # fmt: skip
+        unet = UNet2DConditionModel.from_pretrained(root / "unet", low_cpu_mem_usage=False)
+        tokens = LabelTokens.from_pretrained(root / "tokens", low_cpu_mem_usage=False)
+        schedule = DDIMScheduler.from_pretrained(root / "scheduler")
+    return TrainedDenoiser(unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval(), schedule)
+
+
 def load_first_stage(folder: str) -> FirstStage:
     """A trained first stage from its diffusers folder, frozen; raises TrainingError."""
-    try:
-        kind = parse_json((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    with reading(
+        "model.autoencoder", folder, "the folder of a trained autoencoder (its vae/)",
+        "train it first and give its path: --set model.autoencoder=OUT/network/vae",
+    ) as root:  # fmt: skip
+        kind = parse_json((root / "config.json").read_text(encoding="utf-8"))["_class_name"]
         if kind == "AutoencoderKL":
             return KlFirstStage(AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False))
         if kind != "PatchAutoencoder":
             raise ValueError(f"its config.json names a {kind}")
         network: PatchAutoencoder = PatchAutoencoder.from_pretrained(folder, low_cpu_mem_usage=False)
-        return frozen(network)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            found=f"model.autoencoder: {folder!r}: {error}",
-            wanted="the folder of a trained autoencoder (its vae/)",
-            hint="train it first and give its path: --set model.autoencoder=OUT/network/vae",
-        ) from error
+    return frozen(network)
 
 
 def load_autoencoder(folder: str) -> PatchAutoencoder:

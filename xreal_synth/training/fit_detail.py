@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.models.load import DETAIL, LoadedBundle
+from xreal_synth.models.describe import BundleInfo
+from xreal_synth.models.load import DETAIL, LoadedBundle, load_bundle
 from xreal_synth.sampling.controlled import encode_scaled
 from xreal_synth.training.images import ImageBatch, load_images
-from xreal_synth.training.settings.common import DataSettings
+from xreal_synth.training.settings import DataSettings
 
 MOST_IMAGES: Final = 800
 LOWEST: Final = 2.0
@@ -25,14 +26,15 @@ BATCH: Final = 16
 
 
 @torch.inference_mode()
-def fit_detail(model: LoadedBundle, data: str | Path, bundle: Path) -> None:
-    """Writes DETAIL into the folder `bundle` from the training images of a data folder, MOST_IMAGES at most.
+def fit_detail(info: BundleInfo, data: str | Path) -> None:
+    """Writes DETAIL into a bundle's folder from the training images of a data folder, MOST_IMAGES at most.
 
     `amplitude` [C, h, w] is the root of the residual's mean power at each spatial frequency, in FFT order, `where`
     [C, h, w] its deviation at each place over that of the whole; no patient's image can be told from either.
     Raises TrainingError for the data, BundleError for a bundle without a controller.
     """
-    images = load_images(data, DataSettings(image_size=model.image_size))["train"]
+    model, target = load_bundle(info), info.root / DETAIL
+    images = load_images(data, DataSettings(image_size=info.image_size))["train"]
     chosen = torch.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).long()
     residuals = torch.cat([_residual(model, images.take(part)) for part in torch.split(chosen, BATCH)])
     spectrum = torch.fft.fft2(residuals, norm="ortho")
@@ -42,9 +44,8 @@ def fit_detail(model: LoadedBundle, data: str | Path, bundle: Path) -> None:
     white = torch.fft.ifft2(spectrum * (amplitude > 0) / amplitude.clamp(min=1e-6), norm="ortho").real
     power = functional.avg_pool2d(white.square().mean(dim=0), 3, 1, 1, count_include_pad=False)
     where = (power / power.mean(dim=(1, 2), keepdim=True)).sqrt()
-    (bundle / DETAIL).parent.mkdir(exist_ok=True)
     parts = {"amplitude": amplitude, "where": where}
-    save_file({key: part.half().contiguous() for key, part in parts.items()}, bundle / DETAIL)
+    save_file({key: part.half().contiguous() for key, part in parts.items()}, target)
 
 
 def _residual(model: LoadedBundle, batch: ImageBatch) -> Tensor:

@@ -1,6 +1,7 @@
-"""Images and organ masks in memory, and warped batches of them.
+"""Images, organ masks and region maps in memory, how often images are drawn, and warped batches of them.
 
-Shapes: N images of a split, B batch, S stored side, H = W the side asked for, L labels.
+A denoiser learns the place of a finding from region maps of real images. Shapes: N images of a split, B batch, S stored
+side, H = W the side asked for, L labels, R findings with a map, m = SIDE the maps' side.
 """
 
 from __future__ import annotations
@@ -14,20 +15,80 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import NO_FINDING
+from xreal_synth.findings import FINDINGS, NO_FINDING, REGIONS
 from xreal_synth.images.files import ImageFiles, ImagePair, checked_pair
 from xreal_synth.images.manifest import BadImage, ImageRow, Refusal, RowFault, fault_counts, read_manifest
 from xreal_synth.storage import Store, open_store
-from xreal_synth.training.draws import BatchPart, whole
-from xreal_synth.training.region_maps import draw_weights, region_maps
-from xreal_synth.training.settings.common import DataSettings
-from xreal_synth.training.warps import plain_view, warped_view
+from xreal_synth.training.draws import BatchPart, plain_view, warped_view, whole
+from xreal_synth.training.settings import DataSettings, DrawSettings
+from xreal_synth.types import Mask, NormBox
+
+SIDE = 64
+PLACELESS = frozenset({NO_FINDING, "Lung Opacity", "Support Devices"})
+"""Labels that name nothing with a place of its own; "Lung Opacity" comes with the finding that it is the opacity of."""
+
+Maps = npt.NDArray[np.uint8]
+
+
+def region_maps(rows: Sequence[ImageRow], label_maps_NSS: Mask, findings: Sequence[str]) -> Maps:
+    """uint8 [N, R + 1, m, m], 255 where a finding is; the last map is 255 where one is whose place is unknown.
+
+    A finding that takes in a whole organ has that organ's region; any other its boxes.
+    """
+    maps = np.zeros((len(rows), len(findings) + 1, SIDE, SIDE), np.uint8)
+    for row, label_map, found in zip(rows, label_maps_NSS, maps, strict=True):
+        for name in set(row.labels) - PLACELESS | {box.name for box in row.boxes}:
+            region = _region(row, label_map, name) if name in findings else None
+            if region is None:
+                found[-1] = 255
+            else:
+                found[findings.index(name)] = region
+    return maps
+
+
+def draw_weights(rows: Sequence[ImageRow], draw: DrawSettings, maps: Maps | None) -> npt.NDArray[np.float64]:
+    """float64 [N]: how often each image is drawn, of mean 1."""
+    boxed = np.zeros(len(rows), bool) if maps is None else maps[:, :-1].any(axis=(1, 2, 3))
+    weights = np.array([max([1.0, *(draw.findings.get(name, 1.0) for name in row.labels)]) for row in rows])
+    weights *= np.where(boxed, draw.boxed, 1.0)
+    if draw.balance_view:
+        shown = np.array([bool(set(row.labels) - PLACELESS) for row in rows])
+        views = np.array([row.view for row in rows])
+        for positive in (False, True):
+            present = [view for view in ("PA", "AP") if ((shown == positive) & (views == view)).any()]
+            total = weights[(shown == positive) & np.isin(views, present)].sum()
+            for view in present:
+                kind = (shown == positive) & (views == view)
+                weights[kind] *= total / len(present) / weights[kind].sum()
+    return np.asarray(weights / weights.mean())
+
+
+def _region(row: ImageRow, label_map: Mask, name: str) -> Maps | None:
+    """uint8 [m, m], or None where neither the finding's shape nor a box says where it is."""
+    rule = REGIONS[FINDINGS[name].region]
+    if rule.mask is not None and rule.side is not None:
+        whole = Image.fromarray(rule.mask(label_map, rule.side, None).astype(np.uint8) * 255)
+        return np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.BOX))
+    boxes = [box.box for box in row.boxes if box.name == name]
+    return np.maximum.reduce([box_map(box) for box in boxes]) if boxes else None
+
+
+def box_map(box: NormBox) -> Maps:
+    """uint8 [m, m]: 255 times the share of each cell that lies in a normalised xyxy box."""
+    x0, y0, x1, y1 = (value * SIDE for value in box)
+    cells = np.arange(SIDE)
+    across = (np.minimum(cells + 1, x1) - np.maximum(cells, x0)).clip(0, 1)
+    down = (np.minimum(cells + 1, y1) - np.maximum(cells, y0)).clip(0, 1)
+    return np.asarray((255 * down[:, None] * across[None, :]).round().astype(np.uint8))
+
 
 SPLITS = ("train", "val")
 NAMED_IN_ERRORS = 20
@@ -42,8 +103,7 @@ class ImageBatch:
     a denoiser sees it as not named, a classifier must leave it out of its loss. `regions` [B, R + 1, m, m] are the
     region maps of the config's `data.region_maps` in [0, 1] and "some finding, place unknown".
 
-    `part` says which images of the step's batch these are. Losses draw random numbers with the methods below,
-    whose first dimension is B, so that an image's numbers do not depend on how its batch is split.
+    `part` says which images of the step's batch these are.
     """
 
     image: Tensor
@@ -64,19 +124,9 @@ class ImageBatch:
             regions=None if self.regions is None else self.regions.to(device),
         )
 
-    def uniform(self, *shape: int, generator: torch.Generator) -> Tensor:
-        """[B, *shape] in [0, 1), on the CPU."""
-        return self._part().uniform(*shape, generator=generator)
-
-    def normal(self, *shape: int, generator: torch.Generator) -> Tensor:
-        """[B, *shape], standard normal, on the CPU."""
-        return self._part().normal(*shape, generator=generator)
-
-    def integers(self, below: int, *shape: int, generator: torch.Generator) -> Tensor:
-        """[B, *shape] int64 in 0..below-1, on the CPU."""
-        return self._part().integers(below, *shape, generator=generator)
-
-    def _part(self) -> BatchPart:
+    @property
+    def draws(self) -> BatchPart:
+        """Draws random numbers on the CPU, B in all, of which an image's do not depend on how its batch is split."""
         return self.part or whole(len(self.image))
 
 
@@ -125,8 +175,8 @@ class TrainingImages:
 def degraded(batch: ImageBatch, generator: torch.Generator) -> Tensor:
     """A third of the images as they are, a third blurred, a third noisy: generated images differ from real ones so."""
     image_B1HW = batch.image
-    kind = batch.integers(3, 1, 1, 1, generator=generator).to(image_B1HW.device)
-    noise = batch.normal(*image_B1HW.shape[1:], generator=generator).to(image_B1HW.device)
+    kind = batch.draws.integers(3, 1, 1, 1, generator=generator).to(image_B1HW.device)
+    noise = batch.draws.normal(*image_B1HW.shape[1:], generator=generator).to(image_B1HW.device)
     blurred = functional.avg_pool2d(image_B1HW, 5, stride=1, padding=2, count_include_pad=False)
     return torch.where(kind == 0, image_B1HW, torch.where(kind == 1, blurred, image_B1HW + 0.04 * noise))
 

@@ -1,17 +1,118 @@
-"""Reports of a run on itself: validation, metrics, curves, sample pictures, the network so far."""
+"""Reports of a run on itself: validation, metrics.jsonl, curves.png, sample pictures, the network so far."""
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from xreal_synth.training.curves import append_metrics, draw_curves, write_picture
+from xreal_synth.opening import parse_json
 from xreal_synth.training.draws import generator_for, split
-from xreal_synth.training.session import TrainingRun
-from xreal_synth.training.state import save_state
+from xreal_synth.training.session import TrainingRun, new_version, save_state
+
+METRICS = "metrics.jsonl"
+
+
+def append_metrics(out: Path, record: dict[str, float | int | str]) -> None:
+    """One line of JSON per record."""
+    with (out / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(out: Path) -> list[dict[str, float | int | str]]:
+    """All records; a last line cut short by a crash is left out."""
+    records = []
+    for line in (out / METRICS).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(parse_json(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def trim_metrics(out: Path, step: int) -> None:
+    """Drop the records after `step`, which a run that was killed wrote after its last state."""
+    if (out / METRICS).exists():
+        lines = [json.dumps(record) + "\n" for record in read_metrics(out) if int(record["step"]) <= step]
+        temporary = out / f".{METRICS}"
+        temporary.write_text("".join(lines), encoding="utf-8")
+        os.replace(temporary, out / METRICS)
+
+
+def draw_curves(out: Path) -> None:
+    """Losses over steps, the best validation marked, and the learning rate below -> curves.png.
+
+    The loss axis is logarithmic unless a loss is not positive.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    records = read_metrics(out)
+    train, val = (_points(records, split, "loss") for split in ("train", "val"))
+    figure = Figure(figsize=(8, 5.5), dpi=100, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot(*train, color="tab:blue", alpha=0.35, linewidth=0.8, label="training")
+    upper.plot(train[0], smooth(train[1]), color="tab:blue", linewidth=1.4, label="training, running mean")
+    if val[0]:
+        marker = "o" if len(val[0]) < 60 else ""
+        label = "validation (averaged weights)"
+        upper.plot(*val, color="tab:orange", linewidth=1.4, marker=marker, markersize=3, label=label)
+        best = min(range(len(val[1])), key=val[1].__getitem__)
+        best_label = f"best: {val[1][best]:.4g} at step {val[0][best]:,.0f}"
+        upper.plot(
+            val[0][best],
+            val[1][best],
+            marker="*",
+            markersize=12,
+            color="tab:red",
+            linestyle="",
+            label=best_label,
+        )
+    upper.set_ylabel("loss")
+    if all(value > 0 for value in (*train[1], *val[1])):
+        upper.set_yscale("log")
+        for axis_labels in (upper.yaxis.set_major_formatter, upper.yaxis.set_minor_formatter):
+            axis_labels(LogFormatter(minor_thresholds=(2, 0.5)))
+    upper.grid(visible=True, which="both", alpha=0.25)
+    upper.legend(fontsize=8)
+    lower.plot(*_points(records, "train", "lr"), color="tab:green", linewidth=1.2)
+    lower.set_ylabel("learning rate")
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("step")
+    lower.grid(visible=True, alpha=0.25)
+    temporary = out / ".curves.png"
+    figure.savefig(temporary, format="png")
+    os.replace(temporary, out / "curves.png")
+
+
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Running means over a window of `share` of all values around each."""
+    reach = max(1, round(len(values) * share / 2))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    begins = [max(0, n - reach) for n in range(len(values))]
+    ends = [min(len(values), n + reach + 1) for n in range(len(values))]
+    return [float(sums[end] - sums[begin]) / (end - begin) for begin, end in zip(begins, ends, strict=True)]
+
+
+def _points(
+    records: list[dict[str, float | int | str]], split: str, name: str
+) -> tuple[list[float], list[float]]:
+    found = [(float(r["step"]), float(r[name])) for r in records if r["split"] == split and name in r]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def write_picture(path: Path, picture: Tensor) -> None:
+    """[H, W] in [0, 1] -> 8-bit grey PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (picture.float().cpu().clamp(0, 1) * 255).round().numpy().astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
 
 PREVIEW_IMAGES = 8
 
@@ -93,12 +194,5 @@ def _publish_network(run: TrainingRun, name: str) -> None:
     """The averaged weights as `out/name/`, replaced as a whole."""
     if not run.world.first:
         return
-    temporary, final, former = (run.out / f"{prefix}{name}" for prefix in (".new-", "", ".old-"))
-    for leftover in (temporary, former):
-        shutil.rmtree(leftover, ignore_errors=True)
-    with run.averaged():
-        run.task.save(temporary)
-    if final.exists():
-        os.replace(final, former)
-    os.replace(temporary, final)
-    shutil.rmtree(former, ignore_errors=True)
+    with new_version(run.out / name) as folder, run.averaged():
+        run.task.save(folder)

@@ -8,6 +8,7 @@ drawn are still the same and only the order of sums differs.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -21,13 +22,10 @@ from torch import nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
-from xreal_synth.training.curves import trim_metrics
 from xreal_synth.training.draws import BatchPart, generator_for, image_order, split, weighted_draw
-from xreal_synth.training.look import look, publish
-from xreal_synth.training.rates import learning_rate
-from xreal_synth.training.session import Pace, Stop, TrainingRun
-from xreal_synth.training.settings.common import BUDGET_KEYS, LoopSettings
-from xreal_synth.training.state import load_state
+from xreal_synth.training.look import look, publish, trim_metrics
+from xreal_synth.training.session import Pace, Stop, TrainingRun, load_state
+from xreal_synth.training.settings import BUDGET_KEYS, LoopSettings
 
 EXIT_STOPPED = 75
 
@@ -174,17 +172,12 @@ def _train_step(run: TrainingRun, clock: _Clock) -> tuple[float, bool]:
         [*(sums[name] for name in names), float(run.stop.asked), clock.seconds() if run.world.first else 0.0]
     )
     losses = dict(zip(names, means, strict=True))
-    _check_finite(losses["loss"], step)
-    trained = [p for _, p in run.learner.trained()]
-    norm = nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
-    rate = learning_rate(run.settings, step)
-    for group in run.learner.optimizer.param_groups:
-        group["lr"] = rate
-    run.learner.optimizer.step()
-    run.learner.optimizer.zero_grad(set_to_none=True)
-    run.learner.ema.step(trained)
+    check_finite(
+        losses["loss"], step, "train again into a new folder with a lower loop.lr or loop.precision=fp32"
+    )
+    norm, rate = run.descend(step)
     run.progress.step, run.progress.seconds = step + 1, seconds
-    for name, value in {**losses, "grad_norm": float(norm)}.items():
+    for name, value in {**losses, "grad_norm": norm}.items():
         run.recent.setdefault(name, []).append(value)
     run.recent["lr"] = [rate]
     return losses["loss"], stops > 0
@@ -227,13 +220,10 @@ def _synchronised(module: nn.Module, *, last: bool) -> Any:
     return module.no_sync()
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if not torch.isfinite(torch.tensor(loss)):
-        raise TrainingError(
-            found=f"the loss of step {step} is {loss}",
-            wanted="a finite loss",
-            hint="train again into a new folder with a lower loop.lr or loop.precision=fp32",
-        )
+def check_finite(loss: float, step: int, hint: str) -> None:
+    """Raises TrainingError for a loss that is infinite or no number."""
+    if not math.isfinite(loss):
+        raise TrainingError(found=f"the loss of step {step} is {loss}", wanted="a finite loss", hint=hint)
 
 
 @contextmanager

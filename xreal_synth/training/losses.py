@@ -1,12 +1,19 @@
-"""Losses that several networks share. Shapes: B batch, H and W image sides."""
+"""Losses that several networks share: of gradients, texture and organs, in a segmenter's features, by a patch critic.
+
+Shapes: B batch, H and W image sides, h and w sides of the critic's patch map.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+from xreal_synth.models.networks.segmenters import OrganSegmenter
+from xreal_synth.training.first_stage import reading
 
 
 def gradient_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, scales: int = 3) -> Tensor:
@@ -85,3 +92,123 @@ def _taper(side: int) -> Tensor:
 def _floor(side: int) -> float:
     """The power of white noise of half a grey level in one frequency (a Hann window's squares sum to 3/8 side)."""
     return float((0.5 / 255 * side * 3 / 8) ** 2)
+
+
+class PerceptualDistance(nn.Module):
+    """Mean squared distance of unit-length features, averaged over the segmenter's levels (LPIPS, unweighted).
+
+    Holds no trained parameters; the segmenter works at its own inner size.
+    """
+
+    def __init__(self, segmenter: OrganSegmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter.requires_grad_(False).eval()
+
+    def forward(self, found_B1HW: Tensor, wanted_B1HW: Tensor) -> Tensor:
+        """Two batches of images [B, 1, H, W] -> their mean distance in normed features, a scalar."""
+        with torch.no_grad():
+            wanted = self.segmenter.features(wanted_B1HW)
+        found = self.segmenter.features(found_B1HW)
+        apart = [
+            (functional.normalize(a.float(), dim=1) - functional.normalize(b.float(), dim=1))
+            .pow(2)
+            .sum(dim=1)
+            .mean()
+            for a, b in zip(found, wanted, strict=True)
+        ]
+        return torch.stack(apart).mean()
+
+
+def load_perceptual(folder: str) -> PerceptualDistance:
+    """The distance by a trained segmenter's folder; raises TrainingError."""
+    with reading(
+        "model.perceptual", folder, "the folder of a trained segmenter",
+        "train it first and give its path: --set model.perceptual=OUT/network/segmenter, or leave it out",
+    ) as root:  # fmt: skip
+        segmenter: OrganSegmenter = OrganSegmenter.from_pretrained(root, low_cpu_mem_usage=False)
+    return PerceptualDistance(segmenter)
+
+
+DETAIL_GAIN = 20.0
+RAMP_STEPS = 200
+
+
+class PatchCritic(nn.Module):
+    """Images [B, 1, H, W] in [0, 1] -> scores [B, 1, h, w], higher for real; each sees a patch of 46 pixels.
+
+    A stack of strided 4x4 convolutions (pix2pix), spectrally normalised, so that it needs no other norm. Texture
+    is a few grey levels of 255, and a spectrally normalised network cannot amplify it: it is given the image's
+    detail (the image less its local mean) as a channel of its own, DETAIL_GAIN times as strong.
+    """
+
+    def __init__(self, width: int = 32, levels: int = 3) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(levels)]
+        layers: list[nn.Module] = []
+        for ins, outs in zip([2, *widths[:-1]], widths, strict=True):
+            layers += [spectral_norm(nn.Conv2d(ins, outs, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        last = widths[-1]
+        layers += [spectral_norm(nn.Conv2d(last, last, 3, padding=1)), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(last, 1, 3, padding=1)]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, image_B1HW: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> scores [B, 1, h, w], higher where a patch looks real."""
+        detail = image_B1HW - functional.avg_pool2d(
+            image_B1HW, 5, stride=1, padding=2, count_include_pad=False
+        )
+        scores: Tensor = self.body(torch.cat([image_B1HW * 2 - 1, detail * DETAIL_GAIN], dim=1))
+        return scores
+
+
+def critic_loss(critic: PatchCritic, found_B1HW: Tensor, wanted_B1HW: Tensor) -> Tensor:
+    """The hinge loss of the critic alone: no gradient reaches the network that made `found`."""
+    real, made = critic(wanted_B1HW), critic(found_B1HW.detach())
+    return (functional.relu(1 - real).mean() + functional.relu(1 + made).mean()) / 2
+
+
+def fooling_loss(critic: PatchCritic, found_B1HW: Tensor) -> Tensor:
+    """The decoder's side: minus the critic's score; no gradient reaches the critic's weights."""
+    critic.requires_grad_(False)
+    try:
+        score: Tensor = -critic(found_B1HW).mean()
+    finally:
+        critic.requires_grad_(True)
+    return score
+
+
+def balance(reconstruction: Tensor, fooling: Tensor, last_layer: nn.Parameter) -> Tensor:
+    """The factor that makes both losses pull equally hard on the decoder's last layer (VQGAN eq. 7).
+
+    0 where nothing is differentiated, as in validation.
+    """
+    if not (torch.is_grad_enabled() and fooling.requires_grad):
+        return fooling.new_zeros(())
+    (by_truth,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (by_critic,) = torch.autograd.grad(fooling, last_layer, retain_graph=True)
+    factor: Tensor = (by_truth.norm() / (by_critic.norm() + 1e-6)).clamp(0, 1e4).detach()
+    return factor
+
+
+def adversarial_terms(
+    critic: PatchCritic,
+    truth: Tensor,
+    found_B1HW: Tensor,
+    wanted_B1HW: Tensor,
+    last_layer: nn.Parameter,
+    *,
+    late: int,
+    weight: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What critic and decoder add to the loss, and figures of it.
+
+    The critic learns from the start. The decoder hears it from `late` = 0 on (steps after the warm-up), over
+    RAMP_STEPS up to `weight` times as strongly as `truth`, the loss without the critic.
+    """
+    learned = critic_loss(critic, found_B1HW, wanted_B1HW)
+    figures = {"critic": learned.detach()}
+    if late < 0:
+        return learned, figures
+    fooling = fooling_loss(critic, found_B1HW)
+    factor = min(1.0, (late + 1) / RAMP_STEPS) * weight * balance(truth, fooling, last_layer)
+    return learned + factor * fooling, {**figures, "fooling": fooling.detach(), "fooling_weight": factor}

@@ -25,11 +25,10 @@ from ray.train.torch import TorchTrainer
 
 from xreal_synth.errors import EngineError, XrealError
 from xreal_synth.storage import is_remote, local_folder
-from xreal_synth.training.config import TrainConfig
 from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
 from xreal_synth.training.run import open_run
-from xreal_synth.training.session import OnStep, Pace, Stop, TrainingRun
-from xreal_synth.training.world import WorkerGroup
+from xreal_synth.training.session import OnStep, Pace, Stop, TrainingRun, WorkerGroup
+from xreal_synth.training.settings import TrainConfig
 
 RESTARTS = 3
 POLL_S = 0.1
@@ -102,11 +101,7 @@ class Mailbox:
 
 
 def train_together(
-    config: TrainConfig,
-    data: str | Path,
-    out: Path,
-    team: Team,
-    on_step: OnStep = lambda pace: None,
+    config: TrainConfig, data: str | Path, out: Path, team: Team, on_step: OnStep = lambda pace: None
 ) -> Result:
     """Train `config` on `data` into `out` by a team of workers, or go on with what `out` holds.
 

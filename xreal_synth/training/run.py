@@ -8,28 +8,39 @@ from pathlib import Path
 import torch
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.config import TrainConfig, config_tree, load_config
-from xreal_synth.training.first_stage import load_autoencoder, load_first_stage
+from xreal_synth.training.config import config_tree, load_config
+from xreal_synth.training.first_stage import load_autoencoder, load_first_stage, read_denoiser
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
-from xreal_synth.training.session import OnStep, TrainingRun
-from xreal_synth.training.settings.autoencoder import AutoencoderConfig
-from xreal_synth.training.settings.classifier import ClassifierConfig
-from xreal_synth.training.settings.controller import ControllerConfig
-from xreal_synth.training.settings.controlnet import ControlNetConfig
-from xreal_synth.training.settings.denoiser import DenoiserConfig
-from xreal_synth.training.settings.kl import KlAutoencoderConfig, KlControllerConfig
-from xreal_synth.training.settings.segmenter import SegmenterConfig
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder, fitted_autoencoder
+from xreal_synth.training.session import OnStep, TrainingRun, WorkerGroup
+from xreal_synth.training.settings import (
+    AutoencoderSettings,
+    ClassifierSettings,
+    ControllerSettings,
+    ControlNetSettings,
+    DenoiserSettings,
+    KlControllerSettings,
+    KlSettings,
+    SegmenterSettings,
+    TrainConfig,
+)
+from xreal_synth.training.tasks.autoencoder import (
+    AutoencoderTask,
+    KlAutoencoderTask,
+    KlControllerTask,
+    continued_autoencoder,
+    fitted_autoencoder,
+    started_kl,
+)
 from xreal_synth.training.tasks.base import TrainingTask
-from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
-from xreal_synth.training.tasks.controller import ControllerTask, build_controller
-from xreal_synth.training.tasks.controlnet import ControlNetTask, read_denoiser
+from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
 from xreal_synth.training.tasks.denoiser import DenoiserTask
-from xreal_synth.training.tasks.kl_autoencoder import KlAutoencoderTask, started_kl
-from xreal_synth.training.tasks.kl_controller import KlControllerTask
-from xreal_synth.training.tasks.segmenter import SegmenterTask, build_segmenter
-from xreal_synth.training.world import WorkerGroup
+from xreal_synth.training.tasks.evaluators import (
+    ClassifierTask,
+    SegmenterTask,
+    build_classifier,
+    build_segmenter,
+)
 
 
 def train(
@@ -66,7 +77,7 @@ def open_run(
     check_split(config.loop, world.size)
     out.mkdir(parents=True, exist_ok=True)
     images = load_images(data, config.data, out / "refused.json" if world.first else None)
-    if isinstance(config, DenoiserConfig | ControlNetConfig | ClassifierConfig):
+    if isinstance(config.model, DenoiserSettings | ControlNetSettings | ClassifierSettings):
         check_findings(images["train"])
     torch.manual_seed(config.seed)
     task = build_task(config, images)
@@ -77,30 +88,29 @@ def open_run(
 def build_task(config: TrainConfig, images: dict[str, TrainingImages]) -> TrainingTask:
     """The network of a config, freshly initialised from the current random state, or from `model.init`."""
     size, findings = config.data.image_size, config.data.findings
-    match config:
-        case AutoencoderConfig():
-            return AutoencoderTask(config.model, _patch_autoencoder(config, images))
-        case KlAutoencoderConfig():
-            return KlAutoencoderTask(config.model, started_kl(config.model, size))
-        case ControllerConfig():
-            patches = load_autoencoder(config.model.autoencoder)
-            return ControllerTask(config.model, build_controller(config.model, patches))
-        case KlControllerConfig():
-            return KlControllerTask(config.model, started_kl(config.model, size))
-        case DenoiserConfig():
-            first_stage = load_first_stage(config.model.autoencoder)
-            return DenoiserTask(config.model, first_stage, size, findings, config.data.region_maps)
-        case ControlNetConfig():
-            first_stage = load_first_stage(config.model.autoencoder)
-            denoiser = read_denoiser(config.model.denoiser)
-            return ControlNetTask(config.model, first_stage, denoiser, size, findings)
-        case ClassifierConfig():
-            return ClassifierTask(config.model, build_classifier(config.model, findings), images["train"])
-        case SegmenterConfig():
-            return SegmenterTask(config.model, build_segmenter(config.model))
+    match config.model:
+        case AutoencoderSettings() as model:
+            return AutoencoderTask(model, _patch_autoencoder(model, images))
+        case KlControllerSettings() as model:
+            return KlControllerTask(model, started_kl(model, size))
+        case KlSettings() as model:
+            return KlAutoencoderTask(model, started_kl(model, size))
+        case ControllerSettings() as model:
+            return ControllerTask(model, build_controller(model, load_autoencoder(model.autoencoder)))
+        case DenoiserSettings() as model:
+            first_stage = load_first_stage(model.autoencoder)
+            return DenoiserTask(model, first_stage, size, findings, config.data.region_maps)
+        case ControlNetSettings() as model:
+            first_stage = load_first_stage(model.autoencoder)
+            return ControlNetTask(model, first_stage, read_denoiser(model.denoiser), size, findings)
+        case ClassifierSettings() as model:
+            return ClassifierTask(model, build_classifier(model, findings), images["train"])
+        case SegmenterSettings() as model:
+            return SegmenterTask(model, build_segmenter(model))
+    raise AssertionError(f"no task of {type(config.model)}")
 
 
-def _patch_autoencoder(config: AutoencoderConfig, images: dict[str, TrainingImages]) -> PatchAutoencoder:
-    if config.model.init:
-        return continued_autoencoder(config.model, load_autoencoder(config.model.init))
-    return fitted_autoencoder(config.model, images["train"])
+def _patch_autoencoder(settings: AutoencoderSettings, images: dict[str, TrainingImages]) -> PatchAutoencoder:
+    if settings.init:
+        return continued_autoencoder(settings, load_autoencoder(settings.init))
+    return fitted_autoencoder(settings, images["train"])

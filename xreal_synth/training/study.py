@@ -9,25 +9,22 @@ Shapes: N images, S their side, B batch, L findings, m the side of a detector's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.training.draws import generator_for, image_order
-from xreal_synth.training.images import TrainingImages
-from xreal_synth.training.rates import learning_rate
-from xreal_synth.training.region_maps import SIDE, box_map
+from xreal_synth.training.images import SIDE, TrainingImages, box_map
+from xreal_synth.training.loop import check_finite
 from xreal_synth.training.session import TrainingRun
-from xreal_synth.training.settings.classifier import ClassifierSettings
-from xreal_synth.training.settings.common import DataSettings, LoopSettings, WarpSettings
-from xreal_synth.training.tasks.classifier import ClassifierTask, build_classifier
+from xreal_synth.training.settings import ClassifierSettings, DataSettings, LoopSettings, WarpSettings
+from xreal_synth.training.tasks.evaluators import ClassifierTask, build_classifier
 from xreal_synth.types import NormBox
 
 Arch = Literal["small", "densenet121"]
@@ -158,26 +155,11 @@ def _train(
         torch.manual_seed(draw.initial_seed())
         with run.autocast():
             loss = task.loss(images.draw(index, draw).to(device), draw)["loss"]
-        _step(run, loss, step)
+        check_finite(float(loss.detach()), step, "lower --lr")
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.descend(step)
         on_step()
     run.learner.ema.copy_to([p for _, p in run.learner.trained()])
-
-
-def _step(run: TrainingRun, loss: Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            found=f"the loss of step {step} is {float(loss.detach())}",
-            wanted="a finite loss",
-            hint="lower --lr",
-        )
-    loss.backward()  # type: ignore[no-untyped-call]
-    trained = [p for _, p in run.learner.trained()]
-    nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
-    for group in run.learner.optimizer.param_groups:
-        group["lr"] = learning_rate(run.settings, step)
-    run.learner.optimizer.step()
-    run.learner.optimizer.zero_grad(set_to_none=True)
-    run.learner.ema.step(trained)
 
 
 def balanced_batch(
@@ -202,14 +184,11 @@ def balanced_batch(
 
 def _joined(sets: Sequence[TrainingImages]) -> TrainingImages:
     regions = [one.regions for one in sets if one.regions is not None]
-    return TrainingImages(
-        images=torch.cat([one.images for one in sets]),
-        label_map=torch.cat([one.label_map for one in sets]),
-        labels=torch.cat([one.labels for one in sets]),
-        known=torch.cat([one.known for one in sets]),
-        settings=sets[0].settings,
-        regions=torch.cat(regions) if regions else None,
-    )
+    joined: dict[str, Any] = {
+        part: torch.cat([getattr(one, part) for one in sets])
+        for part in ("images", "label_map", "labels", "known")
+    }
+    return replace(sets[0], **joined, regions=torch.cat(regions) if regions else None)
 
 
 def _places(sets: Sequence[TrainingImages]) -> list[list[Tensor]]:

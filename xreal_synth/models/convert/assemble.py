@@ -1,4 +1,4 @@
-"""A bundle from converted parts: written into a folder beside its place, described, then renamed."""
+"""A bundle from converted parts, or from another bundle and one part more: written beside its place, then renamed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields
+from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, BundleFields
 from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.models.load import WEIGHTS
-from xreal_synth.models.save import write_bundle
-from xreal_synth.models.text.model import Report
+from xreal_synth.models.save import read_fields, write_bundle
+from xreal_synth.models.text.prompts import Report
 from xreal_synth.storage import TEMPORARY_PREFIX
 
 StoredDtype = Literal["fp32", "fp16"]
@@ -146,3 +146,36 @@ def _stored(name: str, value: Tensor, dtype: StoredDtype) -> Tensor:
             hint="use --dtype fp32" if whole else "fetch the checkpoint again",
         )
     return stored
+
+
+def extend_bundle(
+    bundle: str | Path,
+    out: Path,
+    part: str,
+    write: Callable[[Path, BundleInfo], None],
+    licence: str,
+    *,
+    report: Report = silent,
+) -> BundleInfo:
+    """Copies `bundle` to `out` and lets `write` add `part` to it; the part's licence stands beside the rest's.
+
+    Raises ConversionError if the bundle has the part already or `out` is there; BundleError for a broken one.
+    """
+    refuse_existing(out)
+    info = describe(bundle)
+    if part in info.parts:
+        raise ConversionError(
+            where=f"bundle {info.name}", found=f"it has a part {part} already", wanted="a bundle without",
+            hint="choose another bundle",
+        )  # fmt: skip
+    report("checking the bundle", 0, 3)
+    fields = read_fields(info.root / BUNDLE_FILE)
+    with new_folder(out) as folder:
+        report(f"adding {part}", 1, 3)
+        write(folder, info)
+        report("copying the bundle", 2, 3)
+        for stamp in info.files:
+            info.copy_file(stamp.path, folder)
+        update = {"licence": f"{fields.licence}; {part}: {licence}"}
+        write_bundle(folder, fields.model_copy(update=update))
+    return describe(out)

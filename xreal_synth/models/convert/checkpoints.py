@@ -1,4 +1,4 @@
-"""Foreign checkpoint files, opened without running anything that is in them.
+"""Foreign checkpoint files and parts of diffusers folders, opened without running anything that is in them.
 
 A `.safetensors` file holds tensors alone. A pickle (`.pth`, `.pt`, `.ckpt`, `.bin`) is read by torch's
 restricted unpickler and mapped into memory where its format allows. What else a training program stored
@@ -11,7 +11,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +19,11 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from xreal_synth.errors import ConversionError
+from xreal_synth.opening import parse_json
 
 STATE_KEYS: Final = ("state_dict", "model")
 """Where a training program keeps the weights: Lightning under the first, plain loops often under the second."""
@@ -142,7 +143,9 @@ def _read_pickle(path: Path) -> Any:
     try:
         if zipped:
             names = get_unsafe_globals_in_checkpoint(str(path))
-            _refuse_code(path, [name for name in names if name not in STAND_INS | DICT_STAND_INS])
+            strange = sorted(name for name in names if name not in STAND_INS | DICT_STAND_INS)
+            if strange:
+                raise _code(path, f"it calls for {', '.join(strange[:5])}")
         stands: list[Any] = [(_DictStandIn if name in DICT_STAND_INS else _StandIn, name) for name in names]
         with safe_globals(stands):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -151,11 +154,6 @@ def _read_pickle(path: Path) -> Any:
         raise _code(path, f"it calls for {called[1]}" if called else "instructions beyond data") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
         raise _broken(path, error) from error
-
-
-def _refuse_code(path: Path, names: Sequence[str]) -> None:
-    if names:
-        raise _code(path, f"it calls for {', '.join(sorted(names)[:5])}")
 
 
 def _weights(path: Path, data: Any, ignore: Collection[str]) -> dict[str, Tensor]:
@@ -235,3 +233,106 @@ def _shown(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(map(repr, names[:most])) + (
         f" and {len(names) - most} more" if len(names) > most else ""
     )
+
+
+DIFFUSERS_STEMS: Final = ("diffusion_pytorch_model",)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object; raises ConversionError."""
+    try:
+        data = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConversionError(
+            where=str(path),
+            found="no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}",
+            wanted="a part's configuration in diffusers layout",
+            hint="give the folder that holds model_index.json, whole",
+        ) from error
+    if not isinstance(data, dict):
+        raise ConversionError(where=str(path), found="not a JSON object", wanted="a configuration")
+    return data
+
+
+def read_weights(folder: Path, stems: Sequence[str], variant: str | None = None) -> Checkpoint:
+    """The weights of a part: STEM.safetensors, else STEM.bin; `variant` as in STEM.fp16.safetensors.
+
+    Raises ConversionError if there are none, or only in several pieces.
+    """
+    middle = f".{variant}" if variant else ""
+    for suffix in ("safetensors", "bin"):
+        for stem in stems:
+            path = folder / f"{stem}{middle}.{suffix}"
+            if path.is_file():
+                return read_checkpoint(path)
+    files = sorted(file.name for file in folder.glob("*")) if folder.is_dir() else []
+    found = f"{', '.join(files) or 'no files'}"
+    pieces = any(name.endswith(".index.json") for name in files)
+    raise ConversionError(
+        where=str(folder),
+        found=found,
+        wanted=" or ".join(f"{stem}{middle}.safetensors" for stem in stems) + ", or the same as .bin",
+        hint="save the part in one piece: save_pretrained(..., max_shard_size='100GB')"
+        if pieces
+        else "fetch the folder again; weights such as model.fp16.safetensors are taken with --variant fp16",
+    )
+
+
+_SHOWN = 5
+
+
+def build_empty(make: Callable[[], Any]) -> Any:
+    """The network that `make` builds, its weights without memory until load_whole assigns them."""
+    with torch.device("meta"):
+        return make()
+
+
+def load_whole(
+    what: str, network: nn.Module, weights: Mapping[str, Tensor], unused: Sequence[str] = ()
+) -> nn.Module:
+    """The network with exactly these weights, ready for inference; `unused` are keys that found no place.
+
+    Tensors are taken over without a copy. Raises ConversionError naming the keys and shapes that differ.
+    """
+    wanted = network.state_dict()
+    problems = []
+    surplus = sorted([*unused, *(key for key in weights if key not in wanted)])
+    missing = [key for key in wanted if weights.get(key) is None]
+    if surplus:
+        problems.append(f"{len(surplus)} keys without a place: {_few(surplus)}")
+    if missing:
+        problems.append(f"nothing for {len(missing)} weights (by their names here): {_few(missing)}")
+    shapes = [
+        f"{key} {list(weights[key].shape)} where {list(value.shape)} is wanted"
+        for key, value in wanted.items()
+        if key not in missing and weights[key].shape != value.shape
+    ]
+    if shapes:
+        problems.append(f"{len(shapes)} other shapes: {_few(shapes)}")
+    if problems:
+        raise mismatch(what, "; ".join(problems))
+    network.load_state_dict(dict(weights), strict=True, assign=True)
+    empty = [name for name, value in network.state_dict(keep_vars=True).items() if value.is_meta]
+    assert not empty, f"{what}: {empty} were not assigned"
+    return network.eval()
+
+
+def untouched(source: Mapping[str, Tensor], converted: Mapping[str, Tensor | None]) -> list[str]:
+    """Keys of the source of which no converted value is a view: a converter left them out."""
+    used = {value.data_ptr() for value in converted.values() if value is not None}
+    return [key for key, value in source.items() if value.data_ptr() not in used]
+
+
+def mismatch(what: str, found: str) -> ConversionError:
+    """The weights are not those of the architecture."""
+    return ConversionError(
+        where=what,
+        found=found,
+        wanted="every weight of the architecture, and no other",
+        hint="check that the file is the one meant and whole; weights of other sizes need --config, the YAML "
+        "that they were trained with",
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,16 +17,19 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BundleFields
-from xreal_synth.models.convert.architectures import TRAIN_STEPS
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_place, silent, write_parts
-from xreal_synth.models.convert.folders import DIFFUSERS_STEMS, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    DIFFUSERS_STEMS,
+    build_empty,
+    load_whole,
+    read_config,
+    read_weights,
+)
 from xreal_synth.models.convert.latent import Terms
-from xreal_synth.models.convert.published import Published
-from xreal_synth.models.convert.strict import build_empty, load_whole
+from xreal_synth.models.convert.published import TRAIN_STEPS, Published
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.text.clip import ClipText, open_clip
-from xreal_synth.models.text.model import Report, encode_all
-from xreal_synth.models.text.prompts import PromptTable
+from xreal_synth.models.text.encoders import ClipText, open_clip
+from xreal_synth.models.text.prompts import PromptTable, Report, encode_all
 
 VALUE_RANGE: Final = (-1.0, 1.0)
 
@@ -76,10 +80,7 @@ def convert_folder(
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = _latent_side(source, unet.config, image_size, factor)
     fields = BundleFields(
-        name=said.name,
-        licence=said.licence,
-        use_restriction=said.use_restriction,
-        training_data=said.training_data,
+        **asdict(said),
         image_size=side * factor,
         channels=vae.config["in_channels"],
         value_range=VALUE_RANGE,

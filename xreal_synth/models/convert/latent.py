@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,13 @@ from torch import Tensor
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import NAME_PATTERN, BundleFields
-from xreal_synth.models.convert.architectures import LdmArchitecture
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_place, silent, write_parts
 from xreal_synth.models.convert.checkpoints import Checkpoint, check_there, read_checkpoint
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
-from xreal_synth.models.convert.published import Published
+from xreal_synth.models.convert.published import LdmArchitecture, Published
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.text.model import Report, encode_all
-from xreal_synth.models.text.prompts import PromptTable
-from xreal_synth.models.text.wordpieces import Cut, LdmBert, WordPieces, find_vocabulary
+from xreal_synth.models.text.encoders import Cut, LdmBert, WordPieces, find_vocabulary
+from xreal_synth.models.text.prompts import PromptTable, Report, encode_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +119,7 @@ def convert_latent(
     if text is not None and stored.keep_text_encoder:
         extras = (*extras, text.save)
     fields = BundleFields(
-        name=said.name,
-        licence=said.licence,
-        use_restriction=said.use_restriction,
-        training_data=said.training_data,
+        **asdict(said),
         image_size=architecture.image_size,
         channels=architecture.vae["in_channels"],
         value_range=architecture.value_range,

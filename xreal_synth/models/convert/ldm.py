@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 
-from xreal_synth.models.convert.strict import build_empty, load_whole, mismatch, untouched
+from xreal_synth.models.convert.checkpoints import build_empty, load_whole, mismatch, untouched
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 
 UNET_PREFIX: Final = "model.diffusion_model."

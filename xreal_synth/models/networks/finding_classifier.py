@@ -17,7 +17,7 @@ from torchvision.models import DenseNet
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from xreal_synth.models.networks.blocks import standardised
-from xreal_synth.models.networks.label_tokens import FINDINGS
+from xreal_synth.models.networks.conditioning import FINDINGS
 
 Kind = Literal["densenet", "resnet"]
 SHARPNESS: Final = 4.0

@@ -37,13 +37,13 @@ class Attention(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D], each token with all."""
-        split = [proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in self._projections()]
+        split = [
+            proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for proj in (self.to_q, self.to_k, self.to_v)
+        ]
         mixed = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(-2)
         out: Tensor = self.to_out(mixed)
         return out
-
-    def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-        return self.to_q, self.to_k, self.to_v
 
 
 class Layer(nn.Module):

@@ -1,23 +1,65 @@
-"""The first stage: the patch transform is fitted once, its residual decoder is trained.
+"""First stages. The patch transform is fitted once, its residual decoder is trained, also on latents as a sampler
+leaves them: a real image's, noised a little and denoised again. And the paper's, an AutoencoderKL with L1,
+gradient, perceptual and small KL losses, and a patch critic; its Anatomy Controller has the same architecture, is
+given organ masks and trained to return images.
 
-Shapes: B batch, C latent channels, h and w latent sides, H and W image sides.
+Shapes: B batch, c image channels inside the network, C latent channels, h and w latent sides, H and W image sides, L
+labels.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from xreal_synth.models.networks.conditioning import no_maps
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
-from xreal_synth.training.adversary import PatchCritic, adversarial_terms
+from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
-from xreal_synth.training.perceptual import load_perceptual
-from xreal_synth.training.redenoise import Redenoiser, load_redenoiser
-from xreal_synth.training.settings.autoencoder import AutoencoderSettings
-from xreal_synth.training.tasks.base import TrainingTask, image_grid
+from xreal_synth.training.settings import AutoencoderSettings, KlControllerSettings, KlSettings
+from xreal_synth.training.tasks.base import FirstStageTask, image_grid
+from xreal_synth.training.tasks.controls import mask_of
+
+DDIM_STEPS = 2
+
+
+class Redenoiser(nn.Module):
+    """Latents [B, C, h, w] -> the same, noised to a step below `below` and denoised in two DDIM steps."""
+
+    def __init__(self, denoiser: TrainedDenoiser, below: int) -> None:
+        super().__init__()
+        self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
+        self.below = below
+
+    def draw_top(self, generator: torch.Generator) -> int:
+        """A step to noise latents to."""
+        return int(torch.randint(2 * DDIM_STEPS, self.below, (), generator=generator))
+
+    @torch.no_grad()
+    def forward(self, z: Tensor, labels_BL: Tensor, noise: Tensor, top: int) -> Tensor:
+        """Latents and noise [B, C, h, w], labels [B, L] -> latents noised to step `top` and led back by DDIM."""
+        alphas = self.schedule.alphas_cumprod.double()
+        tokens = self.tokens(labels_BL)
+        x, eps = z, noise
+        for n in range(DDIM_STEPS):
+            t = top * (DDIM_STEPS - n) // DDIM_STEPS
+            a, s = math.sqrt(float(alphas[t])), math.sqrt(1 - float(alphas[t]))
+            x = a * x + s * eps
+            out = self.unet(no_maps(x, self.unet), t, tokens).sample.float()
+            if self.schedule.config.prediction_type == "v_prediction":
+                x, eps = a * x - s * out, s * x + a * out
+            else:
+                x, eps = (x - s * out) / a, out
+        return x
+
+
+def load_redenoiser(folder: str, below: int) -> Redenoiser:
+    """By a trained denoiser's folder (`unet/`, `tokens/`, `scheduler/`); raises TrainingError."""
+    return Redenoiser(read_denoiser(folder, ", or leave it out"), below)
 
 
 def fitted_autoencoder(settings: AutoencoderSettings, images: TrainingImages) -> PatchAutoencoder:
@@ -54,27 +96,23 @@ def continued_autoencoder(settings: AutoencoderSettings, former: PatchAutoencode
     return network
 
 
-class AutoencoderTask(TrainingTask):
+class AutoencoderTask(FirstStageTask):
     """Trains the residual decoder to undo patch borders and to give back the detail that latents lack."""
 
+    settings: AutoencoderSettings
+    network: PatchAutoencoder
+
     def __init__(self, settings: AutoencoderSettings, network: PatchAutoencoder) -> None:
-        self.settings = settings
-        self.network = network
-        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
-        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
+        super().__init__(settings, network)
         self.redenoiser: Redenoiser | None = None
         if settings.denoiser:
             self.redenoiser = load_redenoiser(settings.denoiser, settings.denoised_below)
-        self.module = nn.ModuleDict({"network": network})
-        if self.critic is not None:
-            self.module["critic"] = self.critic
 
     def to(self, device: torch.device) -> None:
         """Moves decoder, perceptual distance and denoiser of latents to a device."""
-        self.module.to(device)
-        for helper in (self.perceptual, self.redenoiser):
-            if helper is not None:
-                helper.to(device)
+        super().to(device)
+        if self.redenoiser is not None:
+            self.redenoiser.to(device)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient, texture and perceptual error; then the critic's two losses."""
@@ -89,18 +127,8 @@ class AutoencoderTask(TrainingTask):
             bands = band_loss(found, wanted)
             total = total + self.settings.band_weight * bands
             scalars["bands"] = bands.detach()
-        if self.perceptual is not None:
-            distance = self.perceptual(found, wanted)
-            total = total + self.settings.perceptual_weight * distance
-            scalars["perceptual"] = distance.detach()
-        if self.critic is not None:
-            late = self.step - self.settings.adversarial_after
-            terms, figures = adversarial_terms(
-                self.critic, total, found, wanted, self.network.last_layer,
-                late=late, weight=self.settings.adversarial_weight,
-            )  # fmt: skip
-            total, scalars = total + terms, {**scalars, **figures}
-        return {"loss": total, **scalars}
+        total, figures = self.judged(total, found, wanted, self.network.last_layer)
+        return {"loss": total, **scalars, **figures}
 
     @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
@@ -111,33 +139,139 @@ class AutoencoderTask(TrainingTask):
         refined = self.network.decode(z, grain)
         last = (refined - batch.image) * 10 + 0.5
         if self.redenoiser is not None:
-            noise = batch.normal(*z.shape[1:], generator=generator).to(z.device)
+            noise = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
             again = self.redenoiser(z, batch.labels, noise, self.redenoiser.draw_top(generator))
             last = self.network.decode(again, grain)
         return image_grid([batch.image, self.network.decode_linear(z), refined, last])
 
-    def save(self, folder: Path) -> None:
-        """`vae/`."""
-        self.network.save_pretrained(folder / "vae")
-
     def _grain(self, batch: ImageBatch, generator: torch.Generator) -> Tensor | None:
         if not self.settings.grain:
             return None
-        return batch.normal(*batch.image.shape[1:], generator=generator).to(batch.image.device)
+        return batch.draws.normal(*batch.image.shape[1:], generator=generator).to(batch.image.device)
 
     def _latents(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Latents [B, C, h, w] of the images, some of them noised a little, some noised and denoised."""
         z = self.network.encode(batch.image).mean
-        level = batch.uniform(1, 1, 1, generator=generator) * 2 - 1
+        level = batch.draws.uniform(1, 1, 1, generator=generator) * 2 - 1
         noise = (
-            batch.normal(*z.shape[1:], generator=generator) * level.clamp_min(0) * self.settings.latent_noise
+            batch.draws.normal(*z.shape[1:], generator=generator)
+            * level.clamp_min(0)
+            * self.settings.latent_noise
         )
         noisy = z + noise.to(z.device)
         if self.redenoiser is None:
             return noisy
-        again = batch.uniform(generator=generator) < self.settings.denoised_share
-        fresh = batch.normal(*z.shape[1:], generator=generator).to(z.device)
+        again = batch.draws.uniform(generator=generator) < self.settings.denoised_share
+        fresh = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
         top = self.redenoiser.draw_top(generator)
         if again.any():
             noisy[again] = self.redenoiser(z[again], batch.labels[again], fresh[again], top)
         return noisy
+
+
+GREY_LEVELS = 255
+
+
+def build_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
+    """A fresh network in the layout of the published checkpoints: attention in the middle block alone."""
+    levels = len(settings.channels)
+    network: AutoencoderKL = AutoencoderKL(
+        in_channels=settings.image_channels,
+        out_channels=settings.image_channels,
+        latent_channels=settings.latent_channels,
+        block_out_channels=settings.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=settings.blocks,
+        norm_num_groups=settings.groups,
+        scaling_factor=settings.scale_factor,
+        sample_size=image_size,
+    )
+    return network
+
+
+def started_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
+    """A network to train: a fresh one, or with the weights of `settings.init`; raises TrainingError."""
+    network = build_kl(settings, image_size)
+    if not settings.init:
+        return network
+    with reading(
+        "model.init", settings.init, "the folder of an AutoencoderKL of this config's sizes",
+        "give the path of a run's network/vae, or the sizes that it was trained with",
+    ) as folder:  # fmt: skip
+        former: AutoencoderKL = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
+        network.load_state_dict(former.state_dict())
+    return network
+
+
+class KlAutoencoderTask(FirstStageTask):
+    """Trains encoder and decoder to give images back through a Gaussian bottleneck."""
+
+    settings: KlSettings
+
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses."""
+        return self.losses(self._shown(batch.image), batch, generator)
+
+    def losses(self, given_BcHW: Tensor, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of the image that comes out against the batch's, for `given` going in.
+
+        Sampled latents in training, mean latents in evaluation. The KL divergence is summed over an image's latents
+        and divided by the number of the image's values, so that `kl_weight` means what it does where both losses
+        are sums.
+        """
+        settings, wanted = self.settings, batch.image
+        posterior = self.network.encode(given_BcHW).latent_dist
+        mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
+        z = mean
+        if self.module.training:
+            z = mean + std * batch.draws.normal(*mean.shape[1:], generator=generator).to(mean.device)
+        found = self.network.decode(z).sample.float().mean(dim=1, keepdim=True)
+        mae = (found - wanted).abs().mean()
+        divergence = 0.5 * (mean.pow(2) + std.pow(2) - 1 - logvar).sum() / given_BcHW.numel()
+        total = (
+            mae + settings.gradient_weight * gradient_loss(found, wanted) + settings.kl_weight * divergence
+        )
+        figures = {
+            "mae_grey_levels": mae.detach() * GREY_LEVELS,
+            "kl": divergence.detach(),
+            "latent_std": mean.detach().std(),
+        }
+        total, more = self.judged(total, found, wanted, self.network.decoder.conv_out.weight)
+        return {"loss": total, **figures, **more}
+
+    @torch.no_grad()
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: images, images given back, and ten times the error."""
+        found = self.given_back(self._shown(batch.image))
+        return image_grid([batch.image, found, (found - batch.image) * 10 + 0.5])
+
+    def given_back(self, given_BcHW: Tensor) -> Tensor:
+        """What the network makes of an input through its mean latents -> images [B, 1, H, W]."""
+        mean = self.network.encode(given_BcHW).latent_dist.mean
+        image: Tensor = self.network.decode(mean).sample.float().mean(dim=1, keepdim=True)
+        return image
+
+    def _shown(self, image_B1HW: Tensor) -> Tensor:
+        return image_B1HW.expand(-1, self.settings.image_channels, -1, -1)
+
+
+class KlControllerTask(KlAutoencoderTask):
+    """x_hat = D_v(E_v(m_a / 4)), trained on masks with probability `mask_share`, else on the images themselves."""
+
+    part = "anatomy_controller"
+    settings: KlControllerSettings
+
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The first stage's losses; in evaluation every image is made from its mask."""
+        masks = mask_of(batch.label_map)
+        if self.module.training:
+            masked = batch.draws.uniform(1, 1, 1, generator=generator) < self.settings.mask_share
+            masks = torch.where(masked.to(masks.device), masks, batch.image)
+        return self.losses(self._shown(masks), batch, generator)
+
+    @torch.no_grad()
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: masks, rough images, and the real images of these masks."""
+        masks = mask_of(batch.label_map)
+        return image_grid([masks, self.given_back(self._shown(masks)), batch.image])

@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from xreal_synth.training.images import ImageBatch
+from xreal_synth.training.losses import PatchCritic, adversarial_terms, load_perceptual
+from xreal_synth.training.settings import AutoencoderSettings, KlSettings
 
 
 class TrainingTask(ABC):
     """One network in training: its module, its loss, a picture of its work, and how its parts are saved.
 
-    `module` holds all that is trained; parameters without gradient are left alone. `step` is the step at work,
-    set by the loop.
+    `network` is the network itself, `part` its name among a bundle's parts. `module` holds all that is trained;
+    parameters without gradient are left alone. `step` is the step at work, set by the loop.
     """
 
+    part: str
+    network: Any
     module: nn.Module
     step: int = 0
 
@@ -37,8 +41,8 @@ class TrainingTask(ABC):
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name; "loss" is the one to minimise.
 
-        Random numbers are drawn through the batch (`batch.normal`, `batch.uniform`, `batch.integers`), from
-        `generator` (on the CPU) and whatever the images are: then an image's numbers do not depend on how a batch is
+        Random numbers are drawn through the batch (`batch.draws.normal`, `uniform`, `integers`), from `generator`
+        (on the CPU) and whatever the images are: then an image's numbers do not depend on how a batch is
         split into parts and among workers, and losses that are means over images give the same curve.
         """
 
@@ -54,9 +58,48 @@ class TrainingTask(ABC):
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """A picture [H, W] in [0, 1] that shows what the network can do on a few images."""
 
-    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the network's parts in diffusers' folder layout under `folder`."""
+        self.network.save_pretrained(folder / self.part)
+
+
+class FirstStageTask(TrainingTask):
+    """A first stage of either kind: beside its own loss, a distance in a segmenter's features and a patch critic."""
+
+    part = "vae"
+    settings: AutoencoderSettings | KlSettings
+
+    def __init__(self, settings: AutoencoderSettings | KlSettings, network: nn.Module) -> None:
+        self.settings = settings
+        self.network = network
+        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
+        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
+        self.module = nn.ModuleDict({"network": network})
+        if self.critic is not None:
+            self.module["critic"] = self.critic
+
+    def to(self, device: torch.device) -> None:
+        """Moves first stage and perceptual distance to a device."""
+        self.module.to(device)
+        if self.perceptual is not None:
+            self.perceptual.to(device)
+
+    def judged(
+        self, total: Tensor, found_B1HW: Tensor, wanted_B1HW: Tensor, last_layer: nn.Parameter
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with what features and critic add to it, and figures of these."""
+        settings, figures = self.settings, dict[str, Tensor]()
+        if self.perceptual is not None:
+            distance = self.perceptual(found_B1HW, wanted_B1HW)
+            total = total + settings.perceptual_weight * distance
+            figures["perceptual"] = distance.detach()
+        if self.critic is None:
+            return total, figures
+        terms, more = adversarial_terms(
+            self.critic, total, found_B1HW, wanted_B1HW, last_layer,
+            late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
+        )  # fmt: skip
+        return total + terms, {**figures, **more}
 
 
 def image_grid(rows: list[Tensor]) -> Tensor:

@@ -17,14 +17,12 @@ from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
-from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
-from xreal_synth.models.networks.with_maps import MAPS_KEY, with_maps
+from xreal_synth.models.networks.conditioning import FINDINGS, MAPS_KEY, LabelTokens, with_maps
 from xreal_synth.training.draws import BatchPart
-from xreal_synth.training.first_stage import FirstStage
+from xreal_synth.training.first_stage import FirstStage, reading
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings.denoiser import DenoiserSettings
+from xreal_synth.training.settings import ControlNetSettings, DenoiserSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
-from xreal_synth.training.tasks.noise_levels import draw_steps
 
 
 def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> DDIMScheduler:
@@ -40,6 +38,26 @@ def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_predictio
         timestep_spacing="leading",
         prediction_type=prediction,
     )
+
+
+def log_snr(schedule: DDIMScheduler) -> Tensor:
+    """The logarithm of each step's signal-to-noise ratio [T], which falls from step to step."""
+    alphas: Tensor = schedule.alphas_cumprod
+    return (alphas / (1 - alphas)).log()
+
+
+def draw_steps(
+    log_snr_T: Tensor,
+    draws: BatchPart,
+    generator: torch.Generator,
+    settings: DenoiserSettings | ControlNetSettings,
+) -> Tensor:
+    """[B] steps: by a normal in log signal-to-noise ratio, a share of them uniform over the schedule."""
+    wanted = draws.normal(generator=generator) * settings.log_snr_std + settings.log_snr_mean
+    nearest = torch.searchsorted(-log_snr_T, -wanted).clamp_max(len(log_snr_T) - 1)
+    uniform = draws.integers(len(log_snr_T), generator=generator)
+    pick = draws.uniform(generator=generator) < settings.uniform_share
+    return torch.where(pick, uniform, nearest)
 
 
 def build_unet(
@@ -78,7 +96,10 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
 
     Raises TrainingError where the folder holds no denoiser of this shape.
     """
-    try:
+    with reading(
+        "model.init", str(folder), "the folder of a trained denoiser (unet/ and tokens/) of this config's sizes",
+        "give the path of a run's network/, or the config that the denoiser was trained with",
+    ):  # fmt: skip
         former: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(
             folder / "unet", low_cpu_mem_usage=False
         )
@@ -88,12 +109,6 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
         widened[:, : weights["conv_in.weight"].shape[1]] = weights["conv_in.weight"]
         missing, unexpected = unet.load_state_dict({**weights, "conv_in.weight": widened}, strict=False)
         _take_tokens(tokens, labels)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise TrainingError(
-            found=f"model.init: {str(folder)!r}: {error}",
-            wanted="the folder of a trained denoiser (unet/ and tokens/) of this config's sizes",
-            hint="give the path of a run's network/, or the config that the denoiser was trained with",
-        ) from error
     strange = [name for name in missing if not name.startswith("add_embedding.")] + list(unexpected)
     if strange:
         raise TrainingError(
@@ -140,8 +155,7 @@ class DenoiserTask(TrainingTask):
         if settings.init:
             take_weights(self.unet, self.tokens, Path(settings.init))
         self.module = nn.ModuleDict({"unet": self.unet, "tokens": self.tokens})
-        alphas = self.schedule.alphas_cumprod
-        self.log_snr = (alphas / (1 - alphas)).log()
+        self.log_snr = log_snr(self.schedule)
 
     def to(self, device: torch.device) -> None:
         """Moves denoiser and first stage to a device."""
@@ -153,12 +167,12 @@ class DenoiserTask(TrainingTask):
         says so; `loss_in_regions` is that inside the findings' regions alone."""
         device = batch.image.device
         z = self.autoencoder.encode(batch.image).mean
-        steps = self.draw_steps(batch, generator)
-        noise = batch.normal(*z.shape[1:], generator=generator).to(device)
-        kept = batch.uniform(1, generator=generator) >= self.settings.null_share
+        steps = draw_steps(self.log_snr, batch.draws, generator, self.settings)
+        noise = batch.draws.normal(*z.shape[1:], generator=generator).to(device)
+        kept = batch.draws.uniform(1, generator=generator) >= self.settings.null_share
         named = kept
         if self.settings.token_drop:
-            named = kept & (batch.uniform(1, generator=generator) >= self.settings.token_drop)
+            named = kept & (batch.draws.uniform(1, generator=generator) >= self.settings.token_drop)
         labels = batch.labels & named.to(device)
         noisy = self.schedule.add_noise(z, noise, steps.to(device))
         target = noise
@@ -224,14 +238,6 @@ class DenoiserTask(TrainingTask):
         scale = snr + 1 if self.settings.prediction == "v_prediction" else snr
         weights: Tensor = snr.clamp_max(gamma) / scale
         return weights
-
-    def draw_steps(self, batch: ImageBatch | BatchPart, generator: torch.Generator) -> Tensor:
-        """[B] steps: mostly by a normal in log signal-to-noise ratio, some uniform over the schedule."""
-        settings = self.settings
-        return draw_steps(
-            self.log_snr, batch, generator,
-            mean=settings.log_snr_mean, std=settings.log_snr_std, uniform_share=settings.uniform_share,
-        )  # fmt: skip
 
     def _sample(
         self,

@@ -1,4 +1,5 @@
-"""The ControlNet baseline: the denoiser stays as it is, a copy of its encoder learns to follow organ masks.
+"""What makes images follow organ masks. The Anatomy Controller: mask -> rough image, in the latents of a trained
+first stage; the ControlNet baseline: the denoiser stays as it is, a copy of its encoder learns to follow masks.
 
 Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L labels.
 """
@@ -6,53 +7,84 @@ Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
+from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
-from xreal_synth.models.networks.label_tokens import FINDINGS, LabelTokens
-from xreal_synth.models.networks.organ_controlnet import build_controlnet, hint_side, organ_hint
-from xreal_synth.models.networks.with_maps import no_maps
-from xreal_synth.training.first_stage import FirstStage
+from xreal_synth.models.networks.conditioning import FINDINGS, no_maps
+from xreal_synth.models.networks.controls import (
+    CODE_SCALE,
+    MaskController,
+    build_controlnet,
+    hint_side,
+    organ_hint,
+)
+from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings.controlnet import ControlNetSettings
+from xreal_synth.training.settings import ControllerSettings, ControlNetSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
-from xreal_synth.training.tasks.controller import mask_of
-from xreal_synth.training.tasks.noise_levels import draw_steps
+from xreal_synth.training.tasks.denoiser import draw_steps, log_snr
+
+
+def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder) -> MaskController:
+    """A fresh controller whose decoder is the trained first stage, held fixed."""
+    shape = autoencoder.config
+    controller: MaskController = MaskController(
+        patch_size=shape.patch_size,
+        latent_channels=shape.latent_channels,
+        refiner_width=shape.refiner_width,
+        refiner_blocks=shape.refiner_blocks,
+        width=settings.width,
+        blocks=settings.blocks,
+    )
+    controller.first_stage.load_state_dict(autoencoder.state_dict())
+    controller.first_stage.requires_grad_(False)
+    return controller
+
+
+class ControllerTask(TrainingTask):
+    """Trains the mask encoder towards the mean latents of images with the same anatomy."""
+
+    part = "anatomy_controller"
+
+    def __init__(self, settings: ControllerSettings, network: MaskController) -> None:
+        self.settings = settings
+        self.network = network
+        self.module = network
+
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of latents plus the mean absolute error of the linearly decoded image."""
+        first_stage = self.network.first_stage
+        wanted = first_stage.encode(batch.image).mean
+        found = self.network.encode(mask_of(batch.label_map)).mean.float()
+        image = first_stage.decode_linear(found)
+        latent = functional.mse_loss(found, wanted)
+        pixel = functional.l1_loss(image, batch.image)
+        return {
+            "loss": latent + self.settings.pixel_weight * pixel,
+            "latent_mse": latent.detach(),
+            "mae_grey_levels": pixel.detach() * 255,
+        }
+
+    @torch.no_grad()
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: masks, rough images, and the real images of these masks."""
+        mask = mask_of(batch.label_map)
+        return image_grid([mask, self.network(mask), batch.image])
+
+
+def mask_of(label_map_BHW: Tensor) -> Tensor:
+    """Organ codes [B, H, W] -> the controller's input [B, 1, H, W], codes divided by 4."""
+    return label_map_BHW[:, None].float() / CODE_SCALE
+
 
 PREVIEW_STEPS = 25
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedDenoiser:
-    """A denoiser's parts, frozen, and the schedule it was trained on."""
-
-    unet: UNet2DConditionModel
-    tokens: LabelTokens
-    schedule: DDIMScheduler
-
-
-def read_denoiser(folder: str) -> TrainedDenoiser:
-    """A trained denoiser from its run's network/; raises TrainingError."""
-    root = Path(folder)
-    try:
-        unet = UNet2DConditionModel.from_pretrained(root / "unet", low_cpu_mem_usage=False)
-        tokens = LabelTokens.from_pretrained(root / "tokens", low_cpu_mem_usage=False)
-        schedule = DDIMScheduler.from_pretrained(root / "scheduler")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise TrainingError(
-            found=f"model.denoiser: {folder!r}: {error}",
-            wanted="the folder of a trained denoiser (unet/, tokens/ and scheduler/)",
-            hint="train it first and give its path: --set model.denoiser=OUT/network",
-        ) from error
-    unet.set_attn_processor(AttnProcessor())
-    return TrainedDenoiser(unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval(), schedule)
 
 
 class ControlNetTask(TrainingTask):
@@ -69,6 +101,7 @@ class ControlNetTask(TrainingTask):
         self.settings = settings
         self.autoencoder = autoencoder
         self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
+        self.unet.set_attn_processor(AttnProcessor())
         if self.tokens.findings != tuple(findings):
             raise TrainingError(
                 found=f"data.findings: {', '.join(findings)}",
@@ -87,8 +120,7 @@ class ControlNetTask(TrainingTask):
         self.controlnet.set_attn_processor(AttnProcessor())
         self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])
         self.module = self.controlnet
-        alphas = self.schedule.alphas_cumprod
-        self.log_snr = (alphas / (1 - alphas)).log()
+        self.log_snr = log_snr(self.schedule)
 
     def to(self, device: torch.device) -> None:
         """Moves the ControlNet and the frozen networks beside it to a device."""
@@ -102,14 +134,10 @@ class ControlNetTask(TrainingTask):
         as far as it lies above the loss, the mask is followed.
         """
         z = self.autoencoder.encode(batch.image).mean
-        steps = draw_steps(
-            self.log_snr, batch, generator,
-            mean=self.settings.log_snr_mean, std=self.settings.log_snr_std,
-            uniform_share=self.settings.uniform_share,
-        ).to(z.device)  # fmt: skip
-        noise = batch.normal(*z.shape[1:], generator=generator).to(z.device)
-        labelled = batch.uniform(1, generator=generator) >= self.settings.null_share
-        shown = batch.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
+        steps = draw_steps(self.log_snr, batch.draws, generator, self.settings).to(z.device)
+        noise = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
+        labelled = batch.draws.uniform(1, generator=generator) >= self.settings.null_share
+        shown = batch.draws.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
         tokens = self.tokens(batch.labels & labelled.to(z.device))
         hint = organ_hint(batch.label_map, self.hint_side) * shown.to(z.device)
         noisy = self.schedule.add_noise(z, noise, steps)

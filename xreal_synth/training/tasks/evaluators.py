@@ -1,26 +1,85 @@
-"""The classifier: image -> which of the findings it shows, several at once, and where, if it has places.
+"""The networks that judge images. Segmenter: image -> organ codes; classifier: image -> which of the findings it shows,
+several at once, and where, if it has places.
 
-Shapes: B batch, N images, L findings, H and W image sides, m the side of its maps, n that of the given regions.
+Shapes: B batch, N images or organ codes (background first), L findings, H and W image sides, m the side of the
+classifier's maps, n that of the given regions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.models.networks.finding_classifier import (
-    FindingClassifier,
-    peaks,
-    pooled_logits,
-)
+from xreal_synth.findings import ORGANS
+from xreal_synth.models.networks.controls import CODE_SCALE
+from xreal_synth.models.networks.finding_classifier import FindingClassifier, peaks, pooled_logits
+from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
 from xreal_synth.training.images import ImageBatch, TrainingImages, degraded
-from xreal_synth.training.settings.classifier import ClassifierSettings
+from xreal_synth.training.losses import soft_dice_loss
+from xreal_synth.training.settings import ClassifierSettings, SegmenterSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
+
+
+def build_segmenter(settings: SegmenterSettings) -> OrganSegmenter | PyramidSegmenter:
+    """A fresh network of the build asked for."""
+    network: OrganSegmenter | PyramidSegmenter
+    if settings.kind == "pyramid":
+        network = PyramidSegmenter(settings.inner_size, settings.blocks, settings.width)
+    else:
+        network = OrganSegmenter(settings.inner_size, settings.channels)
+    return network
+
+
+class SegmenterTask(TrainingTask):
+    """Trains on images also blurred and made noisy, since generated images differ from real ones so."""
+
+    part = "segmenter"
+
+    def __init__(self, settings: SegmenterSettings, network: OrganSegmenter | PyramidSegmenter) -> None:
+        self.settings = settings
+        self.network = network
+        self.module = network
+
+    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Cross-entropy plus soft Dice; in evaluation also each organ's Dice."""
+        image = degraded(batch, generator) if self.network.training else batch.image
+        logits = self.network(image).float()
+        loss = functional.cross_entropy(logits, batch.label_map) + soft_dice_loss(logits, batch.label_map)
+        if self.network.training:
+            return {"loss": loss}
+        return {"loss": loss, **dice_per_organ(logits.argmax(dim=1), batch.label_map)}
+
+    @torch.no_grad()
+    def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Three rows: images, the outlines found drawn on them, and the given masks."""
+        found = self.network(batch.image).argmax(dim=1)
+        drawn = torch.where(outline(found)[:, None], torch.ones_like(batch.image), batch.image)
+        return image_grid([batch.image, drawn, batch.label_map[:, None].float() / CODE_SCALE])
+
+
+def dice_per_organ(found_BHW: Tensor, wanted_BHW: Tensor) -> dict[str, Tensor]:
+    """Codes found and wanted [B, H, W] -> each organ's Dice, averaged over the images that have it wanted."""
+    scores = {}
+    for organ, code in ORGANS.items():
+        found, wanted = found_BHW == code, wanted_BHW == code
+        size = found.sum(dim=(1, 2)) + wanted.sum(dim=(1, 2))
+        dice = 2 * (found & wanted).sum(dim=(1, 2)) / size.clamp_min(1)
+        here = wanted.any(dim=2).any(dim=1)
+        scores[f"dice_{organ}"] = dice[here].float().mean() if bool(here.any()) else dice.new_ones(())
+    return scores
+
+
+def outline(label_map_BHW: Tensor) -> Tensor:
+    """[B, H, W] bool: pixels where the code differs from the one to the right or below."""
+    edge = torch.zeros_like(label_map_BHW, dtype=torch.bool)
+    edge[:, :-1] |= label_map_BHW.diff(dim=1) != 0
+    edge[:, :, :-1] |= label_map_BHW.diff(dim=2) != 0
+    return edge
+
 
 _UNKNOWN = -1
 
@@ -59,6 +118,8 @@ class ClassifierTask(TrainingTask):
     A network with places also learns its maps: from the region where it is known, from zeros where the finding is
     known to be absent, from nothing elsewhere.
     """
+
+    part = "classifier"
 
     def __init__(
         self, settings: ClassifierSettings, network: FindingClassifier, images: TrainingImages
@@ -158,10 +219,6 @@ class ClassifierTask(TrainingTask):
             largest = self.network.maps(batch.image).float().sigmoid().amax(dim=1, keepdim=True)
             rows.insert(1, functional.interpolate(largest, size=(side, side)))
         return image_grid(rows)
-
-    def save(self, folder: Path) -> None:
-        """`classifier/`."""
-        self.network.save_pretrained(folder / "classifier")
 
 
 def place_loss(maps_BLmm: Tensor, regions_BLnn: Tensor, absent_BL: Tensor, weights_L: Tensor) -> Tensor:

@@ -1,30 +1,39 @@
-"""A ControlNet trained elsewhere as a bundle's `controlnet/`: ControlNet's own layout, or diffusers'.
+"""Parts trained elsewhere, for a copy of a bundle: a ControlNet (its own layout, or diffusers') as `controlnet/`,
+and Cheff's super-resolution checkpoints (cheff_sr_base.pt, cheff_sr_fine.pt) as `upscaler/`.
 
-Its architecture is the encoder of the bundle's denoiser. What its hint shows for each organ code is no part
-of a checkpoint and has to be said.
+A ControlNet's architecture is the encoder of the bundle's denoiser. What its hint shows for each organ code is no
+part of a checkpoint and has to be said.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import bounded_config
 from xreal_synth.models.convert.assemble import StoredDtype, save_network
-from xreal_synth.models.convert.checkpoints import Checkpoint, read_checkpoint
-from xreal_synth.models.convert.folders import DIFFUSERS_STEMS, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    DIFFUSERS_STEMS,
+    Checkpoint,
+    build_empty,
+    load_whole,
+    mismatch,
+    read_checkpoint,
+    read_config,
+    read_weights,
+    untouched,
+)
 from xreal_synth.models.convert.ldm import EMA_PREFIX, SCHEDULE, UNET_PREFIX, VAE_PREFIX
-from xreal_synth.models.convert.strict import build_empty, load_whole, mismatch, untouched
-from xreal_synth.models.describe import CONTROLNET, BundleInfo
-from xreal_synth.models.networks.organ_controlnet import HINT, HINT_KEY, hint_table, misfit
+from xreal_synth.models.describe import UPSCALER, BundleInfo
+from xreal_synth.models.networks.controls import HINT, HINT_KEY, hint_table, misfit, shared_config
+from xreal_synth.models.networks.sr3_unet import Sr3UNet, cosine_betas
 
 PREFIX: Final = "control_model."
 BESIDE: Final = (UNET_PREFIX, VAE_PREFIX, "cond_stage_model.", EMA_PREFIX)
@@ -91,11 +100,6 @@ def read_controlnet(
     return ready
 
 
-def save_controlnet(bundle: Path, network: ControlNetModel, dtype: StoredDtype) -> None:
-    """Writes `controlnet/` into a bundle's folder."""
-    save_network(bundle / CONTROLNET, network, dtype)
-
-
 def convert_control_layout(state: Mapping[str, Tensor], layers: int, where: str) -> dict[str, Tensor]:
     """ControlNet's own keys, without prefix -> diffusers', every one accounted for. Raises ConversionError."""
     source = {_hint_key(key, state): value for key, value in _floats(state).items()}
@@ -118,7 +122,7 @@ def _from_file(checkpoint: Checkpoint, unet: Mapping[str, Any]) -> Any:
     if "time_embed.0.weight" in state:
         state = convert_control_layout(state, unet["layers_per_block"], checkpoint.name)
     weights = _floats(state)
-    config = {**_shared(unet), **_hint_sizes(weights, checkpoint)}
+    config = {**shared_config(unet), **_hint_sizes(weights, checkpoint)}
     network = build_empty(lambda: ControlNetModel(**config))
     return load_whole(checkpoint.name, network, weights)
 
@@ -155,11 +159,6 @@ def _denoiser_config(info: BundleInfo) -> Any:
     return build_empty(lambda: UNet2DConditionModel.from_config(config)).config
 
 
-def _shared(unet: Mapping[str, Any]) -> dict[str, Any]:
-    names = inspect.signature(ControlNetModel.__init__).parameters.keys() & unet.keys()
-    return {name: unet[name] for name in names}
-
-
 def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.float() for key, value in state.items()}
 
@@ -171,3 +170,82 @@ def _other(source: Path, found: str, wanted: str) -> ConversionError:
         wanted=wanted,
         hint="give a ControlNet trained on this bundle's denoiser",
     )
+
+
+UPSCALER_SIZES: Final = (256, 1024)
+UPSCALER_LICENCE: Final = "MIT"
+
+_NAMES: Final = (
+    (r"init_conv\.", "inlet."),
+    (r"time_mlp\.1\.", "time_in."),
+    (r"time_mlp\.3\.", "time_out."),
+    (r"(down|up)s\.(\d+)\.0\.", r"\1.\2.first."),
+    (r"(down|up)s\.(\d+)\.1\.", r"\1.\2.second."),
+    (r"(down|up)s\.(\d+)\.2\.", r"\1.\2.attention."),
+    (r"(down|up)s\.(\d+)\.3\.", r"\1.\2.onward."),
+    (r"mid_block1\.", "middle_first."),
+    (r"mid_attn\.", "middle_attention."),
+    (r"mid_block2\.", "middle_second."),
+    (r"final_conv\.0\.fn\.(\d)\.", r"last.\1."),
+    (r"final_conv\.1\.", "outlet."),
+)
+"""Places in the checkpoint, and here."""
+
+_INSIDE: Final = (
+    (r"\.mlp\.1\.", ".time."),
+    (r"\.block1\.", ".first."),
+    (r"\.block2\.", ".second."),
+    (r"\.res_conv\.", ".skip."),
+    (r"\.fn\.norm\.", ".norm."),
+    (r"\.fn\.fn\.to_qkv\.", ".qkv."),
+    (r"\.fn\.fn\.to_out\.0\.", ".out."),
+    (r"\.fn\.fn\.to_out\.1\.", ".out_norm."),
+    (r"\.fn\.fn\.to_out\.", ".out."),
+    (r"\.proj\.", ".conv."),
+)
+"""Names within a block."""
+
+
+def convert_upscaler(state: Mapping[str, Tensor], where: str = "upscaler", **sizes: Any) -> Sr3UNet:
+    """Cheff's keys -> Sr3UNet, float32; `sizes` replace the released network's. Raises ConversionError."""
+    named = {_renamed(key): value.float() for key, value in state.items()}
+    network: Sr3UNet = build_empty(lambda: Sr3UNet(**sizes))
+    load_whole(where, network, named)
+    return network
+
+
+def read_upscaler(path: Path, ignore: tuple[str, ...] = ()) -> Sr3UNet:
+    """The network of a checkpoint file; raises ConversionError."""
+    checkpoint = read_checkpoint(path, ignore=ignore)
+    return convert_upscaler(checkpoint.tensors, checkpoint.name)
+
+
+def check_size(bundle: str, image_size: int) -> None:
+    """Raises ConversionError if images are not of the size that the upscaler was trained on."""
+    if image_size != UPSCALER_SIZES[0]:
+        raise ConversionError(
+            where=f"bundle {bundle}",
+            found=f"images of {image_size} px",
+            wanted=f"{UPSCALER_SIZES[0]} px, which the upscaler makes {UPSCALER_SIZES[1]}",
+            hint="choose another bundle",
+        )
+
+
+def save_upscaler(bundle: Path, network: Sr3UNet, dtype: StoredDtype) -> None:
+    """Writes `upscaler/` into a bundle's folder: network, and the schedule with which it was trained."""
+    save_network(bundle / UPSCALER, network, dtype)
+    betas = cosine_betas().tolist()
+    DDIMScheduler(
+        len(betas), trained_betas=betas, clip_sample=False, set_alpha_to_one=False, steps_offset=0,
+        timestep_spacing="leading",
+    ).save_config(bundle / UPSCALER)  # fmt: skip
+
+
+def _renamed(key: str) -> str:
+    for pattern, ours in _NAMES:
+        found, count = re.subn(f"^{pattern}", ours, key)
+        if count:
+            for inner, name in _INSIDE:
+                found = re.sub(inner, name, found)
+            return found
+    return key

@@ -1,12 +1,13 @@
-"""Label conditioning of the small bundle: a finite label set, one learned token per label.
+"""What a denoiser is told beside its latents: labels, one learned token each of a finite set, and maps of regions.
 
-Shapes: B batch, L labels (the findings and then "No Finding"), D token width.
+Shapes: B batch, L labels (the findings and then "No Finding"), D token width, R maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, combinations
+from typing import Any, Final
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -57,3 +58,23 @@ class LabelTokens(ModelMixin, ConfigMixin):
         rows[NO_FINDING] = [False] * len(self.findings) + [True]
         tokens = self(torch.tensor(list(rows.values()), device=self.present.device))
         return dict(zip(rows, tokens.float().cpu(), strict=True))
+
+
+MAPS_KEY: Final = "_region_maps"
+"""Stands in the denoiser's config.json: the findings of its maps, in order; one for an unknown place comes after."""
+
+
+def with_maps(z_BChw: Tensor, maps_BRhw: Tensor | None) -> Tensor:
+    """Latents [B, C, h, w] and maps [B, R, h, w] in 0..1 -> [B, C + R, h, w]; without maps the latents alone."""
+    return z_BChw if maps_BRhw is None else torch.cat([z_BChw, maps_BRhw.to(z_BChw.dtype)], dim=1)
+
+
+def map_channels(unet: Any) -> int:
+    """How many maps a denoiser takes beside the latents: its inputs less its outputs."""
+    return int(unet.config.in_channels) - int(unet.config.out_channels)
+
+
+def no_maps(z_BChw: Tensor, unet: Any) -> Tensor:
+    """Latents as a denoiser takes them where no finding is asked for: every map zero."""
+    count = map_channels(unet)
+    return with_maps(z_BChw, z_BChw.new_zeros(len(z_BChw), count, *z_BChw.shape[2:]) if count else None)
