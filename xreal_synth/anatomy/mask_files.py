@@ -82,7 +82,7 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
             where=str(path),
             found="a file" if path.exists() else "no such file" if is_tar(path) else "no such folder",
             wanted="a folder of organ masks (*.png), or a .tar, .tar.gz or .tgz of them",
-            hint="set anatomy.source.masks.path to it",
+            hint="--set anatomy.source.masks.path=FOLDER; the recipe's first lines say what goes there",
         )  # fmt: skip
     if not found:
         raise AnatomyError(
