@@ -35,7 +35,7 @@ from xreal_synth.cli import (
 from xreal_synth.cli.options import console, notes
 from xreal_synth.cli.usage import UsageError, check_options, usage_error
 from xreal_synth.engine.quiet import quiet_ray
-from xreal_synth.errors import XrealError
+from xreal_synth.errors import RecipeError, XrealError
 
 _ANYWHERE: Final = ("-q", "--quiet", "-v", "--verbose")
 
@@ -139,6 +139,7 @@ def main() -> None:
     quiet_ray()
     command: Any = typer.main.get_command(app)
     check_options(command)
+    console.quiet = False
     try:
         code = command(prog_name="xreal-synth", standalone_mode=False)
     except BrokenPipeError:
@@ -152,11 +153,24 @@ def main() -> None:
             traceback.print_exc()
         ours = error if isinstance(error, XrealError) else None
         ours = ours or (_place_error(error) if isinstance(error, OSError) else usage_error(error))
-        notes.print(f"error: {ours}", soft_wrap=True)
+        notes.print(f"error: {ours}{_missing_hint(ours)}", soft_wrap=True)
         code = 2
     if code == _INTERRUPTED:
         notes.print("interrupted: what is finished is kept; the same command goes on, or begins again")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _missing_hint(error: XrealError) -> str:
+    """Where to read on, for an error that has no hint of its own."""
+    if isinstance(error, RecipeError):
+        told = all(problem.hint for problem in error.problems)
+        return (
+            ""
+            if told
+            else "\n  hint:   xreal-synth recipe schema prints every key with its range and default"
+        )
+    verb = " ".join(word for word in sys.argv[1:2] if not word.startswith("-"))
+    return "" if error.hint else f"\n  hint:   xreal-synth {verb} -h".replace("  -h", " -h")
 
 
 def _place_error(error: OSError) -> XrealError:

@@ -102,7 +102,7 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     facts.add_row("output", run.recipe.output.uri)
     console.print(facts)
     for check, why in run.quality.unchecked.items():
-        notes.print(f"not checked: {check}: {why}")
+        console.print(f"not checked: {check}: {why}", soft_wrap=True)
     for line in run.plan.notes:
         notes.print(line)
     wide = next(count.unknown for count in report.labels if count.label == HEART_FINDING)

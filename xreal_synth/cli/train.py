@@ -192,10 +192,11 @@ def _train_together(
     """In a Ray of this machine's own, or the cluster at `address`; shares are workers, GPUs, CPUs, threads."""
     from xreal_synth.engine.ray_session import resources, session
     from xreal_synth.recipe.schema import Compute
-    from xreal_synth.training.ray_train import Team, train_together
 
     workers, gpus, cpus, threads = shares
     with session(address, Compute(actors=workers, cpus_per_actor=cpus)):
+        from xreal_synth.training.ray_train import Team, train_together  # takes seconds
+
         if gpus is None:
             gpus = 1.0 if resources().gpus > 0 else 0.0
         return train_together(config, data, out, Team(workers, gpus, cpus, threads), on_step)
