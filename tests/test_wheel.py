@@ -38,7 +38,8 @@ def test_recipes_are_planned_by_name_without_a_clone(tmp_path: Path) -> None:
         "from xreal_synth import Finding, plan\n"
         "from xreal_synth.recipe.load import shipped_recipes\n"
         "print(xreal_synth.__file__)\n"
-        "print(plan('quickstart').probe.images, Finding('Effusion').name, len(shipped_recipes()))\n"
+        "print(*(plan(name).probe.images for name in ('own-masks', 'quickstart')))\n"
+        "print(Finding('Effusion').name, len(shipped_recipes()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
@@ -46,4 +47,4 @@ def test_recipes_are_planned_by_name_without_a_clone(tmp_path: Path) -> None:
     )  # fmt: skip
     place, *rest = done.stdout.split()
     assert Path(place).is_relative_to(site)
-    assert rest == ["40.0", "Effusion", str(len(list((ROOT / "recipes").glob("*.yaml"))))]
+    assert rest == ["64.0", "40.0", "Effusion", str(len(list((ROOT / "recipes").glob("*.yaml"))))]

@@ -5,7 +5,9 @@ Nothing is ever opened for writing under its final name: remotely an object appe
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -256,11 +258,38 @@ def missing_folders(folder: Path) -> list[Path]:
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
+def require_writable(folder: Path) -> None:
+    """Raises StorageError where the folder, or those above it that are not there yet, cannot be made and written into.
+    Leaves nothing."""
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        tempfile.TemporaryFile(dir=there).close()  # without a name where the disk can do that
+    except OSError as error:
+        reason = "not a folder" if error.errno == errno.ENOTDIR else error.strerror
+        raise StorageError(
+            found=f"{folder} cannot be written: {there}: {reason}", wanted="a folder that may be written, and has room",
+            hint="make room or fix the place, or give another",
+        ) from error  # fmt: skip
+
+
 def remove_empty(folders: Iterable[Path]) -> None:
     """Removes those of the folders that are there and hold nothing, in the order given."""
     for folder in folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Takes the folder, and those above it that were not there before, away again where an error left them empty."""
+    missing = missing_folders(folder)
+    try:
+        yield
+    except BaseException:
+        remove_empty(missing)
+        raise
 
 
 def open_store(uri: str, *, reading: bool = False) -> Store:

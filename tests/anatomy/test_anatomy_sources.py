@@ -98,12 +98,18 @@ def _damage(path: Path, kind: str) -> None:
         ("wide", "96x80"),
     ],
 )
-def test_a_bad_file_is_named_when_the_folder_is_opened(folder: Path, kind: str, found: str) -> None:
-    _damage(folder / "image-2.png", kind)
+def test_bad_files_are_named_together_when_the_folder_is_opened_and_can_be_left_out(
+    folder: Path, kind: str, found: str
+) -> None:
+    whole = len(FolderSource(folder))
+    for name in ("image-1.png", "image-2.png"):
+        _damage(folder / name, kind)
     with pytest.raises(AnatomyError) as caught:
         FolderSource(folder)
-    assert found in caught.value.found
-    assert caught.value.where.endswith("image-2.png")
+    assert f"2 of {whole} organ masks" in caught.value.found
+    assert caught.value.found.count(found) == 2
+    assert "exclude: [image-1.png, image-2.png]" in caught.value.hint
+    assert len(FolderSource(folder, exclude=("image-1.png", "image-2.png"))) == whole - 2
 
 
 def test_no_folder_no_masks_no_bank(tmp_path: Path) -> None:

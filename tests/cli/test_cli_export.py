@@ -116,32 +116,6 @@ def test_what_a_killed_export_left_is_named(
     assert ".out.partial-1234abcd may be deleted" in capsys.readouterr().err.replace("\n", "")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("made", "out", "--to", "yolo"), "'yolo' is not one of 'coco'"),
-        (("made", "out"), "--to"),
-        (("nothing", "out", "--to", "coco"), "no dataset.json"),
-        (("made", "s3://bucket/x", "--to", "coco"), "a local folder"),
-        (("made", "folder", "--to", "croissant"), "croissant.json"),
-        (("made", "made", "--to", "coco"), "exists"),
-    ],
-)
-def test_mistakes(
-    dataset: Path,
-    tmp_path: Path,
-    call: Call,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...],
-    said: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert call(*arguments) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
-
-
 def test_a_full_disk_is_an_error_of_ours(
     dataset: Path,
     tmp_path: Path,

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tests.doubles.fake_backend import FakeImages
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
-from xreal_synth.dataset.names import record_key
+from xreal_synth.dataset.names import record_key, rejects_key, table_key
+from xreal_synth.dataset.record import read_record
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import read_ledger
@@ -133,13 +134,27 @@ def test_a_replayed_image_has_its_attempt_and_verdict(run: Run, made: tuple[Loca
     assert make_group(run, backend(run), 1)[0].meta.attempt == 1
 
 
-def test_a_gated_tar_without_record_is_made_again(run: Run, made, tmp_path: Path, tar_hashes):
+def test_a_gated_tar_without_record_is_adopted_with_what_was_refused(run: Run, made, tmp_path: Path):
+    store, before = make(run, tmp_path)
+    assert before[0].rejected
+    store.delete(record_key("fault-000000"))
+    store.delete(table_key("fault-000000"))
+    assert read_ledger(run, store, {}, lambda event: None).todo == ()
+    after = read_record(store, "fault-000000")
+    assert after is not None
+    assert (after.tar, after.table, after.rejects) == (before[0].tar, before[0].table, before[0].rejects)
+    assert (after.gate, after.dropped) == (before[0].gate, before[0].dropped)
+
+
+def test_a_gated_tar_whose_refused_attempts_nobody_tells_is_made_again(
+    run: Run, made, tmp_path: Path, tar_hashes
+):
     store, _ = make(run, tmp_path)
     store.delete(record_key("fault-000000"))
+    store.delete(rejects_key("fault-000000"))
     events: list[object] = []
-    ledger = read_ledger(run, store, {}, events.append)
-    assert ledger.todo == (0,)
-    assert "verdicts" in events[0].reason
+    assert read_ledger(run, store, {}, events.append).todo == (0,)
+    assert "refused" in events[0].reason
     run_shard(run, backend(run), run.plan.shard(0), store)
     assert tar_hashes(tmp_path) == tar_hashes(made[0].local_path)
 

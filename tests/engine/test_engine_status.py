@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -197,13 +197,19 @@ def test_status_needs_neither_torch_nor_ray(begun):
     )
 
 
-def test_no_dataset_is_a_mistake(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-m", "xreal_synth", "status", str(tmp_path)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "no dataset.json here" in done.stderr
+def test_watch_waits_for_the_dataset(begun, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from xreal_synth.cli.main import app
+
+    store, _ = begun
+    write_note(store, note(0))
+    there = tmp_path / "there"
+    monkeypatch.setattr(time, "sleep", lambda seconds: shutil.copytree(store.local_path, there))
+    done = CliRunner().invoke(app, ["status", str(there), "--watch"])
+    assert done.exit_code == 0, done.output
+    assert "no dataset.json here yet: waiting" in done.output
+    assert "fault: complete" in done.output
 
 
 def test_watch_looks_until_the_run_has_ended(begun, monkeypatch):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from xreal_synth.engine import ray_session
+from xreal_synth.errors import EngineError
 
 HOLD = """
 import os, sys, ray
@@ -53,6 +57,14 @@ def test_another_process_runs_nothing_in_it(tmp_path: Path) -> None:
     assert "uthenticat" in done.stderr
     assert not mark.exists()
     assert holder.returncode == 0, reported
+
+
+def test_a_head_that_does_not_answer_is_waited_for_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_session, "_HEAD_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(EngineError, match="no Ray answers within"):
+            ray_session._require_head(address)
 
 
 def test_a_wide_listener_is_seen() -> None:

@@ -20,11 +20,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from xreal_synth.cli.submit import _complete
+from xreal_synth.dataset.note import RunNote, write_note
 from xreal_synth.engine import job_package as package_module
 from xreal_synth.engine.job_package import pack_job
 from xreal_synth.errors import EngineError
 from xreal_synth.models.describe import SHIPPED
-from xreal_synth.recipe.load import load_recipe
+from xreal_synth.recipe.load import load_recipe, recipe_file
 from xreal_synth.storage import LocalStore
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
@@ -57,6 +59,21 @@ def test_only_what_the_recipe_names_is_taken_along(work):
     wanted = {str(path.relative_to(work)) for path in (work / "bundles").rglob("*") if path.is_file()}
     assert {str(name) for name in mine.files} == wanted | {"recipes/smoke.yaml"}
     assert mine.bytes == sum((work / name).stat().st_size for name in mine.files)
+
+
+def test_a_shipped_recipe_and_its_masks_are_named_from_anywhere(tmp_path):
+    path = recipe_file(Path("own-masks"))
+    package = pack_job(load_recipe(path).recipe, path, tmp_path)
+    assert [str(name) for name in package.files] == ["own-masks.yaml"], "the masks are in the nodes' package"
+    package.write(tmp_path / "package.zip")
+    assert zipfile.ZipFile(tmp_path / "package.zip").namelist() == ["own-masks.yaml"]
+
+
+@pytest.mark.parametrize(("code", "ended"), [(0, True), (75, False), (None, False)])
+def test_a_stopped_job_that_has_finished_its_dataset_is_complete(tmp_path, code, ended):
+    if code is not None:
+        write_note(LocalStore(tmp_path), RunNote(0.0, code, 8, 2, 0))
+    assert _complete(str(tmp_path)) is ended
 
 
 def test_masks_are_taken_along(work, image_folder):

@@ -40,6 +40,19 @@ def test_images_come_with_masks_labels_and_boxes(image_folder: Write) -> None:
     assert opened(image_folder("split"), splits=("val",)).images[0].id == "d.png"
 
 
+def test_images_of_minors_are_left_out_and_told_unless_their_split_is_named(image_folder: Write) -> None:
+    rows = (
+        (image_folder() / "manifest.csv")
+        .read_text()
+        .replace(",61,train", ",17,train")
+        .replace("62,train", ",minor")
+    )
+    images = opened(image_folder("young", manifest=rows))
+    assert [image.id for image in images.images] == ["c.png", "d.png", "e.png", "f.png"]
+    assert "2 images of minors are left out" in images.notes[0]
+    assert len(opened(image_folder("asked", manifest=rows), splits=("train", "minor", "val"))) == 6
+
+
 def test_a_image_of_the_models_size_keeps_its_bytes(image_folder: Write) -> None:
     folder = image_folder()
     stored = np.asarray(Image.open(folder / "a.png"))

@@ -149,6 +149,15 @@ def test_a_finding_that_is_not_shown_is_flagged_and_delivered(image: JudgedImage
     assert "finding.shown" in strict.refused
 
 
+def test_a_finding_that_was_taken_away_is_judged_like_one_that_was_added(image: JudgedImage) -> None:
+    shown, hidden = image.image, image.twin
+    gone = {"asked": (), "gone": ("Pneumonia",)}
+    (removed,) = judge(replace(image, image=hidden, twin=shown, **gone))
+    assert dict(removed.scores)["finding.shown"] > 0
+    (grown,) = judge(replace(image, **gone))
+    assert grown.flags == ("finding.shown",)
+
+
 def test_a_sham_shows_nothing_and_may_change_nothing(image: JudgedImage) -> None:
     (verdict,) = judge(replace(image, image=image.twin, asked=(), sham=True))
     assert verdict.refused == verdict.flags == ()

@@ -82,7 +82,7 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
             where=str(path),
             found="a file" if path.exists() else "no such file" if is_tar(path) else "no such folder",
             wanted="a folder of organ masks (*.png), or a .tar, .tar.gz or .tgz of them",
-            hint="set anatomy.source.masks.path to it",
+            hint="--set anatomy.source.masks.path=FOLDER; the recipe's first lines say what goes there",
         )  # fmt: skip
     if not found:
         raise AnatomyError(
@@ -126,7 +126,9 @@ def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -
             opened.seek(offset)
             return opened.read(size)
     except (OSError, UnreadableError) as error:
-        raise AnatomyError(where=str(file), found=f"cannot be read ({error})") from error
+        raise AnatomyError(
+            where=str(file), found=f"cannot be read ({error})", wanted="an organ mask"
+        ) from error
 
 
 def _usable(mask: Mask, where: str) -> Mask:
@@ -141,7 +143,10 @@ def _packed(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
     try:
         yield from read(tar, suffix, folder)
     except (tarfile.TarError, OSError, EOFError, UnreadableError, zlib.error) as error:
-        raise AnatomyError(where=str(tar), found=f"cannot be read as a tar ({error})") from error
+        raise AnatomyError(
+            where=str(tar), found=f"cannot be read as a tar ({error})", wanted="a whole tar of organ masks",
+            hint="make it again: tar cf masks.tar -C FOLDER .",
+        ) from error  # fmt: skip
 
 
 def _index(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:

@@ -7,7 +7,7 @@ again from the same stream, so that a draw is a function of its stream alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,7 @@ MAX_DRAWS = 25
 
 CHECK_AT_OPEN = 4096
 """Masks of a folder that are read and validated when it is opened; those beyond when they are drawn."""
+MOST_REPORTED = 20
 
 
 class AnatomySource(Protocol):
@@ -80,7 +81,8 @@ class BankSource:
 class FolderSource:
     """The organ masks of a folder or of tars (mask_files.py), each drawn with the same chance; ids are names.
 
-    Raises AnatomyError naming the file if a mask cannot be read, is not square, holds a foreign code or is
+    Masks named in `exclude` are left out. Raises AnatomyError naming every file that
+    cannot be read, is not square, holds a foreign code or is
     not a chest (swapped lungs, a lung missing): for the first CHECK_AT_OPEN files at once, so that nothing
     is written for a folder that cannot be used. `content` is the masks' digest; if one is given, AnatomyError
     where it is another.
@@ -94,11 +96,11 @@ class FolderSource:
         settings: Augmentation | None = None,
         suffix: str = ".png",
         content: str | None = None,
+        exclude: Collection[str] = (),
     ) -> None:
-        self._files = mask_files(path, suffix)
+        self._files = [file for file in mask_files(path, suffix) if file.id not in exclude]
         self._settings = settings or Augmentation()
-        for file in self._files[:CHECK_AT_OPEN]:
-            file.load()
+        self._require_usable(str(path))
         self.content = content_of(self._files)
         if content is not None and content != self.content:
             raise AnatomyError(
@@ -106,6 +108,29 @@ class FolderSource:
                 wanted=f"{content[:12]}: the same masks with the same names as before",
                 hint="put them back as they were or, where a dataset is repaired, say with --images where they are now",
             )  # fmt: skip
+
+    def _require_usable(self, where: str) -> None:
+        bad: dict[str, AnatomyError] = {}
+        for file in self._files[:CHECK_AT_OPEN]:
+            try:
+                file.load()
+            except AnatomyError as error:
+                bad[file.id] = error
+        if not bad and self._files:
+            return
+        if not bad:
+            raise AnatomyError(
+                where=where, found="no mask that is not excluded", wanted="one organ mask or more"
+            )
+        first = next(iter(bad.values()))
+        reported = "".join(f"\n    {one.where}: {one.found}" for one in list(bad.values())[:MOST_REPORTED])
+        more = f"\n    and {len(bad) - MOST_REPORTED} more" if len(bad) > MOST_REPORTED else ""
+        raise AnatomyError(
+            where=where, found=f"{len(bad)} of {len(self._files)} organ masks cannot be used:{reported}{more}",
+            wanted=first.wanted or "organ masks",
+            hint=f"{first.hint + '; ' if first.hint else ''}or leave them out: anatomy.source.masks.exclude: "
+            f"[{', '.join(bad)}]",
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._files)

@@ -23,20 +23,9 @@ if TYPE_CHECKING:
 COLUMNS = ("loop", "images/s", "x plain", "memory", "TFLOP/s", "of peak")
 
 
-def _writable(out: Path | None) -> Path | None:
-    """Asked before anything is measured."""
-    if out is not None and not out.absolute().parent.is_dir():
-        raise XrealError(found=f"no folder {out.parent}", wanted="a file that can be written", hint="make it")
-    if out is not None and out.is_dir():
-        raise XrealError(
-            found=f"{out} is a folder", wanted="a file that can be written", hint="name a file in it"
-        )
-    return out
-
-
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="Also writes the tables as Markdown.", show_default="no", callback=_writable),
+    typer.Option("--out", help="Also writes the tables as Markdown.", dir_okay=False, show_default="no"),
 ]
 
 
@@ -168,6 +157,7 @@ def sample(
         "passes": f"{repeats}, the fastest counts, {clock.value} time",
     }
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(_markdown(about, figures), encoding="utf-8")
     if as_json:
         print_json({**about, **asdict(figures)})

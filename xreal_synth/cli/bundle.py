@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from xreal_synth.cli import bundle_export
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, print_json
+from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, print_json, told
 
 app = typer.Typer(help="Model bundles: what they are and what they can do.", no_args_is_help=True)
 app.command("export", epilog=bundle_export.EPILOG)(bundle_export.export)
@@ -89,6 +89,7 @@ def random(
         ),
     ] = RandomConfig.tiny,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Builds a bundle of seeded random weights, for tests of memory and speed: its images are noise."""
     from xreal_synth.errors import BundleError
@@ -99,7 +100,8 @@ def random(
 
     with console.status(f"making {config.value}"):
         info = build_random(config.value, out, seed=seed)
-    console.print(f"{out}: {info.name}, random weights (seed {seed}), {bytes_text(info.bytes)}")
+    line = f"{out}: {info.name}, random weights (seed {seed}), {bytes_text(info.bytes)}"
+    told(as_json, bundle_export.bundle_fields(info), line)
 
 
 @app.command(
@@ -127,6 +129,7 @@ def add_prompt(
         Path | None,
         typer.Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache"),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Encodes one more prompt into a bundle's table. The bundle's content hash changes with it."""
     from xreal_synth.models.add_prompt import add_prompt as add
@@ -134,7 +137,5 @@ def add_prompt(
 
     model = None if text_encoder is None else open_text_model(text_encoder, vocab)
     info = add(bundle, text, model, finding)
-    console.print(
-        f"{info.root}: {len(info.known_prompts)} prompts, content hash {info.content_hash}",
-        soft_wrap=True,
-    )
+    line = f"{info.root}: {len(info.known_prompts)} prompts, content hash {info.content_hash}"
+    told(as_json, bundle_export.bundle_fields(info), line)

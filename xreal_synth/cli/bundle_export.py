@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xreal_synth.cli.evaluate_common import sampling_from
-from xreal_synth.cli.options import bytes_text, console, examples
+from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, told
+
+if TYPE_CHECKING:
+    from xreal_synth.models.describe import BundleInfo
 
 EPILOG = examples(
     "xreal-synth bundle export my-bundle --autoencoder runs/autoencoder --controller runs/controller "
@@ -66,6 +69,7 @@ def export(
     weights: Annotated[
         Weights, typer.Option(help="The last weights, or those of the least validation loss.")
     ] = Weights.last,
+    as_json: JsonOption = False,
 ) -> None:
     """Makes a bundle of finished trainings: fp16 weights, prompts, sizes and hashes."""
     from xreal_synth.training.export import Runs, Words, make_bundle
@@ -77,8 +81,13 @@ def export(
     words = Words(name or out.absolute().name, licence, training_data, use, sampling_from(settings))
     with console.status(f"making {words.name}"):
         info = make_bundle(out, runs, words, base=base, bank_images=data)
-    console.print(
-        f"{out}: {info.name}, {', '.join(info.parts)}, {bytes_text(info.bytes)}, "
-        f"content hash {info.content_hash}",
-        soft_wrap=True,
-    )
+    told(
+        as_json, bundle_fields(info),
+        f"{out}: {info.name}, {', '.join(info.parts)}, {bytes_text(info.bytes)}, content hash {info.content_hash}",
+    )  # fmt: skip
+
+
+def bundle_fields(info: BundleInfo) -> dict[str, object]:
+    """A bundle that was made, for scripts."""
+    return {"name": info.name, "folder": str(info.root), "parts": list(info.parts), "bytes": info.bytes,
+            "content_hash": info.content_hash}  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, progress_console
 from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 from xreal_synth.errors import StorageError
 
@@ -105,7 +105,7 @@ def _progress() -> Iterator[OnImage]:
         MofNCompleteColumn(),
         TextColumn("images"),
         TimeRemainingColumn(),
-        console=notes,
+        console=progress_console(True),
         disable=not notes.is_terminal,
         transient=True,
     )

@@ -18,6 +18,7 @@ from xreal_synth.cli.options import (
     note,
     notes,
     print_json,
+    progress_console,
     seconds_text,
 )
 
@@ -52,7 +53,7 @@ def generate(
     from xreal_synth.from_recipe import make_dataset, open_recipe
 
     run = open_recipe(recipe, overrides=overrides or (), output=output, say=note)
-    with RunDisplay(notes if as_json else console) as display:
+    with RunDisplay(progress_console(as_json)) as display:
         end = make_dataset(run, source=str(recipe), address=address, on_event=display.on_event)
     if as_json:
         print_json(summary_fields(end.summary))
@@ -117,8 +118,10 @@ def _show(summary: RunSummary, built: Built | None) -> None:
     if built is not None and built.contact_sheet:
         console.print(f"contact sheet: {built.contact_sheet}", soft_wrap=True)
     for failure in summary.failures:
-        state = "failed" if failure.reason else "not made yet"
-        notes.print(f"shard {failure.shard} {state}: {failure.reason}".rstrip(": "))
+        if failure.reason:
+            notes.print(f"shard {failure.shard} failed: {failure.reason}")
+    if waiting := sum(not failure.reason for failure in summary.failures):
+        notes.print(f"{waiting} of {summary.shards_total} shards not made yet")
     if summary.message:
         notes.print(summary.message)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from xreal_synth import __version__
 from xreal_synth.cli import (
@@ -30,15 +32,28 @@ from xreal_synth.cli import (
     train,
     verify,
 )
-from xreal_synth.cli.options import notes
+from xreal_synth.cli.options import console, notes
+from xreal_synth.cli.usage import UsageError, check_options, usage_error
 from xreal_synth.engine.quiet import quiet_ray
-from xreal_synth.errors import XrealError
+from xreal_synth.errors import RecipeError, XrealError
+
+_ANYWHERE: Final = ("-q", "--quiet", "-v", "--verbose")
+
+
+class _Commands(TyperGroup):
+    """Takes --quiet and --verbose behind a command too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ours = [arg for arg in args if arg in _ANYWHERE]
+        return super().parse_args(ctx, ours + [arg for arg in args if arg not in _ANYWHERE])
+
 
 app = typer.Typer(
     name="xreal-synth",
+    cls=_Commands,
     help="Labelled synthetic chest X-rays from a recipe: plan, preview, generate, verify.",
-    epilog="Exit codes: 0 complete, 2 a mistake in what was asked (nothing written), "
-    "3 partial (what failed is listed), 75 stopped, run the same command again to go on.",
+    epilog="Exit codes: 0 complete, 2 a mistake in what was asked (nothing written), 3 partial (what failed is "
+    "listed), 75 stopped, run the same command again to go on; 130 interrupted at once.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -50,6 +65,7 @@ _OF_PLACES = (
     errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE, errno.EIO,
 )  # fmt: skip
 """What the system says of a place that cannot be used; anything else is our own bug."""
+_INTERRUPTED: Final = 130
 
 
 def _version(show: bool) -> None:
@@ -58,54 +74,103 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
+def _license(show: bool) -> None:
+    if show:
+        from xreal_synth.models.describe import describe, shipped_bundles
+
+        console.print("code: Apache-2.0")
+        for info in map(describe, shipped_bundles()):
+            console.print(f"bundle {info.name}: {info.licence}; {info.use_restriction}", soft_wrap=True)
+            console.print(f"  trained on {info.training_data}", soft_wrap=True)
+        console.print(
+            "datasets: that of the bundle which made them; each says so in its README.md", soft_wrap=True
+        )
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Prints the version.")
     ] = False,
+    licences: Annotated[
+        bool,
+        typer.Option(
+            "--license", callback=_license, is_eager=True, help="Prints the licences of code, bundles, data."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Prints no more than warnings, errors and --json; after a command too."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Prints where in the code an error comes from; after a command too."
+        ),
+    ] = False,
 ) -> None:
-    pass
+    console.quiet = quiet
 
 
-for module in (
-    doctor,
-    plan,
-    preview,
-    generate,
-    submit,
-    status,
-    verify,
-    repair,
-    replay,
-    report,
-    prepare,
-    train,
-    evaluate,
-    bench,
-    export,
-):
-    module.register(app)
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(bundle.app, name="bundle")
-app.add_typer(convert.app, name="convert")
-app.add_typer(quality.app, name="quality")
+PANELS: Final = {
+    "Begin": (doctor, recipe, bundle),
+    "Make a dataset": (plan, preview, generate, submit),
+    "Look after a dataset": (status, verify, repair, replay, report, export),
+    "Train and convert models": (prepare, train, convert),
+    "Measure": (evaluate, bench, quality),
+}
+for panel, modules in PANELS.items():
+    for module in modules:
+        if hasattr(module, "register"):
+            module.register(app)
+        else:
+            app.add_typer(module.app, name=module.__name__.rpartition(".")[2])
+    entries: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for entry in entries:
+        if not isinstance(entry.rich_help_panel, str):
+            entry.rich_help_panel = panel
 
 
 def main() -> None:
     """The console script."""
     quiet_ray()
+    command: Any = typer.main.get_command(app)
+    check_options(command)
+    console.quiet = False
     try:
-        app()
-    except XrealError as error:
-        notes.print(f"error: {error}", soft_wrap=True)
-        sys.exit(2)
+        code = command(prog_name="xreal-synth", standalone_mode=False)
     except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        if error.errno not in _OF_PLACES:
+        code = 0
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except (XrealError, UsageError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _OF_PLACES:
             raise
-        notes.print(f"error: {_place_error(error)}", soft_wrap=True)
-        sys.exit(2)
+        if {"-v", "--verbose"} & set(sys.argv):
+            traceback.print_exc()
+        ours = error if isinstance(error, XrealError) else None
+        ours = ours or (_place_error(error) if isinstance(error, OSError) else usage_error(error))
+        notes.print(f"error: {ours}{_missing_hint(ours)}", soft_wrap=True)
+        code = 2
+    if code == _INTERRUPTED:
+        notes.print("interrupted: what is finished is kept; the same command goes on, or begins again")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _missing_hint(error: XrealError) -> str:
+    """Where to read on, for an error that has no hint of its own."""
+    if isinstance(error, RecipeError):
+        told = all(problem.hint for problem in error.problems)
+        return (
+            ""
+            if told
+            else "\n  hint:   xreal-synth recipe schema prints every key with its range and default"
+        )
+    verb = " ".join(word for word in sys.argv[1:2] if not word.startswith("-"))
+    return "" if error.hint else f"\n  hint:   xreal-synth {verb} -h".replace("  -h", " -h")
 
 
 def _place_error(error: OSError) -> XrealError:

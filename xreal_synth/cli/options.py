@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,12 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints one JSON object for scripts.")]
 
 
+def first_sentence(text: str) -> str:
+    """Of a YAML file's first comment."""
+    lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
+    return re.split(r"(?<=[.:]) ", " ".join(line[1:].strip() for line in lines))[0].rstrip(".:")
+
+
 def examples(*lines: str) -> str:
     """The epilog of a verb's help: commands that can be copied."""
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
@@ -60,6 +67,19 @@ def note(line: str) -> None:
 def print_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     sys.stdout.write(re.sub(r"[\x7f-\x9f]", lambda one: f"\\u{ord(one[0]):04x}", text) + "\n")
+
+
+def told(as_json: bool, fields: dict[str, object], line: str) -> None:
+    """A command's result: for scripts, or in a line."""
+    if as_json:
+        print_json(fields)
+    else:
+        console.print(line, soft_wrap=True)
+
+
+def progress_console(as_json: bool) -> Console:
+    """Where progress is shown: beside the output where that is JSON."""
+    return notes if as_json and not console.quiet else console
 
 
 def seconds_text(seconds: float) -> str:

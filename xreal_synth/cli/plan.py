@@ -81,7 +81,7 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     console.print(_labels_table(report))
     facts = Table(show_header=False, box=None, padding=(0, 2))
     groups = "uses of real images" if run.plan.on_images else "anatomies"
-    facts.add_row("images", f"{report.images:,.0f} of {report.samples:,} {groups}")
+    facts.add_row("images", f"{_about(report.images)} of {report.samples:,} {groups}")
     facts.add_row("shards", f"{report.shards:,} of up to {run.recipe.output.shard_size} groups")
     facts.add_row("size", f"about {bytes_text(guess.bytes)}")
     facts.add_row(
@@ -102,7 +102,7 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     facts.add_row("output", run.recipe.output.uri)
     console.print(facts)
     for check, why in run.quality.unchecked.items():
-        notes.print(f"not checked: {check}: {why}")
+        console.print(f"not checked: {check}: {why}", soft_wrap=True)
     for line in run.plan.notes:
         notes.print(line)
     wide = next(count.unknown for count in report.labels if count.label == HEART_FINDING)
@@ -126,15 +126,19 @@ def _quality(quality: QualitySettings) -> str:
 def _rows_table(report: ProbeReport) -> Table:
     table = Table("row", "asked for", "groups", "can be placed", title="rows", title_justify="left")
     for row in report.rows:
-        table.add_row(str(row.row), row.asked, f"{row.groups:,.0f}", f"{row.placeable:.0%}")
+        table.add_row(str(row.row), row.asked, _about(row.groups), f"{row.placeable:.0%}")
     return table
 
 
+def _about(images: float) -> str:
+    """A count that is certain, or an expectation."""
+    return f"{images:,.0f}" if images.is_integer() else f"~{images:,.0f}"
+
+
 def _labels_table(report: ProbeReport) -> Table:
-    table = Table("label", "1", "0", "unknown", title="images by label (CheXpert's 14)", title_justify="left")
+    title = "images by label (CheXpert's 14; ~ expected)"
+    table = Table("label", "1", "0", "unknown", title=title, title_justify="left")
     for count in report.labels:
         if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
-            table.add_row(
-                count.label, f"{count.positive:,.0f}", f"{count.negative:,.0f}", f"{count.unknown:,.0f}"
-            )
+            table.add_row(count.label, *map(_about, (count.positive, count.negative, count.unknown)))
     return table

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, progress_console
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -64,7 +64,11 @@ def prepare(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False),
+        typer.Option(
+            file_okay=False,
+            help="Folder to make: manifest.csv, images/, masks/; resumed.",
+            show_default=False,
+        ),
     ],
     size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
@@ -171,6 +175,9 @@ def prepare(
         raise TrainingError(
             found=f"prepare {kind.value} {'without' if table is None else 'with'} --table",
             wanted="--table with `folder`, and with no other: the public sets' tables have names of their own",
+            hint="--table list.csv"
+            if table is None
+            else "leave it out; --tables names the folder of the set's tables",
         )
     columns = FolderColumns(
         table=table or "", image=image_column, patient=patient_column, labels=labels_column,
@@ -239,7 +246,7 @@ def _run(task: PrepareTask) -> Report:
     from xreal_synth.prepare.command import prepare as run_prepare
 
     columns = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes) as progress:
+    with Progress(*columns, console=progress_console(True)) as progress:
         bar = progress.add_task("images", total=None)
         try:
             return run_prepare(
@@ -306,7 +313,8 @@ def _pixels(path: Path) -> Any:
 
 def _show(report: Report, out: Path, review: int) -> None:
     account = report.account
-    shares = ", ".join(f"{count} {split}" for split, count in account["images_by_split"].items())
+    by_split = account["images_by_split"]
+    shares = ", ".join(f"{n} {split} ({n / account['images']:.0%})" for split, n in by_split.items())
     console.print(
         f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}",
         soft_wrap=True,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +10,14 @@ import typer
 from rich.progress import track
 
 from xreal_synth.cli.options import (
+    JsonOption,
     OutputOption,
     RecipeArgument,
     SetOption,
-    console,
     examples,
     note,
+    progress_console,
+    told,
 )
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ def preview(
     recipe: RecipeArgument,
     groups: Annotated[int, typer.Option("-n", min=1, max=64, help="Groups (anatomies) to make.")] = 8,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The picture.", show_default="NAME-preview.png")
+        Path | None,
+        typer.Option("--out", dir_okay=False, help="The picture.", show_default="NAME-preview.png"),
     ] = None,
     output: OutputOption = None,
     overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Makes the first groups here, without Ray, and draws them: images, twins, organ outlines, regions.
 
@@ -56,29 +59,39 @@ def preview(
     from xreal_synth.report.contact_sheet import contact_sheet
     from xreal_synth.run.attempts import plan_group
     from xreal_synth.run.resources import Resources, actor_shape
+    from xreal_synth.storage import require_writable
 
     target = out or Path(f"{run.recipe.name}-preview.png")
+    require_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(target.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
     verify_files(run.bundle)
     gpus = _gpus()
     planned = [plan_group(run, index) for index in range(min(groups, run.recipe.anatomies))]
     for _, refused in planned:
         for refusal in refused:
             if refusal.dropped:
-                console.print(f"group {refusal.group}: not made: {refusal.reason}")
+                note(f"group {refusal.group}: not made: {refusal.reason}")
     specs = [spec for spec, _ in planned if spec is not None]
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus), recorded=4))
-    made = list(track(render_groups(run, backend, specs), "making groups", len(specs), console=console))
+    made = list(
+        track(render_groups(run, backend, specs), "making groups", len(specs), console=progress_console(True))
+    )
     images = [sample for group in made for sample in group.samples]
     contact_sheet(images, target, title=f"{run.recipe.name}: first {len(specs)} groups")
-    console.print(f"{len(images)} images of {len(specs)} anatomies: {target}")
-    for group in made:
-        _show(group)
+    said = [line for group in made for line in _against(group)]
+    told(
+        as_json,
+        {
+            "out": str(target),
+            "images": [image.meta.key for image in images],
+            "anatomies": len(specs),
+            "gate": said,
+        },
+        "\n".join([f"{len(images)} images of {len(specs)} anatomies: {target}", *said]),
+    )
 
 
-def _show(group: GeneratedGroup) -> None:
+def _against(group: GeneratedGroup) -> Iterator[str]:
     """What the gate says against a group's images."""
     for sample, verdict in zip(group.samples, group.verdicts, strict=True):
         for name, reason in zip(
@@ -88,7 +101,7 @@ def _show(group: GeneratedGroup) -> None:
         ):
             refused = verdict is not None and name in verdict.refused
             what = "refused, generate would draw the group again" if refused else "flagged"
-            console.print(f"{sample.meta.key}: {what}: {name}: {reason}")
+            yield f"{sample.meta.key}: {what}: {name}: {reason}"
 
 
 def _gpus() -> float:

@@ -64,7 +64,7 @@ class RunDisplay:
                 self._say(line_of(event))
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
-                rate = f"{event.images_per_s:.2f} images/s{left}"
+                rate = f"{event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
                 self._bar.update(self._task, completed=event.images_done, total=event.images_total, rate=rate)
             case ShardDone():
                 self._images += event.images

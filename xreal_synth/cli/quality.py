@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import track
 
-from xreal_synth.cli.options import console, examples, notes
+from xreal_synth.cli.options import JsonOption, examples, notes, progress_console, told
 
 if TYPE_CHECKING:
     from xreal_synth.images.manifest import ImageRow
@@ -31,7 +31,10 @@ def _group() -> None:
     )
 )
 def index(
-    out: Annotated[Path, typer.Argument(help="The index to write, a safetensors file.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(dir_okay=False, help="The index to write, a safetensors file.", show_default=False),
+    ],
     data: Annotated[
         str,
         typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False),
@@ -39,6 +42,7 @@ def index(
     split: Annotated[
         str | None, typer.Option(help="Only images of this split.", show_default="train")
     ] = "train",
+    as_json: JsonOption = False,
 ) -> None:
     """Makes the index of training images for quality.checks.copies: a thumbnail of each, and how near images of
     different patients come to one another. It shows what the images show, so it is as private as they are."""
@@ -58,10 +62,11 @@ def index(
             hint="name another split with --split",
         )
     LocalStore(out.parent).replace(out.name, write_index(made))
-    console.print(
+    told(
+        as_json, {"out": str(out), "images": len(made.names), "threshold": float(made.threshold)},
         f"{len(made.names):,} images in {out}; images nearer than {made.threshold:.2f} grey levels (RMS) to one of "
         "them are called copies",
-    )
+    )  # fmt: skip
 
 
 def _images(store: Store, rows: tuple[ImageRow, ...]) -> Iterator[tuple[str, str, GreyImage]]:
@@ -70,7 +75,7 @@ def _images(store: Store, rows: tuple[ImageRow, ...]) -> Iterator[tuple[str, str
     from xreal_synth.images.manifest import BadImage
 
     files = ImageFiles(store)
-    for row in track(rows, "reading images", console=console):
+    for row in track(rows, "reading images", console=progress_console(True)):
         try:
             image = decode_image(files.read(row.shard, row.image))
             check_contrast(image)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, console, examples, print_json
+from xreal_synth.cli.options import (
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    console,
+    examples,
+    first_sentence,
+    print_json,
+    told,
+)  # fmt: skip
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.load import shipped_recipes
+from xreal_synth.storage import require_writable
 
 app = typer.Typer(
     help="The recipes that come with the package, their schema, and a check of a recipe.",
@@ -23,7 +33,7 @@ app = typer.Typer(
 @app.command("list", epilog=examples("xreal-synth recipe list", "xreal-synth generate quickstart"))
 def list_recipes(as_json: JsonOption = False) -> None:
     """Names the recipes that come with the package; every command takes them by name."""
-    about = {name: _about(path) for name, path in shipped_recipes().items()}
+    about = {name: first_sentence(path.read_text("utf-8")) for name, path in shipped_recipes().items()}
     if as_json:
         print_json(about)
         return
@@ -47,25 +57,24 @@ def new(
     """Writes a recipe to begin with, with its comments; `name` and output.uri are the file's name."""
     known = shipped_recipes()
     if like not in known:
-        raise RecipeError("--from", [Problem("", f"no recipe {like!r}", f"one of {', '.join(known)}")])
+        raise RecipeError(
+            "--from", [Problem("", f"no recipe {like!r}", f"one of {', '.join(known)}", near(like, known))]
+        )
     name = re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "mine"
     text = known[like].read_text(encoding="utf-8")
     text = re.sub(r"(?m)^name: \S+", f"name: {name}", text).replace(f"out/{like}", f"out/{name}")
     text = text.replace(f"{like}-000000", f"{name}-000000")
     text = text.replace(f"recipes/{like}.yaml", str(file))
+    require_writable(file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
     except FileExistsError:
-        raise RecipeError(str(file), [Problem("", "is there already", "a new file")]) from None
+        raise RecipeError(
+            str(file), [Problem("", "is there already", "a new file", "give another name")]
+        ) from None
     console.print(f"{file}: a recipe like {like}; next: xreal-synth plan {file}", soft_wrap=True)
-
-
-def _about(path: Path) -> str:
-    """The first sentence of the recipe's first comment."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comment = " ".join(line[1:].strip() for line in takewhile(lambda line: line.startswith("# "), lines))
-    return re.split(r"(?<=[.:]) ", comment)[0].rstrip(".:")
 
 
 @app.command(epilog=examples("xreal-synth recipe schema > recipe.schema.json"))
@@ -82,9 +91,13 @@ def schema() -> None:
         "xreal-synth recipe check mine.yaml --set anatomies=100",
     )
 )
-def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+def check(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Checks a recipe by itself and prints every problem at once; bundle and masks are not opened."""
     from xreal_synth.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides=overrides or ())
-    console.print(f"{recipe}: a valid recipe of version {loaded.recipe.version}.")
+    told(
+        as_json,
+        loaded.recipe.model_dump(mode="json"),
+        f"{recipe}: a valid recipe of version {loaded.recipe.version}.",
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from xreal_synth.cli.generate import show, summary_fields
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, progress_console
 from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _carry_out(
     from xreal_synth.engine.repair import carry_out
     from xreal_synth.from_recipe import end_of
 
-    with RunDisplay(notes if as_json else console) as display:
+    with RunDisplay(progress_console(as_json)) as display:
         summary = carry_out(
             run, store, head, plan,
             lambda again, leave: generate(

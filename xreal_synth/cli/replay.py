@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xreal_synth.cli.options import console, examples
+from xreal_synth.cli.options import JsonOption, examples, note, progress_console, told
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ def replay(
     dataset: DatasetArgument,
     key: Annotated[str, typer.Argument(help="A sample's key, e.g. 0000000003-v0.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write the image as PNG.", show_default="nowhere")
+        Path | None,
+        typer.Option(
+            "--out", dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere"
+        ),
     ] = None,
     bundle: Annotated[
         str | None,
@@ -46,6 +49,7 @@ def replay(
             show_default="the recipe's",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Makes one image again from the dataset's settings and compares it with the stored one.
 
@@ -53,14 +57,15 @@ def replay(
     """
     from xreal_synth.storage import open_store
 
-    with console.status(f"making {key}"):
+    with progress_console(True).status(f"making {key}"):
         ((stored, made, _),) = made_again(open_store(dataset), [key], bundle, images)
     if out is not None:
         from PIL import Image
 
+        out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(made.image).save(out)
-        console.print(f"image written to {out}")
-    _compare(key, stored, made)
+        note(f"image written to {out}")
+    _compare(key, stored, made, as_json)
 
 
 def made_again(
@@ -106,20 +111,23 @@ def forged(stored: Sample, made: Sample, same: bool) -> str:
     return ""
 
 
-def _compare(key: str, stored: Sample, made: Sample) -> None:
+def _compare(key: str, stored: Sample, made: Sample, as_json: bool) -> None:
     import numpy as np
 
     if made.meta != stored.meta or not np.array_equal(made.anatomy, stored.anatomy):
-        console.print(f"{key}: the plan differs: labels, boxes or masks are not the stored ones")
+        reported = {"key": key, "same_plan": False, "same_pixels": False}
+        told(as_json, reported, f"{key}: the plan differs: labels, boxes or masks are not the stored ones")
         raise typer.Exit(DIFFERENT)
     apart = np.abs(made.image.astype(int) - stored.image.astype(int))
+    reported = {"key": key, "same_plan": True, "same_pixels": not apart.any(), "most_apart": int(apart.max())}
     if not apart.any():
-        console.print(f"{key}: the same image, bit for bit")
+        told(as_json, reported, f"{key}: the same image, bit for bit")
         return
-    console.print(
+    told(
+        as_json, reported,
         f"{key}: same plan, but {np.count_nonzero(apart):,} of {apart.size:,} pixels differ, by up to "
         f"{apart.max()} of 255 (mean {apart.mean():.3f}): another environment than the one it was made in?",
-    )
+    )  # fmt: skip
     raise typer.Exit(DIFFERENT)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from xreal_synth.cli.options import console, examples
+from xreal_synth.cli.options import JsonOption, console, examples, told
 from xreal_synth.cli.verify import DatasetArgument
 
 
@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=examples("xreal-synth report out/quickstart", "xreal-synth report /data/big"))(report)
 
 
-def report(dataset: DatasetArgument) -> None:
+def report(dataset: DatasetArgument, as_json: JsonOption = False) -> None:
     """Rebuilds report.html, the card, the contact sheet, samples.parquet, rejected.parquet and index.json.
 
     report.html is one file to show or send: what was asked and made, images beside their twins, labels, places,
@@ -24,5 +24,4 @@ def report(dataset: DatasetArgument) -> None:
 
     with console.status("reading shards"):
         built = build(open_store(dataset))
-    for path in built.paths:
-        console.print(path, soft_wrap=True)
+    told(as_json, {"written": list(built.paths)}, "\n".join(built.paths))

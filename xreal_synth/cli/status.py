@@ -42,7 +42,10 @@ def register(app: typer.Typer) -> None:
 def status(
     dataset: DatasetArgument,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Looks again until the run has ended (Ctrl-C leaves).")
+        bool,
+        typer.Option(
+            "--watch", "-w", help="Waits for the run, and looks again until it has ended (Ctrl-C leaves)."
+        ),
     ] = False,
     every: Annotated[
         float, typer.Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")
@@ -59,17 +62,22 @@ def status(
 
     With --json, --watch prints one object per look.
     """
+    from xreal_synth.dataset.names import DATASET
     from xreal_synth.dataset.status import StatusReader
     from xreal_synth.storage import open_store
 
     store = open_store(dataset)
     reader = StatusReader(store)
-    found = reader.read()
     if not watch:
-        _print(found, _last_events(store, events), as_json)
+        _print(reader.read(), _last_events(store, events), as_json)
         return
     live = None if as_json or not console.is_terminal else Live(console=console)
     try:
+        if not store.exists(DATASET):
+            notes.print(f"{store.uri}: no {DATASET} here yet: waiting for it", soft_wrap=True)
+        while not store.exists(DATASET):
+            time.sleep(every)
+        found = reader.read()
         if live is not None:
             live.start()
         while True:

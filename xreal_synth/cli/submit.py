@@ -5,21 +5,27 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from xreal_synth.cli.options import (
+    JsonOption,
     RecipeArgument,
     SetOption,
     console,
     examples,
     note,
     notes,
+    print_json,
 )
+from xreal_synth.engine.progress import COMPLETE, STOPPED
+from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from xreal_synth.recipe.schema import Recipe
 
 LEFT = 130
@@ -79,13 +85,16 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
     ] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Runs a recipe on a Ray cluster: checks it here, sends it, follows it, ends with the driver's exit code.
 
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
     from xreal_synth.engine.job_package import megabytes, pack_job
+    from xreal_synth.recipe.load import recipe_file
 
+    recipe = recipe_file(recipe)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
     from xreal_synth.engine.ray_submit import connect, follow, open_note, submit, version_note
 
@@ -95,21 +104,43 @@ def submit(
         note(f"note: {line}")
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
-    console.print(f"taking along {len(package.files)} files, {megabytes(package.bytes)}", soft_wrap=True)
+    note(f"taking along {len(package.files)} files, {megabytes(package.bytes)}")
     job = submit(
         cluster, package, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
     )
-    _say_how(job, address, _place(loaded, output_root))
+    place = _place(loaded, output_root)
+    _say_how(job, address, place, notes if as_json else console)
     if not wait:
+        if as_json:
+            print_json({"job": job, "uri": place, "exit_code": None})
         return
+    out = sys.stderr if as_json else sys.stdout
     try:
-        end = follow(cluster, job, _pass_on)
+        end = follow(cluster, job, lambda text: _pass_on(text, out))
     except KeyboardInterrupt:
         notes.print(f"\nnot following any more; job {job} goes on (see above how to follow or stop it)")
         raise typer.Exit(LEFT) from None
-    if end.exit_code:
-        notes.print(f"job {job} ended with {end.exit_code}: {end.message}", soft_wrap=True)
-    raise typer.Exit(end.exit_code)
+    code = end.exit_code
+    if code == STOPPED and _complete(place):
+        code = COMPLETE
+    if code:
+        notes.print(f"job {job} ended with {code}: {end.message}", soft_wrap=True)
+    if as_json:
+        print_json({"job": job, "uri": place, "exit_code": code})
+    raise typer.Exit(code)
+
+
+def _complete(place: str) -> bool:
+    """Whether a job that was stopped, of whose end Ray says no more, has finished its dataset, as far as it can be
+    seen from here."""
+    from xreal_synth.dataset.note import read_note
+    from xreal_synth.storage import open_store
+
+    try:
+        note = read_note(open_store(place))
+    except (XrealError, OSError):
+        return False
+    return note is not None and note.exit_code == COMPLETE
 
 
 def _checked(
@@ -144,16 +175,16 @@ def _place(recipe: Recipe, root: str | None) -> str:
     return output_place(recipe.output.uri, root)
 
 
-def _say_how(job: str, address: str, place: str) -> None:
+def _say_how(job: str, address: str, place: str, out: Console) -> None:
     for line in (
         f"job {job} makes {place}",
         f"  how far it is: xreal-synth status {place} --watch",
         f"  its lines:     ray job logs --address {address} --follow {job}",
         f"  to stop it:    ray job stop --address {address} {job}",
     ):
-        console.print(line, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
-def _pass_on(text: str) -> None:
-    sys.stdout.write(for_terminal(text))
-    sys.stdout.flush()
+def _pass_on(text: str, out: TextIO) -> None:
+    out.write(for_terminal(text))
+    out.flush()

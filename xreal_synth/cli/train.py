@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -12,9 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.options import SetOption, bytes_text, console, examples, print_json
+from xreal_synth.cli.options import (
+    JsonOption,
+    bytes_text,
+    console,
+    examples,
+    first_sentence,
+    note,
+    print_json,
+    progress_console,
+    told,
+)  # fmt: skip
 from xreal_synth.cli.train_display import TrainDisplay
 from xreal_synth.errors import TrainingError
+from xreal_synth.recipe.kinds import near
+from xreal_synth.storage import nothing_left
 
 if TYPE_CHECKING:
     from xreal_synth.training.loop import Result
@@ -44,17 +57,33 @@ def register(app: typer.Typer) -> None:
     )(train)
 
 
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(files("xreal_synth.training") / "configs"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _list(show: bool) -> None:
+    if show:
+        table = Table("network", "config", "about", show_edge=False)
+        for name, path in _shipped().items():
+            text = path.read_text(encoding="utf-8")
+            table.add_row(re.findall(r"(?m)^network: (\S+)", text)[0], name, first_sentence(text))
+        console.print(table)
+        raise typer.Exit
+
+
 def _config_path(config: str) -> Path:
     """A file as given, or a shipped config by its name."""
     if config.endswith((".yaml", ".yml")):
         return Path(config)
-    folder = Path(str(files("xreal_synth.training") / "configs"))
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = _shipped()
     if config not in names:
         raise TrainingError(
-            found=f"no shipped config {config!r}", wanted=f"a .yaml file, or one of {', '.join(names)}"
+            found=f"no shipped config {config!r}",
+            wanted=f"a .yaml file, or one of {', '.join(names)}",
+            hint=near(config, names) or "xreal-synth train --list",
         )
-    return folder / f"{config}.yaml"
+    return names[config]
 
 
 def train(
@@ -67,9 +96,20 @@ def train(
         typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="State, metrics, sample grids and the network.", show_default=False)
+        Path | None,
+        typer.Option(
+            file_okay=False, help="State, metrics, sample grids and the network.", show_default=False
+        ),
     ] = None,
-    overrides: SetOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY.PATH=VALUE",
+            show_default=False,
+            help="Replaces a setting of the config, e.g. loop.steps=500; may be repeated.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each process.", show_default="torch's")
@@ -90,9 +130,10 @@ def train(
         bool,
         typer.Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights."),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="With --dry-run: one JSON object for scripts.")
+    listed: Annotated[
+        bool, typer.Option("--list", callback=_list, is_eager=True, help="Lists the shipped configs.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Trains one network; run the same command again to resume. Ctrl-C saves and exits 75.
 
@@ -113,7 +154,7 @@ def train(
     from xreal_synth.training.loop import EXIT_STOPPED
     from xreal_synth.training.run import train as run_training
 
-    with TrainDisplay(console, network.value) as display:
+    with TrainDisplay(progress_console(as_json), network.value) as display, nothing_left(out):
         if workers == 1 and address is None:
             result = run_training(
                 network.value, path, data, out, overrides or (), device, threads, display.on_step
@@ -129,11 +170,14 @@ def train(
             shares = (workers, gpus_per_worker, cpus_per_worker, threads)
             result = _train_together(loaded, data, out, shares, address, display.on_step)
     best = "none yet" if result.best is None else f"{result.best:.4f}"
-    console.print(
-        f"{network.value}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}"
-    )
+    told(
+        as_json,
+        {"network": network.value, "step": result.step, "seconds": result.seconds, "best": result.best,
+         "finished": result.finished, "out": str(out)},
+        f"{network.value}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}",
+    )  # fmt: skip
     if not result.finished:
-        console.print("stopped before the end: run the same command again to go on")
+        note("stopped before the end: run the same command again to go on")
         raise typer.Exit(EXIT_STOPPED)
 
 
@@ -148,10 +192,11 @@ def _train_together(
     """In a Ray of this machine's own, or the cluster at `address`; shares are workers, GPUs, CPUs, threads."""
     from xreal_synth.engine.ray_session import resources, session
     from xreal_synth.recipe.schema import Compute
-    from xreal_synth.training.ray_train import Team, train_together
 
     workers, gpus, cpus, threads = shares
     with session(address, Compute(actors=workers, cpus_per_actor=cpus)):
+        from xreal_synth.training.ray_train import Team, train_together  # takes seconds
+
         if gpus is None:
             gpus = 1.0 if resources().gpus > 0 else 0.0
         return train_together(config, data, out, Team(workers, gpus, cpus, threads), on_step)

@@ -16,6 +16,7 @@ from xreal_synth.errors import EngineError
 from xreal_synth.models.describe import shipped_bundles
 from xreal_synth.opening import UnreadableError, open_file, roots_of
 from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.load import SHIPPED, shipped_file
 from xreal_synth.recipe.quality import FILES, check_file
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.storage import is_remote, local_folder
@@ -81,13 +82,18 @@ def pack_job(
     Raises EngineError if a node could not find what the recipe names, or for more than Ray takes.
     """
     folder = folder.resolve()
-    name = _inside(file.resolve(), folder)
+    shipped = file.parent == SHIPPED
+    name = PurePosixPath(file.name) if shipped else _inside(file.resolve(), folder)
     if name is None:
         raise EngineError(
             where=str(file), found=f"outside of the working directory {folder}", wanted="a recipe inside it",
             hint="give the recipe's folder with --working-dir",
         )  # fmt: skip
-    files, notes, roots = {name: file.resolve()}, list[str](), [folder]
+    files, notes, roots = (
+        {name: file.resolve()},
+        list[str](),
+        [folder, *([SHIPPED.resolve()] if shipped else [])],
+    )
     for where, given in _named(recipe):
         path = local_folder(given)
         inside = _inside((folder / path).resolve(), folder)
@@ -116,7 +122,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if not is_remote(recipe.bundle) and recipe.bundle not in shipped_bundles():
         yield "bundle", recipe.bundle
     source = recipe.anatomy.source
-    if isinstance(source, MasksSource) and not is_remote(source.masks.path):
+    ours = isinstance(source, MasksSource) and shipped_file(source.masks.path) != source.masks.path
+    if isinstance(source, MasksSource) and not is_remote(source.masks.path) and not ours:
         yield "anatomy.source.masks.path", source.masks.path
     if isinstance(source, ImagesSource) and not is_remote(source.images.path):
         yield "anatomy.source.images.path", source.images.path

@@ -8,31 +8,42 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
-from xreal_synth.dataset.names import RECORDS, SHARDS, TABLES, record_key, shards_in, stem_of, tar_key
+from xreal_synth.dataset.names import (
+    RECORDS,
+    SHARDS,
+    TABLES,
+    record_key,
+    rejects_key,
+    shards_in,
+    stem_of,
+    tar_key,
+)
 from xreal_synth.dataset.record import parse_record
-from xreal_synth.dataset.tar import TableRow, TarSample, TarWriter, encode_sample, read_samples
+from xreal_synth.dataset.table import read_rejected
+from xreal_synth.dataset.tar import TableRow, TarWriter, encode_sample, read_samples
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
 from xreal_synth.engine.publish import publish_rows
 from xreal_synth.engine.samples import build_sample, real_twin
-from xreal_synth.errors import DatasetError
-from xreal_synth.run.attempts import plan_shard
+from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.run.attempts import plan_group
 from xreal_synth.storage import LocalStore, Store, sha256_file, sha256_of, with_retries
-from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord
+from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord, Verdict
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
 
-_OTHER = "a tar without a record that is not what the recipe gives"
-_GATED = "a tar without a record: the gate's verdicts on its images cannot be checked without making them"
-_ADOPT_CHUNK = 64
+_OTHER = (
+    "a tar without a record that is not what the recipe gives, or without the attempts that the gate refused"
+)
 
 
 @dataclass(slots=True)
@@ -80,8 +91,7 @@ def read_ledger(
     run: Run, store: Store, fingerprint: dict[str, str], on_event: OnEvent,
     again: Collection[int] = (), leave: Collection[int] = (),
 ) -> Ledger:  # fmt: skip
-    """Reads every record, then adopts or deletes tars without one. A gated run's are made again: the gate's
-    verdicts on them cannot be checked without its networks.
+    """Reads every record, then adopts or deletes tars without one.
 
     Shards in `again` are made again whatever their records say, those in `leave` are not made. `fingerprint`
     goes into adopted records: the environment the dataset was begun in. Raises DatasetError if the folder holds
@@ -107,7 +117,7 @@ def read_ledger(
         record = adopt(run, store, run.plan.shard(shard), fingerprint) if ours else None
         if record is None:
             store.delete(tar_key(stem_of(run.recipe.name, shard)))
-            on_event(ShardDiscarded(shard, _GATED if run.quality.gated else _OTHER))
+            on_event(ShardDiscarded(shard, _OTHER))
         else:
             totals.add(record)
             done.add(shard)
@@ -166,50 +176,92 @@ class _Whole:
 
 
 def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole | None:
-    """The shard's tar if it is right; None for a gated run, whose verdicts only its networks can give.
+    """The shard's tar if it is right; None where labels depend on what a classifier saw, which no tar tells.
 
-    It is built again from the plan and the images in it: equal bytes mean that every name, label, mask and box is
-    right and that nothing is missing or added.
+    It is built again from the plan, and the images, attempts and verdicts in it: equal bytes mean that every name,
+    label, mask and box is right and that nothing is missing or added. What the gate refused on the way is read from
+    the table of rejects, without which a shard that had any is not whole.
     """
     key = tar_key(shard.stem)
-    if run.quality.gated or not store.exists(key):
+    if run.quality.negative_below is not None or not store.exists(key):
         return None
     again = folder / "again.tar"
+    known = _known_rejects(store, shard.stem)
     rejected: list[Rejected] = []
     try:
         there = _local_copy(store, key, folder)
         with TarWriter(again) as writer:
-            for sample in _rebuilt(run, shard, there, rejected):
+            for sample in _rebuilt(run, shard, there, known, rejected):
                 writer.add(encode_sample(sample))
     except DatasetError:
         return None
     equal = sha256_file(again) == sha256_file(there)
-    return _Whole(again, writer.rows, rejected) if equal else None
+    in_order = [*known.values()] if set(known) == {(one.group, one.attempt) for one in rejected} else rejected
+    return _Whole(again, writer.rows, in_order) if equal else None
 
 
-def _rebuilt(run: Run, shard: ShardPlan, tar: Path, rejected: list[Rejected]) -> Iterable[Sample]:
+_Rejects = dict[tuple[int, int], Rejected]
+
+
+def _known_rejects(store: Store, stem: str) -> _Rejects:
+    """The shard's refused attempts by group and attempt, as its table of rejects has them; none without one."""
+    key = rejects_key(stem)
+    try:
+        found = read_rejected(store.read_bytes(key), key) if store.exists(key) else []
+    except (DatasetError, StorageError):
+        return {}
+    return {(one.group, one.attempt): one for one in found}
+
+
+def _rebuilt(
+    run: Run, shard: ShardPlan, tar: Path, known: _Rejects, rejected: list[Rejected]
+) -> Iterable[Sample]:
     """The plan's samples with the images there; fills `rejected`. Raises DatasetError at the first surprise."""
-    there = read_samples(tar, tar_key(shard.stem))
-    for planned in plan_shard(run, shard, _ADOPT_CHUNK):
-        rejected += planned.rejected
-        for spec in planned.specs:
-            members = [_rebuilt_member(run, spec, member, there, shard.stem) for member in spec.members]
-            edited = bool(run.recipe.pairs.edit_negatives)
-            if reported := group_problems(members, edited_negatives=edited):
-                raise DatasetError(where=shard.stem, found=reported[0])
-            yield from members
+    groups = groupby(read_samples(tar, tar_key(shard.stem)), key=lambda read: read.sample.meta.group)
+    found, there = next(groups, (None, iter(())))
+    for index in range(shard.start, shard.stop):
+        delivered = [read.sample for read in there] if found == index else []
+        if delivered:
+            found, there = next(groups, (None, iter(())))
+        spec = _delivered(run, index, delivered[0].meta.attempt if delivered else None, known, rejected)
+        wanted = () if spec is None else spec.members
+        if [member.key for member in wanted] != [sample.meta.key for sample in delivered]:
+            raise DatasetError(where=shard.stem, found=f"other images of group {index}")
+        members = [_rebuilt_member(run, spec, *pair) for pair in zip(wanted, delivered, strict=True) if spec]
+        if members and (
+            reported := group_problems(members, edited_negatives=bool(run.recipe.pairs.edit_negatives))
+        ):
+            raise DatasetError(where=shard.stem, found=reported[0])
+        yield from members
+    if found is not None:
+        raise DatasetError(where=shard.stem, found=f"group {found}")
 
 
-def _rebuilt_member(
-    run: Run, spec: SampleSpec, member: MemberSpec, there: Iterator[TarSample], where: str
-) -> Sample:
-    read = next(there, None)
-    if read is None or read.sample.meta.key != member.key:
-        raise DatasetError(where=where, found="another image", wanted=member.key)
-    if read.sample.image.shape[0] != run.delivered_size:
-        raise DatasetError(where=where, found="an image of another size", wanted=member.key)
+def _delivered(
+    run: Run, index: int, attempt: int | None, known: _Rejects, rejected: list[Rejected]
+) -> SampleSpec | None:
+    """The attempt at a group that was delivered, None where it was dropped; adds those before it to `rejected`.
+
+    Raises DatasetError where one is not known to be refused.
+    """
+    spec, unplaced = plan_group(run, index)
+    rejected += unplaced
+    while spec is not None and spec.attempt != attempt:
+        if (index, spec.attempt) not in known:
+            raise DatasetError(found=f"nothing tells why attempt {spec.attempt} at group {index} was refused")
+        rejected.append(known[index, spec.attempt])
+        spec, unplaced = plan_group(run, index, spec.attempt)
+        rejected += unplaced
+    return spec
+
+
+def _rebuilt_member(run: Run, spec: SampleSpec, member: MemberSpec, there: Sample) -> Sample:
+    if there.image.shape[0] != run.delivered_size:
+        raise DatasetError(where=member.key, found="an image of another size")
     real = real_twin(spec) if member.name == Role.healthy else None
-    return build_sample(run, spec, member, read.sample.image if real is None else real, read.sample.change)
+    quality = there.meta.quality
+    verdict = None if quality is None else Verdict(flags=quality.flags, scores=tuple(quality.scores.items()))
+    return build_sample(run, spec, member, there.image if real is None else real, there.change, verdict)
 
 
 def _local_copy(store: Store, key: str, folder: Path) -> Path:

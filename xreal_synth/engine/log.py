@@ -86,7 +86,7 @@ def line_of(event: Event) -> str:
         case Warned():
             return f"warning: {event.message}"
         case Stopping():
-            return f"stopping: {event.in_flight} shards in flight are finished first"
+            return f"stopping: {event.in_flight} shards in flight are finished first; a second Ctrl-C ends at once"
         case RunEnded():
             return f"ended with exit code {event.summary.exit_code}"
 

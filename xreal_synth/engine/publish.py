@@ -1,4 +1,6 @@
-"""Putting a finished shard where it belongs: tar, then table, then the record that makes it done.
+"""Putting a finished shard where it belongs: rejects, tar, table, then the record that makes it done.
+
+What the gate refused comes first, so that a tar without a record can be told to be whole.
 
 Publishing is idempotent: a second actor that made the same shard finds equal bytes and changes nothing.
 """
@@ -92,16 +94,17 @@ def publish(store: Store, files: ShardFiles, record: ShardRecord, *, replacing: 
         return there
     if replacing:
         with_retries(f"deleting {record_key(stem)}", lambda: store.delete(record_key(stem)))
+    if record.rejects is not None and files.rejects is not None:
+        _put_or_replace(store, record.rejects, files.rejects)
+    else:
+        with_retries(f"deleting {rejects_key(stem)}", lambda: store.delete(rejects_key(stem)))
+    if replacing:
         with_retries(f"writing {record.tar.path}", lambda: store.replace(record.tar.path, files.tar))
     elif not with_retries(
         f"writing {record.tar.path}", lambda: store.put_if_absent(record.tar.path, files.tar)
     ):
         _same_or_error(store, record)
     _put_or_replace(store, record.table, files.table)
-    if record.rejects is not None and files.rejects is not None:
-        _put_or_replace(store, record.rejects, files.rejects)
-    else:
-        with_retries(f"deleting {rejects_key(stem)}", lambda: store.delete(rejects_key(stem)))
     return _put_record(store, stem, record)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _OBJECT_STORE_BYTES = 128 << 20
 LONGEST_FOLDER = 36
 """Bytes: 107 less `/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store`."""
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (Ray makes a folder of its own in it)
+_TCP_S, _HEAD_S = 10.0, 30.0
+"""How long a head may take to be reached, and to answer."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -64,6 +67,8 @@ def session(address: str | None, compute: Compute) -> Iterator[None]:
 def _connect(address: str | None, compute: Compute) -> None:
     if address is None:
         _shorten_folder()
+    else:
+        _require_head(address)
     try:
         if address is None:
             ray.init(
@@ -81,6 +86,41 @@ def _connect(address: str | None, compute: Compute) -> None:
             if address
             else "RAY_TMPDIR names a folder for Ray's own files: a short path with room, e.g. RAY_TMPDIR=/tmp",
         ) from error
+
+
+def _require_head(address: str) -> None:
+    """Raises EngineError for an address where no head answers, for which Ray would wait for minutes."""
+    kind, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if place in ("auto", "local"):
+        return
+    answers: list[str] = []
+    try:
+        if kind not in ("", "ray") or not host or not port.isdecimal():
+            raise ValueError("no HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TCP_S).close()
+        if not kind:
+            thread = threading.Thread(target=_ask_head, args=(place, answers), daemon=True)
+            thread.start()
+            thread.join(_HEAD_S)
+    except (OSError, ValueError, OverflowError) as error:
+        answers = [str(error)]
+    if not kind and not answers:
+        answers = [f"no Ray answers within {_HEAD_S:.0f} s"]
+    if any(answers):
+        raise EngineError(
+            where="--address", found=f"{address}: {answers[0]}",
+            wanted="the HOST:PORT of a running Ray head (6379 unless it was given another), or auto",
+            hint="ray status --address HOST:PORT asks it; the dashboard's http://HOST:8265 is for xreal-synth submit",
+        )  # fmt: skip
+
+
+def _ask_head(place: str, answers: list[str]) -> None:
+    """Appends an empty text where the head tells its cluster's name, else what Ray says."""
+    try:
+        answers.append("" if _ray._raylet.GcsClient(address=place).cluster_id else "no cluster")
+    except Exception as error:  # of Ray's own kinds
+        answers.append(str(error))
 
 
 def _shorten_folder() -> None:

@@ -216,5 +216,5 @@ def _reported(address: str) -> Iterator[None]:
 def _not_answering(address: str, error: BaseException) -> EngineError:
     return EngineError(
         where=address, found=f"no answer from the cluster's job API: {scrubbed(str(error))}",
-        wanted="a running cluster's dashboard", hint="check the address, that port 8265 is forwarded, RAY_AUTH_MODE",
+        wanted="a running cluster's dashboard", hint="check the address, that its port is forwarded, RAY_AUTH_MODE",
     )  # fmt: skip

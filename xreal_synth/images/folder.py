@@ -34,6 +34,7 @@ from xreal_synth.types import GreyImage, Mask, NormBox
 MASKS: Final = "masks"
 SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 MOST_REPORTED: Final = 20
+ADULT: Final = 18
 _READERS: Final = 8
 _MASKS_KEPT: Final = 256
 
@@ -90,8 +91,14 @@ class ImageFolder:
         self._files = ImageFiles(store)
         problems: list[str] = []
         rows = _rows(store, settings, problems)
-        found = _inspected(self._files, rows, size, problems)
         self.notes: tuple[str, ...] = ()
+        minors = [] if settings.splits is not None else [row for row in rows if _minor(row)]
+        if minors:
+            rows = [row for row in rows if not _minor(row)]
+            self.notes = (
+                f"{settings.path}: {len(minors)} images of minors are left out; `splits` takes them",
+            )
+        found = _inspected(self._files, rows, size, problems)
         self.images = self._boxed(store, settings, found, problems)
         if problems:
             raise _everything(settings.path, problems)
@@ -246,6 +253,11 @@ def _rows(store: Store, settings: FolderSettings, problems: list[str]) -> list[I
             wanted=f"PNGs or JPEGs, or a {MANIFEST} that names them",
         )
     return rows
+
+
+def _minor(row: ImageRow) -> bool:
+    """Of a patient under 18, by the manifest's split or age."""
+    return row.split == "minor" or (row.age.isdecimal() and int(row.age) < ADULT)
 
 
 def _listed(store: Store) -> Iterator[ImageRow]:

@@ -29,6 +29,7 @@ from xreal_synth.models.bundle_file import (
     tensor_names,
 )
 from xreal_synth.opening import UnreadableError, hashed_bytes, hashed_copy, parse_json
+from xreal_synth.recipe.kinds import near
 from xreal_synth.storage import is_remote, local_folder, sha256_file
 from xreal_synth.types import Control, FileStamp, SamplingDefaults
 
@@ -181,7 +182,8 @@ def find_bundle(ref: str | Path) -> Path:
     raise BundleError(
         found=found,
         wanted=f"a shipped bundle ({', '.join(shipped) or 'none'}), or a folder or URI with a {BUNDLE_FILE}",
-        hint="check the name or the path (a relative one starts at the current folder)",
+        hint=near(text, shipped)
+        or "check the name or the path (a relative one starts at the current folder)",
     )
 
 

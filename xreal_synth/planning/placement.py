@@ -1,9 +1,9 @@
 """Places a finding on an anatomy: a box from the prior, the recipe's fixed box, or a shape that follows organs.
 
-What is asked for holds for the box that is delivered, after it was snapped outward to the latent grid: its
-centre lies in the zone, its area over the lung's is in the size range, and at least `min_overlap` of its
+What is asked for holds for the box that is delivered, after it was snapped outward to the latent grid: at least
+half of it lies in the zone, its area over the lung's is in the size range, and at least `min_overlap` of its
 area lies in the organs where the finding can live (findings.py), for a drawn box in the lung of its side. Of a
-shape (vocab.REGIONS) the boxes' centre lies in the zone and the size is its own area within the lung over the
+shape (findings.REGIONS) half of the boxes lies in the zone and the size is its own area within the lung over the
 lung's; it lies in its organs whatever `min_overlap` is.
 """
 
@@ -84,7 +84,7 @@ def _place_shape(
     label: FindingLabel, anatomy: Mask, rng: np.random.Generator, prior: Prior, factor: int
 ) -> PlacedFinding:
     """A shape that follows organs. Of one that is drawn the size is log-uniform in its range, and drawn again
-    where its boxes' centre is not in the zone."""
+    where its boxes are not in the zone."""
     finding = FINDINGS[label.name]
     rule = REGIONS[finding.region]
     side = label.side if label.side != "any" else rule.side or prior.draw_lung(label.name, rng)
@@ -96,7 +96,7 @@ def _place_shape(
         if label.zone in ("any", zone):
             return PlacedFinding(label.name, side, zone, finding.region, boxes, size and float(size))
     raise PlacementError(
-        found=f"{label.name}: {rule.words} has its centre in the {label.zone} zone in none of {SHAPE_TRIES} tries",
+        found=f"{label.name}: {rule.words} lies in the {label.zone} zone in none of {SHAPE_TRIES} tries",
         hint="leave zone out, ask for another size, or give a fixed box",
     )
 
@@ -170,7 +170,7 @@ def _place_drawn(
     if not fits.size:
         raise _no_box(label, site, min_overlap, int(asked.sum()), float(inside.max()))
     x0, y0, x1, y1 = map(int, boxes[fits[0]])
-    zone = zone_of((y0 + y1) / 2, site.box)
+    zone = label.zone if label.zone != "any" else zone_of((x0, y0, x1, y1), site.box)
     return PlacedFinding(label.name, site.lung, zone, "box", ((x0, y0, x1, y1),), float(share[fits[0]]))
 
 

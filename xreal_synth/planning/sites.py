@@ -17,6 +17,7 @@ REACH: Final = 0.1
 """How far a drawn box may reach out of its lung's box, over that box's width or height: 90% of the shared
 images' own boxes stay within it on every side, while the mean lung frame blurs the prior's beyond it."""
 
+HALF: Final = 0.5 - 1e-9
 ZONES: Final = ("upper", "middle", "lower")
 CODE_OF: Final[dict[Lung, int]] = {"left": LEFT_LUNG, "right": RIGHT_LUNG}
 OTHER: Final[dict[Lung, Lung]] = {"left": "right", "right": "left"}
@@ -70,15 +71,13 @@ class Site:
         return np.asarray((boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1))
 
     def in_zone(self, boxes: Ints, zone: str) -> npt.NDArray[np.bool_]:
-        """Which boxes have their centre in this third of the lung's height; `any` takes all.
+        """Which boxes have at least half of their area in this third of the lung's height; `any` takes all.
 
         int [n, 4] -> bool [n].
         """
         if zone == "any":
             return np.ones(len(boxes), dtype=bool)
-        top, height = self.box[1], self.box[3] - self.box[1]
-        third = np.floor(((boxes[:, 1] + boxes[:, 3]) / 2 - top) * 3 / height)
-        return np.asarray(third == ZONES.index(zone))
+        return _in_thirds(boxes, self.box)[:, ZONES.index(zone)] >= HALF
 
 
 def site_of(anatomy: Mask, lung: Lung, factor: int) -> Site:
@@ -96,17 +95,26 @@ def overlap(boxes: Ints, organ: npt.NDArray[np.bool_]) -> Floats:
     return np.asarray(inside / np.maximum(1, (x1 - x0) * (y1 - y0)))
 
 
-def zone_of(y: float, lung: PixelBox) -> str:
-    """The third of the lung's height in which a row lies."""
-    third = int((y - lung[1]) * 3 // (lung[3] - lung[1]))
-    return ZONES[min(2, max(0, third))]
+def _in_thirds(boxes: Ints, lung: PixelBox) -> Floats:
+    """Shares of each box's area in the thirds of the lung's height, to the outer ones what reaches beyond: [n, 3]."""
+    top, height = lung[1], lung[3] - lung[1]
+    edges = np.array([-np.inf, top + height / 3, top + height * 2 / 3, np.inf])
+    y0, y1 = boxes[:, 1:2], boxes[:, 3:4]
+    inside = np.minimum(y1, edges[1:]) - np.maximum(y0, edges[:-1])
+    return np.asarray(inside.clip(0) / (y1 - y0))
+
+
+def zone_of(box: PixelBox, lung: PixelBox) -> str:
+    """The third of the lung's height that has at least half of the box's area; "any" where none has."""
+    shares = _in_thirds(np.array([box]), lung)[0]
+    return ZONES[int(shares.argmax())] if shares.max() >= HALF else "any"
 
 
 def side_and_zone(box: PixelBox, anatomy: Mask) -> tuple[Lung, str]:
-    """The lung that a box covers more of, and the third of it in which its centre lies. The mask is uint8 [H, W]."""
+    """The lung that a box covers more of, and its zone there. The mask is uint8 [H, W]."""
     inside = anatomy[box[1] : box[3], box[0] : box[2]]
     lung: Lung = "left" if (inside == LEFT_LUNG).sum() >= (inside == RIGHT_LUNG).sum() else "right"
-    return lung, zone_of((box[1] + box[3]) / 2, lung_box(anatomy, CODE_OF[lung]))
+    return lung, zone_of(box, lung_box(anatomy, CODE_OF[lung]))
 
 
 def area(box: PixelBox) -> int:

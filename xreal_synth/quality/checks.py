@@ -25,7 +25,8 @@ class JudgedImage:
 
     `anatomy` is the organ mask that it has to follow, None where it follows none. `twin` is the image that it
     was painted on, `region` where it was painted; both None for a healthy twin. `asked` are the findings that it
-    has to show more than its twin does; with `sham` it was painted on without one. `real` says that the twin is
+    has to show more than its twin does, `gone` those that it has to show less; with `sham` it was painted on without
+    one. `real` says that the twin is
     a real image, whose own faults are not the gate's matter.
     """
 
@@ -35,6 +36,7 @@ class JudgedImage:
     twin: GreyImage | None = None
     region: Region | None = None
     asked: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
     sham: bool = False
     real: bool = False
 

@@ -1,6 +1,6 @@
-"""Is the finding shown? The classifier's logit on the image minus that on its healthy twin.
+"""Is the finding shown, and one that was taken away gone? The classifier's logit on the image against the twin's.
 
-The least of the findings asked for; one that the classifier does not know is not judged.
+The least change in the direction asked for; a finding that the classifier does not know is not judged.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ class FindingCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
-        """`shown`: the least gain in logit over the healthy twin, of the findings asked for that it knows."""
+        """`shown`: the least gain in logit over the twin of the findings asked for, or loss of those taken away."""
         if seen.logits is None or seen.twin_logits is None:
             return {}
-        known = [name for name in image.asked if name in seen.logits]
-        if not known:
-            return {}
-        return {"shown": min(seen.logits[name] - seen.twin_logits[name] for name in known)}
+        signs = {**dict.fromkeys(image.gone, -1), **dict.fromkeys(image.asked, 1)}
+        gains = [
+            sign * (seen.logits[name] - seen.twin_logits[name])
+            for name, sign in signs.items()
+            if name in seen.logits
+        ]
+        return {"shown": min(gains)} if gains else {}
 
 
 CHECK: Final = CheckEntry(
     name="finding", rank=3, open=FindingCheck, standard="warn", needs="classifier",
-    about="Does the bundle's classifier see more of the finding than in the healthy twin?",
+    about="Does the bundle's classifier see more of the finding than in the healthy twin, and less of one taken away?",
     scores={
         "shown": Score(
             True, "the finding's logit over the healthy twin's", "Least difference of the two logits.", 0.0, 0.0,

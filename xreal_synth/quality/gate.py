@@ -78,9 +78,10 @@ class Gate:
         every = self._settings.negative_below is not None
         wanted: dict[int, GreyImage] = {}
         for one in images:
-            if one.asked:
+            judged = bool(one.asked or one.gone)
+            if judged:
                 wanted[id(one.image)] = one.image
-            if one.asked or every:
+            if judged or every:
                 twin = one.image if one.twin is None else one.twin
                 wanted[id(twin)] = twin
         found = self._networks.classifier.logits(list(wanted.values())) if wanted else []

@@ -60,7 +60,7 @@ class ImagesFolder(RecipePart):
         description="CSV or COCO file, in the folder, of boxes to paint findings into (`edit: {add: ..}`).",
     )
     splits: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
-        default=None, description="Only images of these splits of manifest.csv; else all."
+        default=None, description="Only images of these splits of manifest.csv; else all but those of minors."
     )
     order: Literal["shuffled", "listed"] = Field(
         default="shuffled",

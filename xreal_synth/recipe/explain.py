@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from xreal_synth.errors import Problem
-from xreal_synth.recipe.kinds import near, shown
+from xreal_synth.recipe.kinds import near, percent, shown
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.recipe.yaml_text import Path, path_text
 
@@ -117,7 +117,8 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
         return _choice(value, str(ctx["expected"]), path)
     if kind in _LIMITS:
         word, key = _LIMITS[kind]
-        return shown(value), f"a number {word} {shown(_tidy(ctx[key]))}", _limit_hint(path)
+        limit = _tidy(ctx[key])
+        return shown(value), f"a number {word} {shown(limit)}", _limit_hint(path) or percent(value, limit)
     if kind == "string_pattern_mismatch":
         hint = f"e.g. `{_slug(str(value))}`" if _slug(str(value)) else ""
         return (
@@ -134,6 +135,14 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
     return f"{shown(value)}: {error['msg']}", _meaning(path), ""
 
 
+SYNONYMS: Final = {
+    "bilateral": "both",
+    "apical": "upper",
+    "apex": "upper",
+    "basal": "lower",
+    "hilar": "middle",
+}
+"""The clinic's words for a recipe's."""
 RENAMED: Final = {"samples": "anatomies", "films": "images"}
 """Keys by the names that they had before."""
 
@@ -158,11 +167,16 @@ def _choice(value: object, expected: str, path: Path) -> tuple[str, str, str]:
         return shown(value), "version: 1", hint or "write version: 1"
     if value in LATER.get(_generic(path), ()):
         return f"{shown(value)} is not built yet", f"one of: {wanted}", "use one of those that are"
-    hint = near(value, wanted.split(", ")) if isinstance(value, str) else ""
+    hint = near(SYNONYMS.get(value, value), wanted.split(", ")) if isinstance(value, str) else ""
     return shown(value), f"one of: {wanted}" if "," in wanted else wanted, hint
 
 
 def _kind_hint(kind: str, value: object, path: Path) -> str:
+    if kind.startswith("model_") and isinstance(value, str) and len(path) > 1:
+        label = f"{{name: {value}}}"
+        return {"findings": f"write {{weight: 1, labels: [{label}]}}", "labels": f"write {label}"}.get(
+            str(path[-2]), ""
+        )
     if kind == "none_required":
         return f"`{path[-1]}` is not built yet: leave it out"
     if kind == "string_type" and isinstance(value, int | float | bool):
@@ -210,7 +224,7 @@ def _meaning(path: Path) -> str:
 def _how_to_add(path: Path) -> str:
     if path == ("output",) or path == ("output", "uri"):
         return "add `output: {uri: out/NAME}`, or give --output"
-    return f"add `{path[-1]}: ...`"
+    return f"add `{path[-1]}: {'1' if path == ('version',) else '...'}`"
 
 
 def _tidy(limit: float) -> float:

@@ -25,7 +25,9 @@ class FindingLabel(RecipePart):
     side: Side = Field(
         default="any", description="The patient's side: `left` is the right half of the picture."
     )
-    zone: Zone = Field(default="any", description="Third of the lung's height.")
+    zone: Zone = Field(
+        default="any", description="Third of the lung's height that has at least half of the area."
+    )
     size: SizeRange | None = Field(
         default=None,
         description="Area over that lung's area, [lowest, highest]: of the box, or of the shape that it follows.",

@@ -43,6 +43,12 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(f'`{hit}`' for hit in hits)}?" if hits else ""
 
 
+def percent(value: object, limit: object) -> str:
+    """The hint for a share that was written in percent, or an empty string."""
+    ours = limit == 1 and is_number(value) and 1 < float(str(value)) <= 100
+    return f"a share, not percent: {float(str(value)) / 100:g} for {value:g}" if ours else ""
+
+
 def problem(
     value: object, *, wanted: str, hint: str = "", found: str = "", at: str = ""
 ) -> PydanticCustomError:
@@ -101,7 +107,7 @@ def _range(low: float, high: float, what: str) -> Callable[[object], object]:
         if first > last:
             raise problem(value, wanted=wanted, hint=f"the lower one first: [{last:g}, {first:g}]")
         if not (low <= first and last <= high):
-            raise problem(value, wanted=wanted)
+            raise problem(value, wanted=wanted, hint=percent(last, high))
         return first, last
 
     return check

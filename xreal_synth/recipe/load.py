@@ -15,7 +15,7 @@ from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.opening import UnreadableError, read_file
 from xreal_synth.recipe.agree import disagreements
 from xreal_synth.recipe.explain import problems_of
-from xreal_synth.recipe.kinds import shown
+from xreal_synth.recipe.kinds import near, shown
 from xreal_synth.recipe.overrides import apply
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.recipe.yaml_text import MAX_BYTES, parse
@@ -43,14 +43,26 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
 
 
+def recipe_file(path: Path) -> Path:
+    """The file of a recipe: a name without folder and suffix is a shipped one's where no such file is."""
+    named = not path.suffix and len(path.parts) == 1 and not path.exists()
+    return shipped_recipes().get(str(path), path) if named else path
+
+
+def shipped_file(place: str) -> str:
+    """What a recipe names: a tar without folder is a shipped one where no such file is."""
+    shipped = SHIPPED / place
+    alone = place.endswith(".tar") and len(Path(place).parts) == 1 and not Path(place).exists()
+    return str(shipped) if alone and shipped.is_file() else place
+
+
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), output: str | None = None) -> LoadedRecipe:
-    """Reads and validates a recipe file; a name without folder and suffix is a shipped one's where no such file is.
+    """Reads and validates a recipe file, or a shipped recipe by its name.
 
     `overrides` are `key.path=value` texts, `output` replaces output.uri. Raises RecipeError with all
     problems of the file and of the overrides at once.
     """
-    named = not path.suffix and len(path.parts) == 1 and not path.exists()
-    text = _read(shipped_recipes().get(str(path), path) if named else path)
+    text = _read(recipe_file(path))
     recipe = recipe_from_text(text, str(path), overrides, output)
     return LoadedRecipe(recipe, with_overrides(text, overrides) if overrides else text)
 
@@ -115,5 +127,7 @@ def _neighbours(path: Path) -> str:
         names = sorted(p.name for p in path.parent.glob("*.y*ml"))[:8]
     except OSError:
         names = []
+    if close := near(path.name, [*names, *shipped_recipes()]):
+        return close
     there = f"recipes in that folder: {', '.join(names)}; " if names else ""
     return f"{there}by name: {', '.join(shipped_recipes())}"

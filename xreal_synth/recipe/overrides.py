@@ -59,7 +59,7 @@ def _set(root: object, path: Path, new: object, text: str) -> tuple[object, Prob
         last = depth == len(path) - 1
         if isinstance(part, int):
             if not isinstance(node, list):
-                return root, Problem(f"--set {text}", f"`{here}` is {shown(node)}, not a list")
+                return root, Problem(f"--set {text}", f"`{here}` is {shown(node)}", "a list")
             if part >= len(node):
                 count = f"items 0 to {len(node) - 1}" if node else "no items"
                 return root, Problem(f"--set {text}", f"item [{part}]", f"`{here}` has {count}")
@@ -69,7 +69,10 @@ def _set(root: object, path: Path, new: object, text: str) -> tuple[object, Prob
             continue
         if not isinstance(node, dict):
             hint = f"set `{here}` as a whole: --set '{here}={{...}}'"
-            return root, Problem(f"--set {text}", f"`{here}` is {shown(node)}, which has no keys", "", hint)
+            if isinstance(node, list):
+                hint = f"name an item of it: {here}[0].{part}"
+            found = f"`{here}` is {shown(node)}, which has no keys"
+            return root, Problem(f"--set {text}", found, "a group of keys", hint)
         if last:
             node[part] = new
         elif node.get(part) is None:

@@ -44,6 +44,9 @@ class MaskFolder(RecipePart):
         default=None,
         description="Only files whose names end so, `.anatomy.png` for the shards of a dataset; left out, `.png`.",
     )
+    exclude: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None, description="Names of masks to leave out, as errors tell them."
+    )
     content: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",

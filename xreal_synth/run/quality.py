@@ -79,6 +79,7 @@ def judged_images(run: Run, spec: SampleSpec, job: GroupJob, images: GroupImages
             twin=twin,
             region=np.any(regions, axis=0) if regions else np.zeros(twin.shape, bool),
             asked=_asked(member),
+            gone=_gone(member),
             sham=bool(member.sham),
             real=spec.image is not None,
         )
@@ -91,6 +92,15 @@ def _asked(member: MemberSpec) -> tuple[str, ...]:
     source = member.source
     had = set() if source is None else {*source.labels, *(own.name for own in source.findings)}
     return tuple(dict.fromkeys(finding.name for finding in member.findings if finding.name not in had))
+
+
+def _gone(member: MemberSpec) -> tuple[str, ...]:
+    """The findings of a real image that were painted over, and not painted again elsewhere."""
+    painted = {finding.name for finding in member.findings}
+    own = () if member.source is None else member.source.findings
+    return tuple(
+        dict.fromkeys(one.name for one in own if one.removed is not None and one.name not in painted)
+    )
 
 
 def _small(image: GreyImage, times: int) -> GreyImage:

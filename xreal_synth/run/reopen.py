@@ -7,9 +7,10 @@ from copy import deepcopy
 from pydantic import ValidationError
 
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.names import RECIPE
+from xreal_synth.dataset.names import DATASET, RECIPE
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.digest import differences, findings_rows
+from xreal_synth.recipe.explain import problems_of
 from xreal_synth.recipe.load import LoadedRecipe, in_todays_words
 from xreal_synth.recipe.quality import as_digested
 from xreal_synth.recipe.resolve import written_sampling
@@ -62,7 +63,15 @@ def reopen(
         document["split"] = split.model_dump()
     document["compute"] = _compute(text) | _mapping(document.get("compute"))
     _place(document, text, images)
-    run = open_run(LoadedRecipe(Recipe.model_validate(document), text))
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(f"{one.path}: {one.found}" for one in problems_of(error, {}, set()))
+        raise DatasetError(
+            where=store.uri, found=f"settings in {DATASET} that no recipe may have: {problems}",
+            wanted="a dataset that xreal-synth made", hint="take it from where it was copied again",
+        ) from error  # fmt: skip
+    run = open_run(LoadedRecipe(recipe, text))
     if run.bundle.content_hash != head.bundle.hash:
         raise DatasetError(
             found=f"bundle {run.bundle.name} at {run.bundle.root} has hash {run.bundle.content_hash[:12]}",

@@ -23,11 +23,11 @@ from xreal_synth.planning.prior import Prior
 from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
 from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
-from xreal_synth.recipe.load import LoadedRecipe
+from xreal_synth.recipe.load import LoadedRecipe, shipped_file
 from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.run.quality import open_quality
-from xreal_synth.storage import Store, private_files
+from xreal_synth.storage import Store, private_files, require_writable
 from xreal_synth.types import QualitySettings, SamplingSettings
 
 PREFLIGHT_GROUPS = 32
@@ -124,11 +124,14 @@ def require_placeable(run: Run, source: str) -> None:
 
 
 def check_before_start(run: Run, store: Store) -> DatasetHead | None:
-    """What a run must know before Ray starts: the bundle's files are whole, the place is free or ours.
+    """What a run must know before Ray starts: the bundle's files are whole, the place can be written and is free
+    or ours.
 
-    Writes nothing; returns the dataset's head if there is one. Raises BundleError, DatasetError.
+    Writes nothing; returns the dataset's head if there is one. Raises BundleError, DatasetError, StorageError.
     """
     verify_files(run.bundle)
+    if store.local_path is not None:
+        require_writable(store.local_path)
     head = check_place(store, run.head({}), differences)
     if head is None:
         require_free(store)
@@ -151,8 +154,8 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
     source = recipe.anatomy.source
     if isinstance(source, MasksSource):
         suffix = source.masks.suffix or ".png"
-        place = mask_folder(source.masks.path, suffix)
-        return FolderSource(place, settings, suffix, source.masks.content)
+        place = mask_folder(shipped_file(source.masks.path), suffix)
+        return FolderSource(place, settings, suffix, source.masks.content, source.masks.exclude or ())
     bank = bundle.part(BANK)
     return BankSource(bank, settings, lambda name: bundle.read(f"{BANK}/{name}"))
 
