@@ -156,6 +156,9 @@ def test_anatomies_are_drawn_with_the_heart_asked_for(pipe: Pipeline) -> None:
     assert hearts[2] > 2 * hearts[0]
     assert (pipe.sample_anatomy(4) == pipe.sample_anatomy(4)).all()
     assert (pipe.sample_anatomy(4) == pipe(seed=4, **QUICK).label_map).all()
+    wide = pipe.sample_anatomy(4, findings=["Cardiomegaly"])
+    assert (wide == pipe(["Cardiomegaly"], seed=4, **QUICK).label_map).all()
+    assert (wide == 3).sum() > (pipe.sample_anatomy(4) == 3).sum()
 
 
 def test_a_real_image_is_edited(pipe: Pipeline, tmp_path: Path) -> None:

@@ -132,11 +132,14 @@ class Pipeline:
             run = self._run([row], seed, 1, own, _sampled(sections, steps, guidance))
             return self._made(run, callback)[0]
 
-    def sample_anatomy(self, seed: int = 0, *, heart_scale: float | None = None) -> Mask:
+    def sample_anatomy(
+        self, seed: int = 0, *, heart_scale: float | None = None, findings: Sequence[Finding | str] = ()
+    ) -> Mask:
         """A label map uint8 [H, W] of the bundle's bank; `heart_scale` is a factor for the heart's width and height
-        (0.5 to 2), None leaves it as healthy images have it."""
+        (0.5 to 2), None leaves it as images with these findings have it."""
         scale = {} if heart_scale is None else {"augment": {"heart_scale": [heart_scale, heart_scale]}}
-        plan = self._run([], seed, 1, {"anatomy": scale}, {}).plan
+        row = {"weight": 1, "labels": _labels(findings)}
+        plan = self._run([row], seed, 1, {"anatomy": scale}, {}).plan
         if heart_scale is None or not isinstance(plan.source, BankSource):
             return plan.chest(0, 0, 0).anatomy
         return plan.source.draw(stream(seed, 0, 0, "anatomy"), plan.geometry.image_size)[0]

@@ -24,7 +24,7 @@ from xreal_synth.run.fingerprint import PACKAGES, installed_version
 BAD: Final = 2
 EXTRAS: Final = {
     "text": "transformers", "s3": "s3fs", "gcs": "gcsfs", "dicom": "pydicom", "hf": "datasets",
-    "croissant": "mlcroissant", "sign": "cryptography",
+    "croissant": "mlcroissant", "sign": "cryptography", "studio": "gradio",
 }  # fmt: skip
 """A package of each extra."""
 LEAST_MEMORY: Final = 2 << 30

@@ -28,6 +28,7 @@ from xreal_synth.cli import (
     replay,
     report,
     status,
+    studio,
     submit,
     train,
     verify,
@@ -116,7 +117,7 @@ def _root(
 
 
 PANELS: Final = {
-    "Begin": (doctor, recipe, bundle),
+    "Begin": (studio, doctor, recipe, bundle),
     "Make a dataset": (plan, preview, generate, submit),
     "Look after a dataset": (status, verify, repair, replay, report, export),
     "Train and convert models": (prepare, train, convert),

@@ -90,7 +90,7 @@ class ImageFolder:
         store = open_store(settings.path)
         self._files = ImageFiles(store)
         problems: list[str] = []
-        rows = _rows(store, settings, problems)
+        rows = image_rows(store, settings, problems)
         self.notes: tuple[str, ...] = ()
         minors = [] if settings.splits is not None else [row for row in rows if _minor(row)]
         if minors:
@@ -227,7 +227,11 @@ def resize_image(image: GreyImage, size: int) -> GreyImage:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def _rows(store: Store, settings: FolderSettings, problems: list[str]) -> list[ImageRow]:
+def image_rows(store: Store, settings: FolderSettings, problems: list[str]) -> list[ImageRow]:
+    """The manifest's rows, or without one the images of the folder; what is wrong with rows goes to `problems`.
+
+    Raises AnatomyError: no folder, no images, a manifest that cannot be read.
+    """
     if store.local_path is not None and not store.local_path.is_dir():
         raise AnatomyError(
             where=settings.path, found="no such folder", wanted="a folder of images",

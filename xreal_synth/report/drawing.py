@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -153,16 +154,11 @@ def annotated(sample: Sample, side: int) -> Image.Image:
             _paint(picture, _outline(region, picture.size), finding_colour(index), 0.9)
     scale = picture.width / sample.image.shape[1]
     for own in sample.meta.source.findings if sample.meta.source is not None else ():
-        _frame(picture, own.box, scale, OWN_COLOUR)
-        _tag(picture, own.name if own.removed is None else f"no {own.name}", own.box, scale, OWN_COLOUR)
+        frame(picture, own.name if own.removed is None else f"no {own.name}", (own.box,), scale, OWN_COLOUR)
     for place in sample.meta.sham:
-        for box in place.boxes:
-            _frame(picture, box, scale, OWN_COLOUR)
-        _tag(picture, "sham", place.box_xyxy, scale, OWN_COLOUR)
+        frame(picture, "sham", place.boxes, scale, OWN_COLOUR)
     for index, finding in enumerate(sample.meta.findings):
-        for box in finding.boxes:
-            _frame(picture, box, scale, finding_colour(index))
-        _tag(picture, finding.name, finding.box_xyxy, scale, finding_colour(index))
+        frame(picture, finding.name, finding.boxes, scale, finding_colour(index))
     return picture
 
 
@@ -199,17 +195,18 @@ def _paint(picture: Image.Image, mask: Image.Image, colour: Colour, opacity: flo
     picture.paste(Image.new("RGB", picture.size, colour), mask=mask.point(lambda value: value * opacity))
 
 
-def _frame(picture: Image.Image, box: PixelBox, scale: float, colour: Colour) -> None:
-    """A dashed rectangle with a dark rim, so that it shows on bright and dark image alike."""
-    x0, y0, x1, y1 = (round(value * scale) for value in box)
+def frame(picture: Image.Image, name: str, boxes: Sequence[PixelBox], scale: float, colour: Colour) -> None:
+    """Draws dashed boxes with a dark rim, to show on bright and dark images alike, and their name above them."""
     draw = ImageDraw.Draw(picture)
-    corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]
-    for start, end in pairwise(corners):
-        for dash in _dashes(start, end):
-            draw.line(dash, fill=BLACK, width=4)
-    for start, end in pairwise(corners):
-        for dash in _dashes(start, end):
-            draw.line(dash, fill=colour, width=2)
+    for box in boxes:
+        x0, y0, x1, y1 = (round(value * scale) for value in box)
+        corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]
+        for fill, width in ((BLACK, 4), (colour, 2)):
+            for start, end in pairwise(corners):
+                for dash in _dashes(start, end):
+                    draw.line(dash, fill=fill, width=width)
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    _tag(picture, name, round(left * scale), round(top * scale), colour)
 
 
 def _dashes(
@@ -224,12 +221,11 @@ def _dashes(
     ]
 
 
-def _tag(picture: Image.Image, text: str, box: PixelBox, scale: float, colour: Colour) -> None:
-    """The finding's name on a label above its box, or inside where there is no room above."""
+def _tag(picture: Image.Image, text: str, left: int, top: int, colour: Colour) -> None:
+    """The name on a label above a box's corner, or inside where there is no room above."""
     draw, face = ImageDraw.Draw(picture), font(11, "-Bold")
     width, height = int(draw.textlength(text, font=face)) + 8, 16
-    x = max(0, min(round(box[0] * scale), picture.width - width))
-    y = round(box[1] * scale) - height
-    y = y if y >= 0 else round(box[1] * scale)
+    x = max(0, min(left, picture.width - width))
+    y = top - height if top >= height else top
     draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=colour)
     draw.text((x + 4, y + height / 2), text, font=face, fill=BLACK, anchor="lm")
