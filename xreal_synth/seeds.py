@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Purpose = Literal[
     "rows", "split", "findings", "anatomy", "boxes", "films", "shams", "negatives",
-    "a.x_T", "a.posterior", "a.hold", "a.step", "a.resample",
+    "a.x_T", "a.posterior", "a.detail", "a.hold", "a.step", "a.resample",
     "u.x_T", "b.x_T", "b.posterior", "b.hold", "b.step", "b.resample", "film.grain",
 ]  # fmt: skip
 

@@ -27,6 +27,7 @@ LabelValue = Literal[0, 1] | None
 SamplingMode = Literal["branch", "reference", "paper", "joint"]
 Control = Literal["xreal", "controlnet", "none"]
 SoftVariance = Literal["mixed", "kept"]
+Solver = Literal["ddim", "multistep"]
 Paste = Literal["feather", "kept"]
 """Names of the blend rules, sampling.blend.HOLDS."""
 QualityProfile = Literal["none", "standard", "strict"]
@@ -120,6 +121,7 @@ Share = Annotated[float, Ge(0), Le(1)]
 Steps = Annotated[int, Ge(1), Le(1000)]
 Guidance = Annotated[float, Ge(0), Le(50)]
 Spacing = Annotated[float, Ge(0.5), Le(4)]
+Timestep = Annotated[int, Ge(0), Le(999)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,9 @@ class SamplingDefaults:
     eta_free: Share | None = None
     spacing: Spacing | None = None
     soft_variance: SoftVariance | None = None
+    detail: Share | None = None
+    solver: Solver | None = None
+    guidance_floor: Timestep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,9 @@ class SamplingSettings:
     In mode `paper` guidance is 1, soft 0, eta 1 and branch 0.
     `eta_free` is eta in the steps after the hold (None: the same), `spacing` the power by which timesteps crowd
     towards the end (None or 1: evenly spaced). `soft_variance` is whether a soft blend keeps the noise variance
-    that the timestep promises (None: mixed).
+    that the timestep promises (None: mixed). `detail` is the strength of the texture that real images have over the
+    rough image, added to what the steps are held to (None: nothing). `solver` is how a step without noise is taken
+    (None: ddim), below timestep `guidance_floor` the prompt is followed without guidance (None: nowhere).
     `control` says what makes an image follow its organ mask; hold and the softs are XReal's, None without it.
     `upscale_steps` are the upscaler's, None where images are delivered at the bundle's size.
     """
@@ -167,6 +174,9 @@ class SamplingSettings:
     eta_free: float | None = None
     spacing: float | None = None
     soft_variance: SoftVariance | None = None
+    detail: float | None = None
+    solver: Solver | None = None
+    guidance_floor: int | None = None
     upscale_steps: int | None = None
 
     @property

@@ -94,13 +94,19 @@ def test_a_bank_that_cannot_be_read(bank: Path, tmp_path: Path) -> None:
         ShapeModel.load(tmp_path)
 
 
-def _dataset(folder: Path, count: int) -> Path:
+def _dataset(folder: Path, count: int, label: str = "") -> Path:
+    """Masks, the first not sure and the second of another split; the last third with a label and low lungs."""
     (folder / "masks").mkdir()
-    lines = ["mask,mask_score,split"]
+    lines = ["mask,mask_score,split,labels"]
     rng = np.random.default_rng(5)
     for i in range(count):
-        Image.fromarray(schematic_mask(96, rng)).save(folder / "masks" / f"{i}.png")
-        lines.append(f"masks/{i}.png,{0.8 if i == 0 else 0.95},{'val' if i == 1 else 'train'}")
+        ill = bool(label) and 3 * i >= 2 * count
+        mask = schematic_mask(96, rng)
+        if ill:
+            mask = np.roll(mask, 8, axis=0)
+        Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
+        split = "val" if i == 1 else "train"
+        lines.append(f"masks/{i}.png,{0.8 if i == 0 else 0.95},{split},{label if ill else ''}")
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -124,3 +130,16 @@ def test_the_command_names_a_wrong_mask(tmp_path: Path, capsys: pytest.CaptureFi
     assert fit_bank.main(["--data", str(data), "--out", str(tmp_path / "bank")]) == 2
     assert "swapped" in capsys.readouterr().err
     assert not (tmp_path / "bank").exists()
+
+
+def test_the_bank_is_of_images_without_findings_and_knows_where_those_with_lie(tmp_path: Path) -> None:
+    bank = fit_bank.fit_bank(_dataset(tmp_path, 36, "Effusion"), tmp_path / "bank", modes=20)
+    assert (bank.fitted, list(bank.shifts)) == (22, ["Effusion"])
+
+    def height(findings: tuple[str, ...]) -> float:
+        drawn = [bank.sample(np.random.default_rng(seed), 96, findings) for seed in range(6)]
+        return float(np.mean([np.nonzero(mask)[0].mean() for mask in drawn]))
+
+    healthy = height(())
+    assert height(("Effusion",)) > healthy + 3
+    assert height(("Edema",)) == healthy, "a finding that no image showed has the outline of the healthy"

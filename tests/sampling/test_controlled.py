@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from xreal_synth.errors import BundleError
 from xreal_synth.sampling.controlled import (
     FreedRegion,
     Guide,
     Rule,
     anatomy_stage,
     decode_scaled,
+    free_stage,
     pathology_from_branch,
     pathology_from_noise,
     run_steps,
@@ -161,3 +163,68 @@ def test_steps_whose_result_the_hold_replaces_are_skipped_bit_for_bit(
     settings = SamplingSettings("joint", "xreal", 8, 0.625, (freed_from or 0) / 8, 2.0, 1.0, resample, "kept")
     assert settings.replaced_steps(freed=freed is not None) == replaced
     assert dataclasses.replace(settings, soft=0.9).replaced_steps() == 0
+
+
+def test_the_second_order_solver_is_nearer_to_the_dense_solution(make: Any) -> None:
+    """Data whose mean depends on the noise level, so that first-order steps err: predicted z0 = z * abar."""
+    model = make.model("epsilon")
+
+    def end(steps: int, *, multistep: bool) -> float:
+        schedule = make_schedule(model.alphas_cumprod, steps, "branch", 2.0)
+        abars = dict(zip(schedule.timesteps, schedule.abar, strict=True))
+        rule = Rule(schedule, "epsilon", eta=0.0, multistep=multistep)
+
+        def denoise(z: Tensor, t: int) -> Tensor:
+            abar = abars[t]
+            return (z - abar**0.5 * (z * abar)) / (1 - abar) ** 0.5
+
+        states = run_steps(
+            denoise, torch.full((1, 2, 8, 8), 1.5), rule, noise_of(model, 1), "a",
+            hold=lambda step, repeat, z: z, held=0,
+        )  # fmt: skip
+        return float(states[-1][0, 0, 0, 0])
+
+    dense = end(200, multistep=False)
+    assert abs(end(10, multistep=True) - dense) < 0.5 * abs(end(10, multistep=False) - dense)
+
+
+def test_no_step_that_is_held_or_noisy_is_of_second_order(flat: Any) -> None:
+    noisy, held = Rule(rule_of(flat).schedule, "epsilon"), Rule(rule_of(flat).schedule, "epsilon", eta=0.0)
+    for rule, hold_steps in ((noisy, 4), (held, 8)):
+        plain = stage_a(flat, rule, hold_steps).states
+        again = stage_a(flat, dataclasses.replace(rule, multistep=True), hold_steps).states
+        assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
+
+
+def test_below_the_floor_the_prompt_is_followed_alone(flat: Any) -> None:
+    rule = rule_of(flat)
+    guide = Guide(flat.embed(["Edema"]), flat.embed([""]), 3.0, floor=rule.schedule.timesteps[5])
+    free_stage(flat, guide, rule, noise_of(flat, 1))
+    assert flat.batches == [2] * 6 + [1] * 2
+
+
+def test_detail_is_added_to_what_is_held(tiny: Any) -> None:
+    """The state let go has the texture's variance more, of its frequencies and nothing else."""
+    label_map = torch.zeros(2, tiny.image_size, tiny.image_size, dtype=torch.uint8)
+    guide, rule = Guide(tiny.embed(["No Finding"] * 2)), rule_of(tiny)
+    amplitude = torch.zeros(tiny.latent_shape)
+    amplitude[:, 0, 1] = amplitude[:, 0, -1] = 2.0
+    tiny._detail = {"amplitude": amplitude, "where": torch.ones(tiny.latent_shape)}
+    try:
+        plain, more = (
+            anatomy_stage(
+                tiny, label_map, guide, rule, noise_of(tiny, 2), hold_steps=4, soft=1.0, detail=detail
+            ).z_hat
+            for detail in (0.0, 0.5)
+        )
+    finally:
+        tiny._detail = None
+    spectrum = torch.fft.fft2(more - plain).abs()
+    assert (spectrum[..., 0, 1] > 0.1).all()
+    spectrum[..., 0, 1] = spectrum[..., 0, -1] = 0
+    assert spectrum.max() < 1e-3
+
+
+def test_detail_is_refused_where_it_was_not_measured(tiny: Any) -> None:
+    with pytest.raises(BundleError, match=r"detail\.safetensors"):
+        tiny.detail(torch.zeros(1, *tiny.latent_shape))

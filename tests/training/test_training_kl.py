@@ -12,10 +12,14 @@ from diffusers import AutoencoderKL
 
 from xreal_synth.errors import ConversionError, TrainingError
 from xreal_synth.models.load import load_bundle
+from xreal_synth.models.save import read_fields, write_bundle
+from xreal_synth.sampling.controlled import encode_scaled
 from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, load_first_stage
-from xreal_synth.training.images import ImageBatch
+from xreal_synth.training.fit_detail import fit_detail
+from xreal_synth.training.images import ImageBatch, load_images
 from xreal_synth.training.make_bundle import Runs, Words, make_bundle
 from xreal_synth.training.run import train
+from xreal_synth.training.settings.common import DataSettings
 from xreal_synth.training.settings.kl import KlControllerSettings
 from xreal_synth.training.tasks.controller import mask_of
 from xreal_synth.training.tasks.kl_autoencoder import build_kl
@@ -161,3 +165,25 @@ def test_a_patch_controller_refuses_another_kind_of_first_stage(stage: dict[str,
 def test_a_folder_of_another_network_is_no_first_stage(stage: dict[str, Path]) -> None:
     with pytest.raises(TrainingError, match="UNet2DConditionModel"):
         load_first_stage(str(stage["denoiser"] / "network" / "unet"))
+
+
+def test_detail_has_the_power_that_real_images_have_over_their_rough_ones(
+    stage: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    runs = Runs(stage["autoencoder"], stage["anatomy-controller"], stage["denoiser"])
+    info = make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up images"))
+    plain = load_bundle(info)
+    fit_detail(plain, data, info.root)
+    bundle = load_bundle(write_bundle(info.root, read_fields(info.root / "bundle.json")))
+    detail = bundle.detail(torch.randn(400, *info.latent_shape, generator=torch.Generator().manual_seed(1)))
+    images = load_images(data, DataSettings(image_size=32))["train"].take(torch.arange(4))
+    with torch.inference_mode():
+        real = encode_scaled(plain, images.image.expand(-1, 3, -1, -1), None)
+        rough = encode_scaled(plain, plain.control(images.label_map.to(torch.uint8)), None)
+    residual = torch.fft.fft2(real - rough, norm="ortho")
+    periods = torch.fft.fftfreq(8) * 8
+    fine = (periods[:, None].square() + periods.square()).sqrt() >= 2
+    power = residual.abs().square().mean(dim=0)[:, fine].sum(dim=1)
+    added = torch.fft.fft2(detail, norm="ortho").abs().square().mean(dim=0)[:, fine].sum(dim=1)
+    assert torch.allclose(added, power, rtol=0.35), (added, power)
+    assert detail.mean(dim=(2, 3)).abs().max() < detail.std()

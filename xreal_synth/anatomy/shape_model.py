@@ -15,9 +15,11 @@ aorta's [AORTA_GRID, AORTA_GRID], the two poses.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +47,8 @@ _FINE = 4
 _CLIP = 12.0
 _GAP = 1.2
 
+NOBODY: Final[Mapping[str, Sequence[Mask]]] = MappingProxyType({})
+
 _Floats = npt.NDArray[np.float32]
 _Doubles = npt.NDArray[np.float64]
 
@@ -53,7 +57,7 @@ _Doubles = npt.NDArray[np.float64]
 class ShapeModel:
     """mean [D] and modes [K, D] of the maps (grid cells, positive inside; a mode is one standard
     deviation), pose_mean [8], pose_modes [K, 8], explained: share of the variance in the modes, fitted:
-    masks used.
+    masks used. `shifts` are the mean mode weights [K] of patients with a finding, those of the fitted masks being 0.
     """
 
     mean: _Floats
@@ -62,19 +66,29 @@ class ShapeModel:
     pose_modes: _Doubles
     explained: float
     fitted: int
+    shifts: Mapping[str, _Doubles] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, masks: Sequence[Mask], modes: int = 40) -> ShapeModel:
-        """Fits validated masks uint8 [H, H] with an aorta, at least `modes` + 1 of them."""
+    def fit(
+        cls, masks: Sequence[Mask], modes: int = 40, patients: Mapping[str, Sequence[Mask]] = NOBODY
+    ) -> ShapeModel:
+        """Fits validated masks uint8 [H, H] with an aorta, at least `modes` + 1 of them, and where among them those of
+        `patients` with a finding lie."""
         assert len(masks) > modes, "a shape model needs more masks than modes"
-        maps = np.stack([_distance_maps(mask) for mask in masks]).astype(np.float64)
-        poses = np.stack([np.concatenate(_poses(mask)) for mask in masks])
+        maps, poses = _vectors(masks)
         weight = np.sqrt(_POSE_SHARE * maps.var(axis=0).sum() / np.maximum(poses.var(axis=0), 1e-12))
         vectors = np.concatenate([maps, poses * weight], axis=1)
         mean = vectors.mean(axis=0)
         _, spread, axes = np.linalg.svd(vectors - mean, full_matrices=False)
-        scaled = axes[:modes] * (spread[:modes, None] / np.sqrt(len(masks) - 1))
+        deviation = spread[:modes] / np.sqrt(len(masks) - 1)
+        scaled = axes[:modes] * deviation[:, None]
+        shifts = {}
+        for finding, theirs in patients.items():
+            own_maps, own_poses = _vectors(theirs)
+            away = np.concatenate([own_maps, own_poses * weight], axis=1).mean(axis=0) - mean
+            shifts[finding] = (axes[:modes] @ away / deviation).round(4)
         return cls(
+            shifts=shifts,
             mean=mean[:_MAPS].astype(np.float32),
             modes=scaled[:, :_MAPS].astype(np.float32),
             pose_mean=mean[_MAPS:] / weight,
@@ -83,11 +97,13 @@ class ShapeModel:
             fitted=len(masks),
         )
 
-    def sample(self, rng: np.random.Generator, size: int) -> Mask:
-        """One anatomy uint8 [size, size]; reads K uniform numbers of the stream. Not yet validated."""
+    def sample(self, rng: np.random.Generator, size: int, findings: Sequence[str] = ()) -> Mask:
+        """One anatomy uint8 [size, size], of a patient with `findings`; reads K uniform numbers of the stream. Not yet
+        validated."""
         low = float(special.ndtr(-TRUNCATE))
         z = special.ndtri(rng.uniform(low, 1.0 - low, len(self.modes))).round(6)
-        return self.render(z, size)
+        known = [self.shifts[one] for one in findings if one in self.shifts]
+        return self.render(z + sum(known) / len(known) if known else z, size)
 
     def render(self, z: _Doubles, size: int) -> Mask:
         """The mask uint8 [size, size] of mode weights z [K]. Sums in a fixed order: no BLAS."""
@@ -125,6 +141,11 @@ class ShapeModel:
             "modes": len(self.modes),
             "explained_variance": round(self.explained, 4),
             "masks": self.fitted,
+            **(
+                {"shifts": {name: shift.tolist() for name, shift in self.shifts.items()}}
+                if self.shifts
+                else {}
+            ),
         }
         (folder / "shape_model.json").write_text(json.dumps(about, indent=1) + "\n")
 
@@ -145,6 +166,9 @@ class ShapeModel:
                 pose_modes=tensors["pose_modes"].astype(np.float64),
                 explained=float(about["explained_variance"]),
                 fitted=int(about["masks"]),
+                shifts={
+                    str(name): np.array(shift, float) for name, shift in dict(about.get("shifts", {})).items()
+                },
             )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
             raise _broken(path, str(error)) from error
@@ -152,12 +176,13 @@ class ShapeModel:
             model.mean.shape != (_MAPS,)
             or model.modes.shape[1:] != (_MAPS,)
             or model.pose_modes.shape[1:] != (8,)
+            or any(shift.shape != (len(model.modes),) for shift in model.shifts.values())
         ):
             raise _broken(path, f"mean of shape {model.mean.shape}, modes of shape {model.modes.shape}")
         return model
 
 
-def _read_about(path: Path, read: Callable[[str], bytes]) -> dict[str, float]:
+def _read_about(path: Path, read: Callable[[str], bytes]) -> dict[str, Any]:
     try:
         about = parse_json(read(path.name))
         version = about["format_version"]
@@ -180,6 +205,11 @@ def _broken(path: Path, detail: str) -> BundleError:
         wanted="shape_model.json and .safetensors as `python -m xreal_synth.training.fit_bank` writes them",
         hint="copy the bundle again",
     )
+
+
+def _vectors(masks: Sequence[Mask]) -> tuple[_Doubles, _Doubles]:
+    maps = np.stack([_distance_maps(mask) for mask in masks]).astype(np.float64)
+    return maps, np.stack([np.concatenate(_poses(mask)) for mask in masks])
 
 
 def _poses(mask: Mask) -> tuple[_Doubles, _Doubles]:

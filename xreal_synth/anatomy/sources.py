@@ -7,7 +7,7 @@ again from the same stream, so that a draw is a function of its stream alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -56,15 +56,21 @@ class BankSource:
         self._settings = settings or Augmentation()
 
     def draw(
-        self, rng: np.random.Generator, size: int, *, large_heart: bool | None = None
+        self,
+        rng: np.random.Generator,
+        size: int,
+        *,
+        large_heart: bool | None = None,
+        findings: Sequence[str] = (),
     ) -> tuple[Mask, str]:
-        """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn.
+        """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn; of the outline
+        that patients with `findings` have.
 
         uint8 [size, size] and its id.
         """
 
         def once() -> tuple[Mask, str]:
-            return self._model.sample(rng, size), "bank"
+            return self._model.sample(rng, size, findings), "bank"
 
         def fitted(mask: Mask) -> Mask:
             return mask if large_heart is None else fit_heart(mask, large=large_heart)

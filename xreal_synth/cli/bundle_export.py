@@ -40,7 +40,10 @@ def export(
     classifier: Run = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images on whose training masks the mask bank is fitted.", show_default="no bank"),
+        typer.Option(
+            help="Training images, on whose masks the mask bank is fitted and on which `sampling.detail` is.",
+            show_default="the base's",
+        ),
     ] = None,
     base: Annotated[
         str | None,

@@ -118,6 +118,9 @@ class StageWatch:
         self._stage = "stage A"
         return self._timed("controller", lambda: self._model.control(label_map_BHW))
 
+    def detail(self, noise_BChw: Tensor) -> Tensor:
+        return self._model.detail(noise_BChw)
+
     def hint(self, label_map_BHW: Tensor) -> Tensor:
         return self._timed("controller", lambda: self._model.hint(label_map_BHW))
 

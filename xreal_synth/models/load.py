@@ -49,6 +49,7 @@ NETWORKS: Final[dict[str, dict[str, Any]]] = {
 }
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 CODE_SCALE: Final = 4
+DETAIL: Final = f"{CONTROLLER}/detail.safetensors"
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -78,6 +79,7 @@ class LoadedBundle:
         null_prompt: str,
         region_maps: tuple[str, ...] = (),
         controlnet: Any = None,
+        detail: Mapping[str, Tensor] | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
         tuned: bool = True,
@@ -100,6 +102,7 @@ class LoadedBundle:
         self._unet = placed(unet, self.device, self._dtype)
         if tuned and suits(self._unet, latent_shape[1:]):
             self._unet = FastUNet(self._unet)
+        self._detail = None if detail is None else {key: part.to(self.device) for key, part in detail.items()}
         self._controlnet: Any = None
         self._hint_embedding: Any = None
         if controlnet is not None:
@@ -175,6 +178,18 @@ class LoadedBundle:
         )
         return _sample(self._controller.decode(mean)).clamp(*self.value_range)
 
+    def detail(self, noise_BChw: Tensor) -> Tensor:
+        """Standard normal noise -> latents' texture [B, C, h, w] that real images have over rough ones, of the spatial
+        frequencies and in the places that training/fit_detail.py measured. Raises BundleError if this was not."""
+        if self._detail is None:
+            raise BundleError(
+                found=f"sampling.detail, but no {DETAIL}",
+                wanted="a bundle whose detail was measured",
+                hint="set sampling.detail to 0 or leave it out, or export the bundle again with --data",
+            )
+        coloured: Tensor = torch.fft.ifft2(torch.fft.fft2(noise_BChw) * self._detail["amplitude"]).real
+        return coloured * self._detail["where"]
+
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> tokens [B, L, D]; raises BundleError for a prompt without an embedding."""
         for prompt in prompts:
@@ -233,6 +248,7 @@ def load_bundle(
         controller=load_network(info, CONTROLLER) if CONTROLLER in info.parts else None,
         unet=unet if isinstance(unet, UNet2DConditionModel) else WithoutPrompts(unet),
         controlnet=_controlnet(info, unet) if control == "controlnet" else None,
+        detail=_detail(info),
         embeddings=embeddings,
         alphas_cumprod=alphas_from(scheduler),
         prediction_type=scheduler["prediction_type"],
@@ -317,6 +333,20 @@ def _controlnet(info: BundleInfo, unet: Any) -> nn.Module:
             hint="train one on this denoiser (xreal-synth train controlnet) and export it",
         )
     return network
+
+
+def _detail(info: BundleInfo) -> dict[str, Tensor] | None:
+    if all(stamp.path != DETAIL for stamp in info.files):
+        return None
+    with info.held(DETAIL) as file:
+        found = {key: value.float() for key, value in _tensors(file).items()}
+    shapes = {key: tuple(value.shape) for key, value in found.items()}
+    wanted = dict.fromkeys(("amplitude", "where"), info.latent_shape)
+    if shapes != wanted:
+        raise BundleError(
+            where=str(info.root / DETAIL), found=str(shapes), wanted=str(wanted), hint="fetch it again"
+        )
+    return found
 
 
 def _embeddings(info: BundleInfo) -> dict[str, Tensor]:

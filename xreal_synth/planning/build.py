@@ -132,7 +132,9 @@ class Plan:
         if not isinstance(self.source, ImageFolder):
             rng = stream(self.recipe.seed, index, epoch, "anatomy")
             if isinstance(self.source, BankSource):
-                return Chest(*self.source.draw(rng, size, large_heart=self.large_heart(row)))
+                shown = self._shown(row) if self.recipe.anatomy.by_finding else ()
+                large = self.large_heart(row)
+                return Chest(*self.source.draw(rng, size, large_heart=large, findings=shown))
             return Chest(*self.source.draw(rng, size))
         number = self._image(index, row)
         image, mask = self.source.images[number], self.source.mask(number, size)
@@ -141,9 +143,12 @@ class Plan:
 
     def large_heart(self, row: int) -> bool:
         """Whether a row's anatomies show a heart of Cardiomegaly: one of its images is asked to."""
-        return any(
-            label.name == HEART_FINDING for _, kind in self.recipe.findings[row].kinds for label in kind
-        )
+        return HEART_FINDING in self._shown(row)
+
+    def _shown(self, row: int) -> tuple[str, ...]:
+        """The findings that a row's images are asked to show."""
+        kinds = self.recipe.findings[row].kinds
+        return tuple(dict.fromkeys(label.name for _, kind in kinds for label in kind))
 
     def sample(self, index: int, attempt: int) -> SampleSpec:
         """All that is drawn for a group at this attempt.

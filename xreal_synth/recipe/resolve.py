@@ -13,7 +13,15 @@ from xreal_synth.types import SamplingDefaults, SamplingSettings
 UPSCALE_STEPS: Final = 100
 """Of the upscaler, as Cheff's released code takes them."""
 
-REFERENCE: Final = {"eta": 1.0, "eta_free": None, "spacing": None, "soft_variance": None}
+REFERENCE: Final = {
+    "eta": 1.0,
+    "eta_free": None,
+    "spacing": None,
+    "soft_variance": None,
+    "detail": None,
+    "solver": None,
+    "guidance_floor": None,
+}
 """What mode `reference` has in place of the bundle's, unless the recipe says otherwise."""
 
 _T = TypeVar("_T")

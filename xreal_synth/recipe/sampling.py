@@ -7,10 +7,23 @@ from typing import Final, Self
 from pydantic import Field, model_validator
 
 from xreal_synth.recipe.kinds import RecipePart, problem, shown
-from xreal_synth.types import Control, Guidance, Paste, SamplingMode, Share, SoftVariance, Spacing, Steps
+from xreal_synth.types import (
+    Control,
+    Guidance,
+    Paste,
+    SamplingMode,
+    Share,
+    SoftVariance,
+    Solver,
+    Spacing,
+    Steps,
+    Timestep,
+)
 
-NOT_IN_PAPER: Final = ("soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "branch")
-XREALS_OWN: Final = ("hold", "soft", "soft_variance")
+NOT_IN_PAPER: Final = (
+    "soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "detail", "solver", "guidance_floor", "branch"
+)  # fmt: skip
+XREALS_OWN: Final = ("hold", "soft", "soft_variance", "detail")
 
 
 class Sampling(RecipePart):
@@ -57,6 +70,21 @@ class Sampling(RecipePart):
     soft_variance: SoftVariance | None = Field(
         default=None,
         description="Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed.",
+    )
+    detail: Share | None = Field(
+        default=None,
+        description="Strength of the random texture that the rough image lacks beside real ones, where the bundle has "
+        "measured it; `reference`: none.",
+    )
+    solver: Solver | None = Field(
+        default=None,
+        description="How a step without fresh noise is taken: `ddim`, or `multistep` (DPM-Solver++ 2M), which needs "
+        "fewer; `reference`: ddim.",
+    )
+    guidance_floor: Timestep | None = Field(
+        default=None,
+        description="Timestep (0 to 999) below which there is no guidance: what a finding looks like is decided above, "
+        "and the steps below cost half; `reference`: guidance throughout.",
     )
     resample: int = Field(
         default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."

@@ -93,6 +93,11 @@ class Anatomy(RecipePart):
         "`images: {path: FOLDER}`: real images, which are edited.",
     )
     augment: Augment = Field(default_factory=Augment)
+    by_finding: bool | None = Field(
+        default=None,
+        description="Whether an anatomy of the bank has the outline that patients with its row's findings have (a lung "
+        "cut off by an effusion, the small lungs of the bedridden). Left out: that of patients without a finding.",
+    )
 
     @field_validator("source", mode="before")
     @classmethod

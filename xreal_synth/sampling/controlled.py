@@ -25,7 +25,7 @@ from xreal_synth.sampling.blend import HOLDS, blend, soft_mask
 from xreal_synth.sampling.denoise import Denoise, guided, split_prediction
 from xreal_synth.sampling.model import SamplerModel
 from xreal_synth.sampling.noise import BatchNoise
-from xreal_synth.sampling.schedule import Schedule, ddim_step, q_sample, step_back
+from xreal_synth.sampling.schedule import Schedule, ddim_step, q_sample, second_order, step_back
 from xreal_synth.seeds import Purpose
 from xreal_synth.types import SoftVariance
 
@@ -38,7 +38,8 @@ class Rule:
     """Settings of a stage's steps: `resample` is RePaint's U (in held steps but the last), eta DDIM's.
 
     From step `free_from` on, which is where the anatomy is let go, eta is `eta_free`. `posterior` is what
-    z = E_G(x) means: a sample of the posterior, or its mean.
+    z = E_G(x) means: a sample of the posterior, or its mean. With `multistep`, stage A's steps after the hold
+    and stage B's, where they are free of noise, are DPM-Solver++'s of second order.
     """
 
     schedule: Schedule
@@ -48,6 +49,7 @@ class Rule:
     posterior: Literal["sample", "mean"] = "sample"
     eta_free: float | None = None
     free_from: int = 0
+    multistep: bool = False
 
     def eta_at(self, step: int) -> float:
         """DDIM's eta of a step: `eta_free`, where it is given, once the steps are no longer held."""
@@ -57,13 +59,14 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Guide:
     """The prompt's tokens [B, L, D], those of the null prompt if guidance is wanted, a ControlNet's hint, and the
-    prompt's region maps [B, R + 1, h, w]; the null prompt's are zero."""
+    prompt's region maps [B, R + 1, h, w]; the null prompt's are zero. Below timestep `floor` nothing is guided."""
 
     cond: Tensor
     null: Tensor | None = None
     guidance: float = 1.0
     hint: Tensor | None = None
     maps: Tensor | None = None
+    floor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ def run_steps(
     replaces their result whole. Returns the states that the denoiser saw, or would have, at each step, then the result.
     """
     schedule, states = rule.schedule, []
+    before: Tensor | None = None
     step_noise: Purpose = "a.step" if stage == "a" else "b.step"
     back_noise: Purpose = "a.resample" if stage == "a" else "b.resample"
     for i in range(first, len(schedule)):
@@ -129,6 +133,10 @@ def run_steps(
             seen = hold(i, repeat, z) if i < held else z
             out = denoise(seen, schedule.timesteps[i])
             z0, eps = split_prediction(rule.prediction_type, out, seen, abar)
+            if rule.multistep and not rule.eta_at(i) and (i >= held or stage == "b"):
+                before, earlier = z0, before
+                if earlier is not None and i + 1 < len(schedule):
+                    z0, eps = second_order(z0, earlier, seen, schedule, i)
             z = ddim_step(z0, eps, abar, abar_next, noise(step_noise, i, repeat), rule.eta_at(i))
             if repeat + 1 < rounds:
                 z = step_back(z, abar_next, abar, noise(back_noise, i, repeat))
@@ -146,16 +154,21 @@ def anatomy_stage(
     hold_steps: int,
     soft: float,
     soft_variance: SoftVariance | None = None,
+    detail: float | None = None,
     freed: FreedRegion | None = None,
     replaced: int = 0,
 ) -> AnatomyStage:
     """Stage A: organ codes uint8 -> latents of an image with this anatomy, held for the first `hold_steps`.
 
-    Mode joint asks for findings here and frees their regions of the hold earlier. `replaced`: see run_steps.
+    Mode joint asks for findings here and frees their regions of the hold earlier. `replaced`: see run_steps. The rough
+    image is a mean over images of this anatomy: held to it alone, the state has too little variance at the timestep at
+    which it is let go, and the image stays smooth. `detail` adds the variance.
     """
     x_hat = model.control(label_map_BHW)
     mask = soft_mask(label_map_BHW, model.latent_shape[1:], soft)
     z_hat = encode_scaled(model, x_hat, noise("a.posterior") if rule.posterior == "sample" else None)
+    if detail:
+        z_hat = z_hat + detail * model.detail(noise("a.detail"))
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
         abar, fresh = rule.schedule.abar[step], noise("a.hold", step, repeat)
@@ -225,17 +238,22 @@ def denoiser(model: SamplerModel, guide: Guide | RegionGuide) -> Callable[[Tenso
     """
     if isinstance(guide, RegionGuide):
         return _region_denoiser(model, guide)
-    both = guide.null is not None
-    more = {}
-    if guide.hint is not None:
-        more["hint_BChw"] = torch.cat([guide.hint, guide.hint]) if both else guide.hint
-    if guide.maps is not None:
-        more["maps_BRhw"] = torch.cat([torch.zeros_like(guide.maps), guide.maps]) if both else guide.maps
-    denoise: Denoise = partial(model.denoise, **more)
+    given = {"hint_BChw": guide.hint, "maps_BRhw": guide.maps}
+    more = {key: value for key, value in given.items() if value is not None}
+    alone: Denoise = partial(model.denoise, **more)
     if guide.null is None:
-        return lambda z, t: denoise(z, torch.full((len(z),), t, device=z.device), guide.cond)
+        return lambda z, t: alone(z, torch.full((len(z),), t, device=z.device), guide.cond)
+    unasked = {"maps_BRhw": torch.zeros_like}
+    twice = {key: torch.cat([unasked.get(key, torch.clone)(value), value]) for key, value in more.items()}
+    both: Denoise = partial(model.denoise, **twice)
     tokens = torch.cat([guide.null, guide.cond])
-    return lambda z, t: guided(denoise, z, t, tokens, guide.guidance)
+
+    def denoise(z: Tensor, t: int) -> Tensor:
+        if t < guide.floor:
+            return alone(z, torch.full((len(z),), t, device=z.device), guide.cond)
+        return guided(both, z, t, tokens, guide.guidance)
+
+    return denoise
 
 
 def _region_denoiser(model: SamplerModel, guide: RegionGuide) -> Callable[[Tensor, int], Tensor]:

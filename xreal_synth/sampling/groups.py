@@ -181,6 +181,7 @@ class _GroupMaker:
             posterior,
             settings.eta_free,
             settings.hold_steps,
+            settings.solver == "multistep",
         )
 
     @torch.inference_mode()
@@ -307,7 +308,7 @@ class _GroupMaker:
         return anatomy_stage(
             self.model, label_map, guide, self.rule, noise,
             hold_steps=settings.hold_steps, soft=settings.soft, soft_variance=settings.soft_variance,
-            freed=freed, replaced=settings.replaced_steps(freed=freed is not None),
+            detail=settings.detail, freed=freed, replaced=settings.replaced_steps(freed=freed is not None),
         ).states  # fmt: skip
 
     def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
@@ -323,7 +324,7 @@ class _GroupMaker:
         if self.settings.guidance == 1.0:
             return Guide(cond, hint=hint, maps=maps)
         null = self.model.embed([self.model.null_prompt] * len(prompts))
-        return Guide(cond, null, self.settings.guidance, hint, maps)
+        return Guide(cond, null, self.settings.guidance, hint, maps, self.settings.guidance_floor or 0)
 
     def _hint(self, label_map: Tensor) -> Tensor | None:
         return self.model.hint(label_map) if self.settings.control == "controlnet" else None

@@ -91,6 +91,11 @@ class SamplerModel(Protocol):
         """Organ codes uint8 -> rough images x_hat, clamped to value_range."""
         ...
 
+    def detail(self, noise_BChw: Tensor) -> Tensor:
+        """Standard normal noise -> what real latents may have over those of the rough image x_hat [B, C, h, w]; raises
+        BundleError if the bundle does not say."""
+        ...
+
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> [B, L, D]."""
         ...

@@ -1,4 +1,4 @@
-"""Timesteps and the closed-form steps of the diffusion: q_sample, DDIM, and RePaint's way back.
+"""Timesteps and the closed-form steps of the diffusion: q_sample, DDIM, DPM-Solver++ 2M, and RePaint's way back.
 
 `abar` is the cumulative alpha of the print (alphas_cumprod); states are tensors [B, C, h, w].
 """
@@ -89,6 +89,20 @@ def ddim_step(
     sigma = eta * math.sqrt((1 - abar_next) / (1 - abar) * (1 - abar / abar_next))
     direction = math.sqrt(max(1 - abar_next - sigma**2, 0.0))
     return math.sqrt(abar_next) * z0 + direction * eps + sigma * noise
+
+
+def second_order(z0: Tensor, earlier: Tensor, z: Tensor, schedule: Schedule, i: int) -> tuple[Tensor, Tensor]:
+    """DPM-Solver++ 2M's (z0, eps) at step i: predictions here and one step `earlier`, drawn on along half the step.
+
+    DDIM's step with them is the solver's (arXiv 2211.01095, algorithm 2). [B, C, h, w] each.
+    """
+    at, before, after = (
+        math.log(abar / (1 - abar)) / 2
+        for abar in (schedule.abar[i], schedule.abar[i - 1], schedule.abar_next[i])
+    )
+    z0 = z0 + (after - at) / (2 * (at - before)) * (z0 - earlier)
+    abar = schedule.abar[i]
+    return z0, (z - math.sqrt(abar) * z0) / math.sqrt(1 - abar)
 
 
 def step_back(z: Tensor, abar_next: float, abar: float, noise: Tensor) -> Tensor:

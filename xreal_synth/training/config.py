@@ -71,7 +71,12 @@ def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConf
     try:
         config: TrainConfig = TypeAdapter(_shape(network, tree, where)).validate_python(tree)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors()]
+        errors = [one for one in error.errors() if one["loc"] == ("network",)] or error.errors()
+        unknown = {"Unexpected keyword argument": "unknown key"}
+        faults = [
+            f"{'.'.join(map(str, e['loc']))}: {unknown.get(e['msg'], e['msg'])}, not {e['input']!r}"
+            for e in errors
+        ]
         raise TrainingError(
             where=where,
             found="; ".join(faults),

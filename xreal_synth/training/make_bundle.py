@@ -14,13 +14,14 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import BUNDLE_FILE, BundleFields, Prompts
 from xreal_synth.models.convert.assemble import BANK, new_folder, refuse_existing
-from xreal_synth.models.describe import SHIPPED, BundleInfo, describe
+from xreal_synth.models.describe import CONTROLLER, SHIPPED, BundleInfo, describe
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.networks.with_maps import MAPS_KEY
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
 from xreal_synth.training.export import export_parts
 from xreal_synth.training.fit_bank import fit_bank
+from xreal_synth.training.fit_detail import fit_detail
 
 LIKE = "xreal-mini"
 """Whose sampling defaults a new bundle starts with."""
@@ -59,8 +60,8 @@ def make_bundle(
     """Writes the bundle `out` from `runs`, on top of the bundle `base` if one is given.
 
     Of the base everything stays that the runs do not bring, but for its card and pictures, which describe other
-    weights. `bank_images` is a data folder on whose training masks the mask bank is fitted. The new bundle is
-    loaded once before it takes its place.
+    weights. `bank_images` is a data folder: on its training masks the mask bank is fitted, on its training images the
+    detail that the rough images lack. The new bundle is loaded once before it takes its place.
 
     Raises TrainingError for what is missing, ConversionError if `out` is there, BundleError if the parts do not
     belong together, AnatomyError for masks.
@@ -82,7 +83,11 @@ def make_bundle(
         if bank_images is not None:
             shutil.rmtree(folder / BANK, ignore_errors=True)
             fit_bank(bank_images, folder / BANK)
-        load_bundle(write_bundle(folder, _fields(folder, runs, words, fields)))
+        written = _fields(folder, runs, words, fields)
+        model = load_bundle(write_bundle(folder, written))
+        if bank_images is not None and (folder / CONTROLLER).exists():
+            fit_detail(model, bank_images, folder)
+            load_bundle(write_bundle(folder, written))
     return describe(out)
 
 
