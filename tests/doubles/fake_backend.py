@@ -10,10 +10,10 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -87,6 +87,7 @@ class FakeBackend:
 
     device = "fake"
     precision = "none"
+    facts: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, settings: FakeImages, micro_batch: int, run: Run) -> None:
         self._settings = settings

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from xreal_synth.engine.micro_batch import LARGEST, Trial
+from xreal_synth.engine.micro_batch import LARGEST, PER_SHARD, Trial
 from xreal_synth.engine.samples import enlarged_fade
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
@@ -34,6 +35,11 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str: ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What else changes bytes on the device, for the fingerprint."""
+        ...
 
     @property
     def micro_batch(self) -> int: ...
@@ -87,13 +93,17 @@ class Networks:
         import torch
 
         from xreal_synth.engine.gate_networks import open_networks
+        from xreal_synth.models.devices import device_facts, device_name, open_device, resolve_compile
         from xreal_synth.models.layers import resolve_precision
         from xreal_synth.models.load import load_bundle
 
         if shape.device == "cpu":
             torch.set_num_threads(1)
+        open_device(shape.device, shape.gpus)
         precision = resolve_precision(shape.precision, shape.device)
         model = load_bundle(run.bundle, shape.device, precision, run.sampling.control)
+        compiled = resolve_compile(shape.compile, shape.device, suited=model.suited)
+        model.compile(compiled)
         upscaler = None
         if run.sampling.upscale_steps is not None:
             from xreal_synth.models.upscaler import load_upscaler
@@ -101,8 +111,9 @@ class Networks:
             upscaler = load_upscaler(run.bundle, shape.device, precision)
         gate = Gate(run.quality, open_networks(run.quality, run.bundle, shape.device))
         backend = TorchBackend(
-            run, model, gate, _device_name(shape.device), precision, shape.micro_batch or 1, upscaler
-        )
+            run, model, gate, device_name(shape.device), precision, shape.micro_batch or 1, upscaler,
+            device_facts(shape.device, compiled),
+        )  # fmt: skip
         if shape.micro_batch is None:
             backend.find_micro_batch(shape.gpus)
         return backend
@@ -113,7 +124,7 @@ class TorchBackend:
 
     def __init__(
         self, run: Run, model: SamplerModel, gate: Gate, device: str, precision: str, micro_batch: int,
-        upscaler: UpscalerModel | None = None,
+        upscaler: UpscalerModel | None = None, facts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self._run = run
         self._model = model
@@ -121,23 +132,31 @@ class TorchBackend:
         self.gate = gate
         self.device = device
         self.precision = precision
+        self.facts = facts
         self.micro_batch = micro_batch
         self.trials: tuple[Trial, ...] = ()
 
     def serving(self, run: Run) -> TorchBackend:
         """The same loaded networks for another run of the same bundle, control and quality."""
         return TorchBackend(
-            run, self._model, self.gate, self.device, self.precision, self.micro_batch, self._upscaler
-        )
+            run, self._model, self.gate, self.device, self.precision, self.micro_batch, self._upscaler,
+            self.facts,
+        )  # fmt: skip
 
     def find_micro_batch(self, share: float) -> None:
         """Sets the micro-batch by micro_batch.py's rule; `share` is the actor's part of a GPU. Raises
         EngineError."""
         from xreal_synth.engine.micro_batch import find_micro_batch, measure_torch
 
-        largest = min(LARGEST, self._run.recipe.output.shard_size, self._run.recipe.anatomies)
+        output = self._run.recipe.output
+        largest = min(LARGEST, output.shard_size // PER_SHARD, self._run.recipe.anatomies)
         found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
         self.micro_batch, self.trials = found.micro_batch, found.trials
+
+    def release(self) -> None:
+        """Forgets what was recorded for another micro-batch, whose memory is free then."""
+        if (release := getattr(self._model, "release", None)) is not None:
+            release()
 
     def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
         from xreal_synth.sampling.groups import GroupSampler
@@ -177,11 +196,3 @@ class _Upscaled:
                 fade=lambda region: enlarged_fade(region, times),
             )
         )  # fmt: skip
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}"
