@@ -24,6 +24,7 @@ faults: $(VENV)/.installed-dev
 
 scale: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scale simulate
+	$(BIN)/python -m tests.scale sick
 	$(BIN)/python -m tests.scale played
 	$(BIN)/python -m tests.scale actors
 	$(BIN)/python -m tests.scale dataset

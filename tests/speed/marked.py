@@ -72,6 +72,13 @@ class MarkedBackend:
         return self.inner.precision
 
     @property
+    def canary(self) -> str:
+        return self.inner.canary
+
+    def is_sound(self) -> bool:
+        return self.inner.is_sound()
+
+    @property
     def facts(self) -> Mapping[str, str]:
         return self.inner.facts
 

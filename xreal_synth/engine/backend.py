@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from xreal_synth.engine.micro_batch import LARGEST, PER_SHARD, Trial
 from xreal_synth.engine.samples import enlarged_fade
+from xreal_synth.errors import NotFiniteError
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
     from xreal_synth.sampling.model import SamplerModel
     from xreal_synth.sampling.upscale import UpscalerModel
+
+_CANARIES = 8
+"""First groups of which one, at least, should have a place for its findings."""
 
 OnBatch = Callable[[float], None]
 """Told how many images were made, or what share of one."""
@@ -47,6 +52,15 @@ class Backend(Protocol):
     @property
     def gate(self) -> Gate:
         """The gate with its networks."""
+        ...
+
+    @property
+    def canary(self) -> str:
+        """The hash of an image that every backend of the run makes when it is opened; empty where none is made."""
+        ...
+
+    def is_sound(self) -> bool:
+        """Whether the device still computes what is known beforehand; asked after a failure."""
         ...
 
     def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
@@ -116,6 +130,8 @@ class Networks:
         )  # fmt: skip
         if shape.micro_batch is None:
             backend.find_micro_batch(shape.gpus)
+        if shape.device == "cuda":
+            backend.canary = backend.draw_canary()
         return backend
 
 
@@ -135,6 +151,7 @@ class TorchBackend:
         self.facts = facts
         self.micro_batch = micro_batch
         self.trials: tuple[Trial, ...] = ()
+        self.canary = ""
 
     def serving(self, run: Run) -> TorchBackend:
         """The same loaded networks for another run of the same bundle, control and quality."""
@@ -152,6 +169,30 @@ class TorchBackend:
         largest = min(LARGEST, output.shard_size // PER_SHARD, self._run.recipe.anatomies)
         found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
         self.micro_batch, self.trials = found.micro_batch, found.trials
+
+    def is_sound(self) -> bool:
+        from xreal_synth.models.devices import is_sound
+
+        return is_sound(self._model.device)
+
+    def draw_canary(self) -> str:
+        """sha256 of the images of the first group that can be placed, in a micro-batch of the run's own size."""
+        from xreal_synth.run.attempts import plan_group
+        from xreal_synth.run.group_job import group_job
+        from xreal_synth.sampling.jobs import in_batches
+
+        specs = (
+            plan_group(self._run, index)[0] for index in range(min(_CANARIES, self._run.recipe.anatomies))
+        )
+        spec = next((one for one in specs if one is not None), None)
+        if spec is None:
+            return ""
+        try:
+            made = list(in_batches(self.renderer(), [group_job(self._run, spec)], self.micro_batch))
+        except NotFiniteError as error:
+            return sha256(error.found.encode()).hexdigest()
+        images = [image for batch in made for group in batch for _, image in sorted(group.images.items())]
+        return sha256(b"".join(image.tobytes() for image in images)).hexdigest()
 
     def release(self) -> None:
         """Forgets what was recorded for another micro-batch, whose memory is free then."""
