@@ -82,12 +82,14 @@ def test_the_gate_judges_organs_beside_what_an_image_was_asked_to_show(bundle: s
         job = group_job(run, spec)
         images = next(chain.from_iterable(in_batches(networks(run).renderer(), [job], 1)))
         for member, image in zip(spec.members, judged_images(run, spec, job, images), strict=True):
-            assert image is not None and image.twin is None
+            assert image is not None
+            assert image.twin is None
             if not member.findings:
                 assert image.region is None
                 continue
             painted = np.any([spec.regions[finding] for finding in member.findings], axis=0)
-            assert image.region is not None and np.array_equal(image.region, painted)
+            assert image.region is not None
+            assert np.array_equal(image.region, painted)
 
 
 def test_a_dataset_of_joint_images_verifies_and_every_image_is_made_again_with_its_bytes(
