@@ -61,32 +61,32 @@ def estimate(run: Run, images: float) -> CostEstimate:
 def _rows(
     sampling: SamplingSettings,
     held: int,
-    asked: tuple[int, int] = (1, 0),
+    asked: tuple[int, int, int] = (1, 1, 0),
     *,
     first: int = 0,
     replaced: int = 0,
 ) -> int:
     """Rows of one stage, by the rules of `sampling.controlled.run_steps`; `asked` as `_asked` says it."""
-    guided, floor = asked
+    guided, unguided, floor = asked
     rows, last = 0, sampling.steps - 1
     timesteps = mode_timesteps(sampling.steps, sampling.mode, sampling.spacing)
     for i in range(max(first, replaced), sampling.steps):
         rounds = sampling.resample if i < min(held, last) else 1
-        rows += rounds * (guided if timesteps[i] >= floor else 1)
+        rows += rounds * (guided if timesteps[i] >= floor else unguided)
     return rows
 
 
-def _asked(run: Run) -> tuple[int, int]:
-    """Rows of an evaluation under guidance, and the timestep below which there is none.
+def _asked(run: Run) -> tuple[int, int, int]:
+    """Rows of an evaluation under guidance and without, and the timestep below which there is none.
 
     A denoiser that knows no regions takes in mode joint one for each prompt: a micro-batch as many as the image with
     most findings.
     """
-    sampling, bundle = run.sampling, run.bundle
+    sampling, bundle, floor = run.sampling, run.bundle, run.sampling.guidance_floor or 0
     if sampling.mode == "joint" and not bundle.region_maps:
         most = max(len(labels) for row in run.recipe.findings for _, labels in row.kinds)
-        return 1 + (bundle.null_prompt != bundle.healthy_prompt) + most, 0
-    return 1 if sampling.guidance == 1.0 else 2, sampling.guidance_floor or 0
+        return 1 + (bundle.null_prompt != bundle.healthy_prompt) + most, 1 + most, floor
+    return 1 if sampling.guidance == 1.0 else 2, 1, floor
 
 
 def _controlnet_factor(run: Run) -> float:

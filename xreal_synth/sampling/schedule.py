@@ -91,12 +91,16 @@ def q_sample(z0: Tensor, abar: float, noise: Tensor) -> Tensor:
 
 
 def ddim_step(
-    z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor, eta: float = 1.0
+    z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor | None, eta: float = 1.0
 ) -> Tensor:
-    """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16). [B, C, h, w] each."""
+    """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16). [B, C, h, w] each.
+
+    Where eta is 0 there is no noise, and none is needed.
+    """
     sigma = eta * math.sqrt((1 - abar_next) / (1 - abar) * (1 - abar / abar_next))
     direction = math.sqrt(max(1 - abar_next - sigma**2, 0.0))
-    return math.sqrt(abar_next) * z0 + direction * eps + sigma * noise
+    state = math.sqrt(abar_next) * z0 + direction * eps
+    return state if noise is None else state + sigma * noise
 
 
 def second_order(z0: Tensor, earlier: Tensor, z: Tensor, schedule: Schedule, i: int) -> tuple[Tensor, Tensor]:
