@@ -4,13 +4,13 @@
 # make constraints  constraints.txt: the versions that are installed
 # make faults       what clusters do to a run, done to a real Ray of this machine (tests/README.md)
 # make scale        what grows with actors and shards; make speed: what the engine costs beside the model
-# make gpu-day      the first eight minutes on a GPU, into out/gpu-day; small where there is none
+# make gpu          the first eight minutes on a GPU, into out/gpu-day; small where there is none
 PYTHON ?= python3
 VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test faults scale speed gpu-day check lint format audit constraints clean
+.PHONY: quickstart test faults scale speed gpu check lint format audit constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
@@ -35,7 +35,7 @@ speed: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.speed.rows
 	$(BIN)/python -m tests.speed.goals
 
-gpu-day: $(VENV)/.installed-dev
+gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.gpu_day --out out/gpu-day
 
 check: $(VENV)/.installed-dev

@@ -80,8 +80,11 @@ def _adapter() -> TypeAdapter[DatasetHead]:
 
 
 def head_bytes(head: DatasetHead) -> bytes:
-    """dataset.json's bytes, with their own checksum."""
-    return sealed(dataclasses.asdict(head))
+    """dataset.json's bytes, with their own checksum; of a canary only where there is one."""
+    fields = dataclasses.asdict(head)
+    if not head.canary:
+        del fields["canary"]
+    return sealed(fields)
 
 
 def parse_head(data: bytes, where: str) -> DatasetHead:
