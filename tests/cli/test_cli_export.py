@@ -52,6 +52,8 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     ("to", "out", "wanted"),
     [
         ("coco", "out", {"annotations.json", "annotations_train.json", "annotations_val.json", "images"}),
+        ("yolo", "out", {"data.yaml", "images", "labels", "labels.csv"}),
+        ("monai", "out", {"datalist.json", "images", "labels"}),
         ("hf", "out", {"README.md", "contact_sheet.png", "data"}),
         ("dicom", "out", {"images", "masks", "labels.csv"}),
         ("croissant", "croissant.json", set()),

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class Format(StrEnum):
     coco = "coco"
+    yolo = "yolo"
+    monai = "monai"
     hf = "hf"
     dicom = "dicom"
     croissant = "croissant"
@@ -30,6 +32,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "xreal-synth export out/quickstart out/quickstart-coco --to coco",
+            "xreal-synth export out/quickstart out/quickstart-yolo --to yolo",
+            "xreal-synth export out/quickstart out/quickstart-monai --to monai",
             "xreal-synth export s3://bucket/big big-hf --to hf --json",
             "xreal-synth export out/quickstart out/quickstart/croissant.json --to croissant",
         )
@@ -49,7 +53,8 @@ def export(
     to: Annotated[
         Format,
         typer.Option(
-            help="coco: PNGs, boxes and regions. hf: parquet for load_dataset, with a card. "
+            help="coco: PNGs, boxes and regions. yolo: PNGs and boxes as Ultralytics reads them. "
+            "monai: PNGs, organ masks and boxes in a datalist. hf: parquet for load_dataset, with a card. "
             "dicom: secondary captures marked synthetic; masks as PNG. croissant: metadata that names the "
             "dataset's files where they lie.",
             show_default=False,
@@ -122,6 +127,25 @@ def _coco(source: Source, path: Path, on_image: OnImage) -> Counted:
         return write_coco(source, folder, on_image)
 
 
+def _yolo(source: Source, path: Path, on_image: OnImage) -> Counted:
+    from xreal_synth.export.place import whole_folder
+    from xreal_synth.export.yolo import UNBOXED, write_yolo
+
+    with whole_folder(path) as folder:
+        counted = write_yolo(source, folder, on_image)
+        if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
+            notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
+        return counted
+
+
+def _monai(source: Source, path: Path, on_image: OnImage) -> Counted:
+    from xreal_synth.export.monai import write_monai
+    from xreal_synth.export.place import whole_folder
+
+    with whole_folder(path) as folder:
+        return write_monai(source, folder, on_image)
+
+
 def _dicom(source: Source, path: Path, on_image: OnImage) -> Counted:
     from xreal_synth.export.dicom import need_pydicom, write_dicom
     from xreal_synth.export.place import whole_folder
@@ -174,6 +198,8 @@ def _croissant(source: Source, path: Path, on_image: OnImage) -> Counted:
 
 _WRITERS: dict[Format, Callable[[Source, Path, OnImage], Counted]] = {
     Format.coco: _coco,
+    Format.yolo: _yolo,
+    Format.monai: _monai,
     Format.hf: _hf,
     Format.dicom: _dicom,
     Format.croissant: _croissant,

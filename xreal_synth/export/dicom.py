@@ -13,13 +13,14 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, SUFFIXES, parse_key
+from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, parse_key
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, pseudonym
 from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_csv
+from xreal_synth.export.place import write_member
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.storage import checked_key
 from xreal_synth.types import Role, SampleMeta
@@ -63,7 +64,8 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
             header = image_header(image, split, reported)
             (folder / checked_key(name)).parent.mkdir(parents=True, exist_ok=True)
             header.save_as(folder / name, enforce_file_format=True)
-            _write_masks(folder / MASKS, image)
+            for suffix in (ANATOMY, PATHOLOGY, CHANGE):
+                write_member(folder, f"{MASKS}/{meta.key}.{suffix}", image, suffix)
             labels = ["" if value is None else value for value in label_columns(meta).values()]
             table.writerow(
                 map(for_csv, [name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
@@ -174,10 +176,3 @@ def _add_pixels(one: Any, image: TarSample) -> None:
     one.WindowCenter, one.WindowWidth = 128, 256
     data = pixels.tobytes()
     one.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
-
-
-def _write_masks(folder: Path, image: TarSample) -> None:
-    folder.mkdir(exist_ok=True)
-    for suffix, content in zip(SUFFIXES, image.members, strict=True):
-        if suffix in (ANATOMY, PATHOLOGY, CHANGE):
-            (folder / f"{image.sample.meta.key}.{suffix}").write_bytes(content)
