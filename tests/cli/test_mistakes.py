@@ -219,6 +219,8 @@ TRAINING = [
     ("bench sample --bundle xreal-tiny --steps 7", "7", "5 or 8"),
     ("evaluate made", "Missing option '--real'", "dataset -h"),
     ("evaluate anatomy --data nothing", "manifest.csv", "folder"),
+    ("studio --token short", "a token of 5 characters", "leave it out"),
+    ("studio --host no-such-host.invalid", "no-such-host.invalid:7860", "--port 0"),
 ]  # fmt: skip
 MISTAKES = [
     *COMMAND_LINE, *FILES, *((f"generate r.yaml --set '{text}'", *wanted) for text, *wanted in SETTINGS), *PLACES,

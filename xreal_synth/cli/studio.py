@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xreal_synth.cli.options import console, examples
+from xreal_synth.cli.options import examples, note
 
 
 def register(app: typer.Typer) -> None:
@@ -45,9 +45,9 @@ def studio(
     bound = listening(host, port)
 
     def ready(url: str) -> None:
-        console.print(f"studio: {url} (Ctrl-C ends it)")
+        note(f"studio: {url} (Ctrl-C ends it)")
         if wanted is not None and token is None:
-            console.print(f"token: {wanted}")
+            note(f"token: {wanted}")
         if open_browser:
             webbrowser.open(url)
 

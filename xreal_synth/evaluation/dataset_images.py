@@ -26,9 +26,11 @@ def open_real(manifest: str) -> Store:
     if name == MANIFEST:
         return open_store(folder or ".")
     if name.endswith(".csv"):
+        found = manifest if open_store(folder or ".").exists(name) else f"no file {manifest}"
         raise TrainingError(
-            found=manifest, wanted=f"a file named {MANIFEST}, or its folder", hint=f"name the file {MANIFEST}"
-        )
+            found=found, wanted=f"a file named {MANIFEST}, which says where its images lie, or its folder",
+            hint=f"prepare folder makes one of any table, or name the file {MANIFEST}",
+        )  # fmt: skip
     return open_store(manifest)
 
 

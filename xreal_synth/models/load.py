@@ -83,6 +83,7 @@ class LoadedBundle:
         tuned: bool = True,
     ) -> None:
         self.device = torch.device(device)
+        self.image_size = info.image_size
         self.latent_shape = info.latent_shape
         self.channels = info.channels
         self.value_range = info.value_range

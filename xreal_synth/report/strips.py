@@ -32,7 +32,7 @@ MEAN_SIDE: Final = 256
 class Strip:
     """An image with what stands beside it: pictures uint8, at most SIDES[0] wide; None where not delivered.
 
-    `change` is None for an image that is its own twin; `sham` is painted where the group's first variant is.
+    `change` is None for an image that was made of no other; `sham` is painted where the group's first variant is.
     """
 
     meta: SampleMeta
@@ -151,7 +151,7 @@ def _strip(members: Sequence[Sample], key: str) -> Strip:
         view_box=view_box(sample.meta.image_size),
         twin=_small(twin.image) if twin else None,
         change=_small(change_picture(sample.image, sample.change, twin.image if twin else None))
-        if edited
+        if edited and sample.change.any()
         else None,
         sham=_small(sham.image) if sham else None,
     )

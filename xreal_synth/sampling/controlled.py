@@ -13,7 +13,6 @@ Shapes: B batch, C latent channels, H and W image sides, h and w latent sides, L
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -215,19 +214,14 @@ def pathology_from_branch(
     noise: BatchNoise,
     *,
     start: int,
-    detail: Tensor | None = None,
 ) -> list[Tensor]:
     """Stage B of `branch`: another stage's states and a region [B, 1, h, w] -> the states with the finding.
 
     It starts from the state seen at step `start` and is held, outside the region, to the state seen at each
-    later step and to the result: rows with an empty region return unchanged. `detail` is the texture [B, C, h, w] that
-    stage A was held to: where stage A is let go with it, the region gets it as well, so that it is no smoother than
-    what surrounds it.
+    later step and to the result: rows with an empty region return unchanged.
     """
 
     def hold(step: int, repeat: int, z: Tensor) -> Tensor:
-        if detail is not None and step == rule.free_from - 1:
-            z = z + math.sqrt(rule.schedule.abar[step]) * detail
         return blend(states[step], z, 1 - m_p)
 
     steps = len(rule.schedule)

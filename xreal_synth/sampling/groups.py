@@ -316,14 +316,8 @@ class _GroupMaker:
             images = torch.stack([row.image for row in rows])
             return pathology_from_noise(self.model, images, m_p, guide, self.rule, noise)[1]
         kept = torch.stack([row.states for row in rows if row.states is not None], dim=1)
-        detail = None
-        if self.settings.detail and rows[0].group.job.image is None:
-            groups = tuple(_of_group(row.key) for row in rows)
-            detail = self.settings.detail * self.model.detail(self._noise(groups)("a.detail"))
         start = self.settings.branch_step
-        return pathology_from_branch(
-            self.model, list(kept), m_p, guide, self.rule, noise, start=start, detail=detail
-        )
+        return pathology_from_branch(self.model, list(kept), m_p, guide, self.rule, noise, start=start)
 
     def _guide(self, prompts: list[str], hint: Tensor | None, maps: Tensor | None = None) -> Guide:
         cond = self.model.embed(prompts)
@@ -366,17 +360,12 @@ class _GroupMaker:
         shape = self.model.decoder_noise_shape
         if shape is None:
             return None
-        groups = own or tuple(map(_of_group, keys))
+        groups = own or tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
         return BatchNoise(self.noise, groups, shape, self.model.device)("film.grain")
 
     def _grey(self, image: Tensor) -> GreyImage:
         grey: GreyImage = to_grey(image, self.model.value_range).cpu().numpy()
         return grey
-
-
-def _of_group(key: NoiseKey) -> NoiseKey:
-    """The key of the noise that all images of the row's group share."""
-    return NoiseKey(key.seed, key.index, key.attempt)
 
 
 def _first_passes(

@@ -47,7 +47,11 @@ def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConf
             {"model": {}, **tree}
         )
     except ValidationError as error:
-        faults += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors()]
+        unknown = {"Unexpected keyword argument": "unknown key"}
+        faults += [
+            f"{'.'.join(map(str, e['loc']))}: {unknown.get(e['msg'], e['msg'])}, not {e['input']!r}"
+            for e in error.errors()
+        ]
     if faults:
         raise TrainingError(
             where=where,
