@@ -42,8 +42,8 @@ TINY = {
 """The guide's networks, smaller: `--set` these."""
 
 
-def write_images(folder: Path, images: int = 12) -> None:
-    """Square images whose grey follows schematic masks, each finding among the first ten."""
+def write_images(folder: Path, images: int = 16) -> None:
+    """Square images whose grey follows schematic masks: one of each finding, then enough without for a mask bank."""
     folder.mkdir()
     rng = np.random.default_rng(3)
     rows = []
@@ -56,9 +56,9 @@ def write_images(folder: Path, images: int = 12) -> None:
             [
                 f"image{number}.png",
                 f"mask{number}.png",
-                FINDINGS[number % 6],
+                "Edema" if number == images - 2 else FINDINGS[min(number, 5)],
                 number,
-                "train" if number < 10 else "val",
+                "train" if number < images - 2 else "val",
             ]
         )
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:

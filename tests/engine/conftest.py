@@ -73,7 +73,7 @@ def tar_hashes() -> Hashes:
     """sha256 of every published tar by name."""
 
     def hashes(folder: Path) -> dict[str, str]:
-        tars = sorted((folder / "shards").iterdir())
+        tars = sorted((folder / "shards").glob("*.tar"))
         return {tar.name: hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}
 
     return hashes

@@ -152,7 +152,6 @@ def test_the_command_prints_and_writes_the_table(
         (["--compile", "graphs"], "without a GPU"),
         (["--clock", "cpu", "--threads", "2"], "2 thread"),
         (["--steps", "7"], "divides 1000"),
-        (["--out", "no/such/folder/bench.md"], "no folder"),
         (["--rows", "fast"], "fast"),
         (["--bundle", "xreal-huge"], "xreal-huge"),
     ],

@@ -117,13 +117,21 @@ def left(page: Any, size: dict[str, int]) -> None:
     page.context.close()
 
 
+LOADED = "(image => image.complete && image.naturalWidth > 0)(document.querySelector('#chest img'))"
+"""A click on a picture that is still loading has no place in it, and the page leaves it out."""
+SETTLED = 1500
+"""Milliseconds in which what a choice draws anew has come, so that it is not taken for what a click draws."""
+
+
 def choose(page: Any, label: str, option: str) -> None:
     page.get_by_label(label, exact=True).click()
     page.get_by_role("option", name=option).click()
+    page.wait_for_timeout(SETTLED)
 
 
 def click_at(page: Any, x: float, y: float) -> None:
     """A click on the chest, at shares of the picture."""
+    page.wait_for_function(LOADED)
     image = page.locator("#chest img")
     box = image.bounding_box()
     before = image.get_attribute("src")
@@ -192,6 +200,7 @@ def test_two_findings_and_a_place_that_cannot_be(browser: Any, served: Served) -
     page.get_by_role("radio", name="2", exact=True).click()
     choose(page, "Finding 2", "Edema")
     click_at(page, 0.3, 0.3)
+    page.wait_for_function(LOADED)
     page.locator("#chest img").click(position={"x": 200, "y": 200})
     page.get_by_text("`box` for Edema").wait_for()
     page.get_by_role("button", name="Clear boxes").click()
@@ -236,3 +245,8 @@ def test_a_dataset_is_browsed(
     assert "Pneumonia" in page.locator("#told").inner_text()
     page.locator("#beside").get_by_text("Pneumonia · b.png").wait_for()
     left(page, size)
+
+
+def test_a_page_that_is_left_open_does_not_keep_the_studio(browser: Any, served: Served) -> None:
+    """The last: `served` is ended with this page open, and must say nothing of it."""
+    entered(browser, served, DESKTOP)

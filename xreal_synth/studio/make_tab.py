@@ -127,7 +127,7 @@ class MakeTab:
         quiet = {"show_progress": "hidden"}
         on(
             self._picture.select, self._clicked, [self._which, *drawing, *self._names],
-            [*drawing, *places], **quiet,
+            [*drawing, *places], trigger_mode="multiple", **quiet,  # a second click must not be dropped
         )  # fmt: skip
         on(
             partial(gr.on, None), self._drawn, [*self._chest, *drawing, *self._names], [self._picture],

@@ -67,7 +67,8 @@ class Door:
         if not self._own_site(headers):
             await _refuse(scope, send, 403, "Another site's page, or another name of this machine.")
         elif self._token is None or self._knows(headers.get("cookie", "")):
-            await self._app(scope, receive, _with_headers(send))
+            with suppress(asyncio.CancelledError):  # Ctrl-C while a page is open
+                await self._app(scope, receive, _with_headers(send))
         elif (scope["type"], scope.get("path"), scope.get("method")) == ("http", "/token", "POST"):
             await self._enter(self._token, scope, receive, send)
         else:

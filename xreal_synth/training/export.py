@@ -188,7 +188,7 @@ def make_bundle(
             fit_bank(bank_images, folder / BANK)
         if runs.autoencoder is not None:
             (folder / DETAIL).unlink(missing_ok=True)
-        written = _fields(folder, runs, words, fields)
+        written = _fields(folder, runs, words, fields, measured=bank_images is not None)
         info = write_bundle(folder, written)
         if bank_images is not None and CONTROLLER in info.parts:
             fit_detail(info, bank_images)
@@ -227,8 +227,11 @@ def _copy_base(info: BundleInfo, folder: Path) -> BundleFields:
     return read_fields(info.root / BUNDLE_FILE)
 
 
-def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -> BundleFields:
-    """bundle.json: sizes and prompts from the networks, the rest from the words, the base, or xreal-mini."""
+def _fields(
+    folder: Path, runs: Runs, words: Words, base: BundleFields | None, *, measured: bool
+) -> BundleFields:
+    """bundle.json: sizes and prompts from the networks, the rest from the words, the base, or xreal-mini, without its
+    `detail` where these networks' is not `measured`."""
     change: dict[str, Any] = {"name": words.name, **_sizes(folder)}
     if runs.autoencoder is not None:
         change["value_range"] = (0.0, 1.0)
@@ -246,6 +249,8 @@ def _fields(folder: Path, runs: Runs, words: Words, base: BundleFields | None) -
     if base is None:
         change.setdefault("use_restriction", RESEARCH)
     given = start.model_dump()
+    if base is None and not measured:
+        given["defaults"]["detail"] = None
     change["defaults"] = {**given["defaults"], **words.defaults}
     try:
         return BundleFields.model_validate({**given, **change})
