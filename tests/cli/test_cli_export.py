@@ -100,6 +100,16 @@ def test_shards_left_out_are_listed_and_the_code_is_3(
     assert {image["group"] for image in images} == {8, 9, 10, 11}
 
 
+def test_a_split_that_ultralytics_misses_is_named(
+    dataset: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dataset / "records/fakes-000000.json").unlink()
+    assert call(dataset, tmp_path / "out", "--to", "yolo") == 3
+    assert "no image is in val: Ultralytics takes no data.yaml without train and val" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_nothing_is_left_where_nothing_can_be_exported(
     dataset: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,7 @@ def test_every_list_has_its_images_masks_and_boxes(monai: Path, images: dict[str
         assert list(zip(names, entry["box"], strict=True)) == placed
         assert entry["labels"] == sample.meta.labels
         assert entry["synthetic"] is True
+    assert (datalist["numTraining"], datalist["numTest"]) == (15, 2)
     assert datalist["labels"] == {
         "0": "background", "1": "left_lung", "2": "right_lung", "3": "heart", "4": "aorta",
     }  # fmt: skip

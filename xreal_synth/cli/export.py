@@ -129,13 +129,17 @@ def _coco(source: Source, path: Path, on_image: OnImage) -> Counted:
 
 def _yolo(source: Source, path: Path, on_image: OnImage) -> Counted:
     from xreal_synth.export.place import whole_folder
-    from xreal_synth.export.yolo import UNBOXED, write_yolo
+    from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
 
     with whole_folder(path) as folder:
         counted = write_yolo(source, folder, on_image)
         if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
             notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
-        return counted
+    if missing := [split for split in NEEDED if split not in counted.splits]:
+        notes.print(
+            f"no image is in {' or '.join(missing)}: Ultralytics takes no data.yaml without {' and '.join(NEEDED)}"
+        )
+    return counted
 
 
 def _monai(source: Source, path: Path, on_image: OnImage) -> Counted:

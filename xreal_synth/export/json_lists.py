@@ -12,6 +12,8 @@ from typing import IO
 class JsonLists:
     """A JSON object: the fields of `head`, then lists, each waiting in a file beside it until the block ends.
 
+    `head` is written last, with what has been added to it in the block.
+
     Lists named in `lists` are there even if empty, others from their first entry on, in that order.
     """
 

@@ -1,4 +1,4 @@
-"""MONAI: PNG images and organ masks, and the datalist that load_decathlon_datalist reads."""
+"""MONAI: PNG images and organ masks, and the datalist that load_decathlon_datalist reads (as MONAI 1.6 does)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def write_monai(source: Source, folder: Path, on_image: OnImage) -> Counted:
     `patient` is the same for images that must not be split apart.
     """
     counted, reported = Counted(), provenance(source)
-    head = {
+    head: dict[str, object] = {
         "name": reported.dataset,
         "description": reported.notice,
         "licence": reported.licence,
+        "tensorImageSize": "2D",
         "modality": {"0": "X-ray"},
         "labels": {"0": "background", **{str(code): organ for organ, code in vocab.ORGANS.items()}},
         "box_labels": {str(number): name for name, number in CLASSES.items()},
@@ -59,4 +60,6 @@ def write_monai(source: Source, folder: Path, on_image: OnImage) -> Counted:
                     "origin": origin.value,
                 },
             )
+        for field, split in (("numTraining", "train"), ("numTest", "test")):
+            head[field] = counted.splits.get(split, 0)
     return counted

@@ -1,4 +1,4 @@
-"""YOLO: Ultralytics' layout of PNG images, a text file of boxes for each, and data.yaml."""
+"""YOLO: Ultralytics' layout of PNG images, a text file of boxes for each, and data.yaml (as Ultralytics 8.4 reads)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from xreal_synth.types import SampleMeta
 CLASSES: Final = {name: number - 1 for name, number in CATEGORIES.items()}
 """Ids from 0 by finding, in COCO's order, the same for every dataset."""
 UNBOXED: Final = "unboxed"
+NEEDED: Final = ("train", "val")
+"""The splits without which Ultralytics takes no dataset."""
 
 
 def write_yolo(source: Source, folder: Path, on_image: OnImage) -> Counted:
@@ -47,7 +49,7 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> Counted:
                 boxes.write_text(_lines(meta), encoding="utf-8")
             labels = ["" if value is None else value for value in label_columns(meta).values()]
             table.writerow(map(for_csv, [name, meta.key, split, *labels]))
-    content = {
+    content: dict[str, object] = {
         **{split: splits[split] for split in ("train", "val", "test") if split in splits},
         "names": {number: name for name, number in CLASSES.items()},
         "provenance": provenance(source).fields(),
