@@ -55,7 +55,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
         ("yolo", "out", {"data.yaml", "images", "labels", "labels.csv"}),
         ("monai", "out", {"datalist.json", "images", "labels"}),
         ("hf", "out", {"README.md", "contact_sheet.png", "data"}),
-        ("dicom", "out", {"images", "masks", "labels.csv"}),
+        ("dicom", "out", {"images", "segmentations", "masks", "labels.csv"}),
         ("croissant", "croissant.json", set()),
     ],
 )

@@ -55,8 +55,8 @@ def export(
         typer.Option(
             help="coco: PNGs, boxes and regions. yolo: PNGs and boxes as Ultralytics reads them. "
             "monai: PNGs, organ masks and boxes in a datalist. hf: parquet for load_dataset, with a card. "
-            "dicom: secondary captures marked synthetic; masks as PNG. croissant: metadata that names the "
-            "dataset's files where they lie.",
+            "dicom: secondary captures marked synthetic, their segmentations (SEG), masks as PNG. croissant: "
+            "metadata that names the dataset's files where they lie.",
             show_default=False,
         ),
     ],
