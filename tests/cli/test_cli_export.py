@@ -73,7 +73,7 @@ def test_each_format(
     reported = json.loads(capsys.readouterr().out)
     assert reported == {
         "out": str(target), "format": to, "images": 20, "splits": {"train": 17, "val": 3}, "left_out": [],
-        "excluded": 0,
+        "excluded": 0, "pushed": None,
     }  # fmt: skip
     assert {path.name for path in target.iterdir()} == wanted if wanted else target.is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["made", out])
