@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,12 @@ from xreal_synth.models.describe import SHIPPED
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.run.attempts import plan_group
+from xreal_synth.run.group_job import group_job
+from xreal_synth.run.quality import judged_images
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import Run, claim, open_run
+from xreal_synth.sampling.jobs import in_batches
 from xreal_synth.storage import LocalStore
 
 RECIPE = """
@@ -67,6 +72,24 @@ def open_it(bundle: str, *overrides: str) -> Run:
 
 def networks(run: Run) -> Backend:
     return Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+
+
+def test_the_gate_judges_organs_beside_what_an_image_was_asked_to_show(bundle: str) -> None:
+    run = open_it(bundle)
+    for index in range(3):
+        spec = plan_group(run, index)[0]
+        assert spec is not None
+        job = group_job(run, spec)
+        images = next(chain.from_iterable(in_batches(networks(run).renderer(), [job], 1)))
+        for member, image in zip(spec.members, judged_images(run, spec, job, images), strict=True):
+            assert image is not None
+            assert image.twin is None
+            if not member.findings:
+                assert image.region is None
+                continue
+            painted = np.any([spec.regions[finding] for finding in member.findings], axis=0)
+            assert image.region is not None
+            assert np.array_equal(image.region, painted)
 
 
 def test_a_dataset_of_joint_images_verifies_and_every_image_is_made_again_with_its_bytes(

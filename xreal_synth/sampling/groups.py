@@ -248,7 +248,8 @@ class _GroupMaker:
             places = self._latent_region([nowhere if edit is None else edit.region for edit in asked])
             findings.append((self.model.embed(prompts), places))
         null = self.model.embed([self.model.null_prompt] * len(rows))
-        guide = RegionGuide(self.model.embed(healthy), null, tuple(findings), self.settings.guidance, hint)
+        guidance, floor = self.settings.guidance, self.settings.guidance_floor or 0
+        guide = RegionGuide(self.model.embed(healthy), null, tuple(findings), guidance, hint, floor)
         return guide, freed
 
     def _maps(self, edits: Sequence[Sequence[Edit]]) -> Tensor | None:
