@@ -34,6 +34,14 @@ def test_the_last_speed_of_each_bundle_is_kept_for_this_machine_alone(
     assert kept_speeds("a" * 64) == {}
 
 
+def test_what_others_may_have_put_there_is_not_taken(cache: Path) -> None:
+    path = Path(keep_speed("a", "core", 1.0))
+    assert path.parent.stat().st_mode & 0o077 == 0
+    path.parent.chmod(0o777)
+    assert kept_speeds("a") == {}
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": {"core": "fast"}}', '{"a": {"core": null}}'])
 def test_a_damaged_file_is_named(cache: Path, text: str) -> None:
     path = Path(keep_speed("a", "core", 1.0))

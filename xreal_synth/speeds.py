@@ -6,7 +6,7 @@ import json
 import platform
 import re
 
-from xreal_synth.cache import cache_folder
+from xreal_synth.cache import cache_folder, private_folder
 from xreal_synth.errors import StorageError
 from xreal_synth.opening import parse_json
 from xreal_synth.storage import LocalStore
@@ -19,7 +19,7 @@ def keep_speed(bundle_hash: str, device: str, seconds: float) -> str:
 
     Raises StorageError, OSError.
     """
-    store, name = LocalStore(cache_folder() / FOLDER), _file()
+    store, name = LocalStore(private_folder(FOLDER)), _file()
     speeds = {**_kept(store, name), bundle_hash: {device: seconds}}
     store.replace(name, json.dumps(speeds, indent=1).encode())
     return f"{store.uri}/{name}"
@@ -28,13 +28,13 @@ def keep_speed(bundle_hash: str, device: str, seconds: float) -> str:
 def kept_speeds(bundle_hash: str) -> dict[str, float]:
     """Seconds of a network evaluation by device, as measured on this machine; empty where nothing was.
 
-    Raises StorageError for a damaged file.
+    Raises StorageError for a damaged file, or a folder that others may write into and that stays so.
     """
     try:
-        folder = cache_folder()
+        there = (cache_folder() / FOLDER).exists()
     except StorageError:  # no home folder: nothing was kept
         return {}
-    return _kept(LocalStore(folder / FOLDER), _file()).get(bundle_hash, {})
+    return _kept(LocalStore(private_folder(FOLDER)), _file()).get(bundle_hash, {}) if there else {}
 
 
 def _file() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xreal_synth.errors import StorageError
+from xreal_synth.recipe.kinds import near
+from xreal_synth.uris import is_loopback
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -19,12 +21,12 @@ LOGIN: Final = "hf auth login, or set HF_TOKEN to a token that may write"
 
 
 def check_push(repo: str, *, public: bool) -> None:
-    """Raises StorageError where `repo` could not be pushed to: no token or one refused, no Hub to be reached, or a
-    repository that holds files already or is seen by others than asked for."""
+    """Raises StorageError where `repo` could not be pushed to: no token or one that may not write there, no Hub to be
+    reached, or a repository that holds files already or is seen by others than asked for."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     with _hub(repo) as api:
-        api.whoami()
+        _require_rights(repo, api.whoami())
         try:
             there = api.dataset_info(repo)
         except RepositoryNotFoundError:
@@ -41,6 +43,22 @@ def check_push(repo: str, *, public: bool) -> None:
             found=f"{repo} is there and {'private' if there.private else 'public'}",
             wanted=f"a {'public' if public else 'private'} repository, as asked for",
             hint="leave --public out" if public else "--public, if everyone may see the dataset",
+        )
+
+
+def _require_rights(repo: str, who: Mapping[str, Any]) -> None:
+    """Raises StorageError for a token that only reads, and for an owner that its user is not."""
+    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise StorageError(
+            found="a token that may only read", wanted=f"one that may write to {repo}", hint=LOGIN
+        )
+    owners = [who["name"], *(one["name"] for one in who.get("orgs", ()))]
+    owner, slash, _ = repo.partition("/")
+    if slash and owner not in owners:
+        raise StorageError(
+            found=f"{repo}, and the token is {who['name']}'s",
+            wanted=f"a repository of {' or '.join(owners)}",
+            hint=near(owner, owners) or f"--push {who['name']}/NAME",
         )
 
 
@@ -70,6 +88,12 @@ def _hub(repo: str, hint: str = "") -> Iterator[HfApi]:
             found="no token for the Hugging Face Hub",
             wanted=f"one that may write to {repo}",
             hint=LOGIN,
+        )
+    if constants.ENDPOINT.startswith("http://") and not is_loopback(constants.ENDPOINT):
+        raise StorageError(
+            found="HF_ENDPOINT is http:// on another machine, where the token would go in clear",
+            wanted="https://",
+            hint="set HF_ENDPOINT to an https:// address",
         )
     try:
         yield HfApi(token=token)
