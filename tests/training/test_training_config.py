@@ -56,12 +56,12 @@ def test_a_wrong_override_is_named(override: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("override", "found", "hint"),
     [
-        ("loop.stepps=3", "loop.stepps: unknown key", "did you mean `steps`?"),
+        ("loop.stepps=3", "loop.stepps: unknown key", "did you mean `loop.steps`?"),
         ("lop.steps=3", "lop: unknown key", "did you mean `loop`?"),
         ("steps=3", "steps: unknown key", "did you mean `loop.steps`?"),
-        ("data.warp.rotate=3", "data.warp.rotate: unknown key", "did you mean `rotate_deg`?"),
-        ("data.draw={boxd: 2}", "data.draw.boxd: unknown key", "did you mean `boxed`?"),
-        ("model.atention=[true]", "model.atention: unknown key", "did you mean `attention`?"),
+        ("data.warp.rotate=3", "data.warp.rotate: unknown key", "did you mean `data.warp.rotate_deg`?"),
+        ("data.draw={boxd: 2}", "data.draw.boxd: unknown key", "did you mean `data.draw.boxed`?"),
+        ("model.atention=[true]", "model.atention: unknown key", "did you mean `model.attention`?"),
         (
             "model.prediction=v-prediction",
             "model.prediction: Input should be",

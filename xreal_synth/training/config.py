@@ -79,8 +79,9 @@ def _fault(error: ErrorDetails, known: Mapping[str, tuple[str, ...]]) -> tuple[s
         choices = re.findall("'([^']+)'", error.get("ctx", {}).get("expected", ""))
         return f"{path}: {error['msg']}, not {error['input']!r}", near(str(error["input"]), choices)
     homes = [f"{place}.{key}" for place, keys in known.items() if key in keys and place]
-    hint = f"did you mean `{homes[0]}`?" if homes else near(key, known.get(group, ()))
-    return f"{path}: unknown key", hint or f"`{group or 'a config'}` has {', '.join(known.get(group, ()))}"
+    here, prefix = known.get(group, ()), f"{group}." if group else ""
+    close = f"did you mean `{homes[0]}`?" if homes else re.sub(r"`(\w+)`", rf"`{prefix}\1`", near(key, here))
+    return f"{path}: unknown key", close or f"`{group or 'a config'}` has {', '.join(here)}"
 
 
 def _settings(network: str, tree: Mapping[str, Any], where: str) -> Any:
