@@ -211,12 +211,18 @@ def _ray() -> DoctorCheck:
     from xreal_synth.engine.quiet import quiet_ray
 
     quiet_ray()
+    import torch
+
     from xreal_synth.engine.ray_session import resources, session
+    from xreal_synth.models.devices import no_gpu_for_torch
     from xreal_synth.recipe.schema import Compute
 
     began = time.monotonic()
     with session(None, Compute()):
         there, seconds = resources(), time.monotonic() - began
+    if there.gpus and not torch.cuda.is_available():
+        error = no_gpu_for_torch()
+        return DoctorCheck("bad", error.found, error.hint)
     return DoctorCheck("good", f"starts in {seconds:.1f} s with {there.cpus:g} CPUs and {there.gpus:g} GPUs")
 
 
