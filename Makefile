@@ -7,18 +7,29 @@
 # make gpu-day      the first eight minutes on a GPU, into out/gpu-day; small where there is none
 PYTHON ?= python3
 VENV   ?= .venv
-WORKERS ?= 2
+WORKERS ?= 3
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test faults scale speed gpu-day check lint format audit constraints clean
+.PHONY: quickstart test suite alone numeric faults scale speed gpu-day check lint format audit constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
-test: $(VENV)/.installed-dev check
+# ALSO=faults, as .ci/run has it: beside the numeric tests, since faults mostly wait
+test: $(VENV)/.installed-dev
+	$(MAKE) -j2 check suite
+	$(MAKE) alone
+	$(MAKE) -j2 numeric $(ALSO)
+
+# one worker has all that needs Ray, and mostly waits for it: of three, two cores are busy
+suite: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --ignore tests/faults
+
+alone: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/scale
-	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n $(WORKERS) -m numeric tests/training tests/models tests/sampling tests/golden
+
+numeric: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric tests/training tests/models tests/sampling tests/golden
 
 faults: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults

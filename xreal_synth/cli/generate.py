@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
 from xreal_synth.cli.options import (
+    AddressOption,
     JsonOption,
     OutputOption,
     RecipeArgument,
@@ -42,10 +43,7 @@ def generate(
     recipe: RecipeArgument,
     output: OutputOption = None,
     overrides: SetOption = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
-    ] = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""

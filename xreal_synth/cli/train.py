@@ -24,7 +24,7 @@ from xreal_synth.cli.options import (
     progress_console,
     told,
 )  # fmt: skip
-from xreal_synth.cli.train_display import TrainDisplay
+from xreal_synth.cli.progress import TrainDisplay
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
 from xreal_synth.storage import nothing_left
