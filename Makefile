@@ -44,6 +44,7 @@ scale: $(VENV)/.installed-dev
 speed: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.speed
 	$(BIN)/python -m tests.speed.rows
+	$(BIN)/python -m tests.speed.goals
 
 gpu-day: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.gpu_day --out out/gpu-day

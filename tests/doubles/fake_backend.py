@@ -104,6 +104,10 @@ class FakeBackend:
         self.micro_batch = micro_batch
         self.sick = self.canary = ""
 
+    def settle(self, micro_batch: int | None) -> None:
+        """Two groups are what is found."""
+        self.micro_batch = micro_batch or 2
+
     def is_sound(self) -> bool:
         return self.sick != "dead"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.engine.test_engine_joint import mapped_bundle
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.estimate import estimate
+from xreal_synth.engine.estimate import estimate, short_shards
 from xreal_synth.engine.worker import render_groups
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape
@@ -85,3 +86,13 @@ def _counted(run: Run) -> int:
     specs = [run.plan.sample(index, 0) for index in range(run.recipe.anatomies)]
     assert len(list(render_groups(run, backend, specs))) == run.recipe.anatomies
     return sum(rows)
+
+
+def test_shards_that_last_seconds_are_told_where_the_bundle_states_its_speed() -> None:
+    run = _loaded(RECIPE.replace("BUNDLE", "xreal-tiny"), ["anatomies=64", "output.shard_samples=16"])
+    assert short_shards(run, estimate(run, images=64.0)) == {}
+    stated = replace(run, bundle=replace(run.bundle, seconds_per_evaluation={"slow": 1.0, "fast": 0.01}))
+    cost = estimate(stated, images=64.0)
+    assert short_shards(stated, cost) == {"fast": pytest.approx(0.01 * cost.evaluations / 4)}
+    one = replace(stated, loaded=_loaded(RECIPE.replace("BUNDLE", "xreal-tiny"), ["anatomies=8"]).loaded)
+    assert short_shards(one, estimate(one, images=8.0)) == {}, "one shard is as small as it is"

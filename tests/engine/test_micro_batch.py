@@ -73,8 +73,8 @@ def test_a_size_whose_allocation_fails_is_one_that_does_not_fit(open_fault_run, 
         measure_torch(run, backend, 2, share=0)
 
 
-def test_a_micro_batch_is_an_eighth_of_a_shard_at_most(open_fault_run):
-    run = open_fault_run(anatomies=4, output__shard_samples=8)
+def test_a_micro_batch_is_half_of_a_shard_at_most(open_fault_run):
+    run = open_fault_run(anatomies=4, output__shard_samples=3)
     shape = replace(actor_shape(run.recipe.compute, Resources(1, 0)), micro_batch=None)
     assert [trial.micro_batch for trial in Networks().open(run, shape).trials] == [1]
 

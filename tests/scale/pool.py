@@ -19,7 +19,9 @@ from xreal_synth.engine.schedule import Cause
 from xreal_synth.run.resources import ActorShape, Resources
 from xreal_synth.types import ShardRecord
 
-What = Literal["ready", "rendered", "raised", "published", "dies", "gone", "node-goes", "node-comes"]
+What = Literal[
+    "ready", "settled", "rendered", "raised", "published", "dies", "gone", "node-goes", "node-comes"
+]
 
 _PAUSE_PER_ACTOR_S = 5e-5
 _LONGEST_PAUSE_S = 0.25
@@ -163,6 +165,9 @@ class SimulatedPool(Pool[SimulatedMember]):
             self._place()
             return member
 
+    def _send_settle(self, member: SimulatedMember, micro_batch: int | None) -> None:
+        self._later(self._world.search_s if micro_batch is None else 1.0, "settled", member)
+
     def _send_finish(self, member: SimulatedMember) -> None:
         raise AssertionError("simulated shards leave no groups")
 
@@ -223,8 +228,8 @@ class SimulatedPool(Pool[SimulatedMember]):
             self._later(self._world.death_seen_s, "gone", whom)
             return False
         self.happened[what] += 1
-        if what == "ready":
-            heard.append(self._ready(whom, at))
+        if what in ("ready", "settled"):
+            heard.append(self._ready(whom, at, settled=what == "settled" or not self._world.search_s))
         elif what == "rendered":
             self._is_rendered(whom, at)
         elif what == "published":
@@ -235,7 +240,10 @@ class SimulatedPool(Pool[SimulatedMember]):
             heard += self._gone(whom)
         return True
 
-    def _ready(self, member: SimulatedMember, at: float) -> Heard:
+    def _ready(self, member: SimulatedMember, at: float, *, settled: bool) -> Heard:
+        if not settled:
+            self._answered(member)
+            return Heard(member, None, Ready(member.node, 1, {}, settled=False))
         if member.first:
             self.spent.start += at - member.since
         self._answered(member)

@@ -66,8 +66,9 @@ class World:
     share `hangs` the actor hangs. `poison` shards raise always, `killers` always end their actor.
     `failing` cards fail every shard after `failing_s`, `overflowing` ones make numbers that are not finite, seen after
     `overflow_s`; they stay where they are, whatever actor comes to them.
-    Times: `boot_s` to load the models; `publish_s` to write a shard's files, beside the next shard; `death_seen_s`
-    and `node_seen_s` until the driver hears of an end; `answer_s` the driver spends on each answer with Ray.
+    Times: `boot_s` to load the models, `search_s` for one to find the micro-batch (0: it is known); `publish_s` to
+    write a shard's files, beside the next shard; `death_seen_s` and `node_seen_s` until the driver hears of an end;
+    `answer_s` the driver spends on each answer with Ray.
     """
 
     actors: int
@@ -85,6 +86,7 @@ class World:
     overflowing: int = 0
     overflow_s: float = 3.0
     boot_s: float = 30.0
+    search_s: float = 0.0
     publish_s: float = 1.0
     death_seen_s: float = 1.0
     node_seen_s: float = 15.0

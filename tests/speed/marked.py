@@ -75,6 +75,9 @@ class MarkedBackend:
     def canary(self) -> str:
         return self.inner.canary
 
+    def settle(self, micro_batch: int | None) -> None:
+        self.inner.settle(micro_batch)
+
     def is_sound(self) -> bool:
         return self.inner.is_sound()
 

@@ -63,6 +63,10 @@ class Backend(Protocol):
         """Whether the device still computes what is known beforehand; asked after a failure."""
         ...
 
+    def settle(self, micro_batch: int | None) -> None:
+        """Fixes the micro-batch of one that waits for it, finds it where it is None, and makes the canary's image."""
+        ...
+
     def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
         """What makes images from now on; `on_batch(images)` after each micro-batch."""
         ...
@@ -126,12 +130,10 @@ class Networks:
         gate = Gate(run.quality, open_networks(run.quality, run.bundle, shape.device))
         backend = TorchBackend(
             run, model, gate, device_name(shape.device), precision, shape.micro_batch or 1, upscaler,
-            device_facts(shape.device, compiled),
+            device_facts(shape.device, compiled), shape.gpus,
         )  # fmt: skip
-        if shape.micro_batch is None:
-            backend.find_micro_batch(shape.gpus)
-        if shape.device == "cuda":
-            backend.canary = backend.draw_canary()
+        if not shape.waits:
+            backend.settle(shape.micro_batch)
         return backend
 
 
@@ -141,6 +143,7 @@ class TorchBackend:
     def __init__(
         self, run: Run, model: SamplerModel, gate: Gate, device: str, precision: str, micro_batch: int,
         upscaler: UpscalerModel | None = None, facts: Mapping[str, str] = MappingProxyType({}),
+        share: float = 0.0,
     ) -> None:  # fmt: skip
         self._run = run
         self._model = model
@@ -149,6 +152,7 @@ class TorchBackend:
         self.device = device
         self.precision = precision
         self.facts = facts
+        self._share = share
         self.micro_batch = micro_batch
         self.trials: tuple[Trial, ...] = ()
         self.canary = ""
@@ -157,17 +161,25 @@ class TorchBackend:
         """The same loaded networks for another run of the same bundle, control and quality."""
         return TorchBackend(
             run, self._model, self.gate, self.device, self.precision, self.micro_batch, self._upscaler,
-            self.facts,
+            self.facts, self._share,
         )  # fmt: skip
 
-    def find_micro_batch(self, share: float) -> None:
-        """Sets the micro-batch by micro_batch.py's rule; `share` is the actor's part of a GPU. Raises
-        EngineError."""
+    def settle(self, micro_batch: int | None) -> None:
+        """Raises EngineError where not even one group fits."""
+        if micro_batch is None:
+            self.find_micro_batch()
+        else:
+            self.micro_batch = micro_batch
+        if self._share > 0:
+            self.canary = self.draw_canary()
+
+    def find_micro_batch(self) -> None:
+        """Sets the micro-batch by micro_batch.py's rule. Raises EngineError."""
         from xreal_synth.engine.micro_batch import find_micro_batch, measure_torch
 
         output = self._run.recipe.output
         largest = min(LARGEST, output.shard_size // PER_SHARD, self._run.recipe.anatomies)
-        found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
+        found = find_micro_batch(lambda size: measure_torch(self._run, self, size, self._share), largest)
         self.micro_batch, self.trials = found.micro_batch, found.trials
 
     def is_sound(self) -> bool:

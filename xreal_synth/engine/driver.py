@@ -71,6 +71,7 @@ class Driver:
         self.begun = self.claimed = self.reported_of_others = False
         self.ours: set[str] = set()
         self.odd: set[str] = set()
+        self.searcher = ""
         self.boot_failures, self.boot_again_at = 0, 0.0
         self.fingerprints: list[dict[str, str]] = [place.head.fingerprint] if place.head else []
         self._resources = resources
@@ -114,6 +115,7 @@ class Driver:
 
     def _staff(self) -> None:
         """Starts actors up to what fits, and replaces idle ones on which all that waits has failed."""
+        self._settle_held()
         now = self.clock()
         if now - self.resources_at > _RESOURCES_EVERY_S:
             self.resources, self.resources_at = self._resources(), now
@@ -123,11 +125,20 @@ class Driver:
             return
         retired = self.pool.in_state("retired")
         unfinished = len(self.schedule) + self.pool.count("working") + len(retired)
-        wanted = self.shape.wanted(self.resources, unfinished) if self.shape.micro_batch is not None else 1
+        wanted = self.shape.wanted(self.resources, unfinished)
         if len(retired) == len(self.pool) >= wanted:
             self.pool.end_all(retired)  # nobody else is left, or can come
         for _ in range(wanted - len(self.pool)):
             self.pool.start(self.shape)
+
+    def _settle_held(self) -> None:
+        """The first actor that has loaded finds the micro-batch, while the others load theirs and wait for it."""
+        for member in list(self.pool.held.values()):
+            if self.shape.micro_batch is None:
+                if self.searcher in self.pool.members:
+                    return
+                self.searcher = member.name
+            self.pool.settle(member, self.shape.micro_batch)
 
     def _replace_stale(self) -> None:
         if not self.schedule.stale(self.pool.active):
@@ -175,7 +186,8 @@ class Driver:
             self.pool.end(member)
             reason = f"not ready {self.clock() - member.placed_at:.0f} s after it had a place"
             self._boot_failed(member, Failed("lost", reason, reason))
-        now, waiting = self.clock(), self.pool.in_state("booting")
+        now = self.clock()
+        waiting = [member for member in self.pool.in_state("booting") if not member.node]
         oldest = min((member.since for member in waiting), default=now)
         if now - max(oldest, self.warned_at) > self.limits.pending_warning_s:
             self.warned_at = now
@@ -219,6 +231,10 @@ class Driver:
             self._failed(member, shard, outcome)
 
     def _ready(self, member: Member, ready: Ready) -> None:
+        if not ready.settled:
+            self.boot_failures = 0
+            self.pool.hold(member)
+            return
         if not self.claimed:
             self.head, self.claimed = self._claim(ready), True
             self.fingerprints = self.fingerprints or [self.head.fingerprint]
@@ -301,15 +317,14 @@ class Driver:
 
     def _boot_failed(self, member: Member, failed: Failed) -> None:
         self.boot_failures += 1
-        if not self.claimed and (
-            failed.cause == "mistake" or self.boot_failures >= self.limits.boot_failures
-        ):
+        most = max(self.limits.boot_failures, len(self.pool) // 4)
+        if not self.claimed and (failed.cause == "mistake" or self.boot_failures >= most):
             raise EngineError(
                 found=f"no actor can start: {failed.reason}",
                 wanted="an actor that loads the models",
                 hint="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
             )
-        self.boot_again_at = self.clock() + min(2.0**self.boot_failures / 2, _LONGEST_BOOT_WAIT_S)
+        self.boot_again_at = self.clock() + min(2.0 ** min(self.boot_failures, 10) / 2, _LONGEST_BOOT_WAIT_S)
         self.schedule.fruitless += 1
         self.tell(ActorLost(member.name, None, failed.reason))
 

@@ -16,6 +16,8 @@ BYTES_PER_PIXEL = 0.55
 """Of an image as PNG beside its two masks and its JSON: measured on 256-pixel images."""
 OVERHEAD_BYTES = 8_000
 PARTS = ("unet", "controlnet")
+SHORTEST_S = 30.0
+"""Of a shard: below it a large cluster's one driver, and its storage, have more to do than they should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,13 @@ def estimate(run: Run, images: float) -> CostEstimate:
         bytes=images * (pixels * BYTES_PER_PIXEL + OVERHEAD_BYTES),
         device_seconds=speeds,
     )
+
+
+def short_shards(run: Run, cost: CostEstimate) -> dict[str, float]:
+    """Seconds of a whole shard, by device, where there are several and they take less than SHORTEST_S."""
+    shards = run.recipe.anatomies / run.recipe.output.shard_size
+    seconds = {device: whole / shards for device, whole in cost.device_seconds.items()}
+    return {device: one for device, one in seconds.items() if shards > 1 and one < SHORTEST_S}
 
 
 def _rows(

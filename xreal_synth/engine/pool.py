@@ -28,13 +28,15 @@ State = Literal["booting", "idle", "working", "retired"]
 @dataclass(frozen=True, slots=True)
 class Ready:
     """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did; `canary` is the
-    hash of the image that all actors make first, if it made one."""
+    hash of the image that all actors make first, if it made one. One that is not `settled` has loaded its models and
+    waits for the micro-batch."""
 
     node: str
     pid: int
     fingerprint: dict[str, str]
     trials: tuple[Trial, ...] = ()
     canary: str = ""
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Pool(ABC, Generic[M]):
         self._born = 0
         self._by_state: dict[State, dict[str, M]] = {state: {} for state in get_args(State)}
         self._publishing: dict[str, M] = {}
+        self.held: dict[str, M] = {}
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Heard]:
@@ -130,6 +133,10 @@ class Pool(ABC, Generic[M]):
     @abstractmethod
     def _send_finish(self, member: M) -> None:
         """Has an actor decide the groups that it has left."""
+
+    @abstractmethod
+    def _send_settle(self, member: M, micro_batch: int | None) -> None:
+        """Tells an actor the micro-batch, or to find it."""
 
     @abstractmethod
     def _kill(self, member: M) -> None:
@@ -180,6 +187,16 @@ class Pool(ABC, Generic[M]):
         self._begin(member, shard)
         self._send(member, shard, attempt, replacing=replacing, alone=alone)
 
+    def hold(self, member: Member) -> None:
+        """An actor that has loaded waits for the micro-batch: it is in `held`."""
+        self._move(self.members[member.name], "booting")
+        self.held[member.name] = self.members[member.name]
+
+    def settle(self, member: M, micro_batch: int | None) -> None:
+        """Tells a held actor the micro-batch, or to find it; it is ready when it answers."""
+        del self.held[member.name]
+        self._send_settle(member, micro_batch)
+
     def finish(self, member: M) -> None:
         """Has an idle actor decide the groups that it has left: there is no next shard for it."""
         self._begin(member, None)
@@ -190,6 +207,7 @@ class Pool(ABC, Generic[M]):
         if self.members.pop(member.name, None) is not None:
             del self._by_state[member.state][member.name]
             self._publishing.pop(member.name, None)
+            self.held.pop(member.name, None)
             self._kill(member)
 
     def end_all(self, members: Iterable[M] | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 from xreal_synth.dataset.record import read_record
-from xreal_synth.engine.backend import BackendSpec
+from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import publish_shard
@@ -92,6 +92,7 @@ class Generator:
     def __init__(self, config: ActorConfig) -> None:
         self._config = config
         self._images = 0.0
+        self._opened: tuple[Run, Store, Backend] | None = None
         self._loaded: tuple[Run, Store, ActorMeters, Worker] | None = None
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._last: Future[None] | None = None
@@ -103,8 +104,12 @@ class Generator:
         return f"xreal_synth:{self._config.loaded.recipe.name}:{self._config.actor}"
 
     def ready(self) -> Ready | Failed:
-        """Loads everything, once."""
+        """Loads everything, once; not settled where the micro-batch is still to be found."""
         return _caught(self._load)
+
+    def settle(self, micro_batch: int | None) -> Ready | Failed:
+        """Fixes the micro-batch of an actor that has loaded, or finds it."""
+        return _caught(lambda: self._settle(micro_batch))
 
     def shard(
         self, shard: int, attempt: int, replacing: bool, alone: bool
@@ -152,8 +157,21 @@ class Generator:
         store = retrying(open_store(config.store))
         if config.probe is not None and not sees(store, config.probe):
             raise refuse_unshared(store, socket.gethostname())
-        backend = config.backend.open(run, config.shape)
-        meters = ActorMeters(actor_metrics(run.recipe.name, config.actor))
+        backend = config.backend.open(run, replace(config.shape, waits=config.shape.micro_batch is None))
+        self._opened = run, store, backend
+        if config.shape.micro_batch is None:
+            return Ready(socket.gethostname(), os.getpid(), {}, settled=False)
+        return self._begun()
+
+    def _settle(self, micro_batch: int | None) -> Ready:
+        assert self._opened is not None, "ready() comes first"
+        self._opened[2].settle(micro_batch)
+        return self._begun()
+
+    def _begun(self) -> Ready:
+        assert self._opened is not None, "a backend is open"
+        run, store, backend = self._opened
+        meters = ActorMeters(actor_metrics(run.recipe.name, self._config.actor))
         self._is_sound = backend.is_sound
         self._loaded = run, store, meters, Worker(run, backend, self._deliver, self._count)
         trials = getattr(backend, "trials", ())

@@ -27,10 +27,10 @@ Cause = Literal["mistake", "error", "overflow", "lost", "storage"]
 class Limits:
     """When a run gives up, and how it waits. Times in seconds.
 
-    `tries` per shard, and `deaths` of actors with it in hand; `fruitless` losses or storage failures (at least
-    twice the actors) with no shard finished in between end the run; `boot_failures` in a row before any actor was
-    ready, too. A shard hangs when its actor shows no new images for `hang_s` or ten times the longest such gap
-    seen; an actor that has a place but is not ready after `boot_s` is replaced.
+    `tries` per shard, and `deaths` of actors with it in hand; `fruitless` losses or storage failures (at least twice
+    the actors) with no shard finished in between end the run; `boot_failures` in a row (at least a quarter of the
+    actors) before any actor was ready, too. A shard hangs when its actor shows no new images for `hang_s` or ten
+    times the longest such gap seen; an actor that has a place but is not ready after `boot_s` is replaced.
     """
 
     tries: int = 3

@@ -24,7 +24,6 @@ from xreal_synth.models.describe import (
     BundleInfo,
     no_controller,
     require_control,
-    verify_files,
 )
 from xreal_synth.models.devices import Compile, open_device
 from xreal_synth.models.fast_unet import FastUNet, suits
@@ -236,12 +235,11 @@ def load_bundle(
     *,
     tuned: bool = True,
 ) -> LoadedBundle:
-    """The networks of a described bundle, hashes checked first; raises BundleError.
+    """The networks of a described bundle, each file's hash checked as it is read; raises BundleError.
 
     The ControlNet is loaded where `control`, the sampling settings' own, asks for it.
     """
     open_device(torch.device(device).type)
-    verify_files(info)
     unet = load_network(info, "unet", torch.bfloat16 if precision == "bf16" else torch.float32)
     scheduler = read_json(info, "scheduler/scheduler_config.json")
     if scheduler.get("prediction_type") not in ("epsilon", "v_prediction"):

@@ -39,8 +39,8 @@ class Resources:
 class ActorShape:
     """Resources of one actor, and how it samples.
 
-    `micro_batch` is None as long as it is to be found. `count` is how many the run wants at most, None for all
-    that fit; the first shard waits until `least` are up.
+    `micro_batch` is None as long as it is to be found: by a backend when it opens, unless it `waits` to be told.
+    `count` is how many the run wants at most, None for all that fit; the first shard waits until `least` are up.
     """
 
     device: Device
@@ -51,6 +51,7 @@ class ActorShape:
     count: int | None
     least: int = 1
     compile: AskedCompile = "auto"
+    waits: bool = False
 
     def wanted(self, resources: Resources, shards: int) -> int:
         """Actors worth having for `shards` unfinished shards: at least one, never more than shards."""
