@@ -6,25 +6,19 @@
 # make scale        what grows with actors and shards; make speed: what the engine costs beside the model
 PYTHON ?= python3
 VENV   ?= .venv
-WORKERS ?= 3
+WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test ci suite alone numeric faults scale speed check lint format audit constraints clean
+.PHONY: quickstart test suite alone numeric faults scale speed check lint format audit constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
+# what needs Ray mostly waits for it: the rest is done meanwhile
 test: $(VENV)/.installed-dev
-	$(MAKE) -j2 check suite
-	$(MAKE) alone numeric
-
-# the same and the faults, which mostly wait
-ci: $(VENV)/.installed-dev
-	$(MAKE) -j2 check suite
+	$(MAKE) -j3 check suite numeric
 	$(MAKE) alone
-	$(MAKE) -j2 numeric faults
 
-# one worker has all that needs Ray, and mostly waits for it: of three, two cores are busy
 suite: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --ignore tests/faults
 
