@@ -4,12 +4,13 @@
 # make constraints  constraints.txt: the versions that are installed
 # make faults       what clusters do to a run, done to a real Ray of this machine (tests/README.md)
 # make scale        what grows with actors and shards; make speed: what the engine costs beside the model
+# make gpu-day      the first eight minutes on a GPU, into out/gpu-day; small where there is none
 PYTHON ?= python3
 VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test suite alone numeric faults scale speed check lint format audit constraints clean
+.PHONY: quickstart test suite alone numeric faults scale speed gpu-day check lint format audit constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
@@ -33,6 +34,7 @@ faults: $(VENV)/.installed-dev
 
 scale: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scale simulate
+	$(BIN)/python -m tests.scale sick
 	$(BIN)/python -m tests.scale played
 	$(BIN)/python -m tests.scale actors
 	$(BIN)/python -m tests.scale dataset
@@ -40,6 +42,9 @@ scale: $(VENV)/.installed-dev
 speed: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.speed
 	$(BIN)/python -m tests.speed.rows
+
+gpu-day: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.gpu_day --out out/gpu-day
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend, Networks
-from xreal_synth.engine.estimate import estimate
 from xreal_synth.engine.worker import environment, replay, run_shard
 from xreal_synth.errors import BundleError, RecipeError
 from xreal_synth.models.bundle_file import BUNDLE_FILE
@@ -22,8 +22,12 @@ from xreal_synth.models.describe import SHIPPED
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.run.attempts import plan_group
+from xreal_synth.run.group_job import group_job
+from xreal_synth.run.quality import judged_images
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import Run, claim, open_run
+from xreal_synth.sampling.jobs import in_batches
 from xreal_synth.storage import LocalStore
 
 RECIPE = """
@@ -69,6 +73,24 @@ def networks(run: Run) -> Backend:
     return Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
 
 
+def test_the_gate_judges_organs_beside_what_an_image_was_asked_to_show(bundle: str) -> None:
+    run = open_it(bundle)
+    for index in range(3):
+        spec = plan_group(run, index)[0]
+        assert spec is not None
+        job = group_job(run, spec)
+        images = next(chain.from_iterable(in_batches(networks(run).renderer(), [job], 1)))
+        for member, image in zip(spec.members, judged_images(run, spec, job, images), strict=True):
+            assert image is not None
+            assert image.twin is None
+            if not member.findings:
+                assert image.region is None
+                continue
+            painted = np.any([spec.regions[finding] for finding in member.findings], axis=0)
+            assert image.region is not None
+            assert np.array_equal(image.region, painted)
+
+
 def test_a_dataset_of_joint_images_verifies_and_every_image_is_made_again_with_its_bytes(
     bundle: str, tmp_path: Path
 ) -> None:
@@ -99,11 +121,6 @@ def test_a_shard_does_not_depend_on_what_was_made_before_it(bundle: str, tmp_pat
             run_shard(run, backend, shard, store)
     tar = f"shards/{second.stem}.tar"
     assert (tmp_path / "both" / tar).read_bytes() == (tmp_path / "one" / tar).read_bytes()
-
-
-def test_the_estimate_counts_one_trajectory_an_image(bundle: str) -> None:
-    run = open_it(bundle)
-    assert estimate(run, 10).evaluations == 2 * 4 + 4 * 2 * 2 * 4
 
 
 @pytest.mark.parametrize(

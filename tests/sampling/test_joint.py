@@ -95,6 +95,15 @@ def test_a_denoiser_without_maps_is_guided_by_region(make: Any, guidance: float)
     assert image[~edit.region] == pytest.approx(0.3, abs=0.02)
 
 
+def test_below_the_floor_regions_are_asked_without_guidance_and_without_the_null_prompt(make: Any) -> None:
+    flat, edit = make.model(), make.edit(32, (8, 8, 16, 24))
+    settings = make.settings(mode="joint", hold=0.0, guidance=5.0, steps=20, eta=0.0, guidance_floor=1000)
+    image = made(flat, settings, [make.group(0, 32, (edit,))], 1)[0].images["v0"] / 255
+    assert image[edit.region] == pytest.approx(0.6, abs=0.02)
+    assert image[~edit.region] == pytest.approx(0.3, abs=0.02)
+    assert sum(flat.batches) == 2 * 20
+
+
 def test_two_rows_a_step_where_healthy_and_null_prompt_are_one(make: Any) -> None:
     flat = make.model()
     flat.greys = {"": 0.3, "No Finding": 0.3, "Edema": 0.6}

@@ -58,6 +58,14 @@ def test_no_shard_is_lost_or_doubled_whatever_happens(seed: int) -> None:
     assert 3 <= row.quarantined <= 6  # by chance three actors die with one innocent shard
 
 
+def test_sick_cards_cost_no_shard() -> None:
+    world = World(64, ShardTimes(60.0, 0.2), failing=3, overflowing=1)
+    row = simulate(world, 1200)
+    assert (row.quarantined, row.lost, row.doubled, row.exit_code) == (0, 0, 0, 0)
+    assert row.happened["retired"] == 4
+    assert row.retried == row.happened["raised"] == 8, "two shards of each"
+
+
 def test_equal_seeds_give_equal_runs() -> None:
     first = simulate(ROUGH, SHARDS)
     assert reported(simulate(ROUGH, SHARDS)) == reported(first)

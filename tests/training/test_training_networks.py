@@ -12,7 +12,8 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.segmenters import OrganSegmenter
 from xreal_synth.training.draws import whole
 from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
-from xreal_synth.training.settings import DenoiserSettings
+from xreal_synth.training.settings import ControllerSettings, DenoiserSettings
+from xreal_synth.training.tasks.controls import build_controller
 from xreal_synth.training.tasks.denoiser import DenoiserTask, draw_steps
 
 
@@ -45,6 +46,16 @@ def test_a_fresh_refiner_leaves_the_linear_image_alone() -> None:
     network = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     z = network.encode(smooth_images(2)).mean
     assert torch.equal(network.decode(z), network.decode_linear(z))
+
+
+def test_a_controllers_rough_image_has_no_texture_from_noise() -> None:
+    textured = PatchAutoencoder(refiner_width=8, refiner_blocks=1, grain=True)
+    textured.fit_patches(smooth_images(8))
+    torch.nn.init.normal_(textured.refiner.outlet[2].weight)
+    controller = build_controller(ControllerSettings(width=8, blocks=1), textured)
+    z = textured.encode(smooth_images(2)).mean
+    assert torch.equal(controller.decode(z), textured.decode(z))
+    assert not torch.equal(controller.decode(z), textured.decode_linear(z))
 
 
 def test_saved_networks_load_with_the_same_outputs(tmp_path: Path) -> None:

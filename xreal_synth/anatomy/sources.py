@@ -55,6 +55,11 @@ class BankSource:
         self._model = ShapeModel.load(folder, read)
         self._settings = settings or Augmentation()
 
+    @property
+    def outlined(self) -> Collection[str]:
+        """The findings whose patients' outline the bank knows."""
+        return self._model.shifts.keys()
+
     def draw(
         self,
         rng: np.random.Generator,

@@ -35,7 +35,8 @@ class DatasetHead:
     `settings` are the digested settings in full, `fingerprint` the environment of the first run (each
     record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of prompts that
     an earlier version encoded for this dataset alone (None now), `unchecked` the checks of the quality profile
-    that could not run, with the reason.
+    that could not run, with the reason, `canary` the hash of the image that the first actor on a GPU made to be held
+    against other actors'.
     """
 
     digest: str
@@ -47,6 +48,7 @@ class DatasetHead:
     format_version: int = FORMAT_VERSION
     prompts: FileStamp | None = None
     unchecked: dict[str, str] = field(default_factory=dict)
+    canary: str = ""
 
     def setting(self, *path: str) -> Any:
         """The digested setting at this path; None where there is none."""

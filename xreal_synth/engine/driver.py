@@ -29,6 +29,7 @@ from xreal_synth.engine.progress import (
     Warned,
 )
 from xreal_synth.engine.schedule import Limits, ShardSchedule
+from xreal_synth.engine.trust import DATASET
 from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.run.fingerprint import fingerprint_differences
 from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch
@@ -69,6 +70,7 @@ class Driver:
         self.made: set[int] = set()
         self.begun = self.claimed = self.reported_of_others = False
         self.ours: set[str] = set()
+        self.odd: set[str] = set()
         self.boot_failures, self.boot_again_at = 0, 0.0
         self.fingerprints: list[dict[str, str]] = [place.head.fingerprint] if place.head else []
         self._resources = resources
@@ -93,7 +95,7 @@ class Driver:
         return self.pool.busy or (len(self.schedule) > 0 and not self._exhausted())
 
     def _exhausted(self) -> bool:
-        return self.schedule.exhausted(len(self.pool))
+        return self.schedule.exhausted(len(self.pool) - self.pool.count("retired"))
 
     def _announce(self) -> None:
         total, todo = self.run_.plan.shard_count, len(self.schedule)
@@ -119,13 +121,16 @@ class Driver:
             self._replace_stale()
         if self._exhausted() or now < self.boot_again_at:
             return
-        unfinished = len(self.schedule) + self.pool.count("working")
+        retired = self.pool.in_state("retired")
+        unfinished = len(self.schedule) + self.pool.count("working") + len(retired)
         wanted = self.shape.wanted(self.resources, unfinished) if self.shape.micro_batch is not None else 1
+        if len(retired) == len(self.pool) >= wanted:
+            self.pool.end_all(retired)  # nobody else is left, or can come
         for _ in range(wanted - len(self.pool)):
             self.pool.start(self.shape)
 
     def _replace_stale(self) -> None:
-        if not self.schedule.stale(self.pool.members):
+        if not self.schedule.stale(self.pool.active):
             return
         for member in self.pool.in_state("idle"):
             if not member.publishing:
@@ -139,7 +144,7 @@ class Driver:
         giving = self.begun and not self._exhausted() and not self.stop.is_set()
         alone = self.schedule.all_failed
         for member in self.pool.in_state("idle") if idle else ():
-            shard = self.schedule.take(member.name) if giving and not (alone and member.open) else None
+            shard = self._next(member) if giving and not (alone and member.open) else None
             if shard is not None:
                 self.pool.assign(
                     member, shard, self.schedule.tries(shard), alone=bool(self.schedule.reason(shard)),
@@ -147,6 +152,10 @@ class Driver:
                 )  # fmt: skip
             elif member.open:
                 self.pool.finish(member)
+
+    def _next(self, member: Member) -> int | None:
+        others = self.pool.active if self.schedule.trust.strikes(member.name) else ()
+        return self.schedule.take(member.name, others)
 
     def _listen(self) -> None:
         self._hear_all(self.limits.tick_s)
@@ -194,9 +203,11 @@ class Driver:
         member, shard, outcome = heard.member, heard.shard, heard.outcome
         if isinstance(outcome, ShardRecord):
             self.made.add(outcome.shard)
-            self.schedule.done(outcome.shard)
+            guilty = self.schedule.done(outcome.shard, member.name)
             self.account.done(outcome)
             self._tell_of_others(outcome)
+            for name in guilty:
+                self._retire(name, f"it failed two shards in a row, and {member.name} made one of them")
         elif isinstance(outcome, Ready):
             self._ready(member, outcome)
         elif isinstance(outcome, Lost):
@@ -211,6 +222,7 @@ class Driver:
         if not self.claimed:
             self.head, self.claimed = self._claim(ready), True
             self.fingerprints = self.fingerprints or [self.head.fingerprint]
+            self.schedule.trust.shows(DATASET, self.head.fingerprint, self.head.canary)
             self.account.start_clock()
         if self.shape.micro_batch is None and not self._fixed(member, ready):
             return
@@ -221,11 +233,12 @@ class Driver:
             self.tell(Warned(f"images made on {ready.node} may differ in their last bits: {differences}"))
         self.boot_failures = 0
         self.tell(ActorUp(member.name, ready.node, self.clock() - member.since))
+        self._look_at_canary(member, ready)
 
     def _claim(self, ready: Ready) -> DatasetHead:
         """Raises EngineError where the place cannot be written: nothing could start."""
         try:
-            return claim(self.run_, self.store, ready.fingerprint)
+            return claim(self.run_, self.store, ready.fingerprint, ready.canary)
         except OSError as error:
             raise EngineError(
                 where=self.store.uri, found=f"cannot be written: {error.strerror or error}",
@@ -255,6 +268,36 @@ class Driver:
                 "this output. That does no harm, the bytes are equal, but the same work may be done twice"
             )
         )
+
+    def _look_at_canary(self, member: Member, ready: Ready) -> None:
+        """Retires the actors whose canary image is another than that of most with their fingerprint."""
+        trust = self.schedule.trust
+        trust.shows(member.name, ready.fingerprint, ready.canary)
+        if trust.odd == self.odd:
+            return
+        for member in self.pool.in_state("retired"):
+            if member.name in self.odd - trust.odd:
+                self.pool.restore(member)
+        newly, self.odd = trust.odd - self.odd, trust.odd
+        if DATASET in newly:
+            self.tell(Warned(
+                "most actors make another canary image than the one in dataset.json, in an environment of the same "
+                "fingerprint: what was made before may differ from what is made now (verify --replay tells)"
+            ))  # fmt: skip
+        for name in newly - {DATASET}:
+            self._retire(name, "its canary image is another than other actors', in an equal environment")
+
+    def _retire(self, name: str, reason: str) -> None:
+        """Gives an actor no more shards; it keeps its device from others. One at work is ended."""
+        member = self.pool.members.get(name)
+        if member is None or member.state == "retired":
+            return
+        if member.state != "idle":
+            self._end_spoiled(member, Failed("error", reason, reason, spoiled=True))
+            return
+        self.pool.retire(member)
+        self.tell(Warned(f"actor {name} gets no more shards, its device (node {member.node[:12] or 'unknown'}) is not "
+                         f"to be trusted: {reason}"))  # fmt: skip
 
     def _boot_failed(self, member: Member, failed: Failed) -> None:
         self.boot_failures += 1

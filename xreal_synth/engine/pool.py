@@ -12,7 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.schedule import Cause
@@ -22,17 +22,19 @@ from xreal_synth.types import ShardRecord
 Clock = Callable[[], float]
 """Seconds since some moment; a simulation has its own."""
 
-State = Literal["booting", "idle", "working"]
+State = Literal["booting", "idle", "working", "retired"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did."""
+    """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did; `canary` is the
+    hash of the image that all actors make first, if it made one."""
 
     node: str
     pid: int
     fingerprint: dict[str, str]
     trials: tuple[Trial, ...] = ()
+    canary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Pool(ABC, Generic[M]):
         self.members: dict[str, M] = {}
         self.longest_gap_s = 0.0
         self._born = 0
-        self._by_state: dict[State, dict[str, M]] = {"booting": {}, "idle": {}, "working": {}}
+        self._by_state: dict[State, dict[str, M]] = {state: {} for state in get_args(State)}
         self._publishing: dict[str, M] = {}
 
     @abstractmethod
@@ -146,8 +148,15 @@ class Pool(ABC, Generic[M]):
 
     @property
     def states(self) -> dict[str, int]:
-        """How many actors are in each state."""
-        return {state: len(members) for state, members in self._by_state.items()}
+        """How many actors are in each state; retired ones where there are some."""
+        return {
+            state: len(members) for state, members in self._by_state.items() if members or state != "retired"
+        }
+
+    @property
+    def active(self) -> list[str]:
+        """The names of those that are given shards."""
+        return [name for name, member in self.members.items() if member.state != "retired"]
 
     def in_state(self, state: State) -> list[M]:
         return list(self._by_state[state].values())
@@ -189,7 +198,17 @@ class Pool(ABC, Generic[M]):
 
     def spare(self) -> list[M]:
         """Members without a shard in flight."""
-        return [m for m in (*self.in_state("booting"), *self.in_state("idle")) if not m.publishing]
+        without = (*self.in_state("booting"), *self.in_state("idle"), *self.in_state("retired"))
+        return [m for m in without if not m.publishing]
+
+    def retire(self, member: Member) -> None:
+        """An idle actor gets no more shards, and keeps its device, so that no other comes to it."""
+        assert member.state == "idle", f"{member.name} is {member.state}"
+        self._move(self.members[member.name], "retired")
+
+    def restore(self, member: Member) -> None:
+        """A retired actor gets shards again."""
+        self._move(self.members[member.name], "idle")
 
     def losses(self, member: Member, lost: Lost) -> list[Heard]:
         """What an actor's end means for the shards that it had: the one it was rendering is to blame, if one is, or the

@@ -24,7 +24,8 @@ class JudgedImage:
     """An image before the gate, uint8 [H, W] like all pictures here.
 
     `anatomy` is the organ mask that it has to follow, None where it follows none. `twin` is the image that it
-    was painted on, `region` where it was painted; both None for a healthy twin. `asked` are the findings that it
+    was painted on, None for a healthy one and in mode joint; `region` is where its findings are, None for a healthy
+    one. `asked` are the findings that it
     has to show more than its twin does, `gone` those that it has to show less; with `sham` it was painted on without
     one. `real` says that the twin is
     a real image, whose own faults are not the gate's matter.

@@ -19,6 +19,9 @@ def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path])
     source = recipe.anatomy.source
     on_images = isinstance(source, ImagesSource)
     found = [*_on_images(recipe, source)] if isinstance(source, ImagesSource) else [*_without_images(recipe)]
+    if recipe.anatomy.by_finding and source != "bank":
+        what = "the bank: masks and images have their own outlines"
+        found.append((("anatomy", "by_finding"), "`by_finding` without the bank", what, "remove it"))
     if recipe.pairs.sham > 0 and not any(row.takes_sham(on_images=on_images) for row in recipe.findings):
         what = "a row of `images: healthy` that paints findings in" if on_images else "a row with findings"
         found.append((("pairs", "sham"), "`sham` where no row can have one", what, "add one, or set 0"))

@@ -67,11 +67,13 @@ def judged_images(run: Run, spec: SampleSpec, job: GroupJob, images: GroupImages
     def judged(member: MemberSpec) -> JudgedImage | None:
         if spec.image is not None and member.name == Role.healthy:
             return None
-        if twin is None:
-            return JudgedImage(member.key, _small(images.images[member.name], run.enlarging), anatomy)
-        if member.name == Role.healthy:
+        if member.name == Role.healthy and twin is not None:
             return JudgedImage(member.key, twin, anatomy)
         regions = [edit.region for edit in edits[member.name]]
+        if twin is None:
+            region = np.any(regions, axis=0) if regions else None
+            image = _small(images.images[member.name], run.enlarging)
+            return JudgedImage(member.key, image, anatomy, region=region)
         return JudgedImage(
             key=member.key,
             image=_small(images.images[member.name], run.enlarging),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from xreal_synth.anatomy.augment import Augmentation
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
 from xreal_synth.dataset.head import BundleRef, DatasetHead, check_place, open_dataset, require_free
+from xreal_synth.errors import BundleError
 from xreal_synth.images.folder import FolderSettings, ImageFolder
 from xreal_synth.models.describe import (
     BANK,
@@ -63,13 +64,14 @@ class Run:
         """The recipe as it was loaded."""
         return self.loaded.recipe
 
-    def head(self, fingerprint: dict[str, str]) -> DatasetHead:
-        """What dataset.json says of this run in the given environment."""
+    def head(self, fingerprint: dict[str, str], canary: str = "") -> DatasetHead:
+        """What dataset.json says of this run in the given environment, with its first actor's canary image."""
         return DatasetHead(
             digest=self.digest,
             settings=self.settings,
             bundle=BundleRef(self.bundle.name, self.bundle.content_hash),
             fingerprint=fingerprint,
+            canary=canary,
             name=self.recipe.name,
             shard_samples=self.recipe.output.shard_size,
             unchecked=self.quality.unchecked,
@@ -138,12 +140,12 @@ def check_before_start(run: Run, store: Store) -> DatasetHead | None:
     return head
 
 
-def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
+def claim(run: Run, store: Store, fingerprint: dict[str, str], canary: str = "") -> DatasetHead:
     """Writes dataset.json and recipe.yaml, or joins the dataset that is there; the head in force.
 
     Raises DatasetError if the place has come to hold another dataset.
     """
-    return open_dataset(store, run.head(fingerprint), run.loaded.text, differences)
+    return open_dataset(store, run.head(fingerprint, canary), run.loaded.text, differences)
 
 
 def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
@@ -156,8 +158,17 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
         suffix = source.masks.suffix or ".png"
         place = mask_folder(shipped_file(source.masks.path), suffix)
         return FolderSource(place, settings, suffix, source.masks.content, source.masks.exclude or ())
-    bank = bundle.part(BANK)
-    return BankSource(bank, settings, lambda name: bundle.read(f"{BANK}/{name}"))
+    folder = bundle.part(BANK)
+    bank = BankSource(folder, settings, lambda name: bundle.read(f"{BANK}/{name}"))
+    if recipe.anatomy.by_finding:
+        asked = {label.name for row in recipe.findings for _, labels in row.kinds for label in labels}
+        if unknown := sorted(asked - set(bank.outlined)):
+            raise BundleError(
+                where=str(folder), found=f"no outline of patients with {', '.join(unknown)}",
+                wanted=f"those that anatomy.by_finding is to draw; known: {', '.join(bank.outlined) or 'none'}",
+                hint="remove anatomy.by_finding: anatomies then have the outline of the healthy",
+            )  # fmt: skip
+    return bank
 
 
 def _images(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> ImageFolder:

@@ -74,7 +74,7 @@ class RegionGuide:
     """Prompts and weights by which joint findings are asked of a denoiser that knows no regions.
 
     The healthy prompt's tokens and the null prompt's [B, L, D], and of each finding its tokens and where it is asked
-    for [B, 1, h, w], nowhere for rows that have fewer findings.
+    for [B, 1, h, w], nowhere for rows that have fewer findings. Below timestep `floor` the weight is 1.
     """
 
     healthy: Tensor
@@ -82,6 +82,7 @@ class RegionGuide:
     findings: tuple[tuple[Tensor, Tensor], ...]
     guidance: float
     hint: Tensor | None = None
+    floor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,9 @@ def run_steps(
                 before, earlier = z0, before
                 if earlier is not None and i + 1 < len(schedule):
                     z0, eps = second_order(z0, earlier, seen, schedule, i)
-            z = ddim_step(z0, eps, abar, abar_next, noise(step_noise, i, repeat), rule.eta_at(i))
+            eta = rule.eta_at(i)
+            fresh = noise(step_noise, i, repeat) if eta else None
+            z = ddim_step(z0, eps, abar, abar_next, fresh, eta)
             if repeat + 1 < rounds:
                 z = step_back(z, abar_next, abar, noise(back_noise, i, repeat))
         states.append(seen)
@@ -257,7 +260,10 @@ def denoiser(model: SamplerModel, guide: Guide | RegionGuide) -> Callable[[Tenso
 
 
 def _region_denoiser(model: SamplerModel, guide: RegionGuide) -> Callable[[Tensor, int], Tensor]:
-    """o_healthy + sum_f m_f g (o_f - o_null), a forward of B rows for each prompt."""
+    """o_healthy + sum_f m_f g (o_f - o_null), a forward of B rows for each prompt.
+
+    Where nothing is guided (t below the floor), o_healthy + sum_f m_f (o_f - o_healthy).
+    """
     denoise: Denoise = model.denoise
     if guide.hint is not None:
         denoise = partial(model.denoise, hint_BChw=guide.hint)
@@ -265,10 +271,13 @@ def _region_denoiser(model: SamplerModel, guide: RegionGuide) -> Callable[[Tenso
     def joint(z: Tensor, t: int) -> Tensor:
         times = torch.full((len(z),), t, device=z.device)
         healthy = denoise(z, times, guide.healthy)
-        null = healthy if torch.equal(guide.healthy, guide.null) else denoise(z, times, guide.null)
+        unguided = t < guide.floor
+        alike = unguided or torch.equal(guide.healthy, guide.null)
+        null = healthy if alike else denoise(z, times, guide.null)
+        weight = 1.0 if unguided else guide.guidance
         out = healthy
         for tokens, place in guide.findings:
-            out = out + guide.guidance * place * (denoise(z, times, tokens) - null)
+            out = out + weight * place * (denoise(z, times, tokens) - null)
         return out
 
     return joint

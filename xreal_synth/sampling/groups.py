@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from xreal_synth.errors import BundleError
+from xreal_synth.errors import NotFiniteError
 from xreal_synth.sampling.blend import PASTES, from_grey, latent_region, to_grey
 from xreal_synth.sampling.controlled import (
     FreedRegion,
@@ -103,7 +103,7 @@ def sample_groups(
 class GroupSampler:
     """A `Renderer` whose micro-batches of edits and, in mode joint, of images are full but for the last.
 
-    `on_batch` is called after each micro-batch with the number of images that it finished. Raises BundleError if the
+    `on_batch` is called after each micro-batch with the number of images that it finished. Raises NotFiniteError if the
     model's numbers overflow.
     """
 
@@ -248,7 +248,8 @@ class _GroupMaker:
             places = self._latent_region([nowhere if edit is None else edit.region for edit in asked])
             findings.append((self.model.embed(prompts), places))
         null = self.model.embed([self.model.null_prompt] * len(rows))
-        guide = RegionGuide(self.model.embed(healthy), null, tuple(findings), self.settings.guidance, hint)
+        guidance, floor = self.settings.guidance, self.settings.guidance_floor or 0
+        guide = RegionGuide(self.model.embed(healthy), null, tuple(findings), guidance, hint, floor)
         return guide, freed
 
     def _maps(self, edits: Sequence[Sequence[Edit]]) -> Tensor | None:
@@ -345,7 +346,7 @@ class _GroupMaker:
         finite = (torch.isfinite(images).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
         wrong = sorted({key.index for key, fine in zip(keys, finite, strict=True) if not fine})
         if wrong:
-            raise BundleError(
+            raise NotFiniteError(
                 found=f"the denoiser's numbers overflow in group {', '.join(map(str, wrong))}",
                 wanted="finite latents",
                 hint="lower sampling.guidance, or set compute.precision to fp32",

@@ -33,7 +33,8 @@ from xreal_synth.training.tasks.denoiser import draw_steps, log_snr
 
 
 def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder) -> MaskController:
-    """A fresh controller whose decoder is the trained first stage, held fixed."""
+    """A fresh controller whose decoder is the trained first stage, held fixed, and without its texture from noise: a
+    rough image is a mean."""
     shape = autoencoder.config
     controller: MaskController = MaskController(
         patch_size=shape.patch_size,
@@ -43,7 +44,8 @@ def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder
         width=settings.width,
         blocks=settings.blocks,
     )
-    controller.first_stage.load_state_dict(autoencoder.state_dict())
+    state = {key: value for key, value in autoencoder.state_dict().items() if "grain_inlet" not in key}
+    controller.first_stage.load_state_dict(state)
     controller.first_stage.requires_grad_(False)
     return controller
 
