@@ -150,7 +150,7 @@ def problem(words: list[str]) -> str:
         module = words[2].removesuffix(".main")
         return "" if importlib.util.find_spec(module) else f"no module {module}"
     if words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return "" if set(words[1:]) <= set(targets) else f"no target {words[1:]}"
     return ""
 
