@@ -7,7 +7,7 @@
 # make gpu-day      the first eight minutes on a GPU, into out/gpu-day; small where there is none
 PYTHON ?= python3
 VENV   ?= .venv
-WORKERS ?= 3
+WORKERS ?= 2
 BIN    := $(VENV)/bin
 
 .PHONY: quickstart test suite alone numeric faults scale speed gpu-day check lint format audit constraints clean
@@ -15,13 +15,11 @@ BIN    := $(VENV)/bin
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
-# ALSO=faults, as .ci/run has it: beside the numeric tests, since faults mostly wait
+# what needs Ray mostly waits for it: the rest is done meanwhile
 test: $(VENV)/.installed-dev
-	$(MAKE) -j2 check suite
+	$(MAKE) -j3 check suite numeric
 	$(MAKE) alone
-	$(MAKE) -j2 numeric $(ALSO)
 
-# one worker has all that needs Ray, and mostly waits for it: of three, two cores are busy
 suite: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --ignore tests/faults
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, bytes_text, console, notes, print_json
 from xreal_synth.errors import XrealError
 from xreal_synth.run.fingerprint import PACKAGES, installed_version
 
@@ -51,14 +51,11 @@ class DoctorCheck:
     hint: str = ""
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth doctor",
-            "xreal-synth doctor --output s3://bucket/datasets --json",
-            "xreal-synth doctor --no-ray --bundle my-bundle",
-        )
-    )(doctor)
+EXAMPLES = (
+    "xreal-synth doctor",
+    "xreal-synth doctor --output s3://bucket/datasets --json",
+    "xreal-synth doctor --no-ray --bundle my-bundle",
+)
 
 
 def doctor(

@@ -35,7 +35,7 @@ class _WithDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not self._is_own(args[0], ctx):
-            args = [evaluate_dataset.NAME, *args]
+            args = ["dataset", *args]
         return super().parse_args(ctx, args)
 
     def _is_own(self, word: str, ctx: Any) -> bool:
@@ -44,28 +44,7 @@ class _WithDefault(TyperGroup):
         return bool(get_close_matches(word, list(self.commands))) and not Path(word).exists()
 
 
-def register(app: typer.Typer) -> None:
-    evaluate_dataset.register(group)
-    evaluate_bundle.register(group)
-    evaluate_utility.register(group)
-    evaluate_privacy.register(group)
-    evaluate_readers.register(group)
-    group.command(
-        epilog=examples(
-            "xreal-synth evaluate anatomy --data images/ -n 64",
-            "xreal-synth evaluate anatomy --data images/ -n 16 --set mode=reference --set steps=50 --sheet sheet.png",
-        )
-    )(anatomy)
-    group.command(
-        epilog=examples(
-            "xreal-synth evaluate leak out/counterfactual-pairs",
-            "xreal-synth evaluate leak s3://bucket/big -n 500 --json",
-        )
-    )(leak)
-    app.add_typer(group, name="evaluate")
-
-
-group = typer.Typer(
+app = typer.Typer(
     help="Measures a finished dataset, or what a bundle makes.\n\n"
     "xreal-synth evaluate DATASET --real MANIFEST measures a dataset (the word `dataset` may be left out).",
     cls=_WithDefault,
@@ -78,11 +57,23 @@ group = typer.Typer(
 )
 
 
-@group.callback()
+@app.callback()
 def _group() -> None:
     pass
 
 
+for module in (evaluate_dataset, evaluate_bundle, evaluate_utility, evaluate_privacy):
+    for name, lines in module.EXAMPLES.items():
+        app.command(name, epilog=examples(*lines))(getattr(module, name))
+app.add_typer(evaluate_readers.app, name="readers")
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth evaluate anatomy --data images/ -n 64",
+        "xreal-synth evaluate anatomy --data images/ -n 16 --set mode=reference --set steps=50 --sheet sheet.png",
+    )
+)
 def anatomy(
     data: common.DataOption,
     bundle: common.BundleOption = "xreal-mini",
@@ -163,6 +154,12 @@ def _show(name: str, settings: SamplingSettings, where: str, figures: AnatomyFig
             console.print(f"{clock} per image: " + ", ".join(f"{k} {v:.3f}" for k, v in spent.items()))
 
 
+@app.command(
+    epilog=examples(
+        "xreal-synth evaluate leak out/counterfactual-pairs",
+        "xreal-synth evaluate leak s3://bucket/big -n 500 --json",
+    )
+)
 def leak(
     dataset: common.GeneratedArgument,
     count: Annotated[int, typer.Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,

@@ -15,7 +15,6 @@ from xreal_synth.cli.options import (
     RecipeArgument,
     SetOption,
     console,
-    examples,
     note,
     notes,
     print_json,
@@ -29,14 +28,10 @@ if TYPE_CHECKING:
     from xreal_synth.report.build import Built
     from xreal_synth.types import Acceptance
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth generate recipes/quickstart.yaml",
-            "xreal-synth generate mine.yaml --output /data/mine --set anatomies=5000 --set compute.actors=2",
-        )
-    )(generate)
+EXAMPLES = (
+    "xreal-synth generate recipes/quickstart.yaml",
+    "xreal-synth generate mine.yaml --output /data/mine --set anatomies=5000 --set compute.actors=2",
+)
 
 
 def generate(

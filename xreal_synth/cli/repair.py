@@ -14,7 +14,6 @@ from xreal_synth.cli.options import (
     ImagesPlaceOption,
     JsonOption,
     console,
-    examples,
     notes,
     print_json,
     progress_console,
@@ -33,14 +32,10 @@ COUNTED: Final[dict[What, str]] = {
     "adopt": "to write from their tars", "make": "to make", "extend": "to extend", "leave": "to leave"
 }  # fmt: skip
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth repair out/quickstart --dry-run",
-            "xreal-synth repair s3://bucket/big --quarantined --address auto",
-        )
-    )(repair)
+EXAMPLES = (
+    "xreal-synth repair out/quickstart --dry-run",
+    "xreal-synth repair s3://bucket/big --quarantined --address auto",
+)
 
 
 def repair(

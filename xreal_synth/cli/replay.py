@@ -12,7 +12,6 @@ from xreal_synth.cli.options import (
     BundlePlaceOption,
     ImagesPlaceOption,
     JsonOption,
-    examples,
     note,
     progress_console,
     told,
@@ -27,14 +26,10 @@ DIFFERENT = 3
 MOST_APART, BLOCK, MOST_APART_IN_BLOCK = 2.0, 16, 16.0
 """Grey levels by which another machine's image may differ, twice and more what was measured between precisions."""
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth replay out/quickstart 0000000003-v0",
-            "xreal-synth replay out/quickstart 0000000003-v0 --out image.png",
-        )
-    )(replay)
+EXAMPLES = (
+    "xreal-synth replay out/quickstart 0000000003-v0",
+    "xreal-synth replay out/quickstart 0000000003-v0 --out image.png",
+)
 
 
 def replay(

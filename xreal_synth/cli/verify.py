@@ -14,7 +14,6 @@ from xreal_synth.cli.options import (
     ImagesPlaceOption,
     JsonOption,
     console,
-    examples,
     notes,
     print_json,
 )
@@ -28,11 +27,10 @@ DatasetArgument = Annotated[
 ]
 PARTIAL = 3
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples("xreal-synth verify out/quickstart", "xreal-synth verify out/big --quick --json")
-    )(verify)
+EXAMPLES = (
+    "xreal-synth verify out/quickstart",
+    "xreal-synth verify out/big --quick --json",
+)
 
 
 def verify(
