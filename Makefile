@@ -10,15 +10,24 @@ VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test faults scale speed gpu check lint format audit constraints clean
+.PHONY: quickstart test suite alone numeric faults scale speed gpu check lint format audit constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
-test: $(VENV)/.installed-dev check
+# what needs Ray mostly waits for it: the rest is done meanwhile
+test: $(VENV)/.installed-dev
+	$(MAKE) -j3 check suite numeric
+	$(MAKE) alone
+
+suite: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --ignore tests/faults
+
+alone: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/scale
-	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n $(WORKERS) -m numeric tests/training tests/models tests/sampling tests/golden
+
+numeric: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric tests/training tests/models tests/sampling tests/golden
 
 faults: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults

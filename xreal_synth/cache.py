@@ -57,8 +57,7 @@ def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:
     folder = cache_folder() / kind
     target = folder / checked_key(name)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _make_private(folder)
+        private_folder(kind)
         if target.is_dir():
             return target
         with _locked(folder / f"{name}.lock"):
@@ -70,6 +69,14 @@ def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:
             wanted="a place for what is fetched", hint="make room, or name another with XREAL_CACHE",
         ) from error  # fmt: skip
     return target
+
+
+def private_folder(kind: str) -> Path:
+    """The folder `kind` of the cache, for this user alone; made if it is not there. Raises StorageError, OSError."""
+    folder = cache_folder() / kind
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_private(folder)
+    return folder
 
 
 def forget(kind: str, name: str) -> None:

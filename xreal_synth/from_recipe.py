@@ -238,11 +238,17 @@ def plan(
     recipe: RecipeGiven, *, overrides: Sequence[str] = (), output: str | None = None,
     say: Callable[[str], None] = _silent,
 ) -> PlanReport:  # fmt: skip
-    """What a recipe would make, without making it. Raises RecipeError where a row has no place on any anatomy."""
+    """What a recipe would make, without making it. Raises RecipeError where a row has no place on any anatomy.
+
+    Its device time is that of this machine where `doctor` has measured the bundle on it, else as the bundle states it.
+    """
     from xreal_synth.engine.estimate import estimate
     from xreal_synth.planning.probe import probe
+    from xreal_synth.speeds import kept_speeds
 
     run = open_recipe(recipe, overrides=overrides, output=output, say=say)
     report = probe(run.plan)
     report.require_placeable(str(recipe) if isinstance(recipe, str | os.PathLike) else "recipe")
-    return PlanReport(run, report, estimate(run, report.images))
+    speeds = kept_speeds(run.bundle.content_hash) or run.bundle.seconds_per_evaluation
+    known = replace(run, bundle=replace(run.bundle, seconds_per_evaluation=speeds))
+    return PlanReport(run, report, estimate(known, report.images))

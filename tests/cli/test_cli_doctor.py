@@ -11,6 +11,7 @@ import pytest
 
 from xreal_synth.cli import doctor
 from xreal_synth.cli.main import main
+from xreal_synth.from_recipe import plan
 
 
 def looked(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -22,8 +23,18 @@ def looked(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tup
 
 @pytest.mark.slow
 def test_this_machine_is_well(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("XREAL_CACHE", str(tmp_path / "cache"))
+    before = plan("quickstart").cost
     code, said = looked(monkeypatch, capsys, "-o", str(tmp_path / "out"))
     assert code == 0, said
+    (file,) = (tmp_path / "cache/speeds").iterdir()
+    assert str(file) in said["checks"]["speed"]["found"]
+    after = plan("quickstart").cost
+    ((device, seconds),) = after.device_seconds.items()
+    (kept,) = json.loads(file.read_text()).values()
+    assert before.device_seconds == {}
+    assert seconds == pytest.approx(kept[device] * after.evaluations)
+    assert f"{kept[device]:.3f} s for a network evaluation" in said["checks"]["speed"]["found"]
     assert said["ok"]
     assert {"python", "packages", "device", "memory", "storage", "arithmetic", "speed"} <= set(said["checks"])
     assert all(check["state"] in ("good", "note") for check in said["checks"].values())
@@ -37,7 +48,7 @@ def test_what_is_wrong_is_told_beside_the_rest(
     monkeypatch.setattr(doctor, "REFERENCE", tuple(value + 3 for value in doctor.REFERENCE))
     monkeypatch.setattr(doctor, "EXTRAS", {"nothing": "no_such_package"})
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 100)))
-    monkeypatch.setattr(doctor, "_speed", lambda: doctor.DoctorCheck("good", ""))
+    monkeypatch.setattr(doctor, "_speed", lambda bundle: doctor.DoctorCheck("good", ""))
     code, said = looked(monkeypatch, capsys, "-o", str(tmp_path / "file"))
     assert code == 2
     assert not said["ok"]

@@ -52,8 +52,10 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     ("to", "out", "wanted"),
     [
         ("coco", "out", {"annotations.json", "annotations_train.json", "annotations_val.json", "images"}),
+        ("yolo", "out", {"data.yaml", "images", "labels", "labels.csv"}),
+        ("monai", "out", {"datalist.json", "images", "labels"}),
         ("hf", "out", {"README.md", "contact_sheet.png", "data"}),
-        ("dicom", "out", {"images", "masks", "labels.csv"}),
+        ("dicom", "out", {"images", "segmentations", "masks", "labels.csv"}),
         ("croissant", "croissant.json", set()),
     ],
 )
@@ -71,7 +73,7 @@ def test_each_format(
     reported = json.loads(capsys.readouterr().out)
     assert reported == {
         "out": str(target), "format": to, "images": 20, "splits": {"train": 17, "val": 3}, "left_out": [],
-        "excluded": 0,
+        "excluded": 0, "pushed": None,
     }  # fmt: skip
     assert {path.name for path in target.iterdir()} == wanted if wanted else target.is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["made", out])
@@ -96,6 +98,16 @@ def test_shards_left_out_are_listed_and_the_code_is_3(
     assert "7 images (train 7)" in said.out
     images = json.loads((tmp_path / "out/annotations.json").read_text())["images"]
     assert {image["group"] for image in images} == {8, 9, 10, 11}
+
+
+def test_a_split_that_ultralytics_misses_is_named(
+    dataset: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dataset / "records/fakes-000000.json").unlink()
+    assert call(dataset, tmp_path / "out", "--to", "yolo") == 3
+    assert "no image is in val: Ultralytics takes no data.yaml without train and val" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_nothing_is_left_where_nothing_can_be_exported(

@@ -196,7 +196,7 @@ TRAINING = [
     ("train denoiser nothing.yaml --dry-run", "nothing.yaml", "correct the path"),
     ("train denoiser list.yaml --dry-run", "list", "a YAML mapping"),
     ("train segmenter mini-denoiser --dry-run", "denoiser", "segmenter"),
-    ("train denoiser mini-denoiser --dry-run --set loop.step=5", "loop.step", "did you mean `loop.steps`|correct"),
+    ("train denoiser mini-denoiser --dry-run --set loop.step=5", "loop.step", "did you mean `loop.steps`"),
     ("train denoiser mini-denoiser --dry-run --set loop", "loop", "loop.steps=500"),
     ("train denoiser mini-denoiser --out new", "no --data", "--data IMAGES"),
     ("train denoiser mini-denoiser --data nothing --out new", "manifest.csv", "folder"),

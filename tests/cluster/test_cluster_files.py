@@ -171,6 +171,14 @@ def test_the_dockerfile_is_sound():
     lint(tool("hadolint"), "--failure-threshold", "style", str(DOCKER / "Dockerfile"))
 
 
+def test_torch_and_torchvision_are_of_one_index():
+    """Of two they do not go together: torchvision's import ends."""
+    text = (DOCKER / "Dockerfile").read_text()
+    (line,) = re.findall(r"^ +pip install (.* --index-url .*); \\$", text, re.MULTILINE)
+    assert line.split('--index-url "${TORCH_INDEX}"')[1].split() == ["torch", "torchvision"]
+    assert "--no-deps -c /wheels/constraints.txt" in line
+
+
 def test_what_the_dockerfile_copies_is_there_and_not_ignored():
     text = (DOCKER / "Dockerfile").read_text()
     copied = [

@@ -10,6 +10,8 @@ import pytest
 from tests.doubles.fakes import box_finding, fake, fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
+from xreal_synth.dataset.source import open_source
+from xreal_synth.export.dicom import write_dicom
 from xreal_synth.storage import LocalStore, Store
 from xreal_synth.types import PlacedFinding, Sample, ShardPlan, Split
 
@@ -50,6 +52,13 @@ def make(store: Store) -> Store:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     make(LocalStore(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dicom(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dicom")
+    assert write_dicom(open_source(LocalStore(dataset)), folder, lambda done, total: None).images == 18
     return folder
 
 

@@ -218,6 +218,7 @@ def test_a_wrong_upload_is_told(browser: Any, served: Served, tmp_path: Path) ->
     toast = page.locator(".toast-body")
     toast.get_by_text("mode RGB").wait_for()
     assert "save the codes themselves" in toast.inner_text()
+    assert toast.inner_text().startswith("Info")
     assert str(tmp_path) not in page.content()
     left(page, DESKTOP)
 

@@ -53,6 +53,34 @@ def test_a_wrong_override_is_named(override: str, named: str) -> None:
         load_config("denoiser", SHIPPED / "mini-denoiser.yaml", [override])
 
 
+@pytest.mark.parametrize(
+    ("override", "found", "hint"),
+    [
+        ("loop.stepps=3", "loop.stepps: unknown key", "did you mean `loop.steps`?"),
+        ("lop.steps=3", "lop: unknown key", "did you mean `loop`?"),
+        ("steps=3", "steps: unknown key", "did you mean `loop.steps`?"),
+        ("data.warp.rotate=3", "data.warp.rotate: unknown key", "did you mean `data.warp.rotate_deg`?"),
+        ("data.draw={boxd: 2}", "data.draw.boxd: unknown key", "did you mean `data.draw.boxed`?"),
+        ("model.atention=[true]", "model.atention: unknown key", "did you mean `model.attention`?"),
+        (
+            "model.prediction=v-prediction",
+            "model.prediction: Input should be",
+            "did you mean `v_prediction`?",
+        ),
+        ("loop.zzz=1", "loop.zzz: unknown key", "`loop` has steps, batch, lr"),
+        ("zzz=1", "zzz: unknown key", "`a config` has network, loop, model"),
+    ],
+)
+def test_a_key_that_is_nearly_right_has_the_right_one_as_its_hint(
+    override: str, found: str, hint: str
+) -> None:
+    with pytest.raises(TrainingError) as told:
+        load_config("denoiser", SHIPPED / "mini-denoiser.yaml", [override])
+    assert found in told.value.found
+    assert hint in told.value.hint
+    assert "not 3" not in told.value.found
+
+
 @pytest.mark.parametrize("text", ["- a list", "network: [", "network: denoiser\nsurprise: 1\n"])
 def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from xreal_synth.cli.main import main
 from xreal_synth.errors import TrainingError
@@ -150,6 +152,26 @@ def test_metrics_after_the_last_state_are_dropped_on_resume(
     train("segmenter", config("segmenter", steps=3), data, tmp_path, [], "cpu")
     steps = [record["step"] for record in read_metrics(tmp_path) if record["split"] == "train"]
     assert steps == [1, 2, 3]
+
+
+def test_the_curves_on_a_board_go_on_where_the_state_was_saved(
+    data: Path, config: Config, tmp_path: Path
+) -> None:
+    board = tmp_path / "tensorboard"
+    train("segmenter", config("segmenter", steps=2), data, tmp_path, [], "cpu")
+    with SummaryWriter(str(board), purge_step=3) as killed:
+        killed.add_scalar("loss/train", 9.0, 3)
+        killed.add_scalar("loss/train", 9.0, 5)
+    train("segmenter", config("segmenter", steps=4), data, tmp_path, [], "cpu")
+    by_age = sorted(board.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for number, path in enumerate(by_age):  # named by the second, in which several may begin here
+        path.rename(board / f"events.out.tfevents.{number}")
+    events = EventAccumulator(str(board)).Reload()
+    for part in ("train", "val"):
+        shown = {event.step: event.value for event in events.Scalars(f"loss/{part}")}
+        recorded = {r["step"]: r["loss"] for r in read_metrics(tmp_path) if r["split"] == part}
+        assert shown == pytest.approx(recorded)
+    assert [event.step for event in events.Scalars("lr/train")] == [1, 2, 3, 4]
 
 
 def test_a_damaged_state_is_named(runs: dict[str, Path], data: Path, config: Config, tmp_path: Path) -> None:

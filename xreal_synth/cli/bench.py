@@ -59,19 +59,15 @@ class ClockKind(StrEnum):
     cpu = "cpu"
 
 
-def register(app: typer.Typer) -> None:
-    app.add_typer(group, name="bench")
+app = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True)
 
 
-group = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True)
-
-
-@group.callback()
+@app.callback()
 def _group() -> None:
     pass
 
 
-@group.command(
+@app.command(
     epilog=examples(
         "xreal-synth bench sample --micro-batch 1 --micro-batch 8",
         "xreal-synth bench sample --bundle ./paper-sized --steps 100 --compile none --compile inductor "

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class Format(StrEnum):
     coco = "coco"
+    yolo = "yolo"
+    monai = "monai"
     hf = "hf"
     dicom = "dicom"
     croissant = "croissant"
@@ -30,7 +32,10 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "xreal-synth export out/quickstart out/quickstart-coco --to coco",
+            "xreal-synth export out/quickstart out/quickstart-yolo --to yolo",
+            "xreal-synth export out/quickstart out/quickstart-monai --to monai",
             "xreal-synth export s3://bucket/big big-hf --to hf --json",
+            "xreal-synth export out/quickstart quickstart-hf --to hf --push me/quickstart",
             "xreal-synth export out/quickstart out/quickstart/croissant.json --to croissant",
         )
     )(export)
@@ -49,12 +54,23 @@ def export(
     to: Annotated[
         Format,
         typer.Option(
-            help="coco: PNGs, boxes and regions. hf: parquet for load_dataset, with a card. "
-            "dicom: secondary captures marked synthetic; masks as PNG. croissant: metadata that names the "
-            "dataset's files where they lie.",
+            help="coco: PNGs, boxes and regions. yolo: PNGs and boxes as Ultralytics reads them. "
+            "monai: PNGs, organ masks and boxes in a datalist. hf: parquet for load_dataset, with a card. "
+            "dicom: secondary captures marked synthetic, their segmentations (SEG), masks as PNG. croissant: "
+            "metadata that names the dataset's files where they lie.",
             show_default=False,
         ),
     ],
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="With --to hf: puts OUT on the Hugging Face Hub, as a new private dataset repository. Needs HF_TOKEN "
+            "or `hf auth login`.",
+            show_default=False,
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: a repository for everyone.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Writes a dataset in another format; splits are kept. It is there whole or not at all.
@@ -65,14 +81,18 @@ def export(
     from xreal_synth.export.place import free_path, left_behind
     from xreal_synth.storage import open_store, private_files
 
+    _refuse_push(to, push, public=public)
     path = free_path(out)
     for old in left_behind(path):
         notes.print(f"left by an export that was ended: {old} may be deleted", soft_wrap=True)
     source = open_source(open_store(dataset))
     if source.head.real_images:
         private_files()
+    if push is not None:
+        _check_push(push, public=public, real_images=source.head.real_images)
     with _progress() as on_image:
         counted = _WRITERS[to](source, path, on_image)
+    address = None if push is None else _push(path, push, public=public)
     if source.excluded:
         notes.print(f"{len(source.excluded)} images are left out by excluded.csv")
     for skipped in source.skipped:
@@ -87,13 +107,54 @@ def export(
                 "splits": splits,
                 "left_out": [str(skipped) for skipped in source.skipped],
                 "excluded": len(source.excluded),
+                "pushed": address,
             }
         )
     else:
         reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
         console.print(f"{path}: {counted.images:,} images ({reported}) as {to.value}", soft_wrap=True)
+        if address is not None:
+            console.print(f"pushed to {address}, {'public' if public else 'private'}", soft_wrap=True)
     if source.skipped:
         raise typer.Exit(PARTIAL)
+
+
+def _refuse_push(to: Format, push: str | None, *, public: bool) -> None:
+    if push is not None and to is not Format.hf:
+        raise StorageError(
+            found=f"--push with --to {to}",
+            wanted="--push with --to hf: the form that the Hub shows and load_dataset reads",
+            hint=f"xreal-synth export DATASET OUT --to hf --push {push}",
+        )
+    if public and push is None:
+        raise StorageError(
+            found="--public without --push",
+            wanted="a repository to push to",
+            hint="--push OWNER/NAME --public",
+        )
+
+
+def _check_push(repo: str, *, public: bool, real_images: bool) -> None:
+    from xreal_synth.export.push import check_push
+
+    if public and real_images:
+        raise StorageError(
+            found="--public, and the images are patients'",
+            wanted="patients' images to be made public by a person, once their licence and consent are seen to",
+            hint="push them without --public; the Hub's settings make a repository public",
+        )
+    check_push(repo, public=public)
+
+
+def _push(path: Path, repo: str, *, public: bool) -> str:
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    from xreal_synth.export.push import push
+
+    if not notes.is_terminal or console.quiet:
+        disable_progress_bars()
+    with notes.status(f"pushing to {repo}"):
+        return push(path, repo, public=public)
 
 
 @contextmanager
@@ -120,6 +181,29 @@ def _coco(source: Source, path: Path, on_image: OnImage) -> Counted:
 
     with whole_folder(path) as folder:
         return write_coco(source, folder, on_image)
+
+
+def _yolo(source: Source, path: Path, on_image: OnImage) -> Counted:
+    from xreal_synth.export.place import whole_folder
+    from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
+
+    with whole_folder(path) as folder:
+        counted = write_yolo(source, folder, on_image)
+        if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
+            notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
+    if missing := [split for split in NEEDED if split not in counted.splits]:
+        notes.print(
+            f"no image is in {' or '.join(missing)}: Ultralytics takes no data.yaml without {' and '.join(NEEDED)}"
+        )
+    return counted
+
+
+def _monai(source: Source, path: Path, on_image: OnImage) -> Counted:
+    from xreal_synth.export.monai import write_monai
+    from xreal_synth.export.place import whole_folder
+
+    with whole_folder(path) as folder:
+        return write_monai(source, folder, on_image)
 
 
 def _dicom(source: Source, path: Path, on_image: OnImage) -> Counted:
@@ -174,6 +258,8 @@ def _croissant(source: Source, path: Path, on_image: OnImage) -> Counted:
 
 _WRITERS: dict[Format, Callable[[Source, Path, OnImage], Counted]] = {
     Format.coco: _coco,
+    Format.yolo: _yolo,
+    Format.monai: _monai,
     Format.hf: _hf,
     Format.dicom: _dicom,
     Format.croissant: _croissant,

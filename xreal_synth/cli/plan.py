@@ -46,7 +46,10 @@ def plan(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Says what would be made: images, labels, shards, bytes, device time. Needs neither torch nor Ray."""
+    """Says what would be made: images, labels, shards, bytes. Needs neither torch nor Ray.
+
+    The device time too, where `doctor` has measured the bundle on this machine, or the bundle states it.
+    """
     from xreal_synth.from_recipe import plan as plan_recipe
 
     planned = plan_recipe(recipe, overrides=overrides or (), output=output, say=note)

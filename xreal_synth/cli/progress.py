@@ -1,8 +1,10 @@
-"""A run's events as a progress bar on a terminal, as plain lines elsewhere."""
+"""A run's events, or a training's pace, as a progress bar on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,28 +20,31 @@ from xreal_synth.cli.options import seconds_text
 from xreal_synth.engine.log import LineLog, line_of
 from xreal_synth.engine.progress import Advanced, Event, RunEnded, RunStarted, ShardDone
 
+if TYPE_CHECKING:
+    from xreal_synth.training.session import Pace
 
-class RunDisplay:
-    """Shows events on `console`: use as a context manager, and pass `on_event` to the run."""
+QUIET_S = 60.0
+"""Off a terminal a training has a line at the first step, at every validation, and this long after the line before."""
 
-    def __init__(self, console: Console) -> None:
+
+class _Display:
+    """A bar on `console`, running inside the block of a `with`."""
+
+    def __init__(self, console: Console, what: str, unit: str) -> None:
         self._console = console
-        self._lines = LineLog(self._say)
-        self._images = 0
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("images"),
-            TextColumn("{task.fields[rate]}", markup=False),
+            TextColumn(f"{unit} {{task.fields[rate]}}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting Ray", total=None, rate="")
+        self._task = self._bar.add_task(what, total=None, rate="")
 
-    def __enter__(self) -> RunDisplay:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -47,6 +52,18 @@ class RunDisplay:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def _say(self, message: str) -> None:
+        self._console.print(message, soft_wrap=True)
+
+
+class RunDisplay(_Display):
+    """Shows a run's events: pass `on_event` to the run."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "starting Ray", "images")
+        self._lines = LineLog(self._say)
+        self._images = 0
 
     def on_event(self, event: Event) -> None:
         if not self._console.is_terminal:
@@ -77,5 +94,38 @@ class RunDisplay:
             case _:
                 self._say(line_of(event))
 
-    def _say(self, message: str) -> None:
-        self._console.print(message, soft_wrap=True)
+
+class TrainDisplay(_Display):
+    """Shows a training's pace: pass `on_step` to it."""
+
+    def __init__(self, console: Console, network: str) -> None:
+        super().__init__(console, f"{network}: reading images", "steps ")
+        self._network = network
+        self._said_at: float | None = None
+
+    def on_step(self, pace: Pace) -> None:
+        if self._console.is_terminal:
+            self._bar.update(
+                self._task,
+                completed=pace.step,
+                total=pace.steps,
+                description=f"{self._network}: {losses_text(pace)}",
+                rate=rate_text(pace),
+            )
+        elif self._said_at is None or pace.validated or time.monotonic() - self._said_at > QUIET_S:
+            self._said_at = time.monotonic()
+            self._say(f"step {pace.step}/{pace.steps}, {losses_text(pace)}, {rate_text(pace)}")
+
+
+def losses_text(pace: Pace) -> str:
+    """`loss 0.412, validation 0.398 (best 0.391)`."""
+    text = f"loss {pace.loss:.4g}"
+    if pace.val_loss is None:
+        return text
+    best = "" if pace.best is None or pace.best == pace.val_loss else f" (best {pace.best:.4g})"
+    return f"{text}, validation {pace.val_loss:.4g}{best}"
+
+
+def rate_text(pace: Pace) -> str:
+    """`15.2 images/s, 1.4 h left`."""
+    return f"{pace.images_per_s:.3g} images/s, {seconds_text(pace.left_s)} left"

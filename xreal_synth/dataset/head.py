@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from xreal_synth.dataset.names import DATASET, LOGS, PROGRESS, RECIPE, RECORDS, SHARDS, is_name
-from xreal_synth.dataset.seal import sealed, unsealed
+from xreal_synth.dataset.seal import sealed, unsealed, validated
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp
@@ -63,20 +60,12 @@ class DatasetHead:
     @property
     def real_images(self) -> bool:
         """Whether the images are real ones, as they are or edited."""
-        anatomy = self.settings.get("anatomy")
-        source = anatomy.get("source") if isinstance(anatomy, dict) else None
-        return isinstance(source, dict) and "images" in source
+        return self.setting("anatomy", "source", "images") is not None
 
     @property
     def follows_masks(self) -> bool:
         """Whether the images follow their organ masks: real ones do, made ones but for `control: none`."""
-        sampling = self.settings.get("sampling")
-        return self.real_images or not (isinstance(sampling, dict) and sampling.get("control") == "none")
-
-
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[DatasetHead]:
-    return TypeAdapter(DatasetHead)
+        return self.real_images or self.setting("sampling", "control") != "none"
 
 
 def head_bytes(head: DatasetHead) -> bytes:
@@ -100,12 +89,7 @@ def parse_head(data: bytes, where: str) -> DatasetHead:
         )
     if not is_name(str(fields.get("name"))):
         raise DatasetError(where=where, found="no dataset's name", wanted="lower-case letters, digits, . _ -")
-    try:
-        return _adapter().validate_python(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise DatasetError(where=where, found=f"{path}: {first['msg']}", wanted="a dataset head") from error
+    return validated(DatasetHead, fields, where, "a dataset head")
 
 
 def read_head(store: Store) -> DatasetHead:

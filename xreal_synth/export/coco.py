@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.names import IMAGE, SUFFIXES
+from xreal_synth.dataset.names import IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.tar import TarSample
+from xreal_synth.export.json_lists import JsonLists
+from xreal_synth.export.place import write_member
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import box_region, finding_region, kept_findings
-from xreal_synth.storage import checked_key
 from xreal_synth.types import PixelBox, Sample
 
 IMAGES = "images"
 ALL = "annotations.json"
+_LISTS = ("images", "annotations")
 _BOXED = dict.fromkeys((*vocab.FINDINGS, *vocab.IMAGE_LABELS[1:]))
 CATEGORIES = {name: i for i, name in enumerate(_BOXED, start=1)}
 """Ids by finding, the same for every dataset: those that can be painted, then those only real images have."""
@@ -46,18 +45,20 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
     counted = Counted()
     image_id = annotation_id = 0
     with ExitStack() as stack:
-        files = {ALL: stack.enter_context(_CocoFile(folder / ALL, head))}
+        files = {ALL: stack.enter_context(JsonLists(folder / ALL, head, _LISTS))}
         for image in each_image(source, counted, on_image):
             sample = image.sample
             if split_file(sample.split) not in files:
                 name = split_file(sample.split)
-                files[name] = stack.enter_context(_CocoFile(folder / name, head))
+                files[name] = stack.enter_context(JsonLists(folder / name, head, _LISTS))
             image_id += 1
             entry = _write_image(folder, image, image_id)
             annotations = list(_annotations(sample, image_id, annotation_id + 1))
             annotation_id += len(annotations)
             for file in (files[ALL], files[split_file(sample.split)]):
-                file.add(entry, annotations)
+                file.add("images", entry)
+                for annotation in annotations:
+                    file.add("annotations", annotation)
     return counted
 
 
@@ -80,9 +81,7 @@ def _head(source: Source) -> dict[str, object]:
 def _write_image(folder: Path, image: TarSample, image_id: int) -> dict[str, object]:
     meta = image.sample.meta
     name = f"{image.sample.split}/{meta.key}.png"
-    path = folder / IMAGES / checked_key(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.members[SUFFIXES.index(IMAGE)])
+    write_member(folder, f"{IMAGES}/{name}", image, IMAGE)
     height, width = meta.image_size
     origin = origin_of(meta)
     return {
@@ -125,42 +124,3 @@ def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, object]:
     counts = np.diff(edges, prepend=0, append=mask.size)
     counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
     return {"size": list(mask.shape), "counts": counts.tolist()}
-
-
-class _CocoFile:
-    """One JSON file, written as it grows: images go in at once, annotations wait in a file beside it."""
-
-    def __init__(self, path: Path, head: dict[str, object]) -> None:
-        self._rest = path.with_suffix(".rest")
-        self._out: IO[str] = path.open("w", encoding="utf-8", newline="\n")
-        self._waiting: IO[str] = self._rest.open("w+", encoding="utf-8", newline="\n")
-        self._out.write("{")
-        for name, value in head.items():
-            self._out.write(f"{json.dumps(name)}: {json.dumps(value)},\n")
-        self._out.write('"images": [')
-        self._images = self._annotations = 0
-
-    def __enter__(self) -> _CocoFile:
-        return self
-
-    def add(self, entry: dict[str, object], annotations: Sequence[dict[str, object]]) -> None:
-        self._out.write((",\n" if self._images else "\n") + _compact(entry))
-        self._images += 1
-        for annotation in annotations:
-            self._waiting.write((",\n" if self._annotations else "\n") + _compact(annotation))
-            self._annotations += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._out, self._waiting:
-            self._out.write('\n],\n"annotations": [')
-            self._waiting.seek(0)
-            while text := self._waiting.read(1 << 20):
-                self._out.write(text)
-            self._out.write("\n]}\n")
-        self._rest.unlink()
-
-
-def _compact(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -1,30 +1,31 @@
-"""DICOM: each image as a secondary capture that says of itself that it is synthetic, or edited.
+"""DICOM: each image as a secondary capture that says of itself that it is synthetic, or edited, with its segmentation.
 
-Attributes follow DICOM PS3.3, Secondary Capture Image IOD (A.8.1). Masks have no place in that object: they
-lie beside the images as PNGs.
+Attributes follow DICOM PS3.3, Secondary Capture Image IOD (A.8.1). The masks lie beside the images as PNGs too.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.util
-import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, SUFFIXES, parse_key
+from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, parse_key
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, pseudonym
 from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_csv
+from xreal_synth.export.dicom_seg import segmentation
+from xreal_synth.export.dicom_uid import uid
+from xreal_synth.export.place import write_member
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.storage import checked_key
 from xreal_synth.types import Role, SampleMeta
 
 IMAGES: Final = "images"
+SEGMENTATIONS: Final = "segmentations"
 MASKS: Final = "masks"
 TABLE: Final = "labels.csv"
 MANUFACTURER: Final = "xreal-synth"
@@ -38,45 +39,48 @@ _MEMBERS: Final = {Role.healthy: 0, Role.variant: 1, Role.sham: 2}
 
 
 def need_pydicom() -> None:
-    """Raises XrealError where pydicom is not installed."""
-    if importlib.util.find_spec("pydicom") is None:
-        raise XrealError(
-            found="the DICOM export needs pydicom, which is not installed",
-            hint="pip install 'xreal-synth[dicom]'",
-        )
+    """Raises XrealError where pydicom or highdicom is not installed."""
+    for package in ("pydicom", "highdicom"):
+        if importlib.util.find_spec(package) is None:
+            raise XrealError(
+                found=f"the DICOM export needs {package}, which is not installed",
+                hint="pip install 'xreal-synth[dicom]'",
+            )
 
 
 def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
-    """Writes `images/SPLIT/KEY.dcm`, `masks/KEY.{anatomy,pathology}.png` and `labels.csv`.
+    """Writes `images/SPLIT/KEY.dcm`, `segmentations/SPLIT/KEY.dcm`, masks/KEY.SUFFIX.png and `labels.csv`.
 
-    An anatomy is a patient with one study; a group is a series, and its images are the instances. The same
-    dataset gives the same files, byte for byte, with the same pydicom. Raises XrealError without pydicom.
+    An anatomy is a patient with one study; a group is a series, and its images are the instances, their
+    segmentations another. An image without organ mask and finding has no segmentation. The same dataset gives the
+    same files, byte for byte, with the same pydicom and highdicom. Raises XrealError without them.
     """
     need_pydicom()
     reported, counted = provenance(source), Counted()
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["file", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS])
+        table.writerow(
+            ["file", "segmentation", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS]
+        )
         for image in each_image(source, counted, on_image):
             meta, split = image.sample.meta, image.sample.split
-            name = f"{IMAGES}/{split}/{meta.key}.dcm"
             header = image_header(image, split, reported)
-            (folder / checked_key(name)).parent.mkdir(parents=True, exist_ok=True)
-            header.save_as(folder / name, enforce_file_format=True)
-            _write_masks(folder / MASKS, image)
+            segments = segmentation(image, header, reported)
+            name = _save(header, folder, f"{IMAGES}/{split}/{meta.key}.dcm")
+            segmented = _save(segments, folder, f"{SEGMENTATIONS}/{split}/{meta.key}.dcm") if segments else ""
+            for suffix in (ANATOMY, PATHOLOGY, CHANGE):
+                write_member(folder, f"{MASKS}/{meta.key}.{suffix}", image, suffix)
             labels = ["" if value is None else value for value in label_columns(meta).values()]
-            table.writerow(
-                map(for_csv, [name, meta.key, split, header.PatientID, header.SOPInstanceUID, *labels])
-            )
+            ids = [header.PatientID, header.SOPInstanceUID]
+            table.writerow(map(for_csv, [name, segmented, meta.key, split, *ids, *labels]))
     return counted
 
 
-def uid(*parts: str) -> str:
-    """A UID under 2.25, from a UUID made of the sha256 of the parts (RFC 9562, version 8)."""
-    digest = hashlib.sha256("\0".join(parts).encode()).digest()[:16]
-    bits = int.from_bytes(digest, "big")
-    bits = bits & ~(0xF << 76) & ~(0x3 << 62) | (8 << 76) | (2 << 62)
-    return f"2.25.{uuid.UUID(int=bits).int}"
+def _save(one: Any, folder: Path, name: str) -> str:
+    path = folder / checked_key(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one.save_as(path, enforce_file_format=True)
+    return name
 
 
 def image_header(image: TarSample, split: str, reported: Provenance) -> Any:
@@ -174,10 +178,3 @@ def _add_pixels(one: Any, image: TarSample) -> None:
     one.WindowCenter, one.WindowWidth = 128, 256
     data = pixels.tobytes()
     one.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
-
-
-def _write_masks(folder: Path, image: TarSample) -> None:
-    folder.mkdir(exist_ok=True)
-    for suffix, content in zip(SUFFIXES, image.members, strict=True):
-        if suffix in (ANATOMY, PATHOLOGY, CHANGE):
-            (folder / f"{image.sample.meta.key}.{suffix}").write_bytes(content)

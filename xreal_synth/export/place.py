@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xreal_synth.dataset.names import SUFFIXES
+from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import StorageError
-from xreal_synth.storage import scheme_of
+from xreal_synth.storage import checked_key, scheme_of
 
 PARTIAL = ".partial-"
 
@@ -57,3 +59,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_member(folder: Path, name: str, image: TarSample, suffix: str) -> str:
+    """Writes an image's file of that suffix, its bytes as they are, to `name` in the folder; returns the name."""
+    path = folder / checked_key(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image.members[SUFFIXES.index(suffix)])
+    return name

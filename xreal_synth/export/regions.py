@@ -4,11 +4,14 @@ that a real image came with and kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.anatomy.regions import region_mask
-from xreal_synth.planning.labels import labels_of
+from xreal_synth.findings import NO_FINDING
+from xreal_synth.planning.labels import implied, labels_of
 from xreal_synth.types import ExistingFinding, Mask, PixelBox, PlacedFinding, SampleMeta
 
 
@@ -30,6 +33,22 @@ def kept_findings(meta: SampleMeta) -> tuple[ExistingFinding, ...]:
     """The boxed findings that a real image came with and that nobody painted over."""
     own = meta.source.findings if meta.source is not None else ()
     return tuple(one for one in own if one.removed is None)
+
+
+def boxed_findings(meta: SampleMeta) -> Iterator[tuple[str, PixelBox]]:
+    """(finding, box) of what was painted in, a box per lung, then of what a real image came with and kept."""
+    yield from ((finding.name, box) for finding in meta.findings for box in finding.boxes)
+    yield from ((own.name, own.box) for own in kept_findings(meta))
+
+
+def has_unboxed(meta: SampleMeta) -> bool:
+    """Whether a label is 1 that none of the image's boxes accounts for: it shows a finding nobody placed."""
+    boxed = implied([name for name, _ in boxed_findings(meta)])
+    return any(
+        value == 1 and label != NO_FINDING and label not in boxed[label_set]
+        for label_set, labels in meta.labels.items()
+        for label, value in labels.items()
+    )
 
 
 def box_region(box: PixelBox, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

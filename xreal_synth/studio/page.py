@@ -52,7 +52,7 @@ def on(
             return handler(*values)
         except XrealError as error:
             text = Markup("<pre>{}</pre>").format(for_terminal(error.message()))
-            gr.Warning(str(text), duration=None, title="Not possible")
+            gr.Info(str(text), duration=None)
             return gr.skip()
 
     return event(told, list(inputs), list(outputs), api_visibility="private", **how)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.recipe.kinds import near
 from xreal_synth.training.settings import CONFIGS, NetworkConfig, TrainConfig
 
 _typed: Any = NetworkConfig
@@ -40,26 +44,44 @@ def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConf
     """A config from a plain mapping; every fault is named with its path. Raises TrainingError."""
     if network not in CONFIGS:
         raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}")
-    named = tree.get("network")
-    faults = [] if named == network else [f"network: {named!r}, not {network!r}"]
+    named, settings = tree.get("network"), _settings(network, tree, where)
+    faults = [] if named == network else [(f"network: {named!r}, not {network!r}", "")]
     try:
-        config: TrainConfig = TypeAdapter(_typed[_settings(network, tree, where)]).validate_python(
-            {"model": {}, **tree}
-        )
+        config: TrainConfig = TypeAdapter(_typed[settings]).validate_python({"model": {}, **tree})
     except ValidationError as error:
-        unknown = {"Unexpected keyword argument": "unknown key"}
-        faults += [
-            f"{'.'.join(map(str, e['loc']))}: {unknown.get(e['msg'], e['msg'])}, not {e['input']!r}"
-            for e in error.errors()
-        ]
+        known = dict(_keys(NetworkConfig, "")) | dict(_keys(settings, "model"))
+        faults += [_fault(one, known) for one in error.errors()]
     if faults:
         raise TrainingError(
             where=where,
-            found="; ".join(faults),
+            found="; ".join(found for found, _ in faults),
             wanted=f"a config of the network {network}",
-            hint="correct these keys; the shipped configs list them all",
+            hint="; ".join(hint for _, hint in faults if hint)
+            or "correct these keys; the shipped configs list them all",
         )
     return config
+
+
+def _keys(kind: Any, path: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(path, its keys) of a group of settings and of the groups in it; none of `model`, whose kind is not known."""
+    yield path, tuple(one.name for one in fields(kind))
+    for name, hint in get_type_hints(kind).items():
+        for option in (hint, *get_args(hint)):
+            if is_dataclass(option):
+                yield from _keys(option, f"{path}.{name}".lstrip("."))
+
+
+def _fault(error: ErrorDetails, known: Mapping[str, tuple[str, ...]]) -> tuple[str, str]:
+    """What is wrong, with its path, and a hint or nothing."""
+    *parents, key = map(str, error["loc"])
+    path, group = ".".join([*parents, key]), ".".join(parents)
+    if error["type"] != "unexpected_keyword_argument":
+        choices = re.findall("'([^']+)'", error.get("ctx", {}).get("expected", ""))
+        return f"{path}: {error['msg']}, not {error['input']!r}", near(str(error["input"]), choices)
+    homes = [f"{place}.{key}" for place, keys in known.items() if key in keys and place]
+    here, prefix = known.get(group, ()), f"{group}." if group else ""
+    close = f"did you mean `{homes[0]}`?" if homes else re.sub(r"`(\w+)`", rf"`{prefix}\1`", near(key, here))
+    return f"{path}: unknown key", close or f"`{group or 'a config'}` has {', '.join(here)}"
 
 
 def _settings(network: str, tree: Mapping[str, Any], where: str) -> Any:
@@ -72,7 +94,7 @@ def _settings(network: str, tree: Mapping[str, Any], where: str) -> Any:
             where=where,
             found=f"model.kind: {kind!r}",
             wanted=f"one of {', '.join(kinds)}",
-            hint="correct the key",
+            hint=near(str(kind), kinds) or "correct the key",
         )
     return kinds[kind]
 

@@ -1,10 +1,11 @@
-"""Reports of a run on itself: validation, metrics.jsonl, curves.png, sample pictures, the network so far."""
+"""Reports of a run on itself: validation, metrics.jsonl, curves, sample pictures, the network so far."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from xreal_synth.training.draws import generator_for, split
 from xreal_synth.training.session import TrainingRun, new_version, save_state
 
 METRICS = "metrics.jsonl"
+BOARD = "tensorboard"
 
 
 def append_metrics(out: Path, record: dict[str, float | int | str]) -> None:
@@ -43,6 +45,24 @@ def trim_metrics(out: Path, step: int) -> None:
         temporary = out / f".{METRICS}"
         temporary.write_text("".join(lines), encoding="utf-8")
         os.replace(temporary, out / METRICS)
+
+
+@contextmanager
+def curves_on_board(run: TrainingRun) -> Iterator[None]:
+    """While the block lasts, records go to `out/tensorboard` too, where tensorboard is installed.
+
+    What a run that was killed showed after its last state is dropped there too.
+    """
+    with suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter
+
+        if run.world.first:
+            run.board = SummaryWriter(str(run.out / BOARD), purge_step=run.progress.step + 1)
+    try:
+        yield
+    finally:
+        if run.board is not None:
+            run.board.close()
 
 
 def draw_curves(out: Path) -> None:
@@ -188,6 +208,10 @@ def _record(run: TrainingRun, part: str, values: dict[str, float]) -> None:
             "split": part,
         }
         append_metrics(run.out, {**where, **values})
+        if run.board is not None:
+            for name, value in values.items():
+                run.board.add_scalar(f"{name}/{part}", value, run.progress.step)
+            run.board.flush()
 
 
 def _publish_network(run: TrainingRun, name: str) -> None:

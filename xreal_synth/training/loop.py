@@ -23,7 +23,7 @@ from torch import nn
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.draws import BatchPart, generator_for, image_order, split, weighted_draw
-from xreal_synth.training.look import look, publish, trim_metrics
+from xreal_synth.training.look import curves_on_board, look, publish, trim_metrics
 from xreal_synth.training.session import Pace, Stop, TrainingRun, load_state
 from xreal_synth.training.settings import BUDGET_KEYS, LoopSettings
 
@@ -49,7 +49,7 @@ def run_loop(run: TrainingRun) -> Result:
     before = run.progress.seconds
     clock = _Clock(run)
     saved_at, stopped, val_loss = time.monotonic(), False, None
-    with stop_signals(run.stop):
+    with stop_signals(run.stop), curves_on_board(run):
         while not _finished(run) and not stopped:
             loss, stopped = _train_step(run, clock)
             found = look(run)

@@ -273,6 +273,7 @@ class TrainingRun:
     learner: Learner = field(init=False)
     loss: nn.Module = field(init=False)
     recent: dict[str, list[float]] = field(default_factory=dict)
+    board: Any = None
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
