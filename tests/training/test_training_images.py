@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,25 @@ def test_other_splits_are_left_out(
     rows[0]["split"] = "minor"
     manifest_writer(tmp_path, rows)
     assert len(load_images(tmp_path, TOLERANT)["train"]) == 5
+
+
+def test_images_of_the_healthy_alone(
+    tmp_path: Path, folder_writer: WriteFolder, manifest_writer: WriteManifest
+) -> None:
+    rows = folder_writer(tmp_path)
+    for row in rows[1:]:
+        row["labels"] = "Pneumonia"
+    rows[-1] |= {"labels": "No Finding", "split": "val"}
+    manifest_writer(tmp_path, rows)
+    healthy = replace(TOLERANT, healthy_only=True)
+    assert {split: len(found) for split, found in load_images(tmp_path, healthy).items()} == {
+        "train": 1,
+        "val": 1,
+    }
+    rows[0]["labels"] = "Edema"
+    manifest_writer(tmp_path, rows)
+    with pytest.raises(TrainingError, match="healthy_only"):
+        load_images(tmp_path, healthy)
 
 
 def _spoil(folder: Path, rows: Rows, fault: str) -> None:

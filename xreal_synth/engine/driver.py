@@ -317,8 +317,11 @@ class Driver:
 
     def _boot_failed(self, member: Member, failed: Failed) -> None:
         self.boot_failures += 1
-        most = max(self.limits.boot_failures, len(self.pool) // 4)
-        if not self.claimed and (failed.cause == "mistake" or self.boot_failures >= most):
+        loading = any(one.node for one in self.pool.in_state("booting"))
+        hopeless = failed.cause == "mistake" or (
+            self.boot_failures >= self.limits.boot_failures and not loading
+        )
+        if not self.claimed and hopeless:
             raise EngineError(
                 found=f"no actor can start: {failed.reason}",
                 wanted="an actor that loads the models",

@@ -73,6 +73,8 @@ def _keys(kind: Any, path: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _fault(error: ErrorDetails, known: Mapping[str, tuple[str, ...]]) -> tuple[str, str]:
     """What is wrong, with its path, and a hint or nothing."""
+    if not error["loc"]:  # of groups that do not go together
+        return error["msg"].removeprefix("Value error, "), ""
     *parents, key = map(str, error["loc"])
     path, group = ".".join([*parents, key]), ".".join(parents)
     if error["type"] != "unexpected_keyword_argument":

@@ -191,7 +191,8 @@ def load_images(
     """
     store = open_store(str(data))
     manifest = read_manifest(store, splits=SPLITS)
-    rows = {split: [row for row in manifest.rows if row.split == split][: settings.limit] for split in SPLITS}
+    taken = [row for row in manifest.rows if not settings.healthy_only or _is_healthy(row)]
+    rows = {split: [row for row in taken if row.split == split][: settings.limit] for split in SPLITS}
     refused, stacks = list(manifest.refused), {split: _Stack() for split in SPLITS}
     side = 0
     for row, found in _read_pairs(store, [row for split in SPLITS for row in rows[split]]):
@@ -210,10 +211,14 @@ def load_images(
         if not stack.rows:
             raise TrainingError(
                 found=f"{store.uri}: no usable image in split {split!r}",
-                wanted="at least one",
-                hint="see the manifest",
+                wanted="at least one without a finding" if settings.healthy_only else "at least one",
+                hint="set data.healthy_only: false" if settings.healthy_only else "see the manifest",
             )
     return {split: stack.image_set(settings) for split, stack in stacks.items()}
+
+
+def _is_healthy(row: ImageRow) -> bool:
+    return not row.unknown and {*row.labels} <= {NO_FINDING}
 
 
 def check_findings(images: TrainingImages) -> None:

@@ -74,7 +74,7 @@ class DataSettings:
     More than `max_refused` of faulty images stop a run before it starts; `limit` keeps the first images of each
     split only. `findings` are labels in the order of the network's own, "No Finding" comes after them.
     `region_maps` are the findings whose regions a denoiser, or a classifier with places, is shown. Without `draw`
-    every image is seen once per pass.
+    every image is seen once per pass. With `healthy_only` images with a finding, or with an unknown one, are left out.
     """
 
     image_size: Annotated[int, Field(ge=16)] = 256
@@ -84,6 +84,7 @@ class DataSettings:
     draw: DrawSettings | None = None
     max_refused: Share = 0.05
     limit: Count | None = None
+    healthy_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
