@@ -7,7 +7,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -15,8 +14,8 @@ from rich.progress import (
 )
 
 from xreal_synth.cli.options import seconds_text
-from xreal_synth.engine.log import LineLog, line_of
-from xreal_synth.engine.progress import Advanced, Event, RunEnded, RunStarted, ShardDone
+from xreal_synth.engine.log import LineLog, images_text, line_of
+from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
 
 class RunDisplay:
@@ -25,19 +24,16 @@ class RunDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lines = LineLog(self._say)
-        self._images = 0
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("images"),
-            TextColumn("{task.fields[rate]}", markup=False),
+            TextColumn("{task.fields[images]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting Ray", total=None, rate="")
+        self._task = self._bar.add_task("starting Ray", total=None, images="")
 
     def __enter__(self) -> RunDisplay:
         self._bar.start()
@@ -54,7 +50,6 @@ class RunDisplay:
             return
         match event:
             case RunStarted():
-                self._images = event.images_done
                 self._bar.update(
                     self._task,
                     total=event.images_total,
@@ -64,16 +59,17 @@ class RunDisplay:
                 self._say(line_of(event))
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
-                rate = f"{event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
-                self._bar.update(self._task, completed=event.images_done, total=event.images_total, rate=rate)
-            case ShardDone():
-                self._images += event.images
-                shown = max(self._images, self._bar.tasks[0].completed)
+                rate = f", {event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
+                images = images_text(event) + rate
                 self._bar.update(
-                    self._task, completed=shown, description=f"shards {event.done}/{event.total}"
+                    self._task, completed=event.images_done, total=event.images_total, images=images
                 )
+            case ShardDone():
+                self._bar.update(self._task, description=f"shards {event.done}/{event.total}")
             case RunEnded():
-                return
+                made = event.summary.samples
+                total = made if event.summary.exit_code == COMPLETE else None
+                self._bar.update(self._task, completed=made, images=f"{made} images", total=total)
             case _:
                 self._say(line_of(event))
 
