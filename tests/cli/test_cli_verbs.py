@@ -165,7 +165,7 @@ def test_the_bar_names_no_rate_before_images_and_ends_with_how_many_there_are() 
     with RunDisplay(Console(file=written, force_terminal=True, width=120, color_system=None)) as display:
         display.on_event(RunStarted("out", 2, 0, 18, 0, 1, "cpu", 4))
         for event, words in (
-            (Advanced(0, 18, 0.0, None, 1, {"booting": 1}), "0 of about 18 images, 1 actors starting"),
+            (Advanced(0, 18, 0.0, None, 1, {"booting": 1}), "0 of about 18 images, actors starting"),
             (Advanced(8, 18, 2.0, 5.0, 1, {}, 1), "8 of about 18 images, 2.00 images/s, 5 s left"),
             (RunEnded(summary), " 17 images"),
         ):

@@ -212,9 +212,7 @@ def test_log_says_progress_now_and_then_and_all_else_at_once():
 
 
 def test_progress_without_images_names_no_rate_and_the_end_no_expectation():
-    assert (
-        line_of(Advanced(0, 100, 0.0, None, 2, {"booting": 2})) == "0 of about 100 images, 2 actors starting"
-    )
+    assert line_of(Advanced(0, 100, 0.0, None, 2, {"booting": 2})) == "0 of about 100 images, actors starting"
     assert line_of(Advanced(0, 100, 0.0, None, 2, {"booting": 1, "working": 1}, 1)) == "0 of about 100 images"
     assert line_of(Advanced(98, 98, 1.5, None, 2)) == "98 of 98 images, 1.50 images/s"
 

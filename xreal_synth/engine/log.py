@@ -49,7 +49,7 @@ def images_text(event: Advanced) -> str:
     """`12 of about 18 images`: the total is an expectation until no shard is left. Actors while all of them start."""
     known = not event.in_flight and event.images_done == event.images_total
     starting = event.states.get("booting", 0)
-    waiting = f", {starting} actors starting" if starting and starting == event.actors else ""
+    waiting = ", actors starting" if starting and starting == event.actors else ""
     return f"{event.images_done} of {'' if known else 'about '}{event.images_total} images{waiting}"
 
 
