@@ -4,26 +4,37 @@
 # make constraints  constraints.txt: the versions that are installed
 # make faults       what clusters do to a run, done to a real Ray of this machine (tests/README.md)
 # make scale        what grows with actors and shards; make speed: what the engine costs beside the model
+# make gpu-day      the first eight minutes on a GPU, into out/gpu-day; small where there is none
 PYTHON ?= python3
 VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test faults scale speed check lint format audit constraints clean
+.PHONY: quickstart test suite alone numeric faults scale speed gpu-day check lint format audit constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/xreal-synth generate recipes/quickstart.yaml
 
-test: $(VENV)/.installed-dev check
+# what needs Ray mostly waits for it: the rest is done meanwhile
+test: $(VENV)/.installed-dev
+	$(MAKE) -j3 check suite numeric
+	$(MAKE) alone
+
+suite: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --ignore tests/faults
+
+alone: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests/scale
-	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n $(WORKERS) -m numeric tests/training tests/models tests/sampling tests/golden
+
+numeric: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric tests/training tests/models tests/sampling tests/golden
 
 faults: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
 
 scale: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scale simulate
+	$(BIN)/python -m tests.scale sick
 	$(BIN)/python -m tests.scale played
 	$(BIN)/python -m tests.scale actors
 	$(BIN)/python -m tests.scale dataset
@@ -31,6 +42,10 @@ scale: $(VENV)/.installed-dev
 speed: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.speed
 	$(BIN)/python -m tests.speed.rows
+	$(BIN)/python -m tests.speed.goals
+
+gpu-day: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.gpu_day --out out/gpu-day
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -39,6 +40,7 @@ SUFFIX = re.compile(r"_[A-Z0-9][A-Za-z0-9]*$")
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     """The package's syntax trees by path below it."""
     found = {

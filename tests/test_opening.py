@@ -33,11 +33,6 @@ OWN = {
     "dataset/tar.py": {"tarfile.open"},  # written, to a file of its own
     "prepare/tars.py": {"tarfile.open"},
     "engine/job_package.py": {"zipfile.ZipFile"},
-    "training/fit_prior.py": {
-        "gzip.open",
-        "zipfile.ZipFile",
-        "csv.DictReader",
-    },  # TorchXRayVision's own, installed
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import math
 import re
@@ -132,10 +133,16 @@ def test_prompts_are_valid(tmp_path: Path) -> None:
     assert table.texts()[-1] == "Small left apical pneumothorax."
 
 
+@functools.cache
+def ours() -> Any:
+    """The command line, whole."""
+    return typer.main.get_command(app)
+
+
 def problem(words: list[str]) -> str:
     """What is wrong with a command of ours; empty if nothing is, or if it is another program's."""
     if words[0] == "xreal-synth":
-        return _verb_problem(typer.main.get_command(app), words[1:])
+        return _verb_problem(ours(), words[1:])
     if words[0] == "ray":
         own, then = (words[1:], []) if "--" not in words else _split(words[1:])
         return _verb_problem(ray_cli, own) or (problem(then) if then else "")
@@ -143,8 +150,9 @@ def problem(words: list[str]) -> str:
         module = words[2].removesuffix(".main")
         return "" if importlib.util.find_spec(module) else f"no module {module}"
     if words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        return "" if set(words[1:]) <= set(targets) else f"no target {words[1:]}"
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        asked = {word for word in words[1:] if "=" not in word}
+        return "" if asked <= set(targets) else f"no target {words[1:]}"
     return ""
 
 

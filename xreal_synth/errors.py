@@ -5,6 +5,7 @@
     |- AnatomyError            an organ mask or a mask source
     |- PlacementError          a finding that cannot be placed on this anatomy
     |- BundleError             a model bundle: missing, newer, wrong hash, unsafe file
+    |  `- NotFiniteError       a model's numbers overflow, or its device is at fault
     |- ConversionError         a foreign checkpoint
     |- StorageError            a place that cannot be read or written
     |- DatasetError            a dataset folder that is broken or belongs to another recipe
@@ -106,6 +107,10 @@ class PlacementError(XrealError):
 
 class BundleError(XrealError):
     """A model bundle that is missing, newer than this code, altered or unsafe."""
+
+
+class NotFiniteError(BundleError):
+    """Numbers that are not finite where images should be: by the bundle's doing, if another device agrees."""
 
 
 class ConversionError(XrealError):

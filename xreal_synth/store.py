@@ -20,7 +20,7 @@ _CALL_TRIES, _CALL_WAIT_S = 4, 0.2
 
 _HOPELESS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
-    errno.EISDIR,
+    errno.EISDIR, errno.ELOOP,
 )  # fmt: skip
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A disk, a quota or a file that may not grow further."""
@@ -159,7 +159,7 @@ def _tried(
 
 
 def _hopeless(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _HOPELESS
+    return any(isinstance(one, OSError) and one.errno in _HOPELESS for one in (error, error.__cause__))
 
 
 def _absent(error: Exception) -> bool:

@@ -111,24 +111,21 @@ def _dataset(folder: Path, count: int, label: str = "") -> Path:
     return folder
 
 
-def test_the_command_fits_the_sure_training_masks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit_bank, "TRIALS", 20)
+def test_the_bank_is_fitted_on_the_sure_training_masks(tmp_path: Path) -> None:
     data = _dataset(tmp_path, 12)
     out = tmp_path / "bank"
-    assert fit_bank.main(["--data", str(data), "--out", str(out), "--modes", "4"]) == 0
-    assert "10 masks, 4 modes" in capsys.readouterr().out
+    bank = fit_bank.fit_bank(data, out, modes=4)
+    assert (bank.fitted, len(bank.modes)) == (10, 4)
     assert ShapeModel.load(out).fitted == 10
 
 
-def test_the_command_names_a_wrong_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_mask_is_named(tmp_path: Path) -> None:
     data = _dataset(tmp_path, 3)
     Image.fromarray(schematic_mask(96)[:, ::-1]).save(data / "masks" / "2.png")
     with pytest.raises(AnatomyError, match=r"2\.png"):
         fit_bank.training_masks(data, 0.9)
-    assert fit_bank.main(["--data", str(data), "--out", str(tmp_path / "bank")]) == 2
-    assert "swapped" in capsys.readouterr().err
+    with pytest.raises(AnatomyError, match="swapped"):
+        fit_bank.fit_bank(data, tmp_path / "bank")
     assert not (tmp_path / "bank").exists()
 
 

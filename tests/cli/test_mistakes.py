@@ -84,6 +84,7 @@ FILES = [
         "/below/mine",
         "--set anatomy.source.masks.path=PATH",
     ),
+    ("plan r.yaml --set num_inference_steps=5", "unknown key", "`steps` belongs in `sampling`"),
     ("plan below/r.yaml --set bundle=some/bundle", "/below/some/bundle", "--set bundle=PATH"),
     ("generate evaluation", "val-masks: no such folder", "anatomy.source.masks.path"),
 ]

@@ -10,16 +10,16 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.engine.backend import Backend, OnBatch
-from xreal_synth.errors import BundleError
+from xreal_synth.errors import BundleError, NotFiniteError
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer
@@ -40,7 +40,9 @@ class FakeImages:
     device is full: always, or once where `once` names a folder. `broken` fails to load, `boot_hang` never ends
     loading (once). Groups in `held` leave a file `at-INDEX` with their process's id in the folder `hold`, and wait
     there for a file `go`. No file may grow beyond `file_limit` bytes. Images of the (group, attempt) in `blank` are
-    of one grey level, so that the gate's pixel check refuses them.
+    of one grey level, so that the gate's pixel check refuses them. `sick` is what the card of the second actor does:
+    raise at every shard (error), make no finite number (overflow), compute other images (canary), or die once, so
+    that nothing is right on it afterwards (dead).
     """
 
     sleep_s: float = 0.0
@@ -56,6 +58,7 @@ class FakeImages:
     blank: frozenset[tuple[int, int]] = frozenset()
     boot_hang: bool = False
     file_limit: int | None = None
+    sick: Literal["", "error", "overflow", "canary", "dead"] = ""
 
     def open(self, run: Run, shape: ActorShape) -> Backend:
         """Raises RuntimeError if it is `broken`."""
@@ -65,7 +68,12 @@ class FakeImages:
             time.sleep(1e6)
         if self.file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_limit, self.file_limit))
-        return FakeBackend(self, shape.micro_batch or 1, run)
+        backend = FakeBackend(self, shape.micro_batch or 1, run)
+        if self.sick and not self.due("first-card") and self.due("second-card"):
+            time.sleep(1.0)  # the other claims the dataset
+            backend.sick = self.sick
+        backend.canary = "odd" if backend.sick == "canary" else "usual"
+        return backend
 
     def due(self, fault: str) -> bool:
         """Whether the fault is to happen now; it leaves a mark in the folder `once`."""
@@ -87,12 +95,21 @@ class FakeBackend:
 
     device = "fake"
     precision = "none"
+    facts: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, settings: FakeImages, micro_batch: int, run: Run) -> None:
         self._settings = settings
         self._times = run.enlarging
         self.gate = Gate(run.quality)
         self.micro_batch = micro_batch
+        self.sick = self.canary = ""
+
+    def settle(self, micro_batch: int | None) -> None:
+        """Two groups are what is found."""
+        self.micro_batch = micro_batch or 2
+
+    def is_sound(self) -> bool:
+        return self.sick != "dead"
 
     def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
         return FakeRenderer(self, on_batch)
@@ -108,11 +125,17 @@ class FakeBackend:
             images[member.name] = image.clip(0, 255).astype(np.uint8)
         if (job.index, job.attempt) in self._settings.blank:
             images = {name: np.full_like(image, 90) for name, image in images.items()}
+        if self.sick == "canary":
+            images = {name: image ^ np.uint8(1) for name, image in images.items()}
         images = {name: enlarged(image, self._times) for name, image in images.items()}
         return GroupImages(index=job.index, images=images)
 
     def _fault(self, index: int) -> None:
         settings = self._settings
+        if self.sick in ("error", "dead"):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self.sick == "overflow":
+            raise NotFiniteError(found=f"the denoiser's numbers overflow in group {index}")
         if index in settings.mistake:
             raise BundleError(found=f"group {index} was asked to be a mistake")
         if index in settings.poison:

@@ -15,7 +15,6 @@ from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend, Networks
-from xreal_synth.engine.estimate import estimate
 from xreal_synth.engine.worker import environment, replay, run_shard
 from xreal_synth.errors import BundleError, RecipeError
 from xreal_synth.models.bundle_file import BUNDLE_FILE
@@ -122,11 +121,6 @@ def test_a_shard_does_not_depend_on_what_was_made_before_it(bundle: str, tmp_pat
             run_shard(run, backend, shard, store)
     tar = f"shards/{second.stem}.tar"
     assert (tmp_path / "both" / tar).read_bytes() == (tmp_path / "one" / tar).read_bytes()
-
-
-def test_the_estimate_counts_one_trajectory_an_image(bundle: str) -> None:
-    run = open_it(bundle)
-    assert estimate(run, 10).evaluations == 2 * 4 + 4 * 2 * 2 * 4
 
 
 @pytest.mark.parametrize(

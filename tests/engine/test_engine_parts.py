@@ -33,6 +33,7 @@ from xreal_synth.storage import LocalStore, with_retries
         ({"cpus_per_actor": 2.0}, Resources(8, 0), "cpu", 4, 4),
         ({}, Resources(64, 4, nodes=2), "cuda", None, 4),
         ({"gpus_per_actor": 0.5}, Resources(64, 4), "cuda", None, 8),
+        ({"gpus_per_actor": 0.3}, Resources(64, 8, nodes=2, node_gpus=(4, 4)), "cuda", None, 24),
         ({"gpus_per_actor": 0.0, "micro_batch": 7}, Resources(6, 4), "cpu", 7, 6),
         ({"gpus_per_actor": 1.0}, Resources(4, 0, nodes=2), "cuda", None, 1),
     ],
@@ -61,6 +62,12 @@ def test_range_of_actors():
 def test_gpu_asked_for_where_there_is_none_is_an_error():
     with pytest.raises(EngineError, match="no GPU"):
         actor_shape(Compute(gpus_per_actor=1.0), Resources(2, 0))
+
+
+def test_cuda_graphs_asked_of_a_cpu_are_an_error():
+    with pytest.raises(EngineError, match="graphs, and no GPU"):
+        actor_shape(Compute(compile="graphs"), Resources(2, 0))
+    assert actor_shape(Compute(compile="graphs"), Resources(2, 1)).compile == "graphs"
 
 
 def test_local_ray_has_room_for_the_actors_asked_for():
@@ -239,7 +246,7 @@ def test_micro_batches_are_full_but_for_a_shard_s_last(open_fault_run, fake, tmp
     backend, batches = fake(run), []
 
     class Watched:
-        device, precision, micro_batch, gate = "fake", "none", 5, backend.gate
+        device, precision, micro_batch, gate, facts = "fake", "none", 5, backend.gate, backend.facts
 
         def renderer(self, on_batch):
             inner = backend.renderer(on_batch)

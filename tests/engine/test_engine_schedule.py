@@ -32,7 +32,7 @@ def test_infrastructure_is_not_held_against_a_shard_and_ends_the_run_only_withou
         shard = schedule.take("a")
         assert schedule.failed(shard, "a", "lost", "gone")
     assert not schedule.exhausted(actors=1)
-    schedule.done(schedule.take("a"))
+    schedule.done(schedule.take("a"), "a")
     for _ in range(3):
         assert schedule.failed(schedule.take("a"), "a", "storage", "full")
         assert not schedule.exhausted(actors=1)
@@ -47,9 +47,9 @@ def test_a_shard_that_kills_its_actors_while_others_are_finished_is_given_up():
     schedule = ShardSchedule([0, 1, 2, 3], Limits(fruitless=50))
     assert schedule.died(schedule.take("a"), "gone")
     for actor in "bc":
-        schedule.done(schedule.take(actor))
+        schedule.done(schedule.take(actor), actor)
         assert schedule.waiting[-1] == 0
-    schedule.done(schedule.take("b"))
+    schedule.done(schedule.take("b"), "b")
     assert schedule.died(schedule.take("b"), "gone")
     assert not schedule.died(schedule.take("c"), "gone again")
     assert schedule.given_up == {0: "3 actors ended while they made it; the last: gone again"}

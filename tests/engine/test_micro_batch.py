@@ -42,7 +42,7 @@ def test_no_room_for_one_group_is_an_error():
 
 
 def test_a_real_model_is_measured_and_keeps_what_it_found(open_fault_run):
-    run = open_fault_run(anatomies=4, output__shard_samples=4)
+    run = open_fault_run(anatomies=4, output__shard_samples=32)
     shape = replace(actor_shape(run.recipe.compute, Resources(1, 0)), micro_batch=None)
     backend = Networks().open(run, shape)
     assert backend.micro_batch in (1, 2, 4)
@@ -51,6 +51,32 @@ def test_a_real_model_is_measured_and_keeps_what_it_found(open_fault_run):
     trial = measure_torch(run, backend, 2, share=0)
     assert trial is not None
     assert trial.micro_batch == 2
+
+
+def test_a_size_whose_allocation_fails_is_one_that_does_not_fit(open_fault_run, monkeypatch):
+    run = open_fault_run(anatomies=8, output__shard_samples=64)
+    backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    whole, released = backend._model.denoise, []
+
+    def denoise(z, *given, **named):
+        if len(z) > 4:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return whole(z, *given, **named)
+
+    monkeypatch.setattr(backend._model, "denoise", denoise)
+    monkeypatch.setattr(backend._model, "release", lambda: released.append(backend.micro_batch))
+    assert measure_torch(run, backend, 4, share=0) is None, "guidance takes two rows of each"
+    assert measure_torch(run, backend, 2, share=0) is not None
+    assert released == [4, 2], "recordings of a size are forgotten before the next is tried"
+    monkeypatch.setattr(backend._model, "denoise", lambda *given, **named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure_torch(run, backend, 2, share=0)
+
+
+def test_a_micro_batch_is_half_of_a_shard_at_most(open_fault_run):
+    run = open_fault_run(anatomies=4, output__shard_samples=3)
+    shape = replace(actor_shape(run.recipe.compute, Resources(1, 0)), micro_batch=None)
+    assert [trial.micro_batch for trial in Networks().open(run, shape).trials] == [1]
 
 
 def test_out_of_memory_names_the_hint_and_spoils_the_actor():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from tests.doubles.fake_backend import FakeImages
 from tests.doubles.processes import strike
 from tests.faults.bed import LIMITS, QUICK, Bed, Seen, Watched
 from tests.faults.storm import InStorm, storm_uri
 from tests.faults.table import fault
-from xreal_synth.engine.progress import ActorLost, ShardRetried
+from xreal_synth.engine.progress import ActorLost, ShardRetried, Warned
 from xreal_synth.errors import EngineError
 
 SHARD, GROUP = 2, 5
@@ -124,6 +125,55 @@ def model_hangs(bed: Bed) -> Seen:
     bed.happened(marks, "boot")
     seen = bed.seen(watched, out)
     seen.must(len(watched.of(ActorLost)) >= 1, "no actor was replaced")
+    return seen
+
+
+@fault(
+    "card-fails",
+    "a GPU on which every shard fails at once",
+    "it rests after two, and is retired when another makes one of them",
+)
+def card_fails(bed: Bed) -> Seen:
+    return _retired(bed, "error", "failed two shards in a row")
+
+
+@fault(
+    "card-overflows",
+    "a GPU whose numbers are not finite",
+    "the same: a shard is not to blame until another actor agrees",
+)
+def card_overflows(bed: Bed) -> Seen:
+    return _retired(bed, "overflow", "failed two shards in a row")
+
+
+@fault(
+    "card-computes-otherwise",
+    "a GPU that makes other images in an equal environment",
+    "retired by its canary image before it makes a shard",
+)
+def card_computes_otherwise(bed: Bed) -> Seen:
+    return _retired(bed, "canary", "canary image is another", retried=0)
+
+
+@fault("card-dies", "an exception after which a GPU computes nothing right", "a new actor, the shard redone")
+def card_dies(bed: Bed) -> Seen:
+    out = bed.output()
+    watched = bed.drive(out, replace(QUICK, sick="dead", once=bed.marks()))
+    seen = bed.seen(watched, out)
+    reasons = [event.reason for event in watched.of(ActorLost) if isinstance(event, ActorLost)]
+    seen.must(any("no longer computes" in reason for reason in reasons), f"lost for other reasons: {reasons}")
+    return seen
+
+
+def _retired(bed: Bed, sick: Literal["error", "overflow", "canary"], why: str, retried: int = 2) -> Seen:
+    """A run of which one actor's card is sick: all is made, and the actor is told to be retired in one line."""
+    out = bed.output()
+    watched = bed.drive(out, replace(QUICK, sleep_s=0.4, sick=sick, once=bed.marks()))
+    seen = bed.seen(watched, out)
+    warned = [event.message for event in watched.of(Warned) if isinstance(event, Warned)]
+    told = [message for message in warned if "gets no more shards" in message]
+    seen.must(len(told) == 1 and why in told[0], f"told: {warned}")
+    seen.must(seen.retried == retried, f"{seen.retried} shards retried, wanted {retried}")
     return seen
 
 

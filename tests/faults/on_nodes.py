@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from tests.faults.bed import LIMITS, QUICK, Bed, Seen, Watched
 from tests.faults.table import fault
-from xreal_synth.engine.progress import ActorUp, Event, Warned
+from xreal_synth.dataset.verify import verify
+from xreal_synth.engine.progress import ActorUp, Event, MicroBatchFound, Warned
 from xreal_synth.run.setup import Run
+from xreal_synth.storage import LocalStore
 
 GROUP = 5
 
@@ -83,4 +85,22 @@ def _node_lost(bed: Bed, lose: Callable[[int], None]) -> Seen:
     watched: Watched = bed.drive(out, replace(QUICK, **bed.trap(GROUP, blow)), run=_on_gpus(bed))
     seen = bed.seen(watched, out)
     seen.must(seen.retried >= 1, "no shard was retried")
+    return seen
+
+
+@fault(
+    "micro-batch-found",
+    "two GPUs, and no micro-batch yet",
+    "both load at once; one finds it, the other is told",
+)
+def micro_batch_found(bed: Bed) -> Seen:
+    bed.gpu_nodes(2)
+    out, two = bed.output(), {"min": 2, "max": 2}
+    run = bed.run(compute__gpus_per_actor=1.0, compute__actors=two, compute__micro_batch="auto")
+    watched = bed.drive(out, run=run)
+    seen = Seen(watched.exit_code)
+    found = [event.micro_batch for event in watched.of(MicroBatchFound) if isinstance(event, MicroBatchFound)]
+    seen.must(found == [2], f"found {found}, wanted one micro-batch, of 2")
+    seen.must(len(watched.of(ActorUp)) == 2, "not both actors came up")
+    seen.must(not verify(LocalStore(out)).problems, "the dataset is not sound")
     return seen

@@ -25,7 +25,7 @@ def bed(joined_ray: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def test_the_table_is_whole() -> None:
-    assert len(FAULTS) == 23
+    assert len(FAULTS) == 28
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

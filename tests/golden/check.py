@@ -54,7 +54,9 @@ SOFT = 0.2
 Array = npt.NDArray[np.float32]
 
 
-def load_model(folder: Path, config: dict, vectors: dict[str, npt.NDArray]) -> LoadedBundle:
+def load_model(
+    folder: Path, config: dict, vectors: dict[str, npt.NDArray], device: str = "cpu"
+) -> LoadedBundle:
     """The networks as converted, in memory; the prompts "" and the label are embedded."""
     backbone = load_file(folder / "backbone.safetensors")
     parts = split_ldm(backbone)
@@ -75,6 +77,7 @@ def load_model(folder: Path, config: dict, vectors: dict[str, npt.NDArray]) -> L
         embeddings={prompt: text.encode(prompt) for prompt in ("", config["label"])},
         alphas_cumprod=alphas_from(architecture.scheduler()),
         prediction_type="epsilon",
+        device=device,
     )
 
 
@@ -139,11 +142,11 @@ def compute(
     schedule = make_schedule(model.alphas_cumprod, config["steps"], "reference")
     rule = Rule(schedule, "epsilon", eta=config.get("eta", 1.0))
 
-    label_map = torch.from_numpy(vectors["organ_codes"])[None].expand(rows, -1, -1)
+    label_map = torch.from_numpy(vectors["organ_codes"])[None].expand(rows, -1, -1).to(model.device)
     a = anatomy_stage(model, label_map, Guide(empty), rule, noise, hold_steps=config["hold_steps"], soft=SOFT)
     x_a = decode_scaled(model, a.states[-1])
     m_p = torch.from_numpy(vectors["pathology_mask_latent"]).float().reshape(1, 1, *model.latent_shape[1:])
-    m_p = m_p.expand(rows, -1, -1, -1)
+    m_p = m_p.expand(rows, -1, -1, -1).to(model.device)
     z0, states = pathology_from_noise(model, x_a, m_p, Guide(label, empty, config["guidance"]), rule, noise)
     left = sum(row.left for row in recorded)
     if left:
@@ -153,19 +156,24 @@ def compute(
         "z_hat": a.z_hat, "z_anatomy": a.states[-1], "x_anatomy": x_a, "z_anatomy_reencoded": z0,
         "z_pathology": states[-1], "x_pathology": decode_scaled(model, states[-1]),
     }  # fmt: skip
-    return {name: value[::2].numpy() for name, value in found.items()}
+    return {name: value[::2].cpu().numpy() for name, value in found.items()}
 
 
-def check(folder: Path, *, rows: int = 1, through_bundle: bool = False) -> dict[str, float]:
+def check(
+    folder: Path, *, rows: int = 1, through_bundle: bool = False, device: str = "cpu"
+) -> dict[str, float]:
     """Relative error of every expected array, the worst of the rows; infinite where one is missing or has
-    another shape."""
+    another shape. A bundle is loaded on the CPU."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with np.load(folder / "vectors.npz", allow_pickle=False) as file:
         vectors = {name: file[name] for name in file.files}
     missing = [name for name in INPUTS if name not in vectors]
     if missing:
         raise ValueError(f"vectors.npz has no {', '.join(missing)}")
-    model = (load_through_bundle if through_bundle else load_model)(folder, config, vectors)
+    if through_bundle:
+        model = load_through_bundle(folder, config, vectors)
+    else:
+        model = load_model(folder, config, vectors, device)
     found = compute(model, config, vectors, rows)
     return {
         name: max(relative_error(row, vectors.get(name), name) for row in found[name]) for name in EXPECTED

@@ -70,7 +70,7 @@ def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
     shutil.copy(QUICKSTART, work)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "quickstart.yaml"]
-    entry += ["--set", "anatomies=6", "--set", "output.shard_samples=3"]
+    entry += ["--set", "anatomies=2", "--set", "output.shard_samples=1"]
     local = subprocess.run(
         [*entry, "--output-root", str(tmp_path / "local"), "--set", "compute.actors=2"],
         cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,

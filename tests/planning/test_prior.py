@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.doubles.schematic import schematic_mask
+from tests.planning import fit_prior
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS
 from xreal_synth.planning.prior import PATH, Lung, Prior
-from xreal_synth.training import fit_prior
 
 WITH_BOXES = {
     "Atelectasis", "Effusion", "Infiltration", "Lung Opacity", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

@@ -1,6 +1,7 @@
-"""`python -m tests.scale simulate | played | actors | dataset`: what grows with actors and shards; `make scale`.
+"""`python -m tests.scale simulate | sick | played | actors | dataset`: what grows with actors and shards; `make scale`.
 
 simulate  the driver against thousands of simulated actors that fail, in virtual time, each row in its own process
+sick      the same in a calm cluster with sick GPUs: how many shards they cost
 played    the driver and Ray's calls, with thousands of actors that a few processes play by sleeping
 actors    shards per second of 1, 2, 4 real actors whose model only sleeps
 dataset   very many tiny shards listed, resumed, merged and verified, each step in its own process
@@ -47,6 +48,10 @@ def main(arguments: list[str]) -> int:
         simulate, actors=[8, 64, 512, 4096], shards=100_000, shard_seconds=120.0, spread=0.2, shard_times="",
         deaths=0.01, node_losses=0.05, storage_errors=1e-3, hangs=1e-5, poison=2, killers=1, seed=1,
     )  # fmt: skip
+    verb(
+        sick, actors=[512, 4096], shards=12_000, shard_seconds=60.0, spread=0.2, failing=3, failing_seconds=0.2,
+        overflowing=1, overflow_seconds=3.0, seed=1,
+    )  # fmt: skip
     verb(played, actors=[8, 64, 512], shard_seconds=5.0, rounds=5, hosts=2)
     verb(actors, actors=[1, 2, 4], shards=8, shard_seconds=2.0, least=0.97)
     verb(dataset, shards=10_000, folder="", most_memory=1.0)
@@ -76,6 +81,28 @@ def simulate(given: argparse.Namespace) -> int:
          row.quarantined, row.lost, row.doubled] for row in rows
     ))  # fmt: skip
     return MISSED if any(row.lost or row.doubled for row in rows) else 0
+
+
+def sick(given: argparse.Namespace) -> int:
+    from tests.scale.run import simulate_apart
+
+    times = ShardTimes(given.shard_seconds, given.spread)
+    cards = {"failing": given.failing, "failing_s": given.failing_seconds, "overflowing": given.overflowing}
+    worlds = [
+        World(count, times, **cards, overflow_s=given.overflow_seconds, seed=given.seed)
+        for count in given.actors
+    ]
+    rows = [simulate_apart(world, given.shards) for world in worlds]
+    print(
+        f"{given.failing} cards fail a shard after {given.failing_seconds:g} s, {given.overflowing} make numbers that "
+        f"are not finite, seen after {given.overflow_seconds:g} s; a shard takes {given.shard_seconds:g} s.\n"
+    )
+    columns = ("actors", "shards", "virtual time", "retired", "tries lost", "given up", "lost", "doubled")
+    show(columns, (
+        [f"{row.actors:,}", f"{row.shards:,}", seconds_text(row.virtual_s), row.happened.get("retired", 0),
+         row.retried, row.quarantined, row.lost, row.doubled] for row in rows
+    ))  # fmt: skip
+    return MISSED if any(row.quarantined or row.lost or row.doubled for row in rows) else 0
 
 
 def played(given: argparse.Namespace) -> int:

@@ -15,10 +15,13 @@ from typing import Literal
 from tests.scale.store import MarkStore
 from tests.scale.world import Chances, World
 from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool, Ready, actor_id
+from xreal_synth.engine.schedule import Cause
 from xreal_synth.run.resources import ActorShape, Resources
 from xreal_synth.types import ShardRecord
 
-What = Literal["ready", "rendered", "raised", "published", "dies", "gone", "node-goes", "node-comes"]
+What = Literal[
+    "ready", "settled", "rendered", "raised", "published", "dies", "gone", "node-goes", "node-comes"
+]
 
 _PAUSE_PER_ACTOR_S = 5e-5
 _LONGEST_PAUSE_S = 0.25
@@ -29,10 +32,11 @@ FINGERPRINT = {"device": "simulated", "micro_batch": "8"}
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A node with places for so many actors; `up` until it goes."""
+    """A node with places for so many actors; `up` until it goes. `sick` are what its free sick cards do."""
 
     name: str
     places: int
+    sick: list[Cause] = field(default_factory=list)
     up: bool = True
     members: dict[str, SimulatedMember] = field(default_factory=dict)
 
@@ -42,6 +46,7 @@ class SimulatedMember(Member):
     """`free_at` is since when it could make a shard, `dead_at` when it ended, None while it lives."""
 
     place: Node | None = None
+    sick: Cause | None = None
     first: bool = False
     free_at: float = 0.0
     dead_at: float | None = None
@@ -106,8 +111,13 @@ class SimulatedPool(Pool[SimulatedMember]):
         self.happened: Counter[What | str] = Counter()
         self.spent = Spent()
         self.answers = self.waits = 0
-        for first in range(0, world.actors, world.per_node):
-            self._node_comes(min(world.per_node, world.actors - first))
+        kinds: dict[Cause, int] = {"error": world.failing, "overflow": world.overflowing}
+        sick = [kind for kind, count in kinds.items() for _ in range(count)]
+        nodes = range(0, world.actors, world.per_node)
+        struck = dict(zip(self._chances.some(len(sick), len(nodes)) if sick else (), sick, strict=True))
+        for number, first in enumerate(nodes):
+            cards = [struck[number]] if number in struck else []
+            self._node_comes(min(world.per_node, world.actors - first), cards)
 
     @property
     def own_s(self) -> float:
@@ -144,12 +154,19 @@ class SimulatedPool(Pool[SimulatedMember]):
         self.happened["hung"] += len(found)
         return found
 
+    def retire(self, member: Member) -> None:
+        self.happened["retired"] += 1
+        super().retire(member)
+
     def _launch(self, name: str, shape: ActorShape) -> SimulatedMember:
         with self._own:
             member = SimulatedMember(name, self.now, first=self._born < self._world.actors)
             self._unplaced.append(member)
             self._place()
             return member
+
+    def _send_settle(self, member: SimulatedMember, micro_batch: int | None) -> None:
+        self._later(self._world.search_s if micro_batch is None else 1.0, "settled", member)
 
     def _send_finish(self, member: SimulatedMember) -> None:
         raise AssertionError("simulated shards leave no groups")
@@ -163,7 +180,10 @@ class SimulatedPool(Pool[SimulatedMember]):
             member.render_s = seconds = self._chances.shard_s()
             if member.dead_at is not None:
                 return
-            if shard in self._poison:
+            if member.sick is not None:
+                world = self._world
+                self._later(world.failing_s if member.sick == "error" else world.overflow_s, "raised", member)
+            elif shard in self._poison:
                 self._later(0.3 * seconds, "raised", member)
             elif shard in self._killers:
                 self._later(0.5 * seconds, "dies", member)
@@ -187,6 +207,7 @@ class SimulatedPool(Pool[SimulatedMember]):
             node, member.place = member.place, None
             if node is not None:
                 node.members.pop(member.name, None)
+                node.sick += [] if member.sick is None else [member.sick]
                 if node.up:
                     self._roomy.append(node)
                     self._place()
@@ -207,8 +228,8 @@ class SimulatedPool(Pool[SimulatedMember]):
             self._later(self._world.death_seen_s, "gone", whom)
             return False
         self.happened[what] += 1
-        if what == "ready":
-            heard.append(self._ready(whom, at))
+        if what in ("ready", "settled"):
+            heard.append(self._ready(whom, at, settled=what == "settled" or not self._world.search_s))
         elif what == "rendered":
             self._is_rendered(whom, at)
         elif what == "published":
@@ -219,7 +240,10 @@ class SimulatedPool(Pool[SimulatedMember]):
             heard += self._gone(whom)
         return True
 
-    def _ready(self, member: SimulatedMember, at: float) -> Heard:
+    def _ready(self, member: SimulatedMember, at: float, *, settled: bool) -> Heard:
+        if not settled:
+            self._answered(member)
+            return Heard(member, None, Ready(member.node, 1, {}, settled=False))
         if member.first:
             self.spent.start += at - member.since
         self._answered(member)
@@ -256,6 +280,8 @@ class SimulatedPool(Pool[SimulatedMember]):
         self.spent.wasted += at - member.since
         self._answered(member)
         member.free_at = at
+        if member.sick is not None:
+            return Heard(member, shard, Failed(member.sick, "the card is sick", ""))
         return Heard(member, shard, Failed("error", f"shard {shard} is poison", ""))
 
     def _gone(self, member: SimulatedMember) -> list[Heard]:
@@ -265,8 +291,8 @@ class SimulatedPool(Pool[SimulatedMember]):
         reason = "the node has died" if outside else "the actor's process has died"
         return self.losses(member, Lost(reason, outside=outside))
 
-    def _node_comes(self, places: int) -> None:
-        node = Node(f"n{self._nodes_born}", places)
+    def _node_comes(self, places: int, sick: list[Cause] | None = None) -> None:
+        node = Node(f"n{self._nodes_born}", places, sick=sick or [])
         self._nodes_born += 1
         self._nodes += 1
         self._places += places
@@ -296,6 +322,7 @@ class SimulatedPool(Pool[SimulatedMember]):
                 self._roomy.append(node)
                 continue
             node.members[member.name] = member
+            member.sick = node.sick.pop() if node.sick else None
             member.place, member.node, member.placed_at = node, node.name, self.now
             self._later(self._chances.about_s(self._world.boot_s), "ready", member)
             self._later(self._chances.after_s(self._world.deaths), "dies", member)

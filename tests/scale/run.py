@@ -110,7 +110,7 @@ def simulate(
         RunMeters(run.recipe.name, lambda dataset: _nowhere).on_event,
     )
     account = Account(run, store, Totals(), events, pool.clock, merge=lambda *found, **asked: None)
-    shape = ActorShape("cuda", "auto", 8, 1.0, 1.0, world.actors)
+    shape = ActorShape("cuda", "auto", None if world.search_s else 8, 1.0, 1.0, world.actors)
     place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
     began, cpu = time.perf_counter(), time.process_time()
     driver = Driver(run, place, account, pool, shape, pool.resources, limits, threading.Event(), pool.clock)

@@ -58,6 +58,28 @@ def test_no_shard_is_lost_or_doubled_whatever_happens(seed: int) -> None:
     assert 3 <= row.quarantined <= 6  # by chance three actors die with one innocent shard
 
 
+def test_actors_load_their_models_while_one_finds_the_micro_batch() -> None:
+    world = World(8, ShardTimes(100.0), boot_s=200.0, search_s=60.0)
+    row = simulate(world, 16)
+    assert (row.exit_code, row.lost, row.happened["ready"], row.happened["settled"]) == (0, 0, 8, 8)
+    assert row.virtual_s < 1.2 * 200 + 60 + 2 * 100 + 20, "the others do not begin to load after the search"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_where_the_actor_that_searches_dies_another_finds_it(seed: int) -> None:
+    world = World(8, ShardTimes(20.0), deaths=30.0, boot_s=10.0, search_s=60.0, seed=seed)
+    row = simulate(world, 40)
+    assert (row.lost, row.doubled, row.quarantined) == (0, 0, 0)
+
+
+def test_sick_cards_cost_no_shard() -> None:
+    world = World(64, ShardTimes(60.0, 0.2), failing=3, overflowing=1)
+    row = simulate(world, 1200)
+    assert (row.quarantined, row.lost, row.doubled, row.exit_code) == (0, 0, 0, 0)
+    assert row.happened["retired"] == 4
+    assert row.retried == row.happened["raised"] == 8, "two shards of each"
+
+
 def test_equal_seeds_give_equal_runs() -> None:
     first = simulate(ROUGH, SHARDS)
     assert reported(simulate(ROUGH, SHARDS)) == reported(first)

@@ -64,8 +64,11 @@ class World:
     Chances: actors die at `deaths` per actor hour; nodes go, with their actors, at `node_losses` per node hour and
     others come after `node_back_s` on average; a share `storage_errors` of the shards cannot be published, at a
     share `hangs` the actor hangs. `poison` shards raise always, `killers` always end their actor.
-    Times: `boot_s` to load the models; `publish_s` to write a shard's files, beside the next shard; `death_seen_s`
-    and `node_seen_s` until the driver hears of an end; `answer_s` the driver spends on each answer with Ray.
+    `failing` cards fail every shard after `failing_s`, `overflowing` ones make numbers that are not finite, seen after
+    `overflow_s`; they stay where they are, whatever actor comes to them.
+    Times: `boot_s` to load the models, `search_s` for one to find the micro-batch (0: it is known); `publish_s` to
+    write a shard's files, beside the next shard; `death_seen_s` and `node_seen_s` until the driver hears of an end;
+    `answer_s` the driver spends on each answer with Ray.
     """
 
     actors: int
@@ -78,7 +81,12 @@ class World:
     hangs: float = 0.0
     poison: int = 0
     killers: int = 0
+    failing: int = 0
+    failing_s: float = 0.2
+    overflowing: int = 0
+    overflow_s: float = 3.0
     boot_s: float = 30.0
+    search_s: float = 0.0
     publish_s: float = 1.0
     death_seen_s: float = 1.0
     node_seen_s: float = 15.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +70,20 @@ class MarkedBackend:
     @property
     def precision(self) -> str:
         return self.inner.precision
+
+    @property
+    def canary(self) -> str:
+        return self.inner.canary
+
+    def settle(self, micro_batch: int | None) -> None:
+        self.inner.settle(micro_batch)
+
+    def is_sound(self) -> bool:
+        return self.inner.is_sound()
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        return self.inner.facts
 
     @property
     def micro_batch(self) -> int:

@@ -202,7 +202,7 @@ def _broken(path: Path, detail: str) -> BundleError:
     return BundleError(
         where=str(path),
         found=f"the mask bank cannot be read ({detail})",
-        wanted="shape_model.json and .safetensors as `python -m xreal_synth.training.fit_bank` writes them",
+        wanted="shape_model.json and .safetensors as `bundle export --data` writes them",
         hint="copy the bundle again",
     )
 

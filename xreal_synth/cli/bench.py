@@ -17,7 +17,7 @@ from xreal_synth.errors import XrealError
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bench_sample import RowFigures, SampleFigures
-    from xreal_synth.models.fast_unet import CompileHow
+    from xreal_synth.models.devices import Compile as CompileHow
     from xreal_synth.models.text.ldm_bert import TextShape
 
 COLUMNS = ("loop", "images/s", "x plain", "memory", "TFLOP/s", "of peak")
@@ -39,12 +39,12 @@ class Loop(StrEnum):
 
 class Compile(StrEnum):
     none = "none"
-    regional = "regional"
     graphs = "graphs"
+    inductor = "inductor"
 
 
 HOW: Final[dict[Compile, CompileHow | None]] = {
-    Compile.none: None, Compile.regional: "regional", Compile.graphs: "graphs"
+    Compile.none: None, Compile.graphs: "graphs", Compile.inductor: "inductor"
 }  # fmt: skip
 
 
@@ -59,22 +59,18 @@ class ClockKind(StrEnum):
     cpu = "cpu"
 
 
-def register(app: typer.Typer) -> None:
-    app.add_typer(group, name="bench")
+app = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True)
 
 
-group = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True)
-
-
-@group.callback()
+@app.callback()
 def _group() -> None:
     pass
 
 
-@group.command(
+@app.command(
     epilog=examples(
         "xreal-synth bench sample --micro-batch 1 --micro-batch 8",
-        "xreal-synth bench sample --bundle ./paper-sized --steps 100 --compile none --compile regional "
+        "xreal-synth bench sample --bundle ./paper-sized --steps 100 --compile none --compile inductor "
         "--compile graphs --text-encoder paper --out bench.md",
     )
 )
@@ -92,7 +88,7 @@ def sample(
         list[Compile] | None,
         typer.Option(
             "--compile",
-            help="torch.compile: none, regional (blocks), graphs (CUDA graphs, GPU only); may be repeated.",
+            help="none, graphs (CUDA graphs, GPU only) or inductor (torch.compile); may be repeated.",
             show_default="none, on a GPU all",
         ),
     ] = None,
@@ -168,7 +164,7 @@ def sample(
 def _refuse(device: str, how: list[Compile], clock: str, threads: int) -> None:
     if device == "cpu" and Compile.graphs in how:
         raise XrealError(
-            found="--compile graphs without a GPU", wanted="none or regional", hint="leave graphs out"
+            found="--compile graphs without a GPU", wanted="none or inductor", hint="leave graphs out"
         )
     if clock == "cpu" and (device != "cpu" or threads != 1):
         raise XrealError(

@@ -17,7 +17,7 @@ from uuid import uuid4
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, bytes_text, console, notes, print_json
 from xreal_synth.errors import XrealError
 from xreal_synth.run.fingerprint import PACKAGES, installed_version
 
@@ -51,14 +51,11 @@ class DoctorCheck:
     hint: str = ""
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth doctor",
-            "xreal-synth doctor --output s3://bucket/datasets --json",
-            "xreal-synth doctor --no-ray --bundle my-bundle",
-        )
-    )(doctor)
+EXAMPLES = (
+    "xreal-synth doctor",
+    "xreal-synth doctor --output s3://bucket/datasets --json",
+    "xreal-synth doctor --no-ray --bundle my-bundle",
+)
 
 
 def doctor(
@@ -211,12 +208,18 @@ def _ray() -> DoctorCheck:
     from xreal_synth.engine.quiet import quiet_ray
 
     quiet_ray()
+    import torch
+
     from xreal_synth.engine.ray_session import resources, session
+    from xreal_synth.models.devices import no_gpu_for_torch
     from xreal_synth.recipe.schema import Compute
 
     began = time.monotonic()
     with session(None, Compute()):
         there, seconds = resources(), time.monotonic() - began
+    if there.gpus and not torch.cuda.is_available():
+        error = no_gpu_for_torch()
+        return DoctorCheck("bad", error.found, error.hint)
     return DoctorCheck("good", f"starts in {seconds:.1f} s with {there.cpus:g} CPUs and {there.gpus:g} GPUs")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from xreal_synth.cli import (
     evaluate_bundle,
@@ -19,7 +20,6 @@ from xreal_synth.cli import (
     evaluate_utility,
 )
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.default_command import group_with_default
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
 if TYPE_CHECKING:
@@ -30,48 +30,24 @@ if TYPE_CHECKING:
 _SHOWN = 6
 
 
-class Mode(StrEnum):
-    branch = "branch"
-    reference = "reference"
-    paper = "paper"
+class _WithDefault(TyperGroup):
+    """`evaluate out/set` is `evaluate dataset out/set`, where the first word is no command, nor a mistyped one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not self._is_own(args[0], ctx):
+            args = ["dataset", *args]
+        return super().parse_args(ctx, args)
+
+    def _is_own(self, word: str, ctx: Any) -> bool:
+        if word in self.commands or word in ctx.help_option_names:
+            return True
+        return bool(get_close_matches(word, list(self.commands))) and not Path(word).exists()
 
 
-class SoftVariance(StrEnum):
-    mixed = "mixed"
-    kept = "kept"
-
-
-class Control(StrEnum):
-    xreal = "xreal"
-    controlnet = "controlnet"
-    none = "none"
-
-
-def register(app: typer.Typer) -> None:
-    evaluate_dataset.register(group)
-    evaluate_bundle.register(group)
-    evaluate_utility.register(group)
-    evaluate_privacy.register(group)
-    evaluate_readers.register(group)
-    group.command(
-        epilog=examples(
-            "xreal-synth evaluate anatomy --data images/ -n 64",
-            "xreal-synth evaluate anatomy --data images/ -n 16 --mode reference --steps 50 --sheet sheet.png",
-        )
-    )(anatomy)
-    group.command(
-        epilog=examples(
-            "xreal-synth evaluate leak out/counterfactual-pairs",
-            "xreal-synth evaluate leak s3://bucket/big -n 500 --json",
-        )
-    )(leak)
-    app.add_typer(group, name="evaluate")
-
-
-group = typer.Typer(
+app = typer.Typer(
     help="Measures a finished dataset, or what a bundle makes.\n\n"
     "xreal-synth evaluate DATASET --real MANIFEST measures a dataset (the word `dataset` may be left out).",
-    cls=group_with_default(evaluate_dataset.NAME),
+    cls=_WithDefault,
     subcommand_metavar="DATASET | COMMAND [ARGS]...",
     epilog=examples(
         "xreal-synth evaluate out/quickstart --real images/manifest.csv",
@@ -81,35 +57,30 @@ group = typer.Typer(
 )
 
 
-@group.callback()
+@app.callback()
 def _group() -> None:
     pass
 
 
+for module in (evaluate_dataset, evaluate_bundle, evaluate_utility, evaluate_privacy):
+    for name, lines in module.EXAMPLES.items():
+        app.command(name, epilog=examples(*lines))(getattr(module, name))
+app.add_typer(evaluate_readers.app, name="readers")
+
+
+@app.command(
+    epilog=examples(
+        "xreal-synth evaluate anatomy --data images/ -n 64",
+        "xreal-synth evaluate anatomy --data images/ -n 16 --set mode=reference --set steps=50 --sheet sheet.png",
+    )
+)
 def anatomy(
     data: common.DataOption,
     bundle: common.BundleOption = "xreal-mini",
     count: Annotated[int, typer.Option("-n", min=2, help="Images.")] = 64,
     split: common.SplitOption = "val",
     seed: common.SeedOption = 0,
-    mode: Annotated[Mode | None, typer.Option(show_default="bundle's")] = None,
-    control: Annotated[Control, typer.Option(help="What makes an image follow its mask.")] = Control.xreal,
-    steps: Annotated[int | None, typer.Option(min=1, max=999, show_default="bundle's")] = None,
-    hold: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, show_default="bundle's")] = None,
-    soft: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
-    branch: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
-    eta: Annotated[float | None, typer.Option(min=0, max=1, show_default="bundle's")] = None,
-    eta_free: Annotated[
-        float | None, typer.Option(min=0, max=1, help="eta after the hold.", show_default="bundle's")
-    ] = None,
-    spacing: Annotated[
-        float | None, typer.Option(min=0.5, max=4, help="Power of the steps.", show_default="bundle's")
-    ] = None,
-    soft_variance: Annotated[
-        SoftVariance | None, typer.Option(help="Noise of a soft blend.", show_default="bundle's")
-    ] = None,
-    resample: Annotated[int, typer.Option(min=1, help="RePaint's U.")] = 1,
+    overrides: common.SamplingSetOption = None,
     precision: common.PrecisionOption = common.Precision.auto,
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
@@ -133,12 +104,7 @@ def anatomy(
     from xreal_synth.models.load import load_network
 
     torch.set_num_threads(threads)
-    given = {
-        "mode": mode, "steps": steps, "hold": hold, "guidance": guidance, "soft": soft, "branch": branch,
-        "resample": resample, "eta": eta, "eta_free": eta_free, "spacing": spacing,
-        "soft_variance": None if soft_variance is None else soft_variance.value,
-        "control": control.value,
-    }  # fmt: skip
+    given = common.sampling_from(overrides)
     request = Request(bundle, data, split, count, seed, given, precision.value, micro_batch, most_findings=1)
     prepared = prepare(request)
     segmenter: Any = load_network(prepared.info, "segmenter").eval().to(prepared.device)
@@ -188,6 +154,12 @@ def _show(name: str, settings: SamplingSettings, where: str, figures: AnatomyFig
             console.print(f"{clock} per image: " + ", ".join(f"{k} {v:.3f}" for k, v in spent.items()))
 
 
+@app.command(
+    epilog=examples(
+        "xreal-synth evaluate leak out/counterfactual-pairs",
+        "xreal-synth evaluate leak s3://bucket/big -n 500 --json",
+    )
+)
 def leak(
     dataset: common.GeneratedArgument,
     count: Annotated[int, typer.Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,

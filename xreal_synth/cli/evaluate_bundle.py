@@ -11,27 +11,27 @@ import typer
 from rich.table import Column, Table
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, examples, print_json
+from xreal_synth.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bundle import BundleFigures
 
-
-def register(group: typer.Typer) -> None:
-    group.command(
-        epilog=examples(
-            "xreal-synth evaluate bundle --data images/ --images runs/images --sheet mini-vs-real.png",
-            "xreal-synth evaluate bundle --data images/ -n 16 --set mode=reference --set steps=50 --json",
-        )
-    )(bundle)
-    group.command(
-        epilog=examples(
+EXAMPLES = {
+    "bundle": (
+        "xreal-synth evaluate bundle --data images/ --images runs/images --sheet mini-vs-real.png",
+        "xreal-synth evaluate bundle --data images/ -n 16 --set mode=reference --set steps=50 --json",
+    ),
+    "choices": (
+        (
             "xreal-synth evaluate choices --data images/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
-            "--out runs/choices",
+            "--out runs/choices"
+        ),
+        (
             "xreal-synth evaluate choices --data images/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
-            "--cross --out runs/bundles",
-        )
-    )(choices)
+            "--cross --out runs/bundles"
+        ),
+    ),
+}
 
 
 def bundle(

@@ -22,29 +22,24 @@ from xreal_synth.cli.evaluate_common import (
     bars,
     machine,
 )
-from xreal_synth.cli.options import JsonOption, console, examples, print_json
+from xreal_synth.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.request import Report
 
-NAME = "dataset"
-
-
-def register(group: typer.Typer) -> None:
-    group.command(
-        NAME,
-        epilog=examples(
-            "xreal-synth evaluate out/quickstart --real images/manifest.csv",
+EXAMPLES = {
+    "dataset": (
+        "xreal-synth evaluate out/quickstart --real images/manifest.csv",
+        (
             "xreal-synth evaluate out/quickstart --real images/ --inception pt_inception-2015-12-05-6726825d.pth "
-            "--json figures.json",
+            "--json figures.json"
         ),
-    )(dataset)
-    group.command(
-        epilog=examples(
-            "xreal-synth evaluate compare out/xreal out/controlnet out/none --real images/ --out runs/compare",
-            "xreal-synth evaluate compare out/mini out/my-bundle --real images/ --split val --json",
-        )
-    )(compare)
+    ),
+    "compare": (
+        "xreal-synth evaluate compare out/xreal out/controlnet out/none --real images/ --out runs/compare",
+        "xreal-synth evaluate compare out/mini out/my-bundle --real images/ --split val --json",
+    ),
+}
 
 
 def dataset(

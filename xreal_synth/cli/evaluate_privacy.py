@@ -18,7 +18,7 @@ from xreal_synth.cli.evaluate_common import (
     machine,
     made_source,
 )
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, console, notes, print_json
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
@@ -32,14 +32,12 @@ if TYPE_CHECKING:
 PRIVACY = "privacy.json"
 SHOWN = 12
 
-
-def register(group: typer.Typer) -> None:
-    group.command(
-        epilog=examples(
-            "xreal-synth evaluate privacy out/pneumonia --train images/manifest.csv --sheet pairs.png",
-            "xreal-synth evaluate privacy out/pneumonia --train images/ --real ward/ --split test --quarantine",
-        )
-    )(privacy)
+EXAMPLES = {
+    "privacy": (
+        "xreal-synth evaluate privacy out/pneumonia --train images/manifest.csv --sheet pairs.png",
+        "xreal-synth evaluate privacy out/pneumonia --train images/ --real ward/ --split test --quarantine",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
-readers = typer.Typer(
+app = typer.Typer(
     help="A blind study with readers: make its pages, analyse its answers.", no_args_is_help=True
 )
 
@@ -45,23 +45,13 @@ them is for whoever gave the images to say. For research; not for diagnosis.
 """
 
 
-def register(group: typer.Typer) -> None:
-    readers.command(
-        epilog=examples(
-            "xreal-synth evaluate readers make out/pneumonia kit/ --real images/manifest.csv",
-            "xreal-synth evaluate readers make out/xreal kit/ --beside out/controlnet --real images/ --images 90 "
-            "--readers 2 --guess",
-        )
-    )(make)
-    readers.command(
-        epilog=examples(
-            "xreal-synth evaluate readers analyse kit/ reader-1-*.json reader-2-*.json",
-            "xreal-synth evaluate readers analyse kit/ answers/*.csv --json",
-        )
-    )(analyse)
-    group.add_typer(readers, name="readers")
-
-
+@app.command(
+    epilog=examples(
+        "xreal-synth evaluate readers make out/pneumonia kit/ --real images/manifest.csv",
+        "xreal-synth evaluate readers make out/xreal kit/ --beside out/controlnet --real images/ --images 90 "
+        "--readers 2 --guess",
+    )
+)
 def make(
     dataset: GeneratedArgument,
     out: Annotated[
@@ -133,6 +123,12 @@ def make(
     notes.print("give a reader one page and nothing else; key.json tells the images apart")
 
 
+@app.command(
+    epilog=examples(
+        "xreal-synth evaluate readers analyse kit/ reader-1-*.json reader-2-*.json",
+        "xreal-synth evaluate readers analyse kit/ answers/*.csv --json",
+    )
+)
 def analyse(
     kit: Annotated[
         Path, typer.Argument(metavar="KIT", help="The folder that `make` wrote.", show_default=False)

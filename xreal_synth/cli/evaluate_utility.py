@@ -19,7 +19,7 @@ from xreal_synth.cli.evaluate_common import (
     machine,
     made_source,
 )
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, console, notes, print_json
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -44,17 +44,22 @@ class StudyPrecision(StrEnum):
     bf16 = "bf16"
 
 
-def register(group: typer.Typer) -> None:
-    group.command(
-        epilog=examples(
+EXAMPLES = {
+    "utility": (
+        (
             "xreal-synth evaluate utility out/pneumonia --real images/manifest.csv --finding Pneumonia "
-            "--finding Effusion --out runs/utility",
+            "--finding Effusion --out runs/utility"
+        ),
+        (
             "xreal-synth evaluate utility out/pneumonia --real images/ --finding Pneumonia --task localise "
-            "--shares 1 --out runs/places",
+            "--shares 1 --out runs/places"
+        ),
+        (
             "xreal-synth evaluate utility s3://bucket/big --real images/ --finding Effusion --out runs/effusion "
-            "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5",
-        )
-    )(utility)
+            "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5"
+        ),
+    ),
+}
 
 
 def utility(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
 from xreal_synth.cli.options import (
+    AddressOption,
     JsonOption,
     OutputOption,
     RecipeArgument,
     SetOption,
     console,
-    examples,
     note,
     notes,
     print_json,
@@ -28,24 +28,17 @@ if TYPE_CHECKING:
     from xreal_synth.report.build import Built
     from xreal_synth.types import Acceptance
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth generate recipes/quickstart.yaml",
-            "xreal-synth generate mine.yaml --output /data/mine --set anatomies=5000 --set compute.actors=2",
-        )
-    )(generate)
+EXAMPLES = (
+    "xreal-synth generate recipes/quickstart.yaml",
+    "xreal-synth generate mine.yaml --output /data/mine --set anatomies=5000 --set compute.actors=2",
+)
 
 
 def generate(
     recipe: RecipeArgument,
     output: OutputOption = None,
     overrides: SetOption = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
-    ] = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""

@@ -33,7 +33,7 @@ from xreal_synth.cli import (
     train,
     verify,
 )
-from xreal_synth.cli.options import console, notes
+from xreal_synth.cli.options import console, examples, notes
 from xreal_synth.cli.usage import UsageError, check_options, usage_error
 from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.errors import RecipeError, XrealError
@@ -125,10 +125,13 @@ PANELS: Final = {
 }
 for panel, modules in PANELS.items():
     for module in modules:
+        name = module.__name__.rpartition(".")[2]
         if hasattr(module, "register"):
             module.register(app)
+        elif hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
         else:
-            app.add_typer(module.app, name=module.__name__.rpartition(".")[2])
+            app.command(epilog=examples(*module.EXAMPLES))(getattr(module, name))
     entries: list[Any] = [*app.registered_commands, *app.registered_groups]
     for entry in entries:
         if not isinstance(entry.rich_help_panel, str):

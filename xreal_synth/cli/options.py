@@ -45,6 +45,22 @@ SetOption = Annotated[
         show_default=False,
     ),
 ]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
+]
+BundlePlaceOption = Annotated[
+    str | None,
+    typer.Option("--bundle", help="Where the bundle is, if not where it was.", show_default="the dataset's"),
+]
+ImagesPlaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        help="Where its real images or organ masks are, if not where they were.",
+        show_default="the recipe's",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints one JSON object for scripts.")]
 
 

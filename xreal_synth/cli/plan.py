@@ -79,6 +79,8 @@ def _fields(planned: PlanReport) -> dict[str, object]:
 
 
 def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
+    from xreal_synth.engine.estimate import SHORTEST_S, short_shards
+
     console.print(f"{run.recipe.name}: bundle {run.bundle.name}, digest {run.digest[:12]}")
     console.print(_rows_table(report))
     console.print(_labels_table(report))
@@ -104,6 +106,12 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
         facts.add_row("device time", f"about {seconds_text(seconds)} of one {device}")
     facts.add_row("output", run.recipe.output.uri)
     console.print(facts)
+    for device, seconds in short_shards(run, guess).items():
+        size = run.recipe.output.shard_size * SHORTEST_S / max(seconds, 0.1)
+        notes.print(
+            f"a shard is {seconds:.1f} s of one {device}, where a large cluster wants {SHORTEST_S:.0f} s at least: "
+            f"output.shard_samples: {size:.0f}"
+        )
     for check, why in run.quality.unchecked.items():
         console.print(f"not checked: {check}: {why}", soft_wrap=True)
     for line in run.plan.notes:

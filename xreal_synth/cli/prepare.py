@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, progress_console
+from xreal_synth.cli.options import JsonOption, console, notes, print_json, progress_console
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -44,14 +44,13 @@ class Blank(StrEnum):
     negative = "negative"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
-            "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
-            "--labels-column findings --rename 'pleural fluid=Effusion' --out images",
-        )
-    )(prepare)
+EXAMPLES = (
+    "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
+    (
+        "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
+        "--labels-column findings --rename 'pleural fluid=Effusion' --out images"
+    ),
+)
 
 
 def prepare(

@@ -14,7 +14,6 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
-    examples,
     note,
     progress_console,
     told,
@@ -23,14 +22,10 @@ from xreal_synth.cli.options import (
 if TYPE_CHECKING:
     from xreal_synth.engine.samples import GeneratedGroup
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth preview recipes/quickstart.yaml -n 8",
-            "xreal-synth preview mine.yaml -n 4 --set sampling.guidance=6 --out guidance6.png",
-        )
-    )(preview)
+EXAMPLES = (
+    "xreal-synth preview recipes/quickstart.yaml -n 8",
+    "xreal-synth preview mine.yaml -n 4 --set sampling.guidance=6 --out guidance6.png",
+)
 
 
 def preview(

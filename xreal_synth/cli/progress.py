@@ -1,8 +1,10 @@
-"""A run's events as a progress bar on a terminal, as plain lines elsewhere."""
+"""A run's events, or a training's pace, as a progress bar on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -17,25 +19,30 @@ from xreal_synth.cli.options import seconds_text
 from xreal_synth.engine.log import LineLog, images_text, line_of
 from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
+if TYPE_CHECKING:
+    from xreal_synth.training.session import Pace
 
-class RunDisplay:
-    """Shows events on `console`: use as a context manager, and pass `on_event` to the run."""
+QUIET_S = 60.0
+"""Off a terminal a training has a line at the first step, at every validation, and this long after the line before."""
 
-    def __init__(self, console: Console) -> None:
+
+class _Display:
+    """A bar on `console`, running inside the block of a `with`."""
+
+    def __init__(self, console: Console, what: str) -> None:
         self._console = console
-        self._lines = LineLog(self._say)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[images]}", markup=False),
+            TextColumn("{task.fields[done]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting Ray", total=None, images="")
+        self._task = self._bar.add_task(what, total=None, done="")
 
-    def __enter__(self) -> RunDisplay:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -43,6 +50,17 @@ class RunDisplay:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def _say(self, message: str) -> None:
+        self._console.print(message, soft_wrap=True)
+
+
+class RunDisplay(_Display):
+    """Shows a run's events: pass `on_event` to the run."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "starting Ray")
+        self._lines = LineLog(self._say)
 
     def on_event(self, event: Event) -> None:
         if not self._console.is_terminal:
@@ -60,18 +78,49 @@ class RunDisplay:
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
                 rate = f", {event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
-                images = images_text(event) + rate
-                self._bar.update(
-                    self._task, completed=event.images_done, total=event.images_total, images=images
-                )
+                done = images_text(event) + rate
+                self._bar.update(self._task, completed=event.images_done, total=event.images_total, done=done)
             case ShardDone():
                 self._bar.update(self._task, description=f"shards {event.done}/{event.total}")
             case RunEnded():
                 made = event.summary.samples
                 total = made if event.summary.exit_code == COMPLETE else None
-                self._bar.update(self._task, completed=made, images=f"{made} images", total=total)
+                self._bar.update(self._task, completed=made, done=f"{made} images", total=total)
             case _:
                 self._say(line_of(event))
 
-    def _say(self, message: str) -> None:
-        self._console.print(message, soft_wrap=True)
+
+class TrainDisplay(_Display):
+    """Shows a training's pace: pass `on_step` to it."""
+
+    def __init__(self, console: Console, network: str) -> None:
+        super().__init__(console, f"{network}: reading images")
+        self._network = network
+        self._said_at: float | None = None
+
+    def on_step(self, pace: Pace) -> None:
+        if self._console.is_terminal:
+            self._bar.update(
+                self._task,
+                completed=pace.step,
+                total=pace.steps,
+                description=f"{self._network}: {losses_text(pace)}",
+                done=f"step {pace.step}/{pace.steps}, {rate_text(pace)}",
+            )
+        elif self._said_at is None or pace.validated or time.monotonic() - self._said_at > QUIET_S:
+            self._said_at = time.monotonic()
+            self._say(f"step {pace.step}/{pace.steps}, {losses_text(pace)}, {rate_text(pace)}")
+
+
+def losses_text(pace: Pace) -> str:
+    """`loss 0.412, validation 0.398 (best 0.391)`."""
+    text = f"loss {pace.loss:.4g}"
+    if pace.val_loss is None:
+        return text
+    best = "" if pace.best is None or pace.best == pace.val_loss else f" (best {pace.best:.4g})"
+    return f"{text}, validation {pace.val_loss:.4g}{best}"
+
+
+def rate_text(pace: Pace) -> str:
+    """`15.2 images/s, 1.4 h left`."""
+    return f"{pace.images_per_s:.3g} images/s, {seconds_text(pace.left_s)} left"

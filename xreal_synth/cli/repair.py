@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from xreal_synth.cli.generate import show, summary_fields
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, progress_console
+from xreal_synth.cli.options import (
+    AddressOption,
+    BundlePlaceOption,
+    ImagesPlaceOption,
+    JsonOption,
+    console,
+    notes,
+    print_json,
+    progress_console,
+)
 from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 
 if TYPE_CHECKING:
@@ -23,14 +32,10 @@ COUNTED: Final[dict[What, str]] = {
     "adopt": "to write from their tars", "make": "to make", "extend": "to extend", "leave": "to leave"
 }  # fmt: skip
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth repair out/quickstart --dry-run",
-            "xreal-synth repair s3://bucket/big --quarantined --address auto",
-        )
-    )(repair)
+EXAMPLES = (
+    "xreal-synth repair out/quickstart --dry-run",
+    "xreal-synth repair s3://bucket/big --quarantined --address auto",
+)
 
 
 def repair(
@@ -47,21 +52,9 @@ def repair(
             min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"
         ),
     ] = None,
-    bundle: Annotated[
-        str | None,
-        typer.Option(help="Where the bundle is, if not where it was.", show_default="the dataset's"),
-    ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="Where its real images or organ masks are, if not where they were.",
-            show_default="the recipe's",
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
-    ] = None,
+    bundle: BundlePlaceOption = None,
+    images: ImagesPlaceOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes exactly what is missing or broken again, by the recipe kept in the dataset.

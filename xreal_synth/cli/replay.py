@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xreal_synth.cli.options import JsonOption, examples, note, progress_console, told
+from xreal_synth.cli.options import (
+    BundlePlaceOption,
+    ImagesPlaceOption,
+    JsonOption,
+    note,
+    progress_console,
+    told,
+)
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
@@ -19,14 +26,10 @@ DIFFERENT = 3
 MOST_APART, BLOCK, MOST_APART_IN_BLOCK = 2.0, 16, 16.0
 """Grey levels by which another machine's image may differ, twice and more what was measured between precisions."""
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth replay out/quickstart 0000000003-v0",
-            "xreal-synth replay out/quickstart 0000000003-v0 --out image.png",
-        )
-    )(replay)
+EXAMPLES = (
+    "xreal-synth replay out/quickstart 0000000003-v0",
+    "xreal-synth replay out/quickstart 0000000003-v0 --out image.png",
+)
 
 
 def replay(
@@ -38,17 +41,8 @@ def replay(
             "--out", dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere"
         ),
     ] = None,
-    bundle: Annotated[
-        str | None,
-        typer.Option(help="Where the bundle is, if not where it was.", show_default="the dataset's"),
-    ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="Where its real images or organ masks are, if not where they were.",
-            show_default="the recipe's",
-        ),
-    ] = None,
+    bundle: BundlePlaceOption = None,
+    images: ImagesPlaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes one image again from the dataset's settings and compares it with the stored one.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import typer
-
-from xreal_synth.cli.options import JsonOption, console, examples, told
+from xreal_synth.cli.options import JsonOption, console, told
 from xreal_synth.cli.verify import DatasetArgument
 
-
-def register(app: typer.Typer) -> None:
-    app.command(epilog=examples("xreal-synth report out/quickstart", "xreal-synth report /data/big"))(report)
+EXAMPLES = (
+    "xreal-synth report out/quickstart",
+    "xreal-synth report /data/big",
+)
 
 
 def report(dataset: DatasetArgument, as_json: JsonOption = False) -> None:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, seconds_text
+from xreal_synth.cli.options import JsonOption, console, notes, print_json, seconds_text
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
@@ -29,14 +29,10 @@ _SAID: dict[State, str] = {
     "silent": "silent: the last run neither goes on nor has said how it ended; the same command goes on",
 }
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth status out/quickstart",
-            "xreal-synth status s3://bucket/datasets/mine --watch --events 10",
-        )
-    )(status)
+EXAMPLES = (
+    "xreal-synth status out/quickstart",
+    "xreal-synth status s3://bucket/datasets/mine --watch --events 10",
+)
 
 
 def status(

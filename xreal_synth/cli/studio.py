@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
-from xreal_synth.cli.options import examples, note
+from xreal_synth.cli.options import note
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth studio",
-            "xreal-synth studio --bundle my-xreal --host 0.0.0.0 --port 8080",
-        )
-    )(studio)
+EXAMPLES = (
+    "xreal-synth studio",
+    "xreal-synth studio --bundle my-xreal --host 0.0.0.0 --port 8080",
+)
 
 
 def studio(

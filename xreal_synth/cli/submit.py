@@ -14,7 +14,6 @@ from xreal_synth.cli.options import (
     RecipeArgument,
     SetOption,
     console,
-    examples,
     note,
     notes,
     print_json,
@@ -31,14 +30,10 @@ if TYPE_CHECKING:
 LEFT = 130
 """Ctrl-C: this command ends, the job does not."""
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth submit recipes/smoke.yaml --address http://127.0.0.1:8265 --output-root /shared/sets",
-            "xreal-synth submit mine.yaml --address http://127.0.0.1:8265 --output-root s3://bucket/sets --no-wait",
-        )
-    )(submit)
+EXAMPLES = (
+    "xreal-synth submit recipes/smoke.yaml --address http://127.0.0.1:8265 --output-root /shared/sets",
+    "xreal-synth submit mine.yaml --address http://127.0.0.1:8265 --output-root s3://bucket/sets --no-wait",
+)
 
 
 def submit(

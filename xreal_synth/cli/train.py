@@ -17,14 +17,13 @@ from xreal_synth.cli.options import (
     JsonOption,
     bytes_text,
     console,
-    examples,
     first_sentence,
     note,
     print_json,
     progress_console,
     told,
 )  # fmt: skip
-from xreal_synth.cli.train_display import TrainDisplay
+from xreal_synth.cli.progress import TrainDisplay
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
 from xreal_synth.storage import nothing_left
@@ -44,17 +43,18 @@ class Network(StrEnum):
     classifier = "classifier"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth train autoencoder mini-autoencoder --data images/ --out runs/autoencoder",
-            "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
-            "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000",
-            "xreal-synth train denoiser paper-denoiser --dry-run --workers 8",
-            "xreal-synth train denoiser paper-denoiser --data /shared/images --out /shared/runs/denoiser "
-            "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae",
-        )
-    )(train)
+EXAMPLES = (
+    "xreal-synth train autoencoder mini-autoencoder --data images/ --out runs/autoencoder",
+    (
+        "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
+        "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000"
+    ),
+    "xreal-synth train denoiser paper-denoiser --dry-run --workers 8",
+    (
+        "xreal-synth train denoiser paper-denoiser --data /shared/images --out /shared/runs/denoiser "
+        "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae"
+    ),
+)
 
 
 def _shipped() -> dict[str, Path]:

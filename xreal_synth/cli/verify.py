@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import (
+    BundlePlaceOption,
+    ImagesPlaceOption,
+    JsonOption,
+    console,
+    notes,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.whole import VerifyProblem
@@ -20,11 +27,10 @@ DatasetArgument = Annotated[
 ]
 PARTIAL = 3
 
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples("xreal-synth verify out/quickstart", "xreal-synth verify out/big --quick --json")
-    )(verify)
+EXAMPLES = (
+    "xreal-synth verify out/quickstart",
+    "xreal-synth verify out/big --quick --json",
+)
 
 
 def verify(
@@ -37,15 +43,11 @@ def verify(
         typer.Option(
             min=0,
             help="Makes so many images again, drawn at random, and holds them against those stored: hashes agree with "
-            "what a forger wrote, images do not.",
+            "what a forger wrote, images do not. --bundle and --images are for this alone.",
         ),
     ] = 0,
-    bundle: Annotated[
-        str | None, typer.Option(help="For --replay: where the bundle is, if not where it was.")
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="For --replay: where its real images or organ masks are.")
-    ] = None,
+    bundle: BundlePlaceOption = None,
+    images: ImagesPlaceOption = None,
     signed_by: Annotated[
         Path | None,
         typer.Option(help="A public key (PEM, Ed25519): the dataset must be as its owner signed it."),

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from xreal_synth.dataset.names import DATASET, LOGS, PROGRESS, RECIPE, RECORDS, SHARDS, is_name
-from xreal_synth.dataset.seal import sealed, unsealed
+from xreal_synth.dataset.seal import sealed, unsealed, validated
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp
@@ -38,7 +35,8 @@ class DatasetHead:
     `settings` are the digested settings in full, `fingerprint` the environment of the first run (each
     record has its own), `shard_samples` the groups of a whole shard, `prompts` the file of prompts that
     an earlier version encoded for this dataset alone (None now), `unchecked` the checks of the quality profile
-    that could not run, with the reason.
+    that could not run, with the reason, `canary` the hash of the image that the first actor on a GPU made to be held
+    against other actors'.
     """
 
     digest: str
@@ -50,6 +48,7 @@ class DatasetHead:
     format_version: int = FORMAT_VERSION
     prompts: FileStamp | None = None
     unchecked: dict[str, str] = field(default_factory=dict)
+    canary: str = ""
 
     def setting(self, *path: str) -> Any:
         """The digested setting at this path; None where there is none."""
@@ -61,20 +60,12 @@ class DatasetHead:
     @property
     def real_images(self) -> bool:
         """Whether the images are real ones, as they are or edited."""
-        anatomy = self.settings.get("anatomy")
-        source = anatomy.get("source") if isinstance(anatomy, dict) else None
-        return isinstance(source, dict) and "images" in source
+        return self.setting("anatomy", "source", "images") is not None
 
     @property
     def follows_masks(self) -> bool:
         """Whether the images follow their organ masks: real ones do, made ones but for `control: none`."""
-        sampling = self.settings.get("sampling")
-        return self.real_images or not (isinstance(sampling, dict) and sampling.get("control") == "none")
-
-
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[DatasetHead]:
-    return TypeAdapter(DatasetHead)
+        return self.real_images or self.setting("sampling", "control") != "none"
 
 
 def head_bytes(head: DatasetHead) -> bytes:
@@ -95,12 +86,7 @@ def parse_head(data: bytes, where: str) -> DatasetHead:
         )
     if not is_name(str(fields.get("name"))):
         raise DatasetError(where=where, found="no dataset's name", wanted="lower-case letters, digits, . _ -")
-    try:
-        return _adapter().validate_python(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise DatasetError(where=where, found=f"{path}: {first['msg']}", wanted="a dataset head") from error
+    return validated(DatasetHead, fields, where, "a dataset head")
 
 
 def read_head(store: Store) -> DatasetHead:

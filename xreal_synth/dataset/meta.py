@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import parse_key
+from xreal_synth.dataset.seal import first_problem
 from xreal_synth.errors import DatasetError
 from xreal_synth.types import (
     ExistingFinding,
@@ -270,9 +271,7 @@ def parse_meta(data: bytes, where: str) -> SampleMeta:
     try:
         raw: Any = _model().model_validate_json(data, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise DatasetError(where=where, found=f"{path or 'the file'}: {first['msg']}") from error
+        raise DatasetError(where=where, found=first_problem(error)) from error
     for place in (*raw.findings, *raw.sham):
         if not place.boxes_xyxy:
             named = place.name if isinstance(place, _FindingJson) else place.of

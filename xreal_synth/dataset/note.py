@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import lru_cache
-
-from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.dataset.names import PROGRESS
-from xreal_synth.dataset.seal import sealed, unsealed
+from xreal_synth.dataset.seal import sealed, unsealed, validated
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import Store
 
@@ -29,11 +26,6 @@ class RunNote:
     message: str = ""
 
 
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[RunNote]:
-    return TypeAdapter(RunNote)
-
-
 def write_note(store: Store, note: RunNote) -> None:
     """Replaces progress.json; raises StorageError."""
     store.replace(PROGRESS, sealed(dataclasses.asdict(note)))
@@ -42,6 +34,6 @@ def write_note(store: Store, note: RunNote) -> None:
 def read_note(store: Store) -> RunNote | None:
     """The last run's note; None where there is none or it cannot be read."""
     try:
-        return _adapter().validate_python(unsealed(store.read_bytes(PROGRESS), PROGRESS))
-    except (StorageError, DatasetError, ValidationError):
+        return validated(RunNote, unsealed(store.read_bytes(PROGRESS), PROGRESS), PROGRESS, "a run's note")
+    except (StorageError, DatasetError):
         return None

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.dataset.acceptance import count_acceptance
 from xreal_synth.dataset.names import record_key
-from xreal_synth.dataset.seal import sealed, unsealed
+from xreal_synth.dataset.seal import sealed, unsealed, validated
 from xreal_synth.dataset.table import label_counts
 from xreal_synth.dataset.tar import TableRow
-from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store, sha256_bytes, sha256_file
 from xreal_synth.types import FileStamp, Rejected, ShardPlan, ShardRecord
 
@@ -57,11 +53,6 @@ def build_record(
     )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[ShardRecord]:
-    return TypeAdapter(ShardRecord)
-
-
 def record_bytes(record: ShardRecord) -> bytes:
     """The record's file: canonical JSON with a checksum over itself."""
     return sealed(dataclasses.asdict(record))
@@ -69,13 +60,7 @@ def record_bytes(record: ShardRecord) -> bytes:
 
 def parse_record(data: bytes, where: str) -> ShardRecord:
     """The record in a file's bytes; raises DatasetError if one byte differs from what was written."""
-    fields = unsealed(data, where)
-    try:
-        return _adapter().validate_python(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise DatasetError(where=where, found=f"{path}: {first['msg']}", wanted="a shard record") from error
+    return validated(ShardRecord, unsealed(data, where), where, "a shard record")
 
 
 def read_record(store: Store, stem: str) -> ShardRecord | None:

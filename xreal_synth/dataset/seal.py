@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import parse_json
 from xreal_synth.storage import sha256_bytes
 
+_T = TypeVar("_T")
 _SEAL = "sha256_of_this"
 _OPEN = "0" * 64
 """Stands for the checksum while it is taken."""
@@ -33,6 +38,26 @@ def unsealed(data: bytes, where: str) -> dict[str, object]:
     if sha256_bytes(data.replace(_line(seal), _line(_OPEN))) != seal:
         raise _altered(where, "its content does not match its own checksum")
     return content
+
+
+@lru_cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def validated(kind: type[_T], fields: dict[str, object], where: str, wanted: str) -> _T:
+    """The fields as a record of this kind; raises DatasetError."""
+    try:
+        found: _T = _adapter(kind).validate_python(fields)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise DatasetError(where=where, found=first_problem(error), wanted=wanted) from error
+    return found
+
+
+def first_problem(error: ValidationError) -> str:
+    """`PATH: WHAT` of the first fault that pydantic has found."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
 
 
 def _line(seal: str) -> bytes:

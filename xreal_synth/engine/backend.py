@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from xreal_synth.engine.micro_batch import LARGEST, Trial
+from xreal_synth.engine.micro_batch import LARGEST, PER_SHARD, Trial
 from xreal_synth.engine.samples import enlarged_fade
+from xreal_synth.errors import NotFiniteError
 from xreal_synth.quality.gate import Gate
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
     from xreal_synth.sampling.model import SamplerModel
     from xreal_synth.sampling.upscale import UpscalerModel
+
+_CANARIES = 8
+"""First groups of which one, at least, should have a place for its findings."""
 
 OnBatch = Callable[[float], None]
 """Told how many images were made, or what share of one."""
@@ -36,11 +42,29 @@ class Backend(Protocol):
     def precision(self) -> str: ...
 
     @property
+    def facts(self) -> Mapping[str, str]:
+        """What else changes bytes on the device, for the fingerprint."""
+        ...
+
+    @property
     def micro_batch(self) -> int: ...
 
     @property
     def gate(self) -> Gate:
         """The gate with its networks."""
+        ...
+
+    @property
+    def canary(self) -> str:
+        """The hash of an image that every backend of the run makes when it is opened; empty where none is made."""
+        ...
+
+    def is_sound(self) -> bool:
+        """Whether the device still computes what is known beforehand; asked after a failure."""
+        ...
+
+    def settle(self, micro_batch: int | None) -> None:
+        """Fixes the micro-batch of one that waits for it, finds it where it is None, and makes the canary's image."""
         ...
 
     def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
@@ -87,13 +111,17 @@ class Networks:
         import torch
 
         from xreal_synth.engine.gate_networks import open_networks
+        from xreal_synth.models.devices import device_facts, device_name, open_device, resolve_compile
         from xreal_synth.models.layers import resolve_precision
         from xreal_synth.models.load import load_bundle
 
         if shape.device == "cpu":
             torch.set_num_threads(1)
+        open_device(shape.device, shape.gpus)
         precision = resolve_precision(shape.precision, shape.device)
         model = load_bundle(run.bundle, shape.device, precision, run.sampling.control)
+        compiled = resolve_compile(shape.compile, shape.device, suited=model.suited)
+        model.compile(compiled)
         upscaler = None
         if run.sampling.upscale_steps is not None:
             from xreal_synth.models.upscaler import load_upscaler
@@ -101,10 +129,11 @@ class Networks:
             upscaler = load_upscaler(run.bundle, shape.device, precision)
         gate = Gate(run.quality, open_networks(run.quality, run.bundle, shape.device))
         backend = TorchBackend(
-            run, model, gate, _device_name(shape.device), precision, shape.micro_batch or 1, upscaler
-        )
-        if shape.micro_batch is None:
-            backend.find_micro_batch(shape.gpus)
+            run, model, gate, device_name(shape.device), precision, shape.micro_batch or 1, upscaler,
+            device_facts(shape.device, compiled), shape.gpus,
+        )  # fmt: skip
+        if not shape.waits:
+            backend.settle(shape.micro_batch)
         return backend
 
 
@@ -113,7 +142,8 @@ class TorchBackend:
 
     def __init__(
         self, run: Run, model: SamplerModel, gate: Gate, device: str, precision: str, micro_batch: int,
-        upscaler: UpscalerModel | None = None,
+        upscaler: UpscalerModel | None = None, facts: Mapping[str, str] = MappingProxyType({}),
+        share: float = 0.0,
     ) -> None:  # fmt: skip
         self._run = run
         self._model = model
@@ -121,23 +151,65 @@ class TorchBackend:
         self.gate = gate
         self.device = device
         self.precision = precision
+        self.facts = facts
+        self._share = share
         self.micro_batch = micro_batch
         self.trials: tuple[Trial, ...] = ()
+        self.canary = ""
 
     def serving(self, run: Run) -> TorchBackend:
         """The same loaded networks for another run of the same bundle, control and quality."""
         return TorchBackend(
-            run, self._model, self.gate, self.device, self.precision, self.micro_batch, self._upscaler
-        )
+            run, self._model, self.gate, self.device, self.precision, self.micro_batch, self._upscaler,
+            self.facts, self._share,
+        )  # fmt: skip
 
-    def find_micro_batch(self, share: float) -> None:
-        """Sets the micro-batch by micro_batch.py's rule; `share` is the actor's part of a GPU. Raises
-        EngineError."""
+    def settle(self, micro_batch: int | None) -> None:
+        """Raises EngineError where not even one group fits."""
+        if micro_batch is None:
+            self.find_micro_batch()
+        else:
+            self.micro_batch = micro_batch
+        if self._share > 0:
+            self.canary = self.draw_canary()
+
+    def find_micro_batch(self) -> None:
+        """Sets the micro-batch by micro_batch.py's rule. Raises EngineError."""
         from xreal_synth.engine.micro_batch import find_micro_batch, measure_torch
 
-        largest = min(LARGEST, self._run.recipe.output.shard_size, self._run.recipe.anatomies)
-        found = find_micro_batch(lambda size: measure_torch(self._run, self, size, share), largest)
+        output = self._run.recipe.output
+        largest = min(LARGEST, output.shard_size // PER_SHARD, self._run.recipe.anatomies)
+        found = find_micro_batch(lambda size: measure_torch(self._run, self, size, self._share), largest)
         self.micro_batch, self.trials = found.micro_batch, found.trials
+
+    def is_sound(self) -> bool:
+        from xreal_synth.models.devices import is_sound
+
+        return is_sound(self._model.device)
+
+    def draw_canary(self) -> str:
+        """sha256 of the images of the first group that can be placed, in a micro-batch of the run's own size."""
+        from xreal_synth.run.attempts import plan_group
+        from xreal_synth.run.group_job import group_job
+        from xreal_synth.sampling.jobs import in_batches
+
+        specs = (
+            plan_group(self._run, index)[0] for index in range(min(_CANARIES, self._run.recipe.anatomies))
+        )
+        spec = next((one for one in specs if one is not None), None)
+        if spec is None:
+            return ""
+        try:
+            made = list(in_batches(self.renderer(), [group_job(self._run, spec)], self.micro_batch))
+        except NotFiniteError as error:
+            return sha256(error.found.encode()).hexdigest()
+        images = [image for batch in made for group in batch for _, image in sorted(group.images.items())]
+        return sha256(b"".join(image.tobytes() for image in images)).hexdigest()
+
+    def release(self) -> None:
+        """Forgets what was recorded for another micro-batch, whose memory is free then."""
+        if (release := getattr(self._model, "release", None)) is not None:
+            release()
 
     def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
         from xreal_synth.sampling.groups import GroupSampler
@@ -177,11 +249,3 @@ class _Upscaled:
                 fade=lambda region: enlarged_fade(region, times),
             )
         )  # fmt: skip
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}"

@@ -29,6 +29,7 @@ from xreal_synth.engine.progress import (
     Warned,
 )
 from xreal_synth.engine.schedule import Limits, ShardSchedule
+from xreal_synth.engine.trust import DATASET
 from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.run.fingerprint import fingerprint_differences
 from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch
@@ -69,6 +70,8 @@ class Driver:
         self.made: set[int] = set()
         self.begun = self.claimed = self.reported_of_others = False
         self.ours: set[str] = set()
+        self.odd: set[str] = set()
+        self.searcher = ""
         self.boot_failures, self.boot_again_at = 0, 0.0
         self.fingerprints: list[dict[str, str]] = [place.head.fingerprint] if place.head else []
         self._resources = resources
@@ -93,7 +96,7 @@ class Driver:
         return self.pool.busy or (len(self.schedule) > 0 and not self._exhausted())
 
     def _exhausted(self) -> bool:
-        return self.schedule.exhausted(len(self.pool))
+        return self.schedule.exhausted(len(self.pool) - self.pool.count("retired"))
 
     def _announce(self) -> None:
         total, todo = self.run_.plan.shard_count, len(self.schedule)
@@ -112,6 +115,7 @@ class Driver:
 
     def _staff(self) -> None:
         """Starts actors up to what fits, and replaces idle ones on which all that waits has failed."""
+        self._settle_held()
         now = self.clock()
         if now - self.resources_at > _RESOURCES_EVERY_S:
             self.resources, self.resources_at = self._resources(), now
@@ -119,13 +123,25 @@ class Driver:
             self._replace_stale()
         if self._exhausted() or now < self.boot_again_at:
             return
-        unfinished = len(self.schedule) + self.pool.count("working")
-        wanted = self.shape.wanted(self.resources, unfinished) if self.shape.micro_batch is not None else 1
+        retired = self.pool.in_state("retired")
+        unfinished = len(self.schedule) + self.pool.count("working") + len(retired)
+        wanted = self.shape.wanted(self.resources, unfinished)
+        if len(retired) == len(self.pool) >= wanted:
+            self.pool.end_all(retired)  # nobody else is left, or can come
         for _ in range(wanted - len(self.pool)):
             self.pool.start(self.shape)
 
+    def _settle_held(self) -> None:
+        """The first actor that has loaded finds the micro-batch, while the others load theirs and wait for it."""
+        for member in list(self.pool.held.values()):
+            if self.shape.micro_batch is None:
+                if self.searcher in self.pool.members:
+                    return
+                self.searcher = member.name
+            self.pool.settle(member, self.shape.micro_batch)
+
     def _replace_stale(self) -> None:
-        if not self.schedule.stale(self.pool.members):
+        if not self.schedule.stale(self.pool.active):
             return
         for member in self.pool.in_state("idle"):
             if not member.publishing:
@@ -139,7 +155,7 @@ class Driver:
         giving = self.begun and not self._exhausted() and not self.stop.is_set()
         alone = self.schedule.all_failed
         for member in self.pool.in_state("idle") if idle else ():
-            shard = self.schedule.take(member.name) if giving and not (alone and member.open) else None
+            shard = self._next(member) if giving and not (alone and member.open) else None
             if shard is not None:
                 self.pool.assign(
                     member, shard, self.schedule.tries(shard), alone=bool(self.schedule.reason(shard)),
@@ -147,6 +163,10 @@ class Driver:
                 )  # fmt: skip
             elif member.open:
                 self.pool.finish(member)
+
+    def _next(self, member: Member) -> int | None:
+        others = self.pool.active if self.schedule.trust.strikes(member.name) else ()
+        return self.schedule.take(member.name, others)
 
     def _listen(self) -> None:
         self._hear_all(self.limits.tick_s)
@@ -166,7 +186,8 @@ class Driver:
             self.pool.end(member)
             reason = f"not ready {self.clock() - member.placed_at:.0f} s after it had a place"
             self._boot_failed(member, Failed("lost", reason, reason))
-        now, waiting = self.clock(), self.pool.in_state("booting")
+        now = self.clock()
+        waiting = [member for member in self.pool.in_state("booting") if not member.node]
         oldest = min((member.since for member in waiting), default=now)
         if now - max(oldest, self.warned_at) > self.limits.pending_warning_s:
             self.warned_at = now
@@ -194,9 +215,11 @@ class Driver:
         member, shard, outcome = heard.member, heard.shard, heard.outcome
         if isinstance(outcome, ShardRecord):
             self.made.add(outcome.shard)
-            self.schedule.done(outcome.shard)
+            guilty = self.schedule.done(outcome.shard, member.name)
             self.account.done(outcome)
             self._tell_of_others(outcome)
+            for name in guilty:
+                self._retire(name, f"it failed two shards in a row, and {member.name} made one of them")
         elif isinstance(outcome, Ready):
             self._ready(member, outcome)
         elif isinstance(outcome, Lost):
@@ -208,9 +231,14 @@ class Driver:
             self._failed(member, shard, outcome)
 
     def _ready(self, member: Member, ready: Ready) -> None:
+        if not ready.settled:
+            self.boot_failures = 0
+            self.pool.hold(member)
+            return
         if not self.claimed:
             self.head, self.claimed = self._claim(ready), True
             self.fingerprints = self.fingerprints or [self.head.fingerprint]
+            self.schedule.trust.shows(DATASET, self.head.fingerprint, self.head.canary)
             self.account.start_clock()
         if self.shape.micro_batch is None and not self._fixed(member, ready):
             return
@@ -221,11 +249,12 @@ class Driver:
             self.tell(Warned(f"images made on {ready.node} may differ in their last bits: {differences}"))
         self.boot_failures = 0
         self.tell(ActorUp(member.name, ready.node, self.clock() - member.since))
+        self._look_at_canary(member, ready)
 
     def _claim(self, ready: Ready) -> DatasetHead:
         """Raises EngineError where the place cannot be written: nothing could start."""
         try:
-            return claim(self.run_, self.store, ready.fingerprint)
+            return claim(self.run_, self.store, ready.fingerprint, ready.canary)
         except OSError as error:
             raise EngineError(
                 where=self.store.uri, found=f"cannot be written: {error.strerror or error}",
@@ -256,17 +285,46 @@ class Driver:
             )
         )
 
+    def _look_at_canary(self, member: Member, ready: Ready) -> None:
+        """Retires the actors whose canary image is another than that of most with their fingerprint."""
+        trust = self.schedule.trust
+        trust.shows(member.name, ready.fingerprint, ready.canary)
+        if trust.odd == self.odd:
+            return
+        for member in self.pool.in_state("retired"):
+            if member.name in self.odd - trust.odd:
+                self.pool.restore(member)
+        newly, self.odd = trust.odd - self.odd, trust.odd
+        if DATASET in newly:
+            self.tell(Warned(
+                "most actors make another canary image than the one in dataset.json, in an environment of the same "
+                "fingerprint: what was made before may differ from what is made now (verify --replay tells)"
+            ))  # fmt: skip
+        for name in newly - {DATASET}:
+            self._retire(name, "its canary image is another than other actors', in an equal environment")
+
+    def _retire(self, name: str, reason: str) -> None:
+        """Gives an actor no more shards; it keeps its device from others. One at work is ended."""
+        member = self.pool.members.get(name)
+        if member is None or member.state == "retired":
+            return
+        if member.state != "idle":
+            self._end_spoiled(member, Failed("error", reason, reason, spoiled=True))
+            return
+        self.pool.retire(member)
+        self.tell(Warned(f"actor {name} gets no more shards, its device (node {member.node[:12] or 'unknown'}) is not "
+                         f"to be trusted: {reason}"))  # fmt: skip
+
     def _boot_failed(self, member: Member, failed: Failed) -> None:
         self.boot_failures += 1
-        if not self.claimed and (
-            failed.cause == "mistake" or self.boot_failures >= self.limits.boot_failures
-        ):
+        most = max(self.limits.boot_failures, len(self.pool) // 4)
+        if not self.claimed and (failed.cause == "mistake" or self.boot_failures >= most):
             raise EngineError(
                 found=f"no actor can start: {failed.reason}",
                 wanted="an actor that loads the models",
                 hint="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
             )
-        self.boot_again_at = self.clock() + min(2.0**self.boot_failures / 2, _LONGEST_BOOT_WAIT_S)
+        self.boot_again_at = self.clock() + min(2.0 ** min(self.boot_failures, 10) / 2, _LONGEST_BOOT_WAIT_S)
         self.schedule.fruitless += 1
         self.tell(ActorLost(member.name, None, failed.reason))
 

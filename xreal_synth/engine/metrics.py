@@ -88,7 +88,7 @@ IMAGES = Metric("images", "gauge", "Images of the dataset: done, and expected in
 SHARDS = Metric(
     "shards", "gauge", "Shards of the dataset: done, in_flight, waiting, quarantined.", ("state",)
 )
-ACTORS = Metric("actors", "gauge", "Actors of the run: booting, idle, working.", ("state",))
+ACTORS = Metric("actors", "gauge", "Actors of the run: booting, idle, working, retired.", ("state",))
 IMAGES_GENERATED = Metric("images_generated", "counter", "Images in shards that this run has finished.")
 ACCEPTED = Metric("groups_accepted", "counter", "Groups in shards that this run has finished.")
 DROPPED = Metric("groups_dropped", "counter", "Groups given up after max_attempts.")

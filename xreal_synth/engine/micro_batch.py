@@ -1,6 +1,6 @@
 """The micro-batch of a dataset, found once by its first actor on a GPU, then fixed and recorded.
 
-Rule: from 1 group it is doubled, up to the groups of a shard. A size is kept if images per second have grown by
+Rule: from 1 group it is doubled, up to half of a shard's groups. A size is kept if images per second have grown by
 5% or more over the size before and the device's memory stayed at or under 80% of the actor's share; the first size
 that is not kept ends the search. It changes bytes, so nothing changes it afterwards.
 """
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LEAST_GAIN = 0.05
 MOST_MEMORY = 0.8
 LARGEST = 256
+PER_SHARD = 2
+"""Micro-batches that a shard has room for, at least. Groups that do not fill one wait for the actor's next shard: with
+two in a shard and a tenth refused 98% of the rows are useful, with one 78% (`python -m tests.speed.rows`)."""
 _PASSES = 2
 
 
@@ -75,32 +78,42 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
     """
     import torch
 
+    from xreal_synth.models.devices import does_not_fit
+
+    on_gpu, trial = share > 0, None
+    backend.micro_batch = groups
+    try:
+        trial = _timed(run, backend, groups, share)
+    except RuntimeError as error:
+        if not does_not_fit(error):
+            raise
+    backend.release()
+    if on_gpu:  # not before the exception has gone, whose traceback holds what did fit
+        torch.cuda.empty_cache()
+    return trial
+
+
+def _timed(run: Run, backend: TorchBackend, groups: int, share: float) -> Trial:
+    import torch
+
     from xreal_synth.run.attempts import plan_group
     from xreal_synth.run.group_job import group_job
     from xreal_synth.sampling.jobs import in_batches
 
     specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.anatomies)))
     jobs = [group_job(run, spec) for spec in specs if spec is not None]
-    on_gpu = share > 0
-    backend.micro_batch = groups
-    seconds, images = float("inf"), 0
-    try:
-        for _ in range(_PASSES):
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-                torch.cuda.synchronize()
-            began = time.monotonic()
-            batches = in_batches(backend.renderer(), jobs, groups)
-            images = sum(len(group.images) for batch in batches for group in batch)
-            if on_gpu:
-                torch.cuda.synchronize()
-            seconds = min(seconds, time.monotonic() - began)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
-    memory = 0.0
-    if on_gpu:
+    seconds, images, memory = float("inf"), 0, 0.0
+    for _ in range(_PASSES):
+        if share > 0:
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        began = time.monotonic()
+        batches = in_batches(backend.renderer(), jobs, groups)
+        images = sum(len(group.images) for batch in batches for group in batch)
+        if share > 0:
+            torch.cuda.synchronize()
+        seconds = min(seconds, time.monotonic() - began)
+    if share > 0:
         total = torch.cuda.get_device_properties().total_memory * min(share, 1.0)
         memory = torch.cuda.max_memory_reserved() / total
-        torch.cuda.empty_cache()
     return Trial(groups, images / seconds, memory)

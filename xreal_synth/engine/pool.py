@@ -12,7 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.schedule import Cause
@@ -22,17 +22,21 @@ from xreal_synth.types import ShardRecord
 Clock = Callable[[], float]
 """Seconds since some moment; a simulation has its own."""
 
-State = Literal["booting", "idle", "working"]
+State = Literal["booting", "idle", "working", "retired"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did."""
+    """An actor that can make shards. `trials` are those by which it found the micro-batch, if it did; `canary` is the
+    hash of the image that all actors make first, if it made one. One that is not `settled` has loaded its models and
+    waits for the micro-batch."""
 
     node: str
     pid: int
     fingerprint: dict[str, str]
     trials: tuple[Trial, ...] = ()
+    canary: str = ""
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,9 @@ class Pool(ABC, Generic[M]):
         self.members: dict[str, M] = {}
         self.longest_gap_s = 0.0
         self._born = 0
-        self._by_state: dict[State, dict[str, M]] = {"booting": {}, "idle": {}, "working": {}}
+        self._by_state: dict[State, dict[str, M]] = {state: {} for state in get_args(State)}
         self._publishing: dict[str, M] = {}
+        self.held: dict[str, M] = {}
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Heard]:
@@ -130,6 +135,10 @@ class Pool(ABC, Generic[M]):
         """Has an actor decide the groups that it has left."""
 
     @abstractmethod
+    def _send_settle(self, member: M, micro_batch: int | None) -> None:
+        """Tells an actor the micro-batch, or to find it."""
+
+    @abstractmethod
     def _kill(self, member: M) -> None:
         """Ends an actor, alive or not: one that seemed unavailable may still be working."""
 
@@ -146,8 +155,15 @@ class Pool(ABC, Generic[M]):
 
     @property
     def states(self) -> dict[str, int]:
-        """How many actors are in each state."""
-        return {state: len(members) for state, members in self._by_state.items()}
+        """How many actors are in each state; retired ones where there are some."""
+        return {
+            state: len(members) for state, members in self._by_state.items() if members or state != "retired"
+        }
+
+    @property
+    def active(self) -> list[str]:
+        """The names of those that are given shards."""
+        return [name for name, member in self.members.items() if member.state != "retired"]
 
     def in_state(self, state: State) -> list[M]:
         return list(self._by_state[state].values())
@@ -171,6 +187,16 @@ class Pool(ABC, Generic[M]):
         self._begin(member, shard)
         self._send(member, shard, attempt, replacing=replacing, alone=alone)
 
+    def hold(self, member: Member) -> None:
+        """An actor that has loaded waits for the micro-batch: it is in `held`."""
+        self._move(self.members[member.name], "booting")
+        self.held[member.name] = self.members[member.name]
+
+    def settle(self, member: M, micro_batch: int | None) -> None:
+        """Tells a held actor the micro-batch, or to find it; it is ready when it answers."""
+        del self.held[member.name]
+        self._send_settle(member, micro_batch)
+
     def finish(self, member: M) -> None:
         """Has an idle actor decide the groups that it has left: there is no next shard for it."""
         self._begin(member, None)
@@ -181,6 +207,7 @@ class Pool(ABC, Generic[M]):
         if self.members.pop(member.name, None) is not None:
             del self._by_state[member.state][member.name]
             self._publishing.pop(member.name, None)
+            self.held.pop(member.name, None)
             self._kill(member)
 
     def end_all(self, members: Iterable[M] | None = None) -> None:
@@ -189,7 +216,17 @@ class Pool(ABC, Generic[M]):
 
     def spare(self) -> list[M]:
         """Members without a shard in flight."""
-        return [m for m in (*self.in_state("booting"), *self.in_state("idle")) if not m.publishing]
+        without = (*self.in_state("booting"), *self.in_state("idle"), *self.in_state("retired"))
+        return [m for m in without if not m.publishing]
+
+    def retire(self, member: Member) -> None:
+        """An idle actor gets no more shards, and keeps its device, so that no other comes to it."""
+        assert member.state == "idle", f"{member.name} is {member.state}"
+        self._move(self.members[member.name], "retired")
+
+    def restore(self, member: Member) -> None:
+        """A retired actor gets shards again."""
+        self._move(self.members[member.name], "idle")
 
     def losses(self, member: Member, lost: Lost) -> list[Heard]:
         """What an actor's end means for the shards that it had: the one it was rendering is to blame, if one is, or the

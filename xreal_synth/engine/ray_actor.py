@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 from xreal_synth.dataset.record import read_record
-from xreal_synth.engine.backend import BackendSpec
+from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import publish_shard
@@ -22,7 +23,7 @@ from xreal_synth.engine.ray_metrics import actor_metrics
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker, environment
-from xreal_synth.errors import DatasetError, EngineError, StorageError, XrealError
+from xreal_synth.errors import DatasetError, EngineError, NotFiniteError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.run.setup import Run, open_run
@@ -91,18 +92,24 @@ class Generator:
     def __init__(self, config: ActorConfig) -> None:
         self._config = config
         self._images = 0.0
+        self._opened: tuple[Run, Store, Backend] | None = None
         self._loaded: tuple[Run, Store, ActorMeters, Worker] | None = None
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._last: Future[None] | None = None
         self._orders: dict[int, _Order] = {}
+        self._is_sound: Callable[[], bool] = lambda: True
 
     def __repr__(self) -> str:
         """How Ray's dashboard and log lines name it. A name of Ray's own would have to be unique on the cluster."""
         return f"xreal_synth:{self._config.loaded.recipe.name}:{self._config.actor}"
 
     def ready(self) -> Ready | Failed:
-        """Loads everything, once."""
+        """Loads everything, once; not settled where the micro-batch is still to be found."""
         return _caught(self._load)
+
+    def settle(self, micro_batch: int | None) -> Ready | Failed:
+        """Fixes the micro-batch of an actor that has loaded, or finds it."""
+        return _caught(lambda: self._settle(micro_batch))
 
     def shard(
         self, shard: int, attempt: int, replacing: bool, alone: bool
@@ -150,11 +157,25 @@ class Generator:
         store = retrying(open_store(config.store))
         if config.probe is not None and not sees(store, config.probe):
             raise refuse_unshared(store, socket.gethostname())
-        backend = config.backend.open(run, config.shape)
-        meters = ActorMeters(actor_metrics(run.recipe.name, config.actor))
+        backend = config.backend.open(run, replace(config.shape, waits=config.shape.micro_batch is None))
+        self._opened = run, store, backend
+        if config.shape.micro_batch is None:
+            return Ready(socket.gethostname(), os.getpid(), {}, settled=False)
+        return self._begun()
+
+    def _settle(self, micro_batch: int | None) -> Ready:
+        assert self._opened is not None, "ready() comes first"
+        self._opened[2].settle(micro_batch)
+        return self._begun()
+
+    def _begun(self) -> Ready:
+        assert self._opened is not None, "a backend is open"
+        run, store, backend = self._opened
+        meters = ActorMeters(actor_metrics(run.recipe.name, self._config.actor))
+        self._is_sound = backend.is_sound
         self._loaded = run, store, meters, Worker(run, backend, self._deliver, self._count)
         trials = getattr(backend, "trials", ())
-        return Ready(socket.gethostname(), os.getpid(), environment(backend), trials)
+        return Ready(socket.gethostname(), os.getpid(), environment(backend), trials, backend.canary)
 
     def _ready_to_make(self) -> tuple[Run, Store, ActorMeters, Worker]:
         assert self._loaded is not None, "ready() comes first"
@@ -194,6 +215,9 @@ class Generator:
         """Gives up the shards that were in the micro-batch with what failed: where they are several, nobody knows whose
         failure it is, and each is made again, alone."""
         failed = failure_of(error)
+        if failed.cause in ("error", "overflow") and not failed.spoiled and not self._is_sound():
+            reason = f"{failed.reason} (and the device no longer computes what is known)"
+            failed = replace(failed, cause="error", reason=reason, spoiled=True)
         given_up = self._ready_to_make()[3].abandon()
         if len(given_up) > 1:
             failed = replace(failed, cause="lost", reason=f"{failed.reason} (shards {given_up} together)")
@@ -238,6 +262,8 @@ def failure_of(error: Exception) -> Failed:
     trace = scrubbed(traceback.format_exc())
     if isinstance(error, StorageError):
         return Failed("storage", scrubbed(error.message()), trace)
+    if isinstance(error, NotFiniteError):
+        return Failed("overflow", scrubbed(error.message()), trace)
     if isinstance(error, XrealError):
         return Failed("mistake", scrubbed(error.message()), trace)
     name = type(error).__name__
@@ -245,6 +271,16 @@ def failure_of(error: Exception) -> Failed:
     if isinstance(error, OSError) and error.errno in FULL:
         hint = "make room where temporary files go (TMPDIR), then run the same command again to go on"
         return Failed("storage", f"{reason}\n  hint:   {hint}", trace)
-    if name in OUT_OF_MEMORY:
+    full = name in OUT_OF_MEMORY or _no_room(error)
+    if full:
         reason += f"\n  hint:   {OUT_OF_MEMORY_HINT}"
-    return Failed("error", reason, trace, spoiled=name in SPOILS_DEVICE)
+    return Failed("error", reason, trace, spoiled=full or name in SPOILS_DEVICE)
+
+
+def _no_room(error: Exception) -> bool:
+    """Whether a library of the device's says so; torch is asked where it is at work."""
+    if "torch" not in sys.modules:
+        return False
+    from xreal_synth.models.devices import does_not_fit
+
+    return does_not_fit(error)

@@ -69,6 +69,9 @@ class RayPool(Pool[RayMember]):
     def _send_finish(self, member: RayMember) -> None:
         self._ask(member, "call", member.handle.finish.remote())
 
+    def _send_settle(self, member: RayMember, micro_batch: int | None) -> None:
+        self._ask(member, "call", member.handle.settle.remote(micro_batch))
+
     def _kill(self, member: RayMember) -> None:
         for kind in list(member.asked or ()):
             self._answer(member, kind)

@@ -202,9 +202,10 @@ def _listening(process: Any) -> list[Any]:
 
 def resources(*, grows: bool = False) -> Resources:
     """What the nodes alive now have in all."""
-    total = _ray.cluster_resources()
-    nodes = max(len(alive_nodes()), 1)
-    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), nodes=nodes, grows=grows)
+    alive = [node["Resources"] for node in _ray.nodes() if node["Alive"]]
+    gpus = tuple(found for node in alive if (found := node.get("GPU", 0.0)) > 0)
+    cpus = sum(node.get("CPU", 0.0) for node in alive)
+    return Resources(cpus, sum(gpus), max(len(alive), 1), grows, gpus)
 
 
 def alive_nodes() -> list[RayNode]:

@@ -1,8 +1,9 @@
 """Which shard goes to which actor next, and what a failure means. Pure bookkeeping, without Ray.
 
-Three kinds of failure:
+Kinds of failure:
 - mistake: one of the project's own error classes. Not retried: the shard is given up with its message.
 - error: any other exception in a shard. Three tries on different actors, then given up.
+- overflow: numbers that are not finite. A device's fault, until a second actor agrees: then the shard is given up.
 - lost, storage: the actor, its node or the storage failed, not the shard. Back to the queue without end,
   while shards keep being finished; the run ends when too many fail with none finished in between.
 
@@ -17,17 +18,19 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Cause = Literal["mistake", "error", "lost", "storage"]
+from xreal_synth.engine.trust import Trust
+
+Cause = Literal["mistake", "error", "overflow", "lost", "storage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When a run gives up, and how it waits. Times in seconds.
 
-    `tries` per shard, and `deaths` of actors with it in hand; `fruitless` losses or storage failures (at least
-    twice the actors) with no shard finished in between end the run; `boot_failures` in a row before any actor was
-    ready, too. A shard hangs when its actor shows no new images for `hang_s` or ten times the longest such gap
-    seen; an actor that has a place but is not ready after `boot_s` is replaced.
+    `tries` per shard, and `deaths` of actors with it in hand; `fruitless` losses or storage failures (at least twice
+    the actors) with no shard finished in between end the run; `boot_failures` in a row (at least a quarter of the
+    actors) before any actor was ready, too. A shard hangs when its actor shows no new images for `hang_s` or ten
+    times the longest such gap seen; an actor that has a place but is not ready after `boot_s` is replaced.
     """
 
     tries: int = 3
@@ -50,6 +53,7 @@ class Failures:
     finished: int = 0
     actors: set[str] = field(default_factory=set)
     reason: str = ""
+    overflowed: bool = False
 
 
 class ShardSchedule:
@@ -66,6 +70,7 @@ class ShardSchedule:
         self._killers = 0
         self.given_up: dict[int, str] = {}
         self.fruitless = 0
+        self.trust = Trust()
 
     def __len__(self) -> int:
         """Shards that wait for an actor."""
@@ -90,11 +95,21 @@ class ShardSchedule:
         failures = self._failures.get(shard)
         return failures.tries if failures else 0
 
-    def take(self, actor: str) -> int | None:
-        """The next shard that has not failed on this actor, or None."""
+    def take(self, actor: str, actors: Collection[str] = ()) -> int | None:
+        """The next shard that has not failed on this actor, or None.
+
+        Of an actor that has failed shards itself, those `actors` come first that can be trusted more: it is no witness
+        of what others failed, and rests after the second in a row, while one of them could make it.
+        """
+        witnesses, rests = self.trust.witnesses(actor, actors), self.trust.rests(actor)
         for position, shard in enumerate(self._queue):
             failures = self._failures.get(shard)
-            if failures is None or actor not in failures.actors:
+            failed_on = failures.actors if failures is not None else set[str]()
+            if (rests or failures is not None) and any(one not in failed_on for one in witnesses):
+                if rests and failures is None:
+                    return None
+                continue
+            if actor not in failed_on:
                 del self._queue[position]
                 self._failed_waiting -= failures is not None
                 self._taken.add(shard)
@@ -109,24 +124,34 @@ class ShardSchedule:
             shard in self._failures and live <= self._failures[shard].actors for shard in self._queue
         )
 
-    def done(self, shard: int) -> None:
-        self._failures.pop(shard, None)
+    def done(self, shard: int, actor: str) -> list[str]:
+        """Notes that an actor has made a shard; the actors that are to be retired, which had failed it among others."""
+        failures = self._failures.pop(shard, None)
+        guilty = self.trust.made(shard, actor, failures.actors if failures is not None else ())
+        for theirs in guilty.values():
+            for other in theirs & self._failures.keys():
+                self._failures[other].tries -= 1
         self._suspects.discard(shard)
         self._taken.discard(shard)
         self._finished += 1
         self.fruitless = 0
+        return list(guilty)
 
     def failed(self, shard: int, actor: str, cause: Cause, reason: str) -> bool:
         """Notes a failure; True if the shard went back to the queue, False if it is given up."""
         failures = self._noted(shard, reason)
         if cause in ("lost", "storage"):
             self.fruitless += 1
-        else:
-            failures.tries += 1
-            failures.actors.add(actor)
-        if cause == "mistake" or failures.tries >= self._limits.tries:
+            return self._back(shard)
+        agreed = cause == "overflow" and failures.overflowed
+        failures.overflowed = failures.overflowed or cause == "overflow"
+        failures.tries += 1
+        failures.actors.add(actor)
+        if cause == "mistake" or agreed or failures.tries >= self._limits.tries:
+            self.trust.given_up(shard, failures.actors)
             return self._give_up(shard, reason)
-        return self._back(shard)
+        self.trust.failed(actor, shard)
+        return self._back(shard, first=self.trust.rests(actor))
 
     def died(self, shard: int, reason: str) -> bool:
         """Notes that an actor ended with this shard in hand, by its doing for all that is known; as `failed`.
@@ -151,8 +176,12 @@ class ShardSchedule:
         failures.reason = reason
         return failures
 
-    def _back(self, shard: int) -> bool:
-        self._queue.append(shard)
+    def _back(self, shard: int, *, first: bool = False) -> bool:
+        """To the end of the queue, or to its head: an actor rests until it is known whose fault the failure was."""
+        if first:
+            self._queue.appendleft(shard)
+        else:
+            self._queue.append(shard)
         self._failed_waiting += 1
         return True
 

@@ -258,4 +258,4 @@ def run_shard(
 
 def environment(backend: Backend) -> dict[str, str]:
     """The fingerprint under which this backend's bytes are promised."""
-    return fingerprint(backend.device, backend.precision, backend.micro_batch)
+    return fingerprint(backend.device, backend.precision, backend.micro_batch, backend.facts)

@@ -22,7 +22,7 @@ from xreal_synth.anatomy.sources import BankSource
 from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.evaluation.request import sampling_settings
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.fast_unet import CompileHow
+from xreal_synth.models.devices import Compile
 from xreal_synth.models.layers import CPU_ATTENTION, Precision
 from xreal_synth.models.load import LoadedBundle, load_bundle
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
@@ -133,7 +133,7 @@ class LoopTiming:
     loop: Loop
     micro_batch: int = 1
     precision: Precision = "fp32"
-    compiled: CompileHow | None = None
+    compiled: Compile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class SampleBench:
         model = self._model(row.precision, row.compiled or ("tuned" if tuned else "plain"))
         return lambda: list(sample_groups(model, settings, jobs, micro_batch=row.micro_batch))
 
-    def _model(self, precision: Precision, kind: Literal["plain", "tuned"] | CompileHow) -> LoadedBundle:
+    def _model(self, precision: Precision, kind: Literal["plain", "tuned"] | Compile) -> LoadedBundle:
         key = (precision, kind)
         if key not in self._models:
             model = load_bundle(self.info, self.device, precision, tuned=kind != "plain")
@@ -307,7 +307,7 @@ def rows_of(
     loops: Sequence[Loop],
     micro_batches: Sequence[int],
     precision: Precision,
-    compiled: Sequence[CompileHow | None] = (None,),
+    compiled: Sequence[Compile | None] = (None,),
 ) -> list[LoopTiming]:
     """The plain loop in fp32 and in `precision`, its improvements in that, then the others at every
     micro-batch, each way compiled."""

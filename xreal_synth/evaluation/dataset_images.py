@@ -93,8 +93,7 @@ class ChosenShards:
         """What made the images follow their masks: xreal, controlnet, none; "images" for edited real images."""
         if self.source.head.real_images:
             return "images"
-        sampling = self.source.head.settings.get("sampling")
-        return str(sampling.get("control") or "xreal") if isinstance(sampling, dict) else "xreal"
+        return str(self.source.head.setting("sampling", "control") or "xreal")
 
     @property
     def gate(self) -> GateCounts | None:

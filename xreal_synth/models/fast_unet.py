@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xreal_synth.models.devices import Compile
 from xreal_synth.models.layers import Conv, Linear, PackedConv, PackedLinear, grouped, packing_works, unpack
+from xreal_synth.models.recorded import Pair, Recorded
 
 _DOWN: Final = {"DownBlock2D", "CrossAttnDownBlock2D"}
 _UP: Final = {"UpBlock2D", "CrossAttnUpBlock2D"}
@@ -48,8 +50,6 @@ _KNOWN: Final[dict[str, tuple[Any, ...]]] = {
 }
 _SHAPES: Final = 4096
 """How often the compiler may meet a block with other widths, sides or micro-batch: each is a program of its own."""
-Pair = tuple[Tensor, Tensor]
-CompileHow = Literal["regional", "graphs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +134,25 @@ class FastUNet(nn.Module):
         out: Tensor = self.outlet(_normed(self.norm, x))
         return out
 
-    def compile_for(self, how: CompileHow) -> None:
-        """`regional` compiles the blocks that repeat, `graphs` all of it, recorded as CUDA graphs."""
-        unpack(self)
-        if how == "graphs":
-            whole = torch.compile(self.compute, mode="reduce-overhead", fullgraph=True)
-            self.compute = whole  # type: ignore[method-assign]
+    def compile_for(self, how: Compile) -> None:
+        """`inductor` compiles the blocks that repeat, `graphs` records all of it as CUDA graphs."""
+        if how == "none":
             return
+        if how == "graphs":
+            self.compute = Recorded(self.compute)  # type: ignore[method-assign,assignment]
+            return
+        unpack(self)
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, _SHAPES)
         limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, _SHAPES)
         for module in self.modules():
             if isinstance(module, _Residual | _Transformer):
                 module.compile(fullgraph=True, dynamic=False)
+
+    def release(self) -> None:
+        """Forgets what was recorded for other numbers of rows."""
+        if isinstance(self.compute, Recorded):
+            self.compute.release()
 
     def _from_prompt(self, tokens_BLD: Tensor) -> tuple[list[Pair], Tensor | None]:
         """Computed when other tokens come than in the last call; the same tensor means the same tokens."""

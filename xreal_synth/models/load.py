@@ -24,9 +24,9 @@ from xreal_synth.models.describe import (
     BundleInfo,
     no_controller,
     require_control,
-    verify_files,
 )
-from xreal_synth.models.fast_unet import CompileHow, FastUNet, suits
+from xreal_synth.models.devices import Compile, open_device
+from xreal_synth.models.fast_unet import FastUNet, suits
 from xreal_synth.models.layers import Precision
 from xreal_synth.models.networks.conditioning import MAPS_KEY, with_maps
 from xreal_synth.models.networks.controls import (
@@ -134,10 +134,21 @@ class LoadedBundle:
         out: Tensor = self._unet(z, t_B, encoder_hidden_states=cond, return_dict=False, **residuals)[0]
         return out.to(torch.float32, memory_format=torch.contiguous_format)
 
-    def compile(self, how: CompileHow) -> None:
-        """Compiles the denoiser with torch: its repeated blocks, or all of it, recorded as CUDA graphs."""
-        assert isinstance(self._unet, FastUNet), "only the fast denoiser is compiled"
-        self._unet.compile_for(how)
+    @property
+    def suited(self) -> bool:
+        """Whether the denoiser is one that can be compiled."""
+        return isinstance(self._unet, FastUNet)
+
+    def compile(self, how: Compile) -> None:
+        """Compiles the denoiser's repeated blocks, or has all of it recorded as CUDA graphs."""
+        assert how == "none" or self.suited, "only the fast denoiser is compiled"
+        if self.suited:
+            self._unet.compile_for(how)
+
+    def release(self) -> None:
+        """Forgets recordings of the denoiser, whose memory is free then."""
+        if self.suited:
+            self._unet.release()
 
     @torch.inference_mode()
     def hint(self, label_map_BHW: Tensor) -> Tensor:
@@ -224,11 +235,11 @@ def load_bundle(
     *,
     tuned: bool = True,
 ) -> LoadedBundle:
-    """The networks of a described bundle, hashes checked first; raises BundleError.
+    """The networks of a described bundle, each file's hash checked as it is read; raises BundleError.
 
     The ControlNet is loaded where `control`, the sampling settings' own, asks for it.
     """
-    verify_files(info)
+    open_device(torch.device(device).type)
     unet = load_network(info, "unet", torch.bfloat16 if precision == "bf16" else torch.float32)
     scheduler = read_json(info, "scheduler/scheduler_config.json")
     if scheduler.get("prediction_type") not in ("epsilon", "v_prediction"):

@@ -1,6 +1,6 @@
 """The placement prior: where in a lung each finding's boxes lie, and how large they are.
 
-Fitted once by `fit_prior.py` on public box tables. A box is (u, v, log w, log h): centre and size over the
+Fitted once by `tests/planning/fit_prior.py` on public tables. A box is (u, v, log w, log h): centre and size over the
 box of the lung it lies in, u and v from that box's top left. The prior of a finding on one side is its
 boxes, each blurred by a Gaussian: a draw is one of them plus bandwidth * normal. Findings without boxes
 use the zone weights and size range of findings.py.
@@ -115,7 +115,7 @@ def _load(path: Path) -> Prior:
         raise PlacementError(
             where=str(path),
             found=f"the placement prior cannot be read ({error})",
-            wanted="the JSON that `python -m xreal_synth.training.fit_prior` writes",
+            wanted="the JSON as it is in the package, or as `python -m tests.planning.fit_prior` writes it",
             hint="install the package again",
         ) from error
     return Prior(findings)

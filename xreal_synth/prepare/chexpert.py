@@ -35,13 +35,10 @@ def find_chexpert(place: SourcePlace) -> FoundImages:
     found = FoundImages()
     root, tables = _tables(place)
     for table in tables:
-        found.tables[table.name] = table.sha256
-        for line in table.torn:
-            found.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+        found.read(table)
         rows = [row for row in (dict.fromkeys(FACTS, "") | row for row in table.rows) if _usable(row, found)]
         for row, named in zip(rows, _labels(rows, table, place), strict=True):
-            image = _image(row, named, root)
-            found.images.append(image)
+            found.images.append(_image(row, named, root))
     return found
 
 

@@ -14,6 +14,7 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.findings import image_label
 from xreal_synth.images.boxes import BadBoxes, TableEntry, image_of, images_by_name, read_entries
 from xreal_synth.images.manifest import BOXES, BadImage, Refusal, RowFault
+from xreal_synth.prepare.tables import SourceTable
 from xreal_synth.storage import Store
 
 Kind = Literal["nih", "mimic", "chexpert", "folder"]
@@ -123,6 +124,12 @@ class FoundImages:
     def refuse(self, file: str, fault: RowFault, reason: str) -> None:
         """Notes a file that cannot be used, with its kind of fault and the reason in words."""
         self.refused.append(Refusal(file, fault, reason))
+
+    def read(self, table: SourceTable) -> None:
+        """Notes a table that is read; its rows with more or fewer cells are refused."""
+        self.tables[table.name] = table.sha256
+        for line in table.torn:
+            self.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
 
     def box(self, data: bytes, name: str, columns: FolderColumns) -> bool:
         """Gives the images the boxes of a list in place of their own; whether there is one. Raises TrainingError."""

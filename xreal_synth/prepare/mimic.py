@@ -71,9 +71,7 @@ def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundI
         place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table"
     )
     table = read_table(place.tables, name, needed, place.encoding)
-    found.tables[name] = table.sha256
-    for line in table.torn:
-        found.refuse(f"{name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+    found.read(table)
     ids = [name for name in ("subject_id", "study_id") if name in table.columns]
     return replace(
         table, rows=tuple(row | {name: patient_of(row[name]) for name in ids} for row in table.rows)

@@ -38,7 +38,7 @@ def find_nih(place: SourcePlace) -> FoundImages:
     table = read_table(
         place.tables, first_name(place.tables, ENTRIES, "NIH's entry table"), NEEDED, place.encoding
     )
-    found.tables[table.name] = table.sha256
+    found.read(table)
     rows = [_clean(row) for row in _usable(table, found)]
     labels = _labels(place, table, rows)
     files, test = _files(place.images), _test_patients(place.tables, rows)
@@ -55,8 +55,6 @@ def find_nih(place: SourcePlace) -> FoundImages:
 def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
     """Rows with an image and labels that are known; torchxrayvision would take any other for negative."""
     usable: list[Row] = []
-    for line in table.torn:
-        found.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
     for row in table.rows:
         name = row["Image Index"]
         try:

@@ -45,9 +45,8 @@ def find_folder(place: SourcePlace) -> FoundImages:
     columns = place.columns
     table = read_table(place.tables, columns.table, (columns.image, columns.patient), place.encoding)
     reader = _FolderReader(table, columns, place.blank)
-    found = FoundImages(tables={table.name: table.sha256})
-    for line in table.torn:
-        found.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+    found = FoundImages()
+    found.read(table)
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         name = row[columns.image]

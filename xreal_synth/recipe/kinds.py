@@ -84,13 +84,13 @@ def _auto_or(
 
 
 def _gpu_share(value: object) -> object:
-    """Several actors may share a GPU; one actor takes no half of a second one."""
-    share = _auto_or(float, 0, 16)(value)
-    if isinstance(share, float) and share > 1 and share != int(share):
+    """Several actors may share a GPU; one actor computes on one."""
+    if is_number(value) and float(str(value)) > 1:
         raise problem(
-            value, wanted="auto, a share of one GPU up to 1, or a whole number", hint=f"write {int(share)}"
-        )
-    return share
+            value, wanted="auto, or a share of one GPU from 0 to 1",
+            hint="an actor computes on one GPU: write 1, and more actors take the others",
+        )  # fmt: skip
+    return _auto_or(float, 0, 1)(value)
 
 
 def _range(low: float, high: float, what: str) -> Callable[[object], object]:
@@ -172,7 +172,7 @@ MAX_ACTORS: Final = 4096
 """An actor's calls and beats pass through one driver."""
 
 actor_count = _auto_or(int, 1, MAX_ACTORS, ", or a range: {min: 2, max: 16}")
-Gpus = Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=16)], BeforeValidator(_gpu_share)]
+Gpus = Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=1)], BeforeValidator(_gpu_share)]
 Cpus = Annotated[
     Literal["auto"] | Annotated[float, Field(ge=0.1, le=256)], BeforeValidator(_auto_or(float, 0.1, 256))
 ]

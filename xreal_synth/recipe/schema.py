@@ -251,7 +251,7 @@ class Compute(RecipePart):
     )
     gpus_per_actor: Gpus = Field(
         default="auto",
-        description="GPUs of one actor: a share of one (0.5: two actors on a GPU) or a whole number; auto: one "
+        description="GPU of one actor, or its share of one (0.5: two actors on a GPU), 0 for none; auto: one "
         "where there are GPUs.",
     )
     cpus_per_actor: Cpus = Field(default="auto", description="CPUs of one actor.")
@@ -262,6 +262,12 @@ class Compute(RecipePart):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic of the networks."
+    )
+    compile: Literal["auto", "none", "graphs", "inductor"] = Field(
+        default="auto",
+        description="How the denoiser's kernels are sent to the device: one by one (none), recorded as CUDA graphs "
+        "(graphs: the same bytes, sooner; a GPU is needed), or compiled by torch (inductor: other last bits, a C "
+        "compiler is needed); auto: graphs on a GPU, none on a CPU.",
     )
     boot_timeout_s: float = Field(
         default=900.0, ge=1, le=86400,

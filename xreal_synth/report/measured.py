@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import EVALUATION, LEAK
+from xreal_synth.dataset.seal import first_problem
 from xreal_synth.errors import StorageError
 from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
@@ -154,12 +155,6 @@ def _read(store: Store, name: str, kind: type[_Kind], problems: list[str]) -> _K
         content = parse_json(store.read_bytes(name))
         return TypeAdapter(kind).validate_python({"rows": content} if isinstance(content, list) else content)
     except (ValueError, ValidationError, StorageError) as error:
-        problems.append(f"{name} cannot be read: {_first_line(error)}")
+        why = first_problem(error) if isinstance(error, ValidationError) else str(error).partition("\n")[0]
+        problems.append(f"{name} cannot be read: {why}")
         return None
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).split("\n")[0]

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 
 PACKAGES = ("torch", "diffusers", "numpy", "scipy", "pillow", "xreal-synth")
 
 
-def fingerprint(device: str, precision: str, micro_batch: int) -> dict[str, str]:
+def fingerprint(
+    device: str, precision: str, micro_batch: int, facts: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     """Device kind, precision, micro-batch and the versions that change bytes.
 
-    `device` is the kind in words, with the instruction set on a CPU ("cpu AVX512", "NVIDIA H100").
+    `device` is the kind in words, with the instruction set on a CPU ("cpu AVX512", "NVIDIA H100"); `facts` are what
+    else changes bytes on it (models/devices.py).
     """
     return {
         "device": device,
         "machine": platform.machine(),
         "precision": precision,
         "micro_batch": str(micro_batch),
+        **facts,
         **{name: installed_version(name) for name in PACKAGES},
     }
 

@@ -64,13 +64,14 @@ class Run:
         """The recipe as it was loaded."""
         return self.loaded.recipe
 
-    def head(self, fingerprint: dict[str, str]) -> DatasetHead:
-        """What dataset.json says of this run in the given environment."""
+    def head(self, fingerprint: dict[str, str], canary: str = "") -> DatasetHead:
+        """What dataset.json says of this run in the given environment, with its first actor's canary image."""
         return DatasetHead(
             digest=self.digest,
             settings=self.settings,
             bundle=BundleRef(self.bundle.name, self.bundle.content_hash),
             fingerprint=fingerprint,
+            canary=canary,
             name=self.recipe.name,
             shard_samples=self.recipe.output.shard_size,
             unchecked=self.quality.unchecked,
@@ -139,12 +140,12 @@ def check_before_start(run: Run, store: Store) -> DatasetHead | None:
     return head
 
 
-def claim(run: Run, store: Store, fingerprint: dict[str, str]) -> DatasetHead:
+def claim(run: Run, store: Store, fingerprint: dict[str, str], canary: str = "") -> DatasetHead:
     """Writes dataset.json and recipe.yaml, or joins the dataset that is there; the head in force.
 
     Raises DatasetError if the place has come to hold another dataset.
     """
-    return open_dataset(store, run.head(fingerprint), run.loaded.text, differences)
+    return open_dataset(store, run.head(fingerprint, canary), run.loaded.text, differences)
 
 
 def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:

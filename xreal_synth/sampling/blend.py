@@ -94,7 +94,7 @@ def kept_variance_paste(image_CHW: Tensor, edit_CHW: Tensor, alpha_HW: Tensor) -
 
 def _smooth(x_CHW: Tensor, width: int) -> Tensor:
     """The mean over width x width pixels, fewer at the image's edge."""
-    return functional.avg_pool2d(x_CHW[None], width, stride=1, padding=width // 2, count_include_pad=False)[0]
+    return functional.avg_pool2d(x_CHW, width, stride=1, padding=width // 2, count_include_pad=False)
 
 
 PASTES: Final[dict[Paste, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
@@ -102,7 +102,7 @@ PASTES: Final[dict[Paste, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "kept": kept_variance_paste,
 }
 """Rules of joining an edit to its image: (image [C, H, W], edit [C, H, W], alpha [H, W]) -> image; where alpha is 0 the
-image stays bit for bit."""
+image stays bit for bit. A batch of all three, alpha [B, 1, H, W], gives what its rows do."""
 
 
 def from_grey(image_BHW: Tensor, value_range: tuple[float, float], channels: int) -> Tensor:
@@ -113,7 +113,7 @@ def from_grey(image_BHW: Tensor, value_range: tuple[float, float], channels: int
 
 
 def to_grey(image_CHW: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Image in value_range -> uint8 [H, W], the channels averaged."""
+    """Image in value_range -> uint8 [H, W], the channels averaged; a batch of them -> [B, H, W]."""
     low, high = value_range
-    grey = (image_CHW.mean(dim=0) - low) / (high - low)
+    grey = (image_CHW.mean(dim=-3) - low) / (high - low)
     return (grey * 255).round().clamp(0, 255).to(torch.uint8)

@@ -138,7 +138,9 @@ def run_steps(
                 before, earlier = z0, before
                 if earlier is not None and i + 1 < len(schedule):
                     z0, eps = second_order(z0, earlier, seen, schedule, i)
-            z = ddim_step(z0, eps, abar, abar_next, noise(step_noise, i, repeat), rule.eta_at(i))
+            eta = rule.eta_at(i)
+            fresh = noise(step_noise, i, repeat) if eta else None
+            z = ddim_step(z0, eps, abar, abar_next, fresh, eta)
             if repeat + 1 < rounds:
                 z = step_back(z, abar_next, abar, noise(back_noise, i, repeat))
         states.append(seen)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from xreal_synth.errors import BundleError
+from xreal_synth.errors import NotFiniteError
 from xreal_synth.sampling.blend import PASTES, from_grey, latent_region, to_grey
 from xreal_synth.sampling.controlled import (
     FreedRegion,
@@ -103,7 +103,7 @@ def sample_groups(
 class GroupSampler:
     """A `Renderer` whose micro-batches of edits and, in mode joint, of images are full but for the last.
 
-    `on_batch` is called after each micro-batch with the number of images that it finished. Raises BundleError if the
+    `on_batch` is called after each micro-batch with the number of images that it finished. Raises NotFiniteError if the
     model's numbers overflow.
     """
 
@@ -201,7 +201,7 @@ class _GroupMaker:
         stage = self._anatomy(label_map, guide, self._noise(keys))
         images = self._decode(stage[-1], keys)
         kept = torch.stack(stage) if self.settings.mode == "branch" else None
-        greys = [self._grey(image) for image in images[: len(groups)]]
+        greys = self._greys(images[: len(groups)])
         return _first_passes(groups, greys, images, kept)
 
     def _real_twins(
@@ -222,8 +222,8 @@ class _GroupMaker:
         guide, freed = self._joint_guide(rows, self._hint(label_map))
         stage = self._anatomy(label_map, guide, self._noise(keys), freed)
         images = self._decode(stage[-1], keys, keys)
-        for row, image in zip(batch, images, strict=False):
-            row.group.images[row.member.name] = self._grey(image)
+        for row, grey in zip(batch, self._greys(images[: len(batch)]), strict=True):
+            row.group.images[row.member.name] = grey
             row.group.waiting -= 1
 
     def _joint_guide(
@@ -283,15 +283,16 @@ class _GroupMaker:
         states = self._pathology(rows, m_p, guide, self._noise(keys))
         edited = self._decode(states[-1], keys)
         kept = torch.stack(states) if self.settings.mode == "branch" else None
-        following = []
+        alpha = self._batch([row.edit.alpha for row in batch])[:, None]
+        before = torch.stack([row.image for row in batch])
+        pasted = PASTES[self.settings.paste](before, edited[: len(batch)], alpha)
+        greys, following = self._greys(pasted), []
         for at, row in enumerate(batch):
-            alpha = torch.from_numpy(row.edit.alpha).to(edited.device)
-            image = PASTES[self.settings.paste](row.image, edited[at], alpha)
             if row.number + 1 < len(row.member.edits):
                 after = None if kept is None else kept[:, at]
-                following.append(_Pass(row.group, row.member, row.number + 1, image, after))
+                following.append(_Pass(row.group, row.member, row.number + 1, pasted[at], after))
             else:
-                row.group.images[row.member.name] = self._grey(image)
+                row.group.images[row.member.name] = greys[at]
                 row.group.waiting -= 1
         return following
 
@@ -346,7 +347,7 @@ class _GroupMaker:
         finite = (torch.isfinite(images).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
         wrong = sorted({key.index for key, fine in zip(keys, finite, strict=True) if not fine})
         if wrong:
-            raise BundleError(
+            raise NotFiniteError(
                 found=f"the denoiser's numbers overflow in group {', '.join(map(str, wrong))}",
                 wanted="finite latents",
                 hint="lower sampling.guidance, or set compute.precision to fp32",
@@ -364,9 +365,9 @@ class _GroupMaker:
         groups = own or tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
         return BatchNoise(self.noise, groups, shape, self.model.device)("film.grain")
 
-    def _grey(self, image: Tensor) -> GreyImage:
-        grey: GreyImage = to_grey(image, self.model.value_range).cpu().numpy()
-        return grey
+    def _greys(self, images: Tensor) -> list[GreyImage]:
+        """Images [B, C, H, W] -> grey images, copied from the device at once."""
+        return list(to_grey(images, self.model.value_range).cpu().numpy())
 
 
 def _first_passes(

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from xreal_synth.types import SamplingMode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,16 @@ def crowded_timesteps(steps: int, power: float, total: int = 1000) -> tuple[int,
     return tuple(min(t, most) for t, most in zip(rising, ceiling, strict=True))[::-1]
 
 
+def mode_timesteps(
+    steps: int, mode: SamplingMode, spacing: float | None = None, total: int = 1000
+) -> tuple[int, ...]:
+    """The descending timesteps of a mode; `spacing` crowds them towards the end."""
+    if spacing is not None and spacing != 1:
+        return crowded_timesteps(steps, spacing, total)
+    spaced = reference_timesteps if mode == "reference" else respaced_timesteps
+    return spaced(steps, total)
+
+
 def make_schedule(
     alphas_cumprod: Tensor | Sequence[float],
     steps: int,
@@ -66,12 +78,8 @@ def make_schedule(
     with z = 0. DDIM's step with eta = 1 between two abar is Algorithm 1's ancestral step of the respaced
     chain, alpha_t = abar / abar_next, with sigma_t^2 the posterior variance (DDPM eq. 7, DDIM section 4.1).
     """
-    alphas = alphas_cumprod.tolist() if isinstance(alphas_cumprod, Tensor) else list(alphas_cumprod)
-    if spacing is not None and spacing != 1:
-        timesteps = crowded_timesteps(steps, spacing, len(alphas))
-    else:
-        spaced = reference_timesteps if mode == "reference" else respaced_timesteps
-        timesteps = spaced(steps, len(alphas))
+    alphas = [float(alpha) for alpha in alphas_cumprod]
+    timesteps = mode_timesteps(steps, mode, spacing, len(alphas))
     abar = tuple(alphas[t] for t in timesteps)
     end = 1.0 if mode == "paper" else alphas[0]
     return Schedule(timesteps, abar, (*abar[1:], end))
@@ -83,12 +91,16 @@ def q_sample(z0: Tensor, abar: float, noise: Tensor) -> Tensor:
 
 
 def ddim_step(
-    z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor, eta: float = 1.0
+    z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor | None, eta: float = 1.0
 ) -> Tensor:
-    """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16). [B, C, h, w] each."""
+    """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16). [B, C, h, w] each.
+
+    Where eta is 0 there is no noise, and none is needed.
+    """
     sigma = eta * math.sqrt((1 - abar_next) / (1 - abar) * (1 - abar / abar_next))
     direction = math.sqrt(max(1 - abar_next - sigma**2, 0.0))
-    return math.sqrt(abar_next) * z0 + direction * eps + sigma * noise
+    state = math.sqrt(abar_next) * z0 + direction * eps
+    return state if noise is None else state + sigma * noise
 
 
 def second_order(z0: Tensor, earlier: Tensor, z: Tensor, schedule: Schedule, i: int) -> tuple[Tensor, Tensor]:

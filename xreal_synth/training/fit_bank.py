@@ -1,29 +1,22 @@
-"""Fits the mask bank: `python -m xreal_synth.training.fit_bank --data DIR --out DIR`.
+"""Fits the mask bank on a data folder: manifest.csv with the columns mask, split and perhaps mask_score, and the masks.
 
-DIR is a data folder: manifest.csv with the columns mask, split and perhaps mask_score, and the masks.
 Takes about a minute for 650 masks.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from xreal_synth.anatomy.label_map import decode_mask
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
-from xreal_synth.errors import AnatomyError, XrealError
+from xreal_synth.errors import AnatomyError
 from xreal_synth.findings import AORTA, FINDINGS, NO_FINDING
 from xreal_synth.images.files import ImageFiles
 from xreal_synth.images.manifest import MANIFEST, BadImage, fault_counts, read_manifest
 from xreal_synth.storage import open_store
 from xreal_synth.types import Mask
 
-TRIALS = 500
 FEWEST = 8
 MOST_REFUSED = 0.1
 
@@ -62,17 +55,6 @@ def training_masks(data: str | Path, min_score: float) -> dict[str, list[Mask]]:
     return masks
 
 
-def redraw_rate(model: ShapeModel, size: int) -> float:
-    """Share of TRIALS draws that do not pass validation."""
-    rng, failed = np.random.default_rng(0), 0
-    for _ in range(TRIALS):
-        try:
-            validate_mask(model.sample(rng, size), "draw")
-        except AnatomyError:
-            failed += 1
-    return failed / TRIALS
-
-
 def fit_bank(data: str | Path, out: Path, modes: int = 40, min_score: float = 0.9) -> ShapeModel:
     """Fits the masks of patients without a finding and writes the bank into `out`; returns it as it is read again.
 
@@ -89,32 +71,10 @@ def fit_bank(data: str | Path, out: Path, modes: int = 40, min_score: float = 0.
             found=f"{len(masks)} usable masks of training images without a finding, with an aorta and a mask_score "
             f"of at least {min_score}",
             wanted=f"at least {FEWEST}, better some hundreds: the bank cannot draw what no mask shows",
-            hint="add images, or lower --min-score",
+            hint="add images",
         )
     patients = {
         name: theirs for name, theirs in sorted(found.items()) if name in FINDINGS and len(theirs) >= FEWEST
     }
     ShapeModel.fit(masks, min(modes, len(masks) - 1), patients).save(out)
     return ShapeModel.load(out)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: fits the bank and prints its size; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.fit_bank", description=__doc__)
-    parser.add_argument("--data", required=True, help="folder or URI with manifest.csv")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write the bank into")
-    parser.add_argument("--modes", type=int, default=40, help="most principal modes (default 40)")
-    parser.add_argument("--min-score", type=float, default=0.9, help="least mask_score (default 0.9)")
-    options = parser.parse_args(arguments)
-    try:
-        model = fit_bank(options.data, options.out, options.modes, options.min_score)
-    except XrealError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{model.fitted} masks, {len(model.modes)} modes holding {model.explained:.1%} of the variance")
-    print(f"{redraw_rate(model, 256):.1%} of {TRIALS} draws at 256 px do not pass validation")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Fits the placement prior: `python -m xreal_synth.training.fit_prior --data DIR`.
+"""Fits the placement prior: `python -m tests.planning.fit_prior --data DIR`.
 
 Box tables: NIH BBox_List_2017 (8 findings; Cardiomegaly is left out, its region is the heart) and the RSNA
 pneumonia challenge's labels (lung opacity: Pneumonia and Lung Opacity), as torchxrayvision ships them.
@@ -191,7 +191,7 @@ def _dump(stored: dict[str, object]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: fits the prior on the public box tables and writes its JSON."""
-    parser = argparse.ArgumentParser(prog="python -m xreal_synth.training.fit_prior", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.planning.fit_prior", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and masks/")
     parser.add_argument("--out", type=Path, default=PATH, help="JSON to write (default: the package's)")
     options = parser.parse_args(arguments)
