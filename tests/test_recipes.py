@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from xreal_synth.dataset.agree import group_problems, sample_problems
 from xreal_synth.engine.backend import TorchBackend
 from xreal_synth.engine.gate_networks import open_networks
 from xreal_synth.engine.worker import make_group
+from xreal_synth.errors import RecipeError
+from xreal_synth.from_recipe import open_recipe
 from xreal_synth.models.load import LoadedBundle, load_bundle
 from xreal_synth.planning.probe import probe
 from xreal_synth.quality.gate import Gate
@@ -65,3 +68,22 @@ def test_the_recipes_are_those_that_are_known() -> None:
     """So that one that is taken away or added is looked at."""
     assert {"smoke.yaml", "quickstart.yaml", "pneumonia-balance.yaml", "multi-finding.yaml"} <= set(RECIPES)
     assert {"counterfactual-pairs.yaml", "own-masks.yaml"} <= set(RECIPES)
+
+
+def test_what_a_recipe_names_is_looked_for_here_and_then_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dataset is the same wherever its masks lie, and its kept recipe says where they were found."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("own-masks.yaml", "own-masks.tar"):
+        shutil.copy(ROOT / "recipes" / name, mine)
+    monkeypatch.chdir(tmp_path)
+    beside = open_recipe("mine/own-masks.yaml")
+    assert "path: mine/own-masks.tar" in beside.loaded.text
+    shutil.copy(mine / "own-masks.tar", tmp_path)
+    here = open_recipe("mine/own-masks.yaml")
+    assert here.loaded.text == (mine / "own-masks.yaml").read_text()
+    assert beside.digest == here.digest == open_recipe("own-masks").digest
+    with pytest.raises(RecipeError, match=f"nothing at {tmp_path}/m.tar, nor at {mine}/m.tar"):
+        open_recipe("mine/own-masks.yaml", overrides=["anatomy.source.masks.path=m.tar"])

@@ -5,6 +5,7 @@ What is light is imported here; Ray, pyarrow and models where they are first nee
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -16,9 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from xreal_synth.errors import EngineError, Problem, RecipeError
-from xreal_synth.recipe.load import LoadedRecipe, load_recipe, recipe_from_text, with_overrides
+from xreal_synth.recipe.load import (
+    SHIPPED,
+    LoadedRecipe,
+    load_recipe,
+    recipe_file,
+    recipe_from_text,
+    shipped_file,
+    with_overrides,
+)
 from xreal_synth.run.setup import Run, open_run, require_placeable
-from xreal_synth.storage import is_remote, open_store
+from xreal_synth.storage import is_remote, local_folder, open_store
 from xreal_synth.types import NormBox, Side, Zone
 
 if TYPE_CHECKING:
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from xreal_synth.engine.progress import Event, RunSummary
     from xreal_synth.generated import Dataset
     from xreal_synth.planning.probe import ProbeReport
+    from xreal_synth.recipe.schema import Recipe
     from xreal_synth.report.build import Built
 
 RecipeGiven = str | os.PathLike[str] | Mapping[str, Any]
@@ -94,7 +104,35 @@ def _loaded(recipe: RecipeGiven, overrides: Sequence[str], output: str | None) -
         return _of_dict(recipe, "recipe", overrides, output)
     if isinstance(recipe, str) and "\n" in recipe:
         return _of_text(recipe, "recipe", overrides, output)
-    return load_recipe(Path(recipe), overrides=overrides, output=output)
+    loaded = load_recipe(Path(recipe), overrides=overrides, output=output)
+    if beside := _beside(loaded.recipe, recipe_file(Path(recipe))):
+        loaded = load_recipe(Path(recipe), overrides=[*overrides, *beside], output=output)
+    return loaded
+
+
+def _beside(recipe: Recipe, file: Path) -> list[str]:
+    """Overrides that give what lies beside the recipe's file, and not below the current folder, its place.
+
+    Raises RecipeError, with both places, for what is at neither.
+    """
+    from xreal_synth.engine.job_package import named_files
+
+    overrides, problems = [], []
+    shipped = file.resolve().parent == SHIPPED.resolve()
+    for where, given in () if shipped else named_files(recipe):
+        here = local_folder(given)
+        beside = file.parent / here
+        if here.exists() or beside == here:
+            continue
+        if beside.exists():
+            overrides.append(f"{where}={json.dumps(str(beside))}")
+        elif shipped_file(given) == given and (where != "bundle" or len(here.parts) > 1):
+            found = f"{given}: nothing at {here.absolute()}, nor at {beside.absolute()}"
+            wanted = "a path from the current folder, or from the recipe's"
+            problems.append(Problem(where, found, wanted, f"check it, or --set {where}=PATH"))
+    if problems:
+        raise RecipeError(str(file), problems)
+    return overrides
 
 
 def _of_text(text: str, source: str, overrides: Sequence[str], output: str | None) -> LoadedRecipe:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from xreal_synth.cli.main import main
+from xreal_synth.cli.progress import RunDisplay
+from xreal_synth.engine.progress import Advanced, RunEnded, RunStarted, RunSummary
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +157,20 @@ def test_help_has_two_examples_or_one(
 ) -> None:
     call(monkeypatch, *verb.split(), "-h")
     assert "xreal-synth " + verb in capsys.readouterr().out.partition("Examples")[2]
+
+
+def test_the_bar_names_no_rate_before_images_and_ends_with_how_many_there_are() -> None:
+    written = StringIO()
+    summary = RunSummary(0, "out", 2, 2, 17, 10, 1, 0, 17, 9.0, 1.9, {})
+    with RunDisplay(Console(file=written, force_terminal=True, width=120, color_system=None)) as display:
+        display.on_event(RunStarted("out", 2, 0, 18, 0, 1, "cpu", 4))
+        for event, words in (
+            (Advanced(0, 18, 0.0, None, 1, {"booting": 1}), "0 of about 18 images, actors starting"),
+            (Advanced(8, 18, 2.0, 5.0, 1, {}, 1), "8 of about 18 images, 2.00 images/s, 5 s left"),
+            (RunEnded(summary), " 17 images"),
+        ):
+            written.truncate(0)
+            display.on_event(event)
+            display._bar.refresh()
+            assert words in written.getvalue()
+            assert "0.00" not in written.getvalue()

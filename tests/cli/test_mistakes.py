@@ -79,6 +79,13 @@ FILES = [
     ("recipe new r.yaml", "is there already", "another name"),
     ("recipe new new.yaml --from quickstar", "quickstar", "did you mean `quickstart`?"),
     ("recipe new afile/new.yaml", "not a folder", "another"),
+    (
+        "plan below/r.yaml --set 'anatomy.source={masks: {path: mine}}'",
+        "/below/mine",
+        "--set anatomy.source.masks.path=PATH",
+    ),
+    ("plan r.yaml --set num_inference_steps=5", "unknown key", "`steps` belongs in `sampling`"),
+    ("plan below/r.yaml --set bundle=some/bundle", "/below/some/bundle", "--set bundle=PATH"),
     ("generate evaluation", "val-masks: no such folder", "anatomy.source.masks.path"),
 ]
 SETTINGS = [
@@ -250,6 +257,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "newer.yaml": text.replace("version: 1", "version: 2"),
     }.items():  # fmt: skip
         (here / name).write_text(content)
+    (here / "below").mkdir()
+    (here / "below/r.yaml").write_text(text)
     (here / "latin.yaml").write_bytes("name: Lübeck\n".encode("latin-1"))
     for name in ("folder", "foreign", "badmasks", "damaged", "future"):
         (here / name).mkdir()

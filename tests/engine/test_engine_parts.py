@@ -13,7 +13,7 @@ import pytest
 
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.engine.account import images_per_group
-from xreal_synth.engine.log import LineLog
+from xreal_synth.engine.log import LineLog, line_of
 from xreal_synth.engine.progress import Advanced, Meter, ShardDone
 from xreal_synth.engine.worker import make_group, replay, run_shard
 from xreal_synth.errors import DatasetError, EngineError, PlacementError, StorageError
@@ -212,10 +212,16 @@ def test_log_says_progress_now_and_then_and_all_else_at_once():
         log.on_event(Advanced(second, 100, 1.0, 100.0 - second, 2))
     log.on_event(ShardDone(3, 8, 0, 1.5, 4, 12))
     assert lines == [
-        "10 of 100 images, 1.00 images/s, 90 s left",
-        "20 of 100 images, 1.00 images/s, 80 s left",
+        "10 of about 100 images, 1.00 images/s, 90 s left",
+        "20 of about 100 images, 1.00 images/s, 80 s left",
         "shard 3 done: 8 images in 1.5 s (4 of 12)",
     ]
+
+
+def test_progress_without_images_names_no_rate_and_the_end_no_expectation():
+    assert line_of(Advanced(0, 100, 0.0, None, 2, {"booting": 2})) == "0 of about 100 images, actors starting"
+    assert line_of(Advanced(0, 100, 0.0, None, 2, {"booting": 1, "working": 1}, 1)) == "0 of about 100 images"
+    assert line_of(Advanced(98, 98, 1.5, None, 2)) == "98 of 98 images, 1.50 images/s"
 
 
 def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, open_fault_run):

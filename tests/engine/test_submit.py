@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import pytest
@@ -59,6 +59,12 @@ def test_only_what_the_recipe_names_is_taken_along(work):
     wanted = {str(path.relative_to(work)) for path in (work / "bundles").rglob("*") if path.is_file()}
     assert {str(name) for name in mine.files} == wanted | {"recipes/smoke.yaml"}
     assert mine.bytes == sum((work / name).stat().st_size for name in mine.files)
+
+
+def test_what_lies_beside_the_recipe_is_taken_along(work):
+    (work / "bundles").rename(work / "recipes" / "bundles")
+    package = pack_job(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work)
+    assert PurePosixPath("recipes/bundles/mine/bundle.json") in package.files
 
 
 def test_a_shipped_recipe_and_its_masks_are_named_from_anywhere(tmp_path):

@@ -94,6 +94,9 @@ def test_figures_are_those_of_the_images(
     assert evaluate(str(own), *options) == 0
     shown = capsys.readouterr().out
     assert "evaluation.json" in shown.replace("\n", "")
+    assert "…" not in shown, "a cut word"
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "power in eighth" not in shown
     rows = rows_of(own)
     samples = seen["samples"]
     column = seen["findings"].index("Pneumonia")

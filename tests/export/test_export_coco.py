@@ -59,6 +59,12 @@ def test_images_masks_and_boxes_come_back(coco: Path, images: dict[str, Sample])
     assert regions == 5 + 2 + 3
 
 
+def test_the_folder_says_where_names_of_files_start(coco: Path) -> None:
+    said = (coco / "README.md").read_text()
+    assert "`file_name` starts below `images/`" in said
+    assert "Synthetic chest X-rays" in said
+
+
 def test_a_region_is_whole_below_a_later_one(coco: Path) -> None:
     from pycocotools.coco import COCO
 
@@ -88,7 +94,8 @@ def test_results_score_as_perfect_against_themselves(coco: Path, capsys: pytest.
 def test_split_files_share_ids_with_the_whole(coco: Path) -> None:
     whole = json.loads((coco / "annotations.json").read_text())
     assert sorted(path.name for path in coco.iterdir()) == [
-        "annotations.json", "annotations_test.json", "annotations_train.json", "annotations_val.json", "images",
+        "README.md", "annotations.json", "annotations_test.json", "annotations_train.json",
+        "annotations_val.json", "images",
     ]  # fmt: skip
     for kind in ("images", "annotations"):
         parts = [

@@ -139,6 +139,14 @@ def test_what_the_gate_did_is_reported(gated_page: bytes) -> None:
     assert b'<text class="bound"' in gated_page, "the recipe's bound is drawn"
 
 
+def test_flagged_images_are_marked_where_they_are_shown(gated_page: bytes, reported_page: bytes) -> None:
+    mark = '<span class="badge flag">flagged: pixels.blur</span>'
+    marked = re.findall(rf"(0000000003-\w+)[^<]*(?:</code>[^<]*)?\s*{mark}", gated_page.decode())
+    assert marked
+    assert len(marked) == gated_page.decode().count(mark), "nothing of another group"
+    assert b"flagged: " not in reported_page
+
+
 def test_the_worst_are_those_nearest_to_being_refused(gated_page: bytes) -> None:
     part = gated_page.decode().partition("The worst that were accepted")[2]
     shown = dict(re.findall(r"<summary><code>([^<]*)</code></summary>(.*?)</details>", part, re.DOTALL))

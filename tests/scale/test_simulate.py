@@ -141,3 +141,6 @@ def test_images_in_flight_are_counted_as_their_shards_give(images: list[float]) 
     (event,) = events
     assert isinstance(event, Advanced)
     assert event.images_done == min(round(wanted), event.images_total)
+    account.advance([Flight(0, 12)], {"working": 3}, stopping=True)
+    assert isinstance(last := events[-1], Advanced)
+    assert last.eta_s is None

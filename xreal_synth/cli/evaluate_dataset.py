@@ -88,7 +88,7 @@ def show(record: Mapping[str, Any]) -> None:
     """The tables on the terminal."""
     import math
 
-    from xreal_synth.evaluation.dataset_record import NOTES, figure_of, finding_table, overall, summary
+    from xreal_synth.evaluation.dataset_record import figure_of, finding_table, overall, summary
 
     for line in summary(record):
         console.print(line)
@@ -98,20 +98,37 @@ def show(record: Mapping[str, Any]) -> None:
             continue
         table = Table(title, "made", "real", "n")
         for row in overall(rows):
-            if not math.isnan(row["value"]):
-                table.add_row(row["name"], figure_of(row), figure_of(row, "real"), str(row["n"]))
+            if not math.isnan(row["value"]) and not row["name"].startswith("power in eighth"):
+                name = row["name"].partition(" (")[0]
+                table.add_row(name, figure_of(row), figure_of(row, "real"), str(row["n"]))
         console.print(table)
-        header, cells = finding_table(rows)
-        table = Table(*header, title="by finding: made, and real in brackets (intervals: evaluation.md)")
-        for made, real in zip(cells[::2], cells[1::2], strict=True):
-            table.add_row(made[0], *map(_beside, made[1:], real[1:]))
-        console.print(table)
-    for note in (*record["notes"], *NOTES):
+        console.print(_by_finding(*finding_table(rows)))
+    for note in record["notes"]:
         console.print(note)
+    console.print("evaluation.md has every figure with its interval, and says what each means")
 
 
-def _beside(made: str, real: str) -> str:
-    """`.66 [.54, .77]` and `.72 [.62, .83]` -> `.66 (.72)`."""
+def _by_finding(header: list[str], cells: list[list[str]]) -> Table:
+    """As many figures as have room, without cutting a word."""
+    rows = [
+        [made[0], *map(_beside, made[1:], real[1:], header[1:])]
+        for made, real in zip(cells[::2], cells[1::2], strict=True)
+    ]
+    shown, room = list[int](), console.width - 1
+    for at, column in enumerate(zip(header, *rows, strict=True)):
+        room -= max(map(len, column)) + 3
+        if room >= 0:
+            shown.append(at)
+    table = Table(*(header[at] for at in shown), title="by finding: made, and real in brackets")
+    for row in rows:
+        table.add_row(*(row[at] for at in shown))
+    return table
+
+
+def _beside(made: str, real: str, figure: str) -> str:
+    """`.66 [.54, .77]` and `.72 [.62, .83]` -> `.66 (.72)`; a distance, which few images make unsure, in full."""
+    if "distance" in figure:
+        return made
     value, other = (text.partition(" ")[0] for text in (made, real))
     return f"{value} ({other})" if value and other else value or other
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -17,8 +16,8 @@ from rich.progress import (
 )
 
 from xreal_synth.cli.options import seconds_text
-from xreal_synth.engine.log import LineLog, line_of
-from xreal_synth.engine.progress import Advanced, Event, RunEnded, RunStarted, ShardDone
+from xreal_synth.engine.log import LineLog, images_text, line_of
+from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
 if TYPE_CHECKING:
     from xreal_synth.training.session import Pace
@@ -30,19 +29,18 @@ QUIET_S = 60.0
 class _Display:
     """A bar on `console`, running inside the block of a `with`."""
 
-    def __init__(self, console: Console, what: str, unit: str) -> None:
+    def __init__(self, console: Console, what: str) -> None:
         self._console = console
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn(f"{unit} {{task.fields[rate]}}", markup=False),
+            TextColumn("{task.fields[done]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(what, total=None, rate="")
+        self._task = self._bar.add_task(what, total=None, done="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -61,9 +59,8 @@ class RunDisplay(_Display):
     """Shows a run's events: pass `on_event` to the run."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console, "starting Ray", "images")
+        super().__init__(console, "starting Ray")
         self._lines = LineLog(self._say)
-        self._images = 0
 
     def on_event(self, event: Event) -> None:
         if not self._console.is_terminal:
@@ -71,7 +68,6 @@ class RunDisplay(_Display):
             return
         match event:
             case RunStarted():
-                self._images = event.images_done
                 self._bar.update(
                     self._task,
                     total=event.images_total,
@@ -81,16 +77,15 @@ class RunDisplay(_Display):
                 self._say(line_of(event))
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
-                rate = f"{event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
-                self._bar.update(self._task, completed=event.images_done, total=event.images_total, rate=rate)
+                rate = f", {event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
+                done = images_text(event) + rate
+                self._bar.update(self._task, completed=event.images_done, total=event.images_total, done=done)
             case ShardDone():
-                self._images += event.images
-                shown = max(self._images, self._bar.tasks[0].completed)
-                self._bar.update(
-                    self._task, completed=shown, description=f"shards {event.done}/{event.total}"
-                )
+                self._bar.update(self._task, description=f"shards {event.done}/{event.total}")
             case RunEnded():
-                return
+                made = event.summary.samples
+                total = made if event.summary.exit_code == COMPLETE else None
+                self._bar.update(self._task, completed=made, done=f"{made} images", total=total)
             case _:
                 self._say(line_of(event))
 
@@ -99,7 +94,7 @@ class TrainDisplay(_Display):
     """Shows a training's pace: pass `on_step` to it."""
 
     def __init__(self, console: Console, network: str) -> None:
-        super().__init__(console, f"{network}: reading images", "steps ")
+        super().__init__(console, f"{network}: reading images")
         self._network = network
         self._said_at: float | None = None
 
@@ -110,7 +105,7 @@ class TrainDisplay(_Display):
                 completed=pace.step,
                 total=pace.steps,
                 description=f"{self._network}: {losses_text(pace)}",
-                rate=rate_text(pace),
+                done=f"step {pace.step}/{pace.steps}, {rate_text(pace)}",
             )
         elif self._said_at is None or pace.validated or time.monotonic() - self._said_at > QUIET_S:
             self._said_at = time.monotonic()

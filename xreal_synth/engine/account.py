@@ -154,14 +154,16 @@ class Account:
         """Whether it is time to tell how far the run is: twice a second at most."""
         return self._clock() - self._advanced_at >= ADVANCE_EVERY_S
 
-    def advance(self, flights: Sequence[Flight], states: Mapping[str, int]) -> None:
+    def advance(
+        self, flights: Sequence[Flight], states: Mapping[str, int], *, stopping: bool = False
+    ) -> None:
         """Tells how far the run is, if it is time; `states` counts the actors by state."""
         if not self.due:
             return
         self._advanced_at = self._clock()
         images, total = round(self.totals.samples + self._in_flight(flights)), self.images_total
         rate = self._meter.rate(images - self._before)
-        eta = (total - images) / rate if rate > 0 else None
+        eta = (total - images) / rate if rate > 0 and not stopping else None
         actors = sum(states.values())
         self.tell(Advanced(min(images, total), total, rate, eta, actors, states, len(flights)))
 

@@ -386,7 +386,7 @@ class Driver:
         while self.pool.busy and self.clock() < deadline:
             self._assign()
             self._hear_all(min(self.limits.tick_s, 0.2))
-            self.account.advance(self.pool.in_flight(), self.pool.states)
+            self.account.advance(self.pool.in_flight(), self.pool.states, stopping=True)
         for flight in self.pool.in_flight():
             self.schedule.failed(flight.shard, "", "lost", "stopped before it was finished")
 

@@ -76,7 +76,7 @@ class JobPackage:
 def pack_job(
     recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, code: bool = False
 ) -> JobPackage:
-    """What the nodes need of `folder`, from which the recipe's relative paths count.
+    """What the nodes need of `folder`, from which the recipe's relative paths count, else from its own folder.
 
     `on_nodes` says that absolute paths outside of it are on every node; `code` takes this very package along.
     Raises EngineError if a node could not find what the recipe names, or for more than Ray takes.
@@ -94,9 +94,14 @@ def pack_job(
         list[str](),
         [folder, *([SHIPPED.resolve()] if shipped else [])],
     )
-    for where, given in _named(recipe):
+    for where, given in named_files(recipe):
         path = local_folder(given)
-        inside = _inside((folder / path).resolve(), folder)
+        start, beside = folder / path, file.parent.absolute() / path
+        if not start.exists() and beside.exists() and not shipped:
+            start = beside
+        elif not start.exists() and shipped_file(given) != given:
+            continue
+        inside = _inside(start.resolve(), folder)
         if inside is None or path.is_absolute():
             notes.append(_elsewhere(where, given, on_nodes))
         else:
@@ -117,13 +122,12 @@ def pack_job(
     return JobPackage(name, files, size, tuple(notes), tuple(dict.fromkeys(roots)), code)
 
 
-def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Local files and folders that the recipe names, with the setting that does."""
     if not is_remote(recipe.bundle) and recipe.bundle not in shipped_bundles():
         yield "bundle", recipe.bundle
     source = recipe.anatomy.source
-    ours = isinstance(source, MasksSource) and shipped_file(source.masks.path) != source.masks.path
-    if isinstance(source, MasksSource) and not is_remote(source.masks.path) and not ours:
+    if isinstance(source, MasksSource) and not is_remote(source.masks.path):
         yield "anatomy.source.masks.path", source.masks.path
     if isinstance(source, ImagesSource) and not is_remote(source.images.path):
         yield "anatomy.source.images.path", source.images.path

@@ -45,6 +45,14 @@ class LineLog:
         self._say(line_of(event))
 
 
+def images_text(event: Advanced) -> str:
+    """`12 of about 18 images`: the total is an expectation until no shard is left. Actors while all of them start."""
+    known = not event.in_flight and event.images_done == event.images_total
+    starting = event.states.get("booting", 0)
+    waiting = ", actors starting" if starting and starting == event.actors else ""
+    return f"{event.images_done} of {'' if known else 'about '}{event.images_total} images{waiting}"
+
+
 def line_of(event: Event) -> str:
     """One event in one line."""
     match event:
@@ -55,10 +63,9 @@ def line_of(event: Event) -> str:
                 f"{event.actors} actors on {event.device}, micro-batch {batch}"
             )
         case Advanced():
+            rate = f", {event.images_per_s:.2f} images/s" if event.images_per_s else ""
             left = "" if event.eta_s is None else f", {event.eta_s:.0f} s left"
-            return (
-                f"{event.images_done} of {event.images_total} images, {event.images_per_s:.2f} images/s{left}"
-            )
+            return f"{images_text(event)}{rate}{left}"
         case ActorUp():
             return f"actor {event.actor} up on {event.node} after {event.seconds:.1f} s"
         case MicroBatchFound():

@@ -40,7 +40,8 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """Images made so far (those of unfinished shards too), images per second of this run, seconds left.
+    """Images made so far (those of unfinished shards too), images per second of this run, seconds left: None before
+    the first images and once a stop was asked for.
 
     `states` counts the actors by state, `in_flight` the shards that are being made or published.
     """

@@ -106,16 +106,20 @@ def summary(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+DISTANCES: Final = (FRECHET, KERNEL, FID, KID)
+
+
 def overall(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows of all images together."""
     return [row for row in rows if row["finding"] is None]
 
 
 def figure_of(row: Mapping[str, Any], side: str = "") -> str:
-    """`.91 [.90, .92]` of the generated images, or of the real ones with side "real"; empty where there is none."""
+    """`.91 [.90, .92]` of the generated images, or of the real ones with side "real"; empty where there is none, or
+    a distance of so few groups that it has no interval."""
     names = ("real", "real_low", "real_high") if side else ("value", "low", "high")
     value, low, high = (row[name] for name in names)
-    if math.isnan(value):
+    if math.isnan(value) or (row["name"] in DISTANCES and math.isnan(low)):
         return ""
     return brief(Estimate(value, low, high, int(row["n"])))
 

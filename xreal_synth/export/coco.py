@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.names import IMAGE
+from xreal_synth.dataset.names import CARD, IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
 from xreal_synth.dataset.tar import TarSample
@@ -23,6 +23,15 @@ from xreal_synth.types import PixelBox, Sample
 IMAGES = "images"
 ALL = "annotations.json"
 _LISTS = ("images", "annotations")
+_README = """# {dataset}, as COCO
+
+{notice}
+
+- A `file_name` starts below `images/`: give that folder as the root of the images.
+- `annotations.json` has all images, `annotations_SPLIT.json` those of one split, with the same ids.
+- `bbox` is x, y, width, height in pixels, `segmentation` uncompressed RLE. An image's `labels` are 1, 0 or null
+  (unknown); a finding without a place has a label and no annotation.
+"""
 _BOXED = dict.fromkeys((*vocab.FINDINGS, *vocab.IMAGE_LABELS[1:]))
 CATEGORIES = {name: i for i, name in enumerate(_BOXED, start=1)}
 """Ids by finding, the same for every dataset: those that can be painted, then those only real images have."""
@@ -34,7 +43,7 @@ def split_file(split: str) -> str:
 
 
 def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
-    """Writes `images/SPLIT/KEY.png` and the JSON files; returns what was written.
+    """Writes `images/SPLIT/KEY.png`, the JSON files and a README; returns what was written.
 
     A finding painted in has one annotation per box (`both` has two); `bbox` is x, y, width and height in
     pixels, `segmentation` the uncompressed RLE of the finding's region in that box, down the columns. The boxes
@@ -59,6 +68,9 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
                 file.add("images", entry)
                 for annotation in annotations:
                     file.add("annotations", annotation)
+    reported = provenance(source)
+    readme = _README.format(dataset=reported.dataset, notice=reported.notice)
+    (folder / CARD).write_text(readme, encoding="utf-8")
     return counted
 
 

@@ -145,6 +145,8 @@ SYNONYMS: Final = {
 """The clinic's words for a recipe's."""
 RENAMED: Final = {"samples": "anatomies", "films": "images"}
 """Keys by the names that they had before."""
+DIFFUSERS: Final = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+"""Keys by diffusers' names."""
 
 
 def _unknown_key(path: Path) -> tuple[str, str, str]:
@@ -153,8 +155,11 @@ def _unknown_key(path: Path) -> tuple[str, str, str]:
     today = RENAMED.get(key)
     hint = f"write `{today}`: so the key is called now" if today in allowed else near(key, allowed)
     if not hint:
-        homes = [".".join(place).replace(".[]", "[]") for place, keys in known_keys().items() if key in keys]
-        hint = f"`{key}` belongs in `{homes[0]}`" if homes and homes[0] else ""
+        named = DIFFUSERS.get(key, key)
+        homes = [
+            ".".join(place).replace(".[]", "[]") for place, keys in known_keys().items() if named in keys
+        ]
+        hint = f"`{named}` belongs in `{homes[0]}`" if homes and homes[0] else ""
     return f"unknown key `{key}`", f"one of: {', '.join(allowed)}", hint or "remove it"
 
 

@@ -88,6 +88,7 @@ def dataset_card(
         profile=head.setting("quality", "profile"),
         checks=head.setting("quality", "checks") or {},
         images=head.setting("anatomy", "source", "images", "content"),
+        masks=head.setting("anatomy", "source", "masks", "content"),
         fingerprint=dict(sorted(head.fingerprint.items())),
         reading_labels=_reading_labels(summary.labels),
     )
