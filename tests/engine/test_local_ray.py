@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
+from tests.doubles.local_cluster import LocalCluster
 from xreal_synth.engine import ray_session
 from xreal_synth.errors import EngineError
+from xreal_synth.recipe.schema import Compute
 
 HOLD = """
 import os, sys, ray
@@ -94,3 +97,17 @@ def _wide() -> bool:
     except EngineError as error:
         return "0.0.0.0" in error.found
     return False
+
+
+@pytest.mark.ray
+def test_a_process_that_has_joined_a_ray_uses_no_other_by_mistake(joined_ray: LocalCluster) -> None:
+    port = joined_ray.address.rpartition(":")[2]
+    for same in (None, "auto", joined_ray.address, f"localhost:{port}"):
+        with ray_session.session(same, Compute(actors=1)):
+            assert ray.is_initialized()
+    with (
+        pytest.raises(EngineError, match=r"127\.0\.0\.1:1"),
+        ray_session.session("127.0.0.1:1", Compute(actors=1)),
+    ):
+        pass
+    assert ray.is_initialized()

@@ -49,9 +49,12 @@ def session(address: str | None, compute: Compute) -> Iterator[None]:
 
     A Ray that this process is connected to already is used as it is, and left. A local Ray listens on loopback and
     asks for a token that this process has drawn; if it were found to listen elsewhere it is ended at once.
-    Raises EngineError if there is no Ray to be had.
+    Raises EngineError if there is no Ray to be had, or where this process is connected to another than asked for.
     """
+    if address is not None:
+        _require_head(address)
     if ray.is_initialized():
+        _require_same(address)
         yield
         return
     with _own_token() if address is None else nullcontext():
@@ -67,8 +70,6 @@ def session(address: str | None, compute: Compute) -> Iterator[None]:
 def _connect(address: str | None, compute: Compute) -> None:
     if address is None:
         _shorten_folder()
-    else:
-        _require_head(address)
     try:
         if address is None:
             ray.init(
@@ -86,6 +87,22 @@ def _connect(address: str | None, compute: Compute) -> None:
             if address
             else "RAY_TMPDIR names a folder for Ray's own files: a short path with room, e.g. RAY_TMPDIR=/tmp",
         ) from error
+
+
+def _require_same(address: str | None) -> None:
+    joined = ray.get_runtime_context().gcs_address
+    if address in (None, "auto", "local", joined):
+        return
+    if "://" in str(address) or _cluster_id(str(address)) != _cluster_id(joined):
+        raise EngineError(
+            found=f"{address} is asked for, and this process is connected to the Ray at {joined}",
+            wanted="one Ray",
+            hint="ray.shutdown() first, or leave the address out",
+        )
+
+
+def _cluster_id(place: str) -> object:
+    return _ray._raylet.GcsClient(address=place).cluster_id
 
 
 def _require_head(address: str) -> None:
@@ -118,7 +135,7 @@ def _require_head(address: str) -> None:
 def _ask_head(place: str, answers: list[str]) -> None:
     """Appends an empty text where the head tells its cluster's name, else what Ray says."""
     try:
-        answers.append("" if _ray._raylet.GcsClient(address=place).cluster_id else "no cluster")
+        answers.append("" if _cluster_id(place) else "no cluster")
     except Exception as error:  # of Ray's own kinds
         answers.append(str(error))
 
