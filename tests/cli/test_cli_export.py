@@ -51,7 +51,11 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
 @pytest.mark.parametrize(
     ("to", "out", "wanted"),
     [
-        ("coco", "out", {"annotations.json", "annotations_train.json", "annotations_val.json", "images"}),
+        (
+            "coco",
+            "out",
+            {"README.md", "annotations.json", "annotations_train.json", "annotations_val.json", "images"},
+        ),
         ("yolo", "out", {"data.yaml", "images", "labels", "labels.csv"}),
         ("monai", "out", {"datalist.json", "images", "labels"}),
         ("hf", "out", {"README.md", "contact_sheet.png", "data"}),

@@ -3,7 +3,8 @@
 An organ is judged where the image was not painted on. A lung or heart of which more than half was painted on is
 judged on the whole image instead, by a bound of its own (`covered`): findings may hide an organ's border, but not
 replace it. An aorta so covered is not judged. Of an edited real image only what the finding covers is judged: the
-rest is the image's own. Left and right are different organs, so swapped lungs agree with nothing.
+rest is the image's own. Left and right are different organs, so swapped lungs agree with nothing. A chest may be nearly
+its own mirror image, so `side` asks how much better the image fits than its mirror image would.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from xreal_synth.findings import AORTA, ORGANS
+from xreal_synth.findings import AORTA, LEFT_LUNG, ORGANS, RIGHT_LUNG
 from xreal_synth.quality.checks import (
     Bound,
     CheckEntry,
@@ -27,6 +28,7 @@ from xreal_synth.quality.checks import (
 from xreal_synth.types import Mask
 
 COVERED: Final = "covered"
+SIDE: Final = "side"
 LEAST_SEEN: Final = 0.5
 """Share of an organ that must not be painted on for it to be judged by the rest."""
 
@@ -38,14 +40,18 @@ class OrgansCheck:
         self.bounds = bounds
 
     def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
-        """Dice 0..1 by organ of the mask asked for and the segmenter's, outside what was painted.
+        """Dice 0..1 by organ of the mask asked for and the segmenter's, outside what was painted, and `side`.
 
         Nothing where there is no mask or no segmenter; of an edited real image only `covered`.
         """
         if image.anatomy is None or seen.label_map is None:
             return {}
         found = organ_scores(image.anatomy, seen.label_map, image.region)
-        return {name: value for name, value in found.items() if name == COVERED} if image.real else found
+        if image.real:
+            return {name: value for name, value in found.items() if name == COVERED}
+        turned = organ_scores(image.anatomy, mirrored(seen.label_map), image.region)
+        better = [value - turned[name] for name, value in found.items()]
+        return found | ({SIDE: float(np.mean(better))} if better else {})
 
 
 def organ_scores(wanted: Mask, shown: Mask, painted: Region | None) -> dict[str, float]:
@@ -65,6 +71,13 @@ def organ_scores(wanted: Mask, shown: Mask, painted: Region | None) -> dict[str,
         elif code != AORTA:
             covered.append(dice(here, there))
     return found | ({COVERED: min(covered)} if covered else {})
+
+
+def mirrored(label_map: Mask) -> Mask:
+    """The organs uint8 [H, W] as they lie in the image's mirror image, the right lung on the other side."""
+    lungs = {LEFT_LUNG: RIGHT_LUNG, RIGHT_LUNG: LEFT_LUNG}
+    codes = np.array([lungs.get(code, code) for code in range(256)], np.uint8)
+    return codes[label_map[:, ::-1]]
 
 
 def dice(a: Region, b: Region) -> float:
@@ -94,6 +107,10 @@ CHECK: Final = CheckEntry(
         COVERED: Score(
             True, "least Dice of the lungs and heart that the finding covers",
             "Least Dice of a lung or heart of which a finding covers more than half.", 0.65, 0.72,
+        ),
+        SIDE: Score(
+            True, "mean Dice of the organs over that of the image's mirror image",
+            "Least difference of the organs' mean Dice and the mirror image's.", 0.1, 0.12,
         ),
     },
     file=CheckFile(
