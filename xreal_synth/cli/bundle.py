@@ -157,6 +157,7 @@ Run = Annotated[Path | None, typer.Option(help="The --out folder of its training
         "--denoiser runs/denoiser --segmenter runs/segmenter --data images/ --licence CC-BY-4.0 "
         "--training-data '640 frontal images of our hospital'",
         "xreal-synth bundle export with-controlnet --base my-bundle --controlnet runs/controlnet",
+        "xreal-synth bundle export half-price --base xreal-mini --guidance runs/distilled",
     )
 )
 def export(
@@ -167,6 +168,7 @@ def export(
     controlnet: Run = None,
     segmenter: Run = None,
     classifier: Run = None,
+    guidance: Run = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -204,7 +206,7 @@ def export(
     from xreal_synth.training.export import Runs, Words, make_bundle
 
     runs = Runs(
-        autoencoder, controller, denoiser, controlnet, segmenter, classifier,
+        autoencoder, controller, denoiser, controlnet, segmenter, classifier, guidance,
         weights="best" if weights is Weights.best else "network",
     )  # fmt: skip
     words = Words(name or out.absolute().name, licence, training_data, use, sampling_from(settings))

@@ -34,6 +34,7 @@ from xreal_synth.training.settings import (
     ControllerSettings,
     ControlNetSettings,
     DenoiserSettings,
+    GuidanceSettings,
     KlSettings,
     TrainConfig,
 )
@@ -150,6 +151,12 @@ def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
         case ControlNetSettings() as model:
             stage = _first_stage(config, path)
             return ControlNetTask(model, stage, _denoiser(config, path, stage), size, findings)
+        case GuidanceSettings():
+            raise TrainingError(
+                found=f"--dry-run of {config.network}",
+                wanted="a network whose sizes the config says",
+                hint="its sizes are the bundle's: dry-run the denoiser's config",
+            )
     nothing = empty_batch(2, 1, len(findings))
     pixels = torch.zeros(2, 1, 1, dtype=torch.uint8)
     return build_task(

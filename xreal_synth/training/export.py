@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from xreal_synth.models.networks.controls import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
+from xreal_synth.training.distill import take_distilled
 from xreal_synth.training.fit_bank import fit_bank
 from xreal_synth.training.fit_detail import fit_detail
 from xreal_synth.training.session import new_version
@@ -144,7 +145,8 @@ DOCUMENTS = (".md", ".png")
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """`--out` folders of trainings; `weights` is `network` (last) or `best` (least validation loss)."""
+    """`--out` folders of trainings; `weights` is `network` (last) or `best` (least validation loss). `guidance` is the
+    base's own, distilled: the bundle's default guidance is 1."""
 
     autoencoder: Path | None = None
     controller: Path | None = None
@@ -152,6 +154,7 @@ class Runs:
     controlnet: Path | None = None
     segmenter: Path | None = None
     classifier: Path | None = None
+    guidance: Path | None = None
     weights: str = "network"
 
 
@@ -183,6 +186,10 @@ def make_bundle(
     with new_folder(out) as folder:
         fields = None if base is None else _copy_base(describe(base), folder)
         export_parts(folder, **asdict(runs))
+        if runs.guidance is not None:
+            assert base is not None, "checked: distilled guidance is a base's"
+            take_distilled(describe(base), runs.guidance / runs.weights, folder)
+            words = replace(words, defaults={"guidance": 1.0, "guidance_floor": None, **words.defaults})
         if bank_images is not None:
             shutil.rmtree(folder / BANK, ignore_errors=True)
             fit_bank(bank_images, folder / BANK)
@@ -211,6 +218,12 @@ def _check_complete(runs: Runs, words: Words, base: str | None) -> None:
         "--licence": words.licence,
         "--training-data": words.training_data,
     }
+    if runs.guidance is not None and (base is None or runs.denoiser is not None):
+        raise TrainingError(
+            found="--guidance without --base" if base is None else "--guidance with --denoiser",
+            wanted="the --base whose guidance was distilled, with its own denoiser",
+            hint="distil the new denoiser's guidance after it is exported",
+        )
     missing = [name for name, value in needed.items() if value is None]
     if base is None and missing:
         raise TrainingError(

@@ -9,6 +9,7 @@ import torch
 
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import config_tree, load_config
+from xreal_synth.training.distill import GuidanceTask, read_teacher
 from xreal_synth.training.first_stage import load_autoencoder, load_first_stage, read_denoiser
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
@@ -19,6 +20,7 @@ from xreal_synth.training.settings import (
     ControllerSettings,
     ControlNetSettings,
     DenoiserSettings,
+    GuidanceSettings,
     KlControllerSettings,
     KlSettings,
     SegmenterSettings,
@@ -77,7 +79,9 @@ def open_run(
     check_split(config.loop, world.size)
     out.mkdir(parents=True, exist_ok=True)
     images = load_images(data, config.data, out / "refused.json" if world.first else None)
-    if isinstance(config.model, DenoiserSettings | ControlNetSettings | ClassifierSettings):
+    if isinstance(
+        config.model, DenoiserSettings | ControlNetSettings | ClassifierSettings | GuidanceSettings
+    ):
         check_findings(images["train"])
     torch.manual_seed(config.seed)
     task = build_task(config, images)
@@ -103,6 +107,8 @@ def build_task(config: TrainConfig, images: dict[str, TrainingImages]) -> Traini
         case ControlNetSettings() as model:
             first_stage = load_first_stage(model.autoencoder)
             return ControlNetTask(model, first_stage, read_denoiser(model.denoiser), size, findings)
+        case GuidanceSettings() as model:
+            return GuidanceTask(read_teacher(model), config.data)
         case ClassifierSettings() as model:
             return ClassifierTask(model, build_classifier(model, findings), images["train"])
         case SegmenterSettings() as model:
