@@ -16,7 +16,7 @@ from xreal_synth.images.files import ImageFiles, decode_image
 from xreal_synth.images.folder import FolderSettings, image_rows, padded, resize_image
 from xreal_synth.images.manifest import BadImage
 from xreal_synth.report.drawing import plain
-from xreal_synth.report.view import worst_end
+from xreal_synth.report.words import worst_end
 from xreal_synth.storage import open_store
 from xreal_synth.types import Role
 
