@@ -76,7 +76,8 @@ def doctor(
     in the user's cache (XREAL_CACHE, else ~/.cache/xreal-synth), in speeds/; `plan` tells device times by it.
     """
     looks: dict[str, Callable[[], DoctorCheck]] = {
-        "python": _python, "packages": _packages, "device": _device, "memory": _memory, "compiler": _compiler,
+        "python": lambda: DoctorCheck("good", f"{sys.version.split()[0]}, {sys.executable}"),
+        "packages": _packages, "device": _device, "memory": _memory, "compiler": _compiler,
         "storage": lambda: _storage(output), "shared memory": _shared_memory, "socket paths": _sockets,
         "extras": _extras, **({"ray": _ray} if ray else {}), "arithmetic": _arithmetic,
         "speed": lambda: _speed(bundle),
@@ -107,15 +108,13 @@ def _look(look: Callable[[], DoctorCheck]) -> DoctorCheck:
         return DoctorCheck("bad", f"{type(error).__name__}: {error}")
 
 
-def _python() -> DoctorCheck:
-    return DoctorCheck("good", f"{sys.version.split()[0]}, {sys.executable}")
-
-
 def _packages() -> DoctorCheck:
     missing = [name for name in PACKAGES if name != "xreal-synth" and installed_version(name) == "none"]
     found = ", ".join(f"{name} {installed_version(name)}" for name in (*PACKAGES, "ray"))
-    return DoctorCheck(
-        "bad" if missing else "good", found, f"pip install {' '.join(missing)}" if missing else ""
+    return (
+        DoctorCheck("bad", found, f"pip install {' '.join(missing)}")
+        if missing
+        else DoctorCheck("good", found)
     )
 
 
@@ -129,13 +128,16 @@ def _device() -> DoctorCheck:
         found = f"{count} x {torch.cuda.get_device_name()}, {bf16}, {bytes_text(free)} of {bytes_text(whole)} free"
         return DoctorCheck("good", found)
     found = f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
-    return DoctorCheck("note", found, "a GPU makes images tens of times faster" if not torch.version.cuda else
-                 "torch is built for CUDA and sees no GPU: nvidia-smi says whether there is one")  # fmt: skip
+    hint = "a GPU makes images tens of times faster"
+    if torch.version.cuda:
+        hint = "torch is built for CUDA and sees no GPU: nvidia-smi says whether there is one"
+    return DoctorCheck("note", found, hint)
 
 
 def _memory() -> DoctorCheck:
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    whole, free = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf(f"SC_{pages}_PAGES") for pages in ("PHYS", "AVPHYS")
+    )
     found = f"{bytes_text(whole)}, {bytes_text(free)} unused"
     if whole < LEAST_MEMORY:
         return DoctorCheck("bad", found, f"{bytes_text(LEAST_MEMORY)} are needed")
@@ -144,13 +146,8 @@ def _memory() -> DoctorCheck:
 
 def _compiler() -> DoctorCheck:
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if found is None:
-        return DoctorCheck(
-            "note",
-            "none",
-            "torch.compile (bench sample --compile) needs a C compiler; nothing else does",
-        )
-    return DoctorCheck("good", found)
+    hint = "torch.compile (bench sample --compile) needs a C compiler; nothing else does"
+    return DoctorCheck("good", found) if found else DoctorCheck("note", "none", hint)
 
 
 def _storage(output: str) -> DoctorCheck:
@@ -159,23 +156,16 @@ def _storage(output: str) -> DoctorCheck:
     store, key, data = open_store(output), f".doctor-{uuid4().hex}", os.urandom(1 << 20)
     began = time.monotonic()
     try:
-        written = store.put_if_absent(key, data)
-        again = store.put_if_absent(key, b"other")
-        store.replace(key, data[::-1])
-        whole = (
-            written
-            and not again
-            and store.read_bytes(key) == data[::-1]
-            and store.read_range(key, 1, 5) == data[::-1][1:5]
-        )
+        once = store.put_if_absent(key, data[::-1]) and not store.put_if_absent(key, b"other")
+        store.replace(key, data)
+        whole = once and store.read_bytes(key) == data and store.read_range(key, 1, 5) == data[1:5]
     finally:
         store.delete(key)
-    found = f"{store.uri}: 1 MB written, replaced and read in {time.monotonic() - began:.2f} s"
     if not whole:
-        return DoctorCheck(
-            "bad", f"{store.uri}: what was written is not what is read", "choose another place"
-        )
-    return DoctorCheck("good", found)
+        found = f"{store.uri}: what was written is not what is read"
+        return DoctorCheck("bad", found, "choose another place")
+    seconds = time.monotonic() - began
+    return DoctorCheck("good", f"{store.uri}: 1 MB written, replaced and read in {seconds:.2f} s")
 
 
 def _shared_memory() -> DoctorCheck:
@@ -195,13 +185,10 @@ def _sockets() -> DoctorCheck:
     if len(os.fsencode(folder)) <= LONGEST_FOLDER:
         return DoctorCheck("good", folder)
     short = short_folder()
+    found = f"{folder} is too long for Ray's sockets"
     if short is None:
-        return DoctorCheck(
-            "bad",
-            f"{folder} is too long for Ray's sockets",
-            "set RAY_TMPDIR to a short folder",
-        )
-    return DoctorCheck("good", f"{folder} is too long for Ray's sockets; {short} is taken")
+        return DoctorCheck("bad", found, "set RAY_TMPDIR to a short folder")
+    return DoctorCheck("good", f"{found}; {short} is taken")
 
 
 def _ray() -> DoctorCheck:
@@ -224,11 +211,12 @@ def _ray() -> DoctorCheck:
 
 
 def _extras() -> DoctorCheck:
-    there = {extra: find_spec(package) is not None for extra, package in EXTRAS.items()}
-    missing = [extra for extra, here in there.items() if not here]
-    found = ", ".join(extra for extra, here in there.items() if here) or "none"
-    hint = f"not installed: {', '.join(missing)}; pip install 'xreal-synth[{missing[0]}]'" if missing else ""
-    return DoctorCheck("note" if missing else "good", found, hint)
+    missing = [extra for extra, package in EXTRAS.items() if find_spec(package) is None]
+    found = ", ".join(extra for extra in EXTRAS if extra not in missing) or "none"
+    if not missing:
+        return DoctorCheck("good", found)
+    hint = f"not installed: {', '.join(missing)}; pip install 'xreal-synth[{missing[0]}]'"
+    return DoctorCheck("note", found, hint)
 
 
 def reference_blocks() -> list[float]:
@@ -246,16 +234,15 @@ def _arithmetic() -> DoctorCheck:
     apart = max(abs(here - there) for here, there in zip(reference_blocks(), REFERENCE, strict=True))
     found = f"an image of xreal-tiny is within {apart:.2f} grey levels of the reference"
     if apart > WITHIN:
-        return DoctorCheck(
-            "bad",
-            found,
-            f"at most {WITHIN:g} are other devices': torch or its driver is at fault",
-        )
+        hint = f"at most {WITHIN:g} are other devices': torch or its driver is at fault"
+        return DoctorCheck("bad", found, hint)
     return DoctorCheck("good", found)
 
 
 def _speed(bundle: str) -> DoctorCheck:
     """Seconds of an evaluation, all that an image takes divided among its own; on a CPU those that this process got."""
+    import torch
+
     from xreal_synth.engine.estimate import estimate
     from xreal_synth.evaluation.bench_sample import clock
     from xreal_synth.from_recipe import BARE, open_recipe
@@ -272,15 +259,8 @@ def _speed(bundle: str) -> DoctorCheck:
     healthy = {"bundle": bundle, "seed": 0, "anatomies": images, "findings": [{"weight": 1, "labels": []}]}
     run = open_recipe({**BARE, **healthy})
     each = seconds / estimate(run, images).evaluations
-    where = "core" if on_cpu else _gpu_name()
+    where = "core" if on_cpu else torch.cuda.get_device_name()
     file = keep_speed(run.bundle.content_hash, f"{where} of this machine, as doctor measured it", each)
     found = f"{each:.3f} s for a network evaluation of {run.bundle.name} on one {where}"
-    return DoctorCheck(
-        "good", f"{found}, {seconds / images:.2f} s for a healthy image; kept for plan in {file}"
-    )
-
-
-def _gpu_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name()
+    image = f"{seconds / images:.2f} s for a healthy image"
+    return DoctorCheck("good", f"{found}, {image}; kept for plan in {file}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from xreal_synth.escaping import for_terminal
@@ -73,6 +75,21 @@ def first_sentence(text: str) -> str:
 def examples(*lines: str) -> str:
     """The epilog of a verb's help: commands that can be copied."""
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def facts_table(facts: Iterable[tuple[str, str]], **how: Any) -> Table:
+    """Names with what is said of each; `how` is rich's."""
+    table = Table(show_header=False, **how)
+    for name, text in facts:
+        table.add_row(name, text)
+    return table
+
+
+def gpus_here() -> float:
+    """1 where torch sees a GPU."""
+    import torch
+
+    return float(torch.cuda.is_available())
 
 
 def note(line: str) -> None:

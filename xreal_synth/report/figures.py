@@ -101,7 +101,8 @@ def marks(sample: Sample) -> Markup:
             drawn.append(path.format(css(mark.colour), outline(mark.organ)))
         else:
             drawn += [_frame(box, scale, mark.colour) for box in mark.boxes]
-        drawn.append(_tag(mark.name, *(round(value * scale) for value in mark.corner), mark.colour))
+        left, top = (round(value * scale) for value in mark.corner)
+        drawn.append(_tag(mark.name, left, top, mark.colour))
     return Markup("").join(drawn)
 
 

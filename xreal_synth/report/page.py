@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+import jinja2
 
 from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.head import DatasetHead
@@ -34,8 +36,8 @@ from xreal_synth.report.drawing import BUDGET, FULL_CHANGE, Picture, heat_pictur
 from xreal_synth.report.figures import histogram_svg, number, organ_outlines
 from xreal_synth.report.measured import measured
 from xreal_synth.report.picks import MOST_SHARDS, NO_FINDING, PAINTED_OVER, Picker
-from xreal_synth.report.streamed import refusals, stream
-from xreal_synth.report.strips import MEAN_GROUPS, Strip, read_strips
+from xreal_synth.report.streamed import Streamed, refusals, stream
+from xreal_synth.report.strips import MEAN_GROUPS, MeanAnatomy, Strip, read_strips
 from xreal_synth.report.words import bound_of, recipe_in_words, words_for
 from xreal_synth.storage import Store
 
@@ -130,31 +132,16 @@ def report_html(
         streamed = stream(path, picker)
     with local_copy(store, REJECTED) as path:
         refused = refusals(path)
-    shown = [*streamed.picks, *(one for score in streamed.scores for one in score.worst.images)]
-    wanted = [(one.shard, one.key) for one in shown]
+    wanted = [(pick.shard, pick.key) for pick in streamed.picks]
+    wanted += [(one.shard, one.key) for score in streamed.scores for one in score.worst.images]
     strips, mean = read_strips(store, head, wanted, picker.shards if summary.samples else ())
-    found: dict[str, Picture] = {}
-    for key, strip in strips.items():
-        found |= {f"{key}-{kind}": picture for kind, picture in strip.pictures.items()}
-    heats: dict[str, str] = {}
-    if mean.image is not None:
-        found["mean"] = mean.image
-        heated = [(one.name, one.share) for one in streamed.findings if one.share is not None][:_HEATS]
-        for place, (name, share) in enumerate(heated):
-            heats[name] = f"heat-{place}"
-            found[heats[name]] = heat_picture(mean.image, share)
+    found, heats = _pictures(streamed, strips, mean)
     pictures, width = within_budget(found)
-    sheets: dict[str, Sheet] = {}
-    titles = (
-        {NO_FINDING: "Images as they are", PAINTED_OVER: "Findings painted over"} if head.real_images else {}
-    )
-    for pick in streamed.picks:
-        sheet = sheets.setdefault(pick.kind, Sheet(titles.get(pick.kind, pick.kind), pick.images, []))
-        sheet.strips.append(strips[pick.key])
     text = _environment().get_template("report.html.j2").render(
         given, status=status_of(store, head, summary, recipe_text), recipe=_shortened(recipe_text),
         words=recipe_in_words(head), refused=refused, streamed=streamed, heats=heats,
-        sheets=list(sheets.values()), strips=strips, pictures=pictures, width=width, budget=BUDGET,
+        sheets=_sheets(streamed, strips, real=head.real_images), strips=strips,
+        pictures=pictures, width=width, budget=BUDGET,
         mean=mean, mean_outlines=organ_outlines(dict(mean.organs)), spread=len(picker.shards),
         most_shards=MOST_SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
         measured=measured(store, head), bound_of=bound_of, words_for=words_for, histogram_svg=histogram_svg,
@@ -163,7 +150,32 @@ def report_html(
     return text.encode()
 
 
-def _environment() -> Any:
+def _pictures(
+    streamed: Streamed, strips: dict[str, Strip], mean: MeanAnatomy
+) -> tuple[dict[str, Picture], dict[str, str]]:
+    """Every picture of the page once, by name; and the names of the most frequent findings' heat maps."""
+    found: dict[str, Picture] = {}
+    for key, strip in strips.items():
+        found |= {f"{key}-{kind}": picture for kind, picture in strip.pictures.items()}
+    if mean.image is None:
+        return found, {}
+    found["mean"] = mean.image
+    shares = {one.name: share for one in streamed.findings if (share := one.share) is not None}
+    heats = {name: f"heat-{place}" for place, name in enumerate(list(shares)[:_HEATS])}
+    return found | {heats[name]: heat_picture(mean.image, shares[name]) for name in heats}, heats
+
+
+def _sheets(streamed: Streamed, strips: dict[str, Strip], *, real: bool) -> list[Sheet]:
+    """The images picked to be shown, a sheet a kind."""
+    titles = {NO_FINDING: "Images as they are", PAINTED_OVER: "Findings painted over"} if real else {}
+    sheets: dict[str, Sheet] = {}
+    for pick in streamed.picks:
+        sheet = sheets.setdefault(pick.kind, Sheet(titles.get(pick.kind, pick.kind), pick.images, []))
+        sheet.strips.append(strips[pick.key])
+    return list(sheets.values())
+
+
+def _environment() -> jinja2.Environment:
     environment = templates(autoescape=True)
     environment.tests["has"] = operator.contains
     environment.filters |= {"pct": _percent, "num": number, "figure": _figure, "size": _bytes, "time": _time}

@@ -5,7 +5,6 @@ Memory holds one batch of some columns, whatever the dataset's size.
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -104,8 +103,8 @@ class Worst:
         known = np.flatnonzero(np.isfinite(values))
         first = known[np.argsort(self._sign * values[known], kind="stable")][: 64 * self._most]
         found = [Extreme(float(values[i]), str(keys[int(i)]), int(shards[int(i)])) for i in first]
-        worse = lambda one: (self._sign * one.value, one.key)  # noqa: E731
-        self.images = heapq.nsmallest(self._most, [*self.images, *found], key=worse)
+        ranked = sorted([*self.images, *found], key=lambda one: (self._sign * one.value, one.key))
+        self.images = ranked[: self._most]
 
 
 class PaintedFinding:
@@ -116,16 +115,8 @@ class PaintedFinding:
         self.images = 0
         self.coverage = Coverage()
         self.sizes = Histogram(*SIZE_BINS)
-        self._sides: Counter[str] = Counter()
-        self._zones: Counter[str] = Counter()
-
-    def add(self, images: int, boxes: Values, sizes: Values, sides: list[str], zones: list[str]) -> None:
-        """Adds what `images` more images show; `boxes` float64 [n, 4] are normalised xyxy."""
-        self.images += images
-        self.coverage.add(boxes)
-        self.sizes.add(sizes)
-        self._sides.update(sides)
-        self._zones.update(zones)
+        self.on_sides: Counter[str] = Counter()
+        self.in_zones: Counter[str] = Counter()
 
     @property
     def share(self) -> Values | None:
@@ -135,12 +126,12 @@ class PaintedFinding:
     @property
     def sides(self) -> dict[str, int]:
         """How often it was on each side."""
-        return _ordered(self._sides, ("right", "both", "left"))
+        return _ordered(self.on_sides, ("right", "both", "left"))
 
     @property
     def zones(self) -> dict[str, int]:
         """How often it was in each zone."""
-        return _ordered(self._zones, ("upper", "middle", "lower"))
+        return _ordered(self.in_zones, ("upper", "middle", "lower"))
 
     @property
     def words(self) -> str:
@@ -208,14 +199,12 @@ class Streamed:
         normed = boxes / np.tile(size, 2)[owner]
         for name in dict.fromkeys(part["name"].tolist()):
             mine = part["name"] == name
-            region = str(part["region"][mine][0])
-            self._findings.setdefault(name, PaintedFinding(name, region)).add(
-                len(np.unique(image[mine])),
-                normed[mine[owner]],
-                part["size"][mine].astype(np.float64),
-                part["side"][mine].tolist(),
-                part["zone"][mine].tolist(),
-            )
+            one = self._findings.setdefault(name, PaintedFinding(name, str(part["region"][mine][0])))
+            one.images += len(np.unique(image[mine]))
+            one.coverage.add(normed[mine[owner]])
+            one.sizes.add(part["size"][mine].astype(np.float64))
+            one.on_sides.update(part["side"][mine].tolist())
+            one.in_zones.update(part["zone"][mine].tolist())
 
 
 def stream(path: Path, picker: Picker) -> Streamed:

@@ -34,7 +34,7 @@ def chest_picture(
     """The chest with its findings' boxes by number, shares of the picture, and a cross at a box's first corner."""
     picture = outlined(canvas.grey, canvas.organs, SIDE)
     for number, (name, (x0, y0, x1, y1)) in boxes.items():
-        pixels = (round(x0 * SIDE), round(y0 * SIDE), round(x1 * SIDE), round(y1 * SIDE))
+        pixels = round(x0 * SIDE), round(y0 * SIDE), round(x1 * SIDE), round(y1 * SIDE)
         mark = Mark(name, (pixels,), finding_colour(number))
         frame(picture, mark, 1)
     if corner is not None:
