@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -23,6 +23,7 @@ from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
 
 if TYPE_CHECKING:
+    from xreal_synth.engine.ray_submit import Cluster, JobEnd
     from xreal_synth.recipe.schema import Recipe
 
 LEFT = 130
@@ -90,7 +91,7 @@ def submit(
 
     recipe = recipe_file(recipe)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
-    from xreal_synth.engine.ray_submit import connect, follow, open_note, submit, version_note
+    from xreal_synth.engine.ray_submit import connect, open_note, submit, version_note
 
     package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
     cluster = connect(address, plain_token=plain_token)
@@ -114,16 +115,7 @@ def submit(
         if as_json:
             print_json({"job": job, "uri": place, "exit_code": None})
         return
-    out = sys.stderr if as_json else sys.stdout
-
-    def pass_on(text: str) -> None:
-        print(for_terminal(text), end="", file=out, flush=True)
-
-    try:
-        end = follow(cluster, job, pass_on)
-    except KeyboardInterrupt:
-        notes.print(f"\nnot following any more; job {job} goes on (see above how to follow or stop it)")
-        raise typer.Exit(LEFT) from None
+    end = _followed(cluster, job, sys.stderr if as_json else sys.stdout)
     code = end.exit_code
     if code == STOPPED and _complete(place):
         code = COMPLETE
@@ -132,6 +124,20 @@ def submit(
     if as_json:
         print_json({"job": job, "uri": place, "exit_code": code})
     raise typer.Exit(code)
+
+
+def _followed(cluster: Cluster, job: str, out: TextIO) -> JobEnd:
+    """The job's end; its lines go to `out` until then."""
+    from xreal_synth.engine.ray_submit import follow
+
+    def pass_on(text: str) -> None:
+        print(for_terminal(text), end="", file=out, flush=True)
+
+    try:
+        return follow(cluster, job, pass_on)
+    except KeyboardInterrupt:
+        notes.print(f"\nnot following any more; job {job} goes on (see above how to follow or stop it)")
+        raise typer.Exit(LEFT) from None
 
 
 def _complete(place: str) -> bool:

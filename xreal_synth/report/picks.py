@@ -18,7 +18,7 @@ import numpy as np
 from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, tar_key
-from xreal_synth.dataset.tar import read_tar
+from xreal_synth.dataset.tar import read_samples, read_tar
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store
 from xreal_synth.types import Role, Sample
@@ -30,9 +30,8 @@ def find_sample(store: Store, head: DatasetHead, key: str) -> Sample:
     name = tar_key(stem_of(head.name, shard))
     if store.exists(name):
         with local_copy(store, name) as path:
-            for sample in read_tar(path):
-                if sample.meta.key == key:
-                    return sample
+            for read in read_samples(path, name, lambda one: one == key):
+                return read.sample
     raise DatasetError(
         found=f"{store.uri} holds no sample {key}",
         wanted="a key of this dataset, e.g. 0000000000-h or 0000000000-v0",
