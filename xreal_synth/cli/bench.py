@@ -35,12 +35,9 @@ class Compile(StrEnum):
     inductor = "inductor"
 
 
-app = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+app = typer.Typer(
+    help="Measures how fast this machine makes images.", no_args_is_help=True, callback=lambda: None
+)
 
 
 @app.command(

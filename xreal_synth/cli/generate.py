@@ -25,7 +25,6 @@ from xreal_synth.cli.options import (
 if TYPE_CHECKING:
     from xreal_synth.engine.progress import RunSummary
     from xreal_synth.from_recipe import RunEnd
-    from xreal_synth.report.build import Built
     from xreal_synth.types import Acceptance
 
 EXAMPLES = (
@@ -80,12 +79,13 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
 def show(end: RunEnd, *, quietly: bool = False) -> None:
     """The table of what was made, where it is, and what failed; `quietly` no more than why there is no report."""
     if not quietly:
-        _show(end.summary, end.built)
+        _show(end)
     if end.failed:
         note(end.failed)
 
 
-def _show(summary: RunSummary, built: Built | None) -> None:
+def _show(end: RunEnd) -> None:
+    summary, built = end.summary, end.built
     facts = [("images", f"{summary.samples:,} of {summary.groups:,} anatomies")]
     facts += [("shards", f"{summary.shards_done} of {summary.shards_total}")]
     for label, count in sorted(summary.label_counts.items(), key=lambda item: (-item[1], item[0])):

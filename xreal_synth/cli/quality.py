@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
-app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=True, callback=lambda: None)
 
 
 @app.command(

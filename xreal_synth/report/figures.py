@@ -72,11 +72,11 @@ def ticks(low: float, high: float) -> list[float]:
     return [float(value) for value in found if low - reach <= value <= high + reach]
 
 
-def number(value: float) -> str:
-    """Four significant digits at most, without noise: 0.25, 12.3, 1.2e-05."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else "-"
-    return f"{value:.4g}"
+def number(value: float | str | None) -> str:
+    """Four significant digits at most, without noise: 0.25, 12.3, 1.2e-05; words as they are, a dash for none."""
+    if isinstance(value, str):
+        return value
+    return "-" if value is None or not math.isfinite(value) else f"{value + 0.0:.4g}"
 
 
 Shares = npt.NDArray[np.bool_] | npt.NDArray[np.float64]

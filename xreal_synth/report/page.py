@@ -178,7 +178,7 @@ def _sheets(streamed: Streamed, strips: dict[str, Strip], *, real: bool) -> list
 def _environment() -> jinja2.Environment:
     environment = templates(autoescape=True)
     environment.tests["has"] = operator.contains
-    environment.filters |= {"pct": _percent, "num": number, "figure": _figure, "size": _bytes, "time": _time}
+    environment.filters |= {"pct": _percent, "num": number, "size": _bytes, "time": _time}
     return environment
 
 
@@ -189,16 +189,8 @@ def _shortened(recipe: str) -> str:
     return f"{recipe[:RECIPE_SHOWN]}\n# cut here: the whole is in recipe.yaml"
 
 
-def _percent(value: float | None) -> str:
-    if value is None:
-        return "-"
+def _percent(value: float) -> str:
     return f"{value:.1%}" if 0 < value < 0.0995 or 0.9 < value < 1 else f"{value:.0%}"
-
-
-def _figure(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else number(value)
 
 
 def _bytes(value: int) -> str:
