@@ -17,6 +17,7 @@ from tests.doubles.fakes import fake_anatomy, fake_head
 from xreal_synth.dataset.table import rejected_schema
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import streamed as streamed_module
+from xreal_synth.report.card import templates
 from xreal_synth.report.drawing import (
     BRIGHTER,
     CHANGED,
@@ -40,7 +41,7 @@ from xreal_synth.report.streamed import (
     refusals,
     stream,
 )
-from xreal_synth.report.words import bound_of, recipe_in_words, words_for, worst_end
+from xreal_synth.report.words import bound_of, words_for, worst_end
 from xreal_synth.storage import LocalStore
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
@@ -287,6 +288,13 @@ def test_every_score_of_the_gate_has_words_a_worse_end_and_a_place() -> None:
     assert words_for("mine.score") == ""
 
 
+def in_words(asked: dict[str, object]) -> dict[str, str]:
+    """What the page says of these settings."""
+    head = dataclasses.replace(fake_head(), settings=asked)
+    page = templates(autoescape=True).get_template("report_words.html.j2").render(head=head)
+    return dict(re.findall(r"<tr><th scope=\"row\">(.*?)</th><td>(.*?)</td></tr>", page))
+
+
 def test_settings_in_words() -> None:
     asked: dict[str, object] = {
         "anatomy": {"source": "bank", "augment": {"rotate_deg": 4.0, "heart_scale": [0.9, 1.2]}},
@@ -295,7 +303,7 @@ def test_settings_in_words() -> None:
         "sampling": {"steps": 25, "guidance": 4.0, "control": "none", "mode": "branch"},
         "labels": {"unrequested": "unknown"}, "quality": {"profile": "strict", "max_attempts": 3}, "seed": 7,
     }  # fmt: skip
-    words = recipe_in_words(dataclasses.replace(fake_head(), settings=asked))
+    words = in_words(asked)
     assert words["Anatomies"].endswith("turned up to 4°, hearts 0.9 to 1.2 times as large")
     assert "at least 60% of a box" in words["Places of findings"]
     assert "2 images with findings on each anatomy" in words["Images of a group"]
@@ -303,4 +311,4 @@ def test_settings_in_words() -> None:
     assert "not made to follow the organ mask" in words["Sampling"]
     assert words["Labels nobody asked for"] == "null (unknown)"
     assert words["Checks"].startswith("profile strict")
-    assert recipe_in_words(dataclasses.replace(fake_head(), settings={})) == {}
+    assert in_words({}) == {}

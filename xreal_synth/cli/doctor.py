@@ -51,6 +51,9 @@ class DoctorCheck:
     hint: str = ""
 
 
+Look = tuple[str, str]
+"""What was met, and what would be better, "" where all is well; what does not work is raised."""
+
 EXAMPLES = (
     "xreal-synth doctor",
     "xreal-synth doctor --output s3://bucket/datasets --json",
@@ -75,8 +78,8 @@ def doctor(
     The first thing to run on a new machine. Exit code 2 if something does not work. The speed that is measured is kept
     in the user's cache (XREAL_CACHE, else ~/.cache/xreal-synth), in speeds/; `plan` tells device times by it.
     """
-    looks: dict[str, Callable[[], DoctorCheck]] = {
-        "python": lambda: DoctorCheck("good", f"{sys.version.split()[0]}, {sys.executable}"),
+    looks: dict[str, Callable[[], Look]] = {
+        "python": lambda: (f"{sys.version.split()[0]}, {sys.executable}", ""),
         "packages": _packages, "device": _device, "memory": _memory, "compiler": _compiler,
         "storage": lambda: _storage(output), "shared memory": _shared_memory, "socket paths": _sockets,
         "extras": _extras, **({"ray": _ray} if ray else {}), "arithmetic": _arithmetic,
@@ -98,27 +101,26 @@ def doctor(
     raise typer.Exit(BAD * bool(bad))
 
 
-def _look(look: Callable[[], DoctorCheck]) -> DoctorCheck:
-    """The check, or what it met: no fault of one hides the others."""
+def _look(look: Callable[[], Look]) -> DoctorCheck:
+    """What one look met: no fault of it hides the others."""
     try:
-        return look()
+        found, hint = look()
+        return DoctorCheck("note" if hint else "good", found, hint)
     except XrealError as error:
         return DoctorCheck("bad", error.found, error.hint)
     except Exception as error:  # a broken installation raises anything
         return DoctorCheck("bad", f"{type(error).__name__}: {error}")
 
 
-def _packages() -> DoctorCheck:
+def _packages() -> Look:
     missing = [name for name in PACKAGES if name != "xreal-synth" and installed_version(name) == "none"]
     found = ", ".join(f"{name} {installed_version(name)}" for name in (*PACKAGES, "ray"))
-    return (
-        DoctorCheck("bad", found, f"pip install {' '.join(missing)}")
-        if missing
-        else DoctorCheck("good", found)
-    )
+    if missing:
+        raise XrealError(found=found, hint=f"pip install {' '.join(missing)}")
+    return found, ""
 
 
-def _device() -> DoctorCheck:
+def _device() -> Look:
     import torch
 
     if torch.cuda.is_available():
@@ -126,31 +128,34 @@ def _device() -> DoctorCheck:
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
         count = torch.cuda.device_count()
         found = f"{count} x {torch.cuda.get_device_name()}, {bf16}, {bytes_text(free)} of {bytes_text(whole)} free"
-        return DoctorCheck("good", found)
+        return found, ""
     found = f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
     hint = "a GPU makes images tens of times faster"
     if torch.version.cuda:
         hint = "torch is built for CUDA and sees no GPU: nvidia-smi says whether there is one"
-    return DoctorCheck("note", found, hint)
+    return found, hint
 
 
-def _memory() -> DoctorCheck:
+def _memory() -> Look:
     whole, free = (
         os.sysconf("SC_PAGE_SIZE") * os.sysconf(f"SC_{pages}_PAGES") for pages in ("PHYS", "AVPHYS")
     )
     found = f"{bytes_text(whole)}, {bytes_text(free)} unused"
     if whole < LEAST_MEMORY:
-        return DoctorCheck("bad", found, f"{bytes_text(LEAST_MEMORY)} are needed")
-    return DoctorCheck("good", found)
+        raise XrealError(found=found, hint=f"{bytes_text(LEAST_MEMORY)} are needed")
+    return found, ""
 
 
-def _compiler() -> DoctorCheck:
+def _compiler() -> Look:
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    hint = "torch.compile (bench sample --compile) needs a C compiler; nothing else does"
-    return DoctorCheck("good", found) if found else DoctorCheck("note", "none", hint)
+    return (
+        (found, "")
+        if found
+        else ("none", "torch.compile (bench sample --compile) needs a C compiler; nothing else does")
+    )
 
 
-def _storage(output: str) -> DoctorCheck:
+def _storage(output: str) -> Look:
     from xreal_synth.storage import open_store
 
     store, key, data = open_store(output), f".doctor-{uuid4().hex}", os.urandom(1 << 20)
@@ -163,35 +168,31 @@ def _storage(output: str) -> DoctorCheck:
         store.delete(key)
     if not whole:
         found = f"{store.uri}: what was written is not what is read"
-        return DoctorCheck("bad", found, "choose another place")
-    seconds = time.monotonic() - began
-    return DoctorCheck("good", f"{store.uri}: 1 MB written, replaced and read in {seconds:.2f} s")
+        raise XrealError(found=found, hint="choose another place")
+    return f"{store.uri}: 1 MB written, replaced and read in {time.monotonic() - began:.2f} s", ""
 
 
-def _shared_memory() -> DoctorCheck:
+def _shared_memory() -> Look:
     if not SHARED_MEMORY.is_dir():
-        return DoctorCheck("note", f"no {SHARED_MEMORY}", "Ray takes the temporary folder instead")
+        return f"no {SHARED_MEMORY}", "Ray takes the temporary folder instead"
     free = shutil.disk_usage(SHARED_MEMORY).free
-    found = f"{bytes_text(free)} free in {SHARED_MEMORY}"
-    if free < OBJECT_STORE:
-        return DoctorCheck("note", found, "Ray wants 128 MiB: docker run --shm-size=1g")
-    return DoctorCheck("good", found)
+    hint = "Ray wants 128 MiB: docker run --shm-size=1g" if free < OBJECT_STORE else ""
+    return f"{bytes_text(free)} free in {SHARED_MEMORY}", hint
 
 
-def _sockets() -> DoctorCheck:
+def _sockets() -> Look:
     from xreal_synth.engine.ray_session import LONGEST_FOLDER, short_folder
 
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(os.fsencode(folder)) <= LONGEST_FOLDER:
-        return DoctorCheck("good", folder)
-    short = short_folder()
-    found = f"{folder} is too long for Ray's sockets"
+        return folder, ""
+    short, found = short_folder(), f"{folder} is too long for Ray's sockets"
     if short is None:
-        return DoctorCheck("bad", found, "set RAY_TMPDIR to a short folder")
-    return DoctorCheck("good", f"{found}; {short} is taken")
+        raise XrealError(found=found, hint="set RAY_TMPDIR to a short folder")
+    return f"{found}; {short} is taken", ""
 
 
-def _ray() -> DoctorCheck:
+def _ray() -> Look:
     from xreal_synth.engine.quiet import quiet_ray
 
     quiet_ray()
@@ -205,21 +206,18 @@ def _ray() -> DoctorCheck:
     with session(None, Compute()):
         there, seconds = resources(), time.monotonic() - began
     if there.gpus and not torch.cuda.is_available():
-        error = no_gpu_for_torch()
-        return DoctorCheck("bad", error.found, error.hint)
-    return DoctorCheck("good", f"starts in {seconds:.1f} s with {there.cpus:g} CPUs and {there.gpus:g} GPUs")
+        raise no_gpu_for_torch()
+    return f"starts in {seconds:.1f} s with {there.cpus:g} CPUs and {there.gpus:g} GPUs", ""
 
 
-def _extras() -> DoctorCheck:
+def _extras() -> Look:
     missing = [extra for extra, package in EXTRAS.items() if find_spec(package) is None]
     found = ", ".join(extra for extra in EXTRAS if extra not in missing) or "none"
-    if not missing:
-        return DoctorCheck("good", found)
-    hint = f"not installed: {', '.join(missing)}; pip install 'xreal-synth[{missing[0]}]'"
-    return DoctorCheck("note", found, hint)
+    hint = f"not installed: {', '.join(missing)}; pip install 'xreal-synth[{missing[0]}]'" if missing else ""
+    return found, hint
 
 
-def _arithmetic() -> DoctorCheck:
+def _arithmetic() -> Look:
     import numpy as np
 
     from xreal_synth.pipeline import Pipeline
@@ -230,11 +228,11 @@ def _arithmetic() -> DoctorCheck:
     found = f"an image of xreal-tiny is within {apart:.2f} grey levels of the reference"
     if apart > WITHIN:
         hint = f"at most {WITHIN:g} are other devices': torch or its driver is at fault"
-        return DoctorCheck("bad", found, hint)
-    return DoctorCheck("good", found)
+        raise XrealError(found=found, hint=hint)
+    return found, ""
 
 
-def _speed(bundle: str) -> DoctorCheck:
+def _speed(bundle: str) -> Look:
     """Seconds of an evaluation, all that an image takes divided among its own; on a CPU those that this process got."""
     import torch
 
@@ -258,4 +256,4 @@ def _speed(bundle: str) -> DoctorCheck:
     file = keep_speed(run.bundle.content_hash, f"{where} of this machine, as doctor measured it", each)
     found = f"{each:.3f} s for a network evaluation of {run.bundle.name} on one {where}"
     image = f"{seconds / images:.2f} s for a healthy image"
-    return DoctorCheck("good", f"{found}, {image}; kept for plan in {file}")
+    return f"{found}, {image}; kept for plan in {file}", ""

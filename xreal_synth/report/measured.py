@@ -35,26 +35,6 @@ class Leak(ProbeArea):
     digest: str | None = None
     features: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def probes(self) -> dict[str, ProbeArea]:
-        """Each probe's area by its name."""
-        return {"a regression": self, **({"a network": self.network} if self.network else {})}
-
-    @property
-    def by_chance(self) -> bool:
-        """Whether every interval holds 0.5: edited images are not told from others."""
-        return all(area.low <= 0.5 <= area.high for area in self.probes.values())
-
-    @property
-    def above(self) -> bool:
-        """Whether one of the intervals lies above a half."""
-        return any(area.low > 0.5 for area in self.probes.values())
-
-    @property
-    def telling(self) -> list[tuple[str, float]]:
-        """The three features that tell most by themselves."""
-        return sorted(self.features.items(), key=lambda item: (-item[1], item[0]))[:3]
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
@@ -90,18 +70,6 @@ class Evaluation:
     machine: str | None = None
     command: str | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def overall(self) -> list[EvaluationRow]:
-        """Figures over all findings that could be measured."""
-        return [row for row in self.rows if row.finding is None and row.value is not None]
-
-    @property
-    def by_finding(self) -> dict[str, list[EvaluationRow]]:
-        """Figures of one finding each that could be measured, by its name."""
-        measured = [row for row in self.rows if row.finding and row.value is not None]
-        names = dict.fromkeys(str(row.finding) for row in measured)
-        return {name: [row for row in measured if row.finding == name] for name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from xreal_synth.report.measured import measured
 from xreal_synth.report.picks import MOST_SHARDS, NO_FINDING, PAINTED_OVER, Picker
 from xreal_synth.report.streamed import Streamed, refusals, stream
 from xreal_synth.report.strips import MEAN_GROUPS, MeanAnatomy, Strip, read_strips
-from xreal_synth.report.words import bound_of, recipe_in_words, words_for
+from xreal_synth.report.words import bound_of, words_for
 from xreal_synth.storage import Store
 
 LISTED: Final = 20
@@ -139,7 +139,7 @@ def report_html(
     pictures, width = within_budget(found)
     text = _environment().get_template("report.html.j2").render(
         given, status=status_of(store, head, summary, recipe_text), recipe=_shortened(recipe_text),
-        words=recipe_in_words(head), refused=refused, streamed=streamed, heats=heats,
+        refused=refused, streamed=streamed, heats=heats,
         sheets=_sheets(streamed, strips, real=head.real_images), strips=strips,
         pictures=pictures, width=width, budget=BUDGET,
         mean=mean, mean_outlines=organ_outlines(dict(mean.organs)), spread=len(picker.shards),

@@ -92,7 +92,7 @@ class Extreme:
 
 
 class Worst:
-    """Keeps the images of the `most` lowest values, or highest, ties by key."""
+    """Keeps the images of the `most` lowest values, or highest, ties in the order in which they came."""
 
     def __init__(self, most: int, *, lowest: bool) -> None:
         self._most, self._sign = most, 1 if lowest else -1
@@ -101,9 +101,9 @@ class Worst:
     def add(self, values: Values, keys: Any, shards: Sequence[int] | npt.NDArray[np.int64]) -> None:
         """`values` float64 [n] with NaN where there is none; `keys` a pyarrow array of names."""
         known = np.flatnonzero(np.isfinite(values))
-        first = known[np.argsort(self._sign * values[known], kind="stable")][: 64 * self._most]
+        first = known[np.argsort(self._sign * values[known], kind="stable")][: self._most]
         found = [Extreme(float(values[i]), str(keys[int(i)]), int(shards[int(i)])) for i in first]
-        ranked = sorted([*self.images, *found], key=lambda one: (self._sign * one.value, one.key))
+        ranked = sorted([*self.images, *found], key=lambda one: self._sign * one.value)
         self.images = ranked[: self._most]
 
 

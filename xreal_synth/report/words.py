@@ -1,4 +1,4 @@
-"""A dataset's settings in words: the findings rows, what each section asks for, scores and their bounds."""
+"""A dataset's settings in words: the findings rows, scores and their bounds."""
 
 from __future__ import annotations
 
@@ -12,26 +12,6 @@ from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.recipe.digest import ON_DISK
 from xreal_synth.recipe.edits import EditRule
 
-_CHANGES: Final = {
-    "rotate_deg": "turned up to {:g}°", "shift": "shifted up to {:.0%}", "scale": "resized up to {:.0%}",
-    "elastic": "warped up to {:.0%}",
-}  # fmt: skip
-_CONTROL: Final = {
-    "xreal": "held to the organ mask through a rough image in the first steps (XReal)",
-    "controlnet": "led by the organ mask through a ControlNet",
-    "none": "not made to follow the organ mask",
-}
-_MODE: Final = {
-    "branch": "a finding's image branches off from its healthy twin's",
-    "reference": "as the authors' released code computes",
-    "paper": "Algorithm 1 as printed",
-    "joint": "one trajectory an image, the findings asked for from its first step",
-}
-_UNREQUESTED: Final = {
-    "negative": "0, by the recipe and not by anyone's reading",
-    "unknown": "null (unknown)",
-    "checked": "0 where the healthy twin passes the classifier's check, else null",
-}
 _DONE: Final = {"reject": "refused", "warn": "flagged"}
 
 
@@ -74,90 +54,6 @@ def _label_in_words(label: Mapping[str, object]) -> str:
     if isinstance(box, list):
         details.append(f"box {', '.join(f'{value:g}' for value in box)}")
     return f"{label.get('name')} ({', '.join(details)})" if details else str(label.get("name"))
-
-
-def recipe_in_words(head: DatasetHead) -> dict[str, str]:
-    """The main settings in words; what a dataset's settings do not tell is left out."""
-    real = head.real_images
-    unrequested = _UNREQUESTED.get(str(head.setting("labels", "unrequested")), "")
-    words = {
-        "Anatomies": _anatomy(head),
-        "Places of findings": _placement(head, real),
-        "Images of a group": _pairs(head, real),
-        "Sampling": _sampling(head, real),
-        "Labels nobody asked for": "images keep their own labels; what nobody read an image for is null (unknown)"
-        if real
-        else unrequested,
-        "Checks": _quality(head),
-        "Seed": str(head.settings.get("seed", "")),
-    }
-    return {what: text for what, text in words.items() if text}
-
-
-def _anatomy(head: DatasetHead) -> str:
-    source, change = head.setting("anatomy", "source"), head.setting("anatomy", "augment") or {}
-    if head.real_images:
-        return "real images: findings are painted in or over on each image itself"
-    if source == "bank":
-        words = ["organ masks drawn from the bundle's shape model"]
-    elif isinstance(source, Mapping) and "masks" in source:
-        words = ["organ masks from a folder"]
-    else:
-        return ""
-    words += [form.format(change[key]) for key, form in _CHANGES.items() if change.get(key)]
-    if change.get("heart_scale"):
-        words.append("hearts {:g} to {:g} times as large".format(*change["heart_scale"]))
-    return ", ".join(words)
-
-
-def _placement(head: DatasetHead, real: bool) -> str:
-    if not head.setting("placement"):
-        return ""
-    drawn = "boxes drawn where radiologists boxed such findings on NIH and RSNA images"
-    least = head.setting("placement", "min_overlap")
-    if least is None:
-        return drawn
-    masks = ", where an image has an organ mask" if real else ""
-    return f"{drawn}; at least {least:.0%} of a box inside organs where the finding can live{masks}"
-
-
-def _pairs(head: DatasetHead, real: bool) -> str:
-    pairs = head.setting("pairs")
-    if not pairs:
-        return ""
-    variants, one = pairs.get("variants", 1), "edit" if real else "image"
-    twin = "the image as it was" if real else "its healthy twin, equal outside the finding's region"
-    words = {
-        f"{variants} {one}{'s' if variants != 1 else ''} with findings on each anatomy": True,
-        twin: pairs.get("twin"),
-        f"sham edits (same region, healthy prompt) for {pairs.get('sham') or 0:.0%} of the groups": pairs.get(
-            "sham"
-        ),
-        "groups without findings edited likewise, to no effect": pairs.get("edit_negatives"),
-    }
-    return "; ".join(text for text, holds in words.items() if holds)
-
-
-def _sampling(head: DatasetHead, real: bool) -> str:
-    sampling = head.setting("sampling") or {}
-    if "steps" not in sampling:
-        return ""
-    words = [f"{sampling['steps']} steps, guidance {sampling.get('guidance', 1):g}"]
-    if not real:
-        words += [_CONTROL.get(str(sampling.get("control")), ""), _MODE.get(str(sampling.get("mode")), "")]
-    return "; ".join(filter(None, words))
-
-
-def _quality(head: DatasetHead) -> str:
-    profile = head.setting("quality", "profile")
-    if profile is None:
-        return ""
-    if profile == "none":
-        return "none: no image was looked at before it was delivered (quality.profile: none)"
-    tries = head.setting("quality", "max_attempts") or 1
-    checks = head.setting("quality", "checks") or {}
-    actions = ", ".join(f"{name} {check.get('action')}" for name, check in checks.items())
-    return f"profile {profile} ({actions}); up to {tries} tries with new noise, then with new anatomy"
 
 
 def words_for(score: str) -> str:
