@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.progress import Progress
@@ -17,6 +17,7 @@ from xreal_synth.errors import XrealError
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bench_sample import RowFigures, SampleFigures
+    from xreal_synth.models.devices import Compile as CompileHow
 
 COLUMNS = ("loop", "images/s", "x plain", "memory", "TFLOP/s", "of peak")
 
@@ -34,6 +35,8 @@ class Compile(StrEnum):
     graphs = "graphs"
     inductor = "inductor"
 
+
+HOW: Final[dict[Compile, CompileHow]] = {Compile.graphs: "graphs", Compile.inductor: "inductor"}
 
 app = typer.Typer(
     help="Measures how fast this machine makes images.", no_args_is_help=True, callback=lambda: None
@@ -115,7 +118,7 @@ def sample(
         [loop.value for loop in rows or Loop],
         micro_batch or [1, 8, 32, 64],
         chosen,
-        [None if each is Compile.none else each.value for each in how],
+        [HOW.get(each) for each in how],
     )
     width, depth, heads = (1280, 32, 8) if text_encoder == "paper" else (384, 8, 6)
     shape = None if text_encoder == "none" else TextShape(30522, 150, width, depth, heads, 64)

@@ -148,11 +148,8 @@ def _memory() -> Look:
 
 def _compiler() -> Look:
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    return (
-        (found, "")
-        if found
-        else ("none", "torch.compile (bench sample --compile) needs a C compiler; nothing else does")
-    )
+    hint = "torch.compile (bench sample --compile) needs a C compiler; nothing else does"
+    return (found, "") if found else ("none", hint)
 
 
 def _storage(output: str) -> Look:
