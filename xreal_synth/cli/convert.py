@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from xreal_synth.cli.options import bytes_text, console, examples, note, notes
+from xreal_synth.cli.progress import StepsDisplay
 from xreal_synth.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -25,7 +17,6 @@ if TYPE_CHECKING:
     from xreal_synth.models.convert.latent import LdmFiles, Terms
     from xreal_synth.models.convert.published import LdmArchitecture, Published
     from xreal_synth.models.describe import BundleInfo
-    from xreal_synth.models.text.prompts import Report
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -218,7 +209,7 @@ def diffusers(
     from xreal_synth.models.text.prompts import read_prompts
 
     chosen = published.ROENTGEN if model == "roentgen" else published.STABLE_DIFFUSION
-    with progress() as report:
+    with StepsDisplay(notes) as display:
         info = convert_folder(
             source,
             out,
@@ -228,7 +219,7 @@ def diffusers(
             image_size=image_size,
             variant=variant,
             stored=_stored(dtype, bank, keep_text_encoder),
-            report=report,
+            report=display.report,
         )
     show(info)
 
@@ -272,8 +263,8 @@ def controlnet(
         network = read_controlnet(source, info, table, tuple(ignore or ()))
         save_network(folder / CONTROLNET, network, dtype)
 
-    with progress() as report:
-        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=report)
+    with StepsDisplay(notes) as display:
+        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=display.report)
     show(info)
 
 
@@ -304,7 +295,7 @@ def _latent(
         network = read_upscaler(upscaler, files.ignore)
         extras = (lambda folder: save_upscaler(folder, network, stored.dtype),)
     reported: list[str] = []
-    with progress() as report:
+    with StepsDisplay(notes) as display:
         info = convert_latent(
             files,
             out,
@@ -316,7 +307,7 @@ def _latent(
             ema=ema,
             stored=stored,
             extras=extras,
-            report=report,
+            report=display.report,
             note=reported.append,
         )
     for text in reported:
@@ -331,36 +322,18 @@ def _add_upscaler(
     from xreal_synth.models.convert.assemble import extend_bundle
     from xreal_synth.models.describe import UPSCALER, describe
 
-    with progress() as report:
+    with StepsDisplay(notes) as display:
         found = describe(bundle)
         added_parts.check_size(found.name, found.image_size)
-        report(f"reading {file.name}", 0, 1)
+        display.report(f"reading {file.name}", 0, 1)
         network = added_parts.read_upscaler(file, ignore)
 
         def add(folder: Path, info: BundleInfo) -> None:
             added_parts.save_upscaler(folder, network, dtype)
 
         licence = licence or added_parts.UPSCALER_LICENCE
-        info = extend_bundle(bundle, out, UPSCALER, add, licence, report=report)
+        info = extend_bundle(bundle, out, UPSCALER, add, licence, report=display.report)
     show(info)
-
-
-@contextmanager
-def progress() -> Iterator[Report]:
-    """A line with a bar that follows the steps of a conversion."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-    )
-    with Progress(*columns, TimeElapsedColumn(), console=notes, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield report
 
 
 def show(info: BundleInfo) -> None:

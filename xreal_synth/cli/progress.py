@@ -22,7 +22,7 @@ QUIET_S = 60.0
 class _Display(Progress):
     """A bar on `console`, running inside the block of a `with`; nothing off a terminal."""
 
-    def __init__(self, console: Console, what: str) -> None:
+    def __init__(self, console: Console, what: str, *, transient: bool = False) -> None:
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -30,6 +30,7 @@ class _Display(Progress):
             TextColumn("{task.fields[done]}", markup=False),
             TimeElapsedColumn(),
             console=console,
+            transient=transient,
             disable=not console.is_terminal,
         )
         self._bar = self.add_task(what, total=None, done="")
@@ -71,6 +72,16 @@ class RunDisplay(_Display):
                 self.update(self._bar, completed=made, done=f"{made} images", total=total)
             case _:
                 self._say(line_of(event))
+
+
+class StepsDisplay(_Display):
+    """Shows the steps of what takes a while: pass `report` to it. Nothing of it stays."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "starting", transient=True)
+
+    def report(self, what: str, done: int, total: int) -> None:
+        self.update(self._bar, description=what, completed=done, total=total, done=f"{done}/{total}")
 
 
 class TrainDisplay(_Display):

@@ -86,11 +86,6 @@ _EVERY: Final = 3
 _TEXT: Final = 40
 
 
-def view_box(shape: tuple[int, int]) -> str:
-    """The viewBox of an image of this (height, width)."""
-    return f"0 0 {UNIT} {round(UNIT * shape[0] / shape[1])}"
-
-
 def marks(sample: Sample) -> Markup:
     """Outlines of the organs, and what is marked: regions that are an organ's, else boxes, with their names."""
     drawn = [organ_outlines({name: sample.anatomy == code for name, code in ORGANS.items()})]

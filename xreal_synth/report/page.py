@@ -141,7 +141,7 @@ def report_html(
         given, status=status_of(store, head, summary, recipe_text), recipe=_shortened(recipe_text),
         refused=refused, streamed=streamed, heats=heats,
         sheets=_sheets(streamed, strips, real=head.real_images), strips=strips,
-        pictures=pictures, width=width, budget=BUDGET,
+        pictures=pictures, heights={one.name: one.height for one in pictures}, width=width, budget=BUDGET,
         mean=mean, mean_outlines=organ_outlines(dict(mean.organs)), spread=len(picker.shards),
         most_shards=MOST_SHARDS, mean_groups=MEAN_GROUPS, full_change=FULL_CHANGE,
         measured=measured(store, head), bound_of=bound_of, words_for=words_for, histogram_svg=histogram_svg,

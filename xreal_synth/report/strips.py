@@ -18,7 +18,7 @@ from xreal_synth.dataset.tar import read_samples
 from xreal_synth.errors import DatasetError
 from xreal_synth.findings import ORGANS
 from xreal_synth.report.drawing import SIDES, Picture, change_picture, reduced
-from xreal_synth.report.figures import marks, view_box
+from xreal_synth.report.figures import marks
 from xreal_synth.storage import Store
 from xreal_synth.types import GreyImage, Role, Sample, SampleMeta
 
@@ -35,11 +35,6 @@ class Strip:
     meta: SampleMeta
     marks: Markup
     pictures: dict[str, Picture]
-
-    @property
-    def view_box(self) -> str:
-        """The SVG's coordinates."""
-        return view_box(self.meta.image_size)
 
     @property
     def caption(self) -> str:
@@ -77,11 +72,6 @@ class MeanAnatomy:
     def image(self) -> GreyImage | None:
         """uint8 [h, w], None where no image was added."""
         return None if self._image is None else (self._image / self.count).round().astype(np.uint8)
-
-    @property
-    def view_box(self) -> str:
-        """The SVG's coordinates: the mean image's size."""
-        return view_box((1, 1) if self._image is None else (self._image.shape[0], self._image.shape[1]))
 
     @property
     def organs(self) -> dict[str, npt.NDArray[np.float64]]:
