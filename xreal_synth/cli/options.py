@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -128,8 +129,4 @@ def seconds_text(seconds: float) -> str:
 
 def bytes_text(size: float) -> str:
     """`12.3 MB`, powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} PB"
+    return filesize.decimal(round(size))

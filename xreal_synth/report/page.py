@@ -178,7 +178,7 @@ def _sheets(streamed: Streamed, strips: dict[str, Strip], *, real: bool) -> list
 def _environment() -> jinja2.Environment:
     environment = templates(autoescape=True)
     environment.tests["has"] = operator.contains
-    environment.filters |= {"pct": _percent, "num": number, "size": _bytes, "time": _time}
+    environment.filters |= {"pct": _percent, "num": number, "time": _time}
     return environment
 
 
@@ -191,13 +191,6 @@ def _shortened(recipe: str) -> str:
 
 def _percent(value: float) -> str:
     return f"{value:.1%}" if 0 < value < 0.0995 or 0.9 < value < 1 else f"{value:.0%}"
-
-
-def _bytes(value: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value} bytes"
 
 
 def _time(seconds: float) -> str:
