@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from xreal_synth.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
-    from xreal_synth.evaluation.request import Report
+    from xreal_synth.evaluation.cases import Report
 
 
 class Precision(StrEnum):
@@ -80,11 +80,10 @@ def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
     """`--grid` texts `hold=0.3,0.5` -> values by key."""
     grid: dict[str, list[Any]] = {}
     for text in given:
-        key, equals, values = text.partition("=")
-        if not equals or not key or not values or key in grid:
-            raise _option(
-                "--grid", text, "KEY=VALUE,VALUE,.. once a key", "write it like --grid hold=0.3,0.5"
-            )
+        key, _, values = text.partition("=")
+        if not key or not values or key in grid:
+            hint = "write it like --grid hold=0.3,0.5"
+            raise _option("--grid", text, "KEY=VALUE,VALUE,.. once a key", hint)
         grid[key.strip()] = [scalar(value, f"--grid {key}") for value in values.split(",")]
     return grid
 
@@ -109,14 +108,17 @@ def bars() -> Iterator[Report]:
         yield report
 
 
-@contextmanager
-def image_folder(given: Path | None) -> Iterator[Path]:
+def image_folder(given: Path | None) -> AbstractContextManager[Path | str]:
     """The folder that was given, or a temporary one."""
-    if given is not None:
-        yield given
-        return
-    with TemporaryDirectory(prefix="xreal-synth-images-") as folder:
-        yield Path(folder)
+    return nullcontext(given) if given else TemporaryDirectory(prefix="xreal-synth-images-")
+
+
+def device_of(threads: int) -> str:
+    """Sets torch's CPU threads -> the device that networks run on."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def machine(device: str) -> str:

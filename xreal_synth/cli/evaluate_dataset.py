@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import (
-    MOST,
-    BesideOption,
-    EvaluatorsOption,
-    GeneratedArgument,
-    InceptionOption,
-    MostOption,
-    RealOption,
-    RealSplitOption,
-    ThreadsOption,
-    bars,
-    machine,
-)
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.request import Report
+    from xreal_synth.evaluation.cases import Report
+    from xreal_synth.evaluation.dataset import Bench
+    from xreal_synth.evaluation.dataset_images import ChosenShards
 
 EXAMPLES = {
     "dataset": (
@@ -43,14 +33,14 @@ EXAMPLES = {
 
 
 def dataset(
-    dataset: GeneratedArgument,
-    real: RealOption,
-    split: RealSplitOption = "val",
-    beside: BesideOption = None,
-    count: MostOption = MOST,
-    evaluators: EvaluatorsOption = None,
-    inception: InceptionOption = None,
-    threads: ThreadsOption = 1,
+    dataset: common.GeneratedArgument,
+    real: common.RealOption,
+    split: common.RealSplitOption = "val",
+    beside: common.BesideOption = None,
+    count: common.MostOption = common.MOST,
+    evaluators: common.EvaluatorsOption = None,
+    inception: common.InceptionOption = None,
+    threads: common.ThreadsOption = 1,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -62,15 +52,12 @@ def dataset(
 
     Writes evaluation.json and evaluation.md into the dataset. Never tune on these figures.
     """
-    from xreal_synth.evaluation.dataset import open_bench, open_datasets
     from xreal_synth.evaluation.dataset_record import write
     from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.storage import LocalStore
 
-    (chosen,) = open_datasets([dataset], count)
-    bench = open_bench(real, split, beside, evaluators, inception, threads, machine)
-    bench.check(chosen)
-    with bars() as report:
+    bench, (chosen,) = _opened([dataset], count, (real, split, beside), evaluators, inception, threads)
+    with common.bars() as report:
         record = bench.measure(chosen, count, report)
     if json_file is not None and str(json_file) != "-":
         path = json_file.expanduser().absolute()
@@ -80,11 +67,29 @@ def dataset(
     if str(json_file) == "-":
         typer.echo(json_bytes(record).decode(), nl=False)
         return
-    show(record)
+    _show(record)
     console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md")
 
 
-def show(record: Mapping[str, Any]) -> None:
+def _opened(
+    datasets: Sequence[str],
+    count: int,
+    real: tuple[str, str, str | None],
+    evaluators: Path | None,
+    inception: Path | None,
+    threads: int,
+) -> tuple[Bench, list[ChosenShards]]:
+    """Datasets, real images (manifest, split and second split) and networks, checked."""
+    from xreal_synth.evaluation.dataset import open_bench, open_datasets
+
+    chosen, device = open_datasets(datasets, count), common.device_of(threads)
+    bench = open_bench(*real, evaluators, inception, device, f"{common.machine(device)}, {threads} thread(s)")
+    for one in chosen:
+        bench.check(one)
+    return bench, chosen
+
+
+def _show(record: Mapping[str, Any]) -> None:
     """The tables on the terminal."""
     import math
 
@@ -138,13 +143,13 @@ def compare(
         list[str],
         typer.Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False),
     ],
-    real: RealOption,
-    split: RealSplitOption = "val",
-    beside: BesideOption = None,
-    count: MostOption = MOST,
-    evaluators: EvaluatorsOption = None,
-    inception: InceptionOption = None,
-    threads: ThreadsOption = 1,
+    real: common.RealOption,
+    split: common.RealSplitOption = "val",
+    beside: common.BesideOption = None,
+    count: common.MostOption = common.MOST,
+    evaluators: common.EvaluatorsOption = None,
+    inception: common.InceptionOption = None,
+    threads: common.ThreadsOption = 1,
     out: Annotated[
         Path | None,
         typer.Option(help="A folder for compare.md and compare.json.", show_default="not written"),
@@ -155,7 +160,6 @@ def compare(
 
     A dataset that was evaluated beside the same images by the same networks is not measured again.
     """
-    from xreal_synth.evaluation.dataset import open_bench, open_datasets
     from xreal_synth.evaluation.dataset_record import (
         compared_json,
         compared_markdown,
@@ -167,12 +171,9 @@ def compare(
     from xreal_synth.evaluation.kept import json_bytes, null_for_nan
     from xreal_synth.storage import LocalStore
 
-    chosen = open_datasets(datasets, count)
-    bench = open_bench(real, split, beside, evaluators, inception, threads, machine)
-    for one in chosen:
-        bench.check(one)
+    bench, chosen = _opened(datasets, count, (real, split, beside), evaluators, inception, threads)
     records = []
-    with bars() as report:
+    with common.bars() as report:
         for one in chosen:
             store = one.source.store
             record = stored(store, bench.identity(one, count))

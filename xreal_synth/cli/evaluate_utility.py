@@ -11,19 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xreal_synth.cli.evaluate_common import (
-    GeneratedArgument,
-    RealOption,
-    ThreadsOption,
-    bars,
-    machine,
-    made_source,
-)
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, notes, print_json
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.request import Report
+    from xreal_synth.evaluation.cases import Report
     from xreal_synth.evaluation.utility import Fit, LabelledImages, Trained
     from xreal_synth.evaluation.utility_figures import UtilityRow
     from xreal_synth.training.study import StudySettings
@@ -63,8 +56,8 @@ EXAMPLES = {
 
 
 def utility(
-    dataset: GeneratedArgument,
-    real: RealOption,
+    dataset: common.GeneratedArgument,
+    real: common.RealOption,
     finding: Annotated[
         list[str], typer.Option(help="What it learns to see; may be repeated.", show_default=False)
     ],
@@ -90,7 +83,7 @@ def utility(
     batch: Annotated[int, typer.Option(min=4, help="Images a step, a multiple of 4.")] = 16,
     rate: Annotated[float, typer.Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
     precision: Annotated[StudyPrecision, typer.Option()] = StudyPrecision.bf16,
-    threads: ThreadsOption = 1,
+    threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """The same classifier trained on real and synthetic images, tested on real ones.
@@ -102,8 +95,6 @@ def utility(
     utility.json, utility.md, utility.png, and a file for each network: what
     is done is not trained again.
     """
-    import torch
-
     from xreal_synth.evaluation.kept import as_read
     from xreal_synth.evaluation.utility import (
         BESIDE_SYNTHETIC,
@@ -116,7 +107,7 @@ def utility(
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
-    torch.set_num_threads(threads)
+    device = common.device_of(threads)
     parts, places = _shares(shares), task is Task.localise
     if batch % 4:
         raise TrainingError(found=f"--batch {batch}", wanted="a multiple of 4", hint="correct it")
@@ -124,9 +115,8 @@ def utility(
     settings = StudySettings(
         _findings(finding), places, arch.value, side, steps, batch, rate, precision.value
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with bars() as report:
-        with made_source(dataset) as source:
+    with common.bars() as report:
+        with common.made_source(dataset) as source:
             made, head = read_generated(source, settings.findings, side, report, places=places)
         training, test, manifest = _real(real, (train_split, split), settings, report)
         study = Study(out, {**head, **manifest, **asdict(settings), "device": device})
@@ -143,10 +133,10 @@ def utility(
                 report("training", steps, len(cells) * steps)
             done.append(found)
     rows = rows_of(done, test)
-    where = f"{machine(device)}, {threads} thread(s), {precision.value}"
+    where = f"{common.machine(device)}, {threads} thread(s), {precision.value}"
     reported = {
-        "dataset": head, "real": {**manifest, "train": _counts(training), "test": _counts(test)},
-        "synthetic": _counts(made), "network": asdict(settings), "machine": where,
+        "dataset": head, "real": {**manifest, "train": training.counts(), "test": test.counts()},
+        "synthetic": made.counts(), "network": asdict(settings), "machine": where,
         "training_seconds": round(sum(one.seconds for one in done), 1), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     table = _write(study.folder, rows, reported, settings)
@@ -224,22 +214,15 @@ def _write(
     return table
 
 
-def _counts(images: LabelledImages) -> dict[str, Any]:
-    return {
-        "images": len(images),
-        "positive": images.positives(),
-        "patients": len(set(images.patients.tolist())),
-    }
-
-
 def _findings(names: Sequence[str]) -> tuple[str, ...]:
     from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
 
-    for name in names:
-        if image_label(name) in (None, NO_FINDING):
+    found = {name: image_label(name) for name in names}
+    for name, label in found.items():
+        if label in (None, NO_FINDING):
             known = ", ".join(one for one in IMAGE_LABELS if one in TXRV18)
             raise TrainingError(found=f"--finding {name}", wanted=f"one of {known}", hint="correct the name")
-    return tuple(dict.fromkeys(found for name in names if (found := image_label(name)) is not None))
+    return tuple(dict.fromkeys(label for label in found.values() if label))
 
 
 def _shares(text: str) -> tuple[float, ...]:

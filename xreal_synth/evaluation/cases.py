@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask, PlacedFinding
 
 MIN_OVERLAP = 0.6
+
+Report = Callable[[str, int, int], None]
+"""What is being done, images done now, images in all."""
 
 
 @dataclass(frozen=True, slots=True)

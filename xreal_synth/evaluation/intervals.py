@@ -18,6 +18,8 @@ MOST_WEIGHTS: Final = 8_000_000
 
 JACKKNIFE_GROUPS: Final = 60
 Array = npt.NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+"""A figure of how often each image counts: weights [D, N] -> [D], NaN in draws that do not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,16 @@ class Estimate:
     ci_high: float
     n: int
 
+    def __format__(self, form: str) -> str:
+        return f"{self.value:{form}} [{self.ci_low:{form}}, {self.ci_high:{form}}]"
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}] n={self.n}"
+        return f"{self:.3f} n={self.n}"
 
     @property
     def known(self) -> bool:
         """Whether it could be measured."""
         return not np.isnan(self.value)
-
-    def overlaps(self, other: Estimate) -> bool:
-        """Whether the intervals have a point in common."""
-        return self.ci_low <= other.ci_high and other.ci_low <= self.ci_high
 
 
 def unknown(n: int = 0) -> Estimate:
@@ -53,10 +54,7 @@ def figure(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 class Bootstrap:
-    """Resamples patients: `weights` [D, N] say how often each image is in each draw.
-
-    A statistic is a function of such weights, [D, N] -> [D], NaN in draws that do not have it.
-    """
+    """Resamples patients: `weights` [D, N] say how often each image is in each draw."""
 
     def __init__(self, patients: Sequence[str], *, draws: int | None = None, seed: int = 0) -> None:
         draws = draws_for(len(patients)) if draws is None else draws
@@ -69,22 +67,20 @@ class Bootstrap:
         self._of_image = of_image
         self._patients = count
 
-    def interval(self, statistic: Callable[[Array], Array], n: int) -> Estimate:
+    def interval(self, statistic: Statistic, n: int) -> Estimate:
         """The statistic of all images, and the middle 95% of the draws that have it."""
         if not self.weights.shape[1] or not n:
             return unknown()
         return estimated(self.draws(statistic), n)
 
-    def draws(self, statistic: Callable[[Array], Array]) -> Array:
+    def draws(self, statistic: Statistic) -> Array:
         """The statistic of all images, then of every draw [1 + D]: what `estimated` makes an interval of."""
         return np.concatenate([statistic(np.ones((1, self.weights.shape[1]))), statistic(self.weights)])
 
     def mean(self, values: npt.NDArray[Any]) -> Estimate:
         """Mean of the values [N] that are not NaN."""
         values = np.asarray(values, np.float64)
-        kept = ~np.isnan(values)
-        filled = np.where(kept, values, 0.0)
-        return self.interval(lambda weights: divided(weights @ filled, weights @ kept), int(kept.sum()))
+        return self.interval(mean_of(values), int((~np.isnan(values)).sum()))
 
     def ratio(self, over: Array, under: Array) -> Estimate:
         """Mean of `over` [N] divided by the mean of `under` [N], image by image resampled together."""
@@ -120,6 +116,13 @@ class Bootstrap:
             return unknown(len(values))
         low, high = np.percentile(over / below, [2.5, 97.5])
         return Estimate(float(values.mean() / under.mean()), float(low), float(high), len(values))
+
+
+def mean_of(values: Array) -> Statistic:
+    """The mean of the values [N] (or [N, L] by column) that are not NaN, as a statistic [D, N] -> [D] ([D, L])."""
+    kept = ~np.isnan(values)
+    filled, known = np.where(kept, values, 0.0), kept.astype(np.float64)
+    return lambda weights: divided(weights @ filled, weights @ known)
 
 
 def estimated(draws: Array, n: int) -> Estimate:

@@ -73,12 +73,13 @@ class LeakFigures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EditPair:
-    """What the probes see of a group's twin and sham: features float64 [features] of each, and pixels."""
+    """What the probes see of a group's twin and sham: FEATURES float64 [2, F], what lies around the region uint8
+    [2, S, S], and the region bool [S, S]."""
 
     group: int
-    twin: Array
-    sham: Array
-    crops: Crops
+    features: Array
+    images: npt.NDArray[np.uint8]
+    region: Region
 
 
 def leak(
@@ -106,8 +107,9 @@ def pairs_of(samples: Iterable[Sample]) -> Iterator[EditPair]:
         sham, twin = by_name.get(Role.sham.member()), by_name.get(Role.healthy)
         if sham is not None and twin is not None:
             region = np.any([region_mask(place, sham.anatomy) for place in sham.meta.sham], axis=0)
-            seen = crops_of(twin.image, sham.image, region)
-            yield EditPair(group, features(twin.image, region), features(sham.image, region), seen)
+            both, crop = (twin.image, sham.image), _crop(region)
+            seen = np.stack([features(image, region) for image in both])
+            yield EditPair(group, seen, np.stack([image[crop] for image in both]), region[crop])
 
 
 def features(image: GreyImage, region: Region) -> Array:
@@ -154,7 +156,7 @@ def _log(value: float) -> float:
 def probed(pairs: list[EditPair], seed: int = 0, steps: int = STEPS) -> LeakFigures:
     """The areas under the ROC curve of scores given to each group by probes fitted to others, with a bootstrap over
     groups; the probes are not fitted again for it."""
-    x = np.concatenate([np.stack([pair.twin, pair.sham]) for pair in pairs])
+    x = np.concatenate([pair.features for pair in pairs])
     y = np.tile([0.0, 1.0], len(pairs))
     folds = np.random.default_rng(seed).permutation(len(pairs)) % min(FOLDS, len(pairs))
     of_image = folds.repeat(2)
@@ -168,9 +170,7 @@ def probed(pairs: list[EditPair], seed: int = 0, steps: int = STEPS) -> LeakFigu
     alone = [float(area_of(x[:, i], labels)(one)[0]) for i in range(len(FEATURES))]
     return LeakFigures(
         auc=bootstrap.interval(area_of(scores, labels), len(y)),
-        network=bootstrap.interval(
-            area_of(network_scores([pair.crops for pair in pairs], seed, steps), labels), len(y)
-        ),
+        network=bootstrap.interval(area_of(network_scores(pairs, seed, steps), labels), len(y)),
         groups=len(pairs),
         alone={name: max(value, 1 - value) for name, value in zip(FEATURES, alone, strict=True)},
     )
@@ -195,14 +195,6 @@ def _scorer(x: Array, y: Array) -> Callable[[Array], Array]:
     return lambda rows: np.asarray(design(rows) @ weights)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Crops:
-    """A group's twin and sham around the region, uint8 [2, S, S], and the region bool [S, S]."""
-
-    images: npt.NDArray[np.uint8]
-    region: npt.NDArray[np.bool_]
-
-
 class TraceNetwork(nn.Module):
     """Images and their region as `seen` gives them [B, 3, S, S] -> logits [B] of having been edited."""
 
@@ -225,19 +217,18 @@ class TraceNetwork(nn.Module):
         return logits
 
 
-def crops_of(twin: GreyImage, sham: GreyImage, region: npt.NDArray[np.bool_]) -> Crops:
-    """What the network sees of both images uint8 [H, W] and the region bool [H, W], which must not be empty."""
+def _crop(region: Region) -> tuple[slice, slice]:
+    """What the network sees around a region bool [H, W], which must not be empty."""
     box = bounding_box(region)
     assert box is not None, "an edit has a region"
     at = []
     for low, high, side in ((box[1], box[3], region.shape[0]), (box[0], box[2], region.shape[1])):
         start = min(max((low + high - CROP) // 2, 0), max(side - CROP, 0))
         at.append(slice(start, start + CROP))
-    rows, columns = at
-    return Crops(np.stack([twin[rows, columns], sham[rows, columns]]), region[rows, columns])
+    return at[0], at[1]
 
 
-def network_scores(groups: Sequence[Crops], seed: int = 0, steps: int = STEPS) -> npt.NDArray[np.float64]:
+def network_scores(groups: Sequence[EditPair], seed: int = 0, steps: int = STEPS) -> npt.NDArray[np.float64]:
     """Logits float64 [2 N] of having been edited, of each group's twin and sham; crops of one size."""
     folds = np.random.default_rng(seed).permutation(len(groups)) % min(NETWORK_FOLDS, len(groups))
     scores = np.zeros((len(groups), 2))
@@ -250,7 +241,7 @@ def network_scores(groups: Sequence[Crops], seed: int = 0, steps: int = STEPS) -
     return scores.reshape(-1)
 
 
-def _trained(groups: Sequence[Crops], seed: int, steps: int) -> TraceNetwork:
+def _trained(groups: Sequence[EditPair], seed: int, steps: int) -> TraceNetwork:
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -271,7 +262,7 @@ def _trained(groups: Sequence[Crops], seed: int, steps: int) -> TraceNetwork:
     return network.eval()
 
 
-def _seen(groups: Sequence[Crops]) -> Tensor:
+def _seen(groups: Sequence[EditPair]) -> Tensor:
     """[2 B, 3, S, S]: grey, detail, and region, of each group's twin and sham."""
     grey = torch.from_numpy(np.concatenate([group.images for group in groups]))[:, None].float() / 255
     detail = grey - functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,8 +1,8 @@
-"""Pictures of real images beside made ones."""
+"""Pictures of real images beside made ones, and of made images above their nearest training images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.generated_images import GeneratedFolder
+from xreal_synth.evaluation.privacy import Audit, CopyPair
 from xreal_synth.types import GreyImage
 
 _GAP = 4
 _TITLE = 40
 _COLOURS = np.array([(0, 0, 0), (70, 130, 220), (60, 180, 120), (220, 80, 70), (230, 180, 50)], np.uint8)
 _BOX = (255, 210, 60)
+_SHOWN, _STRIP = 256, 36
+_FLAG, _WORDS = (255, 120, 90), (200, 200, 200)
 
 Picture = npt.NDArray[np.uint8]
 
@@ -66,6 +69,19 @@ def side_by_side(
     picture.save(out)
 
 
+def draw_pairs(
+    audit: Audit,
+    pairs: Sequence[CopyPair],
+    made: Mapping[str, GreyImage],
+    training: Sequence[tuple[str, GreyImage]],
+    out: Path,
+) -> None:
+    """Blocks of two rows: generated images above their nearest training images, distances over thresholds below."""
+    cells = [_pair(audit, pair, made[pair.key], *own) for pair, own in zip(pairs, training, strict=True)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_block(cells, 6)).save(out)
+
+
 def _column(case: Case, reader: CaseReader, made: GeneratedFolder) -> Picture:
     pair = reader.read(case.row)
     shown = np.zeros((*pair.image.shape, 3), np.uint8)
@@ -109,3 +125,19 @@ def _asked(case: Case) -> str:
 
 def _rgb(image: GreyImage) -> Picture:
     return np.repeat(image[:, :, None], 3, axis=2)
+
+
+def _pair(audit: Audit, pair: CopyPair, made: GreyImage, name: str, training: GreyImage) -> Picture:
+    picture = Image.new("RGB", (_SHOWN + 6, 2 * _SHOWN + 2 * _STRIP + 12))
+    draw, face = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    for top, image in ((_STRIP // 2, made), (_STRIP + _SHOWN, training)):
+        picture.paste(Image.fromarray(image).resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS), (0, top))
+    words = " ".join(
+        f"{metric} {getattr(pair, metric):.2f}/{audit.metrics[metric].threshold:.2f}"
+        for metric in audit.metrics
+    )
+    colour = _FLAG if pair.by else _WORDS
+    draw.text((2, 0), f"made {pair.key}" + (" COPY?" if pair.by else ""), fill=colour, font=face)
+    draw.text((2, _STRIP // 2 + _SHOWN), f"training {name}"[:40], fill=_WORDS, font=face)
+    draw.text((2, _STRIP + 2 * _SHOWN + 2), words, fill=colour, font=face)
+    return np.asarray(picture)

@@ -14,10 +14,8 @@ import numpy as np
 
 from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.findings import area_of, pointing_of, precision_of
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, estimated
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, Statistic, divided, estimated
 from xreal_synth.evaluation.utility import Arm, LabelledImages, Trained
-
-Statistic = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,20 +74,19 @@ def rows_of(trained: Sequence[Trained], test: LabelledImages) -> list[UtilityRow
     """Cells grouped by measure, share and way to train: synthetic alone first, then by growing share."""
     bootstrap = Bootstrap(test.patients.tolist())
     groups: dict[tuple[float, Arm], list[Trained]] = {}
-    for one in trained:
+    for one in sorted(trained, key=lambda one: (one.cell.share, list(Arm).index(one.cell.arm))):
         groups.setdefault((one.cell.share, one.cell.arm), []).append(one)
-    order = sorted(groups, key=lambda key: (key[0], list(Arm).index(key[1])))
+    whole = max((share for share, arm in groups if arm is Arm.real), default=0.0)
     found = []
     for measure in measures_of(test):
         drawn = {
             key: {one.cell.seed: _draws(one, measure, test, bootstrap) for one in cells}
             for key, cells in groups.items()
         }
-        whole = max((share for share, arm in groups if arm is Arm.real), default=0.0)
-        for share, arm in order:
+        for (share, arm), cells in groups.items():
             alone = {} if arm is Arm.real else drawn.get((share, Arm.real), {})
             real = drawn.get((whole, Arm.real), {}) if arm is Arm.synthetic else {}
-            found.append(_row(measure, groups[share, arm], drawn[share, arm], alone, real, test))
+            found.append(_row(measure, cells, drawn[share, arm], alone, real, test))
     return found
 
 
@@ -107,6 +104,8 @@ def _row(
     real: dict[int, Array],
     test: LabelledImages,
 ) -> UtilityRow:
+    """`own`, `alone` and `real` are draws [L, 1 + D] by seed: of the cells, of real images alone at the same share,
+    and of all real images; the last two are empty where they are not compared with."""
     value = np.mean(list(own.values()), axis=0)
     pairs = [own[seed] - alone[seed] for seed in own if seed in alone]
     gain = np.mean(pairs, axis=0) if pairs else None
@@ -118,12 +117,13 @@ def _row(
     seeds = {seed: estimated(draws.mean(axis=0), len(test)) for seed, draws in own.items()}
     values = [one.value for one in seeds.values()]
 
-    def figure(chosen: int | slice, n: int) -> UtilityFigure:
-        parts = [None if part is None else part[chosen] for part in (value, gain, ratio)]
-        each = [None if part is None else part if part.ndim == 1 else part.mean(axis=0) for part in parts]
-        first, *others = [None if part is None else estimated(part, n) for part in each]
-        assert first is not None
-        return UtilityFigure(first, *others)
+    def figure(at: int | None, n: int) -> UtilityFigure:
+        """Of one finding, or the mean over all."""
+        parts = [
+            part if part is None else part.mean(axis=0) if at is None else part[at] for part in (gain, ratio)
+        ]
+        more = [part if part is None else estimated(part, n) for part in parts]
+        return UtilityFigure(estimated(value.mean(axis=0) if at is None else value[at], n), *more)
 
     return UtilityRow(
         measure=measure.name,
@@ -131,7 +131,7 @@ def _row(
         share=cells[0].cell.share,
         real_images=float(np.mean([one.real_images for one in cells])),
         synthetic_images=cells[0].synthetic_images,
-        mean=figure(slice(None), len(test)),
+        mean=figure(None, len(test)),
         findings={name: figure(at, int(known[at])) for at, name in enumerate(test.findings)},
         seeds=seeds,
         deviation=float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
@@ -156,7 +156,7 @@ def _means(measure: str, rows: Sequence[UtilityRow]) -> str:
         seeds = ", ".join(f"{one.value:.3f}" for one in row.seeds.values())
         deviation = "" if np.isnan(row.deviation) else f" (SD {row.deviation:.3f})"
         gain = row.mean.gain
-        more = "" if gain is None else f"{gain.value:+.3f} [{gain.ci_low:+.3f}, {gain.ci_high:+.3f}]"
+        more = "" if gain is None else f"{gain:+.3f}"
         mean = _interval(row.mean.value)
         cells.append([row.arm.value, _real(row), row.synthetic_images, mean, seeds + deviation, more])
     header = ["trained on", "real images", "synthetic images", f"{measure} [95%]", "seeds"]
@@ -192,9 +192,7 @@ def _real(row: UtilityRow) -> str:
 
 
 def _interval(figure: Estimate) -> str:
-    if not figure.known:
-        return "–"  # noqa: RUF001
-    return f"{figure.value:.3f} [{figure.ci_low:.3f}, {figure.ci_high:.3f}]"
+    return f"{figure:.3f}" if figure.known else "–"  # noqa: RUF001
 
 
 def draw_rows(rows: Sequence[UtilityRow], out: Path, title: str) -> None:
