@@ -50,13 +50,7 @@ def bundle(
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keeps the generated images; run again to go on, or to measure without sampling.",
-            show_default="a temporary folder",
-        ),
-    ] = None,
+    images: common.ImagesOption = None,
     evaluators: common.EvaluatorsOption = None,
     precision: common.PrecisionOption = common.Precision.auto,
     micro_batch: common.MicroBatchOption = 4,
@@ -205,12 +199,7 @@ def anatomy(
     precision: common.PrecisionOption = common.Precision.auto,
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keeps the generated images; run again to go on.", show_default="a temporary folder"
-        ),
-    ] = None,
+    images: common.ImagesOption = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also draws real images beside made ones.", show_default="no")
     ] = None,

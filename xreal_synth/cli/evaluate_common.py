@@ -49,9 +49,56 @@ EvaluatorsOption = Annotated[
     Path | None,
     typer.Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones"),
 ]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keeps the generated images; run again to go on, or to measure without sampling.",
+        show_default="a temporary folder",
+    ),
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the denoiser.")]
 MicroBatchOption = Annotated[int, typer.Option(min=1, help="Images sampled at once.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+RealSplitOption = Annotated[
+    str, typer.Option(help="The manifest's split to measure by; best images that no network has seen.")
+]
+BesideOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The split whose real images stand beside made ones in distances.",
+        show_default="train, or half of the split's patients",
+    ),
+]
+InceptionOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The FID's Inception weights (pytorch-fid's or torch-fidelity's file): adds FID and KID.",
+        show_default="none: no FID",
+    ),
+]
+MostOption = Annotated[
+    int, typer.Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")
+]
+MOST = 10_000
+
+GeneratedArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False
+    ),
+]
+RealOption = Annotated[
+    str,
+    typer.Option(
+        "--real",
+        metavar="MANIFEST",
+        help="Real images: a manifest.csv, or the folder or URI that holds it.",
+        show_default=False,
+    ),
+]
 
 
 def sampling_from(given: Sequence[str] | None) -> dict[str, Any]:
@@ -86,6 +133,10 @@ def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
             raise _option("--grid", text, "KEY=VALUE,VALUE,.. once a key", hint)
         grid[key.strip()] = [scalar(value, f"--grid {key}") for value in values.split(",")]
     return grid
+
+
+def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
+    return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, hint=hint)])
 
 
 @contextmanager
@@ -134,51 +185,6 @@ def machine(device: str) -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     features = "AMX bf16" if any("amx_bf16" in line for line in lines) else "no AMX"
     return f"{names[0] if names else 'CPU'} ({features})"
-
-
-def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
-    return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, hint=hint)])
-
-
-RealSplitOption = Annotated[
-    str, typer.Option(help="The manifest's split to measure by; best images that no network has seen.")
-]
-BesideOption = Annotated[
-    str | None,
-    typer.Option(
-        help="The split whose real images stand beside made ones in distances.",
-        show_default="train, or half of the split's patients",
-    ),
-]
-InceptionOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="The FID's Inception weights (pytorch-fid's or torch-fidelity's file): adds FID and KID.",
-        show_default="none: no FID",
-    ),
-]
-MostOption = Annotated[
-    int, typer.Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")
-]
-MOST = 10_000
-
-
-GeneratedArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False
-    ),
-]
-RealOption = Annotated[
-    str,
-    typer.Option(
-        "--real",
-        metavar="MANIFEST",
-        help="Real images: a manifest.csv, or the folder or URI that holds it.",
-        show_default=False,
-    ),
-]
 
 
 @contextmanager

@@ -160,14 +160,7 @@ def compare(
 
     A dataset that was evaluated beside the same images by the same networks is not measured again.
     """
-    from xreal_synth.evaluation.dataset_record import (
-        compared_json,
-        compared_markdown,
-        compared_table,
-        paper_lines,
-        stored,
-        write,
-    )  # fmt: skip
+    from xreal_synth.evaluation import dataset_record
     from xreal_synth.evaluation.kept import json_bytes, null_for_nan
     from xreal_synth.storage import LocalStore
 
@@ -176,25 +169,25 @@ def compare(
     with common.bars() as report:
         for one in chosen:
             store = one.source.store
-            record = stored(store, bench.identity(one, count))
+            record = dataset_record.stored(store, bench.identity(one, count))
             if record is None:
                 record = bench.measure(one, count, _of(report, store.uri))
-                write(store, record)
+                dataset_record.write(store, record)
             records.append(record)
-    result = compared_json(records)
+    result = dataset_record.compared_json(records)
     if out is not None:
         folder = LocalStore(out)
-        folder.replace("compare.md", compared_markdown(records).encode())
+        folder.replace("compare.md", dataset_record.compared_markdown(records).encode())
         folder.replace("compare.json", json_bytes(result))
     if as_json:
         print_json(null_for_nan(result))
         return
-    header, cells = compared_table(records)
+    header, cells = dataset_record.compared_table(records)
     shown = Table("figure", *(row[0] for row in cells))
     for at, name in enumerate(header[1:], start=1):
         shown.add_row(name, *(row[at] for row in cells))
     console.print(shown)
-    for line in paper_lines():
+    for line in dataset_record.paper_lines():
         console.print(line)
     if out is not None:
         console.print(f"{out / 'compare.md'}, {out / 'compare.json'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import Report
-    from xreal_synth.evaluation.utility import Fit, LabelledImages, Trained
+    from xreal_synth.evaluation.utility import Fit, LabelledImages
     from xreal_synth.evaluation.utility_figures import UtilityRow
     from xreal_synth.training.study import StudySettings
 
@@ -95,15 +95,8 @@ def utility(
     utility.json, utility.md, utility.png, and a file for each network: what
     is done is not trained again.
     """
+    from xreal_synth.evaluation import utility as study
     from xreal_synth.evaluation.kept import as_read
-    from xreal_synth.evaluation.utility import (
-        BESIDE_SYNTHETIC,
-        Arm,
-        Study,
-        cells_of,
-        phases_of,
-        read_generated,
-    )
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
@@ -117,21 +110,18 @@ def utility(
     )
     with common.bars() as report:
         with common.made_source(dataset) as source:
-            made, head = read_generated(source, settings.findings, side, report, places=places)
+            made, head = study.read_generated(source, settings.findings, side, report, places=places)
         training, test, manifest = _real(real, (train_split, split), settings, report)
-        study = Study(out, {**head, **manifest, **asdict(settings), "device": device})
-        cells = cells_of(parts, seeds, [Arm.real, Arm.both] if places else BESIDE_SYNTHETIC)
-        for cell in cells:  # what cannot be trained is told before anything is
-            phases_of(cell, training, made, steps)
-        done: list[Trained] = []
-        fit = _fit(settings, test, device, report, len(cells) * steps)
-        for cell in cells:
-            found = study.done(cell)
-            if found is None:
-                found = study.train(cell, phases_of(cell, training, made, steps), fit)
-            else:
-                report("training", steps, len(cells) * steps)
-            done.append(found)
+        cells = study.cells_of(
+            parts, seeds, [study.Arm.real, study.Arm.both] if places else study.BESIDE_SYNTHETIC
+        )
+
+        def on_steps(count: int) -> None:
+            report("training", count, len(cells) * steps)
+
+        fit = _fit(settings, test, device, lambda: on_steps(1))
+        identity = {**head, **manifest, **asdict(settings), "device": device}
+        done = study.run_study(out, identity, cells, training, made, steps, fit, on_steps)
     rows = rows_of(done, test)
     where = f"{common.machine(device)}, {threads} thread(s), {precision.value}"
     reported = {
@@ -139,7 +129,7 @@ def utility(
         "synthetic": made.counts(), "network": asdict(settings), "machine": where,
         "training_seconds": round(sum(one.seconds for one in done), 1), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
-    table = _write(study.folder, rows, reported, settings)
+    table = _write(out, rows, reported, settings)
     if as_json:
         print_json(as_read(reported))
         return
@@ -147,7 +137,7 @@ def utility(
     notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
 
 
-def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Report, total: int) -> Fit:
+def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Callable[[], None]) -> Fit:
     """Trains in the training room and tests on the test images; seconds are CPU seconds on a CPU."""
     import torch
 
@@ -164,9 +154,7 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
     def fit(phases: Sequence[TrainingPhase], seed: int) -> tuple[Any, float]:
         began = clock()
         own = [Phase(tuple(given(one) for one in phase.sets), phase.steps) for phase in phases]
-        outputs = scores_after(
-            own, tested, settings, seed, torch.device(device), lambda: report("training", 1, total)
-        )
+        outputs = scores_after(own, tested, settings, seed, torch.device(device), on_step)
         return boxes_found(outputs) if settings.localise else outputs, clock() - began
 
     return fit

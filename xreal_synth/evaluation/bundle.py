@@ -34,7 +34,6 @@ from xreal_synth.evaluation.request import PreparedRequest
 from xreal_synth.evaluation.set_distances import frechet, kernel
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.manifest import ImageRow
-from xreal_synth.quality.copies import thumbnail
 from xreal_synth.types import GreyImage
 
 REAL_DRAWS: Final = 40
@@ -117,12 +116,9 @@ def measure_real(
     own = measure(
         evaluators,
         real_images(reader, rows, [], "real images", report, masks=True),
-        reduce=thumbnail,
         places=True,
     )
-    seen = measure(
-        evaluators, real_images(reader, training, used, "training images", report), reduce=thumbnail
-    )
+    seen = measure(evaluators, real_images(reader, training, used, "training images", report))
     if not used:
         raise TrainingError(found="no usable training image", wanted="at least one", hint="see the manifest")
     return RealImages(own, seen, tuple(used))
@@ -144,7 +140,7 @@ def measure_bundle(
             hint="train evaluators on these findings and give them with --evaluators",
         )
     twins, made = (
-        measure(evaluators, _generated(prepared, image_of, report), reduce=thumbnail, places=True)
+        measure(evaluators, _generated(prepared, image_of, report), places=True)
         for image_of in (folder.twin, folder.labelled)
     )
     bootstrap = Bootstrap([case.row.patient for case in cases])
@@ -256,7 +252,7 @@ def _copies(
     sets = (made, real.own, real.training)
     names = (tuple(case.name for case in cases), tuple(row.image for row in real.training_rows))
     vectors = {
-        "pixels": tuple(one.reduced for one in sets),
+        "pixels": tuple(one.thumbnails() for one in sets),
         "features": tuple(standardised(one.features, real.training.features) for one in sets),
     }
     return {

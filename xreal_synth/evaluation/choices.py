@@ -79,56 +79,39 @@ def evaluate_choices(
         key = json.dumps([prepared.info.content_hash, asdict(prepared.settings)])
         unique.setdefault(key, (cell, prepared))
     seen: dict[tuple[int, tuple[int, ...]], RealImages] = {}
+
+    def figures_of(cell: ChoiceCell, prepared: PreparedRequest) -> dict[str, Any]:
+        store, images = LocalStore(out / cell.name), tuple(case.index for case in prepared.cases)
+        identity = {**prepared.identity(), "evaluators": evaluators.sha256, "training_split": training_split}
+        wanted = as_read({"format": FORMAT, **identity, "images": images})
+        record = record_of(store, FIGURES, wanted, "figures")
+        if record is None:
+            key = prepared.reader.size, images
+            if key not in seen:
+                seen[key] = measure_real(prepared, evaluators, training_split, _named(report, "all cells"))
+            own = _named(report, cell.name)
+            made = images_for(prepared, out / cell.name / "images", own)
+            found = measure_bundle(prepared, evaluators, seen[key], made, own)
+            record = as_read({"of": wanted, "figures": asdict(found)})
+            store.replace(FIGURES, json_bytes(record))
+        figures: dict[str, Any] = nan_for_null(record["figures"])
+        return figures
+
     done, rows = list[dict[str, Any]](), list[dict[str, Any]]()
     for cell, prepared in unique.values():
-        done.append(_figures(cell, prepared, evaluators, training_split, out, report, seen))
+        done.append(figures_of(cell, prepared))
         own = {"cell": cell.name, "changes": dict(cell.changes), **main_figures(done[-1])}
         real = {"cell": REAL, "changes": {}, **main_figures(done[0], real=True)}
         rows = [*rows[:-1], own, real]
-        images = " or ".join(map(str, sorted({figures["images"] for figures in done})))
-        lines = [
-            *markdown_table(["choice", *COLUMNS], table_rows(rows)),
-            "",
-            f"{images} images a row. {NOTE}",
-        ]
-        store = LocalStore(out)
-        store.replace("choices.md", ("\n".join(lines) + "\n").encode())
-        store.replace("choices.json", json_bytes(rows))
+        _write(rows, sorted({figures["images"] for figures in done}), LocalStore(out))
     return rows
 
 
-def _figures(
-    cell: ChoiceCell,
-    prepared: PreparedRequest,
-    evaluators: Evaluators,
-    training_split: str,
-    out: Path,
-    report: Report,
-    seen: dict[tuple[int, tuple[int, ...]], RealImages],
-) -> dict[str, Any]:
-    """A cell's figures as its figures.json holds them; `seen` keeps what was seen of real images."""
-    store = LocalStore(out / cell.name)
-    wanted = as_read(
-        {
-            "format": FORMAT,
-            **prepared.identity(),
-            "evaluators": evaluators.sha256,
-            "training_split": training_split,
-            "images": [case.index for case in prepared.cases],
-        }
-    )
-    record = record_of(store, FIGURES, wanted, "figures")
-    if record is None:
-        key = prepared.reader.size, tuple(case.index for case in prepared.cases)
-        if key not in seen:
-            seen[key] = measure_real(prepared, evaluators, training_split, _named(report, "all cells"))
-        mine = _named(report, cell.name)
-        images = images_for(prepared, out / cell.name / "images", mine)
-        found = measure_bundle(prepared, evaluators, seen[key], images, mine)
-        record = as_read({"of": wanted, "figures": asdict(found)})
-        store.replace(FIGURES, json_bytes(record))
-    figures: dict[str, Any] = nan_for_null(record["figures"])
-    return figures
+def _write(rows: Sequence[Mapping[str, Any]], images: Sequence[int], store: LocalStore) -> None:
+    lines = [*markdown_table(["choice", *COLUMNS], table_rows(rows)), ""]
+    lines += [f"{' or '.join(map(str, images))} images a row. {NOTE}", ""]
+    store.replace("choices.md", "\n".join(lines).encode())
+    store.replace("choices.json", json_bytes(rows))
 
 
 def table_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

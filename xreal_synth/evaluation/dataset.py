@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -80,33 +80,6 @@ def _names(meta: SampleMeta) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(positive), frozenset(unknown)
 
 
-def check_labels(asked: Iterable[str], judged: Iterable[str], real: Iterable[str], where: str) -> None:
-    """Raises DatasetError where the dataset's findings are none of the evaluators', or no real image has any."""
-    asked, judged, real = set(asked), set(judged), set(real)
-    if not asked:
-        return
-    for known, words, hint in (
-        (
-            judged,
-            "the evaluator classifier knows",
-            "train evaluators on these findings and give them with --evaluators",
-        ),
-        (
-            real,
-            "the real images show",
-            "name another split or manifest, with images that show these findings",
-        ),
-    ):
-        if not asked & known:
-            raise DatasetError(
-                where=where,
-                found=f"a dataset of {', '.join(sorted(asked))}, none of which {words}: "
-                f"{', '.join(sorted(known)) or 'nothing'}",
-                wanted="a finding in common, or the images' labels cannot be judged",
-                hint=hint,
-            )
-
-
 @dataclass(slots=True)
 class Bench:
     """Evaluators and real images, ready; the real images are looked at once, for the first dataset that needs it.
@@ -130,8 +103,27 @@ class Bench:
 
     def check(self, chosen: ChosenShards) -> None:
         """Raises our errors for a dataset that cannot be judged by these networks beside these images."""
-        shown = {name for row in self.real.rows for name in row.labels}
-        check_labels(chosen.asked, self.evaluators.findings, shown, chosen.source.store.uri)
+        asked, shown = chosen.asked, {name for row in self.real.rows for name in row.labels}
+        for words, known, hint in (
+            (
+                "the evaluator classifier knows",
+                set(self.evaluators.findings),
+                "train evaluators on these findings and give them with --evaluators",
+            ),
+            (
+                "the real images show",
+                shown,
+                "name another split or manifest, with images that show these findings",
+            ),
+        ):
+            if asked and not asked & known:
+                raise DatasetError(
+                    where=chosen.source.store.uri,
+                    found=f"a dataset of {', '.join(sorted(asked))}, none of which {words}: "
+                    f"{', '.join(sorted(known)) or 'nothing'}",
+                    wanted="a finding in common, or the images' labels cannot be judged",
+                    hint=hint,
+                )
         check_size(self.real, chosen.size)
 
     def identity(self, chosen: ChosenShards, most: int) -> dict[str, Any]:
@@ -231,32 +223,30 @@ def _notes(
     chosen: ChosenShards, passing: _Passing, faulty: int, inception: InceptionFeatures | None
 ) -> list[str]:
     """What a reader must know of this very evaluation."""
-    pairs = passing.pairs
-    notes = []
-    if chosen.images < chosen.images_in_all:
-        notes.append(
-            f"{chosen.images} of {chosen.images_in_all} images were looked at: whole shards, at random."
-        )
-    if chosen.unfinished:
-        notes.append(f"{chosen.unfinished} shards are not finished and left out.")
-    if passing.real_images:
-        notes.append(f"{passing.real_images} images of the dataset are real ones as they are, and left out.")
-    if pairs.pairs:
-        notes.append(f"MS-SSIM is of {pairs.pairs} images that have a real image of the split beside them.")
-    if pairs.augmented:
-        notes.append(
+    pairs, some = passing.pairs, chosen.images < chosen.images_in_all
+    told: tuple[tuple[object, str], ...] = (
+        (some, f"{chosen.images} of {chosen.images_in_all} images were looked at: whole shards, at random."),
+        (chosen.unfinished, f"{chosen.unfinished} shards are not finished and left out."),
+        (
+            passing.real_images,
+            f"{passing.real_images} images of the dataset are real ones as they are, and left out.",
+        ),
+        (pairs.pairs, f"MS-SSIM is of {pairs.pairs} images that have a real image of the split beside them."),
+        (
+            pairs.augmented,
             f"{pairs.augmented} images were made from masks of the split that were changed (anatomy.augment): "
-            "they have no real image beside them."
-        )
-    if faulty:
-        notes.append(f"{faulty} real images could not be used.")
-    if chosen.control == "images":
-        notes.append("The images were edited from real ones, and keep most of their pixels.")
-    if chosen.control == "none":
-        notes.append("control: none does not promise that images follow their masks.")
-    if inception is not None and not inception.published:
-        notes.append(
+            "they have no real image beside them.",
+        ),
+        (faulty, f"{faulty} real images could not be used."),
+        (
+            chosen.control == "images",
+            "The images were edited from real ones, and keep most of their pixels.",
+        ),
+        (chosen.control == "none", "control: none does not promise that images follow their masks."),
+        (
+            inception is not None and not inception.published,
             "FID and KID: the weights have Inception's layout, but the file is not the published one by its "
-            "hash; whose weights they are cannot be known here."
-        )
-    return notes
+            "hash; whose weights they are cannot be known here.",
+        ),
+    )
+    return [words for holds, words in told if holds]

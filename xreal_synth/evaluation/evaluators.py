@@ -78,10 +78,9 @@ def load_evaluators(folder: Path | None = None, device: torch.device | str = "cp
         text = (root / EVALUATORS_FILE).read_bytes()
         record = _EvaluatorsFile.model_validate_json(text)
     except (OSError, ValidationError) as error:
-        unread = isinstance(error, OSError)
         raise BundleError(
             where=str(root / EVALUATORS_FILE),
-            found=f"cannot be read: {error}" if unread else faults(error),
+            found=faults(error) if isinstance(error, ValidationError) else f"cannot be read: {error}",
             wanted="sizes and hashes of the evaluators' files",
             hint="leave --evaluators out to use the shipped ones, or write it for networks of your own: "
             "python -m xreal_synth.evaluation.evaluators FOLDER",

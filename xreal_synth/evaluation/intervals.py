@@ -32,7 +32,8 @@ class Estimate:
     n: int
 
     def __format__(self, form: str) -> str:
-        return f"{self.value:{form}} [{self.ci_low:{form}}, {self.ci_high:{form}}]"
+        """`0.943 [0.935, 0.950]` in the form of each number; without one as `str`, which has three digits and n."""
+        return f"{self.value:{form}} [{self.ci_low:{form}}, {self.ci_high:{form}}]" if form else str(self)
 
     def __str__(self) -> str:
         return f"{self:.3f} n={self.n}"
@@ -91,14 +92,16 @@ class Bootstrap:
 
         For distances between sets, which a bootstrap's repeated images would bias. The statistic takes a bool
         mask [N] of the images kept; it is computed without each patient, or without each of JACKKNIFE_GROUPS
-        groups of patients where there are more.
+        groups of patients where there are more; there is no interval of fewer than three groups or where one leaves
+        fewer than two images.
         """
-        images, groups = len(self._of_image), min(self._patients, JACKKNIFE_GROUPS)
-        value = statistic(np.ones(images, bool))
-        if groups < 3:
-            return Estimate(value, float("nan"), float("nan"), images)
         group = self.left_out()
-        return jackknifed(value, [statistic(group != number) for number in range(groups)], images)
+        value, counts = statistic(np.ones(len(group), bool)), np.bincount(group)
+        if len(counts) < 3 or len(group) - counts.max() < 2:
+            return Estimate(value, float("nan"), float("nan"), len(group))
+        left = np.asarray([statistic(group != number) for number in range(len(counts))], np.float64)
+        error = float(np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum()))
+        return Estimate(value, value - 1.96 * error, value + 1.96 * error, len(group))
 
     def left_out(self) -> npt.NDArray[np.int64]:
         """Each image's jackknife group [N]: its patient, or one of JACKKNIFE_GROUPS groups of patients."""
@@ -137,14 +140,6 @@ def estimated(draws: Array, n: int) -> Estimate:
 def draws_for(images: int) -> int:
     """Bootstrap draws for so many images: BOOTSTRAP_DRAWS, of very many images fewer."""
     return max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, images)))
-
-
-def jackknifed(value: float, without: Sequence[float], n: int) -> Estimate:
-    """A statistic with the interval that follows from its values without each group."""
-    left = np.asarray(without, np.float64)
-    groups = len(left)
-    error = float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
-    return Estimate(value, value - 1.96 * error, value + 1.96 * error, n)
 
 
 def proportion(part: int, whole: int, method: Literal["wilson", "exact"] = "wilson") -> Estimate:

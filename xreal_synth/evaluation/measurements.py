@@ -3,12 +3,12 @@
 Images are not kept, but for the last one of each finding: diversity is MS-SSIM between images of one finding and of two
 groups (or patients), each compared with the last such image, after which both are let go.
 
-Shapes: N images, F features, L findings or names (P those of the locator), K numbers of a reduced image.
+Shapes: N images, F features, L findings or names (P those of the locator).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any, Final
@@ -27,6 +27,7 @@ from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, unknown
 from xreal_synth.findings import NO_FINDING, ORGANS, TXRV18
 from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.models.networks.finding_classifier import peaks
+from xreal_synth.quality.copies import reduced
 from xreal_synth.types import GreyImage, Mask
 
 NAMES: Final = (*TXRV18, NO_FINDING)
@@ -89,16 +90,16 @@ class GivenImage:
 class ImageSet:
     """Rows of N images.
 
-    `features` [N, F] and `logits` [N, L] are the evaluator classifier's, `rings` power in rings [N, 8], `reduced` what
-    `measure` was asked to keep of the pixels [N, K], `dice` the evaluator segmenter's organs' [N, 4] (NaN where no mask
-    was given), `peaks` where the locator's maps have theirs [N, P] (findings.PEAK_SIDE; P is 0 without one), `labels`
-    [N, L] over NAMES (1, 0, -1 unknown), `inception` [N, 2048] or [N, 0]. `pairs` are of images of one finding.
+    `features` [N, F] and `logits` [N, L] are the evaluator classifier's, `rings` power in rings [N, 8], `reduced` the
+    images' 64 x 64 means [N, 4096], `dice` of the evaluator segmenter's organs [N, 4] (NaN where no mask was given),
+    `peaks` where the locator's maps have theirs [N, P] (findings.PEAK_SIDE; P is 0 without one), `labels` [N, L] over
+    NAMES (1, 0, -1 unknown), `inception` [N, 2048] or [N, 0]. `pairs` are of images of one finding.
     """
 
     features: npt.NDArray[np.float32]
     logits: Array
     rings: Array
-    reduced: npt.NDArray[np.float32]
+    reduced: npt.NDArray[np.uint8]
     dice: Array
     peaks: npt.NDArray[np.int64]
     groups: npt.NDArray[np.str_]
@@ -123,6 +124,11 @@ class ImageSet:
     def label(self, finding: str) -> Labels:
         """[N] of 1, 0, -1."""
         return np.asarray(self.labels[:, NAMES.index(finding)])
+
+    def thumbnails(self) -> npt.NDArray[np.float32]:
+        """The reduced images without their means [N, 4096]."""
+        grey = self.reduced.astype(np.float32)
+        return np.asarray(grey - grey.mean(axis=1, keepdims=True))
 
     def bootstrap(self) -> Bootstrap:
         """Draws of the images with replacement, whole groups at once."""
@@ -163,40 +169,36 @@ def measure(
     evaluators: Evaluators,
     images: Iterable[GivenImage],
     *,
-    reduce: Callable[[GreyImage], npt.NDArray[np.float32]] = lambda image: np.empty(0, np.float32),
     places: bool = False,
     diversity: bool = False,
     inception: InceptionFeatures | None = None,
 ) -> ImageSet:
     """Looks at every image once, in a stream; images are of one size.
 
-    Of the pixels what `reduce` makes of them is kept; with `places` the locator is asked, with `diversity` pairs of
-    images of one finding are compared.
+    With `places` the locator is asked, with `diversity` pairs of images of one finding are compared.
     """
     seen, kept, named, pairs, stream = list[Any](), list[Any](), list[Any](), ImagePairs(), iter(images)
     while batch := list(islice(stream, _BATCH)):
-        seen += _measure_batch(evaluators, batch, evaluators.locator if places else None)
+        seen += _measure_batch(evaluators, batch, evaluators.locator if places else None, inception)
         for one in batch:
-            kept.append((reduce(one.image), ring_powers(one.image), one.group, one.paired, one.flagged))
+            kept.append((reduced(one.image), ring_powers(one.image), one.group, one.paired, one.flagged))
             named.append((one.positive, one.unknown))
-            if inception is not None:
-                inception.add(one.image)
             if diversity:
                 pairs.add(one.image, one.group, sorted(one.positive))
-    features, logits, dice, peaks = zip(*seen, strict=True) if seen else ((),) * 4
-    reduced, rings, groups, paired, flagged = zip(*kept, strict=True) if kept else ((),) * 5
+    features, logits, dice, peaks, deep = zip(*seen, strict=True) if seen else ((),) * 5
+    small, rings, groups, paired, flagged = zip(*kept, strict=True) if kept else ((),) * 5
     return ImageSet(
         features=_table(features, np.float32),
         logits=_table(logits, np.float64),
         rings=_table(rings, np.float64),
-        reduced=_table(reduced, np.float32),
+        reduced=_table(small, np.uint8),
         dice=_table(dice, np.float64),
         peaks=_table(peaks, np.int64),
         groups=np.asarray(groups, dtype=str),
         labels=label_table(named, NAMES),
         paired=np.asarray(paired, np.float64),
         flagged=np.asarray(flagged, bool),
-        inception=np.empty((len(kept), 0), np.float32) if inception is None else inception.take(),
+        inception=_table(deep, np.float32),
         pairs=pairs,
     )
 
@@ -207,15 +209,19 @@ def _table(rows: Sequence[Any], kind: type) -> Any:
 
 @torch.inference_mode()
 def _measure_batch(
-    evaluators: Evaluators, batch: Sequence[GivenImage], locator: Any | None
+    evaluators: Evaluators,
+    batch: Sequence[GivenImage],
+    locator: Any | None,
+    inception: InceptionFeatures | None,
 ) -> list[tuple[Array, ...]]:
-    """Features, logits, Dice and peaks of each image."""
-    x = evaluators.batch([one.image for one in batch])
+    """Features, logits, Dice, peaks, and Inception's features of each image."""
+    images = [one.image for one in batch]
+    x = evaluators.batch(images)
     features = evaluators.classifier.features(x)
     logits = evaluators.classifier.logits_of(features)
-    highest = (
-        np.empty((len(batch), 0)) if locator is None else peaks(locator.maps(x), PEAK_SIDE).cpu().numpy()
-    )
+    none = np.empty((len(batch), 0))
+    highest = none if locator is None else peaks(locator.maps(x), PEAK_SIDE).cpu().numpy()
+    deep = none if inception is None else inception.of(images)
     dice = np.full((len(batch), len(ORGANS)), np.nan)
     if any(one.mask is not None for one in batch):
         for row, (one, shown) in enumerate(
@@ -223,5 +229,5 @@ def _measure_batch(
         ):
             if one.mask is not None:
                 dice[row] = list(organ_dice(one.mask, shown).values())
-    parts = features.double().cpu().numpy(), logits.double().cpu().numpy(), dice, highest
+    parts = features.double().cpu().numpy(), logits.double().cpu().numpy(), dice, highest, deep
     return list(zip(*parts, strict=True))

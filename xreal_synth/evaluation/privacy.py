@@ -14,7 +14,7 @@ image that is listed should be looked at.
 
 `evaluate bundle` counts copies of its own images in the same way, by thumbnails and by features (`count_copies`).
 
-Shapes: N images, M training images, S = 64, F features, K numbers of an image.
+Shapes: N images, M training images, S = THUMB = 64, F features, K numbers of an image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,10 +37,8 @@ from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, proportion
 from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
 from xreal_synth.images.manifest import ImageRow
-from xreal_synth.quality.copies import PERCENTILE, Vectors
-from xreal_synth.types import GreyImage
+from xreal_synth.quality.copies import PERCENTILE, THUMB, Vectors
 
-SIDE: Final = 64
 REACH: Final = 4
 """Largest shift, in reduced pixels."""
 _ROWS: Final = 512
@@ -160,10 +157,12 @@ def count_copies(
 def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, validation: ImageSet) -> Audit:
     """Every generated image's nearest training image, and what real images of other patients reach.
 
-    Images are measured with `reduced`. There must be training images of two patients at least.
+    There must be training images of two patients at least.
     """
     sets, own = (made, validation, training), training.groups
-    pixels = _compared(nearest_by_pixels, [one.reduced for one in sets], own)
+    pixels = _compared(
+        nearest_by_pixels, [one.reduced.reshape(-1, THUMB, THUMB).astype(np.float32) for one in sets], own
+    )
     vectors = [standardised(one.features, training.features) for one in sets]
     found = {"pixels": pixels, "features": _compared(nearest, vectors, own)}
     metrics = {name: _metric(one) for name, one in found.items()}
@@ -189,11 +188,6 @@ def _metric(found: _Compared) -> MetricAudit:
     )
     median_real = float(np.median(found.real)) if len(found.real) else float("nan")
     return MetricAudit(found.threshold, made, real, float(np.median(found.made)), median_real)
-
-
-def reduced(image: GreyImage) -> Small:
-    """uint8 [H, W] -> means of SIDE x SIDE parts."""
-    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
 
 
 def nearest_by_pixels(
@@ -226,7 +220,7 @@ def nearest_by_pixels(
 
 def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
     """A window of each image -> [N, 28 * 28] without mean, of length 1 (0 for a window of one grey)."""
-    side = SIDE - 2 * REACH
+    side = THUMB - 2 * REACH
     window = torch.from_numpy(images_NSS[:, top : top + side, left : left + side])
     flat = functional.avg_pool2d(window, 2).flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)
@@ -275,12 +269,12 @@ def audit_dataset(
             sizes.add(len(read.sample.image))
             yield GivenImage(read.sample.image, None, str(read.sample.meta.group))
 
-    made, found = measure(evaluators, own(), reduce=reduced), []
+    made, found = measure(evaluators, own()), []
     for (manifest, split), what in ((train, "training images"), (real, "validation images")):
         store, used = open_real(manifest), list[ImageRow]()
         reader = CaseReader(store, max(sizes))
         images = real_images(reader, split_rows(store, split), used, what, report)
-        found.append((reader, used, measure(evaluators, images, reduce=reduced)))
+        found.append((reader, used, measure(evaluators, images)))
     (reader, rows, training), (_, _, validation) = found
     if len(set(training.groups)) < 2:
         raise TrainingError(

@@ -197,16 +197,13 @@ def tables_of(analysis: Analysis) -> str:
     made = [kind for kind in kinds if kind != REAL]
     counted = ", ".join(f"{count} {kind}" for kind, count in analysis.images.items())
     reported = f"{len(analysis.readers)} readers, images: {counted}; ranks 1 to 5, mean [95% over images]"
-    agreed = analysis.ranks.values()
-    ranks, agreement = (
-        list[list[str]](),
-        [["Krippendorff's alpha, ordinal", *(_cell(r.alpha) for r in agreed)]],
-    )
+    agreed, ranks = analysis.ranks.values(), list[list[str]]()
     for question, own in analysis.ranks.items():
         more = [_cell(own.differences[kind], "+.2f") for kind in made]
         ranks.append([question, *(_cell(own.means[kind]) for kind in kinds), *more])
         for reader, means in own.by_reader.items():
             ranks.append([f"reader {reader}", *(_cell(means[kind]) for kind in kinds), *([""] * len(made))])
+    agreement = [["Krippendorff's alpha, ordinal", *(_cell(one.alpha) for one in agreed)]]
     for pair in next(iter(agreed)).kappas:
         cells = [_cell(one.kappas[pair]) for one in agreed]
         agreement.append([f"quadratic weighted kappa, readers {pair}", *cells])

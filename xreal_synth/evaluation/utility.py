@@ -177,49 +177,62 @@ def phases_of(
     return (TrainingPhase((part,) if cell.arm is Arm.real else (part, synthetic), steps),)
 
 
-class Study:
-    """A folder of cells that are done: `study.json` says of what, `cells/*.json` holds one each.
+def run_study(
+    out: Path,
+    identity: Mapping[str, Any],
+    cells: Sequence[UtilityCell],
+    real: LabelledImages,
+    synthetic: LabelledImages,
+    steps: int,
+    fit: Fit,
+    on_steps: Callable[[int], None],
+) -> list[Trained]:
+    """Every cell, from `out/cells/*.json` where it is done, else trained; `on_steps` is told of those that are done.
 
-    Another study in the same folder is refused.
+    `study.json` says of what study the folder's cells are. Raises DatasetError for cells of another study, a file that
+    is not a cell, and, before anything is trained, for what cannot be trained.
     """
+    store, done = LocalStore(out), list[Trained]()
+    claim(
+        store, STUDY, identity, found="cells of another study", wanted="cells of this study",
+        hint="give --out another folder, or the former settings again",
+    )  # fmt: skip
+    for cell in cells:
+        phases_of(cell, real, synthetic, steps)
+    for cell in cells:
+        if store.exists(cell.key):
+            done.append(_read(store, cell))
+            on_steps(steps)
+        else:
+            done.append(_train(store, cell, phases_of(cell, real, synthetic, steps), fit))
+    return done
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self._store = LocalStore(folder)
-        claim(
-            self._store, STUDY, identity, found="cells of another study", wanted="cells of this study",
-            hint="give --out another folder, or the former settings again",
-        )  # fmt: skip
 
-    def done(self, cell: UtilityCell) -> Trained | None:
-        """The cell, if it is done; raises DatasetError for a file that is not one."""
-        if not self._store.exists(cell.key):
-            return None
-        try:
-            raw = parse_json(self._store.read_bytes(cell.key))
-            outputs = np.asarray(raw["outputs"], np.float64)
-            return Trained(cell, outputs, raw["real_images"], raw["synthetic_images"], raw["seconds"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                where=str(self.folder / cell.key),
-                found=f"cannot be read: {error}",
-                wanted="a cell of the study",
-                hint="remove it; the same command trains it again",
-            ) from error
+def _read(store: LocalStore, cell: UtilityCell) -> Trained:
+    try:
+        raw = parse_json(store.read_bytes(cell.key))
+        outputs = np.asarray(raw["outputs"], np.float64)
+        return Trained(cell, outputs, raw["real_images"], raw["synthetic_images"], raw["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            where=f"{store.uri}/{cell.key}",
+            found=f"cannot be read: {error}",
+            wanted="a cell of the study",
+            hint="remove it; the same command trains it again",
+        ) from error
 
-    def train(self, cell: UtilityCell, phases: Sequence[TrainingPhase], fit: Fit) -> Trained:
-        """Trains the cell and keeps it."""
-        outputs, seconds = fit(phases, cell.seed)
-        sets = [one for phase in phases for one in phase.sets]
-        synthetic = sum(len(one) for one in sets if one.synthetic)
-        real = sum(len(one) for one in sets if not one.synthetic)
-        found = Trained(cell, outputs, real, synthetic, seconds)
-        record = {
-            "arm": cell.arm.value, "share": cell.share, "seed": cell.seed, "real_images": real,
-            "synthetic_images": synthetic, "seconds": round(seconds, 1), "outputs": outputs.tolist(),
-        }  # fmt: skip
-        self._store.replace(cell.key, json_bytes(record))
-        return found
+
+def _train(store: LocalStore, cell: UtilityCell, phases: Sequence[TrainingPhase], fit: Fit) -> Trained:
+    outputs, seconds = fit(phases, cell.seed)
+    sets = [one for phase in phases for one in phase.sets]
+    synthetic = sum(len(one) for one in sets if one.synthetic)
+    real = sum(len(one) for one in sets) - synthetic
+    record = {
+        "arm": cell.arm.value, "share": cell.share, "seed": cell.seed, "real_images": real,
+        "synthetic_images": synthetic, "seconds": round(seconds, 1), "outputs": outputs.tolist(),
+    }  # fmt: skip
+    store.replace(cell.key, json_bytes(record))
+    return Trained(cell, outputs, real, synthetic, seconds)
 
 
 MOST_REFUSED: Final = 0.05
