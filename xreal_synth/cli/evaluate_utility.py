@@ -16,7 +16,6 @@ from xreal_synth.cli.options import JsonOption, console, notes, print_json
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.cases import Report
     from xreal_synth.evaluation.utility import Fit, LabelledImages
     from xreal_synth.evaluation.utility_figures import UtilityRow
     from xreal_synth.training.study import StudySettings
@@ -111,7 +110,10 @@ def utility(
     with common.bars() as report:
         with common.made_source(dataset) as source:
             made, head = study.read_generated(source, settings.findings, side, report, places=places)
-        training, test, manifest = _real(real, (train_split, split), settings, report)
+        splits = train_split, split
+        training, test, manifest = study.read_both(
+            real, splits, settings.findings, side, report, places=places
+        )
         cells = study.cells_of(
             parts, seeds, [study.Arm.real, study.Arm.both] if places else study.BESIDE_SYNTHETIC
         )
@@ -158,25 +160,6 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Ca
         return boxes_found(outputs) if settings.localise else outputs, clock() - began
 
     return fit
-
-
-def _real(
-    manifest: str, splits: tuple[str, str], settings: StudySettings, report: Report
-) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
-    """Training images, test images, and what manifest they are of."""
-    from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.utility import apart, read_real
-    from xreal_synth.images.manifest import MANIFEST
-    from xreal_synth.storage import sha256_bytes
-
-    store = open_real(manifest)
-    training, test = (
-        read_real(store, split, settings.findings, settings.size, report, places=settings.localise)
-        for split in splits
-    )
-    apart(training, test)
-    reported = {"manifest_sha256": sha256_bytes(store.read_bytes(MANIFEST)), "splits": "/".join(splits)}
-    return training, test, reported
 
 
 def _write(

@@ -30,20 +30,16 @@ _RANKS: Final = 5
 
 
 def weighted_kappa(first_F: npt.NDArray[np.int64], second_F: npt.NDArray[np.int64]) -> Statistic:
-    """Cohen's kappa with quadratic weights of two readers' ranks 1..C; weights [D, F] -> [D].
+    """Cohen's kappa with quadratic weights of two readers' ranks; weights [D, F] -> [D].
 
-    1 - sum w O / sum w E with w = (i - j)^2, O how often ranks i and j met, E how often they would by chance. NaN
-    where chance cannot disagree (both gave one and the same rank throughout).
+    1 - sum (a - b)^2 over the images, by the same sum over all pairs of an image of the one reader and of the other,
+    for as many: what chance gives. NaN where that is 0 (both gave one and the same rank throughout).
     """
-    met = np.zeros((len(first_F), _RANKS, _RANKS))
-    met[np.arange(len(first_F)), first_F - 1, second_F - 1] = 1
-    apart = (np.arange(_RANKS)[:, None] - np.arange(_RANKS)) ** 2
 
     def statistic(weights: Array) -> Array:
-        observed = np.tensordot(weights, met, axes=1)
-        rows, columns = observed.sum(axis=2), observed.sum(axis=1)
-        chance = rows[:, :, None] * columns[:, None, :] / observed.sum(axis=(1, 2))[:, None, None]
-        return 1 - divided((observed * apart).sum(axis=(1, 2)), (chance * apart).sum(axis=(1, 2)))
+        means = (weights @ first_F) * (weights @ second_F) / weights.sum(axis=1)
+        chance = weights @ (first_F**2 + second_F**2) - 2 * means
+        return 1 - divided(weights @ ((first_F - second_F) ** 2).astype(np.float64), chance)
 
     return statistic
 

@@ -23,7 +23,7 @@ from xreal_synth.evaluation.measurements import ImageSet, measure, real_images
 from xreal_synth.images.files import ImagePair
 from xreal_synth.images.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.storage import Store, sha256_bytes
-from xreal_synth.types import GreyImage, Sample, SampleMeta
+from xreal_synth.types import Sample, SampleMeta
 
 SAME_MASK: Final = 0.995
 """Share of pixels in which an image's organ mask and a real image's agree where the image is said to be its pair."""
@@ -149,37 +149,34 @@ class PairFinder:
 
     def ms_ssim(self, sample: Sample) -> float:
         """MS-SSIM of an image to its real image, NaN where it has none in the split."""
-        image = self._image(sample)
-        if image is None:
+        source = sample.meta.source
+        pair = self._read(self._row(sample.meta), None if source is None else source.sha256)
+        if pair is not None and source is None and float((pair.mask == sample.anatomy).mean()) < SAME_MASK:
+            self.augmented += 1
+            pair = None
+        if pair is None:
             return float("nan")
         self.pairs += 1
-        return ms_ssim([sample.image], [image])[0]
+        return ms_ssim([sample.image], [pair.image])[0]
 
     def unit(self, meta: SampleMeta) -> str:
         """Whose images come and go together when figures are resampled: images of one mask or one real image.
 
         The patient where that image is of the split; of drawn masks the group.
         """
+        row = self._row(meta)
+        if row is not None:
+            return f"patient {row.patient}"
         if meta.source is not None:
-            row, name = self._by_image.get(meta.source.id), f"image {meta.source.id}"
-        elif meta.anatomy_source == "masks":
-            row, name = self._by_mask.get(meta.anatomy_id), f"mask {meta.anatomy_id}"
-        else:
-            return f"group {meta.group}"
-        return name if row is None else f"patient {row.patient}"
+            return f"image {meta.source.id}"
+        return f"mask {meta.anatomy_id}" if meta.anatomy_source == "masks" else f"group {meta.group}"
 
-    def _image(self, sample: Sample) -> GreyImage | None:
-        meta = sample.meta
+    def _row(self, meta: SampleMeta) -> ImageRow | None:
         if meta.source is not None:
-            pair = self._read(self._by_image.get(meta.source.id), meta.source.sha256)
-            return None if pair is None else pair.image
-        pair = self._read(self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None)
-        if pair is not None and float((pair.mask == sample.anatomy).mean()) < SAME_MASK:
-            self.augmented += 1
-            return None
-        return None if pair is None else pair.image
+            return self._by_image.get(meta.source.id)
+        return self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None
 
-    def _read(self, row: ImageRow | None, sha256: str | None = None) -> ImagePair | None:
+    def _read(self, row: ImageRow | None, sha256: str | None) -> ImagePair | None:
         """Read once for the images of a group, which follow one another; None where it cannot be, or is another."""
         if row is None:
             return None

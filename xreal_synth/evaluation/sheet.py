@@ -56,13 +56,8 @@ def side_by_side(
     cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder, out: Path, *, columns: int = 8
 ) -> None:
     """Blocks of four rows: the real image, its mask, the healthy twin, the variant with its boxes."""
-    blocks = []
-    for start in range(0, len(cases), columns):
-        columns_of = [_column(case, reader, made) for case in cases[start : start + columns]]
-        blocks.append(np.concatenate(columns_of, axis=1))
-    width = max(block.shape[1] for block in blocks)
-    padded = [np.pad(block, ((0, 3 * _GAP), (0, width - block.shape[1]), (0, 0))) for block in blocks]
-    picture = Image.fromarray(np.concatenate(padded))
+    shown = [_column(case, reader, made) for case in cases]
+    picture = Image.fromarray(_block(shown, min(columns, len(shown))))
     words = "rows: real, mask, made from the mask, with the finding"
     ImageDraw.Draw(picture).text((6, 4), words, fill="white")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +83,8 @@ def _column(case: Case, reader: CaseReader, made: GeneratedFolder) -> Picture:
     if case.findings:
         shown = _boxed(made.labelled(case), case)
     cells = (_rgb(pair.image), _COLOURS[pair.mask], _rgb(made.twin(case)), shown)
-    return np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
+    column = np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
+    return np.pad(column, ((0, 3 * _GAP), (0, 0), (0, 0)))
 
 
 def _boxed(image: GreyImage, case: Case) -> Picture:

@@ -23,14 +23,14 @@ from xreal_synth.dataset.meta import norm_box
 from xreal_synth.dataset.source import Source
 from xreal_synth.errors import DatasetError, TrainingError
 from xreal_synth.evaluation.cases import CaseReader, Report, check_apart, resized, split_rows
-from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images
+from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images, open_real
 from xreal_synth.evaluation.findings import Boxes, Labels
 from xreal_synth.evaluation.kept import claim, json_bytes
 from xreal_synth.findings import TXRV18
-from xreal_synth.images.manifest import BadImage
+from xreal_synth.images.manifest import MANIFEST, BadImage
 from xreal_synth.opening import parse_json
 from xreal_synth.seeds import stream
-from xreal_synth.storage import LocalStore, Store
+from xreal_synth.storage import LocalStore, Store, sha256_bytes
 from xreal_synth.types import GreyImage
 
 STUDY: Final = "study.json"
@@ -258,7 +258,28 @@ def _labelled(
     )  # fmt: skip
 
 
-def read_real(
+def read_both(
+    manifest: str,
+    splits: tuple[str, str],
+    findings: tuple[str, ...],
+    side: int,
+    report: Report,
+    *,
+    places: bool,
+) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
+    """Training images and test images, and what manifest they are of.
+
+    Raises TrainingError if a patient is in both, DatasetError if all or no test images are with a finding.
+    """
+    store = open_real(manifest)
+    training, test = (_read_real(store, split, findings, side, report, places=places) for split in splits)
+    check_apart(training.patients.tolist(), test.patients.tolist(), "training and in test images")
+    test.check_both("the test images", "leave the finding out, or give another --split")
+    told = {"manifest_sha256": sha256_bytes(store.read_bytes(MANIFEST)), "splits": "/".join(splits)}
+    return training, test, told
+
+
+def _read_real(
     store: Store, split: str, findings: tuple[str, ...], side: int, report: Report, *, places: bool
 ) -> LabelledImages:
     """The split's images with a known label; raises TrainingError if more than a few cannot be read."""
@@ -320,9 +341,3 @@ def read_generated(
         )
     head = {"dataset": source.head.name, "digest": source.head.digest, "images_sha256": content.hexdigest()}
     return _labelled(found, findings, places=places, synthetic=True), head
-
-
-def apart(training: LabelledImages, test: LabelledImages) -> None:
-    """Raises TrainingError if a patient is in both, DatasetError if all or no test images are with a finding."""
-    check_apart(training.patients.tolist(), test.patients.tolist(), "training and in test images")
-    test.check_both("the test images", "leave the finding out, or give another --split")
