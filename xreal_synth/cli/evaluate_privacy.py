@@ -72,6 +72,7 @@ def privacy(
     of another patient; the rate of validation images stands beside it. The
     dataset's folder gets privacy.json, which names no training image.
     """
+    from xreal_synth.dataset.excluded import add_excluded
     from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
     from xreal_synth.evaluation.kept import as_read, json_bytes
@@ -87,7 +88,8 @@ def privacy(
         )
         if sheet is not None:
             _draw(source, audit, reader, rows, sheet, report)
-        added = _quarantine(source, audit) if quarantine else 0
+        near = {pair.key: f"near a training image: {_reason(audit, pair)}" for pair in audit.copies}
+        added = add_excluded(source.store, near) if quarantine else 0
         reported = {
             "format_version": 1,
             "dataset": source.head.name,
@@ -126,14 +128,6 @@ def _draw(
     made = images_named(source, {pair.key for pair in pairs}, report, "drawing pairs")
     near = [rows[pair.training] for pair in pairs]
     draw_pairs(audit, pairs, made, [(row.image, reader.image(row)) for row in near], sheet)
-
-
-def _quarantine(source: Source, audit: Audit) -> int:
-    from xreal_synth.dataset.excluded import add_excluded
-
-    return add_excluded(
-        source.store, {pair.key: f"near a training image: {_reason(audit, pair)}" for pair in audit.copies}
-    )
 
 
 def _reason(audit: Audit, pair: CopyPair) -> str:

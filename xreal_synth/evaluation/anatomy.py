@@ -94,5 +94,5 @@ def _seen(segmenter: SegmentingNetwork, pair: ImagePair, image: GreyImage, suffi
     x = torch.from_numpy(image.astype(np.float32) / 255.0)[None, None].to(segmenter.device)
     found = organ_dice(pair.mask, segmenter.segment(x)[0].cpu().numpy())
     found["power"] = float(upper_power(ring_powers(image)[None], image.shape[0])[0])
-    found["ms_ssim"] = ms_ssim([image], [pair.image])[0]
+    found["ms_ssim"] = ms_ssim(image, pair.image)
     return {f"{name}{suffix}": value for name, value in found.items()}

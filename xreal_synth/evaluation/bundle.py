@@ -191,7 +191,7 @@ def _generated(
     for case in prepared.cases:
         report("looking at generated images", 1, 2 * len(prepared.cases))
         pair, image = prepared.reader.read(case.row), image_of(case)
-        similar = ms_ssim([image], [pair.image])[0]
+        similar = ms_ssim(image, pair.image)
         yield GivenImage(image, pair.mask, case.row.patient, paired=similar)
 
 
@@ -283,48 +283,28 @@ Row = tuple[str, str, str]
 
 def table_of_figures(found: BundleFigures) -> list[Row]:
     """All rows, each estimate as `brief` writes it."""
-    return [
-        *(
-            (
-                f"Dice {organ.replace('_', ' ')}",
-                brief(made),
-                f"twin {brief(found.dice_twin[organ])}, real {brief(found.dice_real[organ])}",
-            )
-            for organ, made in found.dice.items()
-        ),
-        ("MS-SSIM", brief(found.ms_ssim), f"twin {brief(found.ms_ssim_twin)}"),
-        _set_distance("kernel distance", found.kernel),
-        _set_distance("Frechet distance", found.frechet),
-        *(
-            (f"AUC {name} ({one.positives} images)", brief(one.auc), f"real {brief(one.auc_real)}")
-            for name, one in found.findings.items()
-        ),
-        ("macro-F1 of the findings", brief(found.macro_f1), f"real {brief(found.macro_f1_real)}"),
-        *(
-            (f"rises {name}", brief(one.rises), f"unasked {brief(one.rises_unasked)}")
-            for name, one in found.findings.items()
-        ),
-        *_in_place(found),
-        ("sharpness", brief(found.sharpness), f"training images {found.sharpness_training:.2f}"),
-        *(
-            (f"copies, by {metric}", brief(copies.made), f"real {brief(copies.real)}")
-            for metric, copies in found.copies.items()
-        ),
-    ]
-
-
-def _in_place(found: BundleFigures) -> list[Row]:
-    if not found.in_place:
-        return [("in place", "not measured", "the evaluators have no locator/ of the bundle's findings")]
-    named = {f"{name} ({one.asked.n} images)": one for name, one in found.in_place.items()}
+    rows = []
+    for organ, made in found.dice.items():
+        twin, real = brief(found.dice_twin[organ]), brief(found.dice_real[organ])
+        rows.append((f"Dice {organ.replace('_', ' ')}", brief(made), f"twin {twin}, real {real}"))
+    rows.append(("MS-SSIM", brief(found.ms_ssim), f"twin {brief(found.ms_ssim_twin)}"))
+    for name, apart in (("kernel distance", found.kernel), ("Frechet distance", found.frechet)):
+        times = f", {apart.made.value / apart.real.value:.1f} x" if apart.real.ci_low > 0 else ""
+        rows.append((name, f"{brief(apart.made)}{times}", f"real {brief(apart.real)}"))
+    for name, one in found.findings.items():
+        rows.append((f"AUC {name} ({one.positives} images)", brief(one.auc), f"real {brief(one.auc_real)}"))
+    rows.append(("macro-F1 of the findings", brief(found.macro_f1), f"real {brief(found.macro_f1_real)}"))
+    for name, one in found.findings.items():
+        rows.append((f"rises {name}", brief(one.rises), f"unasked {brief(one.rises_unasked)}"))
+    places = {f"{name} ({place.asked.n} images)": place for name, place in found.in_place.items()}
     if found.in_place_mean is not None:
-        named["mean of those with real boxes"] = found.in_place_mean
-    return [
-        (f"in place {name}", brief(one.asked), f"twin {brief(one.twin)}, real {brief(one.real)}")
-        for name, one in named.items()
-    ]
-
-
-def _set_distance(name: str, found: SetDistance) -> Row:
-    times = f", {found.made.value / found.real.value:.1f} x" if found.real.ci_low > 0 else ""
-    return name, f"{brief(found.made)}{times}", f"real {brief(found.real)}"
+        places["mean of those with real boxes"] = found.in_place_mean
+    for name, place in places.items():
+        beside = f"twin {brief(place.twin)}, real {brief(place.real)}"
+        rows.append((f"in place {name}", brief(place.asked), beside))
+    if not places:
+        rows.append(("in place", "not measured", "the evaluators have no locator/ of the bundle's findings"))
+    rows.append(("sharpness", brief(found.sharpness), f"training images {found.sharpness_training:.2f}"))
+    for name, copies in found.copies.items():
+        rows.append((f"copies, by {name}", brief(copies.made), f"real {brief(copies.real)}"))
+    return rows

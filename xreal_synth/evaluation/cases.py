@@ -71,11 +71,6 @@ class CaseReader:
         check_contrast(image)
         return resized(image, self.size)
 
-    def native_shape(self, row: ImageRow) -> tuple[int, int]:
-        """Height and width of the image as it lies there; raises BadImage."""
-        height, width = decode_image(self._files.read(row.shard, row.image)).shape
-        return height, width
-
     def sha256(self, row: ImageRow) -> str:
         """Of the image's file; raises BadImage if it cannot be read."""
         return sha256_bytes(self._files.read(row.shard, row.image))

@@ -58,11 +58,17 @@ class ChoiceCell:
 def cells_of(base: Request, grid: Grid, *, cross: bool) -> list[ChoiceCell]:
     """The base and its variations; a variation that says what the base says is the base."""
     if cross:
-        keys = list(grid)
-        changes = [dict(zip(keys, values, strict=True)) for values in product(*grid.values())]
+        changes = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     else:
         changes = [{}, *({key: value} for key, values in grid.items() for value in values)]
-    return [ChoiceCell(_name(change), change, _changed(base, change)) for change in changes]
+    cells = []
+    for change in changes:
+        own = {key: value for key, value in change.items() if key != BUNDLE_KEY}
+        bundle = str(change.get(BUNDLE_KEY, base.bundle))
+        cells.append(
+            ChoiceCell(_name(change), change, replace(base, bundle=bundle, sampling={**base.sampling, **own}))
+        )
+    return cells
 
 
 def evaluate_choices(
@@ -103,15 +109,17 @@ def evaluate_choices(
         own = {"cell": cell.name, "changes": dict(cell.changes), **main_figures(done[-1])}
         real = {"cell": REAL, "changes": {}, **main_figures(done[0], real=True)}
         rows = [*rows[:-1], own, real]
-        _write(rows, sorted({figures["images"] for figures in done}), LocalStore(out))
+        images = " or ".join(map(str, sorted({figures["images"] for figures in done})))
+        lines = [
+            *markdown_table(["choice", *COLUMNS], table_rows(rows)),
+            "",
+            f"{images} images a row. {NOTE}",
+            "",
+        ]
+        store = LocalStore(out)
+        store.replace("choices.md", "\n".join(lines).encode())
+        store.replace("choices.json", json_bytes(rows))
     return rows
-
-
-def _write(rows: Sequence[Mapping[str, Any]], images: Sequence[int], store: LocalStore) -> None:
-    lines = [*markdown_table(["choice", *COLUMNS], table_rows(rows)), ""]
-    lines += [f"{' or '.join(map(str, images))} images a row. {NOTE}", ""]
-    store.replace("choices.md", "\n".join(lines).encode())
-    store.replace("choices.json", json_bytes(rows))
 
 
 def table_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -150,11 +158,6 @@ def _name(changes: Mapping[str, Any]) -> str:
     """A name that is also a folder's: `hold=0.3+guidance=4`, of a bundle's path the last part."""
     words = [f"{key}={Path(str(value)).name}" for key, value in changes.items()]
     return re.sub(r"[^A-Za-z0-9._=+-]", "_", "+".join(words)) or "base"
-
-
-def _changed(base: Request, changes: Mapping[str, Any]) -> Request:
-    sampling = {**base.sampling, **{key: value for key, value in changes.items() if key != BUNDLE_KEY}}
-    return replace(base, bundle=str(changes.get(BUNDLE_KEY, base.bundle)), sampling=sampling)
 
 
 def _named(report: Report, cell: str) -> Report:

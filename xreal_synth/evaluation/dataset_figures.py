@@ -107,10 +107,9 @@ def _rows(
         _both(DICE, finding, _dice, made, reference),
     ]
     if finding is None:
-        rows += [
-            _both(f"Dice {organ.replace('_', ' ')}", None, _mean_of("dice", at), made, reference)
-            for at, organ in enumerate(ORGANS)
-        ]
+        for at, organ in enumerate(ORGANS):
+            figures = (one.bootstrap().mean(_column("dice", at, one)) for one in (made, reference))
+            rows.append(_row(f"Dice {organ.replace('_', ' ')}", None, *figures))
     rows += [*_label_rows(whole, finding, judged), *_set_rows(sets, finding), *_look_rows(sets, finding)]
     if gate is not None:
         rows.append(_row(FLAGGED, finding, made.bootstrap().mean(made.flagged.astype(float))))
@@ -131,8 +130,8 @@ def _both(name: str, finding: str | None, figure: _Figure, made: ImageSet, real:
     return _row(name, finding, *(figure(one) if len(one) else unknown() for one in (made, real)))
 
 
-def _mean_of(column: str, at: int) -> _Figure:
-    return lambda one: one.bootstrap().mean(getattr(one, column)[:, at])
+def _column(name: str, at: int, images: ImageSet) -> Array:
+    return np.asarray(getattr(images, name)[:, at])
 
 
 def _dice(images: ImageSet) -> Estimate:
@@ -217,9 +216,5 @@ def _look_rows(sets: Sets, finding: str | None) -> list[Row]:
 
     rows = [power_row(SHARPNESS, lambda one: upper_power(one.rings, sets.size))]
     if finding is None:
-        rows += [power_row(POWER.format(at + 1), partial(_ring, at)) for at in range(RINGS)]
+        rows += [power_row(POWER.format(at + 1), partial(_column, "rings", at)) for at in range(RINGS)]
     return [*rows, alike]
-
-
-def _ring(at: int, images: ImageSet) -> Array:
-    return np.asarray(images.rings[:, at])

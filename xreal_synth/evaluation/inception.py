@@ -127,11 +127,10 @@ def _check_layout(path: Path, wanted: dict[str, torch.Size], found: dict[str, to
     other = [name for name in wanted if name in found and wanted[name] != found[name]]
     if not missing and not more and not other:
         return
-    reported = []
-    if missing:
-        reported.append(f"{len(missing)} weights missing ({', '.join(missing[:2])} ..)")
-    if more:
-        reported.append(f"{len(more)} that have no place ({', '.join(more[:2])} ..)")
+    kinds = {"weights missing": missing, "that have no place": more}
+    reported = [
+        f"{len(names)} {words} ({', '.join(names[:2])} ..)" for words, names in kinds.items() if names
+    ]
     reported += [f"{name} of {list(found[name])}, wanted {list(wanted[name])}" for name in other[:2]]
     imagenet = found.get("fc.weight") == torch.Size((1000, WIDTH))
     raise BundleError(

@@ -58,7 +58,8 @@ class Bootstrap:
     """Resamples patients: `weights` [D, N] say how often each image is in each draw."""
 
     def __init__(self, patients: Sequence[str], *, draws: int | None = None, seed: int = 0) -> None:
-        draws = draws_for(len(patients)) if draws is None else draws
+        if draws is None:
+            draws = max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, len(patients))))
         names, of_image = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
         count = len(names)
         chosen = np.random.default_rng(seed).integers(0, max(1, count), (draws, count))
@@ -135,11 +136,6 @@ def estimated(draws: Array, n: int) -> Estimate:
         return unknown(n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Estimate(value, float(low), float(high), n)
-
-
-def draws_for(images: int) -> int:
-    """Bootstrap draws for so many images: BOOTSTRAP_DRAWS, of very many images fewer."""
-    return max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, images)))
 
 
 def proportion(part: int, whole: int, method: Literal["wilson", "exact"] = "wilson") -> Estimate:

@@ -57,7 +57,7 @@ class ImagePairs:
             if former is None or former[0] == group:
                 self._waiting.setdefault(name, (group, image))
                 continue
-            scores.append((group, ms_ssim([image], [former[1]])[0]))
+            scores.append((group, ms_ssim(image, former[1])))
             del self._waiting[name]
 
     def figure(self, finding: str = ALL) -> Estimate:

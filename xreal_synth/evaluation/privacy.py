@@ -165,7 +165,14 @@ def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, valida
     )
     vectors = [standardised(one.features, training.features) for one in sets]
     found = {"pixels": pixels, "features": _compared(nearest, vectors, own)}
-    metrics = {name: _metric(one) for name, one in found.items()}
+    metrics = {
+        name: MetricAudit(
+            one.threshold,
+            *(proportion(int((d < one.threshold).sum()), len(d), "exact") for d in (one.made, one.real)),
+            *(float(np.median(d)) if len(d) else float("nan") for d in (one.made, one.real)),
+        )
+        for name, one in found.items()
+    }
     ratios = np.stack([one.made / max(one.threshold, 1e-12) for one in found.values()])
     which = np.stack([one.which for one in found.values()])
     pairs = [
@@ -179,15 +186,6 @@ def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, valida
         for at in np.argsort(ratios.min(axis=0), kind="stable")
     ]
     return Audit(len(made), len(training), len(validation), metrics, tuple(pairs))
-
-
-def _metric(found: _Compared) -> MetricAudit:
-    made, real = (
-        proportion(int((apart < found.threshold).sum()), len(apart), "exact")
-        for apart in (found.made, found.real)
-    )
-    median_real = float(np.median(found.real)) if len(found.real) else float("nan")
-    return MetricAudit(found.threshold, made, real, float(np.median(found.made)), median_real)
 
 
 def nearest_by_pixels(

@@ -20,7 +20,7 @@ from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.measurements import ImageSet, measure, real_images
-from xreal_synth.images.files import ImagePair
+from xreal_synth.images.files import ImageFiles, ImagePair, decode_image
 from xreal_synth.images.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import Sample, SampleMeta
@@ -110,10 +110,10 @@ def measure_real(
 
 def check_size(real: RealRows, size: int) -> None:
     """Raises TrainingError unless the first readable real image is at least `size` pixels wide and high."""
-    whole = CaseReader(real.store, size)
+    files = ImageFiles(real.store)
     for row in real.rows:
         try:
-            shape = whole.native_shape(row)
+            shape = decode_image(files.read(row.shard, row.image)).shape
         except BadImage:
             continue
         if min(shape) < size:
@@ -157,7 +157,7 @@ class PairFinder:
         if pair is None:
             return float("nan")
         self.pairs += 1
-        return ms_ssim([sample.image], [pair.image])[0]
+        return ms_ssim(sample.image, pair.image)
 
     def unit(self, meta: SampleMeta) -> str:
         """Whose images come and go together when figures are resampled: images of one mask or one real image.

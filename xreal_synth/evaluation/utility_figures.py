@@ -79,21 +79,16 @@ def rows_of(trained: Sequence[Trained], test: LabelledImages) -> list[UtilityRow
     whole = max((share for share, arm in groups if arm is Arm.real), default=0.0)
     found = []
     for measure in measures_of(test):
-        drawn = {
-            key: {one.cell.seed: _draws(one, measure, test, bootstrap) for one in cells}
-            for key, cells in groups.items()
-        }
+        drawn: dict[tuple[float, Arm], dict[int, Array]] = {key: {} for key in groups}
+        for one in trained:  # each finding's measure on all test images and on every draw [L, 1 + D]
+            statistics = [measure.statistic(one.outputs, at) for at in range(len(test.findings))]
+            each = np.stack([bootstrap.draws(statistic) for statistic in statistics])
+            drawn[one.cell.share, one.cell.arm][one.cell.seed] = each
         for (share, arm), cells in groups.items():
             alone = {} if arm is Arm.real else drawn.get((share, Arm.real), {})
             real = drawn.get((whole, Arm.real), {}) if arm is Arm.synthetic else {}
             found.append(_row(measure, cells, drawn[share, arm], alone, real, test))
     return found
-
-
-def _draws(one: Trained, measure: Measure, test: LabelledImages, bootstrap: Bootstrap) -> Array:
-    """The measure of each finding on all test images and on every draw [L, 1 + D]."""
-    found = range(len(test.findings))
-    return np.stack([bootstrap.draws(measure.statistic(one.outputs, at)) for at in found])
 
 
 def _row(
