@@ -52,7 +52,7 @@ def bundle(
     overrides: common.SamplingSetOption = None,
     images: common.ImagesOption = None,
     evaluators: common.EvaluatorsOption = None,
-    precision: common.PrecisionOption = common.Precision.auto,
+    precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     sheet: Annotated[
@@ -70,7 +70,7 @@ def bundle(
 
     common.device_of(threads)
     request = Request(
-        bundle, data, split, count, seed, common.sampling_from(overrides), precision.value, micro_batch
+        bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch
     )
     prepared = prepare(request)
     loaded = load_evaluators(evaluators, prepared.device)
@@ -158,7 +158,7 @@ def choices(
         bool, typer.Option("--cross", help="Every combination, not one setting at a time.")
     ] = False,
     evaluators: common.EvaluatorsOption = None,
-    precision: common.PrecisionOption = common.Precision.auto,
+    precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,
@@ -170,9 +170,7 @@ def choices(
     from xreal_synth.evaluation.request import Request
 
     device = common.device_of(threads)
-    base = Request(
-        bundle, data, split, count, seed, common.sampling_from(overrides), precision.value, micro_batch
-    )
+    base = Request(bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch)
     cells = cells_of(base, common.grid_from(grid), cross=cross)
     loaded = load_evaluators(evaluators, device)
     with common.bars() as report:
@@ -196,7 +194,7 @@ def anatomy(
     split: common.SplitOption = "val",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
-    precision: common.PrecisionOption = common.Precision.auto,
+    precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     images: common.ImagesOption = None,
@@ -212,7 +210,7 @@ def anatomy(
 
     common.device_of(threads)
     given = common.sampling_from(overrides)
-    request = Request(bundle, data, split, count, seed, given, precision.value, micro_batch, most_findings=1)
+    request = Request(bundle, data, split, count, seed, given, precision, micro_batch, most_findings=1)
     prepared = prepare(request)
     segmenter: Any = load_network(prepared.info, "segmenter").eval().to(prepared.device)
     with common.image_folder(images) as folder:

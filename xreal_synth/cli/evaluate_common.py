@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
@@ -19,12 +18,6 @@ from xreal_synth.errors import Problem, RecipeError
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
     from xreal_synth.evaluation.cases import Report
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
 
 
 DataOption = Annotated[
@@ -56,7 +49,7 @@ ImagesOption = Annotated[
         show_default="a temporary folder",
     ),
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of the denoiser.")]
+PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Of the denoiser.")]
 MicroBatchOption = Annotated[int, typer.Option(min=1, help="Images sampled at once.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 

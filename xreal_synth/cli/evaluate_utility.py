@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,21 +18,6 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.utility import Fit, LabelledImages
     from xreal_synth.evaluation.utility_figures import UtilityRow
     from xreal_synth.training.study import StudySettings
-
-
-class Arch(StrEnum):
-    small = "small"
-    densenet121 = "densenet121"
-
-
-class Task(StrEnum):
-    classify = "classify"
-    localise = "localise"
-
-
-class StudyPrecision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
 
 
 EXAMPLES = {
@@ -65,13 +49,16 @@ def utility(
         typer.Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER"),
     ],
     task: Annotated[
-        Task, typer.Option(help="localise: a detector, learnt from boxes and tested on real ones.")
-    ] = Task.classify,
+        Literal["classify", "localise"],
+        typer.Option(help="localise: a detector, learnt from boxes and tested on real ones."),
+    ] = "classify",
     shares: Annotated[str, typer.Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions: other weights, images and order.")] = 3,
     train_split: Annotated[str, typer.Option(help="The manifest's split to train on.")] = "train",
     split: Annotated[str, typer.Option(help="The split to test on, of other patients.")] = "val",
-    arch: Annotated[Arch, typer.Option(help="small: three residual stages, for CPUs.")] = Arch.small,
+    arch: Annotated[
+        Literal["small", "densenet121"], typer.Option(help="small: three residual stages, for CPUs.")
+    ] = "small",
     size: Annotated[
         int | None,
         typer.Option(
@@ -81,7 +68,7 @@ def utility(
     steps: Annotated[int, typer.Option(min=2, help="Of the optimiser, the same for all.")] = 600,
     batch: Annotated[int, typer.Option(min=4, help="Images a step, a multiple of 4.")] = 16,
     rate: Annotated[float, typer.Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
-    precision: Annotated[StudyPrecision, typer.Option()] = StudyPrecision.bf16,
+    precision: Literal["fp32", "bf16"] = "bf16",
     threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,13 +87,11 @@ def utility(
     from xreal_synth.training.study import StudySettings
 
     device = common.device_of(threads)
-    parts, places = _shares(shares), task is Task.localise
+    parts, places = _shares(shares), task == "localise"
     if batch % 4:
         raise TrainingError(found=f"--batch {batch}", wanted="a multiple of 4", hint="correct it")
     side = size or (160 if places else 80)
-    settings = StudySettings(
-        _findings(finding), places, arch.value, side, steps, batch, rate, precision.value
-    )
+    settings = StudySettings(_findings(finding), places, arch, side, steps, batch, rate, precision)
     with common.bars() as report:
         with common.made_source(dataset) as source:
             made, head = study.read_generated(source, settings.findings, side, report, places=places)
@@ -125,7 +110,7 @@ def utility(
         identity = {**head, **manifest, **asdict(settings), "device": device}
         done = study.run_study(out, identity, cells, training, made, steps, fit, on_steps)
     rows = rows_of(done, test)
-    where = f"{common.machine(device)}, {threads} thread(s), {precision.value}"
+    where = f"{common.machine(device)}, {threads} thread(s), {precision}"
     reported = {
         "dataset": head, "real": {**manifest, "train": training.counts(), "test": test.counts()},
         "synthetic": made.counts(), "network": asdict(settings), "machine": where,

@@ -203,7 +203,6 @@ class SampleBench:
     device: torch.device
     text: TextShape | None
     clock: Clock = "wall"
-    seed: int = 0
     _models: dict[tuple[Precision, str], LoadedBundle] = field(default_factory=dict)
     _text: dict[Precision, TextEncoder] = field(default_factory=dict)
 
@@ -256,9 +255,9 @@ class SampleBench:
         member = MemberJob(
             Role.variant.member(), (Edit(region, prompt, feather(region, FEATHER_SHARE * size)),)
         )
-        drawn = (bank.draw(np.random.default_rng((self.seed, index)), size)[0] for index in range(count))
+        drawn = (bank.draw(np.random.default_rng((0, index)), size)[0] for index in range(count))
         return [
-            GroupJob(self.seed, index, 0, anatomy, self.info.healthy_prompt, (member,))
+            GroupJob(0, index, 0, anatomy, self.info.healthy_prompt, (member,))
             for index, anatomy in enumerate(drawn)
         ]
 

@@ -49,7 +49,6 @@ COMPARED: Final = (
 LEAST_FOR_FRECHET: Final = 50
 LEAST_FOR_MANIFOLD: Final = 30
 """Images of a finding on both sides; with fewer the figure is not stated."""
-_DRAW: Final = 0
 
 Row = dict[str, Any]
 """A figure as evaluation.json holds it: name, finding (None of all images), value, low and high of generated images,
@@ -77,7 +76,7 @@ class Sets:
     def equal(self) -> tuple[ImageSet, ImageSet]:
         """As many generated images as second ones."""
         count = min(len(self.made), len(self.second))
-        return self.made.at_most(count, _DRAW), self.second.at_most(count, _DRAW)
+        return self.made.at_most(count), self.second.at_most(count)
 
 
 def findings_of(made: ImageSet, asked: Sequence[str]) -> list[str]:

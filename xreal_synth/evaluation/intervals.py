@@ -49,9 +49,9 @@ def unknown(n: int = 0) -> Estimate:
     return Estimate(float("nan"), float("nan"), float("nan"), n)
 
 
-def figure(values: Sequence[float], seed: int = 0) -> Estimate:
+def figure(values: Sequence[float]) -> Estimate:
     """Mean and bootstrap interval over images of the values that are not NaN."""
-    return Bootstrap([str(at) for at in range(len(values))], seed=seed).mean(np.asarray(values, np.float64))
+    return Bootstrap([str(at) for at in range(len(values))]).mean(np.asarray(values, np.float64))
 
 
 class Bootstrap:

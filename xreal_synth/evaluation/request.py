@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, shown_area
-from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.errors import RecipeError
 from xreal_synth.evaluation.cases import Case, CaseReader, Report, read_cases
 from xreal_synth.evaluation.generated_images import VARIANT, GeneratedFolder, StageWatch
 from xreal_synth.findings import REGIONS
@@ -20,7 +20,6 @@ from xreal_synth.models.describe import BundleInfo, describe, prompt_for, requir
 from xreal_synth.models.layers import Precision, resolve_precision
 from xreal_synth.models.load import load_bundle
 from xreal_synth.recipe.explain import problems_of
-from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.sampling.groups import sample_groups
@@ -96,19 +95,17 @@ def prepare(request: Request) -> PreparedRequest:
     return PreparedRequest(request, info, settings, store, reader, cases, faulty, device, precision)
 
 
+class _Options(BaseModel):
+    """`sampling` at its place in a recipe, so that errors name it as there."""
+
+    sampling: Sampling
+
+
 def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSettings:
     """Keys of a recipe's `sampling`, filled in from the bundle; raises RecipeError for wrong ones."""
-    known = list(Sampling.model_fields)
-    if strange := [key for key in asked if key not in known]:
-        raise RecipeError(
-            "options",
-            [
-                Problem(f"sampling.{key}", "unknown key", f"one of: {', '.join(known)}", near(key, known))
-                for key in strange
-            ],
-        )
     try:
-        return resolve_sampling(Sampling.model_validate(dict(asked)), info.defaults, source="options")
+        options = _Options.model_validate({"sampling": dict(asked)})
+        return resolve_sampling(options.sampling, info.defaults, source="options")
     except ValidationError as error:
         raise RecipeError("options", problems_of(error, {}, set())) from None
 

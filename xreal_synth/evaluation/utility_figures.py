@@ -135,58 +135,49 @@ def _row(
 
 def table_of(rows: Sequence[UtilityRow]) -> str:
     """Markdown: for each measure the means, then every finding, then what synthetic images reach of real ones."""
-    parts = []
+    tables = []
     for measure in dict.fromkeys(row.measure for row in rows):
         own = [row for row in rows if row.measure == measure]
-        parts.append(_means(measure, own))
+        header = ["trained on", "real images", "synthetic images", f"{measure} [95%]", "seeds"]
+        tables.append(markdown_table([*header, "gain over real alone [95%]"], map(_mean_cells, own)))
         if len(own[0].findings) > 1:
-            parts.append(_by_finding(measure, own))
-        parts += [_of_real(measure, row) for row in own if row.mean.of_real is not None]
-    return "\n".join(parts)
+            header = [f"{measure}, gain over real alone", "real images", *own[0].findings]
+            tables.append(markdown_table(header, map(_finding_cells, own)))
+        for row in own:
+            if row.mean.of_real is not None:
+                named = {**row.findings, **({"mean": row.mean} if len(row.findings) > 1 else {})}
+                over = (
+                    "(AUC - 0.5) of synthetic over real"
+                    if measure == "AUC"
+                    else f"{measure}, synthetic over real"
+                )
+                cells = ["synthetic alone", *(_interval(one.of_real) for one in named.values())]
+                tables.append(markdown_table([over, *named], [cells]))
+    return "\n".join("\n".join(table) + "\n" for table in tables)
 
 
-def _means(measure: str, rows: Sequence[UtilityRow]) -> str:
-    cells = []
-    for row in rows:
-        seeds = ", ".join(f"{one.value:.3f}" for one in row.seeds.values())
-        deviation = "" if np.isnan(row.deviation) else f" (SD {row.deviation:.3f})"
-        gain = row.mean.gain
-        more = "" if gain is None else f"{gain:+.3f}"
-        mean = _interval(row.mean.value)
-        cells.append([row.arm.value, _real(row), row.synthetic_images, mean, seeds + deviation, more])
-    header = ["trained on", "real images", "synthetic images", f"{measure} [95%]", "seeds"]
-    return _table([*header, "gain over real alone [95%]"], cells)
+def _mean_cells(row: UtilityRow) -> list[object]:
+    seeds = ", ".join(f"{one.value:.3f}" for one in row.seeds.values())
+    deviation = "" if np.isnan(row.deviation) else f" (SD {row.deviation:.3f})"
+    gain = "" if row.mean.gain is None else f"{row.mean.gain:+.3f}"
+    mean = _interval(row.mean.value)
+    return [row.arm.value, _real(row), row.synthetic_images, mean, seeds + deviation, gain]
 
 
-def _by_finding(measure: str, rows: Sequence[UtilityRow]) -> str:
-    cells = []
-    for row in rows:
-        figures = [
-            f"{one.value.value:.3f}" + ("" if one.gain is None else f" {one.gain.value:+.3f}")
-            for one in row.findings.values()
-        ]
-        cells.append([row.arm.value, _real(row), *figures])
-    return _table([f"{measure}, gain over real alone", "real images", *rows[0].findings], cells)
-
-
-def _of_real(measure: str, row: UtilityRow) -> str:
-    """One row: synthetic images alone over all real ones, above chance."""
-    named = {"mean": row.mean} if len(row.findings) > 1 else {}
-    named = {**row.findings, **named}
-    over = "(AUC - 0.5) of synthetic over real" if measure == "AUC" else f"{measure}, synthetic over real"
-    cells = [_interval(one.of_real) if one.of_real is not None else "" for one in named.values()]
-    return _table([over, *named], [["synthetic alone", *cells]])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return "\n".join(markdown_table(header, rows)) + "\n"
+def _finding_cells(row: UtilityRow) -> list[object]:
+    figures = row.findings.values()
+    gains = ("" if one.gain is None else f" {one.gain.value:+.3f}" for one in figures)
+    values = (f"{one.value.value:.3f}" for one in figures)
+    return [row.arm.value, _real(row), *(value + gain for value, gain in zip(values, gains, strict=True))]
 
 
 def _real(row: UtilityRow) -> str:
     return f"{row.real_images:.0f} ({row.share:.0%})" if row.share else "0"
 
 
-def _interval(figure: Estimate) -> str:
+def _interval(figure: Estimate | None) -> str:
+    if figure is None:
+        return ""
     return f"{figure:.3f}" if figure.known else "–"  # noqa: RUF001
 
 
