@@ -68,12 +68,12 @@ def bundle(
     from xreal_synth.evaluation.evaluators import load_evaluators
     from xreal_synth.evaluation.request import Request, images_for, prepare
 
-    common.device_of(threads)
+    device, machine = common.machine_of(threads)
     request = Request(
         bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch
     )
     prepared = prepare(request)
-    loaded = load_evaluators(evaluators, prepared.device)
+    loaded = load_evaluators(evaluators, device)
     with common.image_folder(images) as folder, common.bars() as report:
         made = images_for(prepared, Path(folder), report)
         real = measure_real(prepared, loaded, train_split, report)
@@ -81,15 +81,14 @@ def bundle(
         if sheet is not None:
             from xreal_synth.evaluation.sheet import made_beside_real
 
-            title = f"made by {prepared.info.name} (synthetic; for research, not for diagnosis)"
-            made_beside_real(prepared.cases, prepared.reader, made, sheet, title=title)
+            made_beside_real(prepared, made, sheet)
         if spectrum is not None:
             from xreal_synth.evaluation.fidelity import draw_spectra
 
             draw_spectra(
                 {prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum
             )
-    where = _where(prepared, threads)
+    where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:
         hashes = {"bundle_hash": prepared.info.content_hash, "evaluators": loaded.sha256}
         print_json(_reported(prepared, where, hashes, figures))
@@ -97,11 +96,6 @@ def bundle(
     console.print(f"{prepared.info.name}: {json.dumps(asdict(prepared.settings))}")
     console.print(where)
     _show(figures)
-
-
-def _where(prepared: PreparedRequest, threads: int) -> str:
-    machine, micro_batch = common.machine(prepared.device), prepared.request.micro_batch
-    return f"{machine}, {threads} thread(s), {prepared.precision}, micro-batch {micro_batch}"
 
 
 def _reported(
@@ -169,7 +163,7 @@ def choices(
     from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request
 
-    device = common.device_of(threads)
+    device, _ = common.machine_of(threads)
     base = Request(bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch)
     cells = cells_of(base, common.grid_from(grid), cross=cross)
     loaded = load_evaluators(evaluators, device)
@@ -208,20 +202,20 @@ def anatomy(
     from xreal_synth.evaluation.request import Request, images_for, prepare
     from xreal_synth.models.load import load_network
 
-    common.device_of(threads)
+    device, machine = common.machine_of(threads)
     given = common.sampling_from(overrides)
     request = Request(bundle, data, split, count, seed, given, precision, micro_batch, most_findings=1)
     prepared = prepare(request)
-    segmenter: Any = load_network(prepared.info, "segmenter").eval().to(prepared.device)
+    segmenter: Any = load_network(prepared.info, "segmenter").eval().to(device)
     with common.image_folder(images) as folder:
         with common.bars() as report:
             made = images_for(prepared, Path(folder), report)
-        figures = measure_anatomy(segmenter, prepared.cases, prepared.reader, made)
+        figures = measure_anatomy(segmenter, prepared, made)
         if sheet is not None:
             from xreal_synth.evaluation.sheet import side_by_side
 
-            side_by_side(prepared.cases[:16], prepared.reader, made, sheet)
-    where = _where(prepared, threads)
+            side_by_side(prepared, made, sheet)
+    where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:
         print_json(_reported(prepared, where, {}, figures))
         return

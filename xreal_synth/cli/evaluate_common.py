@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xreal_synth.cli.options import notes
@@ -101,19 +100,8 @@ def sampling_from(given: Sequence[str] | None) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise _option("--set", text, "KEY=VALUE", "write it like --set hold=0.5")
-        asked[key.strip()] = scalar(value, f"--set {key}")
+        asked[key.strip()] = _scalar(value, f"--set {key}")
     return asked
-
-
-def scalar(text: str, option: str) -> Any:
-    """A YAML number or word."""
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _option(option, text, "a number or a word", "correct the value") from error
-    if isinstance(value, list | dict):
-        raise _option(option, text, "a number or a word", "give one value at a time")
-    return value
 
 
 def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
@@ -124,8 +112,18 @@ def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
         if not key or not values or key in grid:
             hint = "write it like --grid hold=0.3,0.5"
             raise _option("--grid", text, "KEY=VALUE,VALUE,.. once a key", hint)
-        grid[key.strip()] = [scalar(value, f"--grid {key}") for value in values.split(",")]
+        grid[key.strip()] = [_scalar(value, f"--grid {key}") for value in values.split(",")]
     return grid
+
+
+def _scalar(text: str, option: str) -> Any:
+    """A number or word as a recipe has it."""
+    from xreal_synth.recipe.yaml_text import parse
+
+    document = parse(text)
+    if document.problems or isinstance(document.value, list | dict):
+        raise _option(option, text, "a number or a word", "give one value at a time")
+    return document.value
 
 
 def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
@@ -157,12 +155,13 @@ def image_folder(given: Path | None) -> AbstractContextManager[Path | str]:
     return nullcontext(given) if given else TemporaryDirectory(prefix="xreal-synth-images-")
 
 
-def device_of(threads: int) -> str:
-    """Sets torch's CPU threads -> the device that networks run on."""
+def machine_of(threads: int) -> tuple[str, str]:
+    """Sets torch's CPU threads -> the device that networks run on, and the machine in words."""
     import torch
 
     torch.set_num_threads(threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device, f"{machine(device)}, {threads} thread(s)"
 
 
 def machine(device: str) -> str:

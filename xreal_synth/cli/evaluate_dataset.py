@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +14,6 @@ from xreal_synth.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import Report
-    from xreal_synth.evaluation.dataset import Bench
-    from xreal_synth.evaluation.dataset_images import ChosenShards
 
 EXAMPLES = {
     "dataset": (
@@ -52,13 +50,17 @@ def dataset(
 
     Writes evaluation.json and evaluation.md into the dataset. Never tune on these figures.
     """
+    from xreal_synth.evaluation.dataset import open_bench
     from xreal_synth.evaluation.dataset_record import write
     from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.storage import LocalStore
 
-    bench, (chosen,) = _opened([dataset], count, (real, split, beside), evaluators, inception, threads)
+    device, machine = common.machine_of(threads)
+    bench, (chosen,) = open_bench(
+        [dataset], count, (real, split, beside), evaluators, inception, device, machine
+    )
     with common.bars() as report:
-        record = bench.measure(chosen, count, report)
+        record = bench.measure(chosen, report)
     if json_file is not None and str(json_file) != "-":
         path = json_file.expanduser().absolute()
         LocalStore(path.parent).replace(path.name, json_bytes(record))
@@ -69,24 +71,6 @@ def dataset(
         return
     _show(record)
     console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md")
-
-
-def _opened(
-    datasets: Sequence[str],
-    count: int,
-    real: tuple[str, str, str | None],
-    evaluators: Path | None,
-    inception: Path | None,
-    threads: int,
-) -> tuple[Bench, list[ChosenShards]]:
-    """Datasets, real images (manifest, split and second split) and networks, checked."""
-    from xreal_synth.evaluation.dataset import open_bench, open_datasets
-
-    chosen, device = open_datasets(datasets, count), common.device_of(threads)
-    bench = open_bench(*real, evaluators, inception, device, f"{common.machine(device)}, {threads} thread(s)")
-    for one in chosen:
-        bench.check(one)
-    return bench, chosen
 
 
 def _show(record: Mapping[str, Any]) -> None:
@@ -161,17 +145,19 @@ def compare(
     A dataset that was evaluated beside the same images by the same networks is not measured again.
     """
     from xreal_synth.evaluation import dataset_record
+    from xreal_synth.evaluation.dataset import open_bench
     from xreal_synth.evaluation.kept import json_bytes, null_for_nan
     from xreal_synth.storage import LocalStore
 
-    bench, chosen = _opened(datasets, count, (real, split, beside), evaluators, inception, threads)
+    device, machine = common.machine_of(threads)
+    bench, chosen = open_bench(datasets, count, (real, split, beside), evaluators, inception, device, machine)
     records = []
     with common.bars() as report:
         for one in chosen:
             store = one.source.store
-            record = dataset_record.stored(store, bench.identity(one, count))
+            record = dataset_record.stored(store, bench.identity(one))
             if record is None:
-                record = bench.measure(one, count, _of(report, store.uri))
+                record = bench.measure(one, _of(report, store.uri))
                 dataset_record.write(store, record)
             records.append(record)
     result = dataset_record.compared_json(records)

@@ -78,7 +78,7 @@ def privacy(
     from xreal_synth.evaluation.kept import as_read, json_bytes
     from xreal_synth.evaluation.privacy import audit_dataset
 
-    device = common.device_of(threads)
+    device, machine = common.machine_of(threads)
     loaded = load_evaluators(evaluators, device)
     with common.made_source(dataset) as source, common.bars() as report:
         check_synthetic(source, "an edited image is a copy of its own source by intention")
@@ -98,7 +98,7 @@ def privacy(
             "training_images": audit.training_images,
             "validation_images": audit.validation_images,
             "evaluators": loaded.sha256,
-            "machine": f"{common.machine(device)}, {threads} thread(s)",
+            "machine": machine,
             "metrics": {name: asdict(metric) for name, metric in audit.metrics.items()},
             "copies": [_pair(pair) for pair in audit.copies],
             "left_out": [str(skipped) for skipped in source.skipped],

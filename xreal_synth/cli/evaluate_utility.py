@@ -86,7 +86,7 @@ def utility(
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
-    device = common.device_of(threads)
+    device, machine = common.machine_of(threads)
     parts, places = _shares(shares), task == "localise"
     if batch % 4:
         raise TrainingError(found=f"--batch {batch}", wanted="a multiple of 4", hint="correct it")
@@ -110,10 +110,9 @@ def utility(
         identity = {**head, **manifest, **asdict(settings), "device": device}
         done = study.run_study(out, identity, cells, training, made, steps, fit, on_steps)
     rows = rows_of(done, test)
-    where = f"{common.machine(device)}, {threads} thread(s), {precision}"
     reported = {
         "dataset": head, "real": {**manifest, "train": training.counts(), "test": test.counts()},
-        "synthetic": made.counts(), "network": asdict(settings), "machine": where,
+        "synthetic": made.counts(), "network": asdict(settings), "machine": f"{machine}, {precision}",
         "training_seconds": round(sum(one.seconds for one in done), 1), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     table = _write(out, rows, reported, settings)

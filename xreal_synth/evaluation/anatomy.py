@@ -7,17 +7,16 @@ per stage. Intervals are 95% bootstrap percentiles over patients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from xreal_synth.anatomy.regions import region_mask
-from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers, upper_power
 from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate
+from xreal_synth.evaluation.request import PreparedRequest
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.files import ImagePair
 from xreal_synth.models.networks.segmenters import SegmentingNetwork
@@ -50,12 +49,12 @@ class AnatomyFigures:
 
 
 def measure_anatomy(
-    segmenter: SegmentingNetwork, cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder
+    segmenter: SegmentingNetwork, prepared: PreparedRequest, made: GeneratedFolder
 ) -> AnatomyFigures:
     """Measures images that are made, one after another."""
-    rows = []
+    rows, cases = [], prepared.cases
     for case in cases:
-        pair, twin = reader.read(case.row), made.twin(case)
+        pair, twin = prepared.reader.read(case.row), made.twin(case)
         row = _seen(segmenter, pair, twin, "") | _seen(segmenter, pair, pair.image, "_real")
         if case.findings:
             variant = made.labelled(case)

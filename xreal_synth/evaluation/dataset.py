@@ -84,12 +84,13 @@ def _names(meta: SampleMeta) -> tuple[frozenset[str], frozenset[str]]:
 class Bench:
     """Evaluators and real images, ready; the real images are looked at once, for the first dataset that needs it.
 
-    `machine` says where this runs.
+    `most` images are looked at of a dataset; `machine` says where this runs.
     """
 
     real: RealRows
     evaluators: Evaluators
     inception: InceptionFeatures | None
+    most: int
     machine: str
     _sides: tuple[ImageSet, ImageSet] | None = None
 
@@ -126,7 +127,7 @@ class Bench:
                 )
         check_size(self.real, chosen.size)
 
-    def identity(self, chosen: ChosenShards, most: int) -> dict[str, Any]:
+    def identity(self, chosen: ChosenShards) -> dict[str, Any]:
         """What the figures of this dataset hang on; those of the same identity need not be computed again."""
         head, real = chosen.source.head, self.real
         record: dict[str, Any] = as_read({
@@ -135,11 +136,11 @@ class Bench:
             "tars": [record.tar.sha256 for record in chosen.source.records],
             "real": {"manifest_sha256": real.manifest_sha256, "split": real.split, "second": real.second},
             "networks": self.networks(),
-            "images_at_most": most,
+            "images_at_most": self.most,
         })  # fmt: skip
         return record
 
-    def measure(self, chosen: ChosenShards, most: int, report: Report) -> dict[str, Any]:
+    def measure(self, chosen: ChosenShards, report: Report) -> dict[str, Any]:
         """The record of evaluation.json; raises our errors, as where there is no generated image to judge."""
         began = time.monotonic()
         real, head = self.real, chosen.source.head
@@ -161,7 +162,7 @@ class Bench:
         rows, unflagged = self._rows(Sets(made, reference, second, chosen.size), list(passing.asked), chosen)
         faulty = len(real.rows) + len(real.second_rows) - len(reference) - len(second)
         return {
-            "of": self.identity(chosen, most),
+            "of": self.identity(chosen),
             "dataset": {
                 "name": head.name, "digest": head.digest, "bundle": head.bundle.name,
                 "bundle_hash": head.bundle.hash, "control": chosen.control, "size": chosen.size,
@@ -192,23 +193,19 @@ class Bench:
 
 
 def open_bench(
-    real: str,
-    split: str,
-    beside: str | None,
+    datasets: Sequence[str],
+    most: int,
+    real: tuple[str, str, str | None],
     evaluators: Path | None,
     inception: Path | None,
     device: str,
     machine: str,
-) -> Bench:
-    """Manifest and networks, checked; raises our errors before any image is read."""
-    rows = real_rows(open_real(real), split, beside)
-    loaded = load_evaluators(evaluators, device)
-    return Bench(rows, loaded, None if inception is None else InceptionFeatures(inception, device), machine)
+) -> tuple[Bench, list[ChosenShards]]:
+    """Datasets, real images (manifest, split, and the second split) and networks, checked.
 
-
-def open_datasets(uris: Sequence[str], most: int) -> list[ChosenShards]:
-    """The datasets' shards; raises DatasetError, also where datasets have images of different sizes."""
-    chosen = [choose(uri, most) for uri in uris]
+    Raises our errors before any image is read, also where datasets have images of different sizes.
+    """
+    chosen = [choose(uri, most) for uri in datasets]
     if len({one.size for one in chosen}) > 1:
         raise DatasetError(
             found="images of different sizes: "
@@ -216,7 +213,14 @@ def open_datasets(uris: Sequence[str], most: int) -> list[ChosenShards]:
             wanted="datasets of one size: sharpness and MS-SSIM of different sizes cannot be compared",
             hint="compare datasets of the same size",
         )
-    return chosen
+    manifest, split, beside = real
+    rows = real_rows(open_real(manifest), split, beside)
+    loaded = load_evaluators(evaluators, device)
+    deep = None if inception is None else InceptionFeatures(inception, device)
+    bench = Bench(rows, loaded, deep, most, machine)
+    for one in chosen:
+        bench.check(one)
+    return bench, chosen
 
 
 def _notes(

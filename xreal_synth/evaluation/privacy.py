@@ -165,14 +165,16 @@ def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, valida
     )
     vectors = [standardised(one.features, training.features) for one in sets]
     found = {"pixels": pixels, "features": _compared(nearest, vectors, own)}
-    metrics = {
-        name: MetricAudit(
-            one.threshold,
-            *(proportion(int((d < one.threshold).sum()), len(d), "exact") for d in (one.made, one.real)),
-            *(float(np.median(d)) if len(d) else float("nan") for d in (one.made, one.real)),
+    metrics = {}
+    for name, one in found.items():
+        share, chance = (
+            proportion(int((apart < one.threshold).sum()), len(apart), "exact")
+            for apart in (one.made, one.real)
         )
-        for name, one in found.items()
-    }
+        median, usual = (
+            float(np.median(apart)) if len(apart) else float("nan") for apart in (one.made, one.real)
+        )
+        metrics[name] = MetricAudit(one.threshold, share, chance, median, usual)
     ratios = np.stack([one.made / max(one.threshold, 1e-12) for one in found.values()])
     which = np.stack([one.which for one in found.values()])
     pairs = [

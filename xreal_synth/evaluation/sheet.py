@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.privacy import Audit, CopyPair
+from xreal_synth.evaluation.request import PreparedRequest
 from xreal_synth.types import GreyImage
 
 _GAP = 4
@@ -24,24 +25,15 @@ _FLAG, _WORDS = (255, 120, 90), (200, 200, 200)
 Picture = npt.NDArray[np.uint8]
 
 
-def made_beside_real(
-    cases: Sequence[Case],
-    reader: CaseReader,
-    made: GeneratedFolder,
-    out: Path,
-    *,
-    title: str,
-    columns: int = 4,
-) -> None:
-    """Two blocks of up to columns x columns images at their own size: made on the left, real on the right.
+def made_beside_real(prepared: PreparedRequest, made: GeneratedFolder, out: Path) -> None:
+    """Two blocks of up to 4 x 4 images at their own size: made on the left, real on the right.
 
     The images of one place in the two blocks share mask and labels; what was asked for stands below each.
     """
-    chosen = list(cases)[: columns * columns]
-    left = _block([_named(made.labelled(case), _asked(case)) for case in chosen], columns)
-    right = _block(
-        [_named(reader.read(case.row).image, ", ".join(case.row.labels)) for case in chosen], columns
-    )
+    chosen, read = prepared.cases[:16], prepared.reader.read
+    left = _block([_named(made.labelled(case), _asked(case)) for case in chosen], 4)
+    right = _block([_named(read(case.row).image, ", ".join(case.row.labels)) for case in chosen], 4)
+    title = f"made by {prepared.info.name} (synthetic; for research, not for diagnosis)"
     gap = np.zeros((left.shape[0], 6 * _GAP), np.uint8)
     page = np.concatenate([left, gap, right], axis=1)
     picture = Image.fromarray(np.pad(page, ((_TITLE, 0), (2 * _GAP, 2 * _GAP))))
@@ -52,12 +44,10 @@ def made_beside_real(
     picture.save(out, optimize=True)
 
 
-def side_by_side(
-    cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder, out: Path, *, columns: int = 8
-) -> None:
-    """Blocks of four rows: the real image, its mask, the healthy twin, the variant with its boxes."""
-    shown = [_column(case, reader, made) for case in cases]
-    picture = Image.fromarray(_block(shown, min(columns, len(shown))))
+def side_by_side(prepared: PreparedRequest, made: GeneratedFolder, out: Path) -> None:
+    """Up to 16 cases in blocks of four rows: the real image, its mask, the healthy twin, the variant with its boxes."""
+    shown = [_column(case, prepared.reader, made) for case in prepared.cases[:16]]
+    picture = Image.fromarray(_block(shown, min(8, len(shown))))
     words = "rows: real, mask, made from the mask, with the finding"
     ImageDraw.Draw(picture).text((6, 4), words, fill="white")
     out.parent.mkdir(parents=True, exist_ok=True)
