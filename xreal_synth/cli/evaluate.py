@@ -51,11 +51,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 for module in (evaluate_dataset, evaluate_bundle, evaluate_utility, evaluate_privacy):
     for name, lines in module.EXAMPLES.items():
         app.command(name, epilog=examples(*lines))(getattr(module, name))
