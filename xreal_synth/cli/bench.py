@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
+from xreal_synth.cli.evaluate_common import PrecisionOption, ThreadsOption, machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
 from xreal_synth.errors import XrealError
 
@@ -77,7 +77,7 @@ def sample(
         Literal["none", "small", "paper"],
         typer.Option(help="In the plain loop: small (26 M weights), paper (543 M), or none."),
     ] = "small",
-    precision: PrecisionOption = Precision.auto,
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = 1,
     clock: Annotated[
         Literal["wall", "cpu"],
@@ -113,7 +113,7 @@ def sample(
     _refuse(device, how, clock, threads)
     info = describe(bundle)
     settings = loop_settings(info, steps or (100 if device == "cuda" else 8))
-    chosen = resolve_precision(precision.value, device)
+    chosen = resolve_precision(precision, device)
     wanted = rows_of(
         [loop.value for loop in rows or Loop],
         micro_batch or [1, 8, 32, 64],
