@@ -23,7 +23,7 @@ from tests.scale.dataset import simulated_run
 from tests.scale.run import record_template
 from tests.scale.store import MarkStore
 from xreal_synth.engine.account import Account
-from xreal_synth.engine.driver import Driver, RunPlace
+from xreal_synth.engine.driver import Driver
 from xreal_synth.engine.journal import Journal
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import RunMeters
@@ -192,11 +192,10 @@ def measure_played(
         )
         account = Account(run, store, Totals(), events, merge=lambda *found, **asked: None)
         shape = ActorShape("cpu", "auto", 8, 1.0, 0.0, actors)
-        place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
+        ledger = Ledger(tuple(range(shards)), frozenset(), Totals())
         pool = PlayedPool(shape, playing)
-        summary = Driver(
-            run, place, account, pool, shape, lambda: _room(actors), Limits(), threading.Event()
-        ).run()
+        driver = Driver(account, ledger, pool, shape, lambda: _room(actors), Limits(), threading.Event())
+        summary = driver.run()
         spent = [ray.get(host.spent.remote()) for host in playing]
     finally:
         for host in playing:

@@ -10,11 +10,11 @@ import itertools
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tests.scale.store import MarkStore
 from tests.scale.world import Chances, World
-from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool, Ready, actor_id
+from xreal_synth.engine.pool import Call, Failed, Heard, Lost, Member, Pool, Ready, actor_id
 from xreal_synth.engine.schedule import Cause
 from xreal_synth.run.resources import ActorShape, Resources
 from xreal_synth.types import ShardRecord
@@ -165,15 +165,12 @@ class SimulatedPool(Pool[SimulatedMember]):
             self._place()
             return member
 
-    def _send_settle(self, member: SimulatedMember, micro_batch: int | None) -> None:
-        self._later(self._world.search_s if micro_batch is None else 1.0, "settled", member)
-
-    def _send_finish(self, member: SimulatedMember) -> None:
-        raise AssertionError("simulated shards leave no groups")
-
-    def _send(
-        self, member: SimulatedMember, shard: int, attempt: int, *, replacing: bool, alone: bool
-    ) -> None:
+    def _call(self, member: SimulatedMember, method: Call, *arguments: Any) -> None:
+        if method == "settle":
+            self._later(self._world.search_s if arguments[0] is None else 1.0, "settled", member)
+            return
+        assert method == "shard", "simulated shards leave no groups"
+        shard = arguments[0]
         with self._own:
             self.spent.idle += self.now - member.free_at
             member.images = self._template.samples / 2

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from xreal_synth.cli.options import seconds_text
-from xreal_synth.engine.log import LineLog, images_text, line_of
+from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class RunDisplay(_Display):
                     completed=event.images_done,
                     description=f"shards {event.shards_done}/{event.shards_total}",
                 )
-                self._say(line_of(event))
+                self._say(str(event))
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
                 rate = f", {event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
-                done = images_text(event) + rate
+                done = event.images + rate
                 self._bar.update(self._task, completed=event.images_done, total=event.images_total, done=done)
             case ShardDone():
                 self._bar.update(self._task, description=f"shards {event.done}/{event.total}")
@@ -87,7 +87,7 @@ class RunDisplay(_Display):
                 total = made if event.summary.exit_code == COMPLETE else None
                 self._bar.update(self._task, completed=made, done=f"{made} images", total=total)
             case _:
-                self._say(line_of(event))
+                self._say(str(event))
 
 
 class TrainDisplay(_Display):

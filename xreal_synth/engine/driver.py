@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import quarantine_key, stem_of
 from xreal_synth.dataset.seal import sealed
-from xreal_synth.engine.account import Account, Ending
+from xreal_synth.engine.account import Account
 from xreal_synth.engine.ledger import Ledger, missing_records
 from xreal_synth.engine.pool import Clock, Failed, Heard, Lost, Member, Pool, Ready, actor_id
 from xreal_synth.engine.progress import (
@@ -34,7 +35,7 @@ from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.run.fingerprint import fingerprint_differences
 from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch
 from xreal_synth.run.setup import Run, claim
-from xreal_synth.storage import Store, with_retries
+from xreal_synth.storage import with_retries
 from xreal_synth.types import ShardRecord
 
 _RESOURCES_EVERY_S = 5.0
@@ -44,36 +45,27 @@ _LOOK_EVERY_S = 0.5
 _LONGEST_BOOT_WAIT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunPlace:
-    """Where a run's shards go: the dataset, its head if it has one, and what of it is done; `leave` are shards not
-    to be made, with the reasons."""
-
-    store: Store
-    head: DatasetHead | None
-    ledger: Ledger
-    leave: dict[int, str]
-
-
 class Driver:
-    """One run's loop. `resources()` tells what there is for actors now."""
+    """One run's loop. `resources()` tells what there is for actors now; `head` is the dataset's, if it has one; `leave`
+    are shards not to be made, with the reasons."""
 
     def __init__(
-        self, run: Run, place: RunPlace, account: Account, pool: Pool[Any], shape: ActorShape,
-        resources: Callable[[], Resources], limits: Limits, stop: threading.Event, clock: Clock = time.monotonic,
+        self, account: Account, ledger: Ledger, pool: Pool[Any], shape: ActorShape,
+        resources: Callable[[], Resources], limits: Limits, stop: threading.Event, clock: Clock = time.monotonic, *,
+        head: DatasetHead | None = None, leave: Mapping[int, str] = MappingProxyType({}),
     ) -> None:  # fmt: skip
-        self.run_, self.store, self.account, self.tell = run, place.store, account, account.tell
+        self.run_, self.store, self.account, self.tell = account.run, account.store, account, account.tell
         self.pool, self.shape, self.clock = pool, shape, clock
-        self.stop, self.limits, self.head = stop, limits, place.head
-        self.replacing, self.leave = place.ledger.replacing, place.leave
-        self.schedule = ShardSchedule(place.ledger.todo, limits, place.ledger.totals.shards)
+        self.stop, self.limits, self.head = stop, limits, head
+        self.replacing, self.leave = ledger.replacing, dict(leave)
+        self.schedule = ShardSchedule(ledger.todo, limits, ledger.totals.shards)
         self.made: set[int] = set()
         self.begun = self.claimed = self.reported_of_others = False
         self.ours: set[str] = set()
         self.odd: set[str] = set()
         self.searcher = ""
         self.boot_failures, self.boot_again_at = 0, 0.0
-        self.fingerprints: list[dict[str, str]] = [place.head.fingerprint] if place.head else []
+        self.fingerprints: list[dict[str, str]] = [head.fingerprint] if head else []
         self._resources = resources
         self.resources, self.resources_at = resources(), clock()
         self.warned_at = self.looked_at = clock()
@@ -119,8 +111,8 @@ class Driver:
         now = self.clock()
         if now - self.resources_at > _RESOURCES_EVERY_S:
             self.resources, self.resources_at = self._resources(), now
-        if self.schedule.all_failed:
-            self._replace_stale()
+        if self.schedule.all_failed and self.schedule.stale(self.pool.active):
+            self.pool.end_all([member for member in self.pool.in_state("idle") if not member.publishing])
         if self._exhausted() or now < self.boot_again_at:
             return
         retired = self.pool.in_state("retired")
@@ -140,13 +132,6 @@ class Driver:
                 self.searcher = member.name
             self.pool.settle(member, self.shape.micro_batch)
 
-    def _replace_stale(self) -> None:
-        if not self.schedule.stale(self.pool.active):
-            return
-        for member in self.pool.in_state("idle"):
-            if not member.publishing:
-                self.pool.end(member)
-
     def _assign(self) -> None:
         """Gives idle actors shards; one that gets none decides what it has left. A shard that has failed is made alone,
         so that it is told from those that would share its micro-batches."""
@@ -155,7 +140,9 @@ class Driver:
         giving = self.begun and not self._exhausted() and not self.stop.is_set()
         alone = self.schedule.all_failed
         for member in self.pool.in_state("idle") if idle else ():
-            shard = self._next(member) if giving and not (alone and member.open) else None
+            others = self.pool.active if self.schedule.trust.strikes(member.name) else ()
+            take = giving and not (alone and member.open)
+            shard = self.schedule.take(member.name, others) if take else None
             if shard is not None:
                 self.pool.assign(
                     member, shard, self.schedule.tries(shard), alone=bool(self.schedule.reason(shard)),
@@ -163,10 +150,6 @@ class Driver:
                 )  # fmt: skip
             elif member.open:
                 self.pool.finish(member)
-
-    def _next(self, member: Member) -> int | None:
-        others = self.pool.active if self.schedule.trust.strikes(member.name) else ()
-        return self.schedule.take(member.name, others)
 
     def _listen(self) -> None:
         self._hear_all(self.limits.tick_s)
@@ -391,9 +374,8 @@ class Driver:
             self.schedule.failed(flight.shard, "", "lost", "stopped before it was finished")
 
     def _ended(self) -> RunSummary:
-        if self.head is None:
-            if self.stop.is_set():
-                return self.account.summary(None, Ending({}, dict.fromkeys(self.schedule.waiting, ""), True))
+        stopped = self.stop.is_set()
+        if self.head is None and not stopped:
             raise EngineError(
                 found="no actor ever started",
                 wanted="one actor at least",
@@ -401,5 +383,4 @@ class Driver:
             )
         not_made = {shard: self.schedule.reason(shard) for shard in self.schedule.waiting}
         not_made |= dict.fromkeys(missing_records(self.run_, self.store, self.made), "its record has gone")
-        ending = Ending(self.leave | self.schedule.given_up, not_made, stopped=self.stop.is_set())
-        return self.account.summary(self.head, ending)
+        return self.account.summary(self.head, self.leave | self.schedule.given_up, not_made, stopped=stopped)

@@ -1,9 +1,8 @@
 """The actors of a run, as the driver sees them: started, given shards, listened to, ended. No Ray here.
 
 An actor renders one shard at a time; those before may still have groups that share its micro-batches, or be written
-to their place meanwhile. What is bound to an engine (Ray, or a
-simulation) is left to subclasses; all costs per call here are independent of the number of actors, but for the
-looks that a driver takes twice a second at most.
+to their place meanwhile. What is bound to an engine (Ray, or a simulation) is left to subclasses; all costs per call
+here are independent of the number of actors, but for the looks that a driver takes twice a second at most.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.schedule import Cause
@@ -23,6 +22,7 @@ Clock = Callable[[], float]
 """Seconds since some moment; a simulation has its own."""
 
 State = Literal["booting", "idle", "working", "retired"]
+Call = Literal["ready", "settle", "shard", "finish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +127,8 @@ class Pool(ABC, Generic[M]):
         """Asks for an actor."""
 
     @abstractmethod
-    def _send(self, member: M, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
-        """Gives an actor its shard."""
-
-    @abstractmethod
-    def _send_finish(self, member: M) -> None:
-        """Has an actor decide the groups that it has left."""
-
-    @abstractmethod
-    def _send_settle(self, member: M, micro_batch: int | None) -> None:
-        """Tells an actor the micro-batch, or to find it."""
+    def _call(self, member: M, method: Call, *arguments: Any) -> None:
+        """Asks an actor for something, whose answer `wait` tells: of `ray_actor.Generator`, the method of that name."""
 
     @abstractmethod
     def _kill(self, member: M) -> None:
@@ -185,7 +177,7 @@ class Pool(ABC, Generic[M]):
     def assign(self, member: M, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
         """Gives an idle actor a shard; `alone` it shares no micro-batch with others."""
         self._begin(member, shard)
-        self._send(member, shard, attempt, replacing=replacing, alone=alone)
+        self._call(member, "shard", shard, attempt, replacing, alone)
 
     def hold(self, member: Member) -> None:
         """An actor that has loaded waits for the micro-batch: it is in `held`."""
@@ -195,12 +187,12 @@ class Pool(ABC, Generic[M]):
     def settle(self, member: M, micro_batch: int | None) -> None:
         """Tells a held actor the micro-batch, or to find it; it is ready when it answers."""
         del self.held[member.name]
-        self._send_settle(member, micro_batch)
+        self._call(member, "settle", micro_batch)
 
     def finish(self, member: M) -> None:
         """Has an idle actor decide the groups that it has left: there is no next shard for it."""
         self._begin(member, None)
-        self._send_finish(member)
+        self._call(member, "finish")
 
     def end(self, member: M) -> None:
         """Ends an actor; what it had in hand stays noted in it."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import ray
 
-from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool
+from xreal_synth.engine.pool import Call, Failed, Heard, Lost, Member, Pool
 from xreal_synth.engine.ray_actor import ActorConfig, Rendered, actor_class
 from xreal_synth.run.resources import ActorShape
 
@@ -56,21 +56,15 @@ class RayPool(Pool[RayMember]):
         handle = self._actor(name, shape)
         member = RayMember(name, self.clock(), handle=handle, asked={})
         self._ask(member, "placing", handle.placed.remote())
-        self._ask(member, "call", handle.ready.remote())
+        self._call(member, "ready")
         self._beats.append(member)
         return member
 
     def _actor(self, name: str, shape: ActorShape) -> Any:
         return self._class.remote(self._order_of(name, shape))
 
-    def _send(self, member: RayMember, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
-        self._ask(member, "call", member.handle.shard.remote(shard, attempt, replacing, alone))
-
-    def _send_finish(self, member: RayMember) -> None:
-        self._ask(member, "call", member.handle.finish.remote())
-
-    def _send_settle(self, member: RayMember, micro_batch: int | None) -> None:
-        self._ask(member, "call", member.handle.settle.remote(micro_batch))
+    def _call(self, member: RayMember, method: Call, *arguments: Any) -> None:
+        self._ask(member, "call", getattr(member.handle, method).remote(*arguments))
 
     def _kill(self, member: RayMember) -> None:
         for kind in list(member.asked or ()):
@@ -111,18 +105,24 @@ class RayPool(Pool[RayMember]):
         reported = sorted((self._awaited[ref] for ref in back), key=lambda each: each[1] == "call")
         heard: list[Heard] = []
         for member, kind in reported:
-            if member.name in self.members:
-                heard += (
-                    self._published_outcome(member, kind) if isinstance(kind, int) else self._outcome(member)
-                )
+            if member.name not in self.members:
+                continue
+            outcome = self._got(member, kind)
+            if isinstance(outcome, Lost):
+                self.end(member)
+                heard += self.losses(member, outcome)
+            elif isinstance(kind, int):
+                self._published(member, kind)
+                heard.append(Heard(member, kind, outcome))
+            else:
+                heard += self._answer_of(member, outcome)
         return heard
 
-    def _outcome(self, member: RayMember) -> list[Heard]:
-        shard, outcome = member.shard, self._got(member, "call")
+    def _answer_of(self, member: RayMember, outcome: Any) -> list[Heard]:
+        """What has come of a call: nothing yet for the driver where a shard is rendered, and of groups decided."""
+        shard = member.shard
         if member.asked and "beat" in member.asked:
             self._answer(member, "beat")
-        if isinstance(outcome, Lost):
-            return self._gone(member, outcome)
         if not isinstance(outcome, Rendered):
             self._answered(member)
             return [Heard(member, shard, outcome)] if outcome is not None else []
@@ -130,17 +130,6 @@ class RayPool(Pool[RayMember]):
         self._rendered(member, outcome.images, open_=outcome.open)
         self._ask(member, shard, member.handle.published.remote(shard))
         return []
-
-    def _published_outcome(self, member: RayMember, shard: int) -> list[Heard]:
-        outcome = self._got(member, shard)
-        if isinstance(outcome, Lost):
-            return self._gone(member, outcome)
-        self._published(member, shard)
-        return [Heard(member, shard, outcome)]
-
-    def _gone(self, member: RayMember, lost: Lost) -> list[Heard]:
-        self.end(member)
-        return self.losses(member, lost)
 
     def _got(self, member: RayMember, kind: Asked) -> Any:
         """What the actor has answered; Failed or Lost where Ray has no answer of it."""
