@@ -34,7 +34,7 @@ from xreal_synth.engine.trust import DATASET
 from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.run.fingerprint import fingerprint_differences
 from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch
-from xreal_synth.run.setup import Run, claim
+from xreal_synth.run.setup import claim
 from xreal_synth.storage import with_retries
 from xreal_synth.types import ShardRecord
 

@@ -61,7 +61,7 @@ class Advanced:
 
     @property
     def images(self) -> str:
-        """`12 of about 18 images`: the total is an expectation until no shard is left. Actors while all of them start."""
+        """`12 of about 18 images`: the total is an expectation until no shard is left."""
         known = not self.in_flight and self.images_done == self.images_total
         starting = self.states.get("booting", 0)
         waiting = ", actors starting" if starting and starting == self.actors else ""
