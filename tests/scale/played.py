@@ -31,7 +31,7 @@ from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.pool import Ready, actor_id
 from xreal_synth.engine.progress import Event, Events, ShardDone
 from xreal_synth.engine.ray_actor import Rendered
-from xreal_synth.engine.ray_metrics import run_metrics
+from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_pool import RayMember, RayPool
 from xreal_synth.engine.ray_session import resources
 from xreal_synth.engine.schedule import Limits
@@ -188,7 +188,7 @@ def measure_played(
         events.listen(
             NoteKeeper(store, shards, shards, events).on_event,
             Journal(store, {}, events).on_event,
-            RunMeters(run.recipe.name, run_metrics).on_event,
+            RunMeters(run.recipe.name, Exported).on_event,
         )
         account = Account(run, store, Totals(), events, merge=lambda *found, **asked: None)
         shape = ActorShape("cpu", "auto", 8, 1.0, 0.0, actors)

@@ -19,7 +19,7 @@ from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import publish_shard
-from xreal_synth.engine.ray_metrics import actor_metrics
+from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
 from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker, environment
@@ -171,7 +171,7 @@ class Generator:
     def _begun(self) -> Ready:
         assert self._opened is not None, "a backend is open"
         run, store, backend = self._opened
-        meters = ActorMeters(actor_metrics(run.recipe.name, self._config.actor))
+        meters = ActorMeters(Exported(run.recipe.name, self._config.actor))
         self._is_sound = backend.is_sound
         self._loaded = run, store, meters, Worker(run, backend, self._deliver, self._count)
         trials = getattr(backend, "trials", ())

@@ -20,7 +20,7 @@ from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import Events, OnEvent, RunEnded, RunSummary, Warned
 from xreal_synth.engine.ray_actor import ActorConfig
 from xreal_synth.engine.ray_head import watched
-from xreal_synth.engine.ray_metrics import run_metrics
+from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
@@ -56,7 +56,7 @@ def generate(
     events = Events(on_event)
     with journal(run, store, events) as log:
         note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
-        events.listen(note.on_event, log.on_event, RunMeters(run.recipe.name, run_metrics).on_event)
+        events.listen(note.on_event, log.on_event, RunMeters(run.recipe.name, Exported).on_event)
         head = check_before_start(run, store)
         store.sweep()
         ledger = read_ledger(run, store, head.fingerprint if head else {}, events, again, leave)
