@@ -79,10 +79,8 @@ class LocalStore:
 
     def open(self, key: str) -> IO[bytes]:
         """The file, to be read in place. Raises StorageError."""
-        try:
-            return open_file(self._path(key), self._roots, self.mirrored)
-        except UnreadableError as error:
-            raise StorageError(where=str(self._path(key)), found=str(error), wanted="a plain file") from error
+        with self._reading(key) as path:
+            return open_file(path, self._roots, self.mirrored)
 
     def append(self, key: str) -> IO[bytes]:
         """The file, unbuffered, to be written on at its end; made if it is not there, no link followed."""

@@ -23,9 +23,10 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 
 from xreal_synth.dataset.names import DATASET
 from xreal_synth.dataset.runlog import FORMAT, log_key
@@ -58,18 +59,6 @@ _FAILURES = 20
 _DIGITS = 3
 
 
-class _Sink(Protocol):
-    """Where lines go. All raise OSError or StorageError where that fails."""
-
-    def write(self, line: bytes) -> None: ...
-
-    def tick(self) -> None:
-        """Time has passed."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class Journal:
     """Logs events, and says once with `tell` where it cannot. A context manager: an exception that ends the run is the
     last line then."""
@@ -83,10 +72,11 @@ class Journal:
     ) -> None:
         self._store, self._tell, self._clock = store, tell, clock
         self._secrets = secrets()
-        self.run = f"{_compact(clock())}-{_host()}-{os.getpid()}"
+        host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "host"
+        self.run = f"{re.sub('[-:.]', '', _iso(clock()))}-{host}-{os.getpid()}"
         self._held = [self._line("run_opened", {"format": FORMAT, **opened})]
         self._counts: Counter[str] = Counter()
-        self._sink: _Sink | None = None
+        self._sink: _LogFile | _Parts | None = None
         self._advanced_at = float("-inf")
         self._bytes = self._unwritten = 0
         self._warned = self._ended = False
@@ -106,34 +96,28 @@ class Journal:
             return
         name = event_name(type(event))
         self._counts[name] += 1
-        if isinstance(event, Advanced) and self._clock() - self._advanced_at < ADVANCED_EVERY_S:
-            if self._sink is not None:
-                self._try(self._sink.tick)
-            return
         if isinstance(event, Advanced):
+            if self._clock() - self._advanced_at < ADVANCED_EVERY_S:
+                if self._sink is not None:
+                    self._try(self._sink.tick)
+                return
             self._advanced_at = self._clock()
-        self._say(self._line(name, fields_of(event)))
+        self._say(self._line(name, {one.name: getattr(event, one.name) for one in dataclasses.fields(event)}))
         if isinstance(event, ActorUp) and self._sink is None:
             self._begin()
 
     def _close(self, summary: RunSummary) -> None:
         """The last line. A run that has nothing to tell, on a dataset that was complete, leaves no log."""
-        if self._sink is None and len(self._held) > 1 and self._has_place():
-            self._begin()
+        if self._sink is None and len(self._held) > 1:
+            with suppress(OSError, StorageError):
+                if self._store.exists(DATASET):
+                    self._begin()
         if self._sink is not None:
             self._last("run_ended", _summed_up(summary))
 
-    def _has_place(self) -> bool:
-        try:
-            return self._store.exists(DATASET)
-        except (OSError, StorageError):
-            return False
-
     def _begin(self) -> None:
-        local = self._store.local_path
-        self._sink = (
-            _Parts(self._store, self.run, self._clock) if local is None else _LogFile(self._store, self.run)
-        )
+        far = self._store.local_path is None
+        self._sink = _Parts(self._store, self.run, self._clock) if far else _LogFile(self._store, self.run)
         held, self._held = self._held, []
         for line in held:
             self._say(line)
@@ -181,7 +165,8 @@ class Journal:
 
 
 class _LogFile:
-    """A file on a disk, one write a line. A line that was cut off, by a full disk, stays a line of its own."""
+    """A file on a disk, one write a line. A line that was cut off, by a full disk, stays a line of its own. As in
+    `_Parts` each method raises OSError or StorageError."""
 
     def __init__(self, store: Store, run: str) -> None:
         assert isinstance(store, LocalStore)
@@ -199,7 +184,7 @@ class _LogFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._store.uri}/{self._key}")
 
     def tick(self) -> None:
-        return
+        """Nothing waits."""
 
     def close(self) -> None:
         if self._file is not None:
@@ -223,6 +208,7 @@ class _Parts:
         self._unsaved += 1
 
     def tick(self) -> None:
+        """Time has passed."""
         if self._unsaved and self._clock() - self._written_at >= PART_EVERY_S:
             self._save()
 
@@ -262,10 +248,6 @@ def journal(run: Run, store: Store, tell: OnEvent) -> Journal:
     return Journal(store, opened, tell)
 
 
-def fields_of(event: Event) -> dict[str, object]:
-    return {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-
-
 def _summed_up(summary: RunSummary) -> dict[str, object]:
     """The summary's numbers and message; of the shards that failed the first, and how many there are."""
     left_out = ("dataset", "label_counts", "failures", "gate")
@@ -291,11 +273,3 @@ def _plain(value: object, known: Sequence[str]) -> object:
 
 def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _compact(at: float) -> str:
-    return re.sub("[-:.]", "", _iso(at))
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "host"

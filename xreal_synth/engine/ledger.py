@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
+from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.names import (
     RECORDS,
     SHARDS,
@@ -35,7 +36,7 @@ from xreal_synth.engine.publish import publish_rows
 from xreal_synth.engine.samples import build_sample, real_twin
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.run.attempts import plan_group
-from xreal_synth.storage import LocalStore, Store, sha256_file, with_retries
+from xreal_synth.storage import Store, sha256_file, with_retries
 from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord, Verdict
 
 if TYPE_CHECKING:
@@ -171,13 +172,13 @@ def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole
     known = _known_rejects(store, shard.stem)
     rejected: list[Rejected] = []
     try:
-        there = _local_copy(store, key, folder)
-        with TarWriter(again) as writer:
-            for sample in _rebuilt(run, shard, there, known, rejected):
-                writer.add(encode_sample(sample))
+        with local_copy(store, key) as there:
+            with TarWriter(again) as writer:
+                for sample in _rebuilt(run, shard, there, known, rejected):
+                    writer.add(encode_sample(sample))
+            equal = sha256_file(again) == sha256_file(there)
     except DatasetError:
         return None
-    equal = sha256_file(again) == sha256_file(there)
     refused = [*known.values()] if set(known) == {(one.group, one.attempt) for one in rejected} else rejected
     return (again, writer.rows, refused) if equal else None
 
@@ -244,17 +245,6 @@ def _rebuilt_member(run: Run, spec: SampleSpec, member: MemberSpec, there: Sampl
     quality = there.meta.quality
     verdict = None if quality is None else Verdict(flags=quality.flags, scores=tuple(quality.scores.items()))
     return build_sample(run, spec, member, there.image if real is None else real, there.change, verdict)
-
-
-def _local_copy(store: Store, key: str, folder: Path) -> Path:
-    if isinstance(store, LocalStore):
-        store.open(key).close()
-        return Path(store.uri) / key
-    copy = folder / "there.tar"
-    with copy.open("wb") as file:
-        for chunk in store.chunks(key):
-            file.write(chunk)
-    return copy
 
 
 def _surplus(run: Run, store: Store, what: str) -> DatasetError:

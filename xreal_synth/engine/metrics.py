@@ -90,7 +90,7 @@ SECONDS_OF = Metric("actor_seconds", "counter", "Where the actor's time has gone
 BUSY = Metric("actor_busy_share", "gauge", "Share of its last shard's time, idle before it included, that the actor "
               "was in the model: 0 to 1.")  # fmt: skip
 PUBLISH_SECONDS = Metric(
-    "publish_seconds", "histogram", "Seconds in which a shard's files were written to their place."
+    "publish_seconds", "histogram", "Seconds in which a shard's files were put in their place."
 )
 ACTOR = (ATTEMPTED, SECONDS_OF, BUSY, PUBLISH_SECONDS)
 """The actors'."""

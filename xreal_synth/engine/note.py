@@ -39,17 +39,13 @@ class NoteKeeper:
     def on_event(self, event: Event) -> None:
         if isinstance(event, RunEnded):
             self._ended(event.summary)
-        elif isinstance(event, ActorUp):
-            self._begun = True
-            self._note = replace(self._note, actors=max(self._note.actors, 1))
-        elif isinstance(event, Advanced) and event.actors != self._note.actors:
-            self._note = replace(self._note, actors=event.actors)
-        if (
-            isinstance(event, ActorUp | Advanced)
-            and self._begun
-            and self._clock() - self._note.at >= self._every
-        ):
-            self._write(self._note)
+        elif isinstance(event, ActorUp | Advanced):
+            self._begun = self._begun or isinstance(event, ActorUp)
+            actors = max(self._note.actors, 1) if isinstance(event, ActorUp) else event.actors
+            if actors != self._note.actors:
+                self._note = replace(self._note, actors=actors)
+            if self._begun and self._clock() - self._note.at >= self._every:
+                self._write(self._note)
 
     def _ended(self, summary: RunSummary) -> None:
         """Unless that stands there already or the place was never claimed."""
