@@ -17,7 +17,7 @@ from xreal_synth.dataset.names import quarantine_key, stem_of
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.ledger import Ledger, missing_records
-from xreal_synth.engine.pool import Clock, Failed, Heard, Lost, Member, Pool, Ready, actor_id
+from xreal_synth.engine.pool import Clock, Failed, Heard, Member, Pool, Ready, actor_id
 from xreal_synth.engine.progress import (
     ActorLost,
     ActorUp,
@@ -168,7 +168,7 @@ class Driver:
         for member in self.pool.unready(self.limits.boot_s):
             self.pool.end(member)
             reason = f"not ready {self.clock() - member.placed_at:.0f} s after it had a place"
-            self._boot_failed(member, Failed("lost", reason, reason))
+            self._boot_failed(member, Failed("died", reason, gone=True))
         now = self.clock()
         waiting = [member for member in self.pool.in_state("booting") if not member.node]
         oldest = min((member.since for member in waiting), default=now)
@@ -187,11 +187,11 @@ class Driver:
         heard = self.pool.wait(timeout_s)
         ended: dict[str, set[str]] = {}
         for each in heard:
-            if isinstance(each.outcome, Lost):
+            if isinstance(each.outcome, Failed) and each.outcome.gone:
                 ended.setdefault(each.member.node, set()).add(each.member.name)
         for each in heard:
-            if isinstance(each.outcome, Lost) and len(ended[each.member.node]) > 1:
-                each = replace(each, outcome=replace(each.outcome, outside=True))
+            if isinstance(each.outcome, Failed) and each.outcome.gone and len(ended[each.member.node]) > 1:
+                each = replace(each, outcome=replace(each.outcome, cause="lost"))
             self._hear(each)
 
     def _hear(self, heard: Heard) -> None:
@@ -205,10 +205,7 @@ class Driver:
                 self._retire(name, f"it failed two shards in a row, and {member.name} made one of them")
         elif isinstance(outcome, Ready):
             self._ready(member, outcome)
-        elif isinstance(outcome, Lost):
-            self._lost(member, shard, outcome)
         elif shard is None:
-            self.pool.end(member)
             self._boot_failed(member, outcome)
         else:
             self._failed(member, shard, outcome)
@@ -292,74 +289,59 @@ class Driver:
         if member is None or member.state == "retired":
             return
         if member.state != "idle":
-            self._end_spoiled(member, Failed("error", reason, reason, spoiled=True))
+            self._end_spoiled(member, reason)
             return
         self.pool.retire(member)
         self.tell(Warned(f"actor {name} gets no more shards, its device (node {member.node[:12] or 'unknown'}) is not "
                          f"to be trusted: {reason}"))  # fmt: skip
 
     def _boot_failed(self, member: Member, failed: Failed) -> None:
-        self.boot_failures += 1
-        loading = any(one.node for one in self.pool.in_state("booting"))
-        hopeless = failed.cause == "mistake" or (
-            self.boot_failures >= self.limits.boot_failures and not loading
-        )
-        if not self.claimed and hopeless:
-            raise EngineError(
-                found=f"no actor can start: {failed.reason}",
-                wanted="an actor that loads the models",
-                hint="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
-            )
-        self.boot_again_at = self.clock() + min(2.0 ** min(self.boot_failures, 10) / 2, _LONGEST_BOOT_WAIT_S)
+        self.pool.end(member)
         self.schedule.fruitless += 1
+        if failed.cause != "lost":
+            self.boot_failures += 1
+            loading = any(one.node for one in self.pool.in_state("booting"))
+            mistake = failed.cause == "mistake"
+            hopeless = self.boot_failures >= self.limits.boot_failures and not loading
+            if not self.claimed and (mistake or hopeless):
+                raise EngineError(
+                    found=f"no actor can start: {failed.reason}",
+                    wanted="an actor that loads the models",
+                    hint=""
+                    if mistake
+                    else f"the traceback of the last try:\n{failed.trace or failed.reason}",
+                )
+            wait_s = min(2.0 ** min(self.boot_failures, 10) / 2, _LONGEST_BOOT_WAIT_S)
+            self.boot_again_at = self.clock() + wait_s
         self.tell(ActorLost(member.name, None, failed.reason))
 
-    def _lost(self, member: Member, shard: int | None, lost: Lost) -> None:
-        if shard is None and lost.outside:
-            self.schedule.fruitless += 1
-            self.tell(ActorLost(member.name, None, lost.reason))
-            return
-        if shard is None:
-            self._boot_failed(member, Failed("lost", lost.reason, lost.reason))
-            return
-        if shard == member.shard or member.shard is None:
-            self.tell(ActorLost(member.name, shard, lost.reason))
-        self._again(member, shard, lost)
-
-    def _again(self, member: Member, shard: int, lost: Lost) -> None:
-        if lost.outside:
-            again = self.schedule.failed(shard, member.name, "lost", lost.reason)
-        else:
-            again = self.schedule.died(shard, lost.reason)
-        if again:
-            self.tell(ShardRetried(shard, self.schedule.tries(shard), lost.reason))
-        else:
-            self._quarantine(shard, Failed("lost", self.schedule.given_up[shard], lost.reason))
-
     def _failed(self, member: Member, shard: int, failed: Failed) -> None:
+        if failed.gone and (shard == member.shard or member.shard is None):
+            self.tell(ActorLost(member.name, shard, failed.reason))
         if failed.spoiled and member.name in self.pool.members:
-            self._end_spoiled(member, failed)
+            self._end_spoiled(member, failed.reason)
         if self.schedule.failed(shard, member.name, failed.cause, failed.reason):
             self.tell(ShardRetried(shard, self.schedule.tries(shard), failed.reason))
         else:
             self._quarantine(shard, failed)
 
-    def _end_spoiled(self, member: Member, failed: Failed) -> None:
+    def _end_spoiled(self, member: Member, reason: str) -> None:
         """Ends an actor that cannot be trusted; what else it had in hand is made again."""
         self.pool.end(member)
-        self.tell(ActorLost(member.name, None, failed.reason))
+        self.tell(ActorLost(member.name, None, reason))
         for other in (member.shard, *member.publishing):
             if other is not None:
-                self._again(member, other, Lost(failed.reason, outside=True))
+                self._failed(member, other, Failed("lost", reason))
 
     def _quarantine(self, shard: int, failed: Failed) -> None:
         key = quarantine_key(stem_of(self.run_.recipe.name, shard))
-        content = sealed({"shard": shard, "reason": failed.reason, "traceback": failed.trace})
+        reason = self.schedule.given_up[shard]
+        content = sealed({"shard": shard, "reason": reason, "traceback": failed.trace or failed.reason})
         try:
             with_retries(f"writing {key}", lambda: self.store.replace(key, content))
         except StorageError as error:
             self.tell(Warned(str(error)))
-        self.tell(ShardQuarantined(shard, failed.reason))
+        self.tell(ShardQuarantined(shard, reason))
 
     def _drain(self) -> None:
         """Finishes what is in flight, up to `drain_s`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from xreal_synth.engine.micro_batch import Trial
@@ -41,25 +41,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A failure as the driver hears of it; `spoiled` means that the actor must be replaced. Causes are the
-    schedule's."""
+    """A failure as the driver hears of it; causes are the schedule's. `spoiled` means that the actor must be replaced,
+    `gone` that it has ended: it is "lost" where its shard had no part in that (the node went, was preempted or cannot
+    be reached), else "died"."""
 
     cause: Cause
     reason: str
-    trace: str
+    trace: str = ""
     spoiled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The actor or its node is gone. `outside` says that its shard had no part in it: the node went, was
-    preempted or cannot be reached."""
-
-    reason: str
-    outside: bool = False
-
-
-Outcome = Ready | ShardRecord | Failed | Lost
+    gone: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +85,7 @@ class Heard:
 
     member: Member
     shard: int | None
-    outcome: Outcome
+    outcome: Ready | ShardRecord | Failed
 
 
 class Flight(NamedTuple):
@@ -220,25 +210,30 @@ class Pool(ABC, Generic[M]):
         """A retired actor gets shards again."""
         self._move(self.members[member.name], "idle")
 
-    def losses(self, member: Member, lost: Lost) -> list[Heard]:
+    def losses(self, member: Member, lost: Failed) -> list[Heard]:
         """What an actor's end means for the shards that it had: the one it was rendering is to blame, if one is, or the
         only one. The others are made alone then, which tells."""
         published = list(member.publishing)
         if member.shard is None and len(published) <= 1:
             return [Heard(member, published[0] if published else None, lost)]
-        others = Lost(f"{lost.reason} (it was not published yet)", outside=True)
+        others = replace(lost, cause="lost", reason=f"{lost.reason} (it was not published yet)")
         rendering = [] if member.shard is None else [Heard(member, member.shard, lost)]
         return rendering + [Heard(member, shard, others) for shard in published]
 
-    def hung(self, limit_s: float) -> list[tuple[M, Lost]]:
+    def hung(self, limit_s: float) -> list[tuple[M, Failed]]:
         """Members that show no new image for `limit_s`, or ten times the longest gap seen: of their shard, or of those
         that they are to publish."""
         limit, now = max(limit_s, 10 * self.longest_gap_s), self.clock()
-        stuck = [m for m in self._publishing.values() if now - max(m.published_at, m.changed_at) > limit]
-        still = [m for m in self.in_state("working") if m not in stuck and now - m.changed_at > limit]
-        return [
-            (m, Lost(f"files not written for {now - m.published_at:.0f} s", outside=True)) for m in stuck
-        ] + [(m, Lost(f"no new image for {now - m.changed_at:.0f} s")) for m in still]
+        found: list[tuple[M, Failed]] = []
+        for m in self._publishing.values():
+            if now - max(m.published_at, m.changed_at) > limit:
+                reason = f"files not written for {now - m.published_at:.0f} s"
+                found.append((m, Failed("lost", reason, gone=True)))
+        stuck = [m for m, _ in found]
+        for m in self.in_state("working"):
+            if m not in stuck and now - m.changed_at > limit:
+                found.append((m, Failed("died", f"no new image for {now - m.changed_at:.0f} s", gone=True)))
+        return found
 
     def unready(self, limit_s: float) -> list[M]:
         """Members that have had a place for `limit_s` and are not ready."""

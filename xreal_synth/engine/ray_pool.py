@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import ray
 
-from xreal_synth.engine.pool import Call, Failed, Heard, Lost, Member, Pool
+from xreal_synth.engine.pool import Call, Failed, Heard, Member, Pool
 from xreal_synth.engine.ray_actor import ActorConfig, Rendered, actor_class
 from xreal_synth.run.resources import ActorShape
 
@@ -108,7 +108,7 @@ class RayPool(Pool[RayMember]):
             if member.name not in self.members:
                 continue
             outcome = self._got(member, kind)
-            if isinstance(outcome, Lost):
+            if isinstance(outcome, Failed) and outcome.gone:
                 self.end(member)
                 heard += self.losses(member, outcome)
             elif isinstance(kind, int):
@@ -132,13 +132,13 @@ class RayPool(Pool[RayMember]):
         return []
 
     def _got(self, member: RayMember, kind: Asked) -> Any:
-        """What the actor has answered; Failed or Lost where Ray has no answer of it."""
+        """What the actor has answered; Failed where Ray has no answer of it."""
         try:
             return ray.get(self._answer(member, kind), timeout=ANSWER_S)
         except ray.exceptions.RayTaskError as error:
             return Failed("error", f"{type(error.cause).__name__}: {error.cause}", str(error), spoiled=True)
         except ray.exceptions.RayError as error:
-            return Lost(_first_lines(error), _outside(error))
+            return Failed("lost" if _outside(error) else "died", _first_lines(error), gone=True)
 
     def _ask_beats(self) -> None:
         """Each member at work in its turn, a few hundred a second at most."""

@@ -6,9 +6,8 @@ Kinds of failure:
 - overflow: numbers that are not finite. A device's fault, until a second actor agrees: then the shard is given up.
 - lost, storage: the actor, its node or the storage failed, not the shard. Back to the queue without end,
   while shards keep being finished; the run ends when too many fail with none finished in between.
-
-A shard whose actor died or hung, for no reason outside it that is known, is a suspect (`died`). It is given up
-after three such deaths while other shards were finished in between: then the shard kills its actors.
+- died: the actor ended or hung with the shard in hand, by the shard's doing for all that is known: it is a suspect. It
+  is given up after three such deaths while other shards were finished in between: then the shard kills its actors.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Literal
 
 from xreal_synth.engine.trust import Trust
 
-Cause = Literal["mistake", "error", "overflow", "lost", "storage"]
+Cause = Literal["mistake", "error", "overflow", "lost", "storage", "died"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +138,14 @@ class ShardSchedule:
 
     def failed(self, shard: int, actor: str, cause: Cause, reason: str) -> bool:
         """Notes a failure; True if the shard went back to the queue, False if it is given up."""
-        failures = self._noted(shard, reason)
-        if cause in ("lost", "storage"):
+        self._taken.discard(shard)
+        failures = self._failures.setdefault(shard, Failures())
+        failures.reason = reason
+        if cause in ("lost", "storage", "died"):
             self.fruitless += 1
+            if cause == "died" and self._deaths(shard, failures) >= self._limits.deaths:
+                last = f"{failures.deaths} actors ended while they made it; the last: {reason}"
+                return self._give_up(shard, last)
             return self._back(shard)
         agreed = cause == "overflow" and failures.overflowed
         failures.overflowed = failures.overflowed or cause == "overflow"
@@ -153,28 +157,17 @@ class ShardSchedule:
         self.trust.failed(actor, shard)
         return self._back(shard, first=self.trust.rests(actor))
 
-    def died(self, shard: int, reason: str) -> bool:
-        """Notes that an actor ended with this shard in hand, by its doing for all that is known; as `failed`.
+    def _deaths(self, shard: int, failures: Failures) -> int:
+        """Deaths of actors with this shard in hand, with the one that has just been.
 
         A death counts if shards were finished since the last one that counted, or if only suspects are left and
         no fewer shards than these are finished: where every actor dies, no shard is to blame.
         """
-        failures = self._noted(shard, reason)
-        self.fruitless += 1
         if failures.deaths == 0 or self._finished > failures.finished or self._only_suspects_left():
             failures.deaths += 1
             failures.finished = self._finished
             self._suspects.add(shard)
-        if failures.deaths >= self._limits.deaths:
-            reported = f"{failures.deaths} actors ended while they made it; the last: {reason}"
-            return self._give_up(shard, reported)
-        return self._back(shard)
-
-    def _noted(self, shard: int, reason: str) -> Failures:
-        self._taken.discard(shard)
-        failures = self._failures.setdefault(shard, Failures())
-        failures.reason = reason
-        return failures
+        return failures.deaths
 
     def _back(self, shard: int, *, first: bool = False) -> bool:
         """To the end of the queue, or to its head: an actor rests until it is known whose fault the failure was."""
