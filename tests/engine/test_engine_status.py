@@ -18,8 +18,8 @@ from xreal_synth.dataset.record import record_bytes
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.dataset.status import StatusReader
 from xreal_synth.engine.account import Account
+from xreal_synth.engine.journal import NoteKeeper
 from xreal_synth.engine.ledger import Totals
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, RunEnded, Warned
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.run.setup import claim

@@ -24,10 +24,9 @@ from tests.scale.run import record_template
 from tests.scale.store import MarkStore
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.driver import Driver
-from xreal_synth.engine.journal import Journal
+from xreal_synth.engine.journal import Journal, NoteKeeper
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import RunMeters
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.pool import Ready, actor_id
 from xreal_synth.engine.progress import Event, Events, ShardDone
 from xreal_synth.engine.ray_actor import Rendered

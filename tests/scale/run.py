@@ -23,10 +23,9 @@ from tests.scale.world import ShardTimes, World
 from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.driver import Driver
-from xreal_synth.engine.journal import Journal
+from xreal_synth.engine.journal import Journal, NoteKeeper
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import Metric, RunMeters
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import Event, Events, RunEnded, ShardDone, ShardRetried
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.errors import EngineError

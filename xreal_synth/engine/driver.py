@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.names import quarantine_key, stem_of
+from xreal_synth.dataset.names import DATASET, quarantine_key, stem_of
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.ledger import Ledger, missing_records
@@ -30,7 +30,6 @@ from xreal_synth.engine.progress import (
     Warned,
 )
 from xreal_synth.engine.schedule import Limits, ShardSchedule
-from xreal_synth.engine.trust import DATASET
 from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.run.fingerprint import fingerprint_differences
 from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch

@@ -1,4 +1,6 @@
-"""A run's own log in the dataset's folder: one JSON object per event, for people and machines that come later.
+"""What a run leaves of itself in the dataset's folder: its log, and progress.json, so that `status` needs no Ray.
+
+The log has one JSON object per event, for people and machines that come later.
 
 Fields of every line: `at` (UTC, ISO 8601, milliseconds), `run`, `event`, and the event's own. Events are the classes
 of progress.py in snake case with their fields. The first line is `run_opened`, which says what the run is; the last
@@ -24,11 +26,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from xreal_synth.dataset.names import DATASET
+from xreal_synth.dataset.note import RunNote, read_note, write_note
 from xreal_synth.dataset.runlog import FORMAT, log_key
 from xreal_synth.engine.progress import (
     ActorUp,
@@ -52,6 +56,7 @@ PART_EVERY_S = 30.0
 PART_BYTES = 256 << 10
 LIMIT_BYTES = 512 << 20
 """About two million lines: a shard that is done takes 300 bytes."""
+NOTE_EVERY_S = 15.0
 HELD = 10_000
 """Lines in memory before the log begins, and while object storage does not take them."""
 TEXT = 4000
@@ -224,6 +229,57 @@ class _Parts:
         if len(data) >= PART_BYTES:
             self._part += 1
             self._lines = []
+
+
+class NoteKeeper:
+    """Writes progress.json every `every_s` seconds from the first actor that is up, and how the run ended; says with
+    `tell` where it cannot.
+
+    Before that the place is not claimed, and a run that cannot start leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        groups: int,
+        shards: int,
+        tell: OnEvent,
+        every_s: float = NOTE_EVERY_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._tell = store, tell
+        self._every, self._clock = every_s, clock
+        self._note = RunNote(0.0, None, groups, shards, 0)
+        self._begun = self._failed = False
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, RunEnded):
+            self._ended(event.summary)
+        elif isinstance(event, ActorUp | Advanced):
+            self._begun = self._begun or isinstance(event, ActorUp)
+            actors = max(self._note.actors, 1) if isinstance(event, ActorUp) else event.actors
+            if actors != self._note.actors:
+                self._note = replace(self._note, actors=actors)
+            if self._begun and self._clock() - self._note.at >= self._every:
+                self._write(self._note)
+
+    def _ended(self, summary: RunSummary) -> None:
+        """Unless that stands there already or the place was never claimed."""
+        if not self._store.exists(DATASET):
+            return
+        note = replace(self._note, exit_code=summary.exit_code, actors=0, message=summary.message)
+        there = read_note(self._store)
+        if there is None or replace(there, at=0.0) != replace(note, at=0.0):
+            self._write(note)
+
+    def _write(self, note: RunNote) -> None:
+        self._note = replace(note, at=self._clock())
+        try:
+            write_note(self._store, self._note)
+        except (OSError, StorageError) as error:
+            if not self._failed:
+                self._tell(Warned(f"progress.json cannot be written, so `status` lags behind: {error}"))
+            self._failed = True
 
 
 def journal(run: Run, store: Store, tell: OnEvent) -> Journal:

@@ -13,10 +13,9 @@ from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.backend import BackendSpec, Networks
 from xreal_synth.engine.driver import Driver
-from xreal_synth.engine.journal import journal
+from xreal_synth.engine.journal import NoteKeeper, journal
 from xreal_synth.engine.ledger import Ledger, read_ledger
 from xreal_synth.engine.metrics import RunMeters
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import Events, OnEvent, RunEnded, RunSummary, Warned
 from xreal_synth.engine.ray_actor import ActorConfig
 from xreal_synth.engine.ray_head import watched
