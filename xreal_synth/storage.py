@@ -59,8 +59,8 @@ class RemoteStore:
     local_path: Path | None = None
 
     def __init__(self, uri: str, *, reading: bool = False) -> None:
+        refuse_uri(uri, reading=reading)
         self.uri = uri.rstrip("/")
-        refuse_uri(self.uri, reading=reading)
         try:
             filesystem, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False, **_patience(uri))
         except (ImportError, ValueError) as error:
