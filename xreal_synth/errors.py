@@ -41,12 +41,7 @@ class XrealError(Exception):
     def message(self) -> str:
         """The text that a user sees: where and what was found, then what was wanted, then the hint, a line each."""
         head = f"{self.where}: {self.found}" if self.where else self.found
-        lines = [head]
-        if self.wanted:
-            lines.append(f"  wanted: {self.wanted}")
-        if self.hint:
-            lines.append(f"  hint:   {self.hint}")
-        return "\n".join(lines)
+        return "\n".join([head, *_advice(self.wanted, self.hint)])
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), dict(self.__dict__), self.args))
@@ -57,6 +52,10 @@ def _rebuild(kind: type[XrealError], state: dict[str, object], args: tuple[objec
     error.__dict__.update(state)
     error.args = args
     return error
+
+
+def _advice(wanted: str, hint: str) -> list[str]:
+    return [f"  {name:<7} {text}" for name, text in (("wanted:", wanted), ("hint:", hint)) if text]
 
 
 def faults(error: ValidationError, whole: str = "") -> str:
@@ -74,12 +73,8 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.path or '(recipe)'}: {self.found}"]
-        if self.wanted:
-            parts.append(f"    wanted: {self.wanted}")
-        if self.hint:
-            parts.append(f"    hint:   {self.hint}")
-        return "\n".join(parts)
+        advice = [f"  {line}" for line in _advice(self.wanted, self.hint)]
+        return "\n".join([f"{self.path or '(recipe)'}: {self.found}", *advice])
 
 
 class RecipeError(XrealError):

@@ -61,7 +61,6 @@ class Driver:
         self.made: set[int] = set()
         self.begun = self.claimed = self.reported_of_others = False
         self.ours: set[str] = set()
-        self.odd: set[str] = set()
         self.searcher = ""
         self.boot_failures, self.boot_again_at = 0, 0.0
         self.fingerprints: list[dict[str, str]] = [head.fingerprint] if head else []
@@ -90,15 +89,14 @@ class Driver:
         return self.schedule.exhausted(len(self.pool) - self.pool.count("retired"))
 
     def _announce(self) -> None:
-        total, todo = self.run_.plan.shard_count, len(self.schedule)
         self.tell(
             RunStarted(
                 uri=self.store.uri,
-                shards_total=total,
+                shards_total=self.run_.plan.shard_count,
                 shards_done=self.account.totals.shards,
                 images_total=self.account.images_total,
                 images_done=self.account.totals.samples,
-                actors=self.shape.wanted(self.resources, todo),
+                actors=self.shape.wanted(self.resources, len(self.schedule)),
                 device=self.shape.device,
                 micro_batch=self.shape.micro_batch,
             )
@@ -266,20 +264,16 @@ class Driver:
 
     def _look_at_canary(self, member: Member, ready: Ready) -> None:
         """Retires the actors whose canary image is another than that of most with their fingerprint."""
-        trust = self.schedule.trust
-        trust.shows(member.name, ready.fingerprint, ready.canary)
-        if trust.odd == self.odd:
-            return
-        for member in self.pool.in_state("retired"):
-            if member.name in self.odd - trust.odd:
-                self.pool.restore(member)
-        newly, self.odd = trust.odd - self.odd, trust.odd
-        if DATASET in newly:
+        odd, cleared = self.schedule.trust.shows(member.name, ready.fingerprint, ready.canary)
+        for one in self.pool.in_state("retired"):
+            if one.name in cleared:
+                self.pool.restore(one)
+        if DATASET in odd:
             self.tell(Warned(
                 "most actors make another canary image than the one in dataset.json, in an environment of the same "
                 "fingerprint: what was made before may differ from what is made now (verify --replay tells)"
             ))  # fmt: skip
-        for name in newly - {DATASET}:
+        for name in odd - {DATASET}:
             self._retire(name, "its canary image is another than other actors', in an equal environment")
 
     def _retire(self, name: str, reason: str) -> None:

@@ -21,6 +21,7 @@ from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import publish_shard
 from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
+from xreal_synth.engine.schedule import Cause
 from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker, environment
 from xreal_synth.errors import DatasetError, EngineError, NotFiniteError, StorageError, XrealError
@@ -257,12 +258,14 @@ def _caught(action: Callable[[], T], failed: Callable[[Exception], Failed] | Non
 def failure_of(error: Exception) -> Failed:
     """An exception as one of the schedule's causes, without this node's credentials: it goes into logs and datasets."""
     trace = scrubbed(traceback.format_exc())
-    if isinstance(error, StorageError):
-        return Failed("storage", scrubbed(error.message()), trace)
-    if isinstance(error, NotFiniteError):
-        return Failed("overflow", scrubbed(error.message()), trace)
-    if isinstance(error, XrealError):
-        return Failed("mistake", scrubbed(error.message()), trace)
+    kinds: dict[type[XrealError], Cause] = {
+        StorageError: "storage",
+        NotFiniteError: "overflow",
+        XrealError: "mistake",
+    }
+    for kind, cause in kinds.items():
+        if isinstance(error, kind):
+            return Failed(cause, scrubbed(error.message()), trace)
     name = type(error).__name__
     reason = scrubbed(f"{name}: {error}")
     if isinstance(error, OSError) and error.errno in FULL:

@@ -95,11 +95,14 @@ class Trust:
         guilty = [one for one in failed_on if one != actor and self.rests(one)]
         return {one: self._strikes.pop(one) for one in guilty}
 
-    def shows(self, actor: str, fingerprint: Mapping[str, str], canary: str) -> None:
-        """Notes an actor's canary image, by its hash; without one nothing is known."""
+    def shows(self, actor: str, fingerprint: Mapping[str, str], canary: str) -> tuple[set[str], set[str]]:
+        """Notes an actor's canary image, by its hash; without one nothing is known. The actors that are odd by that
+        and were not, and those that are no longer."""
+        before = self.odd
         if canary:
             kinds = self._canaries.setdefault(tuple(sorted(fingerprint.items())), {})
             kinds.setdefault(canary, []).append(actor)
+        return self.odd - before, before - self.odd
 
     @property
     def odd(self) -> set[str]:
