@@ -44,10 +44,6 @@ _NEXT: dict[ExitCode, str] = {
 }
 
 
-Merge = Callable[..., DatasetSummary | None]
-"""`finish`, or what stands in for it where no shard has files."""
-
-
 @dataclass(frozen=True, slots=True)
 class ImagesPerGroup:
     """Means over the findings rows: images delivered, and images the models make (the twin always; twice each
@@ -100,11 +96,12 @@ class Meter:
 
 
 class Account:
-    """Counts images for the events and the summary. Made before Ray starts; `totals` grow with the run."""
+    """Counts images for the events and the summary. Made before Ray starts; `totals` grow with the run; `merge` is
+    `finish`, or what stands in for it where no shard has files."""
 
     def __init__(
         self, run: Run, store: Store, totals: Totals, tell: OnEvent, clock: Clock = time.monotonic,
-        merge: Merge = finish,
+        merge: Callable[..., DatasetSummary | None] = finish,
     ) -> None:  # fmt: skip
         self.run, self.store, self.totals, self.tell = run, store, totals, tell
         self._clock, self._merge = clock, merge

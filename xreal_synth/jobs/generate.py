@@ -19,6 +19,7 @@ from xreal_synth.engine.progress import NOT_STARTED, RunSummary
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
 from xreal_synth.from_recipe import make_dataset, open_recipe
+from xreal_synth.recipe.load import load_recipe
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | No
 
 
 def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
-    run = open_recipe(
-        given.recipe, overrides=given.set, place=lambda uri: output_place(uri, given.output_root), say=say
-    )
+    recipe = load_recipe(given.recipe, overrides=given.set).recipe
+    place = output_place(recipe.output.uri, given.output_root)
+    run = open_recipe(given.recipe, overrides=given.set, output=place, say=say)
     address = given.address or os.environ.get("RAY_ADDRESS") or None
     end = make_dataset(run, source=str(given.recipe), address=address, on_event=LineLog(say).on_event)
     if end.built is not None:
