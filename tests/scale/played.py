@@ -112,7 +112,7 @@ class PlayedPool(RayPool):
 
     def _kill(self, member: RayMember) -> None:
         """Nothing dies here but at the end, with the hosts."""
-        for kind in list(member.asked or ()):
+        for kind in list(member.asked):
             self._answer(member, kind)
 
 

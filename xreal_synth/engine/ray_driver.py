@@ -7,7 +7,6 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.engine.account import Account
@@ -24,7 +23,6 @@ from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.recipe.schema import Compute
 from xreal_synth.run.resources import ActorShape, actor_shape, recorded_micro_batch
 from xreal_synth.run.setup import Run, check_before_start
 from xreal_synth.storage import Store, retrying
@@ -50,7 +48,8 @@ def generate(
     exit code 2 is an exception: XrealError where nothing could start, and then nothing is written.
     """
     stop, backend = stop or threading.Event(), backend or Networks()
-    limits = limits or limits_of(run.recipe.compute)
+    given = run.recipe.compute
+    limits = limits or Limits(boot_s=given.boot_timeout_s, hang_s=given.hang_timeout_s, drain_s=given.drain_s)
     store = retrying(store)
     events = Events(on_event)
     with journal(run, store, events) as log:
@@ -75,7 +74,8 @@ def _on_ray(
     run, store, cluster, folder = account.run, account.store, address is not None, str(Path.cwd())
     compute = run.recipe.compute
     if cluster and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        account.tell(Warned(OPEN_HEAD.format(address=address)))
+        risk = "if it asks for none, whoever reaches it can run code there"
+        account.tell(Warned(f"no token is given to the head at {address}: {risk}"))
     with session(address, compute), stop_signals(stop):
         recorded = recorded_micro_batch(dataset.fingerprint) if dataset else None
         shape = actor_shape(compute, resources(grows=cluster), recorded)
@@ -89,13 +89,3 @@ def _on_ray(
                 account, ledger, pool, shape, head.resources, limits, stop, head=dataset, leave=leave
             )
             return driver.run()
-
-
-OPEN_HEAD: Final = (
-    "no token is given to the head at {address}: if it asks for none, whoever reaches it can run code there"
-)
-
-
-def limits_of(compute: Compute) -> Limits:
-    """The recipe's timeouts, and the engine's own limits."""
-    return Limits(boot_s=compute.boot_timeout_s, hang_s=compute.hang_timeout_s, drain_s=compute.drain_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
@@ -32,7 +32,7 @@ class RayMember(Member):
     """An actor's handle, and what it has been asked and has not answered."""
 
     handle: Any = None
-    asked: dict[Asked, Any] | None = None
+    asked: dict[Asked, Any] = field(default_factory=dict)
     beat_at: float = 0.0
 
 
@@ -54,7 +54,7 @@ class RayPool(Pool[RayMember]):
     def _launch(self, name: str, shape: ActorShape) -> RayMember:
         """Until the actor fits somewhere it is demand for an autoscaler."""
         handle = self._actor(name, shape)
-        member = RayMember(name, self.clock(), handle=handle, asked={})
+        member = RayMember(name, self.clock(), handle=handle)
         self._ask(member, "placing", handle.placed.remote())
         self._call(member, "ready")
         self._beats.append(member)
@@ -67,19 +67,17 @@ class RayPool(Pool[RayMember]):
         self._ask(member, "call", getattr(member.handle, method).remote(*arguments))
 
     def _kill(self, member: RayMember) -> None:
-        for kind in list(member.asked or ()):
+        for kind in list(member.asked):
             self._answer(member, kind)
         if self._head_there():
             ray.kill(member.handle)
 
     def _ask(self, member: RayMember, kind: Asked, ref: Any) -> None:
-        assert member.asked is not None
         member.asked[kind] = ref
         self._table(kind)[ref] = member, kind
 
     def _answer(self, member: RayMember, kind: Asked) -> Any:
         """The reference, no longer awaited."""
-        assert member.asked is not None
         ref = member.asked.pop(kind)
         del self._table(kind)[ref]
         return ref
@@ -121,7 +119,7 @@ class RayPool(Pool[RayMember]):
     def _answer_of(self, member: RayMember, outcome: Any) -> list[Heard]:
         """What has come of a call: nothing yet for the driver where a shard is rendered, and of groups decided."""
         shard = member.shard
-        if member.asked and "beat" in member.asked:
+        if "beat" in member.asked:
             self._answer(member, "beat")
         if not isinstance(outcome, Rendered):
             self._answered(member)
@@ -151,7 +149,7 @@ class RayPool(Pool[RayMember]):
             if member.name not in self.members:
                 continue
             member.beat_at = now
-            if member.state == "working" and member.asked is not None and "beat" not in member.asked:
+            if member.state == "working" and "beat" not in member.asked:
                 self._ask(member, "beat", member.handle.beat.remote())
             self._beats.append(member)
 
