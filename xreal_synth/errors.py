@@ -17,6 +17,7 @@ Our own bugs raise AssertionError and are not caught.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,14 +45,8 @@ class XrealError(Exception):
         return "\n".join([head, *_advice(self.wanted, self.hint)])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), dict(self.__dict__), self.args))
-
-
-def _rebuild(kind: type[XrealError], state: dict[str, object], args: tuple[object, ...]) -> XrealError:
-    error = kind.__new__(kind)
-    error.__dict__.update(state)
-    error.args = args
-    return error
+        """Across processes as it is: `__init__` takes no positional arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
 
 def _advice(wanted: str, hint: str) -> list[str]:

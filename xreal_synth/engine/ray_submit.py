@@ -49,6 +49,22 @@ class Cluster:
     ray_version: str
     open: bool = False
 
+    @property
+    def notes(self) -> list[str]:
+        """What to know before anything is sent to it: that it asks for no token, or has another Ray than this machine,
+        which the job API bridges."""
+        notes = []
+        if self.ray_version != ray.__version__:
+            notes.append(
+                f"Ray {ray.__version__} here, {self.ray_version} on the cluster: the job runs with the cluster's, and "
+                "so does what was checked here not prove that its image is of this version of the package"
+            )
+        if self.open:
+            notes.append(
+                f"{self.address} asks for no token: whoever reaches it can run code there, and read what runs"
+            )
+        return notes
+
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
@@ -98,23 +114,6 @@ def _authentication(address: str) -> str | None:
         return None
     mode = reported.get("authentication_mode") if isinstance(reported, dict) else None
     return mode if isinstance(mode, str) else None
-
-
-def open_note(cluster: Cluster) -> str | None:
-    """A word about a cluster that asks for no token, for before anything is sent to it."""
-    if not cluster.open:
-        return None
-    return f"{cluster.address} asks for no token: whoever reaches it can run code there, and read what runs"
-
-
-def version_note(cluster: Cluster) -> str | None:
-    """A word where this machine's Ray is not the cluster's; the job API bridges that."""
-    if cluster.ray_version == ray.__version__:
-        return None
-    return (
-        f"Ray {ray.__version__} here, {cluster.ray_version} on the cluster: the job runs with the cluster's, and so "
-        "does what was checked here not prove that its image is of this version of the package"
-    )
 
 
 def submit(
