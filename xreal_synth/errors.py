@@ -46,7 +46,7 @@ class XrealError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Across processes as it is: `__init__` takes no positional arguments."""
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # pickle's own
 
 
 def _advice(wanted: str, hint: str) -> list[str]:

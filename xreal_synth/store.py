@@ -168,8 +168,10 @@ def _absent(error: Exception) -> bool:
 
 
 def retrying(store: Store) -> Store:
-    """The store itself if it is local, else one that waits and tries again."""
-    return store if store.local_path is not None else cast("Store", RetryingStore(store))
+    """The store itself if it is local or does so already, else one that waits and tries again."""
+    if store.local_path is not None or isinstance(store, RetryingStore):
+        return store
+    return cast("Store", RetryingStore(store))
 
 
 class RetryingStore:
