@@ -33,60 +33,46 @@ class Store(Protocol):
     @property
     def uri(self) -> str:
         """The place as a user writes it: a path, or a URI without credentials."""
-        ...
 
     @property
     def local_path(self) -> Path | None:
         """The folder, if the store is on this machine's file system."""
-        ...
 
     def exists(self, key: str) -> bool:
         """Whether a file is there; a folder is none."""
-        ...
 
     def size(self, key: str) -> int | None:
         """Bytes of the file, None if it is not there."""
-        ...
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
         """The file; raises StorageError, also for one of more than `limit` bytes, which is not taken in."""
-        ...
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of the file; raises StorageError if it has fewer."""
-        ...
 
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         """The file piece by piece; StorageError where they become more than `limit` bytes."""
-        ...
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """Publishes the file whole; False (and nothing written) if the key already exists."""
-        ...
 
     def replace(self, key: str, data: bytes | Path) -> None:
         """Publishes the file whole, in the place of an older one if there is one; raises StorageError."""
-        ...
 
     def delete(self, key: str) -> None:
         """Deletes the file; nothing happens if it is not there."""
-        ...
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys below the folder `prefix`, one level, without temporary files."""
-        ...
 
     def times(self, prefix: str) -> dict[str, float]:
         """Keys as in `list` with the time each was last written, seconds since 1970 by the store's clock."""
-        ...
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Keys as in `list` with their files' bytes: on object storage a request for each thousand of them."""
-        ...
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Removes abandoned temporary files older than this; returns how many."""
-        ...
 
 
 def checked_key(key: str) -> str:

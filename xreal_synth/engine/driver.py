@@ -338,7 +338,8 @@ class Driver:
 
     def _drain(self) -> None:
         """Finishes what is in flight, up to `drain_s`."""
-        self.pool.end_all(self.pool.spare())
+        members = self.pool.members.values()
+        self.pool.end_all([one for one in members if one.state != "working" and not one.publishing])
         self.tell(Stopping(len(self.pool.in_flight())))
         deadline = self.clock() + self.limits.drain_s
         while self.pool.busy and self.clock() < deadline:

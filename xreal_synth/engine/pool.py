@@ -196,11 +196,6 @@ class Pool(ABC, Generic[M]):
         for member in list(self.members.values() if members is None else members):
             self.end(member)
 
-    def spare(self) -> list[M]:
-        """Members without a shard in flight."""
-        without = (*self.in_state("booting"), *self.in_state("idle"), *self.in_state("retired"))
-        return [m for m in without if not m.publishing]
-
     def retire(self, member: Member) -> None:
         """An idle actor gets no more shards, and keeps its device, so that no other comes to it."""
         assert member.state == "idle", f"{member.name} is {member.state}"
