@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from xreal_synth.cli.options import seconds_text
-from xreal_synth.engine.log import LineLog, images_text, line_of
+from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ class RunDisplay(_Display):
                     completed=event.images_done,
                     description=f"shards {event.shards_done}/{event.shards_total}",
                 )
-                self._say(line_of(event))
+                self._say(str(event))
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
                 rate = f", {event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
-                done = images_text(event) + rate
+                done = event.images + rate
                 self.update(self._bar, completed=event.images_done, total=event.images_total, done=done)
             case ShardDone():
                 self.update(self._bar, description=f"shards {event.done}/{event.total}")
@@ -71,7 +71,7 @@ class RunDisplay(_Display):
                 total = made if event.summary.exit_code == COMPLETE else None
                 self.update(self._bar, completed=made, done=f"{made} images", total=total)
             case _:
-                self._say(line_of(event))
+                self._say(str(event))
 
 
 class StepsDisplay(_Display):

@@ -91,11 +91,11 @@ def submit(
 
     recipe = recipe_file(recipe)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
-    from xreal_synth.engine.ray_submit import connect, open_note, submit, version_note
+    from xreal_synth.engine.ray_submit import connect, submit
 
     package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
     cluster = connect(address, plain_token=plain_token)
-    for line in (*package.notes, *filter(None, [version_note(cluster), open_note(cluster)])):
+    for line in (*package.notes, *cluster.notes):
         note(f"note: {line}")
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
