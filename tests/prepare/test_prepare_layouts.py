@@ -11,11 +11,12 @@ import pytest
 
 from xreal_synth.prepare.chexpert import BATCHES, find_chexpert
 from xreal_synth.prepare.choose import Choice, choose
-from xreal_synth.prepare.command import PrepareTask, prepare
+from xreal_synth.prepare.command import prepare
 from xreal_synth.prepare.found import FolderColumns, FoundImages, SourcePlace
 from xreal_synth.prepare.images import Shape
 from xreal_synth.prepare.mimic import find_mimic
 from xreal_synth.prepare.nih import find_nih
+from xreal_synth.prepare.run import PrepareTask
 from xreal_synth.storage import LocalStore
 
 

@@ -15,7 +15,8 @@ from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
     from xreal_synth.prepare.choose import SplitRule
-    from xreal_synth.prepare.command import PrepareTask, Report
+    from xreal_synth.prepare.command import Report
+    from xreal_synth.prepare.run import PrepareTask
 
 EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
@@ -166,9 +167,9 @@ def prepare(
     import torch
 
     from xreal_synth.prepare.choose import Choice
-    from xreal_synth.prepare.command import PrepareTask
     from xreal_synth.prepare.found import FolderColumns
     from xreal_synth.prepare.images import Shape
+    from xreal_synth.prepare.run import PrepareTask
 
     if (kind is Kind.folder) != (table is not None):
         raise TrainingError(
@@ -264,8 +265,8 @@ def _review(report: Report, out: Path, count: int) -> None:
     from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
 
     images = [
-        ReviewImage(one.image.image, one.image.mask, one.refusal.file, one.image.score, one.refusal.reason)
-        for one in report.outcome.refused_masks[: max(1, count // 3)]
+        ReviewImage(read.image, read.mask, refusal.file, read.score, refusal.reason)
+        for read, refusal in report.refused_masks[: max(1, count // 3)]
     ]
     worst = sorted(report.rows, key=lambda row: float(row["mask_score"] or 0))
     images += [

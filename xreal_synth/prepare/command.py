@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
 from xreal_synth.prepare.audit import PreparedAudit, audit
-from xreal_synth.prepare.choose import Choice, choose
-from xreal_synth.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
-from xreal_synth.prepare.images import Shape
+from xreal_synth.prepare.choose import choose
+from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
 from xreal_synth.prepare.publish import (
     REFUSED,
@@ -24,7 +22,7 @@ from xreal_synth.prepare.publish import (
     write_manifest,
     write_refused,
 )
-from xreal_synth.prepare.run import OnImages, Outcome, Preparation, generate_images
+from xreal_synth.prepare.run import OnImages, PrepareTask, RefusedMask, generate_images
 from xreal_synth.prepare.segmenters import open_segmenter
 from xreal_synth.prepare.tables import read_beside
 from xreal_synth.prepare.tars import write_tars
@@ -40,39 +38,12 @@ SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class PrepareTask:
-    """A preparation asked for: a source (path or any fsspec URI), how its tables are read, what is taken and made.
-
-    `tables` is where the tables lie if not with the images; `boxes` is a list that is read instead of the source's
-    boxes. `segmenter` is `pspnet` or a bundle; `weights` the folder of PSPNet's weights. `shard_images` writes
-    WebDataset tars too, with this many images each.
-    """
-
-    kind: Kind
-    source: str
-    out: Path
-    shape: Shape
-    choice: Choice = field(default_factory=Choice)
-    tables: str | None = None
-    columns: FolderColumns = field(default_factory=FolderColumns)
-    boxes: str = ""
-    encoding: str = "utf-8-sig"
-    blank: Blank = "unknown"
-    segmenter: str = "xreal-mini"
-    weights: Path | None = None
-    device: str = "cpu"
-    min_score: float = 0.0
-    workers: int = 2
-    shard_images: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """The outcome: the rows of the manifest, everything refused and left out, `prepared.json`, and its audit."""
 
     rows: list[dict[str, str]]
     found: FoundImages
-    outcome: Outcome
+    refused_masks: list[RefusedMask]
     account: dict[str, Any]
     audit: PreparedAudit
 
@@ -124,9 +95,10 @@ def prepare(
     made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit}
     journal = PrepareJournal(task.out, made_so)
     on_start(len(chosen))
-    making = Preparation(task.shape, task.min_score, task.choice.min_age, task.workers)
     try:
-        outcome = generate_images(place.images, out, chosen, found, making, segmenter, journal, on_images)
+        images, refused_masks = generate_images(
+            task, place.images, out, chosen, found, segmenter, journal, on_images
+        )
     finally:
         journal.close()
     if journal.damaged:
@@ -140,20 +112,20 @@ def prepare(
             f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
         )
     write_refused(out, found)
-    if not outcome.images:
+    if not images:
         raise TrainingError(
             found=f"no image is left: {_counts(found)}",
             wanted="images that can be used",
             hint=f"see {task.out / REFUSED}",
         )
-    rows = manifest_rows(outcome.images, mask_source)
+    rows = manifest_rows(images, mask_source)
     write_manifest(out, rows)
     if task.shard_images:
         write_tars(out, rows, task.shard_images)
-    looked = audit(outcome.images, rows)
+    looked = audit(images, rows)
     settings = made_so | {"masks": mask_source} | _settings(task)
     account = write_account(out, rows, found, settings, licence, looked.as_dict())
-    return Report(rows, found, outcome, account, looked)
+    return Report(rows, found, refused_masks, account, looked)
 
 
 def _source(uri: str) -> Store:
