@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,9 +13,9 @@ from xreal_synth.cli.options import JsonOption, console, notes, print_json, prog
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.prepare.choose import SplitRule
     from xreal_synth.prepare.command import Report
     from xreal_synth.prepare.run import PrepareTask
+    from xreal_synth.report.contact_sheet import ReviewImage
 
 EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
@@ -24,26 +23,8 @@ SHOWN_REFUSALS = 5
 REVIEW = "review.png"
 OUTLIERS = "outliers.png"
 SHOWN_OUTLIERS = 24
-BOXES = "boxes_xywh_norm"
 OWN = "Only for `folder`"
-
-
-class Kind(StrEnum):
-    nih = "nih"
-    mimic = "mimic"
-    chexpert = "chexpert"
-    folder = "folder"
-
-
-class Fit(StrEnum):
-    crop = "crop"
-    pad = "pad"
-
-
-class Blank(StrEnum):
-    unknown = "unknown"
-    negative = "negative"
-
+Kind = Literal["nih", "mimic", "chexpert", "folder"]
 
 EXAMPLES = (
     "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
@@ -72,8 +53,9 @@ def prepare(
     ],
     size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
-        Fit, typer.Option(help="An oblong image is cropped about its centre, or padded with black.")
-    ] = Fit.crop,
+        Literal["crop", "pad"],
+        typer.Option(help="An oblong image is cropped about its centre, or padded with black."),
+    ] = "crop",
     enlarge: Annotated[
         bool, typer.Option("--enlarge", help="Take images smaller than --size, enlarged to it.")
     ] = False,
@@ -99,8 +81,9 @@ def prepare(
     ] = 0.0,
     min_age: Annotated[int, typer.Option(min=0, help="Younger patients are left out, where known.")] = 18,
     blank: Annotated[
-        Blank, typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown.")
-    ] = Blank.unknown,
+        Literal["unknown", "negative"],
+        typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown."),
+    ] = "unknown",
     tables: Annotated[
         str | None, typer.Option(help="Folder or URI of the tables.", show_default="SOURCE")
     ] = None,
@@ -147,7 +130,7 @@ def prepare(
     ] = None,
     boxes_column: Annotated[
         str, typer.Option(help="JSON of [name, x, y, w, h] in shares.", rich_help_panel=OWN)
-    ] = BOXES,
+    ] = "boxes_xywh_norm",
     split_column: Annotated[
         str | None, typer.Option(help="For --splits official.", rich_help_panel=OWN, show_default="none")
     ] = None,
@@ -170,10 +153,11 @@ def prepare(
     from xreal_synth.prepare.found import FolderColumns
     from xreal_synth.prepare.images import Shape
     from xreal_synth.prepare.run import PrepareTask
+    from xreal_synth.prepare.splits import parse_shares
 
-    if (kind is Kind.folder) != (table is not None):
+    if (kind == "folder") != (table is not None):
         raise TrainingError(
-            found=f"prepare {kind.value} {'without' if table is None else 'with'} --table",
+            found=f"prepare {kind} {'without' if table is None else 'with'} --table",
             wanted="--table with `folder`, and with no other: the public sets' tables have names of their own",
             hint="--table list.csv"
             if table is None
@@ -186,16 +170,18 @@ def prepare(
         split=split_column or "", separator=separator, rename=_renames(rename or []),
     )  # fmt: skip
     task = PrepareTask(
-        kind=kind.value,
+        kind=kind,
         source=source,
         out=out,
-        shape=Shape(size, fit.value, enlarge),
-        choice=Choice(_splits(splits), min_age, kind is Kind.folder, limit),
+        shape=Shape(size, fit, enlarge),
+        choice=Choice(
+            "official" if splits == "official" else parse_shares(splits), min_age, kind == "folder", limit
+        ),
         tables=tables,
         columns=columns,
         boxes=boxes or "",
         encoding=encoding,
-        blank=blank.value,
+        blank=blank,
         segmenter=segmenter,
         weights=weights,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
@@ -205,8 +191,7 @@ def prepare(
     )
     report = _run(task)
     if review:
-        _review(report, out, review)
-        _outliers(report, out)
+        _sheets(report, out, review)
     if as_json:
         print_json(report.account)
     else:
@@ -217,12 +202,6 @@ def prepare(
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_PARTIAL)
-
-
-def _splits(text: str) -> SplitRule:
-    from xreal_synth.prepare.splits import parse_shares
-
-    return "official" if text == "official" else parse_shares(text)
 
 
 def _renames(given: list[str]) -> dict[str, str]:
@@ -260,55 +239,42 @@ def _run(task: PrepareTask) -> Report:
             raise typer.Exit(EXIT_STOPPED) from None
 
 
-def _review(report: Report, out: Path, count: int) -> None:
-    """Refused masks first, at most a third of the sheet; then the images that are kept, least certain first."""
+def _sheets(report: Report, out: Path, count: int) -> None:
+    """review.png: refused masks first, at most a third, then the images that are kept, least certain first.
+    outliers.png: the images farthest from the rest, where there are any."""
     from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
 
     images = [
         ReviewImage(read.image, read.mask, refusal.file, read.score, refusal.reason)
         for read, refusal in report.refused_masks[: max(1, count // 3)]
+        if read.mask is not None
     ]
     worst = sorted(report.rows, key=lambda row: float(row["mask_score"] or 0))
-    images += [
-        ReviewImage(
-            _pixels(out / row["image"]),
-            _pixels(out / row["mask"]),
-            row["original_id"],
-            float(row["mask_score"]) if row["mask_score"] else None,
-        )
-        for row in worst[: count - len(images)]
-    ]
-    review_sheet(
-        images, out / REVIEW, title=f"{out.name}: {len(report.rows)} images, the least certain masks"
-    )
-
-
-def _outliers(report: Report, out: Path) -> None:
-    """The images farthest from the rest; no sheet where there are none."""
-    from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
-
-    rows = {row["image"]: row for row in report.rows}
-    images = [
-        ReviewImage(
-            _pixels(out / one.image), _pixels(out / rows[one.image]["mask"]), one.original, remark=one.reason
-        )
-        for one in report.audit.outliers[:SHOWN_OUTLIERS]
-    ]
+    images += [_kept(out, row, scored=True) for row in worst[: count - len(images)]]
+    title = f"{out.name}: {len(report.rows)} images, the least certain masks"
+    review_sheet(images, out / REVIEW, title=title)
+    rows = {row["original_id"]: row for row in report.rows}
+    outliers = report.account["audit"]["outliers"][:SHOWN_OUTLIERS]
+    images = [_kept(out, rows[one["file"]], remark=one["reason"]) for one in outliers]
     (out / OUTLIERS).unlink(missing_ok=True)
     if images:
-        review_sheet(
-            images, out / OUTLIERS, title=f"{out.name}: unlike the rest",
-            notice="Taken, and farthest from the others by size or tone: look whether they belong here.",
-        )  # fmt: skip
+        notice = "Taken, and farthest from the others by size or tone: look whether they belong here."
+        review_sheet(images, out / OUTLIERS, title=f"{out.name}: unlike the rest", notice=notice)
 
 
-def _pixels(path: Path) -> Any:
+def _kept(out: Path, row: dict[str, str], *, scored: bool = False, remark: str = "") -> ReviewImage:
+    """A row's image as the sheets show it."""
     import numpy as np
 
     from xreal_synth.opening import open_image, read_file
+    from xreal_synth.report.contact_sheet import ReviewImage
 
-    with open_image(read_file(path)) as image:
-        return np.array(image)
+    pixels = []
+    for column in ("image", "mask"):
+        with open_image(read_file(out / row[column])) as image:
+            pixels.append(np.array(image))
+    score = float(row["mask_score"]) if scored and row["mask_score"] else None
+    return ReviewImage(pixels[0], pixels[1], row["original_id"], score, remark=remark)
 
 
 def _show(report: Report, out: Path, review: int) -> None:
@@ -345,19 +311,21 @@ def _show(report: Report, out: Path, review: int) -> None:
 
 
 def _show_audit(report: Report, out: Path, review: int) -> None:
-    audit = report.audit
-    groups = sorted({group for counts in audit.labels.values() for group in counts})
+    audit = report.account["audit"]
+    labels, patients = audit["positives_by_split_and_view"], audit["patients_across_splits"]
+    alike, outliers = audit["alike_across_splits"], audit["outliers"]
+    groups = sorted({group for counts in labels.values() for group in counts})
     table = Table("positive, by split and view", *groups)
-    for name, counts in audit.labels.items():
+    for name, counts in labels.items():
         table.add_row(name, *(str(counts.get(group, 0)) for group in groups))
     console.print(table)
-    if audit.patients:
-        console.print(f"patients in two splits: {', '.join(audit.patients[:SHOWN_REFUSALS])}", soft_wrap=True)
-    for first, second in audit.alike[:SHOWN_REFUSALS]:
+    if patients:
+        console.print(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}", soft_wrap=True)
+    for first, second in alike[:SHOWN_REFUSALS]:
         console.print(f"alike, in two splits: {first} and {second}", soft_wrap=True)
-    sheet = f": look at {out / OUTLIERS}" if review and audit.outliers else ""
+    sheet = f": look at {out / OUTLIERS}" if review and outliers else ""
     console.print(
-        f"audit: {len(audit.patients)} patients in two splits, {len(audit.alike)} pairs alike across splits, "
-        f"{len(audit.outliers)} images unlike the rest by size or tone{sheet}",
+        f"audit: {len(patients)} patients in two splits, {len(alike)} pairs alike across splits, "
+        f"{len(outliers)} images unlike the rest by size or tone{sheet}",
         soft_wrap=True,
     )

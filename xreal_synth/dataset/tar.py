@@ -103,7 +103,8 @@ class TarWriter:
         """Appends the sample's members and keeps its row; a key comes once."""
         assert encoded.key not in self._keys, encoded.key
         self._keys.add(encoded.key)
-        _add(self._tar, encoded)
+        for suffix, content in zip(SUFFIXES, encoded.members, strict=True):
+            add_member(self._tar, f"{encoded.key}.{suffix}", content)
         self.rows.append(encoded.row)
 
     def __exit__(
@@ -118,13 +119,13 @@ class TarWriter:
         self._file.close()
 
 
-def _add(tar: tarfile.TarFile, encoded: EncodedSample) -> None:
-    for suffix, content in zip(SUFFIXES, encoded.members, strict=True):
-        member = tarfile.TarInfo(f"{encoded.key}.{suffix}")
-        member.size, member.mtime, member.mode = len(content), 0, 0o644
-        member.uid = member.gid = 0
-        member.uname = member.gname = ""
-        tar.addfile(member, io.BytesIO(content))
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Appends a file whose header says nothing of who wrote it, and when."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime, member.mode = len(content), 0, 0o644
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    tar.addfile(member, io.BytesIO(content))
 
 
 def read_tar(source: Path | bytes, where: str = "") -> Iterator[Sample]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -34,38 +34,29 @@ class Choice:
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenImage:
-    """An image to prepare and its split."""
-
-    image: FoundImage
-    split: str
-
-
-def choose(found: FoundImages, choice: Choice) -> list[ChosenImage]:
-    """The images to prepare, in the source's order; adds to `found` what is refused or left out, and why, and leaves
-    it the images that would be prepared without a limit.
+def choose(found: FoundImages, choice: Choice) -> list[FoundImage]:
+    """The images to prepare with their splits, in the source's order; adds to `found` what is refused or left out, and
+    why, and leaves it the images that would be prepared without a limit.
 
     Raises TrainingError if official splits are asked of a source without.
     """
-    official = choice.splits == OFFICIAL
-    if official and found.images and not any(image.split for image in found.images):
+    if choice.splits == OFFICIAL and found.images and not any(image.split for image in found.images):
         raise TrainingError(
             found="--splits official, and this source gives no splits",
             wanted="shares, or the source's split lists beside its tables",
             hint="e.g. --splits 0.8/0.2; for a folder name the column with --split-column",
         )
-    found.images = _distinct(found)
     kept = []
-    for image in found.images:
-        reason = _left_out(image, choice)
-        if reason:
+    for image in _distinct(found):
+        if reason := _left_out(image, choice):
             found.left_out[reason] += 1
         else:
             kept.append(image)
-    chosen = _official(kept, found) if official else _shared(kept, choice.splits)
-    found.images = [one.image for one in chosen]
-    return chosen[: choice.limit]
+    if isinstance(choice.splits, Shares):
+        found.images = [replace(image, split=split_of(image.patient, choice.splits)) for image in kept]
+    else:
+        found.images = list(_official(kept, found))
+    return found.images[: choice.limit]
 
 
 def _distinct(found: FoundImages) -> list[FoundImage]:
@@ -76,9 +67,8 @@ def _distinct(found: FoundImages) -> list[FoundImage]:
     kept = []
     for images in rows.values():
         if any(image != images[0] for image in images):
-            found.refuse(
-                images[0].name, RowFault.CONTRADICTION, f"its {len(images)} rows do not say the same"
-            )
+            reason = f"its {len(images)} rows do not say the same"
+            found.refuse(images[0].name, RowFault.CONTRADICTION, reason)
         else:
             kept.append(images[0])
     keys = Counter(image.key.casefold() for image in kept)
@@ -107,30 +97,18 @@ def too_young(age: str, least: int) -> str:
     return f"younger than {least}" if age and int(age) < least else ""
 
 
-def _shared(images: Sequence[FoundImage], splits: SplitRule) -> list[ChosenImage]:
-    assert isinstance(splits, Shares)
-    return [ChosenImage(image, split_of(image.patient, splits)) for image in images]
-
-
-def _official(images: Sequence[FoundImage], found: FoundImages) -> list[ChosenImage]:
+def _official(images: Sequence[FoundImage], found: FoundImages) -> Iterator[FoundImage]:
     splits: dict[str, set[str]] = {}
+    images = [replace(image, split=_NAMES.get(image.split, image.split)) for image in images]
     for image in images:
-        splits.setdefault(image.patient, set()).add(_NAMES.get(image.split, image.split))
-    chosen = []
+        splits.setdefault(image.patient, set()).add(image.split)
     for image in images:
-        split = _NAMES.get(image.split, image.split)
-        if split not in SEPARATE_SPLITS:
-            found.refuse(
-                image.name,
-                RowFault.BAD_VALUE,
-                f"split is {split!r}, wanted one of {', '.join(SEPARATE_SPLITS)}",
-            )
-        elif len(own := splits[image.patient] & set(SEPARATE_SPLITS)) > 1:
-            found.refuse(
-                image.name,
-                RowFault.TWO_SPLITS,
-                f"patient {image.patient} is in two splits: {', '.join(sorted(own))}",
-            )
+        own = splits[image.patient] & set(SEPARATE_SPLITS)
+        if image.split not in SEPARATE_SPLITS:
+            reason = f"split is {image.split!r}, wanted one of {', '.join(SEPARATE_SPLITS)}"
+            found.refuse(image.name, RowFault.BAD_VALUE, reason)
+        elif len(own) > 1:
+            reason = f"patient {image.patient} is in two splits: {', '.join(sorted(own))}"
+            found.refuse(image.name, RowFault.TWO_SPLITS, reason)
         else:
-            chosen.append(ChosenImage(image, split))
-    return chosen
+            yield image

@@ -10,14 +10,13 @@ from typing import Any, Final
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
-from xreal_synth.prepare.audit import PreparedAudit, audit
+from xreal_synth.prepare.audit import audit
 from xreal_synth.prepare.choose import choose
 from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
 from xreal_synth.prepare.publish import (
     REFUSED,
     manifest_rows,
-    without_credentials,
     write_account,
     write_manifest,
     write_refused,
@@ -27,7 +26,7 @@ from xreal_synth.prepare.segmenters import open_segmenter
 from xreal_synth.prepare.tables import read_beside
 from xreal_synth.prepare.tars import write_tars
 from xreal_synth.storage import LocalStore, Store, open_store, private_files
-from xreal_synth.uris import is_remote, local_folder
+from xreal_synth.uris import is_remote, local_folder, scrubbed
 
 SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
     "nih": (nih.find_nih, nih.LICENCE),
@@ -39,13 +38,12 @@ SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome: the rows of the manifest, everything refused and left out, `prepared.json`, and its audit."""
+    """The outcome: the rows of the manifest, everything refused and left out, and `prepared.json`."""
 
     rows: list[dict[str, str]]
     found: FoundImages
     refused_masks: list[RefusedMask]
     account: dict[str, Any]
-    audit: PreparedAudit
 
     @property
     def refused_share(self) -> float:
@@ -87,7 +85,7 @@ def prepare(
             wanted="frontal images of adults",
             hint=_hint(found),
         )
-    given = all(one.image.mask for one in chosen)
+    given = all(image.mask for image in chosen)
     segmenter = None if given else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
     private_files()
@@ -122,10 +120,13 @@ def prepare(
     write_manifest(out, rows)
     if task.shard_images:
         write_tars(out, rows, task.shard_images)
-    looked = audit(images, rows)
-    settings = made_so | {"masks": mask_source} | _settings(task)
-    account = write_account(out, rows, found, settings, licence, looked.as_dict())
-    return Report(rows, found, refused_masks, account, looked)
+    choice = task.choice
+    settings = {
+        **made_so, "masks": mask_source, "source": scrubbed(task.source), "splits": str(choice.splits),
+        "min_age": choice.min_age, "limit": choice.limit, "min_score": task.min_score, "blank": task.blank,
+    }  # fmt: skip
+    account = write_account(out, rows, found, settings, licence, audit(images, rows))
+    return Report(rows, found, refused_masks, account)
 
 
 def _source(uri: str) -> Store:
@@ -139,18 +140,6 @@ def _linked(place: SourcePlace) -> list[str]:
     if not folders:
         return []
     return [f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}"]
-
-
-def _settings(task: PrepareTask) -> dict[str, Any]:
-    choice = task.choice
-    return {
-        "source": without_credentials(task.source),
-        "splits": str(choice.splits),
-        "min_age": choice.min_age,
-        "limit": choice.limit,
-        "min_score": task.min_score,
-        "blank": task.blank,
-    }
 
 
 def _hint(found: FoundImages) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -18,23 +17,19 @@ from xreal_synth.prepare.found import FoundImages
 from xreal_synth.prepare.run import PreparedImage, image_key, mask_key
 from xreal_synth.storage import LocalStore
 
-FORMAT_VERSION: Final = 1
 REFUSED: Final = "refused.json"
 PREPARED: Final = "prepared.json"
-REVIEW: Final = "review.png"
 COLUMNS: Final = (
     "image", "original_id", "patient_id", "view", "age", "sex", "labels", "unknown", "boxes_xywh_norm", "native",
     "mask_source", "mask_score", "mask", "split",
 )  # fmt: skip
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]+@")
 
 
 def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dict[str, str]]:
     """The manifest's rows by column."""
     rows = []
     for image in images:
-        source, done = image.chosen.image, image.done
+        source, done = image.image, image.done
         rows.append(
             {
                 "image": image_key(source.key),
@@ -50,7 +45,7 @@ def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dic
                 "mask_source": source.mask_source or "given" if source.mask else mask_source,
                 "mask_score": "" if image.score is None else f"{image.score:.3f}",
                 "mask": mask_key(source.key),
-                "split": image.chosen.split,
+                "split": source.split,
             }
         )
     return rows
@@ -81,7 +76,7 @@ def write_account(
 ) -> dict[str, Any]:
     """`prepared.json`: settings, tables and libraries, counts, the audit; returns what it holds."""
     account = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         **settings,
         "tables": found.tables,
         "notes": found.notes,
@@ -97,11 +92,6 @@ def write_account(
     }
     out.replace(PREPARED, json.dumps(account, indent=1, ensure_ascii=False).encode())
     return account
-
-
-def without_credentials(uri: str) -> str:
-    """`s3://key:secret@bucket/x` -> `s3://bucket/x`."""
-    return _CREDENTIALS.sub("", uri)
 
 
 def _boxes(boxes: Sequence[ImageBox]) -> str:

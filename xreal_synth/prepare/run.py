@@ -15,7 +15,7 @@ from typing import Final
 from xreal_synth.dataset.ahead import in_order
 from xreal_synth.dataset.png import encode_png
 from xreal_synth.images.manifest import BadImage, ImageBox, Refusal, RowFault, placed
-from xreal_synth.prepare.choose import Choice, ChosenImage, not_frontal, too_young
+from xreal_synth.prepare.choose import Choice, not_frontal, too_young
 from xreal_synth.prepare.found import Blank, FolderColumns, FoundImage, FoundImages, Kind
 from xreal_synth.prepare.grey import Square, look_of
 from xreal_synth.prepare.images import ReadImage, Shape, add_masks, check_mask, check_score, read_image
@@ -69,23 +69,23 @@ def mask_key(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """An image whose files are written, with its split; boxes as shares of its square."""
+    """An image whose files are written; boxes as shares of its square."""
 
-    chosen: ChosenImage
+    image: FoundImage
     done: Done
     boxes: tuple[ImageBox, ...] = ()
 
     @property
     def score(self) -> float | None:
         """The segmenter's certainty of the mask, 0..1; None for a mask that was given without one."""
-        return _score(self.chosen.image, self.done)
+        return _score(self.image, self.done)
 
 
 def generate_images(
     task: PrepareTask,
     source: Store,
     out: LocalStore,
-    chosen: Sequence[ChosenImage],
+    images: Sequence[FoundImage],
     found: FoundImages,
     segmenter: Masker | None,
     journal: PrepareJournal,
@@ -94,7 +94,6 @@ def generate_images(
     """Make what the journal does not name yet, or names with another content; refusals and images left out are added
     to `found`. The images in the source's order, and the refused masks with the lowest certainty."""
     preparer = _ImagePreparer(task, source, out, found, segmenter.name if segmenter else "", journal)
-    images = [one.image for one in chosen]
     looked = zip(images, in_order(preparer.read, images, task.workers), strict=True)
     while batch := list(islice(looked, BATCH)):
         for image, result in batch:
@@ -103,7 +102,7 @@ def generate_images(
         for read in add_masks([one for _, one in batch if isinstance(one, ReadImage)], segmenter):
             preparer.keep(read)
         on_images(len(batch))
-    prepared = list(preparer.accepted(chosen))
+    prepared = list(preparer.accepted(images))
     keys = {image.key for image in found.images} - preparer.lost
     for key in journal.done.keys() - keys:
         out.delete(image_key(key))
@@ -168,33 +167,32 @@ class _ImagePreparer:
             )
         )  # fmt: skip
 
-    def accepted(self, chosen: Sequence[ChosenImage]) -> Iterator[PreparedImage]:
-        """The chosen images that are done, in their order; what is wrong with others is accounted for."""
+    def accepted(self, images: Sequence[FoundImage]) -> Iterator[PreparedImage]:
+        """The images that are done, in their order; what is wrong with others is accounted for."""
         first: dict[str, str] = {}
-        for one in chosen:
-            done = self.journal.done.get(one.image.key)
-            if done is None or one.image.key in self.lost:
+        for image in images:
+            done = self.journal.done.get(image.key)
+            if done is None or image.key in self.lost:
                 continue
-            reason = self._left_out(one.image, done)
-            if reason:
+            if reason := self._left_out(image, done):
                 self.found.left_out[reason] += 1
                 continue
             try:
-                yield self._accepted(one, done, first)
+                yield self._accepted(image, done, first)
             except BadImage as bad:
-                self.found.refused.append(bad.refusal(one.image.name))
+                self.found.refused.append(bad.refusal(image.name))
 
     def _left_out(self, image: FoundImage, done: Done) -> str:
         """By what the file says and the table does not."""
         view = not_frontal(done.view) if done.view and not image.view else ""
         return view or ("" if image.age else too_young(done.age, self.task.choice.min_age))
 
-    def _accepted(self, one: ChosenImage, done: Done, first: dict[str, str]) -> PreparedImage:
+    def _accepted(self, image: FoundImage, done: Done, first: dict[str, str]) -> PreparedImage:
         """Raises BadImage for the second of two with the same pixels, an unsure mask, a box beyond the image."""
-        check_score(_score(one.image, done), self.task.min_score)
-        boxes = placed(one.image.boxes, done.width, done.height)
-        twin = first.setdefault(done.sha256, one.image.name)
-        if twin != one.image.name:
+        check_score(_score(image, done), self.task.min_score)
+        boxes = placed(image.boxes, done.width, done.height)
+        twin = first.setdefault(done.sha256, image.name)
+        if twin != image.name:
             raise BadImage(RowFault.DUPLICATE, f"the same pixels as {twin}")
         square = Square.of(done.width, done.height, self.task.shape.fit)
-        return PreparedImage(one, done, square.boxes(boxes, done.width, done.height))
+        return PreparedImage(image, done, square.boxes(boxes, done.width, done.height))

@@ -5,7 +5,6 @@ An image's members are `KEY.png`, `KEY.mask.png` and `KEY.json` (its row of the 
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 import tempfile
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from xreal_synth.dataset.tar import add_member
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.prepare.publish import COLUMNS, write_manifest
 from xreal_synth.storage import LocalStore
@@ -54,17 +54,9 @@ def _write_tar(
         with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows:
                 key = Path(row["image"]).stem
-                _add(tar, f"{key}.png", out.read_bytes(row["image"]))
-                _add(tar, f"{key}.mask.png", out.read_bytes(row["mask"]))
-                _add(tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
+                add_member(tar, f"{key}.png", out.read_bytes(row["image"]))
+                add_member(tar, f"{key}.mask.png", out.read_bytes(row["mask"]))
+                add_member(tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
                 moved.append({**row, "image": f"{key}.png", "mask": f"{key}.mask.png", "shard": name})
         shards.replace(name, file)
     return moved
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mtime, member.mode = len(content), 0, 0o644
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    tar.addfile(member, io.BytesIO(content))
