@@ -28,7 +28,7 @@ REJECTED = (
 
 def judged(flag: int) -> list[Sample]:
     """Groups 0 to 3; the image of group `flag` is flagged."""
-    quality = ImageQuality("standard", {"organs.heart": 0.75, "pixels.blur": 0.5})
+    quality = ImageQuality("standard", {"organs.heart": 0.75, "pixels.blur": 0.5}, ())
     return [
         replace(
             sample,

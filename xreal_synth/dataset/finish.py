@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
 from xreal_synth.dataset.merge import Merger
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
 from xreal_synth.dataset.record import parse_record, stamp
+from xreal_synth.dataset.splits import with_splits
 from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import read_table, rejected_schema, sample_schema
 from xreal_synth.errors import DatasetError
@@ -24,15 +24,6 @@ from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp, ShardRecord, Split
 
 SplitOf = Callable[[int], Split]
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A shard's record and tables."""
-
-    record: ShardRecord
-    samples: Any
-    rejected: Any
 
 
 def finish(
@@ -60,13 +51,13 @@ def finish(
                 Merger(rejects, rejected_schema()) as rejected,
             ):
                 threads = readers(store, decoding=True)
-                for read in in_order(lambda shard: _read(store, head, shard, split_of), shards, threads):
-                    record = read.record
+                read = in_order(lambda shard: _read(store, head, shard, split_of), shards, threads)
+                for record, table, refused in read:
                     tally.count(record)
                     lines.add(record)
-                    samples.add(read.samples, record.table.path)
+                    samples.add(table, record.table.path)
                     if record.rejects is not None:
-                        rejected.add(read.rejected, record.rejects.path)
+                        rejected.add(refused, record.rejects.path)
             lines.write(index, head, [stamp(SAMPLES, whole), stamp(REJECTED, rejects)], asked)
         store.replace(SAMPLES, whole)
         store.replace(REJECTED, rejects)
@@ -74,15 +65,20 @@ def finish(
     return tally.summary(asked)
 
 
-def _read(store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None) -> _Read:
-    """Raises DatasetError on a damaged or foreign record or table."""
+def _read(
+    store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None
+) -> tuple[ShardRecord, Any, Any]:
+    """A shard's record and tables; raises DatasetError on a damaged or foreign one."""
     key = record_key(stem_of(head.name, shard))
     record = parse_record(store.read_bytes(key), key)
     if record.digest != head.digest or record.shard != shard:
         raise DatasetError(where=key, found="the record of another shard or dataset", hint="run repair")
-    samples = _with_split(_table(store, record.table, sample_schema()), split_of)
-    rejected = None if record.rejects is None else _table(store, record.rejects, rejected_schema())
-    return _Read(record, samples, rejected)
+    samples = _table(store, record.table, sample_schema())
+    if split_of is not None:
+        groups = samples.column("group").to_pylist()
+        present = {group: split_of(group) for group in dict.fromkeys(groups)}
+        samples = with_splits(samples, [present[group] for group in groups])
+    return record, samples, record.rejects and _table(store, record.rejects, rejected_schema())
 
 
 def _table(store: Store, entry: FileStamp, schema: Any) -> Any:
@@ -92,17 +88,3 @@ def _table(store: Store, entry: FileStamp, schema: Any) -> Any:
             where=entry.path, found="its bytes are not those its record names", hint="run repair, then report"
         )
     return read_table(data, entry.path, schema)
-
-
-def _with_split(table: Any, split_of: SplitOf | None) -> Any:
-    if split_of is None:
-        return table
-    import pyarrow as pa
-
-    groups, written = table.column("group").to_pylist(), table.column("split").to_pylist()
-    present = {group: split_of(group) for group in dict.fromkeys(groups)}
-    splits = [present[group] for group in groups]
-    if splits == written:
-        return table
-    at = table.column_names.index("split")
-    return table.set_column(at, "split", pa.array(splits, pa.string()))

@@ -28,7 +28,6 @@ class Merger:
         self._schema = schema
         self._on_rows = on_rows
         self._waiting: list[Any] = []
-        self._packed: list[Any] = []
         self._rows = 0
         self._writer = self._open()
 
@@ -37,14 +36,14 @@ class Merger:
 
     def add(self, table: Any, where: str) -> None:
         """Appends a table; raises DatasetError where a column's type differs from the file's."""
-        if not table.schema.equals(self._schema):
-            self._widen([field for field in table.schema if field.name not in self._schema.names])
+        if new := [field for field in table.schema if field.name not in self._schema.names]:
+            self._widen(new)
         self._waiting.append(self._aligned(table, where))
         self._rows += table.num_rows
-        if len(self._waiting) == PACK:
-            self._pack()
         if self._rows >= ROW_GROUP:
             self._flush()
+        elif len(self._waiting) >= PACK:
+            self._waiting = [self._joined()]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -58,44 +57,33 @@ class Merger:
 
         return pq.ParquetWriter(self._out, self._schema, **PARQUET_SETTINGS)
 
-    def _flush(self) -> None:
+    def _joined(self) -> Any:
         import pyarrow as pa
 
-        self._pack()
-        table = pa.concat_tables(self._packed).combine_chunks()
-        self._packed, self._rows = [], 0
+        return pa.concat_tables(self._waiting).combine_chunks()
+
+    def _flush(self) -> None:
+        table = self._joined()
+        self._waiting, self._rows = [], 0
         self._writer.write_table(table, row_group_size=ROW_GROUP)
         if self._on_rows is not None:
             self._on_rows(table)
-
-    def _pack(self) -> None:
-        import pyarrow as pa
-
-        if self._waiting:
-            self._packed.append(pa.concat_tables(self._waiting).combine_chunks())
-            self._waiting = []
 
     def _aligned(self, table: Any, where: str) -> Any:
         import pyarrow as pa
 
         if table.schema.equals(self._schema):
             return table
-        columns = []
         for field in self._schema:
             if field.name not in table.column_names:
-                columns.append(pa.nulls(table.num_rows, field.type))
-                continue
-            column = table.column(field.name)
-            if column.type != field.type:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            elif (found := table.schema.field(field.name).type) != field.type:
                 raise DatasetError(
-                    where=where, found=f"column {field.name} of type {column.type}", wanted=str(field.type)
+                    where=where, found=f"column {field.name} of type {found}", wanted=str(field.type)
                 )
-            columns.append(column)
-        return pa.Table.from_arrays(columns, schema=self._schema)
+        return table.select(self._schema.names).cast(self._schema)
 
     def _widen(self, new: list[Any]) -> None:
-        if not new:
-            return
         self._writer.close()
         for field in new:
             self._schema = self._schema.append(field)
@@ -105,5 +93,4 @@ class Merger:
             for group in range(narrow.num_row_groups):
                 self._writer.write_table(self._aligned(narrow.read_row_group(group), str(old)))
         old.unlink()
-        self._pack()
-        self._packed = [self._aligned(table, "") for table in self._packed]
+        self._waiting = [self._aligned(table, "") for table in self._waiting]

@@ -6,6 +6,7 @@ table that of its writing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -31,8 +32,6 @@ class SplitOf:
 
     def applied(self, table: Any) -> Any:
         """The table with its `split` column as it is now; groups not known here keep theirs."""
-        import pyarrow as pa
-
         if not len(self.groups):
             return table
         asked = table.column("group").to_numpy()
@@ -43,8 +42,15 @@ class SplitOf:
             SPLITS[code] if there else old
             for code, there, old in zip(self.places[place], known, own, strict=True)
         ]
-        column = table.column_names.index("split")
-        return table.set_column(column, "split", pa.array(names, pa.string()))
+        return with_splits(table, names)
+
+
+def with_splits(table: Any, names: Sequence[str]) -> Any:
+    """The table with these splits, one a row."""
+    import pyarrow as pa
+
+    at = table.column_names.index("split")
+    return table.set_column(at, "split", pa.array(names, pa.string()))
 
 
 def splits_of(store: Store) -> SplitOf:

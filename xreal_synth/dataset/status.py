@@ -17,7 +17,7 @@ from xreal_synth.dataset.names import (
     QUARANTINE,
     RECIPE,
     RECORDS,
-    parse_stem,
+    owner,
     quarantine_key,
     record_key,
     stem_of,
@@ -164,8 +164,7 @@ class StatusReader:
 
 def _shard_of(key: str, head: DatasetHead) -> int | None:
     """The shard of a record or quarantine note of this dataset."""
-    name = key.rsplit("/", 1)[-1]
-    stem = parse_stem(name.removesuffix(".json")) if name.endswith(".json") else None
+    stem = owner(key)
     return stem.shard if stem is not None and stem.name == head.name else None
 
 

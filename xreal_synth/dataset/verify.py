@@ -77,7 +77,7 @@ def verify(
     head = read_head(store)
     plans = None if expected is None else {plan.shard: plan for plan in expected}
     listed = {folder: store.list(folder) for folder in (SHARDS, TABLES, RECORDS, QUARANTINE)}
-    present = {shard for folder, keys in listed.items() for shard in shards_among(keys, folder, head.name)}
+    present = {shard for keys in listed.values() for shard in shards_among(keys, head.name)}
     wanted = sorted(present | (set(numbers_up_to(present, store.uri)) if plans is None else set(plans)))
     problems = _foreign(listed, head, wanted)
     if head.prompts is not None:

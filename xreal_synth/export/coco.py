@@ -12,7 +12,8 @@ import numpy.typing as npt
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import CARD, IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of
-from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.source import OnImage, Source, each_image
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.json_lists import JsonLists
 from xreal_synth.export.place import write_member
@@ -42,7 +43,7 @@ def split_file(split: str) -> str:
     return f"annotations_{split}.json"
 
 
-def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
+def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     """Writes `images/SPLIT/KEY.png`, the JSON files and a README; returns what was written.
 
     A finding painted in has one annotation per box (`both` has two); `bbox` is x, y, width and height in
@@ -51,11 +52,11 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
     labels, with null for unknown. Ids count from 1 in the order of the shards.
     """
     head = _head(source)
-    counted = Counted()
+    tally = Tally()
     image_id = annotation_id = 0
     with ExitStack() as stack:
         files = {ALL: stack.enter_context(JsonLists(folder / ALL, head, _LISTS))}
-        for image in each_image(source, counted, on_image):
+        for image in each_image(source, tally, on_image):
             sample = image.sample
             if split_file(sample.split) not in files:
                 name = split_file(sample.split)
@@ -71,7 +72,7 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
     reported = provenance(source)
     readme = _README.format(dataset=reported.dataset, notice=reported.notice)
     (folder / CARD).write_text(readme, encoding="utf-8")
-    return counted
+    return tally.summary()
 
 
 def _head(source: Source) -> dict[str, object]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
-from xreal_synth.dataset.source import Counted, OnImage, Source, read_tables
+from xreal_synth.dataset.source import OnImage, Source, read_tables
 from xreal_synth.dataset.splits import samples_stamp
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.provenance import Provenance, provenance
@@ -54,7 +55,7 @@ _IMAGES: Final = {
 }
 
 
-def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes, Counted]:
+def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes, DatasetSummary]:
     """The file's bytes for the place `out`: local datasets are named relative to its folder.
 
     Every shard's tar and table is hashed first. Raises DatasetError where the dataset was not finished, or
@@ -68,12 +69,12 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
             hint="export --to hf or coco, which leave them out, or take them in again",
         )
     samples = samples_stamp(source.store)
-    counted = Counted()
+    tally, done = Tally(), 0
     for record, table in read_tables(source):
-        counted.shard(record, table)
-        for split in table.column("split").to_pylist():
-            counted.image(split)
-        on_image(counted.images, source.images)
+        tally.count(record)
+        tally.add(table)
+        done += record.samples
+        on_image(done, source.images)
     if source.skipped:
         raise DatasetError(
             where=source.store.uri,
@@ -82,7 +83,9 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
             hint="run xreal-synth generate again, then export",
         )
     content = _metadata(source, samples, out)
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(), counted
+    return (
+        json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode(), tally.summary()
 
 
 def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:

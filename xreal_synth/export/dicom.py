@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, parse_key
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, pseudonym
-from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.source import OnImage, Source, each_image
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
@@ -48,7 +49,7 @@ def need_pydicom() -> None:
             )
 
 
-def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
+def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     """Writes `images/SPLIT/KEY.dcm`, `segmentations/SPLIT/KEY.dcm`, masks/KEY.SUFFIX.png and `labels.csv`.
 
     An anatomy is a patient with one study; a group is a series, and its images are the instances, their
@@ -56,13 +57,13 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
     same files, byte for byte, with the same pydicom and highdicom. Raises XrealError without them.
     """
     need_pydicom()
-    reported, counted = provenance(source), Counted()
+    reported, tally = provenance(source), Tally()
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(
             ["file", "segmentation", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS]
         )
-        for image in each_image(source, counted, on_image):
+        for image in each_image(source, tally, on_image):
             meta, split = image.sample.meta, image.sample.split
             header = image_header(image, split, reported)
             segments = segmentation(image, header, reported)
@@ -73,7 +74,7 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
             labels = ["" if value is None else value for value in label_columns(meta).values()]
             ids = [header.PatientID, header.SOPInstanceUID]
             table.writerow(map(for_csv, [name, segmented, meta.key, split, *ids, *labels]))
-    return counted
+    return tally.summary()
 
 
 def _save(one: Any, folder: Path, name: str) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.origin import IMAGES
 from xreal_synth.dataset.source import Source
 from xreal_synth.models.describe import describe_made_with
 
@@ -65,7 +62,7 @@ def provenance(source: Source) -> Provenance:
     head = source.head
     bundle = describe_made_with(head.bundle.name, head.bundle.hash)
     unknown = "as the bundle's own bundle.json states it (it was not at hand when this was written)"
-    real = _has_real_images(head)
+    real = head.real_images
     return Provenance(
         notice=EDITED if real else SYNTHETIC,
         synthetic=not real,
@@ -79,9 +76,3 @@ def provenance(source: Source) -> Provenance:
         made_with=dict(sorted(head.fingerprint.items())),
         follows_masks=head.follows_masks,
     )
-
-
-def _has_real_images(head: DatasetHead) -> bool:
-    anatomy = head.settings.get("anatomy")
-    source = anatomy.get("source") if isinstance(anatomy, Mapping) else None
-    return isinstance(source, Mapping) and IMAGES in source
