@@ -18,8 +18,7 @@ from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_csv
-from xreal_synth.export.dicom_seg import segmentation
-from xreal_synth.export.dicom_uid import uid
+from xreal_synth.export.dicom_seg import segmentation, uid
 from xreal_synth.export.place import write_member
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.storage import checked_key
@@ -71,9 +70,8 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSumma
             segmented = _save(segments, folder, f"{SEGMENTATIONS}/{split}/{meta.key}.dcm") if segments else ""
             for suffix in (ANATOMY, PATHOLOGY, CHANGE):
                 write_member(folder, f"{MASKS}/{meta.key}.{suffix}", image, suffix)
-            labels = ["" if value is None else value for value in label_columns(meta).values()]
-            ids = [header.PatientID, header.SOPInstanceUID]
-            table.writerow(map(for_csv, [name, segmented, meta.key, split, *ids, *labels]))
+            row = [name, segmented, meta.key, split, header.PatientID, header.SOPInstanceUID]
+            table.writerow(map(for_csv, [*row, *label_columns(meta).values()]))
     return tally.summary()
 
 
@@ -120,7 +118,9 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     one.ConversionType = "WSD" if origin is Origin.real else "SYN"
     one.Manufacturer = MANUFACTURER
     one.SecondaryCaptureDeviceManufacturer = MANUFACTURER
-    one.SecondaryCaptureDeviceManufacturerModelName = f"{reported.bundle} {reported.bundle_hash[:12]}"[:64]
+    one.SecondaryCaptureDeviceManufacturerModelName = f"{reported.bundle.name} {reported.bundle.hash[:12]}"[
+        :64
+    ]
     one.SecondaryCaptureDeviceSoftwareVersions = reported.made_with.get("xreal-synth", "unknown")
     one.BodyPartExamined = "CHEST"
     one.PatientOrientation = ["L", "F"]
@@ -137,7 +137,7 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     )
     one.ImageComments = comment(meta, split, reported)[:LARGEST_COMMENT]
     one.DerivationDescription = (
-        f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle}, recipe digest "
+        f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle.name}, recipe digest "
         f"{meta.digest}, key {meta.key}."
     )
 

@@ -48,8 +48,7 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
                 boxes = folder / "labels" / split / f"{meta.key}.txt"
                 boxes.parent.mkdir(parents=True, exist_ok=True)
                 boxes.write_text(_lines(meta), encoding="utf-8")
-            labels = ["" if value is None else value for value in label_columns(meta).values()]
-            table.writerow(map(for_csv, [name, meta.key, split, *labels]))
+            table.writerow(map(for_csv, [name, meta.key, split, *label_columns(meta).values()]))
     content: dict[str, object] = {
         **{split: splits[split] for split in ("train", "val", "test") if split in splits},
         "names": {number: name for name, number in CLASSES.items()},

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
@@ -98,7 +98,10 @@ class ImageFolder:
             self.notes = (
                 f"{settings.path}: {len(minors)} images of minors are left out; `splits` takes them",
             )
-        found = _inspected(self._files, rows, size, problems)
+        with ThreadPoolExecutor(_READERS) as readers:
+            looked = list(readers.map(lambda row: _look(self._files, row, size), rows))
+        problems += [problem for problem in looked if isinstance(problem, str)]
+        found = [image for image in looked if isinstance(image, RealImage)]
         self.images = self._boxed(store, settings, found, problems)
         if problems:
             raise _everything(settings.path, problems)
@@ -116,7 +119,7 @@ class ImageFolder:
     def image(self, number: int, size: int) -> GreyImage:
         """The image uint8 [size, size]. Raises AnatomyError if it cannot be read or is no longer the same."""
         image = self.images[number]
-        return resize_image(padded(self._decoded(image), 0), size)
+        return resize_image(padded(self._decoded(image)), size)
 
     def mask(self, number: int, size: int) -> Mask | None:
         """The image's validated organ mask uint8 [size, size], None without one. Raises AnatomyError."""
@@ -141,7 +144,7 @@ class ImageFolder:
                 where=image.row.mask, found=f"a mask of {columns} x {rows} pixels",
                 wanted=f"the proportions of its image, {width} x {height}",
             )  # fmt: skip
-        mask = resize_mask(padded(mask, 0), size)
+        mask = resize_mask(padded(mask), size)
         validate_mask(mask, image.row.mask)
         mask.flags.writeable = False
         return mask
@@ -165,17 +168,10 @@ class ImageFolder:
         images = []
         for image in sorted(found, key=lambda one: one.id):
             given = image.row.boxes if settings.boxes is None else own.get(image.id, ())
-            images.append(
-                RealImage(
-                    image.row,
-                    image.size,
-                    image.sha256,
-                    image.mask_sha256,
-                    own=_squared(given, image.size),
-                    places=_squared(places.get(image.id, ()), image.size),
-                )
-            )
-        odd = {box.name for image in images for box in image.places if _organ(box.name)}
+            marked = _squared(places.get(image.id, ()), image.size)
+            images.append(replace(image, own=_squared(given, image.size), places=marked))
+        placed = {box.name for image in images for box in image.places}
+        odd = {name for name in placed if name in FINDINGS and not takes_box(name)}
         problems += [f"{settings.places}: {name} takes in an organ and has no place" for name in sorted(odd)]
         return tuple(images)
 
@@ -210,14 +206,14 @@ class ImageFolder:
         return boxes
 
 
-def padded(pixels: GreyImage, value: int) -> GreyImage:
-    """uint8 [H, W] -> the square uint8 [S, S] with it in the middle, S the longer side."""
+def padded(pixels: GreyImage) -> GreyImage:
+    """uint8 [H, W] -> the square uint8 [S, S] with it in the middle of 0, S the longer side."""
     height, width = pixels.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
     if height == width:
         return pixels
-    return np.pad(pixels, ((top, side - height - top), (left, side - width - left)), constant_values=value)
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return np.pad(pixels, ((top, side - height - top), (left, side - width - left)))
 
 
 def resize_image(image: GreyImage, size: int) -> GreyImage:
@@ -272,15 +268,6 @@ def _listed(store: Store) -> Iterator[ImageRow]:
             yield ImageRow(image=key, mask=mask if mask in masks else "")
 
 
-def _inspected(
-    files: ImageFiles, rows: Sequence[ImageRow], size: int, problems: list[str]
-) -> list[RealImage]:
-    with ThreadPoolExecutor(_READERS) as readers:
-        looked = list(readers.map(lambda row: _look(files, row, size), rows))
-    problems += [problem for problem in looked if isinstance(problem, str)]
-    return [image for image in looked if isinstance(image, RealImage)]
-
-
 def _look(files: ImageFiles, row: ImageRow, size: int) -> RealImage | str:
     """The image's hash and the size in its header, or what is wrong with it."""
     try:
@@ -312,10 +299,6 @@ def _squared(boxes: Sequence[ImageBox], size: tuple[int, int]) -> _Boxes:
         )  # fmt: skip
 
     return tuple(ImageBox(box.name, squared(box.box)) for box in boxes)
-
-
-def _organ(name: str) -> bool:
-    return name in FINDINGS and not takes_box(name)
 
 
 def _content(images: Sequence[RealImage]) -> str:
