@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
-from xreal_synth.dataset.acceptance import GateTally, count_acceptance
+from xreal_synth.dataset.acceptance import added, count_acceptance
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.dataset.record import read_record
@@ -50,13 +50,11 @@ def test_groups_count_once_for_each_finding_and_placement_is_not_a_try() -> None
         reasons={"organs.heart": 1, "placement": 1},
         flags={"pixels.blur": 2},
     )
-    tally = GateTally()
-    tally.add(None)
-    assert tally.total is None
-    tally.add(found)
-    tally.add(found)
-    assert tally.total is not None
-    assert tally.total.tried["Pneumonia"] == 4
+    assert added(None, None) is None
+    assert added(None, found) == added(found, None) == found
+    twice = added(found, found)
+    assert twice is not None
+    assert twice.tried["Pneumonia"] == 4
 
 
 def test_record_tables_index_and_summary_tell_what_the_gate_did(tmp_path: Path) -> None:

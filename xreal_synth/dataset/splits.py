@@ -66,21 +66,17 @@ def splits_of(store: Store) -> SplitOf:
         raise _stale(store, problems[0])
     groups, places = [none.groups], [none.places]
     try:
-        with local_copy(store, SAMPLES) as path:
-            for found, split in _batches(path):
+        with local_copy(store, SAMPLES) as path, open_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=65_536, columns=["group", "split"], use_threads=False):
+                found = batch.column("group").to_numpy()
                 new = np.diff(found, prepend=-1) != 0
+                split = batch.column("split").to_numpy(zero_copy_only=False)
                 groups.append(found[new])
                 places.append(np.array([SPLITS.index(name) for name in split[new]], np.uint8))
     except (OSError, UnreadableError) as error:
         raise _stale(store, f"cannot be read ({error})") from error
     joined, first = np.unique(np.concatenate(groups), return_index=True)
     return SplitOf(joined, np.concatenate(places)[first])
-
-
-def _batches(path: Any) -> Any:
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=65_536, columns=["group", "split"], use_threads=False):
-            yield batch.column("group").to_numpy(), batch.column("split").to_numpy(zero_copy_only=False)
 
 
 def samples_stamp(store: Store) -> FileStamp:

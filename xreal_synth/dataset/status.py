@@ -18,7 +18,6 @@ from xreal_synth.dataset.names import (
     RECIPE,
     RECORDS,
     owner,
-    quarantine_key,
     record_key,
     stem_of,
 )
@@ -153,9 +152,7 @@ class StatusReader:
             if shard is None or record_key(stem_of(head.name, shard)) in self._seen:
                 continue
             try:
-                reason = unsealed(self._store.read_bytes(quarantine_key(stem_of(head.name, shard))), key)[
-                    "reason"
-                ]
+                reason = unsealed(self._store.read_bytes(key), key)["reason"]
             except (DatasetError, StorageError, KeyError):
                 reason = "its note cannot be read"
             found[shard] = str(reason)

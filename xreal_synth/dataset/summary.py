@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from xreal_synth.dataset.acceptance import GateTally
+from xreal_synth.dataset.acceptance import added
 from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.types import Acceptance, ShardRecord
 
@@ -76,7 +76,7 @@ class Tally:
         self._rows: Counter[int] = Counter()
         self._sizes: set[tuple[int, int]] = set()
         self._last_group: int | None = None
-        self._gate = GateTally()
+        self._gate: Acceptance | None = None
         self._actors: set[str] = set()
         self._environments: Counter[tuple[tuple[str, str], ...]] = Counter()
         self._timed: Counter[str] = Counter()
@@ -84,7 +84,7 @@ class Tally:
 
     def count(self, record: ShardRecord) -> None:
         """Adds what a shard's record says: counts, bytes, environment, seconds."""
-        self._gate.add(record.gate)
+        self._gate = added(self._gate, record.gate)
         for name in ("groups", "samples", "rejected", "dropped"):
             self._totals[name] += getattr(record, name)
         self._totals["shards"] += 1
@@ -126,7 +126,7 @@ class Tally:
             members=dict(sorted(self._members.items())),
             rows=dict(sorted(self._rows.items())),
             image_sizes=tuple(sorted(self._sizes)),
-            gate=self._gate.total,
+            gate=self._gate,
             asked=asked,
             making=self._making(),
         )

@@ -192,7 +192,7 @@ class Account:
             seconds=seconds,
             images_per_s=made / seconds if seconds > 0 else 0.0,
             label_counts=dict(totals.labels),
-            gate=totals.gate.total,
+            gate=totals.gate,
             unchecked=self._run.quality.unchecked,
             failures=ending.failures,
             message=message,

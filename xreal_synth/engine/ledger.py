@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.acceptance import GateTally
+from xreal_synth.dataset.acceptance import added
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.names import (
@@ -56,7 +56,7 @@ class Totals:
     rejected: int = 0
     dropped: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    gate: GateTally = field(default_factory=GateTally)
+    gate: Acceptance | None = None
 
     def add(self, record: ShardRecord) -> None:
         self.shards += 1
@@ -65,7 +65,7 @@ class Totals:
         self.rejected += record.rejected
         self.dropped += record.dropped
         self.labels.update(record.label_counts)
-        self.gate.add(record.gate)
+        self.gate = added(self.gate, record.gate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xreal_synth.dataset.acceptance import GateTally
+from xreal_synth.dataset.acceptance import added
 from xreal_synth.dataset.names import parse_key, record_key
 from xreal_synth.dataset.source import Source, each_image, open_source, read_shards, shard_table
 from xreal_synth.dataset.summary import Tally
@@ -99,11 +99,11 @@ class ChosenShards:
     @property
     def gate(self) -> GateCounts | None:
         """What the gate did in these shards, None where there was none."""
-        tally = GateTally()
+        total: Acceptance | None = None
         for record in self.source.records:
-            tally.add(record.gate)
+            total = added(total, record.gate)
         groups = sum(record.groups for record in self.source.records)
-        return None if tally.total is None else GateCounts(tally.total, groups)
+        return None if total is None else GateCounts(total, groups)
 
     def samples(self) -> Iterator[Sample]:
         """Every image, `images` of them at most; raises DatasetError at the first shard that is damaged."""

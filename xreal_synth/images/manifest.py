@@ -10,12 +10,12 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from xreal_synth.anatomy.tables import Row, Table, parse_table
+from xreal_synth.anatomy.tables import Table, parse_table
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.escaping import from_csv
 from xreal_synth.findings import NO_FINDING, image_label
@@ -139,7 +139,7 @@ def read_manifest(
             wanted=f"columns {', '.join(needed)}",
             hint="add them",
         )
-    patients = _splits_of_patients(table.rows)
+    patients = splits_of_patients((row["patient_id"], row.get("split", "")) for row in table.rows)
     rows: list[ImageRow] = []
     refused = [
         Refusal(f"{MANIFEST} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
@@ -219,11 +219,12 @@ def _table(data: Store, where: str) -> Table:
     )
 
 
-def _splits_of_patients(table: Sequence[Row]) -> dict[str, set[str]]:
+def splits_of_patients(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """Of (patient, split): the splits of each patient among those that no patient may be in two of."""
     found: dict[str, set[str]] = {}
-    for record in table:
-        if record.get("patient_id") and record.get("split") in SEPARATE_SPLITS:
-            found.setdefault(record["patient_id"], set()).add(record["split"])
+    for patient, split in pairs:
+        if patient and split in SEPARATE_SPLITS:
+            found.setdefault(patient, set()).add(split)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from xreal_synth.images.manifest import splits_of_patients
 from xreal_synth.prepare.run import PreparedImage
 
 ALIKE: Final = 0.99
@@ -27,9 +28,8 @@ def audit(images: Sequence[PreparedImage], rows: Sequence[dict[str, str]]) -> di
     pairs of sources in different splits that show the same, patients in two splits, and outliers by their source's
     name, the farthest first."""
     labels: dict[str, Counter[str]] = {}
-    splits: dict[str, set[str]] = {}
+    splits = splits_of_patients((row["patient_id"], row["split"]) for row in rows)
     for row in rows:
-        splits.setdefault(row["patient_id"], set()).add(row["split"])
         for name in filter(None, row["labels"].split("|")):
             labels.setdefault(name, Counter())[f"{row['split']} {row['view'] or 'no view'}"] += 1
     looks = np.stack([np.frombuffer(base64.b64decode(image.done.look), np.uint8) for image in images])

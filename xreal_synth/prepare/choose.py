@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.images.manifest import SEPARATE_SPLITS, RowFault
+from xreal_synth.images.manifest import SEPARATE_SPLITS, RowFault, splits_of_patients
 from xreal_synth.prepare.found import FRONTAL, FoundImage, FoundImages, hashed_key
 from xreal_synth.prepare.splits import Shares, split_of
 
@@ -98,16 +98,13 @@ def too_young(age: str, least: int) -> str:
 
 
 def _official(images: Sequence[FoundImage], found: FoundImages) -> Iterator[FoundImage]:
-    splits: dict[str, set[str]] = {}
     images = [replace(image, split=_NAMES.get(image.split, image.split)) for image in images]
+    splits = splits_of_patients((image.patient, image.split) for image in images)
     for image in images:
-        splits.setdefault(image.patient, set()).add(image.split)
-    for image in images:
-        own = splits[image.patient] & set(SEPARATE_SPLITS)
         if image.split not in SEPARATE_SPLITS:
             reason = f"split is {image.split!r}, wanted one of {', '.join(SEPARATE_SPLITS)}"
             found.refuse(image.name, RowFault.BAD_VALUE, reason)
-        elif len(own) > 1:
+        elif len(own := splits[image.patient]) > 1:
             reason = f"patient {image.patient} is in two splits: {', '.join(sorted(own))}"
             found.refuse(image.name, RowFault.TWO_SPLITS, reason)
         else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from xreal_synth.errors import TrainingError
@@ -19,12 +20,11 @@ from xreal_synth.prepare.publish import (
     manifest_rows,
     write_account,
     write_manifest,
-    write_refused,
+    write_tars,
 )
 from xreal_synth.prepare.run import OnImages, PrepareTask, RefusedMask, generate_images
 from xreal_synth.prepare.segmenters import open_segmenter
 from xreal_synth.prepare.tables import read_beside
-from xreal_synth.prepare.tars import write_tars
 from xreal_synth.storage import LocalStore, Store, open_store, private_files
 from xreal_synth.uris import is_remote, local_folder, scrubbed
 
@@ -109,7 +109,8 @@ def prepare(
         found.notes.append(
             f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
         )
-    write_refused(out, found)
+    refused = [asdict(refusal) for refusal in found.refused]
+    out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
     if not images:
         raise TrainingError(
             found=f"no image is left: {_counts(found)}",

@@ -16,7 +16,7 @@ from xreal_synth.opening import MAX_IMAGE
 from xreal_synth.prepare.dicom import Facts, decode_dicom, is_dicom
 from xreal_synth.prepare.found import FoundImage
 from xreal_synth.prepare.grey import Fit, Square, decode_picture
-from xreal_synth.prepare.segmenters import Drawn, Masker
+from xreal_synth.prepare.segmenters import Masker
 from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask
 
@@ -110,12 +110,12 @@ def add_masks(images: Sequence[ReadImage], segmenter: Masker | None) -> list[Rea
     if not blank:
         return list(images)
     assert segmenter is not None, "images without a mask need a segmenter"
-    drawn = iter(segmenter.draw([image.image for image in blank]))
-    return [image if image.mask is not None else _masked(image, next(drawn)) for image in images]
-
-
-def _masked(image: ReadImage, drawn: Drawn) -> ReadImage:
-    return replace(image, mask=drawn.mask, score=round(drawn.score, 3))
+    drawn = segmenter.draw([image.image for image in blank])
+    masked = {
+        id(image): replace(image, mask=own.mask, score=round(own.score, 3))
+        for image, own in zip(blank, drawn, strict=True)
+    }
+    return [masked.get(id(image), image) for image in images]
 
 
 def check_mask(image: ReadImage, min_score: float) -> None:
