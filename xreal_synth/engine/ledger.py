@@ -36,7 +36,17 @@ from xreal_synth.engine.samples import build_sample, real_twin
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.run.attempts import plan_group
 from xreal_synth.storage import LocalStore, Store, sha256_file, sha256_of, with_retries
-from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord, Verdict
+from xreal_synth.types import (
+    Acceptance,
+    MemberSpec,
+    Rejected,
+    Role,
+    Sample,
+    SampleSpec,
+    ShardPlan,
+    ShardRecord,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run

@@ -18,7 +18,7 @@ from xreal_synth.evaluation.dataset_figures import GateCounts
 from xreal_synth.evaluation.request import Report
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.storage import Store, open_store
-from xreal_synth.types import GreyImage, Sample
+from xreal_synth.types import Acceptance, GreyImage, Sample
 
 
 def open_real(manifest: str) -> Store:
