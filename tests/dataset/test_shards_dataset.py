@@ -20,9 +20,8 @@ from tests.doubles.fakes import (
 )  # fmt: skip
 from tests.doubles.tars import build_tar
 from xreal_synth.dataset.agree import sample_problems
-from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.finish import ROW_GROUP, Merger, finish
 from xreal_synth.dataset.head import check_place, head_bytes, open_dataset, parse_head, read_head
-from xreal_synth.dataset.merge import ROW_GROUP, Merger
 from xreal_synth.dataset.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.dataset.summary import Tally

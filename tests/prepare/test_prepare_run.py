@@ -15,13 +15,12 @@ from PIL import Image
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import read_manifest
-from xreal_synth.prepare.choose import Choice
+from xreal_synth.prepare.choose import Choice, Shares
 from xreal_synth.prepare.command import Report, prepare
 from xreal_synth.prepare.found import FolderColumns
 from xreal_synth.prepare.images import Shape
 from xreal_synth.prepare.journal import JOURNAL
 from xreal_synth.prepare.run import PrepareTask
-from xreal_synth.prepare.splits import Shares
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.images import load_images
 from xreal_synth.training.settings import DataSettings

@@ -13,12 +13,11 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
 from xreal_synth.images.manifest import ImageBox, RowFault, placed
 from xreal_synth.prepare.chexpert import find_chexpert
-from xreal_synth.prepare.choose import Choice, choose
+from xreal_synth.prepare.choose import Choice, Shares, choose, parse_shares, split_of
 from xreal_synth.prepare.found import FolderColumns, FoundImages, SourcePlace, key_of, years
 from xreal_synth.prepare.mimic import find_mimic
 from xreal_synth.prepare.nih import find_nih
 from xreal_synth.prepare.own_folder import find_folder
-from xreal_synth.prepare.splits import Shares, parse_shares, split_of
 from xreal_synth.storage import open_store
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, progress_console
+from xreal_synth.cli.options import JsonOption, console, examples, notes, progress_console, told
 from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 from xreal_synth.errors import StorageError
 
@@ -92,23 +92,16 @@ def export(
     for skipped in source.skipped:
         notes.print(str(skipped), soft_wrap=True)
     splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
-    if as_json:
-        print_json(
-            {
-                "out": str(path),
-                "format": to,
-                "images": counted.samples,
-                "splits": splits,
-                "left_out": [str(skipped) for skipped in source.skipped],
-                "excluded": len(source.excluded),
-                "pushed": address,
-            }
-        )
-    else:
-        reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
-        console.print(f"{path}: {counted.samples:,} images ({reported}) as {to}", soft_wrap=True)
-        if address is not None:
-            console.print(f"pushed to {address}, {'public' if public else 'private'}", soft_wrap=True)
+    reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
+    line = f"{path}: {counted.samples:,} images ({reported}) as {to}"
+    if address is not None:
+        line += f"\npushed to {address}, {'public' if public else 'private'}"
+    left_out = [str(skipped) for skipped in source.skipped]
+    fields = {
+        "out": str(path), "format": to, "images": counted.samples, "splits": splits, "left_out": left_out,
+        "excluded": len(source.excluded), "pushed": address,
+    }  # fmt: skip
+    told(as_json, fields, line)
     if source.skipped:
         raise typer.Exit(PARTIAL)
 
@@ -154,16 +147,8 @@ def _push(path: Path, repo: str, *, public: bool) -> str:
 @contextmanager
 def _progress() -> Iterator[OnImage]:
     """A bar on a terminal, nothing elsewhere."""
-    bar = Progress(
-        TextColumn("exporting"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
-        console=progress_console(True),
-        disable=not notes.is_terminal,
-        transient=True,
-    )
+    columns = (TextColumn("exporting images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=progress_console(True), disable=not notes.is_terminal, transient=True)
     task = bar.add_task("exporting", total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -149,11 +149,10 @@ def prepare(
     """
     import torch
 
-    from xreal_synth.prepare.choose import Choice
+    from xreal_synth.prepare.choose import Choice, parse_shares
     from xreal_synth.prepare.found import FolderColumns
     from xreal_synth.prepare.images import Shape
     from xreal_synth.prepare.run import PrepareTask
-    from xreal_synth.prepare.splits import parse_shares
 
     if (kind == "folder") != (table is not None):
         raise TrainingError(
@@ -278,36 +277,29 @@ def _kept(out: Path, row: dict[str, str], *, scored: bool = False, remark: str =
 
 
 def _show(report: Report, out: Path, review: int) -> None:
-    account = report.account
+    account, refused = report.account, report.found.refused
     by_split = account["images_by_split"]
     shares = ", ".join(f"{n} {split} ({n / account['images']:.0%})" for split, n in by_split.items())
-    console.print(
-        f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}",
-        soft_wrap=True,
-    )
-    table = Table("label", "positive", "negative", "unknown")
+    _say(f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}")
+    kinds = ("positive", "negative", "unknown")
+    table = Table("label", *kinds)
     for name, counts in account["labels"].items():
         if counts["positive"] or counts["negative"]:
-            table.add_row(name, *(str(counts[kind]) for kind in ("positive", "negative", "unknown")))
+            table.add_row(name, *(str(counts[kind]) for kind in kinds))
     console.print(table)
-    for note in account["notes"]:
-        console.print(f"note: {note}")
-    for reason, count in account["left_out"].items():
-        console.print(f"left out: {count} {reason}")
-    for fault, count in account["refused"].items():
-        console.print(f"refused: {count} {fault}")
-    for refusal in report.found.refused[:SHOWN_REFUSALS]:
-        console.print(f"  {refusal.file}: {refusal.reason}", soft_wrap=True)
-    more = len(report.found.refused) - SHOWN_REFUSALS
-    if more > 0:
-        console.print(f"  and {more} more")
+    lines = [f"note: {note}" for note in account["notes"]]
+    lines += [f"left out: {count} {reason}" for reason, count in account["left_out"].items()]
+    lines += [f"refused: {count} {fault}" for fault, count in account["refused"].items()]
+    for line in lines:
+        console.print(line)
+    for refusal in refused[:SHOWN_REFUSALS]:
+        _say(f"  {refusal.file}: {refusal.reason}")
+    if len(refused) > SHOWN_REFUSALS:
+        _say(f"  and {len(refused) - SHOWN_REFUSALS} more")
     _show_audit(report, out, review)
     looked = f"; look at {out / REVIEW}" if review else ""
-    console.print(f"refused images with reasons: {out / 'refused.json'}{looked}", soft_wrap=True)
-    console.print(
-        f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder",
-        soft_wrap=True,
-    )
+    _say(f"refused images with reasons: {out / 'refused.json'}{looked}")
+    _say(f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder")
 
 
 def _show_audit(report: Report, out: Path, review: int) -> None:
@@ -320,12 +312,15 @@ def _show_audit(report: Report, out: Path, review: int) -> None:
         table.add_row(name, *(str(counts.get(group, 0)) for group in groups))
     console.print(table)
     if patients:
-        console.print(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}", soft_wrap=True)
+        _say(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}")
     for first, second in alike[:SHOWN_REFUSALS]:
-        console.print(f"alike, in two splits: {first} and {second}", soft_wrap=True)
+        _say(f"alike, in two splits: {first} and {second}")
     sheet = f": look at {out / OUTLIERS}" if review and outliers else ""
-    console.print(
+    _say(
         f"audit: {len(patients)} patients in two splits, {len(alike)} pairs alike across splits, "
-        f"{len(outliers)} images unlike the rest by size or tone{sheet}",
-        soft_wrap=True,
+        f"{len(outliers)} images unlike the rest by size or tone{sheet}"
     )
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True)

@@ -161,11 +161,9 @@ def decode_sample(key: str, members: dict[str, bytes], where: str) -> Sample:
     meta = parse_meta(members[META], f"{where}.{META}")
     if meta.key != key:
         raise DatasetError(where=f"{where}.{META}", found=f"its key is {meta.key}", wanted=key)
-    image = decode_png(members[IMAGE], f"{where}.{IMAGE}")
-    anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
-    pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
-    change = decode_png(members[CHANGE], f"{where}.{CHANGE}")
-    parts = (image, anatomy, pathology, change)
+    image, anatomy, pathology, change = parts = [
+        decode_png(members[suffix], f"{where}.{suffix}") for suffix in (IMAGE, ANATOMY, PATHOLOGY, CHANGE)
+    ]
     if any(part.shape != meta.image_size for part in parts):
         shapes = [list(np.shape(part)) for part in parts]
         raise DatasetError(

@@ -14,7 +14,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.acceptance import added
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.names import (
@@ -28,6 +27,7 @@ from xreal_synth.dataset.names import (
     tar_key,
 )
 from xreal_synth.dataset.record import parse_record
+from xreal_synth.dataset.summary import added
 from xreal_synth.dataset.table import read_rejected
 from xreal_synth.dataset.tar import TableRow, TarWriter, encode_sample, read_samples
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from xreal_synth.dataset.acceptance import PLACEMENT
+from xreal_synth.dataset.summary import PLACEMENT
 from xreal_synth.evaluation.fidelity import RINGS, upper_power
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, divided, proportion, unknown

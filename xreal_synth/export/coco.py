@@ -77,6 +77,7 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
 
 def _head(source: Source) -> dict[str, object]:
     reported = provenance(source)
+    parents = {name: known.implies for name, known in vocab.FINDINGS.items()}
     return {
         "info": {
             "description": f"{reported.dataset}: {reported.notice}",
@@ -85,7 +86,7 @@ def _head(source: Source) -> dict[str, object]:
         },
         "licenses": [{"id": 1, "name": reported.licence, "url": ""}],
         "categories": [
-            {"id": number, "name": name, "supercategory": _parent(name)}
+            {"id": number, "name": name, "supercategory": (parents.get(name) or ("finding",))[-1]}
             for name, number in CATEGORIES.items()
         ],
     }
@@ -104,30 +105,23 @@ def _write_image(folder: Path, image: TarSample, image_id: int) -> dict[str, obj
     }  # fmt: skip
 
 
-def _parent(name: str) -> str:
-    known = vocab.FINDINGS.get(name)
-    return known.implies[-1] if known is not None and known.implies else "finding"
-
-
 def _annotations(sample: Sample, image_id: int, first_id: int) -> Iterator[dict[str, object]]:
-    for number, (name, box, region, more) in enumerate(_parts(sample), start=first_id):
+    """Of what was painted in, then of what the image came with."""
+    parts: list[tuple[str, PixelBox, npt.NDArray[np.bool_], dict[str, object]]] = []
+    for value, finding in enumerate(sample.meta.findings, start=1):
+        region = finding_region(finding, value, sample.anatomy, sample.pathology)
+        more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
+        for box in finding.boxes:
+            parts.append((finding.name, box, region & box_region(box, region.shape), more))
+    for own in kept_findings(sample.meta):
+        parts.append((own.name, own.box, box_region(own.box, sample.image.shape), {"painted": False}))
+    for number, (name, box, region, more) in enumerate(parts, start=first_id):
         x0, y0, x1, y1 = box
         yield {
             "id": number, "image_id": image_id, "category_id": CATEGORIES[name],
             "bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(region.sum()), "iscrowd": 0,
             "segmentation": run_lengths(region), **more,
         }  # fmt: skip
-
-
-def _parts(sample: Sample) -> Iterator[tuple[str, PixelBox, npt.NDArray[np.bool_], dict[str, object]]]:
-    """(finding, box, region in it, further fields) of what was painted in, then of what the image came with."""
-    for value, finding in enumerate(sample.meta.findings, start=1):
-        region = finding_region(finding, value, sample.anatomy, sample.pathology)
-        more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
-        for box in finding.boxes:
-            yield finding.name, box, region & box_region(box, region.shape), more
-    for own in kept_findings(sample.meta):
-        yield own.name, own.box, box_region(own.box, sample.image.shape), {"painted": False}
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, object]:

@@ -21,10 +21,9 @@ from xreal_synth.dataset.table import place_struct
 from xreal_synth.dataset.tar import TarSample
 
 DATA: Final = "data"
-IMAGE_COLUMNS: Final = ("image", "anatomy", "pathology", "change")
+IMAGE_COLUMNS: Final = {"image": IMAGE, "anatomy": ANATOMY, "pathology": PATHOLOGY, "change": CHANGE}
 FILE_BYTES: Final = 400_000_000
 ROW_GROUP: Final = 100
-_IMAGE_SUFFIXES: Final = (IMAGE, ANATOMY, PATHOLOGY, CHANGE)
 
 
 def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = FILE_BYTES) -> DatasetSummary:
@@ -55,7 +54,7 @@ def image_row(image: TarSample) -> dict[str, object]:
     contents = dict(zip(SUFFIXES, image.members, strict=True))
     images = {
         column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"}
-        for column, suffix in zip(IMAGE_COLUMNS, _IMAGE_SUFFIXES, strict=True)
+        for column, suffix in IMAGE_COLUMNS.items()
     }
     return {
         **images,

@@ -136,6 +136,16 @@ def image_of(name: str, images: Mapping[str, str | None]) -> str | None:
     return next((image for key in (str(path), path.name, path.stem) if (image := images.get(key))), None)
 
 
+def boxes_by_image(
+    entries: Iterable[TableEntry], ids: Iterable[str]
+) -> tuple[dict[str, list[TableEntry]], int]:
+    """The boxes of each of these images that has some, and how many boxes are of others."""
+    names, found = images_by_name(ids), dict[str, list[TableEntry]]()
+    for entry in entries:
+        found.setdefault(image_of(entry.image, names) or "", []).append(entry)
+    return found, len(found.pop("", ()))
+
+
 def _csv(data: bytes, name: str, name_of: NameOf) -> Iterator[TableEntry | str]:
     """The boxes, and what is wrong with others."""
     table = parse_table(data, {"image"})

@@ -24,7 +24,7 @@ from xreal_synth.anatomy.label_map import decode_mask, resize_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
 from xreal_synth.findings import FINDINGS, takes_box
-from xreal_synth.images.boxes import BadBoxes, image_of, images_by_name, norm_box, read_entries
+from xreal_synth.images.boxes import BadBoxes, boxes_by_image, norm_box, read_entries
 from xreal_synth.images.files import ImageFiles, decode_image, shown_size
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
 from xreal_synth.opening import UnreadableError, open_image
@@ -186,19 +186,13 @@ class ImageFolder:
         except (BadBoxes, StorageError) as error:
             problems += error.problems if isinstance(error, BadBoxes) else [f"{name}: {error.found}"]
             return {}
-        by_id, names = {image.id: image for image in images}, images_by_name(image.id for image in images)
+        sizes = {image.id: image.size for image in images}
+        found, elsewhere = boxes_by_image(entries, sizes)
         boxes: dict[str, _Boxes] = {}
-        elsewhere = 0
-        for entry in entries:
-            image = image_of(entry.image, names)
-            if image is None:
-                elsewhere += 1
-                continue
-            box = norm_box(entry, by_id[image].size)
-            if isinstance(box, str):
-                problems.append(box)
-            else:
-                boxes[image] = (*boxes.get(image, ()), ImageBox(entry.finding, box))
+        for image, own in found.items():
+            placed = [(entry.finding, norm_box(entry, sizes[image])) for entry in own]
+            problems += [box for _, box in placed if isinstance(box, str)]
+            boxes[image] = tuple(ImageBox(name, box) for name, box in placed if not isinstance(box, str))
         if elsewhere == len(entries):
             problems.append(f"{name}: none of its {elsewhere} boxes is of an image in the folder")
         elif elsewhere:

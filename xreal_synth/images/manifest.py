@@ -240,9 +240,9 @@ def _row(
     labels, unknown = (joined_labels(record.get(name) or "") for name in ("labels", "unknown"))
     check_labels(labels, unknown)
     return ImageRow(
-        image=_file(data, record.get("image")),
-        mask=_file(data, record.get("mask")),
-        shard=_file(data, record.get("shard")),
+        image=name_below(data, record.get("image") or ""),
+        mask=name_below(data, record.get("mask") or ""),
+        shard=name_below(data, record.get("shard") or ""),
         labels=labels,
         unknown=unknown,
         patient=patient,
@@ -264,14 +264,15 @@ def _check_cells(record: dict[str, str], needed: Collection[str]) -> None:
         raise BadImage(RowFault.INCOMPLETE, f"nothing in column {', '.join(empty)}")
 
 
-def _file(data: Store, text: str | None) -> str:
-    """A name below the data folder; whole paths and URIs are taken where they lie below it."""
-    if not text:
-        return ""
+def name_below(data: Store, text: str) -> str:
+    """A name below the data folder, "" of ""; whole paths and URIs are taken where they lie below it, else raises
+    BadImage."""
     try:
-        return checked_key(text.removeprefix(f"{data.uri}/"))
+        return checked_key(text.removeprefix(f"{data.uri}/")) if text else ""
     except StorageError as error:
-        raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder") from error
+        raise BadImage(
+            RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder {data.uri}"
+        ) from error
 
 
 def share_boxes(text: str, name_of: NameOf = image_label) -> tuple[TableEntry, ...]:

@@ -101,16 +101,16 @@ def _image(row: Row, named: Labels, root: str) -> FoundImage:
     lateral = (row["Frontal/Lateral"] or side).casefold() != "frontal"
     base = root.rpartition("CheXpert-v1.0 ")[0] if BATCHES[0] in root else root
     in_batches = [f"{base}CheXpert-v1.0 {batch}/{part}" for batch in BATCHES for part in (path, below)]
-    age = years(row["Age"])
+    view = "LATERAL" if lateral else frontal(row["AP/PA"]) or row["AP/PA"]
+    age, sex = years(row["Age"]), {"male": "M", "female": "F"}.get(row["Sex"].casefold(), "")
     return FoundImage(
-        key=key_of(path),
-        files=(f"{root}{path}", *in_batches),
-        patient=patient,
-        labels=named[0],
-        unknown=named[1],
-        view="LATERAL" if lateral else frontal(row["AP/PA"]) or row["AP/PA"],
+        key_of(path),
+        (f"{root}{path}", *in_batches),
+        patient,
+        *named,
+        view=view,
         frontal=not lateral,
         age="" if age == "0" else age,
-        sex={"male": "M", "female": "F"}.get(row["Sex"].casefold(), ""),
+        sex=sex,
         split=SPLITS[split],
     )

@@ -1,7 +1,11 @@
-"""The choice of a source's images, and their splits; everything else is counted with its reason."""
+"""The choice of a source's images, and their splits by patient; everything else is counted with its reason.
+
+A hash of the patient decides the split, so that adding images moves nobody.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +14,22 @@ from typing import Final, Literal
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import SEPARATE_SPLITS, RowFault, splits_of_patients
 from xreal_synth.prepare.found import FRONTAL, FoundImage, FoundImages, hashed_key
-from xreal_synth.prepare.splits import Shares, split_of
 
-OFFICIAL: Final = "official"
 NO_VIEW: Final = "view not given"
 _NAMES = {"valid": "val", "validate": "val", "validation": "val"}
 
-SplitRule = Shares | Literal["official"]
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of the patients in train, val and test; they sum to 1."""
+
+    train: float = 0.8
+    val: float = 0.2
+    test: float = 0.0
+
+    def __str__(self) -> str:
+        parts = (self.train, self.val, self.test) if self.test else (self.train, self.val)
+        return "/".join(f"{share:g}" for share in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +41,7 @@ class Choice:
     the first images only.
     """
 
-    splits: SplitRule = field(default_factory=Shares)
+    splits: Shares | Literal["official"] = field(default_factory=Shares)
     min_age: int = 18
     any_view: bool = False
     limit: int | None = None
@@ -40,7 +53,7 @@ def choose(found: FoundImages, choice: Choice) -> list[FoundImage]:
 
     Raises TrainingError if official splits are asked of a source without.
     """
-    if choice.splits == OFFICIAL and found.images and not any(image.split for image in found.images):
+    if choice.splits == "official" and found.images and not any(image.split for image in found.images):
         raise TrainingError(
             found="--splits official, and this source gives no splits",
             wanted="shares, or the source's split lists beside its tables",
@@ -109,3 +122,29 @@ def _official(images: Sequence[FoundImage], found: FoundImages) -> Iterator[Foun
             found.refuse(image.name, RowFault.TWO_SPLITS, reason)
         else:
             yield image
+
+
+def parse_shares(text: str) -> Shares:
+    """`0.8/0.2` or `0.7/0.1/0.2` (train/val/test); raises TrainingError."""
+    try:
+        train, val, *test = map(float, text.split("/"))
+        shares = Shares(train, val, *(test or [0.0]))
+    except (ValueError, TypeError):
+        shares = Shares(-1, -1, -1)
+    parts = (shares.train, shares.val, shares.test)
+    if min(parts) < 0 or min(shares.train, shares.val) == 0 or abs(sum(parts) - 1) > 1e-6:
+        raise TrainingError(
+            found=f"--splits {text}",
+            wanted="shares of train and val, or of train, val and test, that sum to 1, or `official`",
+            hint="e.g. --splits 0.8/0.2",
+        )
+    return shares
+
+
+def split_of(patient: str, shares: Shares) -> str:
+    """The split of this patient: the same in every run, whatever other images there are."""
+    digest = hashlib.sha256(f"xreal-synth/patient-split/1\x1f{patient}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    if place < shares.train:
+        return "train"
+    return "val" if place < shares.train + shares.val else "test"

@@ -20,38 +20,20 @@ from xreal_synth.prepare.found import Blank
 Labels = tuple[tuple[str, ...], tuple[str, ...]]
 
 
+Tables = Mapping[str, tuple[Sequence[str], Sequence[Row]]]
+"""Columns and rows of a dataset's CSV files by the argument that names the file."""
+
+
 def dataset_labels(
-    kind: Callable[..., Any],
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Row]]],
-    blank: Blank,
-    healthy: Sequence[bool | None] | None = None,
+    kind: Callable[..., Any], tables: Tables, blank: Blank, healthy: Sequence[bool | None] | None = None
 ) -> tuple[Any, list[Labels]]:
     """The table of a TorchXRayVision dataset of all views and all images of a patient, and the labels of its rows.
 
-    `tables` are the columns and rows of its CSV files by argument: it reads local files only, in one form alone.
     `healthy` says which images have no finding; by default the table's own column does. TorchXRayVision makes
     -1 and an empty cell both "no information"; with `blank="negative"` an empty cell counts as 0, and -1 stays
     unknown. Labels that the set does not have are unknown. Raises TrainingError.
     """
-    with tempfile.TemporaryDirectory(prefix="xr-tables-") as folder:
-        files = {
-            argument: Path(folder, f"train-{argument}.csv") for argument in tables
-        }  # CheX_Dataset: train or valid
-        for argument, (columns, rows) in tables.items():
-            with files[argument].open("w", newline="", encoding="utf-8") as out:
-                writer = csv.DictWriter(out, columns, extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(rows)
-        try:
-            dataset = kind(
-                imgpath=folder, views=["*"], unique_patients=False, **{k: str(v) for k, v in files.items()}
-            )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise TrainingError(
-                found=f"torchxrayvision's {kind.__name__} cannot read these tables: {error!r}",
-                wanted="the tables of the set as they were published",
-                hint="fetch them again; `xreal-synth prepare folder` takes tables of any form",
-            ) from error
+    dataset = _opened(kind, tables)
     names = [name for name in map(image_label, dataset.pathologies) if name is not None]
     assert len(names) == len(dataset.pathologies), f"{dataset.pathologies} are not all in findings.py"
     values: NDArray[np.float32] = np.array(dataset.labels, np.float32)
@@ -64,6 +46,27 @@ def dataset_labels(
         healthy = [{1.0: True, 0.0: False}.get(cell) for cell in dataset.csv[NO_FINDING].tolist()]
     labels = [named_labels(names, row, none) for row, none in zip(values.tolist(), healthy, strict=True)]
     return dataset.csv, labels
+
+
+def _opened(kind: Callable[..., Any], tables: Tables) -> Any:
+    """TorchXRayVision reads local files only, and some of its classes want columns in one form alone."""
+    with tempfile.TemporaryDirectory(prefix="xr-tables-") as folder:
+        places = {}
+        for argument, (columns, rows) in tables.items():
+            file = Path(folder, f"train-{argument}.csv")  # CheX_Dataset looks for the word
+            places[argument] = str(file)
+            with file.open("w", newline="", encoding="utf-8") as out:
+                writer = csv.DictWriter(out, columns, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
+        try:
+            return kind(imgpath=folder, views=["*"], unique_patients=False, **places)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                found=f"torchxrayvision's {kind.__name__} cannot read these tables: {error!r}",
+                wanted="the tables of the set as they were published",
+                hint="fetch them again; `xreal-synth prepare folder` takes tables of any form",
+            ) from error
 
 
 def has_known_labels(row: Row) -> bool:

@@ -136,12 +136,7 @@ def _places(place: SourcePlace, images: list[Row]) -> list[tuple[str, str]]:
 
 def _image(row: Row, named: Labels, splits: dict[str, str], places: list[tuple[str, str]]) -> FoundImage:
     path = _path(row)
-    return FoundImage(
-        key=key_of(row["dicom_id"]),
-        files=tuple(f"{root}{path}{ending}" for root, ending in places),
-        patient=row["subject_id"],
-        labels=named[0],
-        unknown=named[1],
-        view=frontal(row["ViewPosition"]) or row["ViewPosition"],
-        split=splits.get(row["dicom_id"], ""),
-    )
+    files = tuple(f"{root}{path}{ending}" for root, ending in places)
+    name, patient, view = row["dicom_id"], row["subject_id"], row["ViewPosition"]
+    view, split = frontal(view) or view, splits.get(name, "")
+    return FoundImage(key_of(name), files, patient, *named, view=view, split=split)

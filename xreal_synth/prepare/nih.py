@@ -12,9 +12,9 @@ from xreal_synth.anatomy.tables import Row
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.images.manifest import BadImage, RowFault, joined_labels, patient_of
 from xreal_synth.opening import unzipped
+from xreal_synth.prepare.choose import Shares, split_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels
-from xreal_synth.prepare.splits import Shares, split_of
 from xreal_synth.prepare.tables import SourceTable, first_name, read_table
 from xreal_synth.storage import Store, sha256_bytes
 
@@ -118,14 +118,6 @@ def _image(row: Row, named: Labels, files: dict[str, str], test: set[str] | None
     split = ""
     if test is not None:
         split = "test" if patient in test else split_of(patient, TRAIN_AND_VAL)
-    return FoundImage(
-        key=key_of(name),
-        files=(files[name],),
-        patient=patient,
-        labels=named[0],
-        unknown=named[1],
-        view=frontal(row["View Position"]) or row["View Position"],
-        age=row["Patient Age"],
-        sex=next((row[column] for column in SEX if column in row), ""),
-        split=split,
-    )
+    view, age = frontal(row["View Position"]) or row["View Position"], row["Patient Age"]
+    sex = next((row[column] for column in SEX if column in row), "")
+    return FoundImage(key_of(name), (files[name],), patient, *named, view=view, age=age, sex=sex, split=split)
