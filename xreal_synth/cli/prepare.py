@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,7 +23,6 @@ SHOWN_REFUSALS = 5
 REVIEW = "review.png"
 OUTLIERS = "outliers.png"
 SHOWN_OUTLIERS = 24
-OWN = "Only for `folder`"
 Kind = Literal["nih", "mimic", "chexpert", "folder"]
 
 EXAMPLES = (
@@ -33,6 +32,10 @@ EXAMPLES = (
         "--labels-column findings --rename 'pleural fluid=Effusion' --out images"
     ),
 )
+
+
+def _own(text: str | None = None, **more: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel="Only for `folder`", **more)
 
 
 def prepare(
@@ -103,42 +106,24 @@ def prepare(
     max_refused: Annotated[
         float, typer.Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
     ] = 0.2,
-    table: Annotated[
-        str | None,
-        typer.Option(help="The CSV, in SOURCE or --tables.", rich_help_panel=OWN, show_default=False),
-    ] = None,
-    image_column: Annotated[str, typer.Option(help="Paths below SOURCE.", rich_help_panel=OWN)] = "image",
-    patient_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "patient_id",
+    table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.", show_default=False)] = None,
+    image_column: Annotated[str, _own("Paths below SOURCE.")] = "image",
+    patient_column: Annotated[str, _own()] = "patient_id",
     labels_column: Annotated[
-        str,
-        typer.Option(
-            help="Joined names; without it, columns named like findings count.", rich_help_panel=OWN
-        ),
+        str, _own("Joined names; without it, columns named like findings count.")
     ] = "labels",
-    separator: Annotated[str, typer.Option(help="Between joined names.", rich_help_panel=OWN)] = "|",
-    unknown_column: Annotated[str, typer.Option(help="Joined names.", rich_help_panel=OWN)] = "unknown",
-    view_column: Annotated[str, typer.Option(help="PA and AP are taken.", rich_help_panel=OWN)] = "view",
-    age_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "age",
-    sex_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "sex",
+    separator: Annotated[str, _own("Between joined names.")] = "|",
+    unknown_column: Annotated[str, _own("Joined names.")] = "unknown",
+    view_column: Annotated[str, _own("PA and AP are taken.")] = "view",
+    age_column: Annotated[str, _own()] = "age",
+    sex_column: Annotated[str, _own()] = "sex",
     mask_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Own organ masks; where the cell is empty, a segmenter's.",
-            rich_help_panel=OWN,
-            show_default="none",
-        ),
+        str | None, _own("Own organ masks; where the cell is empty, a segmenter's.", show_default="none")
     ] = None,
-    boxes_column: Annotated[
-        str, typer.Option(help="JSON of [name, x, y, w, h] in shares.", rich_help_panel=OWN)
-    ] = "boxes_xywh_norm",
-    split_column: Annotated[
-        str | None, typer.Option(help="For --splits official.", rich_help_panel=OWN, show_default="none")
-    ] = None,
+    boxes_column: Annotated[str, _own("JSON of [name, x, y, w, h] in shares.")] = "boxes_xywh_norm",
+    split_column: Annotated[str | None, _own("For --splits official.", show_default="none")] = None,
     rename: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="YOURS=NAME", help="A label's name; repeat.", rich_help_panel=OWN, show_default=False
-        ),
+        list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
