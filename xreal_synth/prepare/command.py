@@ -64,14 +64,8 @@ def prepare(
     something else, or no image is left; BundleError for the segmenter.
     """
     warnings.filterwarnings("ignore", module=r"pydicom\.")
-    place = SourcePlace(
-        _source(task.source),
-        _source(task.tables or task.source),
-        task.encoding,
-        task.blank,
-        task.columns,
-        task.boxes,
-    )
+    images_at, tables_at = _source(task.source), _source(task.tables or task.source)
+    place = SourcePlace(images_at, tables_at, task.encoding, task.blank, task.columns, task.boxes)
     find, licence = SOURCES[task.kind]
     found = find(place)
     if task.boxes and not found.box(read_beside(place.tables, task.boxes), task.boxes, task.columns):
@@ -80,10 +74,11 @@ def prepare(
         )
     chosen = choose(found, task.choice)
     if not chosen:
+        hint = "--min-age and the column of views say who is left out"
+        if found.refused:
+            hint = f"the first of those refused is {found.refused[0].file}: {found.refused[0].reason}"
         raise TrainingError(
-            found=f"no image to prepare: {_counts(found)}",
-            wanted="frontal images of adults",
-            hint=_hint(found),
+            found=f"no image to prepare: {_counts(found)}", wanted="frontal images of adults", hint=hint
         )
     given = all(image.mask for image in chosen)
     segmenter = None if given else open_segmenter(task.segmenter, task.weights, task.device)
@@ -99,16 +94,7 @@ def prepare(
         )
     finally:
         journal.close()
-    if journal.damaged:
-        found.notes.append(
-            f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again"
-        )
-    found.notes += _linked(place)
-    if near := near_patients({image.patient for image in found.images}):
-        reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
-        found.notes.append(
-            f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
-        )
+    found.notes += _notes(place, found, journal)
     refused = [asdict(refusal) for refusal in found.refused]
     out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
     if not images:
@@ -135,20 +121,21 @@ def _source(uri: str) -> Store:
     return open_store(uri) if is_remote(uri) else LocalStore(local_folder(uri), farm=True)
 
 
-def _linked(place: SourcePlace) -> list[str]:
+def _notes(place: SourcePlace, found: FoundImages, journal: PrepareJournal) -> list[str]:
+    notes = []
+    if journal.damaged:
+        notes.append(
+            f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again"
+        )
     stores = [store for store in (place.images, place.tables) if isinstance(store, LocalStore)]
-    folders = sorted({folder for store in stores for folder in store.mirrored or ()})
-    if not folders:
-        return []
-    return [f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}"]
-
-
-def _hint(found: FoundImages) -> str:
-    """What may bring images back in, by what was met first."""
-    if found.refused:
-        first = found.refused[0]
-        return f"the first of those refused is {first.file}: {first.reason}"
-    return "--min-age and the column of views say who is left out"
+    if folders := sorted({folder for store in stores for folder in store.mirrored or ()}):
+        notes.append(f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}")
+    if near := near_patients({image.patient for image in found.images}):
+        reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
+        notes.append(
+            f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
+        )
+    return notes
 
 
 def _counts(found: FoundImages) -> str:
