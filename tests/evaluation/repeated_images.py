@@ -19,13 +19,13 @@ import numpy as np
 
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset, read_head
-from xreal_synth.dataset.names import key_of, table_key, tar_key
+from xreal_synth.dataset.names import table_key, tar_key
 from xreal_synth.dataset.record import build_record, stamp
 from xreal_synth.dataset.table import build_table
 from xreal_synth.dataset.tar import TarWriter, encode_sample, read_tar
 from xreal_synth.engine.publish import publish
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import Sample, ShardPlan
+from xreal_synth.types import Sample, ShardPlan, sample_key
 
 GROUPS = 32
 """Of a shard."""
@@ -44,7 +44,7 @@ def renumbered(samples: list[Sample], group: int) -> list[Sample]:
         replace(
             sample,
             image=(sample.image + noise).round().clip(0, 255).astype(np.uint8),
-            meta=replace(sample.meta, group=group, key=key_of(group, sample.meta.member)),
+            meta=replace(sample.meta, group=group, key=sample_key(group, sample.meta.member)),
         )
         for sample in samples
     ]

@@ -466,7 +466,8 @@ def folders() -> Iterator[tuple[str, Attack]]:
 
 def whole_shard(data: bytes) -> None:
     samples = read_samples(data, "shards/fakes-000000.tar")
-    raise XrealError(found=next(_content_problems(samples, fake_head(), ShardPlan("fakes", 0, 0, 4))))
+    shard: Any = ShardPlan("fakes", 0, 0, 4)
+    raise XrealError(found=next(_content_problems(samples, fake_head(), shard, None)))
 
 
 def attacks() -> Iterator[tuple[str, Attack]]:

@@ -19,7 +19,7 @@ from xreal_synth.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.whole import VerifyProblem
+    from xreal_synth.dataset.verify import VerifyProblem
     from xreal_synth.storage import Store
 
 DatasetArgument = Annotated[
@@ -63,8 +63,8 @@ def verify(
     """Checks every hash, and that images, masks, boxes, labels and tables agree. Exit code 3 if not."""
     from xreal_synth.dataset.signature import SIGNATURE, signature_problems
     from xreal_synth.dataset.signature import sign as sign_dataset
+    from xreal_synth.dataset.verify import VerifyProblem
     from xreal_synth.dataset.verify import verify as run_verify
-    from xreal_synth.dataset.whole import VerifyProblem
     from xreal_synth.storage import open_store
 
     store = open_store(dataset)
@@ -102,7 +102,7 @@ def _forged(store: Store, count: int, bundle: str | None, images: str | None) ->
     from xreal_synth.dataset.head import read_head
     from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, table_key, tar_key
     from xreal_synth.dataset.table import read_table, sample_schema
-    from xreal_synth.dataset.whole import VerifyProblem
+    from xreal_synth.dataset.verify import VerifyProblem
 
     head, draw, keys = read_head(store), SystemRandom(), set[str]()
     shards = shards_in(store, RECORDS, head.name)

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.acceptance import refused_by_check
 from xreal_synth.dataset.finish import finish
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.summary import DatasetSummary, refused_by_check
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Clock, Flight
 from xreal_synth.engine.progress import (
@@ -193,13 +192,16 @@ class Account:
             seconds=seconds,
             images_per_s=made / seconds if seconds > 0 else 0.0,
             label_counts=dict(totals.labels),
-            gate=totals.gate.total,
+            gate=totals.gate,
             unchecked=self.run.quality.unchecked,
-            failures=tuple(ShardFailure(k, why, quarantined) for reasons, quarantined in failed
-                           for k, why in sorted(reasons.items())),
+            failures=tuple(
+                ShardFailure(shard, reason, quarantined)
+                for reasons, quarantined in failed
+                for shard, reason in sorted(reasons.items())
+            ),
             message=message,
             dataset=dataset,
-        )  # fmt: skip
+        )
 
     def _in_flight(self, flights: Sequence[Flight]) -> float:
         size, groups = self.run.recipe.output.shard_size, self.run.recipe.anatomies

@@ -14,7 +14,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.check import local_copy
@@ -29,6 +28,7 @@ from xreal_synth.dataset.names import (
     tar_key,
 )
 from xreal_synth.dataset.record import parse_record
+from xreal_synth.dataset.summary import added
 from xreal_synth.dataset.table import read_rejected
 from xreal_synth.dataset.tar import TableRow, TarWriter, encode_sample, read_samples
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
@@ -37,7 +37,17 @@ from xreal_synth.engine.samples import build_sample, real_twin
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.run.attempts import plan_group
 from xreal_synth.storage import Store, sha256_file, with_retries
-from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord, Verdict
+from xreal_synth.types import (
+    Acceptance,
+    MemberSpec,
+    Rejected,
+    Role,
+    Sample,
+    SampleSpec,
+    ShardPlan,
+    ShardRecord,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -57,7 +67,7 @@ class Totals:
     rejected: int = 0
     dropped: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    gate: GateTally = field(default_factory=GateTally)
+    gate: Acceptance | None = None
 
     def add(self, record: ShardRecord) -> None:
         self.shards += 1
@@ -66,7 +76,7 @@ class Totals:
         self.rejected += record.rejected
         self.dropped += record.dropped
         self.labels.update(record.label_counts)
-        self.gate.add(record.gate)
+        self.gate = added(self.gate, record.gate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xreal_synth.dataset.acceptance import PLACEMENT, GateTally
 from xreal_synth.dataset.names import parse_key, record_key
-from xreal_synth.dataset.source import Counted, Source, each_image, open_source, read_shards, shard_table
+from xreal_synth.dataset.source import Source, each_image, open_source, read_shards, shard_table
+from xreal_synth.dataset.summary import PLACEMENT, Tally, added
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import DatasetError, TrainingError
 from xreal_synth.evaluation.cases import Report
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.storage import Store, open_store
-from xreal_synth.types import GreyImage, Sample
+from xreal_synth.types import Acceptance, GreyImage, Sample
 
 
 def open_real(manifest: str) -> Store:
@@ -68,7 +68,7 @@ def generated_images(
     source: Source, report: Report, what: str = "reading generated images"
 ) -> Iterator[TarSample]:
     """Every image of the shards, one in memory at a time."""
-    return each_image(source, Counted(), lambda done, total: report(what, 1, total))
+    return each_image(source, Tally(), lambda done, total: report(what, 1, total))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,15 +99,15 @@ class ChosenShards:
 
         What had no place was not tried.
         """
-        tally = GateTally()
+        total: Acceptance | None = None
         for record in self.source.records:
-            tally.add(record.gate)
-        if tally.total is None:
+            total = added(total, record.gate)
+        if total is None:
             return None
-        groups, told = sum(record.groups for record in self.source.records), tally.total
-        refused = sum(count for check, count in told.reasons.items() if check != PLACEMENT)
+        groups = sum(record.groups for record in self.source.records)
+        refused = sum(count for check, count in total.reasons.items() if check != PLACEMENT)
         found: dict[str | None, tuple[int, int]] = {None: (groups, groups + refused)}
-        found.update({name: (told.accepted.get(name, 0), tried) for name, tried in told.tried.items()})
+        found.update({name: (total.accepted.get(name, 0), tried) for name, tried in total.tried.items()})
         return found
 
     def samples(self) -> Iterator[Sample]:

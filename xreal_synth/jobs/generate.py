@@ -19,7 +19,6 @@ from xreal_synth.engine.progress import NOT_STARTED
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
 from xreal_synth.from_recipe import make_dataset, open_recipe
-from xreal_synth.recipe.load import load_recipe
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:

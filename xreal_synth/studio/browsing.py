@@ -56,7 +56,7 @@ class RealPictures:
                     refused.append(f"{row.image}: {bad.reason}")
                     continue
                 caption = " · ".join(filter(None, (", ".join(row.labels), row.image)))
-                yield Image.fromarray(resize_image(padded(grey, 0), THUMB)), caption
+                yield Image.fromarray(resize_image(padded(grey), THUMB)), caption
 
         if shown := list(islice(read(), BESIDE)):
             return shown

@@ -86,12 +86,12 @@ class Studio:
         label_map, organs = None, np.zeros((size, size), np.uint8)
         if mask is not None:
             label_map = read_mask(Path(mask))
-            organs = resize_mask(label_map if kind == OWN_MASK else padded(label_map, 0), size)
+            organs = resize_mask(label_map if kind == OWN_MASK else padded(label_map), size)
             validate_mask(organs, Path(mask).name)
         if kind == OWN_MASK:
             return Canvas(label_map, _SHADES[organs], organs)
         assert image is not None
-        return Canvas(label_map, resize_image(padded(_grey(Path(image)), 0), size), organs, file=Path(image))
+        return Canvas(label_map, resize_image(padded(_grey(Path(image))), size), organs, file=Path(image))
 
     def make(
         self, canvas: Canvas, findings: Sequence[Finding], *, seed: int, guidance: float, steps: int, profile: str,
