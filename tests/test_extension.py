@@ -15,12 +15,10 @@ PACKAGE = Path(__file__).parents[1] / "xreal_synth"
 CHECK = """
 from xreal_synth.quality.checks import CheckEntry, Score
 
-class Mean:
-    def __init__(self, bounds, file): self.bounds = bounds
-    def scores(self, image, seen): return {"grey": float(image.image.mean())}
+def measure(image, seen): return {"grey": float(image.image.mean())}
 
 CHECK = CheckEntry(
-    name="mean", rank=9, about="Mean grey.", open=Mean, standard="off", strict="reject",
+    name="mean", rank=9, about="Mean grey.", measure=measure, standard="off", strict="reject",
     scores={"grey": Score(True, "mean grey level", "Least mean grey level.", 10, 20, (0, 255))},
 )
 """
