@@ -41,6 +41,7 @@ USES_REGION = """
 import numpy as np
 from xreal_synth.anatomy.regions import region_mask
 from tests.doubles.schematic import schematic_mask
+from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.placement import place
 from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
@@ -48,8 +49,8 @@ from xreal_synth.dataset.agree import _painted
 from xreal_synth.dataset.meta import meta_json, parse_meta
 from tests.doubles.fakes import fake
 chest = schematic_mask(64)
-placed = place(FindingLabel(name="Mass", side="left"), chest, np.random.default_rng(0), Prior.load(), factor=8,
-               min_overlap=0.6)
+ground = Ground(Chest(chest, ""), Prior.load(), 8, 0.6)
+placed = place(FindingLabel(name="Mass", side="left"), ground, np.random.default_rng(0))
 assert (placed.region, placed.side, placed.size) == ("lower half", "left", None)
 region = region_mask(placed, chest)
 assert region.any() and not region[:16].any()

@@ -15,6 +15,7 @@ from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, LUNGS_OF, REGIONS, RIGHT_LUNG
 from xreal_synth.masks import bounding_box
+from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.placement import place
 from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
@@ -33,7 +34,8 @@ def _place(
     anatomy: Mask = CHEST, *, seed: int = 0, factor: int = 8, overlap: float = 0.6, **label: object
 ) -> PlacedFinding:
     finding = FindingLabel.model_validate(label)
-    return place(finding, anatomy, stream(seed, 0, 0, "boxes"), PRIOR, factor=factor, min_overlap=overlap)
+    ground = Ground(Chest(anatomy, ""), PRIOR, factor, overlap)
+    return place(finding, ground, stream(seed, 0, 0, "boxes"))
 
 
 def _share(anatomy: Mask, box: PixelBox, organ_codes: tuple[int, ...]) -> float:

@@ -52,7 +52,7 @@ class NetworkReadings:
 
 
 Measure = Callable[[JudgedImage, NetworkReadings], dict[str, float]]
-"""The scores of a check that apply to an image, by their names; the same for the same image, whatever else is judged."""
+"""The scores of a check that apply to an image, by their names: the same whatever else is judged."""
 
 
 @dataclass(frozen=True, slots=True)
