@@ -18,7 +18,7 @@ from xreal_synth.anatomy.augment import (
     fit_heart,
     scale_heart,
 )
-from xreal_synth.anatomy.measure import cardiothoracic_ratio, lung_box, organ_areas
+from xreal_synth.anatomy.measure import cardiothoracic_ratio, organ_areas, organ_box
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.findings import AORTA, HEART, LEFT_LUNG
 from xreal_synth.masks import bounding_box
@@ -61,9 +61,9 @@ def test_switching_one_change_off_leaves_the_others_draws() -> None:
 
 
 def test_shift_and_scale_move_by_no_more_than_asked() -> None:
-    x0, y0, x1, _ = lung_box(CHEST, LEFT_LUNG)
+    x0, y0, x1, _ = organ_box(CHEST, LEFT_LUNG)
     for i in range(20):
-        a0, b0, a1, _ = lung_box(
+        a0, b0, a1, _ = organ_box(
             augment(CHEST, stream(2, i, 0, "anatomy"), Augmentation(shift=0.05)), LEFT_LUNG
         )
         assert max(abs(a0 - x0), abs(b0 - y0)) <= 0.05 * 128 + 1

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from xreal_synth.anatomy.label_map import read_mask
-from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.anatomy.measure import organ_box
 from xreal_synth.errors import PlacementError, TrainingError
 from xreal_synth.findings import LEFT_LUNG, LUNGS, RIGHT_LUNG, canonical, takes_box
 from xreal_synth.images.manifest import ImageRow, read_manifest
@@ -72,7 +72,7 @@ def frame_of(mask: Mask) -> Frame:
 
 
 def _norm_box(mask: Mask, code: int) -> NormBox:
-    x0, y0, x1, y1 = (v / mask.shape[0] for v in lung_box(mask, code))
+    x0, y0, x1, y1 = (v / mask.shape[0] for v in organ_box(mask, code))
     return x0, y0, x1, y1
 
 

@@ -96,11 +96,6 @@ PROFILES: Final[dict[QualityProfile, dict[str, Profile]]] = {
 }
 NEGATIVE_BELOW: Final = 0.5
 """Default of `labels.negative_below`."""
-FILES: Final[dict[QualityProfile, dict[str, Profile]]] = {
-    "none": {name: Profile("off", profile.bounds) for name, profile in STANDARD.items()},
-    "standard": STANDARD,
-    "strict": _profile("strict"),
-}
 FILES: Final = {entry.name: entry.file.key for entry in CHECKS.values() if entry.file is not None}
 """Checks that can read a file, and the key that names it."""
 
