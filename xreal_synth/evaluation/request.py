@@ -113,7 +113,7 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
     try:
         return resolve_sampling(Sampling.model_validate(dict(asked)), info.defaults, source="options")
     except ValidationError as error:
-        raise RecipeError("options", problems_of(error, {}, set())) from None
+        raise RecipeError("options", problems_of(error, {}, set(), Sampling)) from None
 
 
 def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> GeneratedFolder:
