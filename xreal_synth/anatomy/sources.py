@@ -163,7 +163,7 @@ def _draw_valid(once: Callable[[], tuple[Mask, str]], what: str) -> tuple[Mask, 
         where="anatomy.augment",
         found=f"{what}, changed by augment, was no usable chest {MAX_DRAWS} times; the last: {problem.found}",
         wanted=problem.wanted,
-        hint="lower rotate_deg, shift, scale, elastic or heart_scale",
+        hint="lower rotate_deg, shift, scale, elastic, or the range of heart_scale or lungs_scale",
     )
 
 

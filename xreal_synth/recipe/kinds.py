@@ -205,6 +205,11 @@ SizeRange = Annotated[
     tuple[float, float],
     BeforeValidator(rising(_SMALLEST, 1.0, "shares of the lung's area, above 0 and up to 1")),
 ]
+LUNGS_SCALE: Final = (0.7, 1.3)
+LungsScale = Annotated[
+    tuple[float, float],
+    BeforeValidator(rising(*LUNGS_SCALE, "factors from {:g} to {:g}".format(*LUNGS_SCALE))),
+]
 HeartScale = Annotated[tuple[float, float], BeforeValidator(rising(0.5, 2.0, "factors from 0.5 to 2"))]
 Place = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=False))]
 BundlePlace = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=True))]
