@@ -122,7 +122,7 @@ def test_lungs_are_scaled_about_their_centre_and_the_heart_keeps_its_size(scale:
 
 
 def test_lungs_that_grow_out_of_the_picture_are_moved_in() -> None:
-    lower = np.roll(CHEST, 12, axis=0)
+    lower = np.roll(CHEST, 30, axis=0)
     rows = np.flatnonzero(np.isin(scale_lungs(lower, 1.2), LUNGS).any(axis=1))
     free = np.flatnonzero(np.isin(lower, LUNGS).any(axis=1))
     assert rows[-1] <= 127
