@@ -139,6 +139,7 @@ BAD = [
     ("labels.negative_below=1", "labels.negative_below", "1", "a number, above 0 and below 1", ""),
     ("sampling.mode=papre", "sampling.mode", "papre", "branch, reference, paper", "`paper`"),
     ("sampling={mode: paper, soft: 0.2, guidance: 7.0}", "sampling.soft", "soft: 0.2, guidance", "print", "remove"),
+    ("sampling={mode: paper, solver: multistep}", "sampling.solver", "solver: \"multistep\" with", "print", "remove"),
     ("sampling={mode: reference, steps: 30}", "sampling.steps", "steps: 30", "divides 1000", "25 or 40"),
     ("sampling.hold=1.5", "sampling.hold", "1.5", "at most 1", ""),
     ("sampling.control=control-net", "sampling.control", "control-net", "xreal, controlnet, none", "`controlnet`"),
