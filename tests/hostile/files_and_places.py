@@ -32,7 +32,7 @@ from xreal_synth.dataset.tar import read_samples
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.job_package import pack_job
 from xreal_synth.errors import XrealError
-from xreal_synth.evaluation.readers_files import read_key
+from xreal_synth.evaluation.readers import read_key
 from xreal_synth.export.coco import write_coco
 from xreal_synth.images.boxes import read_entries
 from xreal_synth.images.folder import FolderSettings, ImageFolder

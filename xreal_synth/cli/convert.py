@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from xreal_synth.cli.options import bytes_text, console, examples, notes
+from xreal_synth.cli.options import bytes_text, console, examples, note, notes
+from xreal_synth.cli.progress import StepsDisplay
 from xreal_synth.errors import ConversionError
 
 if TYPE_CHECKING:
     from xreal_synth.models.convert.assemble import Stored
-    from xreal_synth.models.convert.latent import Terms
+    from xreal_synth.models.convert.latent import LdmFiles, Terms
     from xreal_synth.models.convert.published import LdmArchitecture, Published
     from xreal_synth.models.describe import BundleInfo
-    from xreal_synth.models.text.prompts import Report
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -35,11 +25,7 @@ app = typer.Typer(
 )
 
 
-class Dtype(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
+Dtype = Literal["fp32", "fp16"]
 Out = Annotated[Path, typer.Argument(help="The bundle's folder; must not exist.", show_default=False)]
 Prompts = Annotated[
     Path | None,
@@ -51,16 +37,11 @@ DtypeOption = Annotated[
 Bank = Annotated[
     str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
 ]
-Name = Annotated[
-    str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
-]
-Licence = Annotated[
-    str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")
-]
-Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
-TrainingData = Annotated[
-    str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
-]
+Name = Annotated[str, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
+STATED = "what the publisher states"
+Licence = Annotated[str, typer.Option(help="The weights' licence.", show_default=STATED)]
+Use = Annotated[str, typer.Option(help="Use restriction.", show_default=STATED)]
+TrainingData = Annotated[str, typer.Option(help="What it was trained on.", show_default=STATED)]
 Config = Annotated[
     Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
 ]
@@ -99,25 +80,24 @@ def xreal(
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = None,
-    licence: Licence = None,
-    use: Use = None,
-    training_data: TrainingData = None,
+    name: Name = "",
+    licence: Licence = "",
+    use: Use = "",
+    training_data: TrainingData = "",
     ignore: Ignore = None,
 ) -> None:
     """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
     from xreal_synth.models.convert import published
+    from xreal_synth.models.convert.latent import LdmFiles, Terms
 
-    files = (backbone, ae, controller)
-    said = _terms(name, licence, use, training_data)
+    files = LdmFiles(backbone, ae, controller, tuple(ignore or ()))
+    said = Terms(name, licence, use, training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
-    _latent(
-        out, files, published.XREAL_SIZES, published.XREAL, said, stored, prompts, vocab, ema, config, ignore
-    )
+    _latent(out, files, published.XREAL_SIZES, published.XREAL, said, stored, prompts, vocab, ema, config)
 
 
 @app.command(
@@ -147,14 +127,14 @@ def cheff(
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = None,
-    licence: Licence = None,
-    use: Use = None,
-    training_data: TrainingData = None,
+    name: Name = "",
+    licence: Licence = "",
+    use: Use = "",
+    training_data: TrainingData = "",
     ignore: Ignore = None,
 ) -> None:
     """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
@@ -167,27 +147,31 @@ def cheff(
             wanted="one of --t2i (images with findings), --uncond (images without), or --bundle with --upscaler",
             hint="name the model's file, or a bundle to add the upscaler to",
         )
-    more = tuple(ignore or ())
+    ignored = tuple(ignore or ())
     if bundle is not None:
         assert upscaler is not None
         unused = {
             "--ae": ae, "--vocab": vocab, "--prompts": prompts, "--ema": ema, "--config": config, "--use": use,
             "--keep-text-encoder": keep_text_encoder, "--name": name, "--training-data": training_data,
         }  # fmt: skip
-        refuse_unused([option for option, value in unused.items() if value], "--bundle")
-        _add_upscaler(bundle, out, upscaler, dtype, licence, more)
+        if given := ", ".join(option for option, value in unused.items() if value):
+            raise ConversionError(
+                found=f"{given} with --bundle",
+                wanted="--bundle without: the bundle's networks stay as they are",
+                hint=f"leave {given} out",
+            )
+        _add_upscaler(bundle, out, upscaler, dtype, licence, ignored)
         return
-    model = published.CHEFF_T2I if t2i is not None else published.CHEFF_UNCONDITIONAL
-    shape = published.CHEFF_T2I_SIZES if t2i is not None else published.CHEFF_UNCONDITIONAL_SIZES
-    said = _terms(name, licence, use, training_data)
+    from xreal_synth.models.convert.latent import LdmFiles, Terms
+
+    model, shape = (
+        (published.CHEFF_UNCONDITIONAL, published.CHEFF_UNCONDITIONAL_SIZES)
+        if t2i is None
+        else (published.CHEFF_T2I, published.CHEFF_T2I_SIZES)
+    )
+    files, said = LdmFiles(Path(sources[0]), ae, None, ignored), Terms(name, licence, use, training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
-    files = (Path(sources[0]), ae, None)
-    _latent(out, files, shape, model, said, stored, prompts, vocab, ema, config, ignore, upscaler)
-
-
-class Model(StrEnum):
-    roentgen = "roentgen"
-    other = "other"
+    _latent(out, files, shape, model, said, stored, prompts, vocab, ema, config, upscaler)
 
 
 @app.command(
@@ -200,8 +184,9 @@ def diffusers(
     source: Annotated[Path, typer.Argument(help="Folder with model_index.json.", show_default=False)],
     out: Out,
     model: Annotated[
-        Model, typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence.")
-    ] = Model.other,
+        Literal["roentgen", "other"],
+        typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence."),
+    ] = "other",
     prompts: Prompts = None,
     image_size: Annotated[
         int | None, typer.Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
@@ -209,31 +194,32 @@ def diffusers(
     variant: Annotated[
         str | None, typer.Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
     ] = None,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
-    name: Name = None,
-    licence: Licence = None,
-    use: Use = None,
-    training_data: TrainingData = None,
+    name: Name = "",
+    licence: Licence = "",
+    use: Use = "",
+    training_data: TrainingData = "",
 ) -> None:
     """A Stable-Diffusion folder (RoentGen and its kin) into a bundle without an Anatomy Controller."""
     from xreal_synth.models.convert import published
     from xreal_synth.models.convert.diffusers_folder import convert_folder
+    from xreal_synth.models.convert.latent import Terms
     from xreal_synth.models.text.prompts import read_prompts
 
-    chosen = published.ROENTGEN if model is Model.roentgen else published.STABLE_DIFFUSION
-    with progress() as report:
+    chosen = published.ROENTGEN if model == "roentgen" else published.STABLE_DIFFUSION
+    with StepsDisplay(notes) as display:
         info = convert_folder(
             source,
             out,
             published=chosen,
             prompts=read_prompts(prompts, chosen.prompts),
-            terms=_terms(name, licence, use, training_data),
+            terms=Terms(name, licence, use, training_data),
             image_size=image_size,
             variant=variant,
             stored=_stored(dtype, bank, keep_text_encoder),
-            report=report,
+            report=display.report,
         )
     show(info)
 
@@ -263,7 +249,7 @@ def controlnet(
             show_default="what its config.json says",
         ),
     ] = None,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     ignore: Ignore = None,
 ) -> None:
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
@@ -275,16 +261,16 @@ def controlnet(
 
     def write(folder: Path, info: BundleInfo) -> None:
         network = read_controlnet(source, info, table, tuple(ignore or ()))
-        save_network(folder / CONTROLNET, network, dtype.value)
+        save_network(folder / CONTROLNET, network, dtype)
 
-    with progress() as report:
-        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=report)
+    with StepsDisplay(notes) as display:
+        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=display.report)
     show(info)
 
 
 def _latent(
     out: Path,
-    files: tuple[Path, Path | None, Path | None],
+    files: LdmFiles,
     architecture: LdmArchitecture,
     model: Published,
     said: Terms,
@@ -293,26 +279,25 @@ def _latent(
     vocab: Path | None,
     ema: bool,
     config: Path | None,
-    ignore: list[str] | None,
     upscaler: Path | None = None,
 ) -> None:
-    """Converts latent-diffusion checkpoints: backbone, autoencoder, controller."""
+    """Converts latent-diffusion checkpoints."""
     from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
-    from xreal_synth.models.convert.latent import LdmFiles, convert_latent
+    from xreal_synth.models.convert.latent import convert_latent
     from xreal_synth.models.convert.published import read_architecture
     from xreal_synth.models.text.prompts import read_prompts
 
     if config is not None:
         architecture = read_architecture(config, architecture)
-    reported: list[str] = []
     extras: tuple[Callable[[Path], None], ...] = ()
     if upscaler is not None:
         check_size(str(out), architecture.image_size)
-        network = read_upscaler(upscaler, tuple(ignore or ()))
+        network = read_upscaler(upscaler, files.ignore)
         extras = (lambda folder: save_upscaler(folder, network, stored.dtype),)
-    with progress() as report:
+    reported: list[str] = []
+    with StepsDisplay(notes) as display:
         info = convert_latent(
-            LdmFiles(*files, ignore=tuple(ignore or ())),
+            files,
             out,
             architecture=architecture,
             published=model,
@@ -322,87 +307,49 @@ def _latent(
             ema=ema,
             stored=stored,
             extras=extras,
-            report=report,
+            report=display.report,
             note=reported.append,
         )
     for text in reported:
-        notes.print(text, soft_wrap=True)
+        note(text)
     show(info)
 
 
 def _add_upscaler(
-    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
+    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str, ignore: tuple[str, ...]
 ) -> None:
-    from xreal_synth.models.convert.added_parts import (
-        UPSCALER_LICENCE,
-        check_size,
-        read_upscaler,
-        save_upscaler,
-    )
+    from xreal_synth.models.convert import added_parts
     from xreal_synth.models.convert.assemble import extend_bundle
     from xreal_synth.models.describe import UPSCALER, describe
 
-    with progress() as report:
+    with StepsDisplay(notes) as display:
         found = describe(bundle)
-        check_size(found.name, found.image_size)
-        report(f"reading {file.name}", 0, 1)
-        network = read_upscaler(file, ignore)
+        added_parts.check_size(found.name, found.image_size)
+        display.report(f"reading {file.name}", 0, 1)
+        network = added_parts.read_upscaler(file, ignore)
 
         def add(folder: Path, info: BundleInfo) -> None:
-            save_upscaler(folder, network, dtype.value)
+            added_parts.save_upscaler(folder, network, dtype)
 
-        info = extend_bundle(bundle, out, UPSCALER, add, licence or UPSCALER_LICENCE, report=report)
+        licence = licence or added_parts.UPSCALER_LICENCE
+        info = extend_bundle(bundle, out, UPSCALER, add, licence, report=display.report)
     show(info)
 
 
-def refuse_unused(options: Sequence[str], beside: str) -> None:
-    """Raises ConversionError for options that would change nothing."""
-    if options:
-        raise ConversionError(
-            found=f"{', '.join(options)} with {beside}",
-            wanted=f"{beside} without: the bundle's networks stay as they are",
-            hint=f"leave {', '.join(options)} out",
-        )
-
-
-@contextmanager
-def progress() -> Iterator[Report]:
-    """A line with a bar that follows the steps of a conversion."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-    )
-    with Progress(*columns, TimeElapsedColumn(), console=notes, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield report
-
-
 def show(info: BundleInfo) -> None:
-    console.print(
+    """Says what bundle was made."""
+    lines = [
         f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
-        f"{len(info.known_prompts)} prompts, licence {info.licence}",
-        soft_wrap=True,
-    )
+        f"{len(info.known_prompts)} prompts, licence {info.licence}"
+    ]
     if "anatomy_controller" not in info.parts:
-        console.print(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images",
-            soft_wrap=True,
+        lines.append(
+            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images"
         )
+    console.print("\n".join(lines), soft_wrap=True)
 
 
-def _terms(name: str | None, licence: str | None, use: str | None, training_data: str | None) -> Terms:
-    from xreal_synth.models.convert.latent import Terms
-
-    return Terms(name or "", licence or "", use or "", training_data or "")
-
-
-def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool = False) -> Stored:
+def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool) -> Stored:
     from xreal_synth.models.convert.assemble import Stored
 
-    return Stored(dtype.value, None if bank == "none" else bank, keep_text_encoder)
+    return Stored(dtype, None if bank == "none" else bank, keep_text_encoder)

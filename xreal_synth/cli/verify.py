@@ -13,9 +13,9 @@ from xreal_synth.cli.options import (
     BundlePlaceOption,
     ImagesPlaceOption,
     JsonOption,
-    console,
+    note,
     notes,
-    print_json,
+    told,
 )
 
 if TYPE_CHECKING:
@@ -81,22 +81,17 @@ def verify(
         with notes.status(f"making {replay} images again"):
             report = report.with_problems(_forged(store, replay, bundle, images))
     if sign is not None and report.ok:
-        notes.print(f"signed; public key {sign_dataset(store, sign)}", markup=False, soft_wrap=True)
-    if as_json:
-        print_json(
-            {
-                "ok": report.ok,
-                "shards": report.shards,
-                "samples": report.samples,
-                "problems": [str(problem) for problem in report.problems],
-                "broken_shards": report.broken_shards,
-            }
-        )
-    else:
-        for problem in report.problems:
-            notes.print(f"{problem}", soft_wrap=True)
-        state = "everything agrees" if report.ok else f"{len(report.problems)} problem(s)"
-        console.print(f"{dataset}: {report.shards} shards, {report.samples:,} images, {state}")
+        note(f"signed; public key {sign_dataset(store, sign)}")
+    problems = [str(problem) for problem in report.problems]
+    if not as_json:
+        for problem in problems:
+            note(problem)
+    fields = {"ok": report.ok, "shards": report.shards, "samples": report.samples, "problems": problems}
+    state = "everything agrees" if report.ok else f"{len(problems)} problem(s)"
+    told(
+        as_json, {**fields, "broken_shards": report.broken_shards},
+        f"{dataset}: {report.shards} shards, {report.samples:,} images, {state}",
+    )  # fmt: skip
     if not report.ok:
         raise typer.Exit(PARTIAL)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask, PlacedFinding
 
 MIN_OVERLAP = 0.6
+
+Report = Callable[[str, int, int], None]
+"""What is being done, images done now, images in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,6 @@ class CaseReader:
         image = decode_image(self._files.read(row.shard, row.image))
         check_contrast(image)
         return resized(image, self.size)
-
-    def native_shape(self, row: ImageRow) -> tuple[int, int]:
-        """Height and width of the image as it lies there; raises BadImage."""
-        height, width = decode_image(self._files.read(row.shard, row.image)).shape
-        return height, width
 
     def sha256(self, row: ImageRow) -> str:
         """Of the image's file; raises BadImage if it cannot be read."""

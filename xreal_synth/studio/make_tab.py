@@ -49,10 +49,8 @@ class MakeTab:
             seed = gr.Number(7, precision=0, minimum=0, label="Chest's seed", min_width=120)
             heart = gr.Slider(0.5, 2, AS_DRAWN, step=0.05, label="Heart's size", min_width=160)
             lungs = gr.Slider(*LUNGS_SCALE, AS_DRAWN, step=0.05, label="Lungs' size", min_width=160)
-        image = gr.File(
-            label="Image: grey PNG, JPEG or TIFF", file_types=["image"], visible=False, height=120
-        )
-        mask = gr.File(label="Organ mask: PNG of codes", file_types=["image"], visible=False, height=120)
+        upload = partial(gr.File, file_types=["image"], visible=False, height=120)
+        image, mask = upload(label="Image: grey PNG, JPEG or TIFF"), upload(label="Organ mask: PNG of codes")
         self._chest = [kind, seed, heart, mask, image, lungs]
         self._picture = gr.Image(
             format="png", interactive=False, show_label=False, buttons=[], elem_classes="chest", elem_id="chest"
@@ -109,18 +107,10 @@ class MakeTab:
             what = gr.HTML(elem_id="facts")
             with gr.Accordion("Gate's scores", open=False):
                 gate = gr.HTML(elem_id="scores")
-            rows = gr.Code(
-                language="yaml",
-                label="Recipe rows",
-                lines=1,
-                buttons=["copy"],
-                wrap_lines=True,
-                elem_id="rows",
-            )
+            code = partial(gr.Code, language="yaml", lines=1, buttons=["copy"])
+            rows = code(label="Recipe rows", wrap_lines=True, elem_id="rows")
             with gr.Accordion("Whole recipe of this very image", open=False):
-                recipe = gr.Code(
-                    language="yaml", lines=1, buttons=["copy"], show_label=False, elem_id="recipe"
-                )
+                recipe = code(show_label=False, elem_id="recipe")
         self._results = [*pictures, told, what, gate, rows, recipe]
 
     def _connect(self) -> None:
@@ -206,9 +196,8 @@ def _named(names: Sequence[str]) -> dict[int, str]:
 
 
 def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
-    return [
-        (f"{row + 1}" if name in (None, NONE) else f"{row + 1} {name}", row) for row, name in enumerate(names)
-    ]
+    named = _named(names)
+    return [(f"{row + 1} {named.get(row, '')}".rstrip(), row) for row in range(len(names))]
 
 
 def _renamed(*names: str) -> Any:
