@@ -107,7 +107,7 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
         options = _Options.model_validate({"sampling": dict(asked)})
         return resolve_sampling(options.sampling, info.defaults, source="options")
     except ValidationError as error:
-        raise RecipeError("options", problems_of(error, {}, set(), Sampling)) from None
+        raise RecipeError("options", problems_of(error, {}, set())) from None
 
 
 def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> GeneratedFolder:

@@ -54,10 +54,8 @@ _Place = tuple[str, ...]
 """A path without the numbers of list items, which have the part `[]`."""
 
 
-def problems_of(
-    error: ValidationError, lines: Mapping[Path, int], touched: set[Path], model: type[BaseModel] = Recipe
-) -> list[Problem]:
-    """A failed validation of a model in our words. `lines` are of the file, `touched` the paths set by overrides."""
+def problems_of(error: ValidationError, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
+    """A failed validation in our words. `lines` are of the file, `touched` the paths set by overrides."""
     found = []
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
@@ -67,7 +65,7 @@ def problems_of(
             path = (*path[:2], *path[3:])  # without the tag that pydantic puts after a value of several kinds
         if at := detail.get("ctx", {}).get("at"):
             path = (*path, str(at))
-        what, wanted, hint = _words(detail, path, model)
+        what, wanted, hint = _words(detail, path)
         found.append(Problem(path_text(path), what + place_text(path, lines, touched), wanted, hint))
     return found
 
@@ -108,7 +106,7 @@ def place_text(path: Path, lines: Mapping[Path, int], touched: set[Path]) -> str
     return ""
 
 
-def _words(error: ErrorDetails, path: Path, model: type[BaseModel]) -> tuple[str, str, str]:
+def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
     """found, wanted, hint."""
     kind, value, ctx = error["type"], error["input"], error.get("ctx", {})
     if kind == "recipe":
@@ -116,26 +114,24 @@ def _words(error: ErrorDetails, path: Path, model: type[BaseModel]) -> tuple[str
     if kind == "extra_forbidden":
         return _unknown_key(path)
     if kind == "missing":
-        return "not given", _meaning(path, model), _how_to_add(path)
+        return "not given", _meaning(path), _how_to_add(path)
     if kind == "literal_error":
         return _choice(value, str(ctx["expected"]), path)
     if kind in _NUMBERS:
-        limits = _limits(_field(path, model)) or {
-            key: ctx[key] for key in ("ge", "gt", "le", "lt") if key in ctx
-        }
-        whole = _NUMBERS[kind] or ("a whole number" if _is_whole(_field(path, model)) else "a number")
+        limits = _limits(_field(path)) or {key: ctx[key] for key in ("ge", "gt", "le", "lt") if key in ctx}
+        whole = _NUMBERS[kind] or ("a whole number" if _is_whole(_field(path)) else "a number")
         hint = _weight_hint(path) or percent(value, limits.get("le")) or _kind_hint(kind, value, path)
         return shown(value), number_words(whole, **limits), hint
     if kind == "string_pattern_mismatch":
         wanted = "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
         return shown(value), wanted, f"e.g. `{_slug(str(value))}`" if _slug(str(value)) else ""
     if kind in ("too_short", "string_too_short"):
-        return f"{shown(value)}, which is empty", _meaning(path, model), "give at least one"
+        return f"{shown(value)}, which is empty", _meaning(path), "give at least one"
     if kind in ("too_long", "string_too_long"):
         return f"{len(value)} of them", f"at most {ctx['max_length']}", ""
     if kind in _KINDS:
         return shown(value), _KINDS[kind], _kind_hint(kind, value, path)
-    return f"{shown(value)}: {error['msg']}", _meaning(path, model), ""
+    return f"{shown(value)}: {error['msg']}", _meaning(path), ""
 
 
 def _unknown_key(path: Path) -> tuple[str, str, str]:
@@ -185,9 +181,9 @@ def _weight_hint(path: Path) -> str:
     )
 
 
-def _field(path: Path, model: type[BaseModel]) -> FieldInfo | None:
+def _field(path: Path) -> FieldInfo | None:
     *place, name = _generic(path) or ("",)
-    found = (one.model_fields.get(name) for at, one in _models(model) if at == tuple(place))
+    found = (one.model_fields.get(name) for at, one in _models(Recipe) if at == tuple(place))
     return next((info for info in found if info is not None), None)
 
 
@@ -206,9 +202,9 @@ def _is_whole(kind: Any) -> bool:
     return annotation is int or any(map(_is_whole, get_args(annotation)))
 
 
-def _meaning(path: Path, model: type[BaseModel]) -> str:
-    info = _field(path, model)
-    docs = [one.__doc__ for at, one in _models(model) if at == _generic(path)]
+def _meaning(path: Path) -> str:
+    info = _field(path)
+    docs = [one.__doc__ for at, one in _models(Recipe) if at == _generic(path)]
     return (
         (info.description if info is not None else "") or (docs[0] if info is not None and docs else "") or ""
     )
