@@ -14,6 +14,7 @@ from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
 from xreal_synth.images.files import ImageFiles, ImagePair, check_contrast, checked_pair, decode_image
 from xreal_synth.images.manifest import TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.models.describe import BundleInfo
+from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.placement import place
 from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
@@ -146,11 +147,12 @@ def _case(
     row: ImageRow, index: int, mask: Mask, info: BundleInfo, prior: Prior, seed: int, most: int | None
 ) -> Case:
     placed, unplaced = list[PlacedFinding](), list[str]()
+    ground = Ground(Chest(mask, row.mask), prior, info.factor, MIN_OVERLAP)
     for name in [name for name in info.prompts if name in row.labels][:most]:
         rng = stream(seed, index, 0, "boxes", "evaluation", name)
         try:
             label = FindingLabel.model_validate({"name": name})
-            placed.append(place(label, mask, rng, prior, factor=info.factor, min_overlap=MIN_OVERLAP))
+            placed.append(place(label, ground, rng))
         except PlacementError:
             unplaced.append(name)
     return Case(index, row, tuple(placed), tuple(unplaced))
