@@ -201,15 +201,16 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Makes a bundle of finished trainings: fp16 weights, prompts, sizes and hashes."""
-    from xreal_synth.training.export import Runs, Words, make_bundle
+    from xreal_synth.training.export import Words, make_bundle
 
-    runs = Runs(
-        autoencoder, controller, denoiser, controlnet, segmenter, classifier,
-        weights="best" if weights is Weights.best else "network",
-    )  # fmt: skip
+    runs = {
+        "autoencoder": autoencoder, "controller": controller, "denoiser": denoiser, "controlnet": controlnet,
+        "segmenter": segmenter, "classifier": classifier,
+    }  # fmt: skip
     words = Words(name or out.absolute().name, licence, training_data, use, sampling_from(settings))
     with console.status(f"making {words.name}"):
-        info = make_bundle(out, runs, words, base=base, bank_images=data)
+        part = "best" if weights is Weights.best else "network"
+        info = make_bundle(out, runs, words, weights=part, base=base, bank_images=data)
     told(
         as_json, bundle_fields(info),
         f"{out}: {info.name}, {', '.join(info.parts)}, {bytes_text(info.bytes)}, content hash {info.content_hash}",

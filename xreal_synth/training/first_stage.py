@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -37,9 +36,6 @@ class FirstStage(Protocol):
 
     def decode(self, z_BChw: Tensor) -> Tensor:
         """Latents as `encode` returns them -> images [B, 1, H, W], not clamped."""
-
-    def to(self, device: torch.device) -> Any:
-        """Moves the network to a device."""
 
 
 class KlFirstStage(nn.Module):
@@ -125,14 +121,12 @@ def load_first_stage(folder: str) -> FirstStage:
     return frozen(network)
 
 
-def load_autoencoder(folder: str) -> PatchAutoencoder:
-    """A trained patch autoencoder from its diffusers folder, frozen; raises TrainingError."""
-    found = load_first_stage(folder)
-    if isinstance(found, PatchAutoencoder):
-        network: PatchAutoencoder = found
-        return network
-    raise TrainingError(
-        found=f"{folder!r} holds an AutoencoderKL",
-        wanted="a patch autoencoder",
-        hint="set model.kind to kl, or give the folder of a patch autoencoder's run",
-    )
+def patches_of(stage: FirstStage, folder: str) -> PatchAutoencoder:
+    """The first stage of a folder as the patch autoencoder that it must be; raises TrainingError."""
+    if not isinstance(stage, PatchAutoencoder):
+        raise TrainingError(
+            found=f"{folder!r} holds an AutoencoderKL",
+            wanted="a patch autoencoder",
+            hint="set model.kind to kl, or give the folder of a patch autoencoder's run",
+        )
+    return stage

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -115,14 +115,8 @@ class ImageBatch:
 
     def to(self, device: torch.device) -> ImageBatch:
         """The batch on a device, its part of the whole as it was."""
-        return ImageBatch(
-            image=self.image.to(device),
-            label_map=self.label_map.to(device),
-            labels=self.labels.to(device),
-            known=self.known.to(device),
-            part=self.part,
-            regions=None if self.regions is None else self.regions.to(device),
-        )
+        tensors = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return replace(self, **{name: t.to(device) for name, t in tensors if isinstance(t, Tensor)})
 
     @property
     def draws(self) -> BatchPart:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.config import config_tree, load_config
-from xreal_synth.training.first_stage import load_autoencoder, load_first_stage, read_denoiser
+from xreal_synth.training.first_stage import (
+    FirstStage,
+    TrainedDenoiser,
+    load_first_stage,
+    patches_of,
+    read_denoiser,
+)
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
 from xreal_synth.training.session import OnStep, TrainingRun, WorkerGroup
@@ -80,37 +85,43 @@ def open_run(
     if isinstance(config.model, DenoiserSettings | ControlNetSettings | ClassifierSettings):
         check_findings(images["train"])
     torch.manual_seed(config.seed)
-    task = build_task(config, images)
+    task = build_task(config, images["train"])
     task.to(device)
     return TrainingRun(task, images, config.loop, config_tree(config), config.seed, out, device, world)
 
 
-def build_task(config: TrainConfig, images: dict[str, TrainingImages]) -> TrainingTask:
-    """The network of a config, freshly initialised from the current random state, or from `model.init`."""
+def build_task(
+    config: TrainConfig,
+    images: TrainingImages,
+    first_stage: Callable[[str], FirstStage] = load_first_stage,
+    denoiser: Callable[[str], TrainedDenoiser] = read_denoiser,
+) -> TrainingTask:
+    """The network of a config, freshly initialised from the current random state, or from `model.init`.
+
+    `first_stage` and `denoiser` open the trained networks that the config names by their folders.
+    """
     size, findings = config.data.image_size, config.data.findings
     match config.model:
+        case AutoencoderSettings(init="") as model:
+            return AutoencoderTask(model, fitted_autoencoder(model, images))
         case AutoencoderSettings() as model:
-            return AutoencoderTask(model, _patch_autoencoder(model, images))
+            former = patches_of(load_first_stage(model.init), model.init)
+            return AutoencoderTask(model, continued_autoencoder(model, former))
         case KlControllerSettings() as model:
             return KlControllerTask(model, started_kl(model, size))
         case KlSettings() as model:
             return KlAutoencoderTask(model, started_kl(model, size))
         case ControllerSettings() as model:
-            return ControllerTask(model, build_controller(model, load_autoencoder(model.autoencoder)))
+            patches = patches_of(first_stage(model.autoencoder), model.autoencoder)
+            return ControllerTask(model, build_controller(model, patches))
         case DenoiserSettings() as model:
-            first_stage = load_first_stage(model.autoencoder)
-            return DenoiserTask(model, first_stage, size, findings, config.data.region_maps)
+            stage = first_stage(model.autoencoder)
+            return DenoiserTask(model, stage, size, findings, config.data.region_maps)
         case ControlNetSettings() as model:
-            first_stage = load_first_stage(model.autoencoder)
-            return ControlNetTask(model, first_stage, read_denoiser(model.denoiser), size, findings)
+            stage = first_stage(model.autoencoder)
+            return ControlNetTask(model, stage, denoiser(model.denoiser), size, findings)
         case ClassifierSettings() as model:
-            return ClassifierTask(model, build_classifier(model, findings), images["train"])
+            return ClassifierTask(model, build_classifier(model, findings), images)
         case SegmenterSettings() as model:
             return SegmenterTask(model, build_segmenter(model))
     raise AssertionError(f"no task of {type(config.model)}")
-
-
-def _patch_autoencoder(settings: AutoencoderSettings, images: dict[str, TrainingImages]) -> PatchAutoencoder:
-    if settings.init:
-        return continued_autoencoder(settings, load_autoencoder(settings.init))
-    return fitted_autoencoder(settings, images["train"])

@@ -54,18 +54,11 @@ class StudySettings:
 
     def model(self) -> ClassifierSettings:
         """The network's settings; positives are drawn as often as negatives, so neither weighs more."""
-        if self.arch == "densenet121":
-            return ClassifierSettings(
-                kind="densenet", inner_size=self.size, blocks=(6, 12, 24, 16)[: 3 if self.localise else 4], width=64,
-                growth=32, dropout=0.2, smoothing=0.1, max_weight=1.0, place_weight=float(self.localise),
-            )  # fmt: skip
-        return ClassifierSettings(
-            inner_size=self.size,
-            dropout=0.3,
-            smoothing=0.1,
-            max_weight=1.0,
-            place_weight=float(self.localise),
-        )
+        common = ClassifierSettings(inner_size=self.size, max_weight=1.0, place_weight=float(self.localise))
+        if self.arch == "small":
+            return replace(common, dropout=0.3)
+        blocks = (6, 12, 24, 16)[: 3 if self.localise else 4]
+        return replace(common, kind="densenet", blocks=blocks, width=64, growth=32)
 
     def loop(self, steps: int) -> LoopSettings:
         """A phase's settings: warm-up in its first tenth, the rate falling to zero over its last six tenths."""
@@ -159,7 +152,7 @@ def _train(
         loss.backward()  # type: ignore[no-untyped-call]
         run.descend(step)
         on_step()
-    run.learner.ema.copy_to([p for _, p in run.learner.trained()])
+    run.learner.ema.copy_to(list(run.learner.trained().values()))
 
 
 def balanced_batch(

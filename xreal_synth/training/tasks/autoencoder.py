@@ -19,9 +19,21 @@ from xreal_synth.models.networks.conditioning import no_maps
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
-from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
-from xreal_synth.training.settings import AutoencoderSettings, KlControllerSettings, KlSettings
-from xreal_synth.training.tasks.base import FirstStageTask, image_grid
+from xreal_synth.training.losses import (
+    PatchCritic,
+    adversarial_terms,
+    band_loss,
+    gradient_loss,
+    load_perceptual,
+    texture_loss,
+)
+from xreal_synth.training.settings import (
+    AutoencoderSettings,
+    FirstStageSettings,
+    KlControllerSettings,
+    KlSettings,
+)
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.controls import mask_of
 
 DDIM_STEPS = 2
@@ -55,11 +67,6 @@ class Redenoiser(nn.Module):
             else:
                 x, eps = (x - s * out) / a, out
         return x
-
-
-def load_redenoiser(folder: str, below: int) -> Redenoiser:
-    """By a trained denoiser's folder (`unet/`, `tokens/`, `scheduler/`); raises TrainingError."""
-    return Redenoiser(read_denoiser(folder, ", or leave it out"), below)
 
 
 def fitted_autoencoder(settings: AutoencoderSettings, images: TrainingImages) -> PatchAutoencoder:
@@ -96,6 +103,39 @@ def continued_autoencoder(settings: AutoencoderSettings, former: PatchAutoencode
     return network
 
 
+class FirstStageTask(TrainingTask):
+    """A first stage of either kind: beside its own loss, a distance in a segmenter's features and a patch critic."""
+
+    part = "vae"
+    settings: FirstStageSettings
+
+    def __init__(self, settings: FirstStageSettings, network: nn.Module) -> None:
+        self.settings = settings
+        self.network = network
+        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
+        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
+        self.module = nn.ModuleDict({"network": network})
+        if self.critic is not None:
+            self.module["critic"] = self.critic
+
+    def judged(
+        self, total: Tensor, found_B1HW: Tensor, wanted_B1HW: Tensor, last_layer: nn.Parameter
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with what features and critic add to it, and figures of these."""
+        settings, figures = self.settings, dict[str, Tensor]()
+        if self.perceptual is not None:
+            distance = self.perceptual(found_B1HW, wanted_B1HW)
+            total = total + settings.perceptual_weight * distance
+            figures["perceptual"] = distance.detach()
+        if self.critic is None:
+            return total, figures
+        terms, more = adversarial_terms(
+            self.critic, total, found_B1HW, wanted_B1HW, last_layer,
+            late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
+        )  # fmt: skip
+        return total + terms, {**figures, **more}
+
+
 class AutoencoderTask(FirstStageTask):
     """Trains the residual decoder to undo patch borders and to give back the detail that latents lack."""
 
@@ -106,13 +146,8 @@ class AutoencoderTask(FirstStageTask):
         super().__init__(settings, network)
         self.redenoiser: Redenoiser | None = None
         if settings.denoiser:
-            self.redenoiser = load_redenoiser(settings.denoiser, settings.denoised_below)
-
-    def to(self, device: torch.device) -> None:
-        """Moves decoder, perceptual distance and denoiser of latents to a device."""
-        super().to(device)
-        if self.redenoiser is not None:
-            self.redenoiser.to(device)
+            denoiser = read_denoiser(settings.denoiser, ", or leave it out")
+            self.redenoiser = Redenoiser(denoiser, settings.denoised_below)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient, texture and perceptual error; then the critic's two losses."""

@@ -29,7 +29,7 @@ from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings import ControllerSettings, ControlNetSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
-from xreal_synth.training.tasks.denoiser import draw_steps, log_snr
+from xreal_synth.training.tasks.denoiser import ddim, noised
 
 
 def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder) -> MaskController:
@@ -86,9 +86,6 @@ def mask_of(label_map_BHW: Tensor) -> Tensor:
     return label_map_BHW[:, None].float() / CODE_SCALE
 
 
-PREVIEW_STEPS = 25
-
-
 class ControlNetTask(TrainingTask):
     """Trains the ControlNet alone, on the fixed encoder's latents of images and their organ masks."""
 
@@ -122,12 +119,6 @@ class ControlNetTask(TrainingTask):
         self.controlnet.set_attn_processor(AttnProcessor())
         self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])
         self.module = self.controlnet
-        self.log_snr = log_snr(self.schedule)
-
-    def to(self, device: torch.device) -> None:
-        """Moves the ControlNet and the frozen networks beside it to a device."""
-        for part in (self.module, self.autoencoder, self.unet, self.tokens):
-            part.to(device)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction.
@@ -136,15 +127,11 @@ class ControlNetTask(TrainingTask):
         as far as it lies above the loss, the mask is followed.
         """
         z = self.autoencoder.encode(batch.image).mean
-        steps = draw_steps(self.log_snr, batch.draws, generator, self.settings).to(z.device)
-        noise = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
+        noisy, steps, target = noised(z, batch.draws, generator, self.schedule, self.settings)
         labelled = batch.draws.uniform(1, generator=generator) >= self.settings.null_share
         shown = batch.draws.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
         tokens = self.tokens(batch.labels & labelled.to(z.device))
         hint = organ_hint(batch.label_map, self.hint_side) * shown.to(z.device)
-        noisy = self.schedule.add_noise(z, noise, steps)
-        velocity = self.schedule.config.prediction_type == "v_prediction"
-        target = self.schedule.get_velocity(z, noise, steps) if velocity else noise
         asks: dict[str, Tensor | None] = {"loss": hint}
         if not self.controlnet.training:
             asks |= {"without_mask": None, "mirrored_mask": hint.flip(-1).contiguous()}
@@ -184,10 +171,6 @@ class ControlNetTask(TrainingTask):
 
     def _sample(self, noise: Tensor, hint: Tensor | None) -> Tensor:
         """DDIM without finding and guidance -> images [B, 1, H, W]."""
-        z = noise
-        tokens = self.tokens.table()[NO_FINDING].to(z.device).expand(len(z), -1, -1)
-        self.schedule.set_timesteps(PREVIEW_STEPS)
-        for t in self.schedule.timesteps:
-            z = self.schedule.step(self._predict(z, t, tokens, hint), t, z).prev_sample
-        image: Tensor = self.autoencoder.decode(z)
-        return image
+        tokens = self.tokens.table()[NO_FINDING].to(noise.device).expand(len(noise), -1, -1)
+        z = ddim(self.schedule, noise, lambda z, t: self._predict(z, t, tokens, hint))
+        return self.autoencoder.decode(z)
