@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +24,8 @@ from xreal_synth.errors import ConversionError
 
 if TYPE_CHECKING:
     from xreal_synth.models.convert.assemble import Stored
-    from xreal_synth.models.convert.latent import Terms
-    from xreal_synth.models.convert.published import LdmArchitecture, Published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import Published
     from xreal_synth.models.describe import BundleInfo
     from xreal_synth.models.text.prompts import Report
 
@@ -110,14 +111,12 @@ def xreal(
     ignore: Ignore = None,
 ) -> None:
     """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
-    from xreal_synth.models.convert import published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import XREAL
 
-    files = (backbone, ae, controller)
-    said = _terms(name, licence, use, training_data)
-    stored = _stored(dtype, bank, keep_text_encoder)
-    _latent(
-        out, files, published.XREAL_SIZES, published.XREAL, said, stored, prompts, vocab, ema, config, ignore
-    )
+    files = LdmFiles(backbone, ae, controller, tuple(ignore or ()))
+    said = _said(XREAL, name, licence, use, training_data, prompts, config)
+    _latent(files, out, said, vocab, _stored(dtype, bank, keep_text_encoder), ema=ema)
 
 
 @app.command(
@@ -158,7 +157,8 @@ def cheff(
     ignore: Ignore = None,
 ) -> None:
     """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
-    from xreal_synth.models.convert import published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import CHEFF_T2I, CHEFF_UNCONDITIONAL
 
     sources = [source for source in (t2i, uncond, bundle) if source is not None]
     if len(sources) != 1 or (bundle is not None and upscaler is None):
@@ -167,7 +167,7 @@ def cheff(
             wanted="one of --t2i (images with findings), --uncond (images without), or --bundle with --upscaler",
             hint="name the model's file, or a bundle to add the upscaler to",
         )
-    more = tuple(ignore or ())
+    files = LdmFiles(Path(sources[0]), ae, None, tuple(ignore or ()))
     if bundle is not None:
         assert upscaler is not None
         unused = {
@@ -175,14 +175,11 @@ def cheff(
             "--keep-text-encoder": keep_text_encoder, "--name": name, "--training-data": training_data,
         }  # fmt: skip
         refuse_unused([option for option, value in unused.items() if value], "--bundle")
-        _add_upscaler(bundle, out, upscaler, dtype, licence, more)
+        _add_upscaler(bundle, out, upscaler, dtype, licence, files.ignore)
         return
-    model = published.CHEFF_T2I if t2i is not None else published.CHEFF_UNCONDITIONAL
-    shape = published.CHEFF_T2I_SIZES if t2i is not None else published.CHEFF_UNCONDITIONAL_SIZES
-    said = _terms(name, licence, use, training_data)
-    stored = _stored(dtype, bank, keep_text_encoder)
-    files = (Path(sources[0]), ae, None)
-    _latent(out, files, shape, model, said, stored, prompts, vocab, ema, config, ignore, upscaler)
+    model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
+    said = _said(model, name, licence, use, training_data, prompts, config)
+    _latent(files, out, said, vocab, _stored(dtype, bank, keep_text_encoder), upscaler, ema=ema)
 
 
 class Model(StrEnum):
@@ -218,22 +215,15 @@ def diffusers(
     training_data: TrainingData = None,
 ) -> None:
     """A Stable-Diffusion folder (RoentGen and its kin) into a bundle without an Anatomy Controller."""
-    from xreal_synth.models.convert import published
     from xreal_synth.models.convert.diffusers_folder import convert_folder
-    from xreal_synth.models.text.prompts import read_prompts
+    from xreal_synth.models.convert.published import ROENTGEN, STABLE_DIFFUSION
 
-    chosen = published.ROENTGEN if model is Model.roentgen else published.STABLE_DIFFUSION
+    chosen = ROENTGEN if model is Model.roentgen else STABLE_DIFFUSION
+    said = _said(chosen, name, licence, use, training_data, prompts)
+    stored = _stored(dtype, bank, keep_text_encoder)
     with progress() as report:
         info = convert_folder(
-            source,
-            out,
-            published=chosen,
-            prompts=read_prompts(prompts, chosen.prompts),
-            terms=_terms(name, licence, use, training_data),
-            image_size=image_size,
-            variant=variant,
-            stored=_stored(dtype, bank, keep_text_encoder),
-            report=report,
+            source, out, said, image_size=image_size, variant=variant, stored=stored, report=report
         )
     show(info)
 
@@ -283,48 +273,30 @@ def controlnet(
 
 
 def _latent(
+    files: LdmFiles,
     out: Path,
-    files: tuple[Path, Path | None, Path | None],
-    architecture: LdmArchitecture,
     model: Published,
-    said: Terms,
-    stored: Stored,
-    prompts: Path | None,
     vocab: Path | None,
-    ema: bool,
-    config: Path | None,
-    ignore: list[str] | None,
+    stored: Stored,
     upscaler: Path | None = None,
+    *,
+    ema: bool,
 ) -> None:
-    """Converts latent-diffusion checkpoints: backbone, autoencoder, controller."""
+    """Converts latent-diffusion checkpoints."""
     from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
-    from xreal_synth.models.convert.latent import LdmFiles, convert_latent
-    from xreal_synth.models.convert.published import read_architecture
-    from xreal_synth.models.text.prompts import read_prompts
+    from xreal_synth.models.convert.latent import convert_latent
 
-    if config is not None:
-        architecture = read_architecture(config, architecture)
     reported: list[str] = []
     extras: tuple[Callable[[Path], None], ...] = ()
-    if upscaler is not None:
-        check_size(str(out), architecture.image_size)
-        network = read_upscaler(upscaler, tuple(ignore or ()))
+    if upscaler is not None and model.sizes is not None:
+        check_size(str(out), model.sizes.image_size)
+        network = read_upscaler(upscaler, files.ignore)
         extras = (lambda folder: save_upscaler(folder, network, stored.dtype),)
     with progress() as report:
         info = convert_latent(
-            LdmFiles(*files, ignore=tuple(ignore or ())),
-            out,
-            architecture=architecture,
-            published=model,
-            prompts=read_prompts(prompts, model.prompts),
-            terms=said,
-            vocabulary=vocab,
-            ema=ema,
-            stored=stored,
-            extras=extras,
-            report=report,
+            files, out, model, vocabulary=vocab, ema=ema, stored=stored, extras=extras, report=report,
             note=reported.append,
-        )
+        )  # fmt: skip
     for text in reported:
         notes.print(text, soft_wrap=True)
     show(info)
@@ -396,13 +368,32 @@ def show(info: BundleInfo) -> None:
         )
 
 
-def _terms(name: str | None, licence: str | None, use: str | None, training_data: str | None) -> Terms:
-    from xreal_synth.models.convert.latent import Terms
+def _said(
+    model: Published,
+    name: str | None,
+    licence: str | None,
+    use: str | None,
+    training_data: str | None,
+    prompts: Path | None,
+    config: Path | None = None,
+) -> Published:
+    """The published model with what the user says in the place of what its publisher does."""
+    from xreal_synth.models.convert.published import read_architecture
+    from xreal_synth.models.text.prompts import read_prompts
 
-    return Terms(name or "", licence or "", use or "", training_data or "")
+    sizes = model.sizes
+    return replace(
+        model,
+        name=name or model.name,
+        licence=licence or model.licence,
+        use_restriction=use or model.use_restriction,
+        training_data=training_data or model.training_data,
+        prompts=read_prompts(prompts, model.prompts),
+        sizes=sizes if config is None or sizes is None else read_architecture(config, sizes),
+    )
 
 
-def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool = False) -> Stored:
+def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool) -> Stored:
     from xreal_synth.models.convert.assemble import Stored
 
     return Stored(dtype.value, None if bank == "none" else bank, keep_text_encoder)

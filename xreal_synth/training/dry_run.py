@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -22,11 +22,10 @@ from torch.utils import flop_counter
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.layers import CPU_ATTENTION
 from xreal_synth.models.networks.conditioning import LabelTokens
-from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.opening import parse_json, read_file
 from xreal_synth.training.config import load_config
 from xreal_synth.training.draws import split
-from xreal_synth.training.first_stage import FirstStage, KlFirstStage, TrainedDenoiser, frozen, reading
+from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_first_stage, reading, stage_of
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.run import build_task
@@ -74,9 +73,7 @@ def dry_run(config: TrainConfig, path: Path, workers: int = 1) -> DryRun:
         "running average": one,
         "activations": activations,
     }
-    return DryRun(
-        parameters, memory, at_once, flops / at_once * loop.batch, loop.steps, loop.batch, workers
-    )  # fmt: skip
+    return DryRun(parameters, memory, at_once, flops / at_once * loop.batch, loop.steps, loop.batch, workers)
 
 
 def sizes(task: TrainingTask) -> dict[str, tuple[int, int]]:
@@ -140,19 +137,18 @@ def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
 
 def _first_stage(config: TrainConfig, path: Path, folder: str) -> FirstStage:
     if folder:
-        shape = _shape(folder, "model.autoencoder")
-        if shape.get("_class_name") == "AutoencoderKL":
-            return KlFirstStage(AutoencoderKL.from_config(shape))
-        return frozen(PatchAutoencoder.from_config(shape))
+        return load_first_stage(folder, weights=False)
     family = load_config("autoencoder", _beside(path, config.network, "autoencoder"))
     if isinstance(family.model, KlSettings):
-        return KlFirstStage(build_kl(family.model, family.data.image_size))
-    return frozen(fresh_autoencoder(family.model))
+        return stage_of(build_kl(family.model, family.data.image_size))
+    return stage_of(fresh_autoencoder(family.model))
 
 
 def _denoiser(config: TrainConfig, path: Path, folder: str) -> TrainedDenoiser:
     if folder:
-        unet: Any = UNet2DConditionModel.from_config(_shape(folder, "model.denoiser", "unet"))
+        with reading("model.denoiser", folder, "the folder of a trained network", "correct the path") as root:
+            shape = parse_json(read_file(root / "unet" / "config.json"))
+            unet: Any = UNet2DConditionModel.from_config(shape)
     else:
         family = load_config("denoiser", _beside(path, config.network, "denoiser"))
         stage = _first_stage(config, path, config.model.autoencoder)
@@ -160,12 +156,6 @@ def _denoiser(config: TrainConfig, path: Path, folder: str) -> TrainedDenoiser:
     tokens = LabelTokens(config.data.findings, int(unet.config.cross_attention_dim))
     fixed = unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval()
     return TrainedDenoiser(*fixed, paper_schedule("epsilon"))
-
-
-def _shape(folder: str, key: str, part: str = "") -> dict[str, Any]:
-    with reading(key, folder, "the folder of a trained network", "correct the path") as root:
-        shape: dict[str, Any] = parse_json(read_file(root / part / "config.json"))
-    return shape
 
 
 def _beside(path: Path, network: str, other: str) -> Path:

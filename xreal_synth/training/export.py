@@ -84,7 +84,7 @@ def load_part(folder: Path, kinds: Mapping[str, Any]) -> Any:
 
     Raises TrainingError.
     """
-    wanted, name = f"a trained {' or '.join(kinds)}", part_config(folder, RUN).get("_class_name")
+    wanted, name = f"a trained {' or '.join(kinds)}", str(part_config(folder, RUN).get("_class_name"))
     if name not in kinds:
         raise TrainingError(found=f"{folder / 'config.json'}: a {name}", wanted=wanted, hint=RUN)
     try:

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +79,7 @@ def draw_curves(out: Path) -> None:
     figure = Figure(figsize=(8, 5.5), dpi=100, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot(train["loss"], color="tab:blue", alpha=0.35, linewidth=0.8, label="training")
-    mean = smooth(train["loss"])
+    mean = smooth(list(train["loss"]))
     upper.plot(train.index, mean, color="tab:blue", linewidth=1.4, label="training, running mean")
     if len(val):
         marker = "o" if len(val) < 60 else ""
@@ -109,8 +108,7 @@ def draw_curves(out: Path) -> None:
 def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     """Running means over a window of `share` of all values around each."""
     reach = max(1, round(len(values) * share / 2))
-    means: Any = pd.Series(values).rolling(2 * reach + 1, center=True, min_periods=1).mean()
-    return list(means)
+    return list(pd.Series(values).rolling(2 * reach + 1, center=True, min_periods=1).mean())
 
 
 def look(run: TrainingRun) -> dict[str, float] | None:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -186,10 +186,10 @@ def _gradients(run: TrainingRun, step: int) -> dict[str, float]:
     else:
         index = weighted_draw(images.weights, batch, seed, step)
     mine = split(batch, run.settings.accumulate * run.world.size)[run.world.rank :: run.world.size]
-    sums = defaultdict[str, float](float)
+    sums, together = defaultdict[str, float](float), cast(nn.parallel.DistributedDataParallel, run.loss)
     for part in mine:
-        shared = isinstance(run.loss, nn.parallel.DistributedDataParallel) and part is not mine[-1]
-        with run.loss.no_sync() if shared else nullcontext():
+        shared = run.world.size > 1 and part is not mine[-1]
+        with together.no_sync() if shared else nullcontext():
             draw = generator_for(seed, "train", step)
             torch.manual_seed(draw.initial_seed() + part.first)
             drawn = images.draw(index, draw, part).to(run.device)

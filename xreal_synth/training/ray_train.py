@@ -196,8 +196,8 @@ def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
             ray.train.report({"step": pace.step, "loss": pace.loss, "val_loss": pace.val_loss})
         if not run.world.first:
             return
-        if asked and _ray.wait(asked, timeout=0)[0]:
-            run.stop.asked = run.stop.asked or bool(_ray.get(asked.pop()))
+        if asked and _ray.wait(asked, timeout=0)[0] and _ray.get(asked.pop()):
+            run.stop.asked = True
         if not asked:
             asked.append(mailbox.tell.remote(pace))
 

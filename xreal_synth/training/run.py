@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from xreal_synth.training import settings
 from xreal_synth.training.config import config_tree, load_config
 from xreal_synth.training.first_stage import (
     FirstStage,
@@ -18,34 +19,12 @@ from xreal_synth.training.first_stage import (
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
 from xreal_synth.training.session import OnStep, TrainingRun, WorkerGroup
-from xreal_synth.training.settings import (
-    AutoencoderSettings,
-    ClassifierSettings,
-    ControllerSettings,
-    ControlNetSettings,
-    DenoiserSettings,
-    KlControllerSettings,
-    KlSettings,
-    SegmenterSettings,
-    TrainConfig,
-)
-from xreal_synth.training.tasks.autoencoder import (
-    AutoencoderTask,
-    KlAutoencoderTask,
-    KlControllerTask,
-    continued_autoencoder,
-    fitted_autoencoder,
-    started_kl,
-)
+from xreal_synth.training.settings import TrainConfig
+from xreal_synth.training.tasks import autoencoder, controls, denoiser, evaluators
 from xreal_synth.training.tasks.base import TrainingTask
-from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
-from xreal_synth.training.tasks.denoiser import DenoiserTask
-from xreal_synth.training.tasks.evaluators import (
-    ClassifierTask,
-    SegmenterTask,
-    build_classifier,
-    build_segmenter,
-)
+
+NAMED = settings.DenoiserSettings | settings.ControlNetSettings | settings.ClassifierSettings
+"""Networks that learn every finding by its name."""
 
 
 def train(
@@ -82,7 +61,7 @@ def open_run(
     check_split(config.loop, world.size)
     out.mkdir(parents=True, exist_ok=True)
     images = load_images(data, config.data, out / "refused.json" if world.first else None)
-    if isinstance(config.model, DenoiserSettings | ControlNetSettings | ClassifierSettings):
+    if isinstance(config.model, NAMED):
         check_findings(images["train"])
     torch.manual_seed(config.seed)
     task = build_task(config, images["train"])
@@ -94,34 +73,34 @@ def build_task(
     config: TrainConfig,
     images: TrainingImages,
     first_stage: Callable[[str], FirstStage] = load_first_stage,
-    denoiser: Callable[[str], TrainedDenoiser] = read_denoiser,
+    trained: Callable[[str], TrainedDenoiser] = read_denoiser,
 ) -> TrainingTask:
     """The network of a config, freshly initialised from the current random state, or from `model.init`.
 
-    `first_stage` and `denoiser` open the trained networks that the config names by their folders.
+    `first_stage` and `trained` open the first stage and the denoiser that the config names by their folders.
     """
     size, findings = config.data.image_size, config.data.findings
     match config.model:
-        case AutoencoderSettings(init="") as model:
-            return AutoencoderTask(model, fitted_autoencoder(model, images))
-        case AutoencoderSettings() as model:
+        case settings.AutoencoderSettings(init="") as model:
+            return autoencoder.AutoencoderTask(model, autoencoder.fitted_autoencoder(model, images))
+        case settings.AutoencoderSettings() as model:
             former = patches_of(load_first_stage(model.init), model.init)
-            return AutoencoderTask(model, continued_autoencoder(model, former))
-        case KlControllerSettings() as model:
-            return KlControllerTask(model, started_kl(model, size))
-        case KlSettings() as model:
-            return KlAutoencoderTask(model, started_kl(model, size))
-        case ControllerSettings() as model:
+            return autoencoder.AutoencoderTask(model, autoencoder.continued_autoencoder(model, former))
+        case settings.KlControllerSettings() as model:
+            return autoencoder.KlControllerTask(model, autoencoder.started_kl(model, size))
+        case settings.KlSettings() as model:
+            return autoencoder.KlAutoencoderTask(model, autoencoder.started_kl(model, size))
+        case settings.ControllerSettings() as model:
             patches = patches_of(first_stage(model.autoencoder), model.autoencoder)
-            return ControllerTask(model, build_controller(model, patches))
-        case DenoiserSettings() as model:
+            return controls.ControllerTask(model, controls.build_controller(model, patches))
+        case settings.DenoiserSettings() as model:
             stage = first_stage(model.autoencoder)
-            return DenoiserTask(model, stage, size, findings, config.data.region_maps)
-        case ControlNetSettings() as model:
+            return denoiser.DenoiserTask(model, stage, size, findings, config.data.region_maps)
+        case settings.ControlNetSettings() as model:
             stage = first_stage(model.autoencoder)
-            return ControlNetTask(model, stage, denoiser(model.denoiser), size, findings)
-        case ClassifierSettings() as model:
-            return ClassifierTask(model, build_classifier(model, findings), images)
-        case SegmenterSettings() as model:
-            return SegmenterTask(model, build_segmenter(model))
+            return controls.ControlNetTask(model, stage, trained(model.denoiser), size, findings)
+        case settings.ClassifierSettings() as model:
+            return evaluators.ClassifierTask(model, evaluators.build_classifier(model, findings), images)
+        case settings.SegmenterSettings() as model:
+            return evaluators.SegmenterTask(model, evaluators.build_segmenter(model))
     raise AssertionError(f"no task of {type(config.model)}")

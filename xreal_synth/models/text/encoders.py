@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.checkpoints import load_whole, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    build_empty,
+    load_whole,
+    read_checkpoint,
+    read_config,
+    read_weights,
+)
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.models.text.prompts import missing_library, too_long
 from xreal_synth.opening import parse_json
@@ -57,16 +63,20 @@ class ClipText:
 
     def save(self, bundle: Path) -> None:
         """Writes `text_encoder/` and `tokenizer/` into a bundle, safetensors and plain tables alone."""
-        (bundle / "text_encoder").mkdir()
-        (bundle / "tokenizer").mkdir()
-        shutil.copyfile(
-            self._folder / "text_encoder" / "config.json", bundle / "text_encoder" / "config.json"
-        )
-        weights = {key: value.contiguous() for key, value in self._encoder.state_dict().items()}
-        save_file(weights, bundle / "text_encoder" / "model.safetensors")
-        for file in sorted((self._folder / "tokenizer").iterdir()):
-            if file.suffix in (".json", ".txt"):
-                shutil.copyfile(file, bundle / "tokenizer" / file.name)
+        config = (self._folder / "text_encoder" / "config.json").read_text(encoding="utf-8")
+        tables = [file for file in (self._folder / "tokenizer").iterdir() if file.suffix in (".json", ".txt")]
+        _save(bundle, config, self._encoder, "model.safetensors", tables)
+
+
+def _save(bundle: Path, config: str, encoder: nn.Module, weights: str, tables: Sequence[Path] = ()) -> None:
+    """`text_encoder/` with configuration and weights, `tokenizer/` with copies of its tables."""
+    folders = bundle / "text_encoder", bundle / "tokenizer"
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "config.json").write_text(config, encoding="utf-8")
+    save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, folders[0] / weights)
+    for table in tables:
+        shutil.copyfile(table, folders[1] / table.name)
 
 
 def open_clip(folder: Path, variant: str | None = None) -> ClipText:
@@ -179,22 +189,17 @@ class LdmBert:
     def save(self, bundle: Path) -> None:
         """Writes `text_encoder/` and `tokenizer/` (its vocabulary) into a bundle."""
         assert isinstance(self._cut, WordPieces), "only a vocabulary file can be kept"
-        folder = bundle / "text_encoder"
-        folder.mkdir()
-        (bundle / "tokenizer").mkdir()
-        config = {"_class_name": CLASS_NAME, **asdict(self._shape)}
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        save_file({k: v.contiguous() for k, v in self._encoder.state_dict().items()}, folder / WEIGHTS)
+        config = json.dumps({"_class_name": CLASS_NAME, **asdict(self._shape)}, indent=1) + "\n"
+        _save(bundle, config, self._encoder, WEIGHTS)
         shutil.copyfile(self._cut.vocabulary, bundle / "tokenizer" / VOCABULARY)
 
 
 def open_ldm_bert(folder: Path, config: dict[str, Any]) -> LdmBert:
     """The text model that LdmBert.save wrote below `folder`."""
     shape = TextShape(**{key: value for key, value in config.items() if not key.startswith("_")})
-    with torch.device("meta"):
-        encoder = TextEncoder(shape)
-    state = {key: value.float() for key, value in load_file(folder / "text_encoder" / WEIGHTS).items()}
-    encoder.load_state_dict(state, strict=True, assign=True)
+    encoder = build_empty(lambda: TextEncoder(shape))
+    weights = read_checkpoint(folder / "text_encoder" / WEIGHTS)
+    load_whole(str(weights.path), encoder, {key: value.float() for key, value in weights.tensors.items()})
     return LdmBert(encoder, shape, WordPieces(folder / "tokenizer" / VOCABULARY, shape.num_tokens))
 
 

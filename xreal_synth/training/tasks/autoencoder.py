@@ -17,16 +17,9 @@ from torch import Tensor, nn
 
 from xreal_synth.models.networks.conditioning import no_maps
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training import losses
 from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
-from xreal_synth.training.losses import (
-    PatchCritic,
-    adversarial_terms,
-    band_loss,
-    gradient_loss,
-    load_perceptual,
-    texture_loss,
-)
 from xreal_synth.training.settings import (
     AutoencoderSettings,
     FirstStageSettings,
@@ -110,10 +103,9 @@ class FirstStageTask(TrainingTask):
     settings: FirstStageSettings
 
     def __init__(self, settings: FirstStageSettings, network: nn.Module) -> None:
-        self.settings = settings
-        self.network = network
-        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
-        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
+        super().__init__(settings, network)
+        self.critic = losses.PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
+        self.perceptual = losses.load_perceptual(settings.perceptual) if settings.perceptual else None
         self.module = nn.ModuleDict({"network": network})
         if self.critic is not None:
             self.module["critic"] = self.critic
@@ -129,7 +121,7 @@ class FirstStageTask(TrainingTask):
             figures["perceptual"] = distance.detach()
         if self.critic is None:
             return total, figures
-        terms, more = adversarial_terms(
+        terms, more = losses.adversarial_terms(
             self.critic, total, found_B1HW, wanted_B1HW, last_layer,
             late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
         )  # fmt: skip
@@ -154,12 +146,12 @@ class AutoencoderTask(FirstStageTask):
         z = self._latents(batch, generator)
         found, wanted = self.network.decode(z, self._grain(batch, generator)).float(), batch.image
         mae = (found - wanted).abs().mean()
-        texture = texture_loss(found, wanted)
-        total = mae + self.settings.gradient_weight * gradient_loss(found, wanted)
+        texture = losses.texture_loss(found, wanted)
+        total = mae + self.settings.gradient_weight * losses.gradient_loss(found, wanted)
         total = total + self.settings.texture_weight * texture
         scalars = {"mae_grey_levels": mae.detach() * 255, "texture": texture.detach()}
         if self.settings.band_weight > 0:
-            bands = band_loss(found, wanted)
+            bands = losses.band_loss(found, wanted)
             total = total + self.settings.band_weight * bands
             scalars["bands"] = bands.detach()
         total, figures = self.judged(total, found, wanted, self.network.last_layer)
@@ -246,9 +238,9 @@ class KlAutoencoderTask(FirstStageTask):
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses."""
-        return self.losses(self._shown(batch.image), batch, generator)
+        return self.errors(self._shown(batch.image), batch, generator)
 
-    def losses(self, given_BcHW: Tensor, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def errors(self, given_BcHW: Tensor, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of the image that comes out against the batch's, for `given` going in.
 
         Sampled latents in training, mean latents in evaluation. The KL divergence is summed over an image's latents
@@ -265,7 +257,9 @@ class KlAutoencoderTask(FirstStageTask):
         mae = (found - wanted).abs().mean()
         divergence = 0.5 * (mean.pow(2) + std.pow(2) - 1 - logvar).sum() / given_BcHW.numel()
         total = (
-            mae + settings.gradient_weight * gradient_loss(found, wanted) + settings.kl_weight * divergence
+            mae
+            + settings.gradient_weight * losses.gradient_loss(found, wanted)
+            + settings.kl_weight * divergence
         )
         figures = {
             "mae_grey_levels": mae.detach() * GREY_LEVELS,
@@ -303,7 +297,7 @@ class KlControllerTask(KlAutoencoderTask):
         if self.module.training:
             masked = batch.draws.uniform(1, 1, 1, generator=generator) < self.settings.mask_share
             masks = torch.where(masked.to(masks.device), masks, batch.image)
-        return self.losses(self._shown(masks), batch, generator)
+        return self.errors(self._shown(masks), batch, generator)
 
     @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:

@@ -21,9 +21,15 @@ class TrainingTask(ABC):
     """
 
     part: str
+    settings: Any
     network: Any
     module: nn.Module
     step: int = 0
+
+    def __init__(self, settings: Any, network: Any) -> None:
+        self.settings = settings
+        self.network = network
+        self.module = network
 
     def to(self, device: torch.device) -> None:
         """Moves every network of the task to a device."""

@@ -54,11 +54,8 @@ class ControllerTask(TrainingTask):
     """Trains the mask encoder towards the mean latents of images with the same anatomy."""
 
     part = "anatomy_controller"
-
-    def __init__(self, settings: ControllerSettings, network: MaskController) -> None:
-        self.settings = settings
-        self.network = network
-        self.module = network
+    settings: ControllerSettings
+    network: MaskController
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of latents plus the mean absolute error of the linearly decoded image."""
@@ -159,15 +156,12 @@ class ControlNetTask(TrainingTask):
 
         A denoiser that knows regions is shown none: the ControlNet learns the organs alone.
         """
-        z = no_maps(z, self.unet)
-        if hint is None:
-            free: Tensor = self.unet(z, t, tokens).sample
-            return free.float()
-        down, middle = self.controlnet(z, t, tokens, hint, return_dict=False)
-        steered: Tensor = self.unet(
-            z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
-        ).sample
-        return steered.float()
+        z, residuals = no_maps(z, self.unet), {}
+        if hint is not None:
+            down, middle = self.controlnet(z, t, tokens, hint, return_dict=False)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        out: Tensor = self.unet(z, t, tokens, **residuals).sample.float()
+        return out
 
     def _sample(self, noise: Tensor, hint: Tensor | None) -> Tensor:
         """DDIM without finding and guidance -> images [B, 1, H, W]."""

@@ -268,6 +268,8 @@ class DenoiserTask(TrainingTask):
                 return found
             pair = torch.cat([with_maps(z, empty), with_maps(z, shown)])
             v_null, v_label = self.unet(pair, t, both).sample.float().chunk(2)
-            return v_null + guidance * (v_label - v_null)
+            guided: Tensor = v_null + guidance * (v_label - v_null)
+            return guided
 
-        return self.autoencoder.decode(ddim(self.schedule, noise, predict))
+        image: Tensor = self.autoencoder.decode(ddim(self.schedule, noise, predict))
+        return image
