@@ -57,8 +57,8 @@ class RemoteStore:
     """
 
     def __init__(self, uri: str, *, reading: bool = False) -> None:
+        refuse_uri(uri, reading=reading)
         self._uri = uri.rstrip("/")
-        refuse_uri(self._uri, reading=reading)
         try:
             filesystem, root = fsspec.core.url_to_fs(self._uri, use_listings_cache=False, **_patience(uri))
         except (ImportError, ValueError) as error:
