@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import (
@@ -36,11 +35,7 @@ app = typer.Typer(
 )
 
 
-class Dtype(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
+Dtype = Literal["fp32", "fp16"]
 Out = Annotated[Path, typer.Argument(help="The bundle's folder; must not exist.", show_default=False)]
 Prompts = Annotated[
     Path | None,
@@ -100,7 +95,7 @@ def xreal(
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
@@ -114,9 +109,9 @@ def xreal(
     from xreal_synth.models.convert.latent import LdmFiles
     from xreal_synth.models.convert.published import XREAL
 
-    files = LdmFiles(backbone, ae, controller, tuple(ignore or ()))
+    files = LdmFiles(backbone, ae, controller, ignore=tuple(ignore or ()), vocabulary=vocab, ema=ema)
     said = _said(XREAL, name, licence, use, training_data, prompts, config)
-    _latent(files, out, said, vocab, _stored(dtype, bank, keep_text_encoder), ema=ema)
+    _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
 @app.command(
@@ -146,7 +141,7 @@ def cheff(
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
@@ -167,24 +162,25 @@ def cheff(
             wanted="one of --t2i (images with findings), --uncond (images without), or --bundle with --upscaler",
             hint="name the model's file, or a bundle to add the upscaler to",
         )
-    files = LdmFiles(Path(sources[0]), ae, None, tuple(ignore or ()))
+    more = tuple(ignore or ())
     if bundle is not None:
         assert upscaler is not None
         unused = {
             "--ae": ae, "--vocab": vocab, "--prompts": prompts, "--ema": ema, "--config": config, "--use": use,
             "--keep-text-encoder": keep_text_encoder, "--name": name, "--training-data": training_data,
         }  # fmt: skip
-        refuse_unused([option for option, value in unused.items() if value], "--bundle")
-        _add_upscaler(bundle, out, upscaler, dtype, licence, files.ignore)
+        if given := ", ".join(option for option, value in unused.items() if value):
+            raise ConversionError(
+                found=f"{given} with --bundle",
+                wanted="--bundle without: the bundle's networks stay as they are",
+                hint=f"leave {given} out",
+            )
+        _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
     model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
     said = _said(model, name, licence, use, training_data, prompts, config)
-    _latent(files, out, said, vocab, _stored(dtype, bank, keep_text_encoder), upscaler, ema=ema)
-
-
-class Model(StrEnum):
-    roentgen = "roentgen"
-    other = "other"
+    files = LdmFiles(Path(sources[0]), ae, None, upscaler, more, vocab, ema)
+    _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
 @app.command(
@@ -197,8 +193,9 @@ def diffusers(
     source: Annotated[Path, typer.Argument(help="Folder with model_index.json.", show_default=False)],
     out: Out,
     model: Annotated[
-        Model, typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence.")
-    ] = Model.other,
+        Literal["roentgen", "other"],
+        typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence."),
+    ] = "other",
     prompts: Prompts = None,
     image_size: Annotated[
         int | None, typer.Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
@@ -206,7 +203,7 @@ def diffusers(
     variant: Annotated[
         str | None, typer.Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
     ] = None,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     name: Name = None,
@@ -218,7 +215,7 @@ def diffusers(
     from xreal_synth.models.convert.diffusers_folder import convert_folder
     from xreal_synth.models.convert.published import ROENTGEN, STABLE_DIFFUSION
 
-    chosen = ROENTGEN if model is Model.roentgen else STABLE_DIFFUSION
+    chosen = ROENTGEN if model == "roentgen" else STABLE_DIFFUSION
     said = _said(chosen, name, licence, use, training_data, prompts)
     stored = _stored(dtype, bank, keep_text_encoder)
     with progress() as report:
@@ -253,50 +250,30 @@ def controlnet(
             show_default="what its config.json says",
         ),
     ] = None,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     ignore: Ignore = None,
 ) -> None:
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
     from xreal_synth.models.convert.added_parts import read_controlnet, read_hint
-    from xreal_synth.models.convert.assemble import extend_bundle, save_network
+    from xreal_synth.models.convert.assemble import save_network
     from xreal_synth.models.describe import CONTROLNET
 
     table = None if hint is None else read_hint(hint)
 
     def write(folder: Path, info: BundleInfo) -> None:
         network = read_controlnet(source, info, table, tuple(ignore or ()))
-        save_network(folder / CONTROLNET, network, dtype.value)
+        save_network(folder / CONTROLNET, network, dtype)
 
-    with progress() as report:
-        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=report)
-    show(info)
+    _extend(bundle, out, CONTROLNET, write, licence)
 
 
-def _latent(
-    files: LdmFiles,
-    out: Path,
-    model: Published,
-    vocab: Path | None,
-    stored: Stored,
-    upscaler: Path | None = None,
-    *,
-    ema: bool,
-) -> None:
+def _latent(files: LdmFiles, out: Path, model: Published, stored: Stored) -> None:
     """Converts latent-diffusion checkpoints."""
-    from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
     from xreal_synth.models.convert.latent import convert_latent
 
     reported: list[str] = []
-    extras: tuple[Callable[[Path], None], ...] = ()
-    if upscaler is not None and model.sizes is not None:
-        check_size(str(out), model.sizes.image_size)
-        network = read_upscaler(upscaler, files.ignore)
-        extras = (lambda folder: save_upscaler(folder, network, stored.dtype),)
     with progress() as report:
-        info = convert_latent(
-            files, out, model, vocabulary=vocab, ema=ema, stored=stored, extras=extras, report=report,
-            note=reported.append,
-        )  # fmt: skip
+        info = convert_latent(files, out, model, stored=stored, report=report, note=reported.append)
     for text in reported:
         notes.print(text, soft_wrap=True)
     show(info)
@@ -311,30 +288,24 @@ def _add_upscaler(
         read_upscaler,
         save_upscaler,
     )
+    from xreal_synth.models.describe import UPSCALER
+
+    def write(folder: Path, info: BundleInfo) -> None:
+        check_size(info.name, info.image_size)
+        save_upscaler(folder, read_upscaler(file, ignore), dtype)
+
+    _extend(bundle, out, UPSCALER, write, licence or UPSCALER_LICENCE)
+
+
+def _extend(
+    bundle: str, out: Path, part: str, write: Callable[[Path, BundleInfo], None], licence: str
+) -> None:
+    """A copy of a bundle with one part more."""
     from xreal_synth.models.convert.assemble import extend_bundle
-    from xreal_synth.models.describe import UPSCALER, describe
 
     with progress() as report:
-        found = describe(bundle)
-        check_size(found.name, found.image_size)
-        report(f"reading {file.name}", 0, 1)
-        network = read_upscaler(file, ignore)
-
-        def add(folder: Path, info: BundleInfo) -> None:
-            save_upscaler(folder, network, dtype.value)
-
-        info = extend_bundle(bundle, out, UPSCALER, add, licence or UPSCALER_LICENCE, report=report)
+        info = extend_bundle(bundle, out, part, write, licence, report=report)
     show(info)
-
-
-def refuse_unused(options: Sequence[str], beside: str) -> None:
-    """Raises ConversionError for options that would change nothing."""
-    if options:
-        raise ConversionError(
-            found=f"{', '.join(options)} with {beside}",
-            wanted=f"{beside} without: the bundle's networks stay as they are",
-            hint=f"leave {', '.join(options)} out",
-        )
 
 
 @contextmanager
@@ -396,4 +367,4 @@ def _said(
 def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool) -> Stored:
     from xreal_synth.models.convert.assemble import Stored
 
-    return Stored(dtype.value, None if bank == "none" else bank, keep_text_encoder)
+    return Stored(dtype, None if bank == "none" else bank, keep_text_encoder)

@@ -19,14 +19,14 @@ from xreal_synth.models.describe import SHIPPED, BundleInfo, describe, verify_fi
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.text.encoders import (
     CLASS_NAME,
-    LdmBert,
+    TextModel,
     WordPieces,
     find_vocabulary,
+    ldm_bert,
     open_clip,
     open_ldm_bert,
 )
 from xreal_synth.models.text.ldm_bert import TextShape
-from xreal_synth.models.text.prompts import TextModel
 from xreal_synth.storage import LocalStore
 
 SAME: Final = 5e-3
@@ -80,7 +80,7 @@ def open_text_model(source: Path, vocabulary: Path | None = None) -> TextModel:
         encoder = convert_text(
             state, shape, checkpoint.tensors.get(TOKEN_ROWS), f"{source.name}: text encoder"
         )
-        return LdmBert(encoder, shape, words)
+        return ldm_bert(encoder, shape, words)
     if not (source / "text_encoder").is_dir():
         raise ConversionError(
             where=str(source),

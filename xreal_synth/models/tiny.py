@@ -19,11 +19,12 @@ from torch import Tensor
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import EMBEDDINGS, BundleFields, Prompts
 from xreal_synth.models.convert.assemble import save_embeddings, save_network
+from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.describe import UPSCALER, BundleInfo
 from xreal_synth.models.networks.controls import build_controlnet
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
-from xreal_synth.models.text.encoders import LdmBert, WordPieces
+from xreal_synth.models.text.encoders import WordPieces, ldm_bert
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.types import SamplingDefaults
 
@@ -65,10 +66,8 @@ def build_tiny(
         parts["controlnet"] = _controlnet(parts["unet"])
     for name, network in parts.items():
         save_network(out / name, network, "fp16")
-    DDIMScheduler(
-        1000, 0.0015, 0.0295, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-        prediction_type="v_prediction", timestep_spacing="leading",
-    ).save_config(out / "scheduler")  # fmt: skip
+    schedule = {**XREAL_SIZES.scheduler(), "prediction_type": "v_prediction"}
+    DDIMScheduler(**schedule).save_config(out / "scheduler")
     save_embeddings(out / EMBEDDINGS, table, "fp16")
     if upscale is not None:
         _add_upscaler(out, seed, upscale)
@@ -128,7 +127,7 @@ def _text_table(out: Path) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
         vocabulary.write_text("\n".join(words) + "\n", encoding="utf-8")
-        model = LdmBert(TextEncoder(shape), shape, WordPieces(vocabulary, len(words)))
+        model = ldm_bert(TextEncoder(shape), shape, WordPieces(vocabulary, len(words)))
         model.save(out)
     return {text: model.encode(text) for text in ("", NO_FINDING, *FINDINGS)}
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -129,38 +128,30 @@ def _write_embeddings(source: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Words of the bundle about itself, and sampling defaults by name; None and what is left out are the base's."""
-
-    name: str
-    licence: str | None = None
-    training_data: str | None = None
-    use_restriction: str | None = None
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
 def make_bundle(
     out: Path,
     runs: Mapping[str, Path | None],
-    words: Words,
+    words: Mapping[str, str | None],
     *,
+    defaults: Mapping[str, Any] | None = None,
     weights: str = "network",
     base: str | None = None,
     bank_images: str | Path | None = None,
 ) -> BundleInfo:
     """Writes the bundle `out` from the `runs` that `export_parts` takes, on the bundle `base` if one is given.
 
-    Of the base everything stays that the runs do not bring, but for its card and pictures, which describe other
-    weights. `bank_images` is a data folder: on its training masks the mask bank is fitted, on its training images the
-    detail that the rough images lack. The new bundle is loaded once before it takes its place.
+    `words` are bundle.json's name, licence, training_data and use_restriction, `defaults` sampling defaults by name;
+    None and what is left out are the base's. Of the base everything stays that the runs do not bring, but for its card
+    and pictures, which describe other weights. `bank_images` is a data folder: on its training masks the mask bank is
+    fitted, on its training images the detail that the rough images lack. The new bundle is loaded once before it takes
+    its place.
 
     Raises TrainingError for what is missing, ConversionError if `out` is there, BundleError if the parts do not
     belong together, AnatomyError for masks.
     """
     refuse_existing(out)
     if base is None:
-        _check_complete(runs, words)
+        _check_complete({**runs, **words})
     with new_folder(out) as folder:
         fields = None if base is None else _copy_base(describe(base), folder)
         export_parts(folder, weights, **runs)
@@ -169,10 +160,9 @@ def make_bundle(
             fit_bank(bank_images, folder / BANK)
         if runs.get("autoencoder"):
             (folder / DETAIL).unlink(missing_ok=True)
-        denoiser, new_stage = runs.get("denoiser"), runs.get("autoencoder") is not None
-        tokens = denoiser and denoiser / weights / "tokens"
-        measured = bank_images is not None
-        written = _fields(folder, words, fields, tokens, new_stage=new_stage, measured=measured)
+        said = {key: text for key, text in words.items() if text is not None}
+        made = said | _learned(folder, runs, weights)
+        written = _fields(made, fields, defaults or {}, measured=bank_images is not None)
         info = write_bundle(folder, written)
         if bank_images is not None and CONTROLLER in info.parts:
             fit_detail(info, bank_images)
@@ -187,15 +177,11 @@ def make_bundle(
     return describe(out)
 
 
-def _check_complete(runs: Mapping[str, Path | None], words: Words) -> None:
+def _check_complete(given: Mapping[str, object]) -> None:
     """Without a base the bundle must bring what every bundle has, and say where it comes from."""
-    given = {
-        "--autoencoder": runs.get("autoencoder"),
-        "--denoiser": runs.get("denoiser"),
-        "--licence": words.licence,
-        "--training-data": words.training_data,
-    }
-    if missing := [name for name, value in given.items() if value is None]:
+    needed = ("autoencoder", "denoiser", "licence", "training_data")
+    missing = [f"--{name.replace('_', '-')}" for name in needed if given.get(name) is None]
+    if missing:
         raise TrainingError(
             found=f"no {', '.join(missing)}",
             wanted="what every bundle has",
@@ -211,42 +197,33 @@ def _copy_base(info: BundleInfo, folder: Path) -> BundleFields:
 
 
 def _fields(
-    folder: Path,
-    words: Words,
-    base: BundleFields | None,
-    tokens: Path | None,
-    *,
-    new_stage: bool,
-    measured: bool,
+    made: Mapping[str, Any], base: BundleFields | None, defaults: Mapping[str, Any], *, measured: bool
 ) -> BundleFields:
-    """bundle.json: sizes and prompts from the networks (`tokens` are a new denoiser's), the rest from the words, the
-    base, or xreal-mini, without its `detail` where these networks' is not `measured`."""
+    """bundle.json: the rest from the base, or xreal-mini, without its `detail` where these networks' is not
+    `measured`."""
     given = (base or read_fields(SHIPPED / LIKE / BUNDLE_FILE)).model_dump()
     if base is None:
         given["use_restriction"] = RESEARCH
         if not measured:
             given["defaults"]["detail"] = None
-    said = {
-        "licence": words.licence,
-        "training_data": words.training_data,
-        "use_restriction": words.use_restriction,
-    }
-    change: dict[str, Any] = {key: text for key, text in said.items() if text is not None}
-    if new_stage:
-        change["value_range"] = (0.0, 1.0)
-    if tokens is not None:
-        maps = part_config(folder / "unet").get(MAPS_KEY)
-        prompts = _prompts(tokens, bool(maps))
-        change |= {"prompts": prompts, "seconds_per_evaluation": {}, "region_maps": maps}
-    defaults = {**given["defaults"], **words.defaults}
     try:
-        return BundleFields.model_validate(
-            {**given, "name": words.name, **_sizes(folder), **change, "defaults": defaults}
-        )
+        return BundleFields.model_validate({**given, **made, "defaults": {**given["defaults"], **defaults}})
     except ValidationError as error:
         raise TrainingError(
             found=faults(error), wanted="fields of bundle.json", hint="see --set of xreal-synth bundle export"
         ) from error
+
+
+def _learned(folder: Path, runs: Mapping[str, Path | None], weights: str) -> dict[str, Any]:
+    """What bundle.json says of the networks: their sizes, and of new ones value range, prompts and region maps."""
+    learned = _sizes(folder)
+    if runs.get("autoencoder"):
+        learned["value_range"] = (0.0, 1.0)
+    if denoiser := runs.get("denoiser"):
+        maps = part_config(folder / "unet").get(MAPS_KEY)
+        prompts = _prompts(denoiser / weights / "tokens", bool(maps))
+        learned |= {"prompts": prompts, "seconds_per_evaluation": {}, "region_maps": maps}
+    return learned
 
 
 def _sizes(folder: Path) -> dict[str, Any]:

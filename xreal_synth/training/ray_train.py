@@ -13,7 +13,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,10 +108,18 @@ def train_together(
     out.mkdir(parents=True, exist_ok=True)
     mailbox = _ray.remote(num_cpus=0)(Mailbox).remote()
     threads = team.threads or max(1, int(team.cpus_per_worker))
-    order = WorkerConfig(config, _absolute(data), str(out.absolute()), str(Path.cwd()), threads, mailbox)
+    where = str(data) if is_remote(str(data)) else str(local_folder(str(data)).absolute())
+    order = WorkerConfig(config, where, str(out.absolute()), str(Path.cwd()), threads, mailbox)
     trainer = _trainer(order, team, out)
     failures: list[BaseException] = []
-    fitting = threading.Thread(target=_caught, args=(trainer.fit, failures), daemon=True)
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures.append(error)
+
+    fitting = threading.Thread(target=fit, daemon=True)
     fitting.start()
     _watch(fitting, mailbox, on_step)
     mistakes, result = _ray.get([mailbox.mistakes.remote(), mailbox.result.remote()])
@@ -216,12 +223,6 @@ def _watch(fitting: threading.Thread, mailbox: Any, on_step: OnStep) -> None:
                 on_step(pace)
 
 
-def _absolute(data: str | Path) -> str:
-    """A path from the root, so that it does not depend on a worker's folder; a URI as it is."""
-    text = str(data)
-    return text if is_remote(text) else str(local_folder(text).absolute())
-
-
 def _check_room(team: Team) -> None:
     """Raises EngineError where Ray could never place the team, which would wait without end."""
     have = _ray.cluster_resources()
@@ -232,10 +233,3 @@ def _check_room(team: Team) -> None:
                 wanted=f"{each * team.workers:g}: {team.workers} workers of {each:g}",
                 hint="take fewer workers or a smaller share each, or give the address of a larger cluster",
             )
-
-
-def _caught(action: Callable[[], object], failures: list[BaseException]) -> None:
-    try:
-        action()
-    except Exception as error:
-        failures.append(error)

@@ -6,7 +6,7 @@ import errno
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class Parts:
     networks: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     embeddings: Mapping[str, Tensor]
-    extras: tuple[Callable[[Path], None], ...] = ()
+    extras: Sequence[Callable[[Path], None]] = ()
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -99,11 +99,8 @@ def check_words(out: Path, published: Published, stored: Stored) -> dict[str, An
             wanted="lower-case letters, digits, . _ -",
             hint="give another with --name",
         )
-    return {
-        "name": published.name, "licence": published.licence + bank, "use_restriction": published.use_restriction,
-        "training_data": published.training_data, "prompts": published.prompts.for_bundle(),
-        "defaults": published.defaults,
-    }  # fmt: skip
+    words = {key: getattr(published, key) for key in ("name", "use_restriction", "training_data", "defaults")}
+    return {**words, "licence": published.licence + bank, "prompts": published.prompts.for_bundle()}
 
 
 def refuse_existing(out: Path) -> None:

@@ -26,8 +26,8 @@ from xreal_synth.models.convert.checkpoints import (
 )
 from xreal_synth.models.convert.published import TRAIN_STEPS, Published
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.text.encoders import ClipText, open_clip
-from xreal_synth.models.text.prompts import Report, encode_all
+from xreal_synth.models.text.encoders import TextModel, encode_all, open_clip
+from xreal_synth.models.text.prompts import Report
 
 VALUE_RANGE: Final = (-1.0, 1.0)
 
@@ -152,7 +152,7 @@ def _check_family(source: Path) -> None:
         raise _other(str(source), f"no {', '.join(missing)} among {found}", f"a folder with {_INDEX}, whole")
 
 
-def _check_together(source: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], text: ClipText) -> None:
+def _check_together(source: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], text: TextModel) -> None:
     if unet["in_channels"] != vae["latent_channels"] or unet["out_channels"] != vae["latent_channels"]:
         found = f"a denoiser of {unet['in_channels']} channels in and {unet['out_channels']} out"
         wanted = (

@@ -56,10 +56,8 @@ class LdmArchitecture:
 
     def fields(self) -> dict[str, Any]:
         """What bundle.json says of sizes."""
-        return {
-            "image_size": self.image_size, "channels": self.vae["in_channels"], "value_range": self.value_range,
-            "latent_shape": self.latent_shape, "scale_factor": self.scale_factor,
-        }  # fmt: skip
+        names = ("image_size", "value_range", "latent_shape", "scale_factor")
+        return {**{name: getattr(self, name) for name in names}, "channels": self.vae["in_channels"]}
 
     def scheduler(self) -> dict[str, Any]:
         """The scheduler of these weights in diffusers' words, spaced as the reference spaces its steps."""

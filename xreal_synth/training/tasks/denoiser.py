@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
+from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.networks.conditioning import FINDINGS, MAPS_KEY, LabelTokens, with_maps
 from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage, reading
@@ -27,17 +28,7 @@ from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> DDIMScheduler:
     """The paper's betas, .0015 to .0295 linear in their roots over 1000 steps."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.0015,
-        beta_end=0.0295,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
-        prediction_type=prediction,
-    )
+    return DDIMScheduler(**{**XREAL_SIZES.scheduler(), "prediction_type": prediction})
 
 
 def log_snr(schedule: DDIMScheduler) -> Tensor:
