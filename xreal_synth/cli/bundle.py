@@ -187,15 +187,21 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Makes a bundle of finished trainings: fp16 weights, prompts, sizes and hashes."""
-    from xreal_synth.training.export import Runs, Words, make_bundle
+    from xreal_synth.training.export import make_bundle
 
-    runs = Runs(
-        autoencoder, controller, denoiser, controlnet, segmenter, classifier,
-        weights="best" if weights == "best" else "network",
-    )  # fmt: skip
-    words = Words(name or out.absolute().name, licence, training_data, use, sampling_from(settings))
-    with console.status(f"making {words.name}"):
-        info = make_bundle(out, runs, words, base=base, bank_images=data)
+    runs = {
+        "autoencoder": autoencoder,
+        "controller": controller,
+        "denoiser": denoiser,
+        "controlnet": controlnet,
+        "segmenter": segmenter,
+        "classifier": classifier,
+    }
+    name = name or out.absolute().name
+    words = {"name": name, "licence": licence, "training_data": training_data, "use_restriction": use}
+    part, defaults = "best" if weights == "best" else "network", sampling_from(settings)
+    with console.status(f"making {name}"):
+        info = make_bundle(out, runs, words, defaults=defaults, weights=part, base=base, bank_images=data)
     told(
         as_json, bundle_fields(info),
         f"{out}: {info.name}, {', '.join(info.parts)}, {bytes_text(info.bytes)}, content hash {info.content_hash}",

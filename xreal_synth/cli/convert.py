@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,8 +15,8 @@ from xreal_synth.errors import ConversionError
 
 if TYPE_CHECKING:
     from xreal_synth.models.convert.assemble import Stored
-    from xreal_synth.models.convert.latent import LdmFiles, Terms
-    from xreal_synth.models.convert.published import LdmArchitecture, Published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import Published
     from xreal_synth.models.describe import BundleInfo
 
 app = typer.Typer(
@@ -37,11 +38,16 @@ DtypeOption = Annotated[
 Bank = Annotated[
     str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
 ]
-Name = Annotated[str, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
-STATED = "what the publisher states"
-Licence = Annotated[str, typer.Option(help="The weights' licence.", show_default=STATED)]
-Use = Annotated[str, typer.Option(help="Use restriction.", show_default=STATED)]
-TrainingData = Annotated[str, typer.Option(help="What it was trained on.", show_default=STATED)]
+Name = Annotated[
+    str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
+]
+Licence = Annotated[
+    str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")
+]
+Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
+TrainingData = Annotated[
+    str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
+]
 Config = Annotated[
     Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
 ]
@@ -84,20 +90,19 @@ def xreal(
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = "",
-    licence: Licence = "",
-    use: Use = "",
-    training_data: TrainingData = "",
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
     ignore: Ignore = None,
 ) -> None:
     """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
-    from xreal_synth.models.convert import published
-    from xreal_synth.models.convert.latent import LdmFiles, Terms
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import XREAL
 
-    files = LdmFiles(backbone, ae, controller, tuple(ignore or ()))
-    said = Terms(name, licence, use, training_data)
-    stored = _stored(dtype, bank, keep_text_encoder)
-    _latent(out, files, published.XREAL_SIZES, published.XREAL, said, stored, prompts, vocab, ema, config)
+    files = LdmFiles(backbone, ae, controller, ignore=tuple(ignore or ()), vocabulary=vocab, ema=ema)
+    said = _said(XREAL, name, licence, use, training_data, prompts, config)
+    _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
 @app.command(
@@ -131,14 +136,15 @@ def cheff(
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = "",
-    licence: Licence = "",
-    use: Use = "",
-    training_data: TrainingData = "",
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
     ignore: Ignore = None,
 ) -> None:
     """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
-    from xreal_synth.models.convert import published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import CHEFF_T2I, CHEFF_UNCONDITIONAL
 
     sources = [source for source in (t2i, uncond, bundle) if source is not None]
     if len(sources) != 1 or (bundle is not None and upscaler is None):
@@ -147,7 +153,7 @@ def cheff(
             wanted="one of --t2i (images with findings), --uncond (images without), or --bundle with --upscaler",
             hint="name the model's file, or a bundle to add the upscaler to",
         )
-    ignored = tuple(ignore or ())
+    more = tuple(ignore or ())
     if bundle is not None:
         assert upscaler is not None
         unused = {
@@ -160,18 +166,12 @@ def cheff(
                 wanted="--bundle without: the bundle's networks stay as they are",
                 hint=f"leave {given} out",
             )
-        _add_upscaler(bundle, out, upscaler, dtype, licence, ignored)
+        _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
-    from xreal_synth.models.convert.latent import LdmFiles, Terms
-
-    model, shape = (
-        (published.CHEFF_UNCONDITIONAL, published.CHEFF_UNCONDITIONAL_SIZES)
-        if t2i is None
-        else (published.CHEFF_T2I, published.CHEFF_T2I_SIZES)
-    )
-    files, said = LdmFiles(Path(sources[0]), ae, None, ignored), Terms(name, licence, use, training_data)
-    stored = _stored(dtype, bank, keep_text_encoder)
-    _latent(out, files, shape, model, said, stored, prompts, vocab, ema, config, upscaler)
+    model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
+    said = _said(model, name, licence, use, training_data, prompts, config)
+    files = LdmFiles(Path(sources[0]), ae, None, upscaler, more, vocab, ema)
+    _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
 @app.command(
@@ -197,29 +197,21 @@ def diffusers(
     dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
-    name: Name = "",
-    licence: Licence = "",
-    use: Use = "",
-    training_data: TrainingData = "",
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
 ) -> None:
     """A Stable-Diffusion folder (RoentGen and its kin) into a bundle without an Anatomy Controller."""
-    from xreal_synth.models.convert import published
     from xreal_synth.models.convert.diffusers_folder import convert_folder
-    from xreal_synth.models.convert.latent import Terms
-    from xreal_synth.models.text.prompts import read_prompts
+    from xreal_synth.models.convert.published import ROENTGEN, STABLE_DIFFUSION
 
-    chosen = published.ROENTGEN if model == "roentgen" else published.STABLE_DIFFUSION
+    chosen = ROENTGEN if model == "roentgen" else STABLE_DIFFUSION
+    said = _said(chosen, name, licence, use, training_data, prompts)
+    stored = _stored(dtype, bank, keep_text_encoder)
     with StepsDisplay(notes) as display:
         info = convert_folder(
-            source,
-            out,
-            published=chosen,
-            prompts=read_prompts(prompts, chosen.prompts),
-            terms=Terms(name, licence, use, training_data),
-            image_size=image_size,
-            variant=variant,
-            stored=_stored(dtype, bank, keep_text_encoder),
-            report=display.report,
+            source, out, said, image_size=image_size, variant=variant, stored=stored, report=display.report
         )
     show(info)
 
@@ -254,7 +246,7 @@ def controlnet(
 ) -> None:
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
     from xreal_synth.models.convert.added_parts import read_controlnet, read_hint
-    from xreal_synth.models.convert.assemble import extend_bundle, save_network
+    from xreal_synth.models.convert.assemble import save_network
     from xreal_synth.models.describe import CONTROLNET
 
     table = None if hint is None else read_hint(hint)
@@ -263,90 +255,86 @@ def controlnet(
         network = read_controlnet(source, info, table, tuple(ignore or ()))
         save_network(folder / CONTROLNET, network, dtype)
 
-    with StepsDisplay(notes) as display:
-        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=display.report)
-    show(info)
+    _extend(bundle, out, CONTROLNET, write, licence)
 
 
-def _latent(
-    out: Path,
-    files: LdmFiles,
-    architecture: LdmArchitecture,
-    model: Published,
-    said: Terms,
-    stored: Stored,
-    prompts: Path | None,
-    vocab: Path | None,
-    ema: bool,
-    config: Path | None,
-    upscaler: Path | None = None,
-) -> None:
+def _latent(files: LdmFiles, out: Path, model: Published, stored: Stored) -> None:
     """Converts latent-diffusion checkpoints."""
-    from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
     from xreal_synth.models.convert.latent import convert_latent
-    from xreal_synth.models.convert.published import read_architecture
-    from xreal_synth.models.text.prompts import read_prompts
 
-    if config is not None:
-        architecture = read_architecture(config, architecture)
-    extras: tuple[Callable[[Path], None], ...] = ()
-    if upscaler is not None:
-        check_size(str(out), architecture.image_size)
-        network = read_upscaler(upscaler, files.ignore)
-        extras = (lambda folder: save_upscaler(folder, network, stored.dtype),)
     reported: list[str] = []
     with StepsDisplay(notes) as display:
-        info = convert_latent(
-            files,
-            out,
-            architecture=architecture,
-            published=model,
-            prompts=read_prompts(prompts, model.prompts),
-            terms=said,
-            vocabulary=vocab,
-            ema=ema,
-            stored=stored,
-            extras=extras,
-            report=display.report,
-            note=reported.append,
-        )
+        info = convert_latent(files, out, model, stored=stored, report=display.report, note=reported.append)
     for text in reported:
         note(text)
     show(info)
 
 
 def _add_upscaler(
-    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str, ignore: tuple[str, ...]
+    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
-    from xreal_synth.models.convert import added_parts
+    from xreal_synth.models.convert.added_parts import (
+        UPSCALER_LICENCE,
+        check_size,
+        read_upscaler,
+        save_upscaler,
+    )
+    from xreal_synth.models.describe import UPSCALER
+
+    def write(folder: Path, info: BundleInfo) -> None:
+        check_size(info.name, info.image_size)
+        save_upscaler(folder, read_upscaler(file, ignore), dtype)
+
+    _extend(bundle, out, UPSCALER, write, licence or UPSCALER_LICENCE)
+
+
+def _extend(
+    bundle: str, out: Path, part: str, write: Callable[[Path, BundleInfo], None], licence: str
+) -> None:
+    """A copy of a bundle with one part more."""
     from xreal_synth.models.convert.assemble import extend_bundle
-    from xreal_synth.models.describe import UPSCALER, describe
 
     with StepsDisplay(notes) as display:
-        found = describe(bundle)
-        added_parts.check_size(found.name, found.image_size)
-        display.report(f"reading {file.name}", 0, 1)
-        network = added_parts.read_upscaler(file, ignore)
-
-        def add(folder: Path, info: BundleInfo) -> None:
-            added_parts.save_upscaler(folder, network, dtype)
-
-        licence = licence or added_parts.UPSCALER_LICENCE
-        info = extend_bundle(bundle, out, UPSCALER, add, licence, report=display.report)
+        info = extend_bundle(bundle, out, part, write, licence, report=display.report)
     show(info)
 
 
 def show(info: BundleInfo) -> None:
-    """Says what bundle was made."""
-    lines = [
+    console.print(
         f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
-        f"{len(info.known_prompts)} prompts, licence {info.licence}"
-    ]
+        f"{len(info.known_prompts)} prompts, licence {info.licence}",
+        soft_wrap=True,
+    )
     if "anatomy_controller" not in info.parts:
-        lines.append(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images"
+        console.print(
+            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images",
+            soft_wrap=True,
         )
-    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _said(
+    model: Published,
+    name: str | None,
+    licence: str | None,
+    use: str | None,
+    training_data: str | None,
+    prompts: Path | None,
+    config: Path | None = None,
+) -> Published:
+    """The published model with what the user says in the place of what its publisher does."""
+    from xreal_synth.models.convert.published import read_architecture
+    from xreal_synth.models.text.prompts import read_prompts
+
+    sizes = model.sizes
+    return replace(
+        model,
+        name=name or model.name,
+        licence=licence or model.licence,
+        use_restriction=use or model.use_restriction,
+        training_data=training_data or model.training_data,
+        prompts=read_prompts(prompts, model.prompts),
+        sizes=sizes if config is None or sizes is None else read_architecture(config, sizes),
+    )
 
 
 def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool) -> Stored:
