@@ -98,6 +98,8 @@ def refuse_uri(uri: str, *, reading: bool = False) -> None:
             f"cannot open {_reported(scheme)}",
             f"a folder, or one of {', '.join(f'{one}://' for one in taken)}",
         )
+    if not (host or (scheme == "memory" and rest)) and scheme not in _MORE:
+        raise _refused(f"no name after {scheme}://", f"{scheme}://NAME/FOLDER")
 
 
 def _refused(found: str, wanted: str, hint: str = "") -> StorageError:

@@ -55,6 +55,7 @@ COMMAND_LINE = [
     ("verify made --replay -1", "--replay", "verify -h"),
     ("preview r.yaml -n 0", "-n", "preview -h"),
     ("preview r.yaml -n many", "a valid integer", "preview -h"),
+    ("preview r.yaml -n -2", "-n", "a number, at least 1 and at most 64"),
     ("train denoise mini-denoiser", "denoise", "did you mean `denoiser`?"),
     ("prepare fodler images --out prep", "fodler", "did you mean `folder`?"),
     ("prepare folder images --table manifest.csv --out prep --size 3", "--size", "prepare -h"),
@@ -124,6 +125,8 @@ SETTINGS = [
     ("name=Not A Name", "Not A Name", "not-a-name"),
     ("output.uri=gopher://x", "gopher://", "s3://"),
     ("output.uri=s3://key:secret@bucket/x", "credentials", "environment"),
+    ("output.uri=s3:///folder", "no name after s3://", "s3://NAME/FOLDER"),
+    ("bundle=gs://", "no name after gs://", "gs://NAME/FOLDER"),
     ("bundle=xreal-tiney", "no bundle 'xreal-tiney'", "did you mean `xreal-tiny`"),
     ("bundle=afile", "no bundle 'afile'", "check the name or the path"),
     ("bundle=altered", "unet/diffusion_pytorch_model.safetensors", "fetch the bundle again"),
@@ -184,6 +187,7 @@ PLACES = [
 ]
 DATASETS = [
     ("status nothing", "no dataset.json here", "check the path"),
+    ("status s3://", "no name after s3://", "s3://NAME/FOLDER"),
     ("status foreign", "no dataset.json here", "check the path"),
     ("verify afile", "no dataset.json here", "check the path"),
     ("report images", "no dataset.json here", "check the path"),

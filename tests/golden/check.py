@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,12 +25,11 @@ from torch import Tensor
 
 from tests.doubles.recorded_noise import RecordedNoise
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert import published
-from xreal_synth.models.convert.latent import LdmFiles, Terms, convert_latent
+from xreal_synth.models.convert.latent import LdmFiles, convert_latent
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
-from xreal_synth.models.convert.published import LdmArchitecture
+from xreal_synth.models.convert.published import XREAL, LdmArchitecture
 from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
-from xreal_synth.models.text.encoders import Cut, LdmBert
+from xreal_synth.models.text.encoders import Cut, ldm_bert
 from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.models.text.prompts import PromptTable
 from xreal_synth.sampling.controlled import (
@@ -62,7 +62,7 @@ def load_model(
     parts = split_ldm(backbone)
     shape = TextShape(**config["text"])
     encoder = convert_text(parts["text"], shape, backbone.get(TOKEN_ROWS))
-    text = LdmBert(encoder, shape, recorded_ids(config, vectors))
+    text = ldm_bert(encoder, shape, recorded_ids(config, vectors))
     architecture = architecture_of(config)
     info = SimpleNamespace(
         latent_shape=architecture.latent_shape, image_size=architecture.image_size,
@@ -89,13 +89,15 @@ def load_through_bundle(folder: Path, config: dict, vectors: dict[str, npt.NDArr
                 folder / "backbone.safetensors",
                 None,
                 folder / "anatomy_controller.safetensors",
-                (TOKEN_ROWS,),
+                ignore=(TOKEN_ROWS,),
             ),
             Path(place) / "bundle",
-            architecture=architecture_of(config),
-            published=published.XREAL,
-            prompts=PromptTable(healthy="", findings={config["label"]: config["label"]}),
-            terms=Terms(name="golden"),
+            replace(
+                XREAL,
+                name="golden",
+                prompts=PromptTable(healthy="", findings={config["label"]: config["label"]}),
+                sizes=architecture_of(config),
+            ),
             cut=recorded_ids(config, vectors),
         )
         return load_bundle(info)

@@ -8,7 +8,30 @@ from typing import Any
 
 import pytest
 
+from xreal_synth.cli.main import main
 from xreal_synth.models.describe import SHIPPED
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs `xreal-synth` with these words in a folder of its own -> exit code and what it said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def run_it(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["xreal-synth", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.err + captured.out
+
+    return run_it
 
 
 @pytest.fixture

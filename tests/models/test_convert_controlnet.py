@@ -15,7 +15,6 @@ from ldm_layouts import control_layout
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.added_parts import convert_control_layout, read_hint
 from xreal_synth.models.convert.published import XREAL_SIZES
@@ -33,36 +32,16 @@ WIDTHS = (4, 6, 8)
 COLOURS = "#000000,#ff0000,#00ff00,#0000ff,#ffff00"
 
 
+CONVERT = ("convert", "controlnet")
+TO_BUNDLE = ("out", "--bundle", "bundle", "--licence", "mine")
+
+
 @pytest.fixture
-def run(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `convert controlnet` beside a tiny bundle without a ControlNet -> exit code and what it said."""
+def convert(bundle: Path, run: Run) -> Run:
+    """`convert controlnet` beside a tiny bundle without a ControlNet -> exit code and what it said."""
     shutil.rmtree(bundle / "controlnet")
     write_bundle(bundle, read_fields(bundle / "bundle.json"))
-    monkeypatch.chdir(bundle.parent)
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def run_it(source: str, *options: str) -> tuple[int, str]:
-        command = [
-            "convert",
-            "controlnet",
-            source,
-            "out",
-            "--bundle",
-            "bundle",
-            "--licence",
-            "mine",
-            *options,
-        ]
-        monkeypatch.setattr("sys.argv", ["xreal-synth", *command])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.err + captured.out
-
-    return run_it
+    return lambda source, *options: run(*CONVERT, source, *TO_BUNDLE, *options)
 
 
 def random_control(hint: int = 3) -> dict[str, Tensor]:
@@ -88,11 +67,11 @@ def test_the_papers_size_in_controlnets_layout() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["control_model.", ""])
-def test_controlnets_own_layout(prefix: str, bundle: Path, run: Run) -> None:
+def test_controlnets_own_layout(prefix: str, bundle: Path, convert: Run) -> None:
     state = random_control()
     beside = {"model.diffusion_model.out.2.bias": torch.zeros(3), "betas": torch.zeros(3)} if prefix else {}
     save(state, bundle.parent, prefix, **beside)
-    code, said = run("control.ckpt", "--hint", COLOURS)
+    code, said = convert("control.ckpt", "--hint", COLOURS)
     assert code == 0, said
     info = describe("out")
     verify_files(info)
@@ -117,14 +96,14 @@ def test_controlnets_own_layout(prefix: str, bundle: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
-def test_diffusers_layout(layout: str, bundle: Path, run: Run) -> None:
+def test_diffusers_layout(layout: str, bundle: Path, convert: Run) -> None:
     unet = load_network(describe("xreal-tiny"), "unet")
     assert isinstance(unet, UNet2DConditionModel)
     network = build_controlnet(unet, WIDTHS)
     network.save_pretrained(bundle.parent / "folder")
     file = bundle.parent / "folder" / "diffusion_pytorch_model.safetensors"
     shutil.copyfile(file, bundle.parent / "control.safetensors")
-    code, said = run(*(["folder"] if layout == "folder" else ["control.safetensors", "--hint", "organs"]))
+    code, said = convert(*(["folder"] if layout == "folder" else ["control.safetensors", "--hint", "organs"]))
     assert code == 0, said
     made = load_network(describe("out"), "controlnet")
     assert made.config["_hint"] == HINT
@@ -193,11 +172,11 @@ WRONG: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_does_not_fit_is_named_and_nothing_is_written(case: str, bundle: Path, run: Run) -> None:
+def test_what_does_not_fit_is_named_and_nothing_is_written(case: str, bundle: Path, convert: Run) -> None:
     make, arguments, named = WRONG[case]
     make(bundle.parent)
     before = sorted(bundle.parent.iterdir())
-    code, said = run(*arguments)
+    code, said = convert(*arguments)
     assert code == 2, said
     assert named in said
     assert "Traceback" not in said

@@ -13,7 +13,6 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from xreal_synth.cli.main import main
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.models.describe import describe, prompt_for, verify_files
 from xreal_synth.models.load import load_bundle
@@ -22,25 +21,6 @@ pytest.importorskip("transformers")
 
 Run = Callable[..., tuple[int, str]]
 SIZE, TOKENS, WIDTH = 96, 24, 32
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in a folder -> exit code and what it said."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def run_it(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["xreal-synth", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.err + captured.out
-
-    return run_it
 
 
 def write_vocabulary(folder: Path) -> list[str]:

@@ -18,7 +18,6 @@ from ldm_layouts import unet_layout
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xreal_synth.cli.main import main
 from xreal_synth.errors import BundleError
 from xreal_synth.models.convert.ldm import TOKEN_ROWS
 from xreal_synth.models.describe import describe, prompt_for, verify_files
@@ -27,26 +26,6 @@ from xreal_synth.models.load import load_bundle
 GOLDEN = Path(__file__).parent.parent / "golden" / "xreal-tiny"
 CONFIG: dict[str, Any] = json.loads((GOLDEN / "config.json").read_text())
 Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in a folder -> exit code and what it said."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-
-    def run_it(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["xreal-synth", "convert", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.err + captured.out
-
-    return run_it
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +107,7 @@ def files(tmp_path: Path, backbone: dict[str, Tensor]) -> Files:
 
 
 XREAL = (
-    "xreal", "--backbone", "backbone.pth", "--ae", "ae.pth", "--controller", "controller.pth",
+    "convert", "xreal", "--backbone", "backbone.pth", "--ae", "ae.pth", "--controller", "controller.pth",
     "--vocab", "vocab.txt", "--config", "config.yaml",
 )  # fmt: skip
 
@@ -185,7 +164,7 @@ def test_the_first_stage_comes_from_the_backbone_or_from_its_own_file(files: Fil
 
 def test_cheff_has_its_own_range_and_no_controller(files: Files, run: Run) -> None:
     code, said = run(
-        "cheff", "--t2i", "backbone.pth", "--vocab", "vocab.txt", "--config", "config.yaml", "out"
+        "convert", "cheff", "--t2i", "backbone.pth", "--vocab", "vocab.txt", "--config", "config.yaml", "out"
     )
     assert code == 0, said
     assert "no Anatomy Controller" in said
@@ -207,7 +186,9 @@ def test_cheff_without_prompts_makes_images_without_findings(files: Files, run: 
     shapes = {f"model.diffusion_model.{key}": shape for key, shape in unet_layout(unet).items()}
     files.state = {key: torch.randn(shape, generator=generator) * 0.1 for key, shape in shapes.items()}
     files.save()
-    code, said = run("cheff", "--uncond", "backbone.pth", "--ae", "ae.pth", "--config", "config.yaml", "out")
+    code, said = run(
+        "convert", "cheff", "--uncond", "backbone.pth", "--ae", "ae.pth", "--config", "config.yaml", "out"
+    )
     assert code == 0, said
     info = describe("out")
     assert (info.prompts, info.known_prompts, info.healthy_prompt) == ({}, {""}, "")
@@ -301,14 +282,20 @@ def test_what_is_broken_is_named_and_nothing_is_written(case: str, files: Files,
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([*XREAL[:7], *XREAL[9:], "out"], "--vocab"),
+        ([*XREAL[:8], *XREAL[10:], "out"], "--vocab"),
         ([*XREAL, "out", "--name", "No Slug"], "No Slug"),
         ([*XREAL, "out", "--prompts", "config.yaml"], "model"),
-        (["cheff", "--config", "config.yaml", "out"], "one of --t2i"),
-        (["cheff", "--uncond", "backbone.pth", "out"], "without a place"),
-        (["cheff", "--uncond", "backbone.pth", "--prompts", "table.yaml", "out"], "prompts for Edema"),
-        (["cheff", "--bundle", "xreal-tiny", "out"], "--bundle without --upscaler"),
-        (["cheff", "--bundle", "xreal-tiny", "--upscaler", "ae.pth", "--ema", "out"], "--ema with --bundle"),
+        (["convert", "cheff", "--config", "config.yaml", "out"], "one of --t2i"),
+        (["convert", "cheff", "--uncond", "backbone.pth", "out"], "without a place"),
+        (
+            ["convert", "cheff", "--uncond", "backbone.pth", "--prompts", "table.yaml", "out"],
+            "prompts for Edema",
+        ),
+        (["convert", "cheff", "--bundle", "xreal-tiny", "out"], "--bundle without --upscaler"),
+        (
+            ["convert", "cheff", "--bundle", "xreal-tiny", "--upscaler", "ae.pth", "--ema", "out"],
+            "--ema with --bundle",
+        ),
         ([*XREAL, "out", "--bank", "nowhere"], "no bundle 'nowhere'"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.segmenters import OrganSegmenter
+from xreal_synth.training.first_stage import read_denoiser
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.losses import (
     PatchCritic,
@@ -20,7 +21,7 @@ from xreal_synth.training.losses import (
     load_perceptual,
 )
 from xreal_synth.training.settings import AutoencoderSettings, DenoiserSettings
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, continued_autoencoder, load_redenoiser
+from xreal_synth.training.tasks.autoencoder import AutoencoderTask, Redenoiser, continued_autoencoder
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 
 
@@ -143,14 +144,14 @@ def test_denoised_latents_are_near_the_images_own_and_small_steps_are_nearer(tmp
     z = task.network.encode(batch().image).mean
     apart = []
     for below in (5, 1000):
-        again = load_redenoiser(str(tmp_path / "denoiser"), below)
+        again = Redenoiser(read_denoiser(str(tmp_path / "denoiser")), below)
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(z.shape, generator=generator)
         found = again(z, batch().labels, noise, again.draw_top(generator))
         apart.append(float((found - z).abs().mean()))
     assert 0 < apart[0] < apart[1]
     with pytest.raises(TrainingError, match=r"model\.denoiser"):
-        load_redenoiser(str(tmp_path), 100)
+        read_denoiser(str(tmp_path))
 
 
 def test_another_decoder_size_keeps_the_patch_transform() -> None:

@@ -21,7 +21,7 @@ from xreal_synth.models.tiny import FINDINGS, build_tiny
 from xreal_synth.training.config import load_config
 from xreal_synth.training.distill import UNET
 from xreal_synth.training.dry_run import dry_run
-from xreal_synth.training.export import Runs, Words, make_bundle
+from xreal_synth.training.export import make_bundle
 from xreal_synth.training.look import read_metrics
 from xreal_synth.training.run import train
 
@@ -85,7 +85,7 @@ def test_a_distilled_bundle_needs_one_evaluation_and_healthy_prompts_stay(
     assert float(last["loss"]) < 0.95 * float(last["undistilled"])
     assert (out / "samples" / "step-0000040.png").exists()
 
-    made = make_bundle(tmp_path / "half", Runs(guidance=out), Words("half"), base=str(base.root))
+    made = make_bundle(tmp_path / "half", {"guidance": out}, {"name": "half"}, base=str(base.root))
     assert (made.defaults.guidance, made.defaults.guidance_floor) == (1.0, None)
     assert made.defaults.steps == base.defaults.steps
     before, after = read_embeddings(base), read_embeddings(made)
@@ -148,15 +148,15 @@ def test_only_guidance_of_a_whole_prediction_and_of_the_base_is_taken(
     run = tmp_path / "run"
     train("distill-guidance", config(mapped, steps=1, validate_every=9), images, run, device="cpu")
     for runs, base, found in (
-        (Runs(guidance=run), None, "--guidance without --base"),
-        (Runs(guidance=run, denoiser=run), str(mapped.root), "--guidance with --denoiser"),
-        (Runs(guidance=run), "xreal-tiny", "the guidance of a bundle of content hash"),
-        (Runs(guidance=tmp_path), str(mapped.root), "--guidance"),
+        ({"guidance": run}, None, "--guidance without --base"),
+        ({"guidance": run, "denoiser": run}, str(mapped.root), "--guidance with --denoiser"),
+        ({"guidance": run}, "xreal-tiny", "the guidance of a bundle of content hash"),
+        ({"guidance": tmp_path}, str(mapped.root), "--guidance"),
     ):
         with pytest.raises(TrainingError, match=found):
-            make_bundle(tmp_path / "out", runs, Words("out"), base=base)
+            make_bundle(tmp_path / "out", runs, {"name": "out"}, base=base)
         assert not (tmp_path / "out").exists()
-    done = make_bundle(tmp_path / "done", Runs(guidance=run), Words("done"), base=str(mapped.root))
+    done = make_bundle(tmp_path / "done", {"guidance": run}, {"name": "done"}, base=str(mapped.root))
     with pytest.raises(TrainingError, match="has none"):
         train("distill-guidance", config(done), images, tmp_path / "again", device="cpu")
 

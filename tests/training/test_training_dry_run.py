@@ -56,7 +56,7 @@ def test_a_dry_run_counts_what_a_real_step_does(
     found = dry_run(settings, path)
     images = load_images(data, settings.data)
     torch.manual_seed(0)
-    task = build_task(settings, images)
+    task = build_task(settings, images["train"])
     task.step = settings.loop.steps
     flops, kept = count(task, empty_batch(3, 32, len(settings.data.findings)), precision)
     assert sizes(task) == found.parameters

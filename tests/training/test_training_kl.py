@@ -14,8 +14,8 @@ from xreal_synth.errors import ConversionError, TrainingError
 from xreal_synth.models.load import load_bundle
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.sampling.controlled import encode_scaled
-from xreal_synth.training.export import Runs, Words, make_bundle
-from xreal_synth.training.first_stage import KlFirstStage, load_autoencoder, load_first_stage
+from xreal_synth.training.export import make_bundle
+from xreal_synth.training.first_stage import KlFirstStage, load_first_stage, patches_of
 from xreal_synth.training.fit_detail import fit_detail
 from xreal_synth.training.images import ImageBatch, load_images
 from xreal_synth.training.run import train
@@ -24,6 +24,8 @@ from xreal_synth.training.tasks.autoencoder import KlControllerTask, build_kl
 from xreal_synth.training.tasks.controls import mask_of
 
 Config = Callable[..., Path]
+WORDS = {"name": "kl", "licence": "CC0-1.0", "training_data": "made-up images"}
+RUNS = {"autoencoder": "autoencoder", "controller": "anatomy-controller", "denoiser": "denoiser"}
 TINY = {"kind": "kl", "image_channels": 3, "channels": [8, 8, 16], "blocks": 1, "groups": 4}
 
 
@@ -93,8 +95,8 @@ def test_a_denoiser_learns_in_its_latents(stage: dict[str, Path]) -> None:
 
 
 def test_a_bundle_of_them_knows_its_sizes_and_runs(stage: dict[str, Path], tmp_path: Path) -> None:
-    runs = Runs(stage["autoencoder"], stage["anatomy-controller"], stage["denoiser"])
-    info = make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up images"))
+    runs = {name: stage[run] for name, run in RUNS.items()}
+    info = make_bundle(tmp_path / "kl", runs, WORDS)
     assert (info.channels, info.image_size, info.latent_shape) == (3, 32, (3, 8, 8))
     assert info.scale_factor == 0.18215
     bundle = load_bundle(info)
@@ -103,7 +105,7 @@ def test_a_bundle_of_them_knows_its_sizes_and_runs(stage: dict[str, Path], tmp_p
     mean, _ = bundle.encode(image)
     assert bundle.denoise(mean, torch.tensor([3, 900]), bundle.embed(["", "Edema"])).shape == (2, 3, 8, 8)
     with pytest.raises(ConversionError, match="already there"):
-        make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up images"))
+        make_bundle(tmp_path / "kl", runs, WORDS)
 
 
 @pytest.mark.parametrize(("share", "training", "masks"), [(1.0, True, 12), (0.0, True, 0), (0.0, False, 12)])
@@ -156,8 +158,9 @@ def test_what_does_not_fit_is_named(
 
 
 def test_a_patch_controller_refuses_another_kind_of_first_stage(stage: dict[str, Path]) -> None:
+    folder = str(stage["autoencoder"] / "network" / "vae")
     with pytest.raises(TrainingError, match=r"model\.kind to kl"):
-        load_autoencoder(str(stage["autoencoder"] / "network" / "vae"))
+        patches_of(load_first_stage(folder), folder)
 
 
 def test_a_folder_of_another_network_is_no_first_stage(stage: dict[str, Path]) -> None:
@@ -168,8 +171,8 @@ def test_a_folder_of_another_network_is_no_first_stage(stage: dict[str, Path]) -
 def test_detail_has_the_power_that_real_images_have_over_their_rough_ones(
     stage: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    runs = Runs(stage["autoencoder"], stage["anatomy-controller"], stage["denoiser"])
-    info = make_bundle(tmp_path / "kl", runs, Words("kl", "CC0-1.0", "made-up images"))
+    runs = {name: stage[run] for name, run in RUNS.items()}
+    info = make_bundle(tmp_path / "kl", runs, WORDS)
     plain = load_bundle(info)
     fit_detail(info, data)
     bundle = load_bundle(write_bundle(info.root, read_fields(info.root / "bundle.json")))

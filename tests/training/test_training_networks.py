@@ -14,7 +14,7 @@ from xreal_synth.training.draws import whole
 from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
 from xreal_synth.training.settings import ControllerSettings, DenoiserSettings
 from xreal_synth.training.tasks.controls import build_controller
-from xreal_synth.training.tasks.denoiser import DenoiserTask, draw_steps
+from xreal_synth.training.tasks.denoiser import DenoiserTask, draw_steps, log_snr
 
 
 def smooth_images(count: int, side: int = 32) -> torch.Tensor:
@@ -100,9 +100,9 @@ def test_many_findings_have_prompts_of_a_few_at_once() -> None:
 def test_noise_levels_crowd_in_the_middle() -> None:
     first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     task = DenoiserTask(DenoiserSettings(channels=(32, 32), attention=(False, True)), first_stage, 32)
-    steps = draw_steps(task.log_snr, whole(20_000), torch.Generator().manual_seed(0), task.settings)
+    steps = draw_steps(log_snr(task.schedule), whole(20_000), torch.Generator().manual_seed(0), task.settings)
     assert 0 <= int(steps.min()) < int(steps.max()) <= 999
-    around = task.log_snr[steps].median()
+    around = log_snr(task.schedule)[steps].median()
     assert float(around) == pytest.approx(-0.9, abs=0.4)
 
 
@@ -113,7 +113,7 @@ def test_min_snr_weights_clean_steps_less(prediction: str, high: float) -> None:
     )
     task = DenoiserTask(settings, PatchAutoencoder(refiner_width=8, refiner_blocks=1), 32)
     assert task.schedule.config.prediction_type == prediction
-    snr = task.log_snr.exp()
+    snr = log_snr(task.schedule).exp()
     weights = task.weights(torch.arange(1000))
     below = snr <= 5
     expected = snr / (snr + 1) if prediction == "v_prediction" else torch.ones_like(snr)

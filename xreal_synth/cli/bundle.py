@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import sampling_from
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, print_json, told
+from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, facts_table, print_json, told
 
 if TYPE_CHECKING:
     from xreal_synth.models.describe import BundleInfo
@@ -63,17 +62,8 @@ def show(
     }
     if as_json:
         print_json(facts)
-        return
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in facts.items():
-        table.add_row(name, value)
-    console.print(table)
-
-
-class RandomConfig(StrEnum):
-    tiny = "tiny"
-    mini = "mini"
-    paper = "paper"
+    else:
+        console.print(facts_table(facts.items(), box=None, padding=(0, 2)))
 
 
 @app.command(
@@ -85,11 +75,11 @@ class RandomConfig(StrEnum):
 def random(
     out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
     config: Annotated[
-        RandomConfig,
+        Literal["tiny", "mini", "paper"],
         typer.Option(
             help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."
         ),
-    ] = RandomConfig.tiny,
+    ] = "tiny",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,8 +90,8 @@ def random(
         raise BundleError(found=f"{out} already exists", wanted="a folder that does not exist")
     from xreal_synth.models.random_bundle import build_random
 
-    with console.status(f"making {config.value}"):
-        info = build_random(config.value, out, seed=seed)
+    with console.status(f"making {config}"):
+        info = build_random(config, out, seed=seed)
     line = f"{out}: {info.name}, random weights (seed {seed}), {bytes_text(info.bytes)}"
     told(as_json, bundle_fields(info), line)
 
@@ -141,11 +131,6 @@ def add_prompt(
     info = add(bundle, text, model, finding)
     line = f"{info.root}: {len(info.known_prompts)} prompts, content hash {info.content_hash}"
     told(as_json, bundle_fields(info), line)
-
-
-class Weights(StrEnum):
-    last = "last"
-    best = "best"
 
 
 Run = Annotated[Path | None, typer.Option(help="The --out folder of its training.", show_default=False)]
@@ -198,20 +183,28 @@ def export(
         ),
     ] = None,
     weights: Annotated[
-        Weights, typer.Option(help="The last weights, or those of the least validation loss.")
-    ] = Weights.last,
+        Literal["last", "best"],
+        typer.Option(help="The last weights, or those of the least validation loss."),
+    ] = "last",
     as_json: JsonOption = False,
 ) -> None:
     """Makes a bundle of finished trainings: fp16 weights, prompts, sizes and hashes."""
-    from xreal_synth.training.export import Runs, Words, make_bundle
+    from xreal_synth.training.export import make_bundle
 
-    runs = Runs(
-        autoencoder, controller, denoiser, controlnet, segmenter, classifier, guidance,
-        weights="best" if weights is Weights.best else "network",
-    )  # fmt: skip
-    words = Words(name or out.absolute().name, licence, training_data, use, sampling_from(settings))
-    with console.status(f"making {words.name}"):
-        info = make_bundle(out, runs, words, base=base, bank_images=data)
+    runs = {
+        "autoencoder": autoencoder,
+        "controller": controller,
+        "denoiser": denoiser,
+        "controlnet": controlnet,
+        "segmenter": segmenter,
+        "classifier": classifier,
+        "guidance": guidance,
+    }
+    name = name or out.absolute().name
+    words = {"name": name, "licence": licence, "training_data": training_data, "use_restriction": use}
+    part, defaults = "best" if weights == "best" else "network", sampling_from(settings)
+    with console.status(f"making {name}"):
+        info = make_bundle(out, runs, words, defaults=defaults, weights=part, base=base, bank_images=data)
     told(
         as_json, bundle_fields(info),
         f"{out}: {info.name}, {', '.join(info.parts)}, {bytes_text(info.bytes)}, content hash {info.content_hash}",

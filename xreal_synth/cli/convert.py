@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from xreal_synth.cli.options import bytes_text, console, examples, notes
+from xreal_synth.cli.options import bytes_text, console, examples, note, notes
+from xreal_synth.cli.progress import StepsDisplay
 from xreal_synth.errors import ConversionError
 
 if TYPE_CHECKING:
     from xreal_synth.models.convert.assemble import Stored
-    from xreal_synth.models.convert.latent import Terms
-    from xreal_synth.models.convert.published import LdmArchitecture, Published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import Published
     from xreal_synth.models.describe import BundleInfo
-    from xreal_synth.models.text.prompts import Report
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -35,11 +26,7 @@ app = typer.Typer(
 )
 
 
-class Dtype(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
+Dtype = Literal["fp32", "fp16"]
 Out = Annotated[Path, typer.Argument(help="The bundle's folder; must not exist.", show_default=False)]
 Prompts = Annotated[
     Path | None,
@@ -99,7 +86,7 @@ def xreal(
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
@@ -110,14 +97,12 @@ def xreal(
     ignore: Ignore = None,
 ) -> None:
     """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
-    from xreal_synth.models.convert import published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import XREAL
 
-    files = (backbone, ae, controller)
-    said = _terms(name, licence, use, training_data)
-    stored = _stored(dtype, bank, keep_text_encoder)
-    _latent(
-        out, files, published.XREAL_SIZES, published.XREAL, said, stored, prompts, vocab, ema, config, ignore
-    )
+    files = LdmFiles(backbone, ae, controller, ignore=tuple(ignore or ()), vocabulary=vocab, ema=ema)
+    said = _said(XREAL, name, licence, use, training_data, prompts, config)
+    _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
 @app.command(
@@ -147,7 +132,7 @@ def cheff(
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
@@ -158,7 +143,8 @@ def cheff(
     ignore: Ignore = None,
 ) -> None:
     """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
-    from xreal_synth.models.convert import published
+    from xreal_synth.models.convert.latent import LdmFiles
+    from xreal_synth.models.convert.published import CHEFF_T2I, CHEFF_UNCONDITIONAL
 
     sources = [source for source in (t2i, uncond, bundle) if source is not None]
     if len(sources) != 1 or (bundle is not None and upscaler is None):
@@ -174,20 +160,18 @@ def cheff(
             "--ae": ae, "--vocab": vocab, "--prompts": prompts, "--ema": ema, "--config": config, "--use": use,
             "--keep-text-encoder": keep_text_encoder, "--name": name, "--training-data": training_data,
         }  # fmt: skip
-        refuse_unused([option for option, value in unused.items() if value], "--bundle")
+        if given := ", ".join(option for option, value in unused.items() if value):
+            raise ConversionError(
+                found=f"{given} with --bundle",
+                wanted="--bundle without: the bundle's networks stay as they are",
+                hint=f"leave {given} out",
+            )
         _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
-    model = published.CHEFF_T2I if t2i is not None else published.CHEFF_UNCONDITIONAL
-    shape = published.CHEFF_T2I_SIZES if t2i is not None else published.CHEFF_UNCONDITIONAL_SIZES
-    said = _terms(name, licence, use, training_data)
-    stored = _stored(dtype, bank, keep_text_encoder)
-    files = (Path(sources[0]), ae, None)
-    _latent(out, files, shape, model, said, stored, prompts, vocab, ema, config, ignore, upscaler)
-
-
-class Model(StrEnum):
-    roentgen = "roentgen"
-    other = "other"
+    model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
+    said = _said(model, name, licence, use, training_data, prompts, config)
+    files = LdmFiles(Path(sources[0]), ae, None, upscaler, more, vocab, ema)
+    _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
 @app.command(
@@ -200,8 +184,9 @@ def diffusers(
     source: Annotated[Path, typer.Argument(help="Folder with model_index.json.", show_default=False)],
     out: Out,
     model: Annotated[
-        Model, typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence.")
-    ] = Model.other,
+        Literal["roentgen", "other"],
+        typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence."),
+    ] = "other",
     prompts: Prompts = None,
     image_size: Annotated[
         int | None, typer.Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
@@ -209,7 +194,7 @@ def diffusers(
     variant: Annotated[
         str | None, typer.Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
     ] = None,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     name: Name = None,
@@ -218,22 +203,15 @@ def diffusers(
     training_data: TrainingData = None,
 ) -> None:
     """A Stable-Diffusion folder (RoentGen and its kin) into a bundle without an Anatomy Controller."""
-    from xreal_synth.models.convert import published
     from xreal_synth.models.convert.diffusers_folder import convert_folder
-    from xreal_synth.models.text.prompts import read_prompts
+    from xreal_synth.models.convert.published import ROENTGEN, STABLE_DIFFUSION
 
-    chosen = published.ROENTGEN if model is Model.roentgen else published.STABLE_DIFFUSION
-    with progress() as report:
+    chosen = ROENTGEN if model == "roentgen" else STABLE_DIFFUSION
+    said = _said(chosen, name, licence, use, training_data, prompts)
+    stored = _stored(dtype, bank, keep_text_encoder)
+    with StepsDisplay(notes) as display:
         info = convert_folder(
-            source,
-            out,
-            published=chosen,
-            prompts=read_prompts(prompts, chosen.prompts),
-            terms=_terms(name, licence, use, training_data),
-            image_size=image_size,
-            variant=variant,
-            stored=_stored(dtype, bank, keep_text_encoder),
-            report=report,
+            source, out, said, image_size=image_size, variant=variant, stored=stored, report=display.report
         )
     show(info)
 
@@ -263,70 +241,32 @@ def controlnet(
             show_default="what its config.json says",
         ),
     ] = None,
-    dtype: DtypeOption = Dtype.fp32,
+    dtype: DtypeOption = "fp32",
     ignore: Ignore = None,
 ) -> None:
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
     from xreal_synth.models.convert.added_parts import read_controlnet, read_hint
-    from xreal_synth.models.convert.assemble import extend_bundle, save_network
+    from xreal_synth.models.convert.assemble import save_network
     from xreal_synth.models.describe import CONTROLNET
 
     table = None if hint is None else read_hint(hint)
 
     def write(folder: Path, info: BundleInfo) -> None:
         network = read_controlnet(source, info, table, tuple(ignore or ()))
-        save_network(folder / CONTROLNET, network, dtype.value)
+        save_network(folder / CONTROLNET, network, dtype)
 
-    with progress() as report:
-        info = extend_bundle(bundle, out, CONTROLNET, write, licence, report=report)
-    show(info)
+    _extend(bundle, out, CONTROLNET, write, licence)
 
 
-def _latent(
-    out: Path,
-    files: tuple[Path, Path | None, Path | None],
-    architecture: LdmArchitecture,
-    model: Published,
-    said: Terms,
-    stored: Stored,
-    prompts: Path | None,
-    vocab: Path | None,
-    ema: bool,
-    config: Path | None,
-    ignore: list[str] | None,
-    upscaler: Path | None = None,
-) -> None:
-    """Converts latent-diffusion checkpoints: backbone, autoencoder, controller."""
-    from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
-    from xreal_synth.models.convert.latent import LdmFiles, convert_latent
-    from xreal_synth.models.convert.published import read_architecture
-    from xreal_synth.models.text.prompts import read_prompts
+def _latent(files: LdmFiles, out: Path, model: Published, stored: Stored) -> None:
+    """Converts latent-diffusion checkpoints."""
+    from xreal_synth.models.convert.latent import convert_latent
 
-    if config is not None:
-        architecture = read_architecture(config, architecture)
     reported: list[str] = []
-    extras: tuple[Callable[[Path], None], ...] = ()
-    if upscaler is not None:
-        check_size(str(out), architecture.image_size)
-        network = read_upscaler(upscaler, tuple(ignore or ()))
-        extras = (lambda folder: save_upscaler(folder, network, stored.dtype),)
-    with progress() as report:
-        info = convert_latent(
-            LdmFiles(*files, ignore=tuple(ignore or ())),
-            out,
-            architecture=architecture,
-            published=model,
-            prompts=read_prompts(prompts, model.prompts),
-            terms=said,
-            vocabulary=vocab,
-            ema=ema,
-            stored=stored,
-            extras=extras,
-            report=report,
-            note=reported.append,
-        )
+    with StepsDisplay(notes) as display:
+        info = convert_latent(files, out, model, stored=stored, report=display.report, note=reported.append)
     for text in reported:
-        notes.print(text, soft_wrap=True)
+        note(text)
     show(info)
 
 
@@ -339,48 +279,24 @@ def _add_upscaler(
         read_upscaler,
         save_upscaler,
     )
+    from xreal_synth.models.describe import UPSCALER
+
+    def write(folder: Path, info: BundleInfo) -> None:
+        check_size(info.name, info.image_size)
+        save_upscaler(folder, read_upscaler(file, ignore), dtype)
+
+    _extend(bundle, out, UPSCALER, write, licence or UPSCALER_LICENCE)
+
+
+def _extend(
+    bundle: str, out: Path, part: str, write: Callable[[Path, BundleInfo], None], licence: str
+) -> None:
+    """A copy of a bundle with one part more."""
     from xreal_synth.models.convert.assemble import extend_bundle
-    from xreal_synth.models.describe import UPSCALER, describe
 
-    with progress() as report:
-        found = describe(bundle)
-        check_size(found.name, found.image_size)
-        report(f"reading {file.name}", 0, 1)
-        network = read_upscaler(file, ignore)
-
-        def add(folder: Path, info: BundleInfo) -> None:
-            save_upscaler(folder, network, dtype.value)
-
-        info = extend_bundle(bundle, out, UPSCALER, add, licence or UPSCALER_LICENCE, report=report)
+    with StepsDisplay(notes) as display:
+        info = extend_bundle(bundle, out, part, write, licence, report=display.report)
     show(info)
-
-
-def refuse_unused(options: Sequence[str], beside: str) -> None:
-    """Raises ConversionError for options that would change nothing."""
-    if options:
-        raise ConversionError(
-            found=f"{', '.join(options)} with {beside}",
-            wanted=f"{beside} without: the bundle's networks stay as they are",
-            hint=f"leave {', '.join(options)} out",
-        )
-
-
-@contextmanager
-def progress() -> Iterator[Report]:
-    """A line with a bar that follows the steps of a conversion."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-    )
-    with Progress(*columns, TimeElapsedColumn(), console=notes, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield report
 
 
 def show(info: BundleInfo) -> None:
@@ -396,13 +312,32 @@ def show(info: BundleInfo) -> None:
         )
 
 
-def _terms(name: str | None, licence: str | None, use: str | None, training_data: str | None) -> Terms:
-    from xreal_synth.models.convert.latent import Terms
+def _said(
+    model: Published,
+    name: str | None,
+    licence: str | None,
+    use: str | None,
+    training_data: str | None,
+    prompts: Path | None,
+    config: Path | None = None,
+) -> Published:
+    """The published model with what the user says in the place of what its publisher does."""
+    from xreal_synth.models.convert.published import read_architecture
+    from xreal_synth.models.text.prompts import read_prompts
 
-    return Terms(name or "", licence or "", use or "", training_data or "")
+    sizes = model.sizes
+    return replace(
+        model,
+        name=name or model.name,
+        licence=licence or model.licence,
+        use_restriction=use or model.use_restriction,
+        training_data=training_data or model.training_data,
+        prompts=read_prompts(prompts, model.prompts),
+        sizes=sizes if config is None or sizes is None else read_architecture(config, sizes),
+    )
 
 
-def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool = False) -> Stored:
+def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool) -> Stored:
     from xreal_synth.models.convert.assemble import Stored
 
-    return Stored(dtype.value, None if bank == "none" else bank, keep_text_encoder)
+    return Stored(dtype, None if bank == "none" else bank, keep_text_encoder)

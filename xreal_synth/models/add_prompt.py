@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from xreal_synth import findings as vocab
 from xreal_synth.errors import BundleError, ConversionError
-from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, bounded_config
+from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, TEXT_PARTS, bounded_config
 from xreal_synth.models.convert.checkpoints import read_checkpoint, read_config
 from xreal_synth.models.convert.ldm import TEXT_PREFIX, TOKEN_ROWS, convert_text
 from xreal_synth.models.describe import SHIPPED, BundleInfo, describe, verify_files
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.text.encoders import (
     CLASS_NAME,
-    LdmBert,
+    TextModel,
     WordPieces,
     find_vocabulary,
+    ldm_bert,
     open_clip,
     open_ldm_bert,
 )
 from xreal_synth.models.text.ldm_bert import TextShape
-from xreal_synth.models.text.prompts import TextModel
 from xreal_synth.storage import LocalStore
 
 SAME: Final = 5e-3
@@ -51,8 +51,11 @@ def add_prompt(
         table = load_file(file)
     if text not in info.known_prompts:
         if model is None:
-            with info.own_text_encoder() as folder:
-                model = open_text_model(folder)
+            with tempfile.TemporaryDirectory(prefix="xreal-synth-") as own:
+                for stamp in info.files:
+                    if PurePosixPath(stamp.path).parts[0] in TEXT_PARTS:
+                        info.copy_file(stamp.path, Path(own))
+                model = open_text_model(Path(own))
         _check_same(info, table, model)
         table[text] = model.encode(text).to(table[info.null_prompt or NULL_KEY].dtype)
     fields = read_fields(info.root / BUNDLE_FILE)
@@ -65,7 +68,7 @@ def add_prompt(
     return write_bundle(info.root, fields)
 
 
-def open_text_model(source: Path, vocabulary: Path | None = None, variant: str | None = None) -> TextModel:
+def open_text_model(source: Path, vocabulary: Path | None = None) -> TextModel:
     """A text encoder from a folder with `text_encoder/` and `tokenizer/`, or from a latent-diffusion
     checkpoint (which needs a vocabulary). Raises ConversionError."""
     source = source.expanduser()
@@ -77,7 +80,7 @@ def open_text_model(source: Path, vocabulary: Path | None = None, variant: str |
         encoder = convert_text(
             state, shape, checkpoint.tensors.get(TOKEN_ROWS), f"{source.name}: text encoder"
         )
-        return LdmBert(encoder, shape, words)
+        return ldm_bert(encoder, shape, words)
     if not (source / "text_encoder").is_dir():
         raise ConversionError(
             where=str(source),
@@ -88,7 +91,7 @@ def open_text_model(source: Path, vocabulary: Path | None = None, variant: str |
     config: dict[str, Any] = read_config(source / "text_encoder" / "config.json")
     if config.get("_class_name") == CLASS_NAME:
         return open_ldm_bert(source, config)
-    return open_clip(source, variant)
+    return open_clip(source)
 
 
 def _shape_of(state: dict[str, Tensor], path: Path) -> TextShape:
@@ -110,11 +113,10 @@ def _shape_of(state: dict[str, Tensor], path: Path) -> TextShape:
 
 def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
     if info.root.is_relative_to(SHIPPED):
-        raise BundleError(
-            where=f"bundle {info.name}",
-            found="it is shipped with the package",
-            wanted="a bundle of your own",
-            hint=f"copy the folder {info.root} and add the prompt there",
+        raise info.refusal(
+            "it is shipped with the package",
+            "a bundle of your own",
+            f"copy the folder {info.root} and add the prompt there",
         )
     if not text or text == NULL_KEY:
         raise BundleError(found=f"the prompt {text!r}", wanted="a text", hint="give the prompt's text")
@@ -127,11 +129,10 @@ def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
     if not info.prompts and info.known_prompts == {info.null_prompt, info.healthy_prompt}:
         unet = bounded_config(info.read("unet/config.json"), f"{info.root}/unet")
         if unet.get("_class_name") == "UNet2DModel":
-            raise BundleError(
-                where=f"bundle {info.name}",
-                found="its denoiser takes no prompts",
-                wanted="a bundle with a text-to-image model",
-                hint="choose another bundle",
+            raise info.refusal(
+                "its denoiser takes no prompts",
+                "a bundle with a text-to-image model",
+                "choose another bundle",
             )
 
 
@@ -139,17 +140,15 @@ def _check_same(info: BundleInfo, table: Mapping[str, Tensor], model: TextModel)
     """The text encoder makes of the null prompt what the table has."""
     stored = table[info.null_prompt or NULL_KEY].float()
     found = model.encode(info.null_prompt)
-    if found.shape != stored.shape:
-        raise _other_encoder(info, f"tokens {list(found.shape)}", f"{list(stored.shape)}")
-    apart = float((found - stored).abs().max() / stored.abs().max())
-    if not torch.isfinite(torch.tensor(apart)) or apart > SAME:
-        raise _other_encoder(info, f"the null prompt differs by {apart:.2g} of its largest value", f"{SAME}")
-
-
-def _other_encoder(info: BundleInfo, found: str, wanted: str) -> BundleError:
-    return BundleError(
-        where=f"bundle {info.name}",
-        found=f"another text encoder than the one that made the bundle's prompts: {found}",
-        wanted=wanted,
-        hint="give with --text-encoder what the bundle was converted from",
+    if found.shape == stored.shape:
+        apart = float((found - stored).abs().max() / stored.abs().max())
+        if apart <= SAME:  # not so for NaN
+            return
+        met, wanted = f"the null prompt differs by {apart:.2g} of its largest value", f"{SAME}"
+    else:
+        met, wanted = f"tokens {list(found.shape)}", f"{list(stored.shape)}"
+    raise info.refusal(
+        f"another text encoder than the one that made the bundle's prompts: {met}",
+        wanted,
+        "give with --text-encoder what the bundle was converted from",
     )

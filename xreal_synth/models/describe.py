@@ -7,7 +7,6 @@ expect and the sha256 of every file.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,14 +90,17 @@ class BundleInfo:
         """Bytes of all its files."""
         return sum(stamp.bytes for stamp in self.files)
 
+    def refusal(self, found: str, wanted: str, hint: str) -> BundleError:
+        """The error that names this bundle."""
+        return BundleError(where=f"bundle {self.name}", found=found, wanted=wanted, hint=hint)
+
     def part(self, name: str) -> Path:
         """The folder or file of a part; raises BundleError if the bundle has none."""
         if name not in self.parts:
-            raise BundleError(
-                where=f"bundle {self.name}",
-                found=f"no {name}",
-                wanted=f"a bundle with the part {name}; this one has {', '.join(self.parts)}",
-                hint="choose another bundle, or add the part and rewrite bundle.json",
+            raise self.refusal(
+                f"no {name}",
+                f"a bundle with the part {name}; this one has {', '.join(self.parts)}",
+                "choose another bundle, or add the part and rewrite bundle.json",
             )
         return self.root / name
 
@@ -106,11 +108,10 @@ class BundleInfo:
         """Size and hash of a file by its name in bundle.json; raises BundleError if that does not list it."""
         found = next((stamp for stamp in self.files if stamp.path == path), None)
         if found is None:
-            raise BundleError(
-                where=f"bundle {self.name}",
-                found=f"bundle.json does not list {path}",
-                wanted="every file that is read, with its sha256",
-                hint="fetch the bundle again; if you made it, write bundle.json again",
+            raise self.refusal(
+                f"bundle.json does not list {path}",
+                "every file that is read, with its sha256",
+                "fetch the bundle again; if you made it, write bundle.json again",
             )
         return found
 
@@ -131,15 +132,6 @@ class BundleInfo:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.held(path) as copy:
             shutil.copyfile(copy, target)
-
-    @contextmanager
-    def own_text_encoder(self) -> Iterator[Path]:
-        """A folder with copies of the bundle's text encoder and tokenizer, while they are read; raises BundleError."""
-        with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder:
-            for stamp in self.files:
-                if PurePosixPath(stamp.path).parts[0] in TEXT_PARTS:
-                    self.copy_file(stamp.path, Path(folder))
-            yield Path(folder)
 
     @contextmanager
     def _checked(self, path: str) -> Iterator[str]:
@@ -251,28 +243,26 @@ def require_control(info: BundleInfo, control: Control) -> None:
     if control == "xreal" and CONTROLLER not in info.parts:
         raise no_controller(f"bundle {info.name}")
     if control == "controlnet" and CONTROLNET not in info.parts:
-        raise BundleError(
-            where=f"bundle {info.name}",
-            found=f"sampling.control: controlnet, but no {CONTROLNET}/",
-            wanted=f"a bundle with the part {CONTROLNET}; this one has {', '.join(info.parts)}",
-            hint="choose another bundle, use control: xreal, or train one for it (xreal-synth train controlnet)",
+        raise info.refusal(
+            f"sampling.control: controlnet, but no {CONTROLNET}/",
+            f"a bundle with the part {CONTROLNET}; this one has {', '.join(info.parts)}",
+            "choose another bundle, use control: xreal, or train one for it (xreal-synth train controlnet)",
         )
 
 
 def require_upscaler(info: BundleInfo, side: int) -> None:
     """Raises BundleError if the bundle cannot make images of `side` pixels from its own."""
-    if info.upscaled_size == side:
+    made = info.upscaled_size
+    if made == side:
         return
-    has = f"makes {info.upscaled_size} pixels" if info.upscaled_size else "has no upscaler"
-    raise BundleError(
-        where=f"bundle {info.name}",
-        found=f"output.upscale: {side}, but the bundle {has}",
-        wanted=f"output.upscale: {info.upscaled_size}"
-        if info.upscaled_size
-        else f"a bundle with {UPSCALER}/",
-        hint="set that, or leave output.upscale out"
-        if info.upscaled_size
-        else "leave output.upscale out, or add one (xreal-synth convert cheff --bundle BUNDLE --upscaler FILE)",
+    has = f"makes {made} pixels" if made else "has no upscaler"
+    adding = (
+        "leave output.upscale out, or add one (xreal-synth convert cheff --bundle BUNDLE --upscaler FILE)"
+    )
+    raise info.refusal(
+        f"output.upscale: {side}, but the bundle {has}",
+        f"output.upscale: {made}" if made else f"a bundle with {UPSCALER}/",
+        "set that, or leave output.upscale out" if made else adding,
     )
 
 
@@ -306,23 +296,19 @@ def prompt_for(info: BundleInfo, names: Sequence[str]) -> str:
     """
     unknown = [name for name in names if name not in info.prompts]
     if unknown:
-        raise BundleError(
-            where=f"bundle {info.name}",
-            found=f"cannot make {', '.join(unknown)}",
-            wanted=f"findings among {', '.join(info.prompts)}"
-            if info.prompts
-            else "a recipe without findings",
-            hint="change the recipe's findings, or choose a bundle trained on them",
+        raise info.refusal(
+            f"cannot make {', '.join(unknown)}",
+            f"findings among {', '.join(info.prompts)}" if info.prompts else "a recipe without findings",
+            "change the recipe's findings, or choose a bundle trained on them",
         )
     if not names:
         return info.healthy_prompt
     prompt = joint_prompt(info, names)
     if prompt not in info.known_prompts:
-        raise BundleError(
-            where=f"bundle {info.name}",
-            found=f"no embedding for {prompt!r}",
-            wanted=f"a prompt in {EMBEDDINGS}",
-            hint=f"{_adding(info, prompt)}; or ask for fewer findings",
+        raise info.refusal(
+            f"no embedding for {prompt!r}",
+            f"a prompt in {EMBEDDINGS}",
+            f"{_adding(info, prompt)}; or ask for fewer findings",
         )
     return prompt
 
@@ -335,11 +321,10 @@ def prompt_of(info: BundleInfo, name: str, text: str | None) -> str:
     if text is None:
         return prompt_for(info, (name,))
     if text not in info.known_prompts:
-        raise BundleError(
-            where=f"bundle {info.name}",
-            found=f"no embedding for {text!r}, the recipe's prompt for {name}",
-            wanted=f"a prompt that the bundle has encoded, {len(info.known_prompts)} so far",
-            hint=_adding(info, text),
+        raise info.refusal(
+            f"no embedding for {text!r}, the recipe's prompt for {name}",
+            f"a prompt that the bundle has encoded, {len(info.known_prompts)} so far",
+            _adding(info, text),
         )
     return text
 

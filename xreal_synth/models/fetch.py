@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,10 +34,11 @@ def fetched_bundle(uri: str) -> Path:
         refuse_unsafe_names(uri, record)
         size = sum(entry.bytes for entry in record.files.values())
         name = sha256_bytes(text)
-        folder = kept(KIND, name, lambda folder: _fill(store, record, text, folder), size)
+        keep = partial(kept, KIND, name, partial(_fill, store, record, text), size)
+        folder = keep()
         if not _is(folder, text):
             forget(KIND, name)
-            folder = kept(KIND, name, lambda folder: _fill(store, record, text, folder), size)
+            folder = keep()
         return folder
     except StorageError as error:
         raise BundleError(

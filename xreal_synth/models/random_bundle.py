@@ -72,12 +72,8 @@ def paper_design(architecture: LdmArchitecture = XREAL_SIZES) -> Design:
     text = architecture.text
     assert text is not None, "a likeness of XReal takes prompts"
     prompts = XREAL.prompts.model_copy(update={"more": CHEXPERT14})
-    fields = BundleFields(
-        name="random-paper", image_size=architecture.image_size, channels=architecture.vae["in_channels"],
-        value_range=architecture.value_range, latent_shape=architecture.latent_shape,
-        scale_factor=architecture.scale_factor, prompts=prompts.for_bundle(), defaults=XREAL.defaults,
-        **_NOISE,
-    )  # fmt: skip
+    words = {"name": "random-paper", "prompts": prompts.for_bundle(), "defaults": XREAL.defaults, **_NOISE}
+    fields = BundleFields(**words, **architecture.fields())
 
     def autoencoder() -> Any:
         return AutoencoderKL(**vae_config(architecture.vae))

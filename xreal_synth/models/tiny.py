@@ -8,23 +8,23 @@ from __future__ import annotations
 import argparse
 import string
 import tempfile
-from itertools import product
+from itertools import compress, product
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import save
 from torch import Tensor
 
 from xreal_synth.findings import NO_FINDING
-from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, BundleFields, Prompts
+from xreal_synth.models.bundle_file import EMBEDDINGS, BundleFields, Prompts
+from xreal_synth.models.convert.assemble import save_embeddings, save_network
+from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.describe import UPSCALER, BundleInfo
-from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.networks.controls import build_controlnet
 from xreal_synth.models.networks.sr3_unet import Sr3UNet
 from xreal_synth.models.save import write_bundle
-from xreal_synth.models.text.encoders import LdmBert, WordPieces
+from xreal_synth.models.text.encoders import WordPieces, ldm_bert
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.types import SamplingDefaults
 
@@ -65,12 +65,10 @@ def build_tiny(
         torch.manual_seed(seed)
         parts["controlnet"] = _controlnet(parts["unet"])
     for name, network in parts.items():
-        _write(out / name, network)
-    DDIMScheduler(
-        1000, 0.0015, 0.0295, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-        prediction_type="v_prediction", timestep_spacing="leading",
-    ).save_config(out / "scheduler")  # fmt: skip
-    (out / EMBEDDINGS).write_bytes(save(table))
+        save_network(out / name, network, "fp16")
+    schedule = {**XREAL_SIZES.scheduler(), "prediction_type": "v_prediction"}
+    DDIMScheduler(**schedule).save_config(out / "scheduler")
+    save_embeddings(out / EMBEDDINGS, table, "fp16")
     if upscale is not None:
         _add_upscaler(out, seed, upscale)
     if not maps:
@@ -86,16 +84,10 @@ def _add_upscaler(out: Path, seed: int, side: int) -> None:
         network: Any = Sr3UNet(
             8, (1, 1, 2, 2), 8, attention_levels=1, head_width=4, groups=4, sample_size=side
         )
-    _write(out / UPSCALER, network)
+    save_network(out / UPSCALER, network, "fp16")
     DDIMScheduler(
         100, 0.0001, 0.02, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading"
     ).save_config(out / UPSCALER)
-
-
-def _write(folder: Path, network: Any) -> None:
-    network.save_config(folder)
-    weights = {k: v.half().contiguous() for k, v in network.state_dict().items()}
-    (folder / WEIGHTS).write_bytes(save(weights))
 
 
 def _vae() -> Any:
@@ -135,18 +127,16 @@ def _text_table(out: Path) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
         vocabulary.write_text("\n".join(words) + "\n", encoding="utf-8")
-        model = LdmBert(TextEncoder(shape), shape, WordPieces(vocabulary, len(words)))
+        model = ldm_bert(TextEncoder(shape), shape, WordPieces(vocabulary, len(words)))
         model.save(out)
-    return {text or NULL_KEY: model.encode(text).half() for text in ("", NO_FINDING, *FINDINGS)}
+    return {text: model.encode(text) for text in ("", NO_FINDING, *FINDINGS)}
 
 
 def _embeddings() -> dict[str, Tensor]:
     """Every combination of the findings, and no finding, and the null prompt -> random tokens [L, D]."""
-    prompts = [NULL_KEY, NO_FINDING]
-    for flags in product([False, True], repeat=len(FINDINGS)):
-        if any(flags):
-            prompts.append(" ".join(name for name, flag in zip(FINDINGS, flags, strict=True) if flag))
-    return {prompt: torch.randn(TOKENS, WIDTH).half() for prompt in prompts}
+    every = product([False, True], repeat=len(FINDINGS))
+    joined = [" ".join(compress(FINDINGS, flags)) for flags in every if any(flags)]
+    return {prompt: torch.randn(TOKENS, WIDTH) for prompt in ("", NO_FINDING, *joined)}
 
 
 def main() -> None:

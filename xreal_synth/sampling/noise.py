@@ -72,7 +72,9 @@ class BatchNoise:
 
     def _rows(self, draw: Draw) -> Tensor:
         """On the host, where the copy to a GPU can begin without a wait."""
-        rows = torch.empty(len(self._keys), *self._shape, dtype=torch.float32, pin_memory=self._device.type == "cuda")
+        rows = torch.empty(
+            len(self._keys), *self._shape, dtype=torch.float32, pin_memory=self._device.type == "cuda"
+        )
         for row, key in zip(rows.numpy(), self._keys, strict=True):
             row[...] = self._source(self._shape, key, *draw)
         return rows

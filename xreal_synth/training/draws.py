@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -104,8 +105,7 @@ def warped_view(
     grid = functional.affine_grid(theta, [part.count, 1, size, size], align_corners=False)
     if warp.elastic > 0:
         grid = grid + _random_bend(part, size, warp.elastic, generator)
-    image = _sample(images_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
-    label_map = _sample(label_map_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
+    image, label_map = _seen(images_BSS, label_map_BSS, grid)
     image = _random_tone(image, part, warp, generator)
     if regions_BKmm is None:
         return image, label_map, None
@@ -124,12 +124,14 @@ def plain_view(images_BSS: Tensor, label_map_BSS: Tensor, size: int) -> tuple[Te
     grid = functional.affine_grid(
         torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, size, size], align_corners=False
     )
-    image = _sample(images_BSS.float()[:, None] / 255, grid, "bicubic").clamp(0, 1)
-    return image, _sample(label_map_BSS.float()[:, None], grid, "nearest")[:, 0].round().long()
+    return _seen(images_BSS, label_map_BSS, grid)
 
 
-def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return functional.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
+def _seen(images_BSS: Tensor, label_map_BSS: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and codes at the grid's places: images smoothly, codes by nearest pixel."""
+    sample = partial(functional.grid_sample, grid=grid, padding_mode="border", align_corners=False)
+    image = sample(images_BSS.float()[:, None] / 255, mode="bicubic").clamp(0, 1)
+    return image, sample(label_map_BSS.float()[:, None], mode="nearest")[:, 0].round().long()
 
 
 def _random_affine(part: BatchPart, warp: WarpSettings, generator: torch.Generator) -> Tensor:

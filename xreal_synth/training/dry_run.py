@@ -8,11 +8,12 @@ bytes that autograd keeps for the backward pass.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -21,27 +22,17 @@ from torch.utils import flop_counter
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.layers import CPU_ATTENTION
 from xreal_synth.models.networks.conditioning import LabelTokens
-from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.opening import parse_json, read_file
 from xreal_synth.training.config import load_config
 from xreal_synth.training.draws import split
-from xreal_synth.training.first_stage import FirstStage, KlFirstStage, TrainedDenoiser, frozen, reading
+from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_first_stage, reading, stage_of
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.run import build_task
-from xreal_synth.training.settings import (
-    AutoencoderSettings,
-    ControllerSettings,
-    ControlNetSettings,
-    DenoiserSettings,
-    GuidanceSettings,
-    KlSettings,
-    TrainConfig,
-)
-from xreal_synth.training.tasks.autoencoder import AutoencoderTask, build_kl, fresh_autoencoder
+from xreal_synth.training.settings import AutoencoderSettings, GuidanceSettings, KlSettings, TrainConfig
+from xreal_synth.training.tasks.autoencoder import build_kl, fresh_autoencoder
 from xreal_synth.training.tasks.base import TrainingTask
-from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
-from xreal_synth.training.tasks.denoiser import DenoiserTask, build_unet, paper_schedule
+from xreal_synth.training.tasks.denoiser import build_unet, paper_schedule
 
 FLOAT32 = 4
 
@@ -82,9 +73,7 @@ def dry_run(config: TrainConfig, path: Path, workers: int = 1) -> DryRun:
         "running average": one,
         "activations": activations,
     }
-    return DryRun(
-        parameters, memory, at_once, flops / at_once * loop.batch, loop.steps, loop.batch, workers
-    )  # fmt: skip
+    return DryRun(parameters, memory, at_once, flops / at_once * loop.batch, loop.steps, loop.batch, workers)
 
 
 def sizes(task: TrainingTask) -> dict[str, tuple[int, int]]:
@@ -136,61 +125,43 @@ def empty_batch(images: int, size: int, findings: int) -> ImageBatch:
 def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
     """The config's task under FakeTensorMode. Networks that it names by folder are built from their config.json;
     where none is named, from the config of its family: `paper-autoencoder.yaml` beside `paper-denoiser.yaml`."""
-    size, findings = config.data.image_size, config.data.findings
-    match config.model:
-        case AutoencoderSettings() as model:
-            model = replace(model, perceptual="", denoiser="")
-            return AutoencoderTask(model, fresh_autoencoder(model))
-        case KlSettings() as model:
-            config = replace(config, model=replace(model, perceptual="", init=""))
-        case ControllerSettings() as model:
-            patches: Any = _first_stage(config, path)
-            return ControllerTask(model, build_controller(model, patches))
-        case DenoiserSettings() as model:
-            return DenoiserTask(replace(model, init=""), _first_stage(config, path), size, findings)
-        case ControlNetSettings() as model:
-            stage = _first_stage(config, path)
-            return ControlNetTask(model, stage, _denoiser(config, path, stage), size, findings)
-        case GuidanceSettings():
-            raise TrainingError(
-                found=f"--dry-run of {config.network}",
-                wanted="a network whose sizes the config says",
-                hint="its sizes are the bundle's: dry-run the denoiser's config",
-            )
-    nothing = empty_batch(2, 1, len(findings))
+    if isinstance(config.model, GuidanceSettings):
+        raise TrainingError(
+            found=f"--dry-run of {config.network}",
+            wanted="a network whose sizes the config says",
+            hint="its sizes are the bundle's: dry-run the denoiser's config",
+        )
+    unread = {key: "" for key in ("init", "perceptual") if hasattr(config.model, key)}
+    if isinstance(config.model, AutoencoderSettings):
+        unread["denoiser"] = ""
+    bare = replace(config, model=replace(config.model, **unread))
+    nothing = empty_batch(2, 1, len(config.data.findings))
     pixels = torch.zeros(2, 1, 1, dtype=torch.uint8)
-    return build_task(
-        config, {"train": TrainingImages(pixels, pixels, nothing.labels, nothing.known, config.data)}
-    )
+    images = TrainingImages(pixels, pixels, nothing.labels, nothing.known, config.data)
+    return build_task(bare, images, partial(_first_stage, config, path), partial(_denoiser, config, path))
 
 
-def _first_stage(config: TrainConfig, path: Path) -> FirstStage:
-    if folder := config.model.autoencoder:
-        shape = _shape(folder, "model.autoencoder")
-        if shape.get("_class_name") == "AutoencoderKL":
-            return KlFirstStage(AutoencoderKL.from_config(shape))
-        return frozen(PatchAutoencoder.from_config(shape))
+def _first_stage(config: TrainConfig, path: Path, folder: str) -> FirstStage:
+    if folder:
+        return load_first_stage(folder, weights=False)
     family = load_config("autoencoder", _beside(path, config.network, "autoencoder"))
     if isinstance(family.model, KlSettings):
-        return KlFirstStage(build_kl(family.model, family.data.image_size))
-    return frozen(fresh_autoencoder(family.model))
+        return stage_of(build_kl(family.model, family.data.image_size))
+    return stage_of(fresh_autoencoder(family.model))
 
 
-def _denoiser(config: TrainConfig, path: Path, stage: FirstStage) -> TrainedDenoiser:
-    if folder := config.model.denoiser:
-        unet: Any = UNet2DConditionModel.from_config(_shape(folder, "model.denoiser", "unet"))
+def _denoiser(config: TrainConfig, path: Path, folder: str) -> TrainedDenoiser:
+    if folder:
+        with reading("model.denoiser", folder, "the folder of a trained network", "correct the path") as root:
+            shape = parse_json(read_file(root / "unet" / "config.json"))
+            unet: Any = UNet2DConditionModel.from_config(shape)
     else:
         family = load_config("denoiser", _beside(path, config.network, "denoiser"))
+        stage = _first_stage(config, path, config.model.autoencoder)
         unet = build_unet(family.model, stage.latent_channels, config.data.image_size // stage.factor)
     tokens = LabelTokens(config.data.findings, int(unet.config.cross_attention_dim))
     fixed = unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval()
     return TrainedDenoiser(*fixed, paper_schedule("epsilon"))
-
-
-def _shape(folder: str, key: str, part: str = "") -> dict[str, Any]:
-    with reading(key, folder, "the folder of a trained network", "correct the path") as root:
-        shape: dict[str, Any] = parse_json(read_file(root / part / "config.json"))
-    return shape
 
 
 def _beside(path: Path, network: str, other: str) -> Path:

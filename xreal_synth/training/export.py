@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,12 @@ from xreal_synth.training.fit_detail import fit_detail
 from xreal_synth.training.session import new_version
 
 PATCH_TRANSFORM = ("basis", "offset", "gain")
+RUN = "give the --out folder of its run"
+LIKE = "xreal-mini"
+"""Whose sampling defaults a new bundle starts with."""
 
-
+RESEARCH = "research only; not for diagnosis; images made with it are synthetic and must be marked as such"
+DOCUMENTS = (".md", ".png")
 PARTS = {
     "autoencoder": "vae",
     "controller": "anatomy_controller",
@@ -62,10 +65,10 @@ def export_parts(out: Path, weights: str = "network", **runs: Path | None) -> li
     autoencoder, denoiser = runs.get("autoencoder"), runs.get("denoiser")
     for name, part in PARTS.items():
         if (run := runs.get(name)) is not None:
-            folder = run / weights / part
-            network = load_part(_kind_of(part, folder), folder)
+            network = load_part(run / weights / part, NETWORKS[part])
             if isinstance(network, MaskController) and autoencoder is not None:
-                share_first_stage(network, load_part(PatchAutoencoder, autoencoder / weights / "vae"))
+                vae = load_part(autoencoder / weights / "vae", {"PatchAutoencoder": PatchAutoencoder})
+                share_first_stage(network, vae)
             written.append("locator" if name == "locator" else part)
             _write_half(network, out / written[-1])
     if denoiser is not None:
@@ -76,28 +79,18 @@ def export_parts(out: Path, weights: str = "network", **runs: Path | None) -> li
     return written
 
 
-def load_part(kind: Any, folder: Path) -> Any:
-    """A network from its diffusers folder, with an error that names the folder. Raises TrainingError."""
-    try:
-        return kind.from_pretrained(folder, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as error:
-        raise TrainingError(
-            found=f"{folder}: {error}",
-            wanted=f"a trained {kind.__name__}",
-            hint="give the --out folder of its run",
-        ) from error
+def load_part(folder: Path, kinds: Mapping[str, Any]) -> Any:
+    """A network from its diffusers folder, of one of these classes, with an error that names the folder.
 
-
-def _kind_of(part: str, folder: Path) -> Any:
-    """The class that a part's config.json names, out of those that bundles may hold."""
-    kinds, name = NETWORKS[part], part_config(folder, "give the --out folder of its run").get("_class_name")
+    Raises TrainingError.
+    """
+    wanted, name = f"a trained {' or '.join(kinds)}", str(part_config(folder, RUN).get("_class_name"))
     if name not in kinds:
-        raise TrainingError(
-            found=f"{folder / 'config.json'}: a {name}",
-            wanted=f"a trained {' or '.join(kinds)}",
-            hint="give the --out folder of its run",
-        )
-    return kinds[name]
+        raise TrainingError(found=f"{folder / 'config.json'}: a {name}", wanted=wanted, hint=RUN)
+    try:
+        return kinds[name].from_pretrained(folder, low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise TrainingError(found=f"{folder}: {error}", wanted=wanted, hint=RUN) from error
 
 
 def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder) -> None:
@@ -127,7 +120,7 @@ def _write_half(network: Any, target: Path) -> None:
 
 
 def _write_embeddings(source: Path, target: Path) -> None:
-    tokens: LabelTokens = load_part(LabelTokens, source)
+    tokens: LabelTokens = load_part(source, {"LabelTokens": LabelTokens})
     table = {
         prompt or NULL_KEY: value.to(torch.float16).contiguous() for prompt, value in tokens.table().items()
     }
@@ -136,66 +129,45 @@ def _write_embeddings(source: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-LIKE = "xreal-mini"
-"""Whose sampling defaults a new bundle starts with."""
-
-RESEARCH = "research only; not for diagnosis; images made with it are synthetic and must be marked as such"
-DOCUMENTS = (".md", ".png")
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """`--out` folders of trainings; `weights` is `network` (last) or `best` (least validation loss). `guidance` is the
-    base's own, distilled: the bundle's default guidance is 1."""
-
-    autoencoder: Path | None = None
-    controller: Path | None = None
-    denoiser: Path | None = None
-    controlnet: Path | None = None
-    segmenter: Path | None = None
-    classifier: Path | None = None
-    guidance: Path | None = None
-    weights: str = "network"
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Words of the bundle about itself, and sampling defaults by name; None and what is left out are the base's."""
-
-    name: str
-    licence: str | None = None
-    training_data: str | None = None
-    use_restriction: str | None = None
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
 def make_bundle(
-    out: Path, runs: Runs, words: Words, *, base: str | None = None, bank_images: str | Path | None = None
+    out: Path,
+    runs: Mapping[str, Path | None],
+    words: Mapping[str, str | None],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    weights: str = "network",
+    base: str | None = None,
+    bank_images: str | Path | None = None,
 ) -> BundleInfo:
-    """Writes the bundle `out` from `runs`, on top of the bundle `base` if one is given.
+    """Writes the bundle `out` from the `runs` that `export_parts` takes, on the bundle `base` if one is given.
 
-    Of the base everything stays that the runs do not bring, but for its card and pictures, which describe other
-    weights. `bank_images` is a data folder: on its training masks the mask bank is fitted, on its training images the
-    detail that the rough images lack. The new bundle is loaded once before it takes its place.
+    `words` are bundle.json's name, licence, training_data and use_restriction, `defaults` sampling defaults by name;
+    None and what is left out are the base's. The run
+    `guidance` is the base's own, distilled: the default guidance is 1. Of the base everything stays that the runs do not bring, but for its card
+    and pictures, which describe other weights. `bank_images` is a data folder: on its training masks the mask bank is
+    fitted, on its training images the detail that the rough images lack. The new bundle is loaded once before it takes
+    its place.
 
     Raises TrainingError for what is missing, ConversionError if `out` is there, BundleError if the parts do not
     belong together, AnatomyError for masks.
     """
     refuse_existing(out)
-    _check_complete(runs, words, base)
+    if base is None and runs.get("guidance") is None:
+        _check_complete({**runs, **words})
     with new_folder(out) as folder:
         fields = None if base is None else _copy_base(describe(base), folder)
-        export_parts(folder, **asdict(runs))
-        if runs.guidance is not None:
-            assert base is not None, "checked: distilled guidance is a base's"
-            take_distilled(describe(base), runs.guidance / runs.weights, folder)
-            words = replace(words, defaults={"guidance": 1.0, "guidance_floor": None, **words.defaults})
+        export_parts(folder, weights, **runs)
+        if (guidance := runs.get("guidance")) is not None:
+            _take_guidance(folder, guidance / weights, base, alone=runs.get("denoiser") is None)
+            defaults = {"guidance": 1.0, "guidance_floor": None, **(defaults or {})}
         if bank_images is not None:
             shutil.rmtree(folder / BANK, ignore_errors=True)
             fit_bank(bank_images, folder / BANK)
-        if runs.autoencoder is not None:
+        if runs.get("autoencoder"):
             (folder / DETAIL).unlink(missing_ok=True)
-        written = _fields(folder, runs, words, fields, measured=bank_images is not None)
+        said = {key: text for key, text in words.items() if text is not None}
+        made = said | _learned(folder, runs, weights)
+        written = _fields(made, fields, defaults or {}, measured=bank_images is not None)
         info = write_bundle(folder, written)
         if bank_images is not None and CONTROLLER in info.parts:
             fit_detail(info, bank_images)
@@ -210,22 +182,22 @@ def make_bundle(
     return describe(out)
 
 
-def _check_complete(runs: Runs, words: Words, base: str | None) -> None:
-    """Without a base the bundle must bring what every bundle has, and say where it comes from."""
-    needed = {
-        "--autoencoder": runs.autoencoder,
-        "--denoiser": runs.denoiser,
-        "--licence": words.licence,
-        "--training-data": words.training_data,
-    }
-    if runs.guidance is not None and (base is None or runs.denoiser is not None):
+def _take_guidance(folder: Path, network: Path, base: str | None, *, alone: bool) -> None:
+    """A distilled guidance belongs to its base, whose denoiser it changes."""
+    if base is None or not alone:
         raise TrainingError(
             found="--guidance without --base" if base is None else "--guidance with --denoiser",
             wanted="the --base whose guidance was distilled, with its own denoiser",
             hint="distil the new denoiser's guidance after it is exported",
         )
-    missing = [name for name, value in needed.items() if value is None]
-    if base is None and missing:
+    take_distilled(describe(base), network, folder)
+
+
+def _check_complete(given: Mapping[str, object]) -> None:
+    """Without a base the bundle must bring what every bundle has, and say where it comes from."""
+    needed = ("autoencoder", "denoiser", "licence", "training_data")
+    missing = [f"--{name.replace('_', '-')}" for name in needed if given.get(name) is None]
+    if missing:
         raise TrainingError(
             found=f"no {', '.join(missing)}",
             wanted="what every bundle has",
@@ -241,36 +213,33 @@ def _copy_base(info: BundleInfo, folder: Path) -> BundleFields:
 
 
 def _fields(
-    folder: Path, runs: Runs, words: Words, base: BundleFields | None, *, measured: bool
+    made: Mapping[str, Any], base: BundleFields | None, defaults: Mapping[str, Any], *, measured: bool
 ) -> BundleFields:
-    """bundle.json: sizes and prompts from the networks, the rest from the words, the base, or xreal-mini, without its
-    `detail` where these networks' is not `measured`."""
-    change: dict[str, Any] = {"name": words.name, **_sizes(folder)}
-    if runs.autoencoder is not None:
-        change["value_range"] = (0.0, 1.0)
-    if runs.denoiser is not None:
-        maps = part_config(folder / "unet").get(MAPS_KEY)
-        change |= {
-            "prompts": _prompts(runs.denoiser / runs.weights, bool(maps)),
-            "seconds_per_evaluation": {},
-        }
-        change["region_maps"] = maps
-    for key in ("licence", "training_data", "use_restriction"):
-        if getattr(words, key) is not None:
-            change[key] = getattr(words, key)
-    start = base or read_fields(SHIPPED / LIKE / BUNDLE_FILE)
+    """bundle.json: the rest from the base, or xreal-mini, without its `detail` where these networks' is not
+    `measured`."""
+    given = (base or read_fields(SHIPPED / LIKE / BUNDLE_FILE)).model_dump()
     if base is None:
-        change.setdefault("use_restriction", RESEARCH)
-    given = start.model_dump()
-    if base is None and not measured:
-        given["defaults"]["detail"] = None
-    change["defaults"] = {**given["defaults"], **words.defaults}
+        given["use_restriction"] = RESEARCH
+        if not measured:
+            given["defaults"]["detail"] = None
     try:
-        return BundleFields.model_validate({**given, **change})
+        return BundleFields.model_validate({**given, **made, "defaults": {**given["defaults"], **defaults}})
     except ValidationError as error:
         raise TrainingError(
             found=faults(error), wanted="fields of bundle.json", hint="see --set of xreal-synth bundle export"
         ) from error
+
+
+def _learned(folder: Path, runs: Mapping[str, Path | None], weights: str) -> dict[str, Any]:
+    """What bundle.json says of the networks: their sizes, and of new ones value range, prompts and region maps."""
+    learned = _sizes(folder)
+    if runs.get("autoencoder"):
+        learned["value_range"] = (0.0, 1.0)
+    if denoiser := runs.get("denoiser"):
+        maps = part_config(folder / "unet").get(MAPS_KEY)
+        prompts = _prompts(denoiser / weights / "tokens", bool(maps))
+        learned |= {"prompts": prompts, "seconds_per_evaluation": {}, "region_maps": maps}
+    return learned
 
 
 def _sizes(folder: Path) -> dict[str, Any]:
@@ -287,13 +256,13 @@ def _sizes(folder: Path) -> dict[str, Any]:
     }
 
 
-def _prompts(network: Path, knows_regions: bool) -> Prompts:
+def _prompts(tokens: Path, knows_regions: bool) -> Prompts:
     """Each finding by its own name, as the label tokens have them.
 
     A denoiser that knows regions is guided away from the healthy image: the finding and its place are all that
     differs.
     """
-    names = part_config(network / "tokens")["findings"]
+    names = part_config(tokens)["findings"]
     null = NO_FINDING if knows_regions else ""
     return Prompts(null=null, healthy=NO_FINDING, findings={name: name for name in names})
 

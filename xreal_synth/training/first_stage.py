@@ -9,45 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
+from xreal_synth.models.load import NETWORKS
 from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.networks.patch_autoencoder import LatentPosterior, PatchAutoencoder
 from xreal_synth.opening import parse_json
 
 
-class FirstStage(Protocol):
-    """Images in [0, 1] <-> latents of about unit deviation; its weights stay as they are."""
-
-    @property
-    def latent_channels(self) -> int:
-        """C."""
-
-    @property
-    def factor(self) -> int:
-        """H / h."""
-
-    def encode(self, image_B1HW: Tensor) -> LatentPosterior:
-        """Images [B, 1, H, W] -> a Gaussian over latents [B, C, h, w], scaled as the denoiser sees them."""
-
-    def decode(self, z_BChw: Tensor) -> Tensor:
-        """Latents as `encode` returns them -> images [B, 1, H, W], not clamped."""
-
-    def to(self, device: torch.device) -> Any:
-        """Moves the network to a device."""
-
-
 class KlFirstStage(nn.Module):
-    """diffusers' AutoencoderKL of 1 or 3 channels behind the protocol: grey repeated, latents times its scale."""
+    """diffusers' AutoencoderKL of 1 or 3 channels as a PatchAutoencoder: grey repeated, latents times its scale."""
 
     def __init__(self, network: AutoencoderKL) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = network
         self.image_channels = int(network.config.in_channels)
         self.scale = float(network.config.scaling_factor)
 
@@ -74,10 +53,15 @@ class KlFirstStage(nn.Module):
         return image
 
 
-def frozen(network: PatchAutoencoder) -> PatchAutoencoder:
-    """The same network, whose weights stay as they are from now on."""
+FirstStage = PatchAutoencoder | KlFirstStage
+"""Images in [0, 1] <-> latents of about unit deviation; its weights stay as they are."""
+
+
+def stage_of(network: Any) -> FirstStage:
+    """An AutoencoderKL or PatchAutoencoder as a first stage, whose weights stay as they are from now on."""
     network.requires_grad_(False).eval()
-    return network
+    stage: FirstStage = KlFirstStage(network) if isinstance(network, AutoencoderKL) else network
+    return stage
 
 
 @contextmanager
@@ -110,29 +94,31 @@ def read_denoiser(folder: str, hint: str = "") -> TrainedDenoiser:
     return TrainedDenoiser(unet.requires_grad_(False).eval(), tokens.requires_grad_(False).eval(), schedule)
 
 
-def load_first_stage(folder: str) -> FirstStage:
-    """A trained first stage from its diffusers folder, frozen; raises TrainingError."""
+def load_first_stage(folder: str, *, weights: bool = True) -> FirstStage:
+    """A trained first stage from its diffusers folder, frozen; without `weights` by its config alone.
+
+    Raises TrainingError.
+    """
     with reading(
         "model.autoencoder", folder, "the folder of a trained autoencoder (its vae/)",
         "train it first and give its path: --set model.autoencoder=OUT/network/vae",
     ) as root:  # fmt: skip
-        kind = parse_json((root / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        if kind == "AutoencoderKL":
-            return KlFirstStage(AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False))
-        if kind != "PatchAutoencoder":
-            raise ValueError(f"its config.json names a {kind}")
-        network: PatchAutoencoder = PatchAutoencoder.from_pretrained(folder, low_cpu_mem_usage=False)
-    return frozen(network)
+        config = parse_json((root / "config.json").read_text(encoding="utf-8"))
+        kind = NETWORKS["vae"].get(config["_class_name"])
+        if kind is None:
+            raise ValueError(f"its config.json names a {config['_class_name']}")
+        if not weights:
+            return stage_of(kind.from_config(config))
+        return stage_of(kind.from_pretrained(folder, low_cpu_mem_usage=False))
 
 
-def load_autoencoder(folder: str) -> PatchAutoencoder:
-    """A trained patch autoencoder from its diffusers folder, frozen; raises TrainingError."""
-    found = load_first_stage(folder)
-    if isinstance(found, PatchAutoencoder):
-        network: PatchAutoencoder = found
-        return network
-    raise TrainingError(
-        found=f"{folder!r} holds an AutoencoderKL",
-        wanted="a patch autoencoder",
-        hint="set model.kind to kl, or give the folder of a patch autoencoder's run",
-    )
+def patches_of(stage: FirstStage, folder: str) -> PatchAutoencoder:
+    """The first stage of a folder as the patch autoencoder that it must be; raises TrainingError."""
+    if isinstance(stage, KlFirstStage):
+        raise TrainingError(
+            found=f"{folder!r} holds an AutoencoderKL",
+            wanted="a patch autoencoder",
+            hint="set model.kind to kl, or give the folder of a patch autoencoder's run",
+        )
+    patches: PatchAutoencoder = stage
+    return patches

@@ -11,8 +11,9 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,14 +116,9 @@ class ImageBatch:
 
     def to(self, device: torch.device) -> ImageBatch:
         """The batch on a device, its part of the whole as it was."""
-        return ImageBatch(
-            image=self.image.to(device),
-            label_map=self.label_map.to(device),
-            labels=self.labels.to(device),
-            known=self.known.to(device),
-            part=self.part,
-            regions=None if self.regions is None else self.regions.to(device),
-        )
+        parts = ((one.name, getattr(self, one.name)) for one in fields(self))
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts}
+        return ImageBatch(**moved)
 
     @property
     def draws(self) -> BatchPart:
@@ -191,7 +187,9 @@ def load_images(
     """
     store = open_store(str(data))
     manifest = read_manifest(store, splits=SPLITS)
-    taken = [row for row in manifest.rows if not settings.healthy_only or _is_healthy(row)]
+    taken = list(manifest.rows)
+    if settings.healthy_only:
+        taken = [row for row in taken if not row.unknown and {*row.labels} <= {NO_FINDING}]
     rows = {split: [row for row in taken if row.split == split][: settings.limit] for split in SPLITS}
     refused, stacks = list(manifest.refused), {split: _Stack() for split in SPLITS}
     side = 0
@@ -217,10 +215,6 @@ def load_images(
     return {split: stack.image_set(settings) for split, stack in stacks.items()}
 
 
-def _is_healthy(row: ImageRow) -> bool:
-    return not row.unknown and {*row.labels} <= {NO_FINDING}
-
-
 def check_findings(images: TrainingImages) -> None:
     """Raises TrainingError for findings that no image of the split shows: a network cannot learn them."""
     shown = (images.labels & images.known).any(dim=0).tolist()
@@ -233,12 +227,6 @@ def check_findings(images: TrainingImages) -> None:
             wanted="at least one image of every finding in data.findings",
             hint=f"leave them out: --set 'data.findings=[{', '.join(here)}]'" if here else "name others",
         )
-
-
-def label_rows(row: ImageRow, findings: Sequence[str]) -> tuple[list[bool], list[bool]]:
-    """An image's labels and which are known, each [L]: the findings, then no finding."""
-    names = (*findings, NO_FINDING)
-    return [name in row.labels for name in names], [name not in row.unknown for name in names]
 
 
 @dataclass(slots=True)
@@ -257,15 +245,14 @@ class _Stack:
         self.rows.append(row)
 
     def image_set(self, settings: DataSettings) -> TrainingImages:
-        labels, known = zip(*(label_rows(row, settings.findings) for row in self.rows), strict=True)
-        count = len(self.rows)
+        names, count = (*settings.findings, NO_FINDING), len(self.rows)
         label_map = self.label_map[:count]
         regions = region_maps(self.rows, label_map, settings.region_maps) if settings.region_maps else None
         return TrainingImages(
             images=torch.from_numpy(self.images[:count]),
             label_map=torch.from_numpy(label_map),
-            labels=torch.tensor(labels),
-            known=torch.tensor(known),
+            labels=torch.tensor([[name in row.labels for name in names] for row in self.rows]),
+            known=torch.tensor([[name not in row.unknown for name in names] for row in self.rows]),
             settings=settings,
             regions=None if regions is None else torch.from_numpy(regions),
             weights=None
@@ -277,18 +264,18 @@ class _Stack:
 def _read_pairs(store: Store, rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, Future[ImagePair]]]:
     """Every row with its pair, in order; reading and decoding run ahead in threads."""
     files = ImageFiles(store)
+
+    def read(row: ImageRow) -> ImagePair:
+        return checked_pair(*files.pair(row), f"mask {row.mask}")
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         ahead: deque[tuple[ImageRow, Future[ImagePair]]] = deque()
         for row in rows:
-            ahead.append((row, pool.submit(_read_pair, files, row)))
+            ahead.append((row, pool.submit(read, row)))
             if len(ahead) == _READ_AHEAD:
                 yield ahead.popleft()
         yield from ahead
     files.close()
-
-
-def _read_pair(files: ImageFiles, row: ImageRow) -> ImagePair:
-    return checked_pair(*files.pair(row), f"mask {row.mask}")
 
 
 def _check_size(pair: ImagePair, side: int, image_size: int) -> None:

@@ -12,32 +12,30 @@ import math
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
-from xreal_synth.training.draws import BatchPart, generator_for, image_order, split, weighted_draw
+from xreal_synth.training.draws import generator_for, image_order, split, weighted_draw
 from xreal_synth.training.look import curves_on_board, look, publish, trim_metrics
-from xreal_synth.training.session import Pace, Stop, TrainingRun, load_state
+from xreal_synth.training.session import Pace, Progress, Stop, TrainingRun, load_state
 from xreal_synth.training.settings import BUDGET_KEYS, LoopSettings
 
 EXIT_STOPPED = 75
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The end of a run: steps done, whether the budget is used up, seconds in all, best validation loss."""
+@dataclass(slots=True)
+class Result(Progress):
+    """The end of a run: its progress, and whether the budget is used up."""
 
-    step: int
-    finished: bool
-    seconds: float
-    best: float | None
+    finished: bool = False
 
 
 def run_loop(run: TrainingRun) -> Result:
@@ -60,7 +58,7 @@ def run_loop(run: TrainingRun) -> Result:
                 saved_at = time.monotonic()
     run.progress.seconds = max(before, clock.seconds())
     publish(run)
-    return Result(run.progress.step, _finished(run), run.progress.seconds, run.progress.best)
+    return Result(**asdict(run.progress), finished=_finished(run))
 
 
 class _Clock:
@@ -82,15 +80,9 @@ class _Clock:
         left = max(0, settings.steps - progress.step) / max(1e-9, rate)
         if settings.minutes is not None:
             left = min(left, max(0.0, settings.minutes * 60 - progress.seconds))
+        speed = rate * settings.batch
         return Pace(
-            step=progress.step,
-            steps=settings.steps,
-            images_per_s=rate * settings.batch,
-            left_s=left,
-            loss=loss,
-            val_loss=val_loss,
-            best=progress.best,
-            validated=validated,
+            progress.step, settings.steps, speed, left, loss, val_loss, progress.best, validated=validated
         )
 
 
@@ -184,40 +176,29 @@ def _train_step(run: TrainingRun, clock: _Clock) -> tuple[float, bool]:
 
 
 def _gradients(run: TrainingRun, step: int) -> dict[str, float]:
-    """Gradients of the batch's mean loss; returns this process's share of the mean losses, by name."""
-    images = run.images["train"]
+    """Gradients of the batch's mean loss; returns this process's share of the mean losses, by name.
+
+    Processes average their gradients with the last part only.
+    """
+    images, batch, seed = run.images["train"], run.settings.batch, run.seed
     if images.weights is None:
-        index = image_order(len(images), run.settings.batch, run.seed, step)
+        index = image_order(len(images), batch, seed, step)
     else:
-        index = weighted_draw(images.weights, run.settings.batch, run.seed, step)
-    parts = split(run.settings.batch, run.settings.accumulate * run.world.size)
-    mine = parts[run.world.rank :: run.world.size]
-    sums: dict[str, float] = {}
+        index = weighted_draw(images.weights, batch, seed, step)
+    mine = split(batch, run.settings.accumulate * run.world.size)[run.world.rank :: run.world.size]
+    sums, together = defaultdict[str, float](float), cast(nn.parallel.DistributedDataParallel, run.loss)
     for part in mine:
-        with _synchronised(run.loss, last=part is mine[-1]):
-            losses = _part_losses(run, index, part, step)
-            (losses["loss"] * (part.share * run.world.size)).backward()  # type: ignore[no-untyped-call]
+        shared = run.world.size > 1 and part is not mine[-1]
+        with together.no_sync() if shared else nullcontext():
+            draw = generator_for(seed, "train", step)
+            torch.manual_seed(draw.initial_seed() + part.first)
+            drawn = images.draw(index, draw, part).to(run.device)
+            with run.autocast():
+                losses = run.loss(drawn, draw)
+            (losses["loss"] * (part.share * run.world.size)).backward()
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) * part.share
+            sums[name] += float(value.detach()) * part.share
     return sums
-
-
-def _part_losses(
-    run: TrainingRun, index: torch.Tensor, part: BatchPart, step: int
-) -> dict[str, torch.Tensor]:
-    draw = generator_for(run.seed, "train", step)
-    torch.manual_seed(draw.initial_seed() + part.first)
-    batch = run.images["train"].draw(index, draw, part).to(run.device)
-    with run.autocast():
-        losses: dict[str, torch.Tensor] = run.loss(batch, draw)
-    return losses
-
-
-def _synchronised(module: nn.Module, *, last: bool) -> Any:
-    """Gradients are averaged over the processes with the last part only."""
-    if last or not isinstance(module, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    return module.no_sync()
 
 
 def check_finite(loss: float, step: int, hint: str) -> None:

@@ -79,14 +79,10 @@ def _power(image_B1HW: Tensor, side: int) -> Tensor:
     """[B, 1, H, W] -> power spectra [B, 1, n, m, side, side // 2 + 1] of Hann windows in steps of half."""
     patches = image_B1HW.unfold(2, side, side // 2).unfold(3, side, side // 2)
     patches = patches - patches.mean(dim=(-2, -1), keepdim=True)
-    spectrum = torch.fft.rfft2(patches * _taper(side).to(image_B1HW.device))
+    taper = torch.hann_window(side, periodic=True)
+    spectrum = torch.fft.rfft2(patches * (taper[:, None] * taper[None, :]).to(image_B1HW.device))
     power: Tensor = spectrum.real.pow(2) + spectrum.imag.pow(2)
     return power
-
-
-def _taper(side: int) -> Tensor:
-    taper = torch.hann_window(side, periodic=True)
-    return taper[:, None] * taper[None, :]
 
 
 def _floor(side: int) -> float:

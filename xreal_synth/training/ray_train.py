@@ -13,7 +13,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ class WorkerConfig:
 
 
 class Mailbox:
-    """Messages between the first worker and the caller. Not used directly: made a Ray actor below."""
+    """Messages between the workers and the caller. Not used directly: made a Ray actor below."""
 
     def __init__(self) -> None:
         self._pace: Pace | None = None
@@ -75,29 +74,25 @@ class Mailbox:
         self._pace = pace
         return self._stop
 
-    def pace(self) -> Pace | None:
-        """The last pace that was told, None before the first."""
+    def pace(self, stop: bool) -> Pace | None:
+        """The last pace that was told, None before the first; with `stop` the run ends at its next step."""
+        self._stop = self._stop or stop
         return self._pace
 
-    def ask_stop(self) -> None:
-        """Has the first worker stop at its next step."""
-        self._stop = True
+    def finish(self, end: Result | XrealError) -> None:
+        """Takes the run's result, or a mistake of the user's, that starting again would not fix."""
+        if isinstance(end, XrealError):
+            self._mistakes.append(end)
+        else:
+            self._result = end
 
-    def finish(self, result: Result) -> None:
-        """Takes the run's result."""
-        self._result = result
+    def mistakes(self) -> list[XrealError]:
+        """The mistakes of the user's that were met."""
+        return self._mistakes
 
-    def refuse(self, mistake: XrealError) -> None:
-        """A mistake of the user's: starting again would not fix it."""
-        self._mistakes.append(mistake)
-
-    def refusals(self) -> int:
-        """How many mistakes of the user's were met."""
-        return len(self._mistakes)
-
-    def outcome(self) -> Result | XrealError | None:
-        """The first mistake if there was one, else the result, None before the end."""
-        return self._mistakes[0] if self._mistakes else self._result
+    def result(self) -> Result | None:
+        """The result, None before the end."""
+        return self._result
 
 
 def train_together(
@@ -113,24 +108,32 @@ def train_together(
     out.mkdir(parents=True, exist_ok=True)
     mailbox = _ray.remote(num_cpus=0)(Mailbox).remote()
     threads = team.threads or max(1, int(team.cpus_per_worker))
-    order = WorkerConfig(config, _absolute(data), str(out.absolute()), str(Path.cwd()), threads, mailbox)
+    where = str(data) if is_remote(str(data)) else str(local_folder(str(data)).absolute())
+    order = WorkerConfig(config, where, str(out.absolute()), str(Path.cwd()), threads, mailbox)
     trainer = _trainer(order, team, out)
     failures: list[BaseException] = []
-    fitting = threading.Thread(target=_caught, args=(trainer.fit, failures), daemon=True)
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures.append(error)
+
+    fitting = threading.Thread(target=fit, daemon=True)
     fitting.start()
     _watch(fitting, mailbox, on_step)
-    outcome = _ray.get(mailbox.outcome.remote())
+    mistakes, result = _ray.get([mailbox.mistakes.remote(), mailbox.result.remote()])
     shutil.rmtree(out / RAY_FOLDER, ignore_errors=True)
-    if isinstance(outcome, XrealError):
-        raise outcome
-    if failures or outcome is None:
+    if mistakes:
+        raise mistakes[0]
+    if failures or result is None:
         raise EngineError(
             found=f"the workers failed: {failures[0] if failures else 'no result'}",
             wanted="workers that train to the end",
             hint="fix what the message says, then run the same command again to go on",
         )
-    result: Result = outcome
-    return result
+    ended: Result = result
+    return ended
 
 
 def _trainer(order: WorkerConfig, team: Team, out: Path) -> TorchTrainer:
@@ -157,7 +160,7 @@ def _trainer(order: WorkerConfig, team: Team, out: Path) -> TorchTrainer:
 def _work(reported: dict[str, Any]) -> None:
     """One worker: the loop, with a part of each batch."""
     order: WorkerConfig = reported["order"]
-    if isinstance(_ray.get(order.mailbox.outcome.remote()), XrealError):
+    if _ray.get(order.mailbox.mistakes.remote()):
         return
     if Path(order.folder).is_dir():
         os.chdir(order.folder)
@@ -172,7 +175,7 @@ def _work(reported: dict[str, Any]) -> None:
         run.on_step = _reports(run, order.mailbox)
         result = run_loop(run)
     except XrealError as mistake:
-        _ray.get(order.mailbox.refuse.remote(mistake))
+        _ray.get(order.mailbox.finish.remote(mistake))
         if _all_refuse(order.mailbox, world.size):
             return
         raise
@@ -185,7 +188,7 @@ def _all_refuse(mailbox: Any, workers: int) -> bool:
     this one in vain, and it has to fail."""
     until = time.monotonic() + AGREE_S
     while time.monotonic() < until:
-        if _ray.get(mailbox.refusals.remote()) >= workers:
+        if len(_ray.get(mailbox.mistakes.remote())) >= workers:
             return True
         time.sleep(POLL_S)
     return False
@@ -200,8 +203,8 @@ def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
             ray.train.report({"step": pace.step, "loss": pace.loss, "val_loss": pace.val_loss})
         if not run.world.first:
             return
-        if asked and _ray.wait(asked, timeout=0)[0]:
-            run.stop.asked = run.stop.asked or bool(_ray.get(asked.pop()))
+        if asked and _ray.wait(asked, timeout=0)[0] and _ray.get(asked.pop()):
+            run.stop.asked = True
         if not asked:
             asked.append(mailbox.tell.remote(pace))
 
@@ -210,23 +213,14 @@ def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
 
 def _watch(fitting: threading.Thread, mailbox: Any, on_step: OnStep) -> None:
     """Passes the pace on until the training has ended; a signal asks the workers to stop."""
-    stop, asked, shown = Stop(), False, 0
+    stop, shown = Stop(), 0
     with stop_signals(stop):
         while fitting.is_alive():
             fitting.join(POLL_S)
-            pace: Pace | None = _ray.get(mailbox.pace.remote())
+            pace: Pace | None = _ray.get(mailbox.pace.remote(stop.asked))
             if pace is not None and pace.step > shown:
                 shown = pace.step
                 on_step(pace)
-            if stop.asked and not asked:
-                _ray.get(mailbox.ask_stop.remote())
-                asked = True
-
-
-def _absolute(data: str | Path) -> str:
-    """A path from the root, so that it does not depend on a worker's folder; a URI as it is."""
-    text = str(data)
-    return text if is_remote(text) else str(local_folder(text).absolute())
 
 
 def _check_room(team: Team) -> None:
@@ -239,10 +233,3 @@ def _check_room(team: Team) -> None:
                 wanted=f"{each * team.workers:g}: {team.workers} workers of {each:g}",
                 hint="take fewer workers or a smaller share each, or give the address of a larger cluster",
             )
-
-
-def _caught(action: Callable[[], object], failures: list[BaseException]) -> None:
-    try:
-        action()
-    except Exception as error:
-        failures.append(error)

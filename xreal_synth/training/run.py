@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training import settings
 from xreal_synth.training.config import config_tree, load_config
 from xreal_synth.training.distill import GuidanceTask, read_teacher
-from xreal_synth.training.first_stage import load_autoencoder, load_first_stage, read_denoiser
+from xreal_synth.training.first_stage import (
+    FirstStage,
+    TrainedDenoiser,
+    load_first_stage,
+    patches_of,
+    read_denoiser,
+)
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
 from xreal_synth.training.session import OnStep, TrainingRun, WorkerGroup
-from xreal_synth.training.settings import (
-    AutoencoderSettings,
-    ClassifierSettings,
-    ControllerSettings,
-    ControlNetSettings,
-    DenoiserSettings,
-    GuidanceSettings,
-    KlControllerSettings,
-    KlSettings,
-    SegmenterSettings,
-    TrainConfig,
-)
-from xreal_synth.training.tasks.autoencoder import (
-    AutoencoderTask,
-    KlAutoencoderTask,
-    KlControllerTask,
-    continued_autoencoder,
-    fitted_autoencoder,
-    started_kl,
-)
+from xreal_synth.training.settings import TrainConfig
+from xreal_synth.training.tasks import autoencoder, controls, denoiser, evaluators
 from xreal_synth.training.tasks.base import TrainingTask
-from xreal_synth.training.tasks.controls import ControllerTask, ControlNetTask, build_controller
-from xreal_synth.training.tasks.denoiser import DenoiserTask
-from xreal_synth.training.tasks.evaluators import (
-    ClassifierTask,
-    SegmenterTask,
-    build_classifier,
-    build_segmenter,
+
+NAMED = (
+    settings.DenoiserSettings
+    | settings.ControlNetSettings
+    | settings.GuidanceSettings
+    | settings.ClassifierSettings
 )
+"""Networks that learn every finding by its name."""
 
 
 def train(
@@ -79,44 +67,48 @@ def open_run(
     check_split(config.loop, world.size)
     out.mkdir(parents=True, exist_ok=True)
     images = load_images(data, config.data, out / "refused.json" if world.first else None)
-    if isinstance(
-        config.model, DenoiserSettings | ControlNetSettings | ClassifierSettings | GuidanceSettings
-    ):
+    if isinstance(config.model, NAMED):
         check_findings(images["train"])
     torch.manual_seed(config.seed)
-    task = build_task(config, images)
+    task = build_task(config, images["train"])
     task.to(device)
     return TrainingRun(task, images, config.loop, config_tree(config), config.seed, out, device, world)
 
 
-def build_task(config: TrainConfig, images: dict[str, TrainingImages]) -> TrainingTask:
-    """The network of a config, freshly initialised from the current random state, or from `model.init`."""
+def build_task(
+    config: TrainConfig,
+    images: TrainingImages,
+    first_stage: Callable[[str], FirstStage] = load_first_stage,
+    trained: Callable[[str], TrainedDenoiser] = read_denoiser,
+) -> TrainingTask:
+    """The network of a config, freshly initialised from the current random state, or from `model.init`.
+
+    `first_stage` and `trained` open the first stage and the denoiser that the config names by their folders.
+    """
     size, findings = config.data.image_size, config.data.findings
     match config.model:
-        case AutoencoderSettings() as model:
-            return AutoencoderTask(model, _patch_autoencoder(model, images))
-        case KlControllerSettings() as model:
-            return KlControllerTask(model, started_kl(model, size))
-        case KlSettings() as model:
-            return KlAutoencoderTask(model, started_kl(model, size))
-        case ControllerSettings() as model:
-            return ControllerTask(model, build_controller(model, load_autoencoder(model.autoencoder)))
-        case DenoiserSettings() as model:
-            first_stage = load_first_stage(model.autoencoder)
-            return DenoiserTask(model, first_stage, size, findings, config.data.region_maps)
-        case ControlNetSettings() as model:
-            first_stage = load_first_stage(model.autoencoder)
-            return ControlNetTask(model, first_stage, read_denoiser(model.denoiser), size, findings)
-        case GuidanceSettings() as model:
+        case settings.AutoencoderSettings(init="") as model:
+            return autoencoder.AutoencoderTask(model, autoencoder.fitted_autoencoder(model, images))
+        case settings.AutoencoderSettings() as model:
+            former = patches_of(load_first_stage(model.init), model.init)
+            return autoencoder.AutoencoderTask(model, autoencoder.continued_autoencoder(model, former))
+        case settings.KlControllerSettings() as model:
+            return autoencoder.KlControllerTask(model, autoencoder.started_kl(model, size))
+        case settings.KlSettings() as model:
+            return autoencoder.KlAutoencoderTask(model, autoencoder.started_kl(model, size))
+        case settings.ControllerSettings() as model:
+            patches = patches_of(first_stage(model.autoencoder), model.autoencoder)
+            return controls.ControllerTask(model, controls.build_controller(model, patches))
+        case settings.DenoiserSettings() as model:
+            stage = first_stage(model.autoencoder)
+            return denoiser.DenoiserTask(model, stage, size, findings, config.data.region_maps)
+        case settings.ControlNetSettings() as model:
+            stage = first_stage(model.autoencoder)
+            return controls.ControlNetTask(model, stage, trained(model.denoiser), size, findings)
+        case settings.GuidanceSettings() as model:
             return GuidanceTask(read_teacher(model), config.data)
-        case ClassifierSettings() as model:
-            return ClassifierTask(model, build_classifier(model, findings), images["train"])
-        case SegmenterSettings() as model:
-            return SegmenterTask(model, build_segmenter(model))
+        case settings.ClassifierSettings() as model:
+            return evaluators.ClassifierTask(model, evaluators.build_classifier(model, findings), images)
+        case settings.SegmenterSettings() as model:
+            return evaluators.SegmenterTask(model, evaluators.build_segmenter(model))
     raise AssertionError(f"no task of {type(config.model)}")
-
-
-def _patch_autoencoder(settings: AutoencoderSettings, images: dict[str, TrainingImages]) -> PatchAutoencoder:
-    if settings.init:
-        return continued_autoencoder(settings, load_autoencoder(settings.init))
-    return fitted_autoencoder(settings, images["train"])

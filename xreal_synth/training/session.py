@@ -7,17 +7,16 @@ One process is a world of its own.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -49,27 +48,75 @@ class Learner:
     optimizer: torch.optim.Optimizer
     ema: EMAModel
 
-    def trained(self) -> list[tuple[str, nn.Parameter]]:
+    def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name, in the module's order."""
-        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of all that `restore` needs, by name."""
+        found = {f"module/{name}": value for name, value in self.module.state_dict().items()}
+        for (name, parameter), shadow in zip(self.trained().items(), self.ema.shadow_params, strict=True):
+            found[f"ema/{name}"] = shadow
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+        found["ema_step"] = torch.tensor(self.ema.optimization_step)
+        return {name: value.detach().clone() for name, value in found.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Takes up what `tensors` gave; raises KeyError or RuntimeError for another network's."""
+        module = {k.removeprefix("module/"): v for k, v in tensors.items() if k.startswith("module/")}
+        self.module.load_state_dict(module)
+        trained = self.trained()
+        for name, shadow in zip(trained, self.ema.shadow_params, strict=True):
+            shadow.copy_(tensors[f"ema/{name}"])
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, moment, name = key.split("/", 2)
+                kept = value if moment == "step" else value.to(trained[name].device)
+                self.optimizer.state[trained[name]][moment] = kept
+        self.ema.optimization_step = int(tensors["ema_step"])
 
 
 def save_state(folder: Path, learner: Learner, progress: Progress, config: dict[str, Any]) -> None:
     """Write `folder/step-N/` beside the former one, then point `latest.json` at it and drop the former."""
-    name = _free_name(folder, progress.step)
-    temporary = folder / f".{name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    published, name = _published(folder), f"step-{progress.step:07d}"
+    if name == published:  # which stays until the new one replaces it
+        name += "-again"
+    temporary, pointer = folder / f".{name}.tmp", folder / (LATEST + ".tmp")
+    for leftover in (folder / name, temporary):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(_tensors(learner), temporary / "state.safetensors")
-    record = {"step": progress.step, "seconds": progress.seconds, "best": progress.best, "config": config}
-    (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    save_file(learner.tensors(), temporary / "state.safetensors")
+    record = json.dumps({**asdict(progress), "config": config}, indent=1)
+    (temporary / "state.json").write_text(record, encoding="utf-8")
     os.replace(temporary, folder / name)
-    pointer = folder / (LATEST + ".tmp")
     pointer.write_text(json.dumps({"state": name}), encoding="utf-8")
     os.replace(pointer, folder / LATEST)
     for other in folder.glob("step-*"):
         if other.name != name:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]] | None:
+    """Fill the learner from the last state in `folder`; None where there is none.
+
+    Raises TrainingError for one that does not fit.
+    """
+    try:
+        if (name := _published(folder)) is None:
+            return None
+        record = parse_json((folder / name / "state.json").read_text(encoding="utf-8"))
+        learner.restore(load_file(folder / name / "state.safetensors"))
+        return Progress(record["step"], record["seconds"], record["best"]), record["config"]
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            found=f"{folder}: {error}", wanted="a state of this network", hint="train into an empty folder"
+        ) from error
+
+
+def _published(folder: Path) -> str | None:
+    pointer = folder / LATEST
+    return str(parse_json(pointer.read_text(encoding="utf-8"))["state"]) if pointer.exists() else None
 
 
 @contextmanager
@@ -83,67 +130,6 @@ def new_version(target: Path) -> Iterator[Path]:
         os.replace(target, former)
     os.replace(temporary, target)
     shutil.rmtree(former, ignore_errors=True)
-
-
-def _free_name(folder: Path, step: int) -> str:
-    """A name for this step's state that is not the published one's, which stays until the new one replaces it."""
-    published = _published(folder)
-    name = next(n for n in (f"step-{step:07d}", f"step-{step:07d}-again") if n != published)
-    shutil.rmtree(folder / name, ignore_errors=True)
-    return name
-
-
-def _published(folder: Path) -> str | None:
-    pointer = folder / LATEST
-    return str(parse_json(pointer.read_text(encoding="utf-8"))["state"]) if pointer.exists() else None
-
-
-def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]] | None:
-    """Fill the learner from the last state in `folder`; None where there is none.
-
-    Raises TrainingError for one that does not fit.
-    """
-    try:
-        name = _published(folder)
-        if name is None:
-            return None
-        place = folder / name
-        record = parse_json((place / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(place / "state.safetensors")
-        _restore(learner, tensors)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise TrainingError(
-            found=f"{folder}: {error}", wanted="a state of this network", hint="train into an empty folder"
-        ) from error
-    return Progress(record["step"], record["seconds"], record["best"]), record["config"]
-
-
-def _tensors(learner: Learner) -> dict[str, Tensor]:
-    found = {f"module/{name}": value.detach().clone() for name, value in learner.module.state_dict().items()}
-    for (name, parameter), shadow in zip(learner.trained(), learner.ema.shadow_params, strict=True):
-        found[f"ema/{name}"] = shadow.detach().clone()
-        for key, value in learner.optimizer.state.get(parameter, {}).items():
-            found[f"optimizer/{key}/{name}"] = torch.as_tensor(value).detach().clone()
-    found["ema_step"] = torch.tensor(learner.ema.optimization_step)
-    return found
-
-
-def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
-    module = {k.removeprefix("module/"): v for k, v in tensors.items() if k.startswith("module/")}
-    learner.module.load_state_dict(module)
-    for (name, parameter), shadow in zip(learner.trained(), learner.ema.shadow_params, strict=True):
-        shadow.copy_(tensors[f"ema/{name}"])
-        moments = {k.split("/")[1]: v for k, v in tensors.items() if _is_moment(k, name)}
-        if moments:
-            learner.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
-            }
-    learner.ema.optimization_step = int(tensors["ema_step"])
-
-
-def _is_moment(key: str, name: str) -> bool:
-    head, _, rest = key.partition("/")
-    return head == "optimizer" and rest.partition("/")[2] == name
 
 
 T = TypeVar("T")
@@ -192,41 +178,20 @@ class LossModule(nn.Module):
         return self._loss(batch, generator)
 
 
-def joined_loss(task: TrainingTask, world: WorkerGroup) -> nn.Module:
-    """The task's loss; in a world of several, its gradients are averaged over the processes.
-
-    A parameter may stay without gradient in a step (a discriminator before its warm-up has ended).
-    """
-    module = LossModule(task)
-    if world.size == 1:
-        return module
-    return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
-
-
 def learning_rate(settings: LoopSettings, step: int) -> float:
-    """The rate of step `step` (0 is the first): warm-up, then constant, then to zero at the end.
+    """The rate of step `step` (0 is the first): warm-up, then constant, then to zero over the last `decay_share`.
 
-    It is the product of two of diffusers' schedules: `constant_with_warmup` from the first step on, and
-    `linear` or `cosine` over the last `decay_share` of the steps. diffusers' own `linear` and `cosine` begin
-    to fall where the warm-up ends (nearly decay_share = 1) and cannot stay constant in between, hence the
-    product. The warm-up is read one step on, so that the first step is not spent at a rate of zero. A rate
-    depends on the step alone: a resumed run needs no scheduler state.
+    The warm-up is read one step on, so that the first step is not spent at a rate of zero. A rate depends on the
+    step alone: a resumed run needs no scheduler state.
     """
-    warm = _factor("constant_with_warmup", settings.warmup_steps, None)(step + 1)
+    rate = settings.lr * min(1.0, (step + 1) / max(1, settings.warmup_steps))
     begin = settings.steps * (1 - settings.decay_share)
     if settings.schedule == "constant" or step <= begin:
-        return settings.lr * warm
-    fall = _factor(settings.schedule, 0, max(1.0, settings.steps - begin))(min(step, settings.steps) - begin)
-    return settings.lr * warm * fall
-
-
-@lru_cache(maxsize=16)
-def _factor(name: str, warmup_steps: int, steps: float | None) -> Callable[[float], float]:
-    """A diffusers schedule as a function of the step."""
-    nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule: Any = get_scheduler(name, nothing, num_warmup_steps=warmup_steps, num_training_steps=steps)
-    factor: Callable[[float], float] = schedule.lr_lambdas[0]
-    return factor
+        return rate
+    span = max(1.0, settings.steps - begin)
+    past = min(step, settings.steps) - begin
+    linear = settings.schedule == "linear"
+    return rate * ((span - past) / span if linear else (1 + math.cos(math.pi * (past / span))) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +239,7 @@ class TrainingRun:
     loss: nn.Module = field(init=False)
     recent: dict[str, list[float]] = field(default_factory=dict)
     board: Any = None
-    progress: Progress = field(init=False)
+    progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
         trained = [p for p in self.task.module.parameters() if p.requires_grad]
@@ -283,12 +248,15 @@ class TrainingRun:
         )
         ema = EMAModel(trained, decay=self.settings.ema_decay, use_ema_warmup=True, power=0.75)
         self.learner = Learner(self.task.module, optimizer, ema)
-        self.loss = joined_loss(self.task, self.world)
-        self.progress = Progress()
+        self.loss = LossModule(self.task)
+        if (
+            self.world.size > 1
+        ):  # a parameter may stay without gradient in a step: a critic's before it is heard
+            self.loss = nn.parallel.DistributedDataParallel(self.loss, find_unused_parameters=True)
 
     def descend(self, step: int) -> tuple[float, float]:
         """A step of the optimiser along the gradients that are there, and of the average; their norm and the rate."""
-        trained = [p for _, p in self.learner.trained()]
+        trained = list(self.learner.trained().values())
         norm = nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
         rate = learning_rate(self.settings, step)
         for group in self.learner.optimizer.param_groups:
@@ -301,7 +269,7 @@ class TrainingRun:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The module with its averaged weights, in evaluation mode."""
-        trained = [p for _, p in self.learner.trained()]
+        trained = list(self.learner.trained().values())
         self.learner.ema.store(trained)
         self.learner.ema.copy_to(trained)
         self.task.module.eval()

@@ -128,36 +128,45 @@ BUDGET_KEYS = (
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
-class AutoencoderSettings:
+class FirstStageSettings:
+    """What the losses of both first stages share.
+
+    `init` is the folder of a network to go on from, `perceptual` that of a trained segmenter. The critic learns from
+    the start and counts, more and more, from step `adversarial_after` on.
+    """
+
+    init: str = ""
+    gradient_weight: NotNegative = 1.0
+    perceptual: str = ""
+    perceptual_weight: NotNegative = 0.1
+    adversarial_weight: NotNegative = 0.0
+    adversarial_after: Annotated[int, Field(ge=0)] = 0
+    critic_width: Count = 64
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class AutoencoderSettings(FirstStageSettings):
     """PatchAutoencoder and its losses: absolute error + gradient_weight * edges + texture_weight * texture
     + band_weight * power in rings of frequency + perceptual_weight * features' distance
     + adversarial_weight * patch critic.
 
-    Half of the images are decoded from latents with Gaussian noise of up to `latent_noise`. `init` is the
-    folder of an autoencoder to go on from: its patch transform is kept, so its denoisers stay valid; its
-    decoder is kept where the sizes agree. With `grain` the decoder
-    is given noise as a further input. `perceptual` is the folder of a trained segmenter. The critic learns
-    from the start and counts, more and more, from step `adversarial_after` on. With the folder of a trained
-    `denoiser`, a share of `denoised_share` of the latents is noised to a step below `denoised_below` and
-    denoised again, so that the decoder learns to give detail back to latents as a sampler leaves them.
+    Half of the images are decoded from latents with Gaussian noise of up to `latent_noise`. Of `init` the patch
+    transform is kept, so its denoisers stay valid; its decoder is kept where the sizes agree. With `grain` the decoder
+    is given noise as a further input. With the folder of a trained `denoiser`, a share of `denoised_share` of the
+    latents is noised to a step below `denoised_below` and denoised again, so that the decoder learns to give detail
+    back to latents as a sampler leaves them.
     """
 
     kind: Literal["patch"] = "patch"
-    init: str = ""
     patch_size: Count = 8
     latent_channels: Count = 8
     refiner_width: Count = 64
     refiner_blocks: Count = 5
     whiten: Share = 0.75
     latent_noise: NotNegative = 0.1
-    gradient_weight: NotNegative = 1.0
     texture_weight: NotNegative = 0.02
     band_weight: NotNegative = 0.0
     grain: bool = False
-    perceptual: str = ""
-    perceptual_weight: NotNegative = 0.1
-    adversarial_weight: NotNegative = 0.0
-    adversarial_after: Annotated[int, Field(ge=0)] = 0
     critic_width: Count = 32
     denoiser: str = ""
     denoised_share: Share = 0.5
@@ -168,20 +177,17 @@ Levels = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
-class KlSettings:
+class KlSettings(FirstStageSettings):
     """AutoencoderKL and its losses; the defaults are the paper's sizes (55 M weights, f = 4).
 
     `channels` are the widths of the levels, each but the last halves the side; `blocks` residual blocks a level
     (one more in the decoder); `groups` of the group norms. Images are repeated to `image_channels`. `kl_weight` is
     the usual one, of losses summed over an image's values. `scale_factor` is written into the network's config:
     the denoiser sees latents times this number, which should give them unit deviation (the metric `latent_std`
-    is the deviation without it). `perceptual` is the folder of a trained segmenter. The critic learns from the
-    start and counts from step `adversarial_after` on. `init` is the folder of an AutoencoderKL of the same sizes
-    to go on from.
+    is the deviation without it). `init` has the same sizes.
     """
 
     kind: Literal["kl"] = "kl"
-    init: str = ""
     image_channels: Literal[1, 3] = 3
     latent_channels: Count = 3
     channels: Levels = (128, 256, 512)
@@ -189,12 +195,6 @@ class KlSettings:
     groups: Count = 32
     scale_factor: Positive = 0.18215
     kl_weight: NotNegative = 1e-6
-    gradient_weight: NotNegative = 1.0
-    perceptual: str = ""
-    perceptual_weight: NotNegative = 0.1
-    adversarial_weight: NotNegative = 0.0
-    adversarial_after: Annotated[int, Field(ge=0)] = 0
-    critic_width: Count = 64
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.training.draws import generator_for, image_order
 from xreal_synth.training.images import SIDE, TrainingImages, box_map
 from xreal_synth.training.loop import check_finite
@@ -54,18 +53,11 @@ class StudySettings:
 
     def model(self) -> ClassifierSettings:
         """The network's settings; positives are drawn as often as negatives, so neither weighs more."""
-        if self.arch == "densenet121":
-            return ClassifierSettings(
-                kind="densenet", inner_size=self.size, blocks=(6, 12, 24, 16)[: 3 if self.localise else 4], width=64,
-                growth=32, dropout=0.2, smoothing=0.1, max_weight=1.0, place_weight=float(self.localise),
-            )  # fmt: skip
-        return ClassifierSettings(
-            inner_size=self.size,
-            dropout=0.3,
-            smoothing=0.1,
-            max_weight=1.0,
-            place_weight=float(self.localise),
-        )
+        common = ClassifierSettings(inner_size=self.size, max_weight=1.0, place_weight=float(self.localise))
+        if self.arch == "small":
+            return replace(common, dropout=0.3)
+        blocks = (6, 12, 24, 16)[: 3 if self.localise else 4]
+        return replace(common, kind="densenet", blocks=blocks, width=64, growth=32)
 
     def loop(self, steps: int) -> LoopSettings:
         """A phase's settings: warm-up in its first tenth, the rate falling to zero over its last six tenths."""
@@ -131,35 +123,28 @@ def scores_after(
     torch.manual_seed(generator_for(seed, "weights", 0).initial_seed())
     network = build_classifier(settings.model(), settings.findings).to(memory_format=torch.channels_last)
     for number, phase in enumerate(phases):
-        _train(network, phase, number, settings, seed, device, on_step)
-    return _outputs(network, test, settings.batch, device)
-
-
-def _train(
-    network: FindingClassifier,
-    phase: Phase,
-    number: int,
-    settings: StudySettings,
-    seed: int,
-    device: torch.device,
-    on_step: Callable[[], None],
-) -> None:
-    images, places = _joined(phase.sets), _places(phase.sets)
-    task = ClassifierTask(settings.model(), network, images)
-    task.to(device)
-    run = TrainingRun(task, {}, settings.loop(phase.steps), {}, seed, Path(), device)
-    network.train()
-    for step in range(phase.steps):
-        index = balanced_batch(places, settings.batch, seed, f"phase {number}", step)
-        draw = generator_for(seed, f"train {number}", step)
-        torch.manual_seed(draw.initial_seed())
-        with run.autocast():
-            loss = task.loss(images.draw(index, draw).to(device), draw)["loss"]
-        check_finite(float(loss.detach()), step, "lower --lr")
-        loss.backward()  # type: ignore[no-untyped-call]
-        run.descend(step)
-        on_step()
-    run.learner.ema.copy_to([p for _, p in run.learner.trained()])
+        images, places = _joined(phase.sets), _places(phase.sets)
+        task = ClassifierTask(settings.model(), network, images)
+        task.to(device)
+        run = TrainingRun(task, {}, settings.loop(phase.steps), {}, seed, Path(), device)
+        network.train()
+        for step in range(phase.steps):
+            index = balanced_batch(places, settings.batch, seed, f"phase {number}", step)
+            draw = generator_for(seed, f"train {number}", step)
+            torch.manual_seed(draw.initial_seed())
+            with run.autocast():
+                loss = task.loss(images.draw(index, draw).to(device), draw)["loss"]
+            check_finite(float(loss.detach()), step, "lower --lr")
+            loss.backward()  # type: ignore[no-untyped-call]
+            run.descend(step)
+            on_step()
+        run.learner.ema.copy_to(list(run.learner.trained().values()))
+    network.to(device).eval()
+    look = network.maps if network.places else network
+    rows = torch.split(torch.arange(len(test)), max(settings.batch, 32))
+    with torch.inference_mode():
+        found = [look(test.take(index).image.to(device)).double().cpu().numpy() for index in rows]
+    return np.concatenate(found)
 
 
 def balanced_batch(
@@ -203,14 +188,3 @@ def _places(sets: Sequence[TrainingImages]) -> list[list[Tensor]]:
         "a set has images with each finding and with none"
     )
     return found
-
-
-@torch.inference_mode()
-def _outputs(
-    network: FindingClassifier, test: TrainingImages, batch: int, device: torch.device
-) -> npt.NDArray[np.float64]:
-    network.to(device).eval()
-    look = network.maps if network.places else network
-    rows = torch.split(torch.arange(len(test)), max(batch, 32))
-    found = [look(test.take(index).image.to(device)).double().cpu().numpy() for index in rows]
-    return np.concatenate(found)

@@ -24,11 +24,11 @@ from xreal_synth.models.convert.checkpoints import (
     Checkpoint,
     build_empty,
     load_whole,
-    mismatch,
     read_checkpoint,
     read_config,
     read_weights,
     untouched,
+    without_place,
 )
 from xreal_synth.models.convert.ldm import EMA_PREFIX, SCHEDULE, UNET_PREFIX, VAE_PREFIX
 from xreal_synth.models.describe import UPSCALER, BundleInfo
@@ -106,7 +106,7 @@ def convert_control_layout(state: Mapping[str, Tensor], layers: int, where: str)
     converted = convert_controlnet_checkpoint(dict(source), {"layers_per_block": layers})
     unused = untouched(source, converted)
     if unused:
-        raise mismatch(where, f"{len(unused)} keys without a place: {', '.join(sorted(unused)[:5])}")
+        raise without_place(where, unused)
     return {key: value for key, value in converted.items() if value is not None}
 
 
@@ -115,9 +115,7 @@ def _from_file(checkpoint: Checkpoint, unet: Mapping[str, Any]) -> Any:
     if any(key.startswith(PREFIX) for key in state):
         beyond = [key for key in state if not key.startswith((PREFIX, *BESIDE)) and key not in SCHEDULE]
         if beyond:
-            raise mismatch(
-                checkpoint.name, f"{len(beyond)} keys without a place: {', '.join(sorted(beyond)[:5])}"
-            )
+            raise without_place(checkpoint.name, beyond)
         state = checkpoint.without_prefix(PREFIX)
     if "time_embed.0.weight" in state:
         state = convert_control_layout(state, unet["layers_per_block"], checkpoint.name)
@@ -176,22 +174,18 @@ UPSCALER_SIZES: Final = (256, 1024)
 UPSCALER_LICENCE: Final = "MIT"
 
 _NAMES: Final = (
-    (r"init_conv\.", "inlet."),
-    (r"time_mlp\.1\.", "time_in."),
-    (r"time_mlp\.3\.", "time_out."),
-    (r"(down|up)s\.(\d+)\.0\.", r"\1.\2.first."),
-    (r"(down|up)s\.(\d+)\.1\.", r"\1.\2.second."),
-    (r"(down|up)s\.(\d+)\.2\.", r"\1.\2.attention."),
-    (r"(down|up)s\.(\d+)\.3\.", r"\1.\2.onward."),
-    (r"mid_block1\.", "middle_first."),
-    (r"mid_attn\.", "middle_attention."),
-    (r"mid_block2\.", "middle_second."),
-    (r"final_conv\.0\.fn\.(\d)\.", r"last.\1."),
-    (r"final_conv\.1\.", "outlet."),
-)
-"""Places in the checkpoint, and here."""
-
-_INSIDE: Final = (
+    (r"^init_conv\.", "inlet."),
+    (r"^time_mlp\.1\.", "time_in."),
+    (r"^time_mlp\.3\.", "time_out."),
+    (r"^(down|up)s\.(\d+)\.0\.", r"\1.\2.first."),
+    (r"^(down|up)s\.(\d+)\.1\.", r"\1.\2.second."),
+    (r"^(down|up)s\.(\d+)\.2\.", r"\1.\2.attention."),
+    (r"^(down|up)s\.(\d+)\.3\.", r"\1.\2.onward."),
+    (r"^mid_block1\.", "middle_first."),
+    (r"^mid_attn\.", "middle_attention."),
+    (r"^mid_block2\.", "middle_second."),
+    (r"^final_conv\.0\.fn\.(\d)\.", r"last.\1."),
+    (r"^final_conv\.1\.", "outlet."),
     (r"\.mlp\.1\.", ".time."),
     (r"\.block1\.", ".first."),
     (r"\.block2\.", ".second."),
@@ -203,7 +197,7 @@ _INSIDE: Final = (
     (r"\.fn\.fn\.to_out\.", ".out."),
     (r"\.proj\.", ".conv."),
 )
-"""Names within a block."""
+"""Places in the checkpoint, and here; then names within a block."""
 
 
 def convert_upscaler(state: Mapping[str, Tensor], where: str = "upscaler", **sizes: Any) -> Sr3UNet:
@@ -243,9 +237,5 @@ def save_upscaler(bundle: Path, network: Sr3UNet, dtype: StoredDtype) -> None:
 
 def _renamed(key: str) -> str:
     for pattern, ours in _NAMES:
-        found, count = re.subn(f"^{pattern}", ours, key)
-        if count:
-            for inner, name in _INSIDE:
-                found = re.sub(inner, name, found)
-            return found
+        key = re.sub(pattern, ours, key)
     return key

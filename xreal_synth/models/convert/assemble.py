@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, BundleFields
+from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NAME_PATTERN, NULL_KEY, BundleFields
+from xreal_synth.models.convert.published import Published
 from xreal_synth.models.describe import BundleInfo, describe
 from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.save import read_fields, write_bundle
@@ -48,7 +50,7 @@ class Parts:
     networks: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     embeddings: Mapping[str, Tensor]
-    extras: tuple[Callable[[Path], None], ...] = field(default=())
+    extras: Sequence[Callable[[Path], None]] = ()
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -74,11 +76,31 @@ def write_parts(
     return describe(out)
 
 
-def check_place(out: Path, stored: Stored) -> None:
-    """What may fail after a long conversion is tried first. Raises ConversionError, BundleError."""
+def check_words(out: Path, published: Published, stored: Stored) -> dict[str, Any]:
+    """bundle.json's words, prompts and defaults; the mask bank's licence is named beside the weights'.
+
+    What may fail after a long conversion is tried first. Raises ConversionError if `out` is there, for a name that
+    cannot be one, or no licence; BundleError for the mask bank's bundle.
+    """
     refuse_existing(out)
+    bank = ""
     if stored.bank is not None:
         describe(stored.bank).part(BANK)
+        bank = f"; anatomy_bank: that of {Path(stored.bank).name}"
+    if not published.licence:
+        raise ConversionError(
+            found="no licence",
+            wanted="the licence of the weights, as their publisher states it",
+            hint="give it with --licence",
+        )
+    if not re.fullmatch(NAME_PATTERN, published.name):
+        raise ConversionError(
+            found=f"the name {published.name!r}",
+            wanted="lower-case letters, digits, . _ -",
+            hint="give another with --name",
+        )
+    words = {key: getattr(published, key) for key in ("name", "use_restriction", "training_data", "defaults")}
+    return {**words, "licence": published.licence + bank, "prompts": published.prompts.for_bundle()}
 
 
 def refuse_existing(out: Path) -> None:
@@ -117,7 +139,6 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def save_network(folder: Path, network: Any, dtype: StoredDtype) -> None:
     """config.json and safetensors of a diffusers network."""
-    folder.mkdir()
     network.save_config(folder)
     state = {key: _stored(f"{folder.name}: {key}", v, dtype) for key, v in network.state_dict().items()}
     _save(state, folder / WEIGHTS)

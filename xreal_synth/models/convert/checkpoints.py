@@ -167,7 +167,7 @@ def _weights(path: Path, data: Any, ignore: Collection[str]) -> dict[str, Tensor
         if unknown:
             raise ConversionError(
                 where=str(path),
-                found=f"{_shown(unknown)} beside {inside!r}",
+                found=f"{_few(unknown)} beside {inside!r}",
                 wanted="nothing but what training programs are known to keep there",
                 hint=f"if it is of no use in sampling, add {' '.join(f'--ignore {key}' for key in unknown)}",
             )
@@ -176,10 +176,10 @@ def _weights(path: Path, data: Any, ignore: Collection[str]) -> dict[str, Tensor
     weights = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
     others = sorted(str(k) for k in entries if k not in weights)
     if not weights:
-        raise _layout(path, f"entries {_shown(others)}" if others else "no entry")
+        raise _layout(path, f"entries {_few(others)}" if others else "no entry")
     if others:
         raise ConversionError(
-            where=str(path), found=f"{_shown(others)} among the weights", wanted="tensors alone",
+            where=str(path), found=f"{_few(others)} among the weights", wanted="tensors alone",
             hint="save the weights again, without them",
         )  # fmt: skip
     return weights
@@ -229,12 +229,6 @@ def _layout(path: Path, found: str) -> ConversionError:
     )
 
 
-def _shown(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(map(repr, names[:most])) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )
-
-
 DIFFUSERS_STEMS: Final = ("diffusion_pytorch_model",)
 
 
@@ -276,9 +270,6 @@ def read_weights(folder: Path, stems: Sequence[str], variant: str | None = None)
         if pieces
         else "fetch the folder again; weights such as model.fp16.safetensors are taken with --variant fp16",
     )
-
-
-_SHOWN = 5
 
 
 def build_empty(make: Callable[[], Any]) -> Any:
@@ -334,5 +325,11 @@ def mismatch(what: str, found: str) -> ConversionError:
     )
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+def without_place(what: str, keys: Collection[str]) -> ConversionError:
+    """Keys that no table knows."""
+    return mismatch(what, f"{len(keys)} keys without a place: {_few(sorted(keys))}")
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

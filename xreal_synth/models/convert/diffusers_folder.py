@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BundleFields
-from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_place, silent, write_parts
+from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_words, silent, write_parts
 from xreal_synth.models.convert.checkpoints import (
     DIFFUSERS_STEMS,
     build_empty,
@@ -25,11 +24,10 @@ from xreal_synth.models.convert.checkpoints import (
     read_config,
     read_weights,
 )
-from xreal_synth.models.convert.latent import Terms
 from xreal_synth.models.convert.published import TRAIN_STEPS, Published
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.text.encoders import ClipText, open_clip
-from xreal_synth.models.text.prompts import PromptTable, Report, encode_all
+from xreal_synth.models.text.encoders import TextModel, encode_all, open_clip
+from xreal_synth.models.text.prompts import Report
 
 VALUE_RANGE: Final = (-1.0, 1.0)
 
@@ -51,10 +49,8 @@ _OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_
 def convert_folder(
     source: Path,
     out: Path,
-    *,
     published: Published,
-    prompts: PromptTable,
-    terms: Terms,
+    *,
     image_size: int | None = None,
     variant: str | None = None,
     stored: Stored = PLAIN,
@@ -65,8 +61,7 @@ def convert_folder(
     Raises ConversionError: another family of models, a part that is missing, broken or of another layout, a
     prompt that does not fit, or `out` already there.
     """
-    check_place(out, stored)
-    said = terms.filled(published, stored)
+    said = check_words(out, published, stored)
     source = source.expanduser()
     _check_family(source)
     scheduler = read_scheduler(source)
@@ -80,16 +75,14 @@ def convert_folder(
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     side = _latent_side(source, unet.config, image_size, factor)
     fields = BundleFields(
-        **asdict(said),
+        **said,
         image_size=side * factor,
         channels=vae.config["in_channels"],
         value_range=VALUE_RANGE,
         latent_shape=(unet.config["in_channels"], side, side),
         scale_factor=vae.config["scaling_factor"],
-        prompts=prompts.for_bundle(),
-        defaults=published.defaults,
     )
-    embeddings = encode_all(text, prompts.texts(), report)
+    embeddings = encode_all(text, published.prompts.texts(), report)
     extras = (text.save,) if stored.keep_text_encoder else ()
     parts = Parts({"vae": vae, "unet": unet}, scheduler, embeddings, extras)
     return write_parts(out, parts, fields, stored, report)
@@ -159,7 +152,7 @@ def _check_family(source: Path) -> None:
         raise _other(str(source), f"no {', '.join(missing)} among {found}", f"a folder with {_INDEX}, whole")
 
 
-def _check_together(source: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], text: ClipText) -> None:
+def _check_together(source: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], text: TextModel) -> None:
     if unet["in_channels"] != vae["latent_channels"] or unet["out_channels"] != vae["latent_channels"]:
         found = f"a denoiser of {unet['in_channels']} channels in and {unet['out_channels']} out"
         wanted = (

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 
-from xreal_synth.models.convert.checkpoints import build_empty, load_whole, mismatch, untouched
+from xreal_synth.models.convert.checkpoints import build_empty, load_whole, mismatch, untouched, without_place
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 
 UNET_PREFIX: Final = "model.diffusion_model."
@@ -82,7 +82,7 @@ def split_ldm(
         else:
             parts[name][key.removeprefix(prefixes[name])] = value
     if unknown:
-        raise mismatch(where, f"{len(unknown)} keys without a place: {', '.join(sorted(unknown)[:5])}")
+        raise without_place(where, unknown)
     if ema:
         parts["unet"] = _averaged(parts["unet"], averages, where)
     return parts

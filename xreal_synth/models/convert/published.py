@@ -54,6 +54,11 @@ class LdmArchitecture:
         side = self.image_size >> (len(self.vae["ch_mult"]) - 1)
         return int(self.vae["z_channels"]), side, side
 
+    def fields(self) -> dict[str, Any]:
+        """What bundle.json says of sizes."""
+        names = ("image_size", "value_range", "latent_shape", "scale_factor")
+        return {**{name: getattr(self, name) for name in names}, "channels": self.vae["in_channels"]}
+
     def scheduler(self) -> dict[str, Any]:
         """The scheduler of these weights in diffusers' words, spaced as the reference spaces its steps."""
         return {
@@ -91,12 +96,13 @@ _PROMPTED: Final[dict[str, Any]] = {
 _TEXT: Final = TextShape(num_tokens=30522, max_seq_len=150, dim=1280, depth=32, heads=8, head_dim=64)
 
 XREAL_SIZES: Final = LdmArchitecture(_PROMPTED, _VAE, _TEXT, 0.18215, (0.0015, 0.0295), (0.0, 1.0))
-CHEFF_T2I_SIZES: Final = replace(XREAL_SIZES, value_range=(-1.0, 1.0))
-CHEFF_UNCONDITIONAL_SIZES: Final = replace(
-    CHEFF_T2I_SIZES,
-    unet={**_UNET, "channel_mult": [1, 2, 3, 4], "num_head_channels": 32},
-    text=None,
-    scale_factor=1.0,
+CHEFF_UNCONDITIONAL_SIZES: Final = LdmArchitecture(
+    {**_UNET, "channel_mult": [1, 2, 3, 4], "num_head_channels": 32},
+    _VAE,
+    None,
+    1.0,
+    XREAL_SIZES.betas,
+    (-1.0, 1.0),
 )
 
 
@@ -109,7 +115,13 @@ def read_architecture(path: Path, base: LdmArchitecture) -> LdmArchitecture:
         params = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))["model"]["params"]
         unet, stage = params["unet_config"]["params"], params["first_stage_config"]["params"]
         vae, text = stage["ddconfig"], params.get("cond_stage_config")
-        _check_kind(path, params, stage)
+        for key, value, wanted in (
+            ("timesteps", params.get("timesteps", TRAIN_STEPS), TRAIN_STEPS),
+            ("parameterization", params.get("parameterization", "eps"), "eps"),
+            ("embed_dim", stage.get("embed_dim", vae["z_channels"]), vae["z_channels"]),
+        ):
+            if value != wanted:
+                raise _other(str(path), f"{key} {value!r}", str(wanted))
         return LdmArchitecture(
             unet=unet,
             vae=vae,
@@ -121,7 +133,7 @@ def read_architecture(path: Path, base: LdmArchitecture) -> LdmArchitecture:
     except (
         OSError,
         yaml.YAMLError,
-        KeyError,
+        LookupError,
         TypeError,
         ValueError,
         AttributeError,
@@ -137,20 +149,14 @@ def read_architecture(path: Path, base: LdmArchitecture) -> LdmArchitecture:
         ) from error
 
 
-def _check_kind(path: Path, params: Mapping[str, Any], stage: Mapping[str, Any]) -> None:
-    if params.get("timesteps", TRAIN_STEPS) != TRAIN_STEPS:
-        raise _other(str(path), f"timesteps {params['timesteps']}", str(TRAIN_STEPS))
-    if params.get("parameterization", "eps") != "eps":
-        raise _other(str(path), f"parameterization {params['parameterization']!r}", "eps")
-    if stage.get("embed_dim", stage["ddconfig"]["z_channels"]) != stage["ddconfig"]["z_channels"]:
-        raise _other(str(path), f"embed_dim {stage['embed_dim']}", "as many as z_channels")
-
-
 def _text_shape(params: Mapping[str, Any]) -> TextShape:
-    return TextShape(
-        num_tokens=params.get("vocab_size", _TEXT.num_tokens), max_seq_len=params.get("max_seq_len", 150),
-        dim=params["n_embed"], depth=params["n_layer"], heads=8, head_dim=64,
-    )  # fmt: skip
+    return replace(
+        _TEXT,
+        num_tokens=params.get("vocab_size", _TEXT.num_tokens),
+        max_seq_len=params.get("max_seq_len", _TEXT.max_seq_len),
+        dim=params["n_embed"],
+        depth=params["n_layer"],
+    )
 
 
 def _other(where: str, found: str, wanted: str) -> ConversionError:
@@ -168,7 +174,10 @@ _MIMIC: Final = "MIMIC-CXR's data use agreement (PhysioNet) applies to what was 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A published model's name, terms, and the defaults that its own code samples with."""
+    """A published model's name, terms and prompts, and the defaults that its own code samples with.
+
+    `sizes` are those of latent-diffusion checkpoints; a folder in diffusers' layout tells its own.
+    """
 
     name: str
     licence: str
@@ -176,6 +185,7 @@ class Published:
     training_data: str
     prompts: PromptTable
     defaults: SamplingDefaults
+    sizes: LdmArchitecture | None = None
 
 
 def _defaults(mode: Literal["branch", "reference"], steps: int, guidance: float) -> SamplingDefaults:
@@ -184,6 +194,8 @@ def _defaults(mode: Literal["branch", "reference"], steps: int, guidance: float)
     )
 
 
+_MACHEX: Final = "MaCheX, over 650,000 chest X-rays of several public collections; by the authors of Cheff"
+
 XREAL: Final = Published(
     name="xreal",
     licence="CC-BY-NC-4.0",
@@ -191,23 +203,23 @@ XREAL: Final = Published(
     training_data="MIMIC-CXR, by the authors of XReal",
     prompts=LABEL_WORDS,
     defaults=_defaults("reference", 100, 7.0),
+    sizes=XREAL_SIZES,
 )
 CHEFF_T2I: Final = Published(
     name="cheff-t2i",
     licence="MIT",
     use_restriction=f"{_RESEARCH}; {_MIMIC}",
-    training_data="MIMIC-CXR images and reports; the autoencoder on MaCheX, over 650,000 chest X-rays of several "
-    "public collections; by the authors of Cheff",
+    training_data=f"MIMIC-CXR images and reports; the autoencoder on {_MACHEX}",
     prompts=REPORT_WORDS,
     defaults=_defaults("branch", 100, 1.0),
+    sizes=replace(XREAL_SIZES, value_range=(-1.0, 1.0)),
 )
-CHEFF_UNCONDITIONAL: Final = Published(
+CHEFF_UNCONDITIONAL: Final = replace(
+    CHEFF_T2I,
     name="cheff-unconditional",
-    licence="MIT",
-    use_restriction=f"{_RESEARCH}; {_MIMIC}",
-    training_data="MaCheX, over 650,000 chest X-rays of several public collections; by the authors of Cheff",
+    training_data=_MACHEX,
     prompts=NO_WORDS,
-    defaults=_defaults("branch", 100, 1.0),
+    sizes=CHEFF_UNCONDITIONAL_SIZES,
 )
 ROENTGEN: Final = Published(
     name="roentgen",

@@ -13,13 +13,13 @@ class ResidualBlock(nn.Module):
     The last convolution starts at zero, so that a fresh block is the identity.
     """
 
-    def __init__(self, channels: int, dilation: int = 1, groups: int = 8) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(groups, channels),
+            nn.GroupNorm(8, channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation),
-            nn.GroupNorm(groups, channels),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
             nn.SiLU(),
             zeroed(nn.Conv2d(channels, channels, 3, padding=1)),
         )
@@ -28,6 +28,11 @@ class ResidualBlock(nn.Module):
         """[B, C, H, W] -> [B, C, H, W]."""
         out: Tensor = x_BCHW + self.body(x_BCHW)
         return out
+
+
+def residual_blocks(channels: int, count: int) -> nn.Sequential:
+    """As many blocks, one after another."""
+    return nn.Sequential(*[ResidualBlock(channels) for _ in range(count)])
 
 
 def zeroed(module: nn.Conv2d) -> nn.Conv2d:

@@ -21,7 +21,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xreal_synth.models.networks.blocks import ResidualBlock, coordinates
+from xreal_synth.models.networks.blocks import coordinates, residual_blocks
 from xreal_synth.models.networks.patch_autoencoder import LatentPosterior, PatchAutoencoder
 
 CODE_SCALE = 4
@@ -34,14 +34,14 @@ class MaskEncoder(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.inlet = nn.Conv2d(kinds * patch_size**2 + 2, width, 3, padding=1)
-        self.fine = _stage(width, blocks)
+        self.fine = residual_blocks(width, blocks)
         self.down_middle = nn.Conv2d(width, width, 3, stride=2, padding=1)
-        self.middle = _stage(width, blocks)
+        self.middle = residual_blocks(width, blocks)
         self.down_coarse = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.coarse = _stage(2 * width, blocks)
+        self.coarse = residual_blocks(2 * width, blocks)
         self.join_middle = nn.Conv2d(3 * width, width, 3, padding=1)
         self.join_fine = nn.Conv2d(2 * width, width, 3, padding=1)
-        self.last = _stage(width, blocks)
+        self.last = residual_blocks(width, blocks)
         self.outlet = nn.Sequential(
             nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1)
         )
@@ -91,10 +91,6 @@ class MaskController(ModelMixin, ConfigMixin):
     def forward(self, mask_BcHW: Tensor) -> Tensor:
         """Organ codes divided by 4 [B, 1 or 3, H, W] -> rough image [B, 1, H, W], not clamped."""
         return self.decode(self.encode(mask_BcHW).mean)
-
-
-def _stage(width: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
 
 
 def _twice(x_BCHW: Tensor) -> Tensor:

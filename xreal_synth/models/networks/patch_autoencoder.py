@@ -17,7 +17,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xreal_synth.models.networks.blocks import ResidualBlock, zeroed
+from xreal_synth.models.networks.blocks import residual_blocks, zeroed
+
+FOLD = 4
+"""Pixels a side that the refiner sees as channels of one place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +38,25 @@ class PatchRefiner(nn.Module):
     do not hold. Without noise at hand it is taken as zero.
     """
 
-    def __init__(
-        self, latent_channels: int, width: int, blocks: int, fold: int = 4, grain: bool = False
-    ) -> None:
+    def __init__(self, latent_channels: int, width: int, blocks: int, grain: bool = False) -> None:
         super().__init__()
-        self.fold = fold
-        self.grain_inlet = zeroed(nn.Conv2d(fold * fold, width, 3, padding=1, bias=False)) if grain else None
-        self.inlet = nn.Conv2d(fold * fold + latent_channels, width, 3, padding=1)
-        self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
+        folded = FOLD * FOLD
+        self.grain_inlet = zeroed(nn.Conv2d(folded, width, 3, padding=1, bias=False)) if grain else None
+        self.inlet = nn.Conv2d(folded + latent_channels, width, 3, padding=1)
+        self.body = residual_blocks(width, blocks)
         self.outlet = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, fold * fold, 3, padding=1))
+            nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, folded, 3, padding=1))
         )
 
     def forward(self, image_B1HW: Tensor, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
         """The linear decoder's image, its latents, perhaps noise -> what to add to the image [B, 1, H, W]."""
-        folded = functional.pixel_unshuffle(image_B1HW - 0.5, self.fold) * 4
+        folded = functional.pixel_unshuffle(image_B1HW - 0.5, FOLD) * 4
         spread = functional.interpolate(z_BChw, size=folded.shape[-2:], mode="bilinear", align_corners=False)
         x = self.inlet(torch.cat([folded, spread], dim=1))
         if self.grain_inlet is not None and grain_B1HW is not None:
-            x = x + self.grain_inlet(functional.pixel_unshuffle(grain_B1HW, self.fold))
+            x = x + self.grain_inlet(functional.pixel_unshuffle(grain_B1HW, FOLD))
         correction = self.outlet(self.body(x))
-        return functional.pixel_shuffle(correction, self.fold) * 0.1
+        return functional.pixel_shuffle(correction, FOLD) * 0.1
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):

@@ -1,23 +1,32 @@
 """Text encoders with their tokenizers: CLIP's of a Stable-Diffusion folder (`text_encoder/`, `tokenizer/`), and that of
-latent-diffusion (XReal, Cheff) with BERT's word pieces."""
+latent-diffusion (XReal, Cheff) with BERT's word pieces.
+
+They are needed when a bundle is made or gets a prompt, never when images are made.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.checkpoints import load_whole, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    build_empty,
+    load_whole,
+    read_checkpoint,
+    read_config,
+    read_weights,
+)
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
-from xreal_synth.models.text.prompts import missing_library, too_long
+from xreal_synth.models.text.prompts import Report
 from xreal_synth.opening import parse_json
 
 CLIP: Final = "CLIPTextModel"
@@ -26,68 +35,112 @@ _PREFIX: Final = "text_model."
 _POSITIONS: Final = "embeddings.position_ids"
 """A buffer of older versions, 0, 1, 2..: it follows from the configuration."""
 
+CLASS_NAME: Final = "LdmBertEncoder"
+WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
+VOCABULARY: Final = "vocab.txt"
+CACHED: Final = ("google-bert/bert-base-uncased", "bert-base-uncased")
+_SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
-class ClipText:
-    """Prompts padded to the encoder's length and encoded as diffusers' Stable-Diffusion pipeline does."""
+Cut = Callable[[str], Sequence[int]]
+"""A text -> the ids of its word pieces, with those of its beginning and end, not padded."""
 
-    def __init__(self, folder: Path, encoder: Any, tokenizer: Any) -> None:
-        self._folder = folder
-        self._encoder = encoder
-        self._tokenizer = tokenizer
-        self._length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        self._masked = bool(getattr(encoder.config, "use_attention_mask", False))
 
-    @property
-    def width(self) -> int:
-        """D, the length of a token's embedding."""
-        return int(self._encoder.config.hidden_size)
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """A tokenizer with its encoder: prompts are cut, padded with `pad` to `length` word pieces, and encoded.
+
+    `run` makes of ids and their mask, int64 [1, L], embeddings [1, L, D], of `width` D. A bundle keeps of it the
+    `config`, the encoder's weights in a file of the name `weights`, and the tokenizer's `tables` by name.
+    """
+
+    encoder: nn.Module
+    run: Callable[[Tensor, Tensor], Tensor]
+    cut: Cut
+    length: int
+    width: int
+    config: str
+    weights: str
+    tables: Mapping[str, Path]
+    pad: int = 0
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
         """A prompt -> embeddings float32 [L, D], padded to L; raises ConversionError for a longer one."""
-        found = self._tokenizer(prompt, truncation=False)["input_ids"]
-        if len(found) > self._length:
-            raise too_long(prompt, len(found), self._length)
-        padded = self._tokenizer(
-            prompt, padding="max_length", max_length=self._length, return_tensors="pt"
-        )  # fmt: skip
-        mask = padded.attention_mask if self._masked else None
-        out: Tensor = self._encoder(padded.input_ids, attention_mask=mask)[0][0]
-        return out.float().clone()
+        ids = list(self.cut(prompt))
+        if len(ids) > self.length:
+            raise ConversionError(
+                where=f"prompt {prompt[:60]!r}",
+                found=f"{len(ids)} word pieces",
+                wanted=f"at most {self.length}, as the text encoder was trained",
+                hint="shorten it",
+            )
+        padded = torch.tensor([ids + [self.pad] * (self.length - len(ids))])
+        mask = (torch.arange(self.length) < len(ids)).long()[None]
+        return self.run(padded, mask)[0].float().clone()
 
     def save(self, bundle: Path) -> None:
         """Writes `text_encoder/` and `tokenizer/` into a bundle, safetensors and plain tables alone."""
-        (bundle / "text_encoder").mkdir()
-        (bundle / "tokenizer").mkdir()
-        shutil.copyfile(
-            self._folder / "text_encoder" / "config.json", bundle / "text_encoder" / "config.json"
-        )
-        weights = {key: value.contiguous() for key, value in self._encoder.state_dict().items()}
-        save_file(weights, bundle / "text_encoder" / "model.safetensors")
-        for file in sorted((self._folder / "tokenizer").iterdir()):
-            if file.suffix in (".json", ".txt"):
-                shutil.copyfile(file, bundle / "tokenizer" / file.name)
+        assert self.tables, "only a tokenizer of files can be kept"
+        encoder, tokenizer = bundle / "text_encoder", bundle / "tokenizer"
+        encoder.mkdir()
+        (encoder / "config.json").write_text(self.config, encoding="utf-8")
+        save_file({k: v.contiguous() for k, v in self.encoder.state_dict().items()}, encoder / self.weights)
+        tokenizer.mkdir()
+        for name, table in self.tables.items():
+            shutil.copyfile(table, tokenizer / name)
 
 
-def open_clip(folder: Path, variant: str | None = None) -> ClipText:
-    """The text model of a Stable-Diffusion folder, float32. Raises ConversionError."""
+def encode_all(model: TextModel, prompts: Sequence[str], report: Report) -> dict[str, Tensor]:
+    """Every prompt -> tokens [L, D]."""
+    found = {}
+    for at, prompt in enumerate(prompts):
+        report("encoding prompts", at, len(prompts))
+        found[prompt] = model.encode(prompt)
+    report("encoding prompts", len(prompts), len(prompts))
+    return found
+
+
+def _missing_library(error: ImportError) -> ConversionError:
+    """The error for an install without the extra `text`."""
+    return ConversionError(
+        found=f"no {error.name or 'transformers'}",
+        wanted="the libraries that cut prompts into word pieces",
+        hint="pip install 'xreal-synth[text]'",
+    )
+
+
+def open_clip(folder: Path, variant: str | None = None) -> TextModel:
+    """The text model of a Stable-Diffusion folder, float32, as diffusers' pipeline uses it. Raises ConversionError."""
     try:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     except ImportError as error:
-        raise missing_library(error) from error
-    config = read_config(folder / "text_encoder" / "config.json")
+        raise _missing_library(error) from error
+    path = folder / "text_encoder" / "config.json"
+    config = read_config(path)
     if config.get("architectures") != [CLIP]:
         raise ConversionError(
-            where=str(folder / "text_encoder" / "config.json"),
+            where=str(path),
             found=f"architectures {config.get('architectures')}",
             wanted=f"[{CLIP!r}], Stable Diffusion's text encoder",
             hint="this folder's prompts cannot be encoded here",
         )
     weights = read_weights(folder / "text_encoder", STEMS, variant)
-    encoder = CLIPTextModel(CLIPTextConfig(**config))
+    encoder: Any = CLIPTextModel(CLIPTextConfig(**config))
     load_whole(str(weights.path), encoder, _renamed(weights.tensors, encoder.state_dict()))
     tokenizer = _tokenizer(CLIPTokenizer, folder / "tokenizer", encoder.config.vocab_size)
-    return ClipText(folder, encoder, tokenizer)
+    masked = bool(getattr(encoder.config, "use_attention_mask", False))
+    files = sorted((folder / "tokenizer").iterdir())
+    return TextModel(
+        encoder,
+        run=lambda ids, mask: encoder(ids, attention_mask=mask if masked else None)[0],
+        cut=lambda prompt: tokenizer(prompt, truncation=False)["input_ids"],
+        length=min(tokenizer.model_max_length, encoder.config.max_position_embeddings),
+        width=int(encoder.config.hidden_size),
+        config=path.read_text(encoding="utf-8"),
+        weights="model.safetensors",
+        tables={file.name: file for file in files if file.suffix in (".json", ".txt")},
+        pad=tokenizer.pad_token_id,
+    )
 
 
 def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -124,16 +177,6 @@ def _tokenizer(kind: Any, folder: Path, words: int) -> Any:
     return tokenizer
 
 
-CLASS_NAME: Final = "LdmBertEncoder"
-WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
-VOCABULARY: Final = "vocab.txt"
-CACHED: Final = ("google-bert/bert-base-uncased", "bert-base-uncased")
-_SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-
-Cut = Callable[[str], Sequence[int]]
-"""A text -> the ids of its word pieces, with those of its beginning and end, not padded."""
-
-
 class WordPieces:
     """bert-base-uncased's way of cutting texts, by its vocab.txt of `words` lines."""
 
@@ -141,7 +184,7 @@ class WordPieces:
         try:
             from tokenizers.implementations import BertWordPieceTokenizer
         except ImportError as error:
-            raise missing_library(error) from error
+            raise _missing_library(error) from error
         table = _read_vocabulary(vocabulary, words)
         self.vocabulary = vocabulary
         self._unknown = table["[UNK]"]
@@ -158,44 +201,28 @@ class WordPieces:
         return ids
 
 
-class LdmBert:
+def ldm_bert(encoder: TextEncoder, shape: TextShape, cut: Cut) -> TextModel:
     """Prompts padded with zeros to the encoder's length and encoded without a mask, as the reference does."""
-
-    def __init__(self, encoder: TextEncoder, shape: TextShape, cut: Cut) -> None:
-        self._encoder = encoder.eval()
-        self._shape = shape
-        self._cut = cut
-
-    @torch.inference_mode()
-    def encode(self, prompt: str) -> Tensor:
-        """A prompt -> embeddings float32 [L, D], padded to L; raises ConversionError for a longer one."""
-        ids, length = list(self._cut(prompt)), self._shape.max_seq_len
-        if len(ids) > length:
-            raise too_long(prompt, len(ids), length)
-        padded = torch.tensor([ids + [0] * (length - len(ids))])
-        out: Tensor = self._encoder(padded)[0]
-        return out.clone()
-
-    def save(self, bundle: Path) -> None:
-        """Writes `text_encoder/` and `tokenizer/` (its vocabulary) into a bundle."""
-        assert isinstance(self._cut, WordPieces), "only a vocabulary file can be kept"
-        folder = bundle / "text_encoder"
-        folder.mkdir()
-        (bundle / "tokenizer").mkdir()
-        config = {"_class_name": CLASS_NAME, **asdict(self._shape)}
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        save_file({k: v.contiguous() for k, v in self._encoder.state_dict().items()}, folder / WEIGHTS)
-        shutil.copyfile(self._cut.vocabulary, bundle / "tokenizer" / VOCABULARY)
+    encoder.eval()
+    return TextModel(
+        encoder,
+        run=lambda ids, mask: encoder(ids),
+        cut=cut,
+        length=shape.max_seq_len,
+        width=shape.dim,
+        config=json.dumps({"_class_name": CLASS_NAME, **asdict(shape)}, indent=1) + "\n",
+        weights=WEIGHTS,
+        tables={VOCABULARY: cut.vocabulary} if isinstance(cut, WordPieces) else {},
+    )
 
 
-def open_ldm_bert(folder: Path, config: dict[str, Any]) -> LdmBert:
-    """The text model that LdmBert.save wrote below `folder`."""
+def open_ldm_bert(folder: Path, config: dict[str, Any]) -> TextModel:
+    """The text model of ldm_bert as its `save` wrote it below `folder`."""
     shape = TextShape(**{key: value for key, value in config.items() if not key.startswith("_")})
-    with torch.device("meta"):
-        encoder = TextEncoder(shape)
-    state = {key: value.float() for key, value in load_file(folder / "text_encoder" / WEIGHTS).items()}
-    encoder.load_state_dict(state, strict=True, assign=True)
-    return LdmBert(encoder, shape, WordPieces(folder / "tokenizer" / VOCABULARY, shape.num_tokens))
+    encoder = build_empty(lambda: TextEncoder(shape))
+    weights = read_checkpoint(folder / "text_encoder" / WEIGHTS)
+    load_whole(str(weights.path), encoder, {key: value.float() for key, value in weights.tensors.items()})
+    return ldm_bert(encoder, shape, WordPieces(folder / "tokenizer" / VOCABULARY, shape.num_tokens))
 
 
 def find_vocabulary(given: Path | None) -> Path:

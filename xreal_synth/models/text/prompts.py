@@ -1,19 +1,14 @@
-"""The prompt table that a bundle is made with: which texts are encoded, which finding each stands for, and by what.
-
-There is one seam for every family of text encoders. They are needed when a bundle is made or gets a prompt, never when
-images are made.
-"""
+"""The prompt table that a bundle is made with: which texts are encoded, which finding each stands for, and by what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
 from xreal_synth import findings as vocab
 from xreal_synth.errors import ConversionError, faults
@@ -21,47 +16,6 @@ from xreal_synth.models.bundle_file import NULL_KEY, Prompts
 
 Report = Callable[[str, int, int], None]
 """(what, done, total): progress of a long step."""
-
-
-class TextModel(Protocol):
-    """A tokenizer with its encoder."""
-
-    def encode(self, prompt: str) -> Tensor:
-        """A prompt -> tokens [L, D], float32. Raises ConversionError for a text that does not fit."""
-        ...
-
-    def save(self, bundle: Path) -> None:
-        """Writes `text_encoder/` and `tokenizer/` into a bundle's folder."""
-        ...
-
-
-def encode_all(model: TextModel, prompts: Sequence[str], report: Report) -> dict[str, Tensor]:
-    """Every prompt -> tokens [L, D]."""
-    found = {}
-    for at, prompt in enumerate(prompts):
-        report("encoding prompts", at, len(prompts))
-        found[prompt] = model.encode(prompt)
-    report("encoding prompts", len(prompts), len(prompts))
-    return found
-
-
-def too_long(prompt: str, pieces: int, most: int) -> ConversionError:
-    """The error for a prompt of more word pieces than the encoder takes."""
-    return ConversionError(
-        where=f"prompt {prompt[:60]!r}",
-        found=f"{pieces} word pieces",
-        wanted=f"at most {most}, as the text encoder was trained",
-        hint="shorten it",
-    )
-
-
-def missing_library(error: ImportError) -> ConversionError:
-    """The error for an install without the extra `text`."""
-    return ConversionError(
-        found=f"no {error.name or 'transformers'}",
-        wanted="the libraries that cut prompts into word pieces",
-        hint="pip install 'xreal-synth[text]'",
-    )
 
 
 Text = Annotated[str, Field(max_length=2000)]

@@ -17,11 +17,16 @@ from torch import Tensor, nn
 
 from xreal_synth.models.networks.conditioning import no_maps
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
+from xreal_synth.training import losses
 from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
-from xreal_synth.training.losses import band_loss, gradient_loss, texture_loss
-from xreal_synth.training.settings import AutoencoderSettings, KlControllerSettings, KlSettings
-from xreal_synth.training.tasks.base import FirstStageTask, image_grid
+from xreal_synth.training.settings import (
+    AutoencoderSettings,
+    FirstStageSettings,
+    KlControllerSettings,
+    KlSettings,
+)
+from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.controls import mask_of
 
 DDIM_STEPS = 2
@@ -55,11 +60,6 @@ class Redenoiser(nn.Module):
             else:
                 x, eps = (x - s * out) / a, out
         return x
-
-
-def load_redenoiser(folder: str, below: int) -> Redenoiser:
-    """By a trained denoiser's folder (`unet/`, `tokens/`, `scheduler/`); raises TrainingError."""
-    return Redenoiser(read_denoiser(folder, ", or leave it out"), below)
 
 
 def fitted_autoencoder(settings: AutoencoderSettings, images: TrainingImages) -> PatchAutoencoder:
@@ -96,6 +96,38 @@ def continued_autoencoder(settings: AutoencoderSettings, former: PatchAutoencode
     return network
 
 
+class FirstStageTask(TrainingTask):
+    """A first stage of either kind: beside its own loss, a distance in a segmenter's features and a patch critic."""
+
+    part = "vae"
+    settings: FirstStageSettings
+
+    def __init__(self, settings: FirstStageSettings, network: nn.Module) -> None:
+        super().__init__(settings, network)
+        self.critic = losses.PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
+        self.perceptual = losses.load_perceptual(settings.perceptual) if settings.perceptual else None
+        self.module = nn.ModuleDict({"network": network})
+        if self.critic is not None:
+            self.module["critic"] = self.critic
+
+    def judged(
+        self, total: Tensor, found_B1HW: Tensor, wanted_B1HW: Tensor, last_layer: nn.Parameter
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with what features and critic add to it, and figures of these."""
+        settings, figures = self.settings, dict[str, Tensor]()
+        if self.perceptual is not None:
+            distance = self.perceptual(found_B1HW, wanted_B1HW)
+            total = total + settings.perceptual_weight * distance
+            figures["perceptual"] = distance.detach()
+        if self.critic is None:
+            return total, figures
+        terms, more = losses.adversarial_terms(
+            self.critic, total, found_B1HW, wanted_B1HW, last_layer,
+            late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
+        )  # fmt: skip
+        return total + terms, {**figures, **more}
+
+
 class AutoencoderTask(FirstStageTask):
     """Trains the residual decoder to undo patch borders and to give back the detail that latents lack."""
 
@@ -106,25 +138,20 @@ class AutoencoderTask(FirstStageTask):
         super().__init__(settings, network)
         self.redenoiser: Redenoiser | None = None
         if settings.denoiser:
-            self.redenoiser = load_redenoiser(settings.denoiser, settings.denoised_below)
-
-    def to(self, device: torch.device) -> None:
-        """Moves decoder, perceptual distance and denoiser of latents to a device."""
-        super().to(device)
-        if self.redenoiser is not None:
-            self.redenoiser.to(device)
+            denoiser = read_denoiser(settings.denoiser, ", or leave it out")
+            self.redenoiser = Redenoiser(denoiser, settings.denoised_below)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient, texture and perceptual error; then the critic's two losses."""
         z = self._latents(batch, generator)
         found, wanted = self.network.decode(z, self._grain(batch, generator)).float(), batch.image
         mae = (found - wanted).abs().mean()
-        texture = texture_loss(found, wanted)
-        total = mae + self.settings.gradient_weight * gradient_loss(found, wanted)
+        texture = losses.texture_loss(found, wanted)
+        total = mae + self.settings.gradient_weight * losses.gradient_loss(found, wanted)
         total = total + self.settings.texture_weight * texture
         scalars = {"mae_grey_levels": mae.detach() * 255, "texture": texture.detach()}
         if self.settings.band_weight > 0:
-            bands = band_loss(found, wanted)
+            bands = losses.band_loss(found, wanted)
             total = total + self.settings.band_weight * bands
             scalars["bands"] = bands.detach()
         total, figures = self.judged(total, found, wanted, self.network.last_layer)
@@ -211,9 +238,9 @@ class KlAutoencoderTask(FirstStageTask):
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses."""
-        return self.losses(self._shown(batch.image), batch, generator)
+        return self.errors(self._shown(batch.image), batch, generator)
 
-    def losses(self, given_BcHW: Tensor, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def errors(self, given_BcHW: Tensor, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of the image that comes out against the batch's, for `given` going in.
 
         Sampled latents in training, mean latents in evaluation. The KL divergence is summed over an image's latents
@@ -230,7 +257,9 @@ class KlAutoencoderTask(FirstStageTask):
         mae = (found - wanted).abs().mean()
         divergence = 0.5 * (mean.pow(2) + std.pow(2) - 1 - logvar).sum() / given_BcHW.numel()
         total = (
-            mae + settings.gradient_weight * gradient_loss(found, wanted) + settings.kl_weight * divergence
+            mae
+            + settings.gradient_weight * losses.gradient_loss(found, wanted)
+            + settings.kl_weight * divergence
         )
         figures = {
             "mae_grey_levels": mae.detach() * GREY_LEVELS,
@@ -268,7 +297,7 @@ class KlControllerTask(KlAutoencoderTask):
         if self.module.training:
             masked = batch.draws.uniform(1, 1, 1, generator=generator) < self.settings.mask_share
             masks = torch.where(masked.to(masks.device), masks, batch.image)
-        return self.losses(self._shown(masks), batch, generator)
+        return self.errors(self._shown(masks), batch, generator)
 
     @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:

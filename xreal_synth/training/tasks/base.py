@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.losses import PatchCritic, adversarial_terms, load_perceptual
-from xreal_synth.training.settings import AutoencoderSettings, KlSettings
 
 
 class TrainingTask(ABC):
@@ -23,13 +21,20 @@ class TrainingTask(ABC):
     """
 
     part: str
+    settings: Any
     network: Any
     module: nn.Module
     step: int = 0
 
+    def __init__(self, settings: Any, network: Any) -> None:
+        self.settings = settings
+        self.network = network
+        self.module = network
+
     def to(self, device: torch.device) -> None:
-        """Move everything the task needs to a device."""
-        self.module.to(device)
+        """Moves every network of the task to a device."""
+        for network in (self.module, *self.networks().values()):
+            network.to(device)
 
     def networks(self) -> dict[str, nn.Module]:
         """All networks that the task holds, trained or not, by the names of its attributes."""
@@ -61,45 +66,6 @@ class TrainingTask(ABC):
     def save(self, folder: Path) -> None:
         """Write the network's parts in diffusers' folder layout under `folder`."""
         self.network.save_pretrained(folder / self.part)
-
-
-class FirstStageTask(TrainingTask):
-    """A first stage of either kind: beside its own loss, a distance in a segmenter's features and a patch critic."""
-
-    part = "vae"
-    settings: AutoencoderSettings | KlSettings
-
-    def __init__(self, settings: AutoencoderSettings | KlSettings, network: nn.Module) -> None:
-        self.settings = settings
-        self.network = network
-        self.critic = PatchCritic(settings.critic_width) if settings.adversarial_weight > 0 else None
-        self.perceptual = load_perceptual(settings.perceptual) if settings.perceptual else None
-        self.module = nn.ModuleDict({"network": network})
-        if self.critic is not None:
-            self.module["critic"] = self.critic
-
-    def to(self, device: torch.device) -> None:
-        """Moves first stage and perceptual distance to a device."""
-        self.module.to(device)
-        if self.perceptual is not None:
-            self.perceptual.to(device)
-
-    def judged(
-        self, total: Tensor, found_B1HW: Tensor, wanted_B1HW: Tensor, last_layer: nn.Parameter
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss with what features and critic add to it, and figures of these."""
-        settings, figures = self.settings, dict[str, Tensor]()
-        if self.perceptual is not None:
-            distance = self.perceptual(found_B1HW, wanted_B1HW)
-            total = total + settings.perceptual_weight * distance
-            figures["perceptual"] = distance.detach()
-        if self.critic is None:
-            return total, figures
-        terms, more = adversarial_terms(
-            self.critic, total, found_B1HW, wanted_B1HW, last_layer,
-            late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
-        )  # fmt: skip
-        return total + terms, {**figures, **more}
 
 
 def image_grid(rows: list[Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings import ControllerSettings, ControlNetSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
-from xreal_synth.training.tasks.denoiser import draw_steps, log_snr
+from xreal_synth.training.tasks.denoiser import ddim, noised
 
 
 def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder) -> MaskController:
@@ -54,11 +54,8 @@ class ControllerTask(TrainingTask):
     """Trains the mask encoder towards the mean latents of images with the same anatomy."""
 
     part = "anatomy_controller"
-
-    def __init__(self, settings: ControllerSettings, network: MaskController) -> None:
-        self.settings = settings
-        self.network = network
-        self.module = network
+    settings: ControllerSettings
+    network: MaskController
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of latents plus the mean absolute error of the linearly decoded image."""
@@ -84,9 +81,6 @@ class ControllerTask(TrainingTask):
 def mask_of(label_map_BHW: Tensor) -> Tensor:
     """Organ codes [B, H, W] -> the controller's input [B, 1, H, W], codes divided by 4."""
     return label_map_BHW[:, None].float() / CODE_SCALE
-
-
-PREVIEW_STEPS = 25
 
 
 class ControlNetTask(TrainingTask):
@@ -122,12 +116,6 @@ class ControlNetTask(TrainingTask):
         self.controlnet.set_attn_processor(AttnProcessor())
         self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])
         self.module = self.controlnet
-        self.log_snr = log_snr(self.schedule)
-
-    def to(self, device: torch.device) -> None:
-        """Moves the ControlNet and the frozen networks beside it to a device."""
-        for part in (self.module, self.autoencoder, self.unet, self.tokens):
-            part.to(device)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction.
@@ -136,15 +124,11 @@ class ControlNetTask(TrainingTask):
         as far as it lies above the loss, the mask is followed.
         """
         z = self.autoencoder.encode(batch.image).mean
-        steps = draw_steps(self.log_snr, batch.draws, generator, self.settings).to(z.device)
-        noise = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
+        noisy, steps, target = noised(z, batch.draws, generator, self.schedule, self.settings)
         labelled = batch.draws.uniform(1, generator=generator) >= self.settings.null_share
         shown = batch.draws.uniform(1, 1, 1, generator=generator) >= self.settings.mask_dropout
         tokens = self.tokens(batch.labels & labelled.to(z.device))
         hint = organ_hint(batch.label_map, self.hint_side) * shown.to(z.device)
-        noisy = self.schedule.add_noise(z, noise, steps)
-        velocity = self.schedule.config.prediction_type == "v_prediction"
-        target = self.schedule.get_velocity(z, noise, steps) if velocity else noise
         asks: dict[str, Tensor | None] = {"loss": hint}
         if not self.controlnet.training:
             asks |= {"without_mask": None, "mirrored_mask": hint.flip(-1).contiguous()}
@@ -172,22 +156,15 @@ class ControlNetTask(TrainingTask):
 
         A denoiser that knows regions is shown none: the ControlNet learns the organs alone.
         """
-        z = no_maps(z, self.unet)
-        if hint is None:
-            free: Tensor = self.unet(z, t, tokens).sample
-            return free.float()
-        down, middle = self.controlnet(z, t, tokens, hint, return_dict=False)
-        steered: Tensor = self.unet(
-            z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
-        ).sample
-        return steered.float()
+        z, residuals = no_maps(z, self.unet), {}
+        if hint is not None:
+            down, middle = self.controlnet(z, t, tokens, hint, return_dict=False)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        out: Tensor = self.unet(z, t, tokens, **residuals).sample.float()
+        return out
 
     def _sample(self, noise: Tensor, hint: Tensor | None) -> Tensor:
         """DDIM without finding and guidance -> images [B, 1, H, W]."""
-        z = noise
-        tokens = self.tokens.table()[NO_FINDING].to(z.device).expand(len(z), -1, -1)
-        self.schedule.set_timesteps(PREVIEW_STEPS)
-        for t in self.schedule.timesteps:
-            z = self.schedule.step(self._predict(z, t, tokens, hint), t, z).prev_sample
-        image: Tensor = self.autoencoder.decode(z)
-        return image
+        tokens = self.tokens.table()[NO_FINDING].to(noise.device).expand(len(noise), -1, -1)
+        z = ddim(self.schedule, noise, lambda z, t: self._predict(z, t, tokens, hint))
+        return self.autoencoder.decode(z)

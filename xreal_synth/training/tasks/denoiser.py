@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, h and w latent sides, L labels, D token widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
+from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.networks.conditioning import FINDINGS, MAPS_KEY, LabelTokens, with_maps
 from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage, reading
@@ -27,17 +28,7 @@ from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> DDIMScheduler:
     """The paper's betas, .0015 to .0295 linear in their roots over 1000 steps."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.0015,
-        beta_end=0.0295,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
-        prediction_type=prediction,
-    )
+    return DDIMScheduler(**{**XREAL_SIZES.scheduler(), "prediction_type": prediction})
 
 
 def log_snr(schedule: DDIMScheduler) -> Tensor:
@@ -58,6 +49,31 @@ def draw_steps(
     uniform = draws.integers(len(log_snr_T), generator=generator)
     pick = draws.uniform(generator=generator) < settings.uniform_share
     return torch.where(pick, uniform, nearest)
+
+
+def noised(
+    z: Tensor,
+    draws: BatchPart,
+    generator: torch.Generator,
+    schedule: DDIMScheduler,
+    settings: DenoiserSettings | ControlNetSettings,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents -> the same noised to steps of their own, the steps [B], and what a denoiser should make of them."""
+    steps = draw_steps(log_snr(schedule), draws, generator, settings).to(z.device)
+    noise = draws.normal(*z.shape[1:], generator=generator).to(z.device)
+    velocity = schedule.config.prediction_type == "v_prediction"
+    target = schedule.get_velocity(z, noise, steps) if velocity else noise
+    return schedule.add_noise(z, noise, steps), steps, target
+
+
+def ddim(
+    schedule: DDIMScheduler, z: Tensor, predict: Callable[[Tensor, Tensor], Tensor], steps: int = 25
+) -> Tensor:
+    """Noise -> latents, by a few steps of plain DDIM."""
+    schedule.set_timesteps(steps)
+    for t in schedule.timesteps:
+        z = schedule.step(predict(z, t), t, z).prev_sample
+    return z
 
 
 def build_unet(
@@ -155,38 +171,27 @@ class DenoiserTask(TrainingTask):
         if settings.init:
             take_weights(self.unet, self.tokens, Path(settings.init))
         self.module = nn.ModuleDict({"unet": self.unet, "tokens": self.tokens})
-        self.log_snr = log_snr(self.schedule)
-
-    def to(self, device: torch.device) -> None:
-        """Moves denoiser and first stage to a device."""
-        self.module.to(device)
-        self.autoencoder.to(device)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of v or eps over all latent channels, weighted by step and region where the config
         says so; `loss_in_regions` is that inside the findings' regions alone."""
         device = batch.image.device
         z = self.autoencoder.encode(batch.image).mean
-        steps = draw_steps(self.log_snr, batch.draws, generator, self.settings)
-        noise = batch.draws.normal(*z.shape[1:], generator=generator).to(device)
+        noisy, steps, target = noised(z, batch.draws, generator, self.schedule, self.settings)
         kept = batch.draws.uniform(1, generator=generator) >= self.settings.null_share
         named = kept
         if self.settings.token_drop:
             named = kept & (batch.draws.uniform(1, generator=generator) >= self.settings.token_drop)
         labels = batch.labels & named.to(device)
-        noisy = self.schedule.add_noise(z, noise, steps.to(device))
-        target = noise
-        if self.settings.prediction == "v_prediction":
-            target = self.schedule.get_velocity(z, noise, steps.to(device))
         maps = self.maps_of(batch)
         shown = None if maps is None else maps * kept.to(device)[:, :, None, None]
-        found = self.unet(with_maps(noisy, shown), steps.to(device), self.tokens(labels)).sample.float()
+        found = self.unet(with_maps(noisy, shown), steps, self.tokens(labels)).sample.float()
         square = (found - target).pow(2).mean(dim=1)
         inside = None if maps is None else maps[:, :-1].amax(dim=1)
         if inside is not None:
             square = square * (1 + (self.settings.region_weight - 1) * inside)
-        error = square.mean(dim=(1, 2)) * self.weights(steps).to(device)
-        low = (steps < 400).to(device)
+        error = square.mean(dim=(1, 2)) * self.weights(steps)
+        low = steps < 400
         late = torch.where(low.any(), (error * low).sum() / low.sum().clamp_min(1), error.mean())
         losses = {"loss": error.mean(), "loss_t_below_400": late}
         if inside is not None:
@@ -233,35 +238,29 @@ class DenoiserTask(TrainingTask):
         """[B] loss weights of the steps: 1, or min-SNR's."""
         gamma = self.settings.min_snr_gamma
         if gamma is None:
-            return torch.ones(len(steps))
-        snr = self.log_snr[steps].exp()
+            return torch.ones(len(steps), device=steps.device)
+        snr = log_snr(self.schedule)[steps.cpu()].exp().to(steps.device)
         scale = snr + 1 if self.settings.prediction == "v_prediction" else snr
         weights: Tensor = snr.clamp_max(gamma) / scale
         return weights
 
     def _sample(
-        self,
-        noise: Tensor,
-        tokens: Tensor,
-        null: Tensor,
-        guidance: float,
-        maps: Tensor | None = None,
-        steps: int = 25,
+        self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, maps: Tensor | None = None
     ) -> Tensor:
         """Plain DDIM without control -> images [B, 1, H, W]."""
-        z = noise
-        empty = torch.zeros(len(z), self.maps, *z.shape[2:], device=z.device) if self.maps else None
-        shown = empty if maps is None else maps.expand(len(z), -1, -1, -1)
-        count = len(z)
-        both = torch.cat([null.expand(count, -1, -1), tokens.expand(count, -1, -1)]).to(z.device)
-        self.schedule.set_timesteps(steps)
-        for t in self.schedule.timesteps:
+        count = len(noise)
+        empty = torch.zeros(count, self.maps, *noise.shape[2:], device=noise.device) if self.maps else None
+        shown = empty if maps is None else maps.expand(count, -1, -1, -1)
+        both = torch.cat([null.expand(count, -1, -1), tokens.expand(count, -1, -1)]).to(noise.device)
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
             if guidance == 1.0:
-                v = self.unet(with_maps(z, shown), t, both[count:]).sample.float()
-            else:
-                pair = torch.cat([with_maps(z, empty), with_maps(z, shown)])
-                v_null, v_label = self.unet(pair, t, both).sample.float().chunk(2)
-                v = v_null + guidance * (v_label - v_null)
-            z = self.schedule.step(v, t, z).prev_sample
-        image: Tensor = self.autoencoder.decode(z)
+                found: Tensor = self.unet(with_maps(z, shown), t, both[count:]).sample.float()
+                return found
+            pair = torch.cat([with_maps(z, empty), with_maps(z, shown)])
+            v_null, v_label = self.unet(pair, t, both).sample.float().chunk(2)
+            guided: Tensor = v_null + guidance * (v_label - v_null)
+            return guided
+
+        image: Tensor = self.autoencoder.decode(ddim(self.schedule, noise, predict))
         return image

@@ -38,11 +38,8 @@ class SegmenterTask(TrainingTask):
     """Trains on images also blurred and made noisy, since generated images differ from real ones so."""
 
     part = "segmenter"
-
-    def __init__(self, settings: SegmenterSettings, network: OrganSegmenter | PyramidSegmenter) -> None:
-        self.settings = settings
-        self.network = network
-        self.module = network
+    settings: SegmenterSettings
+    network: OrganSegmenter | PyramidSegmenter
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy plus soft Dice; in evaluation also each organ's Dice."""
@@ -120,13 +117,13 @@ class ClassifierTask(TrainingTask):
     """
 
     part = "classifier"
+    settings: ClassifierSettings
+    network: FindingClassifier
 
     def __init__(
         self, settings: ClassifierSettings, network: FindingClassifier, images: TrainingImages
     ) -> None:
-        self.settings = settings
-        self.network = network
-        self.module = network
+        super().__init__(settings, network)
         self.findings = len(network.findings)
         labels, known = images.labels[:, : self.findings], images.known[:, : self.findings]
         self.weights = positive_weights(labels, known, settings.max_weight, images.weights)
