@@ -142,11 +142,10 @@ def make_bundle(
     """Writes the bundle `out` from the `runs` that `export_parts` takes, on the bundle `base` if one is given.
 
     `words` are bundle.json's name, licence, training_data and use_restriction, `defaults` sampling defaults by name;
-    None and what is left out are the base's. The run
-    `guidance` is the base's own, distilled: the default guidance is 1. Of the base everything stays that the runs do not bring, but for its card
-    and pictures, which describe other weights. `bank_images` is a data folder: on its training masks the mask bank is
-    fitted, on its training images the detail that the rough images lack. The new bundle is loaded once before it takes
-    its place.
+    None and what is left out are the base's. The run `guidance` is the base's own, distilled, with 1 as its default.
+    Of the base everything stays that the runs do not bring, but for its card and pictures, which describe other
+    weights. `bank_images` is a data folder: on its training masks the mask bank is fitted, on its training images the
+    detail that the rough images lack. The new bundle is loaded once before it takes its place.
 
     Raises TrainingError for what is missing, ConversionError if `out` is there, BundleError if the parts do not
     belong together, AnatomyError for masks.
