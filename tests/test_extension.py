@@ -15,12 +15,10 @@ PACKAGE = Path(__file__).parents[1] / "xreal_synth"
 CHECK = """
 from xreal_synth.quality.checks import CheckEntry, Score
 
-class Mean:
-    def __init__(self, bounds, file): self.bounds = bounds
-    def scores(self, image, seen): return {"grey": float(image.image.mean())}
+def measure(image, seen): return {"grey": float(image.image.mean())}
 
 CHECK = CheckEntry(
-    name="mean", rank=9, about="Mean grey.", open=Mean, standard="off", strict="reject",
+    name="mean", rank=9, about="Mean grey.", measure=measure, standard="off", strict="reject",
     scores={"grey": Score(True, "mean grey level", "Least mean grey level.", 10, 20, (0, 255))},
 )
 """
@@ -43,6 +41,7 @@ USES_REGION = """
 import numpy as np
 from xreal_synth.anatomy.regions import region_mask
 from tests.doubles.schematic import schematic_mask
+from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.placement import place
 from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
@@ -50,8 +49,8 @@ from xreal_synth.dataset.agree import _painted
 from xreal_synth.dataset.meta import meta_json, parse_meta
 from tests.doubles.fakes import fake
 chest = schematic_mask(64)
-placed = place(FindingLabel(name="Mass", side="left"), chest, np.random.default_rng(0), Prior.load(), factor=8,
-               min_overlap=0.6)
+ground = Ground(Chest(chest, ""), Prior.load(), 8, 0.6)
+placed = place(FindingLabel(name="Mass", side="left"), ground, np.random.default_rng(0))
 assert (placed.region, placed.side, placed.size) == ("lower half", "left", None)
 region = region_mask(placed, chest)
 assert region.any() and not region[:16].any()

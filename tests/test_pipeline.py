@@ -161,6 +161,16 @@ def test_anatomies_are_drawn_with_the_heart_asked_for(pipe: Pipeline) -> None:
     assert (wide == 3).sum() > (pipe.sample_anatomy(4) == 3).sum()
 
 
+def test_anatomies_are_drawn_with_the_lungs_asked_for(pipe: Pipeline) -> None:
+    small, as_drawn, large = (pipe.sample_anatomy(4, lungs_scale=scale) for scale in (0.85, 1.0, 1.15))
+    lungs = [np.isin(mask, (1, 2)).sum() for mask in (small, as_drawn, large)]
+    assert lungs[0] / lungs[1] == pytest.approx(0.85**2, rel=0.1)
+    assert lungs[2] / lungs[1] == pytest.approx(1.15**2, rel=0.1)
+    assert (as_drawn == pipe.sample_anatomy(4)).all()
+    both = pipe.sample_anatomy(4, heart_scale=1.5, lungs_scale=0.85)
+    assert (both == 3).sum() > 1.5 * (pipe.sample_anatomy(4, heart_scale=1.0) == 3).sum()
+
+
 def test_a_real_image_is_edited(pipe: Pipeline, tmp_path: Path) -> None:
     mask = schematic_mask(96, np.random.default_rng(2))
     real = (np.select([np.isin(mask, (1, 2)), mask == 3], [70, 200], 140)).astype(np.uint8)
@@ -215,6 +225,7 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "an empty label map": (lambda pipe: pipe(anatomy=SQUARE), AnatomyError, "no left lung"),
     "no such masks": (lambda pipe: pipe(anatomy="no/such/masks"), AnatomyError, "no/such/masks"),
     "a heart": (lambda pipe: pipe.sample_anatomy(heart_scale=9), RecipeError, "0.5 to 2"),
+    "lungs": (lambda pipe: pipe.sample_anatomy(lungs_scale=1.4), RecipeError, "0.7 to 1.3"),
     "nothing to edit": (lambda pipe: pipe.edit(SQUARE), RecipeError, "nothing to do"),
     "removed from where": (lambda pipe: pipe.edit(SQUARE, remove=[Finding("Mass")]), RecipeError, "a box"),
     "added to where": (lambda pipe: pipe.edit(SQUARE + 9, add=["Pneumonia"]), RecipeError, "organ mask"),

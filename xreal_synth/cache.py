@@ -12,7 +12,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -154,13 +154,7 @@ def _fill(folder: Path, target: Path, fill: Callable[[Path], None], size: int) -
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        try:
+    with path.open("a") as file:  # whose end is the lock's, too
+        with suppress(OSError):  # of a file system that has no locks
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+        yield

@@ -17,6 +17,7 @@ Our own bugs raise AssertionError and are not caught.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,22 +42,15 @@ class XrealError(Exception):
     def message(self) -> str:
         """The text that a user sees: where and what was found, then what was wanted, then the hint, a line each."""
         head = f"{self.where}: {self.found}" if self.where else self.found
-        lines = [head]
-        if self.wanted:
-            lines.append(f"  wanted: {self.wanted}")
-        if self.hint:
-            lines.append(f"  hint:   {self.hint}")
-        return "\n".join(lines)
+        return "\n".join([head, *_advice(self.wanted, self.hint)])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), dict(self.__dict__), self.args))
+        """Across processes as it is: `__init__` takes no positional arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # pickle's own
 
 
-def _rebuild(kind: type[XrealError], state: dict[str, object], args: tuple[object, ...]) -> XrealError:
-    error = kind.__new__(kind)
-    error.__dict__.update(state)
-    error.args = args
-    return error
+def _advice(wanted: str, hint: str) -> list[str]:
+    return [f"  {name:<7} {text}" for name, text in (("wanted:", wanted), ("hint:", hint)) if text]
 
 
 def faults(error: ValidationError, whole: str = "") -> str:
@@ -74,12 +68,8 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.path or '(recipe)'}: {self.found}"]
-        if self.wanted:
-            parts.append(f"    wanted: {self.wanted}")
-        if self.hint:
-            parts.append(f"    hint:   {self.hint}")
-        return "\n".join(parts)
+        advice = [f"  {line}" for line in _advice(self.wanted, self.hint)]
+        return "\n".join([f"{self.path or '(recipe)'}: {self.found}", *advice])
 
 
 class RecipeError(XrealError):

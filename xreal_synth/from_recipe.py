@@ -81,17 +81,13 @@ def open_recipe(
     *,
     overrides: Sequence[str] = (),
     output: str | None = None,
-    place: Callable[[str], str] = lambda uri: uri,
     say: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Reads and checks everything that needs neither torch nor Ray: recipe, bundle, organ masks or real images.
 
-    `output` replaces output.uri, `place` says where a dataset of that URI goes. Raises RecipeError, BundleError,
-    AnatomyError.
+    `output` replaces output.uri. Raises RecipeError, BundleError, AnatomyError.
     """
     loaded = _loaded(recipe, overrides, output)
-    if (uri := place(loaded.recipe.output.uri)) != loaded.recipe.output.uri:
-        loaded = _loaded(recipe, overrides, uri)
     if is_remote(loaded.recipe.bundle):
         from xreal_synth.cache import cache_folder
 

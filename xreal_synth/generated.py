@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -18,7 +19,7 @@ from xreal_synth.dataset.offsets import SampleReader
 from xreal_synth.dataset.source import open_source, shard_table, without_excluded
 from xreal_synth.dataset.table import FLAGS, LABEL_COLUMNS
 from xreal_synth.dataset.tar import decode_sample
-from xreal_synth.errors import DatasetError, XrealError
+from xreal_synth.errors import DatasetError
 from xreal_synth.export.regions import box_region, finding_region, kept_findings
 from xreal_synth.findings import ALIASES
 from xreal_synth.recipe.kinds import near
@@ -231,11 +232,8 @@ class Dataset(Sequence[GeneratedImage]):
     @property
     def flags(self) -> dict[str, int]:
         """Images by each flag that the gate gave; empty where no gate was."""
-        found = dict[str, int]()
-        column = self.table.column(FLAGS).to_pylist() if FLAGS in self.table.column_names else []
-        for name in (name for flags in column for name in flags or ()):
-            found[name] = found.get(name, 0) + 1
-        return found
+        given = self.table.column(FLAGS).to_pylist() if FLAGS in self.table.column_names else []
+        return dict(Counter(name for flags in given for name in flags or ()))
 
     def show(self, n: int = 8) -> Image.Image:
         """A contact sheet of the first n images; a notebook shows it inline."""
@@ -248,12 +246,7 @@ class Dataset(Sequence[GeneratedImage]):
     def to_pandas(self) -> Any:
         """A pandas DataFrame, a row an image: key, group, split, findings, labels (`chexpert14.Pneumonia`), scores,
         flags."""
-        try:
-            return self.table.to_pandas()
-        except ImportError as error:
-            raise XrealError(
-                found="pandas is not installed", hint="pip install pandas, or use .table (pyarrow)"
-            ) from error
+        return self.table.to_pandas()
 
     def __iter__(self) -> Iterator[GeneratedImage]:
         return (self[place] for place in range(len(self)))

@@ -35,23 +35,16 @@ class LocalStore:
     """
 
     def __init__(self, root: Path, *, farm: bool = False) -> None:
-        self._root = root.expanduser().absolute()
+        self.local_path: Path = root.expanduser().absolute()
+        self.uri = str(self.local_path)
         self.mirrored: set[Path] | None = set() if farm else None
-
-    @property
-    def uri(self) -> str:
-        return str(self._root)
-
-    @property
-    def local_path(self) -> Path | None:
-        return self._root
 
     @cached_property
     def _roots(self) -> tuple[Path, ...]:
-        return roots_of(self._root)
+        return roots_of(self.local_path)
 
     def _path(self, key: str) -> Path:
-        return self._root / checked_key(key)
+        return self.local_path / checked_key(key)
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -79,10 +72,8 @@ class LocalStore:
 
     def open(self, key: str) -> IO[bytes]:
         """The file, to be read in place. Raises StorageError."""
-        try:
-            return open_file(self._path(key), self._roots, self.mirrored)
-        except UnreadableError as error:
-            raise StorageError(where=str(self._path(key)), found=str(error), wanted="a plain file") from error
+        with self._reading(key) as path:
+            return open_file(path, self._roots, self.mirrored)
 
     def append(self, key: str) -> IO[bytes]:
         """The file, unbuffered, to be written on at its end; made if it is not there, no link followed."""
@@ -124,7 +115,7 @@ class LocalStore:
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys of the files in one folder; StorageError where the folder is a link that leads elsewhere."""
-        folder = self._path(prefix) if prefix else self._root
+        folder = self._path(prefix) if prefix else self.local_path
         if not folder.is_dir():
             return []
         real = folder.resolve()
@@ -155,7 +146,7 @@ class LocalStore:
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Removes temporary files that killed writers left, in all folders; returns how many."""
         limit, swept = time.time() - older_than_s, 0
-        for path in self._root.rglob(f"{TEMPORARY_PREFIX}*"):
+        for path in self.local_path.rglob(f"{TEMPORARY_PREFIX}*"):
             try:
                 if path.lstat().st_mtime < limit:
                     path.unlink()
@@ -179,8 +170,8 @@ class LocalStore:
         """The key's folder, open, no link followed below the root, and the file's name in it."""
         *inner, name = PurePosixPath(checked_key(key)).parts
         if make:
-            self._root.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self._root, _FOLDER)
+            self.local_path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.local_path, _FOLDER)
         try:
             for part in inner:
                 if make:
@@ -192,7 +183,7 @@ class LocalStore:
                     if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                         raise
                     raise StorageError(
-                        where=f"{self._root}/{key}", found=f"{part} is no folder, or a link to one",
+                        where=f"{self.local_path}/{key}", found=f"{part} is no folder, or a link to one",
                         wanted="a folder of its own", hint="put the folder itself in its place",
                     ) from error  # fmt: skip
                 os.close(folder)

@@ -9,6 +9,7 @@ what was met (`UnreadableError`), or the system's own OSErrors; callers name the
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -181,21 +182,16 @@ def csv_reader(text: str) -> csv.DictReader[str]:
 
 def unzipped(data: bytes, limit: int = MAX_TABLE) -> bytes:
     """What gzip packed into `data`, at most `limit` bytes. Raises UnreadableError."""
-    parts = list[bytes]()
-    left, rest = limit, data
-    while rest:
-        packed = zlib.decompressobj(wbits=31)
-        try:
-            parts.append(packed.decompress(rest, left + 1))
-        except zlib.error as error:
-            raise UnreadableError(f"not gzip ({error})") from error
-        left -= len(parts[-1])
-        if left < 0:
-            raise _too_large(limit)
-        if not packed.eof:
-            raise UnreadableError("gzip that ends too early")
-        rest = packed.unused_data.lstrip(b"\0")
-    return b"".join(parts)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            unpacked = file.read(limit + 1)
+    except EOFError:
+        raise UnreadableError("gzip that ends too early") from None
+    except (OSError, zlib.error) as error:
+        raise UnreadableError(f"not gzip ({error})") from error
+    if len(unpacked) > limit:
+        raise _too_large(limit)
+    return unpacked
 
 
 @contextmanager

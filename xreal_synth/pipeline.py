@@ -133,13 +133,16 @@ class Pipeline:
             return self._made(run, callback)[0]
 
     def sample_anatomy(
-        self, seed: int = 0, *, heart_scale: float | None = None, findings: Sequence[Finding | str] = ()
-    ) -> Mask:
+        self, seed: int = 0, *, heart_scale: float | None = None, lungs_scale: float | None = None,
+        findings: Sequence[Finding | str] = (),
+    ) -> Mask:  # fmt: skip
         """A label map uint8 [H, W] of the bundle's bank; `heart_scale` is a factor for the heart's width and height
-        (0.5 to 2), None leaves it as images with these findings have it."""
-        scale = {} if heart_scale is None else {"augment": {"heart_scale": [heart_scale, heart_scale]}}
+        (0.5 to 2), None leaves it as images with these findings have it; `lungs_scale` one for the lungs' (0.7 to 1.3),
+        which leaves the heart's size."""
+        scales = {"heart_scale": heart_scale, "lungs_scale": lungs_scale}
+        given = {key: [scale, scale] for key, scale in scales.items() if scale is not None}
         row = {"weight": 1, "labels": _labels(findings)}
-        plan = self._run([row], seed, 1, {"anatomy": scale}, {}).plan
+        plan = self._run([row], seed, 1, {"anatomy": {"augment": given}}, {}).plan
         if heart_scale is None or not isinstance(plan.source, BankSource):
             return plan.chest(0, 0, 0).anatomy
         return plan.source.draw(stream(seed, 0, 0, "anatomy"), plan.geometry.image_size)[0]

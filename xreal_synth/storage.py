@@ -56,11 +56,13 @@ class RemoteStore:
     Whatever a driver raises becomes a StorageError or stays an OSError; neither holds credentials.
     """
 
+    local_path: Path | None = None
+
     def __init__(self, uri: str, *, reading: bool = False) -> None:
         refuse_uri(uri, reading=reading)
-        self._uri = uri.rstrip("/")
+        self.uri = uri.rstrip("/")
         try:
-            filesystem, root = fsspec.core.url_to_fs(self._uri, use_listings_cache=False, **_patience(uri))
+            filesystem, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False, **_patience(uri))
         except (ImportError, ValueError) as error:
             raise StorageError(
                 found=f"cannot open {scheme_of(uri)}://: {error}",
@@ -69,14 +71,6 @@ class RemoteStore:
             ) from error
         self._fs: Any = filesystem
         self._root = str(root).rstrip("/")
-
-    @property
-    def uri(self) -> str:
-        return self._uri
-
-    @property
-    def local_path(self) -> Path | None:
-        return None
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{checked_key(key)}"
@@ -96,7 +90,7 @@ class RemoteStore:
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
         """The object, in one request that asks for no more than the limit where the service can do that."""
-        if scheme_of(self._uri) not in (*_S3, "memory"):
+        if scheme_of(self.uri) not in (*_S3, "memory"):
             return b"".join(self.chunks(key, limit))
         path = self._path(key)
         with self._driver(key, reading=True):  # one request, which asks for no more than the limit
@@ -112,7 +106,7 @@ class RemoteStore:
         path = self._path(key)
         with self._driver(key, reading=True):
             data = bytes(self._fs.cat_file(path, start=start, end=stop))
-        return whole(data, stop - start, f"{self._uri}/{key}")
+        return whole(data, stop - start, f"{self.uri}/{key}")
 
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         path = self._path(key)
@@ -147,7 +141,7 @@ class RemoteStore:
             self._put(key, data)
 
     def _put(self, key: str, data: bytes | Path, **how: str | int) -> None:
-        if scheme_of(self._uri) in _S3:
+        if scheme_of(self.uri) in _S3:
             how["chunksize"] = PART_BYTES
         if isinstance(data, bytes):
             self._fs.pipe_file(self._path(key), data, **how)
@@ -186,7 +180,7 @@ class RemoteStore:
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Gives up S3's unfinished multipart uploads below this place, which cost and are not listed."""
-        if scheme_of(self._uri) not in _S3:
+        if scheme_of(self.uri) not in _S3:
             return 0
         bucket, _, prefix = self._root.partition("/")
         limit, swept = time.time() - older_than_s, 0
@@ -214,7 +208,7 @@ class RemoteStore:
             reported = scrubbed(str(error)) or type(error).__name__
             doing = "read" if reading else "reach"
             raise StorageError(
-                found=f"cannot {doing} {self._uri}/{key}: {reported}".replace("/: ", ": "),
+                found=f"cannot {doing} {self.uri}/{key}: {reported}".replace("/: ", ": "),
                 wanted="a place that answers, and credentials that it takes",
                 hint="check the address, the network, and the credentials in the environment",
             ) from None

@@ -6,8 +6,9 @@ import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from xreal_synth.errors import StorageError
 from xreal_synth.opening import MAX_FILE
@@ -32,60 +33,46 @@ class Store(Protocol):
     @property
     def uri(self) -> str:
         """The place as a user writes it: a path, or a URI without credentials."""
-        ...
 
     @property
     def local_path(self) -> Path | None:
         """The folder, if the store is on this machine's file system."""
-        ...
 
     def exists(self, key: str) -> bool:
         """Whether a file is there; a folder is none."""
-        ...
 
     def size(self, key: str) -> int | None:
         """Bytes of the file, None if it is not there."""
-        ...
 
     def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
         """The file; raises StorageError, also for one of more than `limit` bytes, which is not taken in."""
-        ...
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of the file; raises StorageError if it has fewer."""
-        ...
 
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         """The file piece by piece; StorageError where they become more than `limit` bytes."""
-        ...
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """Publishes the file whole; False (and nothing written) if the key already exists."""
-        ...
 
     def replace(self, key: str, data: bytes | Path) -> None:
         """Publishes the file whole, in the place of an older one if there is one; raises StorageError."""
-        ...
 
     def delete(self, key: str) -> None:
         """Deletes the file; nothing happens if it is not there."""
-        ...
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys below the folder `prefix`, one level, without temporary files."""
-        ...
 
     def times(self, prefix: str) -> dict[str, float]:
         """Keys as in `list` with the time each was last written, seconds since 1970 by the store's clock."""
-        ...
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Keys as in `list` with their files' bytes: on object storage a request for each thousand of them."""
-        ...
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Removes abandoned temporary files older than this; returns how many."""
-        ...
 
 
 def checked_key(key: str) -> str:
@@ -167,35 +154,22 @@ def _absent(error: Exception) -> bool:
 
 
 def retrying(store: Store) -> Store:
-    """The store itself if it is local, else one that waits and tries again."""
-    return store if store.local_path is not None else RetryingStore(store)
+    """The store itself if it is local or does so already, else one that waits and tries again."""
+    if store.local_path is not None or isinstance(store, RetryingStore):
+        return store
+    return cast("Store", RetryingStore(store))
 
 
 class RetryingStore:
-    """Passes everything on; what is missing is not waited for."""
+    """Passes everything on, and calls that fail again; what is missing is not waited for. Of a `put_if_absent` whose
+    failure came too late to undo the write the answer is False: the file is there."""
 
     def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
         self._store, self._sleep = store, sleep
 
-    @property
-    def uri(self) -> str:
-        return self._store.uri
-
-    @property
-    def local_path(self) -> Path | None:
-        return self._store.local_path
-
-    def exists(self, key: str) -> bool:
-        return self._again(lambda: self._store.exists(key))
-
-    def size(self, key: str) -> int | None:
-        return self._again(lambda: self._store.size(key))
-
-    def read_bytes(self, key: str, limit: int = MAX_FILE) -> bytes:
-        return self._again(lambda: self._store.read_bytes(key, limit))
-
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        return self._again(lambda: self._store.read_range(key, start, stop))
+    def __getattr__(self, name: str) -> Any:
+        there = getattr(self._store, name)
+        return partial(self._again, there) if callable(there) else there
 
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         """From the beginning again until the first chunk is there; later failures are the caller's."""
@@ -209,27 +183,5 @@ class RetryingStore:
             yield first
             yield from rest
 
-    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
-        """After a failure that came too late to undo the write, False: the file is there."""
-        return self._again(lambda: self._store.put_if_absent(key, data))
-
-    def replace(self, key: str, data: bytes | Path) -> None:
-        self._again(lambda: self._store.replace(key, data))
-
-    def delete(self, key: str) -> None:
-        self._again(lambda: self._store.delete(key))
-
-    def list(self, prefix: str) -> list[str]:
-        return self._again(lambda: self._store.list(prefix))
-
-    def times(self, prefix: str) -> dict[str, float]:
-        return self._again(lambda: self._store.times(prefix))
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        return self._again(lambda: self._store.sizes(prefix))
-
-    def sweep(self, older_than_s: float = 3600.0) -> int:
-        return self._store.sweep(older_than_s)
-
-    def _again(self, action: Callable[[], T]) -> T:
-        return _tried(action, _absent, _CALL_TRIES, _CALL_WAIT_S, self._sleep)
+    def _again(self, call: Callable[..., T], *given: Any, **named: Any) -> T:
+        return _tried(lambda: call(*given, **named), _absent, _CALL_TRIES, _CALL_WAIT_S, self._sleep)

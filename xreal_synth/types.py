@@ -311,7 +311,7 @@ class ImageQuality:
 
     profile: str
     scores: dict[str, float]
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from xreal_synth.anatomy.augment import (
     augment,
     fit_heart,
     scale_heart,
+    scale_lungs,
 )
-from xreal_synth.anatomy.measure import cardiothoracic_ratio, lung_box, organ_areas
+from xreal_synth.anatomy.measure import cardiothoracic_ratio, organ_areas, organ_box
 from xreal_synth.anatomy.validate import validate_mask
-from xreal_synth.findings import AORTA, HEART, LEFT_LUNG
+from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, LUNGS, RIGHT_LUNG
 from xreal_synth.masks import bounding_box
 from xreal_synth.seeds import stream
 
@@ -61,9 +63,9 @@ def test_switching_one_change_off_leaves_the_others_draws() -> None:
 
 
 def test_shift_and_scale_move_by_no_more_than_asked() -> None:
-    x0, y0, x1, _ = lung_box(CHEST, LEFT_LUNG)
+    x0, y0, x1, _ = organ_box(CHEST, LEFT_LUNG)
     for i in range(20):
-        a0, b0, a1, _ = lung_box(
+        a0, b0, a1, _ = organ_box(
             augment(CHEST, stream(2, i, 0, "anatomy"), Augmentation(shift=0.05)), LEFT_LUNG
         )
         assert max(abs(a0 - x0), abs(b0 - y0)) <= 0.05 * 128 + 1
@@ -96,6 +98,50 @@ def test_heart_is_scaled_about_its_centre_under_the_aorta(scale: float) -> None:
     assert np.array_equal(changed == AORTA, CHEST == AORTA)
     beyond = (CHEST != HEART) & (changed != HEART)
     assert np.array_equal(changed[beyond], CHEST[beyond])
+
+
+@pytest.mark.parametrize("scale", [0.7, 0.85, 1.15, 1.3])
+def test_lungs_are_scaled_about_their_centre_and_the_heart_keeps_its_size(scale: float) -> None:
+    changed = scale_lungs(CHEST, scale)
+    validate_mask(changed, "changed")
+    before, after = (bounding_box(np.isin(mask, LUNGS)) for mask in (CHEST, changed))
+    assert before is not None
+    assert after is not None
+    for axis in (0, 1):
+        grown = (after[axis + 2] - after[axis]) / (before[axis + 2] - before[axis])
+        assert grown == pytest.approx(scale, abs=0.03)
+        assert (after[axis] + after[axis + 2]) / 2 == pytest.approx(
+            (before[axis] + before[axis + 2]) / 2, abs=1
+        )
+    hearts = [organ_areas(mask)[HEART] for mask in (CHEST, changed)]
+    assert hearts[0] == pytest.approx(hearts[1], rel=0.02)
+    heart = bounding_box(changed == HEART)
+    assert heart is not None
+    beside = changed[(heart[1] + heart[3]) // 2, [heart[0] - 2, heart[2] + 1]]
+    assert list(beside) == [RIGHT_LUNG, LEFT_LUNG], "no gap between the heart and the lungs"
+
+
+def test_lungs_that_grow_out_of_the_picture_are_moved_in() -> None:
+    lower = np.roll(CHEST, 30, axis=0)
+    rows = np.flatnonzero(np.isin(scale_lungs(lower, 1.2), LUNGS).any(axis=1))
+    free = np.flatnonzero(np.isin(lower, LUNGS).any(axis=1))
+    assert rows[-1] <= 127
+    assert len(rows) == pytest.approx(1.2 * len(free), abs=2)
+
+
+def test_the_lungs_factor_moves_no_other_draw() -> None:
+    plain, scaled = (
+        augment(CHEST, stream(1, 3, 0, "anatomy"), replace(MILD, lungs_scale=scale))
+        for scale in (None, (1.0, 1.0))
+    )
+    assert np.array_equal(plain, scaled)
+    drawn = [
+        organ_areas(augment(CHEST, stream(1, i, 0, "anatomy"), Augmentation(lungs_scale=(0.8, 1.2))))[
+            LEFT_LUNG
+        ]
+        for i in range(40)
+    ]
+    assert min(drawn) < 0.8 * organ_areas(CHEST)[LEFT_LUNG] < 1.2 * organ_areas(CHEST)[LEFT_LUNG] < max(drawn)
 
 
 def test_a_smaller_heart_gives_its_border_to_what_lay_beside_it() -> None:

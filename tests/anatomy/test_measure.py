@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xreal_synth.anatomy.label_map import resize_mask
-from xreal_synth.anatomy.measure import cardiothoracic_ratio, lung_box, organ_areas, organ_boxes
+from xreal_synth.anatomy.measure import cardiothoracic_ratio, organ_areas, organ_box, organ_boxes
 from xreal_synth.errors import AnatomyError
 from xreal_synth.findings import HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.masks import bounding_box
@@ -24,7 +24,7 @@ def _blocks() -> Mask:
 
 def test_boxes_and_areas_are_half_open_and_in_pixels() -> None:
     mask = _blocks()
-    assert lung_box(mask, RIGHT_LUNG) == (10, 20, 40, 80)
+    assert organ_box(mask, RIGHT_LUNG) == (10, 20, 40, 80)
     assert organ_boxes(mask) == ((60, 20, 90, 80), (10, 20, 40, 80), (40, 50, 70, 80), None)
     assert organ_areas(mask) == (10000 - 4200, 1500, 1800, 900, 0)
     assert bounding_box(mask == 4) is None
@@ -53,7 +53,7 @@ def test_nearest_resize_keeps_codes_and_places() -> None:
     double = resize_mask(mask, 200)
     assert organ_areas(double) == tuple(4 * area for area in organ_areas(mask))
     assert np.array_equal(resize_mask(double, 100), mask)
-    assert lung_box(resize_mask(mask, 50), RIGHT_LUNG) == (5, 10, 20, 40)
+    assert organ_box(resize_mask(mask, 50), RIGHT_LUNG) == (5, 10, 20, 40)
 
 
 def test_only_square_masks_are_resized() -> None:

@@ -171,6 +171,6 @@ def test_the_bar_names_no_rate_before_images_and_ends_with_how_many_there_are() 
         ):
             written.truncate(0)
             display.on_event(event)
-            display._bar.refresh()
+            display.refresh()
             assert words in written.getvalue()
             assert "0.00" not in written.getvalue()

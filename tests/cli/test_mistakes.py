@@ -55,6 +55,7 @@ COMMAND_LINE = [
     ("verify made --replay -1", "--replay", "verify -h"),
     ("preview r.yaml -n 0", "-n", "preview -h"),
     ("preview r.yaml -n many", "a valid integer", "preview -h"),
+    ("preview r.yaml -n -2", "-n", "a number, at least 1 and at most 64"),
     ("train denoise mini-denoiser", "denoise", "did you mean `denoiser`?"),
     ("prepare fodler images --out prep", "fodler", "did you mean `folder`?"),
     ("prepare folder images --table manifest.csv --out prep --size 3", "--size", "prepare -h"),

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
-from xreal_synth.dataset.acceptance import GateTally, count_acceptance
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.dataset.record import read_record
+from xreal_synth.dataset.summary import added, count_acceptance
 from xreal_synth.dataset.table import read_rejected
 from xreal_synth.dataset.verify import verify
 from xreal_synth.storage import LocalStore
@@ -28,7 +28,7 @@ REJECTED = (
 
 def judged(flag: int) -> list[Sample]:
     """Groups 0 to 3; the image of group `flag` is flagged."""
-    quality = ImageQuality("standard", {"organs.heart": 0.75, "pixels.blur": 0.5})
+    quality = ImageQuality("standard", {"organs.heart": 0.75, "pixels.blur": 0.5}, ())
     return [
         replace(
             sample,
@@ -50,13 +50,11 @@ def test_groups_count_once_for_each_finding_and_placement_is_not_a_try() -> None
         reasons={"organs.heart": 1, "placement": 1},
         flags={"pixels.blur": 2},
     )
-    tally = GateTally()
-    tally.add(None)
-    assert tally.total is None
-    tally.add(found)
-    tally.add(found)
-    assert tally.total is not None
-    assert tally.total.tried["Pneumonia"] == 4
+    assert added(None, None) is None
+    assert added(None, found) == added(found, None) == found
+    twice = added(found, found)
+    assert twice is not None
+    assert twice.tried["Pneumonia"] == 4
 
 
 def test_record_tables_index_and_summary_tell_what_the_gate_did(tmp_path: Path) -> None:

@@ -20,10 +20,8 @@ from tests.doubles.fakes import (
 )  # fmt: skip
 from tests.doubles.tars import build_tar
 from xreal_synth.dataset.agree import sample_problems
-from xreal_synth.dataset.finish import finish
+from xreal_synth.dataset.finish import ROW_GROUP, Merger, finish
 from xreal_synth.dataset.head import check_place, head_bytes, open_dataset, parse_head, read_head
-from xreal_synth.dataset.merge import ROW_GROUP, Merger
-from xreal_synth.dataset.names import key_of
 from xreal_synth.dataset.record import parse_record, read_record, record_bytes, stamp
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.dataset.summary import Tally
@@ -32,7 +30,7 @@ from xreal_synth.dataset.tar import encode_sample
 from xreal_synth.dataset.verify import verify
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import LocalStore, RemoteStore, Store
-from xreal_synth.types import Rejected, Sample, ShardPlan
+from xreal_synth.types import Rejected, Sample, ShardPlan, sample_key
 
 HEAD = fake_head()
 SHARDS = [ShardPlan("fakes", 0, 0, 4), ShardPlan("fakes", 1, 4, 8), ShardPlan("fakes", 2, 8, 10)]
@@ -305,7 +303,7 @@ def test_head_refuses_other_datasets_and_newer_formats(tmp_path: Path) -> None:
 
 def widened(start: int, rows: int, scored: bool) -> pa.Table:
     """A table of keys alone, later ones with a column of scores."""
-    columns: dict[str, object] = {"key": [key_of(start + i, "h") for i in range(rows)]}
+    columns: dict[str, object] = {"key": [sample_key(start + i, "h") for i in range(rows)]}
     if scored:
         columns["scores.dice"] = [float(start + i) for i in range(rows)]
     return pa.table(columns)
@@ -322,7 +320,7 @@ def test_merging_adds_columns_half_way_and_streams(tmp_path: Path) -> None:
     assert max(seen) < ROW_GROUP + rows
     assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
     merged = pq.read_table(tmp_path / "m.parquet")
-    assert merged.column("key").to_pylist() == [key_of(i, "h") for i in range(40 * rows)]
+    assert merged.column("key").to_pylist() == [sample_key(i, "h") for i in range(40 * rows)]
     assert merged.column("scores.dice").null_count == 30 * rows
     assert merged.column("scores.dice").to_pylist()[-1] == 40 * rows - 1
 

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xreal_synth.dataset.names import RECORDS, TABLES, key_of, parse_key, parse_stem, shards_in, stem_of
+from xreal_synth.dataset.names import RECORDS, TABLES, parse_key, parse_stem, shards_in, stem_of
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import LocalStore
+from xreal_synth.types import sample_key
 
 members = st.one_of(st.just("h"), st.builds("{}{}".format, st.sampled_from("vs"), st.integers(0, 999)))
 
 
 @given(group=st.integers(0, 10**12), member=members)
 def test_key_round_trip(group: int, member: str) -> None:
-    key = key_of(group, member)
+    key = sample_key(group, member)
     assert parse_key(key) == (group, member)
     assert "." not in key
 

@@ -15,11 +15,11 @@ from PIL import Image
 from tests.doubles.fakes import box_finding, fake, fake_groups
 from tests.doubles.tars import build_tar, write_tar
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.names import SUFFIXES, key_of
+from xreal_synth.dataset.names import SUFFIXES
 from xreal_synth.dataset.table import build_table, meta_columns, read_table, sample_schema
 from xreal_synth.dataset.tar import TarWriter, encode_sample, read_samples, read_tar
 from xreal_synth.errors import DatasetError
-from xreal_synth.types import ImageQuality, PlacedFinding, Sample, SampleMeta, ShardPlan
+from xreal_synth.types import ImageQuality, PlacedFinding, Sample, SampleMeta, ShardPlan, sample_key
 
 SHARD = ShardPlan("fakes", 3, 0, 1000)
 text = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -65,7 +65,7 @@ def samples(draw: st.DrawFn, group: int) -> Sample:
     image = arrays(np.uint8, shape)
     placed = tuple(draw(st.lists(findings(*shape), min_size=member == "s0", max_size=3)))
     meta = SampleMeta(
-        key=key_of(group, member), group=group, member=member, attempt=draw(st.integers(0, 9)),
+        key=sample_key(group, member), group=group, member=member, attempt=draw(st.integers(0, 9)),
         row=draw(st.integers(0, 99)), digest=draw(text), bundle_name=draw(text), bundle_hash=draw(text),
         seed=draw(st.integers(0, 2**63 - 1)), anatomy_source=draw(text), anatomy_id=draw(text),
         ctr=draw(number), image_size=shape, findings=() if member == "s0" else placed,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tests.doubles.tars import build_tar
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.head import BundleRef, DatasetHead
-from xreal_synth.dataset.names import key_of, record_key, rejects_key, table_key, tar_key
+from xreal_synth.dataset.names import record_key, rejects_key, table_key, tar_key
 from xreal_synth.dataset.record import build_record, record_bytes, stamp
 from xreal_synth.dataset.table import build_rejects, build_table
 from xreal_synth.dataset.tar import encode_sample
@@ -25,6 +25,7 @@ from xreal_synth.types import (
     SampleMeta,
     ShardPlan,
     ShardRecord,
+    sample_key,
 )  # fmt: skip
 
 DIGEST = "d" * 64
@@ -103,7 +104,7 @@ def fake(
     image[pathology > 0] += 50
     image[fake_pathology(sham, anatomy) > 0] += 5
     meta = SampleMeta(
-        key=key_of(group, member), group=group, member=member, attempt=attempt, row=group % 3, digest=DIGEST,
+        key=sample_key(group, member), group=group, member=member, attempt=attempt, row=group % 3, digest=DIGEST,
         bundle_name="fake", bundle_hash="b" * 64, seed=7, anatomy_source="bank", anatomy_id="bank",
         ctr=0.46, image_size=(size, size), findings=tuple(findings), labels=fake_labels(findings),
         prompt=" ".join(f"{finding.name} is present." for finding in findings), sampling=SAMPLING,

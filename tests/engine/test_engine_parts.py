@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from xreal_synth.dataset.tar import read_tar
-from xreal_synth.engine.account import images_per_group
-from xreal_synth.engine.log import LineLog, line_of
-from xreal_synth.engine.progress import Advanced, Meter, ShardDone
+from xreal_synth.engine.account import Meter, images_per_group
+from xreal_synth.engine.log import LineLog
+from xreal_synth.engine.progress import Advanced, ShardDone
 from xreal_synth.engine.worker import make_group, replay, run_shard
 from xreal_synth.errors import DatasetError, EngineError, PlacementError, StorageError
 from xreal_synth.recipe.schema import Compute
@@ -219,9 +219,9 @@ def test_log_says_progress_now_and_then_and_all_else_at_once():
 
 
 def test_progress_without_images_names_no_rate_and_the_end_no_expectation():
-    assert line_of(Advanced(0, 100, 0.0, None, 2, {"booting": 2})) == "0 of about 100 images, actors starting"
-    assert line_of(Advanced(0, 100, 0.0, None, 2, {"booting": 1, "working": 1}, 1)) == "0 of about 100 images"
-    assert line_of(Advanced(98, 98, 1.5, None, 2)) == "98 of 98 images, 1.50 images/s"
+    assert str(Advanced(0, 100, 0.0, None, 2, {"booting": 2})) == "0 of about 100 images, actors starting"
+    assert str(Advanced(0, 100, 0.0, None, 2, {"booting": 1, "working": 1}, 1)) == "0 of about 100 images"
+    assert str(Advanced(98, 98, 1.5, None, 2)) == "98 of 98 images, 1.50 images/s"
 
 
 def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, open_fault_run):

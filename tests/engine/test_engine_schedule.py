@@ -45,13 +45,13 @@ def test_infrastructure_is_not_held_against_a_shard_and_ends_the_run_only_withou
 
 def test_a_shard_that_kills_its_actors_while_others_are_finished_is_given_up():
     schedule = ShardSchedule([0, 1, 2, 3], Limits(fruitless=50))
-    assert schedule.died(schedule.take("a"), "gone")
+    assert schedule.failed(schedule.take("a"), "a", "died", "gone")
     for actor in "bc":
         schedule.done(schedule.take(actor), actor)
         assert schedule.waiting[-1] == 0
     schedule.done(schedule.take("b"), "b")
-    assert schedule.died(schedule.take("b"), "gone")
-    assert not schedule.died(schedule.take("c"), "gone again")
+    assert schedule.failed(schedule.take("b"), "b", "died", "gone")
+    assert not schedule.failed(schedule.take("c"), "c", "died", "gone again")
     assert schedule.given_up == {0: "3 actors ended while they made it; the last: gone again"}
 
 
@@ -59,7 +59,7 @@ def test_no_shard_is_to_blame_where_every_actor_dies():
     schedule = ShardSchedule([0, 1], Limits(fruitless=20))
     for _ in range(20):
         assert not schedule.exhausted(actors=1)
-        assert schedule.died(schedule.take("a"), "gone")
+        assert schedule.failed(schedule.take("a"), "a", "died", "gone")
     assert schedule.exhausted(actors=1)
     assert schedule.given_up == {}
 
@@ -68,7 +68,7 @@ def test_deaths_from_outside_are_not_held_against_a_shard():
     schedule = ShardSchedule([0, 1, 2], Limits(), finished=5)
     for _ in range(10):
         assert schedule.failed(0, "a", "lost", "node gone")
-    assert schedule.died(0, "gone")
+    assert schedule.failed(0, "a", "died", "gone")
     assert schedule.given_up == {}
 
 

@@ -17,9 +17,9 @@ from xreal_synth.dataset.note import RunNote, read_note, write_note
 from xreal_synth.dataset.record import record_bytes
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.dataset.status import StatusReader
-from xreal_synth.engine.account import Account, Ending
+from xreal_synth.engine.account import Account
+from xreal_synth.engine.journal import NoteKeeper
 from xreal_synth.engine.ledger import Totals
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, RunEnded, Warned
 from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.run.setup import claim
@@ -147,7 +147,7 @@ def test_the_note_follows_the_run(tmp_path, open_fault_run, fake):
     run, store, clock = open_fault_run(), LocalStore(tmp_path), Clock()
     heard: list[Event] = []
     keeper = NoteKeeper(store, 12, 6, heard.append, every_s=15, clock=clock)
-    summary = Account(run, store, Totals(), heard.append).summary(None, Ending({}, {0: ""}, stopped=True))
+    summary = Account(run, store, Totals(), heard.append).summary(None, {}, {0: ""}, stopped=True)
     keeper.on_event(Advanced(0, 12, 0.0, None, 1))
     keeper.on_event(RunEnded(summary))
     assert list(tmp_path.iterdir()) == [], "a place that was not claimed stays empty"

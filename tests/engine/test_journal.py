@@ -13,7 +13,7 @@ import pytest
 from xreal_synth.cli.main import main
 from xreal_synth.dataset.runlog import last_lines, run_logs
 from xreal_synth.engine import journal as journal_module
-from xreal_synth.engine.account import Account, Ending
+from xreal_synth.engine.account import Account
 from xreal_synth.engine.journal import PART_BYTES, Journal, journal
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.log import line_of_logged
@@ -89,7 +89,7 @@ def test_a_run_is_reported_from_first_to_last_line(tmp_path, open_fault_run, fak
         for event in events[1:]:
             log.on_event(event)
         account = Account(run, store, Totals(), lambda event: None)
-        log.on_event(RunEnded(account.summary(None, Ending({}, {1: "not begun"}, stopped=True))))
+        log.on_event(RunEnded(account.summary(None, {}, {1: "not begun"}, stopped=True)))
     assert heard == [], "nothing went wrong"
     first, *middle, last = lines(store)
     (path,) = (tmp_path / "logs").iterdir()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from xreal_synth.dataset.names import DATASET
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.schedule import Limits, ShardSchedule
-from xreal_synth.engine.trust import DATASET, Trust
+from xreal_synth.engine.schedule import Limits, ShardSchedule, Trust
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import Run
 

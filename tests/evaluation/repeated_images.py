@@ -19,13 +19,13 @@ import numpy as np
 
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset, read_head
-from xreal_synth.dataset.names import key_of
-from xreal_synth.dataset.record import build_record
+from xreal_synth.dataset.names import table_key, tar_key
+from xreal_synth.dataset.record import build_record, stamp
 from xreal_synth.dataset.table import build_table
 from xreal_synth.dataset.tar import TarWriter, encode_sample, read_tar
-from xreal_synth.engine.publish import ShardFiles, publish
+from xreal_synth.engine.publish import publish
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import Sample, ShardPlan
+from xreal_synth.types import Sample, ShardPlan, sample_key
 
 GROUPS = 32
 """Of a shard."""
@@ -44,7 +44,7 @@ def renumbered(samples: list[Sample], group: int) -> list[Sample]:
         replace(
             sample,
             image=(sample.image + noise).round().clip(0, 255).astype(np.uint8),
-            meta=replace(sample.meta, group=group, key=key_of(group, sample.meta.member)),
+            meta=replace(sample.meta, group=group, key=sample_key(group, sample.meta.member)),
         )
         for sample in samples
     ]
@@ -85,13 +85,12 @@ def _publish(store: LocalStore, digest: str, shard: int, groups: list[list[Sampl
         with TarWriter(tar) as writer:
             for sample in (sample for group in groups for sample in group):
                 writer.add(encode_sample(replace(sample, meta=replace(sample.meta, digest=digest))))
-        files = ShardFiles(plan.stem, tar, build_table(plan, writer.rows), None)
-        tar_stamp, table_stamp, _ = files.stamps
+        table = build_table(plan, writer.rows)
         record = build_record(
-            plan, writer.rows, (), tar=tar_stamp, table=table_stamp, rejects=None, digest=digest,
-            fingerprint={"device": "cpu"}, timings={}, actor="repeated_images", attempt=0,
+            plan, writer.rows, (), tar=stamp(tar_key(plan.stem), tar), table=stamp(table_key(plan.stem), table),
+            rejects=None, digest=digest, fingerprint={"device": "cpu"}, timings={}, actor="repeated_images", attempt=0,
         )  # fmt: skip
-        publish(store, files, record, replacing=False)
+        publish(store, plan.stem, record, tar, table, None, replacing=False)
 
 
 def main() -> None:

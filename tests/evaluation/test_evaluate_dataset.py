@@ -181,7 +181,7 @@ def test_images_of_a_real_mask_are_paired_with_its_image(
         meta = replace(sample.meta, anatomy_source="masks", anatomy_id=f"mask{number}.png")
         samples.append(replace(sample, anatomy=anatomy, meta=meta))
         if group < 11:
-            scores += ms_ssim([sample.image], [np.asarray(real)])
+            scores.append(ms_ssim(sample.image, np.asarray(real)))
     folder = write(tmp_path / "paired", [samples])
     assert evaluate(str(folder), *options, "--beside", "val") == 0
     record = json.loads((folder / "evaluation.json").read_text())

@@ -18,8 +18,10 @@ from tests.doubles.fakes import fake, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
 from xreal_synth.evaluation.intervals import proportion
-from xreal_synth.evaluation.privacy import MeasuredSet, audit_images, nearest_by_pixels, reduced
+from xreal_synth.evaluation.measurements import ImagePairs, ImageSet
+from xreal_synth.evaluation.privacy import audit_images, nearest_by_pixels
 from xreal_synth.export.txrv import SyntheticDataset
+from xreal_synth.quality import copies
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, ShardPlan
 
@@ -52,9 +54,18 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def seen(images: list[GreyImage], patients: list[str]) -> MeasuredSet:
+def reduced(image: GreyImage) -> npt.NDArray[np.float32]:
+    return copies.reduced(image).reshape(64, 64).astype(np.float32)
+
+
+def seen(images: list[GreyImage], patients: list[str]) -> ImageSet:
     features = np.stack([image[::32, ::32].ravel() for image in images]).astype(np.float32)
-    return MeasuredSet(np.stack([reduced(image) for image in images]), features, np.asarray(patients))
+    small, groups, rest = np.stack([copies.reduced(one) for one in images]), np.asarray(patients), np.empty(0)
+    return ImageSet(
+        features=features, logits=rest, rings=rest, reduced=small, dice=rest, peaks=rest.astype(int),
+        groups=groups, labels=rest.astype(int), paired=rest, flagged=rest.astype(bool),
+        inception=rest.astype(np.float32), pairs=ImagePairs(),
+    )  # fmt: skip
 
 
 TRAINING = [cloud(seed) for seed in range(40)]

@@ -21,16 +21,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xreal_synth.errors import DatasetError
-from xreal_synth.evaluation.readers import REAL, Candidate, Kit, Showing, choose_images, make_kit
-from xreal_synth.evaluation.readers_figures import analyse, tables_of
-from xreal_synth.evaluation.readers_files import (
+from xreal_synth.evaluation.readers import (
     FORMAT,
-    Reading,
+    REAL,
+    Candidate,
+    Kit,
+    Showing,
+    choose_images,
     key_bytes,
+    make_kit,
     read_key,
     read_results,
     reader_page,
 )
+from xreal_synth.evaluation.readers_figures import analyse, tables_of
 
 Evaluate = Callable[..., int]
 Out = pytest.CaptureFixture[str]
@@ -124,13 +128,10 @@ def answers_of(kit: Kit, reader: int, rank: Callable[[Showing], int]) -> dict[st
 def test_figures_by_hand() -> None:
     """Reader 1 ranks anatomy 4 2 5 1, reader 2 ranks 5 1 5 2; the repeated image one lower than at first."""
     ranks = {1: [4, 2, 5, 1], 2: [5, 1, 5, 2]}
-    readings = [
-        Reading(
-            reader,
-            answers_of(KIT, reader, lambda one, own=own: max(1, own[one.image] - one.repeat))["answers"],
-        )
+    readings = {
+        reader: answers_of(KIT, reader, lambda one, own=own: max(1, own[one.image] - one.repeat))["answers"]
         for reader, own in ranks.items()
-    ]
+    }
     found = analyse(KIT, readings)
     assert found.images == {REAL: 2, "made": 2}
     anatomy = found.ranks["anatomy"]
@@ -175,8 +176,8 @@ def test_answers_are_read_from_json_and_from_csv(tmp_path: Path) -> None:
     (tmp_path / "two.csv").write_text(rows.getvalue())
     one = write(tmp_path, "one.json", answers_of(KIT, 1, lambda one: 3))
     readings = read_results(KIT, [tmp_path / "two.csv", one])
-    assert [reading.reader for reading in readings] == [1, 2]
-    assert readings[1].answers == reported["answers"]
+    assert list(readings) == [1, 2]
+    assert readings[2] == reported["answers"]
 
 
 def broken(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -341,8 +342,9 @@ def test_a_reader_answers_by_keyboard_and_what_is_saved_is_read(kit: Path, tmp_p
         one["params"]["request"]["url"] for one in events if one.get("method") == "Network.requestWillBeSent"
     ]
     assert {one for one in asked if not one.startswith(("data:", "blob:"))} == {url}
-    (by_json,), (by_csv,) = (read_results(study, [tmp_path / name]) for name in ("saved.json", "saved.csv"))
+    by_json, by_csv = (read_results(study, [tmp_path / name]) for name in ("saved.json", "saved.csv"))
     assert by_json == by_csv
-    first, second = (by_json.answers[one.name] for one in study.readers[1][:2])
+    assert list(by_json) == [1]
+    first, second = (by_json[1][one.name] for one in study.readers[1][:2])
     assert first == {"anatomy": 4, "pathology": 3, "quality": 5, "guess": "synthetic"}
     assert second["anatomy"] == 2

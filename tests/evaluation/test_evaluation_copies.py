@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xreal_synth.evaluation.copies import count_copies, nearest, standardised
 from xreal_synth.evaluation.intervals import Bootstrap
+from xreal_synth.evaluation.privacy import count_copies, nearest, standardised
 from xreal_synth.quality.copies import thumbnail
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_auroc
 
-from xreal_synth.evaluation.findings import FindingScores, area, finding_figures, label_table, macro_f1
+from xreal_synth.evaluation.findings import area, finding_figures, label_table, macro_f1
 from xreal_synth.evaluation.intervals import Bootstrap
 
 
@@ -51,15 +51,15 @@ def test_macro_f1_by_hand() -> None:
 
 
 def test_rises_are_against_the_images_own_twin() -> None:
-    scores = FindingScores(
+    found = finding_figures(
         made=np.array([1.0, 2.0, 3.0, 4.0, 5.0]),
         twins=np.array([0.0, 3.0, 1.0, 4.0, 4.0]),
         real=np.zeros(5),
         asked=np.array([1, 1, 1, 0, 0]),
         labels=np.array([1, 1, 1, 0, 0]),
         given=np.array([True, True, True, False, True]),
+        bootstrap=single(5),
     )
-    found = finding_figures(scores, single(5))
     assert found.rises.value == pytest.approx(2 / 3)
     assert found.change.value == pytest.approx((1 - 1 + 2) / 3)
     assert (found.rises_unasked.value, found.rises_unasked.n) == (1.0, 1)

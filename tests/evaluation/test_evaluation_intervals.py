@@ -60,9 +60,5 @@ def test_the_jackknife_takes_groups_where_patients_are_many() -> None:
     assert found.ci_high - found.value == pytest.approx(1.96 * values.std() / np.sqrt(600), rel=0.3)
 
 
-def test_intervals_overlap_where_they_have_a_point_in_common() -> None:
-    low, high, middle = (Estimate(0, *ends, 1) for ends in ((0.0, 1.0), (2.0, 3.0), (1.0, 2.0)))
-    assert not low.overlaps(high)
-    assert low.overlaps(middle)
-    assert high.overlaps(middle)
+def test_a_spread_is_the_middle_of_repeated_measurements() -> None:
     assert spread([1.0, 2.0, 3.0], 7) == Estimate(2.0, 1.05, 2.95, 7)

@@ -43,13 +43,9 @@ def test_features_come_in_order_and_in_batches(file: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (64, 64), dtype=np.uint8) for _ in range(3)]
     features = InceptionFeatures(file)
-    for image in images:
-        features.add(image)
-    found = features.take()
+    found = features.of(images)
     assert found.shape == (3, 2048)
-    assert features.take().shape == (0, 2048)
-    features.add(images[2])
-    np.testing.assert_allclose(features.take()[0], found[2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features.of(images[2:])[0], found[2], rtol=1e-4, atol=1e-5)
     assert found.std() > 0
     assert not features.published
 

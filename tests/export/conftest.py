@@ -58,7 +58,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dicom(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dicom")
-    assert write_dicom(open_source(LocalStore(dataset)), folder, lambda done, total: None).images == 18
+    assert write_dicom(open_source(LocalStore(dataset)), folder, lambda done, total: None).samples == 18
     return folder
 
 

@@ -27,7 +27,7 @@ def coco(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counted = write_coco(
         open_source(LocalStore(dataset)), folder, lambda done, total: seen.append((done, total))
     )
-    assert counted.images == 18
+    assert counted.samples == 18
     assert counted.splits == {"train": 15, "val": 1, "test": 2}
     assert seen == [(done, 18) for done in range(1, 19)]
     return folder

@@ -29,7 +29,7 @@ def mlc(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def write(dataset: Path, out: Path) -> Path:
     content, counted = croissant_json(open_source(LocalStore(dataset)), out, lambda done, total: None)
-    assert counted.images == 18
+    assert counted.samples == 18
     out.write_bytes(content)
     return out
 

@@ -33,8 +33,8 @@ def exported(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hf")
     source = open_source(LocalStore(dataset))
     counted = write_hf(source, folder, lambda done, total: None, file_bytes=30_000)
-    assert counted.images == 18
-    card = dataset_card(source.head, counted.tally.summary(), "", bundle=None, layout="parquet", sheet=False)
+    assert counted.samples == 18
+    card = dataset_card(source.head, counted, "", bundle=None, layout="parquet", sheet=False)
     (folder / "README.md").write_text(card)
     return folder
 

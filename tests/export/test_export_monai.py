@@ -28,7 +28,7 @@ def read(path: Path) -> np.ndarray:
 def monai(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("monai")
     counted = write_monai(open_source(LocalStore(dataset)), folder, lambda done, total: None)
-    assert counted.images == 18
+    assert counted.samples == 18
     return folder
 
 

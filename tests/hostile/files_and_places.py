@@ -32,7 +32,7 @@ from xreal_synth.dataset.tar import read_samples
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.job_package import pack_job
 from xreal_synth.errors import XrealError
-from xreal_synth.evaluation.readers_files import read_key
+from xreal_synth.evaluation.readers import read_key
 from xreal_synth.export.coco import write_coco
 from xreal_synth.images.boxes import read_entries
 from xreal_synth.images.folder import FolderSettings, ImageFolder
@@ -466,7 +466,8 @@ def folders() -> Iterator[tuple[str, Attack]]:
 
 def whole_shard(data: bytes) -> None:
     samples = read_samples(data, "shards/fakes-000000.tar")
-    raise XrealError(found=next(_content_problems(samples, fake_head(), ShardPlan("fakes", 0, 0, 4))))
+    shard: Any = ShardPlan("fakes", 0, 0, 4)
+    raise XrealError(found=next(_content_problems(samples, fake_head(), shard, None)))
 
 
 def attacks() -> Iterator[tuple[str, Attack]]:

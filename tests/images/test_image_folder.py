@@ -77,7 +77,7 @@ def test_an_oblong_image_is_padded_and_its_boxes_and_mask_go_with_it(image_folde
     assert not image[88:].any()
     whole = np.asarray(Image.open(image_folder("square") / "masks" / "b.png"))
     assert np.array_equal(mask[8:88], whole[8:88])
-    odd = padded(np.ones((3, 6), dtype=np.uint8), 0)
+    odd = padded(np.ones((3, 6), dtype=np.uint8))
     assert odd.sum(axis=1).tolist() == [0, 6, 6, 6, 0, 0]
 
 

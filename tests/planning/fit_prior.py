@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from xreal_synth.anatomy.label_map import read_mask
-from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.anatomy.measure import organ_box
 from xreal_synth.errors import PlacementError, TrainingError
 from xreal_synth.findings import LEFT_LUNG, LUNGS, RIGHT_LUNG, canonical, takes_box
 from xreal_synth.images.manifest import ImageRow, read_manifest
@@ -72,7 +72,7 @@ def frame_of(mask: Mask) -> Frame:
 
 
 def _norm_box(mask: Mask, code: int) -> NormBox:
-    x0, y0, x1, y1 = (v / mask.shape[0] for v in lung_box(mask, code))
+    x0, y0, x1, y1 = (v / mask.shape[0] for v in organ_box(mask, code))
     return x0, y0, x1, y1
 
 
@@ -130,9 +130,9 @@ def check(prior: Prior, data: Path) -> dict[str, float]:
         mask = read_mask(data / image)
         frame = frame_of(mask)
         lung = frame.lung_of(box)
-        side = prior.findings[finding].side(lung)
+        side = prior.findings[finding].sides[lung]
         centre = np.array([frame.read(box, lung)[:2]])
-        inside.append(side.centre_density(centre)[0] >= region_threshold(side))
+        inside.append(centre_density(side, centre)[0] >= region_threshold(side))
         overlaps.append(_lung_share(mask, box))
         drawn_overlaps.append(
             np.mean([_lung_share(mask, b) for b in _drawn_boxes(side, frame.side(lung), rng)])
@@ -149,10 +149,17 @@ def check(prior: Prior, data: Path) -> dict[str, float]:
     }
 
 
+def centre_density(side: SidePrior, centres: Boxes) -> Boxes:
+    """The prior's density of box centres [M, 2] -> [M], per unit of (u, v)."""
+    delta = (centres[:, None, :] - side.points[None, :, :2]) / side.bandwidth[:2]
+    kernel = np.exp(-0.5 * (delta**2).sum(axis=2)) / (2 * np.pi * side.bandwidth[:2].prod())
+    return np.asarray(kernel.mean(axis=1))
+
+
 def region_threshold(side: SidePrior) -> float:
     """The density of centres that REGION of the prior's own draws exceed."""
     own = side.draw(np.random.default_rng(90), 4000)[:, :2]
-    return float(np.quantile(side.centre_density(own), 1 - REGION))
+    return float(np.quantile(centre_density(side, own), 1 - REGION))
 
 
 def _drawn_boxes(side: SidePrior, lung: NormBox, rng: np.random.Generator) -> list[NormBox]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xreal_synth.findings import CHEXPERT14, LABEL_SETS, NO_FINDING, TXRV18
-from xreal_synth.planning.image_labels import image_labels
+from xreal_synth.planning.labels import image_labels
 from xreal_synth.types import ExistingFinding, PlacedFinding, SourceImage
 
 BOX = (8, 8, 16, 16)

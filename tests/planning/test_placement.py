@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.anatomy.measure import organ_box
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, LUNGS_OF, REGIONS, RIGHT_LUNG
 from xreal_synth.masks import bounding_box
+from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.placement import place
 from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
@@ -33,7 +34,8 @@ def _place(
     anatomy: Mask = CHEST, *, seed: int = 0, factor: int = 8, overlap: float = 0.6, **label: object
 ) -> PlacedFinding:
     finding = FindingLabel.model_validate(label)
-    return place(finding, anatomy, stream(seed, 0, 0, "boxes"), PRIOR, factor=factor, min_overlap=overlap)
+    ground = Ground(Chest(anatomy, ""), PRIOR, factor, overlap)
+    return place(finding, ground, stream(seed, 0, 0, "boxes"))
 
 
 def _share(anatomy: Mask, box: PixelBox, organ_codes: tuple[int, ...]) -> float:
@@ -89,7 +91,7 @@ def _check(placed: PlacedFinding, anatomy: Mask, factor: int, label: FindingLabe
     for lung, box in zip(lungs, placed.boxes, strict=True):
         assert all(v % factor == 0 and 0 <= v <= pixels for v in box)
         assert _share(anatomy, box, (CODE[lung],)) >= overlap
-        _, y0, _, y1 = lung_box(anatomy, CODE[lung])
+        _, y0, _, y1 = organ_box(anatomy, CODE[lung])
         edges = [0, y0 + (y1 - y0) / 3, y0 + (y1 - y0) * 2 / 3, pixels]
         if zone != "any":
             k = ("upper", "middle", "lower").index(zone)
@@ -164,7 +166,7 @@ def test_a_placed_shape_has_all_that_was_asked(
 
 
 def test_a_box_over_the_whole_lung_is_in_no_zone() -> None:
-    x0, y0, x1, y1 = (v / 256 for v in lung_box(CHEST, RIGHT_LUNG))
+    x0, y0, x1, y1 = (v / 256 for v in organ_box(CHEST, RIGHT_LUNG))
     third = (y1 - y0) / 3
     assert _place(name="Infiltration", box=(x0, y0, x1, y1), overlap=0.1).zone == "any"
     assert _place(name="Infiltration", box=(x0, y0, x1, y0 + 1.5 * third), overlap=0.1).zone == "upper"

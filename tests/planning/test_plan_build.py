@@ -17,7 +17,7 @@ from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import PlacementError, RecipeError
 from xreal_synth.models.describe import describe
 from xreal_synth.planning.build import Geometry, Plan
-from xreal_synth.planning.labels import labels_for
+from xreal_synth.planning.labels import labels_of
 from xreal_synth.planning.prior import Prior
 from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.load import recipe_from_text
@@ -206,7 +206,7 @@ def test_a_bank_heart_agrees_with_what_its_group_shows(make: Make) -> None:
         spec = plan.sample(index, 0)
         shown[spec.row].append(spec.ctr)
         for member in spec.members:
-            labels = labels_for(member.findings, "negative", spec.ctr)
+            labels = labels_of([finding.name for finding in member.findings], "negative", spec.ctr)
             assert None not in labels["chexpert14"].values() or (spec.row == 1 and member.name == "h")
     assert min(shown.pop(1)) >= 0.55
     assert max(ratio for ratios in shown.values() for ratio in ratios) <= 0.5

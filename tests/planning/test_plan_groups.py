@@ -18,7 +18,7 @@ from xreal_synth.errors import PlacementError, RecipeError
 from xreal_synth.planning.build import Geometry, Plan
 from xreal_synth.planning.prior import Prior
 from xreal_synth.planning.probe import probe
-from xreal_synth.planning.sequences import Sequences
+from xreal_synth.planning.proportions import Sequences
 from xreal_synth.recipe.load import recipe_from_text
 
 TEXT = """\

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from xreal_synth.findings import CHEXPERT14, FINDINGS, TXRV18
-from xreal_synth.planning.labels import labels_for, labels_of
-from xreal_synth.types import LabelValue, PlacedFinding
+from xreal_synth.planning.labels import labels_of
+from xreal_synth.types import LabelValue
 
 
 def ones(labels: dict[str, LabelValue]) -> set[str]:
@@ -14,8 +14,7 @@ def ones(labels: dict[str, LabelValue]) -> set[str]:
 
 
 def test_placed_findings_are_labelled() -> None:
-    placed = [PlacedFinding("Pneumonia", "left", "lower", "box", ((0, 0, 8, 8),), 0.1)]
-    labels = labels_for(placed, "negative", 0.4)
+    labels = labels_of(["Pneumonia"], "negative", 0.4)
     assert list(labels) == ["chexpert14", "txrv18"]
     assert tuple(labels["chexpert14"]) == CHEXPERT14
     assert tuple(labels["txrv18"]) == TXRV18

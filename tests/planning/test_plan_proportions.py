@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.planning.proportions import RowSequence, row_sequence
+from xreal_synth.planning.proportions import RowSequence
 
 _weights = st.lists(
     st.integers(1, 20) | st.floats(0.01, 10.0) | st.sampled_from([5e-324, 1e-300, 1e-9, 1e9, 1e300, 1 / 3]),
     min_size=1,
     max_size=8,
 )
+
+
+def row_sequence(weights: list[float], n: int, rng: np.random.Generator) -> list[int]:
+    sequence = RowSequence(weights, n, rng)
+    return [sequence.row(slot) for slot in range(n)]
 
 
 def check_prefixes(weights: list[float], rows: list[int]) -> None:

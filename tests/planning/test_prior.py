@@ -31,9 +31,9 @@ def test_the_shipped_prior_covers_the_tables_findings(prior: Prior) -> None:
     for known in prior.findings.values():
         assert 0.3 < known.left_share < 0.7
         for lung in SIDES:
-            assert known.side(lung).points.shape[1] == 4
-            assert len(known.side(lung).points) >= 30
-            assert (known.side(lung).bandwidth > 0).all()
+            assert known.sides[lung].points.shape[1] == 4
+            assert len(known.sides[lung].points) >= 30
+            assert (known.sides[lung].bandwidth > 0).all()
     assert PATH.stat().st_size < 200_000
 
 
@@ -79,11 +79,11 @@ def test_findings_without_boxes_use_their_zone_weights_and_sizes(prior: Prior, n
 
 
 def test_density_integrates_to_one_and_peaks_where_the_boxes_are(prior: Prior) -> None:
-    side = prior.findings["Effusion"].right
+    side = prior.findings["Effusion"].sides["right"]
     grid = np.stack(np.meshgrid(np.linspace(-1.5, 2.5, 161), np.linspace(-1.5, 2.5, 161)), axis=-1).reshape(
         -1, 2
     )
-    density = side.centre_density(grid)
+    density = fit_prior.centre_density(side, grid)
     assert density.sum() * (4 / 160) ** 2 == pytest.approx(1.0, abs=0.02)
     assert grid[density.argmax(), 1] > 0.5
 

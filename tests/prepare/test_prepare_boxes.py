@@ -14,9 +14,10 @@ from PIL import Image
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import ImageRow, read_manifest
 from xreal_synth.prepare.choose import Choice
-from xreal_synth.prepare.command import PrepareTask, prepare
+from xreal_synth.prepare.command import prepare
 from xreal_synth.prepare.found import FolderColumns
 from xreal_synth.prepare.images import Shape
+from xreal_synth.prepare.run import PrepareTask
 from xreal_synth.storage import LocalStore
 
 BOX = [0.25, 0.5, 0.25, 0.25]

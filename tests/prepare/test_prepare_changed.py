@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from xreal_synth.prepare.choose import Choice
-from xreal_synth.prepare.command import PrepareTask, prepare
+from xreal_synth.prepare.choose import Choice, Shares
+from xreal_synth.prepare.command import prepare
 from xreal_synth.prepare.found import FolderColumns
 from xreal_synth.prepare.images import Shape
-from xreal_synth.prepare.splits import Shares
+from xreal_synth.prepare.run import PrepareTask
 
 COLUMNS = FolderColumns(
     table="list.csv", image="file", patient="pid", labels="report", unknown="unsure", mask="mask",

@@ -23,10 +23,9 @@ from xreal_synth.prepare.grey import Square, decode_picture
 from xreal_synth.prepare.images import Shape, read_image
 from xreal_synth.prepare.segmenters import (
     PSPNET_FILE,
-    BundleMasker,
-    PspnetMasker,
     drawn,
     open_segmenter,
+    painted_targets,
     without_crumbs,
 )
 from xreal_synth.storage import Store, open_store
@@ -185,7 +184,7 @@ def test_a_image_that_cannot_be_used_is_refused(
 
 
 def test_a_bundles_segmenter_draws_what_is_there(trees: Any, tiny_bundle: Path) -> None:
-    segmenter = BundleMasker(str(tiny_bundle))
+    segmenter = open_segmenter(str(tiny_bundle))
     images, masks = zip(*(trees.pair(n) for n in range(4)), strict=True)
     found = segmenter.draw(list(images))
     for one, mask in zip(found, masks, strict=True):
@@ -237,7 +236,7 @@ def test_pspnet_targets_become_codes() -> None:
     chances = np.zeros((4, 8, 8), np.float32)
     chances[0, :, 4:], chances[1, :, :4] = 0.9, 0.9
     chances[2, 4:, 2:6], chances[3, 4:6, 4:6] = 0.8, 0.7
-    found = PspnetMasker._painted(chances)
+    found = painted_targets(chances)
     assert found.mask[0, 7] == 1
     assert found.mask[0, 0] == 2
     assert found.mask[7, 3] == 3

@@ -11,11 +11,12 @@ import pytest
 
 from xreal_synth.prepare.chexpert import BATCHES, find_chexpert
 from xreal_synth.prepare.choose import Choice, choose
-from xreal_synth.prepare.command import PrepareTask, prepare
+from xreal_synth.prepare.command import prepare
 from xreal_synth.prepare.found import FolderColumns, FoundImages, SourcePlace
 from xreal_synth.prepare.images import Shape
 from xreal_synth.prepare.mimic import find_mimic
 from xreal_synth.prepare.nih import find_nih
+from xreal_synth.prepare.run import PrepareTask
 from xreal_synth.storage import LocalStore
 
 
@@ -55,7 +56,7 @@ def test_chexperts_test_split_has_labels_alone(trees: Any, tmp_path: Path) -> No
     found = find_chexpert(place(tmp_path))
     assert there(found, tmp_path) == len(found.images) == 10
     chosen = choose(found, Choice(splits="official"))
-    assert [one.image.patient for one in chosen if one.split == "test"] == ["patient64740"]
+    assert [one.patient for one in chosen if one.split == "test"] == ["patient64740"]
     assert found.left_out["view LATERAL"] == 2
 
 
@@ -179,10 +180,10 @@ def test_the_audit_tells_of_leaks_and_of_what_is_unlike_the_rest(trees: Any, tmp
                             split="split", rename={"pleural fluid": "Effusion"})  # fmt: skip
     report = prepare(PrepareTask("folder", str(tmp_path / "set"), tmp_path / "out", Shape(64, "crop"),
                           Choice("official", any_view=True), columns=columns, workers=1))  # fmt: skip
-    assert report.audit.alike == (("images/f1.png", "images/f21.png"),)
-    assert [one.original for one in report.audit.outliers] == ["images/f2.png"]
-    assert report.audit.patients == ()
-    assert report.audit.labels["Edema"] == {"train PA": 5, "val PA": 1}
-    assert report.account["audit"]["alike_across_splits"] == [["images/f1.png", "images/f21.png"]]
+    audit = report.account["audit"]
+    assert audit["alike_across_splits"] == [["images/f1.png", "images/f21.png"]]
+    assert [one["file"] for one in audit["outliers"]] == ["images/f2.png"]
+    assert audit["patients_across_splits"] == []
+    assert audit["positives_by_split_and_view"]["Edema"] == {"train PA": 5, "val PA": 1}
     (note,) = (note for note in report.account["notes"] if "may be one" in note)
     assert "'P07' and 'P7' and 'p7'" in note

@@ -15,12 +15,12 @@ from PIL import Image
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import read_manifest
-from xreal_synth.prepare.choose import Choice
-from xreal_synth.prepare.command import PrepareTask, Report, prepare
+from xreal_synth.prepare.choose import Choice, Shares
+from xreal_synth.prepare.command import Report, prepare
 from xreal_synth.prepare.found import FolderColumns
 from xreal_synth.prepare.images import Shape
 from xreal_synth.prepare.journal import JOURNAL
-from xreal_synth.prepare.splits import Shares
+from xreal_synth.prepare.run import PrepareTask
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.images import load_images
 from xreal_synth.training.settings import DataSettings
@@ -185,7 +185,7 @@ def test_bad_data_is_refused_counted_and_never_ends_a_run(trees: Any, tmp_path: 
     assert all(entry["fault"] in FAULTS and entry["reason"] for entry in listed)
     assert report.account["left_out"] == {"view LATERAL": 1}
     assert report.refused_share == pytest.approx(10 / 11)
-    assert {one.refusal.file for one in report.outcome.refused_masks} == {
+    assert {refusal.file for _, refusal in report.refused_masks} == {
         "images/f5.png", "images/f6.png", "images/f10.png",
     }  # fmt: skip
 

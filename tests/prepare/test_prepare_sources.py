@@ -13,12 +13,11 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
 from xreal_synth.images.manifest import ImageBox, RowFault, placed
 from xreal_synth.prepare.chexpert import find_chexpert
-from xreal_synth.prepare.choose import Choice, choose
+from xreal_synth.prepare.choose import Choice, Shares, choose, parse_shares, split_of
 from xreal_synth.prepare.found import FolderColumns, FoundImages, SourcePlace, key_of, years
 from xreal_synth.prepare.mimic import find_mimic
 from xreal_synth.prepare.nih import find_nih
 from xreal_synth.prepare.own_folder import find_folder
-from xreal_synth.prepare.splits import Shares, parse_shares, split_of
 from xreal_synth.storage import open_store
 
 
@@ -62,14 +61,14 @@ def test_a_set_is_read_from_any_store(trees: Any, tmp_path: Path) -> None:
 def test_nih_splits_and_views(trees: Any, tmp_path: Path) -> None:
     found = find_nih(place(trees.nih(tmp_path)))
     chosen = choose(found, Choice(splits="official"))
-    assert [one.image.name[-16:] for one in chosen if one.split == "test"] == [
+    assert [one.name[-16:] for one in chosen if one.split == "test"] == [
         "00000001_000.png",
         "00000001_001.png",
     ]
     assert len(chosen) == 9
     assert found.left_out == {"younger than 18": 1}
     by_hash = choose(find_nih(place(tmp_path)), Choice(Shares(0.5, 0.5)))
-    assert {(one.image.patient, one.split) for one in by_hash} == {
+    assert {(one.patient, one.split) for one in by_hash} == {
         (str(n), split_of(str(n), Shares(0.5, 0.5))) for n in range(5)
     }
 
@@ -106,7 +105,7 @@ def test_chexpert(trees: Any, tmp_path: Path, nested: bool) -> None:
     assert [image.age for image in found.images[4:6]] == ["60", ""]
     chosen = choose(found, Choice(splits="official"))
     assert [one.split for one in chosen] == ["train"] * 6 + ["val"]
-    assert (chosen[-1].image.patient, chosen[-1].image.key) == (
+    assert (chosen[-1].patient, chosen[-1].key) == (
         "patient64541", "valid--patient64541--study2--view1_frontal",
     )  # fmt: skip
     assert found.left_out == {"view LATERAL": 1}
@@ -227,7 +226,7 @@ def test_choosing_refuses_twins_and_patients_in_two_splits(trees: Any, tmp_path:
     trees.table(tmp_path / "list.csv", [*rows, rows[4], {**rows[7], "pid": "P9"}])
     found = find_folder(place(tmp_path, columns=FolderColumns(**OWN, split="split", rename=RENAME)))
     chosen = choose(found, Choice(splits="official", any_view=True))
-    assert [(one.image.key, one.split) for one in chosen] == [("images--f4", "train")]
+    assert [(one.key, one.split) for one in chosen] == [("images--f4", "train")]
     faults = [refusal.fault for refusal in found.refused]
     assert faults == [RowFault.CONTRADICTION, *[RowFault.TWO_SPLITS] * 4, RowFault.BAD_VALUE]
     assert found.left_out == {"view LATERAL": 1}

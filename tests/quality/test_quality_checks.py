@@ -13,9 +13,9 @@ from scipy import ndimage
 from tests.doubles.fakes import fake_anatomy
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather
 from xreal_synth.quality.catalogue import SCORES
-from xreal_synth.quality.checks import Bound, JudgedImage, NetworkReadings
+from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Score
 from xreal_synth.quality.gate import Gate, GateNetworks
-from xreal_synth.quality.organs import OrgansCheck, dice, mirrored
+from xreal_synth.quality.organs import dice, measure, mirrored
 from xreal_synth.recipe.quality import PROFILES, STANDARD
 from xreal_synth.types import CheckSettings, Mask, QualitySettings, Verdict
 
@@ -218,8 +218,9 @@ def test_dice_is_symmetric_and_bounded(seed: int) -> None:
 
 @pytest.mark.parametrize("least", [True, False])
 def test_a_score_that_is_no_number_breaks_its_bound(least: bool) -> None:
-    assert Bound(0.5, least, "shown").broken(float("nan"))
-    assert not Bound(0.5, least, "shown").broken(0.5)
+    score = Score(least, "shown", "", None, None)
+    assert score.broken(float("nan"), 0.5)
+    assert not score.broken(0.5, 0.5)
 
 
 def test_a_mirror_image_fits_the_mirrored_mask_better() -> None:
@@ -229,8 +230,7 @@ def test_a_mirror_image_fits_the_mirrored_mask_better() -> None:
     assert [np.count_nonzero(turned == code) for code in (1, 2)] == [
         np.count_nonzero(mask == code) for code in (2, 1)
     ]
-    check = OrgansCheck({})
     image = JudgedImage("k", np.zeros(mask.shape, np.uint8), mask)
-    side = [check.scores(image, NetworkReadings(label_map=shown))["side"] for shown in (mask, turned)]
+    side = [measure(image, NetworkReadings(label_map=shown))["side"] for shown in (mask, turned)]
     assert side[0] > 0
     assert side[1] == pytest.approx(-side[0])

@@ -60,7 +60,7 @@ def test_a_browser_shows_the_page_without_error_or_request(
     url = (folder / "report.html").as_uri()
 
     async def look(page: Page) -> None:
-        if which == "told":
+        if which == "reported":
             await look_closely(page)
 
     events = asyncio.run(visit(url, tmp_path / "profile", look))

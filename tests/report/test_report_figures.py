@@ -17,32 +17,31 @@ from tests.doubles.fakes import fake_anatomy, fake_head
 from xreal_synth.dataset.table import rejected_schema
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import streamed as streamed_module
+from xreal_synth.report.card import templates
 from xreal_synth.report.drawing import (
     BRIGHTER,
     CHANGED,
     DARKER,
     SIDES,
+    UNIT,
     change_picture,
     reduced,
     within_budget,
 )
-from xreal_synth.report.figures import (
-    GRID,
-    UNIT,
-    Counting,
-    Coverage,
-    Ends,
-    Extreme,
-    Line,
-    histogram_svg,
-    number,
-    outline,
-    ticks,
-)
-from xreal_synth.report.page import recipe_in_words
+from xreal_synth.report.figures import histogram_svg, number, outline, ticks
 from xreal_synth.report.picks import IMAGES, NO_FINDING, Picker, spread
-from xreal_synth.report.streamed import OTHERS, Streamed, refusals, stream
-from xreal_synth.report.view import bound_of, words_for, worst_end
+from xreal_synth.report.streamed import (
+    GRID,
+    OTHERS,
+    Coverage,
+    Extreme,
+    Histogram,
+    Streamed,
+    Worst,
+    refusals,
+    stream,
+)
+from xreal_synth.report.words import bound_of, words_for, worst_end
 from xreal_synth.storage import LocalStore
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
@@ -65,30 +64,28 @@ def test_coverage_counts_the_boxes_over_each_cell(spans: list[tuple[list[float],
 
 @settings(deadline=None)
 @given(st.lists(FINITE, min_size=1, max_size=60), st.integers(1, 5))
-def test_the_ends_are_those_of_sorting(values: list[float], most: int) -> None:
+def test_the_worst_are_those_of_sorting(values: list[float], most: int) -> None:
     keys = [f"{i:03d}" for i in range(len(values))]
-    ends = Ends(most)
+    ends = {lowest: Worst(most, lowest=lowest) for lowest in (True, False)}
     for start in range(0, len(values), 7):
         part = slice(start, start + 7)
-        ends.add(np.array(values[part]), pa.array(keys[part]), list(range(len(values)))[part])
+        for end in ends.values():
+            end.add(np.array(values[part]), pa.array(keys[part]), list(range(len(values)))[part])
     images = [Extreme(value, key, int(key)) for value, key in zip(values, keys, strict=True)]
-    assert ends.lowest == sorted(images)[:most]
-    assert ends.highest == sorted(images, key=lambda image: (-image.value, image.key))[:most]
+    assert ends[True].images == sorted(images, key=lambda image: (image.value, image.key))[:most]
+    assert ends[False].images == sorted(images, key=lambda image: (-image.value, image.key))[:most]
 
 
 @settings(deadline=None)
 @given(st.lists(FINITE | st.just(float("nan")), max_size=60))
 def test_histograms_leave_no_value_out(values: list[float]) -> None:
-    counting = Counting(0.0, 1.0, 7)
-    counting.add(np.array(values[:20]))
-    counting.add(np.array(values[20:]))
+    found = Histogram(0.0, 1.0, 7)
+    found.add(np.array(values[:20]))
+    found.add(np.array(values[20:]))
     known = [value for value in values if value == value]
-    found = counting.histogram
-    if not known:
-        assert found is None
-        return
-    assert found is not None
     assert found.count == found.counts.sum() == len(known)
+    if not known:
+        return
     assert (found.low, found.high) == (min(known), max(known))
     assert found.mean == pytest.approx(np.mean(known), rel=1e-6, abs=1e-6)
     assert found.counts[0] >= sum(value <= 0 for value in known)
@@ -104,12 +101,10 @@ def test_batches_change_nothing(gated: LocalStore, monkeypatch: pytest.MonkeyPat
     whole, cut = read(gated, 4096, monkeypatch), read(gated, 3, monkeypatch)
     assert [score.name for score in whole.scores] == ["organs.heart", "change.outside", "pixels.blur"]
     for one, other in zip(whole.scores, cut.scores, strict=True):
-        assert (one.lowest, one.highest, one.flagged) == (other.lowest, other.highest, other.flagged)
+        assert one.worst.images == other.worst.images
         np.testing.assert_array_equal(one.histogram.counts, other.histogram.counts)
     assert whole.picks == cut.picks
     assert whole.flags == cut.flags == {"pixels.blur": 1}
-    assert whole.ratios is not None
-    assert cut.ratios is not None
     assert whole.ratios.count == cut.ratios.count == 7, "one a group"
     for one_finding, other_finding in zip(whole.findings, cut.findings, strict=True):
         np.testing.assert_array_equal(one_finding.share, other_finding.share)
@@ -120,7 +115,7 @@ def test_findings_are_counted_from_their_boxes(reported: LocalStore, monkeypatch
     found = {one.name: one for one in read(reported, 5, monkeypatch).findings}
     assert {name: one.images for name, one in found.items()} == {"Pneumonia": 6, "Edema": 3, "Effusion": 3}
     assert found["Edema"].share is None
-    assert found["Edema"].sizes is None
+    assert not found["Edema"].sizes.count
     assert found["Effusion"].sides == {"right": 3}
     assert found["Effusion"].zones == {"lower": 3}
     effusion = found["Effusion"].share
@@ -256,10 +251,9 @@ def test_outlines_follow_the_mask(size: int) -> None:
 
 
 def test_charts_hold_their_bars_and_lines() -> None:
-    counting = Counting(0.0, 1.0, 10)
-    counting.add(np.array([0.05, 0.05, 0.95]))
-    assert counting.histogram is not None
-    drawn = str(histogram_svg(counting.histogram, "<b>three & more</b>", (Line(1.5, "at most"),)))
+    counted = Histogram(0.0, 1.0, 10)
+    counted.add(np.array([0.05, 0.05, 0.95]))
+    drawn = str(histogram_svg(counted, "<b>three & more</b>", [(1.5, "at most")]))
     assert drawn.count('class="bin"') == 2
     assert "&lt;b&gt;three &amp; more" in drawn
     assert "at most" in drawn
@@ -272,14 +266,14 @@ def test_charts_hold_their_bars_and_lines() -> None:
 @pytest.mark.parametrize(
     ("quality", "wanted"),
     [
-        ({"checks": {"organs": {"action": "reject", "heart": 0.6}}}, Line(0.6, "refused below")),
+        ({"checks": {"organs": {"action": "reject", "heart": 0.6}}}, (0.6, "refused below")),
         ({"checks": {"organs": {"action": "off"}}}, None),
         ({"checks": {"organs": {"action": "warn", "heart": True}}}, None),
         ({"checks": 3}, None),
         (None, None),
     ],
 )
-def test_bounds_are_read_from_the_settings(quality: object, wanted: Line | None) -> None:
+def test_bounds_are_read_from_the_settings(quality: object, wanted: tuple[float, str] | None) -> None:
     assert bound_of(dataclasses.replace(fake_head(), settings={"quality": quality}), "organs.heart") == wanted
 
 
@@ -287,11 +281,18 @@ def test_every_score_of_the_gate_has_words_a_worse_end_and_a_place() -> None:
     checks = {"pixels": {"action": "warn", "blur": 0.7}}
     settings: dict[str, object] = {"quality": {"checks": checks}}
     head = dataclasses.replace(fake_head(), settings=settings)
-    assert bound_of(head, "pixels.blur") == Line(0.7, "flagged above")
+    assert bound_of(head, "pixels.blur") == (0.7, "flagged above")
     assert (worst_end("pixels.blur"), worst_end("organs.heart")) == ("high", "low")
     assert all(words_for(name) for name in SCORES)
     assert set(streamed_module.FAMILIES) <= {name.partition(".")[0] for name in SCORES}
     assert words_for("mine.score") == ""
+
+
+def in_words(asked: dict[str, object]) -> dict[str, str]:
+    """What the page says of these settings."""
+    head = dataclasses.replace(fake_head(), settings=asked)
+    page = templates(autoescape=True).get_template("report_words.html.j2").render(head=head)
+    return dict(re.findall(r"<tr><th scope=\"row\">(.*?)</th><td>(.*?)</td></tr>", page))
 
 
 def test_settings_in_words() -> None:
@@ -302,7 +303,7 @@ def test_settings_in_words() -> None:
         "sampling": {"steps": 25, "guidance": 4.0, "control": "none", "mode": "branch"},
         "labels": {"unrequested": "unknown"}, "quality": {"profile": "strict", "max_attempts": 3}, "seed": 7,
     }  # fmt: skip
-    words = dict(recipe_in_words(dataclasses.replace(fake_head(), settings=asked)))
+    words = in_words(asked)
     assert words["Anatomies"].endswith("turned up to 4°, hearts 0.9 to 1.2 times as large")
     assert "at least 60% of a box" in words["Places of findings"]
     assert "2 images with findings on each anatomy" in words["Images of a group"]
@@ -310,4 +311,4 @@ def test_settings_in_words() -> None:
     assert "not made to follow the organ mask" in words["Sampling"]
     assert words["Labels nobody asked for"] == "null (unknown)"
     assert words["Checks"].startswith("profile strict")
-    assert recipe_in_words(dataclasses.replace(fake_head(), settings={})) == []
+    assert in_words({}) == {}

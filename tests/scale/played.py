@@ -23,15 +23,14 @@ from tests.scale.dataset import simulated_run
 from tests.scale.run import record_template
 from tests.scale.store import MarkStore
 from xreal_synth.engine.account import Account
-from xreal_synth.engine.driver import Driver, RunPlace
-from xreal_synth.engine.journal import Journal
+from xreal_synth.engine.driver import Driver
+from xreal_synth.engine.journal import Journal, NoteKeeper
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import RunMeters
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.pool import Ready, actor_id
 from xreal_synth.engine.progress import Event, Events, ShardDone
 from xreal_synth.engine.ray_actor import Rendered
-from xreal_synth.engine.ray_metrics import run_metrics
+from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_pool import RayMember, RayPool
 from xreal_synth.engine.ray_session import resources
 from xreal_synth.engine.schedule import Limits
@@ -113,7 +112,7 @@ class PlayedPool(RayPool):
 
     def _kill(self, member: RayMember) -> None:
         """Nothing dies here but at the end, with the hosts."""
-        for kind in list(member.asked or ()):
+        for kind in list(member.asked):
             self._answer(member, kind)
 
 
@@ -188,15 +187,14 @@ def measure_played(
         events.listen(
             NoteKeeper(store, shards, shards, events).on_event,
             Journal(store, {}, events).on_event,
-            RunMeters(run.recipe.name, run_metrics).on_event,
+            RunMeters(run.recipe.name, Exported).on_event,
         )
         account = Account(run, store, Totals(), events, merge=lambda *found, **asked: None)
         shape = ActorShape("cpu", "auto", 8, 1.0, 0.0, actors)
-        place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
+        ledger = Ledger(tuple(range(shards)), frozenset(), Totals())
         pool = PlayedPool(shape, playing)
-        summary = Driver(
-            run, place, account, pool, shape, lambda: _room(actors), Limits(), threading.Event()
-        ).run()
+        driver = Driver(account, ledger, pool, shape, lambda: _room(actors), Limits(), threading.Event())
+        summary = driver.run()
         spent = [ray.get(host.spent.remote()) for host in playing]
     finally:
         for host in playing:

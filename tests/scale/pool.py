@@ -10,11 +10,11 @@ import itertools
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tests.scale.store import MarkStore
 from tests.scale.world import Chances, World
-from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool, Ready, actor_id
+from xreal_synth.engine.pool import Call, Failed, Heard, Member, Pool, Ready, actor_id
 from xreal_synth.engine.schedule import Cause
 from xreal_synth.run.resources import ActorShape, Resources
 from xreal_synth.types import ShardRecord
@@ -144,7 +144,7 @@ class SimulatedPool(Pool[SimulatedMember]):
             self.answers += reported
             return heard
 
-    def hung(self, limit_s: float) -> list[tuple[SimulatedMember, Lost]]:
+    def hung(self, limit_s: float) -> list[tuple[SimulatedMember, Failed]]:
         """Heartbeats come from all that do not hang."""
         with self._own:
             for member in self.in_state("working"):
@@ -165,15 +165,12 @@ class SimulatedPool(Pool[SimulatedMember]):
             self._place()
             return member
 
-    def _send_settle(self, member: SimulatedMember, micro_batch: int | None) -> None:
-        self._later(self._world.search_s if micro_batch is None else 1.0, "settled", member)
-
-    def _send_finish(self, member: SimulatedMember) -> None:
-        raise AssertionError("simulated shards leave no groups")
-
-    def _send(
-        self, member: SimulatedMember, shard: int, attempt: int, *, replacing: bool, alone: bool
-    ) -> None:
+    def _call(self, member: SimulatedMember, method: Call, *arguments: Any) -> None:
+        if method == "settle":
+            self._later(self._world.search_s if arguments[0] is None else 1.0, "settled", member)
+            return
+        assert method == "shard", "simulated shards leave no groups"
+        shard = arguments[0]
         with self._own:
             self.spent.idle += self.now - member.free_at
             member.images = self._template.samples / 2
@@ -263,7 +260,7 @@ class SimulatedPool(Pool[SimulatedMember]):
         if self._chances.happens(self._world.storage_errors):
             self.happened["storage"] += 1
             self.spent.wasted += member.publishing_s
-            return Heard(member, shard, Failed("storage", "the storage did not take it", ""))
+            return Heard(member, shard, Failed("storage", "the storage did not take it"))
         if self._store.has(shard):
             self.spent.wasted += member.publishing_s
         else:
@@ -281,15 +278,15 @@ class SimulatedPool(Pool[SimulatedMember]):
         self._answered(member)
         member.free_at = at
         if member.sick is not None:
-            return Heard(member, shard, Failed(member.sick, "the card is sick", ""))
-        return Heard(member, shard, Failed("error", f"shard {shard} is poison", ""))
+            return Heard(member, shard, Failed(member.sick, "the card is sick"))
+        return Heard(member, shard, Failed("error", f"shard {shard} is poison"))
 
     def _gone(self, member: SimulatedMember) -> list[Heard]:
         node = member.place
         outside = node is not None and not node.up
         self.end(member)
         reason = "the node has died" if outside else "the actor's process has died"
-        return self.losses(member, Lost(reason, outside=outside))
+        return self.losses(member, Failed("lost" if outside else "died", reason, gone=True))
 
     def _node_comes(self, places: int, sick: list[Cause] | None = None) -> None:
         node = Node(f"n{self._nodes_born}", places, sick=sick or [])

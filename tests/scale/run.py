@@ -22,11 +22,10 @@ from tests.scale.store import MarkStore
 from tests.scale.world import ShardTimes, World
 from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.engine.account import Account
-from xreal_synth.engine.driver import Driver, RunPlace
-from xreal_synth.engine.journal import Journal
+from xreal_synth.engine.driver import Driver
+from xreal_synth.engine.journal import Journal, NoteKeeper
 from xreal_synth.engine.ledger import Ledger, Totals
 from xreal_synth.engine.metrics import Metric, RunMeters
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import Event, Events, RunEnded, ShardDone, ShardRetried
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.errors import EngineError
@@ -111,9 +110,9 @@ def simulate(
     )
     account = Account(run, store, Totals(), events, pool.clock, merge=lambda *found, **asked: None)
     shape = ActorShape("cuda", "auto", None if world.search_s else 8, 1.0, 1.0, world.actors)
-    place = RunPlace(store, None, Ledger(tuple(range(shards)), frozenset(), Totals()), {})
+    ledger = Ledger(tuple(range(shards)), frozenset(), Totals())
     began, cpu = time.perf_counter(), time.process_time()
-    driver = Driver(run, place, account, pool, shape, pool.resources, limits, threading.Event(), pool.clock)
+    driver = Driver(account, ledger, pool, shape, pool.resources, limits, threading.Event(), pool.clock)
     summary = driver.run()
     events(RunEnded(summary))
     drivers = 1 - pool.own_s / (time.perf_counter() - began)

@@ -54,6 +54,8 @@ def test_a_chest_of_the_bank_is_the_pipelines(studio: Studio) -> None:
     assert (bank(studio).label_map == studio.pipeline.sample_anatomy(7)).all()
     sizes = [int((bank(studio, heart=scale).organs == 3).sum()) for scale in (0.7, 1.6)]
     assert sizes[1] > 2 * sizes[0]
+    small, large = (studio.canvas([], BANK, 7, 1.0, None, None, scale) for scale in (0.8, 1.2))
+    assert 2 * np.isin(small.organs, (1, 2)).sum() < np.isin(large.organs, (1, 2)).sum()
     wide = bank(studio, findings=[Finding("Cardiomegaly")])
     assert (wide.organs == 3).sum() > (bank(studio).organs == 3).sum()
     with pytest.raises(RecipeError, match="seed"):
@@ -70,6 +72,17 @@ def test_an_image_is_the_pipelines_and_its_recipe_gives_it(studio: Studio) -> No
     recipe = recipe_from_text(one.image.recipe)
     assert (recipe.seed, recipe.anatomies, recipe.sampling.steps) == (7, 1, 4)
     assert recipe_rows([PNEUMONIA]) == one.rows
+
+
+def test_the_factors_of_heart_and_lungs_stand_in_the_recipe_rows(studio: Studio) -> None:
+    canvas = studio.canvas([PNEUMONIA], BANK, 7, 1.2, None, None, 0.85)
+    one = made(studio, canvas, [PNEUMONIA])
+    assert (one.image.label_map == canvas.label_map).all()
+    assert one.image.recipe == ""
+    written = yaml.safe_load(one.rows)
+    assert written["anatomy"] == {"augment": {"heart_scale": [1.2, 1.2], "lungs_scale": [0.85, 0.85]}}
+    with pytest.raises(RecipeError, match=r"0\.7 to 1\.3"):
+        studio.canvas([], BANK, 7, 1.0, None, None, 1.4)
 
 
 def test_another_seed_paints_on_the_same_chest(studio: Studio) -> None:

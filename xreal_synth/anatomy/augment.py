@@ -1,4 +1,4 @@
-"""Random changes of an organ mask: rotation, shift, scale, elastic bending, the heart's size.
+"""Random changes of an organ mask: rotation, shift, scale, elastic bending, the lungs' and the heart's size.
 
 All arithmetic is elementwise in float64 and rounds once, so that the same stream gives the same mask on
 any machine.
@@ -14,8 +14,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from xreal_synth.anatomy.measure import cardiothoracic_ratio
-from xreal_synth.findings import AORTA, BACKGROUND, HEART
-from xreal_synth.masks import scale_about
+from xreal_synth.findings import AORTA, BACKGROUND, HEART, LUNGS
+from xreal_synth.masks import Bools, bounding_box, scale_about
 from xreal_synth.types import Mask
 
 _KNOTS = 5
@@ -40,7 +40,8 @@ class Augmentation:
 
     rotate_deg: degrees either way. shift: share of the side, each axis either way. scale: e.g. 0.06 for
     0.94 to 1.06, about the image's centre. elastic: standard deviation of the control points'
-    displacement, share of the side. heart_scale: lowest and highest factor about the heart's centre.
+    displacement, share of the side. heart_scale: lowest and highest factor about the heart's centre. lungs_scale:
+    the same of the lungs, about the centre of both.
     """
 
     rotate_deg: float = 0.0
@@ -48,12 +49,14 @@ class Augmentation:
     scale: float = 0.0
     elastic: float = 0.0
     heart_scale: tuple[float, float] = (1.0, 1.0)
+    lungs_scale: tuple[float, float] | None = None
 
 
 def augment(mask: Mask, rng: np.random.Generator, settings: Augmentation) -> Mask:
     """A changed copy, uint8 [H, H] -> uint8 [H, H]; the result still has to be validated.
 
-    The stream is read the same whatever the settings, so switching one off leaves the others' draws.
+    The stream is read the same whatever the settings, so switching one off leaves the others' draws; `lungs_scale`
+    reads one number more, after all others.
     """
     angle, dx, dy, zoom, heart = rng.uniform(-1.0, 1.0, 5)
     knots = rng.standard_normal((2, _KNOTS, _KNOTS)).clip(-2.0, 2.0)
@@ -64,6 +67,8 @@ def augment(mask: Mask, rng: np.random.Generator, settings: Augmentation) -> Mas
         mask = _warp(
             mask, settings.rotate_deg * angle, offset, 1.0 + settings.scale * zoom, settings.elastic * knots
         )
+    if settings.lungs_scale is not None:
+        mask = scale_lungs(mask, float(rng.uniform(*settings.lungs_scale)))
     return scale_heart(mask, (heart_scale, heart_scale))
 
 
@@ -93,14 +98,34 @@ def fit_heart(mask: Mask, *, large: bool) -> Mask:
 
 
 def scale_heart(mask: Mask, scale: tuple[float, float], anchor: tuple[float, float] = (0.5, 0.5)) -> Mask:
-    """The heart scaled by (x, y) about a point of its box and painted over the lungs, under the aorta.
+    """The heart scaled by (x, y) about a point of its box. uint8 [H, W] -> the same."""
+    return mask if scale == (1.0, 1.0) else _with_heart(mask, scale_about(mask == HEART, scale, anchor))
+
+
+def scale_lungs(mask: Mask, scale: float) -> Mask:
+    """Both lungs scaled about the centre of their box, and the aorta with them; the heart keeps its place between them
+    and its size. Lungs that would grow out of the picture are moved in, as far as they fit. uint8 [H, H] -> the same.
+    """
+    lungs, heart = bounding_box(np.isin(mask, LUNGS)), mask == HEART
+    box = bounding_box(heart)
+    if scale == 1.0 or lungs is None or box is None:
+        return mask
+    side, offsets, moves = mask.shape[0], [], []
+    for axis in (0, 1):
+        centre, half = (lungs[axis] + lungs[axis + 2]) / 2, scale * (lungs[axis + 2] - lungs[axis]) / 2
+        to = min(max(centre, half), side - half) if 2 * half <= side else side / 2
+        offsets.append((to - side / 2 - scale * (centre - side / 2)) / side)
+        moves.append(round(to - centre + (scale - 1.0) * ((box[axis] + box[axis + 2]) / 2 - centre)))
+    scaled = _warp(mask, 0.0, (offsets[0], offsets[1]), scale, np.zeros((2, _KNOTS, _KNOTS)))
+    return _with_heart(scaled, ndimage.shift(heart.view(np.uint8), moves[::-1], order=0).astype(bool))
+
+
+def _with_heart(mask: Mask, new: Bools) -> Mask:
+    """Another heart in place of the mask's, painted over the lungs, under the aorta.
 
     Pixels a smaller heart gives up go to the nearest of its neighbours, lung or background. uint8 [H, W] -> the same.
     """
-    if scale == (1.0, 1.0):
-        return mask
     old = mask == HEART
-    new = scale_about(old, scale, anchor)
     result = mask.copy()
     given_up = old & ~new
     if given_up.any():

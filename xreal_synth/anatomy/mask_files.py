@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -41,13 +41,25 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A mask's name, as images tell it, and how to load it, validated, or its file's bytes as they lie; both raise
-    AnatomyError. `version` is another where the file is another, or has changed."""
+    """A mask's name, as images tell it, where it lies, and how to read its file's bytes, which raises AnatomyError.
+    `version` is another where the file is another, or has changed."""
 
     id: str
-    load: Callable[[], Mask]
-    read: Callable[[], bytes]
+    where: str
+    read: Callable[[], bytes] = field(compare=False)
     version: tuple[str | int, ...]
+
+    def load(self) -> Mask:
+        """The mask, validated and read-only, uint8 [H, W]. Raises AnatomyError."""
+        return _load(self)
+
+
+@lru_cache(maxsize=_CACHE)
+def _load(file: MaskFile) -> Mask:
+    mask = decode_mask(file.read(), file.where)
+    validate_mask(mask, file.where)
+    mask.flags.writeable = False
+    return mask
 
 
 def content_of(files: Sequence[MaskFile]) -> str:
@@ -71,7 +83,7 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
     Raises AnatomyError where there are none, and for a tar that is no plain collection of files.
     """
     if path.is_file() and is_tar(path):
-        found = list(_packed(path, suffix, ""))
+        found = _packed(path, suffix, "")
     elif path.is_dir():
         files = sorted(path.iterdir())
         found = [
@@ -102,12 +114,7 @@ def is_tar(path: Path) -> bool:
 
 def _loose(file: Path) -> MaskFile:
     stamp = _stamp(file)
-    return MaskFile(file.name, partial(_load, file, stamp), partial(_read, file, stamp), (str(file), *stamp))
-
-
-@lru_cache(maxsize=_CACHE)
-def _load(file: Path, stamp: tuple[int, int]) -> Mask:
-    return _usable(decode_mask(_read(file, stamp), str(file)), str(file))
+    return MaskFile(file.name, str(file), partial(_read, file, stamp), (str(file), *stamp))
 
 
 def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -> bytes:
@@ -131,40 +138,27 @@ def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -
         ) from error
 
 
-def _usable(mask: Mask, where: str) -> Mask:
-    validate_mask(mask, where)
-    mask.flags.writeable = False
-    return mask
-
-
-def _packed(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
-    """The masks of a tar; `folder` comes before their names."""
-    read = _read_all if tar.name.lower().endswith(PACKED) else _index
+def _packed(tar: Path, suffix: str, folder: str) -> list[MaskFile]:
+    """The masks of a tar; `folder` comes before their names. A plain tar is read where each mask lies in it, the
+    masks of a compressed one, which cannot be read from the middle, are held in memory."""
+    packed, stamp = tar.name.lower().endswith(PACKED), _stamp(tar)
+    found = []
     try:
-        yield from read(tar, suffix, folder)
+        with open_tar(tar, "r|gz" if packed else "r:") as opened:
+            for name, info in _masks(opened, tar, suffix, MAX_PACKED if packed else None):
+                if packed:
+                    member = opened.extractfile(info)
+                    assert member is not None, "a plain file"
+                    read = partial(bytes, member.read())
+                else:
+                    read = partial(_read, tar, stamp, info.offset_data, info.size)
+                found.append(MaskFile(folder + name, f"{tar}:{name}", read, (str(tar), *stamp, name)))
     except (tarfile.TarError, OSError, EOFError, UnreadableError, zlib.error) as error:
         raise AnatomyError(
             where=str(tar), found=f"cannot be read as a tar ({error})", wanted="a whole tar of organ masks",
             hint="make it again: tar cf masks.tar -C FOLDER .",
         ) from error  # fmt: skip
-
-
-def _index(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
-    """A plain tar: where each mask lies in it."""
-    stamp = _stamp(tar)
-    with open_tar(tar) as opened:
-        places = [(name, info.offset_data, info.size) for name, info in _masks(opened, tar, suffix)]
-    for name, offset, size in places:
-        yield MaskFile(
-            folder + name, partial(_load_part, tar, stamp, name, offset, size),
-            partial(_read, tar, stamp, offset, size), (str(tar), *stamp, name),
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=_CACHE)
-def _load_part(tar: Path, stamp: tuple[int, int], name: str, offset: int, size: int) -> Mask:
-    where = f"{tar}:{name}"
-    return _usable(decode_mask(_read(tar, stamp, offset, size), where), where)
+    return found
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -172,34 +166,8 @@ def _stamp(file: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _read_all(tar: Path, suffix: str, folder: str) -> Iterator[MaskFile]:
-    """A compressed tar, which cannot be read from the middle: the masks' files in memory."""
-    held, stamp = [], _stamp(tar)
-    with open_tar(tar, "r|gz") as opened:
-        for name, info in _masks(opened, tar, suffix, most=MAX_PACKED):
-            file = opened.extractfile(info)
-            assert file is not None, "a plain file"
-            held.append((name, file.read()))
-    for name, data in held:
-        mask = _Held(data, f"{tar}:{name}")
-        yield MaskFile(folder + name, mask, mask.read, (str(tar), *stamp, name))
-
-
-class _Held:
-    """A mask's bytes; decoded each time, since all of them decoded would not fit."""
-
-    def __init__(self, data: bytes, where: str) -> None:
-        self._data, self._where = data, where
-
-    def read(self) -> bytes:
-        return self._data
-
-    def __call__(self) -> Mask:
-        return _usable(decode_mask(self._data, self._where), self._where)
-
-
 def _masks(
-    opened: tarfile.TarFile, tar: Path, suffix: str, most: int | None = None
+    opened: tarfile.TarFile, tar: Path, suffix: str, most: int | None
 ) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """(name, member) of each mask, every member checked; folders, hidden files and others are passed over.
 
@@ -223,7 +191,11 @@ def _masks(
                 hint="unpack it to a plain .tar, which is read in place",
             )  # fmt: skip
         name = str(PurePosixPath(info.name))
-        if info.isdir() or not name.lower().endswith(suffix.lower()) or _hidden(name):
+        if (
+            info.isdir()
+            or not name.lower().endswith(suffix.lower())
+            or PurePosixPath(name).name.startswith(".")
+        ):
             continue
         if info.size > MAX_MASK or name in seen:
             found = "stands twice" if name in seen else f"{info.size} bytes, at most {MAX_MASK} are read"
@@ -245,7 +217,3 @@ def _problem(info: tarfile.TarInfo) -> str:
     ):
         return "its name leads out of the tar"
     return "" if len(info.name) <= 1024 else "its name is too long"
-
-
-def _hidden(name: str) -> bool:
-    return PurePosixPath(name).name.startswith(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from xreal_synth.findings import HEART, LEFT_LUNG, LUNGS, RIGHT_LUNG
+from xreal_synth.findings import HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.masks import bounding_box
 from xreal_synth.types import Mask, PixelBox
 
@@ -26,12 +26,6 @@ def organ_box(mask: Mask, code: int) -> PixelBox:
     box = bounding_box(mask == code)
     assert box is not None, f"no organ of code {code}: masks are validated before they are measured"
     return box
-
-
-def lung_box(mask: Mask, code: int) -> PixelBox:
-    """The half-open xyxy pixel box of a lung of a validated mask. The mask is uint8 [H, W]."""
-    assert code in LUNGS, code
-    return organ_box(mask, code)
 
 
 def cardiothoracic_ratio(mask: Mask) -> float:

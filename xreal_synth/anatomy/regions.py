@@ -14,10 +14,6 @@ from xreal_synth.findings import REGIONS
 from xreal_synth.masks import bounding_box
 from xreal_synth.types import Mask, PixelBox, PlacedFinding
 
-REMOVAL_MARGIN = FEATHER_SHARE
-"""A real image's own box is painted over with a margin of this share of the image's side, so that the paste has
-reached its full strength at the box's border."""
-
 
 def snap_outward(box: tuple[float, float, float, float], factor: int, size: int) -> PixelBox:
     """A box in pixels, grown to multiples of `factor` and cut to the image of `size` (a multiple too).
@@ -31,8 +27,9 @@ def snap_outward(box: tuple[float, float, float, float], factor: int, size: int)
 
 
 def removed_region(box: PixelBox, factor: int, size: int) -> PixelBox:
-    """The region in which a finding's box is painted over: with its margin, on the latent grid."""
-    margin = REMOVAL_MARGIN * size
+    """The region in which a finding's box is painted over: on the latent grid, with a margin in which the paste reaches
+    its full strength."""
+    margin = FEATHER_SHARE * size
     x0, y0, x1, y1 = box
     return snap_outward((x0 - margin, y0 - margin, x1 + margin, y1 + margin), factor, size)
 
@@ -78,13 +75,9 @@ def feather(region: npt.NDArray[np.bool_], width_px: float) -> npt.NDArray[np.fl
     if box is None:
         return alpha
     x0, y0, x1, y1 = max(0, box[0] - 1), max(0, box[1] - 1), box[2] + 1, box[3] + 1
-    distance = ndimage.distance_transform_edt(_rimmed(region[y0:y1, x0:x1]))[1:-1, 1:-1]
+    rimmed = np.pad(region[y0:y1, x0:x1], 1)  # the image's edge is a border like any other
+    distance = ndimage.distance_transform_edt(rimmed)[1:-1, 1:-1]
     rise = min(width_px + 1.0, float(distance.max()))
     t = np.minimum(1.0, distance / rise)
     alpha[y0:y1, x0:x1] = t * t * (3.0 - 2.0 * t)
     return alpha
-
-
-def _rimmed(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """One pixel of False all round: the image's edge is a border like any other."""
-    return np.pad(region, 1)

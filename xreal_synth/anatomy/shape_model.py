@@ -18,8 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +46,6 @@ _FINE = 4
 _CLIP = 12.0
 _GAP = 1.2
 
-NOBODY: Final[Mapping[str, Sequence[Mask]]] = MappingProxyType({})
-
 _Floats = npt.NDArray[np.float32]
 _Doubles = npt.NDArray[np.float64]
 
@@ -70,7 +67,7 @@ class ShapeModel:
 
     @classmethod
     def fit(
-        cls, masks: Sequence[Mask], modes: int = 40, patients: Mapping[str, Sequence[Mask]] = NOBODY
+        cls, masks: Sequence[Mask], modes: int = 40, patients: Mapping[str, Sequence[Mask]] | None = None
     ) -> ShapeModel:
         """Fits validated masks uint8 [H, H] with an aorta, at least `modes` + 1 of them, and where among them those of
         `patients` with a finding lie."""
@@ -83,7 +80,7 @@ class ShapeModel:
         deviation = spread[:modes] / np.sqrt(len(masks) - 1)
         scaled = axes[:modes] * deviation[:, None]
         shifts = {}
-        for finding, theirs in patients.items():
+        for finding, theirs in (patients or {}).items():
             own_maps, own_poses = _vectors(theirs)
             away = np.concatenate([own_maps, own_poses * weight], axis=1).mean(axis=0) - mean
             shifts[finding] = (axes[:modes] @ away / deviation).round(4)
@@ -133,7 +130,7 @@ class ShapeModel:
             "pose_modes": self.pose_modes,
         }
         (folder / "shape_model.safetensors").write_bytes(save(tensors))
-        about = {
+        about: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "organs": list(ORGANS),
             "grid": [GRID, AORTA_GRID],
@@ -141,12 +138,9 @@ class ShapeModel:
             "modes": len(self.modes),
             "explained_variance": round(self.explained, 4),
             "masks": self.fitted,
-            **(
-                {"shifts": {name: shift.tolist() for name, shift in self.shifts.items()}}
-                if self.shifts
-                else {}
-            ),
         }
+        if self.shifts:
+            about["shifts"] = {name: shift.tolist() for name, shift in self.shifts.items()}
         (folder / "shape_model.json").write_text(json.dumps(about, indent=1) + "\n")
 
     @classmethod

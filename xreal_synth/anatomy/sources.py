@@ -75,22 +75,19 @@ class BankSource:
         """
 
         def once() -> tuple[Mask, str]:
-            return self._model.sample(rng, size, findings), "bank"
+            mask = augment(self._model.sample(rng, size, findings), rng, self._settings)
+            return mask if large_heart is None else fit_heart(mask, large=large_heart), "bank"
 
-        def fitted(mask: Mask) -> Mask:
-            return mask if large_heart is None else fit_heart(mask, large=large_heart)
-
-        return _draw_valid(once, rng, self._settings, "a draw of the mask bank", fitted)
+        return _draw_valid(once, "a draw of the mask bank")
 
 
 class FolderSource:
     """The organ masks of a folder or of tars (mask_files.py), each drawn with the same chance; ids are names.
 
-    Masks named in `exclude` are left out. Raises AnatomyError naming every file that
-    cannot be read, is not square, holds a foreign code or is
-    not a chest (swapped lungs, a lung missing): for the first CHECK_AT_OPEN files at once, so that nothing
-    is written for a folder that cannot be used. `content` is the masks' digest; if one is given, AnatomyError
-    where it is another.
+    Masks named in `exclude` are left out. Raises AnatomyError naming every file that cannot be read, is not square,
+    holds a foreign code or is not a chest (swapped lungs, a lung missing): for the first CHECK_AT_OPEN files at once,
+    so that nothing is written for a folder that cannot be used. `content` is the masks' digest; if one is given,
+    AnatomyError where it is another.
     """
 
     source_name = "masks"
@@ -148,34 +145,25 @@ class FolderSource:
 
         def once() -> tuple[Mask, str]:
             file = self._files[int(rng.integers(len(self._files)))]
-            return resize_mask(file.load(), size), file.id
+            return augment(resize_mask(file.load(), size), rng, self._settings), file.id
 
-        return _draw_valid(once, rng, self._settings, "a mask of the folder")
+        return _draw_valid(once, "a mask of the folder")
 
 
-def _draw_valid(
-    once: Callable[[], tuple[Mask, str]],
-    rng: np.random.Generator,
-    settings: Augmentation,
-    what: str,
-    fitted: Callable[[Mask], Mask] = lambda mask: mask,
-) -> tuple[Mask, str]:
-    problem: AnatomyError | None = None
+def _draw_valid(once: Callable[[], tuple[Mask, str]], what: str) -> tuple[Mask, str]:
     for _ in range(MAX_DRAWS):
         mask, name = once()
-        mask = fitted(augment(mask, rng, settings))
         try:
             validate_mask(mask, name)
         except AnatomyError as error:
             problem = error
         else:
             return mask, name
-    assert problem is not None
     raise AnatomyError(
         where="anatomy.augment",
         found=f"{what}, changed by augment, was no usable chest {MAX_DRAWS} times; the last: {problem.found}",
         wanted=problem.wanted,
-        hint="lower rotate_deg, shift, scale, elastic or heart_scale",
+        hint="lower rotate_deg, shift, scale, elastic, or the range of heart_scale or lungs_scale",
     )
 
 
@@ -197,7 +185,9 @@ def mask_folder(place: str, suffix: str = ".png") -> Path:
                 wanted=f"one organ mask or more (*{suffix}), or a .tar, .tar.gz or .tgz of them",
             )  # fmt: skip
         key = sha256_bytes(json.dumps([store.uri, sorted(times.items())]).encode())
-        folder = kept("masks", key, lambda folder: fetch(store, dict.fromkeys(times), folder, _taken), 0)
+        folder = kept(
+            "masks", key, lambda folder: fetch(store, dict.fromkeys(times), folder, lambda key, path: None), 0
+        )
     except StorageError as error:
         raise AnatomyError(where=place, found=error.found, wanted=error.wanted, hint=error.hint) from error
     return folder / name
@@ -209,7 +199,3 @@ def _wanted(times: dict[str, float], name: str, suffix: str) -> dict[str, float]
         return {key: at for key, at in times.items() if key == name}
     masks = {key: at for key, at in times.items() if key.lower().endswith(suffix.lower())}
     return masks or {key: at for key, at in times.items() if is_tar(Path(key))}
-
-
-def _taken(key: str, path: Path) -> None:
-    """Masks are checked when they are opened."""

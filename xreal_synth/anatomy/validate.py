@@ -7,7 +7,7 @@ from a sick one.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +67,14 @@ def validate_mask(mask: Mask, where: str) -> None:
     shapes = _shapes(mask)
     _check_present(shapes, where)
     _check_sides(shapes[LEFT_LUNG].centre[0], shapes[RIGHT_LUNG].centre[0], where)
-    _check_distance(shapes, where)
-    _check_areas(shapes, mask.size, where)
-    _check_pieces(shapes, where)
-    _check_heart(shapes, where)
-    if AORTA in shapes:
-        _check_aorta(shapes, where)
+    for what, value, (low, high) in _measures(shapes, mask.size):
+        if not low <= value <= high:
+            raise AnatomyError(
+                where=where,
+                found=f"{what} is {value:.3g}",
+                wanted=f"{low:g} to {high:g}",
+                hint="look at the mask beside its image: draw it again or take it out of the folder",
+            )
 
 
 def validate_sides(mask: Mask, where: str) -> None:
@@ -154,66 +156,31 @@ def _check_sides(left: float, right: float, where: str) -> None:
         )
 
 
-def _check_distance(shapes: dict[int, _Shape], where: str) -> None:
-    left, right, chest = shapes[LEFT_LUNG], shapes[RIGHT_LUNG], _chest(shapes)
-    distance = (left.centre[0] - right.centre[0]) / (chest[2] - chest[0])
-    _in_range(
-        distance, (LUNG_DISTANCE, 1.0), "distance between the lungs' centres over the chest's width", where
+def _measures(shapes: dict[int, _Shape], pixels: int) -> Iterator[tuple[str, float, tuple[float, float]]]:
+    """What is measured of a mask's organs, from coarse to fine, with its value and the range in which it must lie."""
+    left, right, heart = shapes[LEFT_LUNG], shapes[RIGHT_LUNG], shapes[HEART]
+    x0, y0 = min(left.box[0], right.box[0]), min(left.box[1], right.box[1])
+    x1, y1 = max(left.box[2], right.box[2]), max(left.box[3], right.box[3])
+    apart = left.centre[0] - right.centre[0]
+    yield (
+        "distance between the lungs' centres over the chest's width",
+        apart / (x1 - x0),
+        (LUNG_DISTANCE, 1.0),
     )
-
-
-def _check_areas(shapes: dict[int, _Shape], pixels: int, where: str) -> None:
     for code, shape in shapes.items():
-        _in_range(shape.area / pixels, AREA_RANGES[code], f"{NAMES[code]}'s area over the image's", where)
-    ratio = shapes[LEFT_LUNG].area / shapes[RIGHT_LUNG].area
-    _in_range(ratio, LUNG_RATIO, "left lung's area over the right lung's", where)
-
-
-def _check_pieces(shapes: dict[int, _Shape], where: str) -> None:
+        yield f"{NAMES[code]}'s area over the image's", shape.area / pixels, AREA_RANGES[code]
+    yield "left lung's area over the right lung's", left.area / right.area, LUNG_RATIO
     for code, shape in shapes.items():
-        _in_range(shape.largest_part, (LARGEST_PART, 1.0), f"share of the {NAMES[code]} in one piece", where)
-
-
-def _check_heart(shapes: dict[int, _Shape], where: str) -> None:
-    heart, left, right = shapes[HEART], shapes[LEFT_LUNG], shapes[RIGHT_LUNG]
-    across = (heart.centre[0] - right.centre[0]) / (left.centre[0] - right.centre[0])
-    _in_range(
-        across, HEART_ACROSS, "heart's centre from the right lung's centre (0) to the left's (1)", where
-    )
-    chest = _chest(shapes)
-    _in_range(_down(heart, chest), HEART_DOWN, "heart's centre in the lungs' height (0 top, 1 bottom)", where)
-    x0, y0 = max(heart.box[0], chest[0]), max(heart.box[1], chest[1])
-    x1, y1 = min(heart.box[2], chest[2]), min(heart.box[3], chest[3])
-    inside = max(0, x1 - x0) * max(0, y1 - y0)
-    area = (heart.box[2] - heart.box[0]) * (heart.box[3] - heart.box[1])
-    _in_range(
-        inside / area, (HEART_IN_CHEST, 1.0), "share of the heart's box in the box of both lungs", where
-    )
-
-
-def _check_aorta(shapes: dict[int, _Shape], where: str) -> None:
-    aorta, chest = shapes[AORTA], _chest(shapes)
-    across = (aorta.centre[0] - chest[0]) / (chest[2] - chest[0])
-    _in_range(
-        across, AORTA_ACROSS, "aorta's centre in the chest's width (0 right lung's side, 1 left's)", where
-    )
-    _in_range(_down(aorta, chest), AORTA_DOWN, "aorta's centre in the lungs' height (0 top, 1 bottom)", where)
-
-
-def _chest(shapes: dict[int, _Shape]) -> PixelBox:
-    a, b = shapes[LEFT_LUNG].box, shapes[RIGHT_LUNG].box
-    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
-def _down(organ: _Shape, chest: PixelBox) -> float:
-    return (organ.centre[1] - chest[1]) / (chest[3] - chest[1])
-
-
-def _in_range(value: float, limits: tuple[float, float], what: str, where: str) -> None:
-    if not limits[0] <= value <= limits[1]:
-        raise AnatomyError(
-            where=where,
-            found=f"{what} is {value:.3g}",
-            wanted=f"{limits[0]:g} to {limits[1]:g}",
-            hint="look at the mask beside its image: draw it again or take it out of the folder",
-        )
+        yield f"share of the {NAMES[code]} in one piece", shape.largest_part, (LARGEST_PART, 1.0)
+    across = (heart.centre[0] - right.centre[0]) / apart
+    yield "heart's centre from the right lung's centre (0) to the left's (1)", across, HEART_ACROSS
+    down = (heart.centre[1] - y0) / (y1 - y0)
+    yield "heart's centre in the lungs' height (0 top, 1 bottom)", down, HEART_DOWN
+    width = max(0, min(heart.box[2], x1) - max(heart.box[0], x0))
+    height = max(0, min(heart.box[3], y1) - max(heart.box[1], y0))
+    inside = width * height / ((heart.box[2] - heart.box[0]) * (heart.box[3] - heart.box[1]))
+    yield "share of the heart's box in the box of both lungs", inside, (HEART_IN_CHEST, 1.0)
+    if (aorta := shapes.get(AORTA)) is not None:
+        across, down = (aorta.centre[0] - x0) / (x1 - x0), (aorta.centre[1] - y0) / (y1 - y0)
+        yield "aorta's centre in the chest's width (0 right lung's side, 1 left's)", across, AORTA_ACROSS
+        yield "aorta's centre in the lungs' height (0 top, 1 bottom)", down, AORTA_DOWN

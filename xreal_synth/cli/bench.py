@@ -5,28 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import Precision, PrecisionOption, ThreadsOption, machine
+from xreal_synth.cli.evaluate_common import PrecisionOption, ThreadsOption, machine
 from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
 from xreal_synth.errors import XrealError
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bench_sample import RowFigures, SampleFigures
     from xreal_synth.models.devices import Compile as CompileHow
-    from xreal_synth.models.text.ldm_bert import TextShape
 
 COLUMNS = ("loop", "images/s", "x plain", "memory", "TFLOP/s", "of peak")
-
-
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", help="Also writes the tables as Markdown.", dir_okay=False, show_default="no"),
-]
 
 
 class Loop(StrEnum):
@@ -43,28 +36,11 @@ class Compile(StrEnum):
     inductor = "inductor"
 
 
-HOW: Final[dict[Compile, CompileHow | None]] = {
-    Compile.none: None, Compile.graphs: "graphs", Compile.inductor: "inductor"
-}  # fmt: skip
+HOW: Final[dict[Compile, CompileHow]] = {Compile.graphs: "graphs", Compile.inductor: "inductor"}
 
-
-class Encoder(StrEnum):
-    none = "none"
-    small = "small"
-    paper = "paper"
-
-
-class ClockKind(StrEnum):
-    wall = "wall"
-    cpu = "cpu"
-
-
-app = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+app = typer.Typer(
+    help="Measures how fast this machine makes images.", no_args_is_help=True, callback=lambda: None
+)
 
 
 @app.command(
@@ -98,20 +74,23 @@ def sample(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Passes of each row; the fastest counts.")] = 3,
     text_encoder: Annotated[
-        Encoder,
+        Literal["none", "small", "paper"],
         typer.Option(help="In the plain loop: small (26 M weights), paper (543 M), or none."),
-    ] = Encoder.small,
-    precision: PrecisionOption = Precision.auto,
+    ] = "small",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = 1,
     clock: Annotated[
-        ClockKind,
+        Literal["wall", "cpu"],
         typer.Option(help="cpu: seconds given to this process, for a machine that is busy; CPU only."),
-    ] = ClockKind.wall,
+    ] = "wall",
     peak_tflops: Annotated[
         float | None,
         typer.Option(min=0.001, help="The device's peak.", show_default="known GPUs; else a matrix product"),
     ] = None,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also writes the tables as Markdown.", dir_okay=False, show_default="no"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Images per second in each mode and micro-batch, against the released code's way, in one run.
@@ -126,20 +105,24 @@ def sample(
     from xreal_synth.evaluation.bench_sample import SampleBench, loop_settings, rows_of
     from xreal_synth.models.describe import describe
     from xreal_synth.models.layers import resolve_precision
+    from xreal_synth.models.text.ldm_bert import TextShape
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     how = list(compiled or (Compile if device == "cuda" else [Compile.none]))
-    _refuse(device, how, clock.value, threads)
+    _refuse(device, how, clock, threads)
     info = describe(bundle)
     settings = loop_settings(info, steps or (100 if device == "cuda" else 8))
-    chosen = resolve_precision(precision.value, device)
+    chosen = resolve_precision(precision, device)
     wanted = rows_of(
-        [loop.value for loop in rows or Loop], micro_batch or [1, 8, 32, 64], chosen,
-        [HOW[each] for each in how],
-    )  # fmt: skip
-    shape = _text_shape(text_encoder)
-    bench = SampleBench(info, settings, torch.device(device), shape, clock.value)
+        [loop.value for loop in rows or Loop],
+        micro_batch or [1, 8, 32, 64],
+        chosen,
+        [HOW.get(each) for each in how],
+    )
+    width, depth, heads = (1280, 32, 8) if text_encoder == "paper" else (384, 8, 6)
+    shape = None if text_encoder == "none" else TextShape(30522, 150, width, depth, heads, 64)
+    bench = SampleBench(info, settings, torch.device(device), shape, clock)
     with Progress(console=notes) as progress:
         task = progress.add_task("making images", total=bench.passes(wanted, repeats))
         figures = bench.measure(wanted, repeats, peak=peak_tflops, on_pass=lambda row: progress.advance(task))
@@ -150,15 +133,21 @@ def sample(
         + (f"{threads} CPU thread(s)" if device == "cpu" else "one GPU"),
         "steps": settings["plain"].steps,
         "text encoder": words,
-        "passes": f"{repeats}, the fastest counts, {clock.value} time",
+        "passes": f"{repeats}, the fastest counts, {clock} time",
     }
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(_markdown(about, figures), encoding="utf-8")
     if as_json:
         print_json({**about, **asdict(figures)})
-    else:
-        _show(about, figures)
+        return
+    table = Table(*COLUMNS)
+    for row in figures.rows:
+        table.add_row(*_cells(row))
+    for key, value in about.items():
+        console.print(f"{key}: {value}")
+    console.print(table)
+    console.print("\n".join(_footnotes(figures)))
 
 
 def _refuse(device: str, how: list[Compile], clock: str, threads: int) -> None:
@@ -172,16 +161,6 @@ def _refuse(device: str, how: list[Compile], clock: str, threads: int) -> None:
             wanted="one thread on a CPU: the process's time is the sum over its threads",
             hint="use --clock wall",
         )
-
-
-def _text_shape(which: Encoder) -> TextShape | None:
-    from xreal_synth.models.text.ldm_bert import TextShape
-
-    if which is Encoder.none:
-        return None
-    if which is Encoder.paper:
-        return TextShape(30522, 150, 1280, 32, 8, 64)
-    return TextShape(30522, 150, 384, 8, 6, 64)
 
 
 def _cells(figures: RowFigures) -> list[str]:
@@ -214,18 +193,7 @@ def _footnotes(figures: SampleFigures) -> list[str]:
 
 
 def _markdown(about: dict[str, Any], figures: SampleFigures) -> str:
-    lines = [f"{', '.join(f'{key}: {value}' for key, value in about.items())}.", ""]
-    written = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, *map(_cells, figures.rows))]
-    lines += [written[0], "|" + "---|" * len(COLUMNS), *written[1:]]
-    return "\n".join([*lines, "", *_footnotes(figures), ""])
-
-
-def _show(about: dict[str, Any], figures: SampleFigures) -> None:
-    for key, value in about.items():
-        console.print(f"{key}: {value}")
-    table = Table(*COLUMNS)
-    for row in figures.rows:
-        table.add_row(*_cells(row))
-    console.print(table)
-    for line in _footnotes(figures):
-        console.print(line)
+    settings = ", ".join(f"{key}: {value}" for key, value in about.items())
+    head, *rows = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, *map(_cells, figures.rows))]
+    table = [head, "|" + "---|" * len(COLUMNS), *rows]
+    return "\n".join([f"{settings}.", "", *table, "", *_footnotes(figures), ""])

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import sampling_from
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, print_json, told
+from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, facts_table, print_json, told
 
 if TYPE_CHECKING:
     from xreal_synth.models.describe import BundleInfo
@@ -62,11 +62,8 @@ def show(
     }
     if as_json:
         print_json(facts)
-        return
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in facts.items():
-        table.add_row(name, value)
-    console.print(table)
+    else:
+        console.print(facts_table(facts.items(), box=None, padding=(0, 2)))
 
 
 @app.command(
@@ -184,7 +181,8 @@ def export(
         ),
     ] = None,
     weights: Annotated[
-        Literal["last", "best"], typer.Option(help="The last weights, or those of the least validation loss.")
+        Literal["last", "best"],
+        typer.Option(help="The last weights, or those of the least validation loss."),
     ] = "last",
     as_json: JsonOption = False,
 ) -> None:

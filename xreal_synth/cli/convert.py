@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from xreal_synth.cli.options import bytes_text, console, examples, notes
+from xreal_synth.cli.options import bytes_text, console, examples, note, notes
+from xreal_synth.cli.progress import StepsDisplay
 from xreal_synth.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -26,7 +18,6 @@ if TYPE_CHECKING:
     from xreal_synth.models.convert.latent import LdmFiles
     from xreal_synth.models.convert.published import Published
     from xreal_synth.models.describe import BundleInfo
-    from xreal_synth.models.text.prompts import Report
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -47,16 +38,11 @@ DtypeOption = Annotated[
 Bank = Annotated[
     str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
 ]
-Name = Annotated[
-    str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
-]
-Licence = Annotated[
-    str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")
-]
-Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
-TrainingData = Annotated[
-    str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
-]
+Name = Annotated[str, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
+STATED = "what the publisher states"
+Licence = Annotated[str, typer.Option(help="The weights' licence.", show_default=STATED)]
+Use = Annotated[str, typer.Option(help="Use restriction.", show_default=STATED)]
+TrainingData = Annotated[str, typer.Option(help="What it was trained on.", show_default=STATED)]
 Config = Annotated[
     Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
 ]
@@ -99,10 +85,10 @@ def xreal(
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = None,
-    licence: Licence = None,
-    use: Use = None,
-    training_data: TrainingData = None,
+    name: Name = "",
+    licence: Licence = "",
+    use: Use = "",
+    training_data: TrainingData = "",
     ignore: Ignore = None,
 ) -> None:
     """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
@@ -145,10 +131,10 @@ def cheff(
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = None,
-    licence: Licence = None,
-    use: Use = None,
-    training_data: TrainingData = None,
+    name: Name = "",
+    licence: Licence = "",
+    use: Use = "",
+    training_data: TrainingData = "",
     ignore: Ignore = None,
 ) -> None:
     """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
@@ -162,7 +148,7 @@ def cheff(
             wanted="one of --t2i (images with findings), --uncond (images without), or --bundle with --upscaler",
             hint="name the model's file, or a bundle to add the upscaler to",
         )
-    more = tuple(ignore or ())
+    ignored = tuple(ignore or ())
     if bundle is not None:
         assert upscaler is not None
         unused = {
@@ -175,11 +161,11 @@ def cheff(
                 wanted="--bundle without: the bundle's networks stay as they are",
                 hint=f"leave {given} out",
             )
-        _add_upscaler(bundle, out, upscaler, dtype, licence, more)
+        _add_upscaler(bundle, out, upscaler, dtype, licence, ignored)
         return
     model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
     said = _said(model, name, licence, use, training_data, prompts, config)
-    files = LdmFiles(Path(sources[0]), ae, None, upscaler, more, vocab, ema)
+    files = LdmFiles(Path(sources[0]), ae, None, upscaler, ignored, vocab, ema)
     _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
@@ -206,10 +192,10 @@ def diffusers(
     dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
-    name: Name = None,
-    licence: Licence = None,
-    use: Use = None,
-    training_data: TrainingData = None,
+    name: Name = "",
+    licence: Licence = "",
+    use: Use = "",
+    training_data: TrainingData = "",
 ) -> None:
     """A Stable-Diffusion folder (RoentGen and its kin) into a bundle without an Anatomy Controller."""
     from xreal_synth.models.convert.diffusers_folder import convert_folder
@@ -218,9 +204,9 @@ def diffusers(
     chosen = ROENTGEN if model == "roentgen" else STABLE_DIFFUSION
     said = _said(chosen, name, licence, use, training_data, prompts)
     stored = _stored(dtype, bank, keep_text_encoder)
-    with progress() as report:
+    with StepsDisplay(notes) as display:
         info = convert_folder(
-            source, out, said, image_size=image_size, variant=variant, stored=stored, report=report
+            source, out, said, image_size=image_size, variant=variant, stored=stored, report=display.report
         )
     show(info)
 
@@ -272,15 +258,15 @@ def _latent(files: LdmFiles, out: Path, model: Published, stored: Stored) -> Non
     from xreal_synth.models.convert.latent import convert_latent
 
     reported: list[str] = []
-    with progress() as report:
-        info = convert_latent(files, out, model, stored=stored, report=report, note=reported.append)
+    with StepsDisplay(notes) as display:
+        info = convert_latent(files, out, model, stored=stored, report=display.report, note=reported.append)
     for text in reported:
-        notes.print(text, soft_wrap=True)
+        note(text)
     show(info)
 
 
 def _add_upscaler(
-    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
+    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str, ignore: tuple[str, ...]
 ) -> None:
     from xreal_synth.models.convert.added_parts import (
         UPSCALER_LICENCE,
@@ -303,48 +289,30 @@ def _extend(
     """A copy of a bundle with one part more."""
     from xreal_synth.models.convert.assemble import extend_bundle
 
-    with progress() as report:
-        info = extend_bundle(bundle, out, part, write, licence, report=report)
+    with StepsDisplay(notes) as display:
+        info = extend_bundle(bundle, out, part, write, licence, report=display.report)
     show(info)
 
 
-@contextmanager
-def progress() -> Iterator[Report]:
-    """A line with a bar that follows the steps of a conversion."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-    )
-    with Progress(*columns, TimeElapsedColumn(), console=notes, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield report
-
-
 def show(info: BundleInfo) -> None:
-    console.print(
+    """Says what bundle was made."""
+    lines = [
         f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
-        f"{len(info.known_prompts)} prompts, licence {info.licence}",
-        soft_wrap=True,
-    )
+        f"{len(info.known_prompts)} prompts, licence {info.licence}"
+    ]
     if "anatomy_controller" not in info.parts:
-        console.print(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images",
-            soft_wrap=True,
+        lines.append(
+            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images"
         )
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _said(
     model: Published,
-    name: str | None,
-    licence: str | None,
-    use: str | None,
-    training_data: str | None,
+    name: str,
+    licence: str,
+    use: str,
+    training_data: str,
     prompts: Path | None,
     config: Path | None = None,
 ) -> Published:

@@ -51,6 +51,9 @@ class DoctorCheck:
     hint: str = ""
 
 
+Look = tuple[str, str]
+"""What was met, and what would be better, "" where all is well; what does not work is raised."""
+
 EXAMPLES = (
     "xreal-synth doctor",
     "xreal-synth doctor --output s3://bucket/datasets --json",
@@ -75,8 +78,9 @@ def doctor(
     The first thing to run on a new machine. Exit code 2 if something does not work. The speed that is measured is kept
     in the user's cache (XREAL_CACHE, else ~/.cache/xreal-synth), in speeds/; `plan` tells device times by it.
     """
-    looks: dict[str, Callable[[], DoctorCheck]] = {
-        "python": _python, "packages": _packages, "device": _device, "memory": _memory, "compiler": _compiler,
+    looks: dict[str, Callable[[], Look]] = {
+        "python": lambda: (f"{sys.version.split()[0]}, {sys.executable}", ""),
+        "packages": _packages, "device": _device, "memory": _memory, "compiler": _compiler,
         "storage": lambda: _storage(output), "shared memory": _shared_memory, "socket paths": _sockets,
         "extras": _extras, **({"ray": _ray} if ray else {}), "arithmetic": _arithmetic,
         "speed": lambda: _speed(bundle),
@@ -97,29 +101,26 @@ def doctor(
     raise typer.Exit(BAD * bool(bad))
 
 
-def _look(look: Callable[[], DoctorCheck]) -> DoctorCheck:
-    """The check, or what it met: no fault of one hides the others."""
+def _look(look: Callable[[], Look]) -> DoctorCheck:
+    """What one look met: no fault of it hides the others."""
     try:
-        return look()
+        found, hint = look()
+        return DoctorCheck("note" if hint else "good", found, hint)
     except XrealError as error:
         return DoctorCheck("bad", error.found, error.hint)
     except Exception as error:  # a broken installation raises anything
         return DoctorCheck("bad", f"{type(error).__name__}: {error}")
 
 
-def _python() -> DoctorCheck:
-    return DoctorCheck("good", f"{sys.version.split()[0]}, {sys.executable}")
-
-
-def _packages() -> DoctorCheck:
+def _packages() -> Look:
     missing = [name for name in PACKAGES if name != "xreal-synth" and installed_version(name) == "none"]
     found = ", ".join(f"{name} {installed_version(name)}" for name in (*PACKAGES, "ray"))
-    return DoctorCheck(
-        "bad" if missing else "good", found, f"pip install {' '.join(missing)}" if missing else ""
-    )
+    if missing:
+        raise XrealError(found=found, hint=f"pip install {' '.join(missing)}")
+    return found, ""
 
 
-def _device() -> DoctorCheck:
+def _device() -> Look:
     import torch
 
     if torch.cuda.is_available():
@@ -127,84 +128,68 @@ def _device() -> DoctorCheck:
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
         count = torch.cuda.device_count()
         found = f"{count} x {torch.cuda.get_device_name()}, {bf16}, {bytes_text(free)} of {bytes_text(whole)} free"
-        return DoctorCheck("good", found)
+        return found, ""
     found = f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
-    return DoctorCheck("note", found, "a GPU makes images tens of times faster" if not torch.version.cuda else
-                 "torch is built for CUDA and sees no GPU: nvidia-smi says whether there is one")  # fmt: skip
+    hint = "a GPU makes images tens of times faster"
+    if torch.version.cuda:
+        hint = "torch is built for CUDA and sees no GPU: nvidia-smi says whether there is one"
+    return found, hint
 
 
-def _memory() -> DoctorCheck:
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+def _memory() -> Look:
+    whole, free = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf(f"SC_{pages}_PAGES") for pages in ("PHYS", "AVPHYS")
+    )
     found = f"{bytes_text(whole)}, {bytes_text(free)} unused"
     if whole < LEAST_MEMORY:
-        return DoctorCheck("bad", found, f"{bytes_text(LEAST_MEMORY)} are needed")
-    return DoctorCheck("good", found)
+        raise XrealError(found=found, hint=f"{bytes_text(LEAST_MEMORY)} are needed")
+    return found, ""
 
 
-def _compiler() -> DoctorCheck:
+def _compiler() -> Look:
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if found is None:
-        return DoctorCheck(
-            "note",
-            "none",
-            "torch.compile (bench sample --compile) needs a C compiler; nothing else does",
-        )
-    return DoctorCheck("good", found)
+    hint = "torch.compile (bench sample --compile) needs a C compiler; nothing else does"
+    return (found, "") if found else ("none", hint)
 
 
-def _storage(output: str) -> DoctorCheck:
+def _storage(output: str) -> Look:
     from xreal_synth.storage import open_store
 
     store, key, data = open_store(output), f".doctor-{uuid4().hex}", os.urandom(1 << 20)
     began = time.monotonic()
     try:
-        written = store.put_if_absent(key, data)
-        again = store.put_if_absent(key, b"other")
-        store.replace(key, data[::-1])
-        whole = (
-            written
-            and not again
-            and store.read_bytes(key) == data[::-1]
-            and store.read_range(key, 1, 5) == data[::-1][1:5]
-        )
+        once = store.put_if_absent(key, data[::-1]) and not store.put_if_absent(key, b"other")
+        store.replace(key, data)
+        whole = once and store.read_bytes(key) == data and store.read_range(key, 1, 5) == data[1:5]
     finally:
         store.delete(key)
-    found = f"{store.uri}: 1 MB written, replaced and read in {time.monotonic() - began:.2f} s"
     if not whole:
-        return DoctorCheck(
-            "bad", f"{store.uri}: what was written is not what is read", "choose another place"
-        )
-    return DoctorCheck("good", found)
+        found = f"{store.uri}: what was written is not what is read"
+        raise XrealError(found=found, hint="choose another place")
+    return f"{store.uri}: 1 MB written, replaced and read in {time.monotonic() - began:.2f} s", ""
 
 
-def _shared_memory() -> DoctorCheck:
+def _shared_memory() -> Look:
     if not SHARED_MEMORY.is_dir():
-        return DoctorCheck("note", f"no {SHARED_MEMORY}", "Ray takes the temporary folder instead")
+        return f"no {SHARED_MEMORY}", "Ray takes the temporary folder instead"
     free = shutil.disk_usage(SHARED_MEMORY).free
-    found = f"{bytes_text(free)} free in {SHARED_MEMORY}"
-    if free < OBJECT_STORE:
-        return DoctorCheck("note", found, "Ray wants 128 MiB: docker run --shm-size=1g")
-    return DoctorCheck("good", found)
+    hint = "Ray wants 128 MiB: docker run --shm-size=1g" if free < OBJECT_STORE else ""
+    return f"{bytes_text(free)} free in {SHARED_MEMORY}", hint
 
 
-def _sockets() -> DoctorCheck:
+def _sockets() -> Look:
     from xreal_synth.engine.ray_session import LONGEST_FOLDER, short_folder
 
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(os.fsencode(folder)) <= LONGEST_FOLDER:
-        return DoctorCheck("good", folder)
-    short = short_folder()
+        return folder, ""
+    short, found = short_folder(), f"{folder} is too long for Ray's sockets"
     if short is None:
-        return DoctorCheck(
-            "bad",
-            f"{folder} is too long for Ray's sockets",
-            "set RAY_TMPDIR to a short folder",
-        )
-    return DoctorCheck("good", f"{folder} is too long for Ray's sockets; {short} is taken")
+        raise XrealError(found=found, hint="set RAY_TMPDIR to a short folder")
+    return f"{found}; {short} is taken", ""
 
 
-def _ray() -> DoctorCheck:
+def _ray() -> Look:
     from xreal_synth.engine.quiet import quiet_ray
 
     quiet_ray()
@@ -218,44 +203,36 @@ def _ray() -> DoctorCheck:
     with session(None, Compute()):
         there, seconds = resources(), time.monotonic() - began
     if there.gpus and not torch.cuda.is_available():
-        error = no_gpu_for_torch()
-        return DoctorCheck("bad", error.found, error.hint)
-    return DoctorCheck("good", f"starts in {seconds:.1f} s with {there.cpus:g} CPUs and {there.gpus:g} GPUs")
+        raise no_gpu_for_torch()
+    return f"starts in {seconds:.1f} s with {there.cpus:g} CPUs and {there.gpus:g} GPUs", ""
 
 
-def _extras() -> DoctorCheck:
-    there = {extra: find_spec(package) is not None for extra, package in EXTRAS.items()}
-    missing = [extra for extra, here in there.items() if not here]
-    found = ", ".join(extra for extra, here in there.items() if here) or "none"
+def _extras() -> Look:
+    missing = [extra for extra, package in EXTRAS.items() if find_spec(package) is None]
+    found = ", ".join(extra for extra in EXTRAS if extra not in missing) or "none"
     hint = f"not installed: {', '.join(missing)}; pip install 'xreal-synth[{missing[0]}]'" if missing else ""
-    return DoctorCheck("note" if missing else "good", found, hint)
+    return found, hint
 
 
-def reference_blocks() -> list[float]:
-    """What REFERENCE holds, as this machine makes it."""
+def _arithmetic() -> Look:
     import numpy as np
 
     from xreal_synth.pipeline import Pipeline
 
     made = Pipeline("xreal-tiny")(["Effusion"], seed=REFERENCE_SEED, steps=8, quality={"profile": "none"})
     blocks = np.asarray(made.image, float).reshape(4, 16, 4, 16).mean(axis=(1, 3))
-    return [round(float(one), 2) for one in blocks.flat]
-
-
-def _arithmetic() -> DoctorCheck:
-    apart = max(abs(here - there) for here, there in zip(reference_blocks(), REFERENCE, strict=True))
+    apart = float(np.abs(blocks.ravel() - REFERENCE).max())
     found = f"an image of xreal-tiny is within {apart:.2f} grey levels of the reference"
     if apart > WITHIN:
-        return DoctorCheck(
-            "bad",
-            found,
-            f"at most {WITHIN:g} are other devices': torch or its driver is at fault",
-        )
-    return DoctorCheck("good", found)
+        hint = f"at most {WITHIN:g} are other devices': torch or its driver is at fault"
+        raise XrealError(found=found, hint=hint)
+    return found, ""
 
 
-def _speed(bundle: str) -> DoctorCheck:
+def _speed(bundle: str) -> Look:
     """Seconds of an evaluation, all that an image takes divided among its own; on a CPU those that this process got."""
+    import torch
+
     from xreal_synth.engine.estimate import estimate
     from xreal_synth.evaluation.bench_sample import clock
     from xreal_synth.from_recipe import BARE, open_recipe
@@ -272,15 +249,8 @@ def _speed(bundle: str) -> DoctorCheck:
     healthy = {"bundle": bundle, "seed": 0, "anatomies": images, "findings": [{"weight": 1, "labels": []}]}
     run = open_recipe({**BARE, **healthy})
     each = seconds / estimate(run, images).evaluations
-    where = "core" if on_cpu else _gpu_name()
+    where = "core" if on_cpu else torch.cuda.get_device_name()
     file = keep_speed(run.bundle.content_hash, f"{where} of this machine, as doctor measured it", each)
     found = f"{each:.3f} s for a network evaluation of {run.bundle.name} on one {where}"
-    return DoctorCheck(
-        "good", f"{found}, {seconds / images:.2f} s for a healthy image; kept for plan in {file}"
-    )
-
-
-def _gpu_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name()
+    image = f"{seconds / images:.2f} s for a healthy image"
+    return f"{found}, {image}; kept for plan in {file}", ""

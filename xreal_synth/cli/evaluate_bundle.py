@@ -1,11 +1,11 @@
-"""`xreal-synth evaluate bundle`, and `evaluate choices`, its main figures over a grid of settings."""
+"""`xreal-synth evaluate bundle`, its main figures over a grid of settings (`choices`), and `anatomy`."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -14,12 +14,18 @@ from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
+    from xreal_synth.evaluation.anatomy import AnatomyFigures
     from xreal_synth.evaluation.bundle import BundleFigures
+    from xreal_synth.evaluation.request import PreparedRequest
 
 EXAMPLES = {
     "bundle": (
         "xreal-synth evaluate bundle --data images/ --images runs/images --sheet mini-vs-real.png",
         "xreal-synth evaluate bundle --data images/ -n 16 --set mode=reference --set steps=50 --json",
+    ),
+    "anatomy": (
+        "xreal-synth evaluate anatomy --data images/ -n 64",
+        "xreal-synth evaluate anatomy --data images/ -n 16 --set mode=reference --set steps=50 --sheet sheet.png",
     ),
     "choices": (
         (
@@ -44,15 +50,9 @@ def bundle(
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keeps the generated images; run again to go on, or to measure without sampling.",
-            show_default="a temporary folder",
-        ),
-    ] = None,
+    images: common.ImagesOption = None,
     evaluators: common.EvaluatorsOption = None,
-    precision: common.PrecisionOption = common.Precision.auto,
+    precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     sheet: Annotated[
@@ -64,51 +64,51 @@ def bundle(
     as_json: JsonOption = False,
 ) -> None:
     """Every real image of a split made again from its mask and findings, and judged, beside what real images reach."""
-    import torch
-
+    from xreal_synth.evaluation.bundle import measure_bundle, measure_real
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.kept import null_for_nan
-    from xreal_synth.evaluation.request import Request, figures_for, images_for, prepare, real_images
+    from xreal_synth.evaluation.request import Request, images_for, prepare
 
-    torch.set_num_threads(threads)
+    device, machine = common.machine_of(threads)
     request = Request(
-        bundle, data, split, count, seed, common.sampling_from(overrides), precision.value, micro_batch
+        bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch
     )
     prepared = prepare(request)
-    loaded = load_evaluators(evaluators, prepared.device)
+    loaded = load_evaluators(evaluators, device)
     with common.image_folder(images) as folder, common.bars() as report:
-        made = images_for(prepared, folder, report)
-        real = real_images(prepared, loaded, train_split, report)
-        figures = figures_for(prepared, loaded, real, made, report)
+        made = images_for(prepared, Path(folder), report)
+        real = measure_real(prepared, loaded, train_split, report)
+        figures = measure_bundle(prepared, loaded, real, made, report)
         if sheet is not None:
             from xreal_synth.evaluation.sheet import made_beside_real
 
-            title = f"made by {prepared.info.name} (synthetic; for research, not for diagnosis)"
-            made_beside_real(prepared.cases, prepared.reader, made, sheet, title=title)
+            made_beside_real(prepared, made, sheet)
         if spectrum is not None:
             from xreal_synth.evaluation.fidelity import draw_spectra
 
             draw_spectra(
                 {prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum
             )
-    where = f"{common.machine(prepared.device)}, {threads} thread(s), {prepared.precision}, micro-batch {micro_batch}"
-    settings = asdict(prepared.settings)
+    where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:
-        print_json(null_for_nan(
-            {
-                "bundle": prepared.info.name, "bundle_hash": prepared.info.content_hash,
-                "evaluators": loaded.sha256, "machine": where, "sampling": settings,
-                **asdict(figures),
-            }
-        ))  # fmt: skip
+        hashes = {"bundle_hash": prepared.info.content_hash, "evaluators": loaded.sha256}
+        print_json(_reported(prepared, where, hashes, figures))
         return
-    console.print(f"{prepared.info.name}: {json.dumps(settings)}")
+    console.print(f"{prepared.info.name}: {json.dumps(asdict(prepared.settings))}")
     console.print(where)
     _show(figures)
 
 
+def _reported(
+    prepared: PreparedRequest, where: str, hashes: dict[str, str], figures: BundleFigures | AnatomyFigures
+) -> Any:
+    from xreal_synth.evaluation.kept import null_for_nan
+
+    about = {"machine": where, "sampling": asdict(prepared.settings)}
+    return null_for_nan({"bundle": prepared.info.name, **hashes, **about, **asdict(figures)})
+
+
 def _show(figures: BundleFigures) -> None:
-    from xreal_synth.evaluation.bundle_table import NOTES, table_of_figures
+    from xreal_synth.evaluation.bundle import NOTES, table_of_figures
 
     table = Table("figure", f"reached ({figures.images} images)", "beside")
     for row in table_of_figures(figures):
@@ -119,10 +119,7 @@ def _show(figures: BundleFigures) -> None:
     for name, rings in (("made", figures.rings), ("training images", figures.rings_training)):
         words = " ".join(f"{ratio:.2f}" for ratio in rings)
         console.print(f"power over real images by eighths of the frequencies, {name}: {words}")
-    for clock, spent in (("seconds", figures.seconds), ("core seconds", figures.core_seconds)):
-        if spent:
-            stages = ", ".join(f"{stage} {taken:.3f}" for stage, taken in spent.items())
-            console.print(f"{clock} an image (stage B: a finding): {stages}")
+    _show_seconds(figures, "an image (stage B: a finding)")
     for metric, copies in figures.copies.items():
         for image, training in copies.flagged:
             console.print(f"like a training image, by {metric}: made for {image}, nearest {training}")
@@ -155,40 +152,26 @@ def choices(
         bool, typer.Option("--cross", help="Every combination, not one setting at a time.")
     ] = False,
     evaluators: common.EvaluatorsOption = None,
-    precision: common.PrecisionOption = common.Precision.auto,
+    precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """What a setting changes: `evaluate bundle` on each cell of a grid, as one table."""
-    import torch
-
-    from xreal_synth.evaluation.choices import (
-        COLUMNS,
-        NOTE,
-        cells_of,
-        evaluate_choices,
-        table_rows,
-        write_table,
-    )
+    from xreal_synth.evaluation.choices import COLUMNS, NOTE, REAL, cells_of, evaluate_choices, table_rows
     from xreal_synth.evaluation.evaluators import load_evaluators
     from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request
 
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = Request(
-        bundle, data, split, count, seed, common.sampling_from(overrides), precision.value, micro_batch
-    )
+    device, _ = common.machine_of(threads)
+    base = Request(bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch)
     cells = cells_of(base, common.grid_from(grid), cross=cross)
     loaded = load_evaluators(evaluators, device)
-    rows = []
     with common.bars() as report:
-        for row in evaluate_choices(cells, loaded, train_split, out, report):
-            rows.append(row)
-            write_table(rows, out)
+        rows = evaluate_choices(cells, loaded, train_split, out, report)
     if as_json:
-        print_json(null_for_nan([{"cell": row.cell.name, **row.main()} for row in rows]))
+        own = [{key: row[key] for key in ("cell", *COLUMNS)} for row in rows if row["cell"] != REAL]
+        print_json(null_for_nan(own))
         return
     table = Table(Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
     for cells_of_row in table_rows(rows):
@@ -196,3 +179,65 @@ def choices(
     console.print(table)
     console.print(NOTE)
     console.print(f"{out / 'choices.md'}, {out / 'choices.json'}")
+
+
+def anatomy(
+    data: common.DataOption,
+    bundle: common.BundleOption = "xreal-mini",
+    count: Annotated[int, typer.Option("-n", min=2, help="Images.")] = 64,
+    split: common.SplitOption = "val",
+    seed: common.SeedOption = 0,
+    overrides: common.SamplingSetOption = None,
+    precision: common.PrecisionOption = "auto",
+    micro_batch: common.MicroBatchOption = 4,
+    threads: common.ThreadsOption = 1,
+    images: common.ImagesOption = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draws real images beside made ones.", show_default="no")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Images made from real images' masks: Dice per organ, MS-SSIM to the real image, seconds per stage."""
+    from xreal_synth.evaluation.anatomy import measure_anatomy
+    from xreal_synth.evaluation.request import Request, images_for, prepare
+    from xreal_synth.models.load import load_network
+
+    device, machine = common.machine_of(threads)
+    given = common.sampling_from(overrides)
+    request = Request(bundle, data, split, count, seed, given, precision, micro_batch, most_findings=1)
+    prepared = prepare(request)
+    segmenter: Any = load_network(prepared.info, "segmenter").eval().to(device)
+    with common.image_folder(images) as folder:
+        with common.bars() as report:
+            made = images_for(prepared, Path(folder), report)
+        figures = measure_anatomy(segmenter, prepared, made)
+        if sheet is not None:
+            from xreal_synth.evaluation.sheet import side_by_side
+
+            side_by_side(prepared, made, sheet)
+    where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
+    if as_json:
+        print_json(_reported(prepared, where, {}, figures))
+        return
+    console.print(f"{prepared.info.name}: {json.dumps(asdict(prepared.settings))}")
+    console.print(f"{where}; mean [95% bootstrap interval]")
+    table = Table(
+        "figure", f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image"
+    )
+    for organ in figures.dice:
+        dice = (part[organ] for part in (figures.dice, figures.dice_variant, figures.dice_real))
+        table.add_row(f"Dice {organ}", *map(str, dice))
+    table.add_row("MS-SSIM to the real image", f"{figures.ms_ssim}", f"{figures.ms_ssim_variant}", "1")
+    table.add_row("high frequencies, made / real", f"{figures.sharpness}", "", "1")
+    table.add_row("change inside the region, grey levels", "", f"{figures.change_inside}", "")
+    table.add_row("change outside the region, grey levels", "", f"{figures.change_outside}", "")
+    console.print(table)
+    _show_seconds(figures, "per image")
+
+
+def _show_seconds(figures: BundleFigures | AnatomyFigures, of: str) -> None:
+    for clock, spent in (("seconds", figures.seconds), ("core seconds", figures.core_seconds)):
+        if spent:
+            console.print(
+                f"{clock} {of}: " + ", ".join(f"{stage} {taken:.3f}" for stage, taken in spent.items())
+            )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from enum import StrEnum
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xreal_synth.cli.options import notes
@@ -18,13 +16,7 @@ from xreal_synth.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
-    from xreal_synth.evaluation.request import Report
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
+    from xreal_synth.evaluation.cases import Report
 
 
 DataOption = Annotated[
@@ -49,93 +41,16 @@ EvaluatorsOption = Annotated[
     Path | None,
     typer.Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones"),
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of the denoiser.")]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keeps the generated images; run again to go on, or to measure without sampling.",
+        show_default="a temporary folder",
+    ),
+]
+PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Of the denoiser.")]
 MicroBatchOption = Annotated[int, typer.Option(min=1, help="Images sampled at once.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
-
-
-def sampling_from(given: Sequence[str] | None) -> dict[str, Any]:
-    """`--set` texts -> keys of `sampling`; what they mean is checked with the bundle at hand."""
-    asked = {}
-    for text in given or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise _option("--set", text, "KEY=VALUE", "write it like --set hold=0.5")
-        asked[key.strip()] = scalar(value, f"--set {key}")
-    return asked
-
-
-def scalar(text: str, option: str) -> Any:
-    """A YAML number or word."""
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _option(option, text, "a number or a word", "correct the value") from error
-    if isinstance(value, list | dict):
-        raise _option(option, text, "a number or a word", "give one value at a time")
-    return value
-
-
-def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
-    """`--grid` texts `hold=0.3,0.5` -> values by key."""
-    grid: dict[str, list[Any]] = {}
-    for text in given:
-        key, equals, values = text.partition("=")
-        if not equals or not key or not values or key in grid:
-            raise _option(
-                "--grid", text, "KEY=VALUE,VALUE,.. once a key", "write it like --grid hold=0.3,0.5"
-            )
-        grid[key.strip()] = [scalar(value, f"--grid {key}") for value in values.split(",")]
-    return grid
-
-
-@contextmanager
-def bars() -> Iterator[Report]:
-    """A bar for each thing that is done, on standard error."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=notes) as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.advance(tasks[what], done)
-
-        yield report
-
-
-@contextmanager
-def image_folder(given: Path | None) -> Iterator[Path]:
-    """The folder that was given, or a temporary one."""
-    if given is not None:
-        yield given
-        return
-    with TemporaryDirectory(prefix="xreal-synth-images-") as folder:
-        yield Path(folder)
-
-
-def machine(device: str) -> str:
-    """The processor's name."""
-    import torch
-
-    if device == "cuda":
-        return str(torch.cuda.get_device_name())
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "CPU"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    features = "AMX bf16" if any("amx_bf16" in line for line in lines) else "no AMX"
-    return f"{names[0] if names else 'CPU'} ({features})"
-
-
-def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
-    return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, hint=hint)])
 
 
 RealSplitOption = Annotated[
@@ -161,7 +76,6 @@ MostOption = Annotated[
 ]
 MOST = 10_000
 
-
 GeneratedArgument = Annotated[
     str,
     typer.Argument(
@@ -177,6 +91,92 @@ RealOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def sampling_from(given: Sequence[str] | None) -> dict[str, Any]:
+    """`--set` texts -> keys of `sampling`; what they mean is checked with the bundle at hand."""
+    asked = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise _option("--set", text, "KEY=VALUE", "write it like --set hold=0.5")
+        asked[key.strip()] = _scalar(value, f"--set {key}")
+    return asked
+
+
+def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
+    """`--grid` texts `hold=0.3,0.5` -> values by key."""
+    grid: dict[str, list[Any]] = {}
+    for text in given:
+        key, _, values = text.partition("=")
+        if not key or not values or key in grid:
+            hint = "write it like --grid hold=0.3,0.5"
+            raise _option("--grid", text, "KEY=VALUE,VALUE,.. once a key", hint)
+        grid[key.strip()] = [_scalar(value, f"--grid {key}") for value in values.split(",")]
+    return grid
+
+
+def _scalar(text: str, option: str) -> Any:
+    """A number or word as a recipe has it."""
+    from xreal_synth.recipe.yaml_text import parse
+
+    document = parse(text)
+    if document.problems or isinstance(document.value, list | dict):
+        raise _option(option, text, "a number or a word", "give one value at a time")
+    return document.value
+
+
+def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
+    return RecipeError("options", [Problem(name, found=repr(found), wanted=wanted, hint=hint)])
+
+
+@contextmanager
+def bars() -> Iterator[Report]:
+    """A bar for each thing that is done, on standard error."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.advance(tasks[what], done)
+
+        yield report
+
+
+def image_folder(given: Path | None) -> AbstractContextManager[Path | str]:
+    """The folder that was given, or a temporary one."""
+    return nullcontext(given) if given else TemporaryDirectory(prefix="xreal-synth-images-")
+
+
+def machine_of(threads: int) -> tuple[str, str]:
+    """Sets torch's CPU threads -> the device that networks run on, and the machine in words."""
+    import torch
+
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device, f"{machine(device)}, {threads} thread(s)"
+
+
+def machine(device: str) -> str:
+    """The processor's name."""
+    import torch
+
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    features = "AMX bf16" if any("amx_bf16" in line for line in lines) else "no AMX"
+    return f"{names[0] if names else 'CPU'} ({features})"
 
 
 @contextmanager

@@ -9,23 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import (
-    MOST,
-    BesideOption,
-    EvaluatorsOption,
-    GeneratedArgument,
-    InceptionOption,
-    MostOption,
-    RealOption,
-    RealSplitOption,
-    ThreadsOption,
-    bars,
-    machine,
-)
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.request import Report
+    from xreal_synth.evaluation.cases import Report
 
 EXAMPLES = {
     "dataset": (
@@ -43,14 +31,14 @@ EXAMPLES = {
 
 
 def dataset(
-    dataset: GeneratedArgument,
-    real: RealOption,
-    split: RealSplitOption = "val",
-    beside: BesideOption = None,
-    count: MostOption = MOST,
-    evaluators: EvaluatorsOption = None,
-    inception: InceptionOption = None,
-    threads: ThreadsOption = 1,
+    dataset: common.GeneratedArgument,
+    real: common.RealOption,
+    split: common.RealSplitOption = "val",
+    beside: common.BesideOption = None,
+    count: common.MostOption = common.MOST,
+    evaluators: common.EvaluatorsOption = None,
+    inception: common.InceptionOption = None,
+    threads: common.ThreadsOption = 1,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -62,16 +50,17 @@ def dataset(
 
     Writes evaluation.json and evaluation.md into the dataset. Never tune on these figures.
     """
-    from xreal_synth.evaluation.dataset import open_bench, open_datasets
+    from xreal_synth.evaluation.dataset import open_bench
     from xreal_synth.evaluation.dataset_record import write
     from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.storage import LocalStore
 
-    (chosen,) = open_datasets([dataset], count)
-    bench = open_bench(real, split, beside, evaluators, inception, threads, machine)
-    bench.check(chosen)
-    with bars() as report:
-        record = bench.measure(chosen, count, report)
+    device, machine = common.machine_of(threads)
+    bench, (chosen,) = open_bench(
+        [dataset], count, (real, split, beside), evaluators, inception, device, machine
+    )
+    with common.bars() as report:
+        record = bench.measure(chosen, report)
     if json_file is not None and str(json_file) != "-":
         path = json_file.expanduser().absolute()
         LocalStore(path.parent).replace(path.name, json_bytes(record))
@@ -80,11 +69,11 @@ def dataset(
     if str(json_file) == "-":
         typer.echo(json_bytes(record).decode(), nl=False)
         return
-    show(record)
+    _show(record)
     console.print(f"{store.uri}/evaluation.json, {store.uri}/evaluation.md")
 
 
-def show(record: Mapping[str, Any]) -> None:
+def _show(record: Mapping[str, Any]) -> None:
     """The tables on the terminal."""
     import math
 
@@ -138,13 +127,13 @@ def compare(
         list[str],
         typer.Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False),
     ],
-    real: RealOption,
-    split: RealSplitOption = "val",
-    beside: BesideOption = None,
-    count: MostOption = MOST,
-    evaluators: EvaluatorsOption = None,
-    inception: InceptionOption = None,
-    threads: ThreadsOption = 1,
+    real: common.RealOption,
+    split: common.RealSplitOption = "val",
+    beside: common.BesideOption = None,
+    count: common.MostOption = common.MOST,
+    evaluators: common.EvaluatorsOption = None,
+    inception: common.InceptionOption = None,
+    threads: common.ThreadsOption = 1,
     out: Annotated[
         Path | None,
         typer.Option(help="A folder for compare.md and compare.json.", show_default="not written"),
@@ -155,45 +144,36 @@ def compare(
 
     A dataset that was evaluated beside the same images by the same networks is not measured again.
     """
-    from xreal_synth.evaluation.dataset import open_bench, open_datasets
-    from xreal_synth.evaluation.dataset_record import (
-        compared_json,
-        compared_markdown,
-        compared_table,
-        paper_lines,
-        stored,
-        write,
-    )  # fmt: skip
+    from xreal_synth.evaluation import dataset_record
+    from xreal_synth.evaluation.dataset import open_bench
     from xreal_synth.evaluation.kept import json_bytes, null_for_nan
     from xreal_synth.storage import LocalStore
 
-    chosen = open_datasets(datasets, count)
-    bench = open_bench(real, split, beside, evaluators, inception, threads, machine)
-    for one in chosen:
-        bench.check(one)
+    device, machine = common.machine_of(threads)
+    bench, chosen = open_bench(datasets, count, (real, split, beside), evaluators, inception, device, machine)
     records = []
-    with bars() as report:
+    with common.bars() as report:
         for one in chosen:
             store = one.source.store
-            record = stored(store, bench.identity(one, count))
+            record = dataset_record.stored(store, bench.identity(one))
             if record is None:
-                record = bench.measure(one, count, _of(report, store.uri))
-                write(store, record)
+                record = bench.measure(one, _of(report, store.uri))
+                dataset_record.write(store, record)
             records.append(record)
-    result = compared_json(records)
+    result = dataset_record.compared_json(records)
     if out is not None:
         folder = LocalStore(out)
-        folder.replace("compare.md", compared_markdown(records).encode())
+        folder.replace("compare.md", dataset_record.compared_markdown(records).encode())
         folder.replace("compare.json", json_bytes(result))
     if as_json:
         print_json(null_for_nan(result))
         return
-    header, cells = compared_table(records)
+    header, cells = dataset_record.compared_table(records)
     shown = Table("figure", *(row[0] for row in cells))
     for at, name in enumerate(header[1:], start=1):
         shown.add_row(name, *(row[at] for row in cells))
     console.print(shown)
-    for line in paper_lines():
+    for line in dataset_record.paper_lines():
         console.print(line)
     if out is not None:
         console.print(f"{out / 'compare.md'}, {out / 'compare.json'}")

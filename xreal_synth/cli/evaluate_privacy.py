@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from xreal_synth.cli.evaluate_common import (
-    EvaluatorsOption,
-    GeneratedArgument,
-    ThreadsOption,
-    bars,
-    machine,
-    made_source,
-)
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, notes, print_json
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
-    from xreal_synth.evaluation.cases import CaseReader
-    from xreal_synth.evaluation.evaluators import Evaluators
-    from xreal_synth.evaluation.privacy import Audit, CopyPair, MeasuredSet
-    from xreal_synth.evaluation.request import Report
+    from xreal_synth.evaluation.cases import CaseReader, Report
+    from xreal_synth.evaluation.privacy import Audit, CopyPair
     from xreal_synth.images.manifest import ImageRow
-    from xreal_synth.types import GreyImage
 
 PRIVACY = "privacy.json"
 SHOWN = 12
@@ -40,17 +30,8 @@ EXAMPLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _RealSide:
-    """Images of a split that were looked at."""
-
-    reader: CaseReader
-    rows: list[ImageRow]
-    seen: MeasuredSet
-
-
 def privacy(
-    dataset: GeneratedArgument,
+    dataset: common.GeneratedArgument,
     train: Annotated[
         str,
         typer.Option(
@@ -79,8 +60,8 @@ def privacy(
             show_default="no",
         ),
     ] = None,
-    evaluators: EvaluatorsOption = None,
-    threads: ThreadsOption = 1,
+    evaluators: common.EvaluatorsOption = None,
+    threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Every image of a dataset against every training image: near copies are listed.
@@ -91,32 +72,42 @@ def privacy(
     of another patient; the rate of validation images stands beside it. The
     dataset's folder gets privacy.json, which names no training image.
     """
-    import torch
-
+    from xreal_synth.dataset.excluded import add_excluded
     from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.kept import json_bytes
+    from xreal_synth.evaluation.kept import as_read, json_bytes
+    from xreal_synth.evaluation.privacy import audit_dataset
 
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, machine = common.machine_of(threads)
     loaded = load_evaluators(evaluators, device)
-    with made_source(dataset) as source, bars() as report:
+    with common.made_source(dataset) as source, common.bars() as report:
         check_synthetic(source, "an edited image is a copy of its own source by intention")
         source.excluded = frozenset()  # the audit says the same before and after images are excluded
-        audit, training = _audited(source, loaded, (train, train_split), (real or train, split), report)
-        names = [row.image for row in training.rows]
-        if sheet is not None:
-            _draw(source, audit, training, sheet, report)
-        added = _quarantine(source, audit) if quarantine else 0
-        reported = _reported(source, audit, loaded, f"{machine(device)}, {threads} thread(s)")
-        source.store.replace(PRIVACY, json_bytes(reported))
-    if as_json:
-        print_json(
-            {
-                **reported,
-                "nearest": [{**_pair(pair), "training": names[pair.training]} for pair in audit.copies],
-            }
+        audit, reader, rows = audit_dataset(
+            source, loaded, (train, train_split), (real or train, split), report
         )
+        if sheet is not None:
+            _draw(source, audit, reader, rows, sheet, report)
+        near = {pair.key: f"near a training image: {_reason(audit, pair)}" for pair in audit.copies}
+        added = add_excluded(source.store, near) if quarantine else 0
+        reported = {
+            "format_version": 1,
+            "dataset": source.head.name,
+            "digest": source.head.digest,
+            "images": audit.images,
+            "training_images": audit.training_images,
+            "validation_images": audit.validation_images,
+            "evaluators": loaded.sha256,
+            "machine": machine,
+            "metrics": {name: asdict(metric) for name, metric in audit.metrics.items()},
+            "copies": [_pair(pair) for pair in audit.copies],
+            "left_out": [str(skipped) for skipped in source.skipped],
+        }
+        source.store.replace(PRIVACY, json_bytes(reported))
+    names = [row.image for row in rows]
+    if as_json:
+        nearest = [{**_pair(pair), "training": names[pair.training]} for pair in audit.copies]
+        print_json(as_read({**reported, "nearest": nearest}))
         return
     _show(audit, names)
     where = source.store.uri
@@ -127,91 +118,21 @@ def privacy(
         notes.print("run again with --quarantine to have readers and exports leave them out")
 
 
-def _audited(
-    source: Source, evaluators: Evaluators, train: tuple[str, str], real: tuple[str, str], report: Report
-) -> tuple[Audit, _RealSide]:
-    """The audit, and the training images."""
-    from xreal_synth.evaluation.dataset_images import generated_images
-    from xreal_synth.evaluation.privacy import audit_images, check_patients, see
-
-    keys: list[str] = []
-    sizes: set[int] = set()
-
-    def own() -> Iterator[tuple[GreyImage, str]]:
-        for read in generated_images(source, report):
-            keys.append(read.sample.meta.key)
-            sizes.add(len(read.sample.image))
-            yield read.sample.image, str(read.sample.meta.group)
-
-    made = see(evaluators, own())
-    training, validation = (
-        _measure(evaluators, manifest, split, max(sizes), what, report)
-        for (manifest, split), what in ((train, "training"), (real, "validation"))
-    )
-    check_patients(training.rows, validation.rows)
-    audit = audit_images(keys, made, training.seen, validation.seen)
-    return audit, training
-
-
-def _measure(
-    evaluators: Evaluators, manifest: str, split: str, size: int, what: str, report: Report
-) -> _RealSide:
-    from xreal_synth.evaluation.cases import CaseReader, split_rows
-    from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.privacy import real_images, see
-
-    store = open_real(manifest)
-    reader, used = CaseReader(store, size), list[Any]()
-    seen = see(evaluators, real_images(reader, split_rows(store, split), used, what, report))
-    return _RealSide(reader, used, seen)
-
-
-def _draw(source: Source, audit: Audit, training: _RealSide, sheet: Path, report: Report) -> None:
+def _draw(
+    source: Source, audit: Audit, reader: CaseReader, rows: Sequence[ImageRow], sheet: Path, report: Report
+) -> None:
     from xreal_synth.evaluation.dataset_images import images_named
-    from xreal_synth.evaluation.privacy import draw_pairs
+    from xreal_synth.evaluation.sheet import draw_pairs
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]
-    wanted = {pair.key for pair in pairs}
-    made = images_named(source, wanted, report, "drawing pairs")
-    rows = [training.rows[pair.training] for pair in pairs]
-    draw_pairs(
-        audit, pairs, made, [training.reader.image(row) for row in rows], [row.image for row in rows], sheet
-    )
-
-
-def _quarantine(source: Source, audit: Audit) -> int:
-    from xreal_synth.dataset.excluded import add_excluded
-
-    return add_excluded(
-        source.store, {pair.key: f"near a training image: {_reason(audit, pair)}" for pair in audit.copies}
-    )
+    made = images_named(source, {pair.key for pair in pairs}, report, "drawing pairs")
+    near = [rows[pair.training] for pair in pairs]
+    draw_pairs(audit, pairs, made, [(row.image, reader.image(row)) for row in near], sheet)
 
 
 def _reason(audit: Audit, pair: CopyPair) -> str:
     return ", ".join(
         f"{name} {getattr(pair, name):.3f} below {audit.metrics[name].threshold:.3f}" for name in pair.by
-    )
-
-
-def _reported(source: Source, audit: Audit, evaluators: Evaluators, where: str) -> dict[str, Any]:
-    from xreal_synth.evaluation.kept import null_for_nan
-
-    return dict(
-        null_for_nan(
-            {
-                "format_version": 1,
-                "dataset": source.head.name,
-                "digest": source.head.digest,
-                "images": audit.images,
-                "training_images": audit.training_images,
-                "validation_images": audit.validation_images,
-                "evaluators": evaluators.sha256,
-                "machine": where,
-                "metrics": {name: asdict(metric) for name, metric in audit.metrics.items()},
-                "copies": [_pair(pair) for pair in audit.copies],
-                "left_out": [str(skipped) for skipped in source.skipped],
-            }
-        )
     )
 
 

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xreal_synth.cli.evaluate_common import GeneratedArgument, RealOption, bars, made_source
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 from xreal_synth.errors import DatasetError
 from xreal_synth.escaping import for_csv
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import Source
-    from xreal_synth.evaluation.readers import Candidate, Kit
+    from xreal_synth.evaluation.cases import Report
+    from xreal_synth.evaluation.readers import Answers, Candidate, Kit
     from xreal_synth.evaluation.readers_figures import Analysis
-    from xreal_synth.evaluation.readers_files import Reading
-    from xreal_synth.evaluation.request import Report
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
@@ -53,14 +52,14 @@ them is for whoever gave the images to say. For research; not for diagnosis.
     )
 )
 def make(
-    dataset: GeneratedArgument,
+    dataset: common.GeneratedArgument,
     out: Annotated[
         str,
         typer.Argument(
             metavar="OUT", help="A new folder: a page for each reader, and the key.", show_default=False
         ),
     ],
-    real: RealOption,
+    real: common.RealOption,
     beside: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,15 +89,14 @@ def make(
     that names no image; which are real stays in key.json.
     """
     from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.readers import choose_images, make_kit
-    from xreal_synth.evaluation.readers_files import KEY, key_bytes, reader_page
+    from xreal_synth.evaluation.readers import KEY, choose_images, key_bytes, make_kit, reader_page
     from xreal_synth.export.place import free_path, whole_folder
     from xreal_synth.storage import private_files
 
     path = free_path(out)
     private_files()
     drawn = secrets.randbits(32) if seed is None else seed
-    with bars() as report:
+    with common.bars() as report:
         sources = _sources([dataset, *(beside or [])])
         store = open_real(real)
         arms = _arms(sources, store, split)
@@ -146,19 +144,19 @@ def analyse(
     offered are refused, all of them named.
     """
     from xreal_synth.evaluation.kept import as_read, json_bytes
+    from xreal_synth.evaluation.readers import read_key, read_results
     from xreal_synth.evaluation.readers_figures import analyse as figures_of
     from xreal_synth.evaluation.readers_figures import tables_of
-    from xreal_synth.evaluation.readers_files import read_key, read_results
     from xreal_synth.storage import LocalStore
 
     study = read_key(kit)
-    readings = read_results(study, results)
-    analysis: Analysis = figures_of(study, readings)
+    answers = read_results(study, results)
+    analysis: Analysis = figures_of(study, answers)
     reported = as_read(asdict(analysis))
     store, table = LocalStore(kit), tables_of(analysis)
     store.replace("analysis.md", table.encode())
     store.replace("analysis.json", json_bytes(reported))
-    store.replace("answers.csv", _answers(study, readings))
+    store.replace("answers.csv", _answers(study, answers))
     if as_json:
         print_json(reported)
         return
@@ -172,7 +170,7 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
 
     found: dict[str, Source] = {}
     for one in datasets:
-        with made_source(one) as source:
+        with common.made_source(one) as source:
             name = source.head.name
         if name in found or name == REAL:
             raise DatasetError(
@@ -186,21 +184,18 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
     return found
 
 
-def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, Sequence[Candidate]]:
+def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, list[Candidate]]:
     from xreal_synth.dataset.source import shard_table, without_excluded
     from xreal_synth.evaluation.cases import split_rows
     from xreal_synth.evaluation.readers import REAL, Candidate
 
-    made: dict[str, list[Candidate]] = {}
+    made: dict[str, list[Candidate]] = {name: [] for name in sources}
     for name, source in sources.items():
-        images = made.setdefault(name, [])
-        for record in source.records:
-            table = shard_table(source, record)
-            if table is None:
-                continue
-            for row in without_excluded(source, table).select(["key", "group", "findings"]).to_pylist():
+        tables = (shard_table(source, record) for record in source.records)
+        for table in (without_excluded(source, table) for table in tables if table is not None):
+            for row in table.select(["key", "group", "findings"]).to_pylist():
                 findings = tuple(sorted({finding["name"] for finding in row["findings"]}))
-                images.append(Candidate(name, row["key"], str(row["group"]), findings))
+                made[name].append(Candidate(name, row["key"], str(row["group"]), findings))
     known = {finding for images in made.values() for image in images for finding in image.findings}
     own = [
         Candidate(REAL, row.image, row.patient, tuple(sorted(known & set(row.labels))))
@@ -219,41 +214,41 @@ def _images(
     from xreal_synth.evaluation.readers import REAL
     from xreal_synth.images.manifest import BadImage
 
-    found: dict[tuple[str, str], GreyImage] = {}
-    for name, source in sources.items():
-        wanted = {image.source for image in kit.images if image.arm == name}
-        for key, made in images_named(source, wanted, report, f"reading {name}").items():
-            found[name, key] = made
-    sizes = {image.shape for image in found.values()}
+    wanted = {arm: {image.source for image in kit.images if image.arm == arm} for arm in (REAL, *sources)}
+    found = {
+        name: images_named(source, wanted[name], report, f"reading {name}")
+        for name, source in sources.items()
+    }
+    sizes = {image.shape for images in found.values() for image in images.values()}
     if len(sizes) != 1:
         raise DatasetError(
             found=f"images of the sizes {', '.join(map(str, sorted(sizes)))}",
             wanted="one size: another size would tell the kinds apart",
             hint="give datasets of one size",
         )
-    reader = CaseReader(store, sizes.pop()[0])
-    rows = {row.image: row for row in split_rows(store, split)}
-    try:
-        for image in (image for image in kit.images if image.arm == REAL):
-            found[REAL, image.source] = reader.image(rows[image.source])
-    except BadImage as bad:
-        raise DatasetError(
-            where=store.uri,
-            found=f"{image.source}: {bad}",
-            wanted="images that can be read",
-            hint="see the manifest",
-        ) from bad
-    return [found[image.arm, image.source] for image in kit.images]
+    reader, own = CaseReader(store, sizes.pop()[0]), found.setdefault(REAL, {})
+    for row in split_rows(store, split):
+        if row.image in wanted[REAL]:
+            try:
+                own[row.image] = reader.image(row)
+            except BadImage as bad:
+                raise DatasetError(
+                    where=store.uri,
+                    found=f"{row.image}: {bad}",
+                    wanted="images that can be read",
+                    hint="see the manifest",
+                ) from bad
+    return [found[image.arm][image.source] for image in kit.images]
 
 
-def _answers(kit: Kit, readings: Sequence[Reading]) -> bytes:
+def _answers(kit: Kit, answers: Mapping[int, Answers]) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["reader", "kind", "image", "findings", "again", *kit.questions])
-    for reading in readings:
-        for showing in kit.readers[reading.reader]:
+    for reader, given in answers.items():
+        for showing in kit.readers[reader]:
             image = kit.images[showing.image]
-            given = reading.answers[showing.name]
-            row = [reading.reader, image.arm, image.source, "|".join(image.findings), int(showing.repeat)]
-            table.writerow(map(for_csv, [*row, *(given[question] for question in kit.questions)]))
+            row = [reader, image.arm, image.source, "|".join(image.findings), int(showing.repeat)]
+            row += [given[showing.name][question] for question in kit.questions]
+            table.writerow(map(for_csv, row))
     return text.getvalue().encode()

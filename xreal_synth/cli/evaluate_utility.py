@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xreal_synth.cli.evaluate_common import (
-    GeneratedArgument,
-    RealOption,
-    ThreadsOption,
-    bars,
-    machine,
-    made_source,
-)
+from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, notes, print_json
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.request import Report
-    from xreal_synth.evaluation.utility import Fit, LabelledImages, Trained
+    from xreal_synth.evaluation.utility import Fit, LabelledImages
     from xreal_synth.evaluation.utility_figures import UtilityRow
     from xreal_synth.training.study import StudySettings
-
-
-class Arch(StrEnum):
-    small = "small"
-    densenet121 = "densenet121"
-
-
-class Task(StrEnum):
-    classify = "classify"
-    localise = "localise"
-
-
-class StudyPrecision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
 
 
 EXAMPLES = {
@@ -63,8 +39,8 @@ EXAMPLES = {
 
 
 def utility(
-    dataset: GeneratedArgument,
-    real: RealOption,
+    dataset: common.GeneratedArgument,
+    real: common.RealOption,
     finding: Annotated[
         list[str], typer.Option(help="What it learns to see; may be repeated.", show_default=False)
     ],
@@ -73,13 +49,16 @@ def utility(
         typer.Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER"),
     ],
     task: Annotated[
-        Task, typer.Option(help="localise: a detector, learnt from boxes and tested on real ones.")
-    ] = Task.classify,
+        Literal["classify", "localise"],
+        typer.Option(help="localise: a detector, learnt from boxes and tested on real ones."),
+    ] = "classify",
     shares: Annotated[str, typer.Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions: other weights, images and order.")] = 3,
     train_split: Annotated[str, typer.Option(help="The manifest's split to train on.")] = "train",
     split: Annotated[str, typer.Option(help="The split to test on, of other patients.")] = "val",
-    arch: Annotated[Arch, typer.Option(help="small: three residual stages, for CPUs.")] = Arch.small,
+    arch: Annotated[
+        Literal["small", "densenet121"], typer.Option(help="small: three residual stages, for CPUs.")
+    ] = "small",
     size: Annotated[
         int | None,
         typer.Option(
@@ -89,8 +68,8 @@ def utility(
     steps: Annotated[int, typer.Option(min=2, help="Of the optimiser, the same for all.")] = 600,
     batch: Annotated[int, typer.Option(min=4, help="Images a step, a multiple of 4.")] = 16,
     rate: Annotated[float, typer.Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
-    precision: Annotated[StudyPrecision, typer.Option()] = StudyPrecision.bf16,
-    threads: ThreadsOption = 1,
+    precision: Literal["fp32", "bf16"] = "bf16",
+    threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """The same classifier trained on real and synthetic images, tested on real ones.
@@ -102,54 +81,41 @@ def utility(
     utility.json, utility.md, utility.png, and a file for each network: what
     is done is not trained again.
     """
-    import torch
-
+    from xreal_synth.evaluation import utility as study
     from xreal_synth.evaluation.kept import as_read
-    from xreal_synth.evaluation.utility import (
-        BESIDE_SYNTHETIC,
-        Arm,
-        Study,
-        cells_of,
-        phases_of,
-        read_generated,
-    )
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
-    torch.set_num_threads(threads)
-    parts, places = _shares(shares), task is Task.localise
+    device, machine = common.machine_of(threads)
+    parts, places = _shares(shares), task == "localise"
     if batch % 4:
         raise TrainingError(found=f"--batch {batch}", wanted="a multiple of 4", hint="correct it")
     side = size or (160 if places else 80)
-    settings = StudySettings(
-        _findings(finding), places, arch.value, side, steps, batch, rate, precision.value
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with bars() as report:
-        with made_source(dataset) as source:
-            made, head = read_generated(source, settings.findings, side, report, places=places)
-        training, test, manifest = _real(real, (train_split, split), settings, report)
-        study = Study(out, {**head, **manifest, **asdict(settings), "device": device})
-        cells = cells_of(parts, seeds, [Arm.real, Arm.both] if places else BESIDE_SYNTHETIC)
-        for cell in cells:  # what cannot be trained is told before anything is
-            phases_of(cell, training, made, steps)
-        done: list[Trained] = []
-        fit = _fit(settings, test, device, report, len(cells) * steps)
-        for cell in cells:
-            found = study.done(cell)
-            if found is None:
-                found = study.train(cell, phases_of(cell, training, made, steps), fit)
-            else:
-                report("training", steps, len(cells) * steps)
-            done.append(found)
+    settings = StudySettings(_findings(finding), places, arch, side, steps, batch, rate, precision)
+    with common.bars() as report:
+        with common.made_source(dataset) as source:
+            made, head = study.read_generated(source, settings.findings, side, report, places=places)
+        splits = train_split, split
+        training, test, manifest = study.read_both(
+            real, splits, settings.findings, side, report, places=places
+        )
+        cells = study.cells_of(
+            parts, seeds, [study.Arm.real, study.Arm.both] if places else study.BESIDE_SYNTHETIC
+        )
+
+        def on_steps(count: int) -> None:
+            report("training", count, len(cells) * steps)
+
+        fit = _fit(settings, test, device, lambda: on_steps(1))
+        identity = {**head, **manifest, **asdict(settings), "device": device}
+        done = study.run_study(out, identity, cells, training, made, steps, fit, on_steps)
     rows = rows_of(done, test)
-    where = f"{machine(device)}, {threads} thread(s), {precision.value}"
     reported = {
-        "dataset": head, "real": {**manifest, "train": _counts(training), "test": _counts(test)},
-        "synthetic": _counts(made), "network": asdict(settings), "machine": where,
+        "dataset": head, "real": {**manifest, "train": training.counts(), "test": test.counts()},
+        "synthetic": made.counts(), "network": asdict(settings), "machine": f"{machine}, {precision}",
         "training_seconds": round(sum(one.seconds for one in done), 1), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
-    table = _write(study.folder, rows, reported, settings)
+    table = _write(out, rows, reported, settings)
     if as_json:
         print_json(as_read(reported))
         return
@@ -157,7 +123,7 @@ def utility(
     notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
 
 
-def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Report, total: int) -> Fit:
+def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Callable[[], None]) -> Fit:
     """Trains in the training room and tests on the test images; seconds are CPU seconds on a CPU."""
     import torch
 
@@ -174,31 +140,10 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, report: Rep
     def fit(phases: Sequence[TrainingPhase], seed: int) -> tuple[Any, float]:
         began = clock()
         own = [Phase(tuple(given(one) for one in phase.sets), phase.steps) for phase in phases]
-        outputs = scores_after(
-            own, tested, settings, seed, torch.device(device), lambda: report("training", 1, total)
-        )
+        outputs = scores_after(own, tested, settings, seed, torch.device(device), on_step)
         return boxes_found(outputs) if settings.localise else outputs, clock() - began
 
     return fit
-
-
-def _real(
-    manifest: str, splits: tuple[str, str], settings: StudySettings, report: Report
-) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
-    """Training images, test images, and what manifest they are of."""
-    from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.utility import apart, read_real
-    from xreal_synth.images.manifest import MANIFEST
-    from xreal_synth.storage import sha256_bytes
-
-    store = open_real(manifest)
-    training, test = (
-        read_real(store, split, settings.findings, settings.size, report, places=settings.localise)
-        for split in splits
-    )
-    apart(training, test)
-    reported = {"manifest_sha256": sha256_bytes(store.read_bytes(MANIFEST)), "splits": "/".join(splits)}
-    return training, test, reported
 
 
 def _write(
@@ -224,22 +169,15 @@ def _write(
     return table
 
 
-def _counts(images: LabelledImages) -> dict[str, Any]:
-    return {
-        "images": len(images),
-        "positive": images.positives(),
-        "patients": len(set(images.patients.tolist())),
-    }
-
-
 def _findings(names: Sequence[str]) -> tuple[str, ...]:
     from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
 
-    for name in names:
-        if image_label(name) in (None, NO_FINDING):
+    found = {name: image_label(name) for name in names}
+    for name, label in found.items():
+        if label in (None, NO_FINDING):
             known = ", ".join(one for one in IMAGE_LABELS if one in TXRV18)
             raise TrainingError(found=f"--finding {name}", wanted=f"one of {known}", hint="correct the name")
-    return tuple(dict.fromkeys(found for name in names if (found := image_label(name)) is not None))
+    return tuple(dict.fromkeys(label for label in found.values() if label))
 
 
 def _shares(text: str) -> tuple[float, ...]:

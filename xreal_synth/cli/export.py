@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json, progress_console
+from xreal_synth.cli.options import JsonOption, console, examples, notes, progress_console, told
 from xreal_synth.cli.verify import PARTIAL, DatasetArgument
 from xreal_synth.errors import StorageError
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.source import Counted, OnImage, Source
+    from xreal_synth.dataset.source import OnImage, Source
+    from xreal_synth.dataset.summary import DatasetSummary
 
 
-class Format(StrEnum):
-    coco = "coco"
-    yolo = "yolo"
-    monai = "monai"
-    hf = "hf"
-    dicom = "dicom"
-    croissant = "croissant"
+Format = Literal["coco", "yolo", "monai", "hf", "dicom", "croissant"]
 
 
 def register(app: typer.Typer) -> None:
@@ -91,36 +85,29 @@ def export(
     if push is not None:
         _check_push(push, public=public, real_images=source.head.real_images)
     with _progress() as on_image:
-        counted = _WRITERS[to](source, path, on_image)
+        counted = _write(to, source, path, on_image)
     address = None if push is None else _push(path, push, public=public)
     if source.excluded:
         notes.print(f"{len(source.excluded)} images are left out by excluded.csv")
     for skipped in source.skipped:
         notes.print(str(skipped), soft_wrap=True)
     splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
-    if as_json:
-        print_json(
-            {
-                "out": str(path),
-                "format": to.value,
-                "images": counted.images,
-                "splits": splits,
-                "left_out": [str(skipped) for skipped in source.skipped],
-                "excluded": len(source.excluded),
-                "pushed": address,
-            }
-        )
-    else:
-        reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
-        console.print(f"{path}: {counted.images:,} images ({reported}) as {to.value}", soft_wrap=True)
-        if address is not None:
-            console.print(f"pushed to {address}, {'public' if public else 'private'}", soft_wrap=True)
+    reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
+    line = f"{path}: {counted.samples:,} images ({reported}) as {to}"
+    if address is not None:
+        line += f"\npushed to {address}, {'public' if public else 'private'}"
+    left_out = [str(skipped) for skipped in source.skipped]
+    fields = {
+        "out": str(path), "format": to, "images": counted.samples, "splits": splits, "left_out": left_out,
+        "excluded": len(source.excluded), "pushed": address,
+    }  # fmt: skip
+    told(as_json, fields, line)
     if source.skipped:
         raise typer.Exit(PARTIAL)
 
 
 def _refuse_push(to: Format, push: str | None, *, public: bool) -> None:
-    if push is not None and to is not Format.hf:
+    if push is not None and to != "hf":
         raise StorageError(
             found=f"--push with --to {to}",
             wanted="--push with --to hf: the form that the Hub shows and load_dataset reads",
@@ -160,37 +147,44 @@ def _push(path: Path, repo: str, *, public: bool) -> str:
 @contextmanager
 def _progress() -> Iterator[OnImage]:
     """A bar on a terminal, nothing elsewhere."""
-    bar = Progress(
-        TextColumn("exporting"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
-        console=progress_console(True),
-        disable=not notes.is_terminal,
-        transient=True,
-    )
+    columns = (TextColumn("exporting images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=progress_console(True), disable=not notes.is_terminal, transient=True)
     task = bar.add_task("exporting", total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _coco(source: Source, path: Path, on_image: OnImage) -> Counted:
-    from xreal_synth.export.coco import write_coco
+def _write(to: Format, source: Source, path: Path, on_image: OnImage) -> DatasetSummary:
     from xreal_synth.export.place import whole_folder
 
+    if to == "croissant":
+        return _croissant(source, path, on_image)
     with whole_folder(path) as folder:
-        return write_coco(source, folder, on_image)
+        match to:
+            case "coco":
+                from xreal_synth.export.coco import write_coco
+
+                return write_coco(source, folder, on_image)
+            case "yolo":
+                return _yolo(source, folder, on_image)
+            case "monai":
+                from xreal_synth.export.monai import write_monai
+
+                return write_monai(source, folder, on_image)
+            case "hf":
+                return _hf(source, folder, on_image)
+            case "dicom":
+                from xreal_synth.export.dicom import write_dicom
+
+                return write_dicom(source, folder, on_image)
 
 
-def _yolo(source: Source, path: Path, on_image: OnImage) -> Counted:
-    from xreal_synth.export.place import whole_folder
+def _yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
 
-    with whole_folder(path) as folder:
-        counted = write_yolo(source, folder, on_image)
-        if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
-            notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
+    counted = write_yolo(source, folder, on_image)
+    if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
+        notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
     if missing := [split for split in NEEDED if split not in counted.splits]:
         notes.print(
             f"no image is in {' or '.join(missing)}: Ultralytics takes no data.yaml without {' and '.join(NEEDED)}"
@@ -198,49 +192,25 @@ def _yolo(source: Source, path: Path, on_image: OnImage) -> Counted:
     return counted
 
 
-def _monai(source: Source, path: Path, on_image: OnImage) -> Counted:
-    from xreal_synth.export.monai import write_monai
-    from xreal_synth.export.place import whole_folder
-
-    with whole_folder(path) as folder:
-        return write_monai(source, folder, on_image)
-
-
-def _dicom(source: Source, path: Path, on_image: OnImage) -> Counted:
-    from xreal_synth.export.dicom import need_pydicom, write_dicom
-    from xreal_synth.export.place import whole_folder
-
-    need_pydicom()
-    with whole_folder(path) as folder:
-        return write_dicom(source, folder, on_image)
-
-
-def _hf(source: Source, path: Path, on_image: OnImage) -> Counted:
+def _hf(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     from xreal_synth.dataset.names import CARD, SHEET
     from xreal_synth.export.hf import write_hf
-    from xreal_synth.export.place import whole_folder
     from xreal_synth.models.describe import describe_made_with
     from xreal_synth.report.build import recipe_text
     from xreal_synth.report.card import dataset_card
 
-    with whole_folder(path) as folder:
-        counted = write_hf(source, folder, on_image)
-        sheet = source.store.exists(SHEET)
-        if sheet:
-            (folder / SHEET).write_bytes(source.store.read_bytes(SHEET))
-        card = dataset_card(
-            source.head,
-            counted.tally.summary(),
-            recipe_text(source.store),
-            bundle=describe_made_with(source.head.bundle.name, source.head.bundle.hash),
-            layout="parquet",
-            sheet=sheet,
-        )
-        (folder / CARD).write_text(card, encoding="utf-8")
-        return counted
+    counted = write_hf(source, folder, on_image)
+    sheet = source.store.exists(SHEET)
+    if sheet:
+        (folder / SHEET).write_bytes(source.store.read_bytes(SHEET))
+    bundle = describe_made_with(source.head.bundle.name, source.head.bundle.hash)
+    recipe = recipe_text(source.store)
+    card = dataset_card(source.head, counted, recipe, bundle=bundle, layout="parquet", sheet=sheet)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return counted
 
 
-def _croissant(source: Source, path: Path, on_image: OnImage) -> Counted:
+def _croissant(source: Source, path: Path, on_image: OnImage) -> DatasetSummary:
     from xreal_synth.export.croissant import croissant_json
     from xreal_synth.storage import LocalStore
 
@@ -254,13 +224,3 @@ def _croissant(source: Source, path: Path, on_image: OnImage) -> Counted:
     if not LocalStore(path.parent).put_if_absent(path.name, content):
         raise StorageError(found=f"{path} exists", hint="give another place, or remove it first")
     return counted
-
-
-_WRITERS: dict[Format, Callable[[Source, Path, OnImage], Counted]] = {
-    Format.coco: _coco,
-    Format.yolo: _yolo,
-    Format.monai: _monai,
-    Format.hf: _hf,
-    Format.dicom: _dicom,
-    Format.croissant: _croissant,
-}

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 
 from xreal_synth.cli.options import (
     AddressOption,
@@ -15,6 +14,7 @@ from xreal_synth.cli.options import (
     RecipeArgument,
     SetOption,
     console,
+    facts_table,
     note,
     notes,
     print_json,
@@ -25,7 +25,6 @@ from xreal_synth.cli.options import (
 if TYPE_CHECKING:
     from xreal_synth.engine.progress import RunSummary
     from xreal_synth.from_recipe import RunEnd
-    from xreal_synth.report.build import Built
     from xreal_synth.types import Acceptance
 
 EXAMPLES = (
@@ -80,31 +79,26 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
 def show(end: RunEnd, *, quietly: bool = False) -> None:
     """The table of what was made, where it is, and what failed; `quietly` no more than why there is no report."""
     if not quietly:
-        _show(end.summary, end.built)
+        _show(end)
     if end.failed:
         note(end.failed)
 
 
-def _show(summary: RunSummary, built: Built | None) -> None:
-    table = Table(title="what was made", title_justify="left", show_header=False)
-    table.add_row("images", f"{summary.samples:,} of {summary.groups:,} anatomies")
-    table.add_row("shards", f"{summary.shards_done} of {summary.shards_total}")
+def _show(end: RunEnd) -> None:
+    summary, built = end.summary, end.built
+    facts = [("images", f"{summary.samples:,} of {summary.groups:,} anatomies")]
+    facts += [("shards", f"{summary.shards_done} of {summary.shards_total}")]
     for label, count in sorted(summary.label_counts.items(), key=lambda item: (-item[1], item[0])):
         if count and label.startswith("chexpert14."):
-            table.add_row(label.removeprefix("chexpert14."), f"{count:,} images")
+            facts += [(label.removeprefix("chexpert14."), f"{count:,} images")]
     if summary.rejected:
-        table.add_row("rejected attempts", f"{summary.rejected:,}, {summary.dropped:,} groups dropped")
-    if summary.gate is not None:
-        _add_gate(table, summary.gate)
-    for check, why in summary.unchecked.items():
-        table.add_row(f"not checked: {check}", why)
+        facts += [("rejected attempts", f"{summary.rejected:,}, {summary.dropped:,} groups dropped")]
+    facts += _gate_facts(summary.gate) if summary.gate is not None else []
+    facts += [(f"not checked: {check}", why) for check, why in summary.unchecked.items()]
     if summary.generated_images:
-        table.add_row(
-            "this run",
-            f"{summary.generated_images:,} images in {seconds_text(summary.seconds)}, "
-            f"{summary.images_per_s:.2f} images/s",
-        )
-    console.print(table)
+        made = f"{summary.generated_images:,} images in {seconds_text(summary.seconds)}"
+        facts += [("this run", f"{made}, {summary.images_per_s:.2f} images/s")]
+    console.print(facts_table(facts, title="what was made", title_justify="left"))
     console.print(f"dataset:       {summary.uri}", soft_wrap=True)
     if built is not None:
         console.print(f"report:        {built.report}", soft_wrap=True)
@@ -119,14 +113,16 @@ def _show(summary: RunSummary, built: Built | None) -> None:
         notes.print(summary.message)
 
 
-def _add_gate(table: Table, gate: Acceptance) -> None:
+def _gate_facts(gate: Acceptance) -> list[tuple[str, str]]:
     """Attempts that the gate let through by finding, what it refused others for, and what it flagged."""
+    facts = []
     for name, tried in sorted(gate.tried.items(), key=lambda item: (-item[1], item[0])):
         accepted = gate.accepted.get(name, 0)
         share = accepted / tried if tried else 0.0
-        table.add_row(f"accepted: {name}", f"{accepted:,} of {tried:,} attempts ({share:.0%})")
+        facts.append((f"accepted: {name}", f"{accepted:,} of {tried:,} attempts ({share:.0%})"))
     if gate.reasons:
-        table.add_row("refused for", ", ".join(f"{name} {count:,}" for name, count in gate.reasons.items()))
+        facts.append(("refused for", ", ".join(f"{name} {count:,}" for name, count in gate.reasons.items())))
     if gate.flags:
         flags = ", ".join(f"{name} {count:,} images" for name, count in gate.flags.items())
-        table.add_row("delivered, flagged", flags)
+        facts.append(("delivered, flagged", flags))
+    return facts

@@ -5,34 +5,13 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from xreal_synth import __version__
-from xreal_synth.cli import (
-    bench,
-    bundle,
-    convert,
-    doctor,
-    evaluate,
-    export,
-    generate,
-    plan,
-    prepare,
-    preview,
-    quality,
-    recipe,
-    repair,
-    replay,
-    report,
-    status,
-    studio,
-    submit,
-    train,
-    verify,
-)
 from xreal_synth.cli.options import console, examples, notes
 from xreal_synth.cli.usage import UsageError, check_options, usage_error
 from xreal_synth.engine.quiet import quiet_ray
@@ -79,13 +58,12 @@ def _license(show: bool) -> None:
     if show:
         from xreal_synth.models.describe import describe, shipped_bundles
 
-        console.print("code: Apache-2.0")
+        lines = ["code: Apache-2.0"]
         for info in map(describe, shipped_bundles()):
-            console.print(f"bundle {info.name}: {info.licence}; {info.use_restriction}", soft_wrap=True)
-            console.print(f"  trained on {info.training_data}", soft_wrap=True)
-        console.print(
-            "datasets: that of the bundle which made them; each says so in its README.md", soft_wrap=True
-        )
+            lines += [f"bundle {info.name}: {info.licence}; {info.use_restriction}"]
+            lines += [f"  trained on {info.training_data}"]
+        lines += ["datasets: that of the bundle which made them; each says so in its README.md"]
+        console.print("\n".join(lines), soft_wrap=True)
         raise typer.Exit
 
 
@@ -117,21 +95,22 @@ def _root(
 
 
 PANELS: Final = {
-    "Begin": (studio, doctor, recipe, bundle),
-    "Make a dataset": (plan, preview, generate, submit),
-    "Look after a dataset": (status, verify, repair, replay, report, export),
-    "Train and convert models": (prepare, train, convert),
-    "Measure": (evaluate, bench, quality),
+    "Begin": ("studio", "doctor", "recipe", "bundle"),
+    "Make a dataset": ("plan", "preview", "generate", "submit"),
+    "Look after a dataset": ("status", "verify", "repair", "replay", "report", "export"),
+    "Train and convert models": ("prepare", "train", "convert"),
+    "Measure": ("evaluate", "bench", "quality"),
 }
-for panel, modules in PANELS.items():
-    for module in modules:
-        name = module.__name__.rpartition(".")[2]
+"""The verbs, each a module of this room: with `register`, an `app` of its own, or a function of the verb's name."""
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        module: Any = import_module(f"xreal_synth.cli.{verb}")
         if hasattr(module, "register"):
             module.register(app)
         elif hasattr(module, "app"):
-            app.add_typer(module.app, name=name)
+            app.add_typer(module.app, name=verb)
         else:
-            app.command(epilog=examples(*module.EXAMPLES))(getattr(module, name))
+            app.command(epilog=examples(*module.EXAMPLES))(getattr(module, verb))
     entries: list[Any] = [*app.registered_commands, *app.registered_groups]
     for entry in entries:
         if not isinstance(entry.rich_help_panel, str):
@@ -155,8 +134,9 @@ def main() -> None:
             raise
         if {"-v", "--verbose"} & set(sys.argv):
             traceback.print_exc()
-        ours = error if isinstance(error, XrealError) else None
-        ours = ours or (_place_error(error) if isinstance(error, OSError) else usage_error(error))
+        if isinstance(error, OSError):
+            error = _place_error(error)
+        ours = error if isinstance(error, XrealError) else usage_error(error)
         notes.print(f"error: {ours}{_missing_hint(ours)}", soft_wrap=True)
         code = 2
     if code == _INTERRUPTED:
@@ -167,14 +147,13 @@ def main() -> None:
 def _missing_hint(error: XrealError) -> str:
     """Where to read on, for an error that has no hint of its own."""
     if isinstance(error, RecipeError):
-        told = all(problem.hint for problem in error.problems)
-        return (
-            ""
-            if told
-            else "\n  hint:   xreal-synth recipe schema prints every key with its range and default"
-        )
-    verb = " ".join(word for word in sys.argv[1:2] if not word.startswith("-"))
-    return "" if error.hint else f"\n  hint:   xreal-synth {verb} -h".replace("  -h", " -h")
+        hinted = all(problem.hint for problem in error.problems)
+        hint = "xreal-synth recipe schema prints every key with its range and default"
+    else:
+        hinted = bool(error.hint)
+        verb = [word for word in sys.argv[1:2] if not word.startswith("-")]
+        hint = " ".join(["xreal-synth", *verb, "-h"])
+    return "" if hinted else f"\n  hint:   {hint}"
 
 
 def _place_error(error: OSError) -> XrealError:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import filesize
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from xreal_synth.escaping import for_terminal
@@ -75,6 +78,21 @@ def examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
+def facts_table(facts: Iterable[tuple[str, str]], **how: Any) -> Table:
+    """Names with what is said of each; `how` is rich's."""
+    table = Table(show_header=False, **how)
+    for name, text in facts:
+        table.add_row(name, text)
+    return table
+
+
+def gpus_here() -> float:
+    """1 where torch sees a GPU."""
+    import torch
+
+    return float(torch.cuda.is_available())
+
+
 def note(line: str) -> None:
     """A line beside the output."""
     notes.print(line, soft_wrap=True)
@@ -111,8 +129,4 @@ def seconds_text(seconds: float) -> str:
 
 def bytes_text(size: float) -> str:
     """`12.3 MB`, powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} PB"
+    return filesize.decimal(round(size))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
 from rich.table import Table
 
 from xreal_synth.cli.options import (
@@ -15,7 +14,7 @@ from xreal_synth.cli.options import (
     SetOption,
     bytes_text,
     console,
-    examples,
+    facts_table,
     note,
     notes,
     print_json,
@@ -31,13 +30,10 @@ if TYPE_CHECKING:
     from xreal_synth.types import QualitySettings
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth plan recipes/quickstart.yaml",
-            "xreal-synth plan mine.yaml --set anatomies=1000000000 --json",
-        )
-    )(plan)
+EXAMPLES = (
+    "xreal-synth plan recipes/quickstart.yaml",
+    "xreal-synth plan mine.yaml --set anatomies=1000000000 --json",
+)
 
 
 def plan(
@@ -82,30 +78,16 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     from xreal_synth.engine.estimate import SHORTEST_S, short_shards
 
     console.print(f"{run.recipe.name}: bundle {run.bundle.name}, digest {run.digest[:12]}")
-    console.print(_rows_table(report))
-    console.print(_labels_table(report))
-    facts = Table(show_header=False, box=None, padding=(0, 2))
-    groups = "uses of real images" if run.plan.on_images else "anatomies"
-    facts.add_row("images", f"{_about(report.images)} of {report.samples:,} {groups}")
-    facts.add_row("shards", f"{report.shards:,} of up to {run.recipe.output.shard_size} groups")
-    facts.add_row("size", f"about {bytes_text(guess.bytes)}")
-    facts.add_row(
-        "sampling",
-        f"{run.sampling.mode}, control {run.sampling.control}, {run.sampling.steps} steps: "
-        f"{guess.evaluations_per_twin} network evaluations for a healthy image, "
-        f"{guess.evaluations_per_edit} more for each finding",
-    )
-    if run.sampling.upscale_steps is not None:
-        facts.add_row(
-            "upscaling",
-            f"to {run.delivered_size} x {run.delivered_size}: {run.sampling.upscale_steps} evaluations of the "
-            "upscaler for each image made (not in the device time)",
-        )
-    facts.add_row("quality", _quality(run.quality))
-    for device, seconds in guess.device_seconds.items():
-        facts.add_row("device time", f"about {seconds_text(seconds)} of one {device}")
-    facts.add_row("output", run.recipe.output.uri)
-    console.print(facts)
+    rows = Table("row", "asked for", "groups", "can be placed", title="rows", title_justify="left")
+    for row in report.rows:
+        rows.add_row(str(row.row), row.asked, _about(row.groups), f"{row.placeable:.0%}")
+    title = "images by label (CheXpert's 14; ~ expected)"
+    labels = Table("label", "1", "0", "unknown", title=title, title_justify="left")
+    for count in report.labels:
+        if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
+            labels.add_row(count.label, *map(_about, (count.positive, count.negative, count.unknown)))
+    console.print(rows, labels)
+    console.print(_facts(run, report, guess))
     for device, seconds in short_shards(run, guess).items():
         size = run.recipe.output.shard_size * SHORTEST_S / max(seconds, 0.1)
         notes.print(
@@ -125,6 +107,31 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
             notes.print(f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}")
 
 
+def _facts(run: Run, report: ProbeReport, guess: CostEstimate) -> Table:
+    groups = "uses of real images" if run.plan.on_images else "anatomies"
+    sampling = run.sampling
+    facts = [
+        ("images", f"{_about(report.images)} of {report.samples:,} {groups}"),
+        ("shards", f"{report.shards:,} of up to {run.recipe.output.shard_size} groups"),
+        ("size", f"about {bytes_text(guess.bytes)}"),
+        (
+            "sampling",
+            f"{sampling.mode}, control {sampling.control}, {sampling.steps} steps: "
+            f"{guess.evaluations_per_twin} network evaluations for a healthy image, "
+            f"{guess.evaluations_per_edit} more for each finding",
+        ),
+    ]
+    if sampling.upscale_steps is not None:
+        size = f"{run.delivered_size} x {run.delivered_size}"
+        steps = f"{sampling.upscale_steps} evaluations of the upscaler for each image made"
+        facts.append(("upscaling", f"to {size}: {steps} (not in the device time)"))
+    facts.append(("quality", _quality(run.quality)))
+    for device, seconds in guess.device_seconds.items():
+        facts.append(("device time", f"about {seconds_text(seconds)} of one {device}"))
+    facts.append(("output", run.recipe.output.uri))
+    return facts_table(facts, box=None, padding=(0, 2))
+
+
 def _quality(quality: QualitySettings) -> str:
     if not quality.checks:
         return f"{quality.profile}: no image is looked at before it is delivered"
@@ -134,22 +141,6 @@ def _quality(quality: QualitySettings) -> str:
     )
 
 
-def _rows_table(report: ProbeReport) -> Table:
-    table = Table("row", "asked for", "groups", "can be placed", title="rows", title_justify="left")
-    for row in report.rows:
-        table.add_row(str(row.row), row.asked, _about(row.groups), f"{row.placeable:.0%}")
-    return table
-
-
 def _about(images: float) -> str:
     """A count that is certain, or an expectation."""
     return f"{images:,.0f}" if images.is_integer() else f"~{images:,.0f}"
-
-
-def _labels_table(report: ProbeReport) -> Table:
-    title = "images by label (CheXpert's 14; ~ expected)"
-    table = Table("label", "1", "0", "unknown", title=title, title_justify="left")
-    for count in report.labels:
-        if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
-            table.add_row(count.label, *map(_about, (count.positive, count.negative, count.unknown)))
-    return table

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,8 +13,9 @@ from xreal_synth.cli.options import JsonOption, console, notes, print_json, prog
 from xreal_synth.errors import TrainingError
 
 if TYPE_CHECKING:
-    from xreal_synth.prepare.choose import SplitRule
-    from xreal_synth.prepare.command import PrepareTask, Report
+    from xreal_synth.prepare.command import Report
+    from xreal_synth.prepare.run import PrepareTask
+    from xreal_synth.report.contact_sheet import ReviewImage
 
 EXIT_PARTIAL = 3
 EXIT_STOPPED = 75
@@ -23,26 +23,7 @@ SHOWN_REFUSALS = 5
 REVIEW = "review.png"
 OUTLIERS = "outliers.png"
 SHOWN_OUTLIERS = 24
-BOXES = "boxes_xywh_norm"
-OWN = "Only for `folder`"
-
-
-class Kind(StrEnum):
-    nih = "nih"
-    mimic = "mimic"
-    chexpert = "chexpert"
-    folder = "folder"
-
-
-class Fit(StrEnum):
-    crop = "crop"
-    pad = "pad"
-
-
-class Blank(StrEnum):
-    unknown = "unknown"
-    negative = "negative"
-
+Kind = Literal["nih", "mimic", "chexpert", "folder"]
 
 EXAMPLES = (
     "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
@@ -51,6 +32,10 @@ EXAMPLES = (
         "--labels-column findings --rename 'pleural fluid=Effusion' --out images"
     ),
 )
+
+
+def _own(text: str | None = None, **more: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel="Only for `folder`", **more)
 
 
 def prepare(
@@ -71,8 +56,9 @@ def prepare(
     ],
     size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
-        Fit, typer.Option(help="An oblong image is cropped about its centre, or padded with black.")
-    ] = Fit.crop,
+        Literal["crop", "pad"],
+        typer.Option(help="An oblong image is cropped about its centre, or padded with black."),
+    ] = "crop",
     enlarge: Annotated[
         bool, typer.Option("--enlarge", help="Take images smaller than --size, enlarged to it.")
     ] = False,
@@ -98,8 +84,9 @@ def prepare(
     ] = 0.0,
     min_age: Annotated[int, typer.Option(min=0, help="Younger patients are left out, where known.")] = 18,
     blank: Annotated[
-        Blank, typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown.")
-    ] = Blank.unknown,
+        Literal["unknown", "negative"],
+        typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown."),
+    ] = "unknown",
     tables: Annotated[
         str | None, typer.Option(help="Folder or URI of the tables.", show_default="SOURCE")
     ] = None,
@@ -119,42 +106,24 @@ def prepare(
     max_refused: Annotated[
         float, typer.Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
     ] = 0.2,
-    table: Annotated[
-        str | None,
-        typer.Option(help="The CSV, in SOURCE or --tables.", rich_help_panel=OWN, show_default=False),
-    ] = None,
-    image_column: Annotated[str, typer.Option(help="Paths below SOURCE.", rich_help_panel=OWN)] = "image",
-    patient_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "patient_id",
+    table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.", show_default=False)] = None,
+    image_column: Annotated[str, _own("Paths below SOURCE.")] = "image",
+    patient_column: Annotated[str, _own()] = "patient_id",
     labels_column: Annotated[
-        str,
-        typer.Option(
-            help="Joined names; without it, columns named like findings count.", rich_help_panel=OWN
-        ),
+        str, _own("Joined names; without it, columns named like findings count.")
     ] = "labels",
-    separator: Annotated[str, typer.Option(help="Between joined names.", rich_help_panel=OWN)] = "|",
-    unknown_column: Annotated[str, typer.Option(help="Joined names.", rich_help_panel=OWN)] = "unknown",
-    view_column: Annotated[str, typer.Option(help="PA and AP are taken.", rich_help_panel=OWN)] = "view",
-    age_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "age",
-    sex_column: Annotated[str, typer.Option(rich_help_panel=OWN)] = "sex",
+    separator: Annotated[str, _own("Between joined names.")] = "|",
+    unknown_column: Annotated[str, _own("Joined names.")] = "unknown",
+    view_column: Annotated[str, _own("PA and AP are taken.")] = "view",
+    age_column: Annotated[str, _own()] = "age",
+    sex_column: Annotated[str, _own()] = "sex",
     mask_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Own organ masks; where the cell is empty, a segmenter's.",
-            rich_help_panel=OWN,
-            show_default="none",
-        ),
+        str | None, _own("Own organ masks; where the cell is empty, a segmenter's.", show_default="none")
     ] = None,
-    boxes_column: Annotated[
-        str, typer.Option(help="JSON of [name, x, y, w, h] in shares.", rich_help_panel=OWN)
-    ] = BOXES,
-    split_column: Annotated[
-        str | None, typer.Option(help="For --splits official.", rich_help_panel=OWN, show_default="none")
-    ] = None,
+    boxes_column: Annotated[str, _own("JSON of [name, x, y, w, h] in shares.")] = "boxes_xywh_norm",
+    split_column: Annotated[str | None, _own("For --splits official.", show_default="none")] = None,
     rename: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="YOURS=NAME", help="A label's name; repeat.", rich_help_panel=OWN, show_default=False
-        ),
+        list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,14 +134,14 @@ def prepare(
     """
     import torch
 
-    from xreal_synth.prepare.choose import Choice
-    from xreal_synth.prepare.command import PrepareTask
+    from xreal_synth.prepare.choose import Choice, parse_shares
     from xreal_synth.prepare.found import FolderColumns
     from xreal_synth.prepare.images import Shape
+    from xreal_synth.prepare.run import PrepareTask
 
-    if (kind is Kind.folder) != (table is not None):
+    if (kind == "folder") != (table is not None):
         raise TrainingError(
-            found=f"prepare {kind.value} {'without' if table is None else 'with'} --table",
+            found=f"prepare {kind} {'without' if table is None else 'with'} --table",
             wanted="--table with `folder`, and with no other: the public sets' tables have names of their own",
             hint="--table list.csv"
             if table is None
@@ -185,16 +154,18 @@ def prepare(
         split=split_column or "", separator=separator, rename=_renames(rename or []),
     )  # fmt: skip
     task = PrepareTask(
-        kind=kind.value,
+        kind=kind,
         source=source,
         out=out,
-        shape=Shape(size, fit.value, enlarge),
-        choice=Choice(_splits(splits), min_age, kind is Kind.folder, limit),
+        shape=Shape(size, fit, enlarge),
+        choice=Choice(
+            "official" if splits == "official" else parse_shares(splits), min_age, kind == "folder", limit
+        ),
         tables=tables,
         columns=columns,
         boxes=boxes or "",
         encoding=encoding,
-        blank=blank.value,
+        blank=blank,
         segmenter=segmenter,
         weights=weights,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
@@ -204,8 +175,7 @@ def prepare(
     )
     report = _run(task)
     if review:
-        _review(report, out, review)
-        _outliers(report, out)
+        _sheets(report, out, review)
     if as_json:
         print_json(report.account)
     else:
@@ -216,12 +186,6 @@ def prepare(
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_PARTIAL)
-
-
-def _splits(text: str) -> SplitRule:
-    from xreal_synth.prepare.splits import parse_shares
-
-    return "official" if text == "official" else parse_shares(text)
 
 
 def _renames(given: list[str]) -> dict[str, str]:
@@ -259,104 +223,89 @@ def _run(task: PrepareTask) -> Report:
             raise typer.Exit(EXIT_STOPPED) from None
 
 
-def _review(report: Report, out: Path, count: int) -> None:
-    """Refused masks first, at most a third of the sheet; then the images that are kept, least certain first."""
+def _sheets(report: Report, out: Path, count: int) -> None:
+    """review.png: refused masks first, at most a third, then the images that are kept, least certain first.
+    outliers.png: the images farthest from the rest, where there are any."""
     from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
 
     images = [
-        ReviewImage(one.image.image, one.image.mask, one.refusal.file, one.image.score, one.refusal.reason)
-        for one in report.outcome.refused_masks[: max(1, count // 3)]
+        ReviewImage(read.image, read.mask, refusal.file, read.score, refusal.reason)
+        for read, refusal in report.refused_masks[: max(1, count // 3)]
+        if read.mask is not None
     ]
     worst = sorted(report.rows, key=lambda row: float(row["mask_score"] or 0))
-    images += [
-        ReviewImage(
-            _pixels(out / row["image"]),
-            _pixels(out / row["mask"]),
-            row["original_id"],
-            float(row["mask_score"]) if row["mask_score"] else None,
-        )
-        for row in worst[: count - len(images)]
-    ]
-    review_sheet(
-        images, out / REVIEW, title=f"{out.name}: {len(report.rows)} images, the least certain masks"
-    )
-
-
-def _outliers(report: Report, out: Path) -> None:
-    """The images farthest from the rest; no sheet where there are none."""
-    from xreal_synth.report.contact_sheet import ReviewImage, review_sheet
-
-    rows = {row["image"]: row for row in report.rows}
-    images = [
-        ReviewImage(
-            _pixels(out / one.image), _pixels(out / rows[one.image]["mask"]), one.original, remark=one.reason
-        )
-        for one in report.audit.outliers[:SHOWN_OUTLIERS]
-    ]
+    images += [_kept(out, row, scored=True) for row in worst[: count - len(images)]]
+    title = f"{out.name}: {len(report.rows)} images, the least certain masks"
+    review_sheet(images, out / REVIEW, title=title)
+    rows = {row["original_id"]: row for row in report.rows}
+    outliers = report.account["audit"]["outliers"][:SHOWN_OUTLIERS]
+    images = [_kept(out, rows[one["file"]], remark=one["reason"]) for one in outliers]
     (out / OUTLIERS).unlink(missing_ok=True)
     if images:
-        review_sheet(
-            images, out / OUTLIERS, title=f"{out.name}: unlike the rest",
-            notice="Taken, and farthest from the others by size or tone: look whether they belong here.",
-        )  # fmt: skip
+        notice = "Taken, and farthest from the others by size or tone: look whether they belong here."
+        review_sheet(images, out / OUTLIERS, title=f"{out.name}: unlike the rest", notice=notice)
 
 
-def _pixels(path: Path) -> Any:
+def _kept(out: Path, row: dict[str, str], *, scored: bool = False, remark: str = "") -> ReviewImage:
+    """A row's image as the sheets show it."""
     import numpy as np
 
     from xreal_synth.opening import open_image, read_file
+    from xreal_synth.report.contact_sheet import ReviewImage
 
-    with open_image(read_file(path)) as image:
-        return np.array(image)
+    pixels = []
+    for column in ("image", "mask"):
+        with open_image(read_file(out / row[column])) as image:
+            pixels.append(np.array(image))
+    score = float(row["mask_score"]) if scored and row["mask_score"] else None
+    return ReviewImage(pixels[0], pixels[1], row["original_id"], score, remark=remark)
 
 
 def _show(report: Report, out: Path, review: int) -> None:
-    account = report.account
+    account, refused = report.account, report.found.refused
     by_split = account["images_by_split"]
     shares = ", ".join(f"{n} {split} ({n / account['images']:.0%})" for split, n in by_split.items())
-    console.print(
-        f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}",
-        soft_wrap=True,
-    )
-    table = Table("label", "positive", "negative", "unknown")
+    _say(f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}")
+    kinds = ("positive", "negative", "unknown")
+    table = Table("label", *kinds)
     for name, counts in account["labels"].items():
         if counts["positive"] or counts["negative"]:
-            table.add_row(name, *(str(counts[kind]) for kind in ("positive", "negative", "unknown")))
+            table.add_row(name, *(str(counts[kind]) for kind in kinds))
     console.print(table)
-    for note in account["notes"]:
-        console.print(f"note: {note}")
-    for reason, count in account["left_out"].items():
-        console.print(f"left out: {count} {reason}")
-    for fault, count in account["refused"].items():
-        console.print(f"refused: {count} {fault}")
-    for refusal in report.found.refused[:SHOWN_REFUSALS]:
-        console.print(f"  {refusal.file}: {refusal.reason}", soft_wrap=True)
-    more = len(report.found.refused) - SHOWN_REFUSALS
-    if more > 0:
-        console.print(f"  and {more} more")
+    lines = [f"note: {note}" for note in account["notes"]]
+    lines += [f"left out: {count} {reason}" for reason, count in account["left_out"].items()]
+    lines += [f"refused: {count} {fault}" for fault, count in account["refused"].items()]
+    for line in lines:
+        console.print(line)
+    for refusal in refused[:SHOWN_REFUSALS]:
+        _say(f"  {refusal.file}: {refusal.reason}")
+    if len(refused) > SHOWN_REFUSALS:
+        _say(f"  and {len(refused) - SHOWN_REFUSALS} more")
     _show_audit(report, out, review)
     looked = f"; look at {out / REVIEW}" if review else ""
-    console.print(f"refused images with reasons: {out / 'refused.json'}{looked}", soft_wrap=True)
-    console.print(
-        f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder",
-        soft_wrap=True,
-    )
+    _say(f"refused images with reasons: {out / 'refused.json'}{looked}")
+    _say(f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder")
 
 
 def _show_audit(report: Report, out: Path, review: int) -> None:
-    audit = report.audit
-    groups = sorted({group for counts in audit.labels.values() for group in counts})
+    audit = report.account["audit"]
+    labels, patients = audit["positives_by_split_and_view"], audit["patients_across_splits"]
+    alike, outliers = audit["alike_across_splits"], audit["outliers"]
+    groups = sorted({group for counts in labels.values() for group in counts})
     table = Table("positive, by split and view", *groups)
-    for name, counts in audit.labels.items():
+    for name, counts in labels.items():
         table.add_row(name, *(str(counts.get(group, 0)) for group in groups))
     console.print(table)
-    if audit.patients:
-        console.print(f"patients in two splits: {', '.join(audit.patients[:SHOWN_REFUSALS])}", soft_wrap=True)
-    for first, second in audit.alike[:SHOWN_REFUSALS]:
-        console.print(f"alike, in two splits: {first} and {second}", soft_wrap=True)
-    sheet = f": look at {out / OUTLIERS}" if review and audit.outliers else ""
-    console.print(
-        f"audit: {len(audit.patients)} patients in two splits, {len(audit.alike)} pairs alike across splits, "
-        f"{len(audit.outliers)} images unlike the rest by size or tone{sheet}",
-        soft_wrap=True,
+    if patients:
+        _say(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}")
+    for first, second in alike[:SHOWN_REFUSALS]:
+        _say(f"alike, in two splits: {first} and {second}")
+    sheet = f": look at {out / OUTLIERS}" if review and outliers else ""
+    _say(
+        f"audit: {len(patients)} patients in two splits, {len(alike)} pairs alike across splits, "
+        f"{len(outliers)} images unlike the rest by size or tone{sheet}"
     )
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True)

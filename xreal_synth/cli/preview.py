@@ -14,6 +14,7 @@ from xreal_synth.cli.options import (
     OutputOption,
     RecipeArgument,
     SetOption,
+    gpus_here,
     note,
     progress_console,
     told,
@@ -60,46 +61,34 @@ def preview(
     require_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     verify_files(run.bundle)
-    gpus = _gpus()
     planned = [plan_group(run, index) for index in range(min(groups, run.recipe.anatomies))]
-    for _, refused in planned:
-        for refusal in refused:
-            if refusal.dropped:
-                note(f"group {refusal.group}: not made: {refusal.reason}")
+    for refusal in (refusal for _, refused in planned for refusal in refused if refusal.dropped):
+        note(f"group {refusal.group}: not made: {refusal.reason}")
     specs = [spec for spec, _ in planned if spec is not None]
-    backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus), recorded=4))
+    backend = Networks().open(
+        run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus_here()), recorded=4)
+    )
     made = list(
         track(render_groups(run, backend, specs), "making groups", len(specs), console=progress_console(True))
     )
     images = [sample for group in made for sample in group.samples]
     contact_sheet(images, target, title=f"{run.recipe.name}: first {len(specs)} groups")
     said = [line for group in made for line in _against(group)]
-    told(
-        as_json,
-        {
-            "out": str(target),
-            "images": [image.meta.key for image in images],
-            "anatomies": len(specs),
-            "gate": said,
-        },
-        "\n".join([f"{len(images)} images of {len(specs)} anatomies: {target}", *said]),
-    )
+    fields = {
+        "out": str(target),
+        "images": [one.meta.key for one in images],
+        "anatomies": len(specs),
+        "gate": said,
+    }
+    told(as_json, fields, "\n".join([f"{len(images)} images of {len(specs)} anatomies: {target}", *said]))
 
 
 def _against(group: GeneratedGroup) -> Iterator[str]:
     """What the gate says against a group's images."""
     for sample, verdict in zip(group.samples, group.verdicts, strict=True):
-        for name, reason in zip(
-            (*verdict.refused, *verdict.flags) if verdict else (),
-            verdict.reasons if verdict else (),
-            strict=True,
-        ):
-            refused = verdict is not None and name in verdict.refused
+        if verdict is None:
+            continue
+        for name, reason in zip((*verdict.refused, *verdict.flags), verdict.reasons, strict=True):
+            refused = name in verdict.refused
             what = "refused, generate would draw the group again" if refused else "flagged"
             yield f"{sample.meta.key}: {what}: {name}: {reason}"
-
-
-def _gpus() -> float:
-    import torch
-
-    return float(torch.cuda.is_available())

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from xreal_synth.cli.options import seconds_text
-from xreal_synth.engine.log import LineLog, images_text, line_of
+from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
 if TYPE_CHECKING:
@@ -26,33 +19,24 @@ QUIET_S = 60.0
 """Off a terminal a training has a line at the first step, at every validation, and this long after the line before."""
 
 
-class _Display:
-    """A bar on `console`, running inside the block of a `with`."""
+class _Display(Progress):
+    """A bar on `console`, running inside the block of a `with`; nothing off a terminal."""
 
-    def __init__(self, console: Console, what: str) -> None:
-        self._console = console
-        self._bar = Progress(
+    def __init__(self, console: Console, what: str, *, transient: bool = False) -> None:
+        super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[done]}", markup=False),
             TimeElapsedColumn(),
             console=console,
+            transient=transient,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(what, total=None, done="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self._bar = self.add_task(what, total=None, done="")
 
     def _say(self, message: str) -> None:
-        self._console.print(message, soft_wrap=True)
+        self.console.print(message, soft_wrap=True)
 
 
 class RunDisplay(_Display):
@@ -63,31 +47,41 @@ class RunDisplay(_Display):
         self._lines = LineLog(self._say)
 
     def on_event(self, event: Event) -> None:
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             self._lines.on_event(event)
             return
         match event:
             case RunStarted():
-                self._bar.update(
-                    self._task,
+                self.update(
+                    self._bar,
                     total=event.images_total,
                     completed=event.images_done,
                     description=f"shards {event.shards_done}/{event.shards_total}",
                 )
-                self._say(line_of(event))
+                self._say(str(event))
             case Advanced():
                 left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
                 rate = f", {event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
-                done = images_text(event) + rate
-                self._bar.update(self._task, completed=event.images_done, total=event.images_total, done=done)
+                done = event.images + rate
+                self.update(self._bar, completed=event.images_done, total=event.images_total, done=done)
             case ShardDone():
-                self._bar.update(self._task, description=f"shards {event.done}/{event.total}")
+                self.update(self._bar, description=f"shards {event.done}/{event.total}")
             case RunEnded():
                 made = event.summary.samples
                 total = made if event.summary.exit_code == COMPLETE else None
-                self._bar.update(self._task, completed=made, done=f"{made} images", total=total)
+                self.update(self._bar, completed=made, done=f"{made} images", total=total)
             case _:
-                self._say(line_of(event))
+                self._say(str(event))
+
+
+class StepsDisplay(_Display):
+    """Shows the steps of what takes a while: pass `report` to it. Nothing of it stays."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "starting", transient=True)
+
+    def report(self, what: str, done: int, total: int) -> None:
+        self.update(self._bar, description=what, completed=done, total=total, done=f"{done}/{total}")
 
 
 class TrainDisplay(_Display):
@@ -99,9 +93,9 @@ class TrainDisplay(_Display):
         self._said_at: float | None = None
 
     def on_step(self, pace: Pace) -> None:
-        if self._console.is_terminal:
-            self._bar.update(
-                self._task,
+        if self.console.is_terminal:
+            self.update(
+                self._bar,
                 completed=pace.step,
                 total=pace.steps,
                 description=f"{self._network}: {losses_text(pace)}",

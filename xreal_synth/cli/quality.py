@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
-app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=True, callback=lambda: None)
 
 
 @app.command(
@@ -39,9 +34,7 @@ def index(
         str,
         typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False),
     ],
-    split: Annotated[
-        str | None, typer.Option(help="Only images of this split.", show_default="train")
-    ] = "train",
+    split: Annotated[str, typer.Option(help="Only images of this split.")] = "train",
     as_json: JsonOption = False,
 ) -> None:
     """Makes the index of training images for quality.checks.copies: a thumbnail of each, and how near images of
@@ -52,7 +45,7 @@ def index(
     from xreal_synth.storage import LocalStore, open_store
 
     store = open_store(data)
-    rows = read_manifest(store, ("image", "patient_id"), None if split is None else (split,)).rows
+    rows = read_manifest(store, ("image", "patient_id"), (split,)).rows
     made = build_index(_images(store, rows)) if rows else None
     if made is None or not made.names:
         raise TrainingError(

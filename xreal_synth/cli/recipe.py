@@ -95,9 +95,6 @@ def check(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOpti
     """Checks a recipe by itself and prints every problem at once; bundle and masks are not opened."""
     from xreal_synth.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides=overrides or ())
-    told(
-        as_json,
-        loaded.recipe.model_dump(mode="json"),
-        f"{recipe}: a valid recipe of version {loaded.recipe.version}.",
-    )
+    loaded = load_recipe(recipe, overrides=overrides or ()).recipe
+    line = f"{recipe}: a valid recipe of version {loaded.version}."
+    told(as_json, loaded.model_dump(mode="json"), line)

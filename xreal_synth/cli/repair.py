@@ -14,6 +14,7 @@ from xreal_synth.cli.options import (
     ImagesPlaceOption,
     JsonOption,
     console,
+    note,
     notes,
     print_json,
     progress_console,
@@ -76,13 +77,19 @@ def repair(
         )  # fmt: skip
     if not as_json:
         _show(dataset, plan)
-    summary = None
+    summary, code = None, PARTIAL * (not plan.whole)
     if not dry_run and not plan.empty:
         summary, code = _carry_out(run, store, head, plan, address, as_json)
-    else:
-        code = PARTIAL * (not plan.whole)
     if as_json:
-        print_json({"exit_code": code, **_fields(plan), "run": summary and summary_fields(summary)})
+        fields = {
+            "exit_code": code,
+            "shards": plan.shards,
+            "actions": [{"shard": one.shard, "what": one.what, "wrong": one.wrong} for one in plan.actions],
+            "written_anew": plan.ends,
+            "left": plan.others,
+            "run": summary and summary_fields(summary),
+        }
+        print_json(fields)
     raise typer.Exit(code)
 
 
@@ -110,27 +117,16 @@ def _show(dataset: str, plan: RepairPlan) -> None:
     from xreal_synth.engine.repair import WORDS
 
     for action in plan.actions:
-        notes.print(f"shard {action.shard}: {WORDS[action.what]}", soft_wrap=True)
+        note(f"shard {action.shard}: {WORDS[action.what]}")
         for wrong in action.wrong[:SHOWN_PROBLEMS]:
-            notes.print(f"    {wrong}", soft_wrap=True)
+            note(f"    {wrong}")
         if len(action.wrong) > SHOWN_PROBLEMS:
-            notes.print(f"    and {len(action.wrong) - SHOWN_PROBLEMS} more")
+            note(f"    and {len(action.wrong) - SHOWN_PROBLEMS} more")
     for text in plan.ends:
-        notes.print(f"{text}: written anew", soft_wrap=True)
+        note(f"{text}: written anew")
     for text in plan.others:
-        notes.print(f"{text}: left as it is", soft_wrap=True)
+        note(f"{text}: left as it is")
     counts = Counter(action.what for action in plan.actions)
     reported = [f"{counts[what]} {words}" for what, words in COUNTED.items() if counts[what]]
     state = "nothing to repair" if plan.whole else ", ".join(reported) or "no shard to make"
     console.print(f"{dataset}: {plan.shards} shards, {state}", soft_wrap=True)
-
-
-def _fields(plan: RepairPlan) -> dict[str, object]:
-    return {
-        "shards": plan.shards,
-        "actions": [
-            {"shard": action.shard, "what": action.what, "wrong": action.wrong} for action in plan.actions
-        ],
-        "written_anew": plan.ends,
-        "left": plan.others,
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from xreal_synth.cli.options import (
     BundlePlaceOption,
     ImagesPlaceOption,
     JsonOption,
+    gpus_here,
     note,
     progress_console,
     told,
@@ -59,7 +60,21 @@ def replay(
         out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(made.image).save(out)
         note(f"image written to {out}")
-    _compare(key, stored, made, as_json)
+    if not _same_plan(stored, made):
+        fields = {"key": key, "same_plan": False, "same_pixels": False}
+        told(as_json, fields, f"{key}: the plan differs: labels, boxes or masks are not the stored ones")
+        raise typer.Exit(DIFFERENT)
+    apart = _apart(stored, made)
+    fields = {"key": key, "same_plan": True, "same_pixels": not apart.any(), "most_apart": int(apart.max())}
+    if not apart.any():
+        told(as_json, fields, f"{key}: the same image, bit for bit")
+        return
+    told(
+        as_json, fields,
+        f"{key}: same plan, but {(apart > 0).sum():,} of {apart.size:,} pixels differ, by up to "
+        f"{apart.max()} of 255 (mean {apart.mean():.3f}): another environment than the one it was made in?",
+    )  # fmt: skip
+    raise typer.Exit(DIFFERENT)
 
 
 def made_again(
@@ -79,7 +94,7 @@ def made_again(
     groups = max(parse_key(key).group for key in keys) + 1
     run = reopen(store, head, anatomies=groups, bundle=bundle, images=images)
     recorded = recorded_micro_batch(head.fingerprint)
-    shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=_gpus()), recorded)
+    shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus_here()), recorded)
     backend = Networks().open(run, shape)
     same = environment(backend) == head.fingerprint
     for key in keys:
@@ -90,11 +105,9 @@ def made_again(
 def forged(stored: Sample, made: Sample, same: bool) -> str:
     """Why a stored image is not what its settings give; empty if it is, or, unless the environment is the `same`, as
     near as another machine makes it."""
-    import numpy as np
-
-    if made.meta != stored.meta or not np.array_equal(made.anatomy, stored.anatomy):
+    if not _same_plan(stored, made):
         return "its labels, boxes or organ mask are not what the recipe gives"
-    apart = np.abs(made.image.astype(float) - stored.image)
+    apart = _apart(stored, made)
     rows, columns = (side - side % BLOCK for side in apart.shape)
     blocks = apart[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK).mean(axis=(1, 3))
     if (same and apart.any()) or apart.mean() > MOST_APART or blocks.max(initial=0.0) > MOST_APART_IN_BLOCK:
@@ -105,27 +118,12 @@ def forged(stored: Sample, made: Sample, same: bool) -> str:
     return ""
 
 
-def _compare(key: str, stored: Sample, made: Sample, as_json: bool) -> None:
+def _same_plan(stored: Sample, made: Sample) -> bool:
     import numpy as np
 
-    if made.meta != stored.meta or not np.array_equal(made.anatomy, stored.anatomy):
-        reported = {"key": key, "same_plan": False, "same_pixels": False}
-        told(as_json, reported, f"{key}: the plan differs: labels, boxes or masks are not the stored ones")
-        raise typer.Exit(DIFFERENT)
-    apart = np.abs(made.image.astype(int) - stored.image.astype(int))
-    reported = {"key": key, "same_plan": True, "same_pixels": not apart.any(), "most_apart": int(apart.max())}
-    if not apart.any():
-        told(as_json, reported, f"{key}: the same image, bit for bit")
-        return
-    told(
-        as_json, reported,
-        f"{key}: same plan, but {np.count_nonzero(apart):,} of {apart.size:,} pixels differ, by up to "
-        f"{apart.max()} of 255 (mean {apart.mean():.3f}): another environment than the one it was made in?",
-    )  # fmt: skip
-    raise typer.Exit(DIFFERENT)
+    return made.meta == stored.meta and np.array_equal(made.anatomy, stored.anatomy)
 
 
-def _gpus() -> float:
-    import torch
-
-    return float(torch.cuda.is_available())
+def _apart(stored: Sample, made: Sample) -> Any:
+    """Grey levels between them, int [H, W]."""
+    return abs(made.image.astype(int) - stored.image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from xreal_synth.cli.options import JsonOption, console, notes, print_json, seconds_text
+from xreal_synth.cli.options import JsonOption, console, facts_table, note, print_json, seconds_text
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
@@ -64,33 +65,26 @@ def status(
 
     store = open_store(dataset)
     reader = StatusReader(store)
-    if not watch:
-        _print(reader.read(), _last_events(store, events), as_json)
-        return
-    live = None if as_json or not console.is_terminal else Live(console=console)
+    live = Live(console=console) if watch and console.is_terminal and not as_json else None
     try:
-        if not store.exists(DATASET):
-            notes.print(f"{store.uri}: no {DATASET} here yet: waiting for it", soft_wrap=True)
-        while not store.exists(DATASET):
-            time.sleep(every)
-        found = reader.read()
-        if live is not None:
-            live.start()
-        while True:
-            reported = _last_events(store, events)
-            if live is not None:
-                live.update(_shown(found, reported), refresh=True)
-            else:
-                _print(found, reported, as_json)
-            if found.state != "running":
-                return
-            time.sleep(every)
-            found = reader.read()
+        if watch and not store.exists(DATASET):
+            note(f"{store.uri}: no {DATASET} here yet: waiting for it")
+            while not store.exists(DATASET):
+                time.sleep(every)
+        with live or nullcontext():
+            while True:
+                found, reported = reader.read(), _last_events(store, events)
+                if live is not None:
+                    live.update(_shown(found, reported), refresh=True)
+                else:
+                    _print(found, reported, as_json)
+                if not watch or found.state != "running":
+                    return
+                time.sleep(every)
     except KeyboardInterrupt:
-        notes.print("not watching any more; the run goes on")
-    finally:
-        if live is not None:
-            live.stop()
+        if not watch:
+            raise
+        note("not watching any more; the run goes on")
 
 
 def status_fields(found: DatasetStatus) -> dict[str, object]:
@@ -106,8 +100,8 @@ def status_fields(found: DatasetStatus) -> dict[str, object]:
         "rejected": found.rejected,
         "dropped": found.dropped,
         "actors": found.actors,
-        "images_per_s": _rounded(found.images_per_s, 3),
-        "eta_s": _rounded(found.eta_s, 0),
+        "images_per_s": found.images_per_s and round(found.images_per_s, 3),
+        "eta_s": found.eta_s and round(found.eta_s, 0),
         "last_activity": _moment(found.last_activity),
         "quarantined": [{"shard": k, "reason": reason} for k, reason in sorted(found.quarantined.items())],
         "damaged": [{"shard": k, "reason": reason} for k, reason in sorted(found.damaged.items())],
@@ -145,27 +139,28 @@ def _lines(events: list[Line]) -> Text:
 
 
 def _table(found: DatasetStatus) -> Table:
-    table = Table(title=f"{found.name}: {_SAID[found.state]}", title_justify="left", show_header=False)
-    table.add_row("shards", _of(found.shards_done, found.shards_total))
-    table.add_row("anatomies", _of(found.groups_done, found.groups_total))
-    table.add_row("images", _of(found.images, found.images_total, expected=True))
+    facts = [
+        ("shards", _of(found.shards_done, found.shards_total)),
+        ("anatomies", _of(found.groups_done, found.groups_total)),
+        ("images", _of(found.images, found.images_total, expected=True)),
+    ]
     if found.rejected:
-        table.add_row("rejected attempts", f"{found.rejected:,}, {found.dropped:,} groups dropped")
+        facts += [("rejected attempts", f"{found.rejected:,}, {found.dropped:,} groups dropped")]
     if found.images_per_s is not None:
         when = f", {found.actors} actors" if found.state == "running" else " when last at work"
-        table.add_row("rate", f"{found.images_per_s:.2f} images/s{when}")
+        facts += [("rate", f"{found.images_per_s:.2f} images/s{when}")]
     if found.eta_s is not None:
-        table.add_row("left", seconds_text(found.eta_s))
+        facts += [("left", seconds_text(found.eta_s))]
     if found.last_activity is not None:
         ago = seconds_text(max(time.time() - found.last_activity, 0.0))
-        table.add_row("last activity", f"{_moment(found.last_activity)} ({ago} ago)")
+        facts += [("last activity", f"{_moment(found.last_activity)} ({ago} ago)")]
     for title, shards in (("given up", found.quarantined), ("damaged record", found.damaged)):
-        for shard, reason in sorted(shards.items())[:SHOWN_FAILURES]:
-            table.add_row(f"{title}: shard {shard}", reason.splitlines()[0] if reason else "")
+        shown = sorted(shards.items())[:SHOWN_FAILURES]
+        facts += [(f"{title}: shard {shard}", reason.partition("\n")[0]) for shard, reason in shown]
         if len(shards) > SHOWN_FAILURES:
-            table.add_row(title, f"and {len(shards) - SHOWN_FAILURES} more (--json lists all)")
-    table.add_row("at", found.uri)
-    return table
+            facts += [(title, f"and {len(shards) - SHOWN_FAILURES} more (--json lists all)")]
+    facts += [("at", found.uri)]
+    return facts_table(facts, title=f"{found.name}: {_SAID[found.state]}", title_justify="left")
 
 
 def _of(done: int, total: int | None, *, expected: bool = False) -> str:
@@ -176,7 +171,3 @@ def _of(done: int, total: int | None, *, expected: bool = False) -> str:
 
 def _moment(at: float | None) -> str | None:
     return None if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

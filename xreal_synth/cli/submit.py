@@ -23,8 +23,7 @@ from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from xreal_synth.engine.ray_submit import Cluster, JobEnd
     from xreal_synth.recipe.schema import Recipe
 
 LEFT = 130
@@ -87,15 +86,16 @@ def submit(
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
     from xreal_synth.engine.job_package import megabytes, pack_job
+    from xreal_synth.engine.place import output_place
     from xreal_synth.recipe.load import recipe_file
 
     recipe = recipe_file(recipe)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
-    from xreal_synth.engine.ray_submit import connect, follow, open_note, submit, version_note
+    from xreal_synth.engine.ray_submit import connect, submit
 
     package = pack_job(loaded, recipe, working_dir, on_nodes=on_nodes, code=ship_code)
     cluster = connect(address, plain_token=plain_token)
-    for line in (*package.notes, *filter(None, [version_note(cluster), open_note(cluster)])):
+    for line in (*package.notes, *cluster.notes):
         note(f"note: {line}")
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
@@ -103,26 +103,41 @@ def submit(
     job = submit(
         cluster, package, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
     )
-    place = _place(loaded, output_root)
-    _say_how(job, address, place, notes if as_json else console)
+    place = output_place(loaded.output.uri, output_root)
+    for line in (
+        f"job {job} makes {place}",
+        f"  how far it is: xreal-synth status {place} --watch",
+        f"  its lines:     ray job logs --address {address} --follow {job}",
+        f"  to stop it:    ray job stop --address {address} {job}",
+    ):
+        (notes if as_json else console).print(line, soft_wrap=True)
     if not wait:
         if as_json:
             print_json({"job": job, "uri": place, "exit_code": None})
         return
-    out = sys.stderr if as_json else sys.stdout
-    try:
-        end = follow(cluster, job, lambda text: _pass_on(text, out))
-    except KeyboardInterrupt:
-        notes.print(f"\nnot following any more; job {job} goes on (see above how to follow or stop it)")
-        raise typer.Exit(LEFT) from None
+    end = _followed(cluster, job, sys.stderr if as_json else sys.stdout)
     code = end.exit_code
     if code == STOPPED and _complete(place):
         code = COMPLETE
     if code:
-        notes.print(f"job {job} ended with {code}: {end.message}", soft_wrap=True)
+        note(f"job {job} ended with {code}: {end.message}")
     if as_json:
         print_json({"job": job, "uri": place, "exit_code": code})
     raise typer.Exit(code)
+
+
+def _followed(cluster: Cluster, job: str, out: TextIO) -> JobEnd:
+    """The job's end; its lines go to `out` until then."""
+    from xreal_synth.engine.ray_submit import follow
+
+    def pass_on(text: str) -> None:
+        print(for_terminal(text), end="", file=out, flush=True)
+
+    try:
+        return follow(cluster, job, pass_on)
+    except KeyboardInterrupt:
+        notes.print(f"\nnot following any more; job {job} goes on (see above how to follow or stop it)")
+        raise typer.Exit(LEFT) from None
 
 
 def _complete(place: str) -> bool:
@@ -142,13 +157,14 @@ def _checked(
     file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool
 ) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
+    from xreal_synth.engine.place import output_place
     from xreal_synth.errors import AnatomyError, BundleError
     from xreal_synth.from_recipe import open_recipe
     from xreal_synth.recipe.load import load_recipe
     from xreal_synth.run.setup import require_placeable
 
     recipe = load_recipe(file, overrides=overrides or ()).recipe
-    place = _place(recipe, root)
+    place = output_place(recipe.output.uri, root)
     file = file.absolute()
     with contextlib.chdir(folder):
         try:
@@ -157,29 +173,5 @@ def _checked(
         except (AnatomyError, BundleError) as error:
             if not on_nodes:
                 raise
-            notes.print(
-                f"note: checked without bundle and masks, which are not here: {error.found}",
-                soft_wrap=True,
-            )
+            note(f"note: checked without bundle and masks, which are not here: {error.found}")
     return recipe
-
-
-def _place(recipe: Recipe, root: str | None) -> str:
-    from xreal_synth.engine.place import output_place
-
-    return output_place(recipe.output.uri, root)
-
-
-def _say_how(job: str, address: str, place: str, out: Console) -> None:
-    for line in (
-        f"job {job} makes {place}",
-        f"  how far it is: xreal-synth status {place} --watch",
-        f"  its lines:     ray job logs --address {address} --follow {job}",
-        f"  to stop it:    ray job stop --address {address} {job}",
-    ):
-        out.print(line, soft_wrap=True)
-
-
-def _pass_on(text: str, out: TextIO) -> None:
-    out.write(for_terminal(text))
-    out.flush()

@@ -10,7 +10,7 @@ import typer
 
 from xreal_synth.errors import XrealError
 from xreal_synth.recipe.explain import RENAMED, known_keys
-from xreal_synth.recipe.kinds import near
+from xreal_synth.recipe.kinds import near, number_words
 from xreal_synth.storage import is_remote, require_writable, scheme_of
 
 UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
@@ -25,6 +25,10 @@ def usage_error(error: Any) -> XrealError:
         r"\.?( \(Possible options.*| Did you mean.*)|Value error, |\.$", "", error.format_message()
     )
     wanted = getattr(param, "help", None) or (context.get_usage().partition(" ")[2] if context else "")
+    kind = getattr(param, "type", param)  # click's types have the range, or typer's own options
+    low, high = (getattr(kind, limit, None) for limit in ("min", "max"))
+    if low is not None or high is not None:
+        wanted = f"{number_words('a number', ge=low, le=high)}: {wanted}"
     return XrealError(found=found, wanted=wanted, hint=_hint(error) or f"{path} -h")
 
 

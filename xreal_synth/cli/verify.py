@@ -13,13 +13,13 @@ from xreal_synth.cli.options import (
     BundlePlaceOption,
     ImagesPlaceOption,
     JsonOption,
-    console,
+    note,
     notes,
-    print_json,
+    told,
 )
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.whole import VerifyProblem
+    from xreal_synth.dataset.verify import VerifyProblem
     from xreal_synth.storage import Store
 
 DatasetArgument = Annotated[
@@ -63,8 +63,8 @@ def verify(
     """Checks every hash, and that images, masks, boxes, labels and tables agree. Exit code 3 if not."""
     from xreal_synth.dataset.signature import SIGNATURE, signature_problems
     from xreal_synth.dataset.signature import sign as sign_dataset
+    from xreal_synth.dataset.verify import VerifyProblem
     from xreal_synth.dataset.verify import verify as run_verify
-    from xreal_synth.dataset.whole import VerifyProblem
     from xreal_synth.storage import open_store
 
     store = open_store(dataset)
@@ -81,22 +81,17 @@ def verify(
         with notes.status(f"making {replay} images again"):
             report = report.with_problems(_forged(store, replay, bundle, images))
     if sign is not None and report.ok:
-        notes.print(f"signed; public key {sign_dataset(store, sign)}", markup=False, soft_wrap=True)
-    if as_json:
-        print_json(
-            {
-                "ok": report.ok,
-                "shards": report.shards,
-                "samples": report.samples,
-                "problems": [str(problem) for problem in report.problems],
-                "broken_shards": report.broken_shards,
-            }
-        )
-    else:
-        for problem in report.problems:
-            notes.print(f"{problem}", soft_wrap=True)
-        state = "everything agrees" if report.ok else f"{len(report.problems)} problem(s)"
-        console.print(f"{dataset}: {report.shards} shards, {report.samples:,} images, {state}")
+        note(f"signed; public key {sign_dataset(store, sign)}")
+    problems = [str(problem) for problem in report.problems]
+    if not as_json:
+        for problem in problems:
+            note(problem)
+    fields = {"ok": report.ok, "shards": report.shards, "samples": report.samples, "problems": problems}
+    state = "everything agrees" if report.ok else f"{len(problems)} problem(s)"
+    told(
+        as_json, {**fields, "broken_shards": report.broken_shards},
+        f"{dataset}: {report.shards} shards, {report.samples:,} images, {state}",
+    )  # fmt: skip
     if not report.ok:
         raise typer.Exit(PARTIAL)
 
@@ -107,7 +102,7 @@ def _forged(store: Store, count: int, bundle: str | None, images: str | None) ->
     from xreal_synth.dataset.head import read_head
     from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, table_key, tar_key
     from xreal_synth.dataset.table import read_table, sample_schema
-    from xreal_synth.dataset.whole import VerifyProblem
+    from xreal_synth.dataset.verify import VerifyProblem
 
     head, draw, keys = read_head(store), SystemRandom(), set[str]()
     shards = shards_in(store, RECORDS, head.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -85,24 +85,52 @@ def reject_problems(store: Store, record: ShardRecord) -> list[str]:
 
 def tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: Any) -> list[str]:
     """Decodes every sample and holds it against itself, its group, its row and the record."""
-    metas: list[SampleMeta] = []
     problems: list[str] = []
-    plan = ShardPlan(head.name, record.shard, record.start, record.stop)
     try:
         with local_copy(store, record.tar.path) as path:
             samples = read_samples(path, record.tar.path)
-            for problem in _content_problems(_against(samples, table, record, metas, problems), head, plan):
+            for problem in _content_problems(samples, head, record, table):
                 problems.append(problem)
                 if len(problems) >= MOST_PER_FILE:
                     return [*problems, "and more"]
-    except (DatasetError, StorageError) as error:
-        return [*problems, error.found if not isinstance(error, DatasetError) else error.message()]
-    problems += _order_problems(metas)
-    if len(metas) != record.samples:
-        problems.append(f"{len(metas)} samples, its record names {record.samples}")
-    elif label_counts(metas) != {name: record.label_counts.get(name) for name in label_counts(())}:
-        problems.append("its record's label_counts are not those of its samples")
+    except StorageError as error:
+        return [*problems, error.found]
+    except DatasetError as error:
+        return [*problems, error.message()]
     return problems
+
+
+def _content_problems(
+    samples: Iterable[TarSample], head: DatasetHead, record: ShardRecord, table: Any
+) -> Iterator[str]:
+    edited = bool(head.setting("pairs", "edit_negatives"))
+    rows = iter(()) if table is None else _rows(table)
+    metas: list[SampleMeta] = []
+    for group, run in groupby(samples, key=lambda read: read.sample.meta.group):
+        if not record.start <= group < record.stop:
+            yield f"group {group} in a shard of groups {record.start} to {record.stop - 1}"
+        members = []
+        for read in run:
+            sample, row = read.sample, next(rows, None)
+            if row is not None:
+                found = TableRow(sample.meta, sample.split, read.sha256)
+                yield from row_problems(found, row, record.tar.path, record.shard)
+            yield from sample_problems(sample, head)
+            members.append(sample)
+        yield from group_problems(members, edited_negatives=edited)
+        metas += [member.meta for member in members]
+    groups = [meta.group for meta in metas]
+    if groups != sorted(groups):
+        yield "its groups do not ascend"
+    if len(metas) != record.samples:
+        yield f"{len(metas)} samples, its record names {record.samples}"
+    elif label_counts(metas) != {name: record.label_counts.get(name) for name in label_counts(())}:
+        yield "its record's label_counts are not those of its samples"
+
+
+def _rows(table: Any) -> Iterator[dict[str, object]]:
+    for batch in table.to_batches(max_chunksize=256):
+        yield from batch.to_pylist()
 
 
 @contextmanager
@@ -120,43 +148,3 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
             file.write(chunk)
         file.flush()
         yield Path(file.name)
-
-
-def _against(
-    samples: Iterable[TarSample],
-    table: Any,
-    record: ShardRecord,
-    metas: list[SampleMeta],
-    problems: list[str],
-) -> Iterator[TarSample]:
-    """Passes the samples on, holding each against the table's row at its place."""
-    rows = iter(()) if table is None else _rows(table)
-    for read in samples:
-        row = next(rows, None)
-        meta = read.sample.meta
-        metas.append(meta)
-        if row is not None:
-            found = TableRow(meta, read.sample.split, read.sha256)
-            problems += row_problems(found, row, record.tar.path, record.shard)
-        yield read
-
-
-def _rows(table: Any) -> Iterator[dict[str, object]]:
-    for batch in table.to_batches(max_chunksize=256):
-        yield from batch.to_pylist()
-
-
-def _content_problems(samples: Iterable[TarSample], head: DatasetHead, shard: ShardPlan) -> Iterator[str]:
-    for group, run in groupby(samples, key=lambda read: read.sample.meta.group):
-        members = [read.sample for read in run]
-        if not shard.start <= group < shard.stop:
-            yield f"group {group} in a shard of groups {shard.start} to {shard.stop - 1}"
-        for sample in members:
-            yield from sample_problems(sample, head)
-        edited = bool(head.setting("pairs", "edit_negatives"))
-        yield from group_problems(members, edited_negatives=edited)
-
-
-def _order_problems(metas: Sequence[SampleMeta]) -> list[str]:
-    groups = [meta.group for meta in metas]
-    return [] if groups == sorted(groups) else ["its groups do not ascend"]

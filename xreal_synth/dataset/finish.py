@@ -7,32 +7,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
-from xreal_synth.dataset.merge import Merger
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
 from xreal_synth.dataset.record import parse_record, stamp
+from xreal_synth.dataset.splits import with_splits
 from xreal_synth.dataset.summary import DatasetSummary, Tally
-from xreal_synth.dataset.table import read_table, rejected_schema, sample_schema
+from xreal_synth.dataset.table import PARQUET_SETTINGS, read_table, rejected_schema, sample_schema
 from xreal_synth.errors import DatasetError
+from xreal_synth.opening import open_parquet
 from xreal_synth.storage import Store
 from xreal_synth.types import FileStamp, ShardRecord, Split
 
 SplitOf = Callable[[int], Split]
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A shard's record and tables."""
-
-    record: ShardRecord
-    samples: Any
-    rejected: Any
+ROW_GROUP = 32_768
+PACK = 64
+"""Tables joined at a time: a table of a few rows takes a hundred kilobytes, mostly of padding."""
 
 
 def finish(
@@ -60,13 +55,13 @@ def finish(
                 Merger(rejects, rejected_schema()) as rejected,
             ):
                 threads = readers(store, decoding=True)
-                for read in in_order(lambda shard: _read(store, head, shard, split_of), shards, threads):
-                    record = read.record
+                read = in_order(lambda shard: _read(store, head, shard, split_of), shards, threads)
+                for record, table, refused in read:
                     tally.count(record)
                     lines.add(record)
-                    samples.add(read.samples, record.table.path)
+                    samples.add(table, record.table.path)
                     if record.rejects is not None:
-                        rejected.add(read.rejected, record.rejects.path)
+                        rejected.add(refused, record.rejects.path)
             lines.write(index, head, [stamp(SAMPLES, whole), stamp(REJECTED, rejects)], asked)
         store.replace(SAMPLES, whole)
         store.replace(REJECTED, rejects)
@@ -74,15 +69,20 @@ def finish(
     return tally.summary(asked)
 
 
-def _read(store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None) -> _Read:
-    """Raises DatasetError on a damaged or foreign record or table."""
+def _read(
+    store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None
+) -> tuple[ShardRecord, Any, Any]:
+    """A shard's record and tables; raises DatasetError on a damaged or foreign one."""
     key = record_key(stem_of(head.name, shard))
     record = parse_record(store.read_bytes(key), key)
     if record.digest != head.digest or record.shard != shard:
         raise DatasetError(where=key, found="the record of another shard or dataset", hint="run repair")
-    samples = _with_split(_table(store, record.table, sample_schema()), split_of)
-    rejected = None if record.rejects is None else _table(store, record.rejects, rejected_schema())
-    return _Read(record, samples, rejected)
+    samples = _table(store, record.table, sample_schema())
+    if split_of is not None:
+        groups = samples.column("group").to_pylist()
+        present = {group: split_of(group) for group in dict.fromkeys(groups)}
+        samples = with_splits(samples, [present[group] for group in groups])
+    return record, samples, record.rejects and _table(store, record.rejects, rejected_schema())
 
 
 def _table(store: Store, entry: FileStamp, schema: Any) -> Any:
@@ -94,15 +94,81 @@ def _table(store: Store, entry: FileStamp, schema: Any) -> Any:
     return read_table(data, entry.path, schema)
 
 
-def _with_split(table: Any, split_of: SplitOf | None) -> Any:
-    if split_of is None:
-        return table
-    import pyarrow as pa
+class Merger:
+    """Appends tables to one parquet file in whole row groups.
 
-    groups, written = table.column("group").to_pylist(), table.column("split").to_pylist()
-    present = {group: split_of(group) for group in dict.fromkeys(groups)}
-    splits = [present[group] for group in groups]
-    if splits == written:
-        return table
-    at = table.column_names.index("split")
-    return table.set_column(at, "split", pa.array(splits, pa.string()))
+    A table with columns that earlier ones lack widens the file: what is written is copied once with nulls
+    there, so that datasets may gain columns (scores, change maps) half-way. `on_rows` sees each row group.
+    """
+
+    def __init__(self, out: Path, schema: Any, on_rows: Callable[[Any], None] | None = None) -> None:
+        self._out = out
+        self._schema = schema
+        self._on_rows = on_rows
+        self._waiting: list[Any] = []
+        self._rows = 0
+        self._writer = self._open()
+
+    def __enter__(self) -> Merger:
+        return self
+
+    def add(self, table: Any, where: str) -> None:
+        """Appends a table; raises DatasetError where a column's type differs from the file's."""
+        if new := [field for field in table.schema if field.name not in self._schema.names]:
+            self._widen(new)
+        self._waiting.append(self._aligned(table, where))
+        self._rows += table.num_rows
+        if self._rows >= ROW_GROUP:
+            self._flush()
+        elif len(self._waiting) >= PACK:
+            self._waiting = [self._joined()]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._rows:
+            self._flush()
+        self._writer.close()
+
+    def _open(self) -> Any:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetWriter(self._out, self._schema, **PARQUET_SETTINGS)
+
+    def _joined(self) -> Any:
+        import pyarrow as pa
+
+        return pa.concat_tables(self._waiting).combine_chunks()
+
+    def _flush(self) -> None:
+        table = self._joined()
+        self._waiting, self._rows = [], 0
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+        if self._on_rows is not None:
+            self._on_rows(table)
+
+    def _aligned(self, table: Any, where: str) -> Any:
+        import pyarrow as pa
+
+        if table.schema.equals(self._schema):
+            return table
+        for field in self._schema:
+            if field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            elif (found := table.schema.field(field.name).type) != field.type:
+                raise DatasetError(
+                    where=where, found=f"column {field.name} of type {found}", wanted=str(field.type)
+                )
+        return table.select(self._schema.names).cast(self._schema)
+
+    def _widen(self, new: list[Any]) -> None:
+        self._writer.close()
+        for field in new:
+            self._schema = self._schema.append(field)
+        old = self._out.rename(self._out.with_suffix(".narrow"))
+        self._writer = self._open()
+        with open_parquet(old) as narrow:
+            for group in range(narrow.num_row_groups):
+                self._writer.write_table(self._aligned(narrow.read_row_group(group), str(old)))
+        old.unlink()
+        self._waiting = [self._aligned(table, "") for table in self._waiting]

@@ -101,37 +101,32 @@ def read_head(store: Store) -> DatasetHead:
     return parse_head(store.read_bytes(DATASET), f"{store.uri}/{DATASET}")
 
 
-def check_head(found: DatasetHead, wanted: DatasetHead, where: str, differences: Differences) -> None:
-    """Raises DatasetError, naming what differs, unless both heads are of the same dataset."""
-    if found.digest != wanted.digest:
-        reported = differences(found.settings, wanted.settings)
-        if found.bundle != wanted.bundle:
-            reported.append(
-                f"bundle: {found.bundle.name} ({found.bundle.hash[:12]}) there, "
-                f"{wanted.bundle.name} ({wanted.bundle.hash[:12]}) here"
-            )
-        reported = reported or [f"digest: {found.digest[:12]} there, {wanted.digest[:12]} here"]
-        raise DatasetError(
-            where=where,
-            found="this folder holds another recipe's dataset: " + "; ".join(reported),
-            wanted="an empty folder, or the dataset of this very recipe",
-            hint="give another place with --output, or undo these changes",
-        )
-    if found.name != wanted.name or found.shard_samples != wanted.shard_samples:
-        raise DatasetError(
-            where=where,
-            found=f"this folder's dataset is {found.name} in shards of {found.shard_samples}",
-            wanted=f"{wanted.name} in shards of {wanted.shard_samples}",
-            hint="keep the recipe's name and output.shard_samples, or give another place with --output",
-        )
-
-
 def check_place(store: Store, head: DatasetHead, differences: Differences) -> DatasetHead | None:
     """The head already at this place, None if it is free; writes nothing. Raises as `open_dataset`."""
     if not store.exists(DATASET):
         return None
     found = read_head(store)
-    check_head(found, head, store.uri, differences)
+    if found.digest != head.digest:
+        reported = differences(found.settings, head.settings)
+        if found.bundle != head.bundle:
+            reported.append(
+                f"bundle: {found.bundle.name} ({found.bundle.hash[:12]}) there, "
+                f"{head.bundle.name} ({head.bundle.hash[:12]}) here"
+            )
+        reported = reported or [f"digest: {found.digest[:12]} there, {head.digest[:12]} here"]
+        raise DatasetError(
+            where=store.uri,
+            found="this folder holds another recipe's dataset: " + "; ".join(reported),
+            wanted="an empty folder, or the dataset of this very recipe",
+            hint="give another place with --output, or undo these changes",
+        )
+    if found.name != head.name or found.shard_samples != head.shard_samples:
+        raise DatasetError(
+            where=store.uri,
+            found=f"this folder's dataset is {found.name} in shards of {found.shard_samples}",
+            wanted=f"{head.name} in shards of {head.shard_samples}",
+            hint="keep the recipe's name and output.shard_samples, or give another place with --output",
+        )
     return found
 
 
@@ -164,8 +159,8 @@ def open_dataset(store: Store, head: DatasetHead, recipe_text: str, differences:
     fingerprint may be another environment's. Raises DatasetError if the place holds another dataset.
     """
     store.put_if_absent(DATASET, head_bytes(head))
-    found = read_head(store)
-    check_head(found, head, store.uri, differences)
+    found = check_place(store, head, differences)
+    assert found is not None
     text = recipe_text.encode()
     if not store.put_if_absent(RECIPE, text) and store.read_bytes(RECIPE) != text:
         store.replace(RECIPE, text)

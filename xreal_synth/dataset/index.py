@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
-from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import INDEX
+from xreal_synth.dataset.summary import Tally
 from xreal_synth.errors import StorageError
 from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
@@ -34,8 +34,7 @@ class IndexWriter:
         self._path = lines
         self._lines: IO[str] = lines.open("w", encoding="utf-8", newline="\n")
         self._separator = "\n"
-        self._totals = {"samples": 0, "groups": 0, "bytes": 0}
-        self._gate = GateTally()
+        self._tally = Tally()
 
     def __enter__(self) -> IndexWriter:
         return self
@@ -47,10 +46,7 @@ class IndexWriter:
 
     def add(self, record: ShardRecord) -> None:
         """Writes a shard's line and adds it to the totals."""
-        self._totals["samples"] += record.samples
-        self._totals["groups"] += record.groups
-        self._totals["bytes"] += record.tar.bytes
-        self._gate.add(record.gate)
+        self._tally.count(record)
         self._lines.write(self._separator + json.dumps(_line(record)))
         self._separator = ",\n"
 
@@ -64,9 +60,10 @@ class IndexWriter:
         }
         if asked is not None:
             first["asked"] = {"groups": asked}
-        totals: dict[str, object] = {**self._totals}
-        if self._gate.total is not None:
-            totals["gate"] = asdict(self._gate.total)
+        counted = self._tally.summary()
+        totals: dict[str, object] = {name: getattr(counted, name) for name in ("samples", "groups", "bytes")}
+        if counted.gate is not None:
+            totals["gate"] = asdict(counted.gate)
         with (
             out.open("w", encoding="utf-8", newline="\n") as file,
             self._path.open("r", encoding="utf-8", newline="\n") as lines,

@@ -7,12 +7,13 @@ a wrong type is an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal
 
+from annotated_types import MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, create_model
 
 from xreal_synth import findings as vocab
@@ -61,7 +62,7 @@ class PlaceJson:
     size: float | None
     box_xyxy: PixelBox
     box_xyxyn: NormBox
-    boxes_xyxy: tuple[PixelBox, ...]
+    boxes_xyxy: Annotated[tuple[PixelBox, ...], MinLen(1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +92,6 @@ class _SourceJson:
 
 
 @dataclass(frozen=True, slots=True)
-class _QualityJson:
-    profile: str
-    scores: dict[str, float]
-    flags: tuple[str, ...]
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-@dataclass(frozen=True, slots=True)
 class Fact:
     """A field of SampleMeta, in KEY.json and in the table.
 
@@ -115,7 +105,7 @@ class Fact:
     path: tuple[str, ...]
     kind: Any
     write: Callable[[SampleMeta], object]
-    read: Callable[[Any], object] = _same
+    read: Callable[[Any], object] = lambda value: value
     default: Any = ...
     columns: Mapping[str, tuple[str, Callable[[SampleMeta], object]]] = field(default_factory=dict)
 
@@ -169,13 +159,13 @@ FACTS: Final = (
     Fact("", ("synthetic",), bool, lambda meta: meta.source is None),
     Fact(
         "source", ("source",), _SourceJson | None,
-        lambda meta: None if meta.source is None else _source_fields(meta.source, meta.member),
-        read=lambda raw: _source(raw), default=None,
+        lambda meta: meta.source and _source_fields(meta.source, meta.member),
+        read=lambda raw: raw and _source(raw), default=None,
     ),
     Fact(
-        "quality", ("quality",), _QualityJson | None,
-        lambda meta: None if meta.quality is None else _quality_fields(meta.quality),
-        read=lambda raw: None if raw is None else ImageQuality(raw.profile, raw.scores, raw.flags), default=None,
+        "quality", ("quality",), ImageQuality | None,
+        lambda meta: meta.quality and asdict(replace(meta.quality, scores=dict(sorted(meta.quality.scores.items())))),
+        default=None,
     ),
     Fact(
         "sham", ("sham",), tuple[_ShamJson, ...],
@@ -240,14 +230,6 @@ def meta_json(meta: SampleMeta) -> bytes:
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _quality_fields(quality: ImageQuality) -> dict[str, object]:
-    return {
-        "profile": quality.profile,
-        "scores": dict(sorted(quality.scores.items())),
-        "flags": list(quality.flags),
-    }
-
-
 def _source_fields(source: SourceImage, member: str) -> dict[str, object]:
     """What KEY.json says of a real image, or of the one that an image was edited from."""
     return {
@@ -272,15 +254,13 @@ def parse_meta(data: bytes, where: str) -> SampleMeta:
         raw: Any = _model().model_validate_json(data, strict=True)
     except ValidationError as error:
         raise DatasetError(where=where, found=first_problem(error)) from error
-    for place in (*raw.findings, *raw.sham):
-        if not place.boxes_xyxy:
-            named = place.name if isinstance(place, _FindingJson) else place.of
-            raise DatasetError(where=where, found=f"finding {named!r} has no box")
     values: dict[str, Any] = {
         fact.name: fact.read(attrgetter(".".join(fact.path))(raw)) for fact in FACTS if fact.name
     }
     meta = SampleMeta(**values)
-    _check(meta, raw, where)
+    parse_key(meta.key, where)
+    for found, wanted in _problems(meta, raw):
+        raise DatasetError(where=where, found=found, wanted=wanted)
     return meta
 
 
@@ -288,70 +268,48 @@ def _finding(raw: PlaceJson, name: str) -> PlacedFinding:
     return PlacedFinding(name, raw.side, raw.zone, raw.region, raw.boxes_xyxy, raw.size)
 
 
-def _source(raw: _SourceJson | None) -> SourceImage | None:
-    if raw is None:
-        return None
+def _source(raw: _SourceJson) -> SourceImage:
     own = tuple(ExistingFinding(one.name, one.box_xyxy, one.healed_xyxy) for one in raw.findings)
     return SourceImage(raw.id, raw.sha256, raw.labels, own)
 
 
-def _check(meta: SampleMeta, raw: Any, where: str) -> None:
-    key = parse_key(meta.key, where)
-    if (meta.group, meta.member) != key:
-        raise DatasetError(
-            where=where, found=f"key {meta.key} but group {meta.group}, member {meta.member!r}"
-        )
+def _problems(meta: SampleMeta, raw: Any) -> Iterator[tuple[str, str]]:
+    """(found, wanted) of what in a KEY.json contradicts itself."""
+    if (meta.group, meta.member) != parse_key(meta.key):
+        yield f"key {meta.key} but group {meta.group}, member {meta.member!r}", ""
     for set_name, names in vocab.LABEL_SETS.items():
-        reported = meta.labels.get(set_name, {})
+        reported = meta.labels.setdefault(set_name, {})
         reported |= {name: None for name in names if name in vocab.LATER_LABELS and name not in reported}
         if set(reported) != set(names):
-            raise DatasetError(
-                where=where,
-                found=f"labels.{set_name}",
-                wanted="each finding of the set once, as 1, 0 or null",
-            )
-    _check_source(meta, raw, where)
-    if meta.quality is not None and not set(meta.quality.flags) <= set(meta.quality.scores):
-        raise DatasetError(where=where, found="quality.flags names scores that are not there")
-    if (Role.of(meta.member) is Role.sham) != bool(meta.sham):
-        raise DatasetError(where=where, found=f"member {meta.member} with {len(meta.sham)} sham regions")
-    if meta.sham and (meta.findings or (meta.source is not None and meta.source.removed)):
-        raise DatasetError(where=where, found="a sham with findings painted in or over")
-    for finding, reported in zip((*meta.findings, *meta.sham), (*raw.findings, *raw.sham), strict=True):
-        _check_boxes(finding, reported, meta.image_size, where)
-
-
-def _check_source(meta: SampleMeta, raw: Any, where: str) -> None:
-    """An image is synthetic or has a source, and only an edited one has findings painted in or over."""
+            yield f"labels.{set_name}", "each finding of the set once, as 1, 0 or null"
+    real = meta.member == Role.healthy
     if raw.synthetic != (raw.source is None):
-        raise DatasetError(
-            where=where, found=f"synthetic: {raw.synthetic} and source: {raw.source is not None}"
-        )
-    if meta.source is None or raw.source is None:
-        return
-    if (raw.source.origin == REAL) != (meta.member == Role.healthy):
-        raise DatasetError(where=where, found=f"member {meta.member} is {raw.source.origin}")
-    if meta.member == Role.healthy and (meta.findings or meta.source.removed):
-        raise DatasetError(where=where, found="a real image with findings painted in or over")
-    for own in meta.source.findings:
-        for box in (own.box, own.removed or own.box):
-            _check_inside(own.name, box, meta.image_size, where)
+        yield f"synthetic: {raw.synthetic} and source: {raw.source is not None}", ""
+    if meta.source is not None:
+        if (raw.source.origin == REAL) != real:
+            yield f"member {meta.member} is {raw.source.origin}", ""
+        if real and (meta.findings or meta.source.removed):
+            yield "a real image with findings painted in or over", ""
+        for own in meta.source.findings:
+            yield from _outside(own.name, (own.box, own.removed or own.box), meta.image_size)
+    if meta.quality is not None and not set(meta.quality.flags) <= set(meta.quality.scores):
+        yield "quality.flags names scores that are not there", ""
+    if (Role.of(meta.member) is Role.sham) != bool(meta.sham):
+        yield f"member {meta.member} with {len(meta.sham)} sham regions", ""
+    if meta.sham and (meta.findings or (meta.source is not None and meta.source.removed)):
+        yield "a sham with findings painted in or over", ""
+    for place, reported in zip((*meta.findings, *meta.sham), (*raw.findings, *raw.sham), strict=True):
+        yield from _outside(place.name, place.boxes, meta.image_size)
+        if (reported.box_xyxy, reported.box_xyxyn) != (
+            place.box_xyxy,
+            norm_box(place.box_xyxy, meta.image_size),
+        ):
+            yield f"{place.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree", ""
 
 
-def _check_inside(name: str, box: PixelBox, size: tuple[int, int], where: str) -> None:
-    (x0, y0, x1, y1), (height, width) = box, size
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise DatasetError(
-            where=where,
-            found=f"{name}: box {[x0, y0, x1, y1]} in an image of {width} x {height}",
-            wanted="a half-open xyxy box inside the image",
-        )
-
-
-def _check_boxes(finding: PlacedFinding, reported: PlaceJson, size: tuple[int, int], where: str) -> None:
-    for box in finding.boxes:
-        _check_inside(finding.name, box, size, where)
-    if reported.box_xyxy != finding.box_xyxy or reported.box_xyxyn != norm_box(finding.box_xyxy, size):
-        raise DatasetError(
-            where=where, found=f"{finding.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree"
-        )
+def _outside(name: str, boxes: Iterable[PixelBox], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    height, width = size
+    for x0, y0, x1, y1 in boxes:
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            found = f"{name}: box {[x0, y0, x1, y1]} in an image of {width} x {height}"
+            yield found, "a half-open xyxy box inside the image"

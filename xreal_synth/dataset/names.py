@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store
-from xreal_synth.types import sample_key
 
 DATASET: Final = "dataset.json"
 RECIPE: Final = "recipe.yaml"
@@ -61,13 +60,6 @@ class Stem(NamedTuple):
 
     name: str
     shard: int
-
-
-def key_of(group: int, member: str) -> str:
-    """`0000000042-v0` of 42 and `v0`."""
-    key = sample_key(group, member)
-    assert _KEY.fullmatch(key), key
-    return key
 
 
 def is_key(text: str) -> bool:
@@ -136,6 +128,7 @@ def quarantine_key(stem: str) -> str:
 
 
 _GAPS: Final = 100
+_REJECTS: Final = ".rejected.parquet"
 _ENDINGS: Final = {SHARDS: ".tar", TABLES: ".parquet", RECORDS: ".json", QUARANTINE: ".json"}
 
 
@@ -144,18 +137,22 @@ def shards_in(store: Store, folder: str, name: str) -> list[int]:
 
     Reject tables and foreign files are passed over.
     """
-    return sorted(shards_among(store.list(folder), folder, name))
+    return sorted(shards_among(store.list(folder), name))
 
 
-def shards_among(keys: Iterable[str], folder: str, name: str) -> Iterator[int]:
+def shards_among(keys: Iterable[str], name: str) -> Iterator[int]:
     """As `shards_in`, of keys already listed, in their order."""
-    ending, lead = _ENDINGS[folder], f"{folder}/"
     for key in keys:
-        if not key.endswith(ending):
-            continue
-        stem = parse_stem(key.removeprefix(lead).removesuffix(ending))
-        if stem is not None and stem.name == name:
+        stem = owner(key)
+        if stem is not None and stem.name == name and not key.endswith(_REJECTS):
             yield stem.shard
+
+
+def owner(key: str) -> Stem | None:
+    """Dataset and shard of a file in one of a dataset's folders; None for one that no shard writes."""
+    folder, _, file = key.partition("/")
+    ending = _REJECTS if folder == TABLES and file.endswith(_REJECTS) else _ENDINGS.get(folder, "/")
+    return parse_stem(file.removesuffix(ending)) if file.endswith(ending) else None
 
 
 def numbers_up_to(present: Iterable[int], where: str) -> range:
@@ -168,11 +165,3 @@ def numbers_up_to(present: Iterable[int], where: str) -> range:
             wanted="a dataset's shards", hint=f"take the files of shard {last} out of the folder",
         )  # fmt: skip
     return range(last + 1)
-
-
-def owner(key: str) -> Stem | None:
-    """Dataset and shard of a file among shards, tables or records; None for one that no shard writes."""
-    folder, _, file = key.partition("/")
-    endings = (".rejected.parquet", ".parquet") if folder == TABLES else (_ENDINGS.get(folder, "/"),)
-    ending = next((ending for ending in endings if file.endswith(ending)), None)
-    return None if ending is None else parse_stem(file.removesuffix(ending))

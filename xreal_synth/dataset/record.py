@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from xreal_synth.dataset.acceptance import count_acceptance
 from xreal_synth.dataset.names import record_key
 from xreal_synth.dataset.seal import sealed, unsealed, validated
+from xreal_synth.dataset.summary import count_acceptance
 from xreal_synth.dataset.table import label_counts
 from xreal_synth.dataset.tar import TableRow
 from xreal_synth.storage import Store, sha256_bytes, sha256_file

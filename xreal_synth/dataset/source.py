@@ -76,7 +76,9 @@ def open_source(store: Store) -> Source:
     """Reads head, records and splits; raises DatasetError where there is no dataset or no finished shard."""
     head = read_head(store)
     records, skipped = [], []
-    for shard in _wanted(store, head):
+    folders = (SHARDS, TABLES, RECORDS, QUARANTINE)
+    present = {shard for folder in folders for shard in shards_in(store, folder, head.name)}
+    for shard in numbers_up_to(present, store.uri):
         stem = stem_of(head.name, shard)
         try:
             record = read_record(store, stem)
@@ -96,13 +98,6 @@ def open_source(store: Store) -> Source:
         )
     excluded = frozenset(read_excluded(store))
     return Source(store, head, tuple(records), splits_of(store), skipped, excluded)
-
-
-def _wanted(store: Store, head: DatasetHead) -> range:
-    """Every shard up to the largest of which anything is there."""
-    folders = (SHARDS, TABLES, RECORDS, QUARANTINE)
-    present = {shard for folder in folders for shard in shards_in(store, folder, head.name)}
-    return numbers_up_to(present, store.uri)
 
 
 def _reason(store: Store, head: DatasetHead, record: ShardRecord | None, shard: int) -> str:
@@ -189,34 +184,17 @@ def _with_rows(
         yield replace(image, sample=replace(image.sample, split=row["split"]))
 
 
-@dataclass(slots=True)
-class Counted:
-    """Counts of what has been exported: images, images by split, and the tally of their tables."""
-
-    images: int = 0
-    splits: dict[str, int] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
-
-    def shard(self, record: ShardRecord, table: Any) -> None:
-        """Counts a shard that was exported, with its table as an Arrow table."""
-        self.tally.count(record)
-        self.tally.add(table)
-
-    def image(self, split: str) -> None:
-        """Counts an image that was exported."""
-        self.images += 1
-        self.splits[split] = self.splits.get(split, 0) + 1
-
-
-def each_image(source: Source, counted: Counted, on_image: OnImage) -> Iterator[TarSample]:
-    """Every image of every sound shard; raises DatasetError if there turns out to be none."""
+def each_image(source: Source, tally: Tally, on_image: OnImage) -> Iterator[TarSample]:
+    """Every image of every sound shard, counted in `tally`; raises DatasetError if there turns out to be none."""
+    done = 0
     for record, table, images in read_shards(source):
-        counted.shard(record, table)
+        tally.count(record)
+        tally.add(table)
         for image in images:
             yield image
-            counted.image(image.sample.split)
-            on_image(counted.images, source.images)
-    if not counted.images:
+            done += 1
+            on_image(done, source.images)
+    if not done:
         none = "all are excluded (excluded.csv)" if source.excluded else "every group was dropped"
         reason = str(source.skipped[0]) if source.skipped else none
         raise DatasetError(

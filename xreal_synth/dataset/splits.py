@@ -6,6 +6,7 @@ table that of its writing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -31,8 +32,6 @@ class SplitOf:
 
     def applied(self, table: Any) -> Any:
         """The table with its `split` column as it is now; groups not known here keep theirs."""
-        import pyarrow as pa
-
         if not len(self.groups):
             return table
         asked = table.column("group").to_numpy()
@@ -43,8 +42,15 @@ class SplitOf:
             SPLITS[code] if there else old
             for code, there, old in zip(self.places[place], known, own, strict=True)
         ]
-        column = table.column_names.index("split")
-        return table.set_column(column, "split", pa.array(names, pa.string()))
+        return with_splits(table, names)
+
+
+def with_splits(table: Any, names: Sequence[str]) -> Any:
+    """The table with these splits, one a row."""
+    import pyarrow as pa
+
+    at = table.column_names.index("split")
+    return table.set_column(at, "split", pa.array(names, pa.string()))
 
 
 def splits_of(store: Store) -> SplitOf:
@@ -60,21 +66,17 @@ def splits_of(store: Store) -> SplitOf:
         raise _stale(store, problems[0])
     groups, places = [none.groups], [none.places]
     try:
-        with local_copy(store, SAMPLES) as path:
-            for found, split in _batches(path):
+        with local_copy(store, SAMPLES) as path, open_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=65_536, columns=["group", "split"], use_threads=False):
+                found = batch.column("group").to_numpy()
                 new = np.diff(found, prepend=-1) != 0
+                split = batch.column("split").to_numpy(zero_copy_only=False)
                 groups.append(found[new])
                 places.append(np.array([SPLITS.index(name) for name in split[new]], np.uint8))
     except (OSError, UnreadableError) as error:
         raise _stale(store, f"cannot be read ({error})") from error
     joined, first = np.unique(np.concatenate(groups), return_index=True)
     return SplitOf(joined, np.concatenate(places)[first])
-
-
-def _batches(path: Any) -> Any:
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=65_536, columns=["group", "split"], use_threads=False):
-            yield batch.column("group").to_numpy(), batch.column("split").to_numpy(zero_copy_only=False)
 
 
 def samples_stamp(store: Store) -> FileStamp:

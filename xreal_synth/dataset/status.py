@@ -17,8 +17,7 @@ from xreal_synth.dataset.names import (
     QUARANTINE,
     RECIPE,
     RECORDS,
-    parse_stem,
-    quarantine_key,
+    owner,
     record_key,
     stem_of,
 )
@@ -27,6 +26,7 @@ from xreal_synth.dataset.record import parse_record
 from xreal_synth.dataset.seal import unsealed
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import Store
+from xreal_synth.types import ShardRecord
 
 State = Literal["running", "complete", "partial", "stopped", "silent"]
 
@@ -123,27 +123,23 @@ class StatusReader:
             key: at for key, at in self._store.times(RECORDS).items() if _shard_of(key, head) is not None
         }
         self._seen = {key: one for key, one in self._seen.items() if times.get(key) == one.at}
-        fresh = [(key, at) for key, at in times.items() if key not in self._seen]
+        fresh = [key for key in times if key not in self._seen]
         damaged: dict[int, str] = {}
-        read = in_order(lambda one: self._record(*one), fresh, readers(self._store))
-        for (key, _), found in zip(fresh, read, strict=True):
-            if isinstance(found, RecordFacts):
-                self._seen[key] = found
-            else:
-                shard = _shard_of(key, head)
-                assert shard is not None
+        for key, found in zip(fresh, in_order(self._record, fresh, readers(self._store)), strict=True):
+            if isinstance(found, ShardRecord):
+                self._seen[key] = RecordFacts(
+                    found.shard, found.samples, found.groups, found.rejected, found.dropped,
+                    found.timings.get("make_s", 0.0), found.actor, times[key],
+                )  # fmt: skip
+            elif (shard := _shard_of(key, head)) is not None:
                 damaged[shard] = found
         return damaged
 
-    def _record(self, key: str, at: float) -> RecordFacts | str:
+    def _record(self, key: str) -> ShardRecord | str:
         try:
-            record = parse_record(self._store.read_bytes(key), key)
+            return parse_record(self._store.read_bytes(key), key)
         except (DatasetError, StorageError) as error:
             return error.found
-        return RecordFacts(
-            record.shard, record.samples, record.groups, record.rejected, record.dropped,
-            record.timings.get("make_s", 0.0), record.actor, at,
-        )  # fmt: skip
 
     def _quarantined(self, head: DatasetHead) -> dict[int, str]:
         """Shards given up and not made since, with the reason."""
@@ -153,9 +149,7 @@ class StatusReader:
             if shard is None or record_key(stem_of(head.name, shard)) in self._seen:
                 continue
             try:
-                reason = unsealed(self._store.read_bytes(quarantine_key(stem_of(head.name, shard))), key)[
-                    "reason"
-                ]
+                reason = unsealed(self._store.read_bytes(key), key)["reason"]
             except (DatasetError, StorageError, KeyError):
                 reason = "its note cannot be read"
             found[shard] = str(reason)
@@ -164,8 +158,7 @@ class StatusReader:
 
 def _shard_of(key: str, head: DatasetHead) -> int | None:
     """The shard of a record or quarantine note of this dataset."""
-    name = key.rsplit("/", 1)[-1]
-    stem = parse_stem(name.removesuffix(".json")) if name.endswith(".json") else None
+    stem = owner(key)
     return stem.shard if stem is not None and stem.name == head.name else None
 
 

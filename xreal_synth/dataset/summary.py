@@ -1,14 +1,18 @@
-"""The summary of a dataset, counted while its tables stream by."""
+"""Counts of a dataset while its records and tables stream by, and of what the gate did."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
-from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.table import LABEL_COLUMNS
-from xreal_synth.types import Acceptance, ShardRecord
+from xreal_synth.findings import NO_FINDING
+from xreal_synth.types import Acceptance, Rejected, SampleMeta, ShardRecord
+
+PLACEMENT = "placement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +80,15 @@ class Tally:
         self._rows: Counter[int] = Counter()
         self._sizes: set[tuple[int, int]] = set()
         self._last_group: int | None = None
-        self._gate = GateTally()
+        self._gate: Acceptance | None = None
         self._actors: set[str] = set()
         self._environments: Counter[tuple[tuple[str, str], ...]] = Counter()
-        self._timed: Counter[str] = Counter()
+        self._timed = 0
         self._seconds = 0.0
 
     def count(self, record: ShardRecord) -> None:
         """Adds what a shard's record says: counts, bytes, environment, seconds."""
-        self._gate.add(record.gate)
+        self._gate = added(self._gate, record.gate)
         for name in ("groups", "samples", "rejected", "dropped"):
             self._totals[name] += getattr(record, name)
         self._totals["shards"] += 1
@@ -92,7 +96,7 @@ class Tally:
         self._environments[tuple(sorted(record.fingerprint.items()))] += 1
         if (seconds := record.timings.get("make_s", 0.0)) > 0:
             self._actors.add(record.actor)
-            self._timed["images"] += record.samples
+            self._timed += record.samples
             self._seconds += seconds
 
     def add(self, table: Any) -> None:
@@ -118,6 +122,8 @@ class Tally:
             LabelTally(column, *(self._labels[column, value] for value in (1, 0, None)))
             for column in LABEL_COLUMNS
         )
+        ranked = sorted(self._environments.items(), key=lambda item: (-item[1], item[0]))
+        environments = tuple((dict(names), shards) for names, shards in ranked)
         names = ("shards", "groups", "samples", "rejected", "dropped", "bytes")
         return DatasetSummary(
             **{name: self._totals[name] for name in names},
@@ -126,19 +132,47 @@ class Tally:
             members=dict(sorted(self._members.items())),
             rows=dict(sorted(self._rows.items())),
             image_sizes=tuple(sorted(self._sizes)),
-            gate=self._gate.total,
+            gate=self._gate,
             asked=asked,
-            making=self._making(),
-        )
-
-    def _making(self) -> GenerationTimes:
-        ranked = sorted(self._environments.items(), key=lambda item: (-item[1], item[0]))
-        environments = tuple((dict(names), shards) for names, shards in ranked)
-        return GenerationTimes(
-            self._timed["images"], round(self._seconds, 3), len(self._actors), environments
+            making=GenerationTimes(self._timed, round(self._seconds, 3), len(self._actors), environments),
         )
 
 
 def _counts(table: Any, column: str) -> dict[Any, int]:
     counted = table.column(column).value_counts().to_pylist()
     return {entry["values"]: entry["counts"] for entry in counted}
+
+
+def count_acceptance(metas: Sequence[SampleMeta], rejected: Iterable[Rejected]) -> Acceptance:
+    """A shard's images, a group's side by side, and its refused attempts; what had no place was not tried."""
+    tried, accepted, reasons, flags = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for _, members in groupby(metas, key=lambda meta: meta.group):
+        reported = list(members)
+        accepted.update(_asked([finding.name for meta in reported for finding in meta.findings]))
+        for meta in reported:
+            flags.update(() if meta.quality is None else meta.quality.flags)
+    tried.update(accepted)
+    for reject in rejected:
+        reasons[reject.check] += 1
+        if reject.check != PLACEMENT:
+            tried.update(_asked(reject.findings))
+    return Acceptance(*(dict(sorted(one.items())) for one in (tried, accepted, reasons, flags)))
+
+
+def added(one: Acceptance | None, other: Acceptance | None) -> Acceptance | None:
+    """The sums by name; None is what was made without a gate."""
+    if one is None or other is None:
+        return one or other
+    pairs = ((getattr(one, name), getattr(other, name)) for name in ("tried", "accepted", "reasons", "flags"))
+    return Acceptance(*(dict(sorted((Counter(a) + Counter(b)).items())) for a, b in pairs))
+
+
+def refused_by_check(record: ShardRecord) -> dict[str, int]:
+    """A shard's rejected attempts by the check that refused them; without a gate only boxes can have no place."""
+    if record.gate is not None:
+        return record.gate.reasons
+    return {PLACEMENT: record.rejected} if record.rejected else {}
+
+
+def _asked(findings: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(findings)) or (NO_FINDING,)

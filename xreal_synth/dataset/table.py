@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, Final, get_args, get_type_hints
 
@@ -20,7 +21,7 @@ from xreal_synth.dataset.names import is_key, is_tar_key, tar_key
 from xreal_synth.dataset.tar import TableRow
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import UnreadableError, read_parquet
-from xreal_synth.types import ImageQuality, NormBox, PixelBox, Rejected, SampleMeta, ShardPlan, Split
+from xreal_synth.types import NormBox, PixelBox, Rejected, SampleMeta, ShardPlan, Split
 
 LABEL_COLUMNS: Final = tuple(
     f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
@@ -94,9 +95,13 @@ def rejected_schema() -> Any:
 
 
 def meta_columns(meta: SampleMeta) -> dict[str, object]:
-    """The columns that repeat KEY.json."""
+    """The columns that repeat KEY.json; where there was a gate, `quality.organs.heart` and the like too."""
     facts = {name: value(meta) for fact in FACTS for name, (_, value) in fact.columns.items()}
-    return {**facts, **label_columns(meta), **quality_columns(meta.quality)}
+    columns = {**facts, **label_columns(meta)}
+    if meta.quality is not None:
+        columns |= {QUALITY + name: value for name, value in sorted(meta.quality.scores.items())}
+        columns[FLAGS] = list(meta.quality.flags)
+    return columns
 
 
 def label_columns(meta: SampleMeta) -> dict[str, int | None]:
@@ -106,14 +111,6 @@ def label_columns(meta: SampleMeta) -> dict[str, int | None]:
         for set_name, names in vocab.LABEL_SETS.items()
         for name in names
     }
-
-
-def quality_columns(quality: ImageQuality | None) -> dict[str, object]:
-    """`quality.organs.heart` -> its score, and the list `quality.flags`; nothing without a gate."""
-    if quality is None:
-        return {}
-    scores = {QUALITY + name: value for name, value in sorted(quality.scores.items())}
-    return {**scores, FLAGS: list(quality.flags)}
 
 
 def label_counts(metas: Iterable[SampleMeta]) -> dict[str, int]:
@@ -127,40 +124,31 @@ def label_counts(metas: Iterable[SampleMeta]) -> dict[str, int]:
 
 def build_table(shard: ShardPlan, rows: Sequence[TableRow]) -> bytes:
     """Parquet bytes of a shard's samples, in the tar's order."""
+    tar = tar_key(shard.stem)
     content = [
-        {
-            **meta_columns(row.meta),
-            "split": row.split,
-            "shard": shard.shard,
-            "tar": tar_key(shard.stem),
-            "sha256": row.sha256,
-        }
+        {**meta_columns(row.meta), "split": row.split, "sha256": row.sha256, "shard": shard.shard, "tar": tar}
         for row in rows
     ]
-    scores = {name for row in rows if row.meta.quality is not None for name in row.meta.quality.scores}
-    gated = any(row.meta.quality is not None for row in rows)
-    return _parquet(content, _with_scores(sample_schema(), scores, [(FLAGS, _names())] if gated else []))
+    gated = [row.meta.quality for row in rows if row.meta.quality is not None]
+    scores = {name for quality in gated for name in quality.scores}
+    return _parquet(content, sample_schema(), {FLAGS: "names"} if gated else {}, scores)
 
 
 def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
     """Parquet bytes of a shard's rejected attempts, in the order given."""
     content = [
         {
-            "group": reject.group,
-            "attempt": reject.attempt,
-            "row": reject.row,
+            **asdict(reject),
             "shard": shard.shard,
-            "reason": reject.reason,
-            "dropped": reject.dropped,
-            "check": reject.check,
-            "member": reject.member,
             "asked": list(reject.findings),
             **{QUALITY + name: value for name, value in reject.scores},
         }
         for reject in rejected
     ]
     scores = {name for reject in rejected for name, _ in reject.scores}
-    return _parquet(content, _with_scores(rejected_schema(), scores, _gate_columns()))
+    return _parquet(
+        content, rejected_schema(), {"check": "string", "member": "string", "asked": "names"}, scores
+    )
 
 
 def read_table(data: bytes, where: str, schema: Any) -> Any:
@@ -215,33 +203,18 @@ def read_rejected(data: bytes, where: str) -> list[Rejected]:
     ]  # fmt: skip
 
 
-def _gate_columns() -> list[tuple[str, Any]]:
-    import pyarrow as pa
-
-    return [("check", pa.string()), ("member", pa.string()), ("asked", _names())]
-
-
-def _names() -> Any:
-    import pyarrow as pa
-
-    return pa.list_(pa.string())
-
-
-def _with_scores(schema: Any, scores: Iterable[str], more: Sequence[tuple[str, Any]]) -> Any:
-    """The schema with columns for these scores, and `more` before them."""
-    import pyarrow as pa
-
-    columns = [*more, *((QUALITY + name, pa.float64()) for name in sorted(scores))]
-    for name, kind in columns:
-        schema = schema.append(pa.field(name, kind))
-    return schema
-
-
-def _parquet(rows: list[dict[str, object]], schema: Any) -> bytes:
+def _parquet(
+    rows: list[dict[str, object]], schema: Any, more: Mapping[str, str], scores: Iterable[str]
+) -> bytes:
+    """The rows under the schema, `more` columns (strings, or lists of names) and those of these scores."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    kinds = {"string": pa.string(), "names": pa.list_(pa.string())}
+    for name, kind in more.items():
+        schema = schema.append(pa.field(name, kinds[kind]))
+    for name in sorted(scores):
+        schema = schema.append(pa.field(QUALITY + name, pa.float64()))
     buffer = io.BytesIO()
-    table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, buffer, **PARQUET_SETTINGS)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, **PARQUET_SETTINGS)
     return buffer.getvalue()

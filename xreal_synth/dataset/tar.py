@@ -103,7 +103,8 @@ class TarWriter:
         """Appends the sample's members and keeps its row; a key comes once."""
         assert encoded.key not in self._keys, encoded.key
         self._keys.add(encoded.key)
-        _add(self._tar, encoded)
+        for suffix, content in zip(SUFFIXES, encoded.members, strict=True):
+            add_member(self._tar, f"{encoded.key}.{suffix}", content)
         self.rows.append(encoded.row)
 
     def __exit__(
@@ -118,13 +119,13 @@ class TarWriter:
         self._file.close()
 
 
-def _add(tar: tarfile.TarFile, encoded: EncodedSample) -> None:
-    for suffix, content in zip(SUFFIXES, encoded.members, strict=True):
-        member = tarfile.TarInfo(f"{encoded.key}.{suffix}")
-        member.size, member.mtime, member.mode = len(content), 0, 0o644
-        member.uid = member.gid = 0
-        member.uname = member.gname = ""
-        tar.addfile(member, io.BytesIO(content))
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Appends a file whose header says nothing of who wrote it, and when."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime, member.mode = len(content), 0, 0o644
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    tar.addfile(member, io.BytesIO(content))
 
 
 def read_tar(source: Path | bytes, where: str = "") -> Iterator[Sample]:
@@ -160,11 +161,9 @@ def decode_sample(key: str, members: dict[str, bytes], where: str) -> Sample:
     meta = parse_meta(members[META], f"{where}.{META}")
     if meta.key != key:
         raise DatasetError(where=f"{where}.{META}", found=f"its key is {meta.key}", wanted=key)
-    image = decode_png(members[IMAGE], f"{where}.{IMAGE}")
-    anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
-    pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
-    change = decode_png(members[CHANGE], f"{where}.{CHANGE}")
-    parts = (image, anatomy, pathology, change)
+    image, anatomy, pathology, change = parts = [
+        decode_png(members[suffix], f"{where}.{suffix}") for suffix in (IMAGE, ANATOMY, PATHOLOGY, CHANGE)
+    ]
     if any(part.shape != meta.image_size for part in parts):
         shapes = [list(np.shape(part)) for part in parts]
         raise DatasetError(

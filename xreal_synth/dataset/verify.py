@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import filecmp
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.check import (
+    MOST_PER_FILE,
     file_problems,
+    local_copy,
     record_problems,
     reject_problems,
     table_problems,
     tar_problems,
 )  # fmt: skip
 from xreal_synth.dataset.head import DatasetHead, read_head
-from xreal_synth.dataset.index import IndexWriter
+from xreal_synth.dataset.index import IndexWriter, asked_groups, index_start
 from xreal_synth.dataset.names import (
+    INDEX,
     QUARANTINE,
     RECORDS,
+    REJECTED,
+    SAMPLES,
     SHARDS,
     TABLES,
     numbers_up_to,
@@ -32,10 +42,26 @@ from xreal_synth.dataset.names import (
     tar_key,
 )
 from xreal_synth.dataset.record import read_record
-from xreal_synth.dataset.whole import VerifyProblem, whole_problems
-from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.errors import DatasetError, StorageError, XrealError
+from xreal_synth.opening import UnreadableError, open_parquet, parse_json
 from xreal_synth.storage import Store
-from xreal_synth.types import ShardPlan, ShardRecord
+from xreal_synth.types import FileStamp, ShardPlan, ShardRecord
+
+_STALE = "run report to build it again"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyProblem:
+    """One thing that is wrong with a dataset: `path` is the file, `shard` the shard to make again, None where that
+    would not fix it."""
+
+    path: str
+    found: str
+    shard: int | None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +103,7 @@ def verify(
     head = read_head(store)
     plans = None if expected is None else {plan.shard: plan for plan in expected}
     listed = {folder: store.list(folder) for folder in (SHARDS, TABLES, RECORDS, QUARANTINE)}
-    present = {shard for folder, keys in listed.items() for shard in shards_among(keys, folder, head.name)}
+    present = {shard for keys in listed.values() for shard in shards_among(keys, head.name)}
     wanted = sorted(present | (set(numbers_up_to(present, store.uri)) if plans is None else set(plans)))
     problems = _foreign(listed, head, wanted)
     if head.prompts is not None:
@@ -102,7 +128,7 @@ def verify(
                     lines.add(record)
             on_shard(done, len(wanted))
         complete = len(sound) == len(wanted)
-        problems += whole_problems(store, head, sound, lines, complete=complete, deep=deep)
+        problems += _whole_problems(store, head, sound, lines, complete=complete, deep=deep)
     return VerifyReport(len(wanted), samples, tuple(problems))
 
 
@@ -167,3 +193,103 @@ def _why_missing(store: Store, stem: str) -> str:
     if store.exists(tar_key(stem)) or store.exists(table_key(stem)):
         return "missing although the shard's files are there: it was not finished"
     return "missing: the shard was not made"
+
+
+def _whole_problems(
+    store: Store,
+    head: DatasetHead,
+    shards: Mapping[int, int],
+    lines: IndexWriter,
+    *,
+    complete: bool,
+    deep: bool,
+) -> list[VerifyProblem]:
+    """What is wrong with the files written at the end; none of it needs a shard to be made again.
+
+    `shards` maps each sound shard to its number of samples, `lines` was given their records; `complete` says that
+    no shard is broken.
+    """
+    if not store.exists(INDEX):
+        return [VerifyProblem(INDEX, f"missing: the dataset was not finished; {_STALE}", None)]
+    problems = _index_problems(store, head, lines, complete)
+    if deep and not problems:
+        found = _row_problems(store, head, shards, complete)
+        problems += [VerifyProblem(SAMPLES, text, None) for text in found[:MOST_PER_FILE]]
+    return problems
+
+
+def _index_problems(
+    store: Store, head: DatasetHead, lines: IndexWriter, complete: bool
+) -> list[VerifyProblem]:
+    try:
+        content = index_start(store) if complete else parse_json(store.read_bytes(INDEX))
+        files = TypeAdapter(list[FileStamp]).validate_python(content["files"])
+    except (ValueError, KeyError, TypeError, ValidationError, StorageError, OSError) as error:
+        return [VerifyProblem(INDEX, f"cannot be read ({error}); {_STALE}", None)]
+    if [entry.path for entry in files] != [SAMPLES, REJECTED]:
+        return [VerifyProblem(INDEX, f"does not name {SAMPLES} and {REJECTED}; {_STALE}", None)]
+    problems = [
+        VerifyProblem(entry.path, f"{found}; {_STALE}", None)
+        for entry in files
+        for found in file_problems(store, entry)
+    ]
+    if not complete:
+        return problems
+    with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, local_copy(store, INDEX) as found:
+        wanted = Path(folder, INDEX)
+        lines.write(wanted, head, files, asked_groups(store))
+        if not filecmp.cmp(wanted, found, shallow=False):
+            problems.append(VerifyProblem(INDEX, f"is not that of the shards here; {_STALE}", None))
+    return problems
+
+
+def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> list[str]:
+    """Rows of samples.parquet that are not those of the shards' tables.
+
+    The split is passed over: it may change with the recipe after a shard is written.
+    """
+    problems: list[str] = []
+    seen: set[int] = set()
+    try:
+        with local_copy(store, SAMPLES) as path:
+            compared = in_order(
+                lambda run: (run[0], run[0] not in shards or _same(store, head, *run)),
+                _runs(path), readers(store, decoding=True),
+            )  # fmt: skip
+            for shard, same in compared:
+                if shard in seen or (complete and shard not in shards):
+                    problems.append(f"rows of shard {shard} where none belong; {_STALE}")
+                elif not same:
+                    problems.append(f"its rows of shard {shard} are not those of the shard's table; {_STALE}")
+                seen.add(shard)
+    except (OSError, UnreadableError, XrealError) as error:
+        return [*problems, f"cannot be read ({error}); {_STALE}"]
+    missing = [shard for shard, samples in shards.items() if samples and shard not in seen]
+    return problems + [f"the rows of shard {shard} are missing; {_STALE}" for shard in missing]
+
+
+def _same(store: Store, head: DatasetHead, shard: int, rows: Any) -> bool:
+    key = table_key(stem_of(head.name, shard))
+    table = read_table(store.read_bytes(key), key, sample_schema())
+    columns = [name for name in table.column_names if name != "split"]
+    if not set(columns) <= set(rows.column_names):
+        return False
+    return bool(rows.select(columns).equals(table.select(columns)))
+
+
+def _runs(path: Path) -> Iterator[tuple[int, Any]]:
+    """(shard, its consecutive rows) of samples.parquet, with a batch and a shard in memory."""
+    import numpy as np
+    import pyarrow as pa
+
+    with open_parquet(path) as file:
+        waiting = file.schema_arrow.empty_table()
+        for batch in file.iter_batches(batch_size=4096, use_threads=False):
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+            shards = waiting.column("shard").to_numpy()
+            starts = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist()]
+            for start, stop in pairwise(starts):
+                yield int(shards[start]), waiting.slice(start, stop - start)
+            waiting = waiting.slice(starts[-1])
+        if waiting.num_rows:
+            yield int(waiting.column("shard")[0].as_py()), waiting

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.acceptance import refused_by_check
 from xreal_synth.dataset.finish import finish
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.summary import DatasetSummary, refused_by_check
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Clock, Flight
 from xreal_synth.engine.progress import (
@@ -18,7 +18,6 @@ from xreal_synth.engine.progress import (
     STOPPED,
     Advanced,
     ExitCode,
-    Meter,
     OnEvent,
     RunSummary,
     ShardDone,
@@ -42,10 +41,6 @@ _NEXT: dict[ExitCode, str] = {
     PARTIAL: "the dataset is not complete: fix what failed, then run the same command again to go on",
     STOPPED: "stopped: run the same command again to go on",
 }
-
-
-Merge = Callable[..., DatasetSummary | None]
-"""`finish`, or what stands in for it where no shard has files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +77,33 @@ def images_per_group(recipe: Recipe) -> ImagesPerGroup:
     return ImagesPerGroup(delivered=delivered, made=made)
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What is missing when a run ends: shards given up, and shards not made for another reason."""
+class Meter:
+    """Images per second over a sliding window of the run."""
 
-    given_up: dict[int, str]
-    not_made: dict[int, str]
-    stopped: bool
+    def __init__(self, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window, self._clock = window_s, clock
+        self._points: deque[tuple[float, int]] = deque([(clock(), 0)])
 
-    @property
-    def failures(self) -> tuple[ShardFailure, ...]:
-        both = ((self.given_up, True), (self.not_made, False))
-        return tuple(
-            ShardFailure(shard, reason, quarantined)
-            for failed, quarantined in both
-            for shard, reason in sorted(failed.items())
-        )
-
-    @property
-    def exit_code(self) -> ExitCode:
-        if self.stopped and self.not_made:
-            return STOPPED
-        return PARTIAL if self.given_up or self.not_made else COMPLETE
+    def rate(self, images: int) -> float:
+        """Images per second, given how many images this run has made by now."""
+        now = self._clock()
+        self._points.append((now, images))
+        while len(self._points) > 2 and self._points[1][0] < now - self._window:
+            self._points.popleft()
+        then, before = self._points[0]
+        return max(images - before, 0) / (now - then) if now > then else 0.0
 
 
 class Account:
-    """Counts images for the events and the summary. Made before Ray starts; `totals` grow with the run."""
+    """Counts images for the events and the summary. Made before Ray starts; `totals` grow with the run; `merge` is
+    `finish`, or what stands in for it where no shard has files."""
 
     def __init__(
         self, run: Run, store: Store, totals: Totals, tell: OnEvent, clock: Clock = time.monotonic,
-        merge: Merge = finish,
+        merge: Callable[..., DatasetSummary | None] = finish,
     ) -> None:  # fmt: skip
-        self.totals, self._clock, self._merge = totals, clock, merge
-        self._run, self._store, self.tell = run, store, tell
+        self.run, self.store, self.totals, self.tell = run, store, totals, tell
+        self._clock, self._merge = clock, merge
         self._expected = images_per_group(run.recipe)
         self._began = self._advanced_at = clock()
         self._before = totals.samples
@@ -124,7 +113,7 @@ class Account:
     def images_total(self) -> int:
         """Images in hand, and those expected of the groups that are not."""
         covered = self.totals.groups + self.totals.dropped
-        return self.totals.samples + self._expected.images(self._run.recipe.anatomies - covered)
+        return self.totals.samples + self._expected.images(self.run.recipe.anatomies - covered)
 
     def start_clock(self) -> None:
         """From now on images are made: images per second count from here."""
@@ -139,7 +128,7 @@ class Account:
                 rejected=record.rejected,
                 seconds=record.timings.get("make_s", 0.0),
                 done=self.totals.shards,
-                total=self._run.plan.shard_count,
+                total=self.run.plan.shard_count,
                 groups=record.groups,
                 dropped=record.dropped,
                 refused=refused_by_check(record),
@@ -167,22 +156,33 @@ class Account:
         actors = sum(states.values())
         self.tell(Advanced(min(images, total), total, rate, eta, actors, states, len(flights)))
 
-    def summary(self, head: DatasetHead | None, ending: Ending) -> RunSummary:
-        """The run's end. Unless it was stopped, the tables of the whole dataset are written anew."""
-        code, totals = ending.exit_code, self.totals
-        seconds = self._clock() - self._began
+    def summary(
+        self,
+        head: DatasetHead | None,
+        given_up: Mapping[int, str],
+        not_made: Mapping[int, str],
+        *,
+        stopped: bool,
+    ) -> RunSummary:
+        """The run's end, with the reasons why shards were given up, or not made although nothing is wrong with them.
+        Unless the run was stopped, the tables of the whole dataset are written anew."""
+        code: ExitCode = PARTIAL if given_up or not_made else COMPLETE
+        if stopped and not_made:
+            code = STOPPED
+        totals, seconds = self.totals, self._clock() - self._began
         made = totals.samples - self._before
         dataset, message = None, _NEXT[code]
         if head is not None and code != STOPPED:
             try:
-                split, asked = self._run.plan.split, self._run.recipe.anatomies
-                dataset = self._merge(self._store, head, split_of=split, asked=asked)
+                split, asked = self.run.plan.split, self.run.recipe.anatomies
+                dataset = self._merge(self.store, head, split_of=split, asked=asked)
             except (OSError, XrealError) as error:
                 code, message = PARTIAL, f"the dataset's tables were not written: {error}\n{_NEXT[PARTIAL]}"
+        failed = [(given_up, True), (not_made, False)]
         return RunSummary(
             exit_code=code,
-            uri=self._store.uri,
-            shards_total=self._run.plan.shard_count,
+            uri=self.store.uri,
+            shards_total=self.run.plan.shard_count,
             shards_done=totals.shards,
             samples=totals.samples,
             groups=totals.groups,
@@ -192,19 +192,17 @@ class Account:
             seconds=seconds,
             images_per_s=made / seconds if seconds > 0 else 0.0,
             label_counts=dict(totals.labels),
-            gate=totals.gate.total,
-            unchecked=self._run.quality.unchecked,
-            failures=ending.failures,
+            gate=totals.gate,
+            unchecked=self.run.quality.unchecked,
+            failures=tuple(
+                ShardFailure(shard, reason, quarantined)
+                for reasons, quarantined in failed
+                for shard, reason in sorted(reasons.items())
+            ),
             message=message,
             dataset=dataset,
         )
 
     def _in_flight(self, flights: Sequence[Flight]) -> float:
-        """Twice a second over every actor there is: no plan is asked."""
-        size, groups = self._run.recipe.output.shard_size, self._run.recipe.anatomies
-        whole, last = size * self._expected.made, groups // size
-        made = sum(min(images, whole) for shard, images in flights if shard < last)
-        rest = sum(
-            self._expected.share(images, groups - size * shard) for shard, images in flights if shard >= last
-        )
-        return made * self._expected.delivered / self._expected.made + rest
+        size, groups = self.run.recipe.output.shard_size, self.run.recipe.anatomies
+        return sum(self._expected.share(one.images, min(size, groups - size * one.shard)) for one in flights)

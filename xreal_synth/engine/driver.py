@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.names import quarantine_key, stem_of
+from xreal_synth.dataset.names import DATASET, quarantine_key, stem_of
 from xreal_synth.dataset.seal import sealed
-from xreal_synth.engine.account import Account, Ending
+from xreal_synth.engine.account import Account
 from xreal_synth.engine.ledger import Ledger, missing_records
-from xreal_synth.engine.pool import Clock, Failed, Heard, Lost, Member, Pool, Ready, actor_id
+from xreal_synth.engine.pool import Clock, Failed, Heard, Member, Pool, Ready, actor_id
 from xreal_synth.engine.progress import (
     ActorLost,
     ActorUp,
@@ -29,12 +30,11 @@ from xreal_synth.engine.progress import (
     Warned,
 )
 from xreal_synth.engine.schedule import Limits, ShardSchedule
-from xreal_synth.engine.trust import DATASET
 from xreal_synth.errors import EngineError, StorageError
 from xreal_synth.run.fingerprint import fingerprint_differences
 from xreal_synth.run.resources import ActorShape, Resources, recorded_micro_batch
-from xreal_synth.run.setup import Run, claim
-from xreal_synth.storage import Store, with_retries
+from xreal_synth.run.setup import claim
+from xreal_synth.storage import with_retries
 from xreal_synth.types import ShardRecord
 
 _RESOURCES_EVERY_S = 5.0
@@ -44,36 +44,26 @@ _LOOK_EVERY_S = 0.5
 _LONGEST_BOOT_WAIT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunPlace:
-    """Where a run's shards go: the dataset, its head if it has one, and what of it is done; `leave` are shards not
-    to be made, with the reasons."""
-
-    store: Store
-    head: DatasetHead | None
-    ledger: Ledger
-    leave: dict[int, str]
-
-
 class Driver:
-    """One run's loop. `resources()` tells what there is for actors now."""
+    """One run's loop. `resources()` tells what there is for actors now; `head` is the dataset's, if it has one; `leave`
+    are shards not to be made, with the reasons."""
 
     def __init__(
-        self, run: Run, place: RunPlace, account: Account, pool: Pool[Any], shape: ActorShape,
-        resources: Callable[[], Resources], limits: Limits, stop: threading.Event, clock: Clock = time.monotonic,
+        self, account: Account, ledger: Ledger, pool: Pool[Any], shape: ActorShape,
+        resources: Callable[[], Resources], limits: Limits, stop: threading.Event, clock: Clock = time.monotonic, *,
+        head: DatasetHead | None = None, leave: Mapping[int, str] = MappingProxyType({}),
     ) -> None:  # fmt: skip
-        self.run_, self.store, self.account, self.tell = run, place.store, account, account.tell
+        self.run_, self.store, self.account, self.tell = account.run, account.store, account, account.tell
         self.pool, self.shape, self.clock = pool, shape, clock
-        self.stop, self.limits, self.head = stop, limits, place.head
-        self.replacing, self.leave = place.ledger.replacing, place.leave
-        self.schedule = ShardSchedule(place.ledger.todo, limits, place.ledger.totals.shards)
+        self.stop, self.limits, self.head = stop, limits, head
+        self.replacing, self.leave = ledger.replacing, dict(leave)
+        self.schedule = ShardSchedule(ledger.todo, limits, ledger.totals.shards)
         self.made: set[int] = set()
         self.begun = self.claimed = self.reported_of_others = False
         self.ours: set[str] = set()
-        self.odd: set[str] = set()
         self.searcher = ""
         self.boot_failures, self.boot_again_at = 0, 0.0
-        self.fingerprints: list[dict[str, str]] = [place.head.fingerprint] if place.head else []
+        self.fingerprints: list[dict[str, str]] = [head.fingerprint] if head else []
         self._resources = resources
         self.resources, self.resources_at = resources(), clock()
         self.warned_at = self.looked_at = clock()
@@ -99,15 +89,14 @@ class Driver:
         return self.schedule.exhausted(len(self.pool) - self.pool.count("retired"))
 
     def _announce(self) -> None:
-        total, todo = self.run_.plan.shard_count, len(self.schedule)
         self.tell(
             RunStarted(
                 uri=self.store.uri,
-                shards_total=total,
+                shards_total=self.run_.plan.shard_count,
                 shards_done=self.account.totals.shards,
                 images_total=self.account.images_total,
                 images_done=self.account.totals.samples,
-                actors=self.shape.wanted(self.resources, todo),
+                actors=self.shape.wanted(self.resources, len(self.schedule)),
                 device=self.shape.device,
                 micro_batch=self.shape.micro_batch,
             )
@@ -119,8 +108,8 @@ class Driver:
         now = self.clock()
         if now - self.resources_at > _RESOURCES_EVERY_S:
             self.resources, self.resources_at = self._resources(), now
-        if self.schedule.all_failed:
-            self._replace_stale()
+        if self.schedule.all_failed and self.schedule.stale(self.pool.active):
+            self.pool.end_all([member for member in self.pool.in_state("idle") if not member.publishing])
         if self._exhausted() or now < self.boot_again_at:
             return
         retired = self.pool.in_state("retired")
@@ -140,13 +129,6 @@ class Driver:
                 self.searcher = member.name
             self.pool.settle(member, self.shape.micro_batch)
 
-    def _replace_stale(self) -> None:
-        if not self.schedule.stale(self.pool.active):
-            return
-        for member in self.pool.in_state("idle"):
-            if not member.publishing:
-                self.pool.end(member)
-
     def _assign(self) -> None:
         """Gives idle actors shards; one that gets none decides what it has left. A shard that has failed is made alone,
         so that it is told from those that would share its micro-batches."""
@@ -155,7 +137,9 @@ class Driver:
         giving = self.begun and not self._exhausted() and not self.stop.is_set()
         alone = self.schedule.all_failed
         for member in self.pool.in_state("idle") if idle else ():
-            shard = self._next(member) if giving and not (alone and member.open) else None
+            others = self.pool.active if self.schedule.trust.strikes(member.name) else ()
+            take = giving and not (alone and member.open)
+            shard = self.schedule.take(member.name, others) if take else None
             if shard is not None:
                 self.pool.assign(
                     member, shard, self.schedule.tries(shard), alone=bool(self.schedule.reason(shard)),
@@ -163,10 +147,6 @@ class Driver:
                 )  # fmt: skip
             elif member.open:
                 self.pool.finish(member)
-
-    def _next(self, member: Member) -> int | None:
-        others = self.pool.active if self.schedule.trust.strikes(member.name) else ()
-        return self.schedule.take(member.name, others)
 
     def _listen(self) -> None:
         self._hear_all(self.limits.tick_s)
@@ -185,7 +165,7 @@ class Driver:
         for member in self.pool.unready(self.limits.boot_s):
             self.pool.end(member)
             reason = f"not ready {self.clock() - member.placed_at:.0f} s after it had a place"
-            self._boot_failed(member, Failed("lost", reason, reason))
+            self._boot_failed(member, Failed("died", reason, gone=True))
         now = self.clock()
         waiting = [member for member in self.pool.in_state("booting") if not member.node]
         oldest = min((member.since for member in waiting), default=now)
@@ -204,11 +184,11 @@ class Driver:
         heard = self.pool.wait(timeout_s)
         ended: dict[str, set[str]] = {}
         for each in heard:
-            if isinstance(each.outcome, Lost):
+            if isinstance(each.outcome, Failed) and each.outcome.gone:
                 ended.setdefault(each.member.node, set()).add(each.member.name)
         for each in heard:
-            if isinstance(each.outcome, Lost) and len(ended[each.member.node]) > 1:
-                each = replace(each, outcome=replace(each.outcome, outside=True))
+            if isinstance(each.outcome, Failed) and each.outcome.gone and len(ended[each.member.node]) > 1:
+                each = replace(each, outcome=replace(each.outcome, cause="lost"))
             self._hear(each)
 
     def _hear(self, heard: Heard) -> None:
@@ -222,10 +202,7 @@ class Driver:
                 self._retire(name, f"it failed two shards in a row, and {member.name} made one of them")
         elif isinstance(outcome, Ready):
             self._ready(member, outcome)
-        elif isinstance(outcome, Lost):
-            self._lost(member, shard, outcome)
         elif shard is None:
-            self.pool.end(member)
             self._boot_failed(member, outcome)
         else:
             self._failed(member, shard, outcome)
@@ -287,20 +264,16 @@ class Driver:
 
     def _look_at_canary(self, member: Member, ready: Ready) -> None:
         """Retires the actors whose canary image is another than that of most with their fingerprint."""
-        trust = self.schedule.trust
-        trust.shows(member.name, ready.fingerprint, ready.canary)
-        if trust.odd == self.odd:
-            return
-        for member in self.pool.in_state("retired"):
-            if member.name in self.odd - trust.odd:
-                self.pool.restore(member)
-        newly, self.odd = trust.odd - self.odd, trust.odd
-        if DATASET in newly:
+        odd, cleared = self.schedule.trust.shows(member.name, ready.fingerprint, ready.canary)
+        for one in self.pool.in_state("retired"):
+            if one.name in cleared:
+                self.pool.restore(one)
+        if DATASET in odd:
             self.tell(Warned(
                 "most actors make another canary image than the one in dataset.json, in an environment of the same "
                 "fingerprint: what was made before may differ from what is made now (verify --replay tells)"
             ))  # fmt: skip
-        for name in newly - {DATASET}:
+        for name in odd - {DATASET}:
             self._retire(name, "its canary image is another than other actors', in an equal environment")
 
     def _retire(self, name: str, reason: str) -> None:
@@ -309,78 +282,64 @@ class Driver:
         if member is None or member.state == "retired":
             return
         if member.state != "idle":
-            self._end_spoiled(member, Failed("error", reason, reason, spoiled=True))
+            self._end_spoiled(member, reason)
             return
         self.pool.retire(member)
         self.tell(Warned(f"actor {name} gets no more shards, its device (node {member.node[:12] or 'unknown'}) is not "
                          f"to be trusted: {reason}"))  # fmt: skip
 
     def _boot_failed(self, member: Member, failed: Failed) -> None:
-        self.boot_failures += 1
-        loading = any(one.node for one in self.pool.in_state("booting"))
-        hopeless = failed.cause == "mistake" or (
-            self.boot_failures >= self.limits.boot_failures and not loading
-        )
-        if not self.claimed and hopeless:
-            raise EngineError(
-                found=f"no actor can start: {failed.reason}",
-                wanted="an actor that loads the models",
-                hint="" if failed.cause == "mistake" else f"the traceback of the last try:\n{failed.trace}",
-            )
-        self.boot_again_at = self.clock() + min(2.0 ** min(self.boot_failures, 10) / 2, _LONGEST_BOOT_WAIT_S)
+        self.pool.end(member)
         self.schedule.fruitless += 1
+        if failed.cause != "lost":
+            self.boot_failures += 1
+            loading = any(one.node for one in self.pool.in_state("booting"))
+            mistake = failed.cause == "mistake"
+            hopeless = self.boot_failures >= self.limits.boot_failures and not loading
+            if not self.claimed and (mistake or hopeless):
+                raise EngineError(
+                    found=f"no actor can start: {failed.reason}",
+                    wanted="an actor that loads the models",
+                    hint=""
+                    if mistake
+                    else f"the traceback of the last try:\n{failed.trace or failed.reason}",
+                )
+            wait_s = min(2.0 ** min(self.boot_failures, 10) / 2, _LONGEST_BOOT_WAIT_S)
+            self.boot_again_at = self.clock() + wait_s
         self.tell(ActorLost(member.name, None, failed.reason))
 
-    def _lost(self, member: Member, shard: int | None, lost: Lost) -> None:
-        if shard is None and lost.outside:
-            self.schedule.fruitless += 1
-            self.tell(ActorLost(member.name, None, lost.reason))
-            return
-        if shard is None:
-            self._boot_failed(member, Failed("lost", lost.reason, lost.reason))
-            return
-        if shard == member.shard or member.shard is None:
-            self.tell(ActorLost(member.name, shard, lost.reason))
-        self._again(member, shard, lost)
-
-    def _again(self, member: Member, shard: int, lost: Lost) -> None:
-        if lost.outside:
-            again = self.schedule.failed(shard, member.name, "lost", lost.reason)
-        else:
-            again = self.schedule.died(shard, lost.reason)
-        if again:
-            self.tell(ShardRetried(shard, self.schedule.tries(shard), lost.reason))
-        else:
-            self._quarantine(shard, Failed("lost", self.schedule.given_up[shard], lost.reason))
-
     def _failed(self, member: Member, shard: int, failed: Failed) -> None:
+        if failed.gone and (shard == member.shard or member.shard is None):
+            self.tell(ActorLost(member.name, shard, failed.reason))
         if failed.spoiled and member.name in self.pool.members:
-            self._end_spoiled(member, failed)
+            self._end_spoiled(member, failed.reason)
         if self.schedule.failed(shard, member.name, failed.cause, failed.reason):
             self.tell(ShardRetried(shard, self.schedule.tries(shard), failed.reason))
         else:
             self._quarantine(shard, failed)
 
-    def _end_spoiled(self, member: Member, failed: Failed) -> None:
+    def _end_spoiled(self, member: Member, reason: str) -> None:
         """Ends an actor that cannot be trusted; what else it had in hand is made again."""
         self.pool.end(member)
-        self.tell(ActorLost(member.name, None, failed.reason))
+        self.tell(ActorLost(member.name, None, reason))
         for other in (member.shard, *member.publishing):
             if other is not None:
-                self._again(member, other, Lost(failed.reason, outside=True))
+                self._failed(member, other, Failed("lost", reason))
 
     def _quarantine(self, shard: int, failed: Failed) -> None:
         key = quarantine_key(stem_of(self.run_.recipe.name, shard))
-        content = sealed({"shard": shard, "reason": failed.reason, "traceback": failed.trace})
+        reason = self.schedule.given_up[shard]
+        content = sealed({"shard": shard, "reason": reason, "traceback": failed.trace or failed.reason})
         try:
             with_retries(f"writing {key}", lambda: self.store.replace(key, content))
         except StorageError as error:
             self.tell(Warned(str(error)))
-        self.tell(ShardQuarantined(shard, failed.reason))
+        self.tell(ShardQuarantined(shard, reason))
 
     def _drain(self) -> None:
         """Finishes what is in flight, up to `drain_s`."""
-        self.pool.end_all(self.pool.spare())
+        members = self.pool.members.values()
+        self.pool.end_all([one for one in members if one.state != "working" and not one.publishing])
         self.tell(Stopping(len(self.pool.in_flight())))
         deadline = self.clock() + self.limits.drain_s
         while self.pool.busy and self.clock() < deadline:
@@ -391,9 +350,8 @@ class Driver:
             self.schedule.failed(flight.shard, "", "lost", "stopped before it was finished")
 
     def _ended(self) -> RunSummary:
-        if self.head is None:
-            if self.stop.is_set():
-                return self.account.summary(None, Ending({}, dict.fromkeys(self.schedule.waiting, ""), True))
+        stopped = self.stop.is_set()
+        if self.head is None and not stopped:
             raise EngineError(
                 found="no actor ever started",
                 wanted="one actor at least",
@@ -401,5 +359,4 @@ class Driver:
             )
         not_made = {shard: self.schedule.reason(shard) for shard in self.schedule.waiting}
         not_made |= dict.fromkeys(missing_records(self.run_, self.store, self.made), "its record has gone")
-        ending = Ending(self.leave | self.schedule.given_up, not_made, stopped=self.stop.is_set())
-        return self.account.summary(self.head, ending)
+        return self.account.summary(self.head, self.leave | self.schedule.given_up, not_made, stopped=stopped)

@@ -7,6 +7,7 @@ A whole working directory would take checkpoints, data and secrets with it, or l
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,6 @@ from xreal_synth.storage import is_remote, local_folder
 LIMIT_BYTES: Final = 500 << 20
 """What Ray takes as a working directory."""
 
-CODE: Final = "xreal_synth"
 _PACKAGE: Final = Path(__file__).parents[1]
 _IMAGES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".tar", ".tar.gz", ".tgz")
 _TABLES: Final = (".csv", ".csv.gz", ".json", ".parquet")
@@ -33,8 +33,6 @@ _KINDS: Final = {
     "bundle": _WEIGHTS,
     "anatomy.source.masks.path": _IMAGES,
     "anatomy.source.images.path": (*_IMAGES, *_TABLES),
-    "--text-encoder": (*_WEIGHTS, ".bin", ".pt", ".pth", ".ckpt"),
-    "--vocab": (".txt",),
     **{f"quality.checks.{check}.{key}": (".safetensors", ".json") for check, key in FILES.items()},
 }
 """What is taken of a folder, by the setting that names it: the endings that a run reads, none that Python imports."""
@@ -89,11 +87,8 @@ def pack_job(
             where=str(file), found=f"outside of the working directory {folder}", wanted="a recipe inside it",
             hint="give the recipe's folder with --working-dir",
         )  # fmt: skip
-    files, notes, roots = (
-        {name: file.resolve()},
-        list[str](),
-        [folder, *([SHIPPED.resolve()] if shipped else [])],
-    )
+    files, notes = {name: file.resolve()}, list[str]()
+    roots = [folder, SHIPPED.resolve()] if shipped else [folder]
     for where, given in named_files(recipe):
         path = local_folder(given)
         start, beside = folder / path, file.parent.absolute() / path
@@ -108,12 +103,8 @@ def pack_job(
             files |= _below(folder, inside, where, notes)
             roots += roots_of(folder / inside)
     if code:
-        skipped = {"__pycache__"}
-        files |= {
-            PurePosixPath(CODE) / path.relative_to(_PACKAGE): path
-            for path in _PACKAGE.rglob("*")
-            if path.is_file() and not skipped & set(path.parts)
-        }
+        own = (path for path in _PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        files |= {PurePosixPath(_PACKAGE.name) / path.relative_to(_PACKAGE): path for path in own}
         roots.append(_PACKAGE)
         notes.append("the nodes run the package that is installed here, not their own")
     size = sum(path.stat().st_size for path in files.values())
@@ -163,9 +154,10 @@ def _below(folder: Path, inside: PurePosixPath, where: str, notes: list[str]) ->
     found, left = [start], 0
     if not start.is_file():
         every = sorted(path for path in start.rglob("*") if not path.is_dir())
-        found = [
-            path for path in every if path.name.lower().endswith(_KINDS[where]) and not _hidden(path, start)
-        ]
+        seen = (
+            path for path in every if not any(part.startswith(".") for part in path.relative_to(start).parts)
+        )
+        found = [path for path in seen if path.name.lower().endswith(_KINDS[where])]
         left = len(every) - len(found)
     for path in found:
         try:
@@ -186,18 +178,13 @@ def _below(folder: Path, inside: PurePosixPath, where: str, notes: list[str]) ->
     return {PurePosixPath(path.relative_to(folder)): path for path in found}
 
 
-def _hidden(path: Path, start: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(start).parts)
-
-
 def _too_large(files: dict[PurePosixPath, Path], size: int) -> EngineError:
-    folders: dict[str, int] = {}
+    folders: Counter[str] = Counter()
     for name, path in files.items():
-        folders[name.parts[0]] = folders.get(name.parts[0], 0) + path.stat().st_size
-    largest = sorted(folders.items(), key=lambda item: -item[1])[:3]
+        folders[name.parts[0]] += path.stat().st_size
     return EngineError(
         found=f"{megabytes(size)} to take along: "
-        + ", ".join(f"{name} {megabytes(part)}" for name, part in largest),
+        + ", ".join(f"{name} {megabytes(part)}" for name, part in folders.most_common(3)),
         wanted=f"at most {megabytes(LIMIT_BYTES)}, which is what Ray takes",
         hint="put the large ones onto s3://, into the nodes' image, or onto a mount that they share (--on-nodes)",
     )

@@ -1,4 +1,6 @@
-"""A run's own log in the dataset's folder: one JSON object per event, for people and machines that come later.
+"""What a run leaves of itself in the dataset's folder: its log, and progress.json, so that `status` needs no Ray.
+
+The log has one JSON object per event, for people and machines that come later.
 
 Fields of every line: `at` (UTC, ISO 8601, milliseconds), `run`, `event`, and the event's own. Events are the classes
 of progress.py in snake case with their fields. The first line is `run_opened`, which says what the run is; the last
@@ -23,11 +25,14 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 
 from xreal_synth.dataset.names import DATASET
+from xreal_synth.dataset.note import RunNote, read_note, write_note
 from xreal_synth.dataset.runlog import FORMAT, log_key
 from xreal_synth.engine.progress import (
     ActorUp,
@@ -51,23 +56,12 @@ PART_EVERY_S = 30.0
 PART_BYTES = 256 << 10
 LIMIT_BYTES = 512 << 20
 """About two million lines: a shard that is done takes 300 bytes."""
+NOTE_EVERY_S = 15.0
 HELD = 10_000
 """Lines in memory before the log begins, and while object storage does not take them."""
 TEXT = 4000
 _FAILURES = 20
 _DIGITS = 3
-
-
-class _Sink(Protocol):
-    """Where lines go. All raise OSError or StorageError where that fails."""
-
-    def write(self, line: bytes) -> None: ...
-
-    def tick(self) -> None:
-        """Time has passed."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class Journal:
@@ -83,10 +77,11 @@ class Journal:
     ) -> None:
         self._store, self._tell, self._clock = store, tell, clock
         self._secrets = secrets()
-        self.run = f"{_compact(clock())}-{_host()}-{os.getpid()}"
+        host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "host"
+        self.run = f"{re.sub('[-:.]', '', _iso(clock()))}-{host}-{os.getpid()}"
         self._held = [self._line("run_opened", {"format": FORMAT, **opened})]
         self._counts: Counter[str] = Counter()
-        self._sink: _Sink | None = None
+        self._sink: _LogFile | _Parts | None = None
         self._advanced_at = float("-inf")
         self._bytes = self._unwritten = 0
         self._warned = self._ended = False
@@ -106,34 +101,28 @@ class Journal:
             return
         name = event_name(type(event))
         self._counts[name] += 1
-        if isinstance(event, Advanced) and self._clock() - self._advanced_at < ADVANCED_EVERY_S:
-            if self._sink is not None:
-                self._try(self._sink.tick)
-            return
         if isinstance(event, Advanced):
+            if self._clock() - self._advanced_at < ADVANCED_EVERY_S:
+                if self._sink is not None:
+                    self._try(self._sink.tick)
+                return
             self._advanced_at = self._clock()
-        self._say(self._line(name, fields_of(event)))
+        self._say(self._line(name, {one.name: getattr(event, one.name) for one in dataclasses.fields(event)}))
         if isinstance(event, ActorUp) and self._sink is None:
             self._begin()
 
     def _close(self, summary: RunSummary) -> None:
         """The last line. A run that has nothing to tell, on a dataset that was complete, leaves no log."""
-        if self._sink is None and len(self._held) > 1 and self._has_place():
-            self._begin()
+        if self._sink is None and len(self._held) > 1:
+            with suppress(OSError, StorageError):
+                if self._store.exists(DATASET):
+                    self._begin()
         if self._sink is not None:
             self._last("run_ended", _summed_up(summary))
 
-    def _has_place(self) -> bool:
-        try:
-            return self._store.exists(DATASET)
-        except (OSError, StorageError):
-            return False
-
     def _begin(self) -> None:
-        local = self._store.local_path
-        self._sink = (
-            _Parts(self._store, self.run, self._clock) if local is None else _LogFile(self._store, self.run)
-        )
+        far = self._store.local_path is None
+        self._sink = _Parts(self._store, self.run, self._clock) if far else _LogFile(self._store, self.run)
         held, self._held = self._held, []
         for line in held:
             self._say(line)
@@ -181,7 +170,8 @@ class Journal:
 
 
 class _LogFile:
-    """A file on a disk, one write a line. A line that was cut off, by a full disk, stays a line of its own."""
+    """A file on a disk, one write a line. A line that was cut off, by a full disk, stays a line of its own. As in
+    `_Parts` each method raises OSError or StorageError."""
 
     def __init__(self, store: Store, run: str) -> None:
         assert isinstance(store, LocalStore)
@@ -199,7 +189,7 @@ class _LogFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._store.uri}/{self._key}")
 
     def tick(self) -> None:
-        return
+        """Nothing waits."""
 
     def close(self) -> None:
         if self._file is not None:
@@ -223,6 +213,7 @@ class _Parts:
         self._unsaved += 1
 
     def tick(self) -> None:
+        """Time has passed."""
         if self._unsaved and self._clock() - self._written_at >= PART_EVERY_S:
             self._save()
 
@@ -238,6 +229,57 @@ class _Parts:
         if len(data) >= PART_BYTES:
             self._part += 1
             self._lines = []
+
+
+class NoteKeeper:
+    """Writes progress.json every `every_s` seconds from the first actor that is up, and how the run ended; says with
+    `tell` where it cannot.
+
+    Before that the place is not claimed, and a run that cannot start leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        groups: int,
+        shards: int,
+        tell: OnEvent,
+        every_s: float = NOTE_EVERY_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._tell = store, tell
+        self._every, self._clock = every_s, clock
+        self._note = RunNote(0.0, None, groups, shards, 0)
+        self._begun = self._failed = False
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, RunEnded):
+            self._ended(event.summary)
+        elif isinstance(event, ActorUp | Advanced):
+            self._begun = self._begun or isinstance(event, ActorUp)
+            actors = max(self._note.actors, 1) if isinstance(event, ActorUp) else event.actors
+            if actors != self._note.actors:
+                self._note = replace(self._note, actors=actors)
+            if self._begun and self._clock() - self._note.at >= self._every:
+                self._write(self._note)
+
+    def _ended(self, summary: RunSummary) -> None:
+        """Unless that stands there already or the place was never claimed."""
+        if not self._store.exists(DATASET):
+            return
+        note = replace(self._note, exit_code=summary.exit_code, actors=0, message=summary.message)
+        there = read_note(self._store)
+        if there is None or replace(there, at=0.0) != replace(note, at=0.0):
+            self._write(note)
+
+    def _write(self, note: RunNote) -> None:
+        self._note = replace(note, at=self._clock())
+        try:
+            write_note(self._store, self._note)
+        except (OSError, StorageError) as error:
+            if not self._failed:
+                self._tell(Warned(f"progress.json cannot be written, so `status` lags behind: {error}"))
+            self._failed = True
 
 
 def journal(run: Run, store: Store, tell: OnEvent) -> Journal:
@@ -260,10 +302,6 @@ def journal(run: Run, store: Store, tell: OnEvent) -> Journal:
         "actors": str(recipe.compute.actors),
     }
     return Journal(store, opened, tell)
-
-
-def fields_of(event: Event) -> dict[str, object]:
-    return {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
 
 
 def _summed_up(summary: RunSummary) -> dict[str, object]:
@@ -291,11 +329,3 @@ def _plain(value: object, known: Sequence[str]) -> object:
 
 def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _compact(at: float) -> str:
-    return re.sub("[-:.]", "", _iso(at))
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "host"

@@ -14,9 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
+from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.names import (
     RECORDS,
     SHARDS,
@@ -28,6 +28,7 @@ from xreal_synth.dataset.names import (
     tar_key,
 )
 from xreal_synth.dataset.record import parse_record
+from xreal_synth.dataset.summary import added
 from xreal_synth.dataset.table import read_rejected
 from xreal_synth.dataset.tar import TableRow, TarWriter, encode_sample, read_samples
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
@@ -35,8 +36,18 @@ from xreal_synth.engine.publish import publish_rows
 from xreal_synth.engine.samples import build_sample, real_twin
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.run.attempts import plan_group
-from xreal_synth.storage import LocalStore, Store, sha256_file, sha256_of, with_retries
-from xreal_synth.types import MemberSpec, Rejected, Role, Sample, SampleSpec, ShardPlan, ShardRecord, Verdict
+from xreal_synth.storage import Store, sha256_file, with_retries
+from xreal_synth.types import (
+    Acceptance,
+    MemberSpec,
+    Rejected,
+    Role,
+    Sample,
+    SampleSpec,
+    ShardPlan,
+    ShardRecord,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -56,7 +67,7 @@ class Totals:
     rejected: int = 0
     dropped: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    gate: GateTally = field(default_factory=GateTally)
+    gate: Acceptance | None = None
 
     def add(self, record: ShardRecord) -> None:
         self.shards += 1
@@ -65,7 +76,7 @@ class Totals:
         self.rejected += record.rejected
         self.dropped += record.dropped
         self.labels.update(record.label_counts)
-        self.gate.add(record.gate)
+        self.gate = added(self.gate, record.gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +86,6 @@ class Ledger:
     todo: tuple[int, ...]
     replacing: frozenset[int]
     totals: Totals
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A record as read: `problem` says why its shard has to be made again, if it has."""
-
-    shard: int
-    record: ShardRecord | None
-    problem: str = ""
-    grown: bool = False
 
 
 def read_ledger(
@@ -101,25 +102,28 @@ def read_ledger(
     done: set[int] = set()
     replacing: list[int] = []
     recorded = shards_in(store, RECORDS, run.recipe.name)
-    _refuse_surplus(run, store, recorded)
-    size = _sizes(store)
-    for found in in_order(lambda shard: _read(run, store, shard, size), recorded, readers(store)):
-        known = found.shard in again
-        if found.record is not None and not (known or found.problem or found.grown):
-            totals.add(found.record)
-            done.add(found.shard)
+    if recorded and recorded[-1] >= run.plan.shard_count:
+        raise _surplus(run, store, f"shard {recorded[-1]}")
+    size: Callable[[str], int | None] = store.size
+    if store.local_path is None:  # where a request takes long, all of them are listed
+        size = {**store.sizes(SHARDS), **store.sizes(TABLES)}.get
+    found = in_order(lambda shard: _read(run, store, shard, size), recorded, readers(store))
+    for shard, (record, problem) in zip(recorded, found, strict=True):
+        if record is not None and shard not in again:
+            totals.add(record)
+            done.add(shard)
             continue
-        if found.problem:
-            on_event(ShardDiscarded(found.shard, found.problem))
-        replacing.append(found.shard)
+        if problem:
+            on_event(ShardDiscarded(shard, problem))
+        replacing.append(shard)
     for shard in sorted(set(shards_in(store, SHARDS, run.recipe.name)) - set(recorded)):
         ours = shard < run.plan.shard_count
-        record = adopt(run, store, run.plan.shard(shard), fingerprint) if ours else None
-        if record is None:
+        adopted = adopt(run, store, run.plan.shard(shard), fingerprint) if ours else None
+        if adopted is None:
             store.delete(tar_key(stem_of(run.recipe.name, shard)))
             on_event(ShardDiscarded(shard, _OTHER))
         else:
-            totals.add(record)
+            totals.add(adopted)
             done.add(shard)
             on_event(ShardAdopted(shard))
     settled = done.union(replacing, leave)
@@ -144,9 +148,10 @@ def adopt(
         whole = _whole_tar(run, store, shard, Path(folder))
         if whole is None:
             return None
+        tar, rows, rejected = whole
         try:
             return publish_rows(
-                run, shard, whole.rows, whole.rejected, whole.tar, store,
+                run, shard, rows, rejected, tar, store,
                 environment=fingerprint, timings={}, actor="adopted", attempt=0, replacing=replacing,
             )  # fmt: skip
         except DatasetError:
@@ -159,24 +164,12 @@ def adoptable(run: Run, store: Store, shard: ShardPlan) -> bool:
         return _whole_tar(run, store, shard, Path(folder)) is not None
 
 
-def intact_tar(store: Store, record: ShardRecord) -> bool:
-    """Whether the tar is the one that the record names, byte for byte."""
-    return store.size(record.tar.path) == record.tar.bytes and (
-        sha256_of(store, record.tar.path) == record.tar.sha256
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """A tar that is right, and what stands in its table and among the rejects."""
-
-    tar: Path
-    rows: list[TableRow]
-    rejected: list[Rejected]
+_Whole = tuple[Path, list[TableRow], list[Rejected]]
 
 
 def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole | None:
-    """The shard's tar if it is right; None where labels depend on what a classifier saw, which no tar tells.
+    """The shard's tar if it is right, built again, with the rows of its table and the rejects; None where labels depend
+    on what a classifier saw, which no tar tells.
 
     It is built again from the plan, and the images, attempts and verdicts in it: equal bytes mean that every name,
     label, mask and box is right and that nothing is missing or added. What the gate refused on the way is read from
@@ -189,15 +182,15 @@ def _whole_tar(run: Run, store: Store, shard: ShardPlan, folder: Path) -> _Whole
     known = _known_rejects(store, shard.stem)
     rejected: list[Rejected] = []
     try:
-        there = _local_copy(store, key, folder)
-        with TarWriter(again) as writer:
-            for sample in _rebuilt(run, shard, there, known, rejected):
-                writer.add(encode_sample(sample))
+        with local_copy(store, key) as there:
+            with TarWriter(again) as writer:
+                for sample in _rebuilt(run, shard, there, known, rejected):
+                    writer.add(encode_sample(sample))
+            equal = sha256_file(again) == sha256_file(there)
     except DatasetError:
         return None
-    equal = sha256_file(again) == sha256_file(there)
-    in_order = [*known.values()] if set(known) == {(one.group, one.attempt) for one in rejected} else rejected
-    return _Whole(again, writer.rows, in_order) if equal else None
+    refused = [*known.values()] if set(known) == {(one.group, one.attempt) for one in rejected} else rejected
+    return (again, writer.rows, refused) if equal else None
 
 
 _Rejects = dict[tuple[int, int], Rejected]
@@ -264,22 +257,6 @@ def _rebuilt_member(run: Run, spec: SampleSpec, member: MemberSpec, there: Sampl
     return build_sample(run, spec, member, there.image if real is None else real, there.change, verdict)
 
 
-def _local_copy(store: Store, key: str, folder: Path) -> Path:
-    if isinstance(store, LocalStore):
-        store.open(key).close()
-        return Path(store.uri) / key
-    copy = folder / "there.tar"
-    with copy.open("wb") as file:
-        for chunk in store.chunks(key):
-            file.write(chunk)
-    return copy
-
-
-def _refuse_surplus(run: Run, store: Store, recorded: list[int]) -> None:
-    if recorded and recorded[-1] >= run.plan.shard_count:
-        raise _surplus(run, store, f"shard {recorded[-1]}")
-
-
 def _surplus(run: Run, store: Store, what: str) -> DatasetError:
     return DatasetError(
         where=store.uri,
@@ -289,28 +266,23 @@ def _surplus(run: Run, store: Store, what: str) -> DatasetError:
     )
 
 
-def _sizes(store: Store) -> Callable[[str], int | None]:
-    """How large a shard's file is: asked one by one on this machine, all of them listed where a request takes long."""
-    if store.local_path is not None:
-        return store.size
-    return {**store.sizes(SHARDS), **store.sizes(TABLES)}.get
-
-
-def _read(run: Run, store: Store, shard: int, size: Callable[[str], int | None]) -> _Found:
-    stem = stem_of(run.recipe.name, shard)
-    key = record_key(stem)
+def _read(
+    run: Run, store: Store, shard: int, size: Callable[[str], int | None]
+) -> tuple[ShardRecord | None, str]:
+    """The shard's record; None where it has to be made again, because it has grown or with a word on what is wrong."""
+    key = record_key(stem_of(run.recipe.name, shard))
     try:
         record = parse_record(with_retries(f"reading {key}", lambda: store.read_bytes(key)), key)
     except DatasetError as error:
-        return _Found(shard, None, error.message())
+        return None, error.message()
     plan = run.plan.shard(shard)
     if record.stop > plan.stop:
         raise _surplus(run, store, f"group {record.stop - 1}")
     if record.digest != run.digest or record.shard != shard or record.start != plan.start:
-        return _Found(shard, record, f"{key} is the record of another shard")
+        return None, f"{key} is the record of another shard"
     if record.stop < plan.stop:
-        return _Found(shard, record, grown=True)
+        return None, ""
     for stamp in filter(None, (record.tar, record.table, record.rejects)):
         if size(stamp.path) != stamp.bytes:
-            return _Found(shard, record, f"{stamp.path} is missing or not of {stamp.bytes} bytes")
-    return _Found(shard, record)
+            return None, f"{stamp.path} is missing or not of {stamp.bytes} bytes"
+    return record, ""

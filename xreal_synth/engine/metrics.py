@@ -28,26 +28,8 @@ from xreal_synth.run.stopwatch import GATE, MODEL, OTHER, WAIT
 
 Kind = Literal["counter", "gauge", "histogram"]
 PREFIX: Final = "xreal_synth_"
-EXPORTED: Final = "ray_"
-_SECONDS = (
-    0.1,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    20.0,
-    30.0,
-    60.0,
-    90.0,
-    120.0,
-    180.0,
-    240.0,
-    300.0,
-    600.0,
-    1200.0,
-    3600.0,
-)
+SECONDS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 90, 120, 180, 240, 300, 600, 1200, 3600)
+"""Buckets of every histogram."""
 NOTHING: Final = 2.0**-30
 """Counters begin with so much instead of zero, which Ray refuses: Prometheus sees the first step only of a series that
 was there before it. Sums of whole numbers lose nothing by it."""
@@ -55,13 +37,12 @@ was there before it. Sums of whole numbers lose nothing by it."""
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`tags` come on top of those that all metrics of the run, or of an actor, have; `buckets` are a histogram's."""
+    """`tags` come on top of those that all metrics of the run, or of an actor, have."""
 
     name: str
     kind: Kind
     help: str
     tags: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -71,14 +52,8 @@ class Metric:
     @property
     def series(self) -> tuple[str, ...]:
         """The names that Prometheus sees."""
-        name = f"{EXPORTED}{self.full_name}"
-        if self.kind == "counter":
-            return (f"{name}_total",)
-        return (
-            (name,)
-            if self.kind == "gauge"
-            else tuple(f"{name}_{part}" for part in ("bucket", "count", "sum"))
-        )
+        parts = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+        return tuple(f"ray_{self.full_name}{part}" for part in parts[self.kind])
 
 
 IMAGES_PER_S = Metric(
@@ -94,9 +69,10 @@ ACCEPTED = Metric("groups_accepted", "counter", "Groups in shards that this run 
 DROPPED = Metric("groups_dropped", "counter", "Groups given up after max_attempts.")
 REJECTED = Metric("attempts_rejected", "counter", "Attempts at groups that a check refused.", ("check",))
 BYTES = Metric("published_bytes", "counter", "Bytes of tars that this run has published.")
-SHARD_SECONDS = Metric("shard_seconds", "histogram", "Seconds in which a shard was made.", buckets=_SECONDS)
-BOOT_SECONDS = Metric("boot_seconds", "histogram", "Seconds from asking for an actor to its models being loaded.",
-                      buckets=_SECONDS)  # fmt: skip
+SHARD_SECONDS = Metric("shard_seconds", "histogram", "Seconds in which a shard was made.")
+BOOT_SECONDS = Metric(
+    "boot_seconds", "histogram", "Seconds from asking for an actor to its models being loaded."
+)
 RETRIED = Metric("shards_retried", "counter", "Shards that failed and went back to the queue.")
 QUARANTINED = Metric("shards_quarantined", "counter", "Shards given up.")
 LOST = Metric("actors_lost", "counter", "Actors that died, hung or could not start.")
@@ -109,13 +85,14 @@ RUN = (
 ATTEMPTED = Metric(
     "actor_images", "counter", "Images that the actor has made, refused ones too, as it makes them."
 )
-SECONDS = Metric("actor_seconds", "counter", "Where the actor's time has gone: model, gate, wait, other, idle.",
+SECONDS_OF = Metric("actor_seconds", "counter", "Where the actor's time has gone: model, gate, wait, other, idle.",
                  ("part",))  # fmt: skip
 BUSY = Metric("actor_busy_share", "gauge", "Share of its last shard's time, idle before it included, that the actor "
               "was in the model: 0 to 1.")  # fmt: skip
-PUBLISH_SECONDS = Metric("publish_seconds", "histogram", "Seconds in which a shard's files were written to their "
-                         "place.", buckets=_SECONDS)  # fmt: skip
-ACTOR = (ATTEMPTED, SECONDS, BUSY, PUBLISH_SECONDS)
+PUBLISH_SECONDS = Metric(
+    "publish_seconds", "histogram", "Seconds in which a shard's files were put in their place."
+)
+ACTOR = (ATTEMPTED, SECONDS_OF, BUSY, PUBLISH_SECONDS)
 """The actors'."""
 
 
@@ -135,33 +112,34 @@ class RunMeters:
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, RunStarted):
-            self._begin(event)
-        elif self._emit is not None:
+            self._emit = self._open(self._dataset)
+            self._shards, self._done = event.shards_total, event.shards_done
+            for metric in RUN:
+                if metric.kind == "counter" and not metric.tags:
+                    self._emit(metric, NOTHING)
+        if self._emit is not None:
             self._reported(self._emit, event)
-
-    def _begin(self, event: RunStarted) -> None:
-        self._emit = emit = self._open(self._dataset)
-        for metric in RUN:
-            if metric.kind == "counter" and not metric.tags:
-                emit(metric, NOTHING)
-        self._shards, self._done = event.shards_total, event.shards_done
-        emit(IMAGES, event.images_done, state="done")
-        emit(IMAGES, event.images_total, state="expected")
-        self._emit_shards(emit)
 
     def _reported(self, emit: Emit, event: Event) -> None:
         match event:
+            case RunStarted():
+                self._progress(emit, event)
             case Advanced():
                 emit(IMAGES_PER_S, event.images_per_s)
-                emit(IMAGES, event.images_done, state="done")
-                emit(IMAGES, event.images_total, state="expected")
                 for state, count in event.states.items():
                     emit(ACTORS, count, state=state)
                 self._in_flight = event.in_flight
-                self._emit_shards(emit)
+                self._progress(emit, event)
             case ShardDone():
                 self._done = event.done
-                self._emit_done(emit, event)
+                counts = event.images, event.groups, event.dropped, event.bytes
+                for metric, count in zip((IMAGES_GENERATED, ACCEPTED, DROPPED, BYTES), counts, strict=True):
+                    if count:
+                        emit(metric, count)
+                for check, count in event.refused.items():
+                    emit(REJECTED, count, check=check)
+                emit(SHARD_SECONDS, event.seconds)
+                self._emit_shards(emit)
             case ActorUp():
                 emit(BOOT_SECONDS, event.seconds)
             case ActorLost():
@@ -172,22 +150,10 @@ class RunMeters:
                 self._quarantined += 1
                 emit(QUARANTINED, 1)
                 self._emit_shards(emit)
-            case _:
-                return
 
-    def _emit_done(self, emit: Emit, event: ShardDone) -> None:
-        counts = (
-            (IMAGES_GENERATED, event.images),
-            (ACCEPTED, event.groups),
-            (DROPPED, event.dropped),
-            (BYTES, event.bytes),
-        )
-        for metric, count in counts:
-            if count:
-                emit(metric, count)
-        for check, count in event.refused.items():
-            emit(REJECTED, count, check=check)
-        emit(SHARD_SECONDS, event.seconds)
+    def _progress(self, emit: Emit, event: RunStarted | Advanced) -> None:
+        emit(IMAGES, event.images_done, state="done")
+        emit(IMAGES, event.images_total, state="expected")
         self._emit_shards(emit)
 
     def _emit_shards(self, emit: Emit) -> None:
@@ -213,15 +179,14 @@ class ActorMeters:
         """So many seconds went into a shard's rendering, by name; what is left since the one before was idle."""
         now = self._clock()
         wall, self._since = now - self._since, now
-        known = {"model": timings.get(MODEL), "gate": timings.get(GATE), "wait": timings.get(WAIT)}
-        parts = {part: seconds for part, seconds in known.items() if seconds is not None}
+        names = {"model": MODEL, "gate": GATE, "wait": WAIT}
+        parts = {part: timings[name] for part, name in names.items() if name in timings}
         parts |= {"other": timings.get(OTHER, 0.0), "idle": wall - sum(timings.values())}
         for part, seconds in parts.items():
             if seconds > 0:
-                self._emit(SECONDS, seconds, part=part)
-        model = parts.get("model")
-        if model is not None and wall > 0:
-            self._emit(BUSY, min(model / wall, 1.0))
+                self._emit(SECONDS_OF, seconds, part=part)
+        if "model" in parts and wall > 0:
+            self._emit(BUSY, min(parts["model"] / wall, 1.0))
 
     @contextmanager
     def publishing(self) -> Iterator[None]:

@@ -1,9 +1,8 @@
 """The actors of a run, as the driver sees them: started, given shards, listened to, ended. No Ray here.
 
 An actor renders one shard at a time; those before may still have groups that share its micro-batches, or be written
-to their place meanwhile. What is bound to an engine (Ray, or a
-simulation) is left to subclasses; all costs per call here are independent of the number of actors, but for the
-looks that a driver takes twice a second at most.
+to their place meanwhile. What is bound to an engine (Ray, or a simulation) is left to subclasses; all costs per call
+here are independent of the number of actors, but for the looks that a driver takes twice a second at most.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.schedule import Cause
@@ -23,6 +22,7 @@ Clock = Callable[[], float]
 """Seconds since some moment; a simulation has its own."""
 
 State = Literal["booting", "idle", "working", "retired"]
+Call = Literal["ready", "settle", "shard", "finish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +41,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A failure as the driver hears of it; `spoiled` means that the actor must be replaced. Causes are the
-    schedule's."""
+    """A failure as the driver hears of it; causes are the schedule's. `spoiled` means that the actor must be replaced,
+    `gone` that it has ended: it is "lost" where its shard had no part in that (the node went, was preempted or cannot
+    be reached), else "died"."""
 
     cause: Cause
     reason: str
-    trace: str
+    trace: str = ""
     spoiled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The actor or its node is gone. `outside` says that its shard had no part in it: the node went, was
-    preempted or cannot be reached."""
-
-    reason: str
-    outside: bool = False
-
-
-Outcome = Ready | ShardRecord | Failed | Lost
+    gone: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +85,7 @@ class Heard:
 
     member: Member
     shard: int | None
-    outcome: Outcome
+    outcome: Ready | ShardRecord | Failed
 
 
 class Flight(NamedTuple):
@@ -127,16 +117,8 @@ class Pool(ABC, Generic[M]):
         """Asks for an actor."""
 
     @abstractmethod
-    def _send(self, member: M, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
-        """Gives an actor its shard."""
-
-    @abstractmethod
-    def _send_finish(self, member: M) -> None:
-        """Has an actor decide the groups that it has left."""
-
-    @abstractmethod
-    def _send_settle(self, member: M, micro_batch: int | None) -> None:
-        """Tells an actor the micro-batch, or to find it."""
+    def _call(self, member: M, method: Call, *arguments: Any) -> None:
+        """Asks an actor for something, whose answer `wait` tells: of `ray_actor.Generator`, the method of that name."""
 
     @abstractmethod
     def _kill(self, member: M) -> None:
@@ -185,7 +167,7 @@ class Pool(ABC, Generic[M]):
     def assign(self, member: M, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
         """Gives an idle actor a shard; `alone` it shares no micro-batch with others."""
         self._begin(member, shard)
-        self._send(member, shard, attempt, replacing=replacing, alone=alone)
+        self._call(member, "shard", shard, attempt, replacing, alone)
 
     def hold(self, member: Member) -> None:
         """An actor that has loaded waits for the micro-batch: it is in `held`."""
@@ -195,12 +177,12 @@ class Pool(ABC, Generic[M]):
     def settle(self, member: M, micro_batch: int | None) -> None:
         """Tells a held actor the micro-batch, or to find it; it is ready when it answers."""
         del self.held[member.name]
-        self._send_settle(member, micro_batch)
+        self._call(member, "settle", micro_batch)
 
     def finish(self, member: M) -> None:
         """Has an idle actor decide the groups that it has left: there is no next shard for it."""
         self._begin(member, None)
-        self._send_finish(member)
+        self._call(member, "finish")
 
     def end(self, member: M) -> None:
         """Ends an actor; what it had in hand stays noted in it."""
@@ -214,11 +196,6 @@ class Pool(ABC, Generic[M]):
         for member in list(self.members.values() if members is None else members):
             self.end(member)
 
-    def spare(self) -> list[M]:
-        """Members without a shard in flight."""
-        without = (*self.in_state("booting"), *self.in_state("idle"), *self.in_state("retired"))
-        return [m for m in without if not m.publishing]
-
     def retire(self, member: Member) -> None:
         """An idle actor gets no more shards, and keeps its device, so that no other comes to it."""
         assert member.state == "idle", f"{member.name} is {member.state}"
@@ -228,25 +205,30 @@ class Pool(ABC, Generic[M]):
         """A retired actor gets shards again."""
         self._move(self.members[member.name], "idle")
 
-    def losses(self, member: Member, lost: Lost) -> list[Heard]:
+    def losses(self, member: Member, lost: Failed) -> list[Heard]:
         """What an actor's end means for the shards that it had: the one it was rendering is to blame, if one is, or the
         only one. The others are made alone then, which tells."""
         published = list(member.publishing)
         if member.shard is None and len(published) <= 1:
             return [Heard(member, published[0] if published else None, lost)]
-        others = Lost(f"{lost.reason} (it was not published yet)", outside=True)
+        others = replace(lost, cause="lost", reason=f"{lost.reason} (it was not published yet)")
         rendering = [] if member.shard is None else [Heard(member, member.shard, lost)]
         return rendering + [Heard(member, shard, others) for shard in published]
 
-    def hung(self, limit_s: float) -> list[tuple[M, Lost]]:
+    def hung(self, limit_s: float) -> list[tuple[M, Failed]]:
         """Members that show no new image for `limit_s`, or ten times the longest gap seen: of their shard, or of those
         that they are to publish."""
         limit, now = max(limit_s, 10 * self.longest_gap_s), self.clock()
-        stuck = [m for m in self._publishing.values() if now - max(m.published_at, m.changed_at) > limit]
-        still = [m for m in self.in_state("working") if m not in stuck and now - m.changed_at > limit]
-        return [
-            (m, Lost(f"files not written for {now - m.published_at:.0f} s", outside=True)) for m in stuck
-        ] + [(m, Lost(f"no new image for {now - m.changed_at:.0f} s")) for m in still]
+        found: list[tuple[M, Failed]] = []
+        for m in self._publishing.values():
+            if now - max(m.published_at, m.changed_at) > limit:
+                reason = f"files not written for {now - m.published_at:.0f} s"
+                found.append((m, Failed("lost", reason, gone=True)))
+        stuck = [m for m, _ in found]
+        for m in self.in_state("working"):
+            if m not in stuck and now - m.changed_at > limit:
+                found.append((m, Failed("died", f"no new image for {now - m.changed_at:.0f} s", gone=True)))
+        return found
 
     def unready(self, limit_s: float) -> list[M]:
         """Members that have had a place for `limit_s` and are not ready."""

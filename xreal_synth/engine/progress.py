@@ -1,4 +1,4 @@
-"""What a run says of itself: events for a progress bar or a log, the final summary, and a rate meter.
+"""What a run says of itself: events for a progress bar or a log, each a line of text by `str`, and the final summary.
 
 No ray and no torch here: a command line or a test reads these without either.
 """
@@ -6,8 +6,6 @@ No ray and no torch here: a command line or a test reads these without either.
 from __future__ import annotations
 
 import re
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
@@ -37,6 +35,13 @@ class RunStarted:
     device: str
     micro_batch: int | None
 
+    def __str__(self) -> str:
+        batch = "to be found by the first actor" if self.micro_batch is None else self.micro_batch
+        return (
+            f"{self.uri}: {self.shards_done} of {self.shards_total} shards done, "
+            f"{self.actors} actors on {self.device}, micro-batch {batch}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
@@ -54,6 +59,19 @@ class Advanced:
     states: Mapping[str, int] = field(default_factory=dict)
     in_flight: int = 0
 
+    @property
+    def images(self) -> str:
+        """`12 of about 18 images`: the total is an expectation until no shard is left."""
+        known = not self.in_flight and self.images_done == self.images_total
+        starting = self.states.get("booting", 0)
+        waiting = ", actors starting" if starting and starting == self.actors else ""
+        return f"{self.images_done} of {'' if known else 'about '}{self.images_total} images{waiting}"
+
+    def __str__(self) -> str:
+        rate = f", {self.images_per_s:.2f} images/s" if self.images_per_s else ""
+        left = "" if self.eta_s is None else f", {self.eta_s:.0f} s left"
+        return f"{self.images}{rate}{left}"
+
 
 @dataclass(frozen=True, slots=True)
 class ActorUp:
@@ -63,6 +81,9 @@ class ActorUp:
     node: str
     seconds: float
 
+    def __str__(self) -> str:
+        return f"actor {self.actor} up on {self.node} after {self.seconds:.1f} s"
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatchFound:
@@ -70,6 +91,10 @@ class MicroBatchFound:
 
     micro_batch: int
     tried: tuple[tuple[int, float, float], ...]
+
+    def __str__(self) -> str:
+        tried = [f"{size}: {rate:.2f} images/s, {memory:.0%} of memory" for size, rate, memory in self.tried]
+        return f"micro-batch {self.micro_batch} from now on (tried {', '.join(tried)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +104,10 @@ class ActorLost:
     actor: str
     shard: int | None
     reason: str
+
+    def __str__(self) -> str:
+        at = "" if self.shard is None else f" with shard {self.shard}"
+        return f"actor {self.actor} lost{at}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +131,11 @@ class ShardDone:
     timings: Mapping[str, float] = field(default_factory=dict)
     actor: str = ""
 
+    def __str__(self) -> str:
+        rejected = f", {self.rejected} rejected" if self.rejected else ""
+        made = f"{self.images} images{rejected} in {self.seconds:.1f} s"
+        return f"shard {self.shard} done: {made} ({self.done} of {self.total})"
+
 
 @dataclass(frozen=True, slots=True)
 class ShardRetried:
@@ -111,6 +145,9 @@ class ShardRetried:
     failures: int
     reason: str
 
+    def __str__(self) -> str:
+        return f"shard {self.shard} goes back to the queue (its own failures: {self.failures}): {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class ShardQuarantined:
@@ -119,12 +156,18 @@ class ShardQuarantined:
     shard: int
     reason: str
 
+    def __str__(self) -> str:
+        return f"shard {self.shard} given up: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class ShardAdopted:
     """A tar without a record, left by an interrupted run, was right and got its record."""
 
     shard: int
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} adopted: its tar was whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +177,9 @@ class ShardDiscarded:
     shard: int
     reason: str
 
+    def __str__(self) -> str:
+        return f"shard {self.shard} is made again: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Warned:
@@ -141,12 +187,18 @@ class Warned:
 
     message: str
 
+    def __str__(self) -> str:
+        return f"warning: {self.message}"
+
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
     """A stop was asked for: nothing new is started, shards in flight are finished."""
 
     in_flight: int
+
+    def __str__(self) -> str:
+        return f"stopping: {self.in_flight} shards in flight are finished first; a second Ctrl-C ends at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,20 +292,3 @@ EVENTS: Final[Mapping[str, type[Event]]] = {
     event_name(kind): kind for kind in get_args(Event) if kind is not RunEnded
 }
 """The events by name, but for the last, whose line in a log is of its own making."""
-
-
-class Meter:
-    """Images per second over a sliding window of the run."""
-
-    def __init__(self, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._window, self._clock = window_s, clock
-        self._points: deque[tuple[float, int]] = deque([(clock(), 0)])
-
-    def rate(self, images: int) -> float:
-        """Images per second, given how many images this run has made by now."""
-        now = self._clock()
-        self._points.append((now, images))
-        while len(self._points) > 2 and self._points[1][0] < now - self._window:
-            self._points.popleft()
-        then, before = self._points[0]
-        return max(images - before, 0) / (now - then) if now > then else 0.0

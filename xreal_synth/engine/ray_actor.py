@@ -19,8 +19,9 @@ from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import publish_shard
-from xreal_synth.engine.ray_metrics import actor_metrics
+from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
+from xreal_synth.engine.schedule import Cause
 from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker, environment
 from xreal_synth.errors import DatasetError, EngineError, NotFiniteError, StorageError, XrealError
@@ -28,7 +29,7 @@ from xreal_synth.recipe.load import LoadedRecipe
 from xreal_synth.run.resources import ActorShape
 from xreal_synth.run.setup import Run, open_run
 from xreal_synth.storage import FULL, Store, open_store, retrying, scrubbed, with_retries
-from xreal_synth.types import ShardRecord
+from xreal_synth.types import ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,15 +90,19 @@ class _Order:
 class Generator:
     """Not used directly: `actor_class` makes the Ray actor of it."""
 
+    _run: Run
+    _store: Store
+    _backend: Backend
+    """From when it has loaded; from when its micro-batch is known also:"""
+    _meters: ActorMeters
+    _worker: Worker
+
     def __init__(self, config: ActorConfig) -> None:
         self._config = config
         self._images = 0.0
-        self._opened: tuple[Run, Store, Backend] | None = None
-        self._loaded: tuple[Run, Store, ActorMeters, Worker] | None = None
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._last: Future[None] | None = None
         self._orders: dict[int, _Order] = {}
-        self._is_sound: Callable[[], bool] = lambda: True
 
     def __repr__(self) -> str:
         """How Ray's dashboard and log lines name it. A name of Ray's own would have to be unique on the cluster."""
@@ -109,7 +114,12 @@ class Generator:
 
     def settle(self, micro_batch: int | None) -> Ready | Failed:
         """Fixes the micro-batch of an actor that has loaded, or finds it."""
-        return _caught(lambda: self._settle(micro_batch))
+
+        def settled() -> Ready:
+            self._backend.settle(micro_batch)
+            return self._begun()
+
+        return _caught(settled)
 
     def shard(
         self, shard: int, attempt: int, replacing: bool, alone: bool
@@ -120,9 +130,8 @@ class Generator:
 
     def finish(self) -> None:
         """Decides all groups that wait for a next shard; `published` tells what came of their shards."""
-        _, _, meters, worker = self._ready_to_make()
         self._images = 0.0
-        _caught(lambda: meters.worked(worker.finish()), self._failed)
+        _caught(lambda: self._meters.worked(self._worker.finish()), self._failed)
 
     @ray.method(concurrency_group="publish")
     def published(self, shard: int) -> ShardRecord | Failed:
@@ -157,55 +166,45 @@ class Generator:
         store = retrying(open_store(config.store))
         if config.probe is not None and not sees(store, config.probe):
             raise refuse_unshared(store, socket.gethostname())
-        backend = config.backend.open(run, replace(config.shape, waits=config.shape.micro_batch is None))
-        self._opened = run, store, backend
+        self._run, self._store = run, store
+        self._backend = config.backend.open(
+            run, replace(config.shape, waits=config.shape.micro_batch is None)
+        )
         if config.shape.micro_batch is None:
             return Ready(socket.gethostname(), os.getpid(), {}, settled=False)
         return self._begun()
 
-    def _settle(self, micro_batch: int | None) -> Ready:
-        assert self._opened is not None, "ready() comes first"
-        self._opened[2].settle(micro_batch)
-        return self._begun()
-
     def _begun(self) -> Ready:
-        assert self._opened is not None, "a backend is open"
-        run, store, backend = self._opened
-        meters = ActorMeters(actor_metrics(run.recipe.name, self._config.actor))
-        self._is_sound = backend.is_sound
-        self._loaded = run, store, meters, Worker(run, backend, self._deliver, self._count)
+        backend = self._backend
+        self._meters = ActorMeters(Exported(self._run.recipe.name, self._config.actor))
+        self._worker = Worker(self._run, backend, self._deliver, self._count)
         trials = getattr(backend, "trials", ())
         return Ready(socket.gethostname(), os.getpid(), environment(backend), trials, backend.canary)
 
-    def _ready_to_make(self) -> tuple[Run, Store, ActorMeters, Worker]:
-        assert self._loaded is not None, "ready() comes first"
-        return self._loaded
-
     def _make(self, shard: int, attempt: int, replacing: bool, alone: bool) -> Rendered | ShardRecord:
-        run, store, meters, worker = self._ready_to_make()
         self._images = 0.0
-        if not replacing and (there := _generated_elsewhere(run, store, shard)) is not None:
+        plan = self._run.plan.shard(shard)
+        if not replacing and (there := _generated_elsewhere(self._run, self._store, plan)) is not None:
             return there
         print(f"shard {shard}, try {attempt + 1}", flush=True)  # to its log, which the dashboard shows
         self._orders[shard] = _Order(attempt, replacing)
-        meters.worked(worker.make(run.plan.shard(shard), 0 if alone else WAITING))
-        return Rendered(self._images, bool(worker.open))
+        self._meters.worked(self._worker.make(plan, 0 if alone else WAITING))
+        return Rendered(self._images, bool(self._worker.open))
 
     def _count(self, images: float) -> None:
         self._images += images
-        self._ready_to_make()[2].images(images)
+        self._meters.images(images)
 
     def _deliver(self, rendered: RenderedShard) -> None:
         """Publishes a shard that is through, once the one before is published."""
-        run, store, meters, _ = self._ready_to_make()
         order = self._orders[rendered.shard.shard]
         actor = actor_id(self._config.actor, socket.gethostname(), os.getpid())
 
         def write() -> ShardRecord:
-            with meters.publishing():
+            with self._meters.publishing():
                 return publish_shard(
-                    run, rendered, store, actor=actor, attempt=order.attempt, replacing=order.replacing
-                )
+                    self._run, rendered, self._store, actor=actor, attempt=order.attempt, replacing=order.replacing
+                )  # fmt: skip
 
         if self._last is not None:
             self._last.result()
@@ -215,10 +214,10 @@ class Generator:
         """Gives up the shards that were in the micro-batch with what failed: where they are several, nobody knows whose
         failure it is, and each is made again, alone."""
         failed = failure_of(error)
-        if failed.cause in ("error", "overflow") and not failed.spoiled and not self._is_sound():
+        if failed.cause in ("error", "overflow") and not failed.spoiled and not self._backend.is_sound():
             reason = f"{failed.reason} (and the device no longer computes what is known)"
             failed = replace(failed, cause="error", reason=reason, spoiled=True)
-        given_up = self._ready_to_make()[3].abandon()
+        given_up = self._worker.abandon()
         if len(given_up) > 1:
             failed = replace(failed, cause="lost", reason=f"{failed.reason} (shards {given_up} together)")
         for shard in given_up:
@@ -226,9 +225,8 @@ class Generator:
         return failed
 
 
-def _generated_elsewhere(run: Run, store: Store, shard: int) -> ShardRecord | None:
+def _generated_elsewhere(run: Run, store: Store, plan: ShardPlan) -> ShardRecord | None:
     """The record of a shard that another run, or a late actor, has finished since this run began."""
-    plan = run.plan.shard(shard)
     try:
         record = with_retries(f"reading the record of {plan.stem}", lambda: read_record(store, plan.stem))
     except DatasetError:
@@ -260,27 +258,24 @@ def _caught(action: Callable[[], T], failed: Callable[[Exception], Failed] | Non
 def failure_of(error: Exception) -> Failed:
     """An exception as one of the schedule's causes, without this node's credentials: it goes into logs and datasets."""
     trace = scrubbed(traceback.format_exc())
-    if isinstance(error, StorageError):
-        return Failed("storage", scrubbed(error.message()), trace)
-    if isinstance(error, NotFiniteError):
-        return Failed("overflow", scrubbed(error.message()), trace)
-    if isinstance(error, XrealError):
-        return Failed("mistake", scrubbed(error.message()), trace)
+    kinds: dict[type[XrealError], Cause] = {
+        StorageError: "storage",
+        NotFiniteError: "overflow",
+        XrealError: "mistake",
+    }
+    for kind, cause in kinds.items():
+        if isinstance(error, kind):
+            return Failed(cause, scrubbed(error.message()), trace)
     name = type(error).__name__
     reason = scrubbed(f"{name}: {error}")
     if isinstance(error, OSError) and error.errno in FULL:
         hint = "make room where temporary files go (TMPDIR), then run the same command again to go on"
         return Failed("storage", f"{reason}\n  hint:   {hint}", trace)
-    full = name in OUT_OF_MEMORY or _no_room(error)
+    full = name in OUT_OF_MEMORY
+    if not full and "torch" in sys.modules:  # a library of the device's may say so in words of its own
+        from xreal_synth.models.devices import does_not_fit
+
+        full = does_not_fit(error)
     if full:
         reason += f"\n  hint:   {OUT_OF_MEMORY_HINT}"
     return Failed("error", reason, trace, spoiled=full or name in SPOILS_DEVICE)
-
-
-def _no_room(error: Exception) -> bool:
-    """Whether a library of the device's says so; torch is asked where it is at work."""
-    if "torch" not in sys.modules:
-        return False
-    from xreal_synth.models.devices import does_not_fit
-
-    return does_not_fit(error)

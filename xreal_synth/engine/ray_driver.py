@@ -7,25 +7,23 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
-from xreal_synth.engine.account import Account, Ending
+from xreal_synth.dataset.head import DatasetHead
+from xreal_synth.engine.account import Account
 from xreal_synth.engine.backend import BackendSpec, Networks
-from xreal_synth.engine.driver import Driver, RunPlace
-from xreal_synth.engine.journal import journal
-from xreal_synth.engine.ledger import read_ledger
+from xreal_synth.engine.driver import Driver
+from xreal_synth.engine.journal import NoteKeeper, journal
+from xreal_synth.engine.ledger import Ledger, read_ledger
 from xreal_synth.engine.metrics import RunMeters
-from xreal_synth.engine.note import NoteKeeper
 from xreal_synth.engine.progress import Events, OnEvent, RunEnded, RunSummary, Warned
 from xreal_synth.engine.ray_actor import ActorConfig
 from xreal_synth.engine.ray_head import watched
-from xreal_synth.engine.ray_metrics import run_metrics
+from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import resources, session, stop_signals
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.recipe.schema import Compute
-from xreal_synth.run.resources import actor_shape, recorded_micro_batch
+from xreal_synth.run.resources import ActorShape, actor_shape, recorded_micro_batch
 from xreal_synth.run.setup import Run, check_before_start
 from xreal_synth.storage import Store, retrying
 
@@ -50,54 +48,44 @@ def generate(
     exit code 2 is an exception: XrealError where nothing could start, and then nothing is written.
     """
     stop, backend = stop or threading.Event(), backend or Networks()
-    limits = limits or limits_of(run.recipe.compute)
+    given = run.recipe.compute
+    limits = limits or Limits(boot_s=given.boot_timeout_s, hang_s=given.hang_timeout_s, drain_s=given.drain_s)
     store = retrying(store)
     events = Events(on_event)
     with journal(run, store, events) as log:
         note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
-        events.listen(note.on_event, log.on_event, RunMeters(run.recipe.name, run_metrics).on_event)
+        events.listen(note.on_event, log.on_event, RunMeters(run.recipe.name, Exported).on_event)
         head = check_before_start(run, store)
         store.sweep()
         ledger = read_ledger(run, store, head.fingerprint if head else {}, events, again, leave)
         account = Account(run, store, ledger.totals, events)
         if head is not None and not ledger.todo:
-            summary = account.summary(head, Ending(dict(leave), {}, stopped=False))
+            summary = account.summary(head, leave, {}, stopped=False)
         else:
-            place = RunPlace(store, head, ledger, dict(leave))
-            summary = _on_ray(run, place, account, address, stop, backend, limits)
+            summary = _on_ray(account, ledger, head, leave, address, stop, backend, limits)
         events(RunEnded(summary))
     return summary
 
 
 def _on_ray(
-    run: Run, place: RunPlace, account: Account, address: str | None, stop: threading.Event,
-    backend: BackendSpec, limits: Limits,
+    account: Account, ledger: Ledger, dataset: DatasetHead | None, leave: Mapping[int, str], address: str | None,
+    stop: threading.Event, backend: BackendSpec, limits: Limits,
 ) -> RunSummary:  # fmt: skip
-    store, compute, cluster = place.store, run.recipe.compute, address is not None
+    run, store, cluster, folder = account.run, account.store, address is not None, str(Path.cwd())
+    compute = run.recipe.compute
     if cluster and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        account.tell(Warned(OPEN_HEAD.format(address=address)))
+        risk = "if it asks for none, whoever reaches it can run code there"
+        account.tell(Warned(f"no token is given to the head at {address}: {risk}"))
     with session(address, compute), stop_signals(stop):
-        recorded = recorded_micro_batch(place.head.fingerprint) if place.head else None
+        recorded = recorded_micro_batch(dataset.fingerprint) if dataset else None
         shape = actor_shape(compute, resources(grows=cluster), recorded)
         with probed(store, cluster=cluster) as probe, watched(resources, stop, account.tell) as head:
-            folder = str(Path.cwd())
-            pool = RayPool(
-                shape,
-                lambda name, shape: ActorConfig(
-                    name, run.loaded, run.digest, store.uri, shape, backend, folder, probe
-                ),
-                head.there,
+
+            def order(name: str, shape: ActorShape) -> ActorConfig:
+                return ActorConfig(name, run.loaded, run.digest, store.uri, shape, backend, folder, probe)
+
+            pool = RayPool(shape, order, head.there)
+            driver = Driver(
+                account, ledger, pool, shape, head.resources, limits, stop, head=dataset, leave=leave
             )
-            return Driver(run, place, account, pool, shape, head.resources, limits, stop).run()
-
-
-OPEN_HEAD: Final = (
-    "no token is given to the head at {address}: if it asks for none, whoever reaches it can run code there"
-)
-
-
-def limits_of(compute: Compute) -> Limits:
-    """The recipe's timeouts, and the engine's own limits."""
-    return Limits(
-        boot_s=compute.boot_timeout_s, hang_s=compute.hang_timeout_s, drain_s=compute.drain_s
-    )  # fmt: skip
+            return driver.run()

@@ -31,11 +31,6 @@ WARN, STOP, EXIT = 1 / 6, 1 / 2, 0.9
 _LOOK_EVERY_S = 1.0
 _ANSWER_S = 2.0
 
-GONE = "the head of the Ray cluster ({address}) has not answered for {seconds:.0f} s"
-LAST_WORDS = (
-    "stopped: {gone}; finished shards are kept. Start a head, then run the same command again to go on"
-)
-
 
 class Head:
     """The head at `address` (host:port); an empty one always answers."""
@@ -59,7 +54,9 @@ class Head:
         return 0.0 if self.there else self._clock() - self._seen_at
 
     def reported(self) -> str:
-        return GONE.format(address=self.address, seconds=self._clock() - self._seen_at)
+        """How long it has been away, in words."""
+        seconds = self._clock() - self._seen_at
+        return f"the head of the Ray cluster ({self.address}) has not answered for {seconds:.0f} s"
 
     def _answers(self) -> bool:
         if not self.address:
@@ -123,5 +120,6 @@ def watched(ask: Callable[[], Resources], stop: threading.Event, on_event: OnEve
 def _last_resort(head: Head, over: threading.Event) -> None:
     while not over.wait(_LOOK_EVERY_S):
         if head.silent_s > EXIT * head.patience_s:
-            print(LAST_WORDS.format(gone=head.reported()), file=sys.stderr, flush=True)
+            next_step = "finished shards are kept. Start a head, then run the same command again to go on"
+            print(f"stopped: {head.reported()}; {next_step}", file=sys.stderr, flush=True)
             os._exit(STOPPED)

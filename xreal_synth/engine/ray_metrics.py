@@ -4,45 +4,33 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from xreal_synth.engine.metrics import Emit, Metric
+from xreal_synth.engine.metrics import SECONDS, Metric
 
 
-def run_metrics(dataset: str) -> Emit:
-    """Where a driver tells. Ray must be up."""
-    return _Exported({"dataset": dataset})
+class Exported:
+    """Where a driver tells, or an actor by its name. Ray must be up; its objects are made at a metric's first use."""
 
-
-def actor_metrics(dataset: str, actor: str) -> Emit:
-    """Where an actor tells."""
-    return _Exported({"dataset": dataset, "actor": actor})
-
-
-class _Exported:
-    """Ray's objects by metric, made at first use."""
-
-    def __init__(self, tags: dict[str, str]) -> None:
-        self._tags = tags
+    def __init__(self, dataset: str, actor: str = "") -> None:
+        self._tags = {"dataset": dataset, "actor": actor} if actor else {"dataset": dataset}
         self._made: dict[str, Counter | Gauge | Histogram] = {}
 
     def __call__(self, metric: Metric, value: float, **tags: str) -> None:
-        reported = self._made.get(metric.name)
-        if reported is None:
-            reported = self._made[metric.name] = self._make(metric)
-        if isinstance(reported, Counter):
-            reported.inc(value, tags=tags)
-        elif isinstance(reported, Gauge):
-            reported.set(value, tags=tags)
+        made = self._made.get(metric.name) or self._make(metric)
+        if isinstance(made, Counter):
+            made.inc(value, tags=tags)
+        elif isinstance(made, Gauge):
+            made.set(value, tags=tags)
         else:
-            reported.observe(value, tags=tags)
+            made.observe(value, tags=tags)
 
     def _make(self, metric: Metric) -> Counter | Gauge | Histogram:
+        about = metric.full_name, metric.help
         keys = (*self._tags, *metric.tags)
         made: Counter | Gauge | Histogram
-        if metric.kind == "counter":
-            made = Counter(metric.full_name, metric.help, keys)
-        elif metric.kind == "gauge":
-            made = Gauge(metric.full_name, metric.help, keys)
+        if metric.kind == "histogram":
+            made = Histogram(*about, list(map(float, SECONDS)), keys)
         else:
-            made = Histogram(metric.full_name, metric.help, list(metric.buckets), keys)
+            made = (Counter if metric.kind == "counter" else Gauge)(*about, keys)
         made.set_default_tags(self._tags)
+        self._made[metric.name] = made
         return made

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
 
-from xreal_synth.engine.pool import Failed, Heard, Lost, Member, Pool
+from xreal_synth.engine.pool import Call, Failed, Heard, Member, Pool
 from xreal_synth.engine.ray_actor import ActorConfig, Rendered, actor_class
 from xreal_synth.run.resources import ActorShape
 
@@ -32,7 +32,7 @@ class RayMember(Member):
     """An actor's handle, and what it has been asked and has not answered."""
 
     handle: Any = None
-    asked: dict[Asked, Any] | None = None
+    asked: dict[Asked, Any] = field(default_factory=dict)
     beat_at: float = 0.0
 
 
@@ -54,38 +54,30 @@ class RayPool(Pool[RayMember]):
     def _launch(self, name: str, shape: ActorShape) -> RayMember:
         """Until the actor fits somewhere it is demand for an autoscaler."""
         handle = self._actor(name, shape)
-        member = RayMember(name, self.clock(), handle=handle, asked={})
+        member = RayMember(name, self.clock(), handle=handle)
         self._ask(member, "placing", handle.placed.remote())
-        self._ask(member, "call", handle.ready.remote())
+        self._call(member, "ready")
         self._beats.append(member)
         return member
 
     def _actor(self, name: str, shape: ActorShape) -> Any:
         return self._class.remote(self._order_of(name, shape))
 
-    def _send(self, member: RayMember, shard: int, attempt: int, *, replacing: bool, alone: bool) -> None:
-        self._ask(member, "call", member.handle.shard.remote(shard, attempt, replacing, alone))
-
-    def _send_finish(self, member: RayMember) -> None:
-        self._ask(member, "call", member.handle.finish.remote())
-
-    def _send_settle(self, member: RayMember, micro_batch: int | None) -> None:
-        self._ask(member, "call", member.handle.settle.remote(micro_batch))
+    def _call(self, member: RayMember, method: Call, *arguments: Any) -> None:
+        self._ask(member, "call", getattr(member.handle, method).remote(*arguments))
 
     def _kill(self, member: RayMember) -> None:
-        for kind in list(member.asked or ()):
+        for kind in list(member.asked):
             self._answer(member, kind)
         if self._head_there():
             ray.kill(member.handle)
 
     def _ask(self, member: RayMember, kind: Asked, ref: Any) -> None:
-        assert member.asked is not None
         member.asked[kind] = ref
         self._table(kind)[ref] = member, kind
 
     def _answer(self, member: RayMember, kind: Asked) -> Any:
         """The reference, no longer awaited."""
-        assert member.asked is not None
         ref = member.asked.pop(kind)
         del self._table(kind)[ref]
         return ref
@@ -111,18 +103,24 @@ class RayPool(Pool[RayMember]):
         reported = sorted((self._awaited[ref] for ref in back), key=lambda each: each[1] == "call")
         heard: list[Heard] = []
         for member, kind in reported:
-            if member.name in self.members:
-                heard += (
-                    self._published_outcome(member, kind) if isinstance(kind, int) else self._outcome(member)
-                )
+            if member.name not in self.members:
+                continue
+            outcome = self._got(member, kind)
+            if isinstance(outcome, Failed) and outcome.gone:
+                self.end(member)
+                heard += self.losses(member, outcome)
+            elif isinstance(kind, int):
+                self._published(member, kind)
+                heard.append(Heard(member, kind, outcome))
+            else:
+                heard += self._answer_of(member, outcome)
         return heard
 
-    def _outcome(self, member: RayMember) -> list[Heard]:
-        shard, outcome = member.shard, self._got(member, "call")
-        if member.asked and "beat" in member.asked:
+    def _answer_of(self, member: RayMember, outcome: Any) -> list[Heard]:
+        """What has come of a call: nothing yet for the driver where a shard is rendered, and of groups decided."""
+        shard = member.shard
+        if "beat" in member.asked:
             self._answer(member, "beat")
-        if isinstance(outcome, Lost):
-            return self._gone(member, outcome)
         if not isinstance(outcome, Rendered):
             self._answered(member)
             return [Heard(member, shard, outcome)] if outcome is not None else []
@@ -131,25 +129,14 @@ class RayPool(Pool[RayMember]):
         self._ask(member, shard, member.handle.published.remote(shard))
         return []
 
-    def _published_outcome(self, member: RayMember, shard: int) -> list[Heard]:
-        outcome = self._got(member, shard)
-        if isinstance(outcome, Lost):
-            return self._gone(member, outcome)
-        self._published(member, shard)
-        return [Heard(member, shard, outcome)]
-
-    def _gone(self, member: RayMember, lost: Lost) -> list[Heard]:
-        self.end(member)
-        return self.losses(member, lost)
-
     def _got(self, member: RayMember, kind: Asked) -> Any:
-        """What the actor has answered; Failed or Lost where Ray has no answer of it."""
+        """What the actor has answered; Failed where Ray has no answer of it."""
         try:
             return ray.get(self._answer(member, kind), timeout=ANSWER_S)
         except ray.exceptions.RayTaskError as error:
             return Failed("error", f"{type(error.cause).__name__}: {error.cause}", str(error), spoiled=True)
         except ray.exceptions.RayError as error:
-            return Lost(_first_lines(error), _outside(error))
+            return Failed("lost" if _outside(error) else "died", _first_lines(error), gone=True)
 
     def _ask_beats(self) -> None:
         """Each member at work in its turn, a few hundred a second at most."""
@@ -162,7 +149,7 @@ class RayPool(Pool[RayMember]):
             if member.name not in self.members:
                 continue
             member.beat_at = now
-            if member.state == "working" and member.asked is not None and "beat" not in member.asked:
+            if member.state == "working" and "beat" not in member.asked:
                 self._ask(member, "beat", member.handle.beat.remote())
             self._beats.append(member)
 

@@ -70,7 +70,7 @@ def _check_nodes(store: Store, probe: Probe) -> None:
         return
     look = ray.remote(num_cpus=0, max_retries=1)(_look)
     answers = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=True)).remote(
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)).remote(
             store.uri, probe
         )
         for node in nodes
@@ -85,7 +85,7 @@ def _check_nodes(store: Store, probe: Probe) -> None:
         ) from error
     for node, answer in zip(nodes, seen, strict=True):
         if not answer:
-            raise refuse_unshared(store, node.host)
+            raise refuse_unshared(store, node["NodeManagerHostname"])
 
 
 def _look(uri: str, probe: Probe) -> bool:

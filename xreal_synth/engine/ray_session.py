@@ -8,9 +8,8 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from ipaddress import ip_address
 from secrets import token_hex
 from types import FrameType
@@ -33,14 +32,6 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 _ray: Any = ray  # parts of its interface carry no types
-
-
-@dataclass(frozen=True, slots=True)
-class RayNode:
-    """A node of the cluster."""
-
-    id: str
-    host: str
 
 
 @contextmanager
@@ -167,21 +158,34 @@ def _own_token() -> Iterator[None]:
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }  # fmt: skip
-    before = {name: os.environ.get(name) for name in ours}
     constants = _ray._private.ray_constants
     clusters, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
-    os.environ |= ours
-    _reread_environment()
     try:
-        yield
+        with environment(ours):
+            _reread_environment()
+            yield
     finally:
         constants.ENABLE_RAY_CLUSTER = clusters
-        for name, value in before.items():
+        _reread_environment()
+
+
+@contextmanager
+def environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """This process's variables as given, None for absent; what they were is put back."""
+    before = {name: os.environ.get(name) for name in values}
+
+    def put(given: Mapping[str, str | None]) -> None:
+        for name, value in given.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        _reread_environment()
+
+    put(values)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 def _reread_environment() -> None:
@@ -219,18 +223,15 @@ def _listening(process: Any) -> list[Any]:
 
 def resources(*, grows: bool = False) -> Resources:
     """What the nodes alive now have in all."""
-    alive = [node["Resources"] for node in _ray.nodes() if node["Alive"]]
+    alive = [node["Resources"] for node in alive_nodes()]
     gpus = tuple(found for node in alive if (found := node.get("GPU", 0.0)) > 0)
     cpus = sum(node.get("CPU", 0.0) for node in alive)
     return Resources(cpus, sum(gpus), max(len(alive), 1), grows, gpus)
 
 
-def alive_nodes() -> list[RayNode]:
-    return [
-        RayNode(str(node["NodeID"]), str(node["NodeManagerHostname"]))
-        for node in _ray.nodes()
-        if node["Alive"]
-    ]
+def alive_nodes() -> list[dict[str, Any]]:
+    """The nodes alive now, as Ray tells of them."""
+    return [node for node in _ray.nodes() if node["Alive"]]
 
 
 @contextmanager

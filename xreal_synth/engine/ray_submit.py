@@ -22,6 +22,7 @@ from ray.job_submission import JobSubmissionClient
 
 from xreal_synth.engine.job_package import JobPackage
 from xreal_synth.engine.progress import COMPLETE, STOPPED
+from xreal_synth.engine.ray_session import environment
 from xreal_synth.errors import EngineError
 from xreal_synth.opening import parse_json
 from xreal_synth.storage import is_loopback, scrubbed
@@ -47,6 +48,22 @@ class Cluster:
     address: str
     ray_version: str
     open: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know before anything is sent to it: that it asks for no token, or has another Ray than this machine,
+        which the job API bridges."""
+        notes = []
+        if self.ray_version != ray.__version__:
+            notes.append(
+                f"Ray {ray.__version__} here, {self.ray_version} on the cluster: the job runs with the cluster's, and "
+                "so does what was checked here not prove that its image is of this version of the package"
+            )
+        if self.open:
+            notes.append(
+                f"{self.address} asks for no token: whoever reaches it can run code there, and read what runs"
+            )
+        return notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +97,7 @@ def connect(address: str, *, plain_token: bool = False) -> Cluster:
             hint="forward port 8265 to this machine (ssh -L, kubectl port-forward); on a network that you trust, say "
             "--plain-token",
         )  # fmt: skip
-    with _without(_OVERRIDES), _reported(address):
+    with environment(dict.fromkeys(_OVERRIDES)), _reported(address):
         mode = _authentication(address)
         client = JobSubmissionClient(address)
         version = str(client._server_ray_version)
@@ -97,23 +114,6 @@ def _authentication(address: str) -> str | None:
         return None
     mode = reported.get("authentication_mode") if isinstance(reported, dict) else None
     return mode if isinstance(mode, str) else None
-
-
-def open_note(cluster: Cluster) -> str | None:
-    """A word about a cluster that asks for no token, for before anything is sent to it."""
-    if not cluster.open:
-        return None
-    return f"{cluster.address} asks for no token: whoever reaches it can run code there, and read what runs"
-
-
-def version_note(cluster: Cluster) -> str | None:
-    """A word where this machine's Ray is not the cluster's; the job API bridges that."""
-    if cluster.ray_version == ray.__version__:
-        return None
-    return (
-        f"Ray {ray.__version__} here, {cluster.ray_version} on the cluster: the job runs with the cluster's, and so "
-        "does what was checked here not prove that its image is of this version of the package"
-    )
 
 
 def submit(
@@ -149,10 +149,22 @@ def follow(cluster: Cluster, job: str, say: Callable[[str], None]) -> JobEnd:
 
     Raises EngineError if the cluster does not answer for LOST_S; the job may go on.
     """
-    tail, lost_at = _Tail(cluster.client, job, say), None
+    said, lost_at = 0, None
+
+    async def listen() -> None:
+        """What the job prints comes from its beginning at each connection, and is said once."""
+        nonlocal said
+        seen = 0
+        async for text in cluster.client.tail_job_logs(job):
+            fresh = text[max(said - seen, 0) :]
+            seen += len(text)
+            if fresh:
+                said = seen
+                say(fresh)
+
     while True:
         try:
-            asyncio.run(tail.listen())
+            asyncio.run(listen())
             info = cluster.client.get_job_info(job)
             lost_at = None
             if info.status.is_terminal():
@@ -164,23 +176,6 @@ def follow(cluster: Cluster, job: str, say: Callable[[str], None]) -> JobEnd:
         time.sleep(1)
 
 
-class _Tail:
-    """What a job prints, from its beginning at each connection; said once."""
-
-    def __init__(self, client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> None:
-        self._client, self._job, self._say = client, job, say
-        self._said = 0
-
-    async def listen(self) -> None:
-        seen = 0
-        async for text in self._client.tail_job_logs(self._job):
-            fresh = text[max(self._said - seen, 0) :]
-            seen += len(text)
-            if fresh:
-                self._said = seen
-                self._say(fresh)
-
-
 def _end_of(info: Any) -> JobEnd:
     message = str(info.message or "").strip()
     if info.driver_exit_code is not None:
@@ -188,15 +183,6 @@ def _end_of(info: Any) -> JobEnd:
     if info.status == JobStatus.SUCCEEDED:
         return JobEnd(COMPLETE, message)
     return JobEnd(STOPPED if info.status == JobStatus.STOPPED else _FAILED, message)
-
-
-@contextmanager
-def _without(names: Sequence[str]) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ other that is missing or broken is made again. Shards in quarantine are left unl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +19,9 @@ from xreal_synth.dataset.names import RECIPE, RECORDS, quarantine_key, shards_in
 from xreal_synth.dataset.note import read_note
 from xreal_synth.dataset.record import read_record
 from xreal_synth.dataset.verify import verify
-from xreal_synth.engine.ledger import adopt, adoptable, intact_tar
+from xreal_synth.engine.ledger import adopt, adoptable
 from xreal_synth.engine.progress import RunSummary
+from xreal_synth.engine.publish import intact
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.recipe.schema import Split
 from xreal_synth.run.reopen import recipe_text, reopen, setting
@@ -128,20 +129,13 @@ def carry_out(
 
     Being broken off at any time costs nothing but time: the same command goes on.
     """
-    failed = adopt_whole(run, store, head, plan.shards_to("adopt"))
+    failed = [
+        shard
+        for shard in plan.shards_to("adopt")
+        if adopt(run, store, run.plan.shard(shard), head.fingerprint, replacing=True) is None
+    ]
     again = frozenset((*plan.shards_to("make", "extend"), *failed))
-    leave = dict.fromkeys(plan.shards_to("leave"), WORDS["leave"])
-    return generate(again, leave)
-
-
-def adopt_whole(run: Run, store: Store, head: DatasetHead, shards: Iterable[int]) -> list[int]:
-    """Writes table and record of these shards from their tars; those that turned out not to be whole."""
-    failed = []
-    for shard in shards:
-        plan = run.plan.shard(shard)
-        if adopt(run, store, plan, head.fingerprint, replacing=True) is None:
-            failed.append(shard)
-    return failed
+    return generate(again, dict.fromkeys(plan.shards_to("leave"), WORDS["leave"]))
 
 
 def _what(run: Run, store: Store, head: DatasetHead, shard: int, quarantined: bool) -> What:
@@ -155,18 +149,15 @@ def _what(run: Run, store: Store, head: DatasetHead, shard: int, quarantined: bo
         return "leave"
     if record is not None and record.start == plan.start and record.stop < plan.stop:
         return "extend"
-    if record is not None and not intact_tar(store, record):
+    if record is not None and not intact(store, record.tar):
         return "make"
     return "adopt" if adoptable(run, store, plan) else "make"
 
 
 def _asked(store: Store, text: str) -> int | None:
     note = read_note(store)
-    written = setting(text, "anatomies")
-    for groups in (note.groups if note else None, asked_groups(store), written):
-        if isinstance(groups, int) and groups > 0:
-            return groups
-    return None
+    told = (note.groups if note else None, asked_groups(store), setting(text, "anatomies"))
+    return next((groups for groups in told if isinstance(groups, int) and groups > 0), None)
 
 
 def _split(text: str) -> Split | None:
@@ -179,8 +170,7 @@ def _split(text: str) -> Split | None:
 
 
 def _groups_there(store: Store, head: DatasetHead) -> int:
-    recorded = shards_in(store, RECORDS, head.name)
-    for shard in reversed(recorded):
+    for shard in reversed(shards_in(store, RECORDS, head.name)):
         try:
             record = read_record(store, stem_of(head.name, shard))
         except (DatasetError, StorageError):

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.label_map import enlarged
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, pathology_mask
-from xreal_synth.planning.image_labels import image_labels
-from xreal_synth.planning.labels import labels_for
+from xreal_synth.planning.labels import image_labels, labels_of
 from xreal_synth.run.group_job import painted_by
 from xreal_synth.sampling.jobs import GroupImages
 from xreal_synth.types import (
@@ -144,7 +143,8 @@ def _labels(
         return image_labels(member.source, member.findings)
     assert spec.ctr is not None, "a drawn anatomy has a ratio"
     passed = verdict.passed if verdict is not None and verdict.passed is not None else frozenset[str]()
-    return labels_for(member.findings, run.recipe.labels.unrequested, spec.ctr, passed)
+    names = [finding.name for finding in member.findings]
+    return labels_of(names, run.recipe.labels.unrequested, spec.ctr, passed)
 
 
 def _prompt(run: Run, member: MemberSpec, row: int) -> str:

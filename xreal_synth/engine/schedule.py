@@ -1,4 +1,5 @@
-"""Which shard goes to which actor next, and what a failure means. Pure bookkeeping, without Ray.
+"""Which shard goes to which actor next, what a failure means, and which actors' devices can be trusted. Pure
+bookkeeping, without Ray.
 
 Kinds of failure:
 - mistake: one of the project's own error classes. Not retried: the shard is given up with its message.
@@ -6,21 +7,25 @@ Kinds of failure:
 - overflow: numbers that are not finite. A device's fault, until a second actor agrees: then the shard is given up.
 - lost, storage: the actor, its node or the storage failed, not the shard. Back to the queue without end,
   while shards keep being finished; the run ends when too many fail with none finished in between.
+- died: the actor ended or hung with the shard in hand, by the shard's doing for all that is known: it is a suspect. It
+  is given up after three such deaths while other shards were finished in between: then the shard kills its actors.
 
-A shard whose actor died or hung, for no reason outside it that is known, is a suspect (`died`). It is given up
-after three such deaths while other shards were finished in between: then the shard kills its actors.
+An actor that fails two shards in a row rests while others live that could make them: if one of them makes a shard that
+it failed, its device is at fault and it is retired; where they fail too, the shard is. An actor whose canary image is
+not that of most actors with its fingerprint computes otherwise than they do, and is retired too.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-from xreal_synth.engine.trust import Trust
+Cause = Literal["mistake", "error", "overflow", "lost", "storage", "died"]
+RESTS_AFTER: Final = 2
 
-Cause = Literal["mistake", "error", "overflow", "lost", "storage"]
+_Kind = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,59 @@ class Failures:
     actors: set[str] = field(default_factory=set)
     reason: str = ""
     overflowed: bool = False
+
+
+class Trust:
+    """What is known of the actors of one run, by their names."""
+
+    def __init__(self) -> None:
+        self._strikes: dict[str, set[int]] = {}
+        self._canaries: dict[_Kind, dict[str, list[str]]] = {}
+
+    def strikes(self, actor: str) -> int:
+        """Shards that it has failed since it last made one, and that are not known to be at fault."""
+        return len(self._strikes.get(actor, ()))
+
+    def rests(self, actor: str) -> bool:
+        """Whether it has failed so many in a row that others should have them first."""
+        return self.strikes(actor) >= RESTS_AFTER
+
+    def witnesses(self, actor: str, actors: Iterable[str]) -> list[str]:
+        """Of these, those that are to be trusted more; none for an actor that has failed nothing."""
+        limit = min(self.strikes(actor), RESTS_AFTER)
+        return [one for one in actors if self.strikes(one) < limit] if limit else []
+
+    def failed(self, actor: str, shard: int) -> None:
+        self._strikes.setdefault(actor, set()).add(shard)
+
+    def given_up(self, shard: int, actors: Iterable[str]) -> None:
+        """The shard was at fault."""
+        for actor in actors:
+            self._strikes.get(actor, set()).discard(shard)
+
+    def made(self, shard: int, actor: str, failed_on: Iterable[str]) -> dict[str, set[int]]:
+        """An actor has made what others had failed; those of them that are to be retired, with what they failed."""
+        self._strikes.pop(actor, None)
+        guilty = [one for one in failed_on if one != actor and self.rests(one)]
+        return {one: self._strikes.pop(one) for one in guilty}
+
+    def shows(self, actor: str, fingerprint: Mapping[str, str], canary: str) -> tuple[set[str], set[str]]:
+        """Notes an actor's canary image, by its hash; without one nothing is known. The actors that are odd by that
+        and were not, and those that are no longer."""
+        before = self.odd
+        if canary:
+            kinds = self._canaries.setdefault(tuple(sorted(fingerprint.items())), {})
+            kinds.setdefault(canary, []).append(actor)
+        return self.odd - before, before - self.odd
+
+    @property
+    def odd(self) -> set[str]:
+        """The actors whose canary is another than that of most with their fingerprint; of as many, than the first."""
+        found: set[str] = set()
+        for canaries in self._canaries.values():
+            trusted = max(canaries, key=lambda canary: len(canaries[canary]))
+            found.update(one for canary, actors in canaries.items() if canary != trusted for one in actors)
+        return found
 
 
 class ShardSchedule:
@@ -139,9 +197,14 @@ class ShardSchedule:
 
     def failed(self, shard: int, actor: str, cause: Cause, reason: str) -> bool:
         """Notes a failure; True if the shard went back to the queue, False if it is given up."""
-        failures = self._noted(shard, reason)
-        if cause in ("lost", "storage"):
+        self._taken.discard(shard)
+        failures = self._failures.setdefault(shard, Failures())
+        failures.reason = reason
+        if cause in ("lost", "storage", "died"):
             self.fruitless += 1
+            if cause == "died" and self._deaths(shard, failures) >= self._limits.deaths:
+                last = f"{failures.deaths} actors ended while they made it; the last: {reason}"
+                return self._give_up(shard, last)
             return self._back(shard)
         agreed = cause == "overflow" and failures.overflowed
         failures.overflowed = failures.overflowed or cause == "overflow"
@@ -153,28 +216,17 @@ class ShardSchedule:
         self.trust.failed(actor, shard)
         return self._back(shard, first=self.trust.rests(actor))
 
-    def died(self, shard: int, reason: str) -> bool:
-        """Notes that an actor ended with this shard in hand, by its doing for all that is known; as `failed`.
+    def _deaths(self, shard: int, failures: Failures) -> int:
+        """Deaths of actors with this shard in hand, with the one that has just been.
 
         A death counts if shards were finished since the last one that counted, or if only suspects are left and
         no fewer shards than these are finished: where every actor dies, no shard is to blame.
         """
-        failures = self._noted(shard, reason)
-        self.fruitless += 1
         if failures.deaths == 0 or self._finished > failures.finished or self._only_suspects_left():
             failures.deaths += 1
             failures.finished = self._finished
             self._suspects.add(shard)
-        if failures.deaths >= self._limits.deaths:
-            reported = f"{failures.deaths} actors ended while they made it; the last: {reason}"
-            return self._give_up(shard, reported)
-        return self._back(shard)
-
-    def _noted(self, shard: int, reason: str) -> Failures:
-        self._taken.discard(shard)
-        failures = self._failures.setdefault(shard, Failures())
-        failures.reason = reason
-        return failures
+        return failures.deaths
 
     def _back(self, shard: int, *, first: bool = False) -> bool:
         """To the end of the queue, or to its head: an actor rests until it is known whose fault the failure was."""

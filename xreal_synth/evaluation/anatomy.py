@@ -7,23 +7,20 @@ per stage. Intervals are 95% bootstrap percentiles over patients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from xreal_synth.anatomy.regions import region_mask
-from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers, upper_power
 from xreal_synth.evaluation.generated_images import GeneratedFolder
-from xreal_synth.evaluation.intervals import Bootstrap, Estimate
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate
+from xreal_synth.evaluation.request import PreparedRequest
 from xreal_synth.findings import ORGANS
+from xreal_synth.images.files import ImagePair
 from xreal_synth.models.networks.segmenters import SegmentingNetwork
-from xreal_synth.types import GreyImage, Mask
-
-_NONE = float("nan")
+from xreal_synth.types import GreyImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,72 +48,50 @@ class AnatomyFigures:
     core_seconds: dict[str, float]
 
 
-@dataclass(slots=True)
-class _Rows:
-    """What is kept of each image; NaN where it has no variant."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, **values: float) -> None:
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
-
-    def of(self, name: str) -> npt.NDArray[np.float64]:
-        return np.asarray(self.values[name], np.float64)
-
-
 def measure_anatomy(
-    segmenter: SegmentingNetwork, cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder
+    segmenter: SegmentingNetwork, prepared: PreparedRequest, made: GeneratedFolder
 ) -> AnatomyFigures:
     """Measures images that are made, one after another."""
-    rows = _Rows()
+    rows, cases = [], prepared.cases
     for case in cases:
-        pair = reader.read(case.row)
-        twin = made.twin(case)
-        _add_image(rows, "", segmenter, pair.mask, twin, pair.image)
-        _add_image(rows, "_real", segmenter, pair.mask, pair.image, None)
+        pair, twin = prepared.reader.read(case.row), made.twin(case)
+        row = _seen(segmenter, pair, twin, "") | _seen(segmenter, pair, pair.image, "_real")
         if case.findings:
             variant = made.labelled(case)
-            _add_image(rows, "_variant", segmenter, pair.mask, variant, pair.image)
             region = np.logical_or.reduce([region_mask(finding, pair.mask) for finding in case.findings])
             apart = np.abs(variant.astype(float) - twin.astype(float))
-            rows.add(inside=float(apart[region].mean()), outside=float(apart[~region].mean()))
-        else:
-            rows.add(inside=_NONE, outside=_NONE, ms_ssim_variant=_NONE)
-            rows.add(**{f"{organ}_variant": _NONE for organ in ORGANS})
+            row |= _seen(segmenter, pair, variant, "_variant")
+            row |= {"inside": float(apart[region].mean()), "outside": float(apart[~region].mean())}
+        rows.append(row)
     bootstrap = Bootstrap([case.row.patient for case in cases])
 
-    def of(name: str) -> Estimate:
-        return bootstrap.mean(rows.of(name))
+    def values(name: str) -> Array:
+        """A figure of each image, NaN where it has no variant."""
+        return np.asarray([row.get(name, np.nan) for row in rows])
+
+    def dice(suffix: str) -> dict[str, Estimate]:
+        return {organ: bootstrap.mean(values(f"{organ}{suffix}")) for organ in ORGANS}
 
     return AnatomyFigures(
         images=len(cases),
         variants=sum(bool(case.findings) for case in cases),
-        dice={organ: of(organ) for organ in ORGANS},
-        dice_variant={organ: of(f"{organ}_variant") for organ in ORGANS},
-        dice_real={organ: of(f"{organ}_real") for organ in ORGANS},
-        ms_ssim=of("ms_ssim"),
-        ms_ssim_variant=of("ms_ssim_variant"),
-        change_inside=of("inside"),
-        change_outside=of("outside"),
-        sharpness=bootstrap.ratio(rows.of("power"), rows.of("power_real")),
+        dice=dice(""),
+        dice_variant=dice("_variant"),
+        dice_real=dice("_real"),
+        ms_ssim=bootstrap.mean(values("ms_ssim")),
+        ms_ssim_variant=bootstrap.mean(values("ms_ssim_variant")),
+        change_inside=bootstrap.mean(values("inside")),
+        change_outside=bootstrap.mean(values("outside")),
+        sharpness=bootstrap.ratio(values("power"), values("power_real")),
         seconds=made.seconds("wall"),
         core_seconds=made.seconds("core"),
     )
 
 
-def _add_image(
-    rows: _Rows,
-    suffix: str,
-    segmenter: SegmentingNetwork,
-    mask: Mask,
-    image: GreyImage,
-    real: GreyImage | None,
-) -> None:
+def _seen(segmenter: SegmentingNetwork, pair: ImagePair, image: GreyImage, suffix: str) -> dict[str, float]:
+    """Dice of each organ, power in the upper frequencies, and MS-SSIM to the real image."""
     x = torch.from_numpy(image.astype(np.float32) / 255.0)[None, None].to(segmenter.device)
-    shown = segmenter.segment(x)[0].cpu().numpy()
-    rows.add(**{f"{organ}{suffix}": value for organ, value in organ_dice(mask, shown).items()})
-    power = float(upper_power(ring_powers(image)[None], image.shape[0])[0])
-    rows.add(**{f"power{suffix}": power})
-    if real is not None:
-        rows.add(**{f"ms_ssim{suffix}": ms_ssim([image], [real])[0]})
+    found = organ_dice(pair.mask, segmenter.segment(x)[0].cpu().numpy())
+    found["power"] = float(upper_power(ring_powers(image)[None], image.shape[0])[0])
+    found["ms_ssim"] = ms_ssim(image, pair.image)
+    return {f"{name}{suffix}": value for name, value in found.items()}

@@ -73,14 +73,17 @@ def clock(device: torch.device | str, kind: Clock) -> Callable[[], float]:
 def matmul_tflops(device: torch.device | str, precision: Precision, now: Callable[[], float]) -> float:
     """TFLOP/s of a square matrix product, the best of five: what can be had of this machine."""
     side = 8192 if torch.device(device).type == "cuda" else 1024
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.randn(side, side, device=device).to(dtype)
+    a = torch.randn(side, side, device=device).to(_dtype(precision))
     best = float("inf")
     for _ in range(5):
         began = now()
         a @ a
         best = min(best, now() - began)
     return 2 * side**3 / best / 1e12
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 class PeakMemory:
@@ -154,6 +157,24 @@ class RowFigures:
     tflops: float | None
     utilisation: float | None
 
+    @classmethod
+    def of(
+        cls,
+        row: LoopTiming,
+        times: list[float] | None,
+        plain: float | None,
+        memory: int | None,
+        flops: float,
+        peak: float,
+    ) -> RowFigures:
+        """From a row's seconds (None: out of memory), the plain loop's, the flops of an image and the peak TFLOP/s."""
+        if not times:
+            return cls(row, None, None, None, None, None, None, None)
+        rate = row.micro_batch / min(times)
+        tflops = rate * flops / 1e12
+        ratio = None if plain is None else rate * plain
+        return cls(row, min(times), times[0], rate, ratio, memory, tflops, tflops / peak)
+
 
 @dataclass(frozen=True, slots=True)
 class Peak:
@@ -182,9 +203,7 @@ class SampleBench:
     device: torch.device
     text: TextShape | None
     clock: Clock = "wall"
-    seed: int = 0
     _models: dict[tuple[Precision, str], LoadedBundle] = field(default_factory=dict)
-    _jobs: list[GroupJob] = field(default_factory=list)
     _text: dict[Precision, TextEncoder] = field(default_factory=dict)
 
     def measure(
@@ -197,27 +216,26 @@ class SampleBench:
     ) -> SampleFigures:
         """Runs every row `repeats` times in turn (compiled ones once more, to compile)."""
         flops = {
-            row.loop: self._flops(row.loop, row.precision) for row in {row.loop: row for row in rows}.values()
+            loop: self._flops(loop, precision)
+            for loop, precision in {r.loop: r.precision for r in rows}.items()
         }
-        spent: dict[LoopTiming, list[float] | None] = {row: [] for row in rows}
+        spent: dict[LoopTiming, list[float]] = {row: [] for row in rows}
         memory: dict[LoopTiming, int | None] = {}
         for turn in range(repeats + 1):
-            for row in rows:
-                times = spent[row]
-                if times is None or (turn == repeats and row.compiled is None):
+            for row in list(spent):
+                if turn == repeats and row.compiled is None:
                     continue
                 try:
                     seconds, memory[row] = self._timed(row)
-                    times.append(seconds)
+                    spent[row].append(seconds)
                 except torch.OutOfMemoryError:
-                    spent[row] = None
+                    del spent[row]
                 on_pass(row)
         peaks = {row.precision: self._peak(row.precision, peak) for row in rows}
-        best = {row: min(times) for row, times in spent.items() if times}
-        plain = {row.precision: best[row] for row in best if row.loop == "plain"}
+        plain = {row.precision: min(times) for row, times in spent.items() if row.loop == "plain"}
         figures = [
-            _figures(row, spent[row] or [], plain.get(row.precision), memory.get(row), flops[row.loop],
-                     peaks[row.precision].tflops)
+            RowFigures.of(row, spent.get(row), plain.get(row.precision), memory.get(row), flops[row.loop],
+                          peaks[row.precision].tflops)
             for row in rows
         ]  # fmt: skip
         return SampleFigures(self.settings, peaks, flops, figures)
@@ -225,6 +243,23 @@ class SampleBench:
     def passes(self, rows: Sequence[LoopTiming], repeats: int) -> int:
         """How often `measure` calls on_pass, if nothing runs out of memory."""
         return sum(repeats + (row.compiled is not None) for row in rows)
+
+    def jobs(self, count: int) -> list[GroupJob]:
+        """The first `count` jobs: drawn anatomies, each with one finding in a fixed box."""
+        size = self.info.image_size
+        bank = BankSource(self.info.part("anatomy_bank"))
+        region = np.zeros((size, size), dtype=bool)
+        y0, x0, y1, x1 = (round(size * share) for share in BOX)
+        region[y0:y1, x0:x1] = True
+        prompt = next(iter(self.info.prompts.values()), self.info.healthy_prompt)
+        member = MemberJob(
+            Role.variant.member(), (Edit(region, prompt, feather(region, FEATHER_SHARE * size)),)
+        )
+        drawn = (bank.draw(np.random.default_rng((0, index)), size)[0] for index in range(count))
+        return [
+            GroupJob(0, index, 0, anatomy, self.info.healthy_prompt, (member,))
+            for index, anatomy in enumerate(drawn)
+        ]
 
     def _timed(self, row: LoopTiming) -> tuple[float, int | None]:
         run, now, memory = self._ready(row), clock(self.device, self.clock), PeakMemory(self.device)
@@ -236,36 +271,30 @@ class SampleBench:
     def _ready(self, row: LoopTiming, *, tuned: bool = True) -> Callable[[], object]:
         """The row's pass, with its model loaded."""
         jobs, settings = self.jobs(row.micro_batch), self.settings[row.loop]
-        if row.loop in PLAIN:
-            text = self._text_encoder(row.precision) if row.loop == "plain" else None
-            ids = None if text is None else torch.zeros(1, 150, dtype=torch.long, device=self.device)
-            fused = row.loop == "plain-fused"
-            loop = PlainLoop(self._model(row.precision, "plain"), settings, text, ids, fused)
-            return lambda: [
-                loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt) for job in jobs
-            ]
-        model = self._model(row.precision, row.compiled or ("tuned" if tuned else "plain"))
-        return lambda: list(sample_groups(model, settings, jobs, micro_batch=row.micro_batch))
+        if row.loop not in PLAIN:
+            model = self._model(row.precision, row.compiled or ("tuned" if tuned else "plain"))
+            return lambda: list(sample_groups(model, settings, jobs, micro_batch=row.micro_batch))
+        text = self._text_encoder(row.precision) if row.loop == "plain" else None
+        ids = None if text is None else torch.zeros(1, 150, dtype=torch.long, device=self.device)
+        loop = PlainLoop(
+            self._model(row.precision, "plain"), settings, text, ids, fused=row.loop == "plain-fused"
+        )
+        return lambda: [loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt) for job in jobs]
 
     def _model(self, precision: Precision, kind: Literal["plain", "tuned"] | Compile) -> LoadedBundle:
-        key = (precision, kind)
-        if key not in self._models:
+        if (precision, kind) not in self._models:
             model = load_bundle(self.info, self.device, precision, tuned=kind != "plain")
             if kind != "plain" and kind != "tuned":
                 model.compile(kind)
-            self._models[key] = model
-        return self._models[key]
+            self._models[precision, kind] = model
+        return self._models[precision, kind]
 
     def _text_encoder(self, precision: Precision) -> TextEncoder | None:
-        if self.text is None:
-            return None
-        if precision not in self._text:
+        if self.text is not None and precision not in self._text:
             with torch.random.fork_rng(devices=[]):
                 encoder = TextEncoder(self.text).eval().requires_grad_(False)
-            self._text[precision] = encoder.to(
-                self.device, torch.bfloat16 if precision == "bf16" else torch.float32
-            )
-        return self._text[precision]
+            self._text[precision] = encoder.to(self.device, _dtype(precision))
+        return self._text.get(precision)
 
     def _flops(self, loop: Loop, precision: Precision) -> float:
         """Multiplications and additions of one image, counted while diffusers' own denoiser makes it."""
@@ -279,21 +308,6 @@ class SampleBench:
         if stated is not None:
             return Peak(stated, "stated")
         return Peak(matmul_tflops(self.device, precision, clock(self.device, self.clock)), "matrix product")
-
-    def jobs(self, count: int) -> list[GroupJob]:
-        """The first `count` jobs: drawn anatomies, each with one finding in a fixed box."""
-        size = self.info.image_size
-        bank = BankSource(self.info.part("anatomy_bank"))
-        region = np.zeros((size, size), dtype=bool)
-        y0, x0, y1, x1 = (round(size * share) for share in BOX)
-        region[y0:y1, x0:x1] = True
-        prompt = next(iter(self.info.prompts.values()), self.info.healthy_prompt)
-        edit = Edit(region, prompt, feather(region, FEATHER_SHARE * size))
-        for index in range(len(self._jobs), count):
-            anatomy, _ = bank.draw(np.random.default_rng((self.seed, index)), size)
-            members = (MemberJob(Role.variant.member(), (edit,)),)
-            self._jobs.append(GroupJob(self.seed, index, 0, anatomy, self.info.healthy_prompt, members))
-        return self._jobs[:count]
 
 
 def loop_settings(info: BundleInfo, steps: int) -> dict[Loop, SamplingSettings]:
@@ -319,23 +333,3 @@ def rows_of(
             if loop not in PLAIN:
                 rows += [LoopTiming(loop, size, precision, how) for size in micro_batches]
     return rows
-
-
-def _figures(
-    row: LoopTiming, times: list[float], plain: float | None, memory: int | None, flops: float, peak: float
-) -> RowFigures:
-    if not times:
-        return RowFigures(row, None, None, None, None, None, None, None)
-    seconds = min(times)
-    rate = row.micro_batch / seconds
-    tflops = rate * flops / 1e12
-    return RowFigures(
-        row=row,
-        seconds=seconds,
-        first_seconds=times[0],
-        images_per_second=rate,
-        ratio=None if plain is None else rate * plain,
-        memory=memory,
-        tflops=tflops,
-        utilisation=tflops / peak,
-    )

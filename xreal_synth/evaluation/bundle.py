@@ -1,8 +1,8 @@
-"""Everything that is measured of a bundle on a split of real images: the figures of `evaluate bundle`.
+"""Everything that is measured of a bundle on a split of real images: the figures of `evaluate bundle`, and their table.
 
 For each real image an image is made from its own organ mask with all of its findings that the bundle knows, one
-after another; images without finding give their healthy twin. "Made" below is this image. The networks that
-evaluator had no part in training the bundle's.
+after another; images without finding give their healthy twin. "Made" below is this image. The evaluator networks had
+no part in training the bundle's.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.errors import BundleError, TrainingError
-from xreal_synth.evaluation.cases import Case, CaseReader, check_apart
-from xreal_synth.evaluation.copies import CopyFigures, count_copies, standardised
+from xreal_synth.evaluation.cases import Case, Report, check_apart, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import RINGS, ms_ssim, upper_power
+from xreal_synth.evaluation.fidelity import ms_ssim, upper_power
 from xreal_synth.evaluation.findings import (
     FindingFigures,
-    FindingScores,
     PlaceFigures,
     finding_figures,
     label_table,
@@ -29,12 +27,14 @@ from xreal_synth.evaluation.findings import (
     place_figures,
 )
 from xreal_synth.evaluation.generated_images import GeneratedFolder, image_seconds
-from xreal_synth.evaluation.intervals import Bootstrap, Estimate, spread
-from xreal_synth.evaluation.measurements import Measurements, measure
+from xreal_synth.evaluation.intervals import Bootstrap, Estimate, brief, spread
+from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
+from xreal_synth.evaluation.privacy import CopyFigures, count_copies, standardised
+from xreal_synth.evaluation.request import PreparedRequest
 from xreal_synth.evaluation.set_distances import frechet, kernel
 from xreal_synth.findings import ORGANS
-from xreal_synth.images.manifest import BadImage, ImageRow
-from xreal_synth.types import GreyImage, Mask
+from xreal_synth.images.manifest import ImageRow
+from xreal_synth.types import GreyImage
 
 REAL_DRAWS: Final = 40
 """Random draws of training images for the distance between real images."""
@@ -42,10 +42,10 @@ REAL_DRAWS: Final = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RealImages:
-    """Measurements of the real images: the split's (with masks), and the training images."""
+    """What was seen of the real images: the cases' (with masks), and training images, with their rows."""
 
-    measurements: Measurements
-    training: Measurements
+    own: ImageSet
+    training: ImageSet
     training_rows: tuple[ImageRow, ...]
 
 
@@ -99,105 +99,85 @@ class BundleFigures:
     in_place_mean: PlaceFigures | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Generated:
-    """What was seen of the generated images and of their healthy twins."""
-
-    measurements: Measurements
-    twins: Measurements
-    ms_ssim: npt.NDArray[np.float64]
-    ms_ssim_twin: npt.NDArray[np.float64]
-
-
 def measure_real(
-    evaluators: Evaluators,
-    cases: Sequence[Case],
-    training: Sequence[ImageRow],
-    reader: CaseReader,
-    on_image: Callable[[int], None] = lambda images: None,
+    prepared: PreparedRequest, evaluators: Evaluators, training_split: str, report: Report
 ) -> RealImages:
     """Looks at the cases' real images and at training images; faulty training images are left out.
 
     Raises TrainingError if no training image can be used or one is of a patient of the cases.
     """
-    patients = [case.row.patient for case in cases]
+    training, used = split_rows(prepared.store, training_split), list[ImageRow]()
     check_apart(
-        (row.patient for row in training), patients, "the training images and in the images to judge by"
+        (row.patient for row in training),
+        (case.row.patient for case in prepared.cases),
+        "the training images and in the images to judge by",
     )
-    real = measure(
+    reader, rows = prepared.reader, [case.row for case in prepared.cases]
+    own = measure(
         evaluators,
-        ((pair.image, pair.mask) for pair in (reader.read(c.row) for c in cases)),
-        on_image,
+        real_images(reader, rows, [], "real images", report, masks=True),
         places=True,
     )
-    used: list[ImageRow] = []
-
-    def images() -> Iterator[tuple[GreyImage, Mask | None]]:
-        for row in training:
-            try:
-                image = reader.image(row)
-            except BadImage:
-                on_image(1)
-                continue
-            used.append(row)
-            yield image, None
-
-    seen = measure(evaluators, images(), on_image)
+    seen = measure(evaluators, real_images(reader, training, used, "training images", report))
     if not used:
         raise TrainingError(found="no usable training image", wanted="at least one", hint="see the manifest")
-    return RealImages(real, seen, tuple(used))
+    return RealImages(own, seen, tuple(used))
 
 
 def measure_bundle(
+    prepared: PreparedRequest,
     evaluators: Evaluators,
-    cases: Sequence[Case],
-    faulty: int,
-    reader: CaseReader,
-    folder: GeneratedFolder,
     real: RealImages,
-    findings: Sequence[str],
-    on_image: Callable[[int], None] = lambda images: None,
+    folder: GeneratedFolder,
+    report: Report,
 ) -> BundleFigures:
-    """Measures images that are made; `findings` are those that the bundle knows. Raises BundleError."""
+    """Measures the request's images, which are made; raises BundleError for evaluators of other findings."""
+    cases, size, findings = prepared.cases, prepared.reader.size, tuple(prepared.info.prompts)
     if not set(findings) & set(evaluators.findings):
         raise BundleError(
             found=f"evaluators of {', '.join(evaluators.findings)}",
             wanted=f"evaluators of the bundle's findings: {', '.join(findings)}",
             hint="train evaluators on these findings and give them with --evaluators",
         )
-    made = _measure_generated(evaluators, cases, reader, folder, on_image)
+    twins, made = (
+        measure(evaluators, _generated(prepared, image_of, report), places=True)
+        for image_of in (folder.twin, folder.labelled)
+    )
     bootstrap = Bootstrap([case.row.patient for case in cases])
-    size = reader.size
-    power = upper_power(real.measurements.rings, size)
+    power = upper_power(real.own.rings, size)
     per_finding, f1, f1_real = _finding_figures(
-        evaluators, cases, made, real.measurements, findings, bootstrap
+        evaluators, cases, (made, twins, real.own), findings, bootstrap
     )
     seconds, core = folder.seconds("wall"), folder.seconds("core")
-    peaks = made.measurements.peaks, made.twins.peaks, real.measurements.peaks
     in_place, in_place_mean = place_figures(
-        cases, findings, evaluators.placed_findings, peaks, size, bootstrap
+        cases,
+        findings,
+        evaluators.placed_findings,
+        (made.peaks, twins.peaks, real.own.peaks),
+        size,
+        bootstrap,
     )
     return BundleFigures(
         images=len(cases),
         with_finding=sum(bool(case.findings) for case in cases),
         training_images=len(real.training),
         unplaced=sum(len(case.unplaced) for case in cases),
-        faulty=faulty,
-        dice=_dice(made.measurements, bootstrap),
-        dice_twin=_dice(made.twins, bootstrap),
-        dice_real=_dice(real.measurements, bootstrap),
-        ms_ssim=bootstrap.mean(made.ms_ssim),
-        ms_ssim_twin=bootstrap.mean(made.ms_ssim_twin),
-        kernel=_distance(kernel, made.measurements, real, bootstrap),
-        frechet=_distance(frechet, made.measurements, real, bootstrap),
+        faulty=len(prepared.faulty),
+        dice=_dice(made, bootstrap),
+        dice_twin=_dice(twins, bootstrap),
+        dice_real=_dice(real.own, bootstrap),
+        ms_ssim=bootstrap.mean(made.paired),
+        ms_ssim_twin=bootstrap.mean(twins.paired),
+        kernel=_distance(kernel, made, real, bootstrap),
+        frechet=_distance(frechet, made, real, bootstrap),
         findings=per_finding,
         macro_f1=f1,
         macro_f1_real=f1_real,
-        sharpness=bootstrap.ratio(upper_power(made.measurements.rings, size), power),
+        sharpness=bootstrap.ratio(upper_power(made.rings, size), power),
         sharpness_training=float(upper_power(real.training.rings, size).mean() / power.mean()),
-        rings=_ring_ratios(made.measurements, real.measurements),
-        rings_training=_ring_ratios(real.training, real.measurements),
-        copies=_copies(cases, made.measurements, real, bootstrap),
+        rings=_ring_ratios(made, real.own),
+        rings_training=_ring_ratios(real.training, real.own),
+        copies=_copies(cases, made, real, bootstrap),
         seconds={**seconds, **image_seconds(seconds)},
         core_seconds={**core, **image_seconds(core)},
         in_place=in_place,
@@ -205,41 +185,27 @@ def measure_bundle(
     )
 
 
-def _measure_generated(
-    evaluators: Evaluators,
-    cases: Sequence[Case],
-    reader: CaseReader,
-    folder: GeneratedFolder,
-    on_image: Callable[[int], None],
-) -> _Generated:
-    """Twins first; images with findings then take their places."""
-
-    def seen(image_of: Callable[[Case], GreyImage]) -> tuple[Measurements, npt.NDArray[np.float64]]:
-        similar = list[float]()
-
-        def images() -> Iterator[tuple[GreyImage, Mask]]:
-            for case in cases:
-                pair, image = reader.read(case.row), image_of(case)
-                similar.extend(ms_ssim([image], [pair.image]))
-                yield image, pair.mask
-
-        return measure(evaluators, images(), on_image, places=True), np.asarray(similar)
-
-    (twins, similar_twin), (labelled, similar) = seen(folder.twin), seen(folder.labelled)
-    return _Generated(labelled, twins, similar, similar_twin)
+def _generated(
+    prepared: PreparedRequest, image_of: Callable[[Case], GreyImage], report: Report
+) -> Iterator[GivenImage]:
+    for case in prepared.cases:
+        report("looking at generated images", 1, 2 * len(prepared.cases))
+        pair, image = prepared.reader.read(case.row), image_of(case)
+        similar = ms_ssim(image, pair.image)
+        yield GivenImage(image, pair.mask, case.row.patient, paired=similar)
 
 
-def _dice(measurements: Measurements, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    return {organ: bootstrap.mean(measurements.dice[:, at]) for at, organ in enumerate(ORGANS)}
+def _dice(images: ImageSet, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    return {organ: bootstrap.mean(images.dice[:, at]) for at, organ in enumerate(ORGANS)}
 
 
 def _distance(
     distance: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], float],
-    made: Measurements,
+    made: ImageSet,
     real: RealImages,
     bootstrap: Bootstrap,
 ) -> SetDistance:
-    a, b, training = made.features, real.measurements.features, real.training.features
+    a, b, training = made.features, real.own.features, real.training.features
     size = min(len(b), len(training))
     random = np.random.default_rng(0)
     draws = [
@@ -252,48 +218,93 @@ def _distance(
 def _finding_figures(
     evaluators: Evaluators,
     cases: Sequence[Case],
-    made: _Generated,
-    real: Measurements,
+    images: tuple[ImageSet, ImageSet, ImageSet],
     findings: Sequence[str],
     bootstrap: Bootstrap,
 ) -> tuple[dict[str, FindingFigures], Estimate, Estimate]:
-    """Per finding that bundle and evaluators know; and macro-F1 over these, on made and on real images."""
+    """Per finding that bundle and evaluators know; and macro-F1 over these, on made and on real images.
+
+    `images` are the made ones, their twins and the real ones.
+    """
     names = [name for name in findings if name in evaluators.findings]
     columns = [evaluators.findings.index(name) for name in names]
     labels = label_table([(frozenset(c.row.labels), frozenset(c.row.unknown)) for c in cases], names)
     hidden = [frozenset(case.unplaced) | frozenset(case.row.unknown) for case in cases]
     asked = label_table([(c.asked, h) for c, h in zip(cases, hidden, strict=True)], names)
     given = np.asarray([bool(case.findings) for case in cases])
-    logits, twins, seen = (part.logits[:, columns] for part in (made.measurements, made.twins, real))
+    made, twins, real = (one.logits[:, columns] for one in images)
     per_finding = {
         name: finding_figures(
-            FindingScores(logits[:, at], twins[:, at], seen[:, at], asked[:, at], labels[:, at], given),
-            bootstrap,
+            made[:, at], twins[:, at], real[:, at], asked[:, at], labels[:, at], given, bootstrap
         )
         for at, name in enumerate(names)
     }
-    return per_finding, macro_f1(logits, asked, bootstrap), macro_f1(seen, labels, bootstrap)
+    return per_finding, macro_f1(made, asked, bootstrap), macro_f1(real, labels, bootstrap)
 
 
-def _ring_ratios(measurements: Measurements, real: Measurements) -> tuple[float, ...]:
-    ratios = measurements.rings.mean(axis=0) / real.rings.mean(axis=0)
-    assert len(ratios) == RINGS
-    return tuple(float(ratio) for ratio in ratios)
+def _ring_ratios(images: ImageSet, real: ImageSet) -> tuple[float, ...]:
+    return tuple((images.rings.mean(axis=0) / real.rings.mean(axis=0)).tolist())
 
 
 def _copies(
-    cases: Sequence[Case], made: Measurements, real: RealImages, bootstrap: Bootstrap
+    cases: Sequence[Case], made: ImageSet, real: RealImages, bootstrap: Bootstrap
 ) -> dict[str, CopyFigures]:
-    training, rows = real.training, real.training_rows
-    patients = np.asarray([row.patient for row in rows], dtype=str)
-    names = (tuple(case.name for case in cases), tuple(row.image for row in rows))
-    a, b, c = (
-        standardised(measurements.features, training.features)
-        for measurements in (made, real.measurements, training)
-    )
-    return {
-        "pixels": count_copies(
-            made.thumbs, real.measurements.thumbs, training.thumbs, patients, bootstrap, names
-        ),
-        "features": count_copies(a, b, c, patients, bootstrap, names),
+    sets = (made, real.own, real.training)
+    names = (tuple(case.name for case in cases), tuple(row.image for row in real.training_rows))
+    vectors = {
+        "pixels": tuple(one.thumbnails() for one in sets),
+        "features": tuple(standardised(one.features, real.training.features) for one in sets),
     }
+    return {
+        metric: count_copies(a, b, c, real.training.groups, bootstrap, names)
+        for metric, (a, b, c) in vectors.items()
+    }
+
+
+NOTES: Final = (
+    "Generated images show all findings of their image, one after another; a twin shows none. `real` is what real "
+    "images reach by the same measure.",
+    "Dice: requested mask against the evaluator segmenter's. MS-SSIM: to the real image of the same mask.",
+    "Kernel distance (KID's estimator) and Frechet distance are in the evaluator classifier's features, made "
+    "against real images; `real`: as many training images against the same real images.",
+    "AUC and macro-F1 (at one half): the evaluator classifier's; images without the finding are the negatives. "
+    "Rises: share of images that score above their own twin for a finding asked for, or not asked for.",
+    "In place: share of images with a finding whose map of it, by the evaluator locator, peaks inside a box of it; "
+    "`twin`: of their healthy twins, in the same boxes; `real`: of real images, in radiologists' boxes.",
+    "Sharpness: power over real images in the upper half of the frequencies. Copies: images nearer to a training "
+    "image than 99.9% of training images are to their nearest neighbour of another patient.",
+    "Intervals: 95%, bootstrap by patient; of distances a jackknife by patient, and random draws for `real`.",
+)
+
+
+Row = tuple[str, str, str]
+"""A figure's name, what the generated images reach, and what real images, or the healthy twins, reach."""
+
+
+def table_of_figures(found: BundleFigures) -> list[Row]:
+    """All rows, each estimate as `brief` writes it."""
+    rows = []
+    for organ, made in found.dice.items():
+        twin, real = brief(found.dice_twin[organ]), brief(found.dice_real[organ])
+        rows.append((f"Dice {organ.replace('_', ' ')}", brief(made), f"twin {twin}, real {real}"))
+    rows.append(("MS-SSIM", brief(found.ms_ssim), f"twin {brief(found.ms_ssim_twin)}"))
+    for name, apart in (("kernel distance", found.kernel), ("Frechet distance", found.frechet)):
+        times = f", {apart.made.value / apart.real.value:.1f} x" if apart.real.ci_low > 0 else ""
+        rows.append((name, f"{brief(apart.made)}{times}", f"real {brief(apart.real)}"))
+    for name, one in found.findings.items():
+        rows.append((f"AUC {name} ({one.positives} images)", brief(one.auc), f"real {brief(one.auc_real)}"))
+    rows.append(("macro-F1 of the findings", brief(found.macro_f1), f"real {brief(found.macro_f1_real)}"))
+    for name, one in found.findings.items():
+        rows.append((f"rises {name}", brief(one.rises), f"unasked {brief(one.rises_unasked)}"))
+    places = {f"{name} ({place.asked.n} images)": place for name, place in found.in_place.items()}
+    if found.in_place_mean is not None:
+        places["mean of those with real boxes"] = found.in_place_mean
+    for name, place in places.items():
+        beside = f"twin {brief(place.twin)}, real {brief(place.real)}"
+        rows.append((f"in place {name}", brief(place.asked), beside))
+    if not places:
+        rows.append(("in place", "not measured", "the evaluators have no locator/ of the bundle's findings"))
+    rows.append(("sharpness", brief(found.sharpness), f"training images {found.sharpness_training:.2f}"))
+    for name, copies in found.copies.items():
+        rows.append((f"copies, by {name}", brief(copies.made), f"real {brief(copies.real)}"))
+    return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from xreal_synth.errors import AnatomyError, PlacementError, TrainingError
 from xreal_synth.images.files import ImageFiles, ImagePair, check_contrast, checked_pair, decode_image
 from xreal_synth.images.manifest import TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.models.describe import BundleInfo
+from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.placement import place
 from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
@@ -22,6 +23,9 @@ from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask, PlacedFinding
 
 MIN_OVERLAP = 0.6
+
+Report = Callable[[str, int, int], None]
+"""What is being done, images done now, images in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,6 @@ class CaseReader:
         image = decode_image(self._files.read(row.shard, row.image))
         check_contrast(image)
         return resized(image, self.size)
-
-    def native_shape(self, row: ImageRow) -> tuple[int, int]:
-        """Height and width of the image as it lies there; raises BadImage."""
-        height, width = decode_image(self._files.read(row.shard, row.image)).shape
-        return height, width
 
     def sha256(self, row: ImageRow) -> str:
         """Of the image's file; raises BadImage if it cannot be read."""
@@ -148,11 +147,12 @@ def _case(
     row: ImageRow, index: int, mask: Mask, info: BundleInfo, prior: Prior, seed: int, most: int | None
 ) -> Case:
     placed, unplaced = list[PlacedFinding](), list[str]()
+    ground = Ground(Chest(mask, row.mask), prior, info.factor, MIN_OVERLAP)
     for name in [name for name in info.prompts if name in row.labels][:most]:
         rng = stream(seed, index, 0, "boxes", "evaluation", name)
         try:
             label = FindingLabel.model_validate({"name": name})
-            placed.append(place(label, mask, rng, prior, factor=info.factor, min_overlap=MIN_OVERLAP))
+            placed.append(place(label, ground, rng))
         except PlacementError:
             unplaced.append(name)
     return Case(index, row, tuple(placed), tuple(unplaced))

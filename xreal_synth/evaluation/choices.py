@@ -9,25 +9,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.escaping import markdown_table
-from xreal_synth.evaluation.bundle import RealImages
+from xreal_synth.evaluation.bundle import RealImages, measure_bundle, measure_real
+from xreal_synth.evaluation.cases import Report
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.kept import as_read, json_bytes, nan_for_null, record_of
-from xreal_synth.evaluation.request import (
-    PreparedRequest,
-    Report,
-    Request,
-    figures_for,
-    images_for,
-    prepare,
-    real_images,
-)
+from xreal_synth.evaluation.request import PreparedRequest, Request, images_for, prepare
 from xreal_synth.storage import LocalStore
 
 FIGURES: Final = "figures.json"
@@ -62,109 +55,103 @@ class ChoiceCell:
     request: Request
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CellFigures:
-    """A cell with `figures` as in its figures.json (BundleFigures as plain data)."""
-
-    cell: ChoiceCell
-    figures: dict[str, Any]
-
-    def main(self) -> dict[str, float]:
-        """The figures of the table; Dice, AUC and rises are means over organs or findings."""
-        found = self.figures
-        shown = list(found["findings"].values())
-        return _row(
-            found["dice"],
-            found["ms_ssim"]["value"],
-            found["kernel"]["made"]["value"],
-            found["frechet"]["made"]["value"],
-            found["sharpness"]["value"],
-            _mean([one["auc"]["value"] for one in shown]),
-            _mean([one["rises"]["value"] for one in shown]),
-            self._in_place("asked"),
-            (found["core_seconds"] or found["seconds"]).get("image with a finding", _NONE),
-        )
-
-    def real(self) -> dict[str, float]:
-        """What real images reach by the same measures, NaN where there is no such thing."""
-        found = self.figures
-        auc = _mean([one["auc_real"]["value"] for one in found["findings"].values()])
-        kernel, frechet = (found[name]["real"]["value"] for name in ("kernel", "frechet"))
-        return _row(
-            found["dice_real"], _NONE, kernel, frechet, found["sharpness_training"], auc, _NONE,
-            self._in_place("real"), _NONE,
-        )  # fmt: skip
-
-    def _in_place(self, of: str) -> float:
-        """Mean over findings; NaN without a locator, and of figures that were made before there was one."""
-        return _mean([one[of]["value"] for one in self.figures.get("in_place", {}).values()])
-
-
 def cells_of(base: Request, grid: Grid, *, cross: bool) -> list[ChoiceCell]:
     """The base and its variations; a variation that says what the base says is the base."""
     if cross:
-        keys = list(grid)
-        changes = [dict(zip(keys, values, strict=True)) for values in product(*grid.values())]
+        changes = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     else:
         changes = [{}, *({key: value} for key, values in grid.items() for value in values)]
-    return [ChoiceCell(_name(change), change, _changed(base, change)) for change in changes]
+    cells = []
+    for change in changes:
+        own = {key: value for key, value in change.items() if key != BUNDLE_KEY}
+        bundle = str(change.get(BUNDLE_KEY, base.bundle))
+        cells.append(
+            ChoiceCell(_name(change), change, replace(base, bundle=bundle, sampling={**base.sampling, **own}))
+        )
+    return cells
 
 
 def evaluate_choices(
     cells: Sequence[ChoiceCell], evaluators: Evaluators, training_split: str, out: Path, report: Report
-) -> Iterator[CellFigures]:
-    """Each cell's figures, from `out/NAME/figures.json` where they are there for the same request.
+) -> list[dict[str, Any]]:
+    """A row a cell and one of real images (those of the first cell's bundle's size); as tables in `out` after each.
 
-    Everything that is asked for is checked before the first image is made. Raises our errors.
+    A cell's figures come from `out/NAME/figures.json` where they are there for the same request. Everything that is
+    asked for is checked before the first image is made. Raises our errors.
     """
-    ready = [(cell, prepare(cell.request)) for cell in cells]
     unique: dict[str, tuple[ChoiceCell, PreparedRequest]] = {}
-    for cell, prepared in ready:
-        unique.setdefault(
-            json.dumps([prepared.info.content_hash, asdict(prepared.settings)]), (cell, prepared)
-        )
+    for cell in cells:
+        prepared = prepare(cell.request)
+        key = json.dumps([prepared.info.content_hash, asdict(prepared.settings)])
+        unique.setdefault(key, (cell, prepared))
     seen: dict[tuple[int, tuple[int, ...]], RealImages] = {}
-    for cell, prepared in unique.values():
-        store = LocalStore(out / cell.name)
-        wanted = _identity(prepared, evaluators, training_split)
-        figures = _stored(store, wanted)
-        if figures is None:
-            key = prepared.reader.size, tuple(case.index for case in prepared.cases)
+
+    def figures_of(cell: ChoiceCell, prepared: PreparedRequest) -> dict[str, Any]:
+        store, images = LocalStore(out / cell.name), tuple(case.index for case in prepared.cases)
+        identity = {**prepared.identity(), "evaluators": evaluators.sha256, "training_split": training_split}
+        wanted = as_read({"format": FORMAT, **identity, "images": images})
+        record = record_of(store, FIGURES, wanted, "figures")
+        if record is None:
+            key = prepared.reader.size, images
             if key not in seen:
-                seen[key] = real_images(prepared, evaluators, training_split, _named(report, "all cells"))
-            mine = _named(report, cell.name)
-            images = images_for(prepared, out / cell.name / "images", mine)
-            found = asdict(figures_for(prepared, evaluators, seen[key], images, mine))
-            store.replace(FIGURES, json_bytes({"of": wanted, "figures": found}))
-            figures = _stored(store, wanted)
-            assert figures is not None, "what was just written is of this request"
-        yield CellFigures(cell, figures)
+                seen[key] = measure_real(prepared, evaluators, training_split, _named(report, "all cells"))
+            own = _named(report, cell.name)
+            made = images_for(prepared, out / cell.name / "images", own)
+            found = measure_bundle(prepared, evaluators, seen[key], made, own)
+            record = as_read({"of": wanted, "figures": asdict(found)})
+            store.replace(FIGURES, json_bytes(record))
+        figures: dict[str, Any] = nan_for_null(record["figures"])
+        return figures
+
+    done, rows = list[dict[str, Any]](), list[dict[str, Any]]()
+    for cell, prepared in unique.values():
+        done.append(figures_of(cell, prepared))
+        own = {"cell": cell.name, "changes": dict(cell.changes), **main_figures(done[-1])}
+        real = {"cell": REAL, "changes": {}, **main_figures(done[0], real=True)}
+        rows = [*rows[:-1], own, real]
+        images = " or ".join(map(str, sorted({figures["images"] for figures in done})))
+        lines = [
+            *markdown_table(["choice", *COLUMNS], table_rows(rows)),
+            "",
+            f"{images} images a row. {NOTE}",
+            "",
+        ]
+        store = LocalStore(out)
+        store.replace("choices.md", "\n".join(lines).encode())
+        store.replace("choices.json", json_bytes(rows))
+    return rows
 
 
-def write_table(rows: Sequence[CellFigures], out: Path) -> None:
-    """`choices.md` and `choices.json` in `out`."""
-    store = LocalStore(out)
-    store.replace("choices.md", markdown(rows).encode())
-    record = [{"cell": row.cell.name, "changes": dict(row.cell.changes), **row.main()} for row in rows]
-    record += [{"cell": REAL, "changes": {}, **rows[0].real()}]
-    store.replace("choices.json", json_bytes(record))
-
-
-def table_rows(rows: Sequence[CellFigures]) -> list[list[str]]:
-    """A row a cell, and a last one of real images (those of the first cell's bundle's size)."""
-    named = [(row.cell.name, row.main()) for row in rows] + [(REAL, rows[0].real())]
-    return [[name, *("" if math.isnan(v) else f"{v:.3f}" for v in values.values())] for name, values in named]
-
-
-def markdown(rows: Sequence[CellFigures]) -> str:
-    """The main figures, a row a cell."""
-    images = sorted({row.figures["images"] for row in rows})
-    lines = [
-        *markdown_table(["choice", *COLUMNS], table_rows(rows)),
-        "",
-        f"{' or '.join(map(str, images))} images a row. {NOTE}",
+def table_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows' names and figures, empty where there is none."""
+    return [
+        [row["cell"], *("" if math.isnan(row[name]) else f"{row[name]:.3f}" for name in COLUMNS)]
+        for row in rows
     ]
-    return "\n".join(lines) + "\n"
+
+
+def main_figures(figures: Mapping[str, Any], *, real: bool = False) -> dict[str, float]:
+    """The table's figures of a cell's figures.json, or what real images reach by the same measures.
+
+    Dice, AUC, rises and places are means over organs or findings. NaN is what real images do not have, and places
+    without a locator.
+    """
+    dice, shown = figures["dice_real" if real else "dice"], figures["findings"].values()
+    side, places = ("real", "real") if real else ("made", "asked")
+    values = [
+        _mean(dice[organ]["value"] for organ in ("left_lung", "right_lung")),
+        dice["heart"]["value"],
+        dice["aorta"]["value"],
+        _NONE if real else figures["ms_ssim"]["value"],
+        figures["kernel"][side]["value"],
+        figures["frechet"][side]["value"],
+        figures["sharpness_training"] if real else figures["sharpness"]["value"],
+        _mean(one["auc_real" if real else "auc"]["value"] for one in shown),
+        _NONE if real else _mean(one["rises"]["value"] for one in shown),
+        _mean(one[places]["value"] for one in figures.get("in_place", {}).values()),
+        _NONE if real else (figures["core_seconds"] or figures["seconds"]).get("image with a finding", _NONE),
+    ]
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _name(changes: Mapping[str, Any]) -> str:
@@ -173,36 +160,10 @@ def _name(changes: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9._=+-]", "_", "+".join(words)) or "base"
 
 
-def _changed(base: Request, changes: Mapping[str, Any]) -> Request:
-    sampling = {**base.sampling, **{key: value for key, value in changes.items() if key != BUNDLE_KEY}}
-    return replace(base, bundle=str(changes.get(BUNDLE_KEY, base.bundle)), sampling=sampling)
-
-
-def _identity(prepared: PreparedRequest, evaluators: Evaluators, training_split: str) -> dict[str, Any]:
-    record: dict[str, Any] = as_read({
-        "format": FORMAT, **prepared.identity(), "evaluators": evaluators.sha256,
-        "training_split": training_split, "images": [case.index for case in prepared.cases],
-    })  # fmt: skip
-    return record
-
-
-def _stored(store: LocalStore, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """A cell's figures if they are of this request."""
-    record = record_of(store, FIGURES, wanted, "figures")
-    figures: dict[str, Any] | None = record and nan_for_null(record["figures"])
-    return figures
-
-
 def _named(report: Report, cell: str) -> Report:
     return lambda what, done, total: report(f"{cell}: {what}", done, total)
 
 
-def _row(dice: Mapping[str, Any], *others: float) -> dict[str, float]:
-    lungs = _mean([dice[organ]["value"] for organ in ("left_lung", "right_lung")])
-    values = (lungs, dice["heart"]["value"], dice["aorta"]["value"], *others)
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else float("nan")
+    return sum(known) / len(known) if known else _NONE

@@ -8,21 +8,19 @@ images (Frechet, precision to coverage) are taken at equal numbers on both sides
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from xreal_synth.dataset.acceptance import PLACEMENT
 from xreal_synth.evaluation.fidelity import RINGS, upper_power
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
-from xreal_synth.evaluation.intervals import Bootstrap, Estimate, divided, proportion, unknown
+from xreal_synth.evaluation.intervals import Array, Estimate, divided, proportion, unknown
 from xreal_synth.evaluation.measurements import ALL, NAMES, ImageSet
 from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure, manifold
 from xreal_synth.findings import NO_FINDING, ORGANS
-from xreal_synth.types import Acceptance
 
 MS_SSIM: Final = "MS-SSIM"
 DICE: Final = "Dice"
@@ -40,47 +38,25 @@ DIVERSITY: Final = "MS-SSIM between images"
 FLAGGED: Final = "flagged"
 ACCEPTED: Final = "accepted"
 
+DISTANCES: Final = (FRECHET, KERNEL, FID, KID)
+BY_FINDING: Final = (AUC, F1, MS_SSIM, DICE, KERNEL, SHARPNESS, DIVERSITY, FLAGGED, ACCEPTED)
+"""The main figures, in the order of the tables by finding."""
+COMPARED: Final = (
+    MS_SSIM, FID, KID, FRECHET, KERNEL, DICE, MACRO_F1, AUC, *MANIFOLD, SHARPNESS, DIVERSITY,
+)  # fmt: skip
+"""In the paper's order, its own first; FID and KID only where there was a file for them."""
+
 LEAST_FOR_FRECHET: Final = 50
 LEAST_FOR_MANIFOLD: Final = 30
 """Images of a finding on both sides; with fewer the figure is not stated."""
 
-_DRAW: Final = 0
-_features: Final = attrgetter("measurements.features")
-_inception: Final = attrgetter("inception")
+Row = dict[str, Any]
+"""A figure as evaluation.json holds it: name, finding (None of all images), value, low and high of generated images,
+real, real_low and real_high of real ones beside them, n; NaN where there is no figure."""
+Gate = Mapping[str | None, tuple[int, int]]
+"""Attempts that the gate accepted, and attempts, at groups of a finding; of all under None."""
 
-
-@dataclass(frozen=True, slots=True)
-class DatasetRow:
-    """One figure of generated images and, beside it, of real ones; `finding` None for all images."""
-
-    name: str
-    finding: str | None
-    made: Estimate
-    real: Estimate
-
-    def record(self) -> dict[str, Any]:
-        """As evaluation.json holds it, NaN where there is no figure."""
-        return {
-            "name": self.name, "finding": self.finding,
-            "value": self.made.value, "low": self.made.ci_low, "high": self.made.ci_high,
-            "real": self.real.value, "real_low": self.real.ci_low, "real_high": self.real.ci_high,
-            "n": self.made.n,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class GateCounts:
-    """Counts of a dataset's gate, and how many groups were delivered."""
-
-    reported: Acceptance
-    groups: int
-
-    def tried(self, finding: str | None) -> tuple[int, int]:
-        """Attempts accepted, and attempts, at groups of the finding or at all; what had no place was not tried."""
-        if finding is not None:
-            return self.reported.accepted.get(finding, 0), self.reported.tried.get(finding, 0)
-        refused = sum(count for check, count in self.reported.reasons.items() if check != PLACEMENT)
-        return self.groups, self.groups + refused
+_Figure = Callable[[ImageSet], Estimate]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,33 +70,13 @@ class Sets:
 
     def showing(self, finding: str) -> Sets:
         """The same sets, of each the images that show a finding."""
-        made, reference, second = (one.showing(finding) for one in self.all)
+        made, reference, second = (one.showing(finding) for one in (self.made, self.reference, self.second))
         return Sets(made, reference, second, self.size)
-
-    @property
-    def all(self) -> tuple[ImageSet, ImageSet, ImageSet]:
-        """Generated images, real ones beside them, and real ones of another split."""
-        return self.made, self.reference, self.second
 
     def equal(self) -> tuple[ImageSet, ImageSet]:
         """As many generated images as second ones."""
         count = min(len(self.made), len(self.second))
-        return self.made.at_most(count, _DRAW), self.second.at_most(count, _DRAW)
-
-
-def rows_of(
-    sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: GateCounts | None = None
-) -> list[DatasetRow]:
-    """All rows: those of all images, then those of each finding. `judged` are the classifier's findings."""
-    rows = [*_paired_rows(sets, None, ORGANS), *_label_rows(sets, judged), *_set_rows(sets, None)]
-    rows += [*_look_rows(sets, None), *_gate_rows(sets.made, None, gate)]
-    for name in findings:
-        of_one = sets.showing(name)
-        if not len(of_one.made):
-            continue
-        rows += [*_paired_rows(of_one, name, ()), *_finding_rows(sets, judged, name)]
-        rows += [*_set_rows(of_one, name), *_look_rows(of_one, name), *_gate_rows(of_one.made, name, gate)]
-    return rows
+        return self.made.at_most(count), self.second.at_most(count)
 
 
 def findings_of(made: ImageSet, asked: Sequence[str]) -> list[str]:
@@ -128,144 +84,136 @@ def findings_of(made: ImageSet, asked: Sequence[str]) -> list[str]:
     return [name for name in NAMES if name in asked or (name == NO_FINDING and (made.label(name) == 1).any())]
 
 
-def _row(
-    name: str, finding: str | None, figure: Callable[[ImageSet], Estimate], made: ImageSet, real: ImageSet
-) -> DatasetRow:
-    """The same figure of both sets, unknown of one without images."""
-    return DatasetRow(name, finding, *(figure(one) if len(one) else unknown() for one in (made, real)))
+def rows_of(
+    sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Gate | None = None
+) -> list[Row]:
+    """All rows: those of all images, then those of each finding. `judged` are the classifier's findings."""
+    rows = _rows(sets, sets, None, judged, gate)
+    for name in findings:
+        shown = sets.showing(name)
+        if len(shown.made):
+            rows += _rows(shown, sets, name, judged, gate)
+    return rows
 
 
-def _paired_rows(sets: Sets, finding: str | None, organs: Iterable[str]) -> list[DatasetRow]:
-    """MS-SSIM to the real image of the same mask; Dice of the evaluator segmenter's organs and the mask's."""
-    made = sets.made
-
-    def dice_of(at: int) -> Callable[[ImageSet], Estimate]:
-        return lambda one: one.bootstrap().mean(one.measurements.dice[:, at])
-
-    return [
-        DatasetRow(MS_SSIM, finding, made.bootstrap().mean(made.paired), unknown()),
-        _row(DICE, finding, _dice, made, sets.reference),
-        *(
-            _row(f"Dice {organ.replace('_', ' ')}", finding, dice_of(at), made, sets.reference)
-            for at, organ in enumerate(organs)
-        ),
+def _rows(
+    sets: Sets, whole: Sets, finding: str | None, judged: Sequence[str], gate: Gate | None
+) -> list[Row]:
+    """The rows of a finding's images, or of all; `whole` are all sets, whose other images are its negatives."""
+    made, reference = sets.made, sets.reference
+    rows = [
+        _row(MS_SSIM, finding, made.bootstrap().mean(made.paired)),
+        _both(DICE, finding, _dice, made, reference),
     ]
+    if finding is None:
+        for at, organ in enumerate(ORGANS):
+            figures = (one.bootstrap().mean(_column("dice", at, one)) for one in (made, reference))
+            rows.append(_row(f"Dice {organ.replace('_', ' ')}", None, *figures))
+    rows += [*_label_rows(whole, finding, judged), *_set_rows(sets, finding), *_look_rows(sets, finding)]
+    if gate is not None:
+        rows.append(_row(FLAGGED, finding, made.bootstrap().mean(made.flagged.astype(float))))
+        rows.append(_row(ACCEPTED, finding, proportion(*gate.get(finding, (0, 0)))))
+    return rows
+
+
+def _row(name: str, finding: str | None, made: Estimate, real: Estimate | None = None) -> Row:
+    real = real or unknown()
+    return {
+        "name": name, "finding": finding, "value": made.value, "low": made.ci_low, "high": made.ci_high,
+        "real": real.value, "real_low": real.ci_low, "real_high": real.ci_high, "n": made.n,
+    }  # fmt: skip
+
+
+def _both(name: str, finding: str | None, figure: _Figure, made: ImageSet, real: ImageSet) -> Row:
+    """The same figure of both sets, unknown of one without images."""
+    return _row(name, finding, *(figure(one) if len(one) else unknown() for one in (made, real)))
+
+
+def _column(name: str, at: int, images: ImageSet) -> Array:
+    return np.asarray(getattr(images, name)[:, at])
 
 
 def _dice(images: ImageSet) -> Estimate:
     """Mean over images of the mean over organs that the mask or the image has."""
-    known = ~np.isnan(images.measurements.dice)
-    total, count = np.where(known, images.measurements.dice, 0.0).sum(axis=1), known.sum(axis=1)
+    known = ~np.isnan(images.dice)
+    total, count = np.where(known, images.dice, 0.0).sum(axis=1), known.sum(axis=1)
     return images.bootstrap().mean(divided(total, count))
 
 
-def _label_rows(sets: Sets, judged: Sequence[str]) -> list[DatasetRow]:
-    """Macro-F1 and mean AUC over the findings that the classifier knows and generated images have."""
-    names = [name for name in judged if (sets.made.label(name) == 1).any()]
-    columns = [judged.index(name) for name in names]
-    at = [NAMES.index(name) for name in names]
-    if not names:
-        return [DatasetRow(name, None, unknown(), unknown()) for name in (MACRO_F1, AUC)]
-
-    def of(statistic: Callable[..., Estimate]) -> Callable[[ImageSet], Estimate]:
-        return lambda one: statistic(one.measurements.logits[:, columns], one.labels[:, at], one.bootstrap())
-
-    return [
-        _row(name, None, of(statistic), sets.made, sets.reference)
-        for name, statistic in ((MACRO_F1, macro_f1), (AUC, macro_area))
-    ]
-
-
-def _finding_rows(sets: Sets, judged: Sequence[str], finding: str) -> list[DatasetRow]:
-    """F1 and AUC of one finding over all images: those without it are the negatives."""
-    if finding not in judged:
+def _label_rows(sets: Sets, finding: str | None, judged: Sequence[str]) -> list[Row]:
+    """F1 and AUC of the finding, or their means over the findings that the classifier knows and made images have."""
+    if finding is not None and finding not in judged:
         return []
-    column, at = judged.index(finding), NAMES.index(finding)
+    names = [finding] if finding else [name for name in judged if (sets.made.label(name) == 1).any()]
+    columns, at = [judged.index(name) for name in names], [NAMES.index(name) for name in names]
 
     def f1(one: ImageSet) -> Estimate:
-        return macro_f1(one.measurements.logits[:, [column]], one.labels[:, [at]], one.bootstrap())
+        return macro_f1(one.logits[:, columns], one.labels[:, at], one.bootstrap())
 
     def auc(one: ImageSet) -> Estimate:
-        return area(one.measurements.logits[:, column], one.labels[:, at], one.bootstrap())
+        if finding:
+            return area(one.logits[:, columns[0]], one.labels[:, at[0]], one.bootstrap())
+        return macro_area(one.logits[:, columns], one.labels[:, at], one.bootstrap())
 
-    return [_row(name, finding, one, sets.made, sets.reference) for name, one in ((F1, f1), (AUC, auc))]
+    figures = {F1 if finding else MACRO_F1: f1, AUC: auc}
+    if not names:
+        return [_row(name, None, unknown()) for name in figures]
+    return [_both(name, finding, figure, sets.made, sets.reference) for name, figure in figures.items()]
 
 
-def _set_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
+def _set_rows(sets: Sets, finding: str | None) -> list[Row]:
     """Distances between sets, in the evaluator classifier's features and, where given, in Inception's."""
+    least = min(len(one) for one in (sets.made, sets.reference, sets.second))
+    given = bool(sets.made.inception.shape[1])
     rows = []
-    least = min(len(one) for one in sets.all)
-    if finding is None or least >= LEAST_FOR_FRECHET:
-        rows.append(_distance_row(FRECHET, finding, sets, frechet_figure, _features))
-        if _inception(sets.made).shape[1]:
-            rows.append(_distance_row(FID, finding, sets, frechet_figure, _inception))
-    rows.append(_distance_row(KERNEL, finding, sets, kernel_figure, _features))
-    if _inception(sets.made).shape[1]:
-        rows.append(_distance_row(KID, finding, sets, kernel_figure, _inception))
+    for name, distance, features, wanted in (
+        (FRECHET, frechet_figure, "features", finding is None or least >= LEAST_FOR_FRECHET),
+        (FID, frechet_figure, "inception", given and (finding is None or least >= LEAST_FOR_FRECHET)),
+        (KERNEL, kernel_figure, "features", True),
+        (KID, kernel_figure, "inception", given),
+    ):
+        if wanted:
+            real = getattr(sets.reference, features)
+            made, second = (
+                distance(getattr(one, features), real, one.bootstrap()) if len(one) else unknown()
+                for one in sets.equal()
+            )
+            rows.append(_row(name, finding, made, second))
     if finding is None or least >= LEAST_FOR_MANIFOLD:
-        rows += _manifold_rows(sets, finding)
+        figures = zip(*(_manifold_figures(one, sets.reference) for one in sets.equal()), strict=True)
+        rows += [_row(name, finding, *pair) for name, pair in zip(MANIFOLD, figures, strict=True)]
     return rows
-
-
-def _distance_row(
-    name: str,
-    finding: str | None,
-    sets: Sets,
-    distance: Callable[[Any, Any, Bootstrap], Estimate],
-    features: Callable[[ImageSet], Any],
-) -> DatasetRow:
-    reference = features(sets.reference)
-    return _row(name, finding, lambda one: distance(features(one), reference, one.bootstrap()), *sets.equal())
-
-
-def _manifold_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
-    made, second = (_manifold_figures(one, sets.reference) for one in sets.equal())
-    return [DatasetRow(name, finding, *pair) for name, *pair in zip(MANIFOLD, made, second, strict=True)]
 
 
 def _manifold_figures(images: ImageSet, reference: ImageSet) -> list[Estimate]:
     """Precision, recall, density, coverage; intervals take the other set as it is."""
-    found = manifold(
-        images.measurements.features,
-        reference.measurements.features,
-        images.groups.tolist(),
-        reference.groups.tolist(),
-    )
+    found = manifold(images.features, reference.features, images.groups.tolist(), reference.groups.tolist())
     if found is None:
         return [unknown(len(images))] * len(MANIFOLD)
     own, real = images.bootstrap(), reference.bootstrap()
-    boots = (own, real, own, real)
-    return [boot.mean(getattr(found, name)) for name, boot in zip(MANIFOLD, boots, strict=True)]
+    return [
+        boot.mean(getattr(found, name)) for name, boot in zip(MANIFOLD, (own, real, own, real), strict=True)
+    ]
 
 
-def _look_rows(sets: Sets, finding: str | None) -> list[DatasetRow]:
+def _look_rows(sets: Sets, finding: str | None) -> list[Row]:
     """Power over real images by frequency, and how alike images are among themselves."""
     name = ALL if finding is None else finding
-    alike = DatasetRow(
-        DIVERSITY, finding, sets.made.pairs.figure(name), sets.reference.pairs.figure(name)
-    )  # fmt: skip
+    alike = _row(DIVERSITY, finding, sets.made.pairs.figure(name), sets.reference.pairs.figure(name))
     if not len(sets.reference):
         return [alike]
-    rows = [_power_row(SHARPNESS, finding, sets, lambda one: upper_power(one.measurements.rings, sets.size))]
+
+    def power_row(name: str, power: Callable[[ImageSet], Array]) -> Row:
+        under, boot = power(sets.reference), sets.reference.bootstrap()
+        return _both(
+            name,
+            finding,
+            lambda one: one.bootstrap().mean_over(power(one), boot, under),
+            sets.made,
+            sets.second,
+        )
+
+    rows = [power_row(SHARPNESS, lambda one: upper_power(one.rings, sets.size))]
     if finding is None:
-        rows += [_power_row(POWER.format(at + 1), None, sets, _ring(at)) for at in range(RINGS)]
+        rows += [power_row(POWER.format(at + 1), partial(_column, "rings", at)) for at in range(RINGS)]
     return [*rows, alike]
-
-
-def _ring(at: int) -> Callable[[ImageSet], Any]:
-    return lambda images: images.measurements.rings[:, at]
-
-
-def _power_row(name: str, finding: str | None, sets: Sets, power: Callable[[ImageSet], Any]) -> DatasetRow:
-    under, boot = power(sets.reference), sets.reference.bootstrap()
-    return _row(
-        name, finding, lambda one: one.bootstrap().mean_over(power(one), boot, under), sets.made, sets.second
-    )
-
-
-def _gate_rows(made: ImageSet, finding: str | None, gate: GateCounts | None) -> list[DatasetRow]:
-    """What the gate flagged and accepted; nothing where there was none."""
-    if gate is None:
-        return []
-    flagged = DatasetRow(FLAGGED, finding, made.bootstrap().mean(made.flagged.astype(float)), unknown())
-    return [flagged, DatasetRow(ACCEPTED, finding, proportion(*gate.tried(finding)), unknown())]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from xreal_synth.dataset.acceptance import GateTally
 from xreal_synth.dataset.names import parse_key, record_key
-from xreal_synth.dataset.source import Counted, Source, each_image, open_source, read_shards, shard_table
+from xreal_synth.dataset.source import Source, each_image, open_source, read_shards, shard_table
+from xreal_synth.dataset.summary import PLACEMENT, Tally, added
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import DatasetError, TrainingError
-from xreal_synth.evaluation.dataset_figures import GateCounts
-from xreal_synth.evaluation.request import Report
+from xreal_synth.evaluation.cases import Report
 from xreal_synth.images.manifest import MANIFEST
 from xreal_synth.storage import Store, open_store
-from xreal_synth.types import GreyImage, Sample
+from xreal_synth.types import Acceptance, GreyImage, Sample
 
 
 def open_real(manifest: str) -> Store:
@@ -70,15 +68,15 @@ def generated_images(
     source: Source, report: Report, what: str = "reading generated images"
 ) -> Iterator[TarSample]:
     """Every image of the shards, one in memory at a time."""
-    return each_image(source, Counted(), lambda done, total: report(what, 1, total))
+    return each_image(source, Tally(), lambda done, total: report(what, 1, total))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChosenShards:
     """The shards that are read: all, or as many whole ones in a random order as give the images wanted.
 
-    `images` are those that will be read, `size` their side in pixels, `unfinished` the shards that no run has
-    finished, in words.
+    `images` are those that will be read, `size` their side in pixels, `unfinished` counts the shards that no run has
+    finished.
     """
 
     source: Source
@@ -86,7 +84,7 @@ class ChosenShards:
     images_in_all: int
     size: int
     asked: frozenset[str]
-    unfinished: tuple[str, ...]
+    unfinished: int
 
     @property
     def control(self) -> str:
@@ -96,13 +94,21 @@ class ChosenShards:
         return str(self.source.head.setting("sampling", "control") or "xreal")
 
     @property
-    def gate(self) -> GateCounts | None:
-        """What the gate did in these shards, None where there was none."""
-        tally = GateTally()
+    def gate(self) -> dict[str | None, tuple[int, int]] | None:
+        """Attempts accepted, and attempts, by finding and in all (None); None where there was no gate.
+
+        What had no place was not tried.
+        """
+        total: Acceptance | None = None
         for record in self.source.records:
-            tally.add(record.gate)
+            total = added(total, record.gate)
+        if total is None:
+            return None
         groups = sum(record.groups for record in self.source.records)
-        return None if tally.total is None else GateCounts(tally.total, groups)
+        refused = sum(count for check, count in total.reasons.items() if check != PLACEMENT)
+        found: dict[str | None, tuple[int, int]] = {None: (groups, groups + refused)}
+        found.update({name: (total.accepted.get(name, 0), tried) for name, tried in total.tried.items()})
+        return found
 
     def samples(self) -> Iterator[Sample]:
         """Every image, `images` of them at most; raises DatasetError at the first shard that is damaged."""
@@ -123,61 +129,39 @@ def choose(uri: str, most: int) -> ChosenShards:
     Raises DatasetError where there is no dataset, no finished shard, a damaged one, or images of several sizes.
     """
     source = open_source(open_store(uri))
-    unfinished = _unfinished(source)
+    for skipped in source.skipped:
+        if source.store.exists(record_key(skipped.shard)):
+            raise _damaged(source, str(skipped))
+    unfinished = len(source.skipped)
+    source.skipped.clear()
     records = source.records
     if source.images > most:
         order = np.random.default_rng(0).permutation(len(records))
         enough = int(np.searchsorted(np.cumsum([records[at].samples for at in order]), most)) + 1
         records = tuple(records[at] for at in sorted(order[:enough]))
     chosen = replace(source, records=records)
-    sizes, asked = _sizes_and_findings(chosen)
+    sizes, asked = set[tuple[int, int]](), set[str]()
+    for record in records:
+        table = shard_table(chosen, record)
+        _refuse_damage(chosen)
+        for row in table.select(["height", "width", "findings"]).to_pylist():
+            sizes.add((row["height"], row["width"]))
+            asked.update(finding["name"] for finding in row["findings"])
+    if len(sizes) != 1 or any(height != width for height, width in sizes):
+        shown = ", ".join(f"{width} x {height}" for height, width in sorted(sizes)) or "no image"
+        raise DatasetError(
+            where=source.store.uri,
+            found=f"images of {shown}",
+            wanted="square images of one size, made by one recipe",
+            hint="run xreal-synth verify",
+        )
     return ChosenShards(
         source=chosen,
         images=min(most, chosen.images),
         images_in_all=source.images,
-        size=_one_size(sizes, source.store.uri),
+        size=sizes.pop()[0],
         asked=frozenset(asked),
-        unfinished=tuple(unfinished),
-    )
-
-
-def _unfinished(source: Source) -> list[str]:
-    """Shards left out because no run has finished them; raises DatasetError where one is damaged instead."""
-    reported = []
-    for skipped in source.skipped:
-        if source.store.exists(record_key(skipped.shard)):
-            raise _damaged(source, str(skipped))
-        reported.append(skipped.shard)
-    source.skipped.clear()
-    return reported
-
-
-def _sizes_and_findings(source: Source) -> tuple[set[tuple[int, int]], set[str]]:
-    sizes: set[tuple[int, int]] = set()
-    asked: set[str] = set()
-    for record in source.records:
-        table = shard_table(source, record)
-        _refuse_damage(source)
-        sizes.update(zip(_column(table, "height"), _column(table, "width"), strict=True))
-        for findings in _column(table, "findings"):
-            asked.update(finding["name"] for finding in findings)
-    return sizes, asked
-
-
-def _column(table: Any, name: str) -> Sequence[Any]:
-    values: list[Any] = table.column(name).to_pylist()
-    return values
-
-
-def _one_size(sizes: set[tuple[int, int]], where: str) -> int:
-    if len(sizes) == 1 and len(set(next(iter(sizes)))) == 1:
-        return next(iter(sizes))[0]
-    reported = ", ".join(f"{width} x {height}" for height, width in sorted(sizes)) or "no image"
-    raise DatasetError(
-        where=where,
-        found=f"images of {reported}",
-        wanted="square images of one size, made by one recipe",
-        hint="run xreal-synth verify",
+        unfinished=unfinished,
     )
 
 

@@ -10,23 +10,8 @@ from typing import Any, Final
 from xreal_synth.dataset.names import EVALUATION, EVALUATION_TABLE
 from xreal_synth.errors import StorageError
 from xreal_synth.escaping import markdown_table
-from xreal_synth.evaluation.dataset_figures import (
-    ACCEPTED,
-    AUC,
-    DICE,
-    DIVERSITY,
-    F1,
-    FID,
-    FLAGGED,
-    FRECHET,
-    KERNEL,
-    KID,
-    LEAST_FOR_FRECHET,
-    LEAST_FOR_MANIFOLD,
-    MACRO_F1,
-    MS_SSIM,
-    SHARPNESS,
-)
+from xreal_synth.evaluation import dataset_figures as figures
+from xreal_synth.evaluation.dataset_figures import Row
 from xreal_synth.evaluation.intervals import Estimate, brief
 from xreal_synth.evaluation.kept import json_bytes, nan_for_null, record_of
 from xreal_synth.storage import Store
@@ -44,8 +29,8 @@ NOTES: Final = (
     "the split's real images; `real`: other real images (named above; evaluators may have been trained on them) "
     "against the same ones, at equal numbers. They hang on how often each finding is there, which a recipe chooses and "
     "a hospital does not.",
-    f"Frechet distance is stated for a finding from {LEAST_FOR_FRECHET} images a side, precision to coverage from "
-    f"{LEAST_FOR_MANIFOLD}. FID and KID are stated only with Inception's weights from a file.",
+    f"Frechet distance is stated for a finding from {figures.LEAST_FOR_FRECHET} images a side, precision to coverage "
+    f"from {figures.LEAST_FOR_MANIFOLD}. FID and KID are stated only with Inception's weights from a file.",
     "Sharpness: power over the split's real images in the upper half of the frequencies. MS-SSIM between images: of "
     "pairs of one finding, lower is more diverse.",
     "Flagged and accepted: what the dataset's gate says, where it had one. Refused images are stored nowhere, so the "
@@ -72,12 +57,9 @@ def write(store: Store, record: Mapping[str, Any]) -> None:
 def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation that lies in the dataset's folder, if it is of this identity; a damaged one counts as none."""
     found = record_of(store, EVALUATION, of, *_ROWS)
-    return found and {**found, **{key: [_row(row) for row in found[key]] for key in _ROWS}}
-
-
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it was before it was JSON: NaN for a figure that is not there, None for no finding."""
-    return {**nan_for_null(dict(row)), "finding": row["finding"]}
+    for row in (row for key in _ROWS for row in (found or {}).get(key, ())):
+        row.update(nan_for_null({name: value for name, value in row.items() if name != "finding"}))
+    return found
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -106,56 +88,50 @@ def summary(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-DISTANCES: Final = (FRECHET, KERNEL, FID, KID)
-
-
-def overall(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def overall(rows: Iterable[Row]) -> list[Row]:
     """The rows of all images together."""
     return [row for row in rows if row["finding"] is None]
 
 
-def figure_of(row: Mapping[str, Any], side: str = "") -> str:
+def figure_of(row: Row, side: str = "") -> str:
     """`.91 [.90, .92]` of the generated images, or of the real ones with side "real"; empty where there is none, or
     a distance of so few groups that it has no interval."""
     names = ("real", "real_low", "real_high") if side else ("value", "low", "high")
     value, low, high = (row[name] for name in names)
-    if math.isnan(value) or (row["name"] in DISTANCES and math.isnan(low)):
+    if math.isnan(value) or (row["name"] in figures.DISTANCES and math.isnan(low)):
         return ""
     return brief(Estimate(value, low, high, int(row["n"])))
 
 
-def _table(rows: Sequence[Mapping[str, Any]], head: str) -> list[str]:
+def _table(rows: Sequence[Row], head: str) -> list[str]:
     """Rows with a figure; n of them are images, of MS-SSIM pairs."""
     shown = [row for row in rows if not math.isnan(row["value"])]
     cells = [[row["name"], figure_of(row), figure_of(row, "real"), row["n"]] for row in shown]
     return markdown_table([head, "made", "real", "n"], cells)
 
 
-COLUMNS: Final = (AUC, F1, MS_SSIM, DICE, KERNEL, SHARPNESS, DIVERSITY, FLAGGED, ACCEPTED)
-
-
-def finding_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def finding_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the main figures by finding; real images' below the made ones'."""
-    found = {(row["finding"], row["name"]): row for row in rows if row["finding"] is not None}
-    columns = [
-        name for name in COLUMNS
-        if any(key[1] == name and not math.isnan(row["value"]) for key, row in found.items())
-    ]  # fmt: skip
+    found = {name: _by_finding(rows, name) for name in figures.BY_FINDING}
+    shown = [
+        name
+        for name in figures.BY_FINDING
+        if any(not math.isnan(row["value"]) for row in found[name].values())
+    ]
     cells = []
-    for finding in dict.fromkeys(finding for finding, _ in found):
-        for side in ("", "real"):
-            texts = [
-                figure_of(found[finding, name], side) if (finding, name) in found else "" for name in columns
-            ]
-            cells.append([f"{finding}, real" if side else finding, *texts])
-    return ["finding", *(name.partition(" (")[0] for name in columns)], cells
+    for finding in dict.fromkeys(row["finding"] for row in rows if row["finding"] is not None):
+        for side, words in (("", finding), ("real", f"{finding}, real")):
+            cells.append([words, *(_cell(found[name], finding, side) for name in shown)])
+    return ["finding", *(name.partition(" (")[0] for name in shown)], cells
 
 
-COMPARED: Final = (
-    MS_SSIM, FID, KID, FRECHET, KERNEL, DICE, MACRO_F1, AUC, "precision", "recall", "density", "coverage",
-    SHARPNESS, DIVERSITY,
-)  # fmt: skip
-"""In the paper's order, its own first; FID and KID only where there was a file for them."""
+def _by_finding(rows: Iterable[Row], name: str) -> dict[str, Row]:
+    return {row["finding"]: row for row in rows if row["name"] == name and row["finding"] is not None}
+
+
+def _cell(rows: Mapping[str, Row], key: str, side: str = "") -> str:
+    return figure_of(rows[key], side) if key in rows else ""
+
 
 REAL: Final = "real images"
 
@@ -194,42 +170,29 @@ def labelled(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[st
 
 def compared_table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a dataset each, then what real images reach, with intervals."""
-    rows = [(name, _overall(record), "") for name, record in labelled(records)]
-    rows.append((REAL, _overall(records[0]), "real"))
-    columns = [
-        name for name in COMPARED
-        if any(name in found and not math.isnan(found[name]["value"]) for _, found, _ in rows)
-    ]  # fmt: skip
-    cells = [
-        [label, *(figure_of(found[name], side) if name in found else "" for name in columns)]
-        for label, found, side in rows
+    sets = [
+        (label, {row["name"]: row for row in overall(record["rows"])}) for label, record in labelled(records)
     ]
-    return ["dataset", *columns], cells
+    shown = [
+        name for name in figures.COMPARED
+        if any(name in rows and not math.isnan(rows[name]["value"]) for _, rows in sets)
+    ]  # fmt: skip
+    cells = [[label, *(_cell(rows, name) for name in shown)] for label, rows in sets]
+    return ["dataset", *shown], [*cells, [REAL, *(_cell(sets[0][1], name, "real") for name in shown)]]
 
 
 def finding_tables(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Markdown: the findings' AUC and kernel distance, a column a dataset."""
     lines = []
-    sets = labelled(records)
-    for name in (AUC, KERNEL):
-        by_set = [
-            {
-                row["finding"]: row
-                for row in record["rows"]
-                if row["name"] == name and row["finding"] is not None
-            }
-            for _, record in sets
+    for name in (figures.AUC, figures.KERNEL):
+        sets = {label: _by_finding(record["rows"], name) for label, record in labelled(records)}
+        any_set = {finding: row for rows in reversed(sets.values()) for finding, row in rows.items()}
+        cells = [
+            [finding, *(_cell(rows, finding) for rows in sets.values()), figure_of(any_set[finding], "real")]
+            for finding in dict.fromkeys(finding for rows in sets.values() for finding in rows)
         ]
-        findings = list(dict.fromkeys(finding for rows in by_set for finding in rows))
-        if not findings:
-            continue
-        cells = []
-        for finding in findings:
-            made = [figure_of(rows[finding]) if finding in rows else "" for rows in by_set]
-            real = next((figure_of(rows[finding], "real") for rows in by_set if finding in rows), "")
-            cells.append([finding, *made, real])
-        header = ["finding", *(label for label, _ in sets), REAL]
-        lines += [f"{name}, by finding:", "", *markdown_table(header, cells), ""]
+        if cells:
+            lines += [f"{name}, by finding:", "", *markdown_table(["finding", *sets, REAL], cells), ""]
     return lines
 
 
@@ -265,7 +228,3 @@ def compared_json(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """compare.json: each dataset's record under its name in the table, and the paper's rows."""
     paper = {name: dict(zip(PAPER_COLUMNS, values, strict=True)) for name, values in PAPER.items()}
     return {"datasets": [{"label": label, **record} for label, record in labelled(records)], "paper": paper}
-
-
-def _overall(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {row["name"]: row for row in overall(record["rows"])}

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from xreal_synth.errors import BundleError, XrealError, faults
 from xreal_synth.models.load import WEIGHTS, network_from
@@ -33,9 +33,9 @@ from xreal_synth.types import GreyImage
 
 SHIPPED_EVALUATORS: Final = Path(__file__).parent / "evaluator_networks"
 EVALUATORS_FILE: Final = "evaluators.json"
-PARTS: Final = ("segmenter", "classifier")
 LOCATOR: Final = "locator"
-FILES: Final = tuple(f"{part}/{name}" for part in (*PARTS, LOCATOR) for name in ("config.json", WEIGHTS))
+PARTS: Final = ("segmenter", "classifier", LOCATOR)
+FILES: Final = tuple(f"{part}/{name}" for part in PARTS for name in ("config.json", WEIGHTS))
 
 
 class _EvaluatorFile(BaseModel):
@@ -74,27 +74,28 @@ class Evaluators:
 def load_evaluators(folder: Path | None = None, device: torch.device | str = "cpu") -> Evaluators:
     """The shipped evaluators, or those in `folder`, with hashes checked; raises BundleError."""
     root = folder or SHIPPED_EVALUATORS
-    text = _read(root / EVALUATORS_FILE)
     try:
+        text = (root / EVALUATORS_FILE).read_bytes()
         record = _EvaluatorsFile.model_validate_json(text)
-    except ValidationError as error:
+    except (OSError, ValidationError) as error:
         raise BundleError(
             where=str(root / EVALUATORS_FILE),
-            found=faults(error),
+            found=faults(error) if isinstance(error, ValidationError) else f"cannot be read: {error}",
             wanted="sizes and hashes of the evaluators' files",
-            hint="write it again: python -m xreal_synth.evaluation.evaluators FOLDER",
+            hint="leave --evaluators out to use the shipped ones, or write it for networks of your own: "
+            "python -m xreal_synth.evaluation.evaluators FOLDER",
         ) from error
-    there = any(name.startswith(LOCATOR) for name in record.files)
+    there = [part for part in PARTS if part != LOCATOR or any(name.startswith(part) for name in record.files)]
     networks = {
-        part: _network(root, part, record.files).eval().requires_grad_(False).to(device)
-        for part in (*PARTS, *([LOCATOR] if there else []))
+        part: _network(root, part, record.files).eval().requires_grad_(False).to(device) for part in there
     }
+    classifier, locator = networks["classifier"], networks.get(LOCATOR)
     return Evaluators(
         segmenter=networks["segmenter"],
-        classifier=networks["classifier"],
-        locator=networks.get(LOCATOR),
-        findings=tuple(_findings(networks["classifier"])),
-        placed_findings=tuple(_findings(networks[LOCATOR])) if there else (),
+        classifier=classifier,
+        locator=locator,
+        findings=tuple(classifier.config["findings"]),
+        placed_findings=() if locator is None else tuple(locator.config["findings"]),
         sha256=sha256_bytes(text),
         device=torch.device(device),
     )
@@ -118,24 +119,7 @@ def write_evaluators(folder: Path) -> None:
     LocalStore(folder).replace(EVALUATORS_FILE, text.encode())
 
 
-def _findings(classifier: nn.Module) -> list[str]:
-    return list(classifier.config["findings"])  # type: ignore[index]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(
-            where=str(path),
-            found=f"cannot be read: {error}",
-            wanted="a folder of evaluator networks",
-            hint="leave --evaluators out to use the shipped ones, or see "
-            "`python -m xreal_synth.evaluation.evaluators -h`",
-        ) from error
-
-
-def _network(root: Path, part: str, files: Mapping[str, _EvaluatorFile]) -> nn.Module:
+def _network(root: Path, part: str, files: Mapping[str, _EvaluatorFile]) -> Any:
     """One network of the files that evaluators.json was written for; raises BundleError."""
     config, weights = f"{part}/config.json", f"{part}/{WEIGHTS}"
     missing = [name for name in (config, weights) if name not in files]
@@ -144,9 +128,8 @@ def _network(root: Path, part: str, files: Mapping[str, _EvaluatorFile]) -> nn.M
             raise UnreadableError(f"{missing[0]} is not listed in {EVALUATORS_FILE}")
         text = hashed_bytes(root / config, files[config].sha256)
         with hashed_copy(root / weights, files[weights].sha256) as copy:
-            network = network_from(
-                "segmenter" if part == "segmenter" else "classifier", root / part, text, copy
-            )
+            kind = "classifier" if part == LOCATOR else part
+            network: Any = network_from(kind, root / part, text, copy)
     except (OSError, UnreadableError) as error:
         raise BundleError(
             where=str(root / part),

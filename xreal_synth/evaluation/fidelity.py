@@ -34,18 +34,14 @@ def organ_dice(asked: Mask, shown: Mask) -> dict[str, float]:
     return {name: dice(asked, shown, code) for name, code in ORGANS.items()}
 
 
-def ms_ssim(images: Sequence[GreyImage], reals: Sequence[GreyImage]) -> list[float]:
-    """MS-SSIM of each pair of uint8 images [H, W]; NaN of images below 176 pixels, which lack its five scales."""
+def ms_ssim(image: GreyImage, real: GreyImage) -> float:
+    """MS-SSIM of two uint8 images [H, W]; NaN below 176 pixels, which lack its five scales."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
 
-    scores = []
-    for image, real in zip(images, reals, strict=True):
-        if min(image.shape) < MS_SSIM_SIDE:
-            scores.append(float("nan"))
-            continue
-        a, b = (torch.from_numpy(grey.astype(np.float32) / 255.0)[None, None] for grey in (image, real))
-        scores.append(float(measure(a, b, data_range=1.0)))
-    return scores
+    if min(image.shape) < MS_SSIM_SIDE:
+        return float("nan")
+    a, b = (torch.from_numpy(grey.astype(np.float32) / 255.0)[None, None] for grey in (image, real))
+    return float(measure(a, b, data_range=1.0))
 
 
 RINGS: Final = 8

@@ -6,7 +6,7 @@ Shapes: N images, L findings, m the side of a map, M boxes found, D draws of a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from xreal_synth.dataset.meta import norm_box
 from xreal_synth.evaluation.cases import Case
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, Statistic, divided, mean_of
 from xreal_synth.types import NormBox
 
 Scores = npt.NDArray[np.float64]
@@ -42,38 +42,29 @@ class FindingFigures:
     rises_unasked: Estimate
     change: Estimate
 
-    @property
-    def overlap(self) -> bool:
-        """Whether the intervals of generated and real images' AUC meet; False where one is not known."""
-        return self.auc.known and self.auc_real.known and self.auc.overlaps(self.auc_real)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FindingScores:
-    """One finding's logits [N] on generated images, their healthy twins and the real images, and its labels [N].
+def finding_figures(
+    made: Scores,
+    twins: Scores,
+    real: Scores,
+    asked: Labels,
+    labels: Labels,
+    given: npt.NDArray[np.bool_],
+    bootstrap: Bootstrap,
+) -> FindingFigures:
+    """One finding's logits [N] on generated images, their healthy twins and the real images -> what they say.
 
     `asked` is what was asked for, `labels` what the real image has; `given` is where the image was given any
     finding (elsewhere it is its own twin).
     """
-
-    made: Scores
-    twins: Scores
-    real: Scores
-    asked: Labels
-    labels: Labels
-    given: npt.NDArray[np.bool_]
-
-
-def finding_figures(scores: FindingScores, bootstrap: Bootstrap) -> FindingFigures:
-    """What a classifier's logits say of one finding."""
-    change, asked = scores.made - scores.twins, scores.asked
+    change = made - twins
     rises = (change > 0).astype(float)
     return FindingFigures(
         positives=int((asked == 1).sum()),
-        auc=area(scores.made, asked, bootstrap),
-        auc_real=area(scores.real, scores.labels, bootstrap),
+        auc=area(made, asked, bootstrap),
+        auc_real=area(real, labels, bootstrap),
         rises=bootstrap.mean(np.where(asked == 1, rises, np.nan)),
-        rises_unasked=bootstrap.mean(np.where((asked == 0) & scores.given, rises, np.nan)),
+        rises_unasked=bootstrap.mean(np.where((asked == 0) & given, rises, np.nan)),
         change=bootstrap.mean(np.where(asked == 1, change, np.nan)),
     )
 
@@ -95,7 +86,7 @@ def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Es
     return bootstrap.interval(statistic, len(labels_NL) if each else 0)
 
 
-def area_of(scores: Scores, labels: Labels) -> Callable[[Array], Array]:
+def area_of(scores: Scores, labels: Labels) -> Statistic:
     """The area as a statistic of how often each image counts, [D, N] -> [D], for `Bootstrap.interval`.
 
     Images are taken in the order of their scores, equal scores side by side: memory is that of the weights.
@@ -177,7 +168,13 @@ def place_figures(
     """
     findings = [name for name in known if name in placed]
     columns = [placed.index(name) for name in findings]
-    asked = [[_asked(case, name, size) for name in findings] for case in cases]
+    asked = [
+        [
+            [norm_box(box, (size, size)) for one in case.findings if one.name == name for box in one.boxes]
+            for name in findings
+        ]
+        for case in cases
+    ]
     real = [[[box.box for box in case.row.boxes if box.name == name] for name in findings] for case in cases]
     hits = [hit_table(one[:, columns], boxes) for one, boxes in zip(peaks, (asked, asked, real), strict=True)]
     found = {
@@ -201,33 +198,17 @@ def hit_table(peaks_NL: Peaks, boxes: Sequence[Sequence[Sequence[NormBox]]]) -> 
     return np.asarray(table, np.float64).reshape(peaks_NL.shape)
 
 
-def mean_share(hits_NL: Array, bootstrap: Bootstrap) -> Estimate:
-    """Mean over findings of the mean over images, NaN left out, on the same draws of patients."""
-    known = ~np.isnan(hits_NL)
-    filled = np.where(known, hits_NL, 0.0)
-
-    def statistic(weights: Array) -> Array:
-        return np.asarray(divided(weights @ filled, weights @ known.astype(np.float64)).mean(axis=1))
-
-    return bootstrap.interval(statistic, int(known.any(axis=1).sum()))
-
-
 def _touches(peak: int, boxes: Sequence[NormBox]) -> float:
     row, column = divmod(peak, PEAK_SIDE)
-    return float(
-        any(
-            x0 * PEAK_SIDE < column + 1
-            and x1 * PEAK_SIDE > column
-            and y0 * PEAK_SIDE < row + 1
-            and y1 * PEAK_SIDE > row
-            for x0, y0, x1, y1 in boxes
-        )
-    )
+    x0, y0, x1, y1 = np.asarray(boxes).T * PEAK_SIDE
+    return float(np.any((x0 < column + 1) & (x1 > column) & (y0 < row + 1) & (y1 > row)))
 
 
-def _asked(case: Case, name: str, size: int) -> list[NormBox]:
-    boxes = [box for finding in case.findings if finding.name == name for box in finding.boxes]
-    return [norm_box(box, (size, size)) for box in boxes]
+def mean_share(hits_NL: Array, bootstrap: Bootstrap) -> Estimate:
+    """Mean over findings of the mean over images, NaN left out, on the same draws of patients."""
+    each = mean_of(hits_NL)
+    known = int((~np.isnan(hits_NL)).any(axis=1).sum())
+    return bootstrap.interval(lambda weights: np.asarray(each(weights).mean(axis=1)), known)
 
 
 SHARE_OF_PEAK: Final = 0.5
@@ -261,21 +242,16 @@ def boxes_found(maps_NLmm: npt.NDArray[np.float64]) -> Array:
     return np.asarray(found, np.float64)
 
 
-def pointing_of(found_M8: Array, finding: int, boxes: Sequence[Boxes]) -> Callable[[Array], Array]:
+def pointing_of(found_M8: Array, finding: int, boxes: Sequence[Boxes]) -> Statistic:
     """The share of images with boxes of the finding whose map peaks in one, as a statistic [D, N] -> [D]."""
     own = found_M8[found_M8[:, FINDING] == finding]
     own = own[np.argsort(own[:, SCORE], kind="stable")]
     peaks = np.zeros((len(boxes), 1), np.int64)
     peaks[own[:, IMAGE].astype(int), 0] = own[:, PEAK]
-    hits = hit_table(peaks, [[of_image[finding]] for of_image in boxes])[:, 0]
-    known = (~np.isnan(hits)).astype(np.float64)
-    filled = np.where(known > 0, hits, 0.0)
-    return lambda weights: divided(weights @ filled, weights @ known)
+    return mean_of(hit_table(peaks, [[of_image[finding]] for of_image in boxes])[:, 0])
 
 
-def precision_of(
-    found_M8: Array, finding: int, labels_N: Labels, boxes: Sequence[Boxes]
-) -> Callable[[Array], Array]:
+def precision_of(found_M8: Array, finding: int, labels_N: Labels, boxes: Sequence[Boxes]) -> Statistic:
     """Average precision of the finding's boxes, best first, as a statistic [D, N] -> [D].
 
     The mean over real boxes of the precision down to the box that finds it, 0 for those never found. A real box is

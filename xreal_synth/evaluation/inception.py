@@ -7,7 +7,7 @@ ImageNet weights (1000 classes) give another distance and are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,17 +30,13 @@ CLASSES: Final = 1008
 PUBLISHED: Final = "6726825d"
 """How the sha256 of the published files begins (it stands in their names)."""
 
-_BATCH: Final = 8
-
 
 class InceptionFeatures:
-    """Images in, the 2048 features of the last pooling out, in batches; `sha256` is the file's."""
+    """Images in, the 2048 features of the last pooling out; `sha256` is the file's."""
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         self._network = load_inception(path).to(device)
         self._device = torch.device(device)
-        self._waiting: list[GreyImage] = []
-        self._found: list[npt.NDArray[np.float32]] = []
         self.sha256 = sha256_file(path.expanduser())
 
     @property
@@ -48,25 +44,11 @@ class InceptionFeatures:
         """Whether the file is the published one, by its hash; of another (a conversion) one cannot know."""
         return self.sha256.startswith(PUBLISHED)
 
-    def add(self, image: GreyImage) -> None:
-        """Takes an image uint8 [H, W]."""
-        self._waiting.append(image)
-        if len(self._waiting) == _BATCH:
-            self._flush()
-
-    def take(self) -> npt.NDArray[np.float32]:
-        """The features [N, 2048] of all images since the last `take`, in order."""
-        self._flush()
-        found = np.concatenate([*self._found, np.empty((0, WIDTH), np.float32)])
-        self._found.clear()
-        return found
-
     @torch.inference_mode()
-    def _flush(self) -> None:
-        if self._waiting:
-            x = torch.from_numpy(np.stack(self._waiting)).to(self._device)
-            self._found.append(self._network(prepared(x)).cpu().numpy())
-            self._waiting.clear()
+    def of(self, images: Sequence[GreyImage]) -> npt.NDArray[np.float32]:
+        """The features [B, 2048] of images uint8 [H, W] of one size."""
+        x = torch.from_numpy(np.stack(images)).to(self._device)
+        return np.asarray(self._network(prepared(x)).cpu().numpy())
 
 
 def prepared(images_BHW: Tensor) -> Tensor:
@@ -145,11 +127,10 @@ def _check_layout(path: Path, wanted: dict[str, torch.Size], found: dict[str, to
     other = [name for name in wanted if name in found and wanted[name] != found[name]]
     if not missing and not more and not other:
         return
-    reported = []
-    if missing:
-        reported.append(f"{len(missing)} weights missing ({', '.join(missing[:2])} ..)")
-    if more:
-        reported.append(f"{len(more)} that have no place ({', '.join(more[:2])} ..)")
+    kinds = {"weights missing": missing, "that have no place": more}
+    reported = [
+        f"{len(names)} {words} ({', '.join(names[:2])} ..)" for words, names in kinds.items() if names
+    ]
     reported += [f"{name} of {list(found[name])}, wanted {list(wanted[name])}" for name in other[:2]]
     imagenet = found.get("fc.weight") == torch.Size((1000, WIDTH))
     raise BundleError(

@@ -18,6 +18,8 @@ MOST_WEIGHTS: Final = 8_000_000
 
 JACKKNIFE_GROUPS: Final = 60
 Array = npt.NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+"""A figure of how often each image counts: weights [D, N] -> [D], NaN in draws that do not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,17 @@ class Estimate:
     ci_high: float
     n: int
 
+    def __format__(self, form: str) -> str:
+        """`0.943 [0.935, 0.950]` in the form of each number; without one as `str`, which has three digits and n."""
+        return f"{self.value:{form}} [{self.ci_low:{form}}, {self.ci_high:{form}}]" if form else str(self)
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}] n={self.n}"
+        return f"{self:.3f} n={self.n}"
 
     @property
     def known(self) -> bool:
         """Whether it could be measured."""
         return not np.isnan(self.value)
-
-    def overlaps(self, other: Estimate) -> bool:
-        """Whether the intervals have a point in common."""
-        return self.ci_low <= other.ci_high and other.ci_low <= self.ci_high
 
 
 def unknown(n: int = 0) -> Estimate:
@@ -47,19 +49,17 @@ def unknown(n: int = 0) -> Estimate:
     return Estimate(float("nan"), float("nan"), float("nan"), n)
 
 
-def figure(values: Sequence[float], seed: int = 0) -> Estimate:
+def figure(values: Sequence[float]) -> Estimate:
     """Mean and bootstrap interval over images of the values that are not NaN."""
-    return Bootstrap([str(at) for at in range(len(values))], seed=seed).mean(np.asarray(values, np.float64))
+    return Bootstrap([str(at) for at in range(len(values))]).mean(np.asarray(values, np.float64))
 
 
 class Bootstrap:
-    """Resamples patients: `weights` [D, N] say how often each image is in each draw.
-
-    A statistic is a function of such weights, [D, N] -> [D], NaN in draws that do not have it.
-    """
+    """Resamples patients: `weights` [D, N] say how often each image is in each draw."""
 
     def __init__(self, patients: Sequence[str], *, draws: int | None = None, seed: int = 0) -> None:
-        draws = draws_for(len(patients)) if draws is None else draws
+        if draws is None:
+            draws = max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, len(patients))))
         names, of_image = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
         count = len(names)
         chosen = np.random.default_rng(seed).integers(0, max(1, count), (draws, count))
@@ -69,22 +69,20 @@ class Bootstrap:
         self._of_image = of_image
         self._patients = count
 
-    def interval(self, statistic: Callable[[Array], Array], n: int) -> Estimate:
+    def interval(self, statistic: Statistic, n: int) -> Estimate:
         """The statistic of all images, and the middle 95% of the draws that have it."""
         if not self.weights.shape[1] or not n:
             return unknown()
         return estimated(self.draws(statistic), n)
 
-    def draws(self, statistic: Callable[[Array], Array]) -> Array:
+    def draws(self, statistic: Statistic) -> Array:
         """The statistic of all images, then of every draw [1 + D]: what `estimated` makes an interval of."""
         return np.concatenate([statistic(np.ones((1, self.weights.shape[1]))), statistic(self.weights)])
 
     def mean(self, values: npt.NDArray[Any]) -> Estimate:
         """Mean of the values [N] that are not NaN."""
         values = np.asarray(values, np.float64)
-        kept = ~np.isnan(values)
-        filled = np.where(kept, values, 0.0)
-        return self.interval(lambda weights: divided(weights @ filled, weights @ kept), int(kept.sum()))
+        return self.interval(mean_of(values), int((~np.isnan(values)).sum()))
 
     def ratio(self, over: Array, under: Array) -> Estimate:
         """Mean of `over` [N] divided by the mean of `under` [N], image by image resampled together."""
@@ -95,14 +93,16 @@ class Bootstrap:
 
         For distances between sets, which a bootstrap's repeated images would bias. The statistic takes a bool
         mask [N] of the images kept; it is computed without each patient, or without each of JACKKNIFE_GROUPS
-        groups of patients where there are more.
+        groups of patients where there are more; there is no interval of fewer than three groups or where one leaves
+        fewer than two images.
         """
-        images, groups = len(self._of_image), min(self._patients, JACKKNIFE_GROUPS)
-        value = statistic(np.ones(images, bool))
-        if groups < 3:
-            return Estimate(value, float("nan"), float("nan"), images)
         group = self.left_out()
-        return jackknifed(value, [statistic(group != number) for number in range(groups)], images)
+        value, counts = statistic(np.ones(len(group), bool)), np.bincount(group)
+        if len(counts) < 3 or len(group) - counts.max() < 2:
+            return Estimate(value, float("nan"), float("nan"), len(group))
+        left = np.asarray([statistic(group != number) for number in range(len(counts))], np.float64)
+        error = float(np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum()))
+        return Estimate(value, value - 1.96 * error, value + 1.96 * error, len(group))
 
     def left_out(self) -> npt.NDArray[np.int64]:
         """Each image's jackknife group [N]: its patient, or one of JACKKNIFE_GROUPS groups of patients."""
@@ -122,6 +122,13 @@ class Bootstrap:
         return Estimate(float(values.mean() / under.mean()), float(low), float(high), len(values))
 
 
+def mean_of(values: Array) -> Statistic:
+    """The mean of the values [N] (or [N, L] by column) that are not NaN, as a statistic [D, N] -> [D] ([D, L])."""
+    kept = ~np.isnan(values)
+    filled, known = np.where(kept, values, 0.0), kept.astype(np.float64)
+    return lambda weights: divided(weights @ filled, weights @ known)
+
+
 def estimated(draws: Array, n: int) -> Estimate:
     """A figure of all images and of every draw [1 + D] -> the first, with the middle 95% of the others known."""
     value, drawn = float(draws[0]), draws[1:][~np.isnan(draws[1:])]
@@ -129,19 +136,6 @@ def estimated(draws: Array, n: int) -> Estimate:
         return unknown(n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Estimate(value, float(low), float(high), n)
-
-
-def draws_for(images: int) -> int:
-    """Bootstrap draws for so many images: BOOTSTRAP_DRAWS, of very many images fewer."""
-    return max(LEAST_DRAWS, min(BOOTSTRAP_DRAWS, MOST_WEIGHTS // max(1, images)))
-
-
-def jackknifed(value: float, without: Sequence[float], n: int) -> Estimate:
-    """A statistic with the interval that follows from its values without each group."""
-    left = np.asarray(without, np.float64)
-    groups = len(left)
-    error = float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
-    return Estimate(value, value - 1.96 * error, value + 1.96 * error, n)
 
 
 def proportion(part: int, whole: int, method: Literal["wilson", "exact"] = "wilson") -> Estimate:

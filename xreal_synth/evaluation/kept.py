@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from xreal_synth.errors import DatasetError
@@ -14,25 +14,25 @@ from xreal_synth.storage import LocalStore, Store
 
 def null_for_nan(value: Any) -> Any:
     """Plain data with None for every NaN."""
-    if isinstance(value, dict):
-        return {key: null_for_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [null_for_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return _changed(value, lambda one: None if isinstance(one, float) and math.isnan(one) else one)
 
 
 def nan_for_null(value: Any) -> Any:
     """Plain data with NaN for every None."""
+    return _changed(value, lambda one: math.nan if one is None else one)
+
+
+def _changed(value: Any, leaf: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
-        return {key: nan_for_null(inner) for key, inner in value.items()}
+        return {key: _changed(inner, leaf) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [nan_for_null(inner) for inner in value]
-    return math.nan if value is None else value
+        return [_changed(inner, leaf) for inner in value]
+    return leaf(value)
 
 
 def as_read(value: Any) -> Any:
     """The value as JSON gives it back: names as keys, lists for tuples, None for NaN."""
-    return null_for_nan(json.loads(json.dumps(value)))
+    return json.loads(json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:

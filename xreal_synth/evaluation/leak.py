@@ -73,21 +73,23 @@ class LeakFigures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EditPair:
-    """What the probes see of a group's twin and sham: features float64 [features] of each, and pixels."""
+    """What the probes see of a group's twin and sham: FEATURES float64 [2, F], what lies around the region uint8
+    [2, S, S], and the region bool [S, S]."""
 
     group: int
-    twin: Array
-    sham: Array
-    crops: Crops
+    features: Array
+    images: npt.NDArray[np.uint8]
+    region: Region
 
 
 def leak(
     samples: Iterable[Sample], most: int | None = None, seed: int = 0, steps: int = STEPS
 ) -> LeakFigures:
-    """Tells shams from twins over the first `most` groups that have both (all, if None), image by image; the network is
-    trained for `steps` steps.
+    """Tells shams from twins over the first `most` groups that have both (all, if None), image by image.
 
-    Raises DatasetError where fewer than FEWEST_GROUPS have both.
+    The areas under the ROC curve are of scores given to each group by probes fitted to others (the network for `steps`
+    steps), with a bootstrap over groups; the probes are not fitted again for it. Raises DatasetError where fewer than
+    FEWEST_GROUPS have both.
     """
     pairs = list(islice(pairs_of(samples), most))
     if len(pairs) < FEWEST_GROUPS:
@@ -96,7 +98,42 @@ def leak(
             wanted=f"at least {FEWEST_GROUPS}",
             hint="make a dataset with pairs: {twin: true, sham: 1.0}, as recipes/counterfactual-pairs.yaml does",
         )
-    return probed(pairs, seed, steps)
+    labels = np.tile([0, 1], len(pairs))
+    bootstrap = Bootstrap([str(pair.group) for pair in pairs for _ in range(2)], seed=seed)
+    x, one = np.concatenate([pair.features for pair in pairs]), np.ones((1, len(labels)))
+    alone = [float(area_of(x[:, i], labels)(one)[0]) for i in range(len(FEATURES))]
+
+    def network(known: list[EditPair], held: list[EditPair], fold: int) -> Array:
+        trained = _trained(known, seed * NETWORK_FOLDS + fold, steps)
+        with torch.inference_mode():
+            return np.stack([trained(_seen([pair])).double().numpy() for pair in held])
+
+    auc, by_network = (
+        bootstrap.interval(area_of(_judged(pairs, folds, seed, probe), labels), len(labels))
+        for folds, probe in ((FOLDS, _regression), (NETWORK_FOLDS, network))
+    )
+    more = {name: max(value, 1 - value) for name, value in zip(FEATURES, alone, strict=True)}
+    return LeakFigures(auc, by_network, len(pairs), more)
+
+
+def _judged(
+    pairs: list[EditPair],
+    folds: int,
+    seed: int,
+    probe: Callable[[list[EditPair], list[EditPair], int], Array],
+) -> Array:
+    """Scores [2 N] of each group's twin and sham, by probes fitted to the groups of other folds.
+
+    A probe takes the groups known, those held back and the fold's number, and gives the scores of the latter [B, 2].
+    """
+    fold_of = np.random.default_rng(seed).permutation(len(pairs)) % min(folds, len(pairs))
+    scores = np.zeros((len(pairs), 2))
+    for fold in range(fold_of.max() + 1):
+        known, held = (
+            [pairs[at] for at in np.flatnonzero(part)] for part in (fold_of != fold, fold_of == fold)
+        )
+        scores[fold_of == fold] = probe(known, held, fold)
+    return scores.reshape(-1)
 
 
 def pairs_of(samples: Iterable[Sample]) -> Iterator[EditPair]:
@@ -106,8 +143,9 @@ def pairs_of(samples: Iterable[Sample]) -> Iterator[EditPair]:
         sham, twin = by_name.get(Role.sham.member()), by_name.get(Role.healthy)
         if sham is not None and twin is not None:
             region = np.any([region_mask(place, sham.anatomy) for place in sham.meta.sham], axis=0)
-            seen = crops_of(twin.image, sham.image, region)
-            yield EditPair(group, features(twin.image, region), features(sham.image, region), seen)
+            both, crop = (twin.image, sham.image), _crop(region)
+            seen = np.stack([features(image, region) for image in both])
+            yield EditPair(group, seen, np.stack([image[crop] for image in both]), region[crop])
 
 
 def features(image: GreyImage, region: Region) -> Array:
@@ -151,56 +189,24 @@ def _log(value: float) -> float:
     return float(np.log(value + _TINY))
 
 
-def probed(pairs: list[EditPair], seed: int = 0, steps: int = STEPS) -> LeakFigures:
-    """The areas under the ROC curve of scores given to each group by probes fitted to others, with a bootstrap over
-    groups; the probes are not fitted again for it."""
-    x = np.concatenate([np.stack([pair.twin, pair.sham]) for pair in pairs])
-    y = np.tile([0.0, 1.0], len(pairs))
-    folds = np.random.default_rng(seed).permutation(len(pairs)) % min(FOLDS, len(pairs))
-    of_image = folds.repeat(2)
-    scores = np.zeros(len(y))
-    for fold in range(folds.max() + 1):
-        held = of_image == fold
-        scores[held] = _scorer(x[~held], y[~held])(x[held])
-    labels = y.astype(np.int64)
-    bootstrap = Bootstrap([str(pair.group) for pair in pairs for _ in range(2)], seed=seed)
-    one = np.ones((1, len(y)))
-    alone = [float(area_of(x[:, i], labels)(one)[0]) for i in range(len(FEATURES))]
-    return LeakFigures(
-        auc=bootstrap.interval(area_of(scores, labels), len(y)),
-        network=bootstrap.interval(
-            area_of(network_scores([pair.crops for pair in pairs], seed, steps), labels), len(y)
-        ),
-        groups=len(pairs),
-        alone={name: max(value, 1 - value) for name, value in zip(FEATURES, alone, strict=True)},
-    )
-
-
-def _scorer(x: Array, y: Array) -> Callable[[Array], Array]:
-    """Logistic regression with a ridge, by Newton's method: x [N, F] and y [N] of 0 and 1 -> scores of other x."""
-    mean, scale = x.mean(axis=0), x.std(axis=0) + _TINY
+def _regression(known: list[EditPair], held: list[EditPair], fold: int) -> Array:
+    """Logistic regression with a ridge, by Newton's method, on features of unit variance."""
+    x, others = (np.concatenate([pair.features for pair in pairs]) for pairs in (known, held))
+    y, mean, scale = np.tile([0.0, 1.0], len(known)), x.mean(axis=0), x.std(axis=0) + _TINY
 
     def design(rows: Array) -> Array:
         return np.concatenate([np.ones((len(rows), 1)), (rows - mean) / scale], axis=1)
 
-    known, ridge = design(x), np.diag([_TINY, *np.full(x.shape[1], RIDGE)])
-    weights = np.zeros(known.shape[1])
+    seen, ridge = design(x), np.diag([_TINY, *np.full(x.shape[1], RIDGE)])
+    weights = np.zeros(seen.shape[1])
     for _ in range(_NEWTON_STEPS):
-        p = special.expit(known @ weights)
-        slope = known.T @ (y - p) - ridge @ weights
-        step = np.linalg.solve((known * (p * (1 - p))[:, None]).T @ known + ridge, slope)
+        p = special.expit(seen @ weights)
+        slope = seen.T @ (y - p) - ridge @ weights
+        step = np.linalg.solve((seen * (p * (1 - p))[:, None]).T @ seen + ridge, slope)
         weights = weights + step
         if float(np.abs(step).max()) < _TINY:
             break
-    return lambda rows: np.asarray(design(rows) @ weights)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Crops:
-    """A group's twin and sham around the region, uint8 [2, S, S], and the region bool [S, S]."""
-
-    images: npt.NDArray[np.uint8]
-    region: npt.NDArray[np.bool_]
+    return np.asarray(design(others) @ weights).reshape(-1, 2)
 
 
 class TraceNetwork(nn.Module):
@@ -225,32 +231,18 @@ class TraceNetwork(nn.Module):
         return logits
 
 
-def crops_of(twin: GreyImage, sham: GreyImage, region: npt.NDArray[np.bool_]) -> Crops:
-    """What the network sees of both images uint8 [H, W] and the region bool [H, W], which must not be empty."""
+def _crop(region: Region) -> tuple[slice, slice]:
+    """What the network sees around a region bool [H, W], which must not be empty."""
     box = bounding_box(region)
     assert box is not None, "an edit has a region"
     at = []
     for low, high, side in ((box[1], box[3], region.shape[0]), (box[0], box[2], region.shape[1])):
         start = min(max((low + high - CROP) // 2, 0), max(side - CROP, 0))
         at.append(slice(start, start + CROP))
-    rows, columns = at
-    return Crops(np.stack([twin[rows, columns], sham[rows, columns]]), region[rows, columns])
+    return at[0], at[1]
 
 
-def network_scores(groups: Sequence[Crops], seed: int = 0, steps: int = STEPS) -> npt.NDArray[np.float64]:
-    """Logits float64 [2 N] of having been edited, of each group's twin and sham; crops of one size."""
-    folds = np.random.default_rng(seed).permutation(len(groups)) % min(NETWORK_FOLDS, len(groups))
-    scores = np.zeros((len(groups), 2))
-    for fold in range(folds.max() + 1):
-        known = [group for group, of in zip(groups, folds, strict=True) if of != fold]
-        network = _trained(known, seed * NETWORK_FOLDS + fold, steps)
-        for number in np.flatnonzero(folds == fold):
-            with torch.inference_mode():
-                scores[number] = network(_seen([groups[int(number)]])).double().numpy()
-    return scores.reshape(-1)
-
-
-def _trained(groups: Sequence[Crops], seed: int, steps: int) -> TraceNetwork:
+def _trained(groups: Sequence[EditPair], seed: int, steps: int) -> TraceNetwork:
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -271,7 +263,7 @@ def _trained(groups: Sequence[Crops], seed: int, steps: int) -> TraceNetwork:
     return network.eval()
 
 
-def _seen(groups: Sequence[Crops]) -> Tensor:
+def _seen(groups: Sequence[EditPair]) -> Tensor:
     """[2 B, 3, S, S]: grey, detail, and region, of each group's twin and sham."""
     grey = torch.from_numpy(np.concatenate([group.images for group in groups]))[:, None].float() / 255
     detail = grey - functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)

@@ -12,53 +12,57 @@ to a training image, by either distance, is listed as a copy. Validation images,
 images, are counted the same way: what they reach is chance. Smooth images lie nearer to all images by `pixels`, so an
 image that is listed should be looked at.
 
-Shapes: N images, M training images, S = 64, F features.
+`evaluate bundle` counts copies of its own images in the same way, by thumbnails and by features (`count_copies`).
+
+Shapes: N images, M training images, S = THUMB = 64, F features, K numbers of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
+from xreal_synth.dataset.source import Source
 from xreal_synth.errors import TrainingError
-from xreal_synth.evaluation.cases import CaseReader, check_apart
-from xreal_synth.evaluation.copies import nearest, standardised
+from xreal_synth.evaluation.cases import CaseReader, Report, check_apart, split_rows
+from xreal_synth.evaluation.dataset_images import generated_images, open_real
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.intervals import Estimate, proportion
-from xreal_synth.evaluation.request import Report
-from xreal_synth.images.manifest import BadImage, ImageRow
-from xreal_synth.quality.copies import PERCENTILE
-from xreal_synth.types import GreyImage
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, proportion
+from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
+from xreal_synth.images.manifest import ImageRow
+from xreal_synth.quality.copies import PERCENTILE, THUMB, Vectors
 
-SIDE: Final = 64
 REACH: Final = 4
 """Largest shift, in reduced pixels."""
 _ROWS: Final = 512
 
 Small = npt.NDArray[np.float32]
 Patients = npt.NDArray[np.str_]
+Nearest = tuple[Array, npt.NDArray[np.int64]]
+"""Each image's distance to its nearest training image [N], and which that is [N]."""
+_Images = TypeVar("_Images")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MeasuredSet:
-    """Images as the audit keeps them: reduced [N, S, S], features [N, F], and whose they are [N]."""
+@dataclass(frozen=True, slots=True)
+class CopyFigures:
+    """In one metric: the threshold, the share of images below it, the distances' medians.
 
-    small: Small
-    features: npt.NDArray[np.float32]
-    patients: Patients
+    `flagged` names generated images that fall below it, each with its nearest training image.
+    """
 
-    def __len__(self) -> int:
-        return len(self.small)
+    threshold: float
+    made: Estimate
+    real: Estimate
+    median_made: float
+    median_real: float
+    flagged: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +110,89 @@ class Audit:
         return tuple(pair for pair in self.pairs if pair.by)
 
 
-def reduced(image: GreyImage) -> Small:
-    """uint8 [H, W] -> means of SIDE x SIDE parts."""
-    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
+    """Distances to the nearest training image: of made images, with which it is, and of real ones; the threshold."""
+
+    threshold: float
+    made: Array
+    which: npt.NDArray[np.int64]
+    real: Array
+
+
+def _compared(
+    nearest_of: Callable[[_Images, _Images, tuple[Patients, Patients] | None], Nearest],
+    sets: Sequence[_Images],
+    patients: Patients,
+) -> _Compared:
+    """`sets` are the made images, the real ones and the training images, whose patients `patients` are."""
+    made, real, training = sets
+    among, _ = nearest_of(training, training, (patients, patients))
+    among = among[np.isfinite(among)]
+    threshold = float(np.percentile(among, PERCENTILE)) if len(among) else float("nan")
+    return _Compared(threshold, *nearest_of(made, training, None), nearest_of(real, training, None)[0])
+
+
+def count_copies(
+    made_NK: Vectors,
+    real_NK: Vectors,
+    training_MK: Vectors,
+    training_patients: Patients,
+    bootstrap: Bootstrap,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+) -> CopyFigures:
+    """Shares of the made and of the real images that are copies; `names` are of the images and training images."""
+    found = _compared(nearest, (made_NK, real_NK, training_MK), training_patients)
+    flagged = np.flatnonzero(found.made < found.threshold)
+    return CopyFigures(
+        threshold=found.threshold,
+        made=bootstrap.mean((found.made < found.threshold).astype(float)),
+        real=bootstrap.mean((found.real < found.threshold).astype(float)),
+        median_made=float(np.median(found.made)),
+        median_real=float(np.median(found.real)),
+        flagged=tuple((names[0][at], names[1][found.which[at]]) for at in flagged),
+    )
+
+
+def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, validation: ImageSet) -> Audit:
+    """Every generated image's nearest training image, and what real images of other patients reach.
+
+    There must be training images of two patients at least.
+    """
+    sets, own = (made, validation, training), training.groups
+    pixels = _compared(
+        nearest_by_pixels, [one.reduced.reshape(-1, THUMB, THUMB).astype(np.float32) for one in sets], own
+    )
+    vectors = [standardised(one.features, training.features) for one in sets]
+    found = {"pixels": pixels, "features": _compared(nearest, vectors, own)}
+    metrics = {}
+    for name, one in found.items():
+        share, chance = (
+            proportion(int((apart < one.threshold).sum()), len(apart), "exact")
+            for apart in (one.made, one.real)
+        )
+        median, usual = (
+            float(np.median(apart)) if len(apart) else float("nan") for apart in (one.made, one.real)
+        )
+        metrics[name] = MetricAudit(one.threshold, share, chance, median, usual)
+    ratios = np.stack([one.made / max(one.threshold, 1e-12) for one in found.values()])
+    which = np.stack([one.which for one in found.values()])
+    pairs = [
+        CopyPair(
+            key=keys[at],
+            training=int(which[ratios[:, at].argmin(), at]),
+            pixels=float(found["pixels"].made[at]),
+            features=float(found["features"].made[at]),
+            by=tuple(name for name, one in found.items() if one.made[at] < one.threshold),
+        )
+        for at in np.argsort(ratios.min(axis=0), kind="stable")
+    ]
+    return Audit(len(made), len(training), len(validation), metrics, tuple(pairs))
 
 
 def nearest_by_pixels(
     images_NSS: Small, training_MSS: Small, patients: tuple[Patients, Patients] | None = None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+) -> Nearest:
     """Least distance to a training image [N] and which it is [N], over all shifts.
 
     With `patients` of images and training images, those of the image's own patient are left out (infinite where all
@@ -139,65 +218,9 @@ def nearest_by_pixels(
     return apart.numpy(), which.numpy()
 
 
-def audit_images(
-    keys: Sequence[str], made: MeasuredSet, training: MeasuredSet, validation: MeasuredSet
-) -> Audit:
-    """Every generated image's nearest training image, and what real images of other patients reach.
-
-    `made.patients` are the groups. There must be training images of two patients at least.
-    """
-    found = {}
-    metrics = {}
-    for name in ("pixels", "features"):
-        metrics[name], apart, which = _audit(name, made, training, validation)
-        found[name] = (apart, which)
-    ratios = {name: apart / max(metrics[name].threshold, 1e-12) for name, (apart, _) in found.items()}
-    nearer = np.where(ratios["pixels"] <= ratios["features"], found["pixels"][1], found["features"][1])
-    closeness = np.minimum(ratios["pixels"], ratios["features"])
-    pairs = [
-        CopyPair(
-            key=keys[at],
-            training=int(nearer[at]),
-            pixels=float(found["pixels"][0][at]),
-            features=float(found["features"][0][at]),
-            by=tuple(name for name in metrics if found[name][0][at] < metrics[name].threshold),
-        )
-        for at in np.argsort(closeness, kind="stable")
-    ]
-    return Audit(len(made), len(training), len(validation), metrics, tuple(pairs))
-
-
-def _audit(
-    name: str, made: MeasuredSet, training: MeasuredSet, validation: MeasuredSet
-) -> tuple[MetricAudit, npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    def apart(
-        images: MeasuredSet, others: MeasuredSet, *, own: bool = True
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        patients = None if own else (images.patients, others.patients)
-        if name == "pixels":
-            return nearest_by_pixels(images.small, others.small, patients)
-        a, b = (standardised(part.features, training.features) for part in (images, others))
-        return nearest(a, b, patients)
-
-    among, _ = apart(training, training, own=False)
-    among = among[np.isfinite(among)]
-    assert len(among), "training images of two patients at least"
-    threshold = float(np.percentile(among, PERCENTILE))
-    of_made, which = apart(made, training)
-    of_validation, _ = apart(validation, training)
-    audit = MetricAudit(
-        threshold=threshold,
-        made=proportion(int((of_made < threshold).sum()), len(of_made), "exact"),
-        validation=proportion(int((of_validation < threshold).sum()), len(of_validation), "exact"),
-        median_made=float(np.median(of_made)),
-        median_validation=float(np.median(of_validation)) if len(of_validation) else float("nan"),
-    )
-    return audit, of_made, which
-
-
 def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
     """A window of each image -> [N, 28 * 28] without mean, of length 1 (0 for a window of one grey)."""
-    side = SIDE - 2 * REACH
+    side = THUMB - 2 * REACH
     window = torch.from_numpy(images_NSS[:, top : top + side, left : left + side])
     flat = functional.avg_pool2d(window, 2).flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)
@@ -205,94 +228,62 @@ def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
     return unit
 
 
-_BATCH = 8
-_SHOWN = 256
-_STRIP = 36
-_FLAG, _WORDS = (255, 120, 90), (200, 200, 200)
+def nearest(
+    images_NK: Vectors,
+    training_MK: Vectors,
+    patients: tuple[Patients, Patients] | None = None,
+) -> Nearest:
+    """By distance; with `patients` of images and training images, those of the image's own patient are left out."""
+    training = torch.from_numpy(training_MK).double()
+    found, which = np.empty(len(images_NK)), np.empty(len(images_NK), np.int64)
+    for start in range(0, len(images_NK), _ROWS):
+        rows = slice(start, start + _ROWS)
+        apart = torch.cdist(
+            torch.from_numpy(images_NK[rows]).double(), training, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        if patients is not None:
+            apart[torch.from_numpy(patients[0][rows, None] == patients[1][None])] = torch.inf
+        least = apart.min(dim=1)
+        found[rows], which[rows] = least.values.numpy(), least.indices.numpy()
+    return found, which
 
 
-def see(evaluators: Evaluators, images: Iterable[tuple[GreyImage, str]]) -> MeasuredSet:
-    """Images of one size with whose they are, read once in a stream. Images uint8 [H, W]."""
-    small, features, patients = [], [], []
-    stream = iter(images)
-    while batch := list(islice(stream, _BATCH)):
-        with torch.inference_mode():
-            found = evaluators.classifier.features(evaluators.batch([image for image, _ in batch]))
-        features.append(found.float().cpu().numpy())
-        small += [reduced(image) for image, _ in batch]
-        patients += [patient for _, patient in batch]
-    width = features[0].shape[1] if features else 0
-    return MeasuredSet(
-        np.stack(small) if small else np.empty((0, 1, 1), np.float32),
-        np.concatenate(features) if features else np.empty((0, width), np.float32),
-        np.asarray(patients, dtype=str),
-    )
+def standardised(features_NF: Vectors, like_MF: Vectors) -> Vectors:
+    """Features by the mean and deviation of others, so that each counts alike in a distance."""
+    return np.asarray((features_NF - like_MF.mean(0)) / (like_MF.std(0) + 1e-6), np.float32)
 
 
-def real_images(
-    reader: CaseReader, rows: Sequence[ImageRow], used: list[ImageRow], what: str, report: Report
-) -> Iterator[tuple[GreyImage, str]]:
-    """The images of a manifest's rows that can be read; `used` gets their rows. Images uint8 [S, S]."""
-    for row in rows:
-        report(f"looking at {what} images", 1, len(rows))
-        try:
-            image = reader.image(row)
-        except BadImage:
-            continue
-        used.append(row)
-        yield image, row.patient
+def audit_dataset(
+    source: Source, evaluators: Evaluators, train: tuple[str, str], real: tuple[str, str], report: Report
+) -> tuple[Audit, CaseReader, list[ImageRow]]:
+    """The audit of a dataset's images, and the training images: what reads them, and their rows.
 
+    `train` and `real` are manifests and splits. Raises TrainingError without training images of two patients, or
+    where a patient is in both.
+    """
+    keys, sizes = list[str](), set[int]()
 
-def check_patients(training: Sequence[ImageRow], validation: Sequence[ImageRow]) -> None:
-    """Raises TrainingError without training images of two patients, or where a patient is in both."""
-    patients, others = ({row.patient for row in rows} for rows in (training, validation))
-    if len(patients) < 2:
+    def own() -> Iterator[GivenImage]:
+        for read in generated_images(source, report):
+            keys.append(read.sample.meta.key)
+            sizes.add(len(read.sample.image))
+            yield GivenImage(read.sample.image, None, str(read.sample.meta.group))
+
+    made, found = measure(evaluators, own()), []
+    for (manifest, split), what in ((train, "training images"), (real, "validation images")):
+        store, used = open_real(manifest), list[ImageRow]()
+        reader = CaseReader(store, max(sizes))
+        images = real_images(reader, split_rows(store, split), used, what, report)
+        found.append((reader, used, measure(evaluators, images)))
+    (reader, rows, training), (_, _, validation) = found
+    if len(set(training.groups)) < 2:
         raise TrainingError(
-            found=f"usable training images of {len(patients)} patients",
+            found=f"usable training images of {len(set(training.groups))} patients",
             wanted="images of at least two: the threshold comes from images of different patients",
             hint="see the manifest, or name another --train-split",
         )
     check_apart(
-        patients, others, "training and in validation images",
+        training.groups.tolist(), validation.groups.tolist(), "training and in validation images",
         "validation images of other patients: their rate is what chance reaches",
     )  # fmt: skip
-
-
-def draw_pairs(
-    audit: Audit,
-    pairs: Sequence[CopyPair],
-    made: dict[str, GreyImage],
-    training: Sequence[GreyImage],
-    names: Sequence[str],
-    out: Path,
-    *,
-    columns: int = 6,
-) -> None:
-    """Blocks of two rows: generated images above their nearest training images, distances over thresholds below."""
-    cells = [
-        _cell(audit, pair, made[pair.key], image, name)
-        for pair, image, name in zip(pairs, training, names, strict=True)
-    ]
-    blank = np.zeros_like(cells[0])
-    cells += [blank] * (-len(cells) % columns)
-    rows = [np.concatenate(cells[at : at + columns], axis=1) for at in range(0, len(cells), columns)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(out)
-
-
-def _cell(
-    audit: Audit, pair: CopyPair, made: GreyImage, training: GreyImage, name: str
-) -> npt.NDArray[np.uint8]:
-    picture = Image.new("RGB", (_SHOWN + 6, 2 * _SHOWN + 2 * _STRIP + 12))
-    draw, face = ImageDraw.Draw(picture), ImageFont.load_default(13)
-    for top, image in ((_STRIP // 2, made), (_STRIP + _SHOWN, training)):
-        picture.paste(Image.fromarray(image).resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS), (0, top))
-    words = " ".join(
-        f"{metric} {getattr(pair, metric):.2f}/{audit.metrics[metric].threshold:.2f}"
-        for metric in audit.metrics
-    )
-    colour = _FLAG if pair.by else _WORDS
-    draw.text((2, 0), f"made {pair.key}" + (" COPY?" if pair.by else ""), fill=colour, font=face)
-    draw.text((2, _STRIP // 2 + _SHOWN), f"training {name}"[:40], fill=_WORDS, font=face)
-    draw.text((2, _STRIP + 2 * _SHOWN + 2), words, fill=colour, font=face)
-    return np.asarray(picture)
+    return audit_images(keys, made, training, validation), reader, rows

@@ -5,7 +5,7 @@ Shapes: F images, R readers, C = 5 ranks, D draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -14,29 +14,32 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.escaping import markdown_table
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, figure, unknown
-from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Kit
-from xreal_synth.evaluation.readers_files import Reading
+from xreal_synth.evaluation.intervals import (
+    Array,
+    Bootstrap,
+    Estimate,
+    Statistic,
+    divided,
+    figure,
+    mean_of,
+    unknown,
+)
+from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Answers, Kit
 
-Statistic = Callable[[Array], Array]
 _RANKS: Final = 5
 
 
 def weighted_kappa(first_F: npt.NDArray[np.int64], second_F: npt.NDArray[np.int64]) -> Statistic:
-    """Cohen's kappa with quadratic weights of two readers' ranks 1..C; weights [D, F] -> [D].
+    """Cohen's kappa with quadratic weights of two readers' ranks; weights [D, F] -> [D].
 
-    1 - sum w O / sum w E with w = (i - j)^2, O how often ranks i and j met, E how often they would by chance. NaN
-    where chance cannot disagree (both gave one and the same rank throughout).
+    1 - sum (a - b)^2 over the images, by the same sum over all pairs of an image of the one reader and of the other,
+    for as many: what chance gives. NaN where that is 0 (both gave one and the same rank throughout).
     """
-    met = np.zeros((len(first_F), _RANKS, _RANKS))
-    met[np.arange(len(first_F)), first_F - 1, second_F - 1] = 1
-    apart = (np.arange(_RANKS)[:, None] - np.arange(_RANKS)) ** 2
 
     def statistic(weights: Array) -> Array:
-        observed = np.tensordot(weights, met, axes=1)
-        rows, columns = observed.sum(axis=2), observed.sum(axis=1)
-        chance = rows[:, :, None] * columns[:, None, :] / observed.sum(axis=(1, 2))[:, None, None]
-        return 1 - divided((observed * apart).sum(axis=(1, 2)), (chance * apart).sum(axis=(1, 2)))
+        means = (weights @ first_F) * (weights @ second_F) / weights.sum(axis=1)
+        chance = weights @ (first_F**2 + second_F**2) - 2 * means
+        return 1 - divided(weights @ ((first_F - second_F) ** 2).astype(np.float64), chance)
 
     return statistic
 
@@ -108,90 +111,80 @@ class Analysis:
     guesses: Guesses | None
 
 
-def analyse(kit: Kit, readings: Sequence[Reading]) -> Analysis:
+def analyse(kit: Kit, answers: Mapping[int, Answers]) -> Analysis:
     """Figures of these readers, who may be fewer than the kit was made for."""
     arms = np.asarray([image.arm for image in kit.images])
     bootstrap = Bootstrap([f"{image.arm}/{image.group}" for image in kit.images])
     return Analysis(
         study=kit.study,
-        readers=tuple(one.reader for one in readings),
+        readers=tuple(answers),
         images={arm: int((arms == arm).sum()) for arm in dict.fromkeys(arms.tolist())},
-        ranks={question: _ranks(kit, readings, question, arms, bootstrap) for question in RANKS},
-        guesses=_guesses(kit, readings, arms, bootstrap) if kit.guess else None,
+        ranks={question: _ranks(kit, answers, question, arms, bootstrap) for question in RANKS},
+        guesses=_guesses(kit, answers, arms, bootstrap) if kit.guess else None,
     )
 
 
 def _ranks(
-    kit: Kit, readings: Sequence[Reading], question: str, arms: npt.NDArray[np.str_], bootstrap: Bootstrap
+    kit: Kit,
+    answers: Mapping[int, Answers],
+    question: str,
+    arms: npt.NDArray[np.str_],
+    bootstrap: Bootstrap,
 ) -> Ranks:
-    first = np.stack([_given(kit, one, question, repeat=False) for one in readings])
-    again = {one.reader: _given(kit, one, question, repeat=True) for one in readings}
-    kinds = list(dict.fromkeys(arms.tolist()))
-    means = first.mean(axis=0)
-    numbers = [one.reader for one in readings]
-    repeated = {
-        reader: first[at][~np.isnan(again[reader])] - again[reader][~np.isnan(again[reader])]
-        for at, reader in enumerate(numbers)
-    }
+    first = dict(zip(answers, _given(kit, answers, question, repeat=False), strict=True))
+    again = zip(answers, _given(kit, answers, question, repeat=True), strict=True)
+    apart = {reader: np.abs(first[reader] - own)[~np.isnan(own)] for reader, own in again}
+    all_RF = np.stack(list(first.values()))
+    of_kind = {kind: mean_of(np.where(arms == kind, all_RF.mean(axis=0), np.nan)) for kind in set(arms)}
+
+    def difference(kind: str) -> Estimate:
+        def statistic(weights: Array) -> Array:
+            return np.asarray(of_kind[kind](weights) - of_kind[REAL](weights))
+
+        return bootstrap.interval(statistic, int(np.isin(arms, (kind, REAL)).sum()))
+
     return Ranks(
-        means={kind: bootstrap.mean(np.where(arms == kind, means, np.nan)) for kind in kinds},
-        differences={
-            kind: _difference(means, arms == kind, arms == REAL, bootstrap) for kind in kinds if kind != REAL
-        },
-        by_reader={
-            reader: {kind: bootstrap.mean(np.where(arms == kind, first[at], np.nan)) for kind in kinds}
-            for at, reader in enumerate(numbers)
-        },
+        means=_by_kind(all_RF.mean(axis=0), arms, bootstrap),
+        differences={kind: difference(kind) for kind in dict.fromkeys(arms.tolist()) if kind != REAL},
+        by_reader={reader: _by_kind(own, arms, bootstrap) for reader, own in first.items()},
         kappas={
-            f"{numbers[a]} and {numbers[b]}": bootstrap.interval(
+            f"{a} and {b}": bootstrap.interval(
                 weighted_kappa(first[a].astype(np.int64), first[b].astype(np.int64)), len(arms)
             )
-            for a, b in combinations(range(len(numbers)), 2)
+            for a, b in combinations(first, 2)
         },
-        alpha=bootstrap.interval(ordinal_alpha(first), len(arms)) if len(numbers) > 1 else unknown(),
-        again={reader: figure((apart == 0).tolist()) for reader, apart in repeated.items()},
-        again_one={reader: figure((np.abs(apart) <= 1).tolist()) for reader, apart in repeated.items()},
+        alpha=bootstrap.interval(ordinal_alpha(all_RF), len(arms)) if len(answers) > 1 else unknown(),
+        again={reader: figure((own == 0).tolist()) for reader, own in apart.items()},
+        again_one={reader: figure((own <= 1).tolist()) for reader, own in apart.items()},
     )
 
 
 def _guesses(
-    kit: Kit, readings: Sequence[Reading], arms: npt.NDArray[np.str_], bootstrap: Bootstrap
+    kit: Kit, answers: Mapping[int, Answers], arms: npt.NDArray[np.str_], bootstrap: Bootstrap
 ) -> Guesses:
-    said_real = np.stack([_given(kit, one, GUESS, repeat=False) for one in readings])
+    said_real = _given(kit, answers, GUESS, repeat=False)
     right = (said_real == 1) == (arms == REAL)
     return Guesses(
         right=bootstrap.mean(right.mean(axis=0)),
-        by_reader={one.reader: bootstrap.mean(right[at]) for at, one in enumerate(readings)},
-        called_real={
-            kind: bootstrap.mean(np.where(arms == kind, said_real.mean(axis=0), np.nan))
-            for kind in dict.fromkeys(arms.tolist())
-        },
+        by_reader={reader: bootstrap.mean(own) for reader, own in zip(answers, right, strict=True)},
+        called_real=_by_kind(said_real.mean(axis=0), arms, bootstrap),
     )
 
 
-def _given(kit: Kit, reading: Reading, question: str, *, repeat: bool) -> npt.NDArray[np.float64]:
-    """A reader's answers by image [F] (of a guess 1 for real), NaN for images without such a showing."""
-    found = np.full(len(kit.images), np.nan)
-    for showing in kit.readers[reading.reader]:
-        if showing.repeat == repeat:
-            value = reading.answers[showing.name][question]
-            found[showing.image] = value == REAL if question == GUESS else value
+def _by_kind(values_F: Array, arms: npt.NDArray[np.str_], bootstrap: Bootstrap) -> dict[str, Estimate]:
+    kinds = dict.fromkeys(arms.tolist())
+    return {kind: bootstrap.mean(np.where(arms == kind, values_F, np.nan)) for kind in kinds}
+
+
+def _given(kit: Kit, answers: Mapping[int, Answers], question: str, *, repeat: bool) -> Array:
+    """The readers' answers by image [R, F] (of a guess 1 for real), NaN for images without such a showing."""
+    found = np.full((len(answers), len(kit.images)), np.nan)
+    for row, (reader, given) in zip(found, answers.items(), strict=True):
+        for showing in kit.readers[reader]:
+            if showing.repeat == repeat:
+                value = given[showing.name][question]
+                row[showing.image] = value == REAL if question == GUESS else value
     return found
-
-
-def _difference(
-    means: npt.NDArray[np.float64],
-    made: npt.NDArray[np.bool_],
-    real: npt.NDArray[np.bool_],
-    bootstrap: Bootstrap,
-) -> Estimate:
-    def statistic(weights: Array) -> Array:
-        first, second = (
-            divided(weights @ np.where(part, means, 0.0), weights @ part) for part in (made, real)
-        )
-        return np.asarray(first - second)
-
-    return bootstrap.interval(statistic, int((made | real).sum()))
 
 
 def tables_of(analysis: Analysis) -> str:
@@ -200,16 +193,13 @@ def tables_of(analysis: Analysis) -> str:
     made = [kind for kind in kinds if kind != REAL]
     counted = ", ".join(f"{count} {kind}" for kind, count in analysis.images.items())
     reported = f"{len(analysis.readers)} readers, images: {counted}; ranks 1 to 5, mean [95% over images]"
-    agreed = analysis.ranks.values()
-    ranks, agreement = (
-        list[list[str]](),
-        [["Krippendorff's alpha, ordinal", *(_cell(r.alpha) for r in agreed)]],
-    )
+    agreed, ranks = analysis.ranks.values(), list[list[str]]()
     for question, own in analysis.ranks.items():
         more = [_cell(own.differences[kind], "+.2f") for kind in made]
         ranks.append([question, *(_cell(own.means[kind]) for kind in kinds), *more])
         for reader, means in own.by_reader.items():
             ranks.append([f"reader {reader}", *(_cell(means[kind]) for kind in kinds), *([""] * len(made))])
+    agreement = [["Krippendorff's alpha, ordinal", *(_cell(one.alpha) for one in agreed)]]
     for pair in next(iter(agreed)).kappas:
         cells = [_cell(one.kappas[pair]) for one in agreed]
         agreement.append([f"quadratic weighted kappa, readers {pair}", *cells])
@@ -228,6 +218,4 @@ def tables_of(analysis: Analysis) -> str:
 
 
 def _cell(figure: Estimate, form: str = ".2f") -> str:
-    if not figure.known:
-        return "not known"
-    return f"{figure.value:{form}} [{figure.ci_low:{form}}, {figure.ci_high:{form}}]"
+    return f"{figure:{form}}" if figure.known else "not known"

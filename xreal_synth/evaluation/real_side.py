@@ -6,7 +6,8 @@ training images), or, where there is none, half of the split's own patients, who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
@@ -14,48 +15,32 @@ from typing import Final
 import numpy as np
 
 from xreal_synth.errors import AnatomyError, TrainingError
-from xreal_synth.evaluation.cases import CaseReader, check_apart, split_rows
+from xreal_synth.evaluation.cases import CaseReader, Report, check_apart, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.fidelity import ms_ssim
 from xreal_synth.evaluation.inception import InceptionFeatures
-from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure_set
-from xreal_synth.images.files import ImagePair
+from xreal_synth.evaluation.measurements import ImageSet, measure, real_images
+from xreal_synth.images.files import ImageFiles, ImagePair, decode_image
 from xreal_synth.images.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.storage import Store, sha256_bytes
-from xreal_synth.types import GreyImage, Sample, SampleMeta
+from xreal_synth.types import Sample, SampleMeta
 
 SAME_MASK: Final = 0.995
 """Share of pixels in which an image's organ mask and a real image's agree where the image is said to be its pair."""
 
 LEAST_PATIENTS: Final = 4
 
-OnImage = Callable[[int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class RealRows:
     """The real images chosen: the split's, and the second sample, which `second` names in words."""
 
-    uri: str
+    store: Store
     manifest_sha256: str
     split: str
     rows: tuple[ImageRow, ...]
     second_rows: tuple[ImageRow, ...]
     second: str
-
-    @property
-    def labels(self) -> frozenset[str]:
-        """The findings that images of the split have."""
-        return frozenset(name for row in self.rows for name in row.labels)
-
-
-@dataclass(slots=True)
-class RealSide:
-    """The looks at real images, with what could not be used."""
-
-    reference: ImageSet
-    second: ImageSet
-    faulty: int
 
 
 def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
@@ -70,10 +55,19 @@ def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
         second = split_rows(store, beside)
     elif split != "train":
         second, named = read_manifest(store, TRAINING_COLUMNS, ("train",)).rows, "train"
-    _check_patients(rows, split)
+    patients = sorted({row.patient for row in rows})
+    if len(patients) < LEAST_PATIENTS:
+        raise TrainingError(
+            found=f"images of {len(patients)} patients in split {split!r}",
+            wanted=f"at least {LEAST_PATIENTS} patients, or there is no interval to state",
+            hint="name a larger split with --split",
+        )
     words = f"split {named}"
     if not second:
-        rows, second = _halves(rows)
+        drawn = np.random.default_rng(0).permutation(len(patients))[: len(patients) // 2]
+        half = {patients[at] for at in drawn}
+        second = tuple(row for row in rows if row.patient in half)
+        rows = tuple(row for row in rows if row.patient not in half)
         words = f"the other half of split {split}'s patients"
     check_apart(
         (row.patient for row in rows), (row.patient for row in second),
@@ -81,7 +75,7 @@ def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
         "name another split with --beside, or leave it out",
     )  # fmt: skip
     manifest = sha256_bytes(store.read_bytes(MANIFEST))
-    return RealRows(store.uri, manifest, split, rows, second, words)
+    return RealRows(store, manifest, split, rows, second, words)
 
 
 def measure_real(
@@ -89,39 +83,42 @@ def measure_real(
     real: RealRows,
     reader: CaseReader,
     inception: InceptionFeatures | None,
-    on_image: OnImage = lambda images: None,
-) -> RealSide:
-    """Both samples, image by image; raises TrainingError where one has no usable image."""
-    faulty = list[str]()
-    reference, second = (
-        measure_set(
-            evaluators, _seen(rows, reader, faulty, on_image, masks=first), inception=inception, diversity=first,
-            on_image=on_image,
-        )
-        for rows, first in ((real.rows, True), (real.second_rows, False))
-    )  # fmt: skip
-    for images, words in ((reference, f"split {real.split}"), (second, real.second)):
+    report: Report,
+) -> tuple[ImageSet, ImageSet]:
+    """Both samples, image by image; raises TrainingError where one has no usable image.
+
+    Images come in a random order, so that neighbours are of any patients; faulty ones are left out.
+    """
+    found = []
+    for rows, words, first in (
+        (real.rows, f"split {real.split}", True),
+        (real.second_rows, real.second, False),
+    ):
+        order = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
+        seen = real_images(reader, order, [], f"real images of {words}", report, masks=first)
+        images = measure(evaluators, seen, inception=inception, diversity=first)
         if len(images) < 2:
             raise TrainingError(
-                where=real.uri,
+                where=real.store.uri,
                 found=f"{len(images)} usable images in {words}",
                 wanted="two or more",
                 hint="see the manifest, or name another split",
             )
-    return RealSide(reference, second, len(faulty))
+        found.append(images)
+    return found[0], found[1]
 
 
-def check_size(real: RealRows, store: Store, size: int) -> None:
+def check_size(real: RealRows, size: int) -> None:
     """Raises TrainingError unless the first readable real image is at least `size` pixels wide and high."""
-    whole = CaseReader(store, size)
+    files = ImageFiles(real.store)
     for row in real.rows:
         try:
-            shape = whole.native_shape(row)
+            shape = decode_image(files.read(row.shard, row.image)).shape
         except BadImage:
             continue
         if min(shape) < size:
             raise TrainingError(
-                where=f"{real.uri}/{row.image}",
+                where=f"{real.store.uri}/{row.image}",
                 found=f"a real image of {shape[1]} x {shape[0]} pixels beside made ones of {size}",
                 wanted=f"real images of at least {size} pixels: enlarged ones lack the detail to measure by",
                 hint=f"prepare the real images at {size} pixels or more (xreal-synth prepare --size {size})",
@@ -152,93 +149,41 @@ class PairFinder:
 
     def ms_ssim(self, sample: Sample) -> float:
         """MS-SSIM of an image to its real image, NaN where it has none in the split."""
-        image = self._image(sample)
-        if image is None:
+        source = sample.meta.source
+        pair = self._read(self._row(sample.meta), None if source is None else source.sha256)
+        if pair is not None and source is None and float((pair.mask == sample.anatomy).mean()) < SAME_MASK:
+            self.augmented += 1
+            pair = None
+        if pair is None:
             return float("nan")
         self.pairs += 1
-        return ms_ssim([sample.image], [image])[0]
+        return ms_ssim(sample.image, pair.image)
 
     def unit(self, meta: SampleMeta) -> str:
         """Whose images come and go together when figures are resampled: images of one mask or one real image.
 
         The patient where that image is of the split; of drawn masks the group.
         """
+        row = self._row(meta)
+        if row is not None:
+            return f"patient {row.patient}"
         if meta.source is not None:
-            row, name = self._by_image.get(meta.source.id), f"image {meta.source.id}"
-        elif meta.anatomy_source == "masks":
-            row, name = self._by_mask.get(meta.anatomy_id), f"mask {meta.anatomy_id}"
-        else:
-            return f"group {meta.group}"
-        return name if row is None else f"patient {row.patient}"
+            return f"image {meta.source.id}"
+        return f"mask {meta.anatomy_id}" if meta.anatomy_source == "masks" else f"group {meta.group}"
 
-    def _image(self, sample: Sample) -> GreyImage | None:
-        meta = sample.meta
+    def _row(self, meta: SampleMeta) -> ImageRow | None:
         if meta.source is not None:
-            pair = self._read(self._by_image.get(meta.source.id), meta.source.sha256)
-            return None if pair is None else pair.image
-        row = self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None
-        pair = self._read(row)
-        if pair is None:
-            return None
-        if float((pair.mask == sample.anatomy).mean()) < SAME_MASK:
-            self.augmented += 1
-            return None
-        return pair.image
+            return self._by_image.get(meta.source.id)
+        return self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None
 
-    def _read(self, row: ImageRow | None, sha256: str | None = None) -> ImagePair | None:
+    def _read(self, row: ImageRow | None, sha256: str | None) -> ImagePair | None:
         """Read once for the images of a group, which follow one another; None where it cannot be, or is another."""
         if row is None:
             return None
         if self._last is None or self._last[0] != (row, sha256):
-            self._last = (row, sha256), self._decoded(row, sha256)
+            pair = None
+            with suppress(AnatomyError, BadImage):
+                if sha256 is None or self.reader.sha256(row) == sha256:
+                    pair = self.reader.read(row)
+            self._last = (row, sha256), pair
         return self._last[1]
-
-    def _decoded(self, row: ImageRow, sha256: str | None) -> ImagePair | None:
-        try:
-            if sha256 is not None and self.reader.sha256(row) != sha256:
-                return None
-            return self.reader.read(row)
-        except (AnatomyError, BadImage):
-            return None
-
-
-def _seen(
-    rows: Sequence[ImageRow], reader: CaseReader, faulty: list[str], on_image: OnImage, *, masks: bool
-) -> Iterator[GivenImage]:
-    """Images in a random order, so that neighbours are of any patients; faulty ones are counted and left out."""
-    for at in np.random.default_rng(0).permutation(len(rows)):
-        row = rows[at]
-        try:
-            pair = reader.read(row) if masks else None
-            image = reader.image(row) if pair is None else pair.image
-        except (AnatomyError, BadImage):
-            faulty.append(row.image)
-            on_image(1)
-            continue
-        yield GivenImage(
-            image=image,
-            mask=None if pair is None else pair.mask,
-            group=row.patient,
-            positive=frozenset(row.labels),
-            unknown=frozenset(row.unknown),
-        )
-
-
-def _check_patients(rows: Sequence[ImageRow], split: str) -> None:
-    patients = {row.patient for row in rows}
-    if len(patients) < LEAST_PATIENTS:
-        raise TrainingError(
-            found=f"images of {len(patients)} patients in split {split!r}",
-            wanted=f"at least {LEAST_PATIENTS} patients, or there is no interval to state",
-            hint="name a larger split with --split",
-        )
-
-
-def _halves(rows: Sequence[ImageRow]) -> tuple[tuple[ImageRow, ...], tuple[ImageRow, ...]]:
-    patients = sorted({row.patient for row in rows})
-    chosen = np.random.default_rng(0).permutation(len(patients))[: len(patients) // 2]
-    second = {patients[at] for at in chosen}
-    return (
-        tuple(row for row in rows if row.patient not in second),
-        tuple(row for row in rows if row.patient in second),
-    )

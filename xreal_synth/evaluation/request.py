@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.evaluation.bundle import BundleFigures, RealImages, measure_bundle, measure_real
-from xreal_synth.evaluation.cases import Case, CaseReader, read_cases, split_rows
-from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.generated_images import GeneratedFolder, Maker, generate_images, members
+from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, region_mask, shown_area
+from xreal_synth.errors import RecipeError
+from xreal_synth.evaluation.cases import Case, CaseReader, Report, read_cases
+from xreal_synth.evaluation.generated_images import VARIANT, GeneratedFolder, StageWatch
+from xreal_synth.findings import REGIONS
 from xreal_synth.images.manifest import MANIFEST
-from xreal_synth.models.describe import BundleInfo, describe, require_control
+from xreal_synth.models.describe import BundleInfo, describe, prompt_for, require_control
 from xreal_synth.models.layers import Precision, resolve_precision
 from xreal_synth.models.load import load_bundle
 from xreal_synth.recipe.explain import problems_of
-from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.resolve import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
+from xreal_synth.sampling.groups import sample_groups
+from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import SamplingSettings
 
-Report = Callable[[str, int, int], None]
-"""What is being done, images done now, images in all."""
+_CHUNK: Final = 8
+"""Micro-batches between two entries in the record of seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,6 @@ class PreparedRequest:
             "micro_batch": self.request.micro_batch,
         }
 
-    def load(self) -> Maker:
-        """The bundle's networks in memory."""
-        model = load_bundle(self.info, self.device, self.precision, self.settings.control)
-        return Maker(self.info, model, self.settings, self.request.seed, self.request.micro_batch)
-
 
 def prepare(request: Request) -> PreparedRequest:
     """Finds bundle and data and reads the cases; raises one of our errors before any network is loaded."""
@@ -99,19 +95,17 @@ def prepare(request: Request) -> PreparedRequest:
     return PreparedRequest(request, info, settings, store, reader, cases, faulty, device, precision)
 
 
+class _Options(BaseModel):
+    """`sampling` at its place in a recipe, so that errors name it as there."""
+
+    sampling: Sampling
+
+
 def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSettings:
     """Keys of a recipe's `sampling`, filled in from the bundle; raises RecipeError for wrong ones."""
-    known = list(Sampling.model_fields)
-    if strange := [key for key in asked if key not in known]:
-        raise RecipeError(
-            "options",
-            [
-                Problem(f"sampling.{key}", "unknown key", f"one of: {', '.join(known)}", near(key, known))
-                for key in strange
-            ],
-        )
     try:
-        return resolve_sampling(Sampling.model_validate(dict(asked)), info.defaults, source="options")
+        options = _Options.model_validate({"sampling": dict(asked)})
+        return resolve_sampling(options.sampling, info.defaults, source="options")
     except ValidationError as error:
         raise RecipeError("options", problems_of(error, {}, set())) from None
 
@@ -119,45 +113,59 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
 def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> GeneratedFolder:
     """The folder with all the images of the request; networks are loaded only if one is missing.
 
-    Raises DatasetError if it holds images made otherwise.
+    Every case has its healthy twin, and an image with its findings if it has any. Raises DatasetError if the folder
+    holds images made otherwise.
     """
     images = GeneratedFolder(folder, prepared.identity())
-    total = sum(members(case) for case in prepared.cases)
     missing = [case for case in prepared.cases if not images.has(case)]
-    report("making images", total - sum(members(case) for case in missing), total)
+    total, made = (sum(1 + bool(case.findings) for case in cases) for cases in (prepared.cases, missing))
+    report("making images", total - made, total)
     if missing:
-        generate_images(
-            prepared.load(),
-            missing,
-            prepared.reader,
-            images,
-            lambda done: report("making images", done, total),
-        )
+        _make(prepared, missing, images, lambda done: report("making images", done, total))
     return images
 
 
-def real_images(
-    prepared: PreparedRequest, evaluators: Evaluators, training_split: str, report: Report
-) -> RealImages:
-    """What the evaluators see of the split's images and of the training images."""
-    training = split_rows(prepared.store, training_split)
-    total = len(prepared.cases) + len(training)
-    return measure_real(
-        evaluators, prepared.cases, training, prepared.reader,
-        lambda done: report("looking at real images", done, total),
-    )  # fmt: skip
-
-
-def figures_for(
+def _make(
     prepared: PreparedRequest,
-    evaluators: Evaluators,
-    real: RealImages,
-    images: GeneratedFolder,
-    report: Report,
-) -> BundleFigures:
-    """The figures of images that are made."""
-    total = 2 * len(prepared.cases)
-    return measure_bundle(
-        evaluators, prepared.cases, len(prepared.faulty), prepared.reader, images, real, tuple(prepared.info.prompts),
-        lambda done: report("looking at generated images", done, total),
-    )  # fmt: skip
+    cases: Sequence[Case],
+    folder: GeneratedFolder,
+    on_images: Callable[[int], None],
+) -> None:
+    settings, micro_batch = prepared.settings, prepared.request.micro_batch
+    model = load_bundle(prepared.info, prepared.device, prepared.precision, settings.control)
+    for start in range(0, len(cases), _CHUNK * micro_batch):
+        chunk = cases[start : start + _CHUNK * micro_batch]
+        watch = StageWatch(model)
+        made = sample_groups(
+            cast(Any, watch), settings, _jobs(prepared, chunk), micro_batch=micro_batch, noise=watch.noise,
+            on_batch=on_images,
+        )  # fmt: skip
+        for case in chunk:
+            images = next(made)
+            if settings.mode == "joint" and case.findings:
+                images = GroupImages(images.index, images.images | next(made).images)
+            folder.add(case, images)
+        folder.add_seconds(len(chunk), sum(len(case.findings) for case in chunk), watch)
+
+
+def _jobs(prepared: PreparedRequest, cases: Sequence[Case]) -> Iterator[GroupJob]:
+    """A group a case; in mode joint, which makes no twins, its healthy image is a group before it."""
+    joint = prepared.settings.mode == "joint"
+    for case in cases:
+        job = _job(prepared, case, joint=joint)
+        if joint and job.members:
+            yield replace(job, members=())
+        yield job
+
+
+def _job(prepared: PreparedRequest, case: Case, *, joint: bool) -> GroupJob:
+    info, mask, edits = prepared.info, prepared.reader.read(case.row).mask, []
+    for finding in case.findings:
+        region = region_mask(finding, mask)
+        alpha = feather(region, FEATHER_SHARE * info.image_size)
+        held, area = REGIONS[finding.region].held, shown_area(finding, region)
+        edits.append(Edit(region, prompt_for(info, (finding.name,)), alpha, finding.name, area, held))
+    names = [finding.name for finding in case.findings]
+    prompt = prompt_for(info, names) if names and joint and info.region_maps else ""
+    made = (MemberJob(VARIANT, tuple(edits), prompt),) if edits else ()
+    return GroupJob(prepared.request.seed, case.index, 0, mask, info.healthy_prompt, made)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, jackknifed, unknown
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, unknown
 
 _ROWS: Final = 1024
 
@@ -40,9 +40,6 @@ def frechet_figure(a_NF: Features, b_MF: Features, groups: Bootstrap) -> Estimat
     """The distance of a's images to b's, with a jackknife interval over a's groups; unknown below two images."""
     if min(len(a_NF), len(b_MF)) < 2:
         return unknown(len(a_NF))
-    group = groups.left_out()
-    if min(int((group != number).sum()) for number in np.unique(group)) < 2:
-        return Estimate(frechet(a_NF, b_MF), float("nan"), float("nan"), len(a_NF))
     return groups.jackknife(lambda kept: frechet(a_NF[kept], b_MF))
 
 
@@ -69,11 +66,7 @@ def kernel_figure(a_NF: Features, b_MF: Features, groups: Bootstrap) -> Estimate
         inside = (pairs_GG[np.ix_(kept, kept)].sum() - own_G[kept].sum()) / (n * (n - 1))
         return float(inside + within - 2 * across_G[kept].sum() / (n * len(b)))
 
-    number = np.arange(len(count_G))
-    value = distance(number >= 0)
-    if len(number) < 3 or (len(a) - count_G).min() < 2:
-        return Estimate(value, float("nan"), float("nan"), len(a))
-    return jackknifed(value, [distance(number != left) for left in number], len(a))
+    return groups.jackknife(lambda images: distance(np.asarray(member_NG[images].any(axis=0))))
 
 
 def kernel(a_NF: Features, b_MF: Features) -> float:

@@ -1,8 +1,8 @@
-"""Pictures of real images beside made ones."""
+"""Pictures of real images beside made ones, and of made images above their nearest training images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +11,29 @@ from PIL import Image, ImageDraw, ImageFont
 
 from xreal_synth.evaluation.cases import Case, CaseReader
 from xreal_synth.evaluation.generated_images import GeneratedFolder
+from xreal_synth.evaluation.privacy import Audit, CopyPair
+from xreal_synth.evaluation.request import PreparedRequest
 from xreal_synth.types import GreyImage
 
 _GAP = 4
 _TITLE = 40
 _COLOURS = np.array([(0, 0, 0), (70, 130, 220), (60, 180, 120), (220, 80, 70), (230, 180, 50)], np.uint8)
 _BOX = (255, 210, 60)
+_SHOWN, _STRIP = 256, 36
+_FLAG, _WORDS = (255, 120, 90), (200, 200, 200)
 
 Picture = npt.NDArray[np.uint8]
 
 
-def made_beside_real(
-    cases: Sequence[Case],
-    reader: CaseReader,
-    made: GeneratedFolder,
-    out: Path,
-    *,
-    title: str,
-    columns: int = 4,
-) -> None:
-    """Two blocks of up to columns x columns images at their own size: made on the left, real on the right.
+def made_beside_real(prepared: PreparedRequest, made: GeneratedFolder, out: Path) -> None:
+    """Two blocks of up to 4 x 4 images at their own size: made on the left, real on the right.
 
     The images of one place in the two blocks share mask and labels; what was asked for stands below each.
     """
-    chosen = list(cases)[: columns * columns]
-    left = _block([_named(made.labelled(case), _asked(case)) for case in chosen], columns)
-    right = _block(
-        [_named(reader.read(case.row).image, ", ".join(case.row.labels)) for case in chosen], columns
-    )
+    chosen, read = prepared.cases[:16], prepared.reader.read
+    left = _block([_named(made.labelled(case), _asked(case)) for case in chosen], 4)
+    right = _block([_named(read(case.row).image, ", ".join(case.row.labels)) for case in chosen], 4)
+    title = f"made by {prepared.info.name} (synthetic; for research, not for diagnosis)"
     gap = np.zeros((left.shape[0], 6 * _GAP), np.uint8)
     page = np.concatenate([left, gap, right], axis=1)
     picture = Image.fromarray(np.pad(page, ((_TITLE, 0), (2 * _GAP, 2 * _GAP))))
@@ -49,21 +44,27 @@ def made_beside_real(
     picture.save(out, optimize=True)
 
 
-def side_by_side(
-    cases: Sequence[Case], reader: CaseReader, made: GeneratedFolder, out: Path, *, columns: int = 8
-) -> None:
-    """Blocks of four rows: the real image, its mask, the healthy twin, the variant with its boxes."""
-    blocks = []
-    for start in range(0, len(cases), columns):
-        columns_of = [_column(case, reader, made) for case in cases[start : start + columns]]
-        blocks.append(np.concatenate(columns_of, axis=1))
-    width = max(block.shape[1] for block in blocks)
-    padded = [np.pad(block, ((0, 3 * _GAP), (0, width - block.shape[1]), (0, 0))) for block in blocks]
-    picture = Image.fromarray(np.concatenate(padded))
+def side_by_side(prepared: PreparedRequest, made: GeneratedFolder, out: Path) -> None:
+    """Up to 16 cases in blocks of four rows: the real image, its mask, the healthy twin, the variant with its boxes."""
+    shown = [_column(case, prepared.reader, made) for case in prepared.cases[:16]]
+    picture = Image.fromarray(_block(shown, min(8, len(shown))))
     words = "rows: real, mask, made from the mask, with the finding"
     ImageDraw.Draw(picture).text((6, 4), words, fill="white")
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)
+
+
+def draw_pairs(
+    audit: Audit,
+    pairs: Sequence[CopyPair],
+    made: Mapping[str, GreyImage],
+    training: Sequence[tuple[str, GreyImage]],
+    out: Path,
+) -> None:
+    """Blocks of two rows: generated images above their nearest training images, distances over thresholds below."""
+    cells = [_pair(audit, pair, made[pair.key], *own) for pair, own in zip(pairs, training, strict=True)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_block(cells, 6)).save(out)
 
 
 def _column(case: Case, reader: CaseReader, made: GeneratedFolder) -> Picture:
@@ -72,7 +73,8 @@ def _column(case: Case, reader: CaseReader, made: GeneratedFolder) -> Picture:
     if case.findings:
         shown = _boxed(made.labelled(case), case)
     cells = (_rgb(pair.image), _COLOURS[pair.mask], _rgb(made.twin(case)), shown)
-    return np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
+    column = np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
+    return np.pad(column, ((0, 3 * _GAP), (0, 0), (0, 0)))
 
 
 def _boxed(image: GreyImage, case: Case) -> Picture:
@@ -109,3 +111,19 @@ def _asked(case: Case) -> str:
 
 def _rgb(image: GreyImage) -> Picture:
     return np.repeat(image[:, :, None], 3, axis=2)
+
+
+def _pair(audit: Audit, pair: CopyPair, made: GreyImage, name: str, training: GreyImage) -> Picture:
+    picture = Image.new("RGB", (_SHOWN + 6, 2 * _SHOWN + 2 * _STRIP + 12))
+    draw, face = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    for top, image in ((_STRIP // 2, made), (_STRIP + _SHOWN, training)):
+        picture.paste(Image.fromarray(image).resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS), (0, top))
+    words = " ".join(
+        f"{metric} {getattr(pair, metric):.2f}/{audit.metrics[metric].threshold:.2f}"
+        for metric in audit.metrics
+    )
+    colour = _FLAG if pair.by else _WORDS
+    draw.text((2, 0), f"made {pair.key}" + (" COPY?" if pair.by else ""), fill=colour, font=face)
+    draw.text((2, _STRIP // 2 + _SHOWN), f"training {name}"[:40], fill=_WORDS, font=face)
+    draw.text((2, _STRIP + 2 * _SHOWN + 2), words, fill=colour, font=face)
+    return np.asarray(picture)

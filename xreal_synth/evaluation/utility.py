@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -22,17 +22,16 @@ import numpy.typing as npt
 from xreal_synth.dataset.meta import norm_box
 from xreal_synth.dataset.source import Source
 from xreal_synth.errors import DatasetError, TrainingError
-from xreal_synth.evaluation.cases import CaseReader, check_apart, resized, split_rows
-from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images
+from xreal_synth.evaluation.cases import CaseReader, Report, check_apart, resized, split_rows
+from xreal_synth.evaluation.dataset_images import check_synthetic, generated_images, open_real
 from xreal_synth.evaluation.findings import Boxes, Labels
 from xreal_synth.evaluation.kept import claim, json_bytes
-from xreal_synth.evaluation.request import Report
 from xreal_synth.findings import TXRV18
-from xreal_synth.images.manifest import BadImage
+from xreal_synth.images.manifest import MANIFEST, BadImage
 from xreal_synth.opening import parse_json
 from xreal_synth.seeds import stream
-from xreal_synth.storage import LocalStore, Store
-from xreal_synth.types import GreyImage, SampleMeta
+from xreal_synth.storage import LocalStore, Store, sha256_bytes
+from xreal_synth.types import GreyImage
 
 STUDY: Final = "study.json"
 
@@ -75,7 +74,12 @@ class LabelledImages:
 
     def positives(self) -> dict[str, int]:
         """Images with each finding."""
-        return {name: int((self.labels[:, at] == 1).sum()) for at, name in enumerate(self.findings)}
+        return dict(zip(self.findings, (self.labels == 1).sum(axis=0).tolist(), strict=True))
+
+    def counts(self) -> dict[str, Any]:
+        """How many images, patients, and images with each finding."""
+        patients = len(set(self.patients.tolist()))
+        return {"images": len(self), "positive": self.positives(), "patients": patients}
 
     def check_both(self, what: str, hint: str) -> None:
         """Raises DatasetError unless every finding has images with it and without."""
@@ -134,11 +138,8 @@ def cells_of(
     shares: Sequence[float], seeds: int, arms: Sequence[Arm] = BESIDE_SYNTHETIC
 ) -> list[UtilityCell]:
     """Every cell of a study, seed by seed, so that a study that is broken off has whole seeds."""
-    found = []
-    for seed in range(seeds):
-        found.append(UtilityCell(Arm.synthetic, 0.0, seed))
-        found += [UtilityCell(arm, share, seed) for share in shares for arm in arms]
-    return found
+    own = [(Arm.synthetic, 0.0), *((arm, share) for share in shares for arm in arms)]
+    return [UtilityCell(arm, share, seed) for seed in range(seeds) for arm, share in own]
 
 
 def real_share(images: LabelledImages, share: float, seed: int) -> LabelledImages:
@@ -171,116 +172,139 @@ def phases_of(
         return (TrainingPhase((synthetic,), steps),)
     part = real_share(real, cell.share, cell.seed)
     part.check_both(f"{cell.share:.0%} of the real training images", hint)
-    if cell.arm is Arm.real:
-        return (TrainingPhase((part,), steps),)
-    if cell.arm is Arm.both:
-        return (TrainingPhase((part, synthetic), steps),)
-    return (TrainingPhase((synthetic,), steps // 2), TrainingPhase((part,), steps - steps // 2))
+    if cell.arm is Arm.pretrained:
+        return (TrainingPhase((synthetic,), steps // 2), TrainingPhase((part,), steps - steps // 2))
+    return (TrainingPhase((part,) if cell.arm is Arm.real else (part, synthetic), steps),)
 
 
-class Study:
-    """A folder of cells that are done: `study.json` says of what, `cells/*.json` holds one each.
+def run_study(
+    out: Path,
+    identity: Mapping[str, Any],
+    cells: Sequence[UtilityCell],
+    real: LabelledImages,
+    synthetic: LabelledImages,
+    steps: int,
+    fit: Fit,
+    on_steps: Callable[[int], None],
+) -> list[Trained]:
+    """Every cell, from `out/cells/*.json` where it is done, else trained; `on_steps` is told of those that are done.
 
-    Another study in the same folder is refused.
+    `study.json` says of what study the folder's cells are. Raises DatasetError for cells of another study, a file that
+    is not a cell, and, before anything is trained, for what cannot be trained.
     """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self._store = LocalStore(folder)
-        claim(
-            self._store, STUDY, identity, found="cells of another study", wanted="cells of this study",
-            hint="give --out another folder, or the former settings again",
-        )  # fmt: skip
-
-    def done(self, cell: UtilityCell) -> Trained | None:
-        """The cell, if it is done; raises DatasetError for a file that is not one."""
-        if not self._store.exists(cell.key):
-            return None
-        try:
-            raw = parse_json(self._store.read_bytes(cell.key))
-            outputs = np.asarray(raw["outputs"], np.float64)
-            return Trained(cell, outputs, raw["real_images"], raw["synthetic_images"], raw["seconds"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                where=str(self.folder / cell.key),
-                found=f"cannot be read: {error}",
-                wanted="a cell of the study",
-                hint="remove it; the same command trains it again",
-            ) from error
-
-    def train(self, cell: UtilityCell, phases: Sequence[TrainingPhase], fit: Fit) -> Trained:
-        """Trains the cell and keeps it."""
-        outputs, seconds = fit(phases, cell.seed)
-        sets = [one for phase in phases for one in phase.sets]
-        synthetic = sum(len(one) for one in sets if one.synthetic)
-        real = sum(len(one) for one in sets if not one.synthetic)
-        found = Trained(cell, outputs, real, synthetic, seconds)
-        record = {
-            "arm": cell.arm.value, "share": cell.share, "seed": cell.seed, "real_images": real,
-            "synthetic_images": synthetic, "seconds": round(seconds, 1), "outputs": outputs.tolist(),
-        }  # fmt: skip
-        self._store.replace(cell.key, json_bytes(record))
-        return found
+    store, done = LocalStore(out), list[Trained]()
+    claim(
+        store, STUDY, identity, found="cells of another study", wanted="cells of this study",
+        hint="give --out another folder, or the former settings again",
+    )  # fmt: skip
+    for cell in cells:
+        phases_of(cell, real, synthetic, steps)
+    for cell in cells:
+        if store.exists(cell.key):
+            done.append(_read(store, cell))
+            on_steps(steps)
+        else:
+            done.append(_train(store, cell, phases_of(cell, real, synthetic, steps), fit))
+    return done
 
 
-MOST_REFUSED = 0.05
+def _read(store: LocalStore, cell: UtilityCell) -> Trained:
+    try:
+        raw = parse_json(store.read_bytes(cell.key))
+        outputs = np.asarray(raw["outputs"], np.float64)
+        return Trained(cell, outputs, raw["real_images"], raw["synthetic_images"], raw["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            where=f"{store.uri}/{cell.key}",
+            found=f"cannot be read: {error}",
+            wanted="a cell of the study",
+            hint="remove it; the same command trains it again",
+        ) from error
 
 
-@dataclass(slots=True)
-class _Collected:
-    """Images one by one, with the labels and boxes of the study's findings; `places` says whether boxes matter."""
-
-    findings: tuple[str, ...]
-    places: bool
-    images: list[GreyImage] = field(default_factory=list)
-    labels: list[list[int]] = field(default_factory=list)
-    boxes: list[Boxes] = field(default_factory=list)
-    whose: list[str] = field(default_factory=list)
-
-    def wants(self, labels: Sequence[int], boxes: Boxes) -> list[int] | None:
-        """The image's labels in the study, None where none of them is known: where places matter, 1 needs a box."""
-        if self.places:
-            labels = [1 if own else min(one, -one) for one, own in zip(labels, boxes, strict=True)]
-        return list(labels) if max(labels) >= 0 else None
-
-    def add(self, image: GreyImage, labels: list[int], boxes: Boxes, whose: str) -> None:
-        self.images.append(image)
-        self.labels.append(labels)
-        self.boxes.append(boxes)
-        self.whose.append(whose)
-
-    def taken(self, *, synthetic: bool) -> LabelledImages:
-        boxes = tuple(self.boxes) if self.places else ()
-        labels, whose = np.asarray(self.labels, np.int64), np.asarray(self.whose, dtype=str)
-        return LabelledImages(np.stack(self.images), self.findings, labels, whose, synthetic, boxes)
+def _train(store: LocalStore, cell: UtilityCell, phases: Sequence[TrainingPhase], fit: Fit) -> Trained:
+    outputs, seconds = fit(phases, cell.seed)
+    sets = [one for phase in phases for one in phase.sets]
+    synthetic = sum(len(one) for one in sets if one.synthetic)
+    real = sum(len(one) for one in sets) - synthetic
+    record = {
+        "arm": cell.arm.value, "share": cell.share, "seed": cell.seed, "real_images": real,
+        "synthetic_images": synthetic, "seconds": round(seconds, 1), "outputs": outputs.tolist(),
+    }  # fmt: skip
+    store.replace(cell.key, json_bytes(record))
+    return Trained(cell, outputs, real, synthetic, seconds)
 
 
-def read_real(
+MOST_REFUSED: Final = 0.05
+
+_Row = tuple[GreyImage, list[int], Boxes, str]
+"""An image, its labels and boxes of the study's findings, and whose it is."""
+
+
+def _known(labels: Sequence[int], boxes: Boxes, *, places: bool) -> list[int] | None:
+    """An image's labels in the study, None where none of them is known: where places matter, 1 needs a box."""
+    if places:
+        labels = [1 if own else min(one, -one) for one, own in zip(labels, boxes, strict=True)]
+    return list(labels) if max(labels) >= 0 else None
+
+
+def _labelled(
+    rows: Sequence[_Row], findings: tuple[str, ...], *, places: bool, synthetic: bool
+) -> LabelledImages:
+    images, labels, boxes, whose = zip(*rows, strict=True)
+    return LabelledImages(
+        np.stack(images), findings, np.asarray(labels, np.int64), np.asarray(whose, dtype=str), synthetic,
+        boxes if places else (),
+    )  # fmt: skip
+
+
+def read_both(
+    manifest: str,
+    splits: tuple[str, str],
+    findings: tuple[str, ...],
+    side: int,
+    report: Report,
+    *,
+    places: bool,
+) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
+    """Training images and test images, and what manifest they are of.
+
+    Raises TrainingError if a patient is in both, DatasetError if all or no test images are with a finding.
+    """
+    store = open_real(manifest)
+    training, test = (_read_real(store, split, findings, side, report, places=places) for split in splits)
+    check_apart(training.patients.tolist(), test.patients.tolist(), "training and in test images")
+    test.check_both("the test images", "leave the finding out, or give another --split")
+    told = {"manifest_sha256": sha256_bytes(store.read_bytes(MANIFEST)), "splits": "/".join(splits)}
+    return training, test, told
+
+
+def _read_real(
     store: Store, split: str, findings: tuple[str, ...], side: int, report: Report, *, places: bool
 ) -> LabelledImages:
     """The split's images with a known label; raises TrainingError if more than a few cannot be read."""
-    reader, found, refused = CaseReader(store, side), _Collected(findings, places), list[str]()
+    reader, found, refused = CaseReader(store, side), list[_Row](), list[str]()
     rows = split_rows(store, split)
     for row in rows:
         report(f"reading {split} images", 1, len(rows))
         boxes = tuple(tuple(box.box for box in row.boxes if box.name == name) for name in findings)
         given = [1 if name in row.labels else -1 if name in row.unknown else 0 for name in findings]
-        labels = found.wants(given, boxes)
+        labels = _known(given, boxes, places=places)
         if labels is None:
             continue
         try:
-            found.add(reader.image(row), labels, boxes, row.patient)
+            found.append((reader.image(row), labels, boxes, row.patient))
         except BadImage as bad:
             refused.append(f"{row.image}: {bad}")
-    if not found.images or len(refused) > MOST_REFUSED * (len(refused) + len(found.images)):
+    if not found or len(refused) > MOST_REFUSED * (len(refused) + len(found)):
         raise TrainingError(
             where=store.uri,
-            found=f"{len(refused)} of {len(refused) + len(found.images)} images of split {split!r} refused: "
+            found=f"{len(refused)} of {len(refused) + len(found)} images of split {split!r} refused: "
             f"{'; '.join(refused[:5])}",
             wanted=f"images labelled for {', '.join(findings)}, at most {MOST_REFUSED:.0%} of them faulty",
             hint="correct these images or the manifest",
         )
-    return found.taken(synthetic=False)
+    return _labelled(found, findings, places=places, synthetic=False)
 
 
 def read_generated(
@@ -291,15 +315,24 @@ def read_generated(
     Raises DatasetError for one of real images, TrainingError if no label is known.
     """
     check_synthetic(source, "an edited image may be a test patient's")
-    found, content = _Collected(findings, places), hashlib.sha256()
+    found, content = list[_Row](), hashlib.sha256()
     for read in generated_images(source, report):
         meta = read.sample.meta
-        boxes = tuple(_boxes_of(meta, name) for name in findings)
-        labels = found.wants([_label_of(meta, name) for name in findings], boxes)
+        boxes = tuple(
+            tuple(
+                norm_box(box, meta.image_size)
+                for one in meta.findings
+                if one.name == name
+                for box in one.boxes
+            )
+            for name in findings
+        )
+        given = [meta.labels["txrv18" if name in TXRV18 else "chexpert14"][name] for name in findings]
+        labels = _known([-1 if one is None else int(one) for one in given], boxes, places=places)
         if labels is not None:
             content.update(f"{meta.key} {read.sha256}\n".encode())
-            found.add(resized(read.sample.image, side), labels, boxes, str(meta.group))
-    if not found.images:
+            found.append((resized(read.sample.image, side), labels, boxes, str(meta.group)))
+    if not found:
         raise TrainingError(
             where=source.store.uri,
             found=f"no image whose label {' or '.join(findings)} is known",
@@ -307,20 +340,4 @@ def read_generated(
             hint="name another --finding",
         )
     head = {"dataset": source.head.name, "digest": source.head.digest, "images_sha256": content.hexdigest()}
-    return found.taken(synthetic=True), head
-
-
-def apart(training: LabelledImages, test: LabelledImages) -> None:
-    """Raises TrainingError if a patient is in both, DatasetError if all or no test images are with a finding."""
-    check_apart(training.patients.tolist(), test.patients.tolist(), "training and in test images")
-    test.check_both("the test images", "leave the finding out, or give another --split")
-
-
-def _label_of(meta: SampleMeta, name: str) -> int:
-    label = meta.labels["txrv18" if name in TXRV18 else "chexpert14"][name]
-    return -1 if label is None else int(label)
-
-
-def _boxes_of(meta: SampleMeta, name: str) -> tuple[tuple[float, float, float, float], ...]:
-    boxes = [box for finding in meta.findings if finding.name == name for box in finding.boxes]
-    return tuple(norm_box(box, meta.image_size) for box in boxes)
+    return _labelled(found, findings, places=places, synthetic=True), head

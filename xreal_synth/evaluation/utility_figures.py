@@ -14,10 +14,8 @@ import numpy as np
 
 from xreal_synth.escaping import markdown_table
 from xreal_synth.evaluation.findings import area_of, pointing_of, precision_of
-from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, divided, estimated
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, Statistic, divided, estimated
 from xreal_synth.evaluation.utility import Arm, LabelledImages, Trained
-
-Statistic = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,27 +74,21 @@ def rows_of(trained: Sequence[Trained], test: LabelledImages) -> list[UtilityRow
     """Cells grouped by measure, share and way to train: synthetic alone first, then by growing share."""
     bootstrap = Bootstrap(test.patients.tolist())
     groups: dict[tuple[float, Arm], list[Trained]] = {}
-    for one in trained:
+    for one in sorted(trained, key=lambda one: (one.cell.share, list(Arm).index(one.cell.arm))):
         groups.setdefault((one.cell.share, one.cell.arm), []).append(one)
-    order = sorted(groups, key=lambda key: (key[0], list(Arm).index(key[1])))
+    whole = max((share for share, arm in groups if arm is Arm.real), default=0.0)
     found = []
     for measure in measures_of(test):
-        drawn = {
-            key: {one.cell.seed: _draws(one, measure, test, bootstrap) for one in cells}
-            for key, cells in groups.items()
-        }
-        whole = max((share for share, arm in groups if arm is Arm.real), default=0.0)
-        for share, arm in order:
+        drawn: dict[tuple[float, Arm], dict[int, Array]] = {key: {} for key in groups}
+        for one in trained:  # each finding's measure on all test images and on every draw [L, 1 + D]
+            statistics = [measure.statistic(one.outputs, at) for at in range(len(test.findings))]
+            each = np.stack([bootstrap.draws(statistic) for statistic in statistics])
+            drawn[one.cell.share, one.cell.arm][one.cell.seed] = each
+        for (share, arm), cells in groups.items():
             alone = {} if arm is Arm.real else drawn.get((share, Arm.real), {})
             real = drawn.get((whole, Arm.real), {}) if arm is Arm.synthetic else {}
-            found.append(_row(measure, groups[share, arm], drawn[share, arm], alone, real, test))
+            found.append(_row(measure, cells, drawn[share, arm], alone, real, test))
     return found
-
-
-def _draws(one: Trained, measure: Measure, test: LabelledImages, bootstrap: Bootstrap) -> Array:
-    """The measure of each finding on all test images and on every draw [L, 1 + D]."""
-    found = range(len(test.findings))
-    return np.stack([bootstrap.draws(measure.statistic(one.outputs, at)) for at in found])
 
 
 def _row(
@@ -107,6 +99,8 @@ def _row(
     real: dict[int, Array],
     test: LabelledImages,
 ) -> UtilityRow:
+    """`own`, `alone` and `real` are draws [L, 1 + D] by seed: of the cells, of real images alone at the same share,
+    and of all real images; the last two are empty where they are not compared with."""
     value = np.mean(list(own.values()), axis=0)
     pairs = [own[seed] - alone[seed] for seed in own if seed in alone]
     gain = np.mean(pairs, axis=0) if pairs else None
@@ -118,12 +112,13 @@ def _row(
     seeds = {seed: estimated(draws.mean(axis=0), len(test)) for seed, draws in own.items()}
     values = [one.value for one in seeds.values()]
 
-    def figure(chosen: int | slice, n: int) -> UtilityFigure:
-        parts = [None if part is None else part[chosen] for part in (value, gain, ratio)]
-        each = [None if part is None else part if part.ndim == 1 else part.mean(axis=0) for part in parts]
-        first, *others = [None if part is None else estimated(part, n) for part in each]
-        assert first is not None
-        return UtilityFigure(first, *others)
+    def figure(at: int | None, n: int) -> UtilityFigure:
+        """Of one finding, or the mean over all."""
+        parts = [
+            part if part is None else part.mean(axis=0) if at is None else part[at] for part in (gain, ratio)
+        ]
+        more = [part if part is None else estimated(part, n) for part in parts]
+        return UtilityFigure(estimated(value.mean(axis=0) if at is None else value[at], n), *more)
 
     return UtilityRow(
         measure=measure.name,
@@ -131,7 +126,7 @@ def _row(
         share=cells[0].cell.share,
         real_images=float(np.mean([one.real_images for one in cells])),
         synthetic_images=cells[0].synthetic_images,
-        mean=figure(slice(None), len(test)),
+        mean=figure(None, len(test)),
         findings={name: figure(at, int(known[at])) for at, name in enumerate(test.findings)},
         seeds=seeds,
         deviation=float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
@@ -140,61 +135,50 @@ def _row(
 
 def table_of(rows: Sequence[UtilityRow]) -> str:
     """Markdown: for each measure the means, then every finding, then what synthetic images reach of real ones."""
-    parts = []
+    tables = []
     for measure in dict.fromkeys(row.measure for row in rows):
         own = [row for row in rows if row.measure == measure]
-        parts.append(_means(measure, own))
+        header = ["trained on", "real images", "synthetic images", f"{measure} [95%]", "seeds"]
+        tables.append(markdown_table([*header, "gain over real alone [95%]"], map(_mean_cells, own)))
         if len(own[0].findings) > 1:
-            parts.append(_by_finding(measure, own))
-        parts += [_of_real(measure, row) for row in own if row.mean.of_real is not None]
-    return "\n".join(parts)
+            header = [f"{measure}, gain over real alone", "real images", *own[0].findings]
+            tables.append(markdown_table(header, map(_finding_cells, own)))
+        for row in own:
+            if row.mean.of_real is not None:
+                named = {**row.findings, **({"mean": row.mean} if len(row.findings) > 1 else {})}
+                over = (
+                    "(AUC - 0.5) of synthetic over real"
+                    if measure == "AUC"
+                    else f"{measure}, synthetic over real"
+                )
+                cells = ["synthetic alone", *(_interval(one.of_real) for one in named.values())]
+                tables.append(markdown_table([over, *named], [cells]))
+    return "\n".join("\n".join(table) + "\n" for table in tables)
 
 
-def _means(measure: str, rows: Sequence[UtilityRow]) -> str:
-    cells = []
-    for row in rows:
-        seeds = ", ".join(f"{one.value:.3f}" for one in row.seeds.values())
-        deviation = "" if np.isnan(row.deviation) else f" (SD {row.deviation:.3f})"
-        gain = row.mean.gain
-        more = "" if gain is None else f"{gain.value:+.3f} [{gain.ci_low:+.3f}, {gain.ci_high:+.3f}]"
-        mean = _interval(row.mean.value)
-        cells.append([row.arm.value, _real(row), row.synthetic_images, mean, seeds + deviation, more])
-    header = ["trained on", "real images", "synthetic images", f"{measure} [95%]", "seeds"]
-    return _table([*header, "gain over real alone [95%]"], cells)
+def _mean_cells(row: UtilityRow) -> list[object]:
+    seeds = ", ".join(f"{one.value:.3f}" for one in row.seeds.values())
+    deviation = "" if np.isnan(row.deviation) else f" (SD {row.deviation:.3f})"
+    gain = "" if row.mean.gain is None else f"{row.mean.gain:+.3f}"
+    mean = _interval(row.mean.value)
+    return [row.arm.value, _real(row), row.synthetic_images, mean, seeds + deviation, gain]
 
 
-def _by_finding(measure: str, rows: Sequence[UtilityRow]) -> str:
-    cells = []
-    for row in rows:
-        figures = [
-            f"{one.value.value:.3f}" + ("" if one.gain is None else f" {one.gain.value:+.3f}")
-            for one in row.findings.values()
-        ]
-        cells.append([row.arm.value, _real(row), *figures])
-    return _table([f"{measure}, gain over real alone", "real images", *rows[0].findings], cells)
-
-
-def _of_real(measure: str, row: UtilityRow) -> str:
-    """One row: synthetic images alone over all real ones, above chance."""
-    named = {"mean": row.mean} if len(row.findings) > 1 else {}
-    named = {**row.findings, **named}
-    over = "(AUC - 0.5) of synthetic over real" if measure == "AUC" else f"{measure}, synthetic over real"
-    cells = [_interval(one.of_real) if one.of_real is not None else "" for one in named.values()]
-    return _table([over, *named], [["synthetic alone", *cells]])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return "\n".join(markdown_table(header, rows)) + "\n"
+def _finding_cells(row: UtilityRow) -> list[object]:
+    figures = row.findings.values()
+    gains = ("" if one.gain is None else f" {one.gain.value:+.3f}" for one in figures)
+    values = (f"{one.value.value:.3f}" for one in figures)
+    return [row.arm.value, _real(row), *(value + gain for value, gain in zip(values, gains, strict=True))]
 
 
 def _real(row: UtilityRow) -> str:
     return f"{row.real_images:.0f} ({row.share:.0%})" if row.share else "0"
 
 
-def _interval(figure: Estimate) -> str:
-    if not figure.known:
-        return "–"  # noqa: RUF001
-    return f"{figure.value:.3f} [{figure.ci_low:.3f}, {figure.ci_high:.3f}]"
+def _interval(figure: Estimate | None) -> str:
+    if figure is None:
+        return ""
+    return f"{figure:.3f}" if figure.known else "–"  # noqa: RUF001
 
 
 def draw_rows(rows: Sequence[UtilityRow], out: Path, title: str) -> None:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import CARD, IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of
-from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.source import OnImage, Source, each_image
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.json_lists import JsonLists
 from xreal_synth.export.place import write_member
@@ -42,7 +43,7 @@ def split_file(split: str) -> str:
     return f"annotations_{split}.json"
 
 
-def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
+def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     """Writes `images/SPLIT/KEY.png`, the JSON files and a README; returns what was written.
 
     A finding painted in has one annotation per box (`both` has two); `bbox` is x, y, width and height in
@@ -51,11 +52,11 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
     labels, with null for unknown. Ids count from 1 in the order of the shards.
     """
     head = _head(source)
-    counted = Counted()
+    tally = Tally()
     image_id = annotation_id = 0
     with ExitStack() as stack:
         files = {ALL: stack.enter_context(JsonLists(folder / ALL, head, _LISTS))}
-        for image in each_image(source, counted, on_image):
+        for image in each_image(source, tally, on_image):
             sample = image.sample
             if split_file(sample.split) not in files:
                 name = split_file(sample.split)
@@ -71,11 +72,12 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> Counted:
     reported = provenance(source)
     readme = _README.format(dataset=reported.dataset, notice=reported.notice)
     (folder / CARD).write_text(readme, encoding="utf-8")
-    return counted
+    return tally.summary()
 
 
 def _head(source: Source) -> dict[str, object]:
     reported = provenance(source)
+    parents = {name: known.implies for name, known in vocab.FINDINGS.items()}
     return {
         "info": {
             "description": f"{reported.dataset}: {reported.notice}",
@@ -84,7 +86,7 @@ def _head(source: Source) -> dict[str, object]:
         },
         "licenses": [{"id": 1, "name": reported.licence, "url": ""}],
         "categories": [
-            {"id": number, "name": name, "supercategory": _parent(name)}
+            {"id": number, "name": name, "supercategory": (parents.get(name) or ("finding",))[-1]}
             for name, number in CATEGORIES.items()
         ],
     }
@@ -103,30 +105,23 @@ def _write_image(folder: Path, image: TarSample, image_id: int) -> dict[str, obj
     }  # fmt: skip
 
 
-def _parent(name: str) -> str:
-    known = vocab.FINDINGS.get(name)
-    return known.implies[-1] if known is not None and known.implies else "finding"
-
-
 def _annotations(sample: Sample, image_id: int, first_id: int) -> Iterator[dict[str, object]]:
-    for number, (name, box, region, more) in enumerate(_parts(sample), start=first_id):
+    """Of what was painted in, then of what the image came with."""
+    parts: list[tuple[str, PixelBox, npt.NDArray[np.bool_], dict[str, object]]] = []
+    for value, finding in enumerate(sample.meta.findings, start=1):
+        region = finding_region(finding, value, sample.anatomy, sample.pathology)
+        more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
+        for box in finding.boxes:
+            parts.append((finding.name, box, region & box_region(box, region.shape), more))
+    for own in kept_findings(sample.meta):
+        parts.append((own.name, own.box, box_region(own.box, sample.image.shape), {"painted": False}))
+    for number, (name, box, region, more) in enumerate(parts, start=first_id):
         x0, y0, x1, y1 = box
         yield {
             "id": number, "image_id": image_id, "category_id": CATEGORIES[name],
             "bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(region.sum()), "iscrowd": 0,
             "segmentation": run_lengths(region), **more,
         }  # fmt: skip
-
-
-def _parts(sample: Sample) -> Iterator[tuple[str, PixelBox, npt.NDArray[np.bool_], dict[str, object]]]:
-    """(finding, box, region in it, further fields) of what was painted in, then of what the image came with."""
-    for value, finding in enumerate(sample.meta.findings, start=1):
-        region = finding_region(finding, value, sample.anatomy, sample.pathology)
-        more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
-        for box in finding.boxes:
-            yield finding.name, box, region & box_region(box, region.shape), more
-    for own in kept_findings(sample.meta):
-        yield own.name, own.box, box_region(own.box, sample.image.shape), {"painted": False}
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, object]:

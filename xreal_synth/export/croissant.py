@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
-from xreal_synth.dataset.source import Counted, OnImage, Source, read_tables
+from xreal_synth.dataset.source import OnImage, Source, read_tables
 from xreal_synth.dataset.splits import samples_stamp
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.provenance import Provenance, provenance
@@ -54,7 +55,7 @@ _IMAGES: Final = {
 }
 
 
-def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes, Counted]:
+def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes, DatasetSummary]:
     """The file's bytes for the place `out`: local datasets are named relative to its folder.
 
     Every shard's tar and table is hashed first. Raises DatasetError where the dataset was not finished, or
@@ -68,12 +69,12 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
             hint="export --to hf or coco, which leave them out, or take them in again",
         )
     samples = samples_stamp(source.store)
-    counted = Counted()
+    tally, done = Tally(), 0
     for record, table in read_tables(source):
-        counted.shard(record, table)
-        for split in table.column("split").to_pylist():
-            counted.image(split)
-        on_image(counted.images, source.images)
+        tally.count(record)
+        tally.add(table)
+        done += record.samples
+        on_image(done, source.images)
     if source.skipped:
         raise DatasetError(
             where=source.store.uri,
@@ -82,7 +83,9 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
             hint="run xreal-synth generate again, then export",
         )
     content = _metadata(source, samples, out)
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(), counted
+    return (
+        json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode(), tally.summary()
 
 
 def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:
@@ -94,10 +97,10 @@ def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object
         "conformsTo": CONFORMS_TO,
         "name": reported.dataset,
         "description": f"{reported.notice} {source.images} images with labels, boxes and organ masks, "
-        f"drawn by the model {reported.bundle}.",
+        f"drawn by the model {reported.bundle.name}.",
         "license": reported.licence,
         "version": f"1.0.0+{reported.digest[:12]}",
-        "citeAs": f"{reported.dataset}, chest X-rays made with xreal-synth and the model {reported.bundle}, "
+        "citeAs": f"{reported.dataset}, chest X-rays made with xreal-synth and the model {reported.bundle.name}, "
         f"recipe digest {reported.digest}",
         "keywords": [
             "synthetic" if reported.synthetic else "edited by a model",
@@ -113,7 +116,7 @@ def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object
 def _responsible(reported: Provenance) -> dict[str, object]:
     """Croissant's vocabulary for responsible use."""
     return {
-        "rai:dataCollection": f"Drawn by the model {reported.bundle} (hash {reported.bundle_hash}) from "
+        "rai:dataCollection": f"Drawn by the model {reported.bundle.name} (hash {reported.bundle.hash}) from "
         f"{reported.drawn_from}; recipe digest {reported.digest}. The model was trained on: {reported.training_data}.",
         "rai:dataCollectionType": "Synthetic data" if reported.synthetic else "Real images edited by a model",
         "rai:dataLimitations": "A label says what was asked for at that place, not what a radiologist read "
@@ -158,55 +161,41 @@ def _file_sets(tars: list[FileStamp]) -> Iterator[dict[str, object]]:
 
 def _samples_records() -> dict[str, object]:
     """A record per image from samples.parquet: all but the nested findings."""
-    fields = [
-        {
-            "@type": "cr:Field",
-            "@id": f"samples/{field.name.replace(' ', '_')}",
-            "name": f"samples/{field.name}",
-            "description": _description(field.name),
-            "dataType": _KINDS.get(str(field.type), "sc:Integer"),
-            "source": {"fileObject": {"@id": SAMPLES_ID}, "extract": {"column": field.name}},
-        }
-        for field in sample_schema()
-        if field.name != "findings"
-    ]
-    return {
-        "@type": "cr:RecordSet",
-        "@id": "samples",
-        "name": "samples",
-        "description": "a row per image: labels, split and provenance",
-        "key": {"@id": "samples/key"},
-        "field": fields,
-    }
-
-
-def _description(column: str) -> str:
-    label_set, dot, label = column.partition(".")
-    return f"{label} ({label_set}): 1, 0 or empty for unknown" if dot else f"the image's {column}"
+    fields = []
+    for field in sample_schema():
+        if field.name != "findings":
+            label_set, dot, label = field.name.partition(".")
+            described = (
+                f"{label} ({label_set}): 1, 0 or empty for unknown" if dot else f"the image's {field.name}"
+            )
+            source = {"fileObject": {"@id": SAMPLES_ID}, "extract": {"column": field.name}}
+            kind = _KINDS.get(str(field.type), "sc:Integer")
+            fields.append(_field(f"samples/{field.name}", described, kind, source))
+    return _record_set("samples", "a row per image: labels, split and provenance", fields)
 
 
 def _image_records(name: str) -> dict[str, object]:
-    """A record per image, with its image's key; the key leads to the row in `anatomies`."""
+    """A record per image, with its image's key; the key leads to the row in `samples`."""
     _, description = _IMAGES[name]
-    source = {"fileSet": {"@id": f"{name}-files"}}
-    key: dict[str, Any] = {
-        "@type": "cr:Field", "@id": f"{name}/key", "name": f"{name}/key", "dataType": "sc:Text",
-        "description": "the image's key",
-        "source": {
-            **source, "extract": {"fileProperty": "filename"},
-            "transform": {"regex": "^([^.]+)"},
-        },
-        "references": {"field": {"@id": "samples/key"}},
+    files = {"fileSet": {"@id": f"{name}-files"}}
+    named = {**files, "extract": {"fileProperty": "filename"}, "transform": {"regex": "^([^.]+)"}}
+    content = {**files, "extract": {"fileProperty": "content"}}
+    key = _field(f"{name}/key", "the image's key", "sc:Text", named)
+    key["references"] = {"field": {"@id": "samples/key"}}
+    image = _field(f"{name}/image", description, "sc:ImageObject", content)
+    split = _field(f"{name}/split", "the image's split", "sc:Text", {"field": {"@id": "samples/split"}})
+    return _record_set(name, description, [key, image, split])
+
+
+def _field(name: str, description: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field", "@id": name.replace(" ", "_"), "name": name, "description": description,
+        "dataType": kind, "source": source,
     }  # fmt: skip
-    image = {
-        "@type": "cr:Field", "@id": f"{name}/image", "name": f"{name}/image", "dataType": "sc:ImageObject",
-        "description": description, "source": {**source, "extract": {"fileProperty": "content"}},
-    }  # fmt: skip
-    split = {
-        "@type": "cr:Field", "@id": f"{name}/split", "name": f"{name}/split", "dataType": "sc:Text",
-        "description": "the image's split", "source": {"field": {"@id": "samples/split"}},
-    }  # fmt: skip
+
+
+def _record_set(name: str, description: str, fields: list[dict[str, Any]]) -> dict[str, object]:
     return {
         "@type": "cr:RecordSet", "@id": name, "name": name, "description": description,
-        "key": {"@id": f"{name}/key"}, "field": [key, image, split],
+        "key": {"@id": f"{name}/key"}, "field": fields,
     }  # fmt: skip

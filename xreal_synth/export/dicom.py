@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, parse_key
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, pseudonym
-from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.source import OnImage, Source, each_image
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_csv
-from xreal_synth.export.dicom_seg import segmentation
-from xreal_synth.export.dicom_uid import uid
+from xreal_synth.export.dicom_seg import segmentation, uid
 from xreal_synth.export.place import write_member
 from xreal_synth.export.provenance import Provenance, provenance
 from xreal_synth.storage import checked_key
@@ -48,7 +48,7 @@ def need_pydicom() -> None:
             )
 
 
-def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
+def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     """Writes `images/SPLIT/KEY.dcm`, `segmentations/SPLIT/KEY.dcm`, masks/KEY.SUFFIX.png and `labels.csv`.
 
     An anatomy is a patient with one study; a group is a series, and its images are the instances, their
@@ -56,13 +56,13 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
     same files, byte for byte, with the same pydicom and highdicom. Raises XrealError without them.
     """
     need_pydicom()
-    reported, counted = provenance(source), Counted()
+    reported, tally = provenance(source), Tally()
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(
             ["file", "segmentation", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS]
         )
-        for image in each_image(source, counted, on_image):
+        for image in each_image(source, tally, on_image):
             meta, split = image.sample.meta, image.sample.split
             header = image_header(image, split, reported)
             segments = segmentation(image, header, reported)
@@ -70,10 +70,9 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> Counted:
             segmented = _save(segments, folder, f"{SEGMENTATIONS}/{split}/{meta.key}.dcm") if segments else ""
             for suffix in (ANATOMY, PATHOLOGY, CHANGE):
                 write_member(folder, f"{MASKS}/{meta.key}.{suffix}", image, suffix)
-            labels = ["" if value is None else value for value in label_columns(meta).values()]
-            ids = [header.PatientID, header.SOPInstanceUID]
-            table.writerow(map(for_csv, [name, segmented, meta.key, split, *ids, *labels]))
-    return counted
+            row = [name, segmented, meta.key, split, header.PatientID, header.SOPInstanceUID]
+            table.writerow(map(for_csv, [*row, *label_columns(meta).values()]))
+    return tally.summary()
 
 
 def _save(one: Any, folder: Path, name: str) -> str:
@@ -119,7 +118,9 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     one.ConversionType = "WSD" if origin is Origin.real else "SYN"
     one.Manufacturer = MANUFACTURER
     one.SecondaryCaptureDeviceManufacturer = MANUFACTURER
-    one.SecondaryCaptureDeviceManufacturerModelName = f"{reported.bundle} {reported.bundle_hash[:12]}"[:64]
+    one.SecondaryCaptureDeviceManufacturerModelName = f"{reported.bundle.name} {reported.bundle.hash[:12]}"[
+        :64
+    ]
     one.SecondaryCaptureDeviceSoftwareVersions = reported.made_with.get("xreal-synth", "unknown")
     one.BodyPartExamined = "CHEST"
     one.PatientOrientation = ["L", "F"]
@@ -136,7 +137,7 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     )
     one.ImageComments = comment(meta, split, reported)[:LARGEST_COMMENT]
     one.DerivationDescription = (
-        f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle}, recipe digest "
+        f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle.name}, recipe digest "
         f"{meta.digest}, key {meta.key}."
     )
 

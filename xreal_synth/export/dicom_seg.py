@@ -7,6 +7,7 @@ dictionary alone.
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +18,6 @@ import numpy.typing as npt
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import ANATOMY, PATHOLOGY, SUFFIXES
 from xreal_synth.dataset.tar import TarSample
-from xreal_synth.export.dicom_uid import uid
 from xreal_synth.export.provenance import Provenance
 from xreal_synth.export.regions import finding_region
 from xreal_synth.types import Sample
@@ -63,6 +63,14 @@ class Segment:
     mask: npt.NDArray[np.bool_]
 
 
+def uid(*parts: str) -> str:
+    """A UID under 2.25, from a UUID made of the sha256 of the parts (RFC 9562, version 8)."""
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()[:16]
+    bits = int.from_bytes(digest, "big")
+    bits = bits & ~(0xF << 76) & ~(0x3 << 62) | (8 << 76) | (2 << 62)
+    return f"2.25.{uuid.UUID(int=bits).int}"
+
+
 def segments_of(sample: Sample, *, follows_masks: bool) -> Iterator[Segment]:
     """The organs there are, none where images do not follow their masks, then each finding that was painted in."""
     for name, code in vocab.ORGANS.items():
@@ -102,7 +110,7 @@ def segmentation(image: TarSample, capture: Any, reported: Provenance) -> Any | 
         manufacturer=capture.Manufacturer,
         manufacturer_model_name=capture.SecondaryCaptureDeviceManufacturerModelName,
         software_versions=capture.SecondaryCaptureDeviceSoftwareVersions,
-        device_serial_number=reported.bundle_hash[:12],
+        device_serial_number=reported.bundle.hash[:12],
         content_label="CHEST",
         content_description="Organs and the regions in which findings were asked for",
         series_description=capture.SeriesDescription,

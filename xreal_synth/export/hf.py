@@ -15,18 +15,18 @@ from xreal_synth import findings as vocab
 from xreal_synth.dataset.meta import finding_fields, sham_fields
 from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY, SUFFIXES
 from xreal_synth.dataset.origin import Origin, origin_of
-from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.source import OnImage, Source, each_image
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import place_struct
 from xreal_synth.dataset.tar import TarSample
 
 DATA: Final = "data"
-IMAGE_COLUMNS: Final = ("image", "anatomy", "pathology", "change")
+IMAGE_COLUMNS: Final = {"image": IMAGE, "anatomy": ANATOMY, "pathology": PATHOLOGY, "change": CHANGE}
 FILE_BYTES: Final = 400_000_000
 ROW_GROUP: Final = 100
-_IMAGE_SUFFIXES: Final = (IMAGE, ANATOMY, PATHOLOGY, CHANGE)
 
 
-def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = FILE_BYTES) -> Counted:
+def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = FILE_BYTES) -> DatasetSummary:
     """Writes `data/SPLIT-NNNNN-of-NNNNN.parquet`, each of about `file_bytes` of images at most.
 
     A row has the image, its two masks and its change from the twin as PNG bytes, key, group,
@@ -34,17 +34,17 @@ def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = 
     sham's regions, the findings a real image came with, and both label sets with null for unknown.
     """
     (folder / DATA).mkdir()
-    counted = Counted()
+    tally = Tally()
     with ExitStack() as stack:
         splits: dict[str, _SplitFiles] = {}
-        for image in each_image(source, counted, on_image):
+        for image in each_image(source, tally, on_image):
             name = HUB_SPLITS[image.sample.split]
             if name not in splits:
                 splits[name] = stack.enter_context(_SplitFiles(folder / DATA, name, file_bytes))
             splits[name].add(image)
     for files in splits.values():
         files.name_with_total()
-    return counted
+    return tally.summary()
 
 
 def image_row(image: TarSample) -> dict[str, object]:
@@ -54,7 +54,7 @@ def image_row(image: TarSample) -> dict[str, object]:
     contents = dict(zip(SUFFIXES, image.members, strict=True))
     images = {
         column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"}
-        for column, suffix in zip(IMAGE_COLUMNS, _IMAGE_SUFFIXES, strict=True)
+        for column, suffix in IMAGE_COLUMNS.items()
     }
     return {
         **images,

@@ -8,7 +8,8 @@ from typing import Final
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import ANATOMY, IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of, pseudonym
-from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.source import OnImage, Source, each_image
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.export.json_lists import JsonLists
 from xreal_synth.export.place import write_member
 from xreal_synth.export.provenance import provenance
@@ -20,14 +21,14 @@ LISTS: Final = {"train": "training", "val": "validation", "test": "test"}
 """A dataset's split -> its list."""
 
 
-def write_monai(source: Source, folder: Path, on_image: OnImage) -> Counted:
+def write_monai(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     """Writes `images/SPLIT/KEY.png`, `labels/SPLIT/KEY.png` and `datalist.json`, with a list per split that has images.
 
     An entry has `image`; `label`, the organ codes (left out where the image follows no organ mask); `box`, half-open
     xyxy in pixels, and `box_label`, their classes; and `labels`, both label sets with null for unknown.
     `patient` is the same for images that must not be split apart.
     """
-    counted, reported = Counted(), provenance(source)
+    tally, reported = Tally(), provenance(source)
     head: dict[str, object] = {
         "name": reported.dataset,
         "description": reported.notice,
@@ -39,7 +40,7 @@ def write_monai(source: Source, folder: Path, on_image: OnImage) -> Counted:
         "provenance": reported.fields(),
     }
     with JsonLists(folder / DATALIST, head) as lists:
-        for image in each_image(source, counted, on_image):
+        for image in each_image(source, tally, on_image):
             sample, meta = image.sample, image.sample.meta
             name = f"{sample.split}/{meta.key}.png"
             entry: dict[str, object] = {"image": write_member(folder, f"images/{name}", image, IMAGE)}
@@ -60,6 +61,7 @@ def write_monai(source: Source, folder: Path, on_image: OnImage) -> Counted:
                     "origin": origin.value,
                 },
             )
+        splits = tally.summary().splits
         for field, split in (("numTraining", "train"), ("numTest", "test")):
-            head[field] = counted.splits.get(split, 0)
-    return counted
+            head[field] = splits.get(split, 0)
+    return tally.summary()

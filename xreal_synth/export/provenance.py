@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.origin import IMAGES
+from xreal_synth.dataset.head import BundleRef
 from xreal_synth.dataset.source import Source
 from xreal_synth.models.describe import describe_made_with
 
@@ -32,8 +30,7 @@ class Provenance:
     synthetic: bool
     dataset: str
     digest: str
-    bundle: str
-    bundle_hash: str
+    bundle: BundleRef
     licence: str
     use_restriction: str
     training_data: str
@@ -47,17 +44,9 @@ class Provenance:
 
     def fields(self) -> dict[str, object]:
         """As JSON."""
-        return {
-            "synthetic": self.synthetic,
-            "dataset": self.dataset,
-            "digest": self.digest,
-            "bundle": {"name": self.bundle, "hash": self.bundle_hash},
-            "licence": self.licence,
-            "use_restriction": self.use_restriction,
-            "training_data": self.training_data,
-            "made_with": self.made_with,
-            "drawn_from": self.drawn_from,
-        }
+        fields = asdict(self)
+        del fields["notice"], fields["follows_masks"]
+        return {**fields, "drawn_from": self.drawn_from}
 
 
 def provenance(source: Source) -> Provenance:
@@ -65,23 +54,16 @@ def provenance(source: Source) -> Provenance:
     head = source.head
     bundle = describe_made_with(head.bundle.name, head.bundle.hash)
     unknown = "as the bundle's own bundle.json states it (it was not at hand when this was written)"
-    real = _has_real_images(head)
+    real = head.real_images
     return Provenance(
         notice=EDITED if real else SYNTHETIC,
         synthetic=not real,
         dataset=head.name,
         digest=head.digest,
-        bundle=head.bundle.name,
-        bundle_hash=head.bundle.hash,
+        bundle=head.bundle,
         licence=bundle.licence if bundle else unknown,
         use_restriction=bundle.use_restriction if bundle else unknown,
         training_data=bundle.training_data if bundle else unknown,
         made_with=dict(sorted(head.fingerprint.items())),
         follows_masks=head.follows_masks,
     )
-
-
-def _has_real_images(head: DatasetHead) -> bool:
-    anatomy = head.settings.get("anatomy")
-    source = anatomy.get("source") if isinstance(anatomy, Mapping) else None
-    return isinstance(source, Mapping) and IMAGES in source

@@ -9,7 +9,8 @@ from typing import Final
 import yaml
 
 from xreal_synth.dataset.names import IMAGE
-from xreal_synth.dataset.source import Counted, OnImage, Source, each_image
+from xreal_synth.dataset.source import OnImage, Source, each_image
+from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.escaping import for_csv
 from xreal_synth.export.coco import CATEGORIES
@@ -25,7 +26,7 @@ NEEDED: Final = ("train", "val")
 """The splits without which Ultralytics takes no dataset."""
 
 
-def write_yolo(source: Source, folder: Path, on_image: OnImage) -> Counted:
+def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
     """Writes `images/SPLIT/KEY.png`, `labels/SPLIT/KEY.txt`, `data.yaml` and `labels.csv`.
 
     A line of a text file is a class, then the box's centre, width and height as shares of the image; an image
@@ -33,12 +34,12 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> Counted:
     none of its boxes accounts for is in no split: it is `unboxed/SPLIT/KEY.png`. Every image has its labels in
     `labels.csv`, empty for unknown.
     """
-    counted = Counted()
+    tally = Tally()
     splits: dict[str, str] = {}
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "key", "split", *LABEL_COLUMNS])
-        for image in each_image(source, counted, on_image):
+        for image in each_image(source, tally, on_image):
             meta, split = image.sample.meta, image.sample.split
             place = UNBOXED if has_unboxed(meta) else "images"
             name = write_member(folder, f"{place}/{split}/{meta.key}.png", image, IMAGE)
@@ -47,15 +48,14 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> Counted:
                 boxes = folder / "labels" / split / f"{meta.key}.txt"
                 boxes.parent.mkdir(parents=True, exist_ok=True)
                 boxes.write_text(_lines(meta), encoding="utf-8")
-            labels = ["" if value is None else value for value in label_columns(meta).values()]
-            table.writerow(map(for_csv, [name, meta.key, split, *labels]))
+            table.writerow(map(for_csv, [name, meta.key, split, *label_columns(meta).values()]))
     content: dict[str, object] = {
         **{split: splits[split] for split in ("train", "val", "test") if split in splits},
         "names": {number: name for name, number in CLASSES.items()},
         "provenance": provenance(source).fields(),
     }
     (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return counted
+    return tally.summary()
 
 
 def _lines(meta: SampleMeta) -> str:

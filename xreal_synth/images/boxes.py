@@ -9,7 +9,7 @@ were published. COCO: the usual JSON, a category per finding. All from the image
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -90,16 +90,16 @@ def read_entries(data: bytes, name: str, name_of: NameOf = image_label) -> list[
     if suffix not in (".csv", ".json"):
         raise BadBoxes([f"{name}: wanted a .csv or a COCO .json file"])
     try:
-        entries, problems = (
+        found = list(
             _coco(parse_json(data.decode("utf-8-sig")), name, name_of)
             if suffix == ".json"
             else _csv(data, name, name_of)
         )
     except ValueError as error:
         raise BadBoxes([f"{name}: cannot be read: {error}"]) from error
-    if problems:
+    if problems := [one for one in found if isinstance(one, str)]:
         raise BadBoxes(problems)
-    return entries
+    return [one for one in found if isinstance(one, TableEntry)]
 
 
 def norm_box(entry: TableEntry, stored: tuple[int, int]) -> NormBox | str:
@@ -136,60 +136,64 @@ def image_of(name: str, images: Mapping[str, str | None]) -> str | None:
     return next((image for key in (str(path), path.name, path.stem) if (image := images.get(key))), None)
 
 
-def _csv(data: bytes, name: str, name_of: NameOf) -> tuple[list[TableEntry], list[str]]:
+def boxes_by_image(
+    entries: Iterable[TableEntry], ids: Iterable[str]
+) -> tuple[dict[str, list[TableEntry]], int]:
+    """The boxes of each of these images that has some, and how many boxes are of others."""
+    names, found = images_by_name(ids), dict[str, list[TableEntry]]()
+    for entry in entries:
+        found.setdefault(image_of(entry.image, names) or "", []).append(entry)
+    return found, len(found.pop("", ()))
+
+
+def _csv(data: bytes, name: str, name_of: NameOf) -> Iterator[TableEntry | str]:
+    """The boxes, and what is wrong with others."""
     table = parse_table(data, {"image"})
     columns = table.columns
     forms = [form for form in _FORMS if form.columns <= set(columns)]
     if len(forms) != 1:
         wanted = "image, finding and x0,y0,x1,y1 or x,y,w,h (pixels) or x0n,y0n,x1n,y1n (shares)"
-        return [], [f"{name}: columns {', '.join(columns) or 'none'}, wanted {wanted}"]
+        yield f"{name}: columns {', '.join(columns) or 'none'}, wanted {wanted}"
+        return
     (form,) = forms
-    entries: list[TableEntry] = []
-    problems = [f"{name}, line {line}: more or fewer cells than columns" for line in table.torn]
+    yield from (f"{name}, line {line}: more or fewer cells than columns" for line in table.torn)
     for row, line in zip(table.rows, table.lines, strict=True):
-        at = f"{name}, line {line}"
         finding = row[form.finding]
         finding = _RSNA_FINDINGS.get(finding, finding) if form is _RSNA else finding
-        if (known := name_of(finding)) == "" or (
-            known == NO_FINDING and not any(row[key] for key in form.numbers)
-        ):
+        known = name_of(finding)
+        if known == "" or (known == NO_FINDING and not any(row[key] for key in form.numbers)):
             continue
+        at = f"{name}, line {line}"
         try:
             numbers = [float(row[key]) for key in form.numbers]
             size = form.size
             if size is None and row.get("width"):
                 size = (float(row["width"]), float(row["height"]))
-            entries.append(_entry(at, row[form.image], name_of, finding, numbers, size, form.sized))
+            yield _entry(at, row[form.image], name_of, finding, numbers, size, form.sized)
         except (TypeError, ValueError, KeyError) as error:
-            problems.append(f"{at}: {_said(error)}")
-    return entries, problems
+            yield f"{at}: {_said(error)}"
 
 
-def _coco(data: Any, name: str, name_of: NameOf) -> tuple[list[TableEntry], list[str]]:
+def _coco(data: Any, name: str, name_of: NameOf) -> Iterator[TableEntry | str]:
+    """The boxes, and what is wrong with others."""
     try:
         images = {image["id"]: image for image in data["images"]}
         categories = {category["id"]: str(category["name"]) for category in data["categories"]}
         annotations = list(data["annotations"])
     except (TypeError, KeyError) as error:
-        return [], [f"{name}: not COCO ({_said(error)}): wanted images, categories and annotations"]
-    entries: list[TableEntry] = []
-    problems: list[str] = []
+        yield f"{name}: not COCO ({_said(error)}): wanted images, categories and annotations"
+        return
     for number, one in enumerate(annotations):
         at = f"{name}, annotation {number}"
         try:
-            image = images[one["image_id"]]
-            if name_of(categories[one["category_id"]]) == "":
+            image, finding = images[one["image_id"]], categories[one["category_id"]]
+            if name_of(finding) == "":
                 continue
             size = (float(image["width"]), float(image["height"])) if "width" in image else None
             numbers = [float(value) for value in one["bbox"]]
-            entries.append(
-                _entry(
-                    at, str(image["file_name"]), name_of, categories[one["category_id"]], numbers, size, True
-                )
-            )
+            yield _entry(at, str(image["file_name"]), name_of, finding, numbers, size, True)
         except (TypeError, ValueError, KeyError) as error:
-            problems.append(f"{at}: {_said(error)}")
-    return entries, problems
+            yield f"{at}: {_said(error)}"
 
 
 def _said(error: Exception) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from xreal_synth.anatomy.label_map import decode_mask
 from xreal_synth.anatomy.validate import SwappedLungsError, WrongCodeError, validate_sides
@@ -111,16 +110,11 @@ def checked_pair(encoded: bytes, mask: bytes, where: str = "mask") -> ImagePair:
         raise BadImage(RowFault.MASK_UNREADABLE, error.found) from error
     if label_map.shape != image.shape:
         raise BadImage(RowFault.MASK_SHAPE, f"{where} is {label_map.shape}, image is {image.shape}")
-    check_sides(label_map, where)
-    return ImagePair(image, label_map)
-
-
-def check_sides(mask: Mask, where: str) -> None:
-    """`validate_sides` by kind of fault; raises BadImage. The mask is uint8 [H, W]."""
     try:
-        validate_sides(mask, where)
+        validate_sides(label_map, where)
     except AnatomyError as error:
         raise BadImage(mask_fault(error), f"{where}: {error.found}") from error
+    return ImagePair(image, label_map)
 
 
 def mask_fault(error: AnatomyError) -> RowFault:
@@ -145,7 +139,12 @@ def decode_image(data: bytes) -> GreyImage:
             RowFault.UNREADABLE, f"an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)"
         )
     if pixels.mode in ("RGB", "RGBA"):
-        check_grey(np.asarray(pixels.convert("RGB")))
+        channels = np.asarray(pixels.convert("RGB"), np.int16)
+        chroma = float(np.abs(np.diff(channels, axis=2)).mean())
+        if chroma > MOST_CHROMA:
+            raise BadImage(
+                RowFault.COLOURED, f"colour channels differ by {chroma:.0f} grey levels on average"
+            )
     return np.asarray(pixels.convert("L"))
 
 
@@ -167,14 +166,6 @@ def shown_size(encoded: Image) -> tuple[int, int]:
     ):  # looking for it further would decode the image
         return width, height
     return (height, width) if encoded.getexif().get(_ORIENTATION, 1) in _LYING else (width, height)
-
-
-def check_grey(pixels: npt.NDArray[np.uint8]) -> None:
-    """Raises BadImage if uint8 [H, W, 3] is a coloured picture."""
-    channels = pixels.astype(np.int16)
-    chroma = float(np.abs(np.diff(channels, axis=2)).mean())
-    if chroma > MOST_CHROMA:
-        raise BadImage(RowFault.COLOURED, f"colour channels differ by {chroma:.0f} grey levels on average")
 
 
 def check_contrast(image: GreyImage) -> None:

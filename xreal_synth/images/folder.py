@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
@@ -24,7 +24,7 @@ from xreal_synth.anatomy.label_map import decode_mask, resize_mask
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
 from xreal_synth.findings import FINDINGS, takes_box
-from xreal_synth.images.boxes import BadBoxes, image_of, images_by_name, norm_box, read_entries
+from xreal_synth.images.boxes import BadBoxes, boxes_by_image, norm_box, read_entries
 from xreal_synth.images.files import ImageFiles, decode_image, shown_size
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
 from xreal_synth.opening import UnreadableError, open_image
@@ -98,7 +98,10 @@ class ImageFolder:
             self.notes = (
                 f"{settings.path}: {len(minors)} images of minors are left out; `splits` takes them",
             )
-        found = _inspected(self._files, rows, size, problems)
+        with ThreadPoolExecutor(_READERS) as readers:
+            looked = list(readers.map(lambda row: _look(self._files, row, size), rows))
+        problems += [problem for problem in looked if isinstance(problem, str)]
+        found = [image for image in looked if isinstance(image, RealImage)]
         self.images = self._boxed(store, settings, found, problems)
         if problems:
             raise _everything(settings.path, problems)
@@ -116,7 +119,7 @@ class ImageFolder:
     def image(self, number: int, size: int) -> GreyImage:
         """The image uint8 [size, size]. Raises AnatomyError if it cannot be read or is no longer the same."""
         image = self.images[number]
-        return resize_image(padded(self._decoded(image), 0), size)
+        return resize_image(padded(self._decoded(image)), size)
 
     def mask(self, number: int, size: int) -> Mask | None:
         """The image's validated organ mask uint8 [size, size], None without one. Raises AnatomyError."""
@@ -141,7 +144,7 @@ class ImageFolder:
                 where=image.row.mask, found=f"a mask of {columns} x {rows} pixels",
                 wanted=f"the proportions of its image, {width} x {height}",
             )  # fmt: skip
-        mask = resize_mask(padded(mask, 0), size)
+        mask = resize_mask(padded(mask), size)
         validate_mask(mask, image.row.mask)
         mask.flags.writeable = False
         return mask
@@ -165,17 +168,10 @@ class ImageFolder:
         images = []
         for image in sorted(found, key=lambda one: one.id):
             given = image.row.boxes if settings.boxes is None else own.get(image.id, ())
-            images.append(
-                RealImage(
-                    image.row,
-                    image.size,
-                    image.sha256,
-                    image.mask_sha256,
-                    own=_squared(given, image.size),
-                    places=_squared(places.get(image.id, ()), image.size),
-                )
-            )
-        odd = {box.name for image in images for box in image.places if _organ(box.name)}
+            marked = _squared(places.get(image.id, ()), image.size)
+            images.append(replace(image, own=_squared(given, image.size), places=marked))
+        placed = {box.name for image in images for box in image.places}
+        odd = {name for name in placed if name in FINDINGS and not takes_box(name)}
         problems += [f"{settings.places}: {name} takes in an organ and has no place" for name in sorted(odd)]
         return tuple(images)
 
@@ -190,19 +186,13 @@ class ImageFolder:
         except (BadBoxes, StorageError) as error:
             problems += error.problems if isinstance(error, BadBoxes) else [f"{name}: {error.found}"]
             return {}
-        by_id, names = {image.id: image for image in images}, images_by_name(image.id for image in images)
+        sizes = {image.id: image.size for image in images}
+        found, elsewhere = boxes_by_image(entries, sizes)
         boxes: dict[str, _Boxes] = {}
-        elsewhere = 0
-        for entry in entries:
-            image = image_of(entry.image, names)
-            if image is None:
-                elsewhere += 1
-                continue
-            box = norm_box(entry, by_id[image].size)
-            if isinstance(box, str):
-                problems.append(box)
-            else:
-                boxes[image] = (*boxes.get(image, ()), ImageBox(entry.finding, box))
+        for image, own in found.items():
+            placed = [(entry.finding, norm_box(entry, sizes[image])) for entry in own]
+            problems += [box for _, box in placed if isinstance(box, str)]
+            boxes[image] = tuple(ImageBox(name, box) for name, box in placed if not isinstance(box, str))
         if elsewhere == len(entries):
             problems.append(f"{name}: none of its {elsewhere} boxes is of an image in the folder")
         elif elsewhere:
@@ -210,14 +200,14 @@ class ImageFolder:
         return boxes
 
 
-def padded(pixels: GreyImage, value: int) -> GreyImage:
-    """uint8 [H, W] -> the square uint8 [S, S] with it in the middle, S the longer side."""
+def padded(pixels: GreyImage) -> GreyImage:
+    """uint8 [H, W] -> the square uint8 [S, S] with it in the middle of 0, S the longer side."""
     height, width = pixels.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
     if height == width:
         return pixels
-    return np.pad(pixels, ((top, side - height - top), (left, side - width - left)), constant_values=value)
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return np.pad(pixels, ((top, side - height - top), (left, side - width - left)))
 
 
 def resize_image(image: GreyImage, size: int) -> GreyImage:
@@ -272,15 +262,6 @@ def _listed(store: Store) -> Iterator[ImageRow]:
             yield ImageRow(image=key, mask=mask if mask in masks else "")
 
 
-def _inspected(
-    files: ImageFiles, rows: Sequence[ImageRow], size: int, problems: list[str]
-) -> list[RealImage]:
-    with ThreadPoolExecutor(_READERS) as readers:
-        looked = list(readers.map(lambda row: _look(files, row, size), rows))
-    problems += [problem for problem in looked if isinstance(problem, str)]
-    return [image for image in looked if isinstance(image, RealImage)]
-
-
 def _look(files: ImageFiles, row: ImageRow, size: int) -> RealImage | str:
     """The image's hash and the size in its header, or what is wrong with it."""
     try:
@@ -312,10 +293,6 @@ def _squared(boxes: Sequence[ImageBox], size: tuple[int, int]) -> _Boxes:
         )  # fmt: skip
 
     return tuple(ImageBox(box.name, squared(box.box)) for box in boxes)
-
-
-def _organ(name: str) -> bool:
-    return name in FINDINGS and not takes_box(name)
 
 
 def _content(images: Sequence[RealImage]) -> str:

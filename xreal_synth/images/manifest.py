@@ -10,12 +10,12 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from xreal_synth.anatomy.tables import Row, Table, parse_table
+from xreal_synth.anatomy.tables import Table, parse_table
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.escaping import from_csv
 from xreal_synth.findings import NO_FINDING, image_label
@@ -139,7 +139,7 @@ def read_manifest(
             wanted=f"columns {', '.join(needed)}",
             hint="add them",
         )
-    patients = _splits_of_patients(table.rows)
+    patients = splits_of_patients((row["patient_id"], row.get("split", "")) for row in table.rows)
     rows: list[ImageRow] = []
     refused = [
         Refusal(f"{MANIFEST} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
@@ -219,11 +219,12 @@ def _table(data: Store, where: str) -> Table:
     )
 
 
-def _splits_of_patients(table: Sequence[Row]) -> dict[str, set[str]]:
+def splits_of_patients(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """Of (patient, split): the splits of each patient among those that no patient may be in two of."""
     found: dict[str, set[str]] = {}
-    for record in table:
-        if record.get("patient_id") and record.get("split") in SEPARATE_SPLITS:
-            found.setdefault(record["patient_id"], set()).add(record["split"])
+    for patient, split in pairs:
+        if patient and split in SEPARATE_SPLITS:
+            found.setdefault(patient, set()).add(split)
     return found
 
 
@@ -239,9 +240,9 @@ def _row(
     labels, unknown = (joined_labels(record.get(name) or "") for name in ("labels", "unknown"))
     check_labels(labels, unknown)
     return ImageRow(
-        image=_file(data, record.get("image")),
-        mask=_file(data, record.get("mask")),
-        shard=_file(data, record.get("shard")),
+        image=name_below(data, record.get("image") or ""),
+        mask=name_below(data, record.get("mask") or ""),
+        shard=name_below(data, record.get("shard") or ""),
         labels=labels,
         unknown=unknown,
         patient=patient,
@@ -263,14 +264,15 @@ def _check_cells(record: dict[str, str], needed: Collection[str]) -> None:
         raise BadImage(RowFault.INCOMPLETE, f"nothing in column {', '.join(empty)}")
 
 
-def _file(data: Store, text: str | None) -> str:
-    """A name below the data folder; whole paths and URIs are taken where they lie below it."""
-    if not text:
-        return ""
+def name_below(data: Store, text: str) -> str:
+    """A name below the data folder, "" of ""; whole paths and URIs are taken where they lie below it, else raises
+    BadImage."""
     try:
-        return checked_key(text.removeprefix(f"{data.uri}/"))
+        return checked_key(text.removeprefix(f"{data.uri}/")) if text else ""
     except StorageError as error:
-        raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder") from error
+        raise BadImage(
+            RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder {data.uri}"
+        ) from error
 
 
 def share_boxes(text: str, name_of: NameOf = image_label) -> tuple[TableEntry, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.place import output_place
-from xreal_synth.engine.progress import NOT_STARTED, RunSummary
+from xreal_synth.engine.progress import NOT_STARTED
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
 from xreal_synth.from_recipe import make_dataset, open_recipe
@@ -23,39 +23,30 @@ from xreal_synth.from_recipe import make_dataset, open_recipe
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
     """Runs the job; returns the exit code."""
-    given = parser().parse_args(arguments)
-    say = say or _say
+    given, say = parser().parse_args(arguments), say or _say
+    address = given.address or os.environ.get("RAY_ADDRESS") or None
     try:
-        return _generate(given, say)
+        run = open_recipe(
+            given.recipe,
+            overrides=given.set,
+            place=lambda uri: output_place(uri, given.output_root),
+            say=say,
+        )
+        end = make_dataset(run, source=str(given.recipe), address=address, on_event=LineLog(say).on_event)
     except XrealError as error:
         say(f"error: {error}")
         return NOT_STARTED
-
-
-def _generate(given: argparse.Namespace, say: Callable[[str], None]) -> int:
-    run = open_recipe(
-        given.recipe, overrides=given.set, place=lambda uri: output_place(uri, given.output_root), say=say
-    )
-    address = given.address or os.environ.get("RAY_ADDRESS") or None
-    end = make_dataset(run, source=str(given.recipe), address=address, on_event=LineLog(say).on_event)
-    if end.built is not None:
-        say(f"report: {end.built.report}")
-    elif end.failed:
-        say(end.failed)
-    _end(end.summary, say)
-    return end.exit_code
-
-
-def _end(summary: RunSummary, say: Callable[[str], None]) -> None:
+    summary, lines = end.summary, [f"report: {end.built.report}" if end.built is not None else end.failed]
     for failure in summary.failures:
         state = "in quarantine" if failure.quarantined else "not made"
-        say(f"shard {failure.shard} {state}: {failure.reason or 'not begun'}")
-    say(
+        lines.append(f"shard {failure.shard} {state}: {failure.reason or 'not begun'}")
+    lines.append(
         f"{summary.shards_done} of {summary.shards_total} shards, {summary.samples} images of {summary.groups} groups "
         f"in {summary.uri}"
     )
-    if summary.message:
-        say(summary.message)
+    for line in filter(None, [*lines, summary.message]):
+        say(line)
+    return end.exit_code
 
 
 def parser() -> argparse.ArgumentParser:

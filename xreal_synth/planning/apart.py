@@ -14,11 +14,9 @@ import numpy as np
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, REGIONS
-from xreal_synth.planning.chest import Chest
-from xreal_synth.planning.placement import place, place_unseen
-from xreal_synth.planning.prior import Prior
+from xreal_synth.planning.chest import Ground
+from xreal_synth.planning.placement import place
 from xreal_synth.recipe.findings import FindingLabel
-from xreal_synth.recipe.schema import Placement
 from xreal_synth.types import PlacedFinding
 
 Overlap = Literal["allow", "avoid", "forbid"]
@@ -30,13 +28,10 @@ MOST_COVERED: Final[dict[Overlap, float]] = {"allow": 1.0, "avoid": 0.5, "forbid
 
 def place_apart(
     label: FindingLabel,
-    chest: Chest,
+    ground: Ground,
     rng: np.random.Generator,
     before: Sequence[PlacedFinding],
-    *,
-    prior: Prior,
-    factor: int,
-    placement: Placement,
+    rule: Overlap,
 ) -> PlacedFinding:
     """Places a label; one that covers more of an earlier finding than the rule has it is drawn again.
 
@@ -44,22 +39,17 @@ def place_apart(
     where there is nothing to draw: a fixed box, or a whole organ. An organ shares its place with others, but
     under `forbid`.
     """
-    rule: Overlap = placement.overlap or "avoid"
     drawn = REGIONS[FINDINGS[label.name].region].drawn
     taken = [
-        region_mask(earlier, chest.anatomy)
+        region_mask(earlier, ground.anatomy)
         for earlier in before
         if rule == "forbid" or (drawn and REGIONS[earlier.region].drawn)
     ]
     best, least = None, np.inf
     for _ in range(TRIES[rule] if before and label.box is None else 1):
-        if chest.masked:
-            placed = place(label, chest.anatomy, rng, prior, factor=factor, min_overlap=placement.min_overlap)
-        else:
-            placed = place_unseen(label, chest.anatomy.shape[0], factor)
-        covered = 0.0
+        placed, covered = place(label, ground, rng), 0.0
         if taken:
-            region = region_mask(placed, chest.anatomy)
+            region = region_mask(placed, ground.anatomy)
             covered = max(float((region & other).sum() / other.sum()) for other in taken)
         if covered < least:
             best, least = placed, covered
@@ -67,15 +57,12 @@ def place_apart(
             break
     assert best is not None
     if least > 0 and rule == "forbid":
-        raise _touches(label, [earlier.name for earlier in before])
+        names = list(dict.fromkeys(earlier.name for earlier in before))
+        raise PlacementError(
+            found=f"{label.name}: no place apart from {' and '.join(names)} in {TRIES['forbid']} tries"
+            if label.box is None
+            else f"{label.name}: the fixed box touches {' or '.join(names)}",
+            wanted="regions that share no pixel (placement.overlap: forbid)",
+            hint="ask for other sides, zones or smaller sizes, or set placement.overlap: avoid",
+        )
     return replace(best, prompt=label.prompt)
-
-
-def _touches(label: FindingLabel, others: Sequence[str]) -> PlacementError:
-    return PlacementError(
-        found=f"{label.name}: no place apart from {' and '.join(dict.fromkeys(others))} in {TRIES['forbid']} tries"
-        if label.box is None
-        else f"{label.name}: the fixed box touches {' or '.join(dict.fromkeys(others))}",
-        wanted="regions that share no pixel (placement.overlap: forbid)",
-        hint="ask for other sides, zones or smaller sizes, or set placement.overlap: avoid",
-    )

@@ -7,6 +7,8 @@ the order of work or on `anatomies`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,15 +16,15 @@ import numpy as np
 
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.anatomy.sources import AnatomySource, BankSource
-from xreal_synth.errors import AnatomyError, PlacementError
+from xreal_synth.errors import AnatomyError, PlacementError, XrealError
 from xreal_synth.findings import HEART_FINDING
 from xreal_synth.images.folder import ImageFolder
 from xreal_synth.planning.apart import place_apart
-from xreal_synth.planning.chest import Chest
+from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.image_order import ImageOrder
-from xreal_synth.planning.own_boxes import Ground, edited, source_of
+from xreal_synth.planning.own_boxes import edited, source_of
 from xreal_synth.planning.prior import Prior
-from xreal_synth.planning.sequences import Sequences
+from xreal_synth.planning.proportions import Sequences
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 from xreal_synth.types import (
@@ -157,13 +159,9 @@ class Plan:
         AnatomyError where the source gives no valid anatomy.
         """
         row, epoch = self.row(index), self.epoch(attempt)
-        try:
+        with _unplaced(AnatomyError) if self.on_images else nullcontext():
             chest = self.chest(index, epoch, row)
             image, large = self._pixels(chest)
-        except AnatomyError as error:
-            if self._images is None:
-                raise
-            raise PlacementError(found=error.found, wanted=error.wanted, where=error.where) from error
         members = tuple(self._members(index, epoch, row, chest))
         placed = dict.fromkeys(one for member in members for one in (*member.findings, *member.sham))
         return SampleSpec(
@@ -197,42 +195,23 @@ class Plan:
         """
         member, kinds = Role.variant.member(variant), self.recipe.findings[row].kinds
         path, labels = kinds[variant % len(kinds)]
-        placed = self._edited(row, chest, index, epoch, member)
-        for number, label in enumerate(labels):
-            rng = stream(self.recipe.seed, index, epoch, "boxes", member, number)
-            try:
-                placed += (
-                    place_apart(
-                        label, chest, rng, placed,
-                        prior=self.prior, factor=self.geometry.factor, placement=self.recipe.placement,
-                    ),
-                )  # fmt: skip
-            except PlacementError as error:
-                where = f"findings[{row}].{path}[{number}]" + (".box" if label.box else "")
-                raise PlacementError(
-                    found=error.found, wanted=error.wanted, hint=error.hint, where=where
-                ) from error
-        return placed
+        placement = self.recipe.placement
+        ground = Ground(chest, self.prior, self.geometry.factor, placement.min_overlap)
 
-    def _edited(
-        self, row: int, chest: Chest, index: int, epoch: int, member: str
-    ) -> tuple[PlacedFinding, ...]:
-        """What the row's edit paints into a real image."""
+        def draw(*what: str | int) -> np.random.Generator:
+            return stream(self.recipe.seed, index, epoch, "boxes", member, *what)
+
+        placed: tuple[PlacedFinding, ...] = ()
         edit, source = self.recipe.findings[row].edit, self.source_image(chest, row)
-        if edit is None or source is None:
-            return ()
-
-        def draw(what: str, number: int) -> np.random.Generator:
-            return stream(self.recipe.seed, index, epoch, "boxes", member, what, number)
-
-        ground = Ground(chest, self.prior, self.geometry.factor, self.recipe.placement.min_overlap)
-        try:
-            return edited(edit, source, ground, draw)
-        except PlacementError as error:
-            where = f"findings[{row}].edit"
-            raise PlacementError(
-                found=error.found, wanted=error.wanted, hint=error.hint, where=where
-            ) from error
+        if edit is not None and source is not None:
+            with _unplaced(PlacementError, f"findings[{row}].edit"):
+                placed = edited(edit, source, ground, draw)
+        for number, label in enumerate(labels):
+            with _unplaced(
+                PlacementError, f"findings[{row}].{path}[{number}]" + (".box" if label.box else "")
+            ):
+                placed += (place_apart(label, ground, draw(number), placed, placement.overlap or "avoid"),)
+        return placed
 
     def _negative(self, index: int, epoch: int, chest: Chest) -> tuple[PlacedFinding, ...]:
         """Where a group without findings is painted on: as the first variant of another row would be, which is drawn by
@@ -258,28 +237,33 @@ class Plan:
     def _members(self, index: int, epoch: int, row: int, chest: Chest) -> list[MemberSpec]:
         """The images to deliver: the twin first, if it is asked for or all that the row has, the sham last."""
         pairs, asked = self.recipe.pairs, self.recipe.findings[row]
-        as_it_is, edited = self.source_image(chest), self.recipe.edits_negative(asked)
-        untouched = pairs.twin or not (asked.paints or edited)
-        members = [_member(index, Role.healthy.member(), (), as_it_is)] if untouched else []
-        if edited:
-            painted = self._negative(index, epoch, chest)
-            members.append(_member(index, Role.sham.member(), (), as_it_is, painted))
+        as_it_is, edited_negative = self.source_image(chest), self.recipe.edits_negative(asked)
+
+        def member(
+            name: str, source: SourceImage | None, findings: tuple[PlacedFinding, ...] = (),
+            sham: tuple[PlacedFinding, ...] = (),
+        ) -> MemberSpec:  # fmt: skip
+            return MemberSpec(sample_key(index, name), name, findings, source, sham)
+
+        untouched = pairs.twin or not (asked.paints or edited_negative)
+        members = [member(Role.healthy.member(), as_it_is)] if untouched else []
+        if edited_negative:
+            members.append(member(Role.sham.member(), as_it_is, sham=self._negative(index, epoch, chest)))
         for variant in range(pairs.variants * len(asked.kinds) if asked.paints else 0):
             placed = self.place_row(row, chest, index, epoch, variant)
-            members.append(
-                _member(index, Role.variant.member(variant), placed, self.source_image(chest, row))
-            )
+            members.append(member(Role.variant.member(variant), self.source_image(chest, row), placed))
         if self.sham(index):
-            first = next(member.findings for member in members if member.name == Role.variant.member())
-            members.append(_member(index, Role.sham.member(), (), as_it_is, first))
+            first = next(one.findings for one in members if one.name == Role.variant.member())
+            members.append(member(Role.sham.member(), as_it_is, sham=first))
         return members
 
 
-def _member(
-    index: int,
-    name: str,
-    findings: tuple[PlacedFinding, ...],
-    source: SourceImage | None,
-    sham: tuple[PlacedFinding, ...] = (),
-) -> MemberSpec:
-    return MemberSpec(sample_key(index, name), name, findings, source, sham)
+@contextmanager
+def _unplaced(kind: type[XrealError], where: str = "") -> Iterator[None]:
+    """An error of this kind as a PlacementError, at that path of the recipe."""
+    try:
+        yield
+    except kind as error:
+        raise PlacementError(
+            found=error.found, wanted=error.wanted, hint=error.hint, where=where or error.where
+        ) from error

@@ -7,11 +7,8 @@ n_r groups that follow one another and begin at a multiple of n_r.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.findings import NO_FINDING
@@ -34,12 +31,14 @@ class ImageOrder:
     def __init__(self, recipe: Recipe, folder: ImageFolder) -> None:
         source = recipe.anatomy.source
         assert isinstance(source, ImagesSource), "images come from a folder of images"
-        self._seed, self._shuffled = recipe.seed, source.images.order == "shuffled"
+        self._shuffled = source.images.order == "shuffled"
         self.rows = tuple(
             tuple(number for number, image in enumerate(folder.images) if _usable(row, image))
             for row in recipe.findings
         )
-        self._drawn: OrderedDict[tuple[int, int], npt.NDArray[np.int64]] = OrderedDict()
+        self._permutation = lru_cache(_KEPT)(
+            lambda row, turn: stream(recipe.seed, turn, 0, "films", row).permutation(len(self.rows[row]))
+        )
         problems = [
             problem
             for i, row in enumerate(recipe.findings)
@@ -52,16 +51,7 @@ class ImageOrder:
         """The number in the folder of a group's image."""
         images = self.rows[row]
         turn, place = divmod(index, len(images))
-        return images[int(self._permutation(row, turn, len(images))[place]) if self._shuffled else place]
-
-    def _permutation(self, row: int, turn: int, images: int) -> npt.NDArray[np.int64]:
-        drawn = self._drawn.get((row, turn))
-        if drawn is None:
-            drawn = stream(self._seed, turn, 0, "films", row).permutation(images)
-            self._drawn[row, turn] = drawn
-            if len(self._drawn) > _KEPT:
-                self._drawn.popitem(last=False)
-        return drawn
+        return images[int(self._permutation(row, turn)[place]) if self._shuffled else place]
 
 
 def _usable(row: FindingRow, image: RealImage) -> bool:

@@ -5,8 +5,7 @@ Every box that is painted into lies on the latent grid. A finding's boxes on one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -15,8 +14,8 @@ from xreal_synth.anatomy.regions import removed_region, snap_outward
 from xreal_synth.errors import PlacementError
 from xreal_synth.images.folder import RealImage
 from xreal_synth.images.manifest import ImageBox
-from xreal_synth.planning.chest import Chest
-from xreal_synth.planning.placement import TRIES
+from xreal_synth.planning.chest import Ground
+from xreal_synth.planning.placement import TRIES, common
 from xreal_synth.planning.prior import Lung, Prior
 from xreal_synth.planning.sites import (
     CODE_OF,
@@ -28,10 +27,9 @@ from xreal_synth.planning.sites import (
     area,
     overlap,
     side_and_zone,
-    site_of,
 )
 from xreal_synth.recipe.edits import EditRule, Move
-from xreal_synth.types import ExistingFinding, NormBox, PixelBox, PlacedFinding, SourceImage
+from xreal_synth.types import ExistingFinding, PixelBox, PlacedFinding, SourceImage
 
 MOST_SHARED: Final = 0.25
 """Share of a moved box that may lie in the region it was moved from."""
@@ -39,29 +37,15 @@ MOST_SHARED: Final = 0.25
 Draw = Callable[[str, int], np.random.Generator]
 """(what for, number of the box) -> a stream of its own."""
 
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """The chest, and how boxes are drawn on it: the latent grid's `factor`, the recipe's `min_overlap`."""
-
-    chest: Chest
-    prior: Prior
-    factor: int
-    min_overlap: float
-
-    @property
-    def size(self) -> int:
-        """The image's side in pixels, as it is sampled."""
-        return int(self.chest.anatomy.shape[0])
+_Named = TypeVar("_Named", ImageBox, ExistingFinding)
 
 
 def source_of(image: RealImage, edit: EditRule | None, *, factor: int, size: int) -> SourceImage:
     """What is recorded of the image: its own labels and boxes, those marked that the edit paints over."""
 
     def own(given: ImageBox) -> ExistingFinding:
-        box = pixel_box(given.box, size)
+        x0, y0, x1, y1 = (share * size for share in given.box)
+        box = snap_outward((x0, y0, x1, y1), 1, size)
         removes = edit is not None and edit.removes(given.name)
         return ExistingFinding(given.name, box, removed_region(box, factor, size) if removes else None)
 
@@ -75,10 +59,10 @@ def edited(edit: EditRule, source: SourceImage, ground: Ground, draw: Draw) -> t
     """
     placed: list[PlacedFinding] = []
     if edit.move is not None:
-        for name, own in _by_name(source, edit.moved):
+        for name, own in _by_name(source.findings, edit.moved.__contains__):
             placed.append(_moved(name, own, edit.move, ground, draw))
     if edit.resize is not None:
-        for name, own in _by_name(source, edit.resized):
+        for name, own in _by_name(source.findings, edit.resized.__contains__):
             boxes = [
                 _resized(one, edit.resize.scale, ground, draw(f"resize {name}", i))
                 for i, one in enumerate(own)
@@ -86,17 +70,9 @@ def edited(edit: EditRule, source: SourceImage, ground: Ground, draw: Draw) -> t
             placed.append(_placed(name, boxes, ground))
     if edit.add is not None:
         assert ground.chest.image is not None, "places belong to a real image"
-        places = [(place.name, place) for place in ground.chest.image.places if edit.adds(place.name)]
-        for name, given in _grouped(places):
-            boxes = [_snapped(place.box, ground) for place in given]
-            placed.append(_placed(name, boxes, ground))
+        for name, given in _by_name(ground.chest.image.places, edit.adds):
+            placed.append(_placed(name, [ground.snapped(place.box) for place in given], ground))
     return tuple(placed)
-
-
-def pixel_box(box: NormBox, size: int) -> PixelBox:
-    """Shares of the image -> pixels, grown outward to whole ones."""
-    x0, y0, x1, y1 = (share * size for share in box)
-    return snap_outward((x0, y0, x1, y1), 1, size)
 
 
 def _moved(
@@ -130,10 +106,10 @@ def _place_for(
     taken: Sequence[PixelBox],
 ) -> PixelBox | None:  # fmt: skip
     """A box of the finding's own width and height in that lung, away from those taken."""
-    site = site_of(ground.chest.anatomy, lung, ground.factor)
+    site = ground.site(lung)
     boxes = site.snapped(_centres(name, own, site, move.zone, ground.prior, rng))
     fits = site.within_reach(boxes) & site.in_zone(boxes, move.zone)
-    inside = overlap(boxes.clip(0, site.size), ground.chest.anatomy == CODE_OF[lung])
+    inside = overlap(boxes.clip(0, site.size), ground.anatomy == CODE_OF[lung])
     fits &= inside >= ground.min_overlap
     for box in taken:
         fits &= _shared(boxes, box) <= MOST_SHARED
@@ -189,36 +165,20 @@ def _resized(
     )
 
 
-def _snapped(box: NormBox, ground: Ground) -> PixelBox:
-    x0, y0, x1, y1 = (share * ground.size for share in box)
-    return snap_outward((x0, y0, x1, y1), ground.factor, ground.size)
-
-
 def _placed(name: str, boxes: Sequence[PixelBox], ground: Ground) -> PlacedFinding:
     """Side, zone and size by the organ mask; "any" and none where there is no mask."""
     if not ground.chest.masked:
         return PlacedFinding(name, "any", "any", "box", tuple(boxes))
-    anatomy = ground.chest.anatomy
-    places = [side_and_zone(box, anatomy) for box in boxes]
-    sides, zones = ({place[i] for place in places} for i in range(2))
-    lungs = sum(site_of(anatomy, lung, ground.factor).area for lung in {side for side, _ in places})
-    return PlacedFinding(
-        name,
-        sides.pop() if len(sides) == 1 else "both",
-        zones.pop() if len(zones) == 1 else "any",
-        "box",
-        tuple(boxes),
-        sum(map(area, boxes)) / lungs,
-    )
+    sides, zones = zip(*(side_and_zone(box, ground.anatomy) for box in boxes), strict=True)
+    lungs = sum(ground.site(lung).area for lung in set(sides))
+    side = sides[0] if len(set(sides)) == 1 else "both"
+    return PlacedFinding(name, side, common(zones), "box", tuple(boxes), sum(map(area, boxes)) / lungs)
 
 
-def _by_name(source: SourceImage, names: Sequence[str]) -> list[tuple[str, list[ExistingFinding]]]:
-    return _grouped([(own.name, own) for own in source.findings if own.name in names])
-
-
-def _grouped(named: Sequence[tuple[str, _T]]) -> list[tuple[str, list[_T]]]:
-    """By name, in the order in which the names come first."""
-    found: dict[str, list[_T]] = {}
-    for name, one in named:
-        found.setdefault(name, []).append(one)
+def _by_name(ones: Iterable[_Named], asked: Callable[[str], bool]) -> list[tuple[str, list[_Named]]]:
+    """Those whose names are asked for, by name, in the order in which the names come first."""
+    found: dict[str, list[_Named]] = {}
+    for one in ones:
+        if asked(one.name):
+            found.setdefault(one.name, []).append(one)
     return list(found.items())

@@ -10,6 +10,7 @@ lung's; it lies in its organs whatever `min_overlap` is.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from xreal_synth.anatomy.regions import snap_outward
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, LUNGS, ORGANS, REGIONS
 from xreal_synth.masks import bounding_box
+from xreal_synth.planning.chest import Ground
 from xreal_synth.planning.prior import Lung, Prior
 from xreal_synth.planning.sites import (
     CODE_OF,
@@ -28,150 +30,111 @@ from xreal_synth.planning.sites import (
     area,
     overlap,
     side_and_zone,
-    site_of,
     zone_of,
 )
 from xreal_synth.recipe.findings import FindingLabel
-from xreal_synth.types import Mask, PixelBox, PlacedFinding
+from xreal_synth.types import PixelBox, PlacedFinding
 
 TRIES = 200
 SHAPE_TRIES = 8
 
 
-def place(
-    label: FindingLabel,
-    anatomy: Mask,
-    rng: np.random.Generator,
-    prior: Prior,
-    *,
-    factor: int,
-    min_overlap: float,
-) -> PlacedFinding:
-    """Places `label` on a validated mask uint8 [H, H], H a multiple of `factor`, the latent grid's step.
+def place(label: FindingLabel, ground: Ground, rng: np.random.Generator) -> PlacedFinding:
+    """Places `label` on a validated mask, or a fixed box on a real image without one.
 
     Raises PlacementError saying what failed: nothing of the asked side, zone, size and overlap in TRIES
     draws, or a fixed box outside the organs.
     """
-    assert anatomy.shape[0] % factor == 0, "the image is a multiple of the latent grid"
+    assert ground.size % ground.factor == 0, "the image is a multiple of the latent grid"
     if label.box is not None:
-        return _place_fixed(label, anatomy, factor, min_overlap)
+        return _place_fixed(label, ground.snapped(label.box), ground)
+    assert ground.chest.masked, "images without masks take fixed boxes only"
     if REGIONS[FINDINGS[label.name].region].mask is not None:
-        return _place_shape(label, anatomy, rng, prior, factor)
+        return _place_shape(label, ground, rng)
     if label.side == "both":
-        return _place_both(label, anatomy, rng, prior, factor, min_overlap)
-    lung = prior.draw_lung(label.name, rng) if label.side == "any" else _lung(label.side)
+        parts = [_place_drawn(label, lung, ground, rng) for lung in CODE_OF]
+        boxes = tuple(part.boxes[0] for part in parts)
+        size = sum(map(area, boxes)) / sum(ground.site(lung).area for lung in CODE_OF)
+        return PlacedFinding(label.name, "both", common([part.zone for part in parts]), "box", boxes, size)
+    lung: Lung = ground.prior.draw_lung(label.name, rng) if label.side == "any" else label.side
     try:
-        return _place_drawn(label, site_of(anatomy, lung, factor), anatomy, rng, prior, min_overlap)
+        return _place_drawn(label, lung, ground, rng)
     except PlacementError as first:
         if label.side != "any":
             raise
         try:
-            other = site_of(anatomy, OTHER[lung], factor)
-            return _place_drawn(label, other, anatomy, rng, prior, min_overlap)
+            return _place_drawn(label, OTHER[lung], ground, rng)
         except PlacementError as second:
             found = f"{first.found}; nor {second.found.removeprefix(f'{label.name}: no ')}"
             raise PlacementError(found=found, wanted=first.wanted, hint=first.hint) from second
 
 
-def place_unseen(label: FindingLabel, size: int, factor: int) -> PlacedFinding:
-    """A fixed box on an image without organ mask: nothing is known of the organs that it lies in."""
-    assert label.box is not None, "images without masks take fixed boxes only"
-    x0, y0, x1, y1 = (v * size for v in label.box)
-    return PlacedFinding(label.name, "any", "any", "box", (snap_outward((x0, y0, x1, y1), factor, size),))
+def common(zones: Sequence[str]) -> str:
+    """The zone that all are in, else "any"."""
+    return zones[0] if len(set(zones)) == 1 else "any"
 
 
-def _place_shape(
-    label: FindingLabel, anatomy: Mask, rng: np.random.Generator, prior: Prior, factor: int
-) -> PlacedFinding:
+def _place_shape(label: FindingLabel, ground: Ground, rng: np.random.Generator) -> PlacedFinding:
     """A shape that follows organs. Of one that is drawn the size is log-uniform in its range, and drawn again
     where its boxes are not in the zone."""
     finding = FINDINGS[label.name]
     rule = REGIONS[finding.region]
-    side = label.side if label.side != "any" else rule.side or prior.draw_lung(label.name, rng)
+    side = label.side if label.side != "any" else rule.side or ground.prior.draw_lung(label.name, rng)
     low, high = np.log(label.size or finding.size)
-    for size in np.exp(rng.uniform(low, high, SHAPE_TRIES)) if rule.drawn else (None,):
-        boxes = _shape_boxes(finding.region, anatomy, side, size and float(size), factor)
-        zones = {side_and_zone(box, anatomy)[1] for box in boxes} if rule.drawn else set()
-        zone = zones.pop() if len(zones) == 1 else "any"
+    for drawn in np.exp(rng.uniform(low, high, SHAPE_TRIES)) if rule.drawn else (None,):
+        size = None if drawn is None else float(drawn)
+        boxes = _shape_boxes(finding.region, side, size, ground)
+        zone = common([side_and_zone(box, ground.anatomy)[1] for box in boxes]) if rule.drawn else "any"
         if label.zone in ("any", zone):
-            return PlacedFinding(label.name, side, zone, finding.region, boxes, size and float(size))
+            return PlacedFinding(label.name, side, zone, finding.region, boxes, size)
     raise PlacementError(
         found=f"{label.name}: {rule.words} lies in the {label.zone} zone in none of {SHAPE_TRIES} tries",
         hint="leave zone out, ask for another size, or give a fixed box",
     )
 
 
-def _shape_boxes(
-    region: str, anatomy: Mask, side: str, size: float | None, factor: int
-) -> tuple[PixelBox, ...]:
+def _shape_boxes(region: str, side: str, size: float | None, ground: Ground) -> tuple[PixelBox, ...]:
     """The snapped bounding box of a shape; of a drawn one on both sides one for each lung."""
     rule = REGIONS[region]
     assert rule.mask is not None, "a shape has a mask"
     boxes = []
     for part in ("left", "right") if side == "both" and rule.drawn else (side,):
-        box = bounding_box(rule.mask(anatomy, part, size))
+        box = bounding_box(rule.mask(ground.anatomy, part, size))
         assert box is not None, "a validated label map has both lungs and a heart"
-        boxes.append(snap_outward(box, factor, anatomy.shape[0]))
+        boxes.append(snap_outward(box, ground.factor, ground.size))
     return tuple(boxes)
 
 
-def _place_fixed(label: FindingLabel, anatomy: Mask, factor: int, min_overlap: float) -> PlacedFinding:
-    assert label.box is not None, "a fixed box"
-    size = anatomy.shape[0]
-    x0, y0, x1, y1 = (v * size for v in label.box)
-    box = snap_outward((x0, y0, x1, y1), factor, size)
+def _place_fixed(label: FindingLabel, box: PixelBox, ground: Ground) -> PlacedFinding:
+    """Of an image without organ mask nothing is known of the organs that the box lies in."""
+    if not ground.chest.masked:
+        return PlacedFinding(label.name, "any", "any", "box", (box,))
     organs = FINDINGS[label.name].organs
-    inside = anatomy[box[1] : box[3], box[0] : box[2]]
-    covered = float(np.isin(inside, organs).mean())
-    if covered < min_overlap:
+    covered = float(np.isin(ground.anatomy[box[1] : box[3], box[0] : box[2]], organs).mean())
+    if covered < ground.min_overlap:
         raise PlacementError(
-            found=f"{label.name}: the fixed box {list(label.box)} has {_percent(covered)} of its area in the "
+            found=f"{label.name}: the fixed box {list(label.box or ())} has {_percent(covered)} of its area in the "
             f"{_organ_names(organs)} of this anatomy",
-            wanted=f"at least {min_overlap:.0%} (placement.min_overlap)",
+            wanted=f"at least {ground.min_overlap:.0%} (placement.min_overlap)",
             hint="move the box over the organ, or lower placement.min_overlap",
         )
-    lung, zone = side_and_zone(box, anatomy)
-    return PlacedFinding(label.name, lung, zone, "box", (box,))
+    return PlacedFinding(label.name, *side_and_zone(box, ground.anatomy), "box", (box,))
 
 
-def _place_both(
-    label: FindingLabel,
-    anatomy: Mask,
-    rng: np.random.Generator,
-    prior: Prior,
-    factor: int,
-    min_overlap: float,
-) -> PlacedFinding:
-    """One box per lung; `size` is their joint area over the lungs'."""
-    sites = [site_of(anatomy, lung, factor) for lung in CODE_OF]
-    parts = [_place_drawn(label, site, anatomy, rng, prior, min_overlap) for site in sites]
-    boxes = tuple(part.boxes[0] for part in parts)
-    zones = {part.zone for part in parts}
-    zone = zones.pop() if len(zones) == 1 else "any"
-    size = sum(area(box) for box in boxes) / sum(site.area for site in sites)
-    return PlacedFinding(label.name, "both", zone, "box", boxes, size)
-
-
-def _place_drawn(
-    label: FindingLabel,
-    site: Site,
-    anatomy: Mask,
-    rng: np.random.Generator,
-    prior: Prior,
-    min_overlap: float,
-) -> PlacedFinding:
-    boxes = _candidates(label, site, rng, prior)
+def _place_drawn(label: FindingLabel, lung: Lung, ground: Ground, rng: np.random.Generator) -> PlacedFinding:
+    site = ground.site(lung)
+    boxes = _candidates(label, site, rng, ground.prior)
     share = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / site.area
     asked = site.within_reach(boxes) & site.in_zone(boxes, label.zone)
     if label.size is not None:
         asked &= (share >= label.size[0]) & (share <= label.size[1])
-    inside = np.where(asked, overlap(boxes.clip(0, site.size), anatomy == CODE_OF[site.lung]), 0.0)
-    fits = np.flatnonzero(asked & (inside >= min_overlap))
+    inside = np.where(asked, overlap(boxes.clip(0, site.size), ground.anatomy == CODE_OF[lung]), 0.0)
+    fits = np.flatnonzero(asked & (inside >= ground.min_overlap))
     if not fits.size:
-        raise _no_box(label, site, min_overlap, int(asked.sum()), float(inside.max()))
+        raise _no_box(label, site, ground.min_overlap, int(asked.sum()), float(inside.max()))
     x0, y0, x1, y1 = map(int, boxes[fits[0]])
     zone = label.zone if label.zone != "any" else zone_of((x0, y0, x1, y1), site.box)
-    return PlacedFinding(label.name, site.lung, zone, "box", ((x0, y0, x1, y1),), float(share[fits[0]]))
+    return PlacedFinding(label.name, lung, zone, "box", ((x0, y0, x1, y1),), float(share[fits[0]]))
 
 
 def _candidates(label: FindingLabel, site: Site, rng: np.random.Generator, prior: Prior) -> Ints:
@@ -220,11 +183,6 @@ def _no_box(label: FindingLabel, site: Site, min_overlap: float, asked: int, bes
         f"in {TRIES} tries ({closest})",
         hint=hint,
     )
-
-
-def _lung(side: str) -> Lung:
-    assert side in ("left", "right"), side
-    return "left" if side == "left" else "right"
 
 
 def _percent(share: float) -> str:

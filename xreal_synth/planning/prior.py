@@ -21,6 +21,7 @@ from xreal_synth.findings import FINDINGS
 from xreal_synth.opening import parse_json
 
 Lung = Literal["left", "right"]
+SIDES: tuple[Lung, Lung] = ("left", "right")
 Boxes = npt.NDArray[np.float64]
 
 FORMAT_VERSION = 1
@@ -42,24 +43,13 @@ class SidePrior:
         chosen = self.points[rng.integers(len(self.points), size=count)]
         return np.asarray(chosen + self.bandwidth * rng.standard_normal((count, 4)))
 
-    def centre_density(self, centres: Boxes) -> Boxes:
-        """The prior's density of box centres [M, 2] -> [M], per unit of (u, v)."""
-        delta = (centres[:, None, :] - self.points[None, :, :2]) / self.bandwidth[:2]
-        kernel = np.exp(-0.5 * (delta**2).sum(axis=2)) / (2 * np.pi * self.bandwidth[:2].prod())
-        return np.asarray(kernel.mean(axis=1))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FindingPrior:
-    """Both sides of a finding; `left_share` is the chance that a box lies in the patient's left lung."""
+    """A finding by the patient's sides; `left_share` is the chance that a box lies in the left lung."""
 
     left_share: float
-    left: SidePrior
-    right: SidePrior
-
-    def side(self, lung: Lung) -> SidePrior:
-        """The boxes of one lung, the patient's."""
-        return self.left if lung == "left" else self.right
+    sides: dict[Lung, SidePrior]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,9 +59,25 @@ class Prior:
     findings: dict[str, FindingPrior]
 
     @staticmethod
+    @cache
     def load(path: Path = PATH) -> Prior:
         """The stored prior. Raises PlacementError if the file is broken or newer than this code."""
-        return _load(path)
+        try:
+            stored = parse_json(path.read_text())
+            if stored["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format {stored['format_version']}, this code reads {FORMAT_VERSION}")
+            findings = {
+                name: FindingPrior(entry["left_share"], {lung: _side(entry[lung]) for lung in SIDES})
+                for name, entry in stored["findings"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PlacementError(
+                where=str(path),
+                found=f"the placement prior cannot be read ({error})",
+                wanted="the JSON as it is in the package, or as `python -m tests.planning.fit_prior` writes it",
+                hint="install the package again",
+            ) from error
+        return Prior(findings)
 
     def draw_lung(self, name: str, rng: np.random.Generator) -> Lung:
         """The lung for a finding whose side was left open."""
@@ -83,7 +89,7 @@ class Prior:
         known = self.findings.get(name)
         if known is None:
             return _fallback(name, rng, count, fill)
-        drawn = known.side(lung).draw(rng, count)
+        drawn = known.sides[lung].draw(rng, count)
         drawn[:, 2:] = np.exp(drawn[:, 2:])
         return drawn
 
@@ -99,26 +105,6 @@ def _fallback(name: str, rng: np.random.Generator, count: int, fill: float) -> B
     side = np.sqrt(np.exp(rng.uniform(low, high, count)) * fill)
     aspect = np.exp(_FALLBACK_ASPECT * rng.standard_normal(count))
     return np.stack([u, v, side * aspect, side / aspect], axis=1)
-
-
-@cache
-def _load(path: Path) -> Prior:
-    try:
-        stored = parse_json(path.read_text())
-        if stored["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format {stored['format_version']}, this code reads {FORMAT_VERSION}")
-        findings = {
-            name: FindingPrior(entry["left_share"], _side(entry["left"]), _side(entry["right"]))
-            for name, entry in stored["findings"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PlacementError(
-            where=str(path),
-            found=f"the placement prior cannot be read ({error})",
-            wanted="the JSON as it is in the package, or as `python -m tests.planning.fit_prior` writes it",
-            hint="install the package again",
-        ) from error
-    return Prior(findings)
 
 
 def _side(entry: dict[str, list[float]]) -> SidePrior:

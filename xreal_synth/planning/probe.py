@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from typing import Final
 
 from xreal_synth.anatomy.augment import NORMAL_HEART
@@ -12,17 +12,13 @@ from xreal_synth.errors import AnatomyError, PlacementError, Problem, RecipeErro
 from xreal_synth.findings import LABEL_SETS
 from xreal_synth.planning.build import Plan
 from xreal_synth.planning.chest import Chest
-from xreal_synth.planning.image_labels import image_labels
-from xreal_synth.planning.labels import labels_of
-from xreal_synth.types import LabelValue, PlacedFinding
+from xreal_synth.planning.labels import LabelValues, image_labels, labels_of
+from xreal_synth.types import LabelValue
 
 PROBE_GROUPS: Final = 4096
 BUDGET_S: Final = 0.5
 _LEAST: Final = 8
 _COUNTED_EXACTLY: Final = 4096
-_COLUMN: Final[dict[LabelValue, int]] = {1: 0, 0: 1, None: 2}
-
-_Totals = dict[tuple[str, str], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +71,7 @@ class ProbeReport:
     def require_placeable(self, source: str = "recipe") -> None:
         """Raises RecipeError if a row has no place on any probed anatomy, with the reasons."""
         problems = [
-            Problem(
-                f"{error.where}", f"{error.found} ({row.tried} anatomies tried)", error.wanted, error.hint
-            )
+            Problem(error.where, f"{error.found} ({row.tried} anatomies tried)", error.wanted, error.hint)
             for row in self.rows
             if row.placed == 0
             for error, _ in row.reasons[:1]
@@ -92,7 +86,7 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
     At least eight groups are drawn (or all, if fewer) and every row meets eight anatomies (or all
     drawn), however long that takes.
     """
-    tallies = [_Tally() for _ in plan.recipe.findings]
+    tallies = [_Tally(plan, row) for row in range(len(plan.recipe.findings))]
     kept, probed, large = _probe_groups(plan, min(plan.recipe.anatomies, n), budget_s, tallies)
     _probe_rows(plan, kept, tallies)
     counts, shams = _groups_per_row(plan)
@@ -103,12 +97,15 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
             asked=_asked(plan, i),
             groups=counts[i],
             shams=shams[i],
-            tried=tallies[i].tried,
-            placed=tallies[i].placed,
-            reasons=tallies[i].ranked(),
+            tried=tally.tried,
+            placed=tally.placed,
+            reasons=tuple((e[0], len(e)) for e in sorted(tally.errors.values(), key=len, reverse=True)),
         )
-        for i, row in enumerate(plan.recipe.findings)
+        for i, (row, tally) in enumerate(zip(plan.recipe.findings, tallies, strict=True))
     )
+    totals: _Totals = defaultdict(float)
+    for row, tally in zip(rows, tallies, strict=True):
+        (_count_real if plan.on_images else _count_generated)(plan, row, tally, large / probed, totals)
     return ProbeReport(
         samples=plan.recipe.anatomies,
         images=sum(sum(_images(plan, row)) for row in rows),
@@ -116,49 +113,62 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
         probed=probed,
         large_hearts=large / probed,
         rows=rows,
-        labels=_image_table(plan, rows, tallies)
-        if plan.on_images
-        else _label_table(plan, rows, large / probed),
+        labels=tuple(
+            LabelCount(name, label, *(totals[name, label, value] for value in (1, 0, None)))
+            for name, labels in LABEL_SETS.items()
+            for label in labels
+        ),
     )
 
 
+_Totals = defaultdict[tuple[str, str, LabelValue], float]
+"""Images by label set, label and its value."""
+
+
+@dataclass(slots=True)
 class _Tally:
-    """How often a row was tried and placed, what failed by path and message, and real images' labels: of those
-    left as they are, and of those edited."""
+    """How often a row was tried and placed, what failed by path, and real images' labels: of those left as they are,
+    and of those edited."""
 
-    def __init__(self) -> None:
-        self.tried = 0
-        self.placed = 0
-        self.times: Counter[str] = Counter()
-        self.errors: dict[str, PlacementError] = {}
-        self.own, self.edited = _no_totals(), _no_totals()
+    plan: Plan
+    row: int
+    tried: int = 0
+    placed: int = 0
+    errors: dict[str, list[PlacementError]] = field(default_factory=dict)
+    own: _Totals = field(default_factory=lambda: defaultdict(float))
+    edited: _Totals = field(default_factory=lambda: defaultdict(float))
 
-    def count(self, plan: Plan, row: int, chest: Chest, index: int) -> None:
-        self.tried += 1
-        kinds = len(plan.recipe.findings[row].kinds)
+    def chest(self, index: int) -> Chest | None:
+        """A group's chest; None, and counted, for a real image that cannot be used."""
         try:
-            placed = [plan.place_row(row, chest, index, 0, variant) for variant in range(kinds)]
+            return self.plan.chest(index, 0, self.row)
+        except AnatomyError as error:
+            if not self.plan.on_images:
+                raise
+            self.tried += 1
+            self._fail(
+                PlacementError(found=error.found, wanted=error.wanted, hint=error.hint, where=error.where)
+            )
+            return None
+
+    def count(self, chest: Chest, index: int) -> None:
+        """Places the row on a chest."""
+        self.tried += 1
+        kinds = len(self.plan.recipe.findings[self.row].kinds)
+        try:
+            placed = [self.plan.place_row(self.row, chest, index, 0, variant) for variant in range(kinds)]
         except PlacementError as error:
-            self.fail(error)
-        else:
-            self.placed += 1
-            for findings in placed:
-                self._tell(plan, row, chest, findings, 1 / kinds)
-
-    def fail(self, error: PlacementError) -> None:
-        self.times[error.where] += 1
-        self.errors.setdefault(error.where, error)
-
-    def _tell(
-        self, plan: Plan, row: int, chest: Chest, placed: tuple[PlacedFinding, ...], share: float
-    ) -> None:
-        as_it_is, edited = plan.source_image(chest), plan.source_image(chest, row)
+            self._fail(error)
+            return
+        self.placed += 1
+        as_it_is, edited = self.plan.source_image(chest), self.plan.source_image(chest, self.row)
         if as_it_is is not None and edited is not None:
-            _add(self.own, image_labels(as_it_is, ()), share)
-            _add(self.edited, image_labels(edited, placed), share)
+            for findings in placed:
+                _add(self.own, image_labels(as_it_is, ()), 1 / kinds)
+                _add(self.edited, image_labels(edited, findings), 1 / kinds)
 
-    def ranked(self) -> tuple[tuple[PlacementError, int], ...]:
-        return tuple((self.errors[where], times) for where, times in self.times.most_common())
+    def _fail(self, error: PlacementError) -> None:
+        self.errors.setdefault(error.where, []).append(error)
 
 
 def _probe_groups(
@@ -171,14 +181,14 @@ def _probe_groups(
     for index in range(groups):
         if index >= _LEAST and time.monotonic() - start > budget_s:
             return kept, index, large
-        row = plan.row(index)
-        chest = _chest(plan, index, row, tallies[row])
+        tally = tallies[plan.row(index)]
+        chest = tally.chest(index)
         if chest is None:
             continue
         if index < _LEAST:
             kept.append(chest)
         large += (chest.ctr or 0.0) > NORMAL_HEART
-        tallies[row].count(plan, row, chest, index)
+        tally.count(chest, index)
     return kept, groups, large
 
 
@@ -189,24 +199,12 @@ def _probe_rows(plan: Plan, kept: list[Chest], tallies: list[_Tally]) -> None:
     """
     tries = _LEAST if plan.on_images else len(kept)
     own = plan.on_images or plan.fits_hearts
-    for row, tally in enumerate(tallies):
+    for tally in tallies:
         if tally.tried < tries or not tally.placed:
             for index in range(tries):
-                chest = _chest(plan, index, row, tally) if own else kept[index]
+                chest = tally.chest(index) if own else kept[index]
                 if chest is not None:
-                    tally.count(plan, row, chest, index)
-
-
-def _chest(plan: Plan, index: int, row: int, tally: _Tally) -> Chest | None:
-    """A group's chest; None, and counted, for a real image that cannot be used."""
-    try:
-        return plan.chest(index, 0, row)
-    except AnatomyError as error:
-        if not plan.on_images:
-            raise
-        tally.tried += 1
-        tally.fail(PlacementError(found=error.found, wanted=error.wanted, hint=error.hint, where=error.where))
-        return None
+                    tally.count(chest, index)
 
 
 def _groups_per_row(plan: Plan) -> tuple[list[float], list[float]]:
@@ -240,36 +238,24 @@ def _images(plan: Plan, row: RowReport) -> tuple[float, float]:
     return row.groups * pairs.twin + row.shams, row.groups * pairs.variants * len(asked.kinds)
 
 
-def _label_table(plan: Plan, rows: tuple[RowReport, ...], large: float) -> tuple[LabelCount, ...]:
+def _count_generated(plan: Plan, row: RowReport, tally: _Tally, large: float, totals: _Totals) -> None:
     """Expected images per label and value; of masks as they are a share `large` has a large heart in every row."""
-    totals = _no_totals()
-    unrequested = plan.recipe.labels.unrequested
-    for row in rows:
-        healthy, edited = _images(plan, row)
-        wide = float(plan.large_heart(row.row)) if plan.fits_hearts else large
-        kinds = [[label.name for label in labels] for _, labels in plan.recipe.findings[row.row].kinds]
-        for names, images in (([], healthy), *((kind, edited / len(kinds)) for kind in kinds)):
-            for ctr, share in ((0.0, 1.0 - wide), (1.0, wide)):
-                _add(totals, labels_of(names, unrequested, ctr), images * share)
-    return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
+    healthy, edited = _images(plan, row)
+    wide = float(plan.large_heart(row.row)) if plan.fits_hearts else large
+    kinds = [[label.name for label in labels] for _, labels in plan.recipe.findings[row.row].kinds]
+    for names, images in (([], healthy), *((kind, edited / len(kinds)) for kind in kinds)):
+        for ctr, share in ((0.0, 1.0 - wide), (1.0, wide)):
+            _add(totals, labels_of(names, plan.recipe.labels.unrequested, ctr), images * share)
 
 
-def _image_table(plan: Plan, rows: tuple[RowReport, ...], tallies: list[_Tally]) -> tuple[LabelCount, ...]:
+def _count_real(plan: Plan, row: RowReport, tally: _Tally, large: float, totals: _Totals) -> None:
     """Expected images per label and value: each row's real images are like those of it that were tried."""
-    totals = _no_totals()
-    for row, tally in zip(rows, tallies, strict=True):
-        for images, reported in zip(_images(plan, row), (tally.own, tally.edited), strict=True):
-            for key, columns in reported.items():
-                for column, times in enumerate(columns):
-                    totals[key][column] += images * times / max(1, tally.placed)
-    return tuple(LabelCount(*key, *columns) for key, columns in totals.items())
+    for images, reported in zip(_images(plan, row), (tally.own, tally.edited), strict=True):
+        for key, times in reported.items():
+            totals[key] += images * times / max(1, tally.placed)
 
 
-def _no_totals() -> _Totals:
-    return {(name, label): [0.0, 0.0, 0.0] for name, labels in LABEL_SETS.items() for label in labels}
-
-
-def _add(totals: _Totals, labels: dict[str, dict[str, LabelValue]], images: float) -> None:
+def _add(totals: _Totals, labels: LabelValues, images: float) -> None:
     for name, values in labels.items():
         for label, value in values.items():
-            totals[name, label][_COLUMN[value]] += images
+            totals[name, label, value] += images

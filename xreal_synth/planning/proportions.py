@@ -1,4 +1,4 @@
-"""The findings row of each group of a shard: exact proportions at every prefix, in random order.
+"""Findings rows and shams of groups: exact proportions at every prefix of a shard, in random order, in constant time.
 
 Row i of share s_i = w_i / sum(w) is a chain of jobs, one per group; job j may stand only in the slots
 that overlap [j/s_i, (j+1)/s_i). Giving every slot its share s_i of row i's job is a fractional matching
@@ -6,41 +6,69 @@ of jobs to slots; dependent rounding (random alternating steps around cycles, Ga
 it a matching that keeps every job in its window, so that in every prefix of length m row i stands
 within one group of m*s_i, and leaves the chance of row i at any slot at exactly s_i. All arithmetic is in
 integers: weights are taken as the exact fractions that their floats are.
+
+A shard's rows are one such sequence; which groups of a row have a sham is another, in the order in which they come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from math import gcd, lcm
+from typing import Final
 
 import numpy as np
+
+from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.seeds import stream
+
+_KEPT_SHARDS: Final = 8
 
 _Edges = dict[int, int]
 
 
-def row_sequence(weights: Sequence[float], n: int, rng: np.random.Generator) -> list[int]:
-    """Rows for slots 0..n-1, uint list of length n.
+class Sequences:
+    """The rows and the shams of a recipe's groups."""
 
-    Every prefix of length m holds row i strictly within one of m * weights[i] / sum(weights) times;
-    each slot shows row i with exactly that chance. Weights are positive and finite.
-    """
-    assert n >= 0, n
-    assert min(weights) > 0, weights
-    sequence = RowSequence(weights, n, rng)
-    return [sequence.row(slot) for slot in range(n)]
+    def __init__(self, recipe: Recipe) -> None:
+        self._size = recipe.output.shard_size
+        on_images = isinstance(recipe.anatomy.source, ImagesSource)
+        shams = [recipe.pairs.sham * row.takes_sham(on_images=on_images) for row in recipe.findings]
+        weights = [row.weight for row in recipe.findings]
 
+        def rows(k: int) -> RowSequence:
+            return RowSequence(weights, self._size, stream(recipe.seed, k, 0, "rows"))
 
-def _integers(weights: Sequence[float]) -> list[int]:
-    fractions = [Fraction(weight) for weight in weights]
-    common = lcm(*(fraction.denominator for fraction in fractions))
-    whole = [fraction.numerator * (common // fraction.denominator) for fraction in fractions]
-    divisor = gcd(*whole)
-    return [number // divisor for number in whole]
+        def shams_of(k: int, row: int) -> RowSequence:
+            rng = stream(recipe.seed, k, 0, "shams", row)
+            return RowSequence([shams[row], 1 - shams[row]], self._size, rng)
+
+        self._shares = shams
+        self._rows = lru_cache(_KEPT_SHARDS)(rows)
+        self._shams = lru_cache(_KEPT_SHARDS * len(weights))(shams_of)
+
+    def row(self, index: int) -> int:
+        """The findings row of a group."""
+        k, slot = divmod(index, self._size)
+        return self._rows(k).row(slot)
+
+    def sham(self, index: int) -> bool:
+        """Whether a group has a sham."""
+        k, slot = divmod(index, self._size)
+        row = self._rows(k).row(slot)
+        if self._shares[row] in (0.0, 1.0):
+            return self._shares[row] == 1.0
+        return self._shams(k, row).row(self._rows(k).turns[slot]) == 0
 
 
 class RowSequence:
-    """`row_sequence`, worked out from the left as far as it is asked for.
+    """Rows of slots 0..n-1, worked out from the left as far as they are asked for.
+
+    Every prefix of length m holds row i strictly within one of m * weights[i] / sum(weights) times; each slot shows
+    row i with exactly that chance. Weights are positive and finite. `turns[t]` is how many slots before t have its
+    row, once `row(t)` was asked for.
 
     `slots[t]` maps open jobs to their mass in slot t, `jobs[j]` is the mirror image. A slot or a job
     holds `total` mass in all. Slot n stands for everything after the horizon: what the last job of each
@@ -48,9 +76,13 @@ class RowSequence:
     """
 
     def __init__(self, weights: Sequence[float], n: int, rng: np.random.Generator) -> None:
+        assert min(weights) > 0, weights
+        exact = [Fraction(weight) for weight in weights]
+        common = lcm(*(weight.denominator for weight in exact))
+        whole = [int(weight * common) for weight in exact]
+        self.weights = [weight // gcd(*whole) for weight in whole]
         self.n = n
         self.rng = rng
-        self.weights = _integers(weights)
         self.total = sum(self.weights)
         self.room = [0] * len(weights)
         self.job_of = [-1] * len(weights)
@@ -58,32 +90,22 @@ class RowSequence:
         self.jobs: list[_Edges] = []
         self.row_of: list[int] = []
         self.chosen: list[int] = []
-        self.settled = 0
         self.turns: list[int] = []
         self._met = [0] * len(weights)
 
     def row(self, slot: int) -> int:
         """The row of this slot, 0 <= slot < n."""
         assert 0 <= slot < self.n, slot
-        while self.settled <= slot:
-            self._lay_to(self.settled)
-            while self.slots[self.settled]:
-                self._round(self._cycle(self.settled))
-            row = self.chosen[self.settled]
+        while (settled := len(self.turns)) <= slot:
+            if settled == len(self.slots):
+                self._lay()
+            while self.slots[settled]:
+                self._round(self._cycle(settled))
+            row = self.chosen[settled]
             assert row >= 0, "a slot without a row"
             self.turns.append(self._met[row])
             self._met[row] += 1
-            self.settled += 1
         return self.chosen[slot]
-
-    def turn(self, slot: int) -> int:
-        """How many slots before this one have its row."""
-        self.row(slot)
-        return self.turns[slot]
-
-    def _lay_to(self, slot: int) -> None:
-        while len(self.slots) <= slot:
-            self._lay()
 
     def _lay(self) -> None:
         """Opens the next slot: `weight` mass of each row's current job, or of two where one ends."""
@@ -116,12 +138,10 @@ class RowSequence:
 
     def _beyond(self, job: int, slot: int) -> int:
         """Another slot in which the job is open, the nearest first; opens slots until there is one."""
-        while True:
-            for end in self.jobs[job]:
-                if end != slot:
-                    return end
+        while (end := next((end for end in self.jobs[job] if end != slot), None)) is None:
             assert len(self.slots) <= self.n, "a job with a single open edge"
             self._lay()
+        return end
 
     def _cycle(self, start: int) -> list[tuple[int, int]]:
         """A cycle of open edges as (job, slot) pairs; neighbours alternate between sharing job and slot.
@@ -134,7 +154,7 @@ class RowSequence:
         jobs_seen: dict[int, int] = {}
         slot, came_by = start, -1
         while True:
-            job = _other(self.slots[slot], came_by)
+            job = next(end for end in self.slots[slot] if end != came_by)
             path.append((job, slot))
             if job in jobs_seen:
                 return path[jobs_seen[job] :]
@@ -156,11 +176,3 @@ class RowSequence:
             self._put(job, slot, mass + change)
         for job, slot, mass in downs:
             self._put(job, slot, mass - change)
-
-
-def _other(edges: _Edges, but: int) -> int:
-    """A job open in this slot that is not `but`."""
-    for end in edges:
-        if end != but:
-            return end
-    raise AssertionError("a slot with a single open edge")

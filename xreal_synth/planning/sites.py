@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.anatomy.measure import lung_box
+from xreal_synth.anatomy.measure import organ_box
 from xreal_synth.findings import LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.planning.prior import Lung
 from xreal_synth.types import Mask, PixelBox
@@ -83,7 +83,7 @@ class Site:
 def site_of(anatomy: Mask, lung: Lung, factor: int) -> Site:
     """That lung of a validated mask. The mask is uint8 [H, W]."""
     code = CODE_OF[lung]
-    return Site(lung, lung_box(anatomy, code), int((anatomy == code).sum()), anatomy.shape[0], factor)
+    return Site(lung, organ_box(anatomy, code), int((anatomy == code).sum()), anatomy.shape[0], factor)
 
 
 def overlap(boxes: Ints, organ: npt.NDArray[np.bool_]) -> Floats:
@@ -114,7 +114,7 @@ def side_and_zone(box: PixelBox, anatomy: Mask) -> tuple[Lung, str]:
     """The lung that a box covers more of, and its zone there. The mask is uint8 [H, W]."""
     inside = anatomy[box[1] : box[3], box[0] : box[2]]
     lung: Lung = "left" if (inside == LEFT_LUNG).sum() >= (inside == RIGHT_LUNG).sum() else "right"
-    return lung, zone_of(box, lung_box(anatomy, CODE_OF[lung]))
+    return lung, zone_of(box, organ_box(anatomy, CODE_OF[lung]))
 
 
 def area(box: PixelBox) -> int:

@@ -5,72 +5,43 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xreal_synth.prepare.run import PreparedImage, image_key
+from xreal_synth.images.manifest import splits_of_patients
+from xreal_synth.prepare.run import PreparedImage
 
 ALIKE: Final = 0.99
 """Least correlation of two small pictures of one image. Of 2,010 real images, the nearest of another patient came to
 0.98 at most; after another contrast, size and JPEG at quality 60 an image and itself came to 0.9997 at least."""
 FAR: Final = 3.5
 """Robust standard deviations from the median beyond which an image is unlike the rest."""
-SHOWN: Final = 24
 _BLOCK: Final = 1024
 _LEAST_SPREAD: Final = {"shorter side": 0.05, "width over height": 0.05, "mean grey": 4.0, "contrast": 2.0}
 """Of each measure, in its own unit; the sides' are logarithms."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outlier:
-    """An image unlike the rest: where it lies, its source, and by which measure."""
-
-    image: str
-    original: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedAudit:
-    """`labels`: positives of each label by "split view". `alike`: pairs of sources in different splits that show the
-    same. `patients`: those in two splits. Outliers begin with the farthest."""
-
-    labels: dict[str, dict[str, int]]
-    alike: tuple[tuple[str, str], ...]
-    patients: tuple[str, ...]
-    outliers: tuple[Outlier, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The audit as prepared.json has it; outliers by their source's name."""
-        return {
-            "positives_by_split_and_view": self.labels,
-            "alike_across_splits": [list(pair) for pair in self.alike],
-            "patients_across_splits": list(self.patients),
-            "outliers": [{"file": one.original, "reason": one.reason} for one in self.outliers],
-        }
-
-
-def audit(images: Sequence[PreparedImage], rows: Sequence[dict[str, str]]) -> PreparedAudit:
-    """Of the images and their rows in the manifest."""
+def audit(images: Sequence[PreparedImage], rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Of the images and their rows in the manifest, as prepared.json has it: positives of each label by "split view",
+    pairs of sources in different splits that show the same, patients in two splits, and outliers by their source's
+    name, the farthest first."""
     labels: dict[str, Counter[str]] = {}
-    splits: dict[str, set[str]] = {}
+    splits = splits_of_patients((row["patient_id"], row["split"]) for row in rows)
     for row in rows:
-        splits.setdefault(row["patient_id"], set()).add(row["split"])
         for name in filter(None, row["labels"].split("|")):
             labels.setdefault(name, Counter())[f"{row['split']} {row['view'] or 'no view'}"] += 1
-    measurements = np.stack([np.frombuffer(base64.b64decode(image.done.look), np.uint8) for image in images])
-    return PreparedAudit(
-        {name: dict(sorted(counts.items())) for name, counts in sorted(labels.items())},
-        tuple(_alike(measurements.astype(np.float32), rows)),
-        tuple(sorted(patient for patient, found in splits.items() if len(found) > 1)),
-        tuple(_outliers(images, measurements)),
-    )
+    looks = np.stack([np.frombuffer(base64.b64decode(image.done.look), np.uint8) for image in images])
+    return {
+        "positives_by_split_and_view": {name: dict(sorted(labels[name].items())) for name in sorted(labels)},
+        "alike_across_splits": _alike(looks.astype(np.float32), rows),
+        "patients_across_splits": sorted(patient for patient, found in splits.items() if len(found) > 1),
+        "outliers": _outliers(images, looks),
+    }
 
 
-def _alike(measurements: NDArray[np.float32], rows: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
+def _alike(measurements: NDArray[np.float32], rows: Sequence[dict[str, str]]) -> list[list[str]]:
     measurements = measurements - measurements.mean(axis=1, keepdims=True)
     measurements /= np.maximum(np.linalg.norm(measurements, axis=1, keepdims=True), 1e-6)
     names, splits = [row["original_id"] for row in rows], np.array([row["split"] for row in rows])
@@ -80,11 +51,11 @@ def _alike(measurements: NDArray[np.float32], rows: Sequence[dict[str, str]]) ->
         for start in range(0, len(own), _BLOCK):
             block = own[start : start + _BLOCK]
             for i, j in np.argwhere(measurements[block] @ measurements[others].T >= ALIKE):
-                found.append((names[block[i]], names[others[j]]))
+                found.append([names[block[i]], names[others[j]]])
     return found
 
 
-def _outliers(images: Sequence[PreparedImage], measurements: NDArray[np.uint8]) -> list[Outlier]:
+def _outliers(images: Sequence[PreparedImage], measurements: NDArray[np.uint8]) -> list[dict[str, str]]:
     sides = np.array([(image.done.width, image.done.height) for image in images], np.float64)
     measures = {
         "shorter side": np.log(sides.min(axis=1)),
@@ -102,7 +73,4 @@ def _outliers(images: Sequence[PreparedImage], measurements: NDArray[np.uint8]) 
             reported = f"{name} {float(shown(values[at])):.3g}, of most {float(shown(middle)):.3g}"
             found[int(at)] = max(found.get(int(at), (0.0, "")), (far, reported))
     order = sorted(found, key=lambda at: -found[at][0])
-    return [
-        Outlier(image_key(images[at].chosen.image.key), images[at].chosen.image.name, found[at][1])
-        for at in order
-    ]
+    return [{"file": images[at].image.name, "reason": found[at][1]} for at in order]

@@ -11,9 +11,8 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
-from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.prepare.tables import SourceTable, read_table, staged
-from xreal_synth.storage import Store
+from xreal_synth.prepare.labels import Labels, dataset_labels, has_known_labels
+from xreal_synth.prepare.tables import SourceTable, read_table
 
 LICENCE = (
     "CheXpert (Irvin et al., AAAI 2019): Stanford University School of Medicine CheXpert Dataset Research Use "
@@ -45,7 +44,7 @@ def find_chexpert(place: SourcePlace) -> FoundImages:
 def _tables(place: SourcePlace) -> tuple[str, list[SourceTable]]:
     names = [(root, name) for root in ROOTS for name in TABLES.values()]
     root = next((root for root, name in names if place.images.exists(f"{root}{name}")), "")
-    store: Store = place.tables
+    store = place.tables
     own = next((root for root, name in names if store.exists(f"{root}{name}")), None)
     if own is None:
         raise TrainingError(
@@ -67,57 +66,51 @@ def _usable(row: Row, found: FoundImages) -> bool:
         )
         return False
     try:
-        for column in CHEXPERT14:
-            if row[column] and float(row[column]) not in (1, 0, -1):
-                raise ValueError
         float(row["Age"] or 0)
+        known = has_known_labels(row)
     except ValueError:
-        found.refuse(
-            name, RowFault.BAD_VALUE, "a label that is not 1, 0, -1 or empty, or an age that is no number"
-        )
-        return False
-    return True
+        known = False
+    if not known:
+        reason = "a label that is not 1, 0, -1 or empty, or an age that is no number"
+        found.refuse(name, RowFault.BAD_VALUE, reason)
+    return known
 
 
 def _labels(rows: list[Row], table: SourceTable, place: SourcePlace) -> list[Labels]:
-    """All rows staged as train/..: CheX_Dataset finds the patient behind the word that its table's path holds."""
+    """All rows as train/..: CheX_Dataset finds the patient behind the word that its table's path holds."""
     import torchxrayvision as xrv
 
     if not rows:
         return []
-    renamed = [{**row, "Path": _staged_path(row)} for row in rows]
+    renamed = [{**row, "Path": f"CheXpert-v1.0-small/train/{_parts(row)[2]}"} for row in rows]
     columns = tuple(dict.fromkeys((*table.columns, *FACTS)))
-    with staged({"train.csv": (columns, renamed)}) as folder:
-        dataset = open_dataset(
-            xrv.datasets.CheX_Dataset, imgpath=str(folder), csvpath=str(folder / "train.csv")
-        )
-    assert dataset.csv["Path"].tolist() == [row["Path"] for row in renamed]
-    return dataset_labels(dataset, place.blank)
+    read, labels = dataset_labels(xrv.datasets.CheX_Dataset, {"csvpath": (columns, renamed)}, place.blank)
+    assert read["Path"].tolist() == [row["Path"] for row in renamed]
+    return labels
 
 
-def _staged_path(row: Row) -> str:
+def _parts(row: Row) -> tuple[str, ...]:
+    """train/patient1/study1/view1_frontal.jpg, train, the path below it, patient1, frontal."""
     match = _PATH.fullmatch(row["Path"])
     assert match is not None
-    return f"CheXpert-v1.0-small/train/{match[3]}"
+    return match.groups()
 
 
 def _image(row: Row, named: Labels, root: str) -> FoundImage:
-    match = _PATH.fullmatch(row["Path"])
-    assert match is not None
-    path, split, below, patient, side = match.groups()
+    path, split, below, patient, side = _parts(row)
     lateral = (row["Frontal/Lateral"] or side).casefold() != "frontal"
     base = root.rpartition("CheXpert-v1.0 ")[0] if BATCHES[0] in root else root
     in_batches = [f"{base}CheXpert-v1.0 {batch}/{part}" for batch in BATCHES for part in (path, below)]
-    age = years(row["Age"])
+    view = "LATERAL" if lateral else frontal(row["AP/PA"]) or row["AP/PA"]
+    age, sex = years(row["Age"]), {"male": "M", "female": "F"}.get(row["Sex"].casefold(), "")
     return FoundImage(
-        key=key_of(path),
-        files=(f"{root}{path}", *in_batches),
-        patient=patient,
-        labels=named[0],
-        unknown=named[1],
-        view="LATERAL" if lateral else frontal(row["AP/PA"]) or row["AP/PA"],
+        key_of(path),
+        (f"{root}{path}", *in_batches),
+        patient,
+        *named,
+        view=view,
         frontal=not lateral,
         age="" if age == "0" else age,
-        sex={"male": "M", "female": "F"}.get(row["Sex"].casefold(), ""),
+        sex=sex,
         split=SPLITS[split],
     )

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
-from xreal_synth.prepare.audit import PreparedAudit, audit
-from xreal_synth.prepare.choose import Choice, choose
-from xreal_synth.prepare.found import Blank, FolderColumns, FoundImages, Kind, SourcePlace
-from xreal_synth.prepare.images import Shape
+from xreal_synth.prepare.audit import audit
+from xreal_synth.prepare.choose import choose
+from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
 from xreal_synth.prepare.publish import (
     REFUSED,
     manifest_rows,
-    without_credentials,
     write_account,
     write_manifest,
-    write_refused,
+    write_tars,
 )
-from xreal_synth.prepare.run import OnImages, Outcome, Preparation, generate_images
+from xreal_synth.prepare.run import OnImages, PrepareTask, RefusedMask, generate_images
 from xreal_synth.prepare.segmenters import open_segmenter
 from xreal_synth.prepare.tables import read_beside
-from xreal_synth.prepare.tars import write_tars
 from xreal_synth.storage import LocalStore, Store, open_store, private_files
-from xreal_synth.uris import is_remote, local_folder
+from xreal_synth.uris import is_remote, local_folder, scrubbed
 
 SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
     "nih": (nih.find_nih, nih.LICENCE),
@@ -40,41 +37,13 @@ SOURCES: Final[dict[Kind, tuple[Callable[[SourcePlace], FoundImages], str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class PrepareTask:
-    """A preparation asked for: a source (path or any fsspec URI), how its tables are read, what is taken and made.
-
-    `tables` is where the tables lie if not with the images; `boxes` is a list that is read instead of the source's
-    boxes. `segmenter` is `pspnet` or a bundle; `weights` the folder of PSPNet's weights. `shard_images` writes
-    WebDataset tars too, with this many images each.
-    """
-
-    kind: Kind
-    source: str
-    out: Path
-    shape: Shape
-    choice: Choice = field(default_factory=Choice)
-    tables: str | None = None
-    columns: FolderColumns = field(default_factory=FolderColumns)
-    boxes: str = ""
-    encoding: str = "utf-8-sig"
-    blank: Blank = "unknown"
-    segmenter: str = "xreal-mini"
-    weights: Path | None = None
-    device: str = "cpu"
-    min_score: float = 0.0
-    workers: int = 2
-    shard_images: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome: the rows of the manifest, everything refused and left out, `prepared.json`, and its audit."""
+    """The outcome: the rows of the manifest, everything refused and left out, and `prepared.json`."""
 
     rows: list[dict[str, str]]
     found: FoundImages
-    outcome: Outcome
+    refused_masks: list[RefusedMask]
     account: dict[str, Any]
-    audit: PreparedAudit
 
     @property
     def refused_share(self) -> float:
@@ -95,14 +64,8 @@ def prepare(
     something else, or no image is left; BundleError for the segmenter.
     """
     warnings.filterwarnings("ignore", module=r"pydicom\.")
-    place = SourcePlace(
-        _source(task.source),
-        _source(task.tables or task.source),
-        task.encoding,
-        task.blank,
-        task.columns,
-        task.boxes,
-    )
+    images_at, tables_at = _source(task.source), _source(task.tables or task.source)
+    place = SourcePlace(images_at, tables_at, task.encoding, task.blank, task.columns, task.boxes)
     find, licence = SOURCES[task.kind]
     found = find(place)
     if task.boxes and not found.box(read_beside(place.tables, task.boxes), task.boxes, task.columns):
@@ -111,12 +74,13 @@ def prepare(
         )
     chosen = choose(found, task.choice)
     if not chosen:
+        hint = "--min-age and the column of views say who is left out"
+        if found.refused:
+            hint = f"the first of those refused is {found.refused[0].file}: {found.refused[0].reason}"
         raise TrainingError(
-            found=f"no image to prepare: {_counts(found)}",
-            wanted="frontal images of adults",
-            hint=_hint(found),
+            found=f"no image to prepare: {_counts(found)}", wanted="frontal images of adults", hint=hint
         )
-    given = all(one.image.mask for one in chosen)
+    given = all(image.mask for image in chosen)
     segmenter = None if given else open_segmenter(task.segmenter, task.weights, task.device)
     mask_source = segmenter.name if segmenter else f"column {task.columns.mask}"
     private_files()
@@ -124,36 +88,32 @@ def prepare(
     made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit}
     journal = PrepareJournal(task.out, made_so)
     on_start(len(chosen))
-    making = Preparation(task.shape, task.min_score, task.choice.min_age, task.workers)
     try:
-        outcome = generate_images(place.images, out, chosen, found, making, segmenter, journal, on_images)
+        images, refused_masks = generate_images(
+            task, place.images, out, chosen, found, segmenter, journal, on_images
+        )
     finally:
         journal.close()
-    if journal.damaged:
-        found.notes.append(
-            f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again"
-        )
-    found.notes += _linked(place)
-    if near := near_patients({image.patient for image in found.images}):
-        reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
-        found.notes.append(
-            f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
-        )
-    write_refused(out, found)
-    if not outcome.images:
+    found.notes += _notes(place, found, journal)
+    refused = [asdict(refusal) for refusal in found.refused]
+    out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
+    if not images:
         raise TrainingError(
             found=f"no image is left: {_counts(found)}",
             wanted="images that can be used",
             hint=f"see {task.out / REFUSED}",
         )
-    rows = manifest_rows(outcome.images, mask_source)
+    rows = manifest_rows(images, mask_source)
     write_manifest(out, rows)
     if task.shard_images:
         write_tars(out, rows, task.shard_images)
-    looked = audit(outcome.images, rows)
-    settings = made_so | {"masks": mask_source} | _settings(task)
-    account = write_account(out, rows, found, settings, licence, looked.as_dict())
-    return Report(rows, found, outcome, account, looked)
+    choice = task.choice
+    settings = {
+        **made_so, "masks": mask_source, "source": scrubbed(task.source), "splits": str(choice.splits),
+        "min_age": choice.min_age, "limit": choice.limit, "min_score": task.min_score, "blank": task.blank,
+    }  # fmt: skip
+    account = write_account(out, rows, found, settings, licence, audit(images, rows))
+    return Report(rows, found, refused_masks, account)
 
 
 def _source(uri: str) -> Store:
@@ -161,32 +121,21 @@ def _source(uri: str) -> Store:
     return open_store(uri) if is_remote(uri) else LocalStore(local_folder(uri), farm=True)
 
 
-def _linked(place: SourcePlace) -> list[str]:
+def _notes(place: SourcePlace, found: FoundImages, journal: PrepareJournal) -> list[str]:
+    notes = []
+    if journal.damaged:
+        notes.append(
+            f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again"
+        )
     stores = [store for store in (place.images, place.tables) if isinstance(store, LocalStore)]
-    folders = sorted({folder for store in stores for folder in store.mirrored or ()})
-    if not folders:
-        return []
-    return [f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}"]
-
-
-def _settings(task: PrepareTask) -> dict[str, Any]:
-    choice = task.choice
-    return {
-        "source": without_credentials(task.source),
-        "splits": str(choice.splits),
-        "min_age": choice.min_age,
-        "limit": choice.limit,
-        "min_score": task.min_score,
-        "blank": task.blank,
-    }
-
-
-def _hint(found: FoundImages) -> str:
-    """What may bring images back in, by what was met first."""
-    if found.refused:
-        first = found.refused[0]
-        return f"the first of those refused is {first.file}: {first.reason}"
-    return "--min-age and the column of views say who is left out"
+    if folders := sorted({folder for store in stores for folder in store.mirrored or ()}):
+        notes.append(f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}")
+    if near := near_patients({image.patient for image in found.images}):
+        reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
+        notes.append(
+            f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
+        )
+    return notes
 
 
 def _counts(found: FoundImages) -> str:

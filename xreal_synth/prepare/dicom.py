@@ -14,7 +14,7 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import BadImage, RowFault
 from xreal_synth.opening import MAX_PIXELS
 from xreal_synth.prepare.found import frontal, years
-from xreal_synth.prepare.grey import stretched, windowed
+from xreal_synth.prepare.grey import PERCENTILES, scaled
 
 PREAMBLE = 128
 MAGIC = b"DICM"
@@ -50,8 +50,15 @@ def decode_dicom(data: bytes) -> tuple[NDArray[np.uint8], Facts]:
     Padding has no part in this and is black. Raises BadImage for what is not one grey projection of a chest or has
     fewer pixels than it says, TrainingError if pydicom is not installed.
     """
-    pydicom = _pydicom()
-    from pydicom.uid import ImplicitVRLittleEndian
+    try:
+        import pydicom
+        from pydicom.uid import ImplicitVRLittleEndian
+    except ImportError as error:
+        raise TrainingError(
+            found="a DICOM image, and pydicom is not installed",
+            wanted="the package that reads it",
+            hint="pip install 'xreal-synth[dicom]'",
+        ) from error
 
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
@@ -106,13 +113,12 @@ def _shown(levels: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
         raise BadImage(RowFault.BAD_VALUE, "DICOM: FloatPixelData has pixels that are not numbers")
     rescaled = apply_modality_lut(levels, dataset)
     voi = "VOILUTSequence" in dataset or _has_window(dataset)
-    scale = stretched if voi else windowed
     shown = np.asarray(apply_voi_lut(rescaled, dataset) if voi else rescaled, np.float64)
     image = np.zeros(levels.shape, np.uint8)
     if padding.all():
         raise BadImage(RowFault.ONE_COLOUR, "DICOM: every pixel is PixelPaddingValue")
     try:
-        image[~padding] = scale(shown[~padding])
+        image[~padding] = scaled(shown[~padding], (0, 100) if voi else PERCENTILES)
     except BadImage as bad:
         window = (
             f": WindowCenter {_text(dataset, 'WindowCenter')}, WindowWidth {_text(dataset, 'WindowWidth')}"
@@ -157,15 +163,3 @@ def _facts(dataset: Any) -> Facts:
     side = "LATERAL" if "lateral" in view.casefold() or view in ("LL", "RL") else view
     sex = _text(dataset, "PatientSex").upper()
     return Facts(frontal(view) or side, years(_text(dataset, "PatientAge")), sex if sex in ("M", "F") else "")
-
-
-def _pydicom() -> Any:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise TrainingError(
-            found="a DICOM image, and pydicom is not installed",
-            wanted="the package that reads it",
-            hint="pip install 'xreal-synth[dicom]'",
-        ) from error
-    return pydicom

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import image_label
-from xreal_synth.images.boxes import BadBoxes, TableEntry, image_of, images_by_name, read_entries
+from xreal_synth.images.boxes import BadBoxes, TableEntry, boxes_by_image, read_entries
 from xreal_synth.images.manifest import BOXES, BadImage, Refusal, RowFault
 from xreal_synth.prepare.tables import SourceTable
 from xreal_synth.storage import Store
@@ -141,13 +141,7 @@ class FoundImages:
                 wanted="boxes of findings (xreal_synth/prepare/README.md)",
                 hint="correct the list, or name its findings with --rename 'Yours=Effusion'",
             ) from bad  # fmt: skip
-        names = images_by_name(image.name for image in self.images)
-        boxes: dict[str, list[TableEntry]] = {}
-        strangers = 0
-        for entry in entries:
-            image = image_of(entry.image, names)
-            boxes.setdefault(image or "", []).append(entry)
-            strangers += image is None
+        boxes, strangers = boxes_by_image(entries, [image.name for image in self.images])
         if strangers:
             self.notes.append(f"{name}: {strangers} of {len(entries)} boxes are of images not in the table")
         self.images = [replace(image, boxes=tuple(boxes.get(image.name, ()))) for image in self.images]

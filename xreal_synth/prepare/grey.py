@@ -24,24 +24,9 @@ _PHOTOMETRIC = 262
 """TIFF's tag: 0 where white is zero, which Pillow minds for 8 bits alone."""
 
 
-def windowed(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Levels of any depth -> uint8, from their 0.5th to their 99.5th percentile; raises BadImage for one colour.
-
-    [H, W] -> [H, W].
-    """
-    low, high = np.percentile(levels, PERCENTILES)
-    return _scaled(levels, float(low), float(high))
-
-
-def stretched(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Levels of any depth -> uint8, from the lowest to the highest; raises BadImage for one colour.
-
-    [H, W] -> [H, W].
-    """
-    return _scaled(levels, float(levels.min()), float(levels.max()))
-
-
-def _scaled(levels: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
+def scaled(levels: NDArray[np.float64], percentiles: tuple[float, float] = PERCENTILES) -> NDArray[np.uint8]:
+    """Levels of any depth, of any shape -> uint8, from one percentile to the other; raises BadImage for one colour."""
+    low, high = np.percentile(levels, percentiles)
     if not (np.isfinite(low) and np.isfinite(high)) or high <= low:
         raise BadImage(RowFault.ONE_COLOUR, "image has only one colour")
     return np.asarray(np.clip((levels - low) / (high - low) * 255 + 0.5, 0, 255), np.uint8)
@@ -59,7 +44,7 @@ def decode_picture(data: bytes) -> GreyImage:
         raise BadImage(RowFault.UNREADABLE, str(error)) from error
     if strange := int((~np.isfinite(levels)).sum()):
         raise BadImage(RowFault.BAD_VALUE, f"{strange} pixels are not numbers")
-    return 255 - windowed(levels) if inverse else windowed(levels)
+    return 255 - scaled(levels) if inverse else scaled(levels)
 
 
 def look_of(image: GreyImage) -> str:

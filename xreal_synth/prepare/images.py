@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from xreal_synth.anatomy.label_map import decode_mask
 from xreal_synth.anatomy.validate import validate_mask, validate_sides
-from xreal_synth.dataset.png import encode_png
 from xreal_synth.errors import AnatomyError, StorageError
 from xreal_synth.images.files import check_contrast, mask_fault
 from xreal_synth.images.manifest import BadImage, RowFault
@@ -19,7 +16,7 @@ from xreal_synth.opening import MAX_IMAGE
 from xreal_synth.prepare.dicom import Facts, decode_dicom, is_dicom
 from xreal_synth.prepare.found import FoundImage
 from xreal_synth.prepare.grey import Fit, Square, decode_picture
-from xreal_synth.prepare.segmenters import Drawn, Masker
+from xreal_synth.prepare.segmenters import Masker
 from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask
 
@@ -36,40 +33,17 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadImage:
-    """An image uint8 [S, S] ready to be segmented; width and height of its source, what its file says of it, its own
-    mask, and the sha256 of what it was read from."""
+    """An image uint8 [S, S]; width and height of its source, what its file says of it, the sha256 of what it was read
+    from, and its own mask, or the one drawn for it. `score` is None where nothing says how certain that is."""
 
     source: FoundImage
     image: GreyImage
     width: int
     height: int
     facts: Facts
-    mask: Mask | None = None
-    content: str = ""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MaskedImage:
-    """An image with the mask drawn for it or given; `score` is None where nothing says how certain it is."""
-
-    read: ReadImage
-    mask: Mask
+    mask: Mask | None
     score: float | None
-
-    @property
-    def source(self) -> FoundImage:
-        """The image's row as it was found."""
-        return self.read.source
-
-    @property
-    def image(self) -> GreyImage:
-        """The prepared image, uint8 [S, S]."""
-        return self.read.image
-
-    def encoded(self) -> tuple[bytes, bytes, str]:
-        """The image's and the mask's PNG, and the image's sha256."""
-        image = encode_png(self.image)
-        return image, encode_png(self.mask), sha256_bytes(image)
+    content: str
 
 
 def content_of(image: bytes, mask: bytes, segmenter: str) -> str:
@@ -98,7 +72,7 @@ def read_image(
     made = square.image(image, shape.size)
     check_contrast(made)
     mask = _given_mask(mask_data, source.mask, (height, width), shape) if source.mask else None
-    return ReadImage(source, made, width, height, facts, mask, content)
+    return ReadImage(source, made, width, height, facts, mask, source.mask_score, content)
 
 
 def _first(store: Store, names: Sequence[str]) -> bytes:
@@ -130,46 +104,21 @@ def _sides(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
-Reading = tuple[FoundImage, Future[ReadImage | None]]
-
-
-def read_ahead(
-    store: Store, sources: Iterable[tuple[FoundImage, str]], shape: Shape, segmenter: str, workers: int
-) -> Iterator[Reading]:
-    """Every image and its former content, in order, read and made square in threads that run ahead."""
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Reading] = deque()
-        try:
-            for source, former in sources:
-                ahead.append((source, pool.submit(read_image, store, source, shape, segmenter, former)))
-                if len(ahead) >= 4 * workers:
-                    yield ahead.popleft()
-            while ahead:
-                yield ahead.popleft()
-        finally:
-            for _, future in ahead:
-                future.cancel()
-
-
-def add_masks(images: Sequence[ReadImage], segmenter: Masker | None) -> list[MaskedImage]:
+def add_masks(images: Sequence[ReadImage], segmenter: Masker | None) -> list[ReadImage]:
     """The images with the masks they came with, or the segmenter's."""
-    drawn: list[Drawn | None] = [None] * len(images)
-    blank = [at for at, image in enumerate(images) if image.mask is None]
-    if blank:
-        assert segmenter is not None, "images without a mask need a segmenter"
-        for at, found in zip(blank, segmenter.draw([images[at].image for at in blank]), strict=True):
-            drawn[at] = found
-    return [_masked(image, found) for image, found in zip(images, drawn, strict=True)]
+    blank = [image for image in images if image.mask is None]
+    if not blank:
+        return list(images)
+    assert segmenter is not None, "images without a mask need a segmenter"
+    drawn = segmenter.draw([image.image for image in blank])
+    masked = {
+        id(image): replace(image, mask=own.mask, score=round(own.score, 3))
+        for image, own in zip(blank, drawn, strict=True)
+    }
+    return [masked.get(id(image), image) for image in images]
 
 
-def _masked(read: ReadImage, drawn: Drawn | None) -> MaskedImage:
-    mask = drawn.mask if drawn is not None else read.mask
-    assert mask is not None
-    score = round(drawn.score, 3) if drawn is not None else read.source.mask_score
-    return MaskedImage(read, mask, score)
-
-
-def check_mask(image: MaskedImage, min_score: float) -> None:
+def check_mask(image: ReadImage, min_score: float) -> None:
     """Raises BadImage unless the mask is that of a frontal chest X-ray and the segmenter is sure enough of it.
 
     A mask that was given may show a sick chest in any shape: it passes where training takes it.
@@ -179,5 +128,10 @@ def check_mask(image: MaskedImage, min_score: float) -> None:
         validate(np.ascontiguousarray(image.mask), image.source.key)
     except AnatomyError as error:
         raise BadImage(mask_fault(error), error.found) from error
-    if image.score is not None and image.score < min_score:
-        raise BadImage(RowFault.UNSURE, f"certainty {image.score:.3f}, wanted at least {min_score:g}")
+    check_score(image.score, min_score)
+
+
+def check_score(score: float | None, least: float) -> None:
+    """Raises BadImage for a mask that is less certain than `least`."""
+    if score is not None and score < least:
+        raise BadImage(RowFault.UNSURE, f"certainty {score:.3f}, wanted at least {least:g}")

@@ -55,18 +55,18 @@ class PrepareJournal:
         self._folder, self._settings = folder, settings
         path = folder / JOURNAL
         if not path.exists():
-            _check_empty(folder)
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise TrainingError(
+                    found=f"{folder} holds something else than prepared images",
+                    wanted="a new or empty folder, or one that prepare was stopped in",
+                    hint="give another --out",
+                )
             folder.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
             self._write({"settings": settings})
             return
-        try:
-            whole, _, torn = read_file(path).rpartition(b"\n")
-        except UnreadableError as error:
-            raise _unreadable(folder, str(error)) from error
+        whole, torn = _checked(path, settings)
         lines = whole.split(b"\n") if whole else []
-        if lines:
-            _check_same(folder, _settings_in(folder, lines[0]), settings)
         for line in lines[1:]:
             try:
                 done = TypeAdapter(Done).validate_json(line)
@@ -101,45 +101,27 @@ class PrepareJournal:
         self._file.flush()
 
 
-def _check_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TrainingError(
-            found=f"{folder} holds something else than prepared images",
-            wanted="a new or empty folder, or one that prepare was stopped in",
-            hint="give another --out",
-        )
-
-
-def _settings_in(folder: Path, line: bytes) -> dict[str, Any]:
-    """The settings in a journal's first line."""
+def _checked(path: Path, settings: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The whole lines of a journal of these settings, and what is left of one that was cut off."""
     try:
-        first = parse_json(line)
-    except ValueError as error:
-        raise _unreadable(folder, f"its first line is damaged ({error})") from error
-    settings = first.get("settings") if isinstance(first, dict) else None
-    if not isinstance(settings, dict):
-        raise _unreadable(folder, "its first line does not hold the settings")
-    return settings
-
-
-def _unreadable(folder: Path, reason: str) -> TrainingError:
-    return TrainingError(
-        where=str(folder / JOURNAL),
-        found=f"what was prepared here cannot be read: {reason}",
-        wanted="the settings of these images in its first line, and then a line an image",
-        hint="give another --out, or empty the folder to prepare all images again",
-    )
-
-
-def _check_same(folder: Path, former: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [name for name in now if former.get(name) != now[name]]
+        whole, _, torn = read_file(path).rpartition(b"\n")
+        former = parse_json(whole.partition(b"\n")[0])["settings"] if whole else settings
+        changed = [name for name in settings if former.get(name) != settings[name]]
+    except (UnreadableError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            where=str(path),
+            found=f"what was prepared here cannot be read: its first line holds no settings ({error})",
+            wanted="the settings of these images in its first line, and then a line an image",
+            hint="give another --out, or empty the folder to prepare all images again",
+        ) from error
     if changed:
         reported = "; ".join(
-            f"{name} {former.get(name)!r}, now {now.get(name)!r}" for name in sorted(changed)
+            f"{name} {former.get(name)!r}, now {settings[name]!r}" for name in sorted(changed)
         )
         raise TrainingError(
-            where=str(folder),
+            where=str(path.parent),
             found=f"images prepared with other settings: {reported}",
             wanted="the same settings, so that all images are made alike",
             hint="give the former settings, or another --out",
         )
+    return whole, torn

@@ -12,8 +12,8 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault, patient_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of
-from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.prepare.tables import SourceTable, first_name, read_table, staged
+from xreal_synth.prepare.labels import Labels, dataset_labels, has_known_labels
+from xreal_synth.prepare.tables import SourceTable, first_name, read_table
 
 LICENCE = (
     "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "
@@ -61,7 +61,7 @@ def find_mimic(place: SourcePlace) -> FoundImages:
         else:
             images.append(row)
     splits, places = _splits(place, found), _places(place, images)
-    for row, named in _labels(labels, metadata, images, studies, place):
+    for row, named in _labels(labels, metadata, images, place):
         found.images.append(_image(row, named, splits, places))
     return found
 
@@ -88,26 +88,15 @@ def _path(row: Row) -> str:
 
 
 def _labelled(row: Row, found: FoundImages) -> bool:
-    try:
-        wrong = any(row[name] and float(row[name]) not in (1, 0, -1) for name in CHEXPERT14)
-    except ValueError:
-        wrong = True
-    if wrong or not row["subject_id"].isdigit() or not row["study_id"].isdigit():
-        found.refuse(
-            f"study {row['study_id']}",
-            RowFault.BAD_VALUE,
-            "a label that is not 1, 0, -1 or empty, or an id that is no number",
-        )
-        return False
-    return True
+    known = has_known_labels(row) and row["subject_id"].isdigit() and row["study_id"].isdigit()
+    if not known:
+        reason = "a label that is not 1, 0, -1 or empty, or an id that is no number"
+        found.refuse(f"study {row['study_id']}", RowFault.BAD_VALUE, reason)
+    return known
 
 
 def _labels(
-    labels: SourceTable,
-    metadata: SourceTable,
-    images: list[Row],
-    studies: set[tuple[str, str]],
-    place: SourcePlace,
+    labels: SourceTable, metadata: SourceTable, images: list[Row], place: SourcePlace
 ) -> list[tuple[Row, Labels]]:
     """Images with their study's labels, in the dataset's order: by study as in the label table."""
     import torchxrayvision as xrv
@@ -115,19 +104,11 @@ def _labels(
     if not images:
         return []
     shown = {_study(row) for row in images}
-    wanted = [row for row in labels.rows if _study(row) in studies & shown]
-    with staged({"labels.csv": (labels.columns, wanted), "meta.csv": (metadata.columns, images)}) as folder:
-        dataset = open_dataset(
-            xrv.datasets.MIMIC_Dataset,
-            imgpath=str(folder),
-            csvpath=str(folder / "labels.csv"),
-            metacsvpath=str(folder / "meta.csv"),
-        )
+    wanted = [row for row in labels.rows if _study(row) in shown]
+    tables = {"csvpath": (labels.columns, wanted), "metacsvpath": (metadata.columns, images)}
+    read, named = dataset_labels(xrv.datasets.MIMIC_Dataset, tables, place.blank)
     by_id = {row["dicom_id"]: row for row in images}
-    ids = dataset.csv["dicom_id"].astype(str).tolist()
-    return [
-        (by_id[name], named) for name, named in zip(ids, dataset_labels(dataset, place.blank), strict=True)
-    ]
+    return [(by_id[name], own) for name, own in zip(read["dicom_id"].astype(str), named, strict=True)]
 
 
 def _splits(place: SourcePlace, found: FoundImages) -> dict[str, str]:
@@ -155,12 +136,7 @@ def _places(place: SourcePlace, images: list[Row]) -> list[tuple[str, str]]:
 
 def _image(row: Row, named: Labels, splits: dict[str, str], places: list[tuple[str, str]]) -> FoundImage:
     path = _path(row)
-    return FoundImage(
-        key=key_of(row["dicom_id"]),
-        files=tuple(f"{root}{path}{ending}" for root, ending in places),
-        patient=row["subject_id"],
-        labels=named[0],
-        unknown=named[1],
-        view=frontal(row["ViewPosition"]) or row["ViewPosition"],
-        split=splits.get(row["dicom_id"], ""),
-    )
+    files = tuple(f"{root}{path}{ending}" for root, ending in places)
+    name, patient, view = row["dicom_id"], row["subject_id"], row["ViewPosition"]
+    view, split = frontal(view) or view, splits.get(name, "")
+    return FoundImage(key_of(name), files, patient, *named, view=view, split=split)

@@ -12,10 +12,10 @@ from xreal_synth.anatomy.tables import Row
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.images.manifest import BadImage, RowFault, joined_labels, patient_of
 from xreal_synth.opening import unzipped
+from xreal_synth.prepare.choose import Shares, split_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
-from xreal_synth.prepare.labels import Labels, dataset_labels, open_dataset
-from xreal_synth.prepare.splits import Shares, split_of
-from xreal_synth.prepare.tables import SourceTable, first_name, read_table, staged
+from xreal_synth.prepare.labels import Labels, dataset_labels
+from xreal_synth.prepare.tables import SourceTable, first_name, read_table
 from xreal_synth.storage import Store, sha256_bytes
 
 LICENCE = (
@@ -39,7 +39,7 @@ def find_nih(place: SourcePlace) -> FoundImages:
         place.tables, first_name(place.tables, ENTRIES, "NIH's entry table"), NEEDED, place.encoding
     )
     found.read(table)
-    rows = [_clean(row) for row in _usable(table, found)]
+    rows = _usable(table, found)
     labels = _labels(place, table, rows)
     files, test = _files(place.images), _test_patients(place.tables, rows)
     for row, named in zip(rows, labels, strict=True):
@@ -63,16 +63,11 @@ def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
             named = joined_labels(row["Finding Labels"])
             if NO_FINDING in named and len(named) > 1:
                 raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside other labels")
-            usable.append(
-                row | {"Finding Labels": "|".join(named), "Patient ID": patient_of(row["Patient ID"])}
-            )
+            cleaned = {"Finding Labels": "|".join(named), "Patient ID": patient_of(row["Patient ID"])}
+            usable.append(row | cleaned | {"Patient Age": years(row["Patient Age"])})
         except BadImage as bad:
             found.refused.append(bad.refusal(name or f"{table.name}: a row without image"))
     return usable
-
-
-def _clean(row: Row) -> Row:
-    return {**row, "Patient Age": years(row["Patient Age"])}
 
 
 def _labels(place: SourcePlace, table: SourceTable, rows: list[Row]) -> list[Labels]:
@@ -80,13 +75,11 @@ def _labels(place: SourcePlace, table: SourceTable, rows: list[Row]) -> list[Lab
 
     if not rows:
         return []
-    with staged({"entries.csv": (table.columns, rows)}) as folder:
-        dataset = open_dataset(
-            xrv.datasets.NIH_Dataset, imgpath=str(folder), csvpath=str(folder / "entries.csv")
-        )
-    assert dataset.csv["Image Index"].tolist() == [row["Image Index"] for row in rows]
     healthy = [row["Finding Labels"] == NO_FINDING for row in rows]
-    return dataset_labels(dataset, place.blank, healthy)
+    tables = {"csvpath": (table.columns, rows)}
+    read, labels = dataset_labels(xrv.datasets.NIH_Dataset, tables, place.blank, healthy)
+    assert read["Image Index"].tolist() == [row["Image Index"] for row in rows]
+    return labels
 
 
 def _add_boxes(place: SourcePlace, found: FoundImages) -> None:
@@ -125,14 +118,6 @@ def _image(row: Row, named: Labels, files: dict[str, str], test: set[str] | None
     split = ""
     if test is not None:
         split = "test" if patient in test else split_of(patient, TRAIN_AND_VAL)
-    return FoundImage(
-        key=key_of(name),
-        files=(files[name],),
-        patient=patient,
-        labels=named[0],
-        unknown=named[1],
-        view=frontal(row["View Position"]) or row["View Position"],
-        age=row["Patient Age"],
-        sex=next((row[column] for column in SEX if column in row), ""),
-        split=split,
-    )
+    view, age = frontal(row["View Position"]) or row["View Position"], row["Patient Age"]
+    sex = next((row[column] for column in SEX if column in row), "")
+    return FoundImage(key_of(name), (files[name],), patient, *named, view=view, age=age, sex=sex, split=split)

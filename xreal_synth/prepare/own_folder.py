@@ -11,9 +11,17 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from xreal_synth.anatomy.tables import Row
-from xreal_synth.errors import StorageError, TrainingError
+from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
-from xreal_synth.images.manifest import BadImage, RowFault, check_labels, mask_score, patient_of, share_boxes
+from xreal_synth.images.manifest import (
+    BadImage,
+    RowFault,
+    check_labels,
+    mask_score,
+    name_below,
+    patient_of,
+    share_boxes,
+)
 from xreal_synth.prepare.found import (
     SUFFIXES,
     Blank,
@@ -27,7 +35,7 @@ from xreal_synth.prepare.found import (
 )
 from xreal_synth.prepare.labels import Labels, named_labels
 from xreal_synth.prepare.tables import SourceTable, read_table
-from xreal_synth.storage import Store, checked_key
+from xreal_synth.storage import Store
 from xreal_synth.uris import local_folder
 
 LICENCE = "The images' own; state it in the bundle that is trained on them."
@@ -72,7 +80,7 @@ class _FolderReader:
         self.columns = columns
         self._blank = 0.0 if blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
-        self._findings = {column: name for column in table.columns if (name := self._name(column))}
+        self._findings = {column: name for column in table.columns if (name := columns.name_of(column))}
         missing = [name for name in (columns.mask, columns.split) if name and name not in table.columns]
         if missing or not (self._joined or self._findings):
             raise TrainingError(
@@ -136,12 +144,16 @@ class _FolderReader:
             for row in table.rows
             for cell in (row[self.columns.labels], row.get(self.columns.unknown, ""))
         )
-        used = {self._name(part.strip()) for cell in cells for part in cell.split(self.columns.separator)}
+        used = {
+            self.columns.name_of(part.strip())
+            for cell in cells
+            for part in cell.split(self.columns.separator)
+        }
         return tuple(name for name in IMAGE_LABELS if name in used and name != NO_FINDING)
 
     def _split(self, cell: str) -> tuple[str, ...]:
         given = [part.strip() for part in cell.split(self.columns.separator) if part.strip()]
-        names = {part: self._name(part) for part in given}
+        names = {part: self.columns.name_of(part) for part in given}
         strange = [part for part, name in names.items() if name is None]
         if strange:
             reported = ", ".join(map(repr, strange))
@@ -151,32 +163,25 @@ class _FolderReader:
             )
         return tuple(name for name in names.values() if name is not None)
 
-    def _name(self, text: str) -> str | None:
-        return self.columns.name_of(text)
-
 
 def _image(path: str, rows: Sequence[Row], reader: _FolderReader, images: Store) -> FoundImage:
     columns = reader.columns
     patient = _one(rows, columns.patient, patient_of)
     if not patient:
         raise BadImage(RowFault.INCOMPLETE, f"nothing in column {columns.patient}")
-    labels, unknown = reader.labels(rows)
+    labels = reader.labels(rows)
     view = _one(rows, columns.view)
     mask = _one(rows, columns.mask) if columns.mask else ""
+    cells = dict.fromkeys(row.get(columns.boxes, "") for row in rows)
     return FoundImage(
-        key=key_of(path),
-        files=_spellings(path),
-        patient=patient,
-        labels=labels,
-        unknown=unknown,
+        key_of(path),
+        _spellings(path),
+        patient,
+        *labels,
         view=frontal(view) or view,
         age=years(_one(rows, columns.age)),
         sex=_one(rows, columns.sex),
-        boxes=tuple(
-            box
-            for cell in dict.fromkeys(row.get(columns.boxes, "") for row in rows)
-            for box in share_boxes(cell, columns.name_of)
-        ),
+        boxes=tuple(box for cell in cells for box in share_boxes(cell, columns.name_of)),
         mask=_inside(mask, images) if mask else "",
         mask_source=_one(rows, columns.mask_source) if mask else "",
         mask_score=mask_score(_one(rows, columns.mask_score)) if mask else None,
@@ -207,7 +212,4 @@ def _inside(text: str, images: Store) -> str:
     if not text:
         raise BadImage(RowFault.INCOMPLETE, "nothing in the column of images")
     path = str(local_folder(text)) if text.startswith("file:") else text.replace("\\", "/")
-    try:
-        return str(PurePosixPath(checked_key(path.removeprefix(f"{images.uri}/"))))
-    except StorageError as error:
-        raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in {images.uri}") from error
+    return str(PurePosixPath(name_below(images, path)))

@@ -1,40 +1,43 @@
-"""The folder's own files: manifest, account of refusals, and what was done with which settings."""
+"""The folder's own files: manifest, what was done with which settings, and WebDataset tars for training.
+
+In a tar, an image's members are `KEY.png`, `KEY.mask.png` and `KEY.json` (its row of the manifest). A tar holds one
+split.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import re
+import tarfile
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
+from xreal_synth.dataset.tar import add_member
 from xreal_synth.escaping import for_csv
 from xreal_synth.images.manifest import MANIFEST, ImageBox
 from xreal_synth.prepare.found import FoundImages
 from xreal_synth.prepare.run import PreparedImage, image_key, mask_key
 from xreal_synth.storage import LocalStore
 
-FORMAT_VERSION: Final = 1
 REFUSED: Final = "refused.json"
+SHARDS: Final = "shards"
 PREPARED: Final = "prepared.json"
-REVIEW: Final = "review.png"
 COLUMNS: Final = (
     "image", "original_id", "patient_id", "view", "age", "sex", "labels", "unknown", "boxes_xywh_norm", "native",
     "mask_source", "mask_score", "mask", "split",
 )  # fmt: skip
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]+@")
 
 
 def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dict[str, str]]:
     """The manifest's rows by column."""
     rows = []
     for image in images:
-        source, done = image.chosen.image, image.done
+        source, done = image.image, image.done
         rows.append(
             {
                 "image": image_key(source.key),
@@ -50,7 +53,7 @@ def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dic
                 "mask_source": source.mask_source or "given" if source.mask else mask_source,
                 "mask_score": "" if image.score is None else f"{image.score:.3f}",
                 "mask": mask_key(source.key),
-                "split": image.chosen.split,
+                "split": source.split,
             }
         )
     return rows
@@ -65,12 +68,6 @@ def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Seq
     out.replace(MANIFEST, text.getvalue().encode())
 
 
-def write_refused(out: LocalStore, found: FoundImages) -> None:
-    """Replaces refused.json: every refused file with its kind of fault and reason."""
-    refused = [asdict(refusal) for refusal in found.refused]
-    out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
-
-
 def write_account(
     out: LocalStore,
     rows: Sequence[dict[str, str]],
@@ -81,7 +78,7 @@ def write_account(
 ) -> dict[str, Any]:
     """`prepared.json`: settings, tables and libraries, counts, the audit; returns what it holds."""
     account = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         **settings,
         "tables": found.tables,
         "notes": found.notes,
@@ -99,9 +96,45 @@ def write_account(
     return account
 
 
-def without_credentials(uri: str) -> str:
-    """`s3://key:secret@bucket/x` -> `s3://bucket/x`."""
-    return _CREDENTIALS.sub("", uri)
+def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], images: int) -> None:
+    """`shards/SPLIT-000000.tar`, `images` each, byte-reproducible, and `shards/manifest.csv`, written last.
+
+    Tars of an earlier run are replaced; without the manifest, the folder is not whole.
+    """
+    folder = out.local_path
+    assert folder is not None
+    shards = LocalStore(folder / SHARDS)
+    shards.delete(MANIFEST)
+    written: list[dict[str, str]] = []
+    for split in dict.fromkeys(row["split"] for row in rows):
+        own = [row for row in rows if row["split"] == split]
+        for number, start in enumerate(range(0, len(own), images)):
+            name = f"{split}-{number:06d}.tar"
+            written += _write_tar(out, shards, name, own[start : start + images])
+    named = {row["shard"] for row in written}
+    for key in shards.list(""):
+        if key.endswith(".tar") and key not in named:
+            shards.delete(key)
+    write_manifest(shards, written, (*COLUMNS, "shard"))
+
+
+def _write_tar(
+    out: LocalStore, shards: LocalStore, name: str, rows: Sequence[dict[str, str]]
+) -> list[dict[str, str]]:
+    folder = out.local_path
+    assert folder is not None
+    moved = []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as place:
+        file = Path(place) / name
+        with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for row in rows:
+                key = Path(row["image"]).stem
+                add_member(tar, f"{key}.png", out.read_bytes(row["image"]))
+                add_member(tar, f"{key}.mask.png", out.read_bytes(row["mask"]))
+                add_member(tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
+                moved.append({**row, "image": f"{key}.png", "mask": f"{key}.mask.png", "shard": name})
+        shards.replace(name, file)
+    return moved
 
 
 def _boxes(boxes: Sequence[ImageBox]) -> str:

@@ -5,14 +5,16 @@ Shapes: B batch, S image side, K organ codes (background first), H and W image s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.findings import ORGANS
@@ -35,78 +37,73 @@ class Drawn:
     score: float
 
 
-class Masker(Protocol):
-    """Draws organ masks; `name` says which network with which weights."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Masker:
+    """Draws organ masks; `name` says which network with which weights, as the manifest's `mask_source` has it.
 
-    @property
-    def name(self) -> str:
-        """What the manifest's `mask_source` says of masks that it draws."""
-        ...
+    `chances` of images [B, 1, S, S] in 0..1 are [B, K or the targets, S, S], `painted` the mask of an image's.
+    """
 
-    def draw(self, images: list[GreyImage]) -> list[Drawn]:
-        """Images uint8 [S, S] of one size -> a mask of each."""
-        ...
-
-
-class BundleMasker:
-    """The `segmenter/` of a bundle; raises BundleError if it has none or its files are not as described."""
-
-    def __init__(self, bundle: str, device: str = "cpu") -> None:
-        info = describe(bundle)
-        if "segmenter" not in info.parts:
-            raise BundleError(
-                where=str(info.root), found="no segmenter/", wanted="a bundle with one, to draw organ masks"
-            )
-        verify_files(info)
-        self._network = load_network(info, "segmenter").eval().to(device)
-        self._device = device
-        self.name = f"{info.name} segmenter {info.stamp(f'segmenter/{WEIGHTS}').sha256[:12]}"
+    name: str
+    device: str
+    chances: Callable[[Tensor], Tensor]
+    painted: Callable[[NDArray[np.float32]], Drawn]
 
     @torch.inference_mode()
     def draw(self, images: list[GreyImage]) -> list[Drawn]:
-        """Images uint8 [S, S] -> label maps uint8 [S, S] with their certainty."""
-        x_B1SS = torch.from_numpy(np.stack(images))[:, None].to(self._device).float() / 255
-        chances = self._network(x_B1SS).float().softmax(dim=1).cpu().numpy()
-        return [drawn(each, each.argmax(axis=0).astype(np.uint8)) for each in chances]
+        """Images uint8 [S, S] of one size -> label maps uint8 [S, S] with their certainty."""
+        x_B1SS = torch.from_numpy(np.stack(images))[:, None].to(self.device).float() / 255
+        return [self.painted(each) for each in self.chances(x_B1SS).float().cpu().numpy()]
 
 
-class PspnetMasker:
-    """TorchXRayVision's PSPNet (ChestX-Det), from a weights file on this machine; never fetched."""
+def open_segmenter(name: str, weights: Path | None = None, device: str = "cpu") -> Masker:
+    """TorchXRayVision's PSPNet (`pspnet`), or the `segmenter/` of the bundle of this name or folder.
 
-    def __init__(self, folder: Path | None = None, device: str = "cpu") -> None:
-        import torchxrayvision as xrv
+    PSPNet's weights are a file on this machine, never fetched; raises TrainingError without it. Raises BundleError
+    if the bundle has none or its files are not as described.
+    """
+    if name == PSPNET:
+        return _pspnet(weights, device)
+    info = describe(name)
+    if "segmenter" not in info.parts:
+        raise BundleError(
+            where=str(info.root), found="no segmenter/", wanted="a bundle with one, to draw organ masks"
+        )
+    verify_files(info)
+    network = load_network(info, "segmenter").eval().to(device)
+    return Masker(
+        f"{info.name} segmenter {info.stamp(f'segmenter/{WEIGHTS}').sha256[:12]}",
+        device,
+        lambda x_B1SS: network(x_B1SS).float().softmax(dim=1),
+        lambda chances: drawn(chances, chances.argmax(axis=0).astype(np.uint8)),
+    )
 
-        place = folder or Path(xrv.utils.get_cache_dir())
-        file = place.expanduser() / PSPNET_FILE
-        try:
-            self._network = Pspnet(file, device)
-        except BundleError as error:
-            raise TrainingError(
-                found=error.found,
-                wanted=error.wanted,
-                hint=error.hint
-                if file.is_file()
-                else f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini",
-            ) from error
-        self._device = device
-        self.name = f"torchxrayvision PSPNet {sha256_file(file)[:12]}"
 
-    @torch.inference_mode()
-    def draw(self, images: list[GreyImage]) -> list[Drawn]:
-        """Images uint8 [S, S] -> label maps uint8 [S, S] with their certainty; later organs cover earlier ones."""
-        x_B1SS = torch.from_numpy(np.stack(images))[:, None].to(self._device).float() / 255
-        chances = self._network.chances(x_B1SS).cpu().numpy()
-        return [self._painted(each) for each in chances]
+def _pspnet(folder: Path | None, device: str) -> Masker:
+    import torchxrayvision as xrv
 
-    @staticmethod
-    def _painted(chances: NDArray[np.float32]) -> Drawn:
-        label_map = np.zeros(chances.shape[1:], np.uint8)
-        whole = np.zeros((len(ORGANS) + 1, *label_map.shape), np.float32)
-        for chance, code in zip(chances, PSPNET_TARGETS.values(), strict=True):
-            label_map[chance > 0.5] = code
-            whole[:code] *= 1 - (chance > 0.5)
-            whole[code] = chance
-        return drawn(whole, label_map)
+    file = (folder or Path(xrv.utils.get_cache_dir())).expanduser() / PSPNET_FILE
+    try:
+        network = Pspnet(file, device)
+    except BundleError as error:
+        hint = f"put {PSPNET_FILE} there, name its folder with --weights, or use --segmenter xreal-mini"
+        raise TrainingError(
+            found=error.found, wanted=error.wanted, hint=error.hint if file.is_file() else hint
+        ) from error
+    return Masker(
+        f"torchxrayvision PSPNet {sha256_file(file)[:12]}", device, network.chances, painted_targets
+    )
+
+
+def painted_targets(chances: NDArray[np.float32]) -> Drawn:
+    """The mask of PSPNet's targets [targets, S, S]; later organs cover earlier ones."""
+    label_map = np.zeros(chances.shape[1:], np.uint8)
+    whole = np.zeros((len(ORGANS) + 1, *label_map.shape), np.float32)
+    for chance, code in zip(chances, PSPNET_TARGETS.values(), strict=True):
+        label_map[chance > 0.5] = code
+        whole[:code] *= 1 - (chance > 0.5)
+        whole[code] = chance
+    return drawn(whole, label_map)
 
 
 def drawn(chances_KSS: NDArray[np.float32], label_map: Mask) -> Drawn:
@@ -135,10 +132,3 @@ def without_crumbs(label_map: Mask) -> Mask:
         return label_map
     nearest = ndimage.distance_transform_edt(loose, return_distances=False, return_indices=True)
     return np.ascontiguousarray(label_map[tuple(nearest)])
-
-
-def open_segmenter(name: str, weights: Path | None = None, device: str = "cpu") -> Masker:
-    """`pspnet`, or the segmenter of the bundle of this name or folder."""
-    if name == PSPNET:
-        return PspnetMasker(weights, device)
-    return BundleMasker(name, device)

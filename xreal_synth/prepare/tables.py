@@ -1,11 +1,8 @@
-"""A source's CSV tables: read from any store, checked, and handed to TorchXRayVision as clean local files."""
+"""A source's CSV tables: read from any store, and checked."""
 
 from __future__ import annotations
 
-import csv
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,33 +72,16 @@ def read_beside(store: Store, name: str) -> bytes:
 
 
 def _unreadable(where: str, encoding: str, error: Exception) -> TrainingError:
-    if isinstance(error, UnicodeDecodeError):
-        return TrainingError(
-            found=f"{where}: byte {error.start} is not {encoding}",
-            wanted="a table in UTF-8, or in the encoding named",
-            hint="save it as UTF-8 or give its encoding, e.g. --encoding latin-1",
-        )
-    if isinstance(error, LookupError):
-        return TrainingError(
-            found=f"encoding {encoding!r}",
-            wanted="an encoding that Python knows",
-            hint="e.g. latin-1, cp1252",
-        )
     found = error.found if isinstance(error, StorageError) else f"{where}: {error}"
-    return TrainingError(found=found, wanted="a readable CSV table", hint="correct the path or the file")
-
-
-@contextmanager
-def staged(tables: Mapping[str, tuple[Sequence[str], Sequence[Row]]]) -> Iterator[Path]:
-    """A folder with these tables (file name -> columns and rows) as UTF-8 CSV, gone afterwards.
-
-    TorchXRayVision reads local files only, and some of its classes want columns in one form alone.
-    """
-    with tempfile.TemporaryDirectory(prefix="xr-tables-") as name:
-        folder = Path(name)
-        for file, (columns, rows) in tables.items():
-            with (folder / file).open("w", newline="", encoding="utf-8") as out:
-                writer = csv.DictWriter(out, columns, extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(rows)
-        yield folder
+    wanted, hint = "a readable CSV table", "correct the path or the file"
+    if isinstance(error, UnicodeDecodeError):
+        found = f"{where}: byte {error.start} is not {encoding}"
+        wanted = "a table in UTF-8, or in the encoding named"
+        hint = "save it as UTF-8 or give its encoding, e.g. --encoding latin-1"
+    elif isinstance(error, LookupError):
+        found, wanted, hint = (
+            f"encoding {encoding!r}",
+            "an encoding that Python knows",
+            "e.g. latin-1, cp1252",
+        )
+    return TrainingError(found=found, wanted=wanted, hint=hint)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.types import CheckAction, CheckSettings, GreyImage, Mask
+from xreal_synth.types import CheckAction, GreyImage, Mask
 
 Region = npt.NDArray[np.bool_]
 
@@ -25,10 +25,9 @@ class JudgedImage:
 
     `anatomy` is the organ mask that it has to follow, None where it follows none. `twin` is the image that it
     was painted on, None for a healthy one and in mode joint; `region` is where its findings are, None for a healthy
-    one. `asked` are the findings that it
-    has to show more than its twin does, `gone` those that it has to show less; with `sham` it was painted on without
-    one. `real` says that the twin is
-    a real image, whose own faults are not the gate's matter.
+    one. `asked` are the findings that it has to show more than its twin does, `gone` those that it has to show less;
+    with `sham` it was painted on without one. `real` says that the twin is a real image, whose own faults are not the
+    gate's matter.
     """
 
     key: str
@@ -52,34 +51,8 @@ class NetworkReadings:
     twin_logits: Mapping[str, float] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """The limit of a score: `least` says that it must not be below, else not above. `words` name the score."""
-
-    value: float
-    least: bool
-    words: str
-
-    def broken(self, score: float) -> bool:
-        """A score that is no number is."""
-        return not (score >= self.value if self.least else score <= self.value)
-
-    def reason(self, score: float) -> str:
-        """Why a score beyond the bound is refused, in words: `mean grey level 3, at least 10`."""
-        return f"{self.words} {score:.4g}, {'at least' if self.least else 'at most'} {self.value:.4g}"
-
-
-class Check(Protocol):
-    """Measures images; the same numbers for the same image, whatever else is judged."""
-
-    @property
-    def bounds(self) -> Mapping[str, Bound]:
-        """By score, without the check's name."""
-        ...
-
-    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
-        """The scores that apply to this image, without the check's name."""
-        ...
+Measure = Callable[[JudgedImage, NetworkReadings], dict[str, float]]
+"""The scores of a check that apply to an image, by their names: the same whatever else is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +70,14 @@ class Score:
     strict: float | None
     limits: tuple[float | None, float | None] = (0, 1)
 
+    def broken(self, value: float, bound: float) -> bool:
+        """Whether a value is beyond the bound; one that is no number is."""
+        return not (value >= bound if self.least else value <= bound)
+
+    def reason(self, value: float, bound: float) -> str:
+        """Why a value beyond the bound is refused, in words: `mean grey level 3, at least 10`."""
+        return f"{self.words} {value:.4g}, {'at least' if self.least else 'at most'} {bound:.4g}"
+
 
 @dataclass(frozen=True, slots=True)
 class CheckFile:
@@ -112,25 +93,24 @@ class CheckEntry:
     """All that the project knows of a check: its row in `catalogue.CHECKS`.
 
     `rank` is its place among the checks, the cheap and plain ones first. `about` says what it does in the recipe's
-    schema, `open` makes it from its bounds and its file. `needs` is what it cannot run without: "segmenter",
-    "classifier" or "file"; `hint` says how to come by that.
+    schema. It measures by `measure`, or by what `open` makes of its file. `needs` is what it cannot run without:
+    "segmenter", "classifier" or "file"; `hint` says how to come by that.
     """
 
     name: str
     rank: int
     about: str
     scores: Mapping[str, Score]
-    open: Callable[[Mapping[str, Bound], Path | None], Check]
+    measure: Measure | None = None
+    open: Callable[[Path], Measure] | None = None
     standard: CheckAction = "reject"
     strict: CheckAction = "reject"
     needs: Literal["segmenter", "classifier", "file"] | None = None
     file: CheckFile | None = None
     hint: str = ""
 
-    def opened(self, settings: CheckSettings) -> Check:
-        """The check with a recipe's bounds."""
-        bounds = {
-            name: Bound(settings.bounds[name], score.least, score.words)
-            for name, score in self.scores.items()
-        }
-        return self.open(bounds, None if settings.file is None else Path(settings.file))
+    def opened(self, file: str | None) -> Measure:
+        """How it measures, with the file that the recipe names."""
+        measure = self.measure if self.open is None or file is None else self.open(Path(file))
+        assert measure is not None, f"{self.name} reads a file"
+        return measure

@@ -7,7 +7,7 @@ different patients come to one another; what is nearer than nearly all of those 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import TypeAdapter
 
 from xreal_synth.errors import BundleError
 from xreal_synth.opening import parse_json
-from xreal_synth.quality.checks import Bound, CheckEntry, CheckFile, JudgedImage, NetworkReadings, Score
+from xreal_synth.quality.checks import CheckEntry, CheckFile, JudgedImage, NetworkReadings, Score
 from xreal_synth.types import GreyImage
 
 THUMB: Final = 64
@@ -64,18 +65,9 @@ class CopyIndex:
                 best, which = float(apart[at]), start + at
         return float(np.sqrt(best) / THUMB), which
 
-
-class CopyCheck:
-    """Of every image that is delivered. Needs an index."""
-
-    def __init__(self, bounds: Mapping[str, Bound], file: Path | None) -> None:
-        assert file is not None, "a copy check has an index"
-        self.bounds = bounds
-        self._index = read_index(file)
-
-    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+    def measure(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
         """`distance` to the nearest image of the index, root mean square in grey levels."""
-        return {"distance": self._index.nearest(image.image)[0]}
+        return {"distance": self.nearest(image.image)[0]}
 
 
 def build_index(images: Iterable[tuple[str, str, GreyImage]]) -> CopyIndex:
@@ -113,10 +105,13 @@ def read_index(path: Path) -> CopyIndex:
 
     reported = _metadata(path)
     thumbs = load_file(path).get("thumbs")
-    names = _names(reported, path)
-    if thumbs is None or thumbs.dtype != np.uint8 or thumbs.shape != (len(names), THUMB * THUMB):
+    try:
+        names = TypeAdapter(tuple[str, ...]).validate_python(parse_json(reported["names"]))
+    except (KeyError, ValueError) as error:
+        raise _no_index(path, "no names") from error
+    if not names or thumbs is None or thumbs.dtype != np.uint8 or thumbs.shape != (len(names), THUMB * THUMB):
         raise _no_index(path, "thumbnails that do not go with its names")
-    return CopyIndex(tuple(names), thumbs, _threshold_of(reported, path))
+    return CopyIndex(names, thumbs, _threshold_of(reported, path))
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -141,16 +136,6 @@ def _threshold_of(reported: Mapping[str, str], path: Path) -> float:
     if not 0 <= value < np.inf:
         raise _no_index(path, f"a threshold of {value}")
     return value
-
-
-def _names(reported: Mapping[str, str], path: Path) -> Sequence[str]:
-    try:
-        names = parse_json(reported["names"])
-    except (KeyError, ValueError) as error:
-        raise _no_index(path, "no names") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise _no_index(path, "names that are none")
-    return names
 
 
 def _no_index(path: Path, found: str) -> BundleError:
@@ -184,7 +169,7 @@ def _centred(thumbs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 CHECK: Final = CheckEntry(
-    name="copies", rank=5, open=CopyCheck, needs="file",
+    name="copies", rank=5, open=lambda file: read_index(file).measure, needs="file",
     about="Is the image a copy of a training image? Needs an index of those images.",
     scores={
         "distance": Score(

@@ -5,34 +5,26 @@ The least change in the direction asked for; a finding that the classifier does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from xreal_synth.quality.checks import Bound, CheckEntry, JudgedImage, NetworkReadings, Score
+from xreal_synth.quality.checks import CheckEntry, JudgedImage, NetworkReadings, Score
 
 
-class FindingCheck:
-    """Needs a classifier."""
-
-    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
-        self.bounds = bounds
-
-    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
-        """`shown`: the least gain in logit over the twin of the findings asked for, or loss of those taken away."""
-        if seen.logits is None or seen.twin_logits is None:
-            return {}
-        signs = {**dict.fromkeys(image.gone, -1), **dict.fromkeys(image.asked, 1)}
-        gains = [
-            sign * (seen.logits[name] - seen.twin_logits[name])
-            for name, sign in signs.items()
-            if name in seen.logits
-        ]
-        return {"shown": min(gains)} if gains else {}
+def measure(image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+    """`shown`: the least gain in logit over the twin of the findings asked for, or loss of those taken away."""
+    if seen.logits is None or seen.twin_logits is None:
+        return {}
+    signs = {**dict.fromkeys(image.gone, -1), **dict.fromkeys(image.asked, 1)}
+    gains = [
+        sign * (seen.logits[name] - seen.twin_logits[name])
+        for name, sign in signs.items()
+        if name in seen.logits
+    ]
+    return {"shown": min(gains)} if gains else {}
 
 
 CHECK: Final = CheckEntry(
-    name="finding", rank=3, open=FindingCheck, standard="warn", needs="classifier",
+    name="finding", rank=3, measure=measure, standard="warn", needs="classifier",
     about="Does the bundle's classifier see more of the finding than in the healthy twin, and less of one taken away?",
     scores={
         "shown": Score(

@@ -45,9 +45,7 @@ class Gate:
     def __init__(self, settings: QualitySettings, networks: GateNetworks | None = None) -> None:
         self._settings = settings
         self._networks = networks or GateNetworks()
-        self._running = [
-            (one.name, CHECKS[one.name].opened(one), one.action == "reject") for one in settings.checks
-        ]
+        self._running = [(one, CHECKS[one.name].opened(one.file)) for one in settings.checks]
 
     def judge(self, images: Sequence[JudgedImage]) -> list[Verdict]:
         """A verdict on each image, in their order."""
@@ -91,14 +89,14 @@ class Gate:
         scores: dict[str, float] = {}
         refused, flags = list[str](), list[str]()
         reasons: dict[str, str] = {}
-        for family, check, rejects in self._running:
-            for name, value in check.scores(image, seen).items():
-                bound, score = check.bounds[name], round(float(value), DIGITS)
-                reported = f"{family}.{name}"
-                scores[reported] = score
-                if bound.broken(score):
-                    (refused if rejects else flags).append(reported)
-                    reasons[reported] = bound.reason(score)
+        for check, measure in self._running:
+            for name, found in measure(image, seen).items():
+                score, bound = CHECKS[check.name].scores[name], check.bounds[name]
+                value, reported = round(float(found), DIGITS), f"{check.name}.{name}"
+                scores[reported] = value
+                if score.broken(value, bound):
+                    (refused if check.action == "reject" else flags).append(reported)
+                    reasons[reported] = score.reason(value, bound)
         return Verdict(
             refused=tuple(refused),
             flags=tuple(flags),

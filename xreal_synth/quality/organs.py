@@ -9,15 +9,12 @@ its own mirror image, so `side` asks how much better the image fits than its mir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from xreal_synth.findings import AORTA, LEFT_LUNG, ORGANS, RIGHT_LUNG
 from xreal_synth.quality.checks import (
-    Bound,
     CheckEntry,
     CheckFile,
     JudgedImage,
@@ -33,25 +30,19 @@ LEAST_SEEN: Final = 0.5
 """Share of an organ that must not be painted on for it to be judged by the rest."""
 
 
-class OrgansCheck:
-    """Needs a segmenter."""
+def measure(image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+    """Dice 0..1 by organ of the mask asked for and the segmenter's, outside what was painted, and `side`.
 
-    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
-        self.bounds = bounds
-
-    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
-        """Dice 0..1 by organ of the mask asked for and the segmenter's, outside what was painted, and `side`.
-
-        Nothing where there is no mask or no segmenter; of an edited real image only `covered`.
-        """
-        if image.anatomy is None or seen.label_map is None:
-            return {}
-        found = organ_scores(image.anatomy, seen.label_map, image.region)
-        if image.real:
-            return {name: value for name, value in found.items() if name == COVERED}
-        turned = organ_scores(image.anatomy, mirrored(seen.label_map), image.region)
-        better = [value - turned[name] for name, value in found.items()]
-        return found | ({SIDE: float(np.mean(better))} if better else {})
+    Nothing where there is no mask or no segmenter; of an edited real image only `covered`.
+    """
+    if image.anatomy is None or seen.label_map is None:
+        return {}
+    found = organ_scores(image.anatomy, seen.label_map, image.region)
+    if image.real:
+        return {name: value for name, value in found.items() if name == COVERED}
+    turned = organ_scores(image.anatomy, mirrored(seen.label_map), image.region)
+    better = [value - turned[name] for name, value in found.items()]
+    return found | ({SIDE: float(np.mean(better))} if better else {})
 
 
 def organ_scores(wanted: Mask, shown: Mask, painted: Region | None) -> dict[str, float]:
@@ -94,7 +85,7 @@ _BOUNDS: Final = {
 }
 
 CHECK: Final = CheckEntry(
-    name="organs", rank=2, open=OrgansCheck, needs="segmenter",
+    name="organs", rank=2, measure=measure, needs="segmenter",
     about="Does the image follow its organ mask? Needs the bundle's segmenter, or TorchXRayVision's PSPNet.",
     scores={
         **{

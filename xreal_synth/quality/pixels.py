@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.quality.checks import Bound, CheckEntry, JudgedImage, NetworkReadings, Score
+from xreal_synth.quality.checks import CheckEntry, JudgedImage, NetworkReadings, Score
 from xreal_synth.types import GreyImage
 
 BLOCK: Final = 8
@@ -19,22 +17,13 @@ BLUR_WIDTH: Final = 11
 """Width of the blur that an image is compared with, pixels."""
 
 
-class PixelsCheck:
-    """Of an edited real image a score counts only where it is worse than the real image's own."""
-
-    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
-        self.bounds = bounds
-
-    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
-        """`range`, `blank`, `saturated` and `blur`; of an edited real image only what the edit made worse."""
-        found = measured(image.image)
-        if image.real and image.twin is not None:
-            own = measured(image.twin)
-            found = {name: value for name, value in found.items() if self._worse(name, value, own[name])}
-        return found
-
-    def _worse(self, name: str, value: float, own: float) -> bool:
-        return value < own if self.bounds[name].least else value > own
+def measure(image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+    """`range`, `blank`, `saturated` and `blur`; of an edited real image only those worse than the real image's own."""
+    found = measured(image.image)
+    if image.real and image.twin is not None:
+        own = measured(image.twin)
+        found = {name: value for name, value in found.items() if CHECK.scores[name].broken(value, own[name])}
+    return found
 
 
 def measured(image: GreyImage) -> dict[str, float]:
@@ -75,7 +64,7 @@ def _kept_variation(grey: npt.NDArray[np.float32], axis: int) -> float:
 
 
 CHECK: Final = CheckEntry(
-    name="pixels", rank=0, about="Faults of the image itself; needs nothing.", open=PixelsCheck,
+    name="pixels", rank=0, about="Faults of the image itself; needs nothing.", measure=measure,
     scores={
         "range": Score(
             True, "grey levels between the 1st and the 99th percentile",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import ndimage
 
 from xreal_synth.findings import FEATHER_SHARE
 from xreal_synth.masks import bounding_box
-from xreal_synth.quality.checks import Bound, CheckEntry, JudgedImage, NetworkReadings, Region, Score
+from xreal_synth.quality.checks import CheckEntry, JudgedImage, NetworkReadings, Region, Score
 from xreal_synth.types import GreyImage
 
 Steps = npt.NDArray[np.float64]
@@ -21,18 +20,12 @@ FLOOR: Final = 2.0
 """Grey levels that a step in the twin counts at least: a smooth twin makes no seam of a faint step."""
 
 
-class SeamCheck:
-    """Within the paste's feather, the worst line parallel to the border."""
-
-    def __init__(self, bounds: Mapping[str, Bound], file: Path | None = None) -> None:
-        self.bounds = bounds
-
-    def scores(self, image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
-        """`energy`: the step across the region's border over the twin's there; nothing without twin or region."""
-        if image.region is None or image.twin is None:
-            return {}
-        energy = seam_energy(image.image, image.twin, image.region)
-        return {} if energy is None else {"energy": energy}
+def measure(image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
+    """`energy`: the step across the region's border over the twin's there; nothing without twin or region."""
+    if image.region is None or image.twin is None:
+        return {}
+    energy = seam_energy(image.image, image.twin, image.region)
+    return {} if energy is None else {"energy": energy}
 
 
 def seam_energy(image: GreyImage, twin: GreyImage, region: Region) -> float | None:
@@ -75,7 +68,7 @@ def _mean(steps: Sequence[Steps]) -> float:
 
 
 CHECK: Final = CheckEntry(
-    name="seam", rank=1, about="Steps along the border of what was painted; needs nothing.", open=SeamCheck,
+    name="seam", rank=1, about="Steps along the border of what was painted; needs nothing.", measure=measure,
     scores={
         "energy": Score(
             False, "steps across the region's border, times the twin's",

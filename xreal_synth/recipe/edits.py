@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from xreal_synth.findings import FINDINGS, REGIONS, takes_box
-from xreal_synth.recipe.kinds import FindingName, Place, RecipePart, finding_name, is_number, problem
+from xreal_synth.recipe.kinds import FindingName, Place, RecipePart, finding_name, problem, rising
 from xreal_synth.types import Zone
-
-SCALES: Final = (0.25, 4.0)
 
 
 def _all_or_names(value: object) -> object:
@@ -24,24 +22,14 @@ def _all_or_names(value: object) -> object:
     return names
 
 
-def _scale(value: object) -> object:
-    low, high = SCALES
-    wanted = f"two rising factors [lowest, highest] from {low:g} to {high:g}, of width and height"
-    given = list(value) if isinstance(value, tuple) else value
-    if not isinstance(given, list) or len(given) != 2 or not all(is_number(item) for item in given):
-        raise problem(value, wanted=wanted)
-    first, last = float(given[0]), float(given[1])
-    if not low <= first <= last <= high:
-        raise problem(value, wanted=wanted)
-    return first, last
-
-
 AllOrNames = Annotated[
     Literal["all"] | Annotated[tuple[FindingName, ...], Field(strict=False, min_length=1)],
     BeforeValidator(_all_or_names),
 ]
 Names = Annotated[tuple[FindingName, ...], Field(strict=False, min_length=1, max_length=16)]
-Scale = Annotated[tuple[float, float], BeforeValidator(_scale)]
+Scale = Annotated[
+    tuple[float, float], BeforeValidator(rising(0.25, 4.0, "factors of width and height from 0.25 to 4"))
+]
 
 
 class ImagesFolder(RecipePart):

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from xreal_synth.errors import Problem
-from xreal_synth.recipe.kinds import near, percent, shown
+from xreal_synth.recipe.kinds import near, number_words, percent, shown
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.recipe.yaml_text import Path, path_text
 
-LATER: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
-    ("sampling", "paste"): ("hard", "poisson"),
-}
 _TAGGED: Final = (("anatomy", "source"), ("compute", "actors"))
-_KINDS: Final[dict[str, str]] = {
+_NUMBERS: Final[dict[str, str]] = {
     "int_type": "a whole number",
     "int_parsing_size": "a whole number of sensible size",
     "int_from_float": "a whole number",
     "float_type": "a number",
     "finite_number": "a finite number",
+    "greater_than": "",
+    "greater_than_equal": "",
+    "less_than": "",
+    "less_than_equal": "",
+}
+_KINDS: Final[dict[str, str]] = {
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
@@ -33,64 +35,64 @@ _KINDS: Final[dict[str, str]] = {
     "model_type": "a group of keys",
     "model_attributes_type": "a group of keys",
     "dict_type": "a group of keys",
-    "none_required": "null",
 }
-_LIMITS: Final[dict[str, tuple[str, str]]] = {
-    "greater_than": ("above", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("below", "lt"),
-    "less_than_equal": ("at most", "le"),
+
+SYNONYMS: Final = {
+    "bilateral": "both",
+    "apical": "upper",
+    "apex": "upper",
+    "basal": "lower",
+    "hilar": "middle",
 }
+"""The clinic's words for a recipe's."""
+RENAMED: Final = {"samples": "anatomies", "films": "images"}
+"""Keys by the names that they had before."""
+DIFFUSERS: Final = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+"""Keys by diffusers' names."""
+
+_Place = tuple[str, ...]
+"""A path without the numbers of list items, which have the part `[]`."""
 
 
 def problems_of(error: ValidationError, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
     """A failed validation in our words. `lines` are of the file, `touched` the paths set by overrides."""
-    return [
-        _problem(detail, lines, touched)
-        for detail in error.errors(include_url=False)
-        if not (detail["type"] == "too_short" and detail["input"])  # items that failed are already listed
-    ]
-
-
-def _problem(error: ErrorDetails, lines: Mapping[Path, int], touched: set[Path]) -> Problem:
-    path = _real_path(error["loc"])
-    if at := error.get("ctx", {}).get("at"):
-        path = (*path, str(at))
-    found, wanted, hint = _words(error, path)
-    return Problem(path_text(path), found + place_text(path, lines, touched), wanted, hint)
-
-
-@cache
-def known_keys() -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Keys allowed at every place of a recipe; list items have the part `[]`."""
-    found: dict[tuple[str, ...], tuple[str, ...]] = {}
-    _collect(Recipe, (), found)
+    found = []
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # items that failed are already listed
+        path = detail["loc"]
+        if path[:2] in _TAGGED and len(path) > 2:
+            path = (*path[:2], *path[3:])  # without the tag that pydantic puts after a value of several kinds
+        if at := detail.get("ctx", {}).get("at"):
+            path = (*path, str(at))
+        what, wanted, hint = _words(detail, path)
+        found.append(Problem(path_text(path), what + place_text(path, lines, touched), wanted, hint))
     return found
 
 
-def _collect(kind: Any, at: tuple[str, ...], found: dict[tuple[str, ...], tuple[str, ...]]) -> None:
-    origin = get_origin(kind)
-    if origin is Annotated:
-        _collect(get_args(kind)[0], at, found)
-    elif origin is tuple:
-        _collect(get_args(kind)[0], (*at, "[]"), found)
-    elif origin in (typing.Union, types.UnionType):
-        for option in get_args(kind):
-            _collect(option, at, found)
-    elif isinstance(kind, type) and issubclass(kind, BaseModel):
-        found[at] = tuple(dict.fromkeys([*found.get(at, ()), *kind.model_fields]))
+def _models(kind: Any, at: _Place = ()) -> Iterator[tuple[_Place, type[BaseModel]]]:
+    """Every group of keys in a model, with its place."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield at, kind
         for name, info in kind.model_fields.items():
-            _collect(info.annotation, (*at, name), found)
+            yield from _models(info.annotation, (*at, name))
+    elif get_origin(kind) is tuple:
+        yield from _models(get_args(kind)[0], (*at, "[]"))
+    else:
+        for option in get_args(kind):
+            yield from _models(option, at)
 
 
-def _real_path(loc: tuple[int | str, ...]) -> Path:
-    """pydantic's location without the tag that it puts after a value of several kinds."""
-    if loc[:2] in _TAGGED and len(loc) > 2:
-        return (*loc[:2], *loc[3:])
-    return loc
+@cache
+def known_keys() -> dict[_Place, tuple[str, ...]]:
+    """Keys allowed at every place of a recipe; list items have the part `[]`."""
+    found: dict[_Place, tuple[str, ...]] = {}
+    for at, model in _models(Recipe):
+        found[at] = tuple(dict.fromkeys([*found.get(at, ()), *model.model_fields]))
+    return found
 
 
-def _generic(path: Path) -> tuple[str, ...]:
+def _generic(path: Path) -> _Place:
     return tuple("[]" if isinstance(part, int) else part for part in path)
 
 
@@ -115,17 +117,14 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
         return "not given", _meaning(path), _how_to_add(path)
     if kind == "literal_error":
         return _choice(value, str(ctx["expected"]), path)
-    if kind in _LIMITS:
-        word, key = _LIMITS[kind]
-        limit = _tidy(ctx[key])
-        return shown(value), f"a number {word} {shown(limit)}", _limit_hint(path) or percent(value, limit)
+    if kind in _NUMBERS:
+        limits = _limits(_field(path)) or {key: ctx[key] for key in ("ge", "gt", "le", "lt") if key in ctx}
+        whole = _NUMBERS[kind] or ("a whole number" if _is_whole(_field(path)) else "a number")
+        hint = _weight_hint(path) or percent(value, limits.get("le")) or _kind_hint(kind, value, path)
+        return shown(value), number_words(whole, **limits), hint
     if kind == "string_pattern_mismatch":
-        hint = f"e.g. `{_slug(str(value))}`" if _slug(str(value)) else ""
-        return (
-            shown(value),
-            "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
-            hint,
-        )
+        wanted = "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
+        return shown(value), wanted, f"e.g. `{_slug(str(value))}`" if _slug(str(value)) else ""
     if kind in ("too_short", "string_too_short"):
         return f"{shown(value)}, which is empty", _meaning(path), "give at least one"
     if kind in ("too_long", "string_too_long"):
@@ -133,20 +132,6 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
     if kind in _KINDS:
         return shown(value), _KINDS[kind], _kind_hint(kind, value, path)
     return f"{shown(value)}: {error['msg']}", _meaning(path), ""
-
-
-SYNONYMS: Final = {
-    "bilateral": "both",
-    "apical": "upper",
-    "apex": "upper",
-    "basal": "lower",
-    "hilar": "middle",
-}
-"""The clinic's words for a recipe's."""
-RENAMED: Final = {"samples": "anatomies", "films": "images"}
-"""Keys by the names that they had before."""
-DIFFUSERS: Final = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
-"""Keys by diffusers' names."""
 
 
 def _unknown_key(path: Path) -> tuple[str, str, str]:
@@ -166,12 +151,9 @@ def _unknown_key(path: Path) -> tuple[str, str, str]:
 def _choice(value: object, expected: str, path: Path) -> tuple[str, str, str]:
     wanted = expected.replace("'", "").replace(" or ", ", ")
     if _generic(path) == ("version",):
-        hint = (
-            "this recipe is for a newer xreal_synth: upgrade" if isinstance(value, int) and value > 1 else ""
-        )
-        return shown(value), "version: 1", hint or "write version: 1"
-    if value in LATER.get(_generic(path), ()):
-        return f"{shown(value)} is not built yet", f"one of: {wanted}", "use one of those that are"
+        newer = isinstance(value, int) and value > 1
+        hint = "this recipe is for a newer xreal_synth: upgrade" if newer else "write version: 1"
+        return shown(value), "version: 1", hint
     hint = near(SYNONYMS.get(value, value), wanted.split(", ")) if isinstance(value, str) else ""
     return shown(value), f"one of: {wanted}" if "," in wanted else wanted, hint
 
@@ -179,11 +161,8 @@ def _choice(value: object, expected: str, path: Path) -> tuple[str, str, str]:
 def _kind_hint(kind: str, value: object, path: Path) -> str:
     if kind.startswith("model_") and isinstance(value, str) and len(path) > 1:
         label = f"{{name: {value}}}"
-        return {"findings": f"write {{weight: 1, labels: [{label}]}}", "labels": f"write {label}"}.get(
-            str(path[-2]), ""
-        )
-    if kind == "none_required":
-        return f"`{path[-1]}` is not built yet: leave it out"
+        hints = {"findings": f"write {{weight: 1, labels: [{label}]}}", "labels": f"write {label}"}
+        return hints.get(str(path[-2]), "")
     if kind == "string_type" and isinstance(value, int | float | bool):
         return f'put it in quotes: "{shown(value)}"'
     if kind == "bool_type" and isinstance(value, str):
@@ -196,44 +175,45 @@ def _kind_hint(kind: str, value: object, path: Path) -> str:
     return ""
 
 
-def _limit_hint(path: Path) -> str:
-    if _generic(path) == ("findings", "[]", "weight"):
-        return "remove the row if it should not be drawn"
-    return ""
+def _weight_hint(path: Path) -> str:
+    return (
+        "remove the row if it should not be drawn" if _generic(path) == ("findings", "[]", "weight") else ""
+    )
 
 
-def _field(path: Path) -> Any:
-    info: Any = None
-    models: list[Any] = [Recipe]
-    for part in path:
-        if isinstance(part, str):
-            info = next((model.model_fields[part] for model in models if part in model.model_fields), None)
-            models = _models_in(info.annotation) if info else []
-    return info if path and isinstance(path[-1], str) else None
+def _field(path: Path) -> FieldInfo | None:
+    *place, name = _generic(path) or ("",)
+    found = (one.model_fields.get(name) for at, one in _models(Recipe) if at == tuple(place))
+    return next((info for info in found if info is not None), None)
 
 
-def _models_in(kind: Any) -> list[Any]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [kind]
-    return [model for option in get_args(kind) for model in _models_in(option)]
+def _limits(kind: Any) -> dict[str, Any]:
+    """The limits of a field's numbers, by pydantic's names: ge, gt, le, lt; in its metadata or its annotation's."""
+    info = kind if isinstance(kind, FieldInfo) else None
+    parts = (*info.metadata, info.annotation) if info is not None else get_args(kind)
+    found = {key: getattr(kind, key) for key in ("ge", "gt", "le", "lt") if hasattr(kind, key)}
+    for part in parts:
+        found |= _limits(part)
+    return found
+
+
+def _is_whole(kind: Any) -> bool:
+    annotation = kind.annotation if isinstance(kind, FieldInfo) else kind
+    return annotation is int or any(map(_is_whole, get_args(annotation)))
 
 
 def _meaning(path: Path) -> str:
     info = _field(path)
-    if info is None:
-        return ""
-    models = _models_in(info.annotation)
-    return info.description or (models[0].__doc__ if models else "") or ""
+    docs = [one.__doc__ for at, one in _models(Recipe) if at == _generic(path)]
+    return (
+        (info.description if info is not None else "") or (docs[0] if info is not None and docs else "") or ""
+    )
 
 
 def _how_to_add(path: Path) -> str:
     if path == ("output",) or path == ("output", "uri"):
         return "add `output: {uri: out/NAME}`, or give --output"
     return f"add `{path[-1]}: {'1' if path == ('version',) else '...'}`"
-
-
-def _tidy(limit: float) -> float:
-    return int(limit) if limit == int(limit) else limit
 
 
 def _slug(text: str) -> str:

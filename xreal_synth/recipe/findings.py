@@ -8,13 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from xreal_synth.findings import FINDINGS, REGIONS
 from xreal_synth.recipe.edits import EditRule
-from xreal_synth.recipe.kinds import (
-    Box,
-    FindingName,
-    RecipePart,
-    SizeRange,
-    problem,
-)
+from xreal_synth.recipe.kinds import Box, FindingName, RecipePart, SizeRange, problem
 from xreal_synth.types import Side, Zone
 
 
@@ -118,7 +112,7 @@ class FindingRow(RecipePart):
     )
 
     @model_validator(mode="after")
-    def _says_what(self) -> Self:
+    def _agree(self) -> Self:
         if self.variants is None and "labels" not in self.model_fields_set:
             raise problem(
                 None, found="missing", wanted="the findings of an image, or `variants`",
@@ -129,17 +123,6 @@ class FindingRow(RecipePart):
                 None, found="`variants` together with `labels`", wanted="one of them",
                 hint="make `labels` the first of the variants", at="variants",
             )  # fmt: skip
-        return self
-
-    @property
-    def kinds(self) -> tuple[tuple[str, tuple[FindingLabel, ...]], ...]:
-        """(path in the row, findings) of each kind of image that it paints, in the order of the variants."""
-        if self.variants is None:
-            return (("labels", self.labels),)
-        return tuple((f"variants[{i}].labels", kind.labels) for i, kind in enumerate(self.variants))
-
-    @model_validator(mode="after")
-    def _joint_agrees(self) -> Self:
         if self.joint and (len({label.name for label in self.labels}) < 2 or self.edit is not None):
             raise problem(
                 self.joint, found="`joint` without several findings", wanted="two labels or more, no `edit`",
@@ -151,6 +134,13 @@ class FindingRow(RecipePart):
                 hint="remove one", at="joint",
             )  # fmt: skip
         return self
+
+    @property
+    def kinds(self) -> tuple[tuple[str, tuple[FindingLabel, ...]], ...]:
+        """(path in the row, findings) of each kind of image that it paints, in the order of the variants."""
+        if self.variants is None:
+            return (("labels", self.labels),)
+        return tuple((f"variants[{i}].labels", kind.labels) for i, kind in enumerate(self.variants))
 
     @property
     def paints(self) -> bool:

@@ -43,6 +43,24 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(f'`{hit}`' for hit in hits)}?" if hits else ""
 
 
+def number_words(
+    what: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+) -> str:
+    """`a number, at least 0 and at most 1`: what is wanted, with its range."""
+    limits = {"at least": ge, "above": gt, "at most": le, "below": lt}
+    words = [
+        f"{word} {limit:{'d' if isinstance(limit, int) else 'g'}}"
+        for word, limit in limits.items()
+        if limit is not None
+    ]
+    return f"{what}, {' and '.join(words)}" if words else what
+
+
 def percent(value: object, limit: object) -> str:
     """The hint for a share that was written in percent, or an empty string."""
     ours = limit == 1 and is_number(value) and 1 < float(str(value)) <= 100
@@ -93,15 +111,18 @@ def _gpu_share(value: object) -> object:
     return _auto_or(float, 0, 1)(value)
 
 
-def _range(low: float, high: float, what: str) -> Callable[[object], object]:
+def rising(low: float, high: float, what: str) -> Callable[[object], object]:
+    """A check of two rising numbers, `what` says which, from `low` to `high`."""
     wanted = f"two rising numbers [lowest, highest], {what}"
 
     def check(value: object) -> object:
         if value is None:
             return value
-        if isinstance(value, tuple):
-            value = list(value)
-        if not isinstance(value, list) or len(value) != 2 or not all(is_number(item) for item in value):
+        if (
+            not isinstance(value, list | tuple)
+            or len(value) != 2
+            or not all(is_number(item) for item in value)
+        ):
             raise problem(value, wanted=wanted)
         first, last = float(value[0]), float(value[1])
         if first > last:
@@ -119,9 +140,7 @@ def _box(value: object) -> object:
     )
     if value is None:
         return value
-    if isinstance(value, tuple):
-        value = list(value)
-    if not isinstance(value, list) or len(value) != 4 or not all(is_number(item) for item in value):
+    if not isinstance(value, list | tuple) or len(value) != 4 or not all(is_number(item) for item in value):
         raise problem(value, wanted=wanted, hint="give four numbers")
     x0, y0, x1, y1 = (float(item) for item in value)
     if max(x0, y0, x1, y1) > 1.5:
@@ -184,9 +203,14 @@ ShardSamples = Annotated[
 ]
 SizeRange = Annotated[
     tuple[float, float],
-    BeforeValidator(_range(_SMALLEST, 1.0, "shares of the lung's area, above 0 and up to 1")),
+    BeforeValidator(rising(_SMALLEST, 1.0, "shares of the lung's area, above 0 and up to 1")),
 ]
-HeartScale = Annotated[tuple[float, float], BeforeValidator(_range(0.5, 2.0, "factors from 0.5 to 2"))]
+LUNGS_SCALE: Final = (0.7, 1.3)
+LungsScale = Annotated[
+    tuple[float, float],
+    BeforeValidator(rising(*LUNGS_SCALE, "factors from {:g} to {:g}".format(*LUNGS_SCALE))),
+]
+HeartScale = Annotated[tuple[float, float], BeforeValidator(rising(0.5, 2.0, "factors from 0.5 to 2"))]
 Place = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=False))]
 BundlePlace = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=True))]
 Box = Annotated[tuple[float, float, float, float], BeforeValidator(_box)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, create_model
 
@@ -78,30 +78,26 @@ class Profile:
     bounds: Mapping[str, float]
 
 
-STANDARD: Final = {
-    entry.name: Profile(
-        entry.standard, {name: one.standard for name, one in entry.scores.items() if one.standard is not None}
-    )
-    for entry in CHECKS.values()
-}
-"""Chosen on 96 groups of xreal-mini: its worst few percent fail, as they should when looked at."""
-STRICT: Final = {
-    entry.name: Profile(
-        entry.strict, {name: one.strict for name, one in entry.scores.items() if one.strict is not None}
-    )
-    for entry in CHECKS.values()
-}
-NEGATIVE_BELOW: Final = 0.5
-"""Default of `labels.negative_below`."""
+def _profile(level: Literal["standard", "strict"]) -> dict[str, Profile]:
+    found = {}
+    for entry in CHECKS.values():
+        bounds = {name: getattr(score, level) for name, score in entry.scores.items()}
+        known = {name: bound for name, bound in bounds.items() if bound is not None}
+        found[entry.name] = Profile(getattr(entry, level), known)
+    return found
 
+
+STANDARD: Final = _profile("standard")
+"""Chosen on 96 groups of xreal-mini: its worst few percent fail, as they should when looked at."""
 PROFILES: Final[dict[QualityProfile, dict[str, Profile]]] = {
     "none": {name: Profile("off", profile.bounds) for name, profile in STANDARD.items()},
     "standard": STANDARD,
-    "strict": STRICT,
+    "strict": _profile("strict"),
 }
+NEGATIVE_BELOW: Final = 0.5
+"""Default of `labels.negative_below`."""
 FILES: Final = {entry.name: entry.file.key for entry in CHECKS.values() if entry.file is not None}
 """Checks that can read a file, and the key that names it."""
-_NOT_BOUNDS: Final = ("action", "content", *FILES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +125,18 @@ def resolve_quality(
     checks, unchecked, problems = list[CheckSettings](), dict[str, str](), list[Problem]()
     for name, profile in PROFILES[quality.profile].items():
         given: CheckBounds = getattr(quality.checks, name)
-        action = given.action or profile.action
-        reported = {key for key in given.model_fields_set if getattr(given, key) is not None}
-        if action == "off":
-            problems += _without_effect(name, reported)
-        elif name in unable and reported:
-            problems.append(_cannot(name, unable[name]))
-        elif name in unable:
+        written: dict[str, Any] = given.model_dump(exclude_none=True)
+        action, file = given.action or profile.action, files.get(name)
+        problem = _problem(name, action, written, unable.get(name), file)
+        if problem is not None:
+            problems.append(problem)
+        elif action != "off" and name in unable:
             unchecked[name] = unable[name]
-        else:
-            file = files.get(name)
-            problems += _other_file(name, given, file)
-            limits = {**profile.bounds, **(file.bounds if file is not None else {}), **_bounds(given)}
-            bounds = {score: float(value) for score, value in limits.items()}
-            path = getattr(given, FILES[name]) if file is not None else None
-            checks.append(CheckSettings(name, action, bounds, path, file.sha256 if file else None))
+        elif action != "off":
+            limits = {**profile.bounds, **(file.bounds if file else {}), **written}
+            bounds = {score: float(limits[score]) for score in CHECKS[name].scores if score in limits}
+            path, sha256 = (written.get(FILES[name]), file.sha256) if file else (None, None)
+            checks.append(CheckSettings(name, action, bounds, path, sha256))
     if problems:
         raise RecipeError(source, problems)
     return QualitySettings(quality.profile, quality.max_attempts, tuple(checks), unchecked, negative_below)
@@ -188,35 +181,24 @@ def as_digested(quality: dict[str, object], written: object) -> None:
             check[key] = place
 
 
-def _bounds(given: CheckBounds) -> dict[str, float]:
-    values: dict[str, Any] = given.model_dump(exclude=set(_NOT_BOUNDS), exclude_none=True)
-    return values
-
-
-def _without_effect(name: str, reported: set[str]) -> list[Problem]:
-    rest = sorted(reported - {"action", "content"})
-    if not rest:
-        return []
-    return [
-        Problem(
-            f"quality.checks.{name}.{rest[0]}",
-            f"given for a check that is off: {', '.join(rest)}",
-            "a check that runs",
+def _problem(
+    name: str, action: CheckAction, written: Mapping[str, Any], unable: str | None, file: KnownFile | None
+) -> Problem | None:
+    """What is wrong with a check's keys as the recipe gives them; `unable` says why it cannot run, if it cannot."""
+    key, content = f"quality.checks.{name}", written.get("content")
+    rest = sorted(set(written) - {"action", "content"})
+    if action == "off":
+        return Problem(
+            f"{key}.{rest[0]}", f"given for a check that is off: {', '.join(rest)}", "a check that runs",
             f"add `action: warn` or `action: reject`, or remove {'it' if len(rest) == 1 else 'them'}",
+        ) if rest else None  # fmt: skip
+    if unable is not None:
+        hint = (
+            f"{CHECKS[name].hint}set `action: off`, or leave it out: then it is off and the dataset says so"
         )
-    ]
-
-
-def _cannot(name: str, why: str) -> Problem:
-    hint = "set `action: off`, or leave it out: then it is off and the dataset says so"
-    hint = CHECKS[name].hint + hint
-    return Problem(f"quality.checks.{name}", f"cannot run here: {why}", "a check that can", hint)
-
-
-def _other_file(name: str, given: CheckBounds, file: KnownFile | None) -> list[Problem]:
-    content: str | None = getattr(given, "content", None)
+        return Problem(key, f"cannot run here: {unable}", "a check that can", hint) if written else None
     if content is None or (file is not None and file.sha256 == content):
-        return []
-    key = f"quality.checks.{name}.{FILES[name]}"
+        return None
     found = "no file" if file is None else f"a file with sha256 {file.sha256[:12]}"
-    return [Problem(key, found, f"the one with sha256 {content[:12]}", "give the file of the earlier run")]
+    wanted = f"the one with sha256 {content[:12]}"
+    return Problem(f"{key}.{FILES[name]}", found, wanted, "give the file of the earlier run")

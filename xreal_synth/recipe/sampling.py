@@ -99,51 +99,34 @@ class Sampling(RecipePart):
     )
 
     @model_validator(mode="after")
-    def _reference_is_evenly_spaced(self) -> Self:
+    def _agree(self) -> Self:
         if self.mode == "reference" and self.spacing not in (None, 1):
             raise problem(
-                None,
-                found=f"spacing: {self.spacing} with mode: reference",
+                None, found=f"spacing: {self.spacing} with mode: reference",
                 wanted="evenly spaced steps, as the released code has them",
-                hint="leave spacing out, or use mode: branch",
-                at="spacing",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _steps_fit(self) -> Self:
+                hint="leave spacing out, or use mode: branch", at="spacing",
+            )  # fmt: skip
         if self.mode == "reference" and self.steps is not None and 1000 % self.steps:
             raise problem(None, **steps_words(self.steps), at="steps")
-        return self
-
-    @model_validator(mode="after")
-    def _paper_has_no_such_settings(self) -> Self:
         given = [key for key in NOT_IN_PAPER if getattr(self, key) is not None]
         if self.mode == "paper" and given:
+            values = ", ".join(f"{key}: {shown(getattr(self, key))}" for key in given)
             raise problem(
-                None,
-                found=f"{', '.join(f'{key}: {getattr(self, key):g}' for key in given)} with mode: paper",
+                None, found=f"{values} with mode: paper",
                 wanted=f"none of {', '.join(NOT_IN_PAPER)}: Algorithm 1 as printed has a binary mask, "
                 "no guidance and DDPM's noise, and starts from noise",
-                hint=f"remove {', '.join(given)} (on a command line: null), or use mode: reference",
-                at=given[0],
-            )
+                hint=f"remove {', '.join(given)} (on a command line: null), or use mode: reference", at=given[0],
+            )  # fmt: skip
+        held = {key: value for key in XREALS_OWN if (value := getattr(self, key)) is not None}
+        if self.control != "xreal" and held:
+            named = " and ".join(f"`{key}`" for key in held)
+            values = ", ".join(f"{key}: {shown(value)}" for key, value in held.items())
+            raise problem(
+                None, found=f"{values} with control: {self.control}",
+                wanted=f"{named} with control: xreal alone: nothing is held to the anatomy otherwise",
+                hint=f"remove {named} (on a command line: null), or use control: xreal", at=next(iter(held)),
+            )  # fmt: skip
         return self
-
-    @model_validator(mode="after")
-    def _only_xreal_holds(self) -> Self:
-        given = {key: value for key in XREALS_OWN if (value := getattr(self, key)) is not None}
-        if self.control == "xreal" or not given:
-            return self
-        named = " and ".join(f"`{key}`" for key in given)
-        raise problem(
-            None,
-            found=", ".join(f"{key}: {shown(value)}" for key, value in given.items())
-            + f" with control: {self.control}",
-            wanted=f"{named} with control: xreal alone: nothing is held to the anatomy otherwise",
-            hint=f"remove {named} (on a command line: null), or use control: xreal",
-            at=next(iter(given)),
-        )
 
 
 def steps_words(steps: int) -> dict[str, str]:

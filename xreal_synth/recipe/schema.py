@@ -18,6 +18,7 @@ from xreal_synth.recipe.kinds import (
     Cpus,
     Gpus,
     HeartScale,
+    LungsScale,
     MicroBatch,
     Place,
     PngSuffix,
@@ -76,6 +77,11 @@ class Augment(RecipePart):
     heart_scale: HeartScale = Field(
         default=(0.9, 1.25),
         description="Range of factors for the heart's width and height about its centre, 0.5 to 2.",
+    )
+    lungs_scale: LungsScale | None = Field(
+        default=None,
+        description="Range of factors for the lungs' width and height about their centre, 0.7 to 1.3; the heart keeps "
+        "its size. Left out: as they are drawn.",
     )
 
 

@@ -16,7 +16,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.findings import ORGANS
 from xreal_synth.report.drawing import ORGAN_COLOURS, Colour, annotated, font, outlined, plain
 from xreal_synth.storage import LocalStore
-from xreal_synth.types import GreyImage, Mask, Role, Sample, SampleMeta, SourceImage
+from xreal_synth.types import GreyImage, Mask, Role, Sample
 
 NOTICE: Final = "Synthetic images made by a model: for research, not for diagnosis."
 NOTICE_EDITED: Final = "Patients' images, as they are or edited by a model: for research, not for diagnosis."
@@ -36,16 +36,8 @@ FOOTER: Final = 52
 CAPTION: Final = 56
 
 
-@dataclass(frozen=True, slots=True)
-class _SheetBlock:
-    """Members of one group that stand side by side on one row."""
-
-    samples: tuple[Sample, ...]
-    twin: bool
-
-    @property
-    def width(self) -> int:
-        return len(self.samples) * (CELL + GAP) - GAP + 2 * PAD
+Block = tuple[tuple[Sample, ...], bool]
+"""Members of one group that stand side by side on one row, and whether the group has others than its healthy one."""
 
 
 def contact_sheet(samples: Iterable[Sample], out: Path, *, columns: int = 6, title: str) -> None:
@@ -59,125 +51,117 @@ def contact_sheet(samples: Iterable[Sample], out: Path, *, columns: int = 6, tit
 
 def sheet_png(samples: Iterable[Sample], *, columns: int = 6, title: str) -> bytes:
     """The same sheet as PNG bytes, for places that are not a folder. Raises DatasetError where there is no image."""
-    return _encoded(*sheet_picture(samples, columns=columns, title=title))
+    page, notice = sheet_picture(samples, columns=columns, title=title)
+    reported = PngImagePlugin.PngInfo()
+    reported.add_itxt("Title", title)
+    reported.add_itxt("Description", notice)
+    return _encoded(page, reported)
 
 
-def sheet_picture(samples: Iterable[Sample], *, columns: int = 6, title: str) -> tuple[Image.Image, str, str]:
-    """The same sheet as a picture, its title and its notice. Raises DatasetError where there is no image."""
+def sheet_picture(samples: Iterable[Sample], *, columns: int = 6, title: str) -> tuple[Image.Image, str]:
+    """The same sheet as a picture, and its notice. Raises DatasetError where there is no image."""
     assert columns >= 1
-    rows = _rows(_blocks(samples, columns), columns)
+    rows = _rows(samples, columns)
     if not rows:
         raise DatasetError(
             found="no images to draw a contact sheet of", hint="make at least one sample first"
         )
-    widest = max(sum(block.width + PAD for block in row) - PAD for row in rows)
-    heights = [_row_height(row) for row in rows]
+    shown = [sample for row in rows for members, _ in row for sample in members]
+    heights = [
+        2 * max(_height(one) for members, _ in row for one in members) + GAP + CAPTION + 2 * PAD
+        for row in rows
+    ]
+    widest = max(sum(_width(block) + PAD for block in row) - PAD for row in rows)
     width = max(widest + 2 * MARGIN, 720)
     page = Image.new("RGB", (width, HEADER + sum(heights) + PAD * (len(rows) - 1) + FOOTER), PAGE)
-    images = sum(len(block.samples) for row in rows for block in row)
-    free = rows[0][0].samples[0].meta.sampling.get("control") == "none"
-    _header(page, title, images, free=free)
+    counted = "1 image" if len(shown) == 1 else f"{len(shown)} images"
+    free = shown[0].meta.sampling.get("control") == "none"
+    below = "below with organ masks that it was not made to follow (control: none)"
+    _header(
+        page, title, f"{counted}, each plain above and {below if free else 'with its masks below'}", 18, 53
+    )
     y = HEADER
     for row, height in zip(rows, heights, strict=True):
         x = MARGIN
         for block in row:
             _draw_block(page, block, x, y, height)
-            x += block.width + PAD
+            x += _width(block) + PAD
         y += height + PAD
-    real = any(sample.meta.source for row in rows for block in row for sample in block.samples)
-    notice = NOTICE_EDITED if real else NOTICE
-    _footer(page, notice)
-    return page, title, notice
+    notice = NOTICE_EDITED if any(one.meta.source for one in shown) else NOTICE
+    draw, y = ImageDraw.Draw(page), page.height - FOOTER // 2
+    draw.text((MARGIN, y), notice, font=font(15, "-Bold"), fill=WARNING, anchor="lm")
+    if page.width > 1100:
+        side = "sides are the patient's: left is on the right of the picture"
+        draw.text((page.width - MARGIN, y), side, font=font(12), fill=FAINT, anchor="rm")
+    return page, notice
 
 
-def _blocks(samples: Iterable[Sample], columns: int) -> list[_SheetBlock]:
-    """One block per group, cut where a group has more members than a row has room for."""
-    blocks = []
+def _rows(samples: Iterable[Sample], columns: int) -> list[list[Block]]:
+    """Whole groups beside one another, cut where one has more members than a row has room for."""
+    rows: list[list[Block]] = []
+    room = 0
     for _, run in groupby(samples, key=lambda sample: sample.meta.group):
         members = tuple(run)
         twin = any(sample.meta.member != Role.healthy for sample in members)
-        cuts = range(0, len(members), columns)
-        blocks += [_SheetBlock(members[start : start + columns], twin) for start in cuts]
-    return blocks
-
-
-def _rows(blocks: Iterable[_SheetBlock], columns: int) -> list[list[_SheetBlock]]:
-    rows: list[list[_SheetBlock]] = []
-    room = 0
-    for block in blocks:
-        if len(block.samples) > room:
-            rows.append([])
-            room = columns
-        rows[-1].append(block)
-        room -= len(block.samples)
+        for start in range(0, len(members), columns):
+            block = members[start : start + columns]
+            if len(block) > room:
+                rows.append([])
+                room = columns
+            rows[-1].append((block, twin))
+            room -= len(block)
     return rows
 
 
-def _row_height(row: Iterable[_SheetBlock]) -> int:
-    images = [plain_height(sample) for block in row for sample in block.samples]
-    return 2 * max(images) + GAP + CAPTION + 2 * PAD
+def _width(block: Block) -> int:
+    return len(block[0]) * (CELL + GAP) - GAP + 2 * PAD
 
 
-def plain_height(sample: Sample) -> int:
+def _height(sample: Sample) -> int:
     """Pixels that an image takes on the sheet, top to bottom."""
     height, width = sample.image.shape
     return int(max(1, round(CELL * height / width)))
 
 
-def _draw_block(page: Image.Image, block: _SheetBlock, x: int, y: int, height: int) -> None:
-    draw = ImageDraw.Draw(page)
-    draw.rounded_rectangle((x, y, x + block.width - 1, y + height - 1), radius=8, fill=PANEL)
-    for place, sample in enumerate(block.samples):
+def _draw_block(page: Image.Image, block: Block, x: int, y: int, height: int) -> None:
+    draw, (members, twin) = ImageDraw.Draw(page), block
+    draw.rounded_rectangle((x, y, x + _width(block) - 1, y + height - 1), radius=8, fill=PANEL)
+    for place, sample in enumerate(members):
         left, top = x + PAD + place * (CELL + GAP), y + PAD
         page.paste(plain(sample, CELL), (left, top))
-        page.paste(annotated(sample, CELL), (left, top + plain_height(sample) + GAP))
-        _caption(draw, sample, block.twin, left, y + height - PAD - CAPTION + 8)
-
-
-def _caption(draw: ImageDraw.ImageDraw, sample: Sample, twin: bool, x: int, y: int) -> None:
-    role, *details = _captions(sample, twin)
-    draw.text((x, y), sample.meta.key, font=font(13, "-Bold"), fill=TEXT)
-    draw.text((x + CELL, y + 1), role, font=font(11), fill=FAINT, anchor="ra")
-    for line, text in enumerate(details[:2]):
-        draw.text((x, y + 19 + 15 * line), fitted(draw, text, CELL), font=font(12), fill=TEXT)
+        page.paste(annotated(sample, CELL), (left, top + _height(sample) + GAP))
+        role, *details = _captions(sample, twin)
+        under = y + height - PAD - CAPTION + 8
+        draw.text((left, under), sample.meta.key, font=font(13, "-Bold"), fill=TEXT)
+        draw.text((left + CELL, under + 1), role, font=font(11), fill=FAINT, anchor="ra")
+        for line, text in enumerate(details[:2]):
+            draw.text((left, under + 19 + 15 * line), _fitted(draw, text, CELL), font=font(12), fill=TEXT)
 
 
 def _captions(sample: Sample, twin: bool) -> list[str]:
-    member, findings = sample.meta.member, sample.meta.findings
-    if sample.meta.source is not None:
-        return _image_captions(sample.meta, sample.meta.source)
-    role = {Role.healthy: "healthy twin" if twin else "", Role.variant: "variant", Role.sham: "sham"}[
-        Role.of(member)
-    ]
-    if sample.meta.sham:
-        return [role, *_sham_captions(sample.meta)]
-    if not findings:
-        return [role, "no finding asked for"]
-    placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in findings]
-    return [role, placed[0], ", ".join(placed[1:])]
-
-
-def _image_captions(meta: SampleMeta, source: SourceImage) -> list[str]:
-    if meta.member == Role.healthy:
+    """The image's role, and up to two lines; a sham shows no finding, where the first variant or another group does."""
+    meta, source = sample.meta, sample.meta.source
+    placed = [" ".join([one.name, *_where(one.side, one.zone)]) for one in meta.findings]
+    if source is not None and meta.member == Role.healthy:
         return ["real image", source.id, ", ".join(source.labels)]
     if meta.sham:
-        return ["sham of a real image", *_sham_captions(meta)]
-    gone = [f"{own.name} painted over" for own in source.findings if own.removed is not None]
-    placed = [" ".join([finding.name, *_where(finding.side, finding.zone)]) for finding in meta.findings]
-    return ["edited", *(", ".join(part) for part in (gone, placed) if part)]
+        role = "sham of a real image" if source is not None else "sham"
+        return [role, "painted healthy, in place of", ", ".join(place.name for place in meta.sham)]
+    if source is not None:
+        gone = [f"{own.name} painted over" for own in source.findings if own.removed is not None]
+        return ["edited", *(", ".join(part) for part in (gone, placed) if part)]
+    role = {Role.healthy: "healthy twin" if twin else "", Role.variant: "variant", Role.sham: "sham"}[
+        Role.of(meta.member)
+    ]
+    return [role, placed[0], ", ".join(placed[1:])] if placed else [role, "no finding asked for"]
 
 
-def _sham_captions(meta: SampleMeta) -> list[str]:
-    """A sham shows no finding, in the regions where the first variant shows some, or another group would."""
-    return ["painted healthy, in place of", ", ".join(place.name for place in meta.sham)]
-
-
-def _where(side: str, zone: str) -> list[str]:
-    words = [word for word in (side, zone) if word not in ("any", "", "none")]
+def _where(*given: str) -> list[str]:
+    words = [word for word in given if word not in ("any", "", "none")]
     return ["·", *words] if words else []
 
 
-def fitted(draw: ImageDraw.ImageDraw, text: str, width: int, *, tail: bool = False) -> str:
+def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, *, tail: bool = False) -> str:
     """The text, or as much of its beginning (its end with `tail`) as is `width` pixels wide."""
     if draw.textlength(text, font=font(12)) <= width:
         return text
@@ -186,44 +170,24 @@ def fitted(draw: ImageDraw.ImageDraw, text: str, width: int, *, tail: bool = Fal
     return f"…{text}" if tail else f"{text.rstrip()}…"
 
 
-def _header(page: Image.Image, title: str, images: int, *, free: bool) -> None:
+def _header(page: Image.Image, title: str, below: str, y: int, legend_y: int) -> None:
+    """The title, a line below it, and the organs' names and colours on a line up to the right margin."""
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, 18), title, font=font(20, "-Bold"), fill=TEXT)
-    counted = "1 image" if images == 1 else f"{images} images"
-    below = "with its masks below"
-    if free:
-        below = "below with organ masks that it was not made to follow (control: none)"
-    draw.text((MARGIN, 46), f"{counted}, each plain above and {below}", font=font(12), fill=FAINT)
-    legend(draw, page.width, 53)
-
-
-def legend(draw: ImageDraw.ImageDraw, width: int, y: int) -> None:
-    """The organs' names and colours on a line, up to the right margin of a page of this width."""
-    x = width - MARGIN
+    draw.text((MARGIN, y), title, font=font(20, "-Bold"), fill=TEXT)
+    draw.text((MARGIN, y + 28), below, font=font(12), fill=FAINT)
+    x = page.width - MARGIN
     for name, code in reversed(ORGANS.items()):
         label = name.replace("_", " ")
         x -= int(draw.textlength(label, font=font(12)))
-        draw.text((x, y), label, font=font(12), fill=FAINT, anchor="lm")
+        draw.text((x, legend_y), label, font=font(12), fill=FAINT, anchor="lm")
         x -= 24
-        draw.line((x, y, x + 17, y), fill=ORGAN_COLOURS[code], width=2)
+        draw.line((x, legend_y, x + 17, legend_y), fill=ORGAN_COLOURS[code], width=2)
         x -= 14
 
 
-def _footer(page: Image.Image, notice: str) -> None:
-    draw = ImageDraw.Draw(page)
-    y = page.height - FOOTER // 2
-    draw.text((MARGIN, y), notice, font=font(15, "-Bold"), fill=WARNING, anchor="lm")
-    side = "sides are the patient's: left is on the right of the picture"
-    if page.width > 1100:
-        draw.text((page.width - MARGIN, y), side, font=font(12), fill=FAINT, anchor="rm")
-
-
-def _encoded(page: Image.Image, title: str, notice: str) -> bytes:
-    reported = PngImagePlugin.PngInfo()
-    reported.add_itxt("Title", title)
-    reported.add_itxt("Description", notice)
+def _encoded(page: Image.Image, about: PngImagePlugin.PngInfo | None = None) -> bytes:
     buffer = io.BytesIO()
-    page.save(buffer, "PNG", pnginfo=reported, compress_level=6)
+    page.save(buffer, "PNG", pnginfo=about, compress_level=6)
     return buffer.getvalue()
 
 
@@ -258,43 +222,28 @@ def review_sheet(
     across = min(columns, max(len(images), 3))
     size = (2 * MARGIN + across * (width + _PAD) - _PAD, _HEADER + rows * (height + _PAD) + MARGIN)
     page = Image.new("RGB", size, PAGE)
-    _review_header(page, title, notice)
+    _header(page, title, notice, 14, 26)
     for at, image in enumerate(images):
         x, y = MARGIN + at % columns * (width + _PAD), _HEADER + at // columns * (height + _PAD)
         ImageDraw.Draw(page).rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=8, fill=PANEL)
         page.paste(outlined(image.image, image.mask, _CELL), (x + _PAD, y + _PAD))
         _review_caption(ImageDraw.Draw(page), image, x + _PAD, y + _PAD + _CELL + 6)
-    buffer = io.BytesIO()
-    page.save(buffer, "PNG", compress_level=6)
-    LocalStore(out.parent).replace(out.name, buffer.getvalue())
-
-
-def _review_header(page: Image.Image, title: str, notice: str) -> None:
-    draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, 14), title, font=font(20, "-Bold"), fill=TEXT)
-    draw.text((MARGIN, 42), notice, font=font(12), fill=FAINT)
-    legend(draw, page.width, 26)
+    LocalStore(out.parent).replace(out.name, _encoded(page))
 
 
 def _review_caption(draw: ImageDraw.ImageDraw, image: ReviewImage, x: int, y: int) -> None:
-    draw.text((x, y), fitted(draw, image.name, _CELL, tail=True), font=font(12), fill=TEXT)
-    if image.refused or image.remark:
-        refused = f"refused{_score(image, ' ({})')}: {image.refused}"
-        first, rest = _two_lines(draw, refused if image.refused else image.remark)
-        draw.text((x, y + 15), first, font=font(11), fill=WARNING)
-        draw.text((x, y + 29), fitted(draw, rest, _CELL, tail=True), font=font(11), fill=WARNING)
+    score = "" if image.score is None else f"{image.score:.3f}"
+    draw.text((x, y), _fitted(draw, image.name, _CELL, tail=True), font=font(12), fill=TEXT)
+    if not (image.refused or image.remark):
+        below = f"certainty {score}" if score else "mask was given"
+        draw.text((x, y + 17), below, font=font(12), fill=FAINT)
         return
-    draw.text((x, y + 17), _score(image, "certainty {}") or "mask was given", font=font(12), fill=FAINT)
-
-
-def _score(image: ReviewImage, text: str) -> str:
-    return "" if image.score is None else text.format(f"{image.score:.3f}")
-
-
-def _two_lines(draw: ImageDraw.ImageDraw, text: str) -> tuple[str, str]:
-    words = text.split(" ")
-    for count in range(len(words), 0, -1):
-        first = " ".join(words[:count])
-        if draw.textlength(first, font=font(11)) <= _CELL:
-            return first, " ".join(words[count:])
-    return text, ""
+    refused = f"refused{f' ({score})' if score else ''}: {image.refused}"
+    words = (refused if image.refused else image.remark).split(" ")
+    fits = (
+        n for n in range(len(words), 0, -1) if draw.textlength(" ".join(words[:n]), font=font(11)) <= _CELL
+    )
+    count = next(fits, len(words))
+    draw.text((x, y + 15), " ".join(words[:count]), font=font(11), fill=WARNING)
+    rest = _fitted(draw, " ".join(words[count:]), _CELL, tail=True)
+    draw.text((x, y + 29), rest, font=font(11), fill=WARNING)

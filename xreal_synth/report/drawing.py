@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -139,26 +138,50 @@ def plain(sample: Sample, side: int) -> Image.Image:
     return Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS).convert("RGB")
 
 
-def annotated(sample: Sample, side: int) -> Image.Image:
-    """The image with thin organ outlines, tinted finding regions, and their boxes with names.
+@dataclass(frozen=True, slots=True, eq=False)
+class Mark:
+    """What is marked on an image; `region` bool [H, W] that was painted, `organ` the same where it is no box."""
 
-    Boxes that a real image came with are grey, "no NAME" where the finding was painted over; so are a sham's.
-    """
+    name: str
+    boxes: tuple[PixelBox, ...]
+    colour: Colour
+    region: npt.NDArray[np.bool_] | None = None
+    organ: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """The top left one of all boxes."""
+        return min(box[0] for box in self.boxes), min(box[1] for box in self.boxes)
+
+
+def marks_of(sample: Sample) -> list[Mark]:
+    """Grey what a real image came with, "no NAME" where it was painted over, and a sham; then the findings."""
+    source = sample.meta.source
+    drawn = [
+        Mark(own.name if own.removed is None else f"no {own.name}", (own.box,), OWN_COLOUR)
+        for own in (source.findings if source is not None else ())
+    ]
+    drawn += [Mark("sham", place.boxes, OWN_COLOUR) for place in sample.meta.sham]
+    for number, one in enumerate(sample.meta.findings):
+        region = sample.pathology == number + 1
+        organ = None if one.region == "box" else region
+        drawn.append(Mark(one.name, one.boxes, finding_colour(number), region, organ))
+    return drawn
+
+
+def annotated(sample: Sample, side: int) -> Image.Image:
+    """The image with thin organ outlines, tinted finding regions, and all that is marked framed and named."""
     picture = plain(sample, side)
     _outline_organs(picture, sample.anatomy)
-    for index, finding in enumerate(sample.meta.findings):
-        region = sample.pathology == index + 1
-        tint = Image.fromarray(region.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-        _paint(picture, tint, finding_colour(index), 0.14)
-        if finding.region != "box":
-            _paint(picture, _outline(region, picture.size), finding_colour(index), 0.9)
-    scale = picture.width / sample.image.shape[1]
-    for own in sample.meta.source.findings if sample.meta.source is not None else ():
-        frame(picture, own.name if own.removed is None else f"no {own.name}", (own.box,), scale, OWN_COLOUR)
-    for place in sample.meta.sham:
-        frame(picture, "sham", place.boxes, scale, OWN_COLOUR)
-    for index, finding in enumerate(sample.meta.findings):
-        frame(picture, finding.name, finding.boxes, scale, finding_colour(index))
+    marks = marks_of(sample)
+    for mark in marks:
+        if mark.region is not None:
+            tint = Image.fromarray(mark.region.astype(np.uint8) * 255)
+            _paint(picture, tint.resize(picture.size, Image.Resampling.BILINEAR), mark.colour, 0.14)
+        if mark.organ is not None:
+            _paint(picture, _outline(mark.organ, picture.size), mark.colour, 0.9)
+    for mark in marks:
+        frame(picture, mark, picture.width / sample.image.shape[1])
     return picture
 
 
@@ -174,20 +197,16 @@ def _outline_organs(picture: Image.Image, mask: Mask) -> None:
         _paint(picture, _outline(mask == code, picture.size), colour, 0.85)
 
 
-def _smooth(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
-    image = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
-    image = image.filter(ImageFilter.GaussianBlur(0.7 * size[0] / mask.shape[1]))
-    return image.point([0] * 128 + [255] * 128)
-
-
 def _outline(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
     """The mask's inner border, about a pixel wide, as an L image of this size."""
-    whole = np.asarray(_smooth(mask, (size[0] * _FINE, size[1] * _FINE)))
-    padded = np.pad(whole, _FINE)
-    inner = whole.copy()
+    width, height = size[0] * _FINE, size[1] * _FINE
+    large = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BICUBIC)
+    smooth = large.filter(ImageFilter.GaussianBlur(0.7 * width / mask.shape[1]))
+    whole = np.asarray(smooth.point([0] * 128 + [255] * 128))
+    padded, inner = np.pad(whole, _FINE), whole.copy()
     for dx, dy in _AROUND:
         y, x = _FINE + dy, _FINE + dx
-        np.minimum(inner, padded[y : y + whole.shape[0], x : x + whole.shape[1]], out=inner)
+        np.minimum(inner, padded[y : y + height, x : x + width], out=inner)
     return Image.fromarray(whole - inner).resize(size, Image.Resampling.BOX)
 
 
@@ -195,37 +214,29 @@ def _paint(picture: Image.Image, mask: Image.Image, colour: Colour, opacity: flo
     picture.paste(Image.new("RGB", picture.size, colour), mask=mask.point(lambda value: value * opacity))
 
 
-def frame(picture: Image.Image, name: str, boxes: Sequence[PixelBox], scale: float, colour: Colour) -> None:
-    """Draws dashed boxes with a dark rim, to show on bright and dark images alike, and their name above them."""
-    draw = ImageDraw.Draw(picture)
-    for box in boxes:
+def frame(picture: Image.Image, mark: Mark, scale: float) -> None:
+    """Draws dashed boxes with a dark rim, to show on bright and dark images alike, and their name above them, or inside
+    where there is no room above."""
+    draw, face = ImageDraw.Draw(picture), font(11, "-Bold")
+    for box in mark.boxes:
         x0, y0, x1, y1 = (round(value * scale) for value in box)
         corners = [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1), (x0, y0)]
-        for fill, width in ((BLACK, 4), (colour, 2)):
-            for start, end in pairwise(corners):
-                for dash in _dashes(start, end):
-                    draw.line(dash, fill=fill, width=width)
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    _tag(picture, name, round(left * scale), round(top * scale), colour)
-
-
-def _dashes(
-    start: tuple[int, int], end: tuple[int, int], on: int = 8, off: int = 4
-) -> list[tuple[float, float, float, float]]:
-    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
-    step = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
-    cuts = [(at, min(at + on, length)) for at in range(0, length + 1, on + off)]
-    return [
-        (start[0] + step[0] * a, start[1] + step[1] * a, start[0] + step[0] * b, start[1] + step[1] * b)
-        for a, b in cuts
-    ]
-
-
-def _tag(picture: Image.Image, text: str, left: int, top: int, colour: Colour) -> None:
-    """The name on a label above a box's corner, or inside where there is no room above."""
-    draw, face = ImageDraw.Draw(picture), font(11, "-Bold")
-    width, height = int(draw.textlength(text, font=face)) + 8, 16
+        for fill, rim in ((BLACK, 4), (mark.colour, 2)):
+            for dash in (dash for side in pairwise(corners) for dash in _dashes(*side)):
+                draw.line(dash, fill=fill, width=rim)
+    left, top = (round(value * scale) for value in mark.corner)
+    width, height = int(draw.textlength(mark.name, font=face)) + 8, 16
     x = max(0, min(left, picture.width - width))
     y = top - height if top >= height else top
-    draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=colour)
-    draw.text((x + 4, y + height / 2), text, font=face, fill=BLACK, anchor="lm")
+    draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=mark.colour)
+    draw.text((x + 4, y + height / 2), mark.name, font=face, fill=BLACK, anchor="lm")
+
+
+def _dashes(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[float, float, float, float]]:
+    """A line cut into dashes of 8 pixels, 4 apart."""
+    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+    dx, dy = (end[0] - start[0]) / length, (end[1] - start[1]) / length
+    return [
+        (start[0] + dx * a, start[1] + dy * a, start[0] + dx * b, start[1] + dy * b)
+        for a, b in ((at, min(at + 8, length)) for at in range(0, length + 1, 12))
+    ]

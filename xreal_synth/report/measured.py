@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
@@ -14,7 +14,6 @@ from xreal_synth.errors import StorageError
 from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
 
-_TELLING: Final = 3
 _Kind = TypeVar("_Kind")
 
 
@@ -26,44 +25,15 @@ class ProbeArea:
     low: float
     high: float
 
-    @property
-    def by_chance(self) -> bool:
-        """Whether the interval holds 0.5."""
-        return self.low <= 0.5 <= self.high
-
 
 @dataclass(frozen=True, slots=True)
-class Leak:
+class Leak(ProbeArea):
     """The regression's AUC, the network's where one was trained, over how many images, and each feature's own AUC."""
 
-    auc: float
-    low: float
-    high: float
     n: int
     network: ProbeArea | None = None
     digest: str | None = None
     features: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def probes(self) -> list[tuple[str, ProbeArea]]:
-        """Each probe's name and area."""
-        regression = ("a regression", ProbeArea(self.auc, self.low, self.high))
-        return [regression, ("a network", self.network)] if self.network else [regression]
-
-    @property
-    def by_chance(self) -> bool:
-        """Whether every interval holds 0.5: edited images are not told from others."""
-        return all(area.by_chance for _, area in self.probes)
-
-    @property
-    def above(self) -> bool:
-        """Whether one of the intervals lies above a half."""
-        return any(area.low > 0.5 for _, area in self.probes)
-
-    @property
-    def telling(self) -> list[tuple[str, float]]:
-        """The features that tell most by themselves."""
-        return sorted(self.features.items(), key=lambda item: (-item[1], item[0]))[:_TELLING]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +51,12 @@ class EvaluationRow:
     finding: str | None = None
 
 
-_IMAGES: Final = Field(validation_alias=AliasChoices("images", "films"))
-"""The key's name, and the one that older files have."""
-
-
 @dataclass(frozen=True, slots=True)
-class _GeneratedJson:
-    images: Annotated[int | None, _IMAGES] = None
+class _Compared:
+    """The images of one side; older files say films."""
+
+    images: Annotated[int | None, Field(validation_alias=AliasChoices("images", "films"))] = None
     digest: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _RealJson:
-    images: Annotated[int | None, _IMAGES] = None
     split: str | None = None
 
 
@@ -102,25 +65,11 @@ class Evaluation:
     """The rows with a figure, and what they were measured on, by what, where; None where not told."""
 
     rows: tuple[EvaluationRow, ...]
-    dataset: _GeneratedJson = field(default_factory=_GeneratedJson)
-    real: _RealJson = field(default_factory=_RealJson)
+    dataset: _Compared = field(default_factory=_Compared)
+    real: _Compared = field(default_factory=_Compared)
     machine: str | None = None
     command: str | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def overall(self) -> list[EvaluationRow]:
-        """Figures over all findings that could be measured."""
-        return [row for row in self.rows if row.finding is None and row.value is not None]
-
-    @property
-    def by_finding(self) -> dict[str, list[EvaluationRow]]:
-        """Figures of one finding each that could be measured, by its name."""
-        found: dict[str, list[EvaluationRow]] = {}
-        for row in self.rows:
-            if row.finding is not None and row.value is not None:
-                found.setdefault(row.finding, []).append(row)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +85,11 @@ def measured(store: Store, head: DatasetHead) -> Measured:
     """Reads both files; either may be missing."""
     problems: list[str] = []
     leak, evaluation = _read(store, LEAK, Leak, problems), _read(store, EVALUATION, Evaluation, problems)
-    digests = {
-        LEAK: leak.digest if leak else None,
-        EVALUATION: evaluation.dataset.digest if evaluation else None,
-    }
+    of = ((LEAK, leak and leak.digest), (EVALUATION, evaluation and evaluation.dataset.digest))
     problems += [
         f"{name} is of another dataset ({digest[:12]}, this one is {head.digest[:12]}): measure again"
-        for name, digest in digests.items()
-        if digest is not None and digest != head.digest
+        for name, digest in of
+        if digest and digest != head.digest
     ]
     return Measured(leak, evaluation, tuple(problems))
 

@@ -1,5 +1,5 @@
-"""Samples by key or by number, read from a dataset's tars, and the images that a report shows: chosen by a fixed
-rule that looks at no image.
+"""Samples by key or by number, read from a dataset's tars, and the images that a report shows: chosen by a fixed rule
+that looks at no image.
 
 Those come from a few shards spread evenly over the dataset, so that few tars are read. Within them, those groups are
 shown whose number comes first in a fixed shuffle (multiplication by a constant, as in Fibonacci hashing). A
@@ -8,7 +8,6 @@ combination of findings that none of these shards holds is taken from the first 
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, tar_key
-from xreal_synth.dataset.tar import read_tar
+from xreal_synth.dataset.tar import read_samples, read_tar
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store
 from xreal_synth.types import Role, Sample
@@ -28,12 +27,11 @@ from xreal_synth.types import Role, Sample
 def find_sample(store: Store, head: DatasetHead, key: str) -> Sample:
     """The sample of this key; raises DatasetError if the dataset does not hold it."""
     shard = parse_key(key).group // head.shard_samples
-    stem = stem_of(head.name, shard)
-    if store.exists(tar_key(stem)):
-        with local_copy(store, tar_key(stem)) as path:
-            for sample in read_tar(path):
-                if sample.meta.key == key:
-                    return sample
+    name = tar_key(stem_of(head.name, shard))
+    if store.exists(name):
+        with local_copy(store, name) as path:
+            for read in read_samples(path, name, lambda one: one == key):
+                return read.sample
     raise DatasetError(
         found=f"{store.uri} holds no sample {key}",
         wanted="a key of this dataset, e.g. 0000000000-h or 0000000000-v0",
@@ -66,12 +64,11 @@ PAINTED_OVER: Final = "Painted over"
 JOIN: Final = " + "
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Pick:
     """An image to show, on the sheet of its kind: `images` of this kind are in the dataset."""
 
     kind: str
-    order: int
     key: str
     shard: int
     images: int
@@ -109,24 +106,14 @@ class Picker:
             usable = mine[chosen[mine] | (shards[mine] == self._first[kind])]
             best = usable[np.argsort(order[usable], kind="stable")[: 2 * IMAGES]]
             found = [(int(order[i]), str(batch.column("key")[int(i)]), int(shards[int(i)])) for i in best]
-            self._best[kind] = self._kept([*self._best.get(kind, []), *found])
-
-    def _kept(self, found: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
-        """The first in order; those of the spread shards before others."""
-        return heapq.nsmallest(IMAGES, found, key=lambda one: (one[2] not in self.shards, one))
+            ranked = sorted(
+                [*self._best.get(kind, []), *found], key=lambda one: (one[2] not in self.shards, one)
+            )
+            self._best[kind] = ranked[:IMAGES]
 
     def picks(self) -> tuple[Pick, ...]:
-        """By kind, in the order in which they are shown."""
-        sheets = self._sheets()
-        images = max(_LEAST, min(IMAGES, _IMAGES_IN_ALL // max(len(sheets), 1)))
-        return tuple(
-            Pick(kind, place, key, shard, self._images[kind])
-            for kind in sheets
-            for place, (_, key, shard) in enumerate(self._best[kind][:images])
-        )
-
-    def _sheets(self) -> list[str]:
-        """The most frequent kinds, and of each finding that is not among them its most frequent kind."""
+        """By kind, in the order in which they are shown: the most frequent kinds, and of each finding that is not among
+        them its most frequent kind."""
         ranked = sorted(self._images, key=lambda kind: (kind != NO_FINDING, -self._images[kind], kind))
         sheets = ranked[:SHEETS]
         shown = {name for kind in sheets for name in kind.split(JOIN)}
@@ -134,7 +121,12 @@ class Picker:
             if not set(kind.split(JOIN)) <= shown:
                 sheets.append(kind)
                 shown.update(kind.split(JOIN))
-        return sheets
+        images = max(_LEAST, min(IMAGES, _IMAGES_IN_ALL // max(len(sheets), 1)))
+        return tuple(
+            Pick(kind, key, shard, self._images[kind])
+            for kind in sheets
+            for _, key, shard in self._best[kind][:images]
+        )
 
 
 def _kinds(batch: Any, healthy: Any) -> Any:

@@ -16,7 +16,7 @@ from xreal_synth.images.files import ImageFiles, decode_image
 from xreal_synth.images.folder import FolderSettings, image_rows, padded, resize_image
 from xreal_synth.images.manifest import BadImage
 from xreal_synth.report.drawing import plain
-from xreal_synth.report.view import worst_end
+from xreal_synth.report.words import worst_end
 from xreal_synth.storage import open_store
 from xreal_synth.types import Role
 
@@ -56,7 +56,7 @@ class RealPictures:
                     refused.append(f"{row.image}: {bad.reason}")
                     continue
                 caption = " · ".join(filter(None, (", ".join(row.labels), row.image)))
-                yield Image.fromarray(resize_image(padded(grey, 0), THUMB)), caption
+                yield Image.fromarray(resize_image(padded(grey), THUMB)), caption
 
         if shown := list(islice(read(), BESIDE)):
             return shown
@@ -87,20 +87,20 @@ class Shelf:
     @property
     def findings(self) -> dict[str, int]:
         """Images by each label that some have, the most frequent first."""
-        table, counts = self.dataset.table, dict[str, int]()
-        for column in LABEL_COLUMNS:
-            counts[column.partition(".")[2]] = table.column(column).to_pylist().count(1)
-        return {
-            name: count for name, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])) if count
+        counts = {
+            column.partition(".")[2]: self.dataset.table.column(column).to_pylist().count(1)
+            for column in LABEL_COLUMNS
         }
+        shown = sorted((-count, name) for name, count in counts.items() if count)
+        return {name: -count for count, name in shown}
 
     @property
     def scores(self) -> list[str]:
         """Names of the gate's scores that its images have."""
-        names = (
-            name for name in self.dataset.table.column_names if name.startswith(QUALITY) and name != FLAGS
+        names = self.dataset.table.column_names
+        return sorted(
+            name.removeprefix(QUALITY) for name in names if name.startswith(QUALITY) and name != FLAGS
         )
-        return sorted(name.removeprefix(QUALITY) for name in names)
 
     def filtered(
         self, *, finding: str | None, flag: str | None, role: Role | None, worst_by: str | None
@@ -129,6 +129,5 @@ def thumbnail(one: GeneratedImage) -> tuple[Image.Image, str]:
     quality = one.sample.meta.quality
     flags = quality.flags if quality is not None else ()
     named = ", ".join(one.boxes) or ("sham" if one.sample.meta.sham else "no finding")
-    return plain(one.sample, THUMB), " · ".join(
-        [f"{one.sample.meta.group}-{one.sample.meta.member}", named, *flags]
-    )
+    caption = [f"{one.sample.meta.group}-{one.sample.meta.member}", named, *flags]
+    return plain(one.sample, THUMB), " · ".join(caption)

@@ -10,6 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from xreal_synth.from_recipe import Finding
+from xreal_synth.recipe.kinds import LUNGS_SCALE
 from xreal_synth.studio.making import AS_DRAWN, BANK, KINDS, OWN_IMAGE, Made, Studio
 from xreal_synth.studio.page import on, picture
 from xreal_synth.studio.pictures import FOUR, SIDE, box_between, chest_picture, facts, four_pictures, scores
@@ -47,11 +48,10 @@ class MakeTab:
         with gr.Row():
             seed = gr.Number(7, precision=0, minimum=0, label="Chest's seed", min_width=120)
             heart = gr.Slider(0.5, 2, AS_DRAWN, step=0.05, label="Heart's size", min_width=160)
-        image = gr.File(
-            label="Image: grey PNG, JPEG or TIFF", file_types=["image"], visible=False, height=120
-        )
-        mask = gr.File(label="Organ mask: PNG of codes", file_types=["image"], visible=False, height=120)
-        self._chest = [kind, seed, heart, mask, image]
+            lungs = gr.Slider(*LUNGS_SCALE, AS_DRAWN, step=0.05, label="Lungs' size", min_width=160)
+        upload = partial(gr.File, file_types=["image"], visible=False, height=120)
+        image, mask = upload(label="Image: grey PNG, JPEG or TIFF"), upload(label="Organ mask: PNG of codes")
+        self._chest = [kind, seed, heart, mask, image, lungs]
         self._picture = gr.Image(
             format="png", interactive=False, show_label=False, buttons=[], elem_classes="chest", elem_id="chest"
         )  # fmt: skip
@@ -60,7 +60,7 @@ class MakeTab:
 
         def switched(now: str) -> tuple[Any, ...]:
             bank = gr.update(visible=now == BANK)
-            return bank, bank, gr.update(visible=now != BANK), gr.update(visible=now == OWN_IMAGE)
+            return bank, bank, gr.update(visible=now != BANK), gr.update(visible=now == OWN_IMAGE), bank
 
         on(kind.change, switched, [kind], self._chest[1:])
 
@@ -107,18 +107,10 @@ class MakeTab:
             what = gr.HTML(elem_id="facts")
             with gr.Accordion("Gate's scores", open=False):
                 gate = gr.HTML(elem_id="scores")
-            rows = gr.Code(
-                language="yaml",
-                label="Recipe rows",
-                lines=1,
-                buttons=["copy"],
-                wrap_lines=True,
-                elem_id="rows",
-            )
+            code = partial(gr.Code, language="yaml", lines=1, buttons=["copy"])
+            rows = code(label="Recipe rows", wrap_lines=True, elem_id="rows")
             with gr.Accordion("Whole recipe of this very image", open=False):
-                recipe = gr.Code(
-                    language="yaml", lines=1, buttons=["copy"], show_label=False, elem_id="recipe"
-                )
+                recipe = code(show_label=False, elem_id="recipe")
         self._results = [*pictures, told, what, gate, rows, recipe]
 
     def _connect(self) -> None:
@@ -146,8 +138,8 @@ class MakeTab:
         on(self._four.select, self._chosen, [self._made], self._results)
 
     def _drawn(self, *values: Any) -> Image.Image | None:
-        chest, boxes, corner, named = values[:5], values[5], values[6], _named(values[7:])
-        kind, _, _, mask, image = chest
+        chest, boxes, corner, named = values[:6], values[6], values[7], _named(values[8:])
+        kind, _, _, mask, image, _ = chest
         if kind != BANK and (image if kind == OWN_IMAGE else mask) is None:
             return None
         boxed = {row: (named.get(row, f"finding {row + 1}"), box) for row, box in boxes.items()}
@@ -168,7 +160,7 @@ class MakeTab:
 
     def _make_some(self, count: int, progress: Any = _PROGRESS, *values: Any) -> tuple[Any, ...]:
         chest, boxes, (seed, guidance, steps, profile), rows = (
-            values[:5], values[5], values[6:10], [values[at : at + 4] for at in range(10, len(values), 4)],
+            values[:6], values[6], values[7:11], [values[at : at + 4] for at in range(11, len(values), 4)],
         )  # fmt: skip
         findings = [
             Finding(name, rows[row][1], rows[row][2], (rows[row][3],) * 2 if rows[row][3] else None, boxes.get(row))
@@ -204,9 +196,8 @@ def _named(names: Sequence[str]) -> dict[int, str]:
 
 
 def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
-    return [
-        (f"{row + 1}" if name in (None, NONE) else f"{row + 1} {name}", row) for row, name in enumerate(names)
-    ]
+    named = _named(names)
+    return [(f"{row + 1} {named.get(row, '')}".rstrip(), row) for row in range(len(names))]
 
 
 def _renamed(*names: str) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ OWN_MASK: Final = "own organ mask"
 OWN_IMAGE: Final = "own image"
 KINDS: Final = (BANK, OWN_MASK, OWN_IMAGE)
 AS_DRAWN: Final = 1.0
-"""The heart's factor that leaves it as images with the findings have it."""
+"""The factor of heart or lungs that leaves them as images with the findings have them."""
 _SHADES: Final = np.array([14, 58, 58, 96, 96], np.uint8)
 """Grey levels of organ codes."""
 
@@ -42,8 +42,9 @@ class Canvas:
     """A chest to paint on.
 
     `label_map` uint8 [H, W] is what images follow, None of a real image without one; `file` is that real image.
-    `seed` says that the bank draws `label_map` for that seed. `grey` and `organs`, uint8 [S, S], are for looking at it:
-    the real image or shaded organs, and organ codes, zeros where there are none.
+    `seed` says that the bank draws `label_map` for that seed, `augment` what a recipe changes the bank's by. `grey` and
+    `organs`, uint8 [S, S], are for looking at it: the real image or shaded organs, and organ codes, zeros where there
+    are none.
     """
 
     label_map: Mask | None
@@ -51,6 +52,7 @@ class Canvas:
     organs: Mask
     file: Path | None = None
     seed: int | None = None
+    augment: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,27 +73,29 @@ class Studio:
 
     def canvas(
         self, findings: Sequence[Finding | str], kind: str, seed: int, heart: float, mask: str | None,
-        image: str | None,
+        image: str | None, lungs: float = AS_DRAWN,
     ) -> Canvas:  # fmt: skip
-        """The chest that is asked for, of KINDS: the bank's of a seed with a factor for the heart, with the heart that
-        images with these findings have, or that of uploaded files, given by path. Raises AnatomyError, RecipeError."""
+        """The chest that is asked for, of KINDS: the bank's of a seed with factors for heart and lungs, as images with
+        these findings have it, or that of uploaded files, given by path. Raises AnatomyError, RecipeError."""
         size = self.info.image_size
         if kind == BANK:
-            scale = None if heart == AS_DRAWN else heart
-            drawn = self.pipeline.sample_anatomy(seed, heart_scale=scale, findings=findings)
-            return Canvas(drawn, _SHADES[drawn], drawn, seed=seed if scale is None else None)
+            scales = {"heart_scale": heart, "lungs_scale": lungs}
+            given = {key: scale for key, scale in scales.items() if scale != AS_DRAWN}
+            drawn = self.pipeline.sample_anatomy(seed, findings=findings, **given)
+            augment = {key: [scale, scale] for key, scale in given.items()}
+            return Canvas(drawn, _SHADES[drawn], drawn, seed=None if given else seed, augment=augment)
         needed = mask if kind == OWN_MASK else image
         if needed is None:
             raise AnatomyError(found="no chest yet", wanted=f"an uploaded file for {kind!r}")
         label_map, organs = None, np.zeros((size, size), np.uint8)
         if mask is not None:
             label_map = read_mask(Path(mask))
-            organs = resize_mask(label_map if kind == OWN_MASK else padded(label_map, 0), size)
+            organs = resize_mask(label_map if kind == OWN_MASK else padded(label_map), size)
             validate_mask(organs, Path(mask).name)
         if kind == OWN_MASK:
             return Canvas(label_map, _SHADES[organs], organs)
         assert image is not None
-        return Canvas(label_map, resize_image(padded(_grey(Path(image)), 0), size), organs, file=Path(image))
+        return Canvas(label_map, resize_image(padded(_grey(Path(image))), size), organs, file=Path(image))
 
     def make(
         self, canvas: Canvas, findings: Sequence[Finding], *, seed: int, guidance: float, steps: int, profile: str,
@@ -101,7 +105,7 @@ class Studio:
 
         The gate judges it by `profile` and refuses nothing. Raises as `Pipeline`.
         """
-        began, rows = time.perf_counter(), recipe_rows(findings)
+        began, rows = time.perf_counter(), recipe_rows(findings, canvas.augment)
         parts = 1 + bool(findings)  # the healthy image, then the one with findings
         given: dict[str, Any] = {
             "seed": seed, "guidance": guidance, "steps": steps,
@@ -124,10 +128,13 @@ class Studio:
         return {"profile": profile, "checks": {name: {"action": "warn"} for name in names}}
 
 
-def recipe_rows(findings: Sequence[Finding]) -> str:
-    """YAML of a recipe's `findings` with one row for these, as the schema takes it. Raises RecipeError."""
-    row = {"weight": 1, "labels": [one.label for one in findings]}
-    text = yaml.safe_dump({"findings": [row]}, sort_keys=False, default_flow_style=None, allow_unicode=True)
+def recipe_rows(findings: Sequence[Finding], augment: Mapping[str, Sequence[float]] | None = None) -> str:
+    """YAML of a recipe's `findings` with one row for these, and of the `anatomy` that is changed so, as the schema
+    takes it. Raises RecipeError."""
+    rows: dict[str, Any] = {"findings": [{"weight": 1, "labels": [one.label for one in findings]}]}
+    if augment:
+        rows["anatomy"] = {"augment": augment}
+    text = yaml.safe_dump(rows, sort_keys=False, default_flow_style=None, allow_unicode=True)
     _checked(text)
     return text
 

@@ -60,13 +60,9 @@ def on(
 
 def picture(name: str) -> Any:
     """A picture that is looked at, as wide as there is room."""
+    buttons = ["download", "fullscreen"]
     return gr.Image(
-        label=name,
-        format="png",
-        interactive=False,
-        min_width=150,
-        buttons=["download", "fullscreen"],
-        elem_classes="shot",
+        label=name, format="png", interactive=False, min_width=150, buttons=buttons, elem_classes="shot"
     )
 
 

@@ -9,8 +9,16 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from xreal_synth.generated import GeneratedImage
-from xreal_synth.report.drawing import OWN_COLOUR, annotated, change_picture, finding_colour, frame, outlined
-from xreal_synth.report.view import words_for
+from xreal_synth.report.drawing import (
+    OWN_COLOUR,
+    Mark,
+    annotated,
+    change_picture,
+    finding_colour,
+    frame,
+    outlined,
+)
+from xreal_synth.report.words import words_for
 from xreal_synth.studio.making import Canvas
 from xreal_synth.types import NormBox
 
@@ -26,8 +34,9 @@ def chest_picture(
     """The chest with its findings' boxes by number, shares of the picture, and a cross at a box's first corner."""
     picture = outlined(canvas.grey, canvas.organs, SIDE)
     for number, (name, (x0, y0, x1, y1)) in boxes.items():
-        pixels = (round(x0 * SIDE), round(y0 * SIDE), round(x1 * SIDE), round(y1 * SIDE))
-        frame(picture, name, [pixels], 1, finding_colour(number))
+        pixels = round(x0 * SIDE), round(y0 * SIDE), round(x1 * SIDE), round(y1 * SIDE)
+        mark = Mark(name, (pixels,), finding_colour(number))
+        frame(picture, mark, 1)
     if corner is not None:
         x, y = (round(value * SIDE) for value in corner)
         for line in ((x - _ARM, y, x + _ARM, y), (x, y - _ARM, x, y + _ARM)):

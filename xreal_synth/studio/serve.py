@@ -127,10 +127,8 @@ async def _refuse(scope: Message, send: Send, status: int, words: str) -> None:
 def checked_token(host: str, token: str | None) -> str | None:
     """The token that a server at `host` asks for: the given one, none on loopback, a new one. Raises XrealError."""
     if token is not None and len(token) < LEAST_TOKEN:
-        wanted = f"at least {LEAST_TOKEN} characters"
-        raise XrealError(
-            found=f"a token of {len(token)} characters", wanted=wanted, hint="leave it out for a new one"
-        )
+        found, wanted = f"a token of {len(token)} characters", f"at least {LEAST_TOKEN} characters"
+        raise XrealError(found=found, wanted=wanted, hint="leave it out for a new one")
     return token or (None if is_loopback(host) else secrets.token_urlsafe(18))
 
 
@@ -171,11 +169,8 @@ def _server(bundle: str, folder: str, token: str | None) -> Any:
 
         from xreal_synth.studio.page import LOOKS, page
     except ImportError as error:
-        found, hint = (
-            f"the studio needs {error.name}, which is not installed",
-            "pip install 'xreal-synth[studio]'",
-        )
-        raise XrealError(found=found, hint=hint) from error
+        found = f"the studio needs {error.name}, which is not installed"
+        raise XrealError(found=found, hint="pip install 'xreal-synth[studio]'") from error
     from xreal_synth.studio.making import Studio
 
     app = gradio.mount_gradio_app(
