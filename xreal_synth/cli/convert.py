@@ -38,11 +38,16 @@ DtypeOption = Annotated[
 Bank = Annotated[
     str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
 ]
-Name = Annotated[str, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
-STATED = "what the publisher states"
-Licence = Annotated[str, typer.Option(help="The weights' licence.", show_default=STATED)]
-Use = Annotated[str, typer.Option(help="Use restriction.", show_default=STATED)]
-TrainingData = Annotated[str, typer.Option(help="What it was trained on.", show_default=STATED)]
+Name = Annotated[
+    str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
+]
+Licence = Annotated[
+    str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")
+]
+Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
+TrainingData = Annotated[
+    str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
+]
 Config = Annotated[
     Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
 ]
@@ -85,10 +90,10 @@ def xreal(
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = "",
-    licence: Licence = "",
-    use: Use = "",
-    training_data: TrainingData = "",
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
     ignore: Ignore = None,
 ) -> None:
     """XReal's released checkpoints (256 px, images in [0, 1]) into a bundle."""
@@ -131,10 +136,10 @@ def cheff(
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
     config: Config = None,
-    name: Name = "",
-    licence: Licence = "",
-    use: Use = "",
-    training_data: TrainingData = "",
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
     ignore: Ignore = None,
 ) -> None:
     """Cheff's released checkpoints (256 px, images in [-1, 1]) into a bundle without an Anatomy Controller."""
@@ -148,7 +153,7 @@ def cheff(
             wanted="one of --t2i (images with findings), --uncond (images without), or --bundle with --upscaler",
             hint="name the model's file, or a bundle to add the upscaler to",
         )
-    ignored = tuple(ignore or ())
+    more = tuple(ignore or ())
     if bundle is not None:
         assert upscaler is not None
         unused = {
@@ -161,11 +166,11 @@ def cheff(
                 wanted="--bundle without: the bundle's networks stay as they are",
                 hint=f"leave {given} out",
             )
-        _add_upscaler(bundle, out, upscaler, dtype, licence, ignored)
+        _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
     model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
     said = _said(model, name, licence, use, training_data, prompts, config)
-    files = LdmFiles(Path(sources[0]), ae, None, upscaler, ignored, vocab, ema)
+    files = LdmFiles(Path(sources[0]), ae, None, upscaler, more, vocab, ema)
     _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
@@ -192,10 +197,10 @@ def diffusers(
     dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
-    name: Name = "",
-    licence: Licence = "",
-    use: Use = "",
-    training_data: TrainingData = "",
+    name: Name = None,
+    licence: Licence = None,
+    use: Use = None,
+    training_data: TrainingData = None,
 ) -> None:
     """A Stable-Diffusion folder (RoentGen and its kin) into a bundle without an Anatomy Controller."""
     from xreal_synth.models.convert.diffusers_folder import convert_folder
@@ -266,7 +271,7 @@ def _latent(files: LdmFiles, out: Path, model: Published, stored: Stored) -> Non
 
 
 def _add_upscaler(
-    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str, ignore: tuple[str, ...]
+    bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
     from xreal_synth.models.convert.added_parts import (
         UPSCALER_LICENCE,
@@ -295,24 +300,24 @@ def _extend(
 
 
 def show(info: BundleInfo) -> None:
-    """Says what bundle was made."""
-    lines = [
+    console.print(
         f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
-        f"{len(info.known_prompts)} prompts, licence {info.licence}"
-    ]
+        f"{len(info.known_prompts)} prompts, licence {info.licence}",
+        soft_wrap=True,
+    )
     if "anatomy_controller" not in info.parts:
-        lines.append(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images"
+        console.print(
+            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images",
+            soft_wrap=True,
         )
-    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _said(
     model: Published,
-    name: str,
-    licence: str,
-    use: str,
-    training_data: str,
+    name: str | None,
+    licence: str | None,
+    use: str | None,
+    training_data: str | None,
     prompts: Path | None,
     config: Path | None = None,
 ) -> Published:

@@ -19,6 +19,7 @@ from xreal_synth.engine.progress import NOT_STARTED
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
 from xreal_synth.from_recipe import make_dataset, open_recipe
+from xreal_synth.recipe.load import load_recipe
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
@@ -26,12 +27,9 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | No
     given, say = parser().parse_args(arguments), say or _say
     address = given.address or os.environ.get("RAY_ADDRESS") or None
     try:
-        run = open_recipe(
-            given.recipe,
-            overrides=given.set,
-            place=lambda uri: output_place(uri, given.output_root),
-            say=say,
-        )
+        recipe = load_recipe(given.recipe, overrides=given.set).recipe
+        place = output_place(recipe.output.uri, given.output_root)
+        run = open_recipe(given.recipe, overrides=given.set, output=place, say=say)
         end = make_dataset(run, source=str(given.recipe), address=address, on_event=LineLog(say).on_event)
     except XrealError as error:
         say(f"error: {error}")
