@@ -76,7 +76,7 @@ def test_a_gpu_s_arithmetic_is_set_and_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert not torch.backends.cudnn.benchmark
     facts = device_facts("cuda", "graphs")
     assert facts.items() >= {"multiprocessors": "132", "tf32": "off", "compile": "graphs"}.items()
-    assert facts.keys() == {"cuda", "cudnn", "multiprocessors", "tf32", "compile"}
+    assert facts.keys() == {"cuda", "cudnn", "multiprocessors", "tf32", "compile", "first_stage"}
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     assert device_facts("cuda", "graphs")["tf32"] == "on"
 

@@ -13,6 +13,7 @@ from xreal_synth.models.load import LoadedBundle, load_bundle
 from xreal_synth.models.tiny import FINDINGS, build_tiny
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
+from xreal_synth.sampling.noise import NoiseKey, philox
 
 pytestmark = pytest.mark.numeric
 
@@ -170,3 +171,22 @@ def test_a_finding_without_a_map_is_shown_at_an_unknown_place(mapped: LoadedBund
     assert maps is not None
     assert not maps[0, :-1].any()
     assert (maps[0, -1] == 1).all()
+
+
+def test_no_noise_is_drawn_that_nothing_shows(mapped: LoadedBundle, make: Any, jobs: list[GroupJob]) -> None:
+    drawn = set[tuple[int, str, int]]()
+
+    def source(shape: Any, key: NoiseKey, purpose: Any, step: int, repeat: int) -> Any:
+        drawn.add((key.index, purpose, step))
+        return philox(shape, key, purpose, step, repeat)
+
+    def purposes(index: int) -> list[tuple[str, int]]:
+        return sorted((purpose, step) for group, purpose, step in drawn if group == index)
+
+    settings = make.settings(mode="joint", soft=1.0, branch=0.0, eta_free=0.0)
+    plain = made(mapped, settings, jobs)
+    seen = list(sample_groups(mapped, settings, jobs, micro_batch=3, noise=source))
+    assert all(map(same, plain, seen))
+    held = [("a.hold", step) for step in range(4)]
+    assert purposes(0) == [("a.hold", 3), ("a.posterior", 0)], "the last hold replaces all that was before"
+    assert purposes(1) == [*held, ("a.posterior", 0), *(("a.step", step) for step in range(8)), ("a.x_T", 0)]

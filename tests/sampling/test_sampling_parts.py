@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from xreal_synth.sampling.blend import (
     to_grey,
 )
 from xreal_synth.sampling.denoise import guided, split_prediction
-from xreal_synth.sampling.noise import BatchNoise, NoiseKey, philox
+from xreal_synth.sampling.noise import BatchNoise, NoiseAhead, NoiseKey, philox
 from xreal_synth.sampling.schedule import (
     crowded_timesteps,
     ddim_step,
@@ -246,6 +248,25 @@ def test_noise_depends_on_every_part_of_its_key_and_on_nothing_else() -> None:
     rows = BatchNoise(philox, (NoiseKey(0, 0, 0), key), (2, 3), torch.device("cpu"))("b.step", 4)
     assert np.array_equal(rows[1].numpy(), base)
     assert rows.dtype == torch.float32
+
+
+def test_noise_drawn_ahead_is_the_same_and_what_the_last_micro_batch_asked_for() -> None:
+    threads: list[tuple[str, bool]] = []
+
+    def source(shape: Any, key: NoiseKey, purpose: Any, step: int, repeat: int) -> Any:
+        ahead = threading.current_thread() is not threading.main_thread()
+        threads.append((f"{key.index} {purpose} {step}", ahead))
+        return philox(shape, key, purpose, step, repeat)
+
+    ahead = NoiseAhead(source, torch.device("cpu"))
+    for index in (5, 6):
+        drawn = ahead.batch("edits", (NoiseKey(0, index, 0),), (2, 3))
+        plain = BatchNoise(philox, (NoiseKey(0, index, 0),), (2, 3), torch.device("cpu"))
+        for purpose, step in (("b.hold", 1), ("b.step", 1), *((("b.step", 2),) if index == 6 else ())):
+            assert torch.equal(drawn(purpose, step), plain(purpose, step))
+    assert threads == [
+        ("5 b.hold 1", False), ("5 b.step 1", False), ("6 b.hold 1", True), ("6 b.step 1", True), ("6 b.step 2", False)
+    ]  # fmt: skip
 
 
 def test_recorded_noise_insists_on_the_recorded_order() -> None:

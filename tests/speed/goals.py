@@ -1,8 +1,9 @@
 """`python -m tests.speed.goals`: what images cost on this code, a row for each goal that was set; `make speed`.
 
-Rows of the denoiser are those that `plan` tells, which a test counts at its door. Core seconds are CPU seconds of a
-worker with the gate `standard`, whole process, on one core. The plain loop is the released code's way with the same
-network: one image at a time, 100 steps, guidance by two calls.
+Rows of the denoiser are those that `plan` tells, which a test counts at its door. What a worker takes of a sleeping
+model's time is told by the clock, which a busy machine stretches, and by processor time, which it hardly does. Core
+seconds are CPU seconds of a worker with the gate `standard`, whole process, on one core. The plain loop is the released
+code's way with the same network: one image at a time, 100 steps, guidance by two calls.
 """
 
 from __future__ import annotations
@@ -78,15 +79,15 @@ def engine_figures() -> list[Goal]:
     from tests.scale.run import simulate
     from tests.scale.world import ShardTimes, World
     from tests.speed.rows import count_rows
-    from tests.speed.ways import Task, WaysBench, figures, sleeping
+    from tests.speed.ways import Task, WaysBench, sleeping
     from xreal_synth.run.resources import Resources, actor_shape
 
     useful = count_rows(48, 64, 32, 0.1).share
-    task = Task("xreal-mini", 64, 2, {"quality.profile": "none", "compute.micro_batch": 8})
+    task = Task("xreal-mini", 64, 6, {"quality.profile": "none", "compute.micro_batch": 8})
     shape = actor_shape(task.run().recipe.compute, Resources(1, 0))
-    outside = figures(WaysBench(task, sleeping(task.run(), 0.013), shape, 1).measure(2, ("bare", "worker")))[
-        1
-    ].outside
+    passes = WaysBench(task, sleeping(task.run(), 0.013), shape, 1).measure(2, ("worker",))
+    outside = min(one.outside for one in passes)
+    beside = min(one.beside_s / one.images for one in passes) / 0.013
     sick = simulate(World(4096, ShardTimes(60.0, 0.2), failing=3, overflowing=1), 12_000)
     gone = sick.quarantined + sick.lost
     return [
@@ -96,7 +97,8 @@ def engine_figures() -> list[Goal]:
             f"{useful:.3f}",
             useful >= 0.97,
         ),
-        Goal("not in the model, 0.013 s an image", "< 1.5%", f"{outside:.1%}", outside < 0.015),
+        Goal("not in the model, 0.013 s an image, by the clock", "< 1.5%", f"{outside:.1%}", outside < 0.015),
+        Goal("the same, by the model's thread's processor time", "< 1.5%", f"{beside:.1%}", beside < 0.015),
         Goal(
             "shards lost of 12,000, 4,096 actors, 3 cards failing in 0.2 s and one not finite",
             "0",

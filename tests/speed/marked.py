@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Marks:
     """What one actor has noted. Moments are seconds since the epoch: `called` when it was to load, `imported` with
     torch and the networks' code, `loaded` with the models, `first_image` when it had images first. `cpu_s` is its
-    process's time from `loaded` on, `images` were made in it."""
+    process's time from `loaded` on, `model_cpu_s` its model's thread's in the model; `images` were made in it."""
 
     called: float = 0.0
     imported: float = 0.0
@@ -34,6 +34,7 @@ class Marks:
     first_image: float | None = None
     images: int = 0
     cpu_s: float = 0.0
+    model_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,15 @@ class _MarkedRenderer:
 
     def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
         self.backend.marks.begun = self.backend.marks.begun or time.time()
-        return self._noted(self.inner.begin(jobs))
+        return self._noted(lambda: self.inner.begin(jobs))
 
     def finish(self) -> list[GroupImages]:
-        return self._noted(self.inner.finish())
+        return self._noted(self.inner.finish)
 
-    def _noted(self, groups: list[GroupImages]) -> list[GroupImages]:
-        marks = self.backend.marks
+    def _noted(self, make: Callable[[], list[GroupImages]]) -> list[GroupImages]:
+        marks, began = self.backend.marks, time.thread_time()
+        groups = make()
+        marks.model_cpu_s += time.thread_time() - began
         if groups:
             marks.first_image = marks.first_image or time.time()
         marks.images += sum(len(group.images) for group in groups)

@@ -16,8 +16,10 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,9 +28,12 @@ from tests.speed.marked import Marked, MarkedBackend, Marks, read_marks
 from xreal_synth.engine.account import images_per_group
 from xreal_synth.engine.backend import BackendSpec
 from xreal_synth.engine.progress import ActorUp, Event, ShardDone
+from xreal_synth.engine.publish import publish_shard
+from xreal_synth.engine.ray_actor import WAITING
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.ray_session import session
-from xreal_synth.engine.worker import run_shard
+from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.engine.worker import Worker
 from xreal_synth.errors import EngineError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text, with_overrides
 from xreal_synth.run.attempts import plan_group
@@ -61,7 +66,8 @@ output: {{uri: unset}}
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One pass of a way: images that the model made, wall seconds, CPU seconds of the process that made them, and
-    its threads' seconds by stopwatch.py's names. `actors` of them generated images beside one another."""
+    its threads' seconds by stopwatch.py's names. `actors` of them generated images beside one another. `beside_s` are
+    CPU seconds of the model's thread outside the model, where it is this process's."""
 
     way: Way
     images: int
@@ -69,6 +75,7 @@ class Pass:
     cpu_s: float
     spent: Mapping[str, float]
     actors: int = 1
+    beside_s: float = 0.0
 
     def share(self, name: str) -> float:
         """Of the actors' wall time, what went under that name."""
@@ -174,12 +181,25 @@ class WaysBench:
         return Pass("bare", self.backend.marks.images - images, seconds, cpu_s, {MODEL: seconds})
 
     def _worker(self, folder: Path) -> Pass:
+        """As an actor does it: one worker for all shards, each published while the next is made."""
         run, store, spent = self._run, LocalStore(folder), Counter[str]()
-        images, cpu, began = self.backend.marks.images, time.process_time(), time.monotonic()
-        for k in range(run.plan.shard_count):
-            spent.update(run_shard(run, self.backend, run.plan.shard(k), store).timings)
+        marks, own = self.backend.marks, time.thread_time()
+        images, model_cpu, cpu, began = marks.images, marks.model_cpu_s, time.process_time(), time.monotonic()
+        publisher, records = ThreadPoolExecutor(1), []
+
+        def deliver(rendered: RenderedShard) -> None:
+            publish = partial(publish_shard, actor="local", attempt=0, replacing=False)
+            records.append(publisher.submit(publish, run, rendered, store))
+
+        with publisher, Worker(run, self.backend, deliver) as worker:
+            for k in range(run.plan.shard_count):
+                worker.make(run.plan.shard(k), WAITING)
+            worker.finish()
+        for record in records:
+            spent.update(record.result().timings)
         seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu
-        return Pass("worker", self.backend.marks.images - images, seconds, cpu_s, spent)
+        beside = time.thread_time() - own - (marks.model_cpu_s - model_cpu)
+        return Pass("worker", marks.images - images, seconds, cpu_s, spent, beside_s=beside)
 
     def _engine(self, folder: Path) -> Pass:
         marks = folder / "marks"

@@ -142,6 +142,7 @@ Run = Annotated[Path | None, typer.Option(help="The --out folder of its training
         "--denoiser runs/denoiser --segmenter runs/segmenter --data images/ --licence CC-BY-4.0 "
         "--training-data '640 frontal images of our hospital'",
         "xreal-synth bundle export with-controlnet --base my-bundle --controlnet runs/controlnet",
+        "xreal-synth bundle export half-price --base xreal-mini --guidance runs/distilled",
     )
 )
 def export(
@@ -152,6 +153,7 @@ def export(
     controlnet: Run = None,
     segmenter: Run = None,
     classifier: Run = None,
+    guidance: Run = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -196,6 +198,7 @@ def export(
         "controlnet": controlnet,
         "segmenter": segmenter,
         "classifier": classifier,
+        "guidance": guidance,
     }
     name = name or out.absolute().name
     words = {"name": name, "licence": licence, "training_data": training_data, "use_restriction": use}

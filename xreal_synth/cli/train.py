@@ -39,6 +39,7 @@ class Network(StrEnum):
     anatomy_controller = "anatomy-controller"
     denoiser = "denoiser"
     controlnet = "controlnet"
+    distill_guidance = "distill-guidance"
     segmenter = "segmenter"
     classifier = "classifier"
 
@@ -48,6 +49,10 @@ EXAMPLES = (
     (
         "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
         "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000"
+    ),
+    (
+        "xreal-synth train distill-guidance mini-distill-guidance --data images/ --out runs/distilled "
+        "--set model.bundle=xreal-mini"
     ),
     "xreal-synth train denoiser paper-denoiser --dry-run --workers 8",
     (

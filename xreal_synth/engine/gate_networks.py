@@ -21,7 +21,8 @@ from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.gate import Classifier, GateNetworks, Segmenter
 from xreal_synth.types import GreyImage, Mask, QualitySettings
 
-BATCH: Final = 4
+BATCH: Final = {"cpu": 4, "cuda": 32}
+"""Images that a network sees at once, by kind of device: it is fixed, for it may change a score's last digits."""
 
 
 class BundleSegmenter:
@@ -88,9 +89,10 @@ def _batched(
     images: Sequence[GreyImage], run: Callable[[Tensor], Tensor], device: torch.device | str
 ) -> list[np.ndarray[Any, Any]]:
     found: list[np.ndarray[Any, Any]] = []
-    for start in range(0, len(images), BATCH):
-        part = list(images[start : start + BATCH])
-        padded = np.stack(part + [part[-1]] * (BATCH - len(part)))
+    size = BATCH[torch.device(device).type]
+    for start in range(0, len(images), size):
+        part = list(images[start : start + size])
+        padded = np.stack(part + [part[-1]] * (size - len(part)))
         x_B1HW = torch.from_numpy(padded.astype(np.float32) / 255.0)[:, None].to(device)
         found += list(run(x_B1HW).cpu().numpy()[: len(part)])
     return found

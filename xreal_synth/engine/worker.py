@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,15 +46,17 @@ def render_groups(
         yield from _judged(run, backend, [(dues[images.index], images) for images in batch])
 
 
-def _judged(run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupImages]]) -> Iterator[GeneratedGroup]:
+def _judged(run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupImages]]) -> list[GeneratedGroup]:
     """The gate looks at groups together; what it says of one does not depend on the others."""
     seen = [
         judged_images(run, due.spec, due.job, images) if run.quality.gated else [] for due, images in batch
     ]
     verdicts = iter(backend.gate.judge([image for each in seen for image in each if image is not None]))
+    found = []
     for (due, images), looked_at in zip(batch, seen, strict=True):
         own = [None if image is None else next(verdicts) for image in looked_at]
-        yield GeneratedGroup(run, due.spec, images, tuple(own or [None] * len(due.spec.members)))
+        found.append(GeneratedGroup(run, due.spec, images, tuple(own or [None] * len(due.spec.members))))
+    return found
 
 
 def make_group(run: Run, backend: Backend, index: int, attempt: int | None = None) -> tuple[Sample, ...]:
@@ -108,10 +111,11 @@ class _OpenShard:
 
 class Worker:
     """Renders shards one after another: micro-batches of groups are taken, rendered, judged, and each group delivered
-    or refused. A thread beside the model's plans what comes next.
+    or refused. A thread beside the model's plans what comes next, another judges what was rendered last.
 
-    Refused groups, and what does not fill a micro-batch, may wait for the next shard's. `deliver` is called with each
-    shard whose last group is through. Used as a context manager it leaves nothing behind.
+    A micro-batch's verdicts are heard when the next full one is rendered, however long they took: what is made together
+    does not depend on time. Refused groups, and what does not fill a micro-batch, may wait for the next shard's.
+    `deliver` is called with each shard whose last group is through. Used as a context manager it leaves nothing behind.
     """
 
     def __init__(
@@ -120,8 +124,11 @@ class Worker:
     ) -> None:  # fmt: skip
         self._run, self._backend, self._deliver, self._on_batch = run, backend, deliver, on_batch
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._judge = ThreadPoolExecutor(1, thread_name_prefix="gate")
         self._watch = Stopwatch()
         self._open: dict[int, _OpenShard] = {}
+        self._last: int | None = None
+        self._expected: tuple[int, Attempts] | None = None
         self._restart()
 
     def __enter__(self) -> Worker:
@@ -130,6 +137,7 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self.abandon()
         self._planner.shutdown(cancel_futures=True)
+        self._judge.shutdown(cancel_futures=True)
 
     @property
     def open(self) -> tuple[int, ...]:
@@ -144,10 +152,10 @@ class Worker:
         """
         folder = tempfile.TemporaryDirectory(prefix="xreal-shard-")
         tar = Path(folder.name) / f"{plan.stem}.tar"
-        size = self._backend.micro_batch
-        attempts = Attempts(
-            self._run, plan, size, AHEAD * size, self._planner, partial(group_job, self._run), self._watch
-        )
+        expected, self._expected = self._expected, None
+        attempts = expected[1] if expected is not None and expected[0] == plan.shard else self._attempts(plan)
+        self._following = plan.shard + (1 if self._last is None else plan.shard - self._last)
+        self._last = plan.shard
         self._open[plan.shard] = _OpenShard(plan, attempts, ShardEncoder(tar, self._watch), folder, tar)
         return self._work(attempts, waiting)
 
@@ -156,7 +164,11 @@ class Worker:
         return self._work(None, 0)
 
     def abandon(self) -> tuple[int, ...]:
-        """Gives up the open shards, and returns them; nothing of them is left."""
+        """Gives up the open shards, but for those that what was rendered last ends, and returns them; nothing of
+        them is left."""
+        with suppress(Exception):  # the gate's: its shards are given up
+            self._settle(self._verdicts())
+        self._close_shards()
         given_up, shards = self.open, list(self._open.values())
         self._open.clear()
         self._restart()
@@ -165,8 +177,18 @@ class Worker:
             shard.folder.cleanup()
         return given_up
 
+    def _attempts(self, plan: ShardPlan) -> Attempts:
+        size, job_of = self._backend.micro_batch, partial(group_job, self._run)
+        return Attempts(self._run, plan, size, AHEAD * size, self._planner, job_of, self._watch)
+
+    def _expect(self) -> None:
+        """Has the first groups of the shard planned that comes next where shards come in even steps."""
+        if self._expected is None and 0 <= self._following < self._run.plan.shard_count:
+            self._expected = self._following, self._attempts(self._run.plan.shard(self._following))
+
     def _restart(self) -> None:
         self._watch.lap()
+        self._judging: Future[list[GeneratedGroup]] | None = None
         self._due: list[Due] = []
         self._rendering: dict[int, Due] = {}
         self._renderer = self._backend.renderer(self._on_batch)
@@ -177,18 +199,30 @@ class Worker:
             while True:
                 full = self._take()
                 self._close_shards()
-                if not full and (newest is None or newest.begun) and len(self._open) <= waiting:
+                begun = newest is None or newest.begun
+                if waiting:
+                    self._expect()
+                if begun and not full and len(self._open) <= waiting:
                     return spent
                 batch = [due.spec.index for due in self._due] or list(self._rendering)
-                rendered = self._render()
-                with self._watch.within(GATE):
-                    judged = list(_judged(self._run, self._backend, rendered))
+                rendered = self._render() if full or self._judging is None else []
+                judged = self._verdicts()
+                if rendered:
+                    self._judging = self._judge.submit(_judged, self._run, self._backend, rendered)
                 seconds = self._watch.lap()
                 _add(spent, seconds)
+                batch = batch or [made.spec.index for made in judged]
                 for group in batch:
                     _add(self._shard_of(group).spent, seconds, 1 / len(batch))
-                for made in judged:
-                    self._shard_of(made.spec.index).settle(made)
+                self._settle(judged)
+
+    def _verdicts(self) -> list[GeneratedGroup]:
+        """What the gate says of the micro-batch before; waits for it."""
+        judging, self._judging = self._judging, None
+        if judging is None:
+            return []
+        with self._watch.within(GATE):
+            return judging.result()
 
     def _take(self) -> bool:
         """Takes groups until a micro-batch is due, of the oldest shards first; whether there were enough."""
@@ -205,6 +239,10 @@ class Worker:
         with self._watch.within(MODEL):
             finished = self._renderer.begin([one.job for one in due]) if due else self._renderer.finish()
         return [(self._rendering.pop(images.index), images) for images in finished]
+
+    def _settle(self, judged: Iterable[GeneratedGroup]) -> None:
+        for made in judged:
+            self._shard_of(made.spec.index).settle(made)
 
     def _shard_of(self, group: int) -> _OpenShard:
         return next(shard for shard in self._open.values() if shard.plan.start <= group < shard.plan.stop)

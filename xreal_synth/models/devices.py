@@ -24,6 +24,9 @@ NO_ROOM: Final = (
 """What CUDA's libraries say where a batch is too large for the memory, or for their indices."""
 _SIDE: Final = 256
 
+FIRST_STAGE: Final = "float32, channels last"
+"""What first stage and Anatomy Controller compute with on a GPU: the layout in which its convolutions are fastest."""
+
 
 def open_device(kind: str, share: float = 1.0) -> None:
     """Fixes on a GPU what would change bytes unseen: no TF32, deterministic kernels that are not timed against each
@@ -71,6 +74,7 @@ def device_facts(kind: str, compiled: Compile) -> dict[str, str]:
         "multiprocessors": str(torch.cuda.get_device_properties().multi_processor_count),
         "tf32": "on" if os.environ.get(TF32_OVERRIDE, str(int(allowed))) == "1" else "off",
         "compile": compiled,
+        "first_stage": FIRST_STAGE,
     }
 
 

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H and W image sides, h and w latent sides, L prompt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -55,6 +55,10 @@ NETWORKS: Final[dict[str, dict[str, Any]]] = {
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 DETAIL: Final = f"{CONTROLLER}/detail.safetensors"
 
+AT_ONCE_BYTES: Final = 2**31
+LIVE: Final = 4
+"""Tensors as large as the largest that a first stage holds at a time, about."""
+
 PredictionType = Literal["epsilon", "v_prediction"]
 
 
@@ -95,8 +99,10 @@ class LoadedBundle:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         takes_decoder_noise = bool(getattr(vae.config, "grain", False))
         self.decoder_noise_shape = (1, info.image_size, info.image_size) if takes_decoder_noise else None
-        self._vae = placed(vae, self.device, torch.float32)
-        self._controller = None if controller is None else placed(controller, self.device, torch.float32)
+        self._vae = first_stage(vae, self.device)
+        self._controller = None if controller is None else first_stage(controller, self.device)
+        config: Any = vae.config
+        self._at_once = rows_at_once(config, info.image_size)
         self._unet = placed(unet, self.device, self._dtype)
         if tuned and suits(self._unet, info.latent_shape[1:]):
             self._unet = FastUNet(self._unet)
@@ -164,14 +170,16 @@ class LoadedBundle:
     @torch.inference_mode()
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Images in value_range -> mean and standard deviation of the latents [B, C, h, w], unscaled."""
-        return _moments(self._vae.encode(x_BCHW))
+        mean, std = in_parts(
+            lambda x: torch.stack(moments(self._vae.encode(x)), dim=1), self._at_once, x_BCHW
+        ).unbind(1)
+        return mean, std
 
     @torch.inference_mode()
     def decode(self, z_BChw: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
         """Unscaled latents and noise [B, *decoder_noise_shape] -> images [B, channels, H, W], not clamped."""
-        return _sample(
-            self._vae.decode(z_BChw) if decoder_noise is None else self._vae.decode(z_BChw, decoder_noise)
-        )
+        given = (z_BChw,) if decoder_noise is None else (z_BChw, decoder_noise)
+        return in_parts(lambda *part: image_of(self._vae.decode(*part)), self._at_once, *given)
 
     @torch.inference_mode()
     def control(self, label_map_BHW: Tensor) -> Tensor:
@@ -181,11 +189,13 @@ class LoadedBundle:
         """
         if self._controller is None:
             raise no_controller("this bundle")
+        controller = self._controller
         mask = label_map_BHW.to(self.device, torch.float32) / CODE_SCALE
-        mean, _ = _moments(
-            self._controller.encode(mask[:, None].expand(-1, self.channels, -1, -1).contiguous())
+        masks = mask[:, None].expand(-1, self.channels, -1, -1).contiguous()
+        rough = in_parts(
+            lambda x: image_of(controller.decode(moments(controller.encode(x))[0])), self._at_once, masks
         )
-        return _sample(self._controller.decode(mean)).clamp(*self.value_range)
+        return rough.clamp(*self.value_range)
 
     def detail(self, noise_BChw: Tensor) -> Tensor:
         """Standard normal noise -> latents' texture [B, C, h, w] that real images have over rough ones, of the spatial
@@ -249,7 +259,7 @@ def load_bundle(
             wanted="epsilon or v_prediction",
             hint="choose another bundle",
         )
-    embeddings = _embeddings(info)
+    embeddings = read_embeddings(info)
     _check_shapes(info, unet, embeddings)
     _check_maps(info, unet)
     return LoadedBundle(
@@ -352,7 +362,8 @@ def _detail(info: BundleInfo) -> dict[str, Tensor] | None:
     return found
 
 
-def _embeddings(info: BundleInfo) -> dict[str, Tensor]:
+def read_embeddings(info: BundleInfo) -> dict[str, Tensor]:
+    """Prompts -> tokens [L, D], float32; raises BundleError."""
     with info.held(EMBEDDINGS) as file:
         return {"" if k == NULL_KEY else k: v.float() for k, v in _tensors(file).items()}
 
@@ -417,12 +428,35 @@ def placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
     return nn.Module.to(network, device, dtype).eval().requires_grad_(False)
 
 
-def _moments(encoded: Any) -> tuple[Tensor, Tensor]:
+def first_stage(network: nn.Module, device: torch.device) -> Any:
+    """A first stage or controller ready for inference: float32, channels last on a GPU (FIRST_STAGE of devices.py)."""
+    ready = placed(network, device, torch.float32)
+    return ready.to(memory_format=torch.channels_last) if device.type == "cuda" else ready
+
+
+def rows_at_once(config: Mapping[str, Any], side: int) -> int:
+    """The images that a first stage of this configuration makes at once within AT_ONCE_BYTES.
+
+    Fixed by the bundle, whatever memory is free: how many are made together changes bytes.
+    """
+    widths = config.get("block_out_channels") or [config.get("refiner_width", 64)]
+    return max(1, int(AT_ONCE_BYTES // (LIVE * max(widths[:2]) * side * side * 4)))
+
+
+def in_parts(make: Callable[..., Tensor], most: int, *rows: Tensor) -> Tensor:
+    """`make(*rows)` in equal parts of at most `most` rows, equal so that a row's bytes do not depend on its place."""
+    count = len(rows[0])
+    size = max(one for one in range(1, min(most, count) + 1) if count % one == 0)
+    return torch.cat([make(*part) for part in zip(*(torch.split(each, size) for each in rows), strict=True)])
+
+
+def moments(encoded: Any) -> tuple[Tensor, Tensor]:
     """Mean and deviation of a posterior, or of diffusers' output that wraps one."""
     posterior = getattr(encoded, "latent_dist", encoded)
     return posterior.mean, posterior.std
 
 
-def _sample(decoded: Any) -> Tensor:
+def image_of(decoded: Any) -> Tensor:
+    """An image, or that in diffusers' output that wraps one."""
     image: Tensor = getattr(decoded, "sample", decoded)
     return image

@@ -11,7 +11,7 @@ from typing import Final
 MODEL: Final = "model_s"
 """In a `Renderer`: the sampler with its networks."""
 GATE: Final = "gate_s"
-"""In `Gate.judge`: the gate with its networks."""
+"""Where the model's thread waits for the gate, which judges beside it."""
 WAIT: Final = "wait_s"
 """Where the model's thread waits for what plans or for what encodes."""
 OTHER: Final = "other_s"

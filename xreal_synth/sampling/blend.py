@@ -107,9 +107,13 @@ image stays bit for bit. A batch of all three, alpha [B, 1, H, W], gives what it
 
 def from_grey(image_BHW: Tensor, value_range: tuple[float, float], channels: int) -> Tensor:
     """Images uint8 [B, H, W] -> [B, channels, H, W] float32 in value_range; `to_grey` gives the bytes back."""
+    return in_range(image_BHW[:, None].to(torch.float32) / 255, value_range, channels)
+
+
+def in_range(image_B1HW: Tensor, value_range: tuple[float, float], channels: int) -> Tensor:
+    """Images [B, 1, H, W] in 0..1 -> [B, channels, H, W] in value_range."""
     low, high = value_range
-    image = low + (high - low) * (image_BHW.to(torch.float32) / 255)
-    return image[:, None].expand(-1, channels, -1, -1).contiguous()
+    return (low + (high - low) * image_B1HW).expand(-1, channels, -1, -1).contiguous()
 
 
 def to_grey(image_CHW: Tensor, value_range: tuple[float, float]) -> Tensor:

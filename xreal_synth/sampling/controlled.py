@@ -114,11 +114,13 @@ def run_steps(
     held: int,
     first: int = 0,
     replaced: int = 0,
+    kept_from: int = 0,
 ) -> list[Tensor]:
     """DDIM from state z at step `first` to the end, held in the steps before `held` (Algorithm 1's loops).
 
     `denoise` is (z, t) -> raw output. It is not asked in the steps before `replaced`: the hold of the step after
-    replaces their result whole. Returns the states that the denoiser saw, or would have, at each step, then the result.
+    replaces their result whole. Returns the states that the denoiser saw, or would have, at each step, then the result;
+    of the steps before `replaced` only those from step `kept_from` on, and before it whatever z was.
     """
     schedule, states = rule.schedule, []
     before: Tensor | None = None
@@ -128,7 +130,7 @@ def run_steps(
         abar, abar_next = schedule.abar[i], schedule.abar_next[i]
         rounds = rule.resample if i < held and i + 1 < len(schedule) else 1
         if i < replaced:
-            states.append(hold(i, rounds - 1, z))
+            states.append(hold(i, rounds - 1, z) if i >= kept_from else z)
             continue
         for repeat in range(rounds):
             seen = hold(i, repeat, z) if i < held else z
@@ -160,10 +162,12 @@ def anatomy_stage(
     detail: float | None = None,
     freed: FreedRegion | None = None,
     replaced: int = 0,
+    kept_from: int = 0,
 ) -> AnatomyStage:
     """Stage A: organ codes uint8 -> latents of an image with this anatomy, held for the first `hold_steps`.
 
-    Mode joint asks for findings here and frees their regions of the hold earlier. `replaced`: see run_steps. The rough
+    Mode joint asks for findings here and frees their regions of the hold earlier. `replaced`, `kept_from`: see
+    run_steps; where the first hold is the whole state, nothing is drawn for it to replace. The rough
     image is a mean over images of this anatomy: held to it alone, the state has too little variance at the timestep at
     which it is let go, and the image stays smooth. `detail` adds the variance.
     """
@@ -178,9 +182,10 @@ def anatomy_stage(
         keep = mask if freed is None or step < freed.step else mask * (1 - freed.region)
         return HOLDS[soft_variance or "mixed"](z_hat, z, keep, abar, fresh)
 
+    whole = soft == 1 and hold_steps > 0 and (freed is None or freed.step > 0)
     states = run_steps(
-        denoiser(model, guide), noise("a.x_T"), rule, noise, "a",
-        hold=hold, held=hold_steps, replaced=replaced,
+        denoiser(model, guide), torch.zeros_like(z_hat) if whole else noise("a.x_T"), rule, noise, "a",
+        hold=hold, held=hold_steps, replaced=replaced, kept_from=kept_from,
     )  # fmt: skip
     return AnatomyStage(x_hat, mask, z_hat, states)
 

@@ -33,7 +33,7 @@ from xreal_synth.sampling.controlled import (
 )
 from xreal_synth.sampling.jobs import Edit, GroupImages, GroupJob, MemberJob, in_batches
 from xreal_synth.sampling.model import SamplerModel
-from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
+from xreal_synth.sampling.noise import BatchNoise, NoiseAhead, NoiseKey, NoiseSource, philox
 from xreal_synth.sampling.real_image import image_states
 from xreal_synth.sampling.schedule import make_schedule
 from xreal_synth.types import GreyImage, Role, SamplingSettings
@@ -170,7 +170,7 @@ class _GroupMaker:
         self.model = model
         self.settings = settings
         self.micro_batch = micro_batch
-        self.noise = noise
+        self.noise = NoiseAhead(noise, model.device)
         schedule = make_schedule(model.alphas_cumprod, settings.steps, settings.mode, settings.spacing)
         posterior: Literal["sample", "mean"] = "mean" if settings.mode == "paper" else "sample"
         self.rule = Rule(
@@ -197,9 +197,10 @@ class _GroupMaker:
             assert len(real) == len(rows), "all groups of a run have a real image, or none has"
             return self._real_twins(groups, real, keys)
         label_map = self._batch([row.job.anatomy for row in rows])
+        noise, grain = self._noise("twins", keys), self._grain("twins", keys)
         guide = Guide(self.model.embed([row.job.healthy_prompt for row in rows]), hint=self._hint(label_map))
-        stage = self._anatomy(label_map, guide, self._noise(keys))
-        images = self._decode(stage[-1], keys)
+        stage = self._anatomy(label_map, guide, noise)
+        images = self._decode(stage[-1], keys, grain)
         kept = torch.stack(stage) if self.settings.mode == "branch" else None
         greys = self._greys(images[: len(groups)])
         return _first_passes(groups, greys, images, kept)
@@ -210,7 +211,7 @@ class _GroupMaker:
         images = from_grey(self._batch(real), self.model.value_range, self.model.channels)
         kept = None
         if self.settings.mode == "branch" and any(group.waiting for group in groups):
-            kept = torch.stack(image_states(self.model, images, self.rule, self._noise(keys)))
+            kept = torch.stack(image_states(self.model, images, self.rule, self._noise("real", keys)))
         return _first_passes(groups, real, images, kept)
 
     @torch.inference_mode()
@@ -218,10 +219,12 @@ class _GroupMaker:
         """Makes an image of each row, all of them with findings or none."""
         rows = self._padded(batch)
         keys = tuple(row.key for row in rows)
+        kind = f"joint {bool(batch[0].member.edits)}"
+        noise, grain = self._noise(kind, keys), self._grain(kind, keys)
         label_map = self._batch([row.group.job.anatomy for row in rows])
         guide, freed = self._joint_guide(rows, self._hint(label_map))
-        stage = self._anatomy(label_map, guide, self._noise(keys), freed)
-        images = self._decode(stage[-1], keys, keys)
+        stage = self._anatomy(label_map, guide, noise, freed)
+        images = self._decode(stage[-1], keys, grain)
         for row, grey in zip(batch, self._greys(images[: len(batch)]), strict=True):
             row.group.images[row.member.name] = grey
             row.group.waiting -= 1
@@ -275,13 +278,14 @@ class _GroupMaker:
     def edits(self, batch: list[_Pass]) -> list[_Pass]:
         """Stage B: makes one edit of each row, and returns the edits that follow them."""
         rows = self._padded(batch)
+        keys = tuple(row.key for row in rows)
+        noise, grain = self._noise("edits", keys), self._grain("edits", keys)
         m_p = self._latent_region([row.edit.region for row in rows])
         hint = self._hint(self._batch([row.group.job.anatomy for row in rows]))
         maps = self._maps([row.member.edits[: row.number + 1] for row in rows])
         guide = self._guide([row.edit.prompt for row in rows], hint, maps)
-        keys = tuple(row.key for row in rows)
-        states = self._pathology(rows, m_p, guide, self._noise(keys))
-        edited = self._decode(states[-1], keys)
+        states = self._pathology(rows, m_p, guide, noise)
+        edited = self._decode(states[-1], keys, grain)
         kept = torch.stack(states) if self.settings.mode == "branch" else None
         alpha = self._batch([row.edit.alpha for row in batch])[:, None]
         before = torch.stack([row.image for row in batch])
@@ -311,6 +315,7 @@ class _GroupMaker:
             self.model, label_map, guide, self.rule, noise,
             hold_steps=settings.hold_steps, soft=settings.soft, soft_variance=settings.soft_variance,
             detail=settings.detail, freed=freed, replaced=settings.replaced_steps(freed=freed is not None),
+            kept_from=settings.branch_step if settings.mode == "branch" else settings.steps,
         ).states  # fmt: skip
 
     def _pathology(self, rows: list[_Pass], m_p: Tensor, guide: Guide, noise: BatchNoise) -> list[Tensor]:
@@ -337,13 +342,20 @@ class _GroupMaker:
     def _batch(self, arrays: Sequence[npt.NDArray[np.generic]]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(self.model.device)
 
-    def _noise(self, keys: tuple[NoiseKey, ...]) -> BatchNoise:
-        return BatchNoise(self.noise, keys, self.model.latent_shape, self.model.device)
+    def _noise(self, kind: str, keys: tuple[NoiseKey, ...]) -> BatchNoise:
+        return self.noise.batch(kind, keys, self.model.latent_shape)
 
-    def _decode(
-        self, z: Tensor, keys: tuple[NoiseKey, ...], grain_keys: tuple[NoiseKey, ...] | None = None
-    ) -> Tensor:
-        images = decode_scaled(self.model, z, self._decoder_noise(keys, grain_keys))
+    def _grain(self, kind: str, keys: tuple[NoiseKey, ...]) -> BatchNoise | None:
+        """One noise for all images of a group, so that a region has the grain of what surrounds it; images that share
+        nothing have their own."""
+        shape = self.model.decoder_noise_shape
+        if shape is None:
+            return None
+        shared = tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
+        return self.noise.batch(f"{kind}, grain", keys if kind.startswith("joint") else shared, shape)
+
+    def _decode(self, z: Tensor, keys: tuple[NoiseKey, ...], grain: BatchNoise | None) -> Tensor:
+        images = decode_scaled(self.model, z, None if grain is None else grain("film.grain"))
         finite = (torch.isfinite(images).flatten(1).all(1) & torch.isfinite(z).flatten(1).all(1)).tolist()
         wrong = sorted({key.index for key, fine in zip(keys, finite, strict=True) if not fine})
         if wrong:
@@ -353,17 +365,6 @@ class _GroupMaker:
                 hint="lower sampling.guidance, or set compute.precision to fp32",
             )
         return images
-
-    def _decoder_noise(
-        self, keys: tuple[NoiseKey, ...], own: tuple[NoiseKey, ...] | None = None
-    ) -> Tensor | None:
-        """One noise for all images of a group, so that a region has the grain of what surrounds it; images that share
-        nothing have their `own`."""
-        shape = self.model.decoder_noise_shape
-        if shape is None:
-            return None
-        groups = own or tuple(NoiseKey(key.seed, key.index, key.attempt) for key in keys)
-        return BatchNoise(self.noise, groups, shape, self.model.device)("film.grain")
 
     def _greys(self, images: Tensor) -> list[GreyImage]:
         """Images [B, C, H, W] -> grey images, copied from the device at once."""

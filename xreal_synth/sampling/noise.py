@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,15 +45,53 @@ def philox(
     return seeds.normal(shape, key.seed, key.index, key.attempt, purpose, *extra)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchNoise:
-    """Noise [B, *shape] for the rows of one micro-batch."""
+Draw = tuple[Purpose, int, int]
+"""A purpose, a step and RePaint's round: what a micro-batch asks its noise for."""
 
-    source: NoiseSource
-    keys: tuple[NoiseKey, ...]
-    shape: tuple[int, ...]
-    device: torch.device
+
+class BatchNoise:
+    """Noise [B, *shape] for the rows of one micro-batch, on `device`. `asked` are the draws so far, in order."""
+
+    def __init__(
+        self, source: NoiseSource, keys: tuple[NoiseKey, ...], shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        self._source, self._keys, self._shape, self._device = source, keys, shape, device
+        self._drawn: dict[Draw, Future[Tensor]] = {}
+        self.asked: list[Draw] = []
 
     def __call__(self, purpose: Purpose, step: int = 0, repeat: int = 0) -> Tensor:
-        rows = [self.source(self.shape, key, purpose, step, repeat) for key in self.keys]
-        return torch.from_numpy(np.stack(rows)).to(self.device)
+        draw = purpose, step, repeat
+        self.asked.append(draw)
+        there = self._drawn.pop(draw, None)
+        drawn = self._rows(draw) if there is None else there.result()
+        return drawn.to(self._device, non_blocking=True)
+
+    def begin(self, draws: Iterable[Draw], thread: Executor) -> None:
+        """Has these drawn in a thread; any other is drawn when it is asked for, to the same bits."""
+        self._drawn.update((draw, thread.submit(self._rows, draw)) for draw in dict.fromkeys(draws))
+
+    def _rows(self, draw: Draw) -> Tensor:
+        """On the host, where the copy to a GPU can begin without a wait."""
+        rows = torch.empty(
+            len(self._keys), *self._shape, dtype=torch.float32, pin_memory=self._device.type == "cuda"
+        )
+        for row, key in zip(rows.numpy(), self._keys, strict=True):
+            row[...] = self._source(self._shape, key, *draw)
+        return rows
+
+
+class NoiseAhead:
+    """Noise of micro-batches drawn beside the model: each kind's next one will ask for what its last one did."""
+
+    def __init__(self, source: NoiseSource, device: torch.device) -> None:
+        self._source, self._device = source, device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
+        self._last: dict[str, BatchNoise] = {}
+
+    def batch(self, kind: str, keys: tuple[NoiseKey, ...], shape: tuple[int, ...]) -> BatchNoise:
+        """The noise of a micro-batch that is about to be made."""
+        noise = BatchNoise(self._source, keys, shape, self._device)
+        if (last := self._last.get(kind)) is not None:
+            noise.begin(last.asked, self._thread)
+        self._last[kind] = noise
+        return noise

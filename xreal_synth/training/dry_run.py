@@ -29,7 +29,7 @@ from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_f
 from xreal_synth.training.images import SIDE, ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.run import build_task
-from xreal_synth.training.settings import AutoencoderSettings, KlSettings, TrainConfig
+from xreal_synth.training.settings import AutoencoderSettings, GuidanceSettings, KlSettings, TrainConfig
 from xreal_synth.training.tasks.autoencoder import build_kl, fresh_autoencoder
 from xreal_synth.training.tasks.base import TrainingTask
 from xreal_synth.training.tasks.denoiser import build_unet, paper_schedule
@@ -127,6 +127,12 @@ def empty_batch(images: int, size: int, findings: int, maps: int = 0) -> ImageBa
 def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
     """The config's task under FakeTensorMode. Networks that it names by folder are built from their config.json;
     where none is named, from the config of its family: `paper-autoencoder.yaml` beside `paper-denoiser.yaml`."""
+    if isinstance(config.model, GuidanceSettings):
+        raise TrainingError(
+            found=f"--dry-run of {config.network}",
+            wanted="a network whose sizes the config says",
+            hint="its sizes are the bundle's: dry-run the denoiser's config",
+        )
     unread = {key: "" for key in ("init", "perceptual") if hasattr(config.model, key)}
     if isinstance(config.model, AutoencoderSettings):
         unread["denoiser"] = ""

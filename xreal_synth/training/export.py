@@ -30,6 +30,7 @@ from xreal_synth.models.networks.controls import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
+from xreal_synth.training.distill import take_distilled
 from xreal_synth.training.fit_bank import fit_bank
 from xreal_synth.training.fit_detail import fit_detail
 from xreal_synth.training.session import new_version
@@ -141,20 +142,23 @@ def make_bundle(
     """Writes the bundle `out` from the `runs` that `export_parts` takes, on the bundle `base` if one is given.
 
     `words` are bundle.json's name, licence, training_data and use_restriction, `defaults` sampling defaults by name;
-    None and what is left out are the base's. Of the base everything stays that the runs do not bring, but for its card
-    and pictures, which describe other weights. `bank_images` is a data folder: on its training masks the mask bank is
-    fitted, on its training images the detail that the rough images lack. The new bundle is loaded once before it takes
-    its place.
+    None and what is left out are the base's. The run `guidance` is the base's own, distilled, with 1 as its default.
+    Of the base everything stays that the runs do not bring, but for its card and pictures, which describe other
+    weights. `bank_images` is a data folder: on its training masks the mask bank is fitted, on its training images the
+    detail that the rough images lack. The new bundle is loaded once before it takes its place.
 
     Raises TrainingError for what is missing, ConversionError if `out` is there, BundleError if the parts do not
     belong together, AnatomyError for masks.
     """
     refuse_existing(out)
-    if base is None:
+    if base is None and runs.get("guidance") is None:
         _check_complete({**runs, **words})
     with new_folder(out) as folder:
         fields = None if base is None else _copy_base(describe(base), folder)
         export_parts(folder, weights, **runs)
+        if (guidance := runs.get("guidance")) is not None:
+            _take_guidance(folder, guidance / weights, base, alone=runs.get("denoiser") is None)
+            defaults = {"guidance": 1.0, "guidance_floor": None, **(defaults or {})}
         if bank_images is not None:
             shutil.rmtree(folder / BANK, ignore_errors=True)
             fit_bank(bank_images, folder / BANK)
@@ -175,6 +179,17 @@ def make_bundle(
                 hint="give --data IMAGES to measure it, or --set detail=0",
             )
     return describe(out)
+
+
+def _take_guidance(folder: Path, network: Path, base: str | None, *, alone: bool) -> None:
+    """A distilled guidance belongs to its base, whose denoiser it changes."""
+    if base is None or not alone:
+        raise TrainingError(
+            found="--guidance without --base" if base is None else "--guidance with --denoiser",
+            wanted="the --base whose guidance was distilled, with its own denoiser",
+            hint="distil the new denoiser's guidance after it is exported",
+        )
+    take_distilled(describe(base), network, folder)
 
 
 def _check_complete(given: Mapping[str, object]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from xreal_synth.training import settings
 from xreal_synth.training.config import config_tree, load_config
+from xreal_synth.training.distill import GuidanceTask, read_teacher
 from xreal_synth.training.first_stage import (
     FirstStage,
     TrainedDenoiser,
@@ -23,7 +24,12 @@ from xreal_synth.training.settings import TrainConfig
 from xreal_synth.training.tasks import autoencoder, controls, denoiser, evaluators
 from xreal_synth.training.tasks.base import TrainingTask
 
-NAMED = settings.DenoiserSettings | settings.ControlNetSettings | settings.ClassifierSettings
+NAMED = (
+    settings.DenoiserSettings
+    | settings.ControlNetSettings
+    | settings.GuidanceSettings
+    | settings.ClassifierSettings
+)
 """Networks that learn every finding by its name."""
 
 
@@ -99,6 +105,8 @@ def build_task(
         case settings.ControlNetSettings() as model:
             stage = first_stage(model.autoencoder)
             return controls.ControlNetTask(model, stage, trained(model.denoiser), size, findings)
+        case settings.GuidanceSettings() as model:
+            return GuidanceTask(read_teacher(model), config.data)
         case settings.ClassifierSettings() as model:
             return evaluators.ClassifierTask(model, evaluators.build_classifier(model, findings), images)
         case settings.SegmenterSettings() as model:

@@ -274,6 +274,13 @@ class ControlNetSettings:
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
+class GuidanceSettings:
+    """Changes of the tokens of `bundle`'s prompts, by which one evaluation gives what its guidance does."""
+
+    bundle: str = ""
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class SegmenterSettings:
     """OrganSegmenter, a U-Net of `channels`, or PyramidSegmenter, `blocks` and `width`; at `inner_size` pixels."""
 
@@ -333,6 +340,7 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = {
     "anatomy-controller": {"patch": ControllerSettings, "kl": KlControllerSettings},
     "denoiser": {"": DenoiserSettings},
     "controlnet": {"": ControlNetSettings},
+    "distill-guidance": {"": GuidanceSettings},
     "segmenter": {"": SegmenterSettings},
     "classifier": {"": ClassifierSettings},
 }
