@@ -76,6 +76,14 @@ def test_memory_is_a_plain_sum_over_the_parts_of_a_batch(config: Config) -> None
     assert four.flops_per_step == pytest.approx(one.flops_per_step, rel=0.02)
 
 
+def test_a_denoiser_with_region_maps_is_counted_with_them() -> None:
+    path = SHIPPED / "mini-denoiser.yaml"
+    bare, shown = (
+        dry_run(load_config("denoiser", path, given), path) for given in (["data.region_maps=[]"], [])
+    )
+    assert shown.parameters["unet"][0] > bare.parameters["unet"][0]
+
+
 def test_the_command_needs_neither_images_nor_weights(tmp_path: Path, config: Config) -> None:
     for network in ("autoencoder", "denoiser"):
         text = config(network).read_text(encoding="utf-8")

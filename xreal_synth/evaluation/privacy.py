@@ -111,7 +111,7 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Compared:
+class _NearestOriginal:
     """Distances to the nearest training image: of made images, with which it is, and of real ones; the threshold."""
 
     threshold: float
@@ -124,13 +124,13 @@ def _compared(
     nearest_of: Callable[[_Images, _Images, tuple[Patients, Patients] | None], Nearest],
     sets: Sequence[_Images],
     patients: Patients,
-) -> _Compared:
+) -> _NearestOriginal:
     """`sets` are the made images, the real ones and the training images, whose patients `patients` are."""
     made, real, training = sets
     among, _ = nearest_of(training, training, (patients, patients))
     among = among[np.isfinite(among)]
     threshold = float(np.percentile(among, PERCENTILE)) if len(among) else float("nan")
-    return _Compared(threshold, *nearest_of(made, training, None), nearest_of(real, training, None)[0])
+    return _NearestOriginal(threshold, *nearest_of(made, training, None), nearest_of(real, training, None)[0])
 
 
 def count_copies(

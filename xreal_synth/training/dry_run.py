@@ -26,7 +26,7 @@ from xreal_synth.opening import parse_json, read_file
 from xreal_synth.training.config import load_config
 from xreal_synth.training.draws import split
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_first_stage, reading, stage_of
-from xreal_synth.training.images import ImageBatch, TrainingImages
+from xreal_synth.training.images import SIDE, ImageBatch, TrainingImages
 from xreal_synth.training.loop import check_split
 from xreal_synth.training.run import build_task
 from xreal_synth.training.settings import AutoencoderSettings, GuidanceSettings, KlSettings, TrainConfig
@@ -62,7 +62,8 @@ def dry_run(config: TrainConfig, path: Path, workers: int = 1) -> DryRun:
     with FakeTensorMode():
         task = sketch_task(config, path)
         task.step = loop.steps
-        batch = empty_batch(at_once, config.data.image_size, len(config.data.findings))
+        data = config.data
+        batch = empty_batch(at_once, data.image_size, len(data.findings), len(data.region_maps))
         flops, activations = count(task, batch, loop.precision)
         parameters = sizes(task)
     one = FLOAT32 * sum(trained for trained, _ in parameters.values())
@@ -115,11 +116,12 @@ def count(task: TrainingTask, batch: ImageBatch, precision: str) -> tuple[float,
     return float(counter.get_total_flops()), sum(kept.values())
 
 
-def empty_batch(images: int, size: int, findings: int) -> ImageBatch:
-    """Images [images, 1, size, size] of nothing, with label maps and labels."""
+def empty_batch(images: int, size: int, findings: int, maps: int = 0) -> ImageBatch:
+    """Images [images, 1, size, size] of nothing, with label maps, labels, and the regions of `maps` findings."""
     labels = torch.zeros(images, findings + 1, dtype=torch.bool)
     label_map = torch.zeros(images, size, size, dtype=torch.int64)
-    return ImageBatch(torch.rand(images, 1, size, size), label_map, labels, ~labels)
+    regions = torch.zeros(images, maps + 1, SIDE, SIDE) if maps else None
+    return ImageBatch(torch.rand(images, 1, size, size), label_map, labels, ~labels, regions=regions)
 
 
 def sketch_task(config: TrainConfig, path: Path) -> TrainingTask:
