@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xreal_synth.models.describe import describe
-from xreal_synth.models.load import LoadedBundle, in_parts, load_bundle, rows_at_once
+from xreal_synth.models.load import LoadedBundle, in_parts, joined, load_bundle, rows_at_once
 
 pytestmark = pytest.mark.numeric
 
@@ -20,15 +20,10 @@ GOLDEN = 1e-4
     ("rows", "most", "sizes"), [(6, 4, [3, 3]), (8, 8, [8]), (7, 4, [1] * 7), (32, 16, [16, 16])]
 )
 def test_parts_are_equal_and_at_most_so_large(rows: int, most: int, sizes: list[int]) -> None:
-    seen: list[int] = []
-
-    def make(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        seen.append(len(x))
-        return x + y
-
     x = torch.arange(rows)[:, None]
-    assert torch.equal(in_parts(make, most, x, 10 * x), 11 * x)
-    assert seen == sizes
+    parts = in_parts(most, x, 10 * x)
+    assert [len(part) for part, _ in parts] == sizes
+    assert torch.equal(joined([one + other for one, other in parts]), 11 * x)
 
 
 def test_a_first_stage_of_the_paper_s_size_makes_few_images_at_once_and_the_small_ones_many() -> None:

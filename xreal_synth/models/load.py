@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H and W image sides, h and w latent sides, L prompt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -170,16 +170,14 @@ class LoadedBundle:
     @torch.inference_mode()
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Images in value_range -> mean and standard deviation of the latents [B, C, h, w], unscaled."""
-        mean, std = in_parts(
-            lambda x: torch.stack(moments(self._vae.encode(x)), dim=1), self._at_once, x_BCHW
-        ).unbind(1)
-        return mean, std
+        parts = [moments(self._vae.encode(part)) for (part,) in in_parts(self._at_once, x_BCHW)]
+        return joined([mean for mean, _ in parts]), joined([std for _, std in parts])
 
     @torch.inference_mode()
     def decode(self, z_BChw: Tensor, decoder_noise: Tensor | None = None) -> Tensor:
         """Unscaled latents and noise [B, *decoder_noise_shape] -> images [B, channels, H, W], not clamped."""
         given = (z_BChw,) if decoder_noise is None else (z_BChw, decoder_noise)
-        return in_parts(lambda *part: image_of(self._vae.decode(*part)), self._at_once, *given)
+        return joined([image_of(self._vae.decode(*part)) for part in in_parts(self._at_once, *given)])
 
     @torch.inference_mode()
     def control(self, label_map_BHW: Tensor) -> Tensor:
@@ -189,13 +187,13 @@ class LoadedBundle:
         """
         if self._controller is None:
             raise no_controller("this bundle")
-        controller = self._controller
         mask = label_map_BHW.to(self.device, torch.float32) / CODE_SCALE
         masks = mask[:, None].expand(-1, self.channels, -1, -1).contiguous()
-        rough = in_parts(
-            lambda x: image_of(controller.decode(moments(controller.encode(x))[0])), self._at_once, masks
-        )
-        return rough.clamp(*self.value_range)
+        rough = [
+            image_of(self._controller.decode(moments(self._controller.encode(part))[0]))
+            for (part,) in in_parts(self._at_once, masks)
+        ]
+        return joined(rough).clamp(*self.value_range)
 
     def detail(self, noise_BChw: Tensor) -> Tensor:
         """Standard normal noise -> latents' texture [B, C, h, w] that real images have over rough ones, of the spatial
@@ -443,11 +441,16 @@ def rows_at_once(config: Mapping[str, Any], side: int) -> int:
     return max(1, int(AT_ONCE_BYTES // (LIVE * max(widths[:2]) * side * side * 4)))
 
 
-def in_parts(make: Callable[..., Tensor], most: int, *rows: Tensor) -> Tensor:
-    """`make(*rows)` in equal parts of at most `most` rows, equal so that a row's bytes do not depend on its place."""
+def in_parts(most: int, *rows: Tensor) -> list[tuple[Tensor, ...]]:
+    """The rows in equal parts of `most` at the most, equal so that a row's bytes do not depend on its place."""
     count = len(rows[0])
     size = max(one for one in range(1, min(most, count) + 1) if count % one == 0)
-    return torch.cat([make(*part) for part in zip(*(torch.split(each, size) for each in rows), strict=True)])
+    return list(zip(*(torch.split(each, size) for each in rows), strict=True))
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """What the parts gave, in one; of one part the tensor itself, laid out as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def moments(encoded: Any) -> tuple[Tensor, Tensor]:

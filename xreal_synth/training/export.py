@@ -155,9 +155,16 @@ def make_bundle(
         _check_complete({**runs, **words})
     with new_folder(out) as folder:
         fields = None if base is None else _copy_base(describe(base), folder)
+        guidance = runs.get("guidance")
+        if guidance is not None and (base is None or runs.get("denoiser") is not None):
+            raise TrainingError(
+                found="--guidance without --base" if base is None else "--guidance with --denoiser",
+                wanted="the --base whose guidance was distilled, with its own denoiser",
+                hint="distil the new denoiser's guidance after it is exported",
+            )
         export_parts(folder, weights, **runs)
-        if (guidance := runs.get("guidance")) is not None:
-            _take_guidance(folder, guidance / weights, base, alone=runs.get("denoiser") is None)
+        if guidance is not None and base is not None:
+            take_distilled(describe(base), guidance / weights, folder)
             defaults = {"guidance": 1.0, "guidance_floor": None, **(defaults or {})}
         if bank_images is not None:
             shutil.rmtree(folder / BANK, ignore_errors=True)
@@ -179,17 +186,6 @@ def make_bundle(
                 hint="give --data IMAGES to measure it, or --set detail=0",
             )
     return describe(out)
-
-
-def _take_guidance(folder: Path, network: Path, base: str | None, *, alone: bool) -> None:
-    """A distilled guidance belongs to its base, whose denoiser it changes."""
-    if base is None or not alone:
-        raise TrainingError(
-            found="--guidance without --base" if base is None else "--guidance with --denoiser",
-            wanted="the --base whose guidance was distilled, with its own denoiser",
-            hint="distil the new denoiser's guidance after it is exported",
-        )
-    take_distilled(describe(base), network, folder)
 
 
 def _check_complete(given: Mapping[str, object]) -> None:
