@@ -65,7 +65,7 @@ class ActorConfig:
     probe: Probe | None
 
 
-WAITING = 2
+WAITING = 3
 """Shards that may have groups left while the next is rendered: each has an open tar in a temporary folder."""
 
 

@@ -32,7 +32,7 @@ def _changed(value: Any, leaf: Callable[[Any], Any]) -> Any:
 
 def as_read(value: Any) -> Any:
     """The value as JSON gives it back: names as keys, lists for tuples, None for NaN."""
-    return json.loads(json_bytes(value))
+    return parse_json(json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:

@@ -110,7 +110,10 @@ class Sampling(RecipePart):
             raise problem(None, **steps_words(self.steps), at="steps")
         given = [key for key in NOT_IN_PAPER if getattr(self, key) is not None]
         if self.mode == "paper" and given:
-            values = ", ".join(f"{key}: {shown(getattr(self, key))}" for key in given)
+            values = ", ".join(
+                f"{key}: {value:g}" if isinstance(value, float) else f"{key}: {shown(value)}"
+                for key, value in ((key, getattr(self, key)) for key in given)
+            )
             raise problem(
                 None, found=f"{values} with mode: paper",
                 wanted=f"none of {', '.join(NOT_IN_PAPER)}: Algorithm 1 as printed has a binary mask, "
