@@ -124,6 +124,18 @@ def test_a_stopped_run_goes_on_with_the_same_bits(
     assert all(torch.equal(parts[prompt], whole[prompt]) for prompt in whole)
 
 
+def test_a_batch_in_parts_gives_the_curve_of_the_whole(
+    mapped: BundleInfo, images: Path, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    curves = []
+    for parts in (1, 3):
+        path, out = config(mapped, steps=3, accumulate=parts, validate_every=9), tmp_path / str(parts)
+        train("distill-guidance", path, images, out, device="cpu")
+        curves.append([float(one["loss"]) for one in read_metrics(out) if one["split"] == "train"])
+    assert len(curves[0]) == 3
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("override", "found"),
     [

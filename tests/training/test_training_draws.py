@@ -9,8 +9,8 @@ from diffusers.optimization import get_scheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.training.conftest import TINY_MODELS
 from xreal_synth.errors import TrainingError
-from xreal_synth.training.config import CONFIGS
 from xreal_synth.training.draws import BatchPart, image_order, split
 from xreal_synth.training.images import load_images
 from xreal_synth.training.look import read_metrics
@@ -81,7 +81,7 @@ def losses(run: Path, part: str) -> list[float]:
     return [float(record["loss"]) for record in read_metrics(run) if record["split"] == part]
 
 
-@pytest.mark.parametrize("network", CONFIGS)
+@pytest.mark.parametrize("network", TINY_MODELS)
 def test_a_batch_in_parts_gives_the_curve_of_the_whole(
     network: str, overrides: dict[str, list[str]], data: Path, config: Config, tmp_path: Path
 ) -> None:

@@ -98,13 +98,13 @@ def warped_view(
     """uint8 images and codes [B, S, S] -> image [B, 1, H, W] in [0, 1] and codes [B, H, W], warped alike.
 
     `part` says which images of a larger batch these are (default: all of it). `regions` are uint8 maps of any
-    side, 255 inside, which come back warped alike at their side, in [0, 1].
+    side, 255 inside, which come back warped alike at their side, in [0, 1]. All is computed where the images are.
     """
     part = part or whole(len(images_BSS))
-    theta = _random_affine(part, warp, generator)
+    theta = _random_affine(part, warp, generator).to(images_BSS.device)
     grid = functional.affine_grid(theta, [part.count, 1, size, size], align_corners=False)
     if warp.elastic > 0:
-        grid = grid + _random_bend(part, size, warp.elastic, generator)
+        grid = grid + _random_bend(part, size, warp.elastic, generator, images_BSS.device)
     image, label_map = _seen(images_BSS, label_map_BSS, grid)
     image = _random_tone(image, part, warp, generator)
     if regions_BKmm is None:
@@ -145,17 +145,19 @@ def _random_affine(part: BatchPart, warp: WarpSettings, generator: torch.Generat
     return torch.stack(rows, dim=1)
 
 
-def _random_bend(part: BatchPart, size: int, largest: float, generator: torch.Generator) -> Tensor:
+def _random_bend(
+    part: BatchPart, size: int, largest: float, generator: torch.Generator, device: torch.device
+) -> Tensor:
     """[B, H, W, 2] smooth displacements: KNOTS x KNOTS random ones, cubic between them, twice the share."""
     knots = part.uniform(2, KNOTS, KNOTS, generator=generator) * 2 - 1
-    field = functional.interpolate(knots, size=(size, size), mode="bicubic", align_corners=True)
+    field = functional.interpolate(knots.to(device), size=(size, size), mode="bicubic", align_corners=True)
     return field.movedim(1, -1) * 2 * largest
 
 
 def _random_tone(
     image_B1HW: Tensor, part: BatchPart, warp: WarpSettings, generator: torch.Generator
 ) -> Tensor:
-    draw = torch.rand(3, part.whole, 1, 1, 1, generator=generator)[:, part.rows] * 2 - 1
+    draw = torch.rand(3, part.whole, 1, 1, 1, generator=generator)[:, part.rows].to(image_B1HW.device) * 2 - 1
     image = image_B1HW ** torch.exp(draw[0] * warp.gamma)
     image = (image - 0.5) * torch.exp(draw[1] * warp.contrast) + 0.5 + draw[2] * warp.brightness
     return image.clamp(0, 1)

@@ -91,6 +91,7 @@ def box_map(box: NormBox) -> Maps:
     return np.asarray((255 * down[:, None] * across[None, :]).round().astype(np.uint8))
 
 
+Device = torch.device | str
 SPLITS = ("train", "val")
 NAMED_IN_ERRORS = 20
 _READ_AHEAD = 64
@@ -145,19 +146,21 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def draw(self, index: Tensor, generator: torch.Generator, part: BatchPart | None = None) -> ImageBatch:
-        """The named images, or a part of them, each warped at random together with its mask.
+    def draw(
+        self, index: Tensor, generator: torch.Generator, part: BatchPart | None = None, device: Device = "cpu"
+    ) -> ImageBatch:
+        """The named images, or a part of them, each warped at random together with its mask, on `device`.
 
-        All draws come from `generator`.
+        All draws come from `generator`, on the CPU.
         """
         part = part or whole(len(index))
         index = index[part.rows]
         size, warp = self.settings.image_size, self.settings.warp
-        regions = None if self.regions is None else self.regions[index]
-        image, label_map, regions = warped_view(
-            self.images[index], self.label_map[index], size, warp, generator, part, regions
-        )
-        return ImageBatch(image, label_map, self.labels[index], self.known[index], part, regions)
+        regions = None if self.regions is None else self.regions[index].to(device)
+        images, label_map = self.images[index].to(device), self.label_map[index].to(device)
+        image, label_map, regions = warped_view(images, label_map, size, warp, generator, part, regions)
+        labels, known = self.labels[index].to(device), self.known[index].to(device)
+        return ImageBatch(image, label_map, labels, known, part, regions)
 
     def take(self, index: Tensor, part: BatchPart | None = None) -> ImageBatch:
         """The named images, or a part of them, unwarped, resized to the size asked for."""

@@ -12,14 +12,13 @@ import math
 import signal
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
@@ -186,19 +185,20 @@ def _gradients(run: TrainingRun, step: int) -> dict[str, float]:
     else:
         index = weighted_draw(images.weights, batch, seed, step)
     mine = split(batch, run.settings.accumulate * run.world.size)[run.world.rank :: run.world.size]
-    sums, together = defaultdict[str, float](float), cast(nn.parallel.DistributedDataParallel, run.loss)
+    sums, together = dict[str, Tensor](), cast(nn.parallel.DistributedDataParallel, run.loss)
     for part in mine:
         shared = run.world.size > 1 and part is not mine[-1]
         with together.no_sync() if shared else nullcontext():
             draw = generator_for(seed, "train", step)
             torch.manual_seed(draw.initial_seed() + part.first)
-            drawn = images.draw(index, draw, part).to(run.device)
+            drawn = images.draw(index, draw, part, run.device)
             with run.autocast():
                 losses = run.loss(drawn, draw)
             (losses["loss"] * (part.share * run.world.size)).backward()
         for name, value in losses.items():
-            sums[name] += float(value.detach()) * part.share
-    return sums
+            share = value.detach().double() * part.share
+            sums[name] = sums[name] + share if name in sums else share
+    return dict(zip(sums, torch.stack([*sums.values()]).tolist(), strict=True))  # a GPU is waited for once
 
 
 def check_finite(loss: float, step: int, hint: str) -> None:

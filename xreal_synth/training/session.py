@@ -246,7 +246,7 @@ class TrainingRun:
         optimizer = torch.optim.AdamW(
             trained, lr=self.settings.lr, betas=self.settings.betas, weight_decay=self.settings.weight_decay
         )
-        ema = EMAModel(trained, decay=self.settings.ema_decay, use_ema_warmup=True, power=0.75)
+        ema = EMAModel(trained, decay=self.settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.learner = Learner(self.task.module, optimizer, ema)
         self.loss = LossModule(self.task)
         if (

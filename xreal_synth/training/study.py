@@ -133,7 +133,7 @@ def scores_after(
             draw = generator_for(seed, f"train {number}", step)
             torch.manual_seed(draw.initial_seed())
             with run.autocast():
-                loss = task.loss(images.draw(index, draw).to(device), draw)["loss"]
+                loss = task.loss(images.draw(index, draw, device=device), draw)["loss"]
             check_finite(float(loss.detach()), step, "lower --lr")
             loss.backward()  # type: ignore[no-untyped-call]
             run.descend(step)
