@@ -92,7 +92,7 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
     marks.mkdir()
 
     def stop_in_the_midst() -> None:
-        while not (marks / "at-3").exists():
+        while not (marks / "at-5").exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -103,17 +103,19 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
             (marks / "go").touch()
 
     before = signal.getsignal(signal.SIGTERM)
-    backend = FakeImages(sleep_s=0.5, held=frozenset({3}), hold=str(marks))
+    backend = FakeImages(sleep_s=0.5, held=frozenset({5}), hold=str(marks))
     summary, events = go(out, run, backend, on_event=on_event)
     assert summary.exit_code == 75
-    assert [event.in_flight for event in of(Stopping, events)] == [1]
-    assert summary.shards_done == 2
-    assert len(list((out / "records").iterdir())) == 2
+    assert [event.in_flight for event in of(Stopping, events)] == [2], (
+        "the gate's verdicts come one shard later"
+    )
+    assert summary.shards_done == 3
+    assert len(list((out / "records").iterdir())) == 3
     assert any(0 < event.images_done < event.images_total for event in of(Advanced, events))
     assert signal.getsignal(signal.SIGTERM) == before
     summary, events = go(out, run)
     assert summary.exit_code == 0
-    assert of(RunStarted, events)[0].shards_done == 2
+    assert of(RunStarted, events)[0].shards_done == 3
     assert tar_hashes(out) == expected
 
 

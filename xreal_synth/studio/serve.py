@@ -51,10 +51,11 @@ def is_loopback(host: str) -> bool:
 
 class Door:
     """Lets requests through to the pages: with a token those that know it, else those that name a loopback address,
-    so that no page of another site leads a browser here. Says nothing of the token in any answer."""
+    so that no page of another site leads a browser here. Says nothing of the token in any answer. `leaving` tells that
+    the server ends: what open pages meet then is not worth a word."""
 
-    def __init__(self, app: App, token: str | None) -> None:
-        self._app = app
+    def __init__(self, app: App, token: str | None, leaving: Callable[[], bool] = lambda: False) -> None:
+        self._app, self._leaving = app, leaving
         self._token = token
         self._session = secrets.token_urlsafe(32)
 
@@ -67,8 +68,13 @@ class Door:
         if not self._own_site(headers):
             await _refuse(scope, send, 403, "Another site's page, or another name of this machine.")
         elif self._token is None or self._knows(headers.get("cookie", "")):
-            with suppress(asyncio.CancelledError):  # Ctrl-C while a page is open
+            try:
                 await self._app(scope, receive, _with_headers(send))
+            except asyncio.CancelledError:  # Ctrl-C while a page is open
+                pass
+            except Exception:
+                if not self._leaving():
+                    raise
         elif (scope["type"], scope.get("path"), scope.get("method")) == ("http", "/token", "POST"):
             await self._enter(self._token, scope, receive, send)
         else:
@@ -178,8 +184,10 @@ def _server(bundle: str, folder: str, token: str | None) -> Any:
         show_error=False, max_file_size=MAX_IMAGE, ssr_mode=False, enable_monitoring=False, pwa=False,
         mcp_server=False, **LOOKS,
     )  # fmt: skip
-    return uvicorn.Server(
+    door = Door(app, token, leaving=lambda: bool(server.should_exit))
+    server = uvicorn.Server(
         uvicorn.Config(
-            Door(app, token), log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
+            door, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
         )
-    )  # fmt: skip
+    )
+    return server
