@@ -17,8 +17,8 @@ from xreal_synth.errors import EngineError
 SHARD, GROUP = 2, 5
 """The shard that is struck, and a group of it."""
 
-NEXT = 6
-"""A group of the next shard."""
+NEXT = 8
+"""A group of the shard after the next: the gate's verdicts, and with them a shard's end, come one shard later."""
 
 
 @fault("actor-killed", "SIGKILL of an actor in the midst of a shard", "a new actor, the shard redone")
@@ -36,7 +36,7 @@ def actor_killed(bed: Bed) -> Seen:
 @fault(
     "actor-killed-publishing",
     "SIGKILL of an actor that writes a shard's record and renders the next",
-    "both shards redone or adopted, once",
+    "all that it had in hand redone or adopted, once",
 )
 def actor_killed_publishing(bed: Bed) -> Seen:
     out, record = bed.output(), f"chaos-{SHARD:06d}.json"
@@ -44,7 +44,8 @@ def actor_killed_publishing(bed: Bed) -> Seen:
     watched = bed.drive(storm_uri(out), InStorm(still=record, **trap), run=bed.run(compute__actors=1))
     seen = bed.seen(watched, out)
     again = sorted(event.shard for event in watched.of(ShardRetried) if isinstance(event, ShardRetried))
-    seen.must(again == [SHARD, SHARD + 1], f"shards {again} retried, wanted both that it had in hand")
+    in_hand = [SHARD, SHARD + 1, SHARD + 2]
+    seen.must(again == in_hand, f"shards {again} retried, wanted the one written, judged and rendered")
     lost = len(watched.of(ActorLost))
     seen.must(lost == 1, f"{lost} actors reported lost")
     return seen

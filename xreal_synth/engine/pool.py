@@ -56,7 +56,8 @@ class Failed:
 class Member:
     """One actor. `node` is empty until it has a place, where it came up at `placed_at`; `images` and
     `changed_at` tell a slow shard from one that hangs. `publishing` are the shards that it has rendered before and not
-    yet published, with their images; `open` says that some have groups left, which wait for its next shard."""
+    yet published, with their images; `open` says that some have groups left, which wait for its next shard, and
+    `writing` that one is being written while it works."""
 
     name: str
     since: float
@@ -67,6 +68,7 @@ class Member:
     publishing: dict[int, float] = field(default_factory=dict)
     published_at: float = 0.0
     open: bool = False
+    writing: bool = False
     placed_at: float = 0.0
     node: str = ""
 
@@ -221,7 +223,10 @@ class Pool(ABC, Generic[M]):
         limit, now = max(limit_s, 10 * self.longest_gap_s), self.clock()
         found: list[tuple[M, Failed]] = []
         for m in self._publishing.values():
-            if now - max(m.published_at, m.changed_at) > limit:
+            waits = (
+                m.state == "working" and not m.writing
+            )  # for the model or the gate, as the shard at work does
+            if not waits and now - max(m.published_at, m.changed_at) > limit:
                 reason = f"files not written for {now - m.published_at:.0f} s"
                 found.append((m, Failed("lost", reason, gone=True)))
         stuck = [m for m, _ in found]
@@ -266,8 +271,9 @@ class Pool(ABC, Generic[M]):
         if not member.publishing:
             del self._publishing[member.name]
 
-    def _progress(self, member: M, images: float) -> None:
+    def _progress(self, member: M, images: float, writing: bool) -> None:
         """What a heartbeat has told."""
+        member.writing = writing
         if images != member.images:
             now = self.clock()
             self.longest_gap_s = max(self.longest_gap_s, now - member.changed_at)

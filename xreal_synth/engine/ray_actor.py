@@ -146,9 +146,9 @@ class Generator:
         return str(ray.get_runtime_context().get_node_id())
 
     @ray.method(concurrency_group="beat")
-    def beat(self) -> float:
-        """Images made in the shard at work; answers while one is made."""
-        return self._images
+    def beat(self) -> tuple[float, bool]:
+        """Images made in the shard at work, and whether one before it is being written; answers while one is made."""
+        return self._images, self._last is not None and not self._last.done()
 
     def _load(self) -> Ready:
         config = self._config

@@ -166,7 +166,7 @@ class RayPool(Pool[RayMember]):
             if kind == "placing":
                 member.node, member.placed_at = str(reported), self.clock()
             elif member.state == "working":
-                self._progress(member, float(reported))
+                self._progress(member, *reported)
 
 
 def _outside(error: Exception) -> bool:
