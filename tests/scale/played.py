@@ -76,8 +76,8 @@ class Host:
         actor = actor_id(who, socket.gethostname(), os.getpid())
         return replace(self._template, shard=shard, start=shard, stop=shard + 1, actor=actor)
 
-    async def beat(self, who: str) -> float:
-        return time.monotonic()
+    async def beat(self, who: str) -> tuple[float, bool]:
+        return time.monotonic(), False
 
 
 @dataclass(frozen=True, slots=True)
