@@ -137,8 +137,8 @@ class Pipeline:
         findings: Sequence[Finding | str] = (),
     ) -> Mask:  # fmt: skip
         """A label map uint8 [H, W] of the bundle's bank; `heart_scale` is a factor for the heart's width and height
-        (0.5 to 2), None leaves it as images with these findings have it; `lungs_scale` one for the lungs' (0.7 to 1.3),
-        which leaves the heart's size."""
+        (0.5 to 2), None leaves it as images with these findings have it; `lungs_scale` one for the lungs' (0.7 to 1.3):
+        the heart keeps its size, as far as its share of the chest goes with the findings."""
         scales = {"heart_scale": heart_scale, "lungs_scale": lungs_scale}
         given = {key: [scale, scale] for key, scale in scales.items() if scale is not None}
         row = {"weight": 1, "labels": _labels(findings)}

@@ -45,8 +45,8 @@ class MakeTab:
 
     def _chest_part(self) -> None:
         kind = gr.Radio(list(KINDS), value=BANK, label="Chest")
+        seed = gr.Number(7, precision=0, minimum=0, label="Chest's seed")
         with gr.Row():
-            seed = gr.Number(7, precision=0, minimum=0, label="Chest's seed", min_width=120)
             heart = gr.Slider(0.5, 2, AS_DRAWN, step=0.05, label="Heart's size", min_width=160)
             lungs = gr.Slider(*LUNGS_SCALE, AS_DRAWN, step=0.05, label="Lungs' size", min_width=160)
         upload = partial(gr.File, file_types=["image"], visible=False, height=120)
