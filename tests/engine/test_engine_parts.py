@@ -14,6 +14,7 @@ import pytest
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.engine.account import Meter, images_per_group
 from xreal_synth.engine.log import LineLog
+from xreal_synth.engine.pool import Failed, Member, Pool
 from xreal_synth.engine.progress import Advanced, ShardDone
 from xreal_synth.engine.worker import make_group, replay, run_shard
 from xreal_synth.errors import DatasetError, EngineError, PlacementError, StorageError
@@ -273,3 +274,37 @@ def test_a_package_is_absent_for_a_while_alone():
         "assert sys.modules['wave'] is wave\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+class OnlyHands(Pool[Member]):
+    """Actors that are told things and never answer."""
+
+    def wait(self, timeout_s):
+        return []
+
+    def _launch(self, name, shape):
+        return Member(name, self.clock())
+
+    def _call(self, member, method, *arguments):
+        pass
+
+    def _kill(self, member):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("writing", "cause", "reason"),
+    [(False, "died", "no new image for 9 s"), (True, "lost", "files not written for 9 s")],
+)
+def test_a_model_that_hangs_is_told_from_files_that_are_not_written(writing, cause, reason):
+    now = [0.0]
+    pool = OnlyHands(lambda: now[0])
+    member = pool.start(actor_shape(Compute(), Resources(1, 0)))
+    pool._answered(member)
+    pool.assign(member, 0, 0, replacing=False, alone=False)
+    pool._rendered(member, 4.0, open_=True)
+    pool.assign(member, 1, 0, replacing=False, alone=False)
+    pool._progress(member, 0.0, writing)
+    assert pool.hung(5.0) == []
+    now[0] = 9.0
+    assert pool.hung(5.0) == [(member, Failed(cause, reason, gone=True))]

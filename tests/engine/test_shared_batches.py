@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from tests.doubles.fake_backend import FakeImages
 from tests.speed.rows import count_rows
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.publish import publish_shard
-from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.engine.shard_encoder import RenderedShard, ShardEncoder
 from xreal_synth.engine.worker import Worker, environment, run_shard
 from xreal_synth.run.group_job import group_job
 from xreal_synth.run.resources import Resources, actor_shape
@@ -161,6 +162,24 @@ def test_the_gate_judges_beside_the_model_and_time_changes_nothing(
         assert seconds or gate.met == 2, "the model went on while the gate had not answered"
     assert begun[0] == begun[1]
     assert tar_hashes(tmp_path / "beside") == tar_hashes(tmp_path / "late")
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(
+    open_fault_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = open_fault_run(compute__micro_batch=2)
+    backend = FakeImages().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def full(encoder: ShardEncoder, frontier: int | None) -> None:
+        if frontier is None or frontier > run.plan.shard(0).start:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardEncoder, "write", full)
+    with pytest.raises(OSError, match="No space left"), Worker(run, backend, lambda rendered: None) as worker:
+        worker.make(run.plan.shard(0))
+    assert worker.open == ()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_next_shard_s_first_groups_are_planned_while_one_is_made(

@@ -297,12 +297,11 @@ class Driver:
             mistake = failed.cause == "mistake"
             hopeless = self.boot_failures >= self.limits.boot_failures and not loading
             if not self.claimed and (mistake or hopeless):
+                trace = f"the traceback of the last try:\n{failed.trace or failed.reason}"
                 raise EngineError(
                     found=f"no actor can start: {failed.reason}",
                     wanted="an actor that loads the models",
-                    hint=""
-                    if mistake
-                    else f"the traceback of the last try:\n{failed.trace or failed.reason}",
+                    hint="" if mistake else trace,
                 )
             wait_s = min(2.0 ** min(self.boot_failures, 10) / 2, _LONGEST_BOOT_WAIT_S)
             self.boot_again_at = self.clock() + wait_s

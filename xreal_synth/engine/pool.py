@@ -223,10 +223,8 @@ class Pool(ABC, Generic[M]):
         limit, now = max(limit_s, 10 * self.longest_gap_s), self.clock()
         found: list[tuple[M, Failed]] = []
         for m in self._publishing.values():
-            waits = (
-                m.state == "working" and not m.writing
-            )  # for the model or the gate, as the shard at work does
-            if not waits and now - max(m.published_at, m.changed_at) > limit:
+            rendering = m.state == "working" and not m.writing  # what is not published waits for its verdicts
+            if not rendering and now - max(m.published_at, m.changed_at) > limit:
                 reason = f"files not written for {now - m.published_at:.0f} s"
                 found.append((m, Failed("lost", reason, gone=True)))
         stuck = [m for m, _ in found]
@@ -243,7 +241,7 @@ class Pool(ABC, Generic[M]):
     def _begin(self, member: M, shard: int | None) -> None:
         assert member.state == "idle", f"{member.name} is {member.state}"
         self._move(member, "working")
-        member.shard, member.images, member.open = shard, 0, False
+        member.shard, member.images, member.open, member.writing = shard, 0, False, False
         member.since = member.changed_at = self.clock()
 
     def _move(self, member: M, state: State) -> None:

@@ -166,9 +166,9 @@ class Worker:
     def abandon(self) -> tuple[int, ...]:
         """Gives up the open shards, but for those that what was rendered last ends, and returns them; nothing of
         them is left."""
-        with suppress(Exception):  # the gate's: its shards are given up
+        with suppress(Exception):  # the gate's, or a full disk's: its shards are given up
             self._settle(self._verdicts())
-        self._close_shards()
+            self._close_shards()
         given_up, shards = self.open, list(self._open.values())
         self._open.clear()
         self._restart()
