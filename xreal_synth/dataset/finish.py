@@ -169,6 +169,8 @@ class Merger:
         self._writer = self._open()
         with open_parquet(old) as narrow:
             for group in range(narrow.num_row_groups):
-                self._writer.write_table(self._aligned(narrow.read_row_group(group), str(old)))
+                self._writer.write_table(
+                    self._aligned(narrow.read_row_group(group, use_threads=False), str(old))
+                )
         old.unlink()
         self._waiting = [self._aligned(table, "") for table in self._waiting]
