@@ -21,7 +21,7 @@ from xreal_synth.engine.progress import (
 )
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.engine.worker import environment
+from xreal_synth.engine.worker import environment, run_shard
 from xreal_synth.run.setup import claim
 from xreal_synth.storage import LocalStore
 
@@ -116,6 +116,31 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
     summary, events = go(out, run)
     assert summary.exit_code == 0
     assert of(RunStarted, events)[0].shards_done == 3
+    assert tar_hashes(out) == expected
+
+
+def test_groups_that_wait_are_decided_though_another_run_makes_all_that_is_left(
+    tmp_path, open_fault_run, expected, tar_hashes, fake
+):
+    run = open_fault_run(compute__actors=1)
+    marks, out = tmp_path / "marks", tmp_path / "out"
+    marks.mkdir()
+
+    def make_the_rest() -> None:
+        while not (marks / "at-5").exists():
+            time.sleep(0.01)
+        for shard in range(3, 6):
+            run_shard(run, fake(run), run.plan.shard(shard), LocalStore(out))
+        (marks / "go").touch()
+
+    other = threading.Thread(target=make_the_rest, daemon=True)
+    other.start()
+    backend = FakeImages(held=frozenset({5}), hold=str(marks))
+    summary, events = go(out, run, backend, Limits(tick_s=0.1, hang_s=20))
+    other.join()
+    assert summary.exit_code == 0
+    assert of(ShardRetried, events) == [], "its actor was never asked for the groups that it had left"
+    assert sorted(event.shard for event in of(ShardDone, events)) == list(range(6))
     assert tar_hashes(out) == expected
 
 

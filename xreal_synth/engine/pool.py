@@ -241,7 +241,7 @@ class Pool(ABC, Generic[M]):
     def _begin(self, member: M, shard: int | None) -> None:
         assert member.state == "idle", f"{member.name} is {member.state}"
         self._move(member, "working")
-        member.shard, member.images, member.open, member.writing = shard, 0, False, False
+        member.shard, member.images, member.writing = shard, 0, False
         member.since = member.changed_at = self.clock()
 
     def _move(self, member: M, state: State) -> None:
@@ -249,19 +249,20 @@ class Pool(ABC, Generic[M]):
         member.state = state
         self._by_state[state][member.name] = member
 
-    def _answered(self, member: M) -> None:
-        """The member is ready for a shard: its start, or its rendering, has come back."""
+    def _answered(self, member: M, *, open_: bool = False) -> None:
+        """The member is ready for a shard: its start, or its rendering, has come back; `open_` says that groups are
+        left."""
         self._move(member, "idle")
-        member.shard = None
+        member.shard, member.open = None, open_
 
     def _rendered(self, member: M, images: float, *, open_: bool = False) -> None:
-        """The member's shard is rendered, and will be published; `open_` says that groups are left."""
+        """The member's shard is rendered, and will be published."""
         assert member.shard is not None, f"{member.name} has no shard"
         if not member.publishing:
             member.published_at = self.clock()
-        member.publishing[member.shard], member.open = images, open_
+        member.publishing[member.shard] = images
         self._publishing[member.name] = member
-        self._answered(member)
+        self._answered(member, open_=open_)
 
     def _published(self, member: M, shard: int) -> None:
         del member.publishing[shard]

@@ -13,6 +13,7 @@ import ray
 from xreal_synth.engine.pool import Call, Failed, Heard, Member, Pool
 from xreal_synth.engine.ray_actor import ActorConfig, Rendered, actor_class
 from xreal_synth.run.resources import ActorShape
+from xreal_synth.types import ShardRecord
 
 BEAT_EVERY_S = 1.0
 _BEATS_PER_S = 200
@@ -117,12 +118,13 @@ class RayPool(Pool[RayMember]):
         return heard
 
     def _answer_of(self, member: RayMember, outcome: Any) -> list[Heard]:
-        """What has come of a call: nothing yet for the driver where a shard is rendered, and of groups decided."""
+        """What has come of a call: nothing yet for the driver where a shard is rendered, and of groups decided. Groups of
+        shards before one that another run has made are still left."""
         shard = member.shard
         if "beat" in member.asked:
             self._answer(member, "beat")
         if not isinstance(outcome, Rendered):
-            self._answered(member)
+            self._answered(member, open_=member.open and isinstance(outcome, ShardRecord))
             return [Heard(member, shard, outcome)] if outcome is not None else []
         assert shard is not None, "a shard was asked for"
         self._rendered(member, outcome.images, open_=outcome.open)
