@@ -118,8 +118,8 @@ class RayPool(Pool[RayMember]):
         return heard
 
     def _answer_of(self, member: RayMember, outcome: Any) -> list[Heard]:
-        """What has come of a call: nothing yet for the driver where a shard is rendered, and of groups decided. Groups of
-        shards before one that another run has made are still left."""
+        """What has come of a call: nothing yet for the driver where a shard is rendered, and of groups decided. Where
+        another run has made the shard, groups of those before are still left."""
         shard = member.shard
         if "beat" in member.asked:
             self._answer(member, "beat")
