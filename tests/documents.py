@@ -28,9 +28,7 @@ def guide(room: str) -> Path:
 
 def blocks(document: Path, language: str) -> list[str]:
     """The code blocks of one language."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def commands(document: Path) -> Iterator[list[str]]:

@@ -8,20 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xreal_synth.escaping import (
-    for_csv,
-    for_markdown,
-    for_terminal,
-    from_csv,
-    markdown_row,
-    without_places,
-)
+from xreal_synth.escaping import for_csv, for_markdown, for_terminal, from_csv, markdown_row, without_places
 from xreal_synth.uris import scrubbed
 
 
-@pytest.mark.parametrize(
-    "text", ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x9b31m", "\x08\x08", "\r", "‮gnp.exe", "⁦x", "\x7f"]
-)
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x9b31m", "\x08\x08", "\r", "‮gnp.exe", "⁦x", "\x7f"])
 def test_nothing_steers_a_terminal(text):
     shown = for_terminal(f"a{text}b")
     assert shown.isprintable()

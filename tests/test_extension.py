@@ -149,17 +149,8 @@ def test_an_extension_costs_so_many_files(name: str, tmp_path: Path) -> None:
         (copy / path).write_text(text, encoding="utf-8")
     for path, text in new.items():
         (copy / path).write_text(text, encoding="utf-8")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGE.parent}",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGE.parent}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", uses],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-c", uses], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr

@@ -43,9 +43,7 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 @functools.cache
 def modules() -> dict[str, ast.Module]:
     """The package's syntax trees by path below it."""
-    found = {
-        str(path.relative_to(PACKAGE)): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")
-    }
+    found = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
     assert len(found) > 200
     return found
 
@@ -55,9 +53,7 @@ def public(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, Defini
     for node in body:
         if not isinstance(node, Definition) or node.name.startswith("_"):
             continue
-        if {
-            getattr(d.func if isinstance(d, ast.Call) else d, "id", "") for d in node.decorator_list
-        } & VALIDATORS:
+        if {getattr(d.func if isinstance(d, ast.Call) else d, "id", "") for d in node.decorator_list} & VALIDATORS:
             continue
         yield inside + node.name, node
         if isinstance(node, ast.ClassDef):
@@ -82,9 +78,7 @@ def test_where_arrays_pass_their_shapes_are_told() -> None:
     """By the docstring, by its class's or module's, or by a parameter's name; tables of weights have no one shape."""
     told: dict[str, bool] = {}
     for path, tree in modules().items():
-        above = {
-            node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef)
-        }
+        above = {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef)}
         for name, node in public(tree.body):
             if isinstance(node, ast.ClassDef):
                 continue
@@ -111,9 +105,7 @@ def test_rooms_and_levels_are_those_of_the_contract() -> None:
         for room in layer.split("|")
     }
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", MAP, re.MULTILINE)
-    mapped = {
-        name: int(level) for level, rooms in rows for name in re.findall(r"\b(\w+)(?:\.py)?[/`]", rooms)
-    }
+    mapped = {name: int(level) for level, rooms in rows for name in re.findall(r"\b(\w+)(?:\.py)?[/`]", rooms)}
     assert mapped == wanted
     assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} <= mapped.keys()
 
@@ -128,9 +120,7 @@ def test_the_map_names_what_an_extension_touches(name: str) -> None:
 
 def walked(index: int) -> list[str]:
     """The files, in order, in which something that carries a finding's place is given or returned."""
-    kinds = (
-        FindingLabel, types.PlacedFinding, types.MemberSpec, types.SampleSpec, types.SampleMeta, types.Sample,
-    )  # fmt: skip
+    kinds = (FindingLabel, types.PlacedFinding, types.MemberSpec, types.SampleSpec, types.SampleMeta, types.Sample)
     files: dict[str, None] = {}
 
     def carries(value: Any) -> bool:
@@ -168,6 +158,4 @@ def test_the_walk_of_a_box_is_as_the_map_tells_it() -> None:
     assert "dataset/meta.py" in met
     assert set(met) - {*steps, *beside, "types.py"} == set()
     assert [path for path in steps if path in met] == [path for path in met if path in steps]
-    assert {"recipe/load.py", "dataset/png.py"} >= set(steps) - set(met), (
-        "the first reads text, the last pixels"
-    )
+    assert {"recipe/load.py", "dataset/png.py"} >= set(steps) - set(met), "the first reads text, the last pixels"

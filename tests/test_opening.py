@@ -12,14 +12,7 @@ import pytest
 
 import xreal_synth
 from xreal_synth.errors import StorageError
-from xreal_synth.opening import (
-    UnreadableError,
-    hashed_bytes,
-    hashed_copy,
-    read_file,
-    roots_of,
-    unzipped,
-)
+from xreal_synth.opening import UnreadableError, hashed_bytes, hashed_copy, read_file, roots_of, unzipped
 from xreal_synth.storage import LocalStore, sha256_bytes
 
 PACKAGE = Path(xreal_synth.__file__).parent
@@ -42,11 +35,7 @@ def calls(source: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             inner = node.args[0] if node.args else None
-            if (
-                name == "json.loads"
-                and isinstance(inner, ast.Call)
-                and ast.unparse(inner.func) == "json.dumps"
-            ):
+            if name == "json.loads" and isinstance(inner, ast.Call) and ast.unparse(inner.func) == "json.dumps":
                 continue
             yield node.lineno, name
 

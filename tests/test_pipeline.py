@@ -70,9 +70,7 @@ def test_importing_the_package_imports_nothing_of_it() -> None:
         "try: xreal_synth.Pipelin\n"
         "except AttributeError as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines() == [
         "[]", "True True False False", "module 'xreal_synth' has no attribute 'Pipelin'"
     ]  # fmt: skip
@@ -181,9 +179,7 @@ def test_a_real_image_is_edited(pipe: Pipeline, tmp_path: Path) -> None:
     outside = ~out.regions["Pneumonia"]
     assert (np.asarray(out.image)[outside] == np.asarray(out.original)[outside]).all()
     Image.fromarray(real).save(tmp_path / "real.png")
-    assert same(
-        out, pipe.edit(tmp_path / "real.png", mask, add=[Finding("Pneumonia", side="left")], seed=2, **QUICK)
-    )
+    assert same(out, pipe.edit(tmp_path / "real.png", mask, add=[Finding("Pneumonia", side="left")], seed=2, **QUICK))
     gone = pipe.edit(real, mask, remove=[Finding("Pneumonia", box=(0.1, 0.2, 0.4, 0.6))], **QUICK)
     (removed,) = gone.sample.meta.source.removed  # type: ignore[union-attr]
     assert gone.change[removed[1] : removed[3], removed[0] : removed[2]].any()
@@ -236,11 +232,7 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "no such precision": (lambda pipe: Pipeline(precision="fp16"), RecipeError, "bf16"),  # type: ignore[arg-type]
     "no such recipe": (lambda pipe: generate("no.yaml"), RecipeError, "No such file"),
     "a set in a recipe": (lambda pipe: plan({"version": 1, "findings": {1, 2}}), RecipeError, "wanted"),
-    "an array in a recipe": (
-        lambda pipe: plan({"version": 1, "seed": np.int64(3)}),
-        RecipeError,
-        "lists and dicts",
-    ),
+    "an array in a recipe": (lambda pipe: plan({"version": 1, "seed": np.int64(3)}), RecipeError, "lists and dicts"),
     "an output of text": (lambda pipe: pipe(output="x"), RecipeError, "output"),
     "sampling of text": (lambda pipe: pipe(sampling="fast", steps=3), RecipeError, "sampling"),
     "no dataset": (lambda pipe: Dataset("no/such/set"), DatasetError, "dataset.json"),
@@ -267,13 +259,8 @@ def test_a_device_that_is_not_here_is_told() -> None:
 
 def test_plan_says_what_would_be_made() -> None:
     planned = plan(RECIPE, overrides=["anatomies=9"])
-    assert [(row["labels"], row["groups"]) for row in planned.table] == [
-        ((), 3),
-        (("Pneumonia", "Effusion"), 6),
-    ]
-    assert {row["label"]: row["positive"] for row in planned.labels if row["label_set"] == "txrv18"}[
-        "Effusion"
-    ] == 6
+    assert [(row["labels"], row["groups"]) for row in planned.table] == [((), 3), (("Pneumonia", "Effusion"), 6)]
+    assert {row["label"]: row["positive"] for row in planned.labels if row["label_set"] == "txrv18"}["Effusion"] == 6
     assert planned.probe.images == 15
     assert planned.cost.evaluations > 0
 
@@ -299,8 +286,7 @@ def test_generate_and_the_command_line_make_the_same_bytes(
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE | {"findings": rows}))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(
-        "sys.argv",
-        ["xreal-synth", "generate", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "cli"), "--json"],
+        "sys.argv", ["xreal-synth", "generate", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "cli"), "--json"]
     )
     with pytest.raises(SystemExit) as ended:
         main()

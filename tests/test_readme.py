@@ -55,9 +55,7 @@ def test_every_python_block_is_run_below() -> None:
     assert [one for one in found if one[1]] == [("README.md", 1), ("xreal_synth/dataset/README.md", 1)]
 
 
-def test_reading_code_runs_as_written(
-    quickstart: tuple[Path, dict[str, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_code_runs_as_written(quickstart: tuple[Path, dict[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, images = quickstart
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
@@ -73,9 +71,7 @@ def test_reading_code_runs_as_written(
 
 
 def test_training_code_runs_as_written(
-    quickstart: tuple[Path, dict[str, int]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    quickstart: tuple[Path, dict[str, int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Beside six images under NIH's names and columns, three of them of held-out patients."""
     folder, _ = quickstart
@@ -109,9 +105,7 @@ def test_recipes_are_valid() -> None:
 
 def test_the_table_of_findings_is_that_of_the_code() -> None:
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (.*?) ?\|$", guide("recipe").read_text(), re.MULTILINE)
-    told = {
-        words: (names.split(", "), tuple(keys.split(", ")) if keys else ()) for words, names, keys in rows
-    }
+    told = {words: (names.split(", "), tuple(keys.split(", ")) if keys else ()) for words, names, keys in rows}
     assert {
         rule.words: ([one.name for one in FINDINGS.values() if one.region == region], rule.keys)
         for region, rule in REGIONS.items()

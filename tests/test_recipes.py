@@ -48,9 +48,7 @@ def test_it_plans_and_makes_its_first_group(name: str, monkeypatch: pytest.Monke
     assert min(row.placeable for row in report.rows) > 0.7
     gate = Gate(run.quality, open_networks(run.quality, run.bundle, "cpu"))
     backend = TorchBackend(run, loaded(run.bundle.name, run.sampling.control), gate, "cpu", "fp32", 1)
-    index = next(
-        index for index in range(run.recipe.anatomies) if run.recipe.findings[run.plan.row(index)].paints
-    )
+    index = next(index for index in range(run.recipe.anatomies) if run.recipe.findings[run.plan.row(index)].paints)
     made = make_group(run, backend, index)
     reported = [sample.meta.member for sample in made]
     assert reported == [member.name for member in run.plan.sample(index, made[0].meta.attempt).members]

@@ -24,7 +24,7 @@ from xreal_synth.storage import (
     sha256_bytes,
     sha256_file,
     sha256_of,
-)  # fmt: skip
+)
 
 BIG = bytes(range(256)) * 5000  # more than one chunk
 
@@ -105,9 +105,7 @@ def test_a_checked_key_stays_below_its_root(key: str) -> None:
     assert path.is_relative_to(root)
 
 
-def contend(
-    put: Callable[[int], bool], executor: ThreadPoolExecutor | ProcessPoolExecutor, n: int
-) -> list[int]:
+def contend(put: Callable[[int], bool], executor: ThreadPoolExecutor | ProcessPoolExecutor, n: int) -> list[int]:
     return [i for i, won in enumerate(executor.map(put, range(n))) if won]
 
 
@@ -143,9 +141,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.replace("x", b"0" * 200_000)
     with ThreadPoolExecutor(1) as threads:
-        writing = threads.submit(
-            lambda: [store.replace("x", bytes([48 + i % 10]) * 200_000) for i in range(60)]
-        )
+        writing = threads.submit(lambda: [store.replace("x", bytes([48 + i % 10]) * 200_000) for i in range(60)])
         seen = 0
         while not writing.done():
             data = store.read_bytes("x")

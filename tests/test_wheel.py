@@ -16,9 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    find_spec("setuptools") is None or find_spec("pip") is None, reason="nothing builds a wheel here"
-)
+@pytest.mark.skipif(find_spec("setuptools") is None or find_spec("pip") is None, reason="nothing builds a wheel here")
 def test_recipes_are_planned_by_name_without_a_clone(tmp_path: Path) -> None:
     source, site = tmp_path / "source", tmp_path / "site"
     ignored = shutil.ignore_patterns("__pycache__")

@@ -106,9 +106,7 @@ def _not_ours(folder: Path, found: str) -> StorageError:
     )  # fmt: skip
 
 
-def fetch(
-    store: Store, keys: dict[str, int | None], folder: Path, check: Callable[[str, Path], None]
-) -> None:
+def fetch(store: Store, keys: dict[str, int | None], folder: Path, check: Callable[[str, Path], None]) -> None:
     """Copies files of a store below the folder, a few at a time; `keys` name them with their size, if known.
 
     `check(key, path)` raises for a file that is not the one meant. Raises StorageError.

@@ -23,12 +23,7 @@ RIGHT_LUNG: Final = 2
 HEART: Final = 3
 AORTA: Final = 4
 
-ORGANS: Final[dict[str, int]] = {
-    "left_lung": LEFT_LUNG,
-    "right_lung": RIGHT_LUNG,
-    "heart": HEART,
-    "aorta": AORTA,
-}
+ORGANS: Final[dict[str, int]] = {"left_lung": LEFT_LUNG, "right_lung": RIGHT_LUNG, "heart": HEART, "aorta": AORTA}
 LUNGS: Final = (LEFT_LUNG, RIGHT_LUNG)
 LUNGS_OF: Final = {"left": (LEFT_LUNG,), "right": (RIGHT_LUNG,), "both": LUNGS, "any": LUNGS}
 """Codes by side, the patient's."""
@@ -107,9 +102,7 @@ def _pleural(label_map: Mask, side: str, size: float | None) -> Bools:
     return _filled(label_map, side, size, depth)
 
 
-def _filled(
-    label_map: Mask, side: str, size: float | None, order: Callable[[Bools, _Floats], _Floats]
-) -> Bools:
+def _filled(label_map: Mask, side: str, size: float | None, order: Callable[[Bools, _Floats], _Floats]) -> Bools:
     """The share `size` of each lung of a side that comes first, and the margin next to it -> bool [H, W].
 
     `order` takes a lung bool [h, w], cut out with a rim of a pixel but below, and how far each pixel lies from the
@@ -203,15 +196,11 @@ _ALL: Final[tuple[KnownFinding, ...]] = (
     KnownFinding("Atelectasis", "Atelectasis", _OPACITY, size=(0.04, 0.3), zone_weights=(0.15, 0.3, 0.55)),
     KnownFinding("Consolidation", "Consolidation", _OPACITY, zone_weights=(0.25, 0.35, 0.4)),
     KnownFinding("Infiltration", None, _OPACITY, zone_weights=(0.2, 0.4, 0.4)),
-    KnownFinding(
-        "Pneumothorax", "Pneumothorax", region="pleural", size=(0.08, 0.5), zone_weights=(0.7, 0.2, 0.1)
-    ),
+    KnownFinding("Pneumothorax", "Pneumothorax", region="pleural", size=(0.08, 0.5), zone_weights=(0.7, 0.2, 0.1)),
     KnownFinding("Edema", "Edema", _OPACITY, region="lungs"),
     KnownFinding("Emphysema", None, size=(0.15, 0.6), zone_weights=(0.5, 0.3, 0.2)),
     KnownFinding("Fibrosis", None, size=(0.05, 0.4), zone_weights=(0.25, 0.25, 0.5)),
-    KnownFinding(
-        "Effusion", "Pleural Effusion", region="costophrenic", size=(0.08, 0.4), zone_weights=(0.0, 0.1, 0.9)
-    ),
+    KnownFinding("Effusion", "Pleural Effusion", region="costophrenic", size=(0.08, 0.4), zone_weights=(0.0, 0.1, 0.9)),
     KnownFinding("Pneumonia", "Pneumonia", _OPACITY, zone_weights=(0.2, 0.35, 0.45)),
     KnownFinding("Pleural_Thickening", "Pleural Other", size=(0.03, 0.2), zone_weights=(0.4, 0.3, 0.3)),
     KnownFinding("Cardiomegaly", "Cardiomegaly", ("Enlarged Cardiomediastinum",), (HEART,), "heart"),

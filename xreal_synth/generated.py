@@ -202,14 +202,10 @@ class Dataset(Sequence[GeneratedImage]):
     def _place(self, key: str) -> int:
         keys = self.table.column("key").to_pylist()
         if key not in keys:
-            raise DatasetError(
-                where=self.uri, found=f"no image {key!r}", wanted="a key of it", hint=near(key, keys)
-            )
+            raise DatasetError(where=self.uri, found=f"no image {key!r}", wanted="a key of it", hint=near(key, keys))
         return int(keys.index(key))
 
-    def filter(
-        self, *, finding: str | None = None, flag: str | None = None, split: Split | None = None
-    ) -> Dataset:
+    def filter(self, *, finding: str | None = None, flag: str | None = None, split: Split | None = None) -> Dataset:
         """The images labelled with a finding (or "No Finding"), with a flag of the gate, in a split; all that is
         given must be so. Raises DatasetError for a name that is none."""
         import pyarrow.compute as pc
@@ -239,9 +235,7 @@ class Dataset(Sequence[GeneratedImage]):
         """A contact sheet of the first n images; a notebook shows it inline."""
         if not len(self):
             raise DatasetError(where=self.uri, found="no image to show", wanted="a filter that leaves some")
-        return _sheet(
-            (one.sample for one in self[:n]), f"{self.name}: {min(n, len(self))} of {len(self):,} images"
-        )
+        return _sheet((one.sample for one in self[:n]), f"{self.name}: {min(n, len(self))} of {len(self):,} images")
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame, a row an image: key, group, split, findings, labels (`chexpert14.Pneumonia`), scores,
@@ -270,9 +264,7 @@ class Dataset(Sequence[GeneratedImage]):
         names = list(dict.fromkeys(known))
         if name not in names:
             wanted = f"one of {', '.join(names)}" if names else f"a dataset whose gate gave a {what}"
-            raise DatasetError(
-                where=self.uri, found=f"{what} {name!r}", wanted=wanted, hint=near(name, names)
-            )
+            raise DatasetError(where=self.uri, found=f"{what} {name!r}", wanted=wanted, hint=near(name, names))
 
 
 def _sheet(samples: Iterable[Sample], title: str) -> Image.Image:

@@ -121,9 +121,7 @@ class LocalStore:
         real = folder.resolve()
         farm = self.mirrored is not None and real.name == folder.name
         if not farm and not any(real.is_relative_to(root) for root in self._roots):
-            raise StorageError(
-                where=str(folder), found="a link that leads out of the folder", wanted="a folder in it"
-            )
+            raise StorageError(where=str(folder), found="a link that leads out of the folder", wanted="a folder in it")
         names = (entry.name for entry in os.scandir(folder) if _is_file(entry))
         base = f"{prefix.rstrip('/')}/" if prefix else ""
         return sorted(f"{base}{name}" for name in names if not name.startswith(TEMPORARY_PREFIX))

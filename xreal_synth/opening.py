@@ -93,9 +93,7 @@ def open_file(path: Path, roots: Sequence[Path] = (), mirrored: set[Path] | None
         real = _real_path(descriptor, path)
         if roots and not any(real.is_relative_to(root) for root in roots):
             if mirrored is None or real.name != path.name:
-                raise UnreadableError(
-                    f"a link that leads out of {roots[0]} ({LINKS_VARIABLE} names further folders)"
-                )
+                raise UnreadableError(f"a link that leads out of {roots[0]} ({LINKS_VARIABLE} names further folders)")
             mirrored.add(real.parent)
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -206,9 +204,7 @@ def open_image(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> Iterator[
         with Image.open(io.BytesIO(data), formats=list(formats)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                raise UnreadableError(
-                    f"an image of {width} x {height} pixels, at most {MAX_PIXELS:,} are read"
-                )
+                raise UnreadableError(f"an image of {width} x {height} pixels, at most {MAX_PIXELS:,} are read")
             yield image
     except UnreadableError:
         raise

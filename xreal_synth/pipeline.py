@@ -45,27 +45,18 @@ class Pipeline:
     """
 
     def __init__(
-        self,
-        bundle: str | os.PathLike[str] = "xreal-mini",
-        device: Device = "auto",
-        precision: Precision = "auto",
+        self, bundle: str | os.PathLike[str] = "xreal-mini", device: Device = "auto", precision: Precision = "auto"
     ) -> None:
         if device not in _GPUS:
             raise EngineError(found=f"device={device!r}", wanted="auto, cpu or cuda")
-        self._always = {
-            "bundle": str(bundle),
-            "compute": {"gpus_per_actor": _GPUS[device], "precision": precision},
-        }
+        self._always = {"bundle": str(bundle), "compute": {"gpus_per_actor": _GPUS[device], "precision": precision}}
         self._backends: dict[tuple[object, ...], TorchBackend] = {}
         with _own_settings():
             self.device = self._backend(self._run([], 0, 1, {}, {})).device
 
     @classmethod
     def from_pretrained(
-        cls,
-        bundle: str | os.PathLike[str] = "xreal-mini",
-        device: Device = "auto",
-        precision: Precision = "auto",
+        cls, bundle: str | os.PathLike[str] = "xreal-mini", device: Device = "auto", precision: Precision = "auto"
     ) -> Pipeline:
         """The pipeline of a bundle, by the name that diffusers has for this."""
         return cls(bundle, device, precision)
@@ -75,9 +66,7 @@ class Pipeline:
         self, findings: Sequence[Finding | str] = ..., *, num_images: None = ..., **how: Any
     ) -> GeneratedImage: ...
     @overload
-    def __call__(
-        self, findings: Sequence[Finding | str] = ..., *, num_images: int, **how: Any
-    ) -> GeneratedImages: ...
+    def __call__(self, findings: Sequence[Finding | str] = ..., *, num_images: int, **how: Any) -> GeneratedImages: ...
     def __call__(
         self, findings: Sequence[Finding | str] = (), *, anatomy: Any = None, seed: int = 0,
         counterfactual: bool = False, num_images: int | None = None, steps: int | None = None,
@@ -112,9 +101,7 @@ class Pipeline:
         if not remove and not add:
             raise RecipeError("edit", [Problem("", "nothing to do", "findings to remove or to add")])
         wanted = "where it is: box=(x0, y0, x1, y1), shares of the image"
-        if missing := [
-            Problem("remove", f"{one.name} without a box", wanted) for one in remove if one.box is None
-        ]:
+        if missing := [Problem("remove", f"{one.name} without a box", wanted) for one in remove if one.box is None]:
             raise RecipeError("edit", missing)
         row = {"weight": 1, "labels": _labels(add)} | ({"edit": {"remove": "all"}} if remove else {})
         with _own_settings(), tempfile.TemporaryDirectory(prefix="xreal-edit-") as name:
@@ -147,9 +134,7 @@ class Pipeline:
             return plan.chest(0, 0, 0).anatomy
         return plan.source.draw(stream(seed, 0, 0, "anatomy"), plan.geometry.image_size)[0]
 
-    def _run(
-        self, rows: list[dict[str, Any]], seed: int, images: int, own: dict[str, Any], sections: Sections
-    ) -> Run:
+    def _run(self, rows: list[dict[str, Any]], seed: int, images: int, own: dict[str, Any], sections: Sections) -> Run:
         """The run of one call; `own` are its sections of the recipe, `sections` the caller's."""
         given = {**BARE, **self._always, "seed": seed, "anatomies": images, **own}
         given["findings"] = rows or [{"weight": 1, "labels": []}]
@@ -190,9 +175,7 @@ class Pipeline:
             refusal = group.refused
             samples = group.samples if refusal is None else make_group(run, backend, group.spec.index)
             if refusal is not None and not samples:
-                found = (
-                    f"image {group.spec.index}: the gate refused every attempt; the first: {refusal.reason}"
-                )
+                found = f"image {group.spec.index}: the gate refused every attempt; the first: {refusal.reason}"
                 raise EngineError(found=found, hint="another seed, or quality={'profile': 'none'}")
             twin = next((one for one in samples if one.meta.member == Role.healthy), None)
             shown = [one for one in samples if one is not twin] or samples
@@ -202,9 +185,7 @@ class Pipeline:
 
 def _labels(findings: Sequence[Finding | str]) -> list[dict[str, Any]]:
     if isinstance(findings, str | Finding):
-        raise RecipeError(
-            "Pipeline", [Problem("findings", repr(findings), "a list", f"write [{findings!r}]")]
-        )
+        raise RecipeError("Pipeline", [Problem("findings", repr(findings), "a list", f"write [{findings!r}]")])
     return [(one if isinstance(one, Finding) else Finding(one)).label for one in findings]
 
 

@@ -227,11 +227,7 @@ def _patience(uri: str) -> dict[str, Any]:
         return {}
     import aiohttp
 
-    return {
-        "client_kwargs": {
-            "timeout": aiohttp.ClientTimeout(total=_TOTAL_S, sock_connect=30, sock_read=_SILENT_S)
-        }
-    }
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=_TOTAL_S, sock_connect=30, sock_read=_SILENT_S)}}
 
 
 def _written(entry: dict[str, Any]) -> float:

@@ -52,9 +52,7 @@ def local_folder(uri: str) -> Path:
     if not scheme:
         return _expanded(Path(uri))
     rest = uri.removeprefix(f"{scheme}:")
-    host, slash, path = (
-        rest[2:].partition("/") if rest.startswith("//") else ("", "/", rest.removeprefix("/"))
-    )
+    host, slash, path = rest[2:].partition("/") if rest.startswith("//") else ("", "/", rest.removeprefix("/"))
     if host not in ("", "localhost"):
         raise _refused(f"a {scheme}: URI on the host {host}", f"{scheme}:///PATH, or a path")
     return _expanded(Path(f"{slash}{unquote(path)}"))
@@ -95,8 +93,7 @@ def refuse_uri(uri: str, *, reading: bool = False) -> None:
     taken = (*SCHEMES, *READ_ONLY) if reading else SCHEMES
     if scheme not in (*taken, *_MORE) and not (reading and scheme == "http" and is_loopback(uri)):
         raise _refused(
-            f"cannot open {_reported(scheme)}",
-            f"a folder, or one of {', '.join(f'{one}://' for one in taken)}",
+            f"cannot open {_reported(scheme)}", f"a folder, or one of {', '.join(f'{one}://' for one in taken)}"
         )
     if not (host or (scheme == "memory" and rest)) and scheme not in _MORE:
         raise _refused(f"no name after {scheme}://", f"{scheme}://NAME/FOLDER")

@@ -55,19 +55,14 @@ def test_mild_augmentation_of_a_schematic_chest_stays_valid(seed: int, size: int
 def test_switching_one_change_off_leaves_the_others_draws() -> None:
     only_heart = Augmentation(heart_scale=(0.9, 1.25))
     shifted = Augmentation(shift=0.1, heart_scale=(0.9, 1.25))
-    areas = [
-        organ_areas(augment(CHEST, stream(1, 5, 0, "anatomy"), choice))[HEART]
-        for choice in (only_heart, shifted)
-    ]
+    areas = [organ_areas(augment(CHEST, stream(1, 5, 0, "anatomy"), choice))[HEART] for choice in (only_heart, shifted)]
     assert areas[0] == pytest.approx(areas[1], rel=0.03)
 
 
 def test_shift_and_scale_move_by_no_more_than_asked() -> None:
     x0, y0, x1, _ = organ_box(CHEST, LEFT_LUNG)
     for i in range(20):
-        a0, b0, a1, _ = organ_box(
-            augment(CHEST, stream(2, i, 0, "anatomy"), Augmentation(shift=0.05)), LEFT_LUNG
-        )
+        a0, b0, a1, _ = organ_box(augment(CHEST, stream(2, i, 0, "anatomy"), Augmentation(shift=0.05)), LEFT_LUNG)
         assert max(abs(a0 - x0), abs(b0 - y0)) <= 0.05 * 128 + 1
         assert abs((a1 - a0) - (x1 - x0)) <= 1
         area = organ_areas(augment(CHEST, stream(2, i, 0, "anatomy"), Augmentation(scale=0.1)))[LEFT_LUNG]
@@ -110,9 +105,7 @@ def test_lungs_are_scaled_about_their_centre_and_the_heart_keeps_its_size(scale:
     for axis in (0, 1):
         grown = (after[axis + 2] - after[axis]) / (before[axis + 2] - before[axis])
         assert grown == pytest.approx(scale, abs=0.03)
-        assert (after[axis] + after[axis + 2]) / 2 == pytest.approx(
-            (before[axis] + before[axis + 2]) / 2, abs=1
-        )
+        assert (after[axis] + after[axis + 2]) / 2 == pytest.approx((before[axis] + before[axis + 2]) / 2, abs=1)
     hearts = [organ_areas(mask)[HEART] for mask in (CHEST, changed)]
     assert hearts[0] == pytest.approx(hearts[1], rel=0.02)
     heart = bounding_box(changed == HEART)
@@ -131,14 +124,11 @@ def test_lungs_that_grow_out_of_the_picture_are_moved_in() -> None:
 
 def test_the_lungs_factor_moves_no_other_draw() -> None:
     plain, scaled = (
-        augment(CHEST, stream(1, 3, 0, "anatomy"), replace(MILD, lungs_scale=scale))
-        for scale in (None, (1.0, 1.0))
+        augment(CHEST, stream(1, 3, 0, "anatomy"), replace(MILD, lungs_scale=scale)) for scale in (None, (1.0, 1.0))
     )
     assert np.array_equal(plain, scaled)
     drawn = [
-        organ_areas(augment(CHEST, stream(1, i, 0, "anatomy"), Augmentation(lungs_scale=(0.8, 1.2))))[
-            LEFT_LUNG
-        ]
+        organ_areas(augment(CHEST, stream(1, i, 0, "anatomy"), Augmentation(lungs_scale=(0.8, 1.2))))[LEFT_LUNG]
         for i in range(40)
     ]
     assert min(drawn) < 0.8 * organ_areas(CHEST)[LEFT_LUNG] < 1.2 * organ_areas(CHEST)[LEFT_LUNG] < max(drawn)

@@ -109,24 +109,17 @@ def test_what_has_not_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_folder_of_tars_and_the_shards_of_a_dataset(tmp_path: Path) -> None:
-    members = [
-        (f"{number:010d}-h.{kind}", png(number)) for number in range(2) for kind in ("png", "anatomy.png")
-    ]
+    members = [(f"{number:010d}-h.{kind}", png(number)) for number in range(2) for kind in ("png", "anatomy.png")]
     write(tmp_path / "a.tar", members[:2])
     write(tmp_path / "b.tar.gz", members[2:])
     found = mask_files(tmp_path, ".anatomy.png")
-    assert [mask.id for mask in found] == [
-        "a.tar/0000000000-h.anatomy.png",
-        "b.tar.gz/0000000001-h.anatomy.png",
-    ]
+    assert [mask.id for mask in found] == ["a.tar/0000000000-h.anatomy.png", "b.tar.gz/0000000001-h.anatomy.png"]
     assert [mask.load().shape for mask in found] == [(96, 96)] * 2
     assert len(mask_files(tmp_path)) == 4
 
 
 def test_folders_hidden_files_and_other_files_are_passed_over(tmp_path: Path) -> None:
-    tar = write(
-        tmp_path / "m.tar", [("./deep/x.PNG", png(1)), ("._x.png", b"resource fork"), ("read.me", b"")]
-    )
+    tar = write(tmp_path / "m.tar", [("./deep/x.PNG", png(1)), ("._x.png", b"resource fork"), ("read.me", b"")])
     with tarfile.open(tar, "a:") as opened:
         opened.addfile(_folder("deep"))
     assert [mask.id for mask in mask_files(tar)] == ["deep/x.PNG"]

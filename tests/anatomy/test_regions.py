@@ -12,22 +12,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.anatomy.regions import (
-    feather,
-    pathology_mask,
-    region_mask,
-    snap_outward,
-)
-from xreal_synth.findings import (
-    FINDINGS,
-    HEART,
-    HEART_REGION_SCALE,
-    LEFT_LUNG,
-    LUNGS,
-    LUNGS_OF,
-    REGIONS,
-    RIGHT_LUNG,
-)
+from xreal_synth.anatomy.regions import feather, pathology_mask, region_mask, snap_outward
+from xreal_synth.findings import FINDINGS, HEART, HEART_REGION_SCALE, LEFT_LUNG, LUNGS, LUNGS_OF, REGIONS, RIGHT_LUNG
 from xreal_synth.masks import bounding_box, scale_about
 from xreal_synth.types import PixelBox, PlacedFinding
 
@@ -139,13 +125,7 @@ def test_pathology_mask_later_wins() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    x=st.integers(0, 50),
-    y=st.integers(0, 50),
-    w=st.integers(1, 40),
-    h=st.integers(1, 40),
-    width=st.floats(0, 30),
-)
+@given(x=st.integers(0, 50), y=st.integers(0, 50), w=st.integers(1, 40), h=st.integers(1, 40), width=st.floats(0, 30))
 def test_feather_properties(x: int, y: int, w: int, h: int, width: float) -> None:
     region = np.zeros((64, 64), dtype=bool)
     region[y : y + h, x : x + w] = True

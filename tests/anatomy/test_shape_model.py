@@ -58,9 +58,7 @@ def test_draws_are_valid_and_varied(model: ShapeModel, size: int) -> None:
 
 def test_draws_have_the_training_masks_areas(model: ShapeModel, masks: list[Mask]) -> None:
     known = np.array([organ_areas(mask)[1:] for mask in masks]) / 96**2
-    drawn = (
-        np.array([organ_areas(model.sample(stream(2, i, 0, "anatomy"), 96))[1:] for i in range(100)]) / 96**2
-    )
+    drawn = np.array([organ_areas(model.sample(stream(2, i, 0, "anatomy"), 96))[1:] for i in range(100)]) / 96**2
     assert drawn.mean(axis=0) == pytest.approx(known.mean(axis=0), rel=0.06)
     assert (drawn.std(axis=0) > 0.5 * known.std(axis=0)).all()
 

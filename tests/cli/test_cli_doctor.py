@@ -41,9 +41,7 @@ def test_this_machine_is_well(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_
     assert not list((tmp_path / "out").iterdir()), "nothing is left"
 
 
-def test_what_is_wrong_is_told_beside_the_rest(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
-) -> None:
+def test_what_is_wrong_is_told_beside_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(doctor, "REFERENCE", tuple(value + 3 for value in doctor.REFERENCE))
     monkeypatch.setattr(doctor, "EXTRAS", {"nothing": "no_such_package"})

@@ -51,11 +51,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
 @pytest.mark.parametrize(
     ("to", "out", "wanted"),
     [
-        (
-            "coco",
-            "out",
-            {"README.md", "annotations.json", "annotations_train.json", "annotations_val.json", "images"},
-        ),
+        ("coco", "out", {"README.md", "annotations.json", "annotations_train.json", "annotations_val.json", "images"}),
         ("yolo", "out", {"data.yaml", "images", "labels", "labels.csv"}),
         ("monai", "out", {"datalist.json", "images", "labels"}),
         ("hf", "out", {"README.md", "contact_sheet.png", "data"}),
@@ -64,13 +60,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     ],
 )
 def test_each_format(
-    dataset: Path,
-    tmp_path: Path,
-    call: Call,
-    capsys: pytest.CaptureFixture[str],
-    to: str,
-    out: str,
-    wanted: set[str],
+    dataset: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str], to: str, out: str, wanted: set[str]
 ) -> None:
     target = tmp_path / out
     assert call(dataset, target, "--to", to, "--json") == 0
@@ -133,11 +123,7 @@ def test_what_a_killed_export_left_is_named(
 
 
 def test_a_full_disk_is_an_error_of_ours(
-    dataset: Path,
-    tmp_path: Path,
-    call: Call,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    dataset: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
         raise OSError(28, os.strerror(28))

@@ -47,10 +47,7 @@ STEM = "forged-000000"
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     run = open_run(LoadedRecipe(recipe_from_text(RECIPE), RECIPE))
     folder = tmp_path_factory.mktemp("made")
-    store, backend = (
-        LocalStore(folder),
-        Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0))),
-    )
+    store, backend = (LocalStore(folder), Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0))))
     claim(run, store, environment(backend))
     run_shard(run, backend, run.plan.shard(0), store)
     finish(store, read_head(store))
@@ -78,9 +75,7 @@ def forge(run: Run, folder: Path, change: Callable[[Sample, Sample], Sample]) ->
     twins = {sample.meta.group: sample for sample in there if sample.meta.member == Role.healthy}
     with TarWriter(tar) as writer:
         for sample in there:
-            writer.add(
-                encode_sample(change(sample, twins[sample.meta.group]) if sample.meta.findings else sample)
-            )
+            writer.add(encode_sample(change(sample, twins[sample.meta.group]) if sample.meta.findings else sample))
     publish_rows(
         run, run.plan.shard(0), writer.rows, (), tar, store, environment=record.fingerprint, timings=record.timings,
         actor=record.actor, attempt=record.attempt, replacing=True,
@@ -92,9 +87,7 @@ def forge(run: Run, folder: Path, change: Callable[[Sample, Sample], Sample]) ->
 
 
 @pytest.fixture
-def verify(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
+def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """`xreal-synth verify` -> exit code and what it says."""
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -110,7 +103,7 @@ def verify(
 
 @pytest.mark.parametrize(
     ("change", "reported"), [(brighter, "its pixels are not what the recipe"), (relabelled, "its labels, boxes")]
-)  # fmt: skip
+)
 def test_a_forged_image_is_told_by_making_it_again(
     made: tuple[Run, Path], tmp_path: Path, verify: Callable[..., tuple[int, str]],
     change: Callable[[Sample, Sample], Sample], reported: str,

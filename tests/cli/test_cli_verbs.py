@@ -57,9 +57,7 @@ def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:
         "print(time.process_time() - began, int(peak[1]) / 1024,\n"
         "      'torch' in sys.modules, 'ray' in sys.modules, report.samples)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     seconds, megabytes, torch, ray, samples = done.stdout.split()
     assert float(seconds) < 2
     assert float(megabytes) < 300
@@ -106,9 +104,7 @@ def test_recipes_and_bundles_are_listed_and_taken_by_name(
     assert json.loads(capsys.readouterr().out)["name"] == "smoke"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["recipe", "check", "smoke", "--json"], ["recipe", "list", "--json", "-q"]]
-)
+@pytest.mark.parametrize("arguments", [["recipe", "check", "smoke", "--json"], ["recipe", "list", "--json", "-q"]])
 def test_json_is_all_there_is_on_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
@@ -131,9 +127,7 @@ def test_what_there_is_can_be_listed(
     assert said in capsys.readouterr().out
 
 
-def test_a_new_recipe_is_one_of_those_with_its_comments(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_new_recipe_is_one_of_those_with_its_comments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from xreal_synth.recipe.load import load_recipe
 
     monkeypatch.chdir(tmp_path)

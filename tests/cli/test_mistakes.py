@@ -145,7 +145,7 @@ SETTINGS = [
     ("anatomy.source={images: {path: nothing}}", "no such folder", "anatomy.source.images.path"),
     ("anatomy.source={images: {path: foreign}}", "no images", "PNGs or JPEGs"),
     ("anatomy.source={images: {path: images, splits: [test]}}", "no images of split test", "manifest.csv"),
-]  # fmt: skip
+]
 PLACES = [
     ("generate r.yaml --output afile", "not a folder", "another"),
     ("generate r.yaml --output afile/out", "not a folder", "another"),
@@ -234,7 +234,7 @@ TRAINING = [
     ("evaluate anatomy --data nothing", "manifest.csv", "folder"),
     ("studio --token short", "a token of 5 characters", "leave it out"),
     ("studio --host no-such-host.invalid", "no-such-host.invalid:7860", "--port 0"),
-]  # fmt: skip
+]
 MISTAKES = [
     *COMMAND_LINE, *FILES, *((f"generate r.yaml --set '{text}'", *wanted) for text, *wanted in SETTINGS), *PLACES,
     *DATASETS, *TRAINING,
@@ -314,14 +314,13 @@ def said(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[
 
 def everything(place: Path) -> dict[Path, tuple[int, int]]:
     return {
-        path: (path.lstat().st_size, path.lstat().st_mtime_ns if path.is_file() else 0)
-        for path in place.rglob("*")
+        path: (path.lstat().st_size, path.lstat().st_mtime_ns if path.is_file() else 0) for path in place.rglob("*")
     }
 
 
 @pytest.mark.parametrize(
     ("line", "found", "hint"), MISTAKES, ids=[line.replace("generate r.yaml --set ", "") for line, *_ in MISTAKES]
-)  # fmt: skip
+)
 def test_a_mistake_is_told_and_nothing_is_written(
     place: Path, said: Callable[[str], tuple[int, str]], line: str, found: str, hint: str
 ) -> None:

@@ -221,18 +221,14 @@ def test_compose_holds_together():
 
 
 def test_compose_takes_its_file():
-    program = shutil.which("docker-compose", path=str(Path(sys.executable).parent)) or shutil.which(
-        "docker-compose"
-    )
+    program = shutil.which("docker-compose", path=str(Path(sys.executable).parent)) or shutil.which("docker-compose")
     if program is None:
         pytest.skip("docker-compose is not here; the file's structure is checked without it")
     command = [program, "--file", str(DOCKER / "compose.yaml"), "config", "--quiet"]
 
     def reported(**token: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"} | token
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout + done.stderr
 
     assert reported(RAY_AUTH_TOKEN="x") == ""

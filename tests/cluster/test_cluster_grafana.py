@@ -65,12 +65,7 @@ def test_every_metric_of_ours_is_on_the_board() -> None:
 
 
 def test_a_parser_that_would_find_mistakes() -> None:
-    for wrong in (
-        "sum by (dataset (ray_x)",
-        "rate(ray_x)",
-        'ray_x{dataset=~".+"',
-        "histogram_quantile(ray_x[5m])",
-    ):
+    for wrong in ("sum by (dataset (ray_x)", "rate(ray_x)", 'ray_x{dataset=~".+"', "histogram_quantile(ray_x[5m])"):
         with pytest.raises(ValueError):
             promql_parser.parse(wrong)
     assert selectors('sum(ray_x{a="b", c=~".+"}) / sum(rate(ray_y_total{d!="e"}[5m]))') == [
@@ -85,9 +80,7 @@ def test_the_board_as_grafana_wants_it() -> None:
     variables = {one["name"]: one for one in BOARD["templating"]["list"]}
     assert set(variables) == {"datasource", "session", "dataset"}
     for name in ("session", "dataset"):
-        metric, tag = re.fullmatch(
-            r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variables[name]["definition"]
-        ).groups()
+        metric, tag = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variables[name]["definition"]).groups()
         assert tag in (OURS.get(metric) or RAYS[metric])
     taken: set[tuple[int, int]] = set()
     for panel in panels:

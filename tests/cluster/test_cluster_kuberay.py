@@ -190,7 +190,5 @@ def test_the_entry_point_takes_these_arguments():
     assert recipe.compute.gpus_per_actor == 1
     assert recipe.compute.actors == cluster_of(manifest("rayjob"))["workerGroupSpecs"][0]["maxReplicas"]
     assert output_place(recipe.output.uri, given.output_root).startswith("s3://")
-    mounts = {
-        mount["mountPath"] for _, one in containers(manifest("rayjob")) for mount in one["volumeMounts"]
-    }
+    mounts = {mount["mountPath"] for _, one in containers(manifest("rayjob")) for mount in one["volumeMounts"]}
     assert str(given.recipe.parent) in mounts

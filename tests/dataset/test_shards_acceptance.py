@@ -20,10 +20,8 @@ from xreal_synth.types import Acceptance, ImageQuality, Rejected, Sample, ShardP
 
 REJECTED = (
     Rejected(1, 0, 1, "does not fit", False, findings=("Pneumonia",)),
-    Rejected(
-        1, 3, 1, "heart .4", False, "organs.heart", "v0", ("Pneumonia",), (("organs.heart", 0.4),)
-    ),
-)  # fmt: skip
+    Rejected(1, 3, 1, "heart .4", False, "organs.heart", "v0", ("Pneumonia",), (("organs.heart", 0.4),)),
+)
 
 
 def judged(flag: int) -> list[Sample]:
@@ -33,8 +31,7 @@ def judged(flag: int) -> list[Sample]:
         replace(
             sample,
             meta=replace(
-                sample.meta,
-                quality=replace(quality, flags=("pixels.blur",) if sample.meta.group == flag else ()),
+                sample.meta, quality=replace(quality, flags=("pixels.blur",) if sample.meta.group == flag else ())
             ),
         )
         for sample in fake_groups(0, 4)

@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.doubles.fakes import (
-    box_finding,
-    fake,
-    fake_groups,
-    fake_head,
-    fake_pathology,
-    publish_fakes,
-)  # fmt: skip
+from tests.doubles.fakes import box_finding, fake, fake_groups, fake_head, fake_pathology, publish_fakes
 from tests.doubles.tars import build_tar
 from xreal_synth.dataset.agree import sample_problems
 from xreal_synth.dataset.finish import ROW_GROUP, Merger, finish
@@ -114,9 +107,7 @@ def test_the_summary_tells_who_made_the_shards(dataset: Store) -> None:
     record = read_record(dataset, "fakes-000000")
     assert record is not None
     tally.count(dataclasses.replace(record, timings={"make_s": 4.0}))
-    tally.count(
-        dataclasses.replace(record, timings={"make_s": 2.0}, fingerprint={"device": "cuda"}, actor="b")
-    )
+    tally.count(dataclasses.replace(record, timings={"make_s": 2.0}, fingerprint={"device": "cuda"}, actor="b"))
     timed = tally.summary().making
     assert (timed.images, timed.seconds, timed.actors) == (2 * record.samples, 6.0, 2)
     assert [shards for _, shards in timed.environments] == [1, 1]
@@ -235,9 +226,7 @@ def spoiled() -> dict[str, list[Sample]]:
 def test_contradictions_under_right_hashes_are_found(tmp_path: Path, message: str) -> None:
     samples = spoiled()[message]
     samples = [
-        dataclasses.replace(
-            s, meta=dataclasses.replace(s.meta, sampling={**s.meta.sampling, "paste": "feather"})
-        )
+        dataclasses.replace(s, meta=dataclasses.replace(s.meta, sampling={**s.meta.sampling, "paste": "feather"}))
         for s in samples
     ]
     store = LocalStore(tmp_path)

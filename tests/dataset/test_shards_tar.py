@@ -106,9 +106,7 @@ def test_bytes_depend_on_the_samples_alone(tmp_path: Path) -> None:
     data = build_tar(made)
     write_tar(made, tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == data == build_tar(fake_groups(0, 6))
-    assert build_table(SHARD, write_tar(made, tmp_path / "b")) == build_table(
-        SHARD, write_tar(made, tmp_path / "c")
-    )
+    assert build_table(SHARD, write_tar(made, tmp_path / "b")) == build_table(SHARD, write_tar(made, tmp_path / "c"))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = tar.getmembers()
     assert [member.name for member in members[:5]] == [f"0000000000-h.{suffix}" for suffix in SUFFIXES]
@@ -147,10 +145,7 @@ def foreign(members: list[tuple[str, bytes]], **fields: object) -> bytes:
 
 def members_of(sample: Sample) -> list[tuple[str, bytes]]:
     encoded = encode_sample(sample)
-    return [
-        (f"{encoded.key}.{suffix}", content)
-        for suffix, content in zip(SUFFIXES, encoded.members, strict=True)
-    ]
+    return [(f"{encoded.key}.{suffix}", content) for suffix, content in zip(SUFFIXES, encoded.members, strict=True)]
 
 
 def grey16() -> bytes:
@@ -180,7 +175,7 @@ def test_whatever_comes_from_outside_is_checked() -> None:
         "cannot be read as a tar": b"not a tar" * 100,
         "the tar's end": foreign(good)[:-512],
         "unexpected end": foreign(good)[:1000],
-    }  # fmt: skip
+    }
     for message, data in cases.items():
         with pytest.raises(DatasetError, match=message):
             list(read_tar(data))

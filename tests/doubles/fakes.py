@@ -26,7 +26,7 @@ from xreal_synth.types import (
     ShardPlan,
     ShardRecord,
     sample_key,
-)  # fmt: skip
+)
 
 DIGEST = "d" * 64
 FINGERPRINT = {"device": "cpu", "torch": "2"}
@@ -133,12 +133,7 @@ def fake_head(name: str = "fakes", shard_samples: int = 4) -> DatasetHead:
 
 
 def publish_fakes(
-    store: Store,
-    shard: ShardPlan,
-    samples: Sequence[Sample],
-    rejected: Sequence[Rejected] = (),
-    *,
-    gated: bool = False,
+    store: Store, shard: ShardPlan, samples: Sequence[Sample], rejected: Sequence[Rejected] = (), *, gated: bool = False
 ) -> ShardRecord:
     """Writes a shard as the engine does: tar, tables, record."""
     rows = [encode_sample(sample).row for sample in samples]

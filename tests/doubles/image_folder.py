@@ -28,9 +28,7 @@ d.png,Pleural Effusion,18,50,38,70
 """In pixels of images of 96 x 96."""
 
 
-def write_image_folder(
-    folder: Path, manifest: str | None = MANIFEST, boxes: str = BOXES, size: int = 96
-) -> Path:
+def write_image_folder(folder: Path, manifest: str | None = MANIFEST, boxes: str = BOXES, size: int = 96) -> Path:
     """Writes six images of `size` pixels with organ masks, manifest and boxes (these for 96); returns `folder`."""
     (folder / "masks").mkdir(parents=True)
     for i, name in enumerate("abcdef"):

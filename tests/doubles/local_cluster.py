@@ -17,14 +17,7 @@ from typing import Any
 
 import ray
 
-from tests.doubles.processes import (
-    ancestors,
-    end_marked,
-    free_ports,
-    marked,
-    strike,
-    wait_for_port,
-)
+from tests.doubles.processes import ancestors, end_marked, free_ports, marked, strike, wait_for_port
 from xreal_synth.errors import EngineError
 
 START_S = 180

@@ -28,9 +28,7 @@ class RecordedNoise:
             raise ValueError(f"no recorded noise left for {purpose} of step {step}")
         draw, recorded = self._draws[self._at]
         if recorded != purpose.split(".")[1] or draw.shape != shape:
-            raise ValueError(
-                f"recorded {recorded} {draw.shape} where {purpose} {shape} of step {step} is drawn"
-            )
+            raise ValueError(f"recorded {recorded} {draw.shape} where {purpose} {shape} of step {step} is drawn")
         self._at += 1
         return draw
 

@@ -80,9 +80,7 @@ def tar_hashes() -> Hashes:
 
 
 @pytest.fixture(scope="session")
-def whole_dataset(
-    tmp_path_factory: pytest.TempPathFactory, open_fault_run: OpenRun, make_shards: MakeShards
-) -> Path:
+def whole_dataset(tmp_path_factory: pytest.TempPathFactory, open_fault_run: OpenRun, make_shards: MakeShards) -> Path:
     """The folder of the whole run's shards; not to be written to."""
     folder = tmp_path_factory.mktemp("whole")
     make_shards(open_fault_run(), folder)

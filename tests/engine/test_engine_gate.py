@@ -146,9 +146,7 @@ def test_a_gated_tar_without_record_is_adopted_with_what_was_refused(run: Run, m
     assert (after.gate, after.dropped) == (before[0].gate, before[0].dropped)
 
 
-def test_a_gated_tar_whose_refused_attempts_nobody_tells_is_made_again(
-    run: Run, made, tmp_path: Path, tar_hashes
-):
+def test_a_gated_tar_whose_refused_attempts_nobody_tells_is_made_again(run: Run, made, tmp_path: Path, tar_hashes):
     store, _ = make(run, tmp_path)
     store.delete(record_key("fault-000000"))
     store.delete(rejects_key("fault-000000"))
@@ -200,9 +198,7 @@ def test_attempts_decide_every_group_once_in_bounded_steps(run_for_attempts: Run
                 assert spec.index < attempts.frontier + ahead
                 made[spec.index, spec.attempt] += 1
                 if (spec.index, spec.attempt) in refused:
-                    attempts.refuse(
-                        spec, Rejected(spec.index, spec.attempt, spec.row, "no", False, "pixels.range")
-                    )
+                    attempts.refuse(spec, Rejected(spec.index, spec.attempt, spec.row, "no", False, "pixels.range"))
                 else:
                     decided.append(spec.index)
                     attempts.accept(spec)
@@ -225,9 +221,7 @@ def test_a_copy_index_is_known_by_its_content_and_found_again(
     from xreal_synth.quality.copies import build_index, write_index
     from xreal_synth.run.reopen import reopen
 
-    images = {
-        sample.meta.key: sample.image for sample in make_group(open_fault_run(), fake(open_fault_run()), 0)
-    }
+    images = {sample.meta.key: sample.image for sample in make_group(open_fault_run(), fake(open_fault_run()), 0)}
     index = tmp_path / "index.safetensors"
     index.write_bytes(write_index(build_index((key, "p", image) for key, image in images.items())))
     checks = json.dumps({"copies": {"action": "warn", "index": str(index), "distance": 4.0}})

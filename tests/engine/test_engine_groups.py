@@ -149,9 +149,7 @@ def test_the_estimate_counts_passes_of_shams_and_kinds() -> None:
     run = open_it(RECIPE, "pairs.sham=0.25", "pairs.variants=2")
     passes = 6 * (2 / 3) * (2 * (2 + 1) + 0.25 * 2)
     cost = estimate(run, 0.0)
-    assert cost.evaluations == pytest.approx(
-        6 * cost.evaluations_per_twin + passes * cost.evaluations_per_edit
-    )
+    assert cost.evaluations == pytest.approx(6 * cost.evaluations_per_twin + passes * cost.evaluations_per_edit)
     reported = images_per_group(run.recipe)
     assert reported.delivered == pytest.approx(1 / 3 + (2 / 3) * (1 + 4 + 0.25))
     assert reported.made == pytest.approx(1 + (2 / 3) * (4 + 0.25))
@@ -195,6 +193,4 @@ def test_key_json_tells_a_shams_regions(made: tuple[Run, LocalStore, Backend]) -
     assert reported["findings"] == []
     assert [place["of"] for place in reported["sham"]] == ["Pneumonia", "Cardiomegaly"]
     assert reported["sham"][1]["region"] == "heart"
-    assert set(reported["sham"][0]) == {
-        "of", "side", "zone", "region", "size", "box_xyxy", "box_xyxyn", "boxes_xyxy",
-    }  # fmt: skip
+    assert set(reported["sham"][0]) == {"of", "side", "zone", "region", "size", "box_xyxy", "box_xyxyn", "boxes_xyxy"}

@@ -140,12 +140,7 @@ def test_a_dataset_of_real_images_is_sound_and_says_what_it_is(made: tuple[Run, 
 
 def test_labels_follow_the_edit(made: tuple[Run, LocalStore]) -> None:
     _, store = made
-    found = {
-        sample.meta.row: sample
-        for k in range(2)
-        for sample in samples(store, k)
-        if sample.meta.member == "v0"
-    }
+    found = {sample.meta.row: sample for k in range(2) for sample in samples(store, k) if sample.meta.member == "v0"}
     assert (found[0].meta.labels["txrv18"]["Pneumonia"], found[0].meta.labels["txrv18"]["Mass"]) == (1, 0)
     assert found[1].meta.labels["txrv18"]["Edema"] == 1
     assert found[1].meta.prompt.endswith("Edema")
@@ -158,9 +153,7 @@ def test_verify_finds_a_image_changed_outside_what_is_painted(made: tuple[Run, L
     from xreal_synth.dataset.agree import group_problems
 
     _, store = made
-    twin, variant = next(
-        (a, b) for a, b in zip(*[iter(samples(store, 0))] * 2, strict=True) if not b.meta.findings
-    )  # fmt: skip
+    twin, variant = next((a, b) for a, b in zip(*[iter(samples(store, 0))] * 2, strict=True) if not b.meta.findings)
     assert group_problems([twin, variant]) == []
     image = variant.image.copy()
     image[0, 0] ^= 1
@@ -194,9 +187,7 @@ def test_a_dataset_is_made_again_from_its_own_settings_wherever_the_images_lie(
     head = read_head(store)
     stored = samples(store, 1)[1]
     again = reopen(store, head, anatomies=6)
-    assert np.array_equal(
-        replay(again, fake(again), stored.meta.key, stored.meta.attempt).image, stored.image
-    )
+    assert np.array_equal(replay(again, fake(again), stored.meta.key, stored.meta.attempt).image, stored.image)
     folder.rename(tmp_path / "moved")
     with pytest.raises(AnatomyError, match="no such folder"):
         reopen(store, head, anatomies=6)

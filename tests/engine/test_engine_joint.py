@@ -124,17 +124,14 @@ def test_a_shard_does_not_depend_on_what_was_made_before_it(bundle: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
-    [("pairs.twin=true", r"pairs\.twin: true"), ("pairs.sham=0.5", r"pairs\.sham: 0\.5")],
+    ("override", "words"), [("pairs.twin=true", r"pairs\.twin: true"), ("pairs.sham=0.5", r"pairs\.sham: 0\.5")]
 )
 def test_nothing_is_edited_in_mode_joint(override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         open_it("xreal-tiny", override)
 
 
-def test_findings_that_a_bundle_cannot_name_together_are_refused_before_a_model_is_loaded(
-    tmp_path: Path,
-) -> None:
+def test_findings_that_a_bundle_cannot_name_together_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     build_tiny(tmp_path, maps=True, text=True)  # its table has single findings alone
     with pytest.raises(BundleError, match="Pneumonia"):
         open_it(str(tmp_path))

@@ -49,9 +49,7 @@ def made(masks: Path, tmp_path: Path, make_shards: Callable[[Run, Path], object]
     return LocalStore(folder)
 
 
-def test_moved_masks_are_the_same_and_a_changed_one_is_reported(
-    made: LocalStore, masks: Path, tmp_path: Path
-) -> None:
+def test_moved_masks_are_the_same_and_a_changed_one_is_reported(made: LocalStore, masks: Path, tmp_path: Path) -> None:
     before = opened(masks)
     moved = Path(shutil.move(masks, tmp_path / "elsewhere"))
     assert opened(moved).digest == before.digest
@@ -64,9 +62,7 @@ def test_moved_masks_are_the_same_and_a_changed_one_is_reported(
     assert "masks.path" not in str(reported.value)
 
 
-def test_a_dataset_is_mended_with_the_masks_where_they_are_now(
-    made: LocalStore, masks: Path, tmp_path: Path
-) -> None:
+def test_a_dataset_is_mended_with_the_masks_where_they_are_now(made: LocalStore, masks: Path, tmp_path: Path) -> None:
     head = read_head(made)
     assert reopen(made, head, anatomies=2).digest == head.digest
     moved = Path(shutil.move(masks, tmp_path / "elsewhere"))

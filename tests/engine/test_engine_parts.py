@@ -236,9 +236,7 @@ def test_opening_a_run_and_making_fakes_need_neither_torch_nor_ray(tmp_path, ope
         f"open_run(load_recipe(Path({str(recipe)!r})))\n"
         "print(json.dumps([m for m in ('torch', 'ray', 'torchxrayvision') if m in sys.modules]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stdout) == []
 
 

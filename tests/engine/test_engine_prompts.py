@@ -134,9 +134,7 @@ def test_a_bundle_without_text_encoder_needs_its_path(spelling: Path, tmp_path: 
     assert "'patchy opacity' --text-encoder PATH" in caught.value.hint
 
 
-def test_a_dataset_with_prompts_of_its_own_is_not_gone_on_with(
-    open_fault_run: OpenRun, tmp_path: Path
-) -> None:
+def test_a_dataset_with_prompts_of_its_own_is_not_gone_on_with(open_fault_run: OpenRun, tmp_path: Path) -> None:
     """As earlier versions encoded them."""
     run = open_fault_run()
     head = replace(run.head({}), prompts=FileStamp("prompts.safetensors", 9, "0" * 64))

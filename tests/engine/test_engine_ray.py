@@ -11,14 +11,7 @@ import pytest
 
 from tests.doubles.fake_backend import FakeImages
 from xreal_synth.dataset.verify import verify
-from xreal_synth.engine.progress import (
-    Advanced,
-    RunStarted,
-    ShardDone,
-    ShardQuarantined,
-    ShardRetried,
-    Stopping,
-)
+from xreal_synth.engine.progress import Advanced, RunStarted, ShardDone, ShardQuarantined, ShardRetried, Stopping
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.engine.worker import environment, run_shard
@@ -76,9 +69,7 @@ def test_poison_is_quarantined_after_three_tries_and_a_mistake_at_once(
     kept = (tmp_path / "quarantine" / "fault-000001.json").read_text()
     assert "group 3 is poison" in kept
     assert "Traceback" in kept
-    good = {
-        name: sha for name, sha in expected.items() if name not in ("fault-000001.tar", "fault-000003.tar")
-    }
+    good = {name: sha for name, sha in expected.items() if name not in ("fault-000001.tar", "fault-000003.tar")}
     assert tar_hashes(tmp_path) == good
     mended, _ = go(tmp_path, run)
     assert mended.exit_code == 0
@@ -106,9 +97,7 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path, open_fault_run, expec
     backend = FakeImages(sleep_s=0.5, held=frozenset({5}), hold=str(marks))
     summary, events = go(out, run, backend, on_event=on_event)
     assert summary.exit_code == 75
-    assert [event.in_flight for event in of(Stopping, events)] == [2], (
-        "the gate's verdicts come one shard later"
-    )
+    assert [event.in_flight for event in of(Stopping, events)] == [2], "the gate's verdicts come one shard later"
     assert summary.shards_done == 3
     assert len(list((out / "records").iterdir())) == 3
     assert any(0 < event.images_done < event.images_total for event in of(Advanced, events))
@@ -144,9 +133,7 @@ def test_groups_that_wait_are_decided_though_another_run_makes_all_that_is_left(
     assert tar_hashes(out) == expected
 
 
-def test_unwritable_place_ends_partial_and_goes_on_once_mended(
-    tmp_path, open_fault_run, expected, tar_hashes, fake
-):
+def test_unwritable_place_ends_partial_and_goes_on_once_mended(tmp_path, open_fault_run, expected, tar_hashes, fake):
     run = open_fault_run(compute__actors=1)
     claim(run, LocalStore(tmp_path), environment(fake(run)))
     (tmp_path / "tables").write_text("a file where a folder must be")

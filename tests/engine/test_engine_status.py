@@ -185,9 +185,7 @@ def test_status_needs_neither_torch_nor_ray(begun):
         "except SystemExit as end:\n    assert not end.code\n"
         "assert not {'torch', 'ray', 'diffusers'} & set(sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     reported = json.loads(done.stdout)
     assert (reported["state"], reported["images"]["done"], reported["shards"]) == (
@@ -238,12 +236,7 @@ def test_watch_looks_until_the_run_has_ended(begun, monkeypatch):
 
 def test_a_copy_is_what_it_was_copied_from(begun):
     store, _ = begun
-    for written, state in (
-        (note(0), "complete"),
-        (note(3), "partial"),
-        (note(75), "stopped"),
-        (None, "silent"),
-    ):
+    for written, state in ((note(0), "complete"), (note(3), "partial"), (note(75), "stopped"), (None, "silent")):
         store.delete("progress.json")
         if written is not None:
             write_note(store, written)

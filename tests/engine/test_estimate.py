@@ -51,9 +51,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> str:
     ids=str,
 )
 @pytest.mark.parametrize("bundle", ["tiny", "mapped"])
-def test_the_estimate_is_what_the_denoiser_computes(
-    settings: dict[str, object], bundle: str, mapped: str
-) -> None:
+def test_the_estimate_is_what_the_denoiser_computes(settings: dict[str, object], bundle: str, mapped: str) -> None:
     run = _open("xreal-tiny" if bundle == "tiny" else mapped, settings)
     assert _counted(run) == estimate(run, images=4.0).evaluations
 
@@ -63,8 +61,7 @@ def test_minis_own_settings_cost_what_the_results_say() -> None:
     mini = RECIPE.replace("BUNDLE", "xreal-mini").replace("steps: 10, hold: 0.5, branch: 0.4, ", "")
     mini = mini.replace("guidance: 2.0, spacing: 2.0", "")
     costs = [
-        estimate(_loaded(mini, [f"pairs.twin={twin}"]), images=4.0).evaluations_per_edit
-        for twin in ("false", "true")
+        estimate(_loaded(mini, [f"pairs.twin={twin}"]), images=4.0).evaluations_per_edit for twin in ("false", "true")
     ]
     assert costs == [19, 17]
 

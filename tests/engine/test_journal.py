@@ -79,13 +79,7 @@ def test_a_run_is_reported_from_first_to_last_line(tmp_path, open_fault_run, fak
         log.on_event(ShardAdopted(0))
         assert list(tmp_path.iterdir()) == [], "a place that was not claimed stays empty"
         claim(run, store, environment(fake(run)))
-        events = [
-            ShardAdopted(0),
-            UP,
-            MicroBatchFound(4, ((4, 1.0, 0.25),)),
-            DONE,
-            ActorLost("a0", None, "gone"),
-        ]
+        events = [ShardAdopted(0), UP, MicroBatchFound(4, ((4, 1.0, 0.25),)), DONE, ActorLost("a0", None, "gone")]
         for event in events[1:]:
             log.on_event(event)
         account = Account(run, store, Totals(), lambda event: None)
@@ -112,9 +106,7 @@ def test_a_run_is_reported_from_first_to_last_line(tmp_path, open_fault_run, fak
 
 def test_a_run_that_cannot_start_or_has_nothing_to_do_leaves_no_log(tmp_path, claimed):
     with pytest.raises(StorageError):
-        break_off(
-            Journal(claimed, {}, lambda event: None), Warned("before"), StorageError(found="nothing starts")
-        )
+        break_off(Journal(claimed, {}, lambda event: None), Warned("before"), StorageError(found="nothing starts"))
     with Journal(claimed, {}, lambda event: None) as log:
         log.on_event(RunEnded(ended(claimed)))
     assert run_logs(claimed) == []
@@ -148,9 +140,7 @@ def test_progress_is_reported_once_a_minute_and_a_log_has_an_end(claimed, monkey
         log.on_event(RunEnded(ended(claimed)))
     reported = lines(claimed)
     assert [line["event"] for line in reported].count("advanced") == 2
-    assert [line["event"] for line in reported].count("actor_lost") == 0, (
-        "it alone is larger than what is left"
-    )
+    assert [line["event"] for line in reported].count("actor_lost") == 0, "it alone is larger than what is left"
     size = sum(path.stat().st_size for path in (claimed.local_path / "logs").iterdir())
     assert size < 2000 + len(json.dumps(reported[-1])) + 1
     written = [line["event"] for line in reported].count("shard_retried")
@@ -166,9 +156,7 @@ def test_neither_credentials_nor_endless_texts(claimed, monkeypatch):
         log.on_event(UP)
         log.on_event(ShardRetried(1, 1, reason + "z" * 9000))
     reported = str(lines(claimed)[-1]["reason"])
-    assert reported.startswith(
-        "at https://***@host/x?X-Amz-Signature=***&n=1 Authorization: Bearer *** ***zzz"
-    )
+    assert reported.startswith("at https://***@host/x?X-Amz-Signature=***&n=1 Authorization: Bearer *** ***zzz")
     assert len(reported) < 4100
 
 
@@ -227,9 +215,7 @@ def test_object_storage_gets_parts_of_bounded_size_seldom(tmp_path, monkeypatch)
     writes: list[tuple[str, int]] = []
     replace = RemoteStore.replace
     monkeypatch.setattr(
-        RemoteStore,
-        "replace",
-        lambda self, key, data: writes.append((key, len(data))) or replace(self, key, data),
+        RemoteStore, "replace", lambda self, key, data: writes.append((key, len(data))) or replace(self, key, data)
     )
     clock = Clock()
     with Journal(store, {}, lambda event: None, clock) as log:
@@ -278,10 +264,7 @@ def test_object_storage_that_fails_holds_up_nothing_for_ever(tmp_path, monkeypat
 
 def test_the_last_lines_of_a_file_with_broken_ones(tmp_path):
     store = LocalStore(tmp_path)
-    good = [
-        json.dumps({"at": f"t{k}", "run": "r", "event": "warned", "message": "m" * (k % 500)})
-        for k in range(900)
-    ]
+    good = [json.dumps({"at": f"t{k}", "run": "r", "event": "warned", "message": "m" * (k % 500)}) for k in range(900)]
     text = "\n".join((*good[:450], '{"at": "cut o', *good[450:], '{"at": "t", "event'))
     store.put_if_absent("logs/20301122T010203004Z-host-1.jsonl", text.encode())
     store.put_if_absent("logs/20301122T010203003Z-host-1.jsonl", b"")
@@ -293,9 +276,7 @@ def test_the_last_lines_of_a_file_with_broken_ones(tmp_path):
 
 def test_every_event_reads_as_it_was_said(claimed):
     assert set(EVENTS) >= {"run_started", "shard_done", "micro_batch_found", "stopping"}
-    with Journal(
-        claimed, {"package": "1", "ray": "2", "host": "h", "digest": "d" * 64}, lambda event: None
-    ) as log:
+    with Journal(claimed, {"package": "1", "ray": "2", "host": "h", "digest": "d" * 64}, lambda event: None) as log:
         for event in (UP, DONE, ActorLost("a0", 3, "gone"), MicroBatchFound(4, ((4, 1.0, 0.25),))):
             log.on_event(event)
         log.on_event(RunEnded(ended(claimed, "all well")))

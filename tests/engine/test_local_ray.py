@@ -105,9 +105,6 @@ def test_a_process_that_has_joined_a_ray_uses_no_other_by_mistake(joined_ray: Lo
     for same in (None, "auto", joined_ray.address, f"localhost:{port}"):
         with ray_session.session(same, Compute(actors=1)):
             assert ray.is_initialized()
-    with (
-        pytest.raises(EngineError, match=r"127\.0\.0\.1:1"),
-        ray_session.session("127.0.0.1:1", Compute(actors=1)),
-    ):
+    with pytest.raises(EngineError, match=r"127\.0\.0\.1:1"), ray_session.session("127.0.0.1:1", Compute(actors=1)):
         pass
     assert ray.is_initialized()

@@ -105,11 +105,7 @@ def test_what_a_backend_does_not_tell_is_absent():
     meters = ActorMeters(reported, lambda: now[0])
     now[0] = 3.0
     meters.worked({"other_s": 2.0})
-    assert reported.values.keys() == {
-        ("actor_images",),
-        ("actor_seconds", "other"),
-        ("actor_seconds", "idle"),
-    }
+    assert reported.values.keys() == {("actor_images",), ("actor_seconds", "other"), ("actor_seconds", "idle")}
 
 
 def test_a_shard_that_fails_to_publish_is_not_counted():

@@ -35,9 +35,7 @@ def scrape() -> Samples:
     for node in ray.nodes():
         if not node["Alive"]:
             continue
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10
-        ) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -66,9 +64,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory, open_fault_run: Any) -> An
     """A run's summary, records and last scrape: two attempts are refused, a shard is tried twice, one given up."""
     folder = tmp_path_factory.mktemp("metered")
     checks = {"seam": {"action": "off"}, "change": {"action": "off"}}
-    run = open_fault_run(
-        name=NAME, compute__actors=1, quality__profile="standard", quality__checks=json.dumps(checks)
-    )
+    run = open_fault_run(name=NAME, compute__actors=1, quality__profile="standard", quality__checks=json.dumps(checks))
     backend = FakeImages(sleep_s=0.25, blank=frozenset({(0, 0), (5, 0)}), mistake=frozenset({11}))
     seen: Samples = {}
 
@@ -111,11 +107,7 @@ def test_gauges_are_those_of_the_run(metered: Any) -> None:
     _, records, found = metered
     assert total(found, "shards", state="done") == 5
     assert total(found, "shards", state="quarantined") == 1
-    assert {labels["state"] for labels, _ in found["ray_xreal_synth_actors"]} == {
-        "booting",
-        "idle",
-        "working",
-    }
+    assert {labels["state"] for labels, _ in found["ray_xreal_synth_actors"]} == {"booting", "idle", "working"}
     assert total(found, "images_per_second") > 0
     assert total(found, "images", state="expected") >= sum(record.samples for record in records)
 
@@ -141,9 +133,7 @@ def test_tags_are_few(metered: Any) -> None:
     tasks = {labels["Name"] for labels, _ in found["ray_tasks"]}
     assert "Generator.shard" in tasks
     ours_too = [name for name in tasks if not name.startswith("_ray_internal")]
-    assert not [name for name in ours_too if any(character.isdigit() for character in name)], (
-        "no series a shard"
-    )
+    assert not [name for name in ours_too if any(character.isdigit() for character in name)], "no series a shard"
 
 
 @pytest.mark.usefixtures("metered")
@@ -152,8 +142,6 @@ def test_actors_show_by_dataset_and_name(ray_head: LocalCluster) -> None:
     assert f"xreal_synth:{NAME}:a0" in shown
     calls = {
         task.name
-        for task in list_tasks(
-            ray_head.jobs, detail=True, limit=10_000, filters=[("type", "=", "ACTOR_TASK")]
-        )
+        for task in list_tasks(ray_head.jobs, detail=True, limit=10_000, filters=[("type", "=", "ACTOR_TASK")])
     }
     assert f"xreal_synth:{NAME}:a0.shard" in calls

@@ -43,13 +43,7 @@ def test_a_head_that_stays_away_is_reported_of_and_stops_the_run(listening: sock
     watched = HeadWatch(Head(address(listening), 60, clock), ask, stop, reported.append)
     assert watched.resources() == Resources(4, 0)
     listening.close()
-    for seconds, warnings, stopped in (
-        (2, 0, False),
-        (9, 0, False),
-        (11, 1, False),
-        (29, 1, False),
-        (31, 2, True),
-    ):
+    for seconds, warnings, stopped in ((2, 0, False), (9, 0, False), (11, 1, False), (29, 1, False), (31, 2, True)):
         clock.now = 100.0 + seconds
         assert watched.resources() == Resources(4, 0)
         assert not watched.there()

@@ -63,11 +63,7 @@ def test_whole_tars_get_table_and_record_back_without_models_or_ray(dataset, tar
     inodes = {tar.name: tar.stat().st_ino for tar in (dataset.local_path / "shards").iterdir()}
     damage(dataset)
     run, plan = planned(dataset)
-    assert [(action.shard, action.what) for action in plan.actions] == [
-        (1, "adopt"),
-        (3, "adopt"),
-        (4, "adopt"),
-    ]
+    assert [(action.shard, action.what) for action in plan.actions] == [(1, "adopt"), (3, "adopt"), (4, "adopt")]
     assert [problem.split(":")[0] for problem in plan.ends] == ["samples.parquet"]
     head = read_head(dataset)
     made = []

@@ -40,9 +40,7 @@ class Blanked:
     """Networks of which some attempts come out as one grey, which the gate refuses; `batches` are those begun."""
 
     def __init__(self, run: Run, micro_batch: int) -> None:
-        self._inner: Any = Networks().open(
-            run, actor_shape(run.recipe.compute, Resources(1, 0), recorded=micro_batch)
-        )
+        self._inner: Any = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0), recorded=micro_batch))
         self.batches: list[list[int]] = []
 
     def __getattr__(self, name: str) -> Any:

@@ -55,9 +55,7 @@ def test_a_record_tells_the_model_s_share(open_fault_run, tmp_path):
     assert parse_record(record_bytes(old), "old") == old
 
 
-def test_what_the_encoder_raises_fails_the_shard_and_leaves_nothing(
-    open_fault_run, fake, tmp_path, monkeypatch
-):
+def test_what_the_encoder_raises_fails_the_shard_and_leaves_nothing(open_fault_run, fake, tmp_path, monkeypatch):
     def full(sample):
         raise OSError(errno.ENOSPC, "no space left")
 

@@ -85,9 +85,7 @@ def test_a_stopped_job_that_has_finished_its_dataset_is_complete(tmp_path, code,
 def test_masks_are_taken_along(work, image_folder):
     folder = image_folder()
     shutil.copytree(folder / "masks", work / "masks")
-    taken = pack_job(
-        recipe_of(work, "anatomy.source={masks: {path: masks}}"), work / "recipes" / "smoke.yaml", work
-    )
+    taken = pack_job(recipe_of(work, "anatomy.source={masks: {path: masks}}"), work / "recipes" / "smoke.yaml", work)
     assert sum(name.parts[0] == "masks" for name in taken.files) == 6
 
 
@@ -97,16 +95,12 @@ def test_the_gates_files_are_taken_along(work):
     taken = pack_job(recipe_of(work, asked), work / "recipes" / "smoke.yaml", work)
     assert "index.safetensors" in {str(name) for name in taken.files}
     with pytest.raises(EngineError, match=r"quality\.checks\.copies\.index"):
-        pack_job(
-            recipe_of(work, asked.replace("index.s", "/data/index.s")), work / "recipes" / "smoke.yaml", work
-        )
+        pack_job(recipe_of(work, asked.replace("index.s", "/data/index.s")), work / "recipes" / "smoke.yaml", work)
 
 
 def test_the_package_has_the_same_bytes_each_time(work, tmp_path):
     for name in ("a.zip", "b.zip"):
-        pack_job(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work).write(
-            tmp_path / name
-        )
+        pack_job(recipe_of(work, "bundle=bundles/mine"), work / "recipes" / "smoke.yaml", work).write(tmp_path / name)
         for path in work.rglob("*"):
             os.utime(path, (0, 0))
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()

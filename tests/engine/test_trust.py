@@ -24,9 +24,7 @@ def test_an_actor_rests_after_two_failures_in_a_row_and_is_retired_when_another_
     assert schedule.failed(2, "sick", "error", "boom")
     assert schedule.take("well", ALL) == 2, "what a resting actor failed last comes first: it tells"
     assert schedule.done(2, "well") == ["sick"]
-    assert [schedule.tries(shard) for shard in (0, 1)] == [0, 0], (
-        "its failures are not held against the shards"
-    )
+    assert [schedule.tries(shard) for shard in (0, 1)] == [0, 0], "its failures are not held against the shards"
 
 
 def test_an_actor_that_has_failed_is_no_witness_of_what_others_failed() -> None:
@@ -96,6 +94,4 @@ def test_the_canary_is_the_same_on_devices_that_compute_alike_and_another_where_
     next(network._vae.decoder.parameters()).flatten()[0] += 2.0
     assert sick.draw_canary() != well.draw_canary()
     network._embeddings = {prompt: tokens * float("nan") for prompt, tokens in network._embeddings.items()}
-    assert sick.draw_canary() not in ("", well.draw_canary()), (
-        "numbers that are not finite are another canary"
-    )
+    assert sick.draw_canary() not in ("", well.draw_canary()), "numbers that are not finite are another canary"

@@ -50,9 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             split = "val" if number < len(LABELS) else "train"
             labels = LABELS[number % len(LABELS)]
             boxes = '[["Pneumonia", 0.2, 0.3, 0.2, 0.25]]' if "Pneumonia" in labels else ""
-            table.writerow(
-                [f"image{number}.png", f"mask{number}.png", labels, str(number // 2), split, boxes]
-            )
+            table.writerow([f"image{number}.png", f"mask{number}.png", labels, str(number // 2), split, boxes])
     return folder
 
 
@@ -75,9 +73,7 @@ def with_locator(evaluators: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         names = ("Edema", "Pneumonia", "Mass")
-        FindingClassifier("resnet", 64, (1, 1), findings=names, places=True).save_pretrained(
-            folder / "locator"
-        )
+        FindingClassifier("resnet", 64, (1, 1), findings=names, places=True).save_pretrained(folder / "locator")
     write_evaluators(folder)
     return folder
 

@@ -73,10 +73,7 @@ def test_figures_hold_together(bench: SampleBench) -> None:
             each.images_per_second / plain[each.row.precision].images_per_second  # type: ignore[operator]
         )
         assert each.utilisation == pytest.approx(
-            each.images_per_second
-            * figures.flops[each.row.loop]
-            / 1e12
-            / figures.peak[each.row.precision].tflops
+            each.images_per_second * figures.flops[each.row.loop] / 1e12 / figures.peak[each.row.precision].tflops
         )
 
 

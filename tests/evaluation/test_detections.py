@@ -60,8 +60,6 @@ def test_average_precision_by_hand() -> None:
     known = precision_of(found, 0, np.asarray([1, 1, 0]), boxes)
     assert known(ONES).tolist() == pytest.approx([(1 / 1 + 2 / 4) / 3])
     twice = known(np.asarray([[1.0, 2.0, 0.0]]))
-    assert twice.tolist() == pytest.approx([(1 + 2 * 3 / 4) / 5]), (
-        "the second image counts twice, the third never"
-    )
+    assert twice.tolist() == pytest.approx([(1 + 2 * 3 / 4) / 5]), "the second image counts twice, the third never"
     unknown = precision_of(found, 0, np.asarray([1, 1, -1]), boxes)
     assert unknown(ONES).tolist() == pytest.approx([(1 / 1 + 2 / 3) / 3])

@@ -81,9 +81,7 @@ def test_a_locator_says_whether_findings_are_in_place(
     assert "in place Pneumonia" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def test_an_interrupted_run_goes_on_to_the_same_images(
-    options: list[str], tmp_path: Path, evaluate: Evaluate
-) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_images(options: list[str], tmp_path: Path, evaluate: Evaluate) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert evaluate("bundle", *options, "--images", str(whole), "--json") == 0
     assert evaluate("bundle", *options, "--images", str(parts), "-n", "3") == 0
@@ -201,13 +199,7 @@ def test_figures_that_are_not_there_survive_json() -> None:
 
 
 def test_a_grid_is_crossed_or_not() -> None:
-    assert cell_changes(cross=False) == [
-        {},
-        {"hold": 0.3},
-        {"hold": 0.5},
-        {"bundle": "a"},
-        {"bundle": "../b"},
-    ]
+    assert cell_changes(cross=False) == [{}, {"hold": 0.3}, {"hold": 0.5}, {"bundle": "a"}, {"bundle": "../b"}]
     assert cell_changes(cross=True) == [
         {"hold": hold, "bundle": bundle} for hold in (0.3, 0.5) for bundle in ("a", "../b")
     ]

@@ -111,8 +111,7 @@ def test_figures_are_those_of_the_images(
     both = [rows["AUC", name]["value"] for name in ("Pneumonia", "Effusion")]
     assert rows["AUC", None]["value"] == pytest.approx(np.mean(both))
     heart = [
-        organ_dice(sample.anatomy, organs)["heart"]
-        for sample, organs in zip(samples, seen["organs"], strict=True)
+        organ_dice(sample.anatomy, organs)["heart"] for sample, organs in zip(samples, seen["organs"], strict=True)
     ]
     assert rows["Dice heart", None]["value"] == pytest.approx(np.nanmean(heart))
     assert rows["Dice heart", None]["n"] == 20
@@ -125,9 +124,7 @@ def test_figures_are_those_of_the_images(
     assert record["dataset"]["asked"] == {"Effusion": 4, "Pneumonia": 4}
     assert record["real"]["second"] == "the other half of split train's patients"
     assert record["rows_unflagged"] == []
-    assert set(record["rows"][0]) == {
-        "name", "finding", "value", "low", "high", "real", "real_low", "real_high", "n"
-    }  # fmt: skip
+    assert set(record["rows"][0]) == {"name", "finding", "value", "low", "high", "real", "real_low", "real_high", "n"}
     assert "xreal-synth evaluate" in record["command"]
     assert len(record["networks"]["evaluators"]) == 64
     table = (own / "evaluation.md").read_text()
@@ -145,12 +142,10 @@ def test_a_second_split_stands_beside(own: Path, options: list[str], evaluate: E
 
 def test_flags_and_acceptance(tmp_path: Path, options: list[str], evaluate: Evaluate) -> None:
     samples = [
-        with_quality(sample, ("pixels.blur",) if at < 2 else ())
-        for at, sample in enumerate(fake_groups(0, 6, SIZE))
+        with_quality(sample, ("pixels.blur",) if at < 2 else ()) for at, sample in enumerate(fake_groups(0, 6, SIZE))
     ]
     refused = [
-        Rejected(5, at, 1, "dark", False, check="organs.heart", member="v0", findings=("Pneumonia",))
-        for at in range(2)
+        Rejected(5, at, 1, "dark", False, check="organs.heart", member="v0", findings=("Pneumonia",)) for at in range(2)
     ]
     folder = write(tmp_path / "gated", [samples], refused)
     assert evaluate(str(folder), *options) == 0
@@ -253,26 +248,19 @@ def test_mistakes_in_what_is_named(
 
 def test_no_labels_in_common(tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out) -> None:
     box = (16, 32, 32, 48)
-    for name, named in (
-        ("Nodule", "the evaluator classifier knows"),
-        ("Atelectasis", "the real images show"),
-    ):
+    for name, named in (("Nodule", "the evaluator classifier knows"), ("Atelectasis", "the real images show")):
         images = [fake(at, "v0", [box_finding(name, box)], size=SIZE) for at in range(6)]
         folder = write(tmp_path / name, [images])
         assert named in refused(evaluate, capsys, str(folder), *options)
 
 
-def test_images_larger_than_the_real_ones(
-    tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out
-) -> None:
+def test_images_larger_than_the_real_ones(tmp_path: Path, options: list[str], evaluate: Evaluate, capsys: Out) -> None:
     folder = write(tmp_path / "large", [fake_groups(0, 6, 512)])
     reported = refused(evaluate, capsys, str(folder), *options)
     assert "a real image of 320 x 320 pixels beside made ones of 512" in reported
 
 
-def test_damaged_and_unfinished_shards(
-    own: Path, options: list[str], evaluate: Evaluate, capsys: Out
-) -> None:
+def test_damaged_and_unfinished_shards(own: Path, options: list[str], evaluate: Evaluate, capsys: Out) -> None:
     tar = own / "shards" / "fakes-000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
@@ -321,9 +309,7 @@ def test_fid_is_there_with_inceptions_weights_alone(
     own: Path, tmp_path: Path, options: list[str], evaluate: Evaluate
 ) -> None:
     torch.manual_seed(0)
-    torch.save(
-        {name: tensor.half() for name, tensor in fid_inception().state_dict().items()}, tmp_path / "i.pth"
-    )
+    torch.save({name: tensor.half() for name, tensor in fid_inception().state_dict().items()}, tmp_path / "i.pth")
     assert evaluate(str(own), *options, "-n", "4", "--inception", str(tmp_path / "i.pth")) == 0
     rows, record = rows_of(own), json.loads((own / "evaluation.json").read_text())
     assert rows["FID", None]["value"] >= 0

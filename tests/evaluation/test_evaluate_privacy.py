@@ -142,14 +142,7 @@ def planted(images: Path, tmp_path: Path) -> Path:
 def test_the_command_lists_quarantines_and_says_the_same_again(
     planted: Path, images: Path, evaluators: Path, tmp_path: Path, evaluate: Evaluate, capsys: Out
 ) -> None:
-    options = [
-        "privacy",
-        str(planted),
-        "--train",
-        str(images / "manifest.csv"),
-        "--evaluators",
-        str(evaluators),
-    ]
+    options = ["privacy", str(planted), "--train", str(images / "manifest.csv"), "--evaluators", str(evaluators)]
     assert evaluate(*options, "--sheet", str(tmp_path / "pairs.png"), "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["images"], found["training_images"], found["validation_images"]) == (8, 8, 6)
@@ -186,17 +179,9 @@ def test_the_command_lists_quarantines_and_says_the_same_again(
     ],
 )
 def test_mistakes_are_reported(
-    planted: Path,
-    images: Path,
-    evaluators: Path,
-    evaluate: Evaluate,
-    capsys: Out,
-    more: list[str],
-    words: str,
+    planted: Path, images: Path, evaluators: Path, evaluate: Evaluate, capsys: Out, more: list[str], words: str
 ) -> None:
-    assert (
-        evaluate("privacy", str(planted), "--train", str(images), "--evaluators", str(evaluators), *more) == 2
-    )
+    assert evaluate("privacy", str(planted), "--train", str(images), "--evaluators", str(evaluators), *more) == 2
     assert words in capsys.readouterr().err
     assert not (planted / "privacy.json").exists()
 

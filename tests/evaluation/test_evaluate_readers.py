@@ -45,18 +45,14 @@ ILL, WELL = ("Pneumonia",), ()
 def pool(arm: str, ill: int, well: int) -> list[Candidate]:
     """Images of patients of their own, and a second image of each."""
     kinds = [ILL] * ill + [WELL] * well
-    return [
-        Candidate(arm, f"{arm}{at}{again}", f"p{at}", kind) for at, kind in enumerate(kinds) for again in "ab"
-    ]
+    return [Candidate(arm, f"{arm}{at}{again}", f"p{at}", kind) for at, kind in enumerate(kinds) for again in "ab"]
 
 
 @given(st.integers(0, 99))
 def test_kinds_have_the_same_findings_and_a_patient_one_image(seed: int) -> None:
     chosen = choose_images({REAL: pool(REAL, 9, 3), "made": pool("made", 20, 10)}, 16, seed)
     counted = Counter((image.arm, image.findings) for image in chosen)
-    assert counted[REAL, ILL] == counted["made", ILL] == 5, (
-        "two thirds of eight, as among the generated images"
-    )
+    assert counted[REAL, ILL] == counted["made", ILL] == 5, "two thirds of eight, as among the generated images"
     assert counted[REAL, WELL] == counted["made", WELL] == 3
     assert len({(image.arm, image.group) for image in chosen}) == len(chosen)
 
@@ -194,19 +190,10 @@ FIRST = KIT.readers[1][0].name
     [
         (broken(lambda reported: reported["answers"].pop(FIRST)), "1 of 5 images lack answers: 1"),
         (broken(lambda reported: reported["answers"][FIRST].pop("quality")), "1 of 5 images lack answers: 1"),
-        (
-            broken(lambda reported: reported["answers"].update({"00ff00ff": {"anatomy": 1}})),
-            "was not shown: 00ff00ff",
-        ),
+        (broken(lambda reported: reported["answers"].update({"00ff00ff": {"anatomy": 1}})), "was not shown: 00ff00ff"),
         (broken(lambda reported: reported["answers"][FIRST].update(anatomy=6)), "not offered: .* anatomy 6"),
-        (
-            broken(lambda reported: reported["answers"][FIRST].update(anatomy="5")),
-            "not offered: .* anatomy '5'",
-        ),
-        (
-            broken(lambda reported: reported["answers"][FIRST].update(guess="fake")),
-            "not offered: .* guess 'fake'",
-        ),
+        (broken(lambda reported: reported["answers"][FIRST].update(anatomy="5")), "not offered: .* anatomy '5'"),
+        (broken(lambda reported: reported["answers"][FIRST].update(guess="fake")), "not offered: .* guess 'fake'"),
         (broken(lambda reported: reported["answers"][FIRST].update(colour=3)), "not offered: .* colour 3"),
         (broken(lambda reported: reported.update(study="abc")), f"of study abc, not {KIT.study}"),
         (broken(lambda reported: reported.update(reader=7)), "of reader 7; the kit has 1, 2"),
@@ -215,9 +202,7 @@ FIRST = KIT.readers[1][0].name
         ({"format": FORMAT, "answers": []}, "cannot be read"),
     ],
 )
-def test_missing_and_foreign_answers_are_refused(
-    tmp_path: Path, reported: dict[str, Any], words: str
-) -> None:
+def test_missing_and_foreign_answers_are_refused(tmp_path: Path, reported: dict[str, Any], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         read_results(KIT, [write(tmp_path, "answers.json", reported)])
 
@@ -254,18 +239,12 @@ def kit(images: Path, fake_dataset: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_make_and_analyse(kit: Path, tmp_path: Path, evaluate: Evaluate, capsys: Out) -> None:
-    assert {path.name for path in kit.iterdir()} >= {
-        "reader-1.html",
-        "reader-2.html",
-        "key.json",
-        "README.md",
-    }
+    assert {path.name for path in kit.iterdir()} >= {"reader-1.html", "reader-2.html", "key.json", "README.md"}
     study = read_key(kit)
     assert Counter(image.arm for image in study.images) == {REAL: 2, "fakes": 2}
     assert "key.json" in (kit / "README.md").read_text()
     files = [
-        str(write(tmp_path, f"{reader}.json", answers_of(study, reader, lambda one: 3)))
-        for reader in study.readers
+        str(write(tmp_path, f"{reader}.json", answers_of(study, reader, lambda one: 3))) for reader in study.readers
     ]
     assert evaluate("readers", "analyse", str(kit), *files) == 0
     assert "Krippendorff" in capsys.readouterr().out
@@ -287,17 +266,12 @@ def test_make_and_analyse(kit: Path, tmp_path: Path, evaluate: Evaluate, capsys:
     ],
 )
 def test_mistakes_make_no_kit(
-    images: Path,
-    fake_dataset: Path,
-    tmp_path: Path,
-    evaluate: Evaluate,
-    capsys: Out,
-    more: list[str],
-    words: str,
+    images: Path, fake_dataset: Path, tmp_path: Path, evaluate: Evaluate, capsys: Out, more: list[str], words: str
 ) -> None:
     more = [str(fake_dataset) if one == "SAME" else one for one in more]
     out = tmp_path / "kit"
-    assert evaluate("readers", "make", str(fake_dataset), str(out), "--real", str(images), *more) == 2
+    place = [str(fake_dataset), str(out), "--real", str(images), "--split", "train", "--seed", "3"]
+    assert evaluate("readers", "make", *place, *more) == 2
     assert words in capsys.readouterr().err
     assert not out.exists()
 
@@ -316,9 +290,7 @@ def test_a_reader_answers_by_keyboard_and_what_is_saved_is_read(kit: Path, tmp_p
 
     async def fill_in(page: Page) -> None:
         assert await page.value("document.body.dataset.ready") == "yes"
-        assert (
-            await page.value("document.getElementById('image').decode().then(() => image.naturalWidth)") == 64
-        )
+        assert await page.value("document.getElementById('image').decode().then(() => image.naturalWidth)") == 64
         await press(page, "4", "3", "5", "s", "Enter", "2")
         assert await page.value("document.getElementById('count').textContent") == "Image 2 of 5"
         assert await page.value("document.getElementById('complete').textContent") == "1 of 5 complete"
@@ -338,9 +310,7 @@ def test_a_reader_answers_by_keyboard_and_what_is_saved_is_read(kit: Path, tmp_p
     events = asyncio.run(visit(url, tmp_path / "profile", fill_in))
     reported = [one for one in events if one.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")]
     assert not reported, reported
-    asked = [
-        one["params"]["request"]["url"] for one in events if one.get("method") == "Network.requestWillBeSent"
-    ]
+    asked = [one["params"]["request"]["url"] for one in events if one.get("method") == "Network.requestWillBeSent"]
     assert {one for one in asked if not one.startswith(("data:", "blob:"))} == {url}
     by_json, by_csv = (read_results(study, [tmp_path / name]) for name in ("saved.json", "saved.csv"))
     assert by_json == by_csv

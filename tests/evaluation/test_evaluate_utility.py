@@ -17,15 +17,7 @@ from torchmetrics.functional.classification import binary_auroc
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.findings import area
 from xreal_synth.evaluation.intervals import Bootstrap
-from xreal_synth.evaluation.utility import (
-    Arm,
-    LabelledImages,
-    Trained,
-    UtilityCell,
-    cells_of,
-    phases_of,
-    real_share,
-)
+from xreal_synth.evaluation.utility import Arm, LabelledImages, Trained, UtilityCell, cells_of, phases_of, real_share
 from xreal_synth.evaluation.utility_figures import rows_of, table_of
 
 Evaluate = Callable[..., int]
@@ -70,9 +62,7 @@ def test_a_small_share_has_someone_with_each_finding() -> None:
     labels = np.zeros((16, 2), np.int64)
     labels[:8, 0], labels[3, 1] = 1, 1
     names = np.asarray([f"p{at}" for at in range(16)])
-    images = LabelledImages(
-        np.zeros((16, 4, 4), np.uint8), ("Effusion", "Mass"), labels, names, synthetic=False
-    )
+    images = LabelledImages(np.zeros((16, 4, 4), np.uint8), ("Effusion", "Mass"), labels, names, synthetic=False)
     part = real_share(images, 0.25, 0)
     assert part.positives() == {"Effusion": 2 + 1, "Mass": 1}
     assert len(part) == 2 + 1 + 2
@@ -112,9 +102,7 @@ def test_figures_by_hand() -> None:
     }
     trained = [Trained(cell, np.asarray(one, float)[:, None], 10, 4, 1.0) for cell, one in scores.items()]
     rows = rows_of(trained, test)
-    assert [(row.arm, row.share) for row in rows] == [
-        (Arm.synthetic, 0.0), (Arm.real, 1.0), (Arm.both, 1.0),
-    ]  # fmt: skip
+    assert [(row.arm, row.share) for row in rows] == [(Arm.synthetic, 0.0), (Arm.real, 1.0), (Arm.both, 1.0)]
     assert {row.measure for row in rows} == {"AUC"}
     made, real, both = rows
     assert (made.mean.value.value, made.mean.gain) == (0, None)
@@ -205,17 +193,13 @@ def test_the_command_trains_each_once_and_goes_on(
     assert "steps 2, now 4" in reported
 
 
-def test_several_findings_at_once(
-    options: list[str], tmp_path: Path, evaluate: Evaluate, capsys: Out
-) -> None:
+def test_several_findings_at_once(options: list[str], tmp_path: Path, evaluate: Evaluate, capsys: Out) -> None:
     more = ["--finding", "Effusion", "--shares", "1", "--seeds", "1", "--json", "--out", str(tmp_path)]
     assert evaluate(*options, *more) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["network"]["findings"] == ["Pneumonia", "Effusion"]
     assert found["real"]["test"]["positive"] == {"Pneumonia": 2, "Effusion": 1}
-    assert [row["arm"] for row in found["rows"]] == [
-        "synthetic", "real", "real + synthetic", "synthetic, then real",
-    ]  # fmt: skip
+    assert [row["arm"] for row in found["rows"]] == ["synthetic", "real", "real + synthetic", "synthetic, then real"]
     assert all(set(row["findings"]) == {"Pneumonia", "Effusion"} for row in found["rows"])
     cell = json.loads((tmp_path / "cells" / "synthetic-0-seed0.json").read_text())
     assert np.asarray(cell["outputs"]).shape == (6, 2)

@@ -36,9 +36,7 @@ def test_a_image_that_counts_twice_is_two_images() -> None:
     assert weighted_kappa(first, second)(np.array([[1.0, 2, 1, 1]])) == pytest.approx(twice)
     both = np.stack([first, second]).astype(float)
     more = np.concatenate([both, both[:, 1:2]], axis=1)
-    assert ordinal_alpha(both)(np.array([[1.0, 2, 1, 1]])) == pytest.approx(
-        ordinal_alpha(more)(np.ones((1, 5)))
-    )
+    assert ordinal_alpha(both)(np.array([[1.0, 2, 1, 1]])) == pytest.approx(ordinal_alpha(more)(np.ones((1, 5))))
 
 
 def test_one_rank_throughout_has_no_kappa_and_no_alpha() -> None:

@@ -38,9 +38,7 @@ def test_the_shipped_evaluators_are_small_and_not_the_bundles_own() -> None:
     assert sum(path.stat().st_size for path in SHIPPED_EVALUATORS.rglob("*")) < 12_000_000
     for part, evaluator in (("segmenter", found.segmenter), ("classifier", found.classifier)):
         own = load_network(info, part)
-        assert {n: p.shape for n, p in own.named_parameters()} != {
-            n: p.shape for n, p in evaluator.named_parameters()
-        }
+        assert {n: p.shape for n, p in own.named_parameters()} != {n: p.shape for n, p in evaluator.named_parameters()}
 
 
 def flip_last_byte(path: Path) -> None:
@@ -57,10 +55,7 @@ def flip_last_byte(path: Path) -> None:
         (lambda f: (f / "segmenter" / WEIGHTS).write_bytes(b"short"), "another file"),
         (lambda f: (f / "evaluators.json").unlink(), "cannot be read"),
         (lambda f: (f / "evaluators.json").write_text("{"), "evaluators.json"),
-        (
-            lambda f: (f / "evaluators.json").write_text('{"format_version": 2, "files": {}}'),
-            "format_version",
-        ),
+        (lambda f: (f / "evaluators.json").write_text('{"format_version": 2, "files": {}}'), "format_version"),
         (lambda f: (f / "evaluators.json").write_text('{"files": {"../x": {}}}'), r"\.\./x"),
         (lambda f: (f / "evaluators.json").write_text('{"files": {}}'), "not listed"),
     ],
@@ -78,9 +73,7 @@ def test_a_network_of_another_kind_is_refused(broken: Path) -> None:
     write_evaluators(broken)
     with pytest.raises(BundleError, match="OrganSegmenter"):
         load_evaluators(broken)
-    config.write_text(
-        json.dumps({**json.loads(config.read_text()), "_class_name": "FindingClassifier", "width": 9})
-    )
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "FindingClassifier", "width": 9}))
     write_evaluators(broken)
     with pytest.raises(BundleError, match="do not belong together"):
         load_evaluators(broken)

@@ -67,7 +67,5 @@ def test_rises_are_against_the_images_own_twin() -> None:
 
 
 def test_labels_are_one_nought_or_unknown() -> None:
-    table = label_table(
-        [(frozenset({"Edema"}), frozenset({"Mass"})), (frozenset(), frozenset())], ["Mass", "Edema"]
-    )
+    table = label_table([(frozenset({"Edema"}), frozenset({"Mass"})), (frozenset(), frozenset())], ["Mass", "Edema"])
     assert table.tolist() == [[-1, 1], [0, 0]]

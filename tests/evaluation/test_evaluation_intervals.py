@@ -37,9 +37,7 @@ def test_many_images_of_few_patients_make_a_wide_interval() -> None:
     patients = [str(at // 10) for at in range(200)]
     wide = Bootstrap(patients).mean(values)
     narrow = Bootstrap([str(at) for at in range(200)]).mean(values)
-    assert wide.ci_high - wide.ci_low == pytest.approx(
-        np.sqrt(10) * (narrow.ci_high - narrow.ci_low), rel=0.2
-    )
+    assert wide.ci_high - wide.ci_low == pytest.approx(np.sqrt(10) * (narrow.ci_high - narrow.ci_low), rel=0.2)
 
 
 def test_a_ratio_is_of_means() -> None:

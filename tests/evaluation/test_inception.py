@@ -31,9 +31,7 @@ def file(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def test_the_layout_is_torchvisions_with_1008_classes_and_no_auxiliary(
-    weights: dict[str, torch.Tensor],
-) -> None:
+def test_the_layout_is_torchvisions_with_1008_classes_and_no_auxiliary(weights: dict[str, torch.Tensor]) -> None:
     library = inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in library.items()}
     assert weights["fc.weight"].shape == (1008, 2048)

@@ -43,12 +43,7 @@ def test_figures_of_what_was_asked_and_of_real_boxes() -> None:
     shown = np.asarray([[peak(40, 40), peak(4, 4), 0], [0, 0, 0]])
     real = np.asarray([[0, peak(40, 40), 0], [0, 0, 0]])
     found, mean = place_figures(
-        cases,
-        ("Pneumonia", "Edema", "Mass"),
-        placed,
-        (shown, real, real),
-        64,
-        Bootstrap(["a", "b"], draws=50),
+        cases, ("Pneumonia", "Edema", "Mass"), placed, (shown, real, real), 64, Bootstrap(["a", "b"], draws=50)
     )
     assert list(found) == ["Pneumonia", "Mass"]
     pneumonia = found["Pneumonia"]
@@ -56,7 +51,4 @@ def test_figures_of_what_was_asked_and_of_real_boxes() -> None:
     assert (found["Mass"].asked.value, found["Mass"].real.known) == (0, False)
     assert mean is not None
     assert mean.asked.value == 1
-    assert place_figures(cases, ("Edema",), placed, (shown, real, real), 64, Bootstrap(["a", "b"])) == (
-        {},
-        None,
-    )
+    assert place_figures(cases, ("Edema",), placed, (shown, real, real), 64, Bootstrap(["a", "b"])) == ({}, None)

@@ -30,9 +30,7 @@ class AsGiven(nn.Module):
         return features
 
 
-def measured(
-    metric: FrechetInceptionDistance | KernelInceptionDistance, a: np.ndarray, b: np.ndarray
-) -> Tensor:
+def measured(metric: FrechetInceptionDistance | KernelInceptionDistance, a: np.ndarray, b: np.ndarray) -> Tensor:
     metric.update(torch.from_numpy(a).double(), real=True)
     metric.update(torch.from_numpy(b).double(), real=False)
     found = metric.compute()

@@ -24,9 +24,7 @@ pycocotools = pytest.importorskip("pycocotools")
 def coco(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
     seen: list[tuple[int, int]] = []
-    counted = write_coco(
-        open_source(LocalStore(dataset)), folder, lambda done, total: seen.append((done, total))
-    )
+    counted = write_coco(open_source(LocalStore(dataset)), folder, lambda done, total: seen.append((done, total)))
     assert counted.samples == 18
     assert counted.splits == {"train": 15, "val": 1, "test": 2}
     assert seen == [(done, 18) for done in range(1, 19)]
@@ -99,8 +97,7 @@ def test_split_files_share_ids_with_the_whole(coco: Path) -> None:
     ]  # fmt: skip
     for kind in ("images", "annotations"):
         parts = [
-            json.loads((coco / f"annotations_{split}.json").read_text())[kind]
-            for split in ("train", "val", "test")
+            json.loads((coco / f"annotations_{split}.json").read_text())[kind] for split in ("train", "val", "test")
         ]
         assert sorted(one["id"] for part in parts for one in part) == [one["id"] for one in whole[kind]]
     (only,) = json.loads((coco / "annotations_val.json").read_text())["images"]

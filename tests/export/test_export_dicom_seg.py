@@ -43,13 +43,7 @@ def test_masks_come_back_as_the_capture_has_its_pixels(dicom: Path, images: dict
         np.testing.assert_array_equal(masks, np.stack([mask for _, mask in right], axis=-1)[None])
         frames = pydicom.dcmread(path).pixel_array
         np.testing.assert_array_equal(frames, np.stack([mask for _, mask in right]))
-        for same in (
-            "PatientID",
-            "StudyInstanceUID",
-            "SyntheticData",
-            "InstanceNumber",
-            "PatientOrientation",
-        ):
+        for same in ("PatientID", "StudyInstanceUID", "SyntheticData", "InstanceNumber", "PatientOrientation"):
             assert read[same].value == captured[same].value
         assert read.SeriesInstanceUID != captured.SeriesInstanceUID
 
@@ -90,15 +84,9 @@ def test_segments_are_coded(dicom: Path) -> None:
 def test_nothing_is_of_this_day_and_nothing_is_measured(dicom: Path) -> None:
     for path in (dicom / "segmentations").rglob("*.dcm"):
         read = pydicom.dcmread(path)
-        dated = {
-            one.keyword: one.value for one in read.iterall() if one.VR in ("DA", "TM", "DT") and one.value
-        }
+        dated = {one.keyword: one.value for one in read.iterall() if one.VR in ("DA", "TM", "DT") and one.value}
         assert dated == {"ContentDate": "19700101", "ContentTime": "000000"}
-        assert not {one.keyword for one in read.iterall()} & {
-            "PixelSpacing",
-            "ViewPosition",
-            "FrameOfReferenceUID",
-        }
+        assert not {one.keyword for one in read.iterall()} & {"PixelSpacing", "ViewPosition", "FrameOfReferenceUID"}
 
 
 def test_masks_that_images_do_not_follow_are_no_segments(dataset: Path) -> None:

@@ -39,9 +39,7 @@ def test_the_dataset_class_has_the_other_images_with_their_own_pixels(
         np.testing.assert_allclose(made[at]["img"][0], images[key].image / 255 * 2048.0 - 1024, atol=1e-3)
 
 
-def test_exports_have_the_other_images(
-    thinned: LocalStore, images: dict[str, Sample], tmp_path: Path
-) -> None:
+def test_exports_have_the_other_images(thinned: LocalStore, images: dict[str, Sample], tmp_path: Path) -> None:
     source, counted = open_source(thinned), Tally()
     ends: list[tuple[int, int]] = []
     read = list(each_image(source, counted, lambda done, total: ends.append((done, total))))

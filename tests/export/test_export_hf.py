@@ -90,13 +90,8 @@ def test_files_are_small_and_numbered(exported: Path) -> None:
         assert groups == sorted(groups)
 
 
-def test_a_datasets_own_folder_loads_by_its_card(
-    datasets: Any, own_dataset: Path, images: dict[str, Sample]
-) -> None:
-    build(
-        LocalStore(own_dataset),
-        finish(LocalStore(own_dataset), fake_head(), split_of=lambda group: "train"),
-    )
+def test_a_datasets_own_folder_loads_by_its_card(datasets: Any, own_dataset: Path, images: dict[str, Sample]) -> None:
+    build(LocalStore(own_dataset), finish(LocalStore(own_dataset), fake_head(), split_of=lambda group: "train"))
     loaded = datasets.load_dataset(str(own_dataset), cache_dir=str(datasets.config.HF_DATASETS_CACHE))
     assert list(loaded) == ["train"]
     assert loaded["train"]["__key__"][:] == list(images)

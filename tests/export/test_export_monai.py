@@ -47,9 +47,7 @@ def test_every_list_has_its_images_masks_and_boxes(monai: Path, images: dict[str
         assert entry["labels"] == sample.meta.labels
         assert entry["synthetic"] is True
     assert (datalist["numTraining"], datalist["numTest"]) == (15, 2)
-    assert datalist["labels"] == {
-        "0": "background", "1": "left_lung", "2": "right_lung", "3": "heart", "4": "aorta",
-    }  # fmt: skip
+    assert datalist["labels"] == {"0": "background", "1": "left_lung", "2": "right_lung", "3": "heart", "4": "aorta"}
     assert sorted(path.name for path in monai.iterdir()) == ["datalist.json", "images", "labels"]
 
 

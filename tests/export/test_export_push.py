@@ -127,9 +127,7 @@ def test_no_token_a_wrong_one_and_no_hub(
         "no token for the Hugging Face Hub": lambda: monkeypatch.delenv("HF_TOKEN"),
         "the Hub answered 401": lambda: monkeypatch.setenv("HF_TOKEN", "hf_another0canary0"),
         "a token that may only read": read_only,
-        "http:// on another machine": lambda: monkeypatch.setattr(
-            constants, "ENDPOINT", "http://hub.example.com"
-        ),
+        "http:// on another machine": lambda: monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example.com"),
         "no answer of the Hub": lambda: monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1"),
         "no answer of the Hub: Cannot reach": lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True),
     }

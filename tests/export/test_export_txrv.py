@@ -119,9 +119,7 @@ def test_transforms_move_image_and_masks_together(dataset: Path) -> None:
         return image[:, :, ::-1] if torch.rand(()) < 0.5 else image
 
     plain = SyntheticDataset(dataset, semantic_masks=True)
-    flipped = SyntheticDataset(
-        dataset, semantic_masks=True, data_aug=flip, transform=xrv.datasets.XRayResizer(32)
-    )
+    flipped = SyntheticDataset(dataset, semantic_masks=True, data_aug=flip, transform=xrv.datasets.XRayResizer(32))
     seen = set()
     for _ in range(12):
         item = flipped[0]

@@ -81,10 +81,7 @@ def test_labels_that_nobody_knows_are_empty(yolo: Path, images: dict[str, Sample
 def test_an_image_with_a_finding_but_no_box_is_in_no_split(tmp_path: Path) -> None:
     kept, boxed = ExistingFinding("Hernia", (4, 4, 10, 12)), fake(1, "h")
     source = SourceImage("a.png", "0" * 64, ("Hernia",), (kept,))
-    positive = {
-        "txrv18": {**boxed.meta.labels["txrv18"], "Hernia": 1},
-        "chexpert14": boxed.meta.labels["chexpert14"],
-    }
+    positive = {"txrv18": {**boxed.meta.labels["txrv18"], "Hernia": 1}, "chexpert14": boxed.meta.labels["chexpert14"]}
     samples = [
         replace(fake(0, "h"), meta=replace(fake(0, "h").meta, labels=positive)),
         replace(boxed, meta=replace(boxed.meta, labels=positive, source=source, anatomy_source="images")),

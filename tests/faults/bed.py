@@ -243,9 +243,7 @@ class Bed:
             if Path(path).name.split(".")[0] not in stems and path not in ends
         }
         found = {path: sha for path, sha in hashes(out).items() if path not in ends}
-        differing = sorted(
-            path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path)
-        )
+        differing = sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
         seen.bytes_equal = seen.bytes_equal and not differing
         seen.must(not differing, f"files that differ from the undisturbed run's: {', '.join(differing[:4])}")
         problems = [str(problem) for problem in verify(store).problems if problem.shard not in without]

@@ -26,10 +26,7 @@ def actor_killed(bed: Bed) -> Seen:
     out = bed.output()
     watched = bed.drive(out, replace(QUICK, **bed.trap(GROUP, strike)))
     seen = bed.seen(watched, out)
-    seen.must(
-        seen.retried in (1, 2),
-        f"{seen.retried} shards retried, wanted the one struck, and one being published",
-    )
+    seen.must(seen.retried in (1, 2), f"{seen.retried} shards retried, wanted the one struck, and one being published")
     return seen
 
 
@@ -63,12 +60,7 @@ def actor_hangs(bed: Bed) -> Seen:
     return seen
 
 
-@fault(
-    "shard-poisoned",
-    "a shard that raises on every actor",
-    "three tries, then quarantine/; the rest is made",
-    3,
-)
+@fault("shard-poisoned", "a shard that raises on every actor", "three tries, then quarantine/; the rest is made", 3)
 def shard_poisoned(bed: Bed) -> Seen:
     out, _, seen = _given_up(bed, replace(QUICK, poison=frozenset({GROUP})))
     kept = (out / f"quarantine/chaos-{SHARD:06d}.json").read_text()
@@ -76,12 +68,7 @@ def shard_poisoned(bed: Bed) -> Seen:
     return _mended(bed, seen, out)
 
 
-@fault(
-    "shard-kills",
-    "a shard that kills every actor it meets",
-    "three deaths, then quarantine/; the rest is made",
-    3,
-)
+@fault("shard-kills", "a shard that kills every actor it meets", "three deaths, then quarantine/; the rest is made", 3)
 def shard_kills(bed: Bed) -> Seen:
     out, watched, seen = _given_up(bed, replace(QUICK, die=frozenset({GROUP})))
     lost = len(watched.of(ActorLost))
@@ -89,12 +76,7 @@ def shard_kills(bed: Bed) -> Seen:
     return _mended(bed, seen, out)
 
 
-@fault(
-    "device-full",
-    "out of memory on every actor in one shard",
-    "the actor replaced each time; the hint is named",
-    3,
-)
+@fault("device-full", "out of memory on every actor in one shard", "the actor replaced each time; the hint is named", 3)
 def device_full(bed: Bed) -> Seen:
     out, watched, seen = _given_up(bed, replace(QUICK, oom=frozenset({GROUP})))
     lost = len(watched.of(ActorLost))

@@ -34,10 +34,7 @@ def repair(bed: Bed) -> Seen:
     seen.must(whats == wanted, f"planned {whats}, wanted {wanted}")
     after = {shard: _tar(out, shard).stat().st_ino for shard in (0, 6)}
     seen.must(after == before, "sound shards were touched")
-    seen.must(
-        seen.retried in (1, 2),
-        f"{seen.retried} shards retried, wanted the one struck, and one being published",
-    )
+    seen.must(seen.retried in (1, 2), f"{seen.retried} shards retried, wanted the one struck, and one being published")
     return seen
 
 
@@ -110,9 +107,7 @@ def _repaired(
     watched: list[Watched] = []
 
     def make(again: frozenset[int], leave: Mapping[int, str]) -> RunSummary:
-        watched.append(
-            bed.drive(out, backend, run=run, stop=stop, on_event=on_event, again=again, leave=leave)
-        )
+        watched.append(bed.drive(out, backend, run=run, stop=stop, on_event=on_event, again=again, leave=leave))
         summary = watched[0].summary
         assert summary is not None, "the run has ended"
         return summary

@@ -26,9 +26,7 @@ GROUP = 5
 """Of shard 2."""
 
 
-@fault(
-    "driver-killed", "SIGKILL of the driver; the same command again", "it goes on after the finished shards"
-)
+@fault("driver-killed", "SIGKILL of the driver; the same command again", "it goes on after the finished shards")
 def driver_killed(bed: Bed) -> Seen:
     out = bed.output()
     driver = bed.driver(out)
@@ -85,11 +83,7 @@ def head_killed(bed: Bed) -> Seen:
     return seen
 
 
-@fault(
-    "two-drivers",
-    "a second driver on the same output",
-    "both end well; work may be done twice",
-)
+@fault("two-drivers", "a second driver on the same output", "both end well; work may be done twice")
 def two_drivers(bed: Bed) -> Seen:
     out = bed.output()
     other = bed.driver(out, sleep_s=0.2)
@@ -108,12 +102,7 @@ def two_drivers(bed: Bed) -> Seen:
     return seen
 
 
-@fault(
-    "job-stopped",
-    "ray job stop; the same command again",
-    "shards in flight are finished; then it goes on",
-    75,
-)
+@fault("job-stopped", "ray job stop; the same command again", "shards in flight are finished; then it goes on", 75)
 def job_stopped(bed: Bed) -> Seen:
     from ray.job_submission import JobSubmissionClient
 
@@ -140,11 +129,7 @@ def job_stopped(bed: Bed) -> Seen:
     return seen
 
 
-@fault(
-    "late-actor",
-    "late actors publish shards that were redone",
-    "equal bytes change nothing, others are refused",
-)
+@fault("late-actor", "late actors publish shards that were redone", "equal bytes change nothing, others are refused")
 def late_actor(bed: Bed) -> Seen:
     out = bed.output()
     run = bed.run()

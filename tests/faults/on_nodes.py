@@ -50,20 +50,12 @@ def node_joins(bed: Bed) -> Seen:
     return seen
 
 
-@fault(
-    "node-killed",
-    "SIGKILL of a node's raylet, its actor in the midst of a shard",
-    "the shard redone elsewhere",
-)
+@fault("node-killed", "SIGKILL of a node's raylet, its actor in the midst of a shard", "the shard redone elsewhere")
 def node_killed(bed: Bed) -> Seen:
     return _node_lost(bed, lambda index: bed.cluster.kill_node(bed.cluster.nodes[index]))
 
 
-@fault(
-    "node-preempted",
-    "a node drained, then ended in the midst of a shard",
-    "the shard redone elsewhere",
-)
+@fault("node-preempted", "a node drained, then ended in the midst of a shard", "the shard redone elsewhere")
 def node_preempted(bed: Bed) -> Seen:
     def preempt(index: int) -> None:
         node = bed.cluster.nodes[index]
@@ -88,11 +80,7 @@ def _node_lost(bed: Bed, lose: Callable[[int], None]) -> Seen:
     return seen
 
 
-@fault(
-    "micro-batch-found",
-    "two GPUs, and no micro-batch yet",
-    "both load at once; one finds it, the other is told",
-)
+@fault("micro-batch-found", "two GPUs, and no micro-batch yet", "both load at once; one finds it, the other is told")
 def micro_batch_found(bed: Bed) -> Seen:
     bed.gpu_nodes(2)
     out, two = bed.output(), {"min": 2, "max": 2}

@@ -24,12 +24,7 @@ GROUP = 5
 FEW = replace(LIMITS, fruitless=4)
 
 
-@fault(
-    "disk-full",
-    "no space left after a few shards; room is made, the same command again",
-    "ends soon; goes on",
-    3,
-)
+@fault("disk-full", "no space left after a few shards; room is made, the same command again", "ends soon; goes on", 3)
 def disk_full(bed: Bed) -> Seen:
     """On a small tmpfs where this process may mount one, else with a limit on the size of the actors' files."""
     total = sum(path.stat().st_size for path in bed.whole_folder.rglob("*") if path.is_file())
@@ -82,10 +77,7 @@ def half_written(bed: Bed) -> Seen:
     os.utime(old, (time.time() - 7200,) * 2)
     watched = bed.drive(out, replace(QUICK, **bed.trap(GROUP, strike)))
     seen = bed.seen(watched, out)
-    seen.must(
-        seen.retried in (1, 2),
-        f"{seen.retried} shards retried, wanted the one struck, and one being published",
-    )
+    seen.must(seen.retried in (1, 2), f"{seen.retried} shards retried, wanted the one struck, and one being published")
     found = [len(watched.of(kind)) for kind in (ShardDiscarded, ShardAdopted)]
     seen.must(found == [4, 1], f"shards made again and adopted: {found}, wanted 4 and 1")
     seen.must(not old.exists(), "an old temporary file was not swept away")

@@ -26,9 +26,7 @@ class Fault:
         assert bed.whole, "the undisturbed run comes first"
         began = time.monotonic()
         seen = self.trial(bed)
-        seen.must(
-            seen.exit_code == self.exit_code, f"exit code {seen.exit_code}, documented {self.exit_code}"
-        )
+        seen.must(seen.exit_code == self.exit_code, f"exit code {seen.exit_code}, documented {self.exit_code}")
         seen.must(not seen.lost, f"{seen.lost} shards lost")
         seen.must(not seen.doubled, f"{seen.doubled} shards too many")
         return seen, time.monotonic() - began

@@ -32,9 +32,7 @@ def test_the_table_is_whole() -> None:
 def test_fault(fault: Fault, bed: Bed, record_property: Callable[[str, object], None]) -> None:
     seen, seconds = fault.tried(bed)
     after = "" if seen.detected_s is None else f"{seen.detected_s:.1f} s"
-    record_property(
-        "row", [fault.name, after, seen.retried, seen.exit_code, f"{seconds:.1f} s", fault.follows]
-    )
+    record_property("row", [fault.name, after, seen.retried, seen.exit_code, f"{seconds:.1f} s", fault.follows])
     assert seen.wrong == []
     assert seen.bytes_equal
 

@@ -32,13 +32,7 @@ from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
 from xreal_synth.models.text.encoders import Cut, ldm_bert
 from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.models.text.prompts import PromptTable
-from xreal_synth.sampling.controlled import (
-    Guide,
-    Rule,
-    anatomy_stage,
-    decode_scaled,
-    pathology_from_noise,
-)
+from xreal_synth.sampling.controlled import Guide, Rule, anatomy_stage, decode_scaled, pathology_from_noise
 from xreal_synth.sampling.noise import BatchNoise, NoiseKey, NoiseSource, philox
 from xreal_synth.sampling.schedule import make_schedule
 
@@ -54,9 +48,7 @@ SOFT = 0.2
 Array = npt.NDArray[np.float32]
 
 
-def load_model(
-    folder: Path, config: dict, vectors: dict[str, npt.NDArray], device: str = "cpu"
-) -> LoadedBundle:
+def load_model(folder: Path, config: dict, vectors: dict[str, npt.NDArray], device: str = "cpu") -> LoadedBundle:
     """The networks as converted, in memory; the prompts "" and the label are embedded."""
     backbone = load_file(folder / "backbone.safetensors")
     parts = split_ldm(backbone)
@@ -86,10 +78,7 @@ def load_through_bundle(folder: Path, config: dict, vectors: dict[str, npt.NDArr
     with tempfile.TemporaryDirectory() as place:
         info = convert_latent(
             LdmFiles(
-                folder / "backbone.safetensors",
-                None,
-                folder / "anatomy_controller.safetensors",
-                ignore=(TOKEN_ROWS,),
+                folder / "backbone.safetensors", None, folder / "anatomy_controller.safetensors", ignore=(TOKEN_ROWS,)
             ),
             Path(place) / "bundle",
             replace(
@@ -108,9 +97,7 @@ def architecture_of(config: dict) -> LdmArchitecture:
     vae = {**config["vae"], "resolution": config["image_size"]}
     betas = (config["linear_start"], config["linear_end"])
     text = TextShape(**config["text"])
-    return LdmArchitecture(
-        config["unet"], vae, text, config["scale_factor"], betas, (float(low), float(high))
-    )
+    return LdmArchitecture(config["unet"], vae, text, config["scale_factor"], betas, (float(low), float(high)))
 
 
 def recorded_ids(config: dict, vectors: dict[str, npt.NDArray]) -> Cut:
@@ -133,9 +120,7 @@ def row_noise(vectors: dict[str, npt.NDArray], rows: int) -> tuple[NoiseSource, 
 
 
 @torch.inference_mode()
-def compute(
-    model: LoadedBundle, config: dict, vectors: dict[str, npt.NDArray], rows: int
-) -> dict[str, Array]:
+def compute(model: LoadedBundle, config: dict, vectors: dict[str, npt.NDArray], rows: int) -> dict[str, Array]:
     """The expected arrays of every even row [rows, ...], made anew from the recorded inputs and noise."""
     empty, label = model.embed([""] * rows), model.embed([config["label"]] * rows)
     source, recorded = row_noise(vectors, rows)
@@ -161,9 +146,7 @@ def compute(
     return {name: value[::2].cpu().numpy() for name, value in found.items()}
 
 
-def check(
-    folder: Path, *, rows: int = 1, through_bundle: bool = False, device: str = "cpu"
-) -> dict[str, float]:
+def check(folder: Path, *, rows: int = 1, through_bundle: bool = False, device: str = "cpu") -> dict[str, float]:
     """Relative error of every expected array, the worst of the rows; infinite where one is missing or has
     another shape. A bundle is loaded on the CPU."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -177,9 +160,7 @@ def check(
     else:
         model = load_model(folder, config, vectors, device)
     found = compute(model, config, vectors, rows)
-    return {
-        name: max(relative_error(row, vectors.get(name), name) for row in found[name]) for name in EXPECTED
-    }
+    return {name: max(relative_error(row, vectors.get(name), name) for row in found[name]) for name in EXPECTED}
 
 
 def relative_error(ours: Array, theirs: npt.NDArray | None, name: str) -> float:

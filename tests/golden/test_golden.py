@@ -37,9 +37,7 @@ def vectors() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("options", [[], ["--bundle", "--batch", "4"]])
-def test_every_array_is_within_1e_4(
-    options: list[str], check: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_array_is_within_1e_4(options: list[str], check: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """Measured: the worst is x_hat with 1.7e-5."""
     assert check.main([*options, str(FOLDER)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m tests.gpu_day", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--only", action="append", choices=[step.name for step in STEPS], default=[])
     given = parser.parse_args(arguments)

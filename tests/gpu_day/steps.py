@@ -157,10 +157,7 @@ def images(day: Day) -> Result:
     if not day.small:
         ways |= {"bf16 once more": (day.device, "bf16", "auto"), "bf16 plain": (day.device, "bf16", "none")}
     made = {name: fresh(_made, day, groups, *way) for name, way in ways.items()}
-    sums = {
-        name: hashlib.sha256(b"".join(map(bytes, one.values()))).hexdigest()[:12]
-        for name, one in made.items()
-    }
+    sums = {name: hashlib.sha256(b"".join(map(bytes, one.values()))).hexdigest()[:12] for name, one in made.items()}
     apart = {name: _apart(made["cpu fp32"], one) for name, one in made.items()}
     same = {sum_ for name, sum_ in sums.items() if name.startswith("bf16")}
     line = "; ".join(
@@ -214,13 +211,8 @@ def first_stage(day: Day) -> Result:
             out = getattr(decoded, "sample", decoded).float()
             seconds = _timed(day, partial(network.decode, given), 3)
         exact = out if exact is None else exact
-        numbers[name] = {
-            "ms an image": 1e3 * seconds / len(z),
-            "grey MAE": 255 * (out - exact).abs().mean().item(),
-        }
-    line = "; ".join(
-        f"{name} {one['ms an image']:.2f} ms ({one['grey MAE']:.3f})" for name, one in numbers.items()
-    )
+        numbers[name] = {"ms an image": 1e3 * seconds / len(z), "grey MAE": 255 * (out - exact).abs().mean().item()}
+    line = "; ".join(f"{name} {one['ms an image']:.2f} ms ({one['grey MAE']:.3f})" for name, one in numbers.items())
     return f"an image (grey levels off): {line}", numbers
 
 
@@ -313,11 +305,7 @@ def faults(day: Day) -> Result:
     day.need_cuda()
     numbers = {"full": fresh(_full), "dead": fresh(_dead)}
     line = f"full: {numbers['full']}; dead: {numbers['dead']}"
-    if (
-        not numbers["full"]["fits not"]
-        or not numbers["full"]["sound after"]
-        or numbers["dead"]["sound after"]
-    ):
+    if not numbers["full"]["fits not"] or not numbers["full"]["sound after"] or numbers["dead"]["sound after"]:
         raise MissedError(line, numbers)
     return line, numbers
 
@@ -353,19 +341,14 @@ def _send(pipe: Connection, function: Callable[..., Any], given: tuple[Any, ...]
 
 
 def _made(day: Day, groups: int, device: Device, precision: str, compiled: str) -> Images:
-    run = day.run(
-        groups, compute__precision=precision, compute__compile=compiled, compute__micro_batch=groups
-    )
+    run = day.run(groups, compute__precision=precision, compute__compile=compiled, compute__micro_batch=groups)
     shape = actor_shape(run.recipe.compute, Resources(1, 1 if device == "cuda" else 0))
     backend = Networks().open(run, shape)
     specs = [plan_group(run, index)[0] for index in range(groups)]
     jobs = [group_job(run, spec) for spec in specs if spec is not None]
     batches = in_batches(backend.renderer(), jobs, groups)
     return {
-        f"{group.index} {name}": image
-        for batch in batches
-        for group in batch
-        for name, image in group.images.items()
+        f"{group.index} {name}": image for batch in batches for group in batch for name, image in group.images.items()
     }
 
 
@@ -389,9 +372,7 @@ def _evaluations(day: Day, ways: tuple[Compile, ...], sizes: tuple[int, ...]) ->
     for name in (day.bundle,) if day.small else (day.bundle, "paper"):
         plain: dict[int, Tensor] = {}
         for how in ways:
-            model = load_bundle(
-                describe(_place(day, name)), day.device, resolve_precision("auto", day.device)
-            )
+            model = load_bundle(describe(_place(day, name)), day.device, resolve_precision("auto", day.device))
             model.compile(how)
             for rows in sizes:
                 given = _rows(model, rows)
@@ -410,9 +391,7 @@ def _milliseconds(numbers: dict[str, Any]) -> str:
 
 def _benched(day: Day, place: str, sizes: list[int]) -> Result:
     info, precision = describe(place), resolve_precision("auto", day.device)
-    loops: tuple[Loop, ...] = (
-        ("plain-cached", "branch") if day.small else ("plain-cached", "reference", "branch")
-    )
+    loops: tuple[Loop, ...] = ("plain-cached", "branch") if day.small else ("plain-cached", "reference", "branch")
     rows = rows_of(loops, sizes, precision, [None] if day.small else [None, "graphs"])
     made = SampleBench(info, loop_settings(info, 2 if day.small else 20), torch.device(day.device), None)
     found = made.measure(rows, 1).rows
@@ -440,10 +419,7 @@ def _timed(day: Day, once: Callable[[], object], times: int = 5) -> float:
 
 
 def _speed_settings(day: Day) -> dict[str, object]:
-    chosen: dict[str, object] = {
-        "quality.profile": "standard",
-        "compute.micro_batch": 4 if day.small else 16,
-    }
+    chosen: dict[str, object] = {"quality.profile": "standard", "compute.micro_batch": 4 if day.small else 16}
     return chosen | ({"sampling.steps": 4} if day.small else {})
 
 
@@ -451,8 +427,7 @@ def _ways(day: Day, ways: tuple[Way, ...], task: Task, actors: int = 1) -> Resul
     shape = actor_shape(task.run().recipe.compute, Resources(1, 0 if day.small else 1))
     rows = figures(WaysBench(task, Networks(), shape, actors).measure(1, ways))
     line = "; ".join(
-        f"{row.way} {row.images_per_s:.3g}/s, {row.outside:.1%} not in the model, gate {row.gate:.1%}"
-        for row in rows
+        f"{row.way} {row.images_per_s:.3g}/s, {row.outside:.1%} not in the model, gate {row.gate:.1%}" for row in rows
     )
     return line, {row.way: asdict(row) for row in rows}
 
@@ -460,9 +435,7 @@ def _ways(day: Day, ways: tuple[Way, ...], task: Task, actors: int = 1) -> Resul
 def _pair(data: Path, number: int, side: int) -> dict[str, str]:
     image, label_map = make_pair(number)
     for name, picture in (("image", image), ("mask", label_map)):
-        Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST).save(
-            data / f"{name}{number}.png"
-        )
+        Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST).save(data / f"{name}{number}.png")
     return {"image": f"image{number}.png", "mask": f"mask{number}.png", "labels": LABELS[number % len(LABELS)],
             "patient_id": str(number), "split": "val" if number % 4 == 3 else "train"}  # fmt: skip
 

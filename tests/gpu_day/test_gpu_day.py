@@ -26,9 +26,7 @@ def test_the_day_runs_on_a_cpu(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "gpu_day.json").read_text())
     assert list(told) == [step.name for step in STEPS]
     assert {name for name, one in told.items() if one["state"] == "skipped"} == NEED_CUDA
-    assert all(
-        one["state"] == "done" and one["numbers"] for name, one in told.items() if name not in NEED_CUDA
-    )
+    assert all(one["state"] == "done" and one["numbers"] for name, one in told.items() if name not in NEED_CUDA)
     assert max(told["golden"]["numbers"]["tf32 off"].values()) < 1e-4
     assert len({told["images"]["numbers"]["sha256"][name] for name in ("bf16", "bf16 again")}) == 1
     assert [line.split()[0] for line in ran.stdout.splitlines()[:-1]] == list(told)

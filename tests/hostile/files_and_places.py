@@ -125,18 +125,12 @@ def tables() -> Iterator[tuple[str, Attack]]:
     yield "json: a number of a million digits", lambda _: parse_text(b"1" * MIB)
     yield "coco: nested deep", lambda _: read_entries(DEEP, "b.json")
     yield "coco: numbers for lists", lambda _: read_entries(boxes(7), "b.json")
-    yield (
-        "csv boxes: 100,000 columns",
-        lambda _: read_entries(b",".join([b"c"] * 100_000) + b"\nx\n", "b.csv"),
-    )
+    yield ("csv boxes: 100,000 columns", lambda _: read_entries(b",".join([b"c"] * 100_000) + b"\nx\n", "b.csv"))
     yield (
         "csv boxes: a cell of 1 MiB",
         lambda _: read_entries(b"image,finding,x,y,w,h\n" + b"a" * MIB + b"\n", "b.csv"),
     )
-    yield (
-        "manifest: not UTF-8",
-        lambda d: read_manifest(LocalStore(put(d / "f/manifest.csv", b"\xff\xfe").parent)),
-    )
+    yield ("manifest: not UTF-8", lambda d: read_manifest(LocalStore(put(d / "f/manifest.csv", b"\xff\xfe").parent)))
     yield (
         "manifest: 100,000 columns",
         lambda d: read_manifest(
@@ -148,9 +142,7 @@ def tables() -> Iterator[tuple[str, Attack]]:
     yield (
         "table.csv.gz: cut off",
         lambda d: read_csv_table(
-            LocalStore(put(d / "f/t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-20]).parent),
-            "t.csv.gz",
-            ["a"],
+            LocalStore(put(d / "f/t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-20]).parent), "t.csv.gz", ["a"]
         ),
     )
     yield "parquet: texts repeated to 20 GB", lambda _: read_parquet(repeated_strings(), 64 * MIB)
@@ -253,7 +245,7 @@ BUNDLES: dict[str, Callable[[Path, dict[str, Any]], object]] = {
     "a header nested deep": lambda root, _: put(
         root / "label_embeddings.safetensors", struct.pack("<Q", len(DEEP)) + DEEP
     ),
-}  # fmt: skip
+}
 
 
 def swapped(folder: Path) -> object:
@@ -355,9 +347,7 @@ def datasets() -> Iterator[tuple[str, Attack]]:
     yield "dataset.json: nested deep", lambda d: read_head(LocalStore(put(d / "s/dataset.json", DEEP).parent))
     yield (
         "dataset.json: a name that leads out",
-        lambda d: read_head(
-            LocalStore(put(d / "s/dataset.json", head_bytes(fake_head(name="../../x"))).parent)
-        ),
+        lambda d: read_head(LocalStore(put(d / "s/dataset.json", head_bytes(fake_head(name="../../x"))).parent)),
     )
     yield "dataset.json: a pipe", lambda d: read_head(LocalStore(pipe(d / "s/dataset.json").parent))
     yield (
@@ -400,10 +390,7 @@ def uris() -> Iterator[tuple[str, Attack]]:
         yield f"a place {uri}", lambda _, uri=uri: open_store(uri)
     for uri in ("https://h/set", "memory://u:SECRETQ@h/x", "s3://a:SECRETQ@b"):
         yield f"a recipe's output {uri}", lambda _, uri=uri: recipe(output={"uri": uri})
-        yield (
-            f"a recipe's masks {uri}",
-            lambda _, uri=uri: recipe(anatomy={"source": {"masks": {"path": uri}}}),
-        )
+        yield (f"a recipe's masks {uri}", lambda _, uri=uri: recipe(anatomy={"source": {"masks": {"path": uri}}}))
     yield "a recipe: a pipe", lambda d: load_recipe(pipe(d / "r.yaml"))
     yield "a recipe: a device", lambda _: load_recipe(Path("/dev/zero"))
     yield "a recipe: 10 MB", lambda d: load_recipe(put(d / "r.yaml", b"a: b\n" * 2_000_000))

@@ -31,9 +31,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, *more: bytes, depth: int = 8, colour: int = 0, data: bytes = b"") -> bytes:
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"".join(
-        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", head), *more, chunk(b"IDAT", data), chunk(b"IEND", b"")]
-    )
+    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", head), *more, chunk(b"IDAT", data), chunk(b"IEND", b"")])
 
 
 def tiff(width: int, height: int, *, next_ifd: int = 0) -> bytes:
@@ -126,11 +124,7 @@ def big(kind: bytes) -> bytes:
 
 def chained(count: int) -> bytes:
     body = b"19 comment=aaaaaaa\n".ljust(512, b"\0")
-    return (
-        b"".join([header(tarfile.XHDTYPE, 19) + body] * count)
-        + header(tarfile.REGTYPE, 0, "a.png")
-        + bytes(1024)
-    )
+    return b"".join([header(tarfile.XHDTYPE, 19) + body] * count) + header(tarfile.REGTYPE, 0, "a.png") + bytes(1024)
 
 
 TARS: dict[str, bytes | Callable[[], bytes]] = {
@@ -157,7 +151,7 @@ TARS: dict[str, bytes | Callable[[], bytes]] = {
     "not gzip": b"\x1f\x8b but no more",
     "gzip cut off": lambda: packed([member("a.png")])[:-30],
     "negative size": lambda: packed([header(tarfile.REGTYPE, 0, "a.png")[:124] + b"\xff" * 12 + bytes(876)]),
-}  # fmt: skip
+}
 
 
 def as_masks(folder: Path, name: str, data: bytes) -> object:

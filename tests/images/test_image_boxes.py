@@ -21,13 +21,7 @@ COCO = {
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [
-        (CORNERS, "b.csv"),
-        (SIZED, "b.csv"),
-        (SHARES, "b.csv"),
-        (OF_ANOTHER, "b.CSV"),
-        (json.dumps(COCO), "b.json"),
-    ],
+    [(CORNERS, "b.csv"), (SIZED, "b.csv"), (SHARES, "b.csv"), (OF_ANOTHER, "b.CSV"), (json.dumps(COCO), "b.json")],
 )
 def test_every_form_gives_the_same_box(text: str, name: str) -> None:
     (entry,) = read_entries(text.encode(), name)
@@ -37,20 +31,14 @@ def test_every_form_gives_the_same_box(text: str, name: str) -> None:
 
 def test_names_of_findings_may_be_aliases() -> None:
     text = "image,finding,x0,y0,x1,y1\nx,Infiltrate,1,1,2,2\ny,Pleural Effusion,1,1,2,2\nz,Hernia,1,1,2,2\n"
-    assert [entry.finding for entry in read_entries(text.encode(), "b.csv")] == [
-        "Infiltration",
-        "Effusion",
-        "Hernia",
-    ]
+    assert [entry.finding for entry in read_entries(text.encode(), "b.csv")] == ["Infiltration", "Effusion", "Hernia"]
 
 
 def test_a_box_over_the_edge_is_cut_and_one_far_outside_refused() -> None:
     text = "image,finding,x0,y0,x1,y1\nx,Mass,-0.5,0,50,100.4\nx,Mass,-5,0,50,50\nx,Mass,50,50,50,60\n"
     over, outside, empty = read_entries(text.encode(), "b.csv")
     assert norm_box(over, (100, 100)) == (0.0, 0.0, 0.5, 1.0)
-    assert "b.csv, line 3: box [-5.0, 0.0, 50.0, 50.0] on an image of 100 x 100" in str(
-        norm_box(outside, (100, 100))
-    )
+    assert "b.csv, line 3: box [-5.0, 0.0, 50.0, 50.0] on an image of 100 x 100" in str(norm_box(outside, (100, 100)))
     assert "no area" in str(norm_box(empty, (100, 100)))
 
 

@@ -51,18 +51,14 @@ def test_grey_images_are_read_whatever_their_channels(mode: str) -> None:
         (png(IMAGE), png(MASK * (MASK != 3)), RowFault.ANATOMY, "no heart"),
     ],
 )
-def test_what_no_network_can_learn_from_is_refused(
-    image: bytes, mask: bytes, fault: RowFault, reason: str
-) -> None:
+def test_what_no_network_can_learn_from_is_refused(image: bytes, mask: bytes, fault: RowFault, reason: str) -> None:
     with pytest.raises(BadImage) as caught:
         checked_pair(image, mask, "mask m.png")
     assert caught.value.fault == fault
     assert reason in caught.value.reason
 
 
-def _tar(
-    path: Path, members: dict[str, bytes], change: Callable[[tarfile.TarInfo], None] | None = None
-) -> None:
+def _tar(path: Path, members: dict[str, bytes], change: Callable[[tarfile.TarInfo], None] | None = None) -> None:
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)

@@ -41,12 +41,7 @@ def test_images_come_with_masks_labels_and_boxes(image_folder: Write) -> None:
 
 
 def test_images_of_minors_are_left_out_and_told_unless_their_split_is_named(image_folder: Write) -> None:
-    rows = (
-        (image_folder() / "manifest.csv")
-        .read_text()
-        .replace(",61,train", ",17,train")
-        .replace("62,train", ",minor")
-    )
+    rows = (image_folder() / "manifest.csv").read_text().replace(",61,train", ",17,train").replace("62,train", ",minor")
     images = opened(image_folder("young", manifest=rows))
     assert [image.id for image in images.images] == ["c.png", "d.png", "e.png", "f.png"]
     assert "2 images of minors are left out" in images.notes[0]
@@ -187,9 +182,7 @@ def test_wrong_settings_are_reported(image_folder: Write, settings: dict[str, ob
 
 def test_boxes_of_other_images_are_noted_but_not_if_there_are_no_others(image_folder: Write) -> None:
     folder = image_folder()
-    assert opened(folder, splits=("val",)).notes == (
-        "boxes.csv: 3 of 4 boxes are of images that are not used",
-    )
+    assert opened(folder, splits=("val",)).notes == ("boxes.csv: 3 of 4 boxes are of images that are not used",)
     (folder / "boxes.csv").write_text("image,finding,x0,y0,x1,y1\nz.png,Mass,1,1,20,9\n")
     assert "none of its 1 boxes" in refused(folder)
 

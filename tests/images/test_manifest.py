@@ -25,9 +25,7 @@ def test_a_row_is_read_whole(tmp_path: Path) -> None:
     found = read(tmp_path, GOOD)
     assert not found.refused
     (row,) = found.rows
-    assert (row.image, row.mask, row.patient, row.split, row.mask_score) == (
-        "a.png", "ma.png", "1", "train", 0.9,
-    )  # fmt: skip
+    assert (row.image, row.mask, row.patient, row.split, row.mask_score) == ("a.png", "ma.png", "1", "train", 0.9)
     assert row.labels == ("Pneumonia", "Effusion")
     assert row.unknown == ("Edema",)
     assert row.boxes == (ImageBox("Infiltration", (0.25, 0.5, 0.5, 0.75)),)
@@ -53,9 +51,7 @@ def test_a_row_is_read_whole(tmp_path: Path) -> None:
         ("x/../../b.png,mb.png,Mass,,2,train,,", RowFault.UNSAFE_PATH, "data folder"),
     ],
 )
-def test_a_faulty_row_is_refused_and_the_others_stay(
-    tmp_path: Path, row: str, fault: RowFault, reason: str
-) -> None:
+def test_a_faulty_row_is_refused_and_the_others_stay(tmp_path: Path, row: str, fault: RowFault, reason: str) -> None:
     found = read(tmp_path, GOOD, "c.png,mc.png,No Finding|Support Devices,,3,val,,", row)
     assert [(r.fault, reason in r.reason) for r in found.refused][-1] == (fault, True), found.refused
     both = fault is RowFault.TWO_SPLITS
@@ -89,9 +85,7 @@ def test_a_minor_of_other_images_is_no_leak(tmp_path: Path) -> None:
         ("image,mask,labels\na,b,Mass\n".encode("utf-16-be"), "no column patient_id"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_an_error(
-    tmp_path: Path, content: bytes | None, named: str
-) -> None:
+def test_a_manifest_that_cannot_be_used_is_an_error(tmp_path: Path, content: bytes | None, named: str) -> None:
     if content is not None:
         (tmp_path / "manifest.csv").write_bytes(content)
     with pytest.raises(TrainingError, match=named) as caught:

@@ -77,9 +77,7 @@ def attention(name: str, width: int, params: Mapping[str, Any]) -> Shapes:
         shapes |= linear(f"{block}.{part}.to_k", seen, width, bias=False)
         shapes |= linear(f"{block}.{part}.to_v", seen, width, bias=False)
         shapes |= linear(f"{block}.{part}.to_out.0", width, width)
-    shapes |= linear(f"{block}.ff.net.0.proj", width, 8 * width) | linear(
-        f"{block}.ff.net.2", 4 * width, width
-    )
+    shapes |= linear(f"{block}.ff.net.0.proj", width, 8 * width) | linear(f"{block}.ff.net.2", 4 * width, width)
     for part in (1, 2, 3):
         shapes |= norm(f"{block}.norm{part}", width)
     return shapes | conv(f"{name}.proj_out", width, width, 1)
@@ -142,9 +140,7 @@ def text_layout(shape: TextShape) -> Shapes:
 
 def control_layout(params: Mapping[str, Any], hint: int, widths: tuple[int, ...]) -> Shapes:
     """cldm.ControlNet's modules: the UNet's encoder, the hint's embedding, and a 1x1 way out of every block."""
-    shapes = {
-        key: shape for key, shape in unet_layout(params).items() if not key.startswith(("out", "output"))
-    }
+    shapes = {key: shape for key, shape in unet_layout(params).items() if not key.startswith(("out", "output"))}
     base, mults, blocks = params["model_channels"], params["channel_mult"], params["num_res_blocks"]
     at, seen = 0, conv("zero_convs.0.0", base, base, 1)
     for level, mult in enumerate(mults):

@@ -40,9 +40,7 @@ def test_the_steered_denoiser_is_diffusers_own() -> None:
     assert (controlnet.config["_hint"], controlnet.config["conditioning_channels"]) == (HINT, 4)
     with torch.no_grad():
         down, middle = controlnet(z, t, tokens, organ_hint(label_map, 64), return_dict=False)
-        wanted = unet(
-            z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
-        ).sample
+        wanted = unet(z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
     steered = model.denoise(z, t, tokens, model.hint(label_map))
     torch.testing.assert_close(steered, wanted)
     assert not torch.allclose(steered, model.denoise(z, t, tokens), atol=1e-3)

@@ -81,9 +81,7 @@ def change(name: str, value: object) -> Callable[[dict[str, Any]], None]:
         (lambda record: record["files"]["unet/config.json"].update({"bytes": 1}), "unet/config.json"),
     ],
 )
-def test_a_wrong_record(
-    edit: Callable[[dict[str, Any]], None], words: str, bundle: Path, edit_json: Edit
-) -> None:
+def test_a_wrong_record(edit: Callable[[dict[str, Any]], None], words: str, bundle: Path, edit_json: Edit) -> None:
     edit_json(edit)
     with pytest.raises(BundleError, match=words) as caught:
         describe(bundle)

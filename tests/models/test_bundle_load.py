@@ -36,9 +36,7 @@ def set_config(path: Path, **changes: object) -> None:
 
 
 def test_shapes_types_and_ranges(tiny: LoadedBundle) -> None:
-    label_map = torch.randint(
-        0, 5, (2, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    label_map = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     rough = tiny.control(label_map)
     mean, std = tiny.encode(rough)
     image = tiny.decode(mean)
@@ -163,10 +161,6 @@ def test_the_tiny_bundle_follows_from_its_seed(tmp_path: Path) -> None:
 def test_precision_auto_is_what_the_processor_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_precision("fp32") == "fp32"
     assert resolve_precision("bf16") == "bf16"
-    for found, wanted in (
-        ({"amx_bf16": True}, "bf16"),
-        ({"avx512_bf16": True}, "bf16"),
-        ({"avx2": True}, "fp32"),
-    ):
+    for found, wanted in (({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
         assert resolve_precision("auto", "cpu") == wanted

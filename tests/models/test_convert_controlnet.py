@@ -87,9 +87,7 @@ def test_controlnets_own_layout(prefix: str, bundle: Path, convert: Run) -> None
     ):
         torch.testing.assert_close(weights[ours], state[theirs])
     model = load_bundle(info, control="controlnet")
-    label_map = torch.randint(
-        0, 5, (1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    label_map = torch.randint(0, 5, (1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     z, t, tokens = torch.ones(1, 3, 16, 16), torch.tensor([500]), model.embed(["Edema"])
     steered = model.denoise(z, t, tokens, model.hint(label_map))
     assert (steered - model.denoise(z, t, tokens)).abs().max() > 1e-4

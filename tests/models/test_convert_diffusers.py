@@ -88,9 +88,7 @@ def prompts(tmp_path: Path) -> None:
     (tmp_path / "prompts.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
 
 
-def test_the_folder_becomes_a_bundle_of_its_own_size(
-    source: Path, prompts: None, run: Run, pipeline: Any
-) -> None:
+def test_the_folder_becomes_a_bundle_of_its_own_size(source: Path, prompts: None, run: Run, pipeline: Any) -> None:
     code, said = run(*CONVERT)
     assert code == 0, said
     info = describe("out")
@@ -128,9 +126,7 @@ compute: {actors: 1, micro_batch: 2, precision: fp32}
 
 
 @pytest.mark.ray
-def test_it_generates_at_its_own_size(
-    source: Path, prompts: None, run: Run, joined_ray: Any, tmp_path: Path
-) -> None:
+def test_it_generates_at_its_own_size(source: Path, prompts: None, run: Run, joined_ray: Any, tmp_path: Path) -> None:
     assert run(*CONVERT)[0] == 0
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     code, said = run("generate", "recipe.yaml", "--address", joined_ray.address)
@@ -142,9 +138,7 @@ def test_it_generates_at_its_own_size(
     assert run("verify", "images")[0] == 0
 
 
-def test_pickles_halves_and_old_names_of_attention(
-    source: Path, prompts: None, run: Run, pipeline: Any
-) -> None:
+def test_pickles_halves_and_old_names_of_attention(source: Path, prompts: None, run: Run, pipeline: Any) -> None:
     """As folders of 2022 are: .bin files, `query` and `proj_attn`, positions among the text encoder's weights,
     a tokenizer of two files."""
     (source / "tokenizer" / "tokenizer.json").unlink()
@@ -211,9 +205,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_named_and_nothing_is_written(
-    case: str, source: Path, prompts: None, run: Run
-) -> None:
+def test_what_is_broken_is_named_and_nothing_is_written(case: str, source: Path, prompts: None, run: Run) -> None:
     breaks, named = BROKEN[case]
     breaks(source)
     code, said = run(*CONVERT)

@@ -186,9 +186,7 @@ def test_cheff_without_prompts_makes_images_without_findings(files: Files, run: 
     shapes = {f"model.diffusion_model.{key}": shape for key, shape in unet_layout(unet).items()}
     files.state = {key: torch.randn(shape, generator=generator) * 0.1 for key, shape in shapes.items()}
     files.save()
-    code, said = run(
-        "convert", "cheff", "--uncond", "backbone.pth", "--ae", "ae.pth", "--config", "config.yaml", "out"
-    )
+    code, said = run("convert", "cheff", "--uncond", "backbone.pth", "--ae", "ae.pth", "--config", "config.yaml", "out")
     assert code == 0, said
     info = describe("out")
     assert (info.prompts, info.known_prompts, info.healthy_prompt) == ({}, {""}, "")
@@ -257,9 +255,7 @@ BROKEN: dict[str, tuple[Callable[[Files], object], str]] = {
     "bad yaml": (lambda f: (f.folder / "config.yaml").write_text("model: {params: {}}"), "unet_config"),
     "x0": (
         lambda f: (f.folder / "config.yaml").write_text(
-            yaml.safe_dump(
-                {"model": {"params": training_yaml()["model"]["params"] | {"parameterization": "x0"}}}
-            )
+            yaml.safe_dump({"model": {"params": training_yaml()["model"]["params"] | {"parameterization": "x0"}}})
         ),
         "parameterization 'x0'",
     ),
@@ -287,15 +283,9 @@ def test_what_is_broken_is_named_and_nothing_is_written(case: str, files: Files,
         ([*XREAL, "out", "--prompts", "config.yaml"], "model"),
         (["convert", "cheff", "--config", "config.yaml", "out"], "one of --t2i"),
         (["convert", "cheff", "--uncond", "backbone.pth", "out"], "without a place"),
-        (
-            ["convert", "cheff", "--uncond", "backbone.pth", "--prompts", "table.yaml", "out"],
-            "prompts for Edema",
-        ),
+        (["convert", "cheff", "--uncond", "backbone.pth", "--prompts", "table.yaml", "out"], "prompts for Edema"),
         (["convert", "cheff", "--bundle", "xreal-tiny", "out"], "--bundle without --upscaler"),
-        (
-            ["convert", "cheff", "--bundle", "xreal-tiny", "--upscaler", "ae.pth", "--ema", "out"],
-            "--ema with --bundle",
-        ),
+        (["convert", "cheff", "--bundle", "xreal-tiny", "--upscaler", "ae.pth", "--ema", "out"], "--ema with --bundle"),
         ([*XREAL, "out", "--bank", "nowhere"], "no bundle 'nowhere'"),
     ],
 )

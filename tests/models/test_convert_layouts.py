@@ -17,11 +17,7 @@ from torch.nn import functional
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.ldm import convert_text, convert_unet, convert_vae, split_ldm
-from xreal_synth.models.convert.published import (
-    CHEFF_UNCONDITIONAL_SIZES,
-    XREAL_SIZES,
-    LdmArchitecture,
-)
+from xreal_synth.models.convert.published import CHEFF_UNCONDITIONAL_SIZES, XREAL_SIZES, LdmArchitecture
 
 
 def checkpoint(architecture: LdmArchitecture) -> dict[str, Tensor]:
@@ -84,19 +80,14 @@ UNET = "model.diffusion_model"
         (renamed(f"{UNET}.out.0.bias", "diffusion_model.out.0.bias"), r"diffusion_model\.out\.0\.bias"),
         (lambda state: state.pop(f"{UNET}.input_blocks.11.0.in_layers.2.weight"), r"down_blocks\.3"),
         (lambda state: state.update({f"{UNET}.time_embed.0.bias": torch.zeros(3)}), r"\[3\] where \[896\]"),
-        (
-            lambda state: state.update({"cond_stage_model.model.x": torch.zeros(3)}),
-            r"cond_stage_model\.model",
-        ),
+        (lambda state: state.update({"cond_stage_model.model.x": torch.zeros(3)}), r"cond_stage_model\.model"),
     ],
 )
 def test_one_key_astray_is_named(change: Callable[[dict[str, Tensor]], None], named: str) -> None:
     state = checkpoint(XREAL_SIZES)
     change(state)
     with pytest.raises(ConversionError, match=named) as caught:
-        convert_unet(
-            split_ldm(state, where="backbone.pth")["unet"], XREAL_SIZES.unet, "backbone.pth: denoiser"
-        )
+        convert_unet(split_ldm(state, where="backbone.pth")["unet"], XREAL_SIZES.unet, "backbone.pth: denoiser")
     assert caught.value.where.startswith("backbone.pth")
     assert caught.value.wanted
     assert caught.value.hint
@@ -106,10 +97,7 @@ def test_one_key_astray_is_named(change: Callable[[dict[str, Tensor]], None], na
     ("change", "named"),
     [
         (lambda state: [state.pop(key) for key in list(state) if key.startswith("model_ema")], "no averaged"),
-        (
-            lambda state: state.pop("model_ema.diffusion_modelout2weight"),
-            r"1 weights without.*out\.2\.weight",
-        ),
+        (lambda state: state.pop("model_ema.diffusion_modelout2weight"), r"1 weights without.*out\.2\.weight"),
         (lambda state: state.update({"model_ema.stray": torch.zeros(1)}), "stray"),
     ],
 )
@@ -140,9 +128,7 @@ def test_attention_without_prompts_computes_what_the_layout_says() -> None:
     ours: Attention = network.mid_block.attentions[0]
     x = torch.randn(2, 64, 4, 4, generator=generator)
 
-    w = {
-        key.removeprefix("middle_block.1."): value for key, value in state.items() if "middle_block.1" in key
-    }
+    w = {key.removeprefix("middle_block.1."): value for key, value in state.items() if "middle_block.1" in key}
     flat = functional.group_norm(x, 32, w["norm.weight"], w["norm.bias"], eps=1e-5).flatten(2)
     qkv = functional.conv1d(flat, w["qkv.weight"], w["qkv.bias"])
     heads = []

@@ -12,13 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.ldm import (
-    TOKEN_ROWS,
-    convert_text,
-    convert_unet,
-    convert_vae,
-    split_ldm,
-)
+from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
 from xreal_synth.models.text.ldm_bert import TextShape
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "xreal-tiny"
@@ -85,11 +79,7 @@ def test_a_missing_key_is_an_error(
 
 
 def test_what_sampling_does_not_need_is_left_out(backbone: dict[str, Tensor]) -> None:
-    more = {
-        "betas": torch.zeros(1),
-        "model_ema.decay": torch.zeros(1),
-        "model_ema.diffusion_model_x": torch.ones(1),
-    }
+    more = {"betas": torch.zeros(1), "model_ema.decay": torch.zeros(1), "model_ema.diffusion_model_x": torch.ones(1)}
     assert split_ldm({**backbone, **more}).keys() == {"unet", "vae", "text"}
     with pytest.raises(ConversionError, match="stray"):
         split_ldm({**backbone, "stray": torch.zeros(1)})

@@ -15,12 +15,7 @@ from torch.nn import functional
 
 from xreal_synth.cli.main import main
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.added_parts import (
-    check_size,
-    convert_upscaler,
-    read_upscaler,
-    save_upscaler,
-)
+from xreal_synth.models.convert.added_parts import check_size, convert_upscaler, read_upscaler, save_upscaler
 from xreal_synth.models.convert.assemble import extend_bundle
 from xreal_synth.models.describe import UPSCALER, BundleInfo, describe, verify_files
 from xreal_synth.models.load import load_network
@@ -113,9 +108,7 @@ def by_hand(s: dict[str, Tensor], noisy: Tensor, small: Tensor, t: Tensor) -> Te
     def attend(name: str, x: Tensor, linear: bool) -> Tensor:
         b, _, h, w = x.shape
         normed = functional.group_norm(x, 1, s[f"{name}.fn.norm.weight"], s[f"{name}.fn.norm.bias"])
-        q, k, v = (
-            functional.conv2d(normed, s[f"{name}.fn.fn.to_qkv.weight"]).reshape(b, 3, 4, 32, h * w).unbind(1)
-        )
+        q, k, v = functional.conv2d(normed, s[f"{name}.fn.fn.to_qkv.weight"]).reshape(b, 3, 4, 32, h * w).unbind(1)
         if linear:
             context = torch.einsum("bhdn,bhen->bhde", k.softmax(-1), v)
             mixed = torch.einsum("bhde,bhdn->bhen", context, q.softmax(-2) / math.sqrt(32))
@@ -173,9 +166,7 @@ def test_the_part_is_written_and_read_again(tmp_path: Path) -> None:
     scheduler = DDIMScheduler.from_pretrained(folder)
     scheduler.set_timesteps(100)
     assert scheduler.timesteps.tolist() == list(range(1980, -1, -20))
-    torch.testing.assert_close(
-        scheduler.alphas_cumprod.double(), (1 - cosine_betas()).cumprod(0), rtol=1e-4, atol=1e-7
-    )
+    torch.testing.assert_close(scheduler.alphas_cumprod.double(), (1 - cosine_betas()).cumprod(0), rtol=1e-4, atol=1e-7)
 
 
 def test_the_schedule_is_the_published_one() -> None:

@@ -64,9 +64,7 @@ def test_a_gpu_s_arithmetic_is_set_and_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda *device: SimpleNamespace(multi_processor_count=132)
-    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *device: SimpleNamespace(multi_processor_count=132))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     assert device_facts("cuda", "graphs")["tf32"] == "on"
     open_device("cuda", 0.25)

@@ -25,13 +25,12 @@ BASE: dict[str, Any] = {
 KINDS: dict[str, dict[str, Any]] = {
     "xreal-mini's": {"addition_embed_type": "text", "addition_embed_type_num_heads": 4},
     "XReal's": {"layers_per_block": 2},
-    "linear projections, two transformer layers": {
-        "use_linear_projection": True, "transformer_layers_per_block": 2
-    },
+    "linear projections, two transformer layers": {"use_linear_projection": True, "transformer_layers_per_block": 2},
     "attention at every level": {
-        "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -129,13 +128,8 @@ def test_what_it_does_not_compute_is_left_to_diffusers() -> None:
     assert not suits(network(resnet_time_scale_shift="scale_shift"), SIDES)
     assert not suits(network(class_embed_type="timestep"), SIDES)
     assert not suits(network(mid_block_type="UNetMidBlock2D"), SIDES)
-    blocks = {
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    }
-    plain = UNet2DModel(
-        in_channels=3, out_channels=3, block_out_channels=(32, 64), layers_per_block=1, **blocks
-    )
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    plain = UNet2DModel(in_channels=3, out_channels=3, block_out_channels=(32, 64), layers_per_block=1, **blocks)
     assert not suits(plain, SIDES)
 
 

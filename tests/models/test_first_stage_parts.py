@@ -16,9 +16,7 @@ GOLDEN = 1e-4
 """What the golden arrays are held to; a random controller takes .6 of it, all else a tenth."""
 
 
-@pytest.mark.parametrize(
-    ("rows", "most", "sizes"), [(6, 4, [3, 3]), (8, 8, [8]), (7, 4, [1] * 7), (32, 16, [16, 16])]
-)
+@pytest.mark.parametrize(("rows", "most", "sizes"), [(6, 4, [3, 3]), (8, 8, [8]), (7, 4, [1] * 7), (32, 16, [16, 16])])
 def test_parts_are_equal_and_at_most_so_large(rows: int, most: int, sizes: list[int]) -> None:
     x = torch.arange(rows)[:, None]
     parts = in_parts(most, x, 10 * x)
@@ -49,7 +47,5 @@ def _made(model: LoadedBundle) -> list[Any]:
     z = torch.randn(4, *model.latent_shape, generator=generator)
     shape = model.decoder_noise_shape
     image = model.decode(z, None if shape is None else torch.randn(4, *shape, generator=generator))
-    codes = torch.randint(
-        0, 5, (4, model.image_size, model.image_size), generator=generator, dtype=torch.uint8
-    )
+    codes = torch.randint(0, 5, (4, model.image_size, model.image_size), generator=generator, dtype=torch.uint8)
     return [image, *model.encode(image), model.control(codes)]

@@ -180,9 +180,7 @@ def test_a_mid_sized_likeness_samples_and_bf16_is_near_fp32(tmp_path: Path) -> N
     """42 M + 2 x 3.5 M weights, 128-pixel images. Measured: mean 0.23 grey levels, 35 at most in few pixels: two
     steps and guidance 7 make much of a rounding (the test above)."""
     info = write_design(likeness(64, 32, 320, 128), tmp_path / "b")
-    check_near(
-        generate_images(info, "fp32", "reference", 2), generate_images(info, "bf16", "reference", 2), 0.5, 48
-    )
+    check_near(generate_images(info, "fp32", "reference", 2), generate_images(info, "bf16", "reference", 2), 0.5, 48)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +196,7 @@ def test_a_mid_sized_likeness_samples_and_bf16_is_near_fp32(tmp_path: Path) -> N
 def test_bf16_images_are_near_fp32_images(bundle: str, mode: str, mean: float, most: int) -> None:
     """Grey levels apart, 8 steps. Measured: tiny mean 0.43 and 9 at most; mini 0.15 to 0.35 and 2."""
     info = describe(bundle)
-    check_near(
-        generate_images(info, "fp32", mode, 8, 2), generate_images(info, "bf16", mode, 8, 2), mean, most
-    )
+    check_near(generate_images(info, "fp32", mode, 8, 2), generate_images(info, "bf16", mode, 8, 2), mean, most)
 
 
 def check_near(ours: list[GreyImage], theirs: list[GreyImage], mean: float, most: int) -> None:

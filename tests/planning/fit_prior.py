@@ -82,9 +82,7 @@ def manifest_rows(data: Path) -> tuple[ImageRow, ...]:
     found = read_manifest(LocalStore(data), needed)
     if found.refused:
         first = found.refused[0]
-        raise TrainingError(
-            where=str(data), found=f"{len(found.refused)} rows refused; {first.file}: {first.reason}"
-        )
+        raise TrainingError(where=str(data), found=f"{len(found.refused)} rows refused; {first.file}: {first.reason}")
     return found.rows
 
 
@@ -134,9 +132,7 @@ def check(prior: Prior, data: Path) -> dict[str, float]:
         centre = np.array([frame.read(box, lung)[:2]])
         inside.append(centre_density(side, centre)[0] >= region_threshold(side))
         overlaps.append(_lung_share(mask, box))
-        drawn_overlaps.append(
-            np.mean([_lung_share(mask, b) for b in _drawn_boxes(side, frame.side(lung), rng)])
-        )
+        drawn_overlaps.append(np.mean([_lung_share(mask, b) for b in _drawn_boxes(side, frame.side(lung), rng)]))
         images.add(image)
     shares = np.array(overlaps)
     return {

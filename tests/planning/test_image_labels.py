@@ -10,9 +10,7 @@ BOX = (8, 8, 16, 16)
 
 
 def image(*labels: str, kept: tuple[str, ...] = (), removed: tuple[str, ...] = ()) -> SourceImage:
-    own = [ExistingFinding(name, BOX) for name in kept] + [
-        ExistingFinding(name, BOX, BOX) for name in removed
-    ]
+    own = [ExistingFinding(name, BOX) for name in kept] + [ExistingFinding(name, BOX, BOX) for name in removed]
     return SourceImage("a.png", "0" * 64, labels, tuple(own))
 
 

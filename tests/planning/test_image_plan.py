@@ -66,9 +66,7 @@ def on_grid(box: tuple[int, ...]) -> bool:
 
 def test_images_come_in_turn(make: Make) -> None:
     plan = make(anatomies=24)
-    assert (
-        sorted(images(plan, range(6))) == sorted(images(plan, range(6, 12))) == [f"{n}.png" for n in "abcdef"]
-    )
+    assert sorted(images(plan, range(6))) == sorted(images(plan, range(6, 12))) == [f"{n}.png" for n in "abcdef"]
     assert images(plan, range(6)) != images(plan, range(6, 12))
     assert images(make(folder=_folder(plan), seed=1), range(6)) != images(plan, range(6))
     listed = make(folder=_folder(plan), anatomy__source__images__order="listed")
@@ -132,9 +130,7 @@ def test_removed_findings_are_painted_over_with_a_margin_on_the_grid(make: Make)
 
 @pytest.mark.parametrize(("side", "code"), [("left", LEFT_LUNG), ("right", RIGHT_LUNG)])
 def test_moved_findings_keep_their_size_and_leave_their_place(make: Make, side: str, code: int) -> None:
-    plan = make(
-        f"{{weight: 1, labels: [], edit: {{move: {{findings: [Pneumonia], side: {side}}}}}}}", anatomies=40
-    )
+    plan = make(f"{{weight: 1, labels: [], edit: {{move: {{findings: [Pneumonia], side: {side}}}}}}}", anatomies=40)
     seen = set()
     for i in range(40):
         spec = plan.sample(i, 0)
@@ -177,9 +173,7 @@ def test_findings_go_into_the_places_given(make: Make) -> None:
     assert [one.name for one in variant(both.sample(0, 0)).findings] == ["Pneumonia", "Mass"]
 
 
-def test_images_without_masks_take_fixed_and_own_boxes_only(
-    make: Make, image_folder: Callable[..., Path]
-) -> None:
+def test_images_without_masks_take_fixed_and_own_boxes_only(make: Make, image_folder: Callable[..., Path]) -> None:
     folder = image_folder(manifest=None)
     for mask in (folder / "masks").iterdir():
         mask.unlink()
@@ -226,9 +220,7 @@ def test_a_image_that_cannot_be_used_is_refused_with_the_reason(make: Make) -> N
     plan = make("{weight: 1, labels: [{name: Pneumonia}]}", anatomy__source__images__order="listed")
     folder = _folder(plan)
     (folder / "masks" / "b.png").write_bytes((folder / "masks" / "a.png").read_bytes()[:-40])
-    plan = make(
-        "{weight: 1, labels: [{name: Pneumonia}]}", folder=folder, anatomy__source__images__order="listed"
-    )
+    plan = make("{weight: 1, labels: [{name: Pneumonia}]}", folder=folder, anatomy__source__images__order="listed")
     with pytest.raises(PlacementError, match=r"masks/b\.png"):
         plan.sample(1, 0)
     report = probe(plan, budget_s=60)

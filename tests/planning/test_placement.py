@@ -69,9 +69,7 @@ def test_a_placed_box_has_all_that_was_asked(
     pixels, factor = layout
     anatomy = schematic_mask(pixels, np.random.default_rng(seed % 97))
     try:
-        placed = _place(
-            anatomy, seed=seed, factor=factor, overlap=overlap, name=name, side=side, zone=zone, size=size
-        )
+        placed = _place(anatomy, seed=seed, factor=factor, overlap=overlap, name=name, side=side, zone=zone, size=size)
     except PlacementError as error:
         reason = error.found
     else:

@@ -177,9 +177,7 @@ def test_the_probe_counts_what_the_plan_makes(make: Make) -> None:
     assert [row.groups for row in report.rows] == [made["groups", r] for r in range(4)]  # type: ignore[index]
     table = {(one.label_set, one.label): one for one in report.labels}
     assert table["txrv18", "Pneumonia"].positive == made["Pneumonia"]
-    assert all(
-        one.positive + one.negative + one.unknown == pytest.approx(made["images"]) for one in report.labels
-    )
+    assert all(one.positive + one.negative + one.unknown == pytest.approx(made["images"]) for one in report.labels)
     assert all(row.tried >= 8 for row in report.rows)
 
 
@@ -196,10 +194,7 @@ def test_large_hearts_make_cardiomegaly_unknown_in_the_probe(make: Make, large_h
 def test_a_bank_heart_agrees_with_what_its_group_shows(make: Make) -> None:
     bank = BankSource(describe("xreal-tiny").root / "anatomy_bank")
     plan = make(
-        "anatomies=60",
-        "findings[1].labels=[{name: Cardiomegaly}]",
-        "findings[2].labels=[{name: Edema}]",
-        source=bank,
+        "anatomies=60", "findings[1].labels=[{name: Cardiomegaly}]", "findings[2].labels=[{name: Edema}]", source=bank
     )
     shown = {plan.row(i): [] for i in range(4)}
     for index in range(60):

@@ -63,9 +63,7 @@ def test_shams_are_exact_in_every_prefix_of_a_shard(
     seed: int, share: float, weights: list[float], size: int, shard: int
 ) -> None:
     """Each row is within one group of its share, and its shams within one of their share of its groups."""
-    rows = [
-        f"{{weight: {weight}, labels: {'[{name: Mass}]' if i else '[]'}}}" for i, weight in enumerate(weights)
-    ]
+    rows = [f"{{weight: {weight}, labels: {'[{name: Mass}]' if i else '[]'}}}" for i, weight in enumerate(weights)]
     recipe = recipe_from_text(
         TEXT, "r.yaml",
         [f"findings=[{', '.join(rows)}]", f"seed={seed}", f"pairs.sham={share}", f"output.shard_samples={size}"],
@@ -219,7 +217,7 @@ def test_forbid_leaves_no_pixel_to_two_findings(index: int, names: list[str]) ->
         ("{name: Mass, box: [0.16, 0.35, 0.38, 0.6]}, {name: Pneumonia, box: [0.3, 0.4, 0.38, 0.7]}", "touches Mass"),
         ("{name: Mass, side: right}, {name: Edema}", "Edema: no place apart from Mass"),
     ],
-)  # fmt: skip
+)
 def test_what_must_touch_is_refused_under_forbid(make: Make, labels: str, found: str) -> None:
     plan = make(f"findings=[{{weight: 1, labels: [{labels}]}}]", "placement.overlap=forbid", "pairs.sham=0")
     with pytest.raises(PlacementError, match=found):
@@ -259,8 +257,6 @@ def test_groups_without_findings_are_edited_where_asked(make: Make, twin: bool) 
         ),
     ],
 )
-def test_edited_negatives_want_rows_of_both_kinds_and_edits(
-    make: Make, changes: list[str], words: str
-) -> None:
+def test_edited_negatives_want_rows_of_both_kinds_and_edits(make: Make, changes: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         make("pairs.edit_negatives=true", *changes)

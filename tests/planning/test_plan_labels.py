@@ -36,7 +36,7 @@ def test_placed_findings_are_labelled() -> None:
             {"Cardiomegaly", "Enlarged Cardiomediastinum"},
         ),
     ],
-)  # fmt: skip
+)
 def test_names_and_parents_in_both_sets(name: str, chexpert: set[str], txrv: set[str]) -> None:
     labels = labels_of([name], "negative", 0.4)
     assert ones(labels["chexpert14"]) == chexpert
@@ -71,8 +71,7 @@ def test_a_large_heart_that_was_not_asked_for_is_not_known() -> None:
 def test_unknown_leaves_the_rest_open() -> None:
     labels = labels_of(["Edema"], "unknown", 0.4)
     assert labels["chexpert14"] == {
-        name: 1 if name in ("Edema", "Lung Opacity") else 0 if name == "No Finding" else None
-        for name in CHEXPERT14
+        name: 1 if name in ("Edema", "Lung Opacity") else 0 if name == "No Finding" else None for name in CHEXPERT14
     }
     assert labels_of([], "unknown", 0.4)["chexpert14"]["No Finding"] is None
 

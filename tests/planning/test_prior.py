@@ -15,9 +15,7 @@ from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS
 from xreal_synth.planning.prior import PATH, Lung, Prior
 
-WITH_BOXES = {
-    "Atelectasis", "Effusion", "Infiltration", "Lung Opacity", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
-}  # fmt: skip
+WITH_BOXES = {"Atelectasis", "Effusion", "Infiltration", "Lung Opacity", "Mass", "Nodule", "Pneumonia", "Pneumothorax"}
 SIDES: tuple[Lung, Lung] = ("left", "right")
 
 
@@ -64,9 +62,7 @@ def test_side_is_drawn_by_share(prior: Prior) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, f in FINDINGS.items() if f.region == "box" and name not in WITH_BOXES]
-)
+@pytest.mark.parametrize("name", [name for name, f in FINDINGS.items() if f.region == "box" and name not in WITH_BOXES])
 def test_findings_without_boxes_use_their_zone_weights_and_sizes(prior: Prior, name: str) -> None:
     drawn = prior.draw(name, "left", np.random.default_rng(2), 6000, fill=0.6)
     zone = np.floor(drawn[:, 1] * 3).astype(int)
@@ -80,9 +76,7 @@ def test_findings_without_boxes_use_their_zone_weights_and_sizes(prior: Prior, n
 
 def test_density_integrates_to_one_and_peaks_where_the_boxes_are(prior: Prior) -> None:
     side = prior.findings["Effusion"].sides["right"]
-    grid = np.stack(np.meshgrid(np.linspace(-1.5, 2.5, 161), np.linspace(-1.5, 2.5, 161)), axis=-1).reshape(
-        -1, 2
-    )
+    grid = np.stack(np.meshgrid(np.linspace(-1.5, 2.5, 161), np.linspace(-1.5, 2.5, 161)), axis=-1).reshape(-1, 2)
     density = fit_prior.centre_density(side, grid)
     assert density.sum() * (4 / 160) ** 2 == pytest.approx(1.0, abs=0.02)
     assert grid[density.argmax(), 1] > 0.5

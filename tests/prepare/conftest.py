@@ -61,10 +61,7 @@ def dicom_bytes(image: GreyImage, kind: str = "MONOCHROME2", window: bool = True
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["test"])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = (
-        meta.MediaStorageSOPClassUID,
-        meta.MediaStorageSOPInstanceUID,
-    )
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID)
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel = kind, 1
     dataset.Rows, dataset.Columns = image.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
@@ -105,9 +102,7 @@ class Trees:
             )  # fmt: skip
         write_csv(root / "Data_Entry_2017.csv", rows)
         (root / "test_list.txt").write_text("00000001_000.png\n00000001_001.png\n")
-        boxes = (
-            "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Infiltrate,256,512,128,256,,,\n"
-        )
+        boxes = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Infiltrate,256,512,128,256,,,\n"
         (root / "BBox_List_2017.csv").write_text(boxes)
         return root
 
@@ -124,13 +119,7 @@ class Trees:
             cells.update(CHEXPERT_CELLS[n])
             front = {"Frontal/Lateral": "Lateral" if lateral else "Frontal", "AP/PA": "" if lateral else "AP"}
             rows[split].append(
-                {
-                    "Path": f"CheXpert-v1.0-small/{name}",
-                    "Sex": "Female",
-                    "Age": 0 if n == 5 else 60,
-                    **front,
-                    **cells,
-                }
+                {"Path": f"CheXpert-v1.0-small/{name}", "Sex": "Female", "Age": 0 if n == 5 else 60, **front, **cells}
             )
         for split, found in rows.items():
             write_csv(root / f"{split}.csv", found)
@@ -140,11 +129,7 @@ class Trees:
         """Six frontal images and a lateral one of four patients; tables gzipped as published."""
         labels, meta, splits = [], [], []
         for n in range(7):
-            subject, study, name = (
-                10000032 + n // 2,
-                50414267 + n,
-                f"02aa804e-bde0afdd-112c0b34-7bc16630-4e38401{n}",
-            )
+            subject, study, name = (10000032 + n // 2, 50414267 + n, f"02aa804e-bde0afdd-112c0b34-7bc16630-4e38401{n}")
             path = root / f"files/p10/p{subject}/s{study}/{name}{ending}"
             save_image(path.with_suffix(".jpg"), 40 + n)
             if ending == ".dcm":
@@ -163,7 +148,7 @@ class Trees:
                     "ViewPosition": view,
                     "StudyDate": 21800506,
                 }
-            )  # fmt: skip
+            )
             split = "validate" if n // 2 == 2 else "train"
             splits.append({"dicom_id": name, "study_id": study, "subject_id": subject, "split": split})
         for part, rows in (("chexpert", labels), ("metadata", meta), ("split", splits)):
@@ -219,9 +204,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label_map = torch.from_numpy(np.stack([mask for _, mask in pairs])).long()
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
         for _ in range(80):
-            loss = functional.cross_entropy(
-                network(images), label_map, weight=torch.tensor([1.0, 1, 1, 1, 4])
-            )
+            loss = functional.cross_entropy(network(images), label_map, weight=torch.tensor([1.0, 1, 1, 1, 4]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -105,9 +105,7 @@ def test_lists_of_every_form_give_the_same_box(task: PrepareTask, name: str) -> 
     assert second.boxes == ()
 
 
-def test_a_box_is_padded_with_its_image_and_a_list_may_lie_anywhere(
-    task: PrepareTask, tmp_path: Path
-) -> None:
+def test_a_box_is_padded_with_its_image_and_a_list_may_lie_anywhere(task: PrepareTask, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("x")
     (tmp_path / "elsewhere.csv").write_text(LISTS["corners.csv"] + "c.png,Mass,1,1,2,2\n")
     given = replace(task, shape=Shape(64, "pad"), boxes=str(tmp_path / "elsewhere.csv"))

@@ -101,9 +101,7 @@ def reported(out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("how", CHANGES)
 @pytest.mark.parametrize("official", [False, True])
-def test_a_changed_source_is_as_if_prepared_anew(
-    trees: Any, tmp_path: Path, how: str, official: bool
-) -> None:
+def test_a_changed_source_is_as_if_prepared_anew(trees: Any, tmp_path: Path, how: str, official: bool) -> None:
     source = tmp_path / "source"
     rows = [row | {"split": "train"} for row in trees.folder(source, 6)]
     trees.table(source / "list.csv", rows)
@@ -161,9 +159,7 @@ def test_a_folder_of_an_earlier_version_is_made_anew(trees: Any, tmp_path: Path)
     journal = tmp_path / "out/prepared.jsonl"
     first, *lines = map(json.loads, journal.read_text().splitlines())
     first["settings"]["masks"] = "column mask"
-    kept = [
-        {name: line[name] for name in ("key", "width", "height", "sha256", "score", "view")} for line in lines
-    ]
+    kept = [{name: line[name] for name in ("key", "width", "height", "sha256", "score", "view")} for line in lines]
     journal.write_text("".join(json.dumps(line) + "\n" for line in (first, *kept)))
     another_image(tmp_path / "source", [], trees)
     prepare(task)

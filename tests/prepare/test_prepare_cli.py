@@ -88,11 +88,7 @@ def test_too_many_refused_images_end_with_3(
     ],
 )
 def test_a_mistake_is_named_and_ends_with_2(
-    root: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    named: str,
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], named: str
 ) -> None:
     places = {"SOURCE": str(root / "source"), "OUT": str(root / "images")}
     assert run(monkeypatch, *(places.get(o, o.replace("SOURCE/", f"{root}/source/")) for o in options)) == 2
@@ -120,14 +116,10 @@ def test_a_segmenter_that_is_not_there_is_named_before_anything_is_made(
 def test_the_review_sheet_shows_images_in_the_order_given(trees: Any, tmp_path: Path) -> None:
     image, mask = trees.pair(1)
     images = [
-        ReviewImage(
-            image, mask, f"a/very/long/path/that/does/not/fit/on/one/line/{n}.png", 0.5 + n / 100, "x " * 90
-        )
+        ReviewImage(image, mask, f"a/very/long/path/that/does/not/fit/on/one/line/{n}.png", 0.5 + n / 100, "x " * 90)
         for n in range(3)
     ]
-    review_sheet(
-        [*images, ReviewImage(image, mask, "d")], tmp_path / "sheets/sheet.png", title="t", columns=2
-    )
+    review_sheet([*images, ReviewImage(image, mask, "d")], tmp_path / "sheets/sheet.png", title="t", columns=2)
     with Image.open(tmp_path / "sheets/sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     first = pixels[70 + 8 : 70 + 248, 24 + 8 : 24 + 248]

@@ -21,13 +21,7 @@ from xreal_synth.prepare.dicom import decode_dicom, is_dicom
 from xreal_synth.prepare.found import FoundImage
 from xreal_synth.prepare.grey import Square, decode_picture
 from xreal_synth.prepare.images import Shape, read_image
-from xreal_synth.prepare.segmenters import (
-    PSPNET_FILE,
-    drawn,
-    open_segmenter,
-    painted_targets,
-    without_crumbs,
-)
+from xreal_synth.prepare.segmenters import PSPNET_FILE, drawn, open_segmenter, painted_targets, without_crumbs
 from xreal_synth.storage import Store, open_store
 
 
@@ -79,9 +73,7 @@ def test_a_truncated_dicom_is_refused(trees: Any, spoil: Any, reason: str) -> No
         ({"WindowCenter": 9000, "WindowWidth": 2}, RowFault.ONE_COLOUR),
     ],
 )
-def test_a_dicom_without_one_grey_frame_is_refused(
-    trees: Any, extra: dict[str, Any], fault: RowFault
-) -> None:
+def test_a_dicom_without_one_grey_frame_is_refused(trees: Any, extra: dict[str, Any], fault: RowFault) -> None:
     with pytest.raises(BadImage) as caught:
         decode_dicom(trees.dicom(trees.pair(1)[0], **extra))
     assert caught.value.fault == fault

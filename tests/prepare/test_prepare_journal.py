@@ -20,7 +20,7 @@ from xreal_synth.prepare.run import PrepareTask
 
 COLUMNS = FolderColumns(
     table="list.csv", image="file", patient="pid", labels="report", mask="mask", rename={"pleural fluid": "Effusion"}
-)  # fmt: skip
+)
 
 
 def again(folder: Path) -> Report:
@@ -87,7 +87,7 @@ FIRST: dict[str, Callable[[bytes], bytes]] = {
 } | {
     "settings that are no map": lambda line: b'{"settings": 3}',
     "another size": lambda line: line.replace(b"64", b"96"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", FIRST)

@@ -126,9 +126,7 @@ def detector_set(trees: Any, root: Path, vindr: bool) -> None:
         ]  # fmt: skip
     else:
         head = "patientId,x,y,width,height,Target"
-        rows = [
-            "f0,256,512,256,256,1", "f0,600,512,128,256,1", "f1,512,128,256,128,1", "f2,,,,,0", "f3,,,,,0",
-        ]  # fmt: skip
+        rows = ["f0,256,512,256,256,1", "f0,600,512,128,256,1", "f1,512,128,256,128,1", "f2,,,,,0", "f3,,,,,0"]
     (root / "train/table.csv").write_text("\n".join([head, *rows]) + "\n")
 
 
@@ -171,9 +169,7 @@ def test_the_audit_tells_of_leaks_and_of_what_is_unlike_the_rest(trees: Any, tmp
     images = tmp_path / "set/images"
     again = np.asarray(Image.open(images / "f1.png")) * 0.8 + 20
     Image.fromarray(again.astype(np.uint8)).save(images / "f21.png")
-    Image.fromarray((np.asarray(Image.open(images / "f2.png")) // 6 + 210).astype(np.uint8)).save(
-        images / "f2.png"
-    )
+    Image.fromarray((np.asarray(Image.open(images / "f2.png")) // 6 + 210).astype(np.uint8)).save(images / "f2.png")
     rows[5]["pid"], rows[6]["pid"] = "p7", "P07"
     trees.table(tmp_path / "set/list.csv", rows)
     columns = FolderColumns(table="list.csv", image="file", patient="pid", labels="report", mask="mask",

@@ -59,9 +59,7 @@ def deep(pixels: Pixels, kind: str = "PNG", **how: Any) -> bytes:
 PICTURES: dict[str, Callable[[Pixels], bytes]] = {
     "PNG": lambda p: saved(grey(p), "PNG"),
     "JPEG": lambda p: saved(grey(p), "JPEG", quality=95),
-    "progressive JPEG in three channels": lambda p: saved(
-        grey(p).convert("RGB"), "JPEG", quality=95, progressive=True
-    ),
+    "progressive JPEG in three channels": lambda p: saved(grey(p).convert("RGB"), "JPEG", quality=95, progressive=True),
     "RGBA": lambda p: saved(grey(p).convert("RGBA"), "PNG"),
     "grey with alpha": lambda p: saved(grey(p).convert("LA"), "PNG"),
     "palette of greys": lambda p: saved(grey(p).quantize(256), "PNG"),
@@ -79,11 +77,7 @@ NO_PICTURES: dict[str, tuple[Callable[[Pixels], bytes], RowFault, str]] = {
     "half a JPEG": (lambda p: saved(grey(p), "JPEG")[:-400], RowFault.UNREADABLE, "trunc"),
     "GIF": (lambda p: saved(grey(p), "GIF"), RowFault.UNREADABLE, "wanted PNG or JPEG"),
     "CMYK": (lambda p: saved(grey(p).convert("CMYK"), "JPEG"), RowFault.COLOURED, "CMYK"),
-    "LAB": (
-        lambda p: saved(Image.merge("LAB", [grey(p)] * 3), "TIFF"),
-        RowFault.COLOURED,
-        "LAB",
-    ),
+    "LAB": (lambda p: saved(Image.merge("LAB", [grey(p)] * 3), "TIFF"), RowFault.COLOURED, "LAB"),
     "a photograph": (
         lambda p: saved(Image.merge("RGB", [grey(p), grey(p // 3), grey(255 - p)]), "JPEG"),
         RowFault.COLOURED,
@@ -262,7 +256,7 @@ DICOMS: dict[str, Change | None] = {
     "deflated": syntax(DeflatedExplicitVRLittleEndian),
     "RLE": lambda d: d.compress(RLELossless),
     "a stuck overlay bit": overlay,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DICOMS)
@@ -338,13 +332,11 @@ NO_DICOMS: dict[str, tuple[Change, str]] = {
     "NaN": (nan_pixels, "FloatPixelData"),
     "nothing but padding": (only_padding, "PixelPaddingValue"),
     "a window beside the picture": (window(9000, 2), "WindowCenter 9000"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NO_DICOMS)
-def test_what_is_no_grey_projection_of_a_chest_is_refused_by_its_tag(
-    trees: Any, pixels: Pixels, name: str
-) -> None:
+def test_what_is_no_grey_projection_of_a_chest_is_refused_by_its_tag(trees: Any, pixels: Pixels, name: str) -> None:
     change, reason = NO_DICOMS[name]
     with pytest.raises(BadImage, match=reason):
         decode_dicom(dicom(trees, pixels, change))

@@ -34,9 +34,7 @@ SETTINGS = DataSettings(image_size=64, findings=("Pneumonia", "Effusion", "Edema
 
 def folder_task(root: Path, out: Path, **more: Any) -> PrepareTask:
     choice = Choice(Shares(0.5, 0.5), any_view=True)
-    return replace(
-        PrepareTask("folder", str(root), out, Shape(64, "crop"), choice, columns=COLUMNS, workers=1), **more
-    )
+    return replace(PrepareTask("folder", str(root), out, Shape(64, "crop"), choice, columns=COLUMNS, workers=1), **more)
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -123,9 +121,7 @@ def test_a_lost_file_is_made_again(trees: Any, tmp_path: Path) -> None:
     before = files(tmp_path / "images")
     (tmp_path / "images/masks/images--f2.png").unlink()
     prepare(task)
-    assert {n: d for n, (_, d) in files(tmp_path / "images").items()} == {
-        n: d for n, (_, d) in before.items()
-    }
+    assert {n: d for n, (_, d) in files(tmp_path / "images").items()} == {n: d for n, (_, d) in before.items()}
 
 
 @pytest.mark.parametrize("change", [{"shape": Shape(32, "crop")}, {"shape": Shape(64, "pad")}])
@@ -179,15 +175,11 @@ def test_bad_data_is_refused_counted_and_never_ends_a_run(trees: Any, tmp_path: 
     assert report.account["refused"] == FAULTS
     assert [row["original_id"] for row in report.rows] == ["images/f0.png"]
     listed = json.loads((tmp_path / "images/refused.json").read_text())
-    assert sorted({entry["file"] for entry in listed}) == sorted(
-        {f"images/f{n}.png" for n in range(1, 12) if n != 7}
-    )
+    assert sorted({entry["file"] for entry in listed}) == sorted({f"images/f{n}.png" for n in range(1, 12) if n != 7})
     assert all(entry["fault"] in FAULTS and entry["reason"] for entry in listed)
     assert report.account["left_out"] == {"view LATERAL": 1}
     assert report.refused_share == pytest.approx(10 / 11)
-    assert {refusal.file for _, refusal in report.refused_masks} == {
-        "images/f5.png", "images/f6.png", "images/f10.png",
-    }  # fmt: skip
+    assert {refusal.file for _, refusal in report.refused_masks} == {"images/f5.png", "images/f6.png", "images/f10.png"}
 
 
 def test_no_image_left_is_an_error_with_the_counts(trees: Any, tmp_path: Path) -> None:
@@ -202,9 +194,7 @@ def test_no_image_left_is_an_error_with_the_counts(trees: Any, tmp_path: Path) -
         prepare(folder_task(tmp_path / "source", tmp_path / "images"))
 
 
-def test_an_unsure_mask_is_refused_also_when_it_was_made_before(
-    trees: Any, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_an_unsure_mask_is_refused_also_when_it_was_made_before(trees: Any, tiny_bundle: Path, tmp_path: Path) -> None:
     trees.folder(tmp_path / "source", 4)
     columns = replace(COLUMNS, mask="")
     task = folder_task(tmp_path / "source", tmp_path / "images", columns=columns, segmenter=str(tiny_bundle))
@@ -232,11 +222,7 @@ def test_tars_hold_the_same_images_in_the_same_order(trees: Any, tmp_path: Path)
     prepare(task)
     assert {path.name: path.read_bytes() for path in shards.glob("*.tar")} == tars
     prepare(replace(task, shard_images=100))
-    assert sorted(path.name for path in shards.iterdir()) == [
-        "manifest.csv",
-        "train-000000.tar",
-        "val-000000.tar",
-    ]
+    assert sorted(path.name for path in shards.iterdir()) == ["manifest.csv", "train-000000.tar", "val-000000.tar"]
 
 
 def test_tars_are_webdatasets(trees: Any, tmp_path: Path) -> None:

@@ -34,13 +34,7 @@ def test_nih(trees: Any, tmp_path: Path) -> None:
     found = find_nih(place(trees.nih(tmp_path)))
     assert (len(found.images), found.refused) == (10, [])
     first = found.images[2]
-    assert (first.key, first.patient, first.view, first.age, first.sex) == (
-        "00000001_000",
-        "1",
-        "PA",
-        "42",
-        "F",
-    )
+    assert (first.key, first.patient, first.view, first.age, first.sex) == ("00000001_000", "1", "PA", "42", "F")
     assert first.files == ("images_001/images/00000001_000.png",)
     assert placed(first.boxes, 1024, 1024) == (ImageBox("Infiltration", (0.25, 0.5, 0.375, 0.75)),)
     assert states(found, "Pneumonia") == [0, 1, 0, 0, 0] * 2
@@ -61,10 +55,7 @@ def test_a_set_is_read_from_any_store(trees: Any, tmp_path: Path) -> None:
 def test_nih_splits_and_views(trees: Any, tmp_path: Path) -> None:
     found = find_nih(place(trees.nih(tmp_path)))
     chosen = choose(found, Choice(splits="official"))
-    assert [one.name[-16:] for one in chosen if one.split == "test"] == [
-        "00000001_000.png",
-        "00000001_001.png",
-    ]
+    assert [one.name[-16:] for one in chosen if one.split == "test"] == ["00000001_000.png", "00000001_001.png"]
     assert len(chosen) == 9
     assert found.left_out == {"younger than 18": 1}
     by_hash = choose(find_nih(place(tmp_path)), Choice(Shares(0.5, 0.5)))
@@ -105,9 +96,7 @@ def test_chexpert(trees: Any, tmp_path: Path, nested: bool) -> None:
     assert [image.age for image in found.images[4:6]] == ["60", ""]
     chosen = choose(found, Choice(splits="official"))
     assert [one.split for one in chosen] == ["train"] * 6 + ["val"]
-    assert (chosen[-1].patient, chosen[-1].key) == (
-        "patient64541", "valid--patient64541--study2--view1_frontal",
-    )  # fmt: skip
+    assert (chosen[-1].patient, chosen[-1].key) == ("patient64541", "valid--patient64541--study2--view1_frontal")
     assert found.left_out == {"view LATERAL": 1}
 
 
@@ -121,11 +110,7 @@ def test_an_empty_cell_may_count_as_negative_but_never_an_uncertain_one(trees: A
 def test_chexpert_refuses_rows(trees: Any, tmp_path: Path) -> None:
     trees.chexpert(tmp_path)
     path = tmp_path / "train.csv"
-    text = (
-        path.read_text()
-        .replace("-1.0", "-7", 1)
-        .replace("train/patient00002/study2", "../patient00002/study2")
-    )
+    text = path.read_text().replace("-1.0", "-7", 1).replace("train/patient00002/study2", "../patient00002/study2")
     path.write_text(text)
     found = find_chexpert(place(tmp_path))
     assert [refusal.fault for refusal in found.refused] == [RowFault.BAD_VALUE, RowFault.INCOMPLETE]
@@ -154,11 +139,7 @@ def test_mimic_refuses_images_without_labels_and_bad_cells(trees: Any, tmp_path:
     path.write_bytes(gzip.compress("\n".join(lines[:-1]).encode()))
     (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").unlink()
     found = find_mimic(place(tmp_path))
-    assert [refusal.fault for refusal in found.refused] == [
-        RowFault.BAD_VALUE,
-        RowFault.NO_LABELS,
-        RowFault.NO_LABELS,
-    ]
+    assert [refusal.fault for refusal in found.refused] == [RowFault.BAD_VALUE, RowFault.NO_LABELS, RowFault.NO_LABELS]
     assert len(found.images) == 5
     with pytest.raises(TrainingError, match="no splits"):
         choose(found, Choice(splits="official"))
@@ -208,9 +189,7 @@ def test_a_folder_with_a_column_a_finding(trees: Any, tmp_path: Path) -> None:
         ({"file": "/etc/passwd"}, RowFault.UNSAFE_PATH),
     ],
 )
-def test_a_folders_faulty_row_is_refused(
-    trees: Any, tmp_path: Path, change: dict[str, str], fault: RowFault
-) -> None:
+def test_a_folders_faulty_row_is_refused(trees: Any, tmp_path: Path, change: dict[str, str], fault: RowFault) -> None:
     rows = trees.folder(tmp_path, 2)
     trees.table(tmp_path / "list.csv", [rows[0] | change, rows[1]])
     found = find_folder(place(tmp_path, columns=FolderColumns(**OWN)))

@@ -60,9 +60,7 @@ def edited(image: np.ndarray, level: float = 35.0) -> tuple[np.ndarray, np.ndarr
 
 def settings_of(profile: str = "standard", **extra: float | None) -> QualitySettings:
     checks = tuple(
-        CheckSettings(name, one.action, dict(one.bounds))
-        for name, one in PROFILES[profile].items()
-        if name != "copies"
+        CheckSettings(name, one.action, dict(one.bounds)) for name, one in PROFILES[profile].items() if name != "copies"
     )
     return QualitySettings(profile, 3, checks, **extra)
 
@@ -86,9 +84,7 @@ def test_a_clean_image_and_its_twin_pass(image: JudgedImage) -> None:
     assert reported["change.outside"] == 0
     assert reported["finding.shown"] > 0
     assert reported["organs.heart"] > 0.9
-    assert set(dict(twin.scores)) == {
-        name for name in reported if not name.startswith(("change", "seam", "finding"))
-    }
+    assert set(dict(twin.scores)) == {name for name in reported if not name.startswith(("change", "seam", "finding"))}
     assert set(reported) | {"organs.covered", "copies.distance"} == set(SCORES)
 
 
@@ -119,12 +115,10 @@ FAULTS = {
     "seam": (hard_paste, "seam.energy"),
     "shifted mask": (lambda f: replace(f, anatomy=np.roll(f.anatomy, 14, axis=1)), "organs.left_lung"),
     "swapped lungs in the mask": (lambda f: replace(f, anatomy=swapped(f.anatomy)), "organs.right_lung"),
-    "mirrored image": (
-        lambda f: JudgedImage("t", np.ascontiguousarray(f.twin[:, ::-1]), f.anatomy), "organs.heart",
-    ),
+    "mirrored image": (lambda f: JudgedImage("t", np.ascontiguousarray(f.twin[:, ::-1]), f.anatomy), "organs.heart"),
     "unchanged region": (lambda f: replace(f, image=f.twin), "change.inside"),
     "change outside": (outside, "change.outside"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -143,9 +137,7 @@ def test_a_finding_that_is_not_shown_is_flagged_and_delivered(image: JudgedImage
     (verdict,) = judge(replace(image, image=darker))
     assert verdict.accepted
     assert verdict.flags == ("finding.shown",)
-    strict = Gate(settings_of("strict"), GateNetworks(Reads(), Sees())).judge([replace(image, image=darker)])[
-        0
-    ]
+    strict = Gate(settings_of("strict"), GateNetworks(Reads(), Sees())).judge([replace(image, image=darker)])[0]
     assert "finding.shown" in strict.refused
 
 
@@ -192,10 +184,7 @@ def test_without_networks_their_scores_are_left_out(image: JudgedImage) -> None:
 def test_labels_pass_where_the_classifier_does_not_see_the_finding_in_the_twin(image: JudgedImage) -> None:
     dark, light = (np.full_like(image.image, level) for level in (60, 220))
     verdicts = judge(
-        JudgedImage("a", dark),
-        JudgedImage("b", light),
-        replace(image, image=light, twin=dark),
-        negative_below=0.5,
+        JudgedImage("a", dark), JudgedImage("b", light), replace(image, image=light, twin=dark), negative_below=0.5
     )
     assert [verdict.passed for verdict in verdicts] == [{"Pneumonia"}, frozenset(), {"Pneumonia"}]
     assert judge(image)[0].passed is None
@@ -227,9 +216,7 @@ def test_a_mirror_image_fits_the_mirrored_mask_better() -> None:
     _, mask = chest()
     turned = mirrored(mask)
     assert np.array_equal(mirrored(turned), mask)
-    assert [np.count_nonzero(turned == code) for code in (1, 2)] == [
-        np.count_nonzero(mask == code) for code in (2, 1)
-    ]
+    assert [np.count_nonzero(turned == code) for code in (1, 2)] == [np.count_nonzero(mask == code) for code in (2, 1)]
     image = JudgedImage("k", np.zeros(mask.shape, np.uint8), mask)
     side = [measure(image, NetworkReadings(label_map=shown))["side"] for shown in (mask, turned)]
     assert side[0] > 0

@@ -42,9 +42,7 @@ def test_a_copied_training_image_is_refused_and_another_is_not(index: Path) -> N
     settings = CheckSettings("copies", "reject", {"distance": index_threshold(index)}, str(index))
     gate = Gate(QualitySettings("standard", 3, (settings,)))
     copied = blobs(250, 128).astype(int) + np.random.default_rng(0).integers(-6, 7, (128, 128))
-    copy, other = gate.judge(
-        [JudgedImage("a", copied.clip(0, 255).astype(np.uint8)), JudgedImage("b", blobs(5000))]
-    )
+    copy, other = gate.judge([JudgedImage("a", copied.clip(0, 255).astype(np.uint8)), JudgedImage("b", blobs(5000))])
     assert copy.refused == ("copies.distance",)
     assert "nearest training image" in copy.reasons[0]
     assert other.accepted

@@ -49,11 +49,7 @@ def made() -> tuple[Gate, list[JudgedImage]]:
 def rendered(text: str) -> tuple[Gate, list[JudgedImage]]:
     run = open_run(LoadedRecipe(recipe_from_text(text), text))
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0), recorded=4))
-    specs = [
-        spec
-        for spec in (plan_group(run, index)[0] for index in range(run.recipe.anatomies))
-        if spec is not None
-    ]
+    specs = [spec for spec in (plan_group(run, index)[0] for index in range(run.recipe.anatomies)) if spec is not None]
     jobs = [group_job(run, spec) for spec in specs]
     drawn = chain.from_iterable(in_batches(backend.renderer(), jobs, backend.micro_batch))
     groups = zip(specs, jobs, drawn, strict=True)
@@ -67,9 +63,7 @@ def test_clean_images_pass_and_shown_findings_are_seen(made: tuple[Gate, list[Ju
     assert len(images) == 14
     assert np.mean([verdict.accepted for verdict in verdicts]) >= LEAST_CLEAN
     shown = [
-        dict(v.scores)["finding.shown"]
-        for v, image in zip(verdicts, images, strict=True)
-        if "Edema" in image.asked
+        dict(v.scores)["finding.shown"] for v, image in zip(verdicts, images, strict=True) if "Edema" in image.asked
     ]
     assert min(shown) > 0
     assert gate.judge(images[3:4]) == [verdicts[3]], "a verdict does not depend on the images beside it"
@@ -93,9 +87,7 @@ def mirrored(image: JudgedImage) -> JudgedImage:
     return JudgedImage(image.key, np.ascontiguousarray(image.image[:, ::-1]), image.anatomy)
 
 
-@pytest.mark.parametrize(
-    ("plant", "check"), [(shifted, "organs"), (swapped, "organs"), (unchanged, "change")]
-)
+@pytest.mark.parametrize(("plant", "check"), [(shifted, "organs"), (swapped, "organs"), (unchanged, "change")])
 def test_every_planted_fault_is_refused(made: tuple[Gate, list[JudgedImage]], plant, check: str) -> None:
     gate, images = made
     wrong = [plant(image) for image in images if check == "organs" or image.twin is not None]
@@ -105,9 +97,7 @@ def test_every_planted_fault_is_refused(made: tuple[Gate, list[JudgedImage]], pl
 
 def test_most_mirrored_images_are_refused() -> None:
     """A chest may be nearly its own mirror image, the more a healthy one: heart and aorta tell most, not all."""
-    healthy = RECIPE.split("  - {weight: 1, labels: [{name: Pneumonia")[0].replace(
-        "anatomies: 8", "anatomies: 48"
-    )
+    healthy = RECIPE.split("  - {weight: 1, labels: [{name: Pneumonia")[0].replace("anatomies: 8", "anatomies: 48")
     gate, images = rendered(healthy + "output: {uri: unset}\n")
     assert len(images) == 48
     assert np.mean([not verdict.accepted for verdict in gate.judge(list(map(mirrored, images)))]) >= 0.8

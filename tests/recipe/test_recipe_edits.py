@@ -26,9 +26,7 @@ findings:
   - {weight: 1, labels: [], edit: {resize: {findings: [Nodule], scale: [0.5, 0.8]}, add: [Pneumonia]}}
 output: {uri: out/images}
 """
-SYNTHETIC = IMAGES.replace(
-    "anatomy: {source: {images: {path: images/, boxes: boxes.csv, places: places.json}}}\n", ""
-)
+SYNTHETIC = IMAGES.replace("anatomy: {source: {images: {path: images/, boxes: boxes.csv, places: places.json}}}\n", "")
 
 
 def problems(text: str, *overrides: str) -> dict[str, Problem]:
@@ -78,7 +76,7 @@ BAD = [
     ("anatomy.source.images.places=null", "findings[3].edit.add", "without places", "boxes", "labels"),
     ("anatomy.augment={shift: 0}", "anatomy.augment", "with real images", "as they are", "remove"),
     ("labels.unrequested=negative", "labels.unrequested", "with real images", "unknown", "remove"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "path", "found", "wanted", "hint"), BAD, ids=[case[0] for case in BAD])

@@ -204,17 +204,9 @@ def test_weights_that_sum_to_nothing_are_reported_row_by_row() -> None:
 
 
 def test_every_problem_comes_at_once_with_its_line() -> None:
-    text = (
-        GOOD.replace("anatomies: 3", "anatomies: 0").replace("side: left", "sid: left") + "split: {val: 2}\n"
-    )
+    text = GOOD.replace("anatomies: 3", "anatomies: 0").replace("side: left", "sid: left") + "split: {val: 2}\n"
     reported = problems(text, "bundel=x", "findings[7]=1")
-    assert set(reported) == {
-        "anatomies",
-        "findings[1].labels[0].sid",
-        "split.val",
-        "bundel",
-        "--set findings[7]=1",
-    }
+    assert set(reported) == {"anatomies", "findings[1].labels[0].sid", "split.val", "bundel", "--set findings[7]=1"}
     assert "(line 3)" in reported["anatomies"].found
     assert "(line 7)" in reported["findings[1].labels[0].sid"].found
     assert "command line" in reported["bundel"].found
@@ -239,7 +231,7 @@ def test_every_problem_comes_at_once_with_its_line() -> None:
         ("a: \x07", "not YAML"),
         ("a: " + "x" * 1_100_000, "bytes"),
     ],
-)  # fmt: skip
+)
 def test_bad_yaml_is_reported(text: str, found: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_from_text(text, "r.yaml")
@@ -276,21 +268,9 @@ def test_yaml_words_are_not_converted() -> None:
 
 _scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 _values = st.recursive(
-    _scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    _scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
 )
-_sections = [
-    "version",
-    "name",
-    "anatomies",
-    "anatomy",
-    "findings",
-    "sampling",
-    "output",
-    "compute",
-    "split",
-    "x",
-]
+_sections = ["version", "name", "anatomies", "anatomy", "findings", "sampling", "output", "compute", "split", "x"]
 
 
 def reported_or_loaded(text: str, *overrides: str) -> int:

@@ -7,14 +7,7 @@ from typing import Any
 import pytest
 
 from xreal_synth.errors import RecipeError
-from xreal_synth.recipe.quality import (
-    PROFILES,
-    KnownFile,
-    Quality,
-    as_digested,
-    digested_quality,
-    resolve_quality,
-)
+from xreal_synth.recipe.quality import PROFILES, KnownFile, Quality, as_digested, digested_quality, resolve_quality
 
 UNABLE = {"organs": "bundle x has no segmenter", "copies": "no quality.checks.copies.index is given"}
 
@@ -40,9 +33,7 @@ def test_none_checks_nothing_and_keeps_its_old_digest() -> None:
 
 
 def test_a_check_takes_what_it_is_given_and_the_rest_from_the_profile() -> None:
-    given = quality(
-        profile="strict", checks={"organs": {"action": "warn", "heart": 0.6}, "seam": {"action": "off"}}
-    )
+    given = quality(profile="strict", checks={"organs": {"action": "warn", "heart": 0.6}, "seam": {"action": "off"}})
     checks = {check.name: check for check in resolve_quality(given, {"copies": "-"}, {}).checks}
     assert checks["organs"].action == "warn"
     assert checks["organs"].bounds == {**PROFILES["strict"]["organs"].bounds, "heart": 0.6}
@@ -106,6 +97,4 @@ def test_a_check_that_does_not_run_is_not_digested_and_stays_off_when_a_dataset_
     off = resolve_quality(quality(checks={"change": {"action": "off"}}), UNABLE, {})
     assert digested_quality(off) == reported
     as_digested(reported, {})
-    assert digested_quality(resolve_quality(Quality.model_validate(reported), {}, {})) == digested_quality(
-        before
-    )
+    assert digested_quality(resolve_quality(Quality.model_validate(reported), {}, {})) == digested_quality(before)

@@ -40,9 +40,7 @@ class Page:
             self.events.append(await self._socket.receive_json(timeout=START_S))
 
     async def value(self, expression: str) -> Any:
-        found = await self.send(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        found = await self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 

@@ -29,10 +29,7 @@ async def look_closely(page: Page) -> None:
     assert abs(width - height) < 1
     await page.value("document.querySelector('.zoom').click()")
     assert await page.value("document.querySelectorAll(':popover-open').length") == 1
-    assert (
-        await page.value("document.querySelector(':popover-open').getBoundingClientRect().width")
-        > 1.2 * width
-    )
+    assert await page.value("document.querySelector(':popover-open').getBoundingClientRect().width") > 1.2 * width
     await page.value("document.querySelector(':popover-open .close').click()")
     assert await page.value("document.querySelectorAll(':popover-open').length") == 0
     for width in (400, 800, 1400):
@@ -43,9 +40,7 @@ async def look_closely(page: Page) -> None:
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         await page.send("Emulation.setEmulatedMedia", features=features)
-        colours = await page.value(
-            "['color', 'backgroundColor'].map(name => getComputedStyle(document.body)[name])"
-        )
+        colours = await page.value("['color', 'backgroundColor'].map(name => getComputedStyle(document.body)[name])")
         text, ground = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
         assert (text < ground) == (scheme == "light")
 
@@ -64,15 +59,11 @@ def test_a_browser_shows_the_page_without_error_or_request(
             await look_closely(page)
 
     events = asyncio.run(visit(url, tmp_path / "profile", look))
-    reported = [
-        event for event in events if event.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled")
-    ]
+    reported = [event for event in events if event.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled")]
     assert not reported, reported
     assert not [event for event in events if event.get("method") == "Runtime.exceptionThrown"]
     asked = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event.get("method") == "Network.requestWillBeSent"
+        event["params"]["request"]["url"] for event in events if event.get("method") == "Network.requestWillBeSent"
     ]
     assert [one for one in asked if not one.startswith("data:")] == [url]
 
@@ -88,7 +79,5 @@ def test_the_policy_lets_nothing_in_even_if_the_page_asked(reported: LocalStore,
         assert await page.value("document.title") != "ran"
 
     events = asyncio.run(visit(page_file.as_uri(), tmp_path / "profile", look))
-    blocked = [
-        event["params"]["entry"]["text"] for event in events if event.get("method") == "Log.entryAdded"
-    ]
+    blocked = [event["params"]["entry"]["text"] for event in events if event.get("method") == "Log.entryAdded"]
     assert sum("Content Security Policy" in text for text in blocked) >= 2

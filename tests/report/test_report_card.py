@@ -96,9 +96,7 @@ def test_card_without_bundle_or_images_leaves_the_licence_open(
     assert "0 images of - pixels" in card
 
 
-def test_an_unusual_licence_and_text_keep_the_tables_whole(
-    made: tuple[Path, DatasetHead, DatasetSummary],
-) -> None:
+def test_an_unusual_licence_and_text_keep_the_tables_whole(made: tuple[Path, DatasetHead, DatasetSummary]) -> None:
     _, head, summary = made
     odd = dataclasses.replace(describe("xreal-tiny"), licence="My Own: Licence", training_data="a | b\nc")
     card = dataset_card(head, summary, RECIPE, bundle=odd)
@@ -113,11 +111,6 @@ def test_the_ten_lines_read_the_dataset(made: tuple[Path, DatasetHead, DatasetSu
     shown = "for image, label in loader:\n    print(tuple(image.shape), str(image.dtype), label.sum(0).tolist())\n"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", code + shown],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code + shown], cwd=folder, env=environment, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "(13, 1, 32, 32) torch.float32 [3.0, 3.0, 2.0]"

@@ -18,29 +18,10 @@ from xreal_synth.dataset.table import rejected_schema
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.report import streamed as streamed_module
 from xreal_synth.report.card import templates
-from xreal_synth.report.drawing import (
-    BRIGHTER,
-    CHANGED,
-    DARKER,
-    SIDES,
-    UNIT,
-    change_picture,
-    reduced,
-    within_budget,
-)
+from xreal_synth.report.drawing import BRIGHTER, CHANGED, DARKER, SIDES, UNIT, change_picture, reduced, within_budget
 from xreal_synth.report.figures import histogram_svg, number, outline, ticks
 from xreal_synth.report.picks import IMAGES, NO_FINDING, Picker, spread
-from xreal_synth.report.streamed import (
-    GRID,
-    OTHERS,
-    Coverage,
-    Extreme,
-    Histogram,
-    Streamed,
-    Worst,
-    refusals,
-    stream,
-)
+from xreal_synth.report.streamed import GRID, OTHERS, Coverage, Extreme, Histogram, Streamed, Worst, refusals, stream
 from xreal_synth.report.words import bound_of, words_for, worst_end
 from xreal_synth.storage import LocalStore
 
@@ -121,9 +102,7 @@ def test_findings_are_counted_from_their_boxes(reported: LocalStore, monkeypatch
     effusion = found["Effusion"].share
     assert effusion is not None
     assert 0 < effusion.max() <= 1
-    assert effusion[:, : GRID // 2].sum() > effusion[:, GRID // 2 :].sum(), (
-        "the patient's right is on the left"
-    )
+    assert effusion[:, : GRID // 2].sum() > effusion[:, GRID // 2 :].sum(), "the patient's right is on the left"
 
 
 def table(groups: int, shard_size: int, rare: int) -> pa.RecordBatch:
@@ -146,9 +125,7 @@ def test_images_are_picked_by_a_rule_that_reads_few_tars() -> None:
     for start in range(0, 3000, 700):
         picker.add(batch.slice(start, 700))
     picks = picker.picks()
-    by_kind = {
-        kind: [pick for pick in picks if pick.kind == kind] for kind in dict.fromkeys(p.kind for p in picks)
-    }
+    by_kind = {kind: [pick for pick in picks if pick.kind == kind] for kind in dict.fromkeys(p.kind for p in picks)}
     assert list(by_kind) == [NO_FINDING, "Pneumonia", "Mass"]
     assert [len(found) for found in by_kind.values()] == [IMAGES, IMAGES, 1]
     assert {pick.shard for kind in (NO_FINDING, "Pneumonia") for pick in by_kind[kind]} <= set(picker.shards)
@@ -185,9 +162,7 @@ def test_many_kinds_leave_no_finding_out() -> None:
 
 
 def test_reasons_are_counted_without_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reasons = [f"blur 0.{i} is below 0.5" for i in range(5)] + [
-        f"{name} has no place" for name in "abcdefghijklmn"
-    ]
+    reasons = [f"blur 0.{i} is below 0.5" for i in range(5)] + [f"{name} has no place" for name in "abcdefghijklmn"]
     rows = [
         {"group": i, "attempt": 0, "row": i % 2, "shard": 0, "reason": reason, "dropped": i == 3}
         for i, reason in enumerate(reasons)

@@ -78,11 +78,7 @@ def read_head_digest(data: bytes) -> str:
 def test_images_stand_beside_twin_marks_change_and_sham(reported_page: bytes, reported: LocalStore) -> None:
     page = read_page(reported_page)
     sheets = re.findall(rb"<h3>([^<]*?) <span class=\"soft small\">(\d+) of (\d+)", reported_page)
-    assert sheets == [
-        (b"No finding", b"3", b"3"),
-        (b"Pneumonia", b"6", b"6"),
-        (b"Effusion + Edema", b"3", b"3"),
-    ]
+    assert sheets == [(b"No finding", b"3", b"3"), (b"Pneumonia", b"6", b"6"), (b"Effusion + Edema", b"3", b"3")]
     key = "0000000001-v0" if b"f-0000000001-v0" in reported_page else "0000000002-v0"
     for kind in "tfmcs":
         assert f"{kind}-{key}" in page.values("id")
@@ -103,9 +99,7 @@ def check_alone(data: bytes) -> Reader:
     assert not page.values("src")
     assert all(re.match(r"#|data:|README\.md$|contact_sheet\.png$", link) for link in page.values("href"))
     (policy,) = [tag for tag in page.tags if "http-equiv" in tag.attributes]
-    assert policy.attributes["content"].startswith(
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
-    )
+    assert policy.attributes["content"].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
     assert not re.search(r"url\(|@import", data.decode().partition("</style>")[0])
     return page
 
@@ -115,9 +109,7 @@ def test_the_page_stands_alone(reported_page: bytes, gated_page: bytes) -> None:
     check_alone(gated_page)
 
 
-def test_the_same_dataset_gives_the_same_bytes(
-    reported: LocalStore, reported_page: bytes, tmp_path: Path
-) -> None:
+def test_the_same_dataset_gives_the_same_bytes(reported: LocalStore, reported_page: bytes, tmp_path: Path) -> None:
     assert page_of(reported, describe("xreal-tiny")) == reported_page
     again = make(tmp_path / "again")
     strip = re.compile(rb"<th scope=\"row\">time</th><td>.*?</td>", re.DOTALL)
@@ -131,7 +123,7 @@ def test_what_the_gate_did_is_reported(gated_page: bytes) -> None:
         ["Pneumonia", "5", "3", "2", "60%"],
         ["No Finding", "4", "3", "1", "75%"],
         ["Effusion", "1", "1", "0", "100%"],
-    ]  # fmt: skip
+    ]
     assert ["3", "organs.heart # is below #", "organs.heart 0.41 is below 0.6"] in rows
     assert ["1", "Pneumonia: no place after # tries", "Pneumonia: no place after 40 tries"] in rows
     assert ["pixels.blur", "1", "9.1%"] in rows
@@ -172,9 +164,7 @@ def hostile(tmp_path: Path) -> LocalStore:
     images = []
     for image in fake_groups(0, 4):
         quality = ImageQuality(EVIL, {EVIL: float(image.meta.group)}, (EVIL,))
-        images.append(
-            dataclasses.replace(image, meta=dataclasses.replace(image.meta, source=source, quality=quality))
-        )
+        images.append(dataclasses.replace(image, meta=dataclasses.replace(image.meta, source=source, quality=quality)))
     publish_fakes(store, ShardPlan("fakes", 0, 0, 4), images, [Rejected(3, 0, 0, EVIL, True)], gated=True)
     store.replace(quarantine_key("fakes-000001"), sealed({"reason": EVIL}))
     store.replace("evaluation.json", json.dumps([{"name": EVIL, "value": EVIL, "real": None}]).encode())
@@ -231,9 +221,7 @@ def test_an_empty_dataset_has_a_page_too(tmp_path: Path) -> None:
     assert "0 of 12 groups are here" in page.words
 
 
-def test_a_page_stays_small_whatever_the_recipe_and_the_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_stays_small_whatever_the_recipe_and_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = [box_finding(name, (64, 128, 128, 192)) for name in list(vocab.FINDINGS)[:4]]
     images = []
     for group in range(10):
@@ -289,9 +277,7 @@ def test_measurements_in_the_folder_are_shown(reported: LocalStore, tmp_path: Pa
     }
     store.replace("evaluation.json", json.dumps({"rows": rows, **reported_of, "more": 1}).encode())
     data = page_of(store)
-    assert "a regression 0.520 (95% interval 0.470 to 0.570) (200 images)" in re.sub(
-        r"</?strong>", "", data.decode()
-    )
+    assert "a regression 0.520 (95% interval 0.470 to 0.570) (200 images)" in re.sub(r"</?strong>", "", data.decode())
     assert ["Dice of the heart", "0.91", "0.9 to 0.92", "0.95"] in rows_of(data)
     assert ["AUC", "0.8", "", "-"] in rows_of(data)
     assert "FID" not in read_page(data).words

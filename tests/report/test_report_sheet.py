@@ -88,9 +88,7 @@ def test_long_names_many_findings_and_odd_sides_are_drawn() -> None:
     findings = [box_finding("Pleural_Thickening", (i, i, i + 3, i + 3)) for i in range(0, 40, 5)]
     crowded = fake(2, "v0", findings, size=64)
     wide = fake(3, "h", size=64)
-    wide = dataclasses.replace(
-        wide, image=wide.image[:32], anatomy=wide.anatomy[:32], pathology=wide.pathology[:32]
-    )
+    wide = dataclasses.replace(wide, image=wide.image[:32], anatomy=wide.anatomy[:32], pathology=wide.pathology[:32])
     assert Image.open(io.BytesIO(sheet_png([crowded, wide], columns=2, title="t" * 200))).width >= 720
 
 

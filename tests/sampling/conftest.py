@@ -16,12 +16,7 @@ from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import SamplingSettings
 
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0015,
-    "beta_end": 0.0295,
-    "beta_schedule": "scaled_linear",
-}
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0295, "beta_schedule": "scaled_linear"}
 
 
 @dataclass
@@ -32,9 +27,7 @@ class Flat:
     """
 
     prediction_type: str = "epsilon"
-    greys: dict[str, float] = field(
-        default_factory=lambda: {"": 0.5, "No Finding": 0.3, "Edema": 0.6, "Mass": 0.8}
-    )
+    greys: dict[str, float] = field(default_factory=lambda: {"": 0.5, "No Finding": 0.3, "Edema": 0.6, "Mass": 0.8})
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     latent_shape: tuple[int, int, int] = (2, 8, 8)
     channels: int = 1

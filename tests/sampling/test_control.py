@@ -45,18 +45,14 @@ def other_mask(job: GroupJob) -> GroupJob:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_none_is_xreal_that_holds_no_step(
-    tiny: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str
-) -> None:
+def test_none_is_xreal_that_holds_no_step(tiny: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str) -> None:
     free = images(tiny, make.settings(mode=mode, control="none", steps=4, **FREE), jobs)
     unheld = images(tiny, make.settings(mode=mode, steps=4, hold=0.0), jobs)
     assert all(same(a, b) for a, b in zip(free, unheld, strict=True))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_controlnet_with_zero_residuals_is_none_bit_for_bit(
-    make: Any, jobs: list[GroupJob], mode: str
-) -> None:
+def test_a_controlnet_with_zero_residuals_is_none_bit_for_bit(make: Any, jobs: list[GroupJob], mode: str) -> None:
     silent = load_bundle(describe("xreal-tiny"), control="controlnet")
     for name, weights in silent._controlnet.named_parameters():
         if name.startswith(("controlnet_down_blocks", "controlnet_mid_block")):
@@ -67,9 +63,7 @@ def test_a_controlnet_with_zero_residuals_is_none_bit_for_bit(
 
 
 @pytest.mark.parametrize(("control", "follows"), [("controlnet", True), ("none", False)])
-def test_the_mask_shows_with_a_controlnet_alone(
-    steered: LoadedBundle, make: Any, control: str, follows: bool
-) -> None:
+def test_the_mask_shows_with_a_controlnet_alone(steered: LoadedBundle, make: Any, control: str, follows: bool) -> None:
     chosen, job = make.settings(control=control, steps=4, **FREE), make.group(0, 64)
     one, other = images(steered, chosen, [job]), images(steered, chosen, [other_mask(job)])
     assert same(one[0], other[0]) != follows
@@ -77,9 +71,7 @@ def test_the_mask_shows_with_a_controlnet_alone(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", MODES)
-def test_bytes_do_not_depend_on_neighbours_or_order(
-    make: Any, jobs: list[GroupJob], mode: str, precision: Any
-) -> None:
+def test_bytes_do_not_depend_on_neighbours_or_order(make: Any, jobs: list[GroupJob], mode: str, precision: Any) -> None:
     model = load_bundle(describe("xreal-tiny"), precision=precision, control="controlnet")
     chosen = make.settings(mode=mode, control="controlnet", steps=4, **FREE)
     whole = images(model, chosen, jobs, 4)

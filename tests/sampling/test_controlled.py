@@ -78,9 +78,7 @@ def test_the_result_is_what_the_model_predicts(make: Any) -> None:
 
 
 def test_eps_and_v_models_walk_the_same_path(make: Any) -> None:
-    runs = [
-        stage_a(make.model(kind), rule_of(make.model(kind))).states for kind in ("epsilon", "v_prediction")
-    ]
+    runs = [stage_a(make.model(kind), rule_of(make.model(kind))).states for kind in ("epsilon", "v_prediction")]
     for ours, theirs in zip(*runs, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -119,9 +117,7 @@ def test_branch_ends_at_the_guided_prediction_inside(flat: Any) -> None:
     rule = rule_of(flat)
     m_p = torch.ones(2, 1, 8, 8)
     guide = Guide(flat.embed(["Edema"] * 2), flat.embed([""] * 2), 2.0)
-    edited = pathology_from_branch(
-        flat, stage_a(flat, rule).states, m_p, guide, rule, noise_of(flat, 2, "v0"), start=2
-    )
+    edited = pathology_from_branch(flat, stage_a(flat, rule).states, m_p, guide, rule, noise_of(flat, 2, "v0"), start=2)
     assert (decode_scaled(flat, edited[-1]) - (0.5 + 2.0 * 0.1)).abs().max() < 0.05
 
 
@@ -212,9 +208,7 @@ def test_detail_is_added_to_what_is_held(tiny: Any) -> None:
     tiny._detail = {"amplitude": amplitude, "where": torch.ones(tiny.latent_shape)}
     try:
         plain, more = (
-            anatomy_stage(
-                tiny, label_map, guide, rule, noise_of(tiny, 2), hold_steps=4, soft=1.0, detail=detail
-            ).z_hat
+            anatomy_stage(tiny, label_map, guide, rule, noise_of(tiny, 2), hold_steps=4, soft=1.0, detail=detail).z_hat
             for detail in (0.0, 0.5)
         )
     finally:

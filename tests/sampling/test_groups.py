@@ -19,9 +19,7 @@ from xreal_synth.types import SamplingSettings
 pytestmark = pytest.mark.numeric
 
 
-def images(
-    model: Any, settings: SamplingSettings, jobs: list[GroupJob], micro_batch: int
-) -> list[GroupImages]:
+def images(model: Any, settings: SamplingSettings, jobs: list[GroupJob], micro_batch: int) -> list[GroupImages]:
     return list(sample_groups(model, settings, jobs, micro_batch=micro_batch))
 
 
@@ -52,9 +50,7 @@ def test_every_group_comes_in_order_with_its_members(
     edits = sum(bool(member.edits) for job in jobs for member in job.members)
     assert sum(finished) == len(jobs) + edits
     assert np.array_equal(out[4].images["v0"], out[4].images["h"])
-    assert all(
-        image.dtype == np.uint8 and image.shape == (64, 64) for each in out for image in each.images.values()
-    )
+    assert all(image.dtype == np.uint8 and image.shape == (64, 64) for each in out for image in each.images.values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -74,9 +70,7 @@ def test_micro_batch_changes_images_by_a_grey_level_at_most(
     tiny: LoadedBundle, make: Any, jobs: list[GroupJob]
 ) -> None:
     """Measured: the denoiser's outputs differ by 1e-6 between 1 and 4 rows, so only roundings can flip."""
-    for one, four in zip(
-        images(tiny, make.settings(), jobs, 1), images(tiny, make.settings(), jobs, 4), strict=True
-    ):
+    for one, four in zip(images(tiny, make.settings(), jobs, 1), images(tiny, make.settings(), jobs, 4), strict=True):
         for name, image in one.images.items():
             assert np.abs(image.astype(int) - four.images[name]).max() <= 1
 
@@ -144,8 +138,7 @@ def test_a_groups_images_share_their_grain_and_groups_do_not(flat: Any, make: An
     first, second = images(flat, make.settings(branch=1.0), jobs, 2)
     assert np.array_equal(first.images["v0"], first.images["h"])
     decoder_noises = [
-        made.images["h"].astype(int) - plain.images["h"]
-        for made, plain in zip((first, second), smooth, strict=True)
+        made.images["h"].astype(int) - plain.images["h"] for made, plain in zip((first, second), smooth, strict=True)
     ]
     assert all(decoder_noise.std() == pytest.approx(0.05 * 255, rel=0.1) for decoder_noise in decoder_noises)
     assert abs(np.corrcoef(decoder_noises[0].ravel(), decoder_noises[1].ravel())[0, 1]) < 0.1

@@ -61,9 +61,7 @@ def test_every_group_comes_in_order_with_its_members_and_no_twin(
     counts: list[int] = []
     out = list(sample_groups(model, make.settings(mode="joint"), jobs, micro_batch=3, on_batch=counts.append))
     assert [each.index for each in out] == list(range(7))
-    assert [sorted(each.images) for each in out] == [
-        [member.name for member in job.members] or ["h"] for job in jobs
-    ]
+    assert [sorted(each.images) for each in out] == [[member.name for member in job.members] or ["h"] for job in jobs]
     assert sum(counts) == sum(len(each.images) for each in out)
 
 
@@ -77,9 +75,7 @@ def test_bytes_do_not_depend_on_neighbours_order_or_padding(
     assert all(same(a, b) and same(a, c) for a, b, c in zip(whole, backwards, alone, strict=True))
 
 
-def test_a_healthy_image_is_the_twin_of_mode_branch(
-    model: LoadedBundle, make: Any, jobs: list[GroupJob]
-) -> None:
+def test_a_healthy_image_is_the_twin_of_mode_branch(model: LoadedBundle, make: Any, jobs: list[GroupJob]) -> None:
     joint, branch = (made(model, make.settings(mode=mode), jobs[:1])[0] for mode in ("joint", "branch"))
     assert np.array_equal(joint.images["h"], branch.images["h"])
 

@@ -70,13 +70,7 @@ class Counted:
 
 
 def algorithm_1(
-    model: LoadedBundle,
-    x_v: Tensor,
-    m: Tensor,
-    T: int,
-    s: int,
-    prompt: str,
-    draw: Callable[[str, int], Tensor],
+    model: LoadedBundle, x_v: Tensor, m: Tensor, T: int, s: int, prompt: str, draw: Callable[[str, int], Tensor]
 ) -> Tensor:
     """The printed loop in float64: t = T..1, held while t > T - s, alpha-bar under the first root.
 
@@ -129,9 +123,7 @@ def test_paper_mode_is_the_printed_algorithm(tiny: LoadedBundle, make: Any, samp
     x_a = tiny.decode(z_a.float() / tiny.scale_factor).clamp(0, 1)
     m_p = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     m_p[..., 4:10, 2:6] = 1
-    ours_p = algorithm_1(
-        tiny, encoded(x_a), 1 - m_p, settings.steps, settings.steps, prompt, draws("b", "v0")
-    )  # fmt: skip
+    ours_p = algorithm_1(tiny, encoded(x_a), 1 - m_p, settings.steps, settings.steps, prompt, draws("b", "v0"))
     for ours, theirs in ((z_a, ours_a), (z_p, ours_p)):
         assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
 
@@ -140,9 +132,7 @@ def test_it_takes_a_hundred_steps_fifty_held_and_nothing_from_the_bundle(flat: A
     drawn = Counted()
     job = make.group(0, 32, (make.edit(32, (8, 8, 16, 16)),))
     list(sample_groups(flat, resolved("{mode: paper}"), [job], micro_batch=1, noise=drawn))
-    assert drawn.purposes == {
-        "a.x_T": 1, "a.hold": 50, "a.step": 100, "b.x_T": 1, "b.hold": 100, "b.step": 100
-    }  # fmt: skip
+    assert drawn.purposes == {"a.x_T": 1, "a.hold": 50, "a.step": 100, "b.x_T": 1, "b.hold": 100, "b.step": 100}
     assert flat.batches == [1] * 200
 
 
@@ -179,9 +169,7 @@ def test_resample_repeats_every_held_step_but_the_last_in_every_mode(
     assert flat.batches == [1] * (5 + again_a) + [rows] * (5 - start + again_b)
     assert (drawn.purposes["a.resample"], drawn.purposes["b.resample"]) == (again_a, again_b)
     cost = estimate(_run(settings), images=1)  # type: ignore[arg-type]
-    assert (cost.evaluations_per_twin, cost.evaluations_per_edit) == (
-        5 + again_a, rows * (5 - start + again_b)
-    )  # fmt: skip
+    assert (cost.evaluations_per_twin, cost.evaluations_per_edit) == (5 + again_a, rows * (5 - start + again_b))
 
 
 def _run(settings: SamplingSettings) -> SimpleNamespace:

@@ -50,12 +50,8 @@ def test_every_grey_comes_back(value_range: tuple[float, float], channels: int) 
 
 
 @pytest.mark.parametrize("mode", ["branch", "reference"])
-def test_nothing_changes_outside_the_feather(
-    tiny: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str
-) -> None:
-    for job, made in zip(
-        jobs, sample_groups(tiny, make.settings(mode=mode), jobs, micro_batch=2), strict=True
-    ):
+def test_nothing_changes_outside_the_feather(tiny: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str) -> None:
+    for job, made in zip(jobs, sample_groups(tiny, make.settings(mode=mode), jobs, micro_batch=2), strict=True):
         assert job.image is not None
         assert np.array_equal(made.images["h"], job.image)
         for member in job.members:
@@ -65,9 +61,7 @@ def test_nothing_changes_outside_the_feather(
 
 
 @pytest.mark.parametrize("mode", ["branch", "reference"])
-def test_bytes_do_not_depend_on_neighbours(
-    tiny: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str
-) -> None:
+def test_bytes_do_not_depend_on_neighbours(tiny: LoadedBundle, make: Any, jobs: list[GroupJob], mode: str) -> None:
     settings = make.settings(mode=mode, steps=4)
     whole = list(sample_groups(tiny, settings, jobs, micro_batch=4))
     alone = [next(sample_groups(tiny, settings, [job], micro_batch=4)) for job in jobs]
@@ -88,8 +82,7 @@ def test_states_are_those_of_a_sampling_that_ends_in_the_image(make: Any, eta: f
     assert torch.equal(last, z0)
     schedule = rule.schedule
     own = [
-        (state - math.sqrt(abar) * z0) / math.sqrt(1 - abar)
-        for state, abar in zip(states, schedule.abar, strict=True)
+        (state - math.sqrt(abar) * z0) / math.sqrt(1 - abar) for state, abar in zip(states, schedule.abar, strict=True)
     ]
     for eps in own:
         assert float(eps.mean()) == pytest.approx(0, abs=0.05)

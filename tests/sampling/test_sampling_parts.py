@@ -60,9 +60,7 @@ def test_a_thousand_steps_repeat_the_last_timestep_without_effect() -> None:
     assert schedule.timesteps[:3] == (999, 999, 998)
     z = torch.randn(1, 2, 4, 4, dtype=torch.float64)
     z0, eps = split_prediction("epsilon", torch.tanh(z), z, schedule.abar[0])
-    torch.testing.assert_close(
-        ddim_step(z0, eps, schedule.abar[0], schedule.abar_next[0], torch.ones_like(z)), z
-    )
+    torch.testing.assert_close(ddim_step(z0, eps, schedule.abar[0], schedule.abar_next[0], torch.ones_like(z)), z)
 
 
 @given(st.integers(1, 999))
@@ -209,9 +207,7 @@ def test_paste_leaves_what_alpha_does_not_touch_even_beside_broken_numbers() -> 
     alpha[0, 0] = 0.25
     for rule in PASTES.values():
         assert torch.equal(rule(image, edited, alpha).flatten()[1:], image.flatten()[1:])
-    assert feathered_paste(image, edited, alpha)[0, 0, 0] == pytest.approx(
-        0.75 * image[0, 0, 0].item() + 0.25
-    )
+    assert feathered_paste(image, edited, alpha)[0, 0, 0] == pytest.approx(0.75 * image[0, 0, 0].item() + 0.25)
 
 
 def test_a_paste_of_kept_variance_leaves_texture_as_strong_as_on_both_sides() -> None:

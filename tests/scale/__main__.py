@@ -30,9 +30,7 @@ MISSED = 3
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.scale",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m tests.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(required=True)
 
@@ -89,8 +87,7 @@ def sick(given: argparse.Namespace) -> int:
     times = ShardTimes(given.shard_seconds, given.spread)
     cards = {"failing": given.failing, "failing_s": given.failing_seconds, "overflowing": given.overflowing}
     worlds = [
-        World(count, times, **cards, overflow_s=given.overflow_seconds, seed=given.seed)
-        for count in given.actors
+        World(count, times, **cards, overflow_s=given.overflow_seconds, seed=given.seed) for count in given.actors
     ]
     rows = [simulate_apart(world, given.shards) for world in worlds]
     print(
@@ -109,9 +106,7 @@ def played(given: argparse.Namespace) -> int:
     from tests.scale.played import measure_played
 
     with own_ray():
-        rows = [
-            measure_played(count, given.shard_seconds, given.rounds, given.hosts) for count in given.actors
-        ]
+        rows = [measure_played(count, given.shard_seconds, given.rounds, given.hosts) for count in given.actors]
     columns = (
         "actors", "a shard", "shards", "shards/s", "actors busy", "driver's thread per shard",
         "driver's process per shard", "full at",

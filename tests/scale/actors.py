@@ -68,9 +68,7 @@ def _timed(actors: int, shards: int, shard_s: float, out: Path, address: str | N
             began.append(time.monotonic())
 
     backend = FakeImages(sleep_s=shard_s / GROUPS_PER_SHARD)
-    summary = generate(
-        run, LocalStore(out), address=address, backend=backend, limits=LIMITS, on_event=on_event
-    )
+    summary = generate(run, LocalStore(out), address=address, backend=backend, limits=LIMITS, on_event=on_event)
     records = list((out / "records").glob("*.json"))
     if summary.exit_code or len(began) != actors or len(records) != shards:
         raise EngineError(

@@ -14,15 +14,7 @@ from pathlib import Path
 from tests.doubles.fakes import FINGERPRINT, fake_groups
 from tests.doubles.tars import build_tar
 from xreal_synth.dataset.head import read_head
-from xreal_synth.dataset.names import (
-    RECORDS,
-    SHARDS,
-    TABLES,
-    record_key,
-    shards_in,
-    table_key,
-    tar_key,
-)
+from xreal_synth.dataset.names import RECORDS, SHARDS, TABLES, record_key, shards_in, table_key, tar_key
 from xreal_synth.dataset.record import build_record, record_bytes, stamp
 from xreal_synth.dataset.table import build_table
 from xreal_synth.dataset.tar import encode_sample

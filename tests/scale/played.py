@@ -201,8 +201,7 @@ def measure_played(
             ray.kill(host)
     if summary.exit_code or len(marks) != 2:
         raise EngineError(
-            found=f"{actors} actors made {store.records} of {shards} shards: {summary.message}",
-            wanted="all of them",
+            found=f"{actors} actors made {store.records} of {shards} shards: {summary.message}", wanted="all of them"
         )
     first, last = marks
     worked, waited = map(sum, zip(*spent, strict=True))

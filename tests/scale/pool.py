@@ -19,9 +19,7 @@ from xreal_synth.engine.schedule import Cause
 from xreal_synth.run.resources import ActorShape, Resources
 from xreal_synth.types import ShardRecord
 
-What = Literal[
-    "ready", "settled", "rendered", "raised", "published", "dies", "gone", "node-goes", "node-comes"
-]
+What = Literal["ready", "settled", "rendered", "raised", "published", "dies", "gone", "node-goes", "node-comes"]
 
 _PAUSE_PER_ACTOR_S = 5e-5
 _LONGEST_PAUSE_S = 0.25

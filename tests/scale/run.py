@@ -159,8 +159,7 @@ def simulate_apart(
         wrong = process.stderr.read()
     if row is None:
         raise EngineError(
-            found=f"{world.actors} simulated actors: {wrong.strip().splitlines()[-1:]}",
-            wanted="a run that ends",
+            found=f"{world.actors} simulated actors: {wrong.strip().splitlines()[-1:]}", wanted="a run that ends"
         )
     return row
 

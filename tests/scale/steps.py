@@ -90,9 +90,7 @@ def measure_step(step: str, folder: Path, shards: int) -> StepRow:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise EngineError(
-            where=str(folder),
-            found=f"{step} failed: {done.stderr.strip().splitlines()[-1:]}",
-            wanted="a whole dataset",
+            where=str(folder), found=f"{step} failed: {done.stderr.strip().splitlines()[-1:]}", wanted="a whole dataset"
         )
     return StepRow(**parse_json(done.stdout))
 

@@ -121,9 +121,7 @@ def test_drawn_times_have_the_mean_and_the_spread() -> None:
 
 def test_the_command_prints_a_row_per_number_of_actors(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--actors", "4", "16", "--shards", "120", "--poison", "1"]) == 0
-    rows = [
-        line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "
-    ]
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
     assert [row[0] for row in rows] == ["actors", "4", "16"]
     assert all(float(row[3].removesuffix(" us")) > 0 and row[-3:] == ["2", "0", "0"] for row in rows[1:])
 

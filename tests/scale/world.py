@@ -38,9 +38,7 @@ class ShardTimes:
         reported = [record.timings.get("make_s", 0.0) for record in records if record is not None]
         seconds = [one for one in reported if one > 0]
         if not seconds:
-            raise DatasetError(
-                where=store.uri, found="no record with a time", wanted="shards that a run made"
-            )
+            raise DatasetError(where=store.uri, found="no record with a time", wanted="shards that a run made")
         found = statistics.fmean(seconds)
         scale = 1.0 if mean_s is None else mean_s / found
         logs = [math.log(one) for one in seconds]

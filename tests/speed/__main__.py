@@ -40,11 +40,7 @@ def main(given: argparse.Namespace) -> int:
     rows = figures(bench.measure(given.repeats))
     size = bench.backend.micro_batch
     starts = [measure_start(task.text(1, size), given.sleep) for _ in range(given.starts)]
-    what = (
-        f"{run.bundle.name}, {bench.backend.precision}"
-        if given.sleep is None
-        else f"a sleep of {given.sleep:g} s"
-    )
+    what = f"{run.bundle.name}, {bench.backend.precision}" if given.sleep is None else f"a sleep of {given.sleep:g} s"
     print(
         f"Model: {what}. Machine: {machine(shape.device)}, {cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the "
         f"end. {given.groups * given.shards} groups in {given.shards} shards, {size} together, gate {given.quality}; "
@@ -52,25 +48,15 @@ def main(given: argparse.Namespace) -> int:
     )
 
     def cells(row: WayFigures) -> list[str]:
-        shares = [
-            f"{share:.1%}" if row.way != "bare" else "" for share in (row.outside, row.gate, row.waiting)
-        ]
-        speed = [
-            f"{row.images_per_s:.3g}",
-            f"{row.wall:.3f}",
-            f"{1000 * row.cpu_s_per_image:.1f}",
-            f"{row.cpu:.3f}",
-        ]
+        shares = [f"{share:.1%}" if row.way != "bare" else "" for share in (row.outside, row.gate, row.waiting)]
+        speed = [f"{row.images_per_s:.3g}", f"{row.wall:.3f}", f"{1000 * row.cpu_s_per_image:.1f}", f"{row.cpu:.3f}"]
         return [WORDS[row.way], *speed, *shares]
 
     print("\n".join(markdown(COLUMNS, map(cells, rows))))
     if starts:
         best = min(starts, key=lambda one: one.first_image)
         parts = {**best.named(), "first image": best.first_image}.items()
-        print(
-            "\n"
-            + "\n".join(markdown(("until the first image", "seconds"), [(k, f"{v:.1f}") for k, v in parts]))
-        )
+        print("\n" + "\n".join(markdown(("until the first image", "seconds"), [(k, f"{v:.1f}") for k, v in parts])))
     return MISSED if any(row.way != "bare" and row.outside > given.most for row in rows) else 0
 
 
@@ -83,9 +69,7 @@ def _gpus() -> int:
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"  # before numpy loads, as Ray has it in an actor of one CPU
     parser = argparse.ArgumentParser(
-        prog="python -m tests.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m tests.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", default="xreal-mini")
     parser.add_argument("--groups", type=int, default=16, help="anatomies of a shard")

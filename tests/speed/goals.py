@@ -96,18 +96,12 @@ def engine_figures() -> list[Goal]:
     gone = sick.quarantined + sick.lost
     return [
         Goal(
-            "useful over paid rows, 10% refused, 32 together, shards of 64",
-            ">= .97",
-            f"{useful:.3f}",
-            useful >= 0.97,
+            "useful over paid rows, 10% refused, 32 together, shards of 64", ">= .97", f"{useful:.3f}", useful >= 0.97
         ),
         Goal("not in the model, 0.013 s an image, by the clock", "< 1.5%", f"{outside:.1%}", outside < 0.015),
         Goal("the same, by the model's thread's processor time", "< 1.5%", f"{beside:.1%}", beside < 0.015),
         Goal(
-            "shards lost of 12,000, 4,096 actors, 3 cards failing in 0.2 s and one not finite",
-            "0",
-            str(gone),
-            not gone,
+            "shards lost of 12,000, 4,096 actors, 3 cards failing in 0.2 s and one not finite", "0", str(gone), not gone
         ),
     ]
 

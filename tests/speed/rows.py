@@ -90,9 +90,7 @@ class RowsCount:
         return self.useful / self.paid
 
 
-def count_rows(
-    shards: int, groups: int, micro_batch: int, refused: float, waiting: int = WAITING
-) -> RowsCount:
+def count_rows(shards: int, groups: int, micro_batch: int, refused: float, waiting: int = WAITING) -> RowsCount:
     """Makes the shards with a worker as an actor does; nothing is published."""
     text = RECIPE.format(anatomies=shards * groups, groups=groups)
     run = open_run(LoadedRecipe(recipe_from_text(text), text))
@@ -126,8 +124,6 @@ if __name__ == "__main__":
         count_rows(given.shards, given.groups, given.micro_batch, given.refused, waiting)
         for waiting in range(WAITING + 1)
     ]
-    print(
-        f"{given.refused:.0%} refused, micro-batch {given.micro_batch}, {given.shards} shards of {given.groups}"
-    )
+    print(f"{given.refused:.0%} refused, micro-batch {given.micro_batch}, {given.shards} shards of {given.groups}")
     rows = [(str(one.waiting), str(one.paid), f"{one.share:.3f}") for one in counted]
     print("\n".join(markdown(("shards that may wait", "rows paid", "useful"), rows)))

@@ -54,13 +54,7 @@ def measure_start(recipe: str, image_s: float | None = None) -> StartUp:
         folder = Path(name)
         (folder / "marks").mkdir()
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "tests.speed.start_up",
-            name,
-            "" if image_s is None else str(image_s),
-        ]
+        command = [sys.executable, "-m", "tests.speed.start_up", name, "" if image_s is None else str(image_s)]
         began = time.time()
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False)
         if done.returncode:

@@ -118,9 +118,7 @@ class Task:
     def run(self, actors: int = 1, **settings: object) -> Run:
         """The recipe for so many actors; `__` stands for a dot. Raises RecipeError, BundleError."""
         text = RECIPE.format(bundle=json.dumps(self.bundle))
-        recipe = recipe_from_text(
-            text, overrides=self._overrides(self.groups * self.shards, actors, settings)
-        )
+        recipe = recipe_from_text(text, overrides=self._overrides(self.groups * self.shards, actors, settings))
         return open_run(LoadedRecipe(recipe, text))
 
     def text(self, actors: int, micro_batch: int) -> str:

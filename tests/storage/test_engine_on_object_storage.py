@@ -82,9 +82,7 @@ def test_resume_and_verify_over_the_wire(object_store, run, backend, tmp_path):
     found = StatusReader(there).read()
     assert (found.shards_done, found.shards_total) == (2, 3)
     reported: list[str] = []
-    ledger = read_ledger(
-        run, there, environment(backend), lambda event: reported.append(type(event).__name__)
-    )
+    ledger = read_ledger(run, there, environment(backend), lambda event: reported.append(type(event).__name__))
     assert ledger.todo == (1, 2)
     assert "ShardAdopted" in reported
     with object_store.failing(1, "PUT", "/shards/wire-000001.tar", "lost answer") as hit:

@@ -109,10 +109,7 @@ def test_a_service_that_stays_away_is_our_error(store, object_store):
     assert SECRET not in str(reported.value)
     assert not store.exists("records/b.json")
     assert put()
-    with (
-        object_store.failing(99, "HEAD", "dataset.json", "unavailable"),
-        pytest.raises((StorageError, OSError)),
-    ):
+    with object_store.failing(99, "HEAD", "dataset.json", "unavailable"), pytest.raises((StorageError, OSError)):
         store.exists("dataset.json")
 
 

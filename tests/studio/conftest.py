@@ -45,11 +45,7 @@ def studio(tiny_bundle: Path) -> Studio:
 def dataset(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 anatomies in two shards: twins, variants, shams, and the scores of a gate that warns of every variant."""
     folder = tmp_path_factory.mktemp("studio") / "browsed"
-    warns = {
-        "change": {"action": "warn", "inside": 200},
-        "pixels": {"action": "warn"},
-        "seam": {"action": "warn"},
-    }
+    warns = {"change": {"action": "warn", "inside": 200}, "pixels": {"action": "warn"}, "seam": {"action": "warn"}}
     run = open_recipe({
         "version": 1, "name": "browsed", "anatomies": 12, "bundle": str(tiny_bundle), "findings": ROWS,
         "pairs": {"twin": True, "sham": 0.3}, "sampling": {"steps": 2}, "quality": {"checks": warns},

@@ -60,9 +60,7 @@ def served(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder / "tmp"), "COLUMNS": "200"}
     with log.open("w") as out:
-        process = subprocess.Popen(
-            [*command, "--port", "0"], stdout=out, stderr=subprocess.STDOUT, env=environ
-        )
+        process = subprocess.Popen([*command, "--port", "0"], stdout=out, stderr=subprocess.STDOUT, env=environ)
     began = time.monotonic()
     try:
         found = None
@@ -98,10 +96,7 @@ def entered(browser: Any, served: Served, size: dict[str, int]) -> Any:
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     page.elsewhere = []
-    page.on(
-        "request",
-        lambda one: one.url.startswith((served.url, "data:", "blob:")) or page.elsewhere.append(one.url),
-    )
+    page.on("request", lambda one: one.url.startswith((served.url, "data:", "blob:")) or page.elsewhere.append(one.url))
     page.goto(served.url)
     page.get_by_label("token").fill(served.token)
     page.get_by_role("button", name="Enter").click()
@@ -161,9 +156,7 @@ def test_nobody_enters_without_the_token(browser: Any, served: Served) -> None:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_an_image_is_made_with_a_drawn_box(
-    browser: Any, served: Served, studio: Studio, size: dict[str, int]
-) -> None:
+def test_an_image_is_made_with_a_drawn_box(browser: Any, served: Served, studio: Studio, size: dict[str, int]) -> None:
     lung = np.argwhere(studio.canvas([], BANK, 7, 1.0, None, None).organs == 2) / 64
     (y0, x0), (y1, x1) = np.quantile(lung, 0.3, axis=0), np.quantile(lung, 0.7, axis=0)
     page = entered(browser, served, size)

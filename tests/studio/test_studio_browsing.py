@@ -20,9 +20,7 @@ def shelf(dataset: Path) -> Shelf:
     return Shelf.opened(str(dataset), "")
 
 
-def filtered(
-    shelf: Shelf, *, finding: str | None = None, role: Role | None = None, by: str | None = None
-) -> Shelf:
+def filtered(shelf: Shelf, *, finding: str | None = None, role: Role | None = None, by: str | None = None) -> Shelf:
     return shelf.filtered(finding=finding, flag=None, role=role, worst_by=by)
 
 
@@ -118,9 +116,7 @@ def test_a_folder_without_images_is_told(place: str, tmp_path: Path, monkeypatch
 
 
 def test_a_box_is_drawn_by_any_two_corners() -> None:
-    assert (
-        box_between((0.5, 0.2), (0.25, 0.6)) == box_between((0.25, 0.6), (0.5, 0.2)) == (0.25, 0.2, 0.5, 0.6)
-    )
+    assert box_between((0.5, 0.2), (0.25, 0.6)) == box_between((0.25, 0.6), (0.5, 0.2)) == (0.25, 0.2, 0.5, 0.6)
     assert box_between((1 / 3, 0), (1, 2 / 3)) == (0.3333, 0, 1, 0.6667)
 
 

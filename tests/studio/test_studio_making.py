@@ -27,13 +27,9 @@ def bank(studio: Studio, seed: int = 7, heart: float = 1.0, findings: Any = ()) 
     return studio.canvas(findings, BANK, seed, heart, None, None)
 
 
-def made(
-    studio: Studio, canvas: Canvas, findings: list[Finding], seed: int = 7, profile: str = "none"
-) -> Made:
+def made(studio: Studio, canvas: Canvas, findings: list[Finding], seed: int = 7, profile: str = "none") -> Made:
     shares: list[float] = []
-    one = studio.make(
-        canvas, findings, seed=seed, guidance=2.0, steps=4, profile=profile, on_share=shares.append
-    )
+    one = studio.make(canvas, findings, seed=seed, guidance=2.0, steps=4, profile=profile, on_share=shares.append)
     assert shares == ([0.5, 1] if findings else [1])
     assert one.seconds > 0
     return one
@@ -64,9 +60,7 @@ def test_a_chest_of_the_bank_is_the_pipelines(studio: Studio) -> None:
 
 def test_an_image_is_the_pipelines_and_its_recipe_gives_it(studio: Studio) -> None:
     one = made(studio, bank(studio), [PNEUMONIA])
-    own = studio.pipeline(
-        [PNEUMONIA], seed=7, counterfactual=True, guidance=2.0, steps=4, quality={"profile": "none"}
-    )
+    own = studio.pipeline([PNEUMONIA], seed=7, counterfactual=True, guidance=2.0, steps=4, quality={"profile": "none"})
     assert files(one.image) == files(own)
     assert one.image.healthy is not None
     recipe = recipe_from_text(one.image.recipe)
@@ -147,9 +141,7 @@ def save(path: Path, pixels: np.ndarray[Any, Any]) -> str:
 def test_an_own_mask_is_used_as_it_is(studio: Studio, tmp_path: Path) -> None:
     mask = schematic_mask(96)
     canvas = studio.canvas([], OWN_MASK, 7, 1.0, save(tmp_path / "m.png", mask), None)
-    own = studio.pipeline(
-        [PNEUMONIA], anatomy=mask, seed=7, steps=4, guidance=2.0, quality={"profile": "none"}
-    )
+    own = studio.pipeline([PNEUMONIA], anatomy=mask, seed=7, steps=4, guidance=2.0, quality={"profile": "none"})
     assert (np.asarray(made(studio, canvas, [PNEUMONIA]).image.image) == np.asarray(own.image)).all()
 
 
@@ -190,10 +182,7 @@ def test_a_wrong_mask_is_told(studio: Studio, tmp_path: Path, what: str) -> None
 
 
 BAD_IMAGES = {
-    "a coloured picture": (
-        png(np.stack([np.full((64, 64), v, np.uint8) for v in (9, 90, 200)], axis=2)),
-        "colour",
-    ),
+    "a coloured picture": (png(np.stack([np.full((64, 64), v, np.uint8) for v in (9, 90, 200)], axis=2)), "colour"),
     "16 bits": (png(np.full((64, 64), 900, np.uint16)), "mode I;16"),
     "text": (b"%PDF-1.7", "identify"),
 }

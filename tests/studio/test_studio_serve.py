@@ -9,16 +9,7 @@ from typing import Any
 import pytest
 
 from xreal_synth.errors import EngineError, XrealError
-from xreal_synth.studio.serve import (
-    Door,
-    Message,
-    Receive,
-    Send,
-    checked_token,
-    is_loopback,
-    listening,
-    serve,
-)
+from xreal_synth.studio.serve import Door, Message, Receive, Send, checked_token, is_loopback, listening, serve
 
 TOKEN = "a-token-of-the-tests"
 

@@ -19,14 +19,7 @@ SIDE = 40
 LABELS = ["No Finding", "Pneumonia", "Effusion|Pneumonia", "Nodule", "Edema", "Infiltration|Atelectasis"]
 
 TINY_DATA = {"image_size": 32, "warp": {"rotate_deg": 3, "scale": 0.05, "shift": 0.02}}
-TINY_LOOP = {
-    "batch": 2,
-    "lr": 1e-3,
-    "warmup_steps": 2,
-    "log_every": 1,
-    "validate_every": 2,
-    "preview_every": 4,
-}
+TINY_LOOP = {"batch": 2, "lr": 1e-3, "warmup_steps": 2, "log_every": 1, "validate_every": 2, "preview_every": 4}
 TINY_MODELS: dict[str, dict[str, Any]] = {
     "autoencoder": {
         "refiner_width": 8,
@@ -48,15 +41,8 @@ def make_pair(number: int, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(number)
     label_map = np.zeros((side, side), np.uint8)
     top = 4 + number % 3
-    label_map[top:30, 22:34], label_map[top:30, 6:18], label_map[20:32, 16:26], label_map[8:14, 19:23] = (
-        1,
-        2,
-        3,
-        4,
-    )
-    image = (
-        150 - 25.0 * np.isin(label_map, (1, 2)) + 40.0 * (label_map > 2) + random.normal(0, 6, (side, side))
-    )
+    label_map[top:30, 22:34], label_map[top:30, 6:18], label_map[20:32, 16:26], label_map[8:14, 19:23] = (1, 2, 3, 4)
+    image = 150 - 25.0 * np.isin(label_map, (1, 2)) + 40.0 * (label_map > 2) + random.normal(0, 6, (side, side))
     return image.clip(0, 255).astype(np.uint8), label_map
 
 
@@ -91,10 +77,7 @@ def overrides_for(network: str, runs: dict[str, Path]) -> list[str]:
     if network in ("denoiser", "anatomy-controller"):
         return [f"model.autoencoder={runs['autoencoder']}/network/vae"]
     if network == "controlnet":
-        return [
-            f"model.autoencoder={runs['autoencoder']}/network/vae",
-            f"model.denoiser={runs['denoiser']}/network",
-        ]
+        return [f"model.autoencoder={runs['autoencoder']}/network/vae", f"model.denoiser={runs['denoiser']}/network"]
     return []
 
 
@@ -131,9 +114,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def runs(
-    data: Path, config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def runs(data: Path, config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny networks, each trained for 4 steps: network -> its run folder."""
     root = tmp_path_factory.mktemp("runs")
     done: dict[str, Path] = {}

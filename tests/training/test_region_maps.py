@@ -50,9 +50,7 @@ def test_a_label_without_a_place_is_somewhere(labels: tuple[str, ...], unknown: 
     assert (maps[-1] == 255 * unknown).all()
 
 
-def test_boxes_and_their_image_are_warped_alike(
-    tmp_path: Path, folder_writer: Any, manifest_writer: Any
-) -> None:
+def test_boxes_and_their_image_are_warped_alike(tmp_path: Path, folder_writer: Any, manifest_writer: Any) -> None:
     """A square painted white under its box: after any warp the map covers what is white."""
     from PIL import Image
 
@@ -65,9 +63,7 @@ def test_boxes_and_their_image_are_warped_alike(
         row |= {"labels": "Pneumonia", "boxes_xywh_norm": '[["Pneumonia", 0.3, 0.2, 0.4, 0.4]]'}
     manifest_writer(tmp_path, rows)
     warp = WarpSettings(rotate_deg=20, scale=0.2, shift=0.1, elastic=0.02, gamma=0, brightness=0, contrast=0)
-    images = load_images(tmp_path, DataSettings(image_size=32, warp=warp, region_maps=("Pneumonia",)))[
-        "train"
-    ]
+    images = load_images(tmp_path, DataSettings(image_size=32, warp=warp, region_maps=("Pneumonia",)))["train"]
     batch = images.draw(torch.arange(len(images)), torch.Generator().manual_seed(0))
     assert batch.regions is not None
     map_ = torch.nn.functional.adaptive_avg_pool2d(batch.regions[:, :1], (32, 32))
@@ -80,9 +76,7 @@ def test_boxes_and_their_image_are_warped_alike(
 
 
 def test_views_are_balanced_within_each_label_and_boxes_drawn_more_often() -> None:
-    rows = [ImageRow(labels=("No Finding",), view="PA")] * 90 + [
-        ImageRow(labels=("No Finding",), view="AP")
-    ] * 10
+    rows = [ImageRow(labels=("No Finding",), view="PA")] * 90 + [ImageRow(labels=("No Finding",), view="AP")] * 10
     rows += [ImageRow(labels=("Mass",), view="AP")] * 30 + [ImageRow(labels=("Edema",), view="PA")] * 10
     weights = draw_weights(rows, DrawSettings(findings={"Mass": 3.0}, balance_view=True), None)
     healthy, ap = np.arange(140) < 100, np.array([row.view == "AP" for row in rows])
@@ -109,11 +103,7 @@ def boxed(tmp_path_factory: pytest.TempPathFactory, folder_writer: Any, manifest
 
 
 def test_a_denoiser_goes_on_with_regions_from_one_without(
-    boxed: Path,
-    config: Callable[..., Path],
-    overrides: dict[str, list[str]],
-    runs: dict[str, Path],
-    tmp_path: Path,
+    boxed: Path, config: Callable[..., Path], overrides: dict[str, list[str]], runs: dict[str, Path], tmp_path: Path
 ) -> None:
     """At first the maps change no bit; trained, they do; resumed, a run has the bits of one that was not stopped."""
     from diffusers import UNet2DConditionModel
@@ -152,9 +142,7 @@ def test_the_loss_counts_a_region_as_often_as_the_config_says(runs: dict[str, Pa
     losses = []
     for weight in (1.0, 3.0):
         torch.manual_seed(0)
-        settings = DenoiserSettings(
-            channels=(32, 32), attention=(False, True), token_width=8, region_weight=weight
-        )
+        settings = DenoiserSettings(channels=(32, 32), attention=(False, True), token_width=8, region_weight=weight)
         first_stage = load_first_stage(str(runs["autoencoder"] / "network" / "vae"))
         task = DenoiserTask(settings, first_stage, 32, region_maps=("Pneumonia",))
         labels = torch.ones(2, 6) > 0

@@ -108,8 +108,7 @@ def test_scores_are_over_all_images_seen_and_only_once() -> None:
     for half in (slice(0, 2), slice(2, 4)):
         whole = batch_of(labels, torch.ones_like(labels))
         task.loss(
-            ImageBatch(whole.image[half], whole.label_map[half], labels[half], whole.known[half]),
-            torch.Generator(),
+            ImageBatch(whole.image[half], whole.label_map[half], labels[half], whole.known[half]), torch.Generator()
         )
     seen = task.take_seen()
     found = task.scores([seen[:1], seen[1:]])

@@ -30,9 +30,7 @@ def test_a_judge_is_of_another_build_and_seed(network: str) -> None:
 
 
 def test_an_override_reaches_its_key() -> None:
-    config = load_config(
-        "denoiser", SHIPPED / "mini-denoiser.yaml", ["loop.steps=7", "model.channels=[32, 64]"]
-    )
+    config = load_config("denoiser", SHIPPED / "mini-denoiser.yaml", ["loop.steps=7", "model.channels=[32, 64]"])
     assert isinstance(config.model, DenoiserSettings)
     assert (config.loop.steps, config.model.channels) == (7, (32, 64))
 
@@ -62,18 +60,12 @@ def test_a_wrong_override_is_named(override: str, named: str) -> None:
         ("data.warp.rotate=3", "data.warp.rotate: unknown key", "did you mean `data.warp.rotate_deg`?"),
         ("data.draw={boxd: 2}", "data.draw.boxd: unknown key", "did you mean `data.draw.boxed`?"),
         ("model.atention=[true]", "model.atention: unknown key", "did you mean `model.attention`?"),
-        (
-            "model.prediction=v-prediction",
-            "model.prediction: Input should be",
-            "did you mean `v_prediction`?",
-        ),
+        ("model.prediction=v-prediction", "model.prediction: Input should be", "did you mean `v_prediction`?"),
         ("loop.zzz=1", "loop.zzz: unknown key", "`loop` has steps, batch, lr"),
         ("zzz=1", "zzz: unknown key", "`a config` has network, loop, model"),
     ],
 )
-def test_a_key_that_is_nearly_right_has_the_right_one_as_its_hint(
-    override: str, found: str, hint: str
-) -> None:
+def test_a_key_that_is_nearly_right_has_the_right_one_as_its_hint(override: str, found: str, hint: str) -> None:
     with pytest.raises(TrainingError) as told:
         load_config("denoiser", SHIPPED / "mini-denoiser.yaml", [override])
     assert found in told.value.found

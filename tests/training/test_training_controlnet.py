@@ -27,9 +27,7 @@ pytestmark = pytest.mark.numeric
 def batch(images: int = 2) -> ImageBatch:
     generator = torch.Generator().manual_seed(5)
     label_map = torch.randint(5, (images, 32, 32), generator=generator)
-    return ImageBatch(
-        torch.rand(images, 1, 32, 32, generator=generator), label_map, *[torch.ones(images, 6) > 0] * 2
-    )
+    return ImageBatch(torch.rand(images, 1, 32, 32, generator=generator), label_map, *[torch.ones(images, 6) > 0] * 2)
 
 
 def task_of(runs: dict[str, Path], **changes: Any) -> ControlNetTask:
@@ -58,9 +56,7 @@ def test_an_untrained_controlnet_changes_no_bit(pooled: bool, bf16: bool) -> Non
     hint = organ_hint(batch().label_map, hint_side(controlnet.config, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         down, middle = controlnet(z, t, tokens, hint, return_dict=False)
-        steered = unet(
-            z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
-        ).sample
+        steered = unet(z, t, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
         assert torch.equal(steered, unet(z, t, tokens).sample)
     kept = {name: value for name, value in unet.state_dict().items() if name in controlnet.state_dict()}
     assert {name.split(".")[0] for name in kept} >= {"conv_in", "time_embedding", "down_blocks", "mid_block"}
@@ -103,11 +99,7 @@ def test_only_the_controlnet_learns(runs: dict[str, Path]) -> None:
 
 
 def test_a_trained_run_follows_its_mask_and_says_so(
-    runs: dict[str, Path],
-    data: Path,
-    config: Callable[..., Path],
-    overrides: dict[str, list[str]],
-    tmp_path: Path,
+    runs: dict[str, Path], data: Path, config: Callable[..., Path], overrides: dict[str, list[str]], tmp_path: Path
 ) -> None:
     """In fp32, and for as many steps as move the losses by far more than any CPU's rounding."""
     run = tmp_path / "run"
@@ -117,11 +109,7 @@ def test_a_trained_run_follows_its_mask_and_says_so(
     assert (record["_class_name"], record["_hint"]) == ("ControlNetModel", HINT)
     assert record["conditioning_channels"] == 4
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = [
-        [r[name] for name in ("loss", "without_mask", "mirrored_mask")]
-        for r in records
-        if r["split"] == "val"
-    ]
+    losses = [[r[name] for name in ("loss", "without_mask", "mirrored_mask")] for r in records if r["split"] == "val"]
     with_mask, *others = losses[-1]
     assert all(abs(other - with_mask) > 1e-4 * with_mask for other in others), losses[-1]
 

@@ -48,9 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             labels = LABELS[number % 6]
             boxes = [one for one in json.loads(BOX) if one[0] in labels]
             split = "val" if number >= 8 else "train"
-            rows.writerow(
-                [f"image{number}.png", f"mask{number}.png", labels, number, split, json.dumps(boxes)]
-            )
+            rows.writerow([f"image{number}.png", f"mask{number}.png", labels, number, split, json.dumps(boxes)])
     return folder
 
 
@@ -94,9 +92,7 @@ def test_a_distilled_bundle_needs_one_evaluation_and_healthy_prompts_stay(
         assert torch.equal(before[prompt], after[prompt])
     change = {prompt: after[prompt] - tokens for prompt, tokens in before.items()}
     assert change["Pneumonia"].abs().max() > 0.01
-    assert torch.allclose(
-        change["Effusion Atelectasis"], change["Effusion"] + change["Atelectasis"], atol=4e-3
-    )
+    assert torch.allclose(change["Effusion Atelectasis"], change["Effusion"] + change["Atelectasis"], atol=4e-3)
 
     old, new = (load_file(info.root / UNET) for info in (base, made))
     latents = base.latent_shape[0]
@@ -105,8 +101,7 @@ def test_a_distilled_bundle_needs_one_evaluation_and_healthy_prompts_stay(
     assert torch.equal(old["conv_in.weight"][:, :latents], new["conv_in.weight"][:, :latents])
     z, t = torch.randn(1, *base.latent_shape, generator=torch.Generator().manual_seed(1)), torch.tensor([500])
     healthy = [
-        model.denoise(z, t, model.embed([base.healthy_prompt]))
-        for model in (load_bundle(base), load_bundle(made))
+        model.denoise(z, t, model.embed([base.healthy_prompt])) for model in (load_bundle(base), load_bundle(made))
     ]
     assert torch.equal(*healthy), "images without a finding are the base's"
 

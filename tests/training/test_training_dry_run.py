@@ -40,14 +40,10 @@ def test_the_papers_networks_have_the_papers_sizes(network: str, millions: dict[
         found = sizes(sketch_task(load_config(network, path), path))
     assert {name: sum(counts) / 1e6 for name, counts in found.items()} == pytest.approx(millions, rel=2e-3)
     trained = {name for name, (trained, _) in found.items() if trained}
-    assert trained == set(millions) - (
-        {"autoencoder"} if network == "denoiser" else {"autoencoder", "unet", "tokens"}
-    )
+    assert trained == set(millions) - ({"autoencoder"} if network == "denoiser" else {"autoencoder", "unet", "tokens"})
 
 
-@pytest.mark.parametrize(
-    ("network", "precision"), [*((name, "fp32") for name in TINY_MODELS), ("denoiser", "bf16")]
-)
+@pytest.mark.parametrize(("network", "precision"), [*((name, "fp32") for name in TINY_MODELS), ("denoiser", "bf16")])
 def test_a_dry_run_counts_what_a_real_step_does(
     network: str, precision: str, overrides: dict[str, list[str]], data: Path, config: Config
 ) -> None:
@@ -78,9 +74,7 @@ def test_memory_is_a_plain_sum_over_the_parts_of_a_batch(config: Config) -> None
 
 def test_a_denoiser_with_region_maps_is_counted_with_them() -> None:
     path = SHIPPED / "mini-denoiser.yaml"
-    bare, shown = (
-        dry_run(load_config("denoiser", path, given), path) for given in (["data.region_maps=[]"], [])
-    )
+    bare, shown = (dry_run(load_config("denoiser", path, given), path) for given in (["data.region_maps=[]"], []))
     assert shown.parameters["unet"][0] > bare.parameters["unet"][0]
 
 

@@ -33,9 +33,7 @@ def test_labels_are_the_five_findings_and_no_finding(data: Path) -> None:
     assert found[3] == [0, 0, 0, 0, 0, 0]
 
 
-def test_other_splits_are_left_out(
-    tmp_path: Path, folder_writer: WriteFolder, manifest_writer: WriteManifest
-) -> None:
+def test_other_splits_are_left_out(tmp_path: Path, folder_writer: WriteFolder, manifest_writer: WriteManifest) -> None:
     rows = folder_writer(tmp_path)
     rows[0]["split"] = "minor"
     manifest_writer(tmp_path, rows)
@@ -51,10 +49,7 @@ def test_images_of_the_healthy_alone(
     rows[-1] |= {"labels": "No Finding", "split": "val"}
     manifest_writer(tmp_path, rows)
     healthy = replace(TOLERANT, healthy_only=True)
-    assert {split: len(found) for split, found in load_images(tmp_path, healthy).items()} == {
-        "train": 1,
-        "val": 1,
-    }
+    assert {split: len(found) for split, found in load_images(tmp_path, healthy).items()} == {"train": 1, "val": 1}
     rows[0]["labels"] = "Edema"
     manifest_writer(tmp_path, rows)
     with pytest.raises(TrainingError, match="healthy_only"):
@@ -109,12 +104,7 @@ def _spoil(folder: Path, rows: Rows, fault: str) -> None:
     ],
 )
 def test_a_faulty_image_is_refused_and_counted(
-    tmp_path: Path,
-    folder_writer: WriteFolder,
-    manifest_writer: WriteManifest,
-    fault: str,
-    reason: str,
-    count: int,
+    tmp_path: Path, folder_writer: WriteFolder, manifest_writer: WriteManifest, fault: str, reason: str, count: int
 ) -> None:
     rows = folder_writer(tmp_path)
     _spoil(tmp_path, rows, fault)
@@ -142,11 +132,7 @@ def test_unknown_labels_are_not_known_and_not_positive(
     assert images.labels[:3].tolist() == [[True, False, False], [False] * 3, [True, True, False]]
     assert images.known[:3].tolist() == [[True, False, False], [False, True, False], [True] * 3]
     batch = images.draw(torch.tensor([1, 0]), torch.Generator().manual_seed(0)).to(torch.device("cpu"))
-    assert (
-        batch.known.tolist()
-        == images.known[[1, 0]].tolist()
-        == images.take(torch.tensor([1, 0])).known.tolist()
-    )
+    assert batch.known.tolist() == images.known[[1, 0]].tolist() == images.take(torch.tensor([1, 0])).known.tolist()
 
 
 def test_a_finding_that_no_training_image_shows_is_an_error(
@@ -162,12 +148,7 @@ def test_a_finding_that_no_training_image_shows_is_an_error(
 
 @pytest.mark.parametrize(
     ("findings", "named"),
-    [
-        ([], "at least 1"),
-        (["Pneumonja"], "'Pneumonja'"),
-        (["No Finding"], "'No Finding'"),
-        (["Mass", "Mass"], "twice"),
-    ],
+    [([], "at least 1"), (["Pneumonja"], "'Pneumonja'"), (["No Finding"], "'No Finding'"), (["Mass", "Mass"], "twice")],
 )
 def test_findings_are_checked(findings: list[str], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
@@ -186,9 +167,7 @@ def test_images_are_read_from_any_store_and_from_tars(tmp_path: Path, folder_wri
             memory.replace(file.name, file)
     memory.replace("manifest.csv", tmp_path / "manifest.csv")
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
-    (shards / "manifest.csv").write_text(
-        "\n".join([f"{lines[0]},shard", *(f"{r},all.tar" for r in lines[1:])])
-    )
+    (shards / "manifest.csv").write_text("\n".join([f"{lines[0]},shard", *(f"{r},all.tar" for r in lines[1:])]))
     for place in ("memory://images-test", shards):
         found = load_images(place, TOLERANT)
         for split in ("train", "val"):

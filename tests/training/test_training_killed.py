@@ -47,9 +47,7 @@ def wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_killed_training_resumes_to_the_same_curve(
-    data: Path, config: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_killed_training_resumes_to_the_same_curve(data: Path, config: Callable[..., Path], tmp_path: Path) -> None:
     path = config("segmenter", steps=STEPS, checkpoint_minutes=1e-9)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     train("segmenter", path, data, straight, [], "cpu", 1)
@@ -68,9 +66,7 @@ def test_a_killed_training_resumes_to_the_same_curve(
     assert curves[0] == curves[1]
     assert len(curves[0]) == STEPS + STEPS // 2
     for part in ("network", "best"):
-        files = [
-            run / part / "segmenter" / "diffusion_pytorch_model.safetensors" for run in (straight, killed)
-        ]
+        files = [run / part / "segmenter" / "diffusion_pytorch_model.safetensors" for run in (straight, killed)]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -117,9 +113,7 @@ def _named(place: str) -> Callable[..., object]:
 
 
 @pytest.mark.parametrize("step", [4, 5])
-def test_a_save_cut_short_anywhere_leaves_a_state(
-    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_cut_short_anywhere_leaves_a_state(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call, seen = 0, set()
     while True:
         folder = tmp_path / str(call)

@@ -37,12 +37,7 @@ def stage(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) 
     more = {
         "autoencoder": {**TINY, "adversarial_weight": 0.5, "adversarial_after": 1, "critic_width": 8},
         "anatomy-controller": {**TINY, "init": str(vae)},
-        "denoiser": {
-            "channels": [32, 32],
-            "attention": [False, True],
-            "token_width": 8,
-            "autoencoder": str(vae),
-        },
+        "denoiser": {"channels": [32, 32], "attention": [False, True], "token_width": 8, "autoencoder": str(vae)},
     }
     for network, model in more.items():
         tree = yaml.safe_load(config(network, steps=2).read_text(encoding="utf-8"))
@@ -55,9 +50,7 @@ def stage(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) 
 def batch(images: int = 2) -> ImageBatch:
     generator = torch.Generator().manual_seed(5)
     label_map = torch.randint(5, (images, 32, 32), generator=generator)
-    return ImageBatch(
-        torch.rand(images, 1, 32, 32, generator=generator), label_map, *[torch.ones(images, 6) > 0] * 2
-    )
+    return ImageBatch(torch.rand(images, 1, 32, 32, generator=generator), label_map, *[torch.ones(images, 6) > 0] * 2)
 
 
 def test_the_parts_are_diffusers_own(stage: dict[str, Path]) -> None:
@@ -67,8 +60,7 @@ def test_the_parts_are_diffusers_own(stage: dict[str, Path]) -> None:
     same = [torch.equal(a, b) for a, b in zip(vae.parameters(), controller.parameters(), strict=True)]
     assert not any(same[:4])
     apart = max(
-        float((a - b).detach().abs().max())
-        for a, b in zip(vae.parameters(), controller.parameters(), strict=True)
+        float((a - b).detach().abs().max()) for a, b in zip(vae.parameters(), controller.parameters(), strict=True)
     )
     assert apart < 0.05  # two small steps from the first stage's weights
 

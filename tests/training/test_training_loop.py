@@ -46,12 +46,7 @@ def test_a_run_writes_what_it_promises(network: str, runs: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_resumed_run_has_the_same_bits(
-    network: str,
-    runs: dict[str, Path],
-    overrides: dict[str, list[str]],
-    data: Path,
-    config: Config,
-    tmp_path: Path,
+    network: str, runs: dict[str, Path], overrides: dict[str, list[str]], data: Path, config: Config, tmp_path: Path
 ) -> None:
     given = overrides[network]
     path = config(network)
@@ -82,9 +77,7 @@ def test_an_autoencoder_goes_on_from_another_with_its_patch_transform(
     assert changed.isdisjoint({"basis", "offset", "gain"})
 
 
-def test_a_signal_saves_and_stops(
-    data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_saves_and_stops(data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = SegmenterTask.loss
 
     def loss_and_signal(*given: object) -> dict[str, torch.Tensor]:
@@ -117,11 +110,7 @@ def test_a_setting_that_came_later_counts_as_its_default(data: Path, config: Con
 
 
 def test_a_user_error_ends_the_command_with_2(
-    data: Path,
-    config: Config,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "denoiser", str(config("denoiser")), "--data", str(data), "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["xreal-synth", *arguments])
@@ -142,9 +131,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         train("segmenter", config("segmenter"), data, tmp_path, [], "cpu")
 
 
-def test_metrics_after_the_last_state_are_dropped_on_resume(
-    data: Path, config: Config, tmp_path: Path
-) -> None:
+def test_metrics_after_the_last_state_are_dropped_on_resume(data: Path, config: Config, tmp_path: Path) -> None:
     train("segmenter", config("segmenter", steps=2), data, tmp_path, [], "cpu")
     append_metrics(tmp_path, {"step": 9, "split": "train", "loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -154,9 +141,7 @@ def test_metrics_after_the_last_state_are_dropped_on_resume(
     assert steps == [1, 2, 3]
 
 
-def test_the_curves_on_a_board_go_on_where_the_state_was_saved(
-    data: Path, config: Config, tmp_path: Path
-) -> None:
+def test_the_curves_on_a_board_go_on_where_the_state_was_saved(data: Path, config: Config, tmp_path: Path) -> None:
     board = tmp_path / "tensorboard"
     train("segmenter", config("segmenter", steps=2), data, tmp_path, [], "cpu")
     with SummaryWriter(str(board), purge_step=3) as killed:
@@ -202,9 +187,7 @@ def test_exported_parts_are_half_precision_folders(runs: dict[str, Path], tmp_pa
 
 
 def test_a_controller_is_exported_with_the_given_decoder(runs: dict[str, Path], tmp_path: Path) -> None:
-    autoencoder = PatchAutoencoder.from_pretrained(
-        runs["autoencoder"] / "network" / "vae", low_cpu_mem_usage=False
-    )
+    autoencoder = PatchAutoencoder.from_pretrained(runs["autoencoder"] / "network" / "vae", low_cpu_mem_usage=False)
     torch.nn.init.constant_(autoencoder.refiner.inlet.bias, 0.25)
     autoencoder.save_pretrained(tmp_path / "retrained" / "network" / "vae")
     out = tmp_path / "out"

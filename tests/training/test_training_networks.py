@@ -108,9 +108,7 @@ def test_noise_levels_crowd_in_the_middle() -> None:
 
 @pytest.mark.parametrize(("prediction", "high"), [("v_prediction", 1.0), ("epsilon", 5.0)])
 def test_min_snr_weights_clean_steps_less(prediction: str, high: float) -> None:
-    settings = DenoiserSettings(
-        channels=(32, 32), attention=(False, True), prediction=prediction, min_snr_gamma=5.0
-    )
+    settings = DenoiserSettings(channels=(32, 32), attention=(False, True), prediction=prediction, min_snr_gamma=5.0)
     task = DenoiserTask(settings, PatchAutoencoder(refiner_width=8, refiner_blocks=1), 32)
     assert task.schedule.config.prediction_type == prediction
     snr = log_snr(task.schedule).exp()

@@ -17,12 +17,7 @@ from xreal_synth.training.loop import Result
 from xreal_synth.training.run import train
 from xreal_synth.training.session import Pace
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.usefixtures("joined_ray"),
-    pytest.mark.timeout(1800),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("joined_ray"), pytest.mark.timeout(1800)]
 
 Config = Callable[..., Path]
 
@@ -102,9 +97,7 @@ def test_a_mistake_found_by_the_workers_is_reported_once(data: Path, config: Con
         together("segmenter", path, data, tmp_path, ["loop.lr=0.5"])
 
 
-def test_more_workers_than_images_or_places_are_refused_at_once(
-    data: Path, config: Config, tmp_path: Path
-) -> None:
+def test_more_workers_than_images_or_places_are_refused_at_once(data: Path, config: Config, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="batch 2 for 3 worker"):
         together("segmenter", config("segmenter"), data, tmp_path, [], workers=3)
     with pytest.raises(EngineError, match="64: 64 workers of 1"):

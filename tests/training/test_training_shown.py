@@ -48,13 +48,9 @@ def test_curves_mark_the_best_and_stand_losses_below_zero(shift: float, tmp_path
     random = np.random.default_rng(0)
     for step in range(1, 101):
         loss = float(0.3 + np.exp(-step / 20) + 0.05 * random.random() + shift)
-        append_metrics(
-            tmp_path, {"step": step, "split": "train", "loss": loss, "lr": 1e-3 * (1 - step / 101)}
-        )
+        append_metrics(tmp_path, {"step": step, "split": "train", "loss": loss, "lr": 1e-3 * (1 - step / 101)})
         if step % 10 == 0:
-            append_metrics(
-                tmp_path, {"step": step, "split": "val", "loss": 0.32 + abs(step - 70) / 100 + shift}
-            )
+            append_metrics(tmp_path, {"step": step, "split": "val", "loss": 0.32 + abs(step - 70) / 100 + shift})
     draw_curves(tmp_path)
     picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
     red = (picture[..., 0] > 190) & (picture[..., 1] < 70) & (picture[..., 2] < 70)

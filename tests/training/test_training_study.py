@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from xreal_synth.training.settings import ClassifierSettings
-from xreal_synth.training.study import (
-    Phase,
-    StudySettings,
-    balanced_batch,
-    image_set,
-    scores_after,
-)
+from xreal_synth.training.study import Phase, StudySettings, balanced_batch, image_set, scores_after
 from xreal_synth.training.tasks.evaluators import build_classifier, pointed
 from xreal_synth.types import NormBox
 

@@ -64,9 +64,7 @@ def augment(mask: Mask, rng: np.random.Generator, settings: Augmentation) -> Mas
     heart_scale = low + (high - low) * (heart + 1.0) / 2.0
     if settings.rotate_deg or settings.shift or settings.scale or settings.elastic:
         offset = (settings.shift * dx, settings.shift * dy)
-        mask = _warp(
-            mask, settings.rotate_deg * angle, offset, 1.0 + settings.scale * zoom, settings.elastic * knots
-        )
+        mask = _warp(mask, settings.rotate_deg * angle, offset, 1.0 + settings.scale * zoom, settings.elastic * knots)
     if settings.lungs_scale is not None:
         mask = scale_lungs(mask, float(rng.uniform(*settings.lungs_scale)))
     return scale_heart(mask, (heart_scale, heart_scale))
@@ -82,11 +80,7 @@ def fit_heart(mask: Mask, *, large: bool) -> Mask:
     ratio = cardiothoracic_ratio(mask)
     if not ratio or (ratio >= LARGE_HEART if large else ratio <= NORMAL_HEART):
         return mask
-    wanted = (
-        LARGE_HEART + max(0.0, ratio - SMALL_HEART) / 2
-        if large
-        else NORMAL_HEART - (ratio - NORMAL_HEART) / 5
-    )
+    wanted = LARGE_HEART + max(0.0, ratio - SMALL_HEART) / 2 if large else NORMAL_HEART - (ratio - NORMAL_HEART) / 5
     fitted, across = mask, wanted / ratio
     for _ in range(_FITS):
         fitted = scale_heart(mask, (across, 1.0 + (across - 1.0) / 2), HEART_ANCHOR)
@@ -130,8 +124,7 @@ def _with_heart(mask: Mask, new: Bools) -> Mask:
     given_up = old & ~new
     if given_up.any():
         window = tuple(
-            slice(max(0, part.start - 2), part.stop + 2)
-            for part in ndimage.find_objects(old.view(np.uint8))[0]
+            slice(max(0, part.start - 2), part.stop + 2) for part in ndimage.find_objects(old.view(np.uint8))[0]
         )
         beneath = np.where(mask == AORTA, BACKGROUND, mask)[window]
         _, (rows, columns) = ndimage.distance_transform_edt(old[window], return_indices=True)

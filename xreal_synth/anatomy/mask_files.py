@@ -86,22 +86,20 @@ def mask_files(path: Path, suffix: str = ".png") -> list[MaskFile]:
         found = _packed(path, suffix, "")
     elif path.is_dir():
         files = sorted(path.iterdir())
-        found = [
-            _loose(file) for file in files if file.name.lower().endswith(suffix.lower()) and file.is_file()
-        ] or [mask for tar in files if is_tar(tar) for mask in _packed(tar, suffix, f"{tar.name}/")]
+        found = [_loose(file) for file in files if file.name.lower().endswith(suffix.lower()) and file.is_file()] or [
+            mask for tar in files if is_tar(tar) for mask in _packed(tar, suffix, f"{tar.name}/")
+        ]
     else:
         raise AnatomyError(
             where=str(path),
             found="a file" if path.exists() else "no such file" if is_tar(path) else "no such folder",
             wanted="a folder of organ masks (*.png), or a .tar, .tar.gz or .tgz of them",
             hint="--set anatomy.source.masks.path=FOLDER; the recipe's first lines say what goes there",
-        )  # fmt: skip
+        )
     if not found:
         raise AnatomyError(
             where=str(path),
-            found="no PNG in the folder"
-            if suffix == ".png" and path.is_dir()
-            else f"no file that ends in {suffix}",
+            found="no PNG in the folder" if suffix == ".png" and path.is_dir() else f"no file that ends in {suffix}",
             wanted=f"one organ mask or more (*{suffix})",
         )
     return sorted(found, key=lambda mask: mask.id)
@@ -123,9 +121,7 @@ def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -
         if _stamp(file) != stamp:
             what = "tar" if is_tar(file) else "mask"
             raise AnatomyError(
-                where=str(file),
-                found=f"the {what} has changed since it was opened",
-                hint="start the run again",
+                where=str(file), found=f"the {what} has changed since it was opened", hint="start the run again"
             )
         if size < 0:
             return read_file(file, MAX_IMAGE, roots_of(file.parent))
@@ -133,9 +129,7 @@ def _read(file: Path, stamp: tuple[int, int], offset: int = 0, size: int = -1) -
             opened.seek(offset)
             return opened.read(size)
     except (OSError, UnreadableError) as error:
-        raise AnatomyError(
-            where=str(file), found=f"cannot be read ({error})", wanted="an organ mask"
-        ) from error
+        raise AnatomyError(where=str(file), found=f"cannot be read ({error})", wanted="an organ mask") from error
 
 
 def _packed(tar: Path, suffix: str, folder: str) -> list[MaskFile]:
@@ -166,9 +160,7 @@ def _stamp(file: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _masks(
-    opened: tarfile.TarFile, tar: Path, suffix: str, most: int | None
-) -> Iterator[tuple[str, tarfile.TarInfo]]:
+def _masks(opened: tarfile.TarFile, tar: Path, suffix: str, most: int | None) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """(name, member) of each mask, every member checked; folders, hidden files and others are passed over.
 
     `most` limits the bytes of the tar.
@@ -191,11 +183,7 @@ def _masks(
                 hint="unpack it to a plain .tar, which is read in place",
             )  # fmt: skip
         name = str(PurePosixPath(info.name))
-        if (
-            info.isdir()
-            or not name.lower().endswith(suffix.lower())
-            or PurePosixPath(name).name.startswith(".")
-        ):
+        if info.isdir() or not name.lower().endswith(suffix.lower()) or PurePosixPath(name).name.startswith("."):
             continue
         if info.size > MAX_MASK or name in seen:
             found = "stands twice" if name in seen else f"{info.size} bytes, at most {MAX_MASK} are read"
@@ -209,11 +197,6 @@ def _problem(info: tarfile.TarInfo) -> str:
     path = PurePosixPath(info.name)
     if not (info.isreg() or info.isdir()) or info.sparse is not None:
         return "neither a plain file nor a folder"
-    if (
-        path.is_absolute()
-        or ".." in path.parts
-        or _CONTROL.search(info.name)
-        or re.match("[A-Za-z]:", info.name)
-    ):
+    if path.is_absolute() or ".." in path.parts or _CONTROL.search(info.name) or re.match("[A-Za-z]:", info.name):
         return "its name leads out of the tar"
     return "" if len(info.name) <= 1024 else "its name is too long"

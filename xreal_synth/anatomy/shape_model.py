@@ -160,9 +160,7 @@ class ShapeModel:
                 pose_modes=tensors["pose_modes"].astype(np.float64),
                 explained=float(about["explained_variance"]),
                 fitted=int(about["masks"]),
-                shifts={
-                    str(name): np.array(shift, float) for name, shift in dict(about.get("shifts", {})).items()
-                },
+                shifts={str(name): np.array(shift, float) for name, shift in dict(about.get("shifts", {})).items()},
             )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
             raise _broken(path, str(error)) from error

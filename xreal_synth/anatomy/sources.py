@@ -61,12 +61,7 @@ class BankSource:
         return self._model.shifts.keys()
 
     def draw(
-        self,
-        rng: np.random.Generator,
-        size: int,
-        *,
-        large_heart: bool | None = None,
-        findings: Sequence[str] = (),
+        self, rng: np.random.Generator, size: int, *, large_heart: bool | None = None, findings: Sequence[str] = ()
     ) -> tuple[Mask, str]:
         """As of any source; with a heart that shows Cardiomegaly or that does not, or as it is drawn; of the outline
         that patients with `findings` have.
@@ -121,9 +116,7 @@ class FolderSource:
         if not bad and self._files:
             return
         if not bad:
-            raise AnatomyError(
-                where=where, found="no mask that is not excluded", wanted="one organ mask or more"
-            )
+            raise AnatomyError(where=where, found="no mask that is not excluded", wanted="one organ mask or more")
         first = next(iter(bad.values()))
         reported = "".join(f"\n    {one.where}: {one.found}" for one in list(bad.values())[:MOST_REPORTED])
         more = f"\n    and {len(bad) - MOST_REPORTED} more" if len(bad) > MOST_REPORTED else ""

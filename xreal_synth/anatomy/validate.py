@@ -103,9 +103,7 @@ def _check_array(mask: Mask, where: str) -> None:
             hint="pad or crop the image and its mask to a square",
         )
     if mask.shape[0] < MIN_SIZE:
-        raise AnatomyError(
-            where=where, found=f"a mask of {mask.shape[0]} pixels a side", wanted=f"at least {MIN_SIZE}"
-        )
+        raise AnatomyError(where=where, found=f"a mask of {mask.shape[0]} pixels a side", wanted=f"at least {MIN_SIZE}")
     counts = np.bincount(mask.ravel())
     foreign = [int(code) for code in np.flatnonzero(counts) if code not in CODES]
     if foreign:
@@ -162,11 +160,7 @@ def _measures(shapes: dict[int, _Shape], pixels: int) -> Iterator[tuple[str, flo
     x0, y0 = min(left.box[0], right.box[0]), min(left.box[1], right.box[1])
     x1, y1 = max(left.box[2], right.box[2]), max(left.box[3], right.box[3])
     apart = left.centre[0] - right.centre[0]
-    yield (
-        "distance between the lungs' centres over the chest's width",
-        apart / (x1 - x0),
-        (LUNG_DISTANCE, 1.0),
-    )
+    yield ("distance between the lungs' centres over the chest's width", apart / (x1 - x0), (LUNG_DISTANCE, 1.0))
     for code, shape in shapes.items():
         yield f"{NAMES[code]}'s area over the image's", shape.area / pixels, AREA_RANGES[code]
     yield "left lung's area over the right lung's", left.area / right.area, LUNG_RATIO

@@ -38,9 +38,7 @@ class Compile(StrEnum):
 
 HOW: Final[dict[Compile, CompileHow]] = {Compile.graphs: "graphs", Compile.inductor: "inductor"}
 
-app = typer.Typer(
-    help="Measures how fast this machine makes images.", no_args_is_help=True, callback=lambda: None
-)
+app = typer.Typer(help="Measures how fast this machine makes images.", no_args_is_help=True, callback=lambda: None)
 
 
 @app.command(
@@ -53,8 +51,7 @@ app = typer.Typer(
 def sample(
     bundle: Annotated[str, typer.Option(help="A shipped name or a folder.")] = "xreal-mini",
     rows: Annotated[
-        list[Loop] | None,
-        typer.Option("--rows", help="Which loops; may be repeated.", show_default="all"),
+        list[Loop] | None, typer.Option("--rows", help="Which loops; may be repeated.", show_default="all")
     ] = None,
     micro_batch: Annotated[
         list[int] | None,
@@ -69,8 +66,7 @@ def sample(
         ),
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="A divisor of 1000.", show_default="8, on a GPU 100"),
+        int | None, typer.Option(min=1, max=1000, help="A divisor of 1000.", show_default="8, on a GPU 100")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Passes of each row; the fastest counts.")] = 3,
     text_encoder: Annotated[
@@ -88,8 +84,7 @@ def sample(
         typer.Option(min=0.001, help="The device's peak.", show_default="known GPUs; else a matrix product"),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Also writes the tables as Markdown.", dir_okay=False, show_default="no"),
+        Path | None, typer.Option(help="Also writes the tables as Markdown.", dir_okay=False, show_default="no")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,10 +110,7 @@ def sample(
     settings = loop_settings(info, steps or (100 if device == "cuda" else 8))
     chosen = resolve_precision(precision, device)
     wanted = rows_of(
-        [loop.value for loop in rows or Loop],
-        micro_batch or [1, 8, 32, 64],
-        chosen,
-        [HOW.get(each) for each in how],
+        [loop.value for loop in rows or Loop], micro_batch or [1, 8, 32, 64], chosen, [HOW.get(each) for each in how]
     )
     width, depth, heads = (1280, 32, 8) if text_encoder == "paper" else (384, 8, 6)
     shape = None if text_encoder == "none" else TextShape(30522, 150, width, depth, heads, 64)
@@ -152,9 +144,7 @@ def sample(
 
 def _refuse(device: str, how: list[Compile], clock: str, threads: int) -> None:
     if device == "cpu" and Compile.graphs in how:
-        raise XrealError(
-            found="--compile graphs without a GPU", wanted="none or inductor", hint="leave graphs out"
-        )
+        raise XrealError(found="--compile graphs without a GPU", wanted="none or inductor", hint="leave graphs out")
     if clock == "cpu" and (device != "cpu" or threads != 1):
         raise XrealError(
             found=f"--clock cpu with {threads} thread(s) on {device}",
@@ -180,8 +170,7 @@ def _cells(figures: RowFigures) -> list[str]:
 
 def _footnotes(figures: SampleFigures) -> list[str]:
     peaks = ", ".join(
-        f"{peak.tflops:.3g} TFLOP/s in {precision} ({peak.source})"
-        for precision, peak in figures.peak.items()
+        f"{peak.tflops:.3g} TFLOP/s in {precision} ({peak.source})" for precision, peak in figures.peak.items()
     )
     flops = ", ".join(f"{loop} {count / 1e9:.4g} GFLOP" for loop, count in figures.flops.items())
     return [

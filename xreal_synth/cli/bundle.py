@@ -32,9 +32,7 @@ def list_bundles(as_json: JsonOption = False) -> None:
     console.print(table)
 
 
-@app.command(
-    epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json")
-)
+@app.command(epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json"))
 def show(
     bundle: Annotated[str, typer.Argument(help="A shipped name or a folder.", show_default=False)],
     as_json: JsonOption = False,
@@ -67,18 +65,13 @@ def show(
 
 
 @app.command(
-    epilog=examples(
-        "xreal-synth bundle random ./tiny-bundle",
-        "xreal-synth bundle random --config paper ./paper-sized",
-    )
+    epilog=examples("xreal-synth bundle random ./tiny-bundle", "xreal-synth bundle random --config paper ./paper-sized")
 )
 def random(
     out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
     config: Annotated[
         Literal["tiny", "mini", "paper"],
-        typer.Option(
-            help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."
-        ),
+        typer.Option(help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."),
     ] = "tiny",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
     as_json: JsonOption = False,
@@ -108,18 +101,13 @@ def random(
 def add_prompt(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder; it is changed.", show_default=False)],
     text: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
-    finding: Annotated[
-        str | None, typer.Option(help="Makes it this finding's prompt.", show_default=False)
-    ] = None,
+    finding: Annotated[str | None, typer.Option(help="Makes it this finding's prompt.", show_default=False)] = None,
     text_encoder: Annotated[
         Path | None,
-        typer.Option(
-            help="What the bundle was converted from: folder or file.", show_default="the bundle's own"
-        ),
+        typer.Option(help="What the bundle was converted from: folder or file.", show_default="the bundle's own"),
     ] = None,
     vocab: Annotated[
-        Path | None,
-        typer.Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache"),
+        Path | None, typer.Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -162,8 +150,7 @@ def export(
         ),
     ] = None,
     base: Annotated[
-        str | None,
-        typer.Option(help="A bundle that gives all that the runs do not.", show_default="none"),
+        str | None, typer.Option(help="A bundle that gives all that the runs do not.", show_default="none")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the folder's")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="the base's")] = None,
@@ -183,8 +170,7 @@ def export(
         ),
     ] = None,
     weights: Annotated[
-        Literal["last", "best"],
-        typer.Option(help="The last weights, or those of the least validation loss."),
+        Literal["last", "best"], typer.Option(help="The last weights, or those of the least validation loss.")
     ] = "last",
     as_json: JsonOption = False,
 ) -> None:

@@ -38,12 +38,8 @@ DtypeOption = Annotated[
 Bank = Annotated[
     str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
 ]
-Name = Annotated[
-    str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")
-]
-Licence = Annotated[
-    str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")
-]
+Name = Annotated[str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
+Licence = Annotated[str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")]
 Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
 TrainingData = Annotated[
     str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
@@ -52,15 +48,12 @@ Config = Annotated[
     Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
 ]
 Vocab = Annotated[
-    Path | None,
-    typer.Option(help="vocab.txt of bert-base-uncased.", show_default="the local Hugging Face cache"),
+    Path | None, typer.Option(help="vocab.txt of bert-base-uncased.", show_default="the local Hugging Face cache")
 ]
 Ema = Annotated[
     bool, typer.Option("--ema", help="Take the denoiser's averaged weights; the reference takes the plain.")
 ]
-KeepText = Annotated[
-    bool, typer.Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")
-]
+KeepText = Annotated[bool, typer.Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(help="An entry beside the weights that is of no use; may be repeated.", show_default=False),
@@ -77,9 +70,7 @@ Ignore = Annotated[
 def xreal(
     out: Out,
     backbone: Annotated[Path, typer.Option(help="backbone.pth", show_default=False)],
-    ae: Annotated[
-        Path | None, typer.Option(help="ldm_ae.pth, read only if the backbone has no first stage.")
-    ] = None,
+    ae: Annotated[Path | None, typer.Option(help="ldm_ae.pth, read only if the backbone has no first stage.")] = None,
     controller: Annotated[
         Path | None, typer.Option(help="anatomy_controller.pth; without it, no sampling.control: xreal.")
     ] = None,
@@ -126,8 +117,7 @@ def cheff(
         Path | None, typer.Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")
     ] = None,
     upscaler: Annotated[
-        Path | None,
-        typer.Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.", show_default=False),
+        Path | None, typer.Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.", show_default=False)
     ] = None,
     vocab: Vocab = None,
     prompts: Prompts = None,
@@ -225,13 +215,9 @@ def diffusers(
     )
 )
 def controlnet(
-    source: Annotated[
-        Path, typer.Argument(help="A checkpoint, or a folder in diffusers layout.", show_default=False)
-    ],
+    source: Annotated[Path, typer.Argument(help="A checkpoint, or a folder in diffusers layout.", show_default=False)],
     out: Out,
-    bundle: Annotated[
-        str, typer.Option(help="The bundle whose denoiser it steers; it is copied.", show_default=False)
-    ],
+    bundle: Annotated[str, typer.Option(help="The bundle whose denoiser it steers; it is copied.", show_default=False)],
     licence: Annotated[str, typer.Option(help="The ControlNet's licence.", show_default=False)],
     hint: Annotated[
         str | None,
@@ -273,12 +259,7 @@ def _latent(files: LdmFiles, out: Path, model: Published, stored: Stored) -> Non
 def _add_upscaler(
     bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
-    from xreal_synth.models.convert.added_parts import (
-        UPSCALER_LICENCE,
-        check_size,
-        read_upscaler,
-        save_upscaler,
-    )
+    from xreal_synth.models.convert.added_parts import UPSCALER_LICENCE, check_size, read_upscaler, save_upscaler
     from xreal_synth.models.describe import UPSCALER
 
     def write(folder: Path, info: BundleInfo) -> None:
@@ -288,9 +269,7 @@ def _add_upscaler(
     _extend(bundle, out, UPSCALER, write, licence or UPSCALER_LICENCE)
 
 
-def _extend(
-    bundle: str, out: Path, part: str, write: Callable[[Path, BundleInfo], None], licence: str
-) -> None:
+def _extend(bundle: str, out: Path, part: str, write: Callable[[Path, BundleInfo], None], licence: str) -> None:
     """A copy of a bundle with one part more."""
     from xreal_synth.models.convert.assemble import extend_bundle
 
@@ -307,8 +286,7 @@ def show(info: BundleInfo) -> None:
     )
     if "anatomy_controller" not in info.parts:
         console.print(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images",
-            soft_wrap=True,
+            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images", soft_wrap=True
         )
 
 

@@ -63,12 +63,10 @@ EXAMPLES = (
 
 def doctor(
     output: Annotated[
-        str,
-        typer.Option("--output", "-o", metavar="URI", help="Where datasets are to go: written to and read."),
+        str, typer.Option("--output", "-o", metavar="URI", help="Where datasets are to go: written to and read.")
     ] = ".",
     bundle: Annotated[
-        str,
-        typer.Option(help="Whose speed is measured, for `plan` to reckon with: a name, a folder or a URI."),
+        str, typer.Option(help="Whose speed is measured, for `plan` to reckon with: a name, a folder or a URI.")
     ] = "xreal-mini",
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Starts a local Ray and ends it.")] = True,
     as_json: JsonOption = False,
@@ -137,9 +135,7 @@ def _device() -> Look:
 
 
 def _memory() -> Look:
-    whole, free = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf(f"SC_{pages}_PAGES") for pages in ("PHYS", "AVPHYS")
-    )
+    whole, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(f"SC_{pages}_PAGES") for pages in ("PHYS", "AVPHYS"))
     found = f"{bytes_text(whole)}, {bytes_text(free)} unused"
     if whole < LEAST_MEMORY:
         raise XrealError(found=found, hint=f"{bytes_text(LEAST_MEMORY)} are needed")

@@ -11,13 +11,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from xreal_synth.cli import (
-    evaluate_bundle,
-    evaluate_dataset,
-    evaluate_privacy,
-    evaluate_readers,
-    evaluate_utility,
-)
+from xreal_synth.cli import evaluate_bundle, evaluate_dataset, evaluate_privacy, evaluate_readers, evaluate_utility
 from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
 
@@ -59,8 +53,7 @@ app.add_typer(evaluate_readers.app, name="readers")
 
 @app.command(
     epilog=examples(
-        "xreal-synth evaluate leak out/counterfactual-pairs",
-        "xreal-synth evaluate leak s3://bucket/big -n 500 --json",
+        "xreal-synth evaluate leak out/counterfactual-pairs", "xreal-synth evaluate leak s3://bucket/big -n 500 --json"
     )
 )
 def leak(

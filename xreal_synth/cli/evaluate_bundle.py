@@ -43,9 +43,7 @@ EXAMPLES = {
 def bundle(
     data: common.DataOption,
     bundle: common.BundleOption = "xreal-mini",
-    count: Annotated[
-        int | None, typer.Option("-n", min=3, help="Images.", show_default="all of the split")
-    ] = None,
+    count: Annotated[int | None, typer.Option("-n", min=3, help="Images.", show_default="all of the split")] = None,
     split: common.SplitOption = "val",
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
@@ -69,9 +67,7 @@ def bundle(
     from xreal_synth.evaluation.request import Request, images_for, prepare
 
     device, machine = common.machine_of(threads)
-    request = Request(
-        bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch
-    )
+    request = Request(bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch)
     prepared = prepare(request)
     loaded = load_evaluators(evaluators, device)
     with common.image_folder(images) as folder, common.bars() as report:
@@ -85,9 +81,7 @@ def bundle(
         if spectrum is not None:
             from xreal_synth.evaluation.fidelity import draw_spectra
 
-            draw_spectra(
-                {prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum
-            )
+            draw_spectra({prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum)
     where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:
         hashes = {"bundle_hash": prepared.info.content_hash, "evaluators": loaded.sha256}
@@ -139,18 +133,14 @@ def choices(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(help="A folder a cell, and the table; run again to go on.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Option(help="A folder a cell, and the table; run again to go on.", show_default=False)],
     bundle: common.BundleOption = "xreal-mini",
     count: Annotated[int, typer.Option("-n", min=3, help="Images a cell.")] = 16,
     split: common.SplitOption = "val",
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
-    cross: Annotated[
-        bool, typer.Option("--cross", help="Every combination, not one setting at a time.")
-    ] = False,
+    cross: Annotated[bool, typer.Option("--cross", help="Every combination, not one setting at a time.")] = False,
     evaluators: common.EvaluatorsOption = None,
     precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
@@ -221,9 +211,7 @@ def anatomy(
         return
     console.print(f"{prepared.info.name}: {json.dumps(asdict(prepared.settings))}")
     console.print(f"{where}; mean [95% bootstrap interval]")
-    table = Table(
-        "figure", f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image"
-    )
+    table = Table("figure", f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image")
     for organ in figures.dice:
         dice = (part[organ] for part in (figures.dice, figures.dice_variant, figures.dice_real))
         table.add_row(f"Dice {organ}", *map(str, dice))
@@ -238,6 +226,4 @@ def anatomy(
 def _show_seconds(figures: BundleFigures | AnatomyFigures, of: str) -> None:
     for clock, spent in (("seconds", figures.seconds), ("core seconds", figures.core_seconds)):
         if spent:
-            console.print(
-                f"{clock} {of}: " + ", ".join(f"{stage} {taken:.3f}" for stage, taken in spent.items())
-            )
+            console.print(f"{clock} {of}: " + ", ".join(f"{stage} {taken:.3f}" for stage, taken in spent.items()))

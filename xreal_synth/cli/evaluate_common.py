@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import Report
 
 
-DataOption = Annotated[
-    str, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)
-]
+DataOption = Annotated[str, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)]
 BundleOption = Annotated[str, typer.Option(help="A shipped name or a folder.")]
 SplitOption = Annotated[str, typer.Option(help="The manifest's split to take masks and images from.")]
 TrainSplitOption = Annotated[
@@ -38,8 +36,7 @@ SamplingSetOption = Annotated[
     ),
 ]
 EvaluatorsOption = Annotated[
-    Path | None,
-    typer.Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones"),
+    Path | None, typer.Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones")
 ]
 ImagesOption = Annotated[
     Path | None,
@@ -71,16 +68,11 @@ InceptionOption = Annotated[
         show_default="none: no FID",
     ),
 ]
-MostOption = Annotated[
-    int, typer.Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")
-]
+MostOption = Annotated[int, typer.Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")]
 MOST = 10_000
 
 GeneratedArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False
-    ),
+    str, typer.Argument(metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False)
 ]
 RealOption = Annotated[
     str,
@@ -133,12 +125,7 @@ def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
 @contextmanager
 def bars() -> Iterator[Report]:
     """A bar for each thing that is done, on standard error."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes) as progress:
         tasks: dict[str, Any] = {}
 

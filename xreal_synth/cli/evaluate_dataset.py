@@ -41,9 +41,7 @@ def dataset(
     threads: common.ThreadsOption = 1,
     json_file: Annotated[
         Path | None,
-        typer.Option(
-            "--json", metavar="FILE", help="Writes the figures there too; - prints them.", show_default="no"
-        ),
+        typer.Option("--json", metavar="FILE", help="Writes the figures there too; - prints them.", show_default="no"),
     ] = None,
 ) -> None:
     """A finished dataset's images beside real ones: the paper's figures and more, in all and by finding.
@@ -56,9 +54,7 @@ def dataset(
     from xreal_synth.storage import LocalStore
 
     device, machine = common.machine_of(threads)
-    bench, (chosen,) = open_bench(
-        [dataset], count, (real, split, beside), evaluators, inception, device, machine
-    )
+    bench, (chosen,) = open_bench([dataset], count, (real, split, beside), evaluators, inception, device, machine)
     with common.bars() as report:
         record = bench.measure(chosen, report)
     if json_file is not None and str(json_file) != "-":
@@ -124,8 +120,7 @@ def _beside(made: str, real: str, figure: str) -> str:
 
 def compare(
     datasets: Annotated[
-        list[str],
-        typer.Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False),
+        list[str], typer.Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False)
     ],
     real: common.RealOption,
     split: common.RealSplitOption = "val",
@@ -135,8 +130,7 @@ def compare(
     inception: common.InceptionOption = None,
     threads: common.ThreadsOption = 1,
     out: Annotated[
-        Path | None,
-        typer.Option(help="A folder for compare.md and compare.json.", show_default="not written"),
+        Path | None, typer.Option(help="A folder for compare.md and compare.json.", show_default="not written")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

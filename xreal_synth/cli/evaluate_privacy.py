@@ -26,7 +26,7 @@ EXAMPLES = {
     "privacy": (
         "xreal-synth evaluate privacy out/pneumonia --train images/manifest.csv --sheet pairs.png",
         "xreal-synth evaluate privacy out/pneumonia --train images/ --real ward/ --split test --quarantine",
-    ),
+    )
 }
 
 
@@ -41,16 +41,14 @@ def privacy(
         ),
     ],
     real: Annotated[
-        str | None,
-        typer.Option(metavar="MANIFEST", help="Real images of other patients.", show_default="--train's"),
+        str | None, typer.Option(metavar="MANIFEST", help="Real images of other patients.", show_default="--train's")
     ] = None,
     train_split: Annotated[str, typer.Option(help="The split that the bundle was trained on.")] = "train",
     split: Annotated[str, typer.Option(help="The split of other patients' images: chance.")] = "val",
     quarantine: Annotated[
         bool,
         typer.Option(
-            "--quarantine",
-            help="Adds the copies to the dataset's excluded.csv: exports and readers skip them.",
+            "--quarantine", help="Adds the copies to the dataset's excluded.csv: exports and readers skip them."
         ),
     ] = False,
     sheet: Annotated[
@@ -83,9 +81,7 @@ def privacy(
     with common.made_source(dataset) as source, common.bars() as report:
         check_synthetic(source, "an edited image is a copy of its own source by intention")
         source.excluded = frozenset()  # the audit says the same before and after images are excluded
-        audit, reader, rows = audit_dataset(
-            source, loaded, (train, train_split), (real or train, split), report
-        )
+        audit, reader, rows = audit_dataset(source, loaded, (train, train_split), (real or train, split), report)
         if sheet is not None:
             _draw(source, audit, reader, rows, sheet, report)
         near = {pair.key: f"near a training image: {_reason(audit, pair)}" for pair in audit.copies}
@@ -131,9 +127,7 @@ def _draw(
 
 
 def _reason(audit: Audit, pair: CopyPair) -> str:
-    return ", ".join(
-        f"{name} {getattr(pair, name):.3f} below {audit.metrics[name].threshold:.3f}" for name in pair.by
-    )
+    return ", ".join(f"{name} {getattr(pair, name):.3f} below {audit.metrics[name].threshold:.3f}" for name in pair.by)
 
 
 def _pair(pair: CopyPair) -> dict[str, Any]:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from xreal_synth.storage import Store
     from xreal_synth.types import GreyImage
 
-app = typer.Typer(
-    help="A blind study with readers: make its pages, analyse its answers.", no_args_is_help=True
-)
+app = typer.Typer(help="A blind study with readers: make its pages, analyse its answers.", no_args_is_help=True)
 
 _NOTE = """\
 A blind study of chest X-rays, {study}
@@ -55,32 +53,23 @@ def make(
     dataset: common.GeneratedArgument,
     out: Annotated[
         str,
-        typer.Argument(
-            metavar="OUT", help="A new folder: a page for each reader, and the key.", show_default=False
-        ),
+        typer.Argument(metavar="OUT", help="A new folder: a page for each reader, and the key.", show_default=False),
     ],
     real: common.RealOption,
     beside: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="DATASET",
-            help="Another dataset, as a kind of its own; may be repeated.",
-            show_default="no",
+            metavar="DATASET", help="Another dataset, as a kind of its own; may be repeated.", show_default="no"
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="The manifest's split to take real images from.")] = "val",
     number: Annotated[int, typer.Option("--readers", min=1, max=50)] = 3,
     images: Annotated[int, typer.Option(min=2, help="Images in all, as many real as of each dataset.")] = 60,
     repeats: Annotated[
-        int | None,
-        typer.Option(min=0, help="Images that come a second time.", show_default="a tenth of the images"),
+        int | None, typer.Option(min=0, help="Images that come a second time.", show_default="a tenth of the images")
     ] = None,
-    guess: Annotated[
-        bool, typer.Option("--guess", help="Also asks: real or synthetic? The paper did not.")
-    ] = False,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Which images and orders.", show_default="drawn")
-    ] = None,
+    guess: Annotated[bool, typer.Option("--guess", help="Also asks: real or synthetic? The paper did not.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Which images and orders.", show_default="drawn")] = None,
 ) -> None:
     """Pages for blind readers, who rank images 1 to 5 for anatomy, pathology and quality.
 
@@ -101,11 +90,7 @@ def make(
         store = open_real(real)
         arms = _arms(sources, store, split)
         kit = make_kit(
-            choose_images(arms, images, drawn),
-            number,
-            images // 10 if repeats is None else repeats,
-            drawn,
-            guess=guess,
+            choose_images(arms, images, drawn), number, images // 10 if repeats is None else repeats, drawn, guess=guess
         )
         shown = _images(kit, sources, store, split, report)
         with whole_folder(path) as folder:
@@ -128,9 +113,7 @@ def make(
     )
 )
 def analyse(
-    kit: Annotated[
-        Path, typer.Argument(metavar="KIT", help="The folder that `make` wrote.", show_default=False)
-    ],
+    kit: Annotated[Path, typer.Argument(metavar="KIT", help="The folder that `make` wrote.", show_default=False)],
     results: Annotated[
         list[Path],
         typer.Argument(metavar="RESULTS...", help="Readers' saved answers, JSON or CSV.", show_default=False),
@@ -174,10 +157,7 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
             name = source.head.name
         if name in found or name == REAL:
             raise DatasetError(
-                where=one,
-                found=f"the name {name} again",
-                wanted="datasets of different names",
-                hint="give others",
+                where=one, found=f"the name {name} again", wanted="datasets of different names", hint="give others"
             )
         check_synthetic(source, "an edited image is neither real nor synthetic")
         found[name] = source
@@ -205,9 +185,7 @@ def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, 
     return {REAL: own, **made}
 
 
-def _images(
-    kit: Kit, sources: Mapping[str, Source], store: Store, split: str, report: Report
-) -> list[GreyImage]:
+def _images(kit: Kit, sources: Mapping[str, Source], store: Store, split: str, report: Report) -> list[GreyImage]:
     """The kit's images, all of the synthetic ones' size."""
     from xreal_synth.evaluation.cases import CaseReader, split_rows
     from xreal_synth.evaluation.dataset_images import images_named
@@ -215,10 +193,7 @@ def _images(
     from xreal_synth.images.manifest import BadImage
 
     wanted = {arm: {image.source for image in kit.images if image.arm == arm} for arm in (REAL, *sources)}
-    found = {
-        name: images_named(source, wanted[name], report, f"reading {name}")
-        for name, source in sources.items()
-    }
+    found = {name: images_named(source, wanted[name], report, f"reading {name}") for name, source in sources.items()}
     sizes = {image.shape for images in found.values() for image in images.values()}
     if len(sizes) != 1:
         raise DatasetError(

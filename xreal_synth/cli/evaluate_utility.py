@@ -34,19 +34,16 @@ EXAMPLES = {
             "xreal-synth evaluate utility s3://bucket/big --real images/ --finding Effusion --out runs/effusion "
             "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5"
         ),
-    ),
+    )
 }
 
 
 def utility(
     dataset: common.GeneratedArgument,
     real: common.RealOption,
-    finding: Annotated[
-        list[str], typer.Option(help="What it learns to see; may be repeated.", show_default=False)
-    ],
+    finding: Annotated[list[str], typer.Option(help="What it learns to see; may be repeated.", show_default=False)],
     out: Annotated[
-        Path,
-        typer.Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER"),
+        Path, typer.Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER")
     ],
     task: Annotated[
         Literal["classify", "localise"],
@@ -61,9 +58,7 @@ def utility(
     ] = "small",
     size: Annotated[
         int | None,
-        typer.Option(
-            min=32, max=1024, help="Side of the images it sees.", show_default="80; 160 to localise"
-        ),
+        typer.Option(min=32, max=1024, help="Side of the images it sees.", show_default="80; 160 to localise"),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Of the optimiser, the same for all.")] = 600,
     batch: Annotated[int, typer.Option(min=4, help="Images a step, a multiple of 4.")] = 16,
@@ -96,12 +91,8 @@ def utility(
         with common.made_source(dataset) as source:
             made, head = study.read_generated(source, settings.findings, side, report, places=places)
         splits = train_split, split
-        training, test, manifest = study.read_both(
-            real, splits, settings.findings, side, report, places=places
-        )
-        cells = study.cells_of(
-            parts, seeds, [study.Arm.real, study.Arm.both] if places else study.BESIDE_SYNTHETIC
-        )
+        training, test, manifest = study.read_both(real, splits, settings.findings, side, report, places=places)
+        cells = study.cells_of(parts, seeds, [study.Arm.real, study.Arm.both] if places else study.BESIDE_SYNTHETIC)
 
         def on_steps(count: int) -> None:
             report("training", count, len(cells) * steps)
@@ -146,9 +137,7 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Ca
     return fit
 
 
-def _write(
-    folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], settings: StudySettings
-) -> str:
+def _write(folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], settings: StudySettings) -> str:
     from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.evaluation.utility_figures import draw_rows, table_of
     from xreal_synth.storage import LocalStore
@@ -187,8 +176,6 @@ def _shares(text: str) -> tuple[float, ...]:
         found = ()
     if not found or not all(0 < share <= 1 for share in found) or len(set(found)) != len(found):
         raise TrainingError(
-            found=f"--shares {text}",
-            wanted="numbers over 0, up to 1, each once",
-            hint="write it like 0.1,0.25,1",
+            found=f"--shares {text}", wanted="numbers over 0, up to 1, each once", hint="write it like 0.1,0.25,1"
         )
     return tuple(sorted(found))

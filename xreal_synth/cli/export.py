@@ -115,9 +115,7 @@ def _refuse_push(to: Format, push: str | None, *, public: bool) -> None:
         )
     if public and push is None:
         raise StorageError(
-            found="--public without --push",
-            wanted="a repository to push to",
-            hint="--push OWNER/NAME --public",
+            found="--public without --push", wanted="a repository to push to", hint="--push OWNER/NAME --public"
         )
 
 

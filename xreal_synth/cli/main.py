@@ -74,21 +74,14 @@ def _root(
     ] = False,
     licences: Annotated[
         bool,
-        typer.Option(
-            "--license", callback=_license, is_eager=True, help="Prints the licences of code, bundles, data."
-        ),
+        typer.Option("--license", callback=_license, is_eager=True, help="Prints the licences of code, bundles, data."),
     ] = False,
     quiet: Annotated[
         bool,
-        typer.Option(
-            "--quiet", "-q", help="Prints no more than warnings, errors and --json; after a command too."
-        ),
+        typer.Option("--quiet", "-q", help="Prints no more than warnings, errors and --json; after a command too."),
     ] = False,
     verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Prints where in the code an error comes from; after a command too."
-        ),
+        bool, typer.Option("--verbose", "-v", help="Prints where in the code an error comes from; after a command too.")
     ] = False,
 ) -> None:
     console.quiet = quiet

@@ -31,13 +31,10 @@ notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 RecipeArgument = Annotated[
     Path,
-    typer.Argument(
-        help="The recipe: a YAML file, or a name from `recipe list`.", show_default=False, metavar="RECIPE"
-    ),
+    typer.Argument(help="The recipe: a YAML file, or a name from `recipe list`.", show_default=False, metavar="RECIPE"),
 ]
 OutputOption = Annotated[
-    str | None,
-    typer.Option("--output", "-o", metavar="URI", help="Replaces output.uri.", show_default="the recipe's"),
+    str | None, typer.Option("--output", "-o", metavar="URI", help="Replaces output.uri.", show_default="the recipe's")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -49,12 +46,10 @@ SetOption = Annotated[
     ),
 ]
 AddressOption = Annotated[
-    str | None,
-    typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended."),
+    str | None, typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended.")
 ]
 BundlePlaceOption = Annotated[
-    str | None,
-    typer.Option("--bundle", help="Where the bundle is, if not where it was.", show_default="the dataset's"),
+    str | None, typer.Option("--bundle", help="Where the bundle is, if not where it was.", show_default="the dataset's")
 ]
 ImagesPlaceOption = Annotated[
     str | None,

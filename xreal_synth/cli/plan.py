@@ -30,17 +30,11 @@ if TYPE_CHECKING:
     from xreal_synth.types import QualitySettings
 
 
-EXAMPLES = (
-    "xreal-synth plan recipes/quickstart.yaml",
-    "xreal-synth plan mine.yaml --set anatomies=1000000000 --json",
-)
+EXAMPLES = ("xreal-synth plan recipes/quickstart.yaml", "xreal-synth plan mine.yaml --set anatomies=1000000000 --json")
 
 
 def plan(
-    recipe: RecipeArgument,
-    output: OutputOption = None,
-    overrides: SetOption = None,
-    as_json: JsonOption = False,
+    recipe: RecipeArgument, output: OutputOption = None, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """Says what would be made: images, labels, shards, bytes. Needs neither torch nor Ray.
 
@@ -136,9 +130,7 @@ def _quality(quality: QualitySettings) -> str:
     if not quality.checks:
         return f"{quality.profile}: no image is looked at before it is delivered"
     checks = ", ".join(f"{check.name} {check.action}" for check in quality.checks)
-    return (
-        f"{quality.profile}: {checks}; up to {quality.max_attempts} tries each with new noise and new anatomy"
-    )
+    return f"{quality.profile}: {checks}; up to {quality.max_attempts} tries each with new noise and new anatomy"
 
 
 def _about(images: float) -> str:

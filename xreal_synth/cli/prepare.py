@@ -40,24 +40,18 @@ def _own(text: str | None = None, **more: Any) -> Any:
 
 def prepare(
     kind: Annotated[
-        Kind,
-        typer.Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False),
+        Kind, typer.Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False)
     ],
-    source: Annotated[
-        str, typer.Argument(help="Folder or URI of the set: images and tables.", show_default=False)
-    ],
+    source: Annotated[str, typer.Argument(help="Folder or URI of the set: images and tables.", show_default=False)],
     out: Annotated[
         Path,
         typer.Option(
-            file_okay=False,
-            help="Folder to make: manifest.csv, images/, masks/; resumed.",
-            show_default=False,
+            file_okay=False, help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False
         ),
     ],
     size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
-        Literal["crop", "pad"],
-        typer.Option(help="An oblong image is cropped about its centre, or padded with black."),
+        Literal["crop", "pad"], typer.Option(help="An oblong image is cropped about its centre, or padded with black.")
     ] = "crop",
     enlarge: Annotated[
         bool, typer.Option("--enlarge", help="Take images smaller than --size, enlarged to it.")
@@ -79,25 +73,18 @@ def prepare(
         Path | None,
         typer.Option(help="Folder of PSPNet's weights.", show_default="torchxrayvision's own; never fetched"),
     ] = None,
-    min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Least certainty of a mask; refused below.")
-    ] = 0.0,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least certainty of a mask; refused below.")] = 0.0,
     min_age: Annotated[int, typer.Option(min=0, help="Younger patients are left out, where known.")] = 18,
     blank: Annotated[
         Literal["unknown", "negative"],
         typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown."),
     ] = "unknown",
-    tables: Annotated[
-        str | None, typer.Option(help="Folder or URI of the tables.", show_default="SOURCE")
-    ] = None,
+    tables: Annotated[str | None, typer.Option(help="Folder or URI of the tables.", show_default="SOURCE")] = None,
     encoding: Annotated[str, typer.Option(help="Of the tables.")] = "utf-8-sig",
     shards: Annotated[
-        int | None,
-        typer.Option(min=1, help="Also write WebDataset tars of this many images.", show_default="no tars"),
+        int | None, typer.Option(min=1, help="Also write WebDataset tars of this many images.", show_default="no tars")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first images.", show_default="all")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default="all")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that read images.")] = 2,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda: where the segmenter runs.", show_default="cuda if any")
@@ -109,9 +96,7 @@ def prepare(
     table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.", show_default=False)] = None,
     image_column: Annotated[str, _own("Paths below SOURCE.")] = "image",
     patient_column: Annotated[str, _own()] = "patient_id",
-    labels_column: Annotated[
-        str, _own("Joined names; without it, columns named like findings count.")
-    ] = "labels",
+    labels_column: Annotated[str, _own("Joined names; without it, columns named like findings count.")] = "labels",
     separator: Annotated[str, _own("Between joined names.")] = "|",
     unknown_column: Annotated[str, _own("Joined names.")] = "unknown",
     view_column: Annotated[str, _own("PA and AP are taken.")] = "view",
@@ -143,9 +128,7 @@ def prepare(
         raise TrainingError(
             found=f"prepare {kind} {'without' if table is None else 'with'} --table",
             wanted="--table with `folder`, and with no other: the public sets' tables have names of their own",
-            hint="--table list.csv"
-            if table is None
-            else "leave it out; --tables names the folder of the set's tables",
+            hint="--table list.csv" if table is None else "leave it out; --tables names the folder of the set's tables",
         )
     columns = FolderColumns(
         table=table or "", image=image_column, patient=patient_column, labels=labels_column,
@@ -158,9 +141,7 @@ def prepare(
         source=source,
         out=out,
         shape=Shape(size, fit, enlarge),
-        choice=Choice(
-            "official" if splits == "official" else parse_shares(splits), min_age, kind == "folder", limit
-        ),
+        choice=Choice("official" if splits == "official" else parse_shares(splits), min_age, kind == "folder", limit),
         tables=tables,
         columns=columns,
         boxes=boxes or "",

@@ -33,8 +33,7 @@ def preview(
     recipe: RecipeArgument,
     groups: Annotated[int, typer.Option("-n", min=1, max=64, help="Groups (anatomies) to make.")] = 8,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", dir_okay=False, help="The picture.", show_default="NAME-preview.png"),
+        Path | None, typer.Option("--out", dir_okay=False, help="The picture.", show_default="NAME-preview.png")
     ] = None,
     output: OutputOption = None,
     overrides: SetOption = None,
@@ -65,21 +64,12 @@ def preview(
     for refusal in (refusal for _, refused in planned for refusal in refused if refusal.dropped):
         note(f"group {refusal.group}: not made: {refusal.reason}")
     specs = [spec for spec, _ in planned if spec is not None]
-    backend = Networks().open(
-        run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus_here()), recorded=4)
-    )
-    made = list(
-        track(render_groups(run, backend, specs), "making groups", len(specs), console=progress_console(True))
-    )
+    backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus_here()), recorded=4))
+    made = list(track(render_groups(run, backend, specs), "making groups", len(specs), console=progress_console(True)))
     images = [sample for group in made for sample in group.samples]
     contact_sheet(images, target, title=f"{run.recipe.name}: first {len(specs)} groups")
     said = [line for group in made for line in _against(group)]
-    fields = {
-        "out": str(target),
-        "images": [one.meta.key for one in images],
-        "anatomies": len(specs),
-        "gate": said,
-    }
+    fields = {"out": str(target), "images": [one.meta.key for one in images], "anatomies": len(specs), "gate": said}
     told(as_json, fields, "\n".join([f"{len(images)} images of {len(specs)} anatomies: {target}", *said]))
 
 

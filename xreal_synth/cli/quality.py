@@ -27,12 +27,10 @@ app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=T
 )
 def index(
     out: Annotated[
-        Path,
-        typer.Argument(dir_okay=False, help="The index to write, a safetensors file.", show_default=False),
+        Path, typer.Argument(dir_okay=False, help="The index to write, a safetensors file.", show_default=False)
     ],
     data: Annotated[
-        str,
-        typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False),
+        str, typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False)
     ],
     split: Annotated[str, typer.Option(help="Only images of this split.")] = "train",
     as_json: JsonOption = False,

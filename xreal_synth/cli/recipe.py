@@ -18,15 +18,14 @@ from xreal_synth.cli.options import (
     first_sentence,
     print_json,
     told,
-)  # fmt: skip
+)
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.load import shipped_recipes
 from xreal_synth.storage import require_writable
 
 app = typer.Typer(
-    help="The recipes that come with the package, their schema, and a check of a recipe.",
-    no_args_is_help=True,
+    help="The recipes that come with the package, their schema, and a check of a recipe.", no_args_is_help=True
 )
 
 
@@ -44,9 +43,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
 
 
 @app.command(
-    epilog=examples(
-        "xreal-synth recipe new mine.yaml", "xreal-synth recipe new mine.yaml --from multi-finding"
-    )
+    epilog=examples("xreal-synth recipe new mine.yaml", "xreal-synth recipe new mine.yaml --from multi-finding")
 )
 def new(
     file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
@@ -71,9 +68,7 @@ def new(
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
     except FileExistsError:
-        raise RecipeError(
-            str(file), [Problem("", "is there already", "a new file", "give another name")]
-        ) from None
+        raise RecipeError(str(file), [Problem("", "is there already", "a new file", "give another name")]) from None
     console.print(f"{file}: a recipe like {like}; next: xreal-synth plan {file}", soft_wrap=True)
 
 
@@ -87,8 +82,7 @@ def schema() -> None:
 
 @app.command(
     epilog=examples(
-        "xreal-synth recipe check recipes/quickstart.yaml",
-        "xreal-synth recipe check mine.yaml --set anatomies=100",
+        "xreal-synth recipe check recipes/quickstart.yaml", "xreal-synth recipe check mine.yaml --set anatomies=100"
     )
 )
 def check(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:

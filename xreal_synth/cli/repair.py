@@ -41,17 +41,11 @@ EXAMPLES = (
 
 def repair(
     dataset: DatasetArgument,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Says what would be done, and writes nothing.")
-    ] = False,
-    quarantined: Annotated[
-        bool, typer.Option("--quarantined", help="Tries shards in quarantine again, too.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Says what would be done, and writes nothing.")] = False,
+    quarantined: Annotated[bool, typer.Option("--quarantined", help="Tries shards in quarantine again, too.")] = False,
     anatomies: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"
-        ),
+        typer.Option(min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"),
     ] = None,
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,

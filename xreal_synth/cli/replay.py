@@ -38,9 +38,7 @@ def replay(
     key: Annotated[str, typer.Argument(help="A sample's key, e.g. 0000000003-v0.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere"
-        ),
+        typer.Option("--out", dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere"),
     ] = None,
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,

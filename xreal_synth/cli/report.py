@@ -5,10 +5,7 @@ from __future__ import annotations
 from xreal_synth.cli.options import JsonOption, console, told
 from xreal_synth.cli.verify import DatasetArgument
 
-EXAMPLES = (
-    "xreal-synth report out/quickstart",
-    "xreal-synth report /data/big",
-)
+EXAMPLES = ("xreal-synth report out/quickstart", "xreal-synth report /data/big")
 
 
 def report(dataset: DatasetArgument, as_json: JsonOption = False) -> None:

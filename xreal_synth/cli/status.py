@@ -30,26 +30,18 @@ _SAID: dict[State, str] = {
     "silent": "silent: the last run neither goes on nor has said how it ended; the same command goes on",
 }
 
-EXAMPLES = (
-    "xreal-synth status out/quickstart",
-    "xreal-synth status s3://bucket/datasets/mine --watch --events 10",
-)
+EXAMPLES = ("xreal-synth status out/quickstart", "xreal-synth status s3://bucket/datasets/mine --watch --events 10")
 
 
 def status(
     dataset: DatasetArgument,
     watch: Annotated[
         bool,
-        typer.Option(
-            "--watch", "-w", help="Waits for the run, and looks again until it has ended (Ctrl-C leaves)."
-        ),
+        typer.Option("--watch", "-w", help="Waits for the run, and looks again until it has ended (Ctrl-C leaves)."),
     ] = False,
-    every: Annotated[
-        float, typer.Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")
-    ] = 5.0,
+    every: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")] = 5.0,
     events: Annotated[
-        int,
-        typer.Option(min=0, max=10_000, metavar="N", help="Also shows the last N events of the last run."),
+        int, typer.Option(min=0, max=10_000, metavar="N", help="Also shows the last N events of the last run.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:

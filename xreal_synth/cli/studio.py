@@ -9,10 +9,7 @@ import typer
 
 from xreal_synth.cli.options import note
 
-EXAMPLES = (
-    "xreal-synth studio",
-    "xreal-synth studio --bundle my-xreal --host 0.0.0.0 --port 8080",
-)
+EXAMPLES = ("xreal-synth studio", "xreal-synth studio --bundle my-xreal --host 0.0.0.0 --port 8080")
 
 
 def studio(

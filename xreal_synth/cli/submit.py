@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from xreal_synth.cli.options import (
-    JsonOption,
-    RecipeArgument,
-    SetOption,
-    console,
-    note,
-    notes,
-    print_json,
-)
+from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, console, note, notes, print_json
 from xreal_synth.engine.progress import COMPLETE, STOPPED
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
@@ -49,9 +41,7 @@ def submit(
     ],
     output_root: Annotated[
         str | None,
-        typer.Option(
-            metavar="URI", help="An absolute place; a relative output.uri of the recipe goes below it."
-        ),
+        typer.Option(metavar="URI", help="An absolute place; a relative output.uri of the recipe goes below it."),
     ] = None,
     overrides: SetOption = None,
     working_dir: Annotated[
@@ -63,18 +53,13 @@ def submit(
         ),
     ] = Path(),
     on_nodes: Annotated[
-        bool,
-        typer.Option(
-            "--on-nodes", help="Absolute paths of bundle, masks and images are the same on every node."
-        ),
+        bool, typer.Option("--on-nodes", help="Absolute paths of bundle, masks and images are the same on every node.")
     ] = False,
     ship_code: Annotated[
-        bool,
-        typer.Option("--ship-code", help="Takes this very package along, for nodes with another version."),
+        bool, typer.Option("--ship-code", help="Takes this very package along, for nodes with another version.")
     ] = False,
     plain_token: Annotated[
-        bool,
-        typer.Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine."),
+        bool, typer.Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine.")
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
@@ -100,9 +85,7 @@ def submit(
     arguments = ["--output-root", output_root] if output_root else []
     arguments += [part for override in overrides or () for part in ("--set", override)]
     note(f"taking along {len(package.files)} files, {megabytes(package.bytes)}")
-    job = submit(
-        cluster, package, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s
-    )
+    job = submit(cluster, package, arguments, name=f"xreal_synth:{loaded.name}", drain_s=loaded.compute.drain_s)
     place = output_place(loaded.output.uri, output_root)
     for line in (
         f"job {job} makes {place}",
@@ -153,9 +136,7 @@ def _complete(place: str) -> bool:
     return note is not None and note.exit_code == COMPLETE
 
 
-def _checked(
-    file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool
-) -> Recipe:
+def _checked(file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
     from xreal_synth.engine.place import output_place
     from xreal_synth.errors import AnatomyError, BundleError

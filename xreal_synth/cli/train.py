@@ -22,7 +22,7 @@ from xreal_synth.cli.options import (
     print_json,
     progress_console,
     told,
-)  # fmt: skip
+)
 from xreal_synth.cli.progress import TrainDisplay
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
@@ -93,18 +93,13 @@ def _config_path(config: str) -> Path:
 
 def train(
     network: Annotated[Network, typer.Argument(help="Which network to train.", show_default=False)],
-    config: Annotated[
-        str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)
-    ],
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)],
     data: Annotated[
-        str | None,
-        typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False),
+        str | None, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            file_okay=False, help="State, metrics, sample grids and the network.", show_default=False
-        ),
+        typer.Option(file_okay=False, help="State, metrics, sample grids and the network.", show_default=False),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -119,21 +114,16 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each process.", show_default="torch's")
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that share each batch, through Ray Train.")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share each batch, through Ray Train.")] = 1,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(min=0, help="GPUs of each worker.", show_default="1 where Ray has any, else 0"),
+        float | None, typer.Option(min=0, help="GPUs of each worker.", show_default="1 where Ray has any, else 0")
     ] = None,
     cpus_per_worker: Annotated[float, typer.Option(min=0.1, help="CPU cores of each worker.")] = 1,
     address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own"),
+        str | None, typer.Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own")
     ] = None,
     dry: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights."),
+        bool, typer.Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights.")
     ] = False,
     listed: Annotated[
         bool, typer.Option("--list", callback=_list, is_eager=True, help="Lists the shipped configs.")
@@ -161,9 +151,7 @@ def train(
 
     with TrainDisplay(progress_console(as_json), network.value) as display, nothing_left(out):
         if workers == 1 and address is None:
-            result = run_training(
-                network.value, path, data, out, overrides or (), device, threads, display.on_step
-            )
+            result = run_training(network.value, path, data, out, overrides or (), device, threads, display.on_step)
         else:
             if device is not None:
                 raise TrainingError(

@@ -9,35 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xreal_synth.cli.options import (
-    BundlePlaceOption,
-    ImagesPlaceOption,
-    JsonOption,
-    note,
-    notes,
-    told,
-)
+from xreal_synth.cli.options import BundlePlaceOption, ImagesPlaceOption, JsonOption, note, notes, told
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.verify import VerifyProblem
     from xreal_synth.storage import Store
 
-DatasetArgument = Annotated[
-    str, typer.Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)
-]
+DatasetArgument = Annotated[str, typer.Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)]
 PARTIAL = 3
 
-EXAMPLES = (
-    "xreal-synth verify out/quickstart",
-    "xreal-synth verify out/big --quick --json",
-)
+EXAMPLES = ("xreal-synth verify out/quickstart", "xreal-synth verify out/big --quick --json")
 
 
 def verify(
     dataset: DatasetArgument,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Hashes and counts only; no image is decoded.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Hashes and counts only; no image is decoded.")] = False,
     replay: Annotated[
         int,
         typer.Option(
@@ -49,8 +35,7 @@ def verify(
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,
     signed_by: Annotated[
-        Path | None,
-        typer.Option(help="A public key (PEM, Ed25519): the dataset must be as its owner signed it."),
+        Path | None, typer.Option(help="A public key (PEM, Ed25519): the dataset must be as its owner signed it.")
     ] = None,
     sign: Annotated[
         Path | None,
@@ -70,9 +55,7 @@ def verify(
     store = open_store(dataset)
     with notes.status("verifying") as status:
         report = run_verify(
-            store,
-            deep=not quick,
-            on_shard=lambda done, total: status.update(f"verifying shard {done} of {total}"),
+            store, deep=not quick, on_shard=lambda done, total: status.update(f"verifying shard {done} of {total}")
         )
     if signed_by is not None:
         reported = signature_problems(store, signed_by)

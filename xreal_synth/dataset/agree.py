@@ -78,9 +78,7 @@ def _change_problems(sample: Sample, members: Sequence[Sample]) -> list[str]:
     if sample.change[~_painted_on(sample, members)].any():
         problems.append("change.png is not 0 outside what was painted")
     twin = next((member.image for member in members if member.meta.member == Role.healthy), None)
-    if twin is not None and not np.array_equal(
-        sample.change, np.abs(np.subtract(sample.image, twin, dtype=int))
-    ):
+    if twin is not None and not np.array_equal(sample.change, np.abs(np.subtract(sample.image, twin, dtype=int))):
         problems.append("change.png is not the difference from the twin")
     return problems
 

@@ -31,9 +31,7 @@ def file_problems(store: Store, entry: FileStamp) -> list[str]:
     return [] if sha256_of(store, entry.path) == entry.sha256 else ["its sha256 is not the one recorded"]
 
 
-def record_problems(
-    record: ShardRecord, shard: int, stem: str, head: DatasetHead, plan: ShardPlan | None
-) -> list[str]:
+def record_problems(record: ShardRecord, shard: int, stem: str, head: DatasetHead, plan: ShardPlan | None) -> list[str]:
     """What in a record contradicts its own name, the dataset's head or the plan."""
     first = shard * head.shard_samples
     rejects = record.rejects.path if record.rejects is not None else rejects_key(stem)
@@ -44,18 +42,11 @@ def record_problems(
         "table": (record.table.path, table_key(stem)),
         "rejects": (rejects, rejects_key(stem)),
         "start": (record.start, plan.start if plan is not None else first),
-        "stop": (
-            record.stop,
-            plan.stop if plan is not None else min(record.stop, first + head.shard_samples),
-        ),
+        "stop": (record.stop, plan.stop if plan is not None else min(record.stop, first + head.shard_samples)),
         "groups and dropped": (record.groups + record.dropped, record.stop - record.start),
         "rejects and rejected": (record.rejects is not None, record.rejected > 0),
     }
-    return [
-        f"{name}: {found!r}, wanted {wanted!r}"
-        for name, (found, wanted) in reported.items()
-        if found != wanted
-    ]
+    return [f"{name}: {found!r}, wanted {wanted!r}" for name, (found, wanted) in reported.items() if found != wanted]
 
 
 def table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:

@@ -50,10 +50,7 @@ def finish(
         whole, rejects, index = Path(folder, SAMPLES), Path(folder, REJECTED), Path(folder, INDEX)
         tally = Tally()
         with IndexWriter(Path(folder, "lines")) as lines:
-            with (
-                Merger(whole, sample_schema(), tally.add) as samples,
-                Merger(rejects, rejected_schema()) as rejected,
-            ):
+            with Merger(whole, sample_schema(), tally.add) as samples, Merger(rejects, rejected_schema()) as rejected:
                 threads = readers(store, decoding=True)
                 read = in_order(lambda shard: _read(store, head, shard, split_of), shards, threads)
                 for record, table, refused in read:
@@ -69,9 +66,7 @@ def finish(
     return tally.summary(asked)
 
 
-def _read(
-    store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None
-) -> tuple[ShardRecord, Any, Any]:
+def _read(store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None) -> tuple[ShardRecord, Any, Any]:
     """A shard's record and tables; raises DatasetError on a damaged or foreign one."""
     key = record_key(stem_of(head.name, shard))
     record = parse_record(store.read_bytes(key), key)
@@ -156,9 +151,7 @@ class Merger:
             if field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             elif (found := table.schema.field(field.name).type) != field.type:
-                raise DatasetError(
-                    where=where, found=f"column {field.name} of type {found}", wanted=str(field.type)
-                )
+                raise DatasetError(where=where, found=f"column {field.name} of type {found}", wanted=str(field.type))
         return table.select(self._schema.names).cast(self._schema)
 
     def _widen(self, new: list[Any]) -> None:
@@ -169,8 +162,6 @@ class Merger:
         self._writer = self._open()
         with open_parquet(old) as narrow:
             for group in range(narrow.num_row_groups):
-                self._writer.write_table(
-                    self._aligned(narrow.read_row_group(group, use_threads=False), str(old))
-                )
+                self._writer.write_table(self._aligned(narrow.read_row_group(group, use_threads=False), str(old)))
         old.unlink()
         self._waiting = [self._aligned(table, "") for table in self._waiting]

@@ -139,9 +139,7 @@ def require_free(store: Store) -> None:
             hint=f"restore {DATASET}, or give another place with --output",
         )  # fmt: skip
     folder = store.local_path
-    names = (
-        [path.name for path in folder.iterdir()] if folder is not None and folder.is_dir() else store.list("")
-    )
+    names = [path.name for path in folder.iterdir()] if folder is not None and folder.is_dir() else store.list("")
     odd = sorted(name for name in names if not name.startswith(".") and name not in _BEFORE)
     if odd:
         raise DatasetError(

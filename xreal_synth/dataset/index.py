@@ -53,11 +53,7 @@ class IndexWriter:
     def write(self, out: Path, head: DatasetHead, files: list[FileStamp], asked: int | None) -> None:
         """The whole index; `asked` is the number of groups that the recipe asks for, where that is known."""
         self._lines.flush()
-        first: dict[str, object] = {
-            "format_version": head.format_version,
-            "name": head.name,
-            "digest": head.digest,
-        }
+        first: dict[str, object] = {"format_version": head.format_version, "name": head.name, "digest": head.digest}
         if asked is not None:
             first["asked"] = {"groups": asked}
         counted = self._tally.summary()
@@ -113,9 +109,7 @@ def names_shards(store: Store) -> bool:
 
 
 def _write_fields(file: IO[str], lead: str, fields: dict[str, object]) -> None:
-    file.write(
-        lead + ",".join(f"\n{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
-    )
+    file.write(lead + ",".join(f"\n{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()))
 
 
 def _line(record: ShardRecord) -> dict[str, object]:

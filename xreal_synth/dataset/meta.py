@@ -122,8 +122,7 @@ def _findings(meta: SampleMeta) -> list[dict[str, object]]:
 
 def _labels(meta: SampleMeta) -> dict[str, dict[str, LabelValue]]:
     return {
-        set_name: {name: meta.labels[set_name][name] for name in names}
-        for set_name, names in vocab.LABEL_SETS.items()
+        set_name: {name: meta.labels[set_name][name] for name in names} for set_name, names in vocab.LABEL_SETS.items()
     }
 
 
@@ -254,9 +253,7 @@ def parse_meta(data: bytes, where: str) -> SampleMeta:
         raw: Any = _model().model_validate_json(data, strict=True)
     except ValidationError as error:
         raise DatasetError(where=where, found=first_problem(error)) from error
-    values: dict[str, Any] = {
-        fact.name: fact.read(attrgetter(".".join(fact.path))(raw)) for fact in FACTS if fact.name
-    }
+    values: dict[str, Any] = {fact.name: fact.read(attrgetter(".".join(fact.path))(raw)) for fact in FACTS if fact.name}
     meta = SampleMeta(**values)
     parse_key(meta.key, where)
     for found, wanted in _problems(meta, raw):
@@ -300,10 +297,7 @@ def _problems(meta: SampleMeta, raw: Any) -> Iterator[tuple[str, str]]:
         yield "a sham with findings painted in or over", ""
     for place, reported in zip((*meta.findings, *meta.sham), (*raw.findings, *raw.sham), strict=True):
         yield from _outside(place.name, place.boxes, meta.image_size)
-        if (reported.box_xyxy, reported.box_xyxyn) != (
-            place.box_xyxy,
-            norm_box(place.box_xyxy, meta.image_size),
-        ):
+        if (reported.box_xyxy, reported.box_xyxyn) != (place.box_xyxy, norm_box(place.box_xyxy, meta.image_size)):
             yield f"{place.name}: box_xyxy, box_xyxyn and boxes_xyxy do not agree", ""
 
 

@@ -69,6 +69,4 @@ def _checked_header(data: bytes, where: str) -> tuple[int, int]:
 
 
 def _bad(where: str, found: str) -> DatasetError:
-    return DatasetError(
-        where=where, found=found, wanted=f"an 8-bit grey PNG of at most {MAX_SIDE} pixels on a side"
-    )
+    return DatasetError(where=where, found=found, wanted=f"an 8-bit grey PNG of at most {MAX_SIDE} pixels on a side")

@@ -78,7 +78,5 @@ def _parsed(line: bytes) -> Line | None:
         found = parse_json(line)
     except ValueError:
         return None
-    whole = isinstance(found, dict) and all(
-        isinstance(found.get(name), str) for name in ("at", "run", "event")
-    )
+    whole = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in ("at", "run", "event"))
     return found if whole else None

@@ -65,6 +65,4 @@ def _line(seal: str) -> bytes:
 
 
 def _altered(where: str, found: str) -> DatasetError:
-    return DatasetError(
-        where=where, found=found, wanted="the file as it was written", hint="restore it from a copy"
-    )
+    return DatasetError(where=where, found=found, wanted="the file as it was written", hint="restore it from a copy")

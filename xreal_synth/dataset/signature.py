@@ -72,7 +72,5 @@ def _loaded(path: Path, load: Callable[[Any, bytes], Any]) -> Any:
     except (OSError, UnreadableError, ValueError, TypeError) as error:
         raise DatasetError(where=str(path), found=f"no key: {error}", wanted=_WANTED) from error
     if not isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
-        raise DatasetError(
-            where=str(path), found=f"a key of another kind ({type(key).__name__})", wanted=_WANTED
-        )
+        raise DatasetError(where=str(path), found=f"a key of another kind ({type(key).__name__})", wanted=_WANTED)
     return key

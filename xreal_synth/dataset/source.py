@@ -171,9 +171,7 @@ def _sound(source: Source) -> Iterator[tuple[ShardRecord, Any, Path]]:
                 source.skip(record, f"{record.tar.path} is not the file that its record names")
 
 
-def _with_rows(
-    images: Iterator[TarSample], rows: Sequence[dict[str, Any]], record: ShardRecord
-) -> Iterator[TarSample]:
+def _with_rows(images: Iterator[TarSample], rows: Sequence[dict[str, Any]], record: ShardRecord) -> Iterator[TarSample]:
     for image, row in zip(images, rows, strict=True):
         if (image.sample.meta.key, image.sha256) != (row["key"], row["sha256"]):
             raise DatasetError(

@@ -39,8 +39,7 @@ class SplitOf:
         own = table.column("split").to_pylist()
         known = self.groups[place] == asked
         names = [
-            SPLITS[code] if there else old
-            for code, there, old in zip(self.places[place], known, own, strict=True)
+            SPLITS[code] if there else old for code, there, old in zip(self.places[place], known, own, strict=True)
         ]
         return with_splits(table, names)
 

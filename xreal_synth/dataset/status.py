@@ -12,15 +12,7 @@ import yaml
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import asked_groups
-from xreal_synth.dataset.names import (
-    INDEX,
-    QUARANTINE,
-    RECIPE,
-    RECORDS,
-    owner,
-    record_key,
-    stem_of,
-)
+from xreal_synth.dataset.names import INDEX, QUARANTINE, RECIPE, RECORDS, owner, record_key, stem_of
 from xreal_synth.dataset.note import RunNote, read_note
 from xreal_synth.dataset.record import parse_record
 from xreal_synth.dataset.seal import unsealed
@@ -119,9 +111,7 @@ class StatusReader:
 
     def _read_records(self, head: DatasetHead) -> dict[int, str]:
         """Brings `_seen` up to date; the records that cannot be read, with the reason."""
-        times = {
-            key: at for key, at in self._store.times(RECORDS).items() if _shard_of(key, head) is not None
-        }
+        times = {key: at for key, at in self._store.times(RECORDS).items() if _shard_of(key, head) is not None}
         self._seen = {key: one for key, one in self._seen.items() if times.get(key) == one.at}
         fresh = [key for key in times if key not in self._seen]
         damaged: dict[int, str] = {}

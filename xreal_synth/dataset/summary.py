@@ -109,9 +109,7 @@ class Tally:
             self._members[member[0]] += times
         sizes = table.select(["height", "width"]).group_by(["height", "width"]).aggregate([]).to_pylist()
         self._sizes.update((size["height"], size["width"]) for size in sizes)
-        for group, row in zip(
-            table.column("group").to_pylist(), table.column("row").to_pylist(), strict=True
-        ):
+        for group, row in zip(table.column("group").to_pylist(), table.column("row").to_pylist(), strict=True):
             if group != self._last_group:
                 self._rows[row] += 1
                 self._last_group = group
@@ -119,8 +117,7 @@ class Tally:
     def summary(self, asked: int | None = None) -> DatasetSummary:
         """The counts so far; `asked` as DatasetSummary has it."""
         labels = tuple(
-            LabelTally(column, *(self._labels[column, value] for value in (1, 0, None)))
-            for column in LABEL_COLUMNS
+            LabelTally(column, *(self._labels[column, value] for value in (1, 0, None))) for column in LABEL_COLUMNS
         )
         ranked = sorted(self._environments.items(), key=lambda item: (-item[1], item[0]))
         environments = tuple((dict(names), shards) for names, shards in ranked)

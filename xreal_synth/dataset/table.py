@@ -23,9 +23,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.opening import UnreadableError, read_parquet
 from xreal_synth.types import NormBox, PixelBox, Rejected, SampleMeta, ShardPlan, Split
 
-LABEL_COLUMNS: Final = tuple(
-    f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names
-)
+LABEL_COLUMNS: Final = tuple(f"{set_name}.{name}" for set_name, names in vocab.LABEL_SETS.items() for name in names)
 
 QUALITY: Final = "quality."
 FLAGS: Final = "quality.flags"
@@ -146,9 +144,7 @@ def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
         for reject in rejected
     ]
     scores = {name for reject in rejected for name, _ in reject.scores}
-    return _parquet(
-        content, rejected_schema(), {"check": "string", "member": "string", "asked": "names"}, scores
-    )
+    return _parquet(content, rejected_schema(), {"check": "string", "member": "string", "asked": "names"}, scores)
 
 
 def read_table(data: bytes, where: str, schema: Any) -> Any:
@@ -203,9 +199,7 @@ def read_rejected(data: bytes, where: str) -> list[Rejected]:
     ]  # fmt: skip
 
 
-def _parquet(
-    rows: list[dict[str, object]], schema: Any, more: Mapping[str, str], scores: Iterable[str]
-) -> bytes:
+def _parquet(rows: list[dict[str, object]], schema: Any, more: Mapping[str, str], scores: Iterable[str]) -> bytes:
     """The rows under the schema, `more` columns (strings, or lists of names) and those of these scores."""
     import pyarrow as pa
     import pyarrow.parquet as pq

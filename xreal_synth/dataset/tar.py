@@ -186,9 +186,7 @@ def raw_samples(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[st
             current, members = key, {}
         wanted = f"{current}.{SUFFIXES[len(members)]}"
         if name != wanted:
-            raise DatasetError(
-                where=where, found=f"member {name[:120]!r}", wanted=f"{wanted!r} at this place"
-            )
+            raise DatasetError(where=where, found=f"member {name[:120]!r}", wanted=f"{wanted!r} at this place")
         members[suffix] = content
         if len(members) == len(SUFFIXES):
             yield key, members
@@ -198,10 +196,7 @@ def raw_samples(source: Path | bytes, where: str) -> Iterator[tuple[str, dict[st
 
 def _members(source: Path | bytes, where: str) -> Iterator[tuple[str, bytes]]:
     try:
-        with (
-            open_file(source) if isinstance(source, Path) else io.BytesIO(source) as file,
-            open_tar(file) as tar,
-        ):
+        with open_file(source) if isinstance(source, Path) else io.BytesIO(source) as file, open_tar(file) as tar:
             end = 0
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
@@ -220,9 +215,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> bytes
         )
     if member.size > MAX_MEMBER_BYTES:
         raise DatasetError(
-            where=where,
-            found=f"{member.name[:120]!r} of {member.size} bytes",
-            wanted=f"at most {MAX_MEMBER_BYTES}",
+            where=where, found=f"{member.name[:120]!r} of {member.size} bytes", wanted=f"at most {MAX_MEMBER_BYTES}"
         )
     content = tar.extractfile(member)
     assert content is not None
@@ -235,6 +228,4 @@ def _check_end(file: IO[bytes], end: int, where: str) -> None:
     rest = file.read(2 * tarfile.RECORDSIZE)
     whole = len(rest) >= 2 * tarfile.BLOCKSIZE and len(rest) <= tarfile.RECORDSIZE + tarfile.BLOCKSIZE
     if not whole or any(rest) or (end + len(rest)) % tarfile.RECORDSIZE:
-        raise DatasetError(
-            where=where, found="the tar's end is missing or altered", wanted="a whole tar file"
-        )
+        raise DatasetError(where=where, found="the tar's end is missing or altered", wanted="a whole tar file")

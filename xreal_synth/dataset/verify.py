@@ -21,7 +21,7 @@ from xreal_synth.dataset.check import (
     reject_problems,
     table_problems,
     tar_problems,
-)  # fmt: skip
+)
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import IndexWriter, asked_groups, index_start
 from xreal_synth.dataset.names import (
@@ -111,13 +111,8 @@ def verify(
         problems += [VerifyProblem(head.prompts.path, text, None) for text in own]
     sound: dict[int, int] = {}
     samples = done = 0
-    looked = in_order(
-        lambda shard: _shard(store, head, shard, plans, deep), wanted, readers(store, decoding=True)
-    )
-    with (
-        tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder,
-        IndexWriter(Path(folder, "lines")) as lines,
-    ):
+    looked = in_order(lambda shard: _shard(store, head, shard, plans, deep), wanted, readers(store, decoding=True))
+    with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, IndexWriter(Path(folder, "lines")) as lines:
         for shard, (record, reported) in zip(wanted, looked, strict=True):
             problems += reported
             done += 1
@@ -132,9 +127,7 @@ def verify(
     return VerifyReport(len(wanted), samples, tuple(problems))
 
 
-def _foreign(
-    listed: Mapping[str, list[str]], head: DatasetHead, shards: Collection[int]
-) -> list[VerifyProblem]:
+def _foreign(listed: Mapping[str, list[str]], head: DatasetHead, shards: Collection[int]) -> list[VerifyProblem]:
     """Files in the dataset's folders that no shard of it owns: a reader of `shards/*` would take them in."""
     own = set(shards)
     stems = ((key, owner(key)) for folder in (SHARDS, TABLES, RECORDS) for key in listed[folder])
@@ -163,14 +156,10 @@ def _shard(
     reported = record_problems(record, shard, stem, head, plan)
     if reported:
         return record, [VerifyProblem(key, text, shard) for text in reported]
-    return record, [
-        VerifyProblem(path, text, shard) for path, text in _file_problems(store, head, record, deep)
-    ]
+    return record, [VerifyProblem(path, text, shard) for path, text in _file_problems(store, head, record, deep)]
 
 
-def _file_problems(
-    store: Store, head: DatasetHead, record: ShardRecord, deep: bool
-) -> Iterator[tuple[str, str]]:
+def _file_problems(store: Store, head: DatasetHead, record: ShardRecord, deep: bool) -> Iterator[tuple[str, str]]:
     """(file, what is wrong with it) for the shard's tar, table and reject table."""
     stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
     reported = {entry.path: file_problems(store, entry) for entry in stamps}
@@ -196,13 +185,7 @@ def _why_missing(store: Store, stem: str) -> str:
 
 
 def _whole_problems(
-    store: Store,
-    head: DatasetHead,
-    shards: Mapping[int, int],
-    lines: IndexWriter,
-    *,
-    complete: bool,
-    deep: bool,
+    store: Store, head: DatasetHead, shards: Mapping[int, int], lines: IndexWriter, *, complete: bool, deep: bool
 ) -> list[VerifyProblem]:
     """What is wrong with the files written at the end; none of it needs a shard to be made again.
 
@@ -218,9 +201,7 @@ def _whole_problems(
     return problems
 
 
-def _index_problems(
-    store: Store, head: DatasetHead, lines: IndexWriter, complete: bool
-) -> list[VerifyProblem]:
+def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> list[VerifyProblem]:
     try:
         content = index_start(store) if complete else parse_json(store.read_bytes(INDEX))
         files = TypeAdapter(list[FileStamp]).validate_python(content["files"])

@@ -143,9 +143,7 @@ class Account:
         """Whether it is time to tell how far the run is: twice a second at most."""
         return self._clock() - self._advanced_at >= ADVANCE_EVERY_S
 
-    def advance(
-        self, flights: Sequence[Flight], states: Mapping[str, int], *, stopping: bool = False
-    ) -> None:
+    def advance(self, flights: Sequence[Flight], states: Mapping[str, int], *, stopping: bool = False) -> None:
         """Tells how far the run is, if it is time; `states` counts the actors by state."""
         if not self.due:
             return
@@ -157,12 +155,7 @@ class Account:
         self.tell(Advanced(min(images, total), total, rate, eta, actors, states, len(flights)))
 
     def summary(
-        self,
-        head: DatasetHead | None,
-        given_up: Mapping[int, str],
-        not_made: Mapping[int, str],
-        *,
-        stopped: bool,
+        self, head: DatasetHead | None, given_up: Mapping[int, str], not_made: Mapping[int, str], *, stopped: bool
     ) -> RunSummary:
         """The run's end, with the reasons why shards were given up, or not made although nothing is wrong with them.
         Unless the run was stopped, the tables of the whole dataset are written anew."""

@@ -193,9 +193,7 @@ class TorchBackend:
         from xreal_synth.run.group_job import group_job
         from xreal_synth.sampling.jobs import in_batches
 
-        specs = (
-            plan_group(self._run, index)[0] for index in range(min(_CANARIES, self._run.recipe.anatomies))
-        )
+        specs = (plan_group(self._run, index)[0] for index in range(min(_CANARIES, self._run.recipe.anatomies)))
         spec = next((one for one in specs if one is not None), None)
         if spec is None:
             return ""

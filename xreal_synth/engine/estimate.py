@@ -68,12 +68,7 @@ def short_shards(run: Run, cost: CostEstimate) -> dict[str, float]:
 
 
 def _rows(
-    sampling: SamplingSettings,
-    held: int,
-    asked: tuple[int, int, int] = (1, 1, 0),
-    *,
-    first: int = 0,
-    replaced: int = 0,
+    sampling: SamplingSettings, held: int, asked: tuple[int, int, int] = (1, 1, 0), *, first: int = 0, replaced: int = 0
 ) -> int:
     """Rows of one stage, by the rules of `sampling.controlled.run_steps`; `asked` as `_asked` says it."""
     guided, unguided, floor = asked

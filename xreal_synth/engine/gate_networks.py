@@ -68,16 +68,12 @@ class BundleClassifier:
         return [dict(zip(self._findings, map(float, row), strict=True)) for row in rows]
 
 
-def open_networks(
-    settings: QualitySettings, info: BundleInfo, device: torch.device | str = "cpu"
-) -> GateNetworks:
+def open_networks(settings: QualitySettings, info: BundleInfo, device: torch.device | str = "cpu") -> GateNetworks:
     """The networks that the recipe's checks need, and no others; raises BundleError."""
     needed = {CHECKS[check.name].needs: check for check in settings.checks}
     segmenter: Segmenter | None = None
     if (check := needed.get("segmenter")) is not None:
-        segmenter = (
-            BundleSegmenter(info, device) if check.file is None else PspnetSegmenter(Path(check.file), device)
-        )
+        segmenter = BundleSegmenter(info, device) if check.file is None else PspnetSegmenter(Path(check.file), device)
     classifier: Classifier | None = None
     if "classifier" in needed or settings.negative_below is not None:
         classifier = BundleClassifier(info, device)

@@ -63,17 +63,12 @@ class JobPackage:
                 entry.external_attr = 0o644 << 16
                 whole = path.suffix.lower() in _PACKED
                 entry.compress_type = zipfile.ZIP_STORED if whole else zipfile.ZIP_DEFLATED
-                with (
-                    archive.open(entry, "w", force_zip64=True) as target,
-                    open_file(path, self.roots) as source,
-                ):
+                with archive.open(entry, "w", force_zip64=True) as target, open_file(path, self.roots) as source:
                     while chunk := source.read(1 << 20):
                         target.write(chunk)
 
 
-def pack_job(
-    recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, code: bool = False
-) -> JobPackage:
+def pack_job(recipe: Recipe, file: Path, folder: Path, *, on_nodes: bool = False, code: bool = False) -> JobPackage:
     """What the nodes need of `folder`, from which the recipe's relative paths count, else from its own folder.
 
     `on_nodes` says that absolute paths outside of it are on every node; `code` takes this very package along.
@@ -154,9 +149,7 @@ def _below(folder: Path, inside: PurePosixPath, where: str, notes: list[str]) ->
     found, left = [start], 0
     if not start.is_file():
         every = sorted(path for path in start.rglob("*") if not path.is_dir())
-        seen = (
-            path for path in every if not any(part.startswith(".") for part in path.relative_to(start).parts)
-        )
+        seen = (path for path in every if not any(part.startswith(".") for part in path.relative_to(start).parts))
         found = [path for path in seen if path.name.lower().endswith(_KINDS[where])]
         left = len(every) - len(found)
     for path in found:
@@ -169,9 +162,7 @@ def _below(folder: Path, inside: PurePosixPath, where: str, notes: list[str]) ->
             ) from error  # fmt: skip
     if not found:
         raise EngineError(
-            where=where,
-            found=f"nothing at {start}",
-            wanted="a file, or a folder with files that are read",
+            where=where, found=f"nothing at {start}", wanted="a file, or a folder with files that are read"
         )
     if left:
         notes.append(f"{where}: {left} files of {inside} that no run reads stay here")

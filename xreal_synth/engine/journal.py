@@ -34,16 +34,7 @@ from typing import IO, TYPE_CHECKING
 from xreal_synth.dataset.names import DATASET
 from xreal_synth.dataset.note import RunNote, read_note, write_note
 from xreal_synth.dataset.runlog import FORMAT, log_key
-from xreal_synth.engine.progress import (
-    ActorUp,
-    Advanced,
-    Event,
-    OnEvent,
-    RunEnded,
-    RunSummary,
-    Warned,
-    event_name,
-)
+from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunEnded, RunSummary, Warned, event_name
 from xreal_synth.errors import StorageError
 from xreal_synth.run.fingerprint import installed_version
 from xreal_synth.storage import LocalStore, Store, scrubbed, secrets
@@ -69,11 +60,7 @@ class Journal:
     last line then."""
 
     def __init__(
-        self,
-        store: Store,
-        opened: Mapping[str, object],
-        tell: OnEvent,
-        clock: Callable[[], float] = time.time,
+        self, store: Store, opened: Mapping[str, object], tell: OnEvent, clock: Callable[[], float] = time.time
     ) -> None:
         self._store, self._tell, self._clock = store, tell, clock
         self._secrets = secrets()

@@ -17,16 +17,7 @@ from typing import TYPE_CHECKING
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.check import local_copy
-from xreal_synth.dataset.names import (
-    RECORDS,
-    SHARDS,
-    TABLES,
-    record_key,
-    rejects_key,
-    shards_in,
-    stem_of,
-    tar_key,
-)
+from xreal_synth.dataset.names import RECORDS, SHARDS, TABLES, record_key, rejects_key, shards_in, stem_of, tar_key
 from xreal_synth.dataset.record import parse_record
 from xreal_synth.dataset.summary import added
 from xreal_synth.dataset.table import read_rejected
@@ -52,9 +43,7 @@ from xreal_synth.types import (
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
 
-_OTHER = (
-    "a tar without a record that is not what the recipe gives, or without the attempts that the gate refused"
-)
+_OTHER = "a tar without a record that is not what the recipe gives, or without the attempts that the gate refused"
 
 
 @dataclass(slots=True)
@@ -206,9 +195,7 @@ def _known_rejects(store: Store, stem: str) -> _Rejects:
     return {(one.group, one.attempt): one for one in found}
 
 
-def _rebuilt(
-    run: Run, shard: ShardPlan, tar: Path, known: _Rejects, rejected: list[Rejected]
-) -> Iterable[Sample]:
+def _rebuilt(run: Run, shard: ShardPlan, tar: Path, known: _Rejects, rejected: list[Rejected]) -> Iterable[Sample]:
     """The plan's samples with the images there; fills `rejected`. Raises DatasetError at the first surprise."""
     groups = groupby(read_samples(tar, tar_key(shard.stem)), key=lambda read: read.sample.meta.group)
     found, there = next(groups, (None, iter(())))
@@ -221,9 +208,7 @@ def _rebuilt(
         if [member.key for member in wanted] != [sample.meta.key for sample in delivered]:
             raise DatasetError(where=shard.stem, found=f"other images of group {index}")
         members = [_rebuilt_member(run, spec, *pair) for pair in zip(wanted, delivered, strict=True) if spec]
-        if members and (
-            reported := group_problems(members, edited_negatives=bool(run.recipe.pairs.edit_negatives))
-        ):
+        if members and (reported := group_problems(members, edited_negatives=bool(run.recipe.pairs.edit_negatives))):
             raise DatasetError(where=shard.stem, found=reported[0])
         yield from members
     if found is not None:
@@ -266,9 +251,7 @@ def _surplus(run: Run, store: Store, what: str) -> DatasetError:
     )
 
 
-def _read(
-    run: Run, store: Store, shard: int, size: Callable[[str], int | None]
-) -> tuple[ShardRecord | None, str]:
+def _read(run: Run, store: Store, shard: int, size: Callable[[str], int | None]) -> tuple[ShardRecord | None, str]:
     """The shard's record; None where it has to be made again, because it has grown or with a word on what is wrong."""
     key = record_key(stem_of(run.recipe.name, shard))
     try:

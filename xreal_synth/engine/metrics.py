@@ -56,13 +56,9 @@ class Metric:
         return tuple(f"ray_{self.full_name}{part}" for part in parts[self.kind])
 
 
-IMAGES_PER_S = Metric(
-    "images_per_second", "gauge", "Images made per second by the run, over the last minute."
-)
+IMAGES_PER_S = Metric("images_per_second", "gauge", "Images made per second by the run, over the last minute.")
 IMAGES = Metric("images", "gauge", "Images of the dataset: done, and expected in all.", ("state",))
-SHARDS = Metric(
-    "shards", "gauge", "Shards of the dataset: done, in_flight, waiting, quarantined.", ("state",)
-)
+SHARDS = Metric("shards", "gauge", "Shards of the dataset: done, in_flight, waiting, quarantined.", ("state",))
 ACTORS = Metric("actors", "gauge", "Actors of the run: booting, idle, working, retired.", ("state",))
 IMAGES_GENERATED = Metric("images_generated", "counter", "Images in shards that this run has finished.")
 ACCEPTED = Metric("groups_accepted", "counter", "Groups in shards that this run has finished.")
@@ -70,9 +66,7 @@ DROPPED = Metric("groups_dropped", "counter", "Groups given up after max_attempt
 REJECTED = Metric("attempts_rejected", "counter", "Attempts at groups that a check refused.", ("check",))
 BYTES = Metric("published_bytes", "counter", "Bytes of tars that this run has published.")
 SHARD_SECONDS = Metric("shard_seconds", "histogram", "Seconds in which a shard was made.")
-BOOT_SECONDS = Metric(
-    "boot_seconds", "histogram", "Seconds from asking for an actor to its models being loaded."
-)
+BOOT_SECONDS = Metric("boot_seconds", "histogram", "Seconds from asking for an actor to its models being loaded.")
 RETRIED = Metric("shards_retried", "counter", "Shards that failed and went back to the queue.")
 QUARANTINED = Metric("shards_quarantined", "counter", "Shards given up.")
 LOST = Metric("actors_lost", "counter", "Actors that died, hung or could not start.")
@@ -82,16 +76,12 @@ RUN = (
 )  # fmt: skip
 """The driver's."""
 
-ATTEMPTED = Metric(
-    "actor_images", "counter", "Images that the actor has made, refused ones too, as it makes them."
-)
+ATTEMPTED = Metric("actor_images", "counter", "Images that the actor has made, refused ones too, as it makes them.")
 SECONDS_OF = Metric("actor_seconds", "counter", "Where the actor's time has gone: model, gate, wait, other, idle.",
                  ("part",))  # fmt: skip
 BUSY = Metric("actor_busy_share", "gauge", "Share of its last shard's time, idle before it included, that the actor "
               "was in the model: 0 to 1.")  # fmt: skip
-PUBLISH_SECONDS = Metric(
-    "publish_seconds", "histogram", "Seconds in which a shard's files were put in their place."
-)
+PUBLISH_SECONDS = Metric("publish_seconds", "histogram", "Seconds in which a shard's files were put in their place.")
 ACTOR = (ATTEMPTED, SECONDS_OF, BUSY, PUBLISH_SECONDS)
 """The actors'."""
 

@@ -25,9 +25,6 @@ def output_place(uri: str, root: str | None) -> str:
         )
     if not scheme_of(root) and not PurePosixPath(root).is_absolute():
         raise EngineError(
-            where="--output-root",
-            found=f"{root} is relative",
-            wanted="an absolute path or a URI",
-            hint="write it out",
+            where="--output-root", found=f"{root} is relative", wanted="an absolute path or a URI", hint="write it out"
         )
     return f"{root.rstrip('/')}/{PurePosixPath(uri)}"

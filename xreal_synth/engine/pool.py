@@ -140,9 +140,7 @@ class Pool(ABC, Generic[M]):
     @property
     def states(self) -> dict[str, int]:
         """How many actors are in each state; retired ones where there are some."""
-        return {
-            state: len(members) for state, members in self._by_state.items() if members or state != "retired"
-        }
+        return {state: len(members) for state, members in self._by_state.items() if members or state != "retired"}
 
     @property
     def active(self) -> list[str]:

@@ -288,7 +288,5 @@ def event_name(kind: type) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-EVENTS: Final[Mapping[str, type[Event]]] = {
-    event_name(kind): kind for kind in get_args(Event) if kind is not RunEnded
-}
+EVENTS: Final[Mapping[str, type[Event]]] = {event_name(kind): kind for kind in get_args(Event) if kind is not RunEnded}
 """The events by name, but for the last, whose line in a log is of its own making."""

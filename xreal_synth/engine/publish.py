@@ -65,14 +65,7 @@ def publish_rows(
 
 
 def publish(
-    store: Store,
-    stem: str,
-    record: ShardRecord,
-    tar: Path,
-    table: bytes,
-    rejects: bytes | None,
-    *,
-    replacing: bool,
+    store: Store, stem: str, record: ShardRecord, tar: Path, table: bytes, rejects: bytes | None, *, replacing: bool
 ) -> ShardRecord:
     """Writes rejects if there are any, tar, table, record; returns the record in force, which may be an earlier, equal
     one's. What fails for the storage's sake is tried again from the beginning, which finds what is written.
@@ -142,7 +135,5 @@ def _put_record(store: Store, stem: str, record: ShardRecord) -> ShardRecord:
         return record
     there = parse_record(store.read_bytes(key), key)
     if there.tar != record.tar:
-        raise DatasetError(
-            where=key, found="the record of another tar", wanted=f"that of {record.tar.sha256[:12]}"
-        )
+        raise DatasetError(where=key, found="the record of another tar", wanted=f"that of {record.tar.sha256[:12]}")
     return there

@@ -121,9 +121,7 @@ class Generator:
 
         return _caught(settled)
 
-    def shard(
-        self, shard: int, attempt: int, replacing: bool, alone: bool
-    ) -> Rendered | ShardRecord | Failed:
+    def shard(self, shard: int, attempt: int, replacing: bool, alone: bool) -> Rendered | ShardRecord | Failed:
         """Renders one shard, which is published when its last group is through; the record, if another run has made the
         shard meanwhile. `alone` it shares no micro-batch with others."""
         return _caught(lambda: self._make(shard, attempt, replacing, alone), self._failed)
@@ -167,9 +165,7 @@ class Generator:
         if config.probe is not None and not sees(store, config.probe):
             raise refuse_unshared(store, socket.gethostname())
         self._run, self._store = run, store
-        self._backend = config.backend.open(
-            run, replace(config.shape, waits=config.shape.micro_batch is None)
-        )
+        self._backend = config.backend.open(run, replace(config.shape, waits=config.shape.micro_batch is None))
         if config.shape.micro_batch is None:
             return Ready(socket.gethostname(), os.getpid(), {}, settled=False)
         return self._begun()
@@ -204,7 +200,7 @@ class Generator:
             with self._meters.publishing():
                 return publish_shard(
                     self._run, rendered, self._store, actor=actor, attempt=order.attempt, replacing=order.replacing
-                )  # fmt: skip
+                )
 
         if self._last is not None:
             self._last.result()
@@ -258,11 +254,7 @@ def _caught(action: Callable[[], T], failed: Callable[[Exception], Failed] | Non
 def failure_of(error: Exception) -> Failed:
     """An exception as one of the schedule's causes, without this node's credentials: it goes into logs and datasets."""
     trace = scrubbed(traceback.format_exc())
-    kinds: dict[type[XrealError], Cause] = {
-        StorageError: "storage",
-        NotFiniteError: "overflow",
-        XrealError: "mistake",
-    }
+    kinds: dict[type[XrealError], Cause] = {StorageError: "storage", NotFiniteError: "overflow", XrealError: "mistake"}
     for kind, cause in kinds.items():
         if isinstance(error, kind):
             return Failed(cause, scrubbed(error.message()), trace)

@@ -85,7 +85,5 @@ def _on_ray(
                 return ActorConfig(name, run.loaded, run.digest, store.uri, shape, backend, folder, probe)
 
             pool = RayPool(shape, order, head.there)
-            driver = Driver(
-                account, ledger, pool, shape, head.resources, limits, stop, head=dataset, leave=leave
-            )
+            driver = Driver(account, ledger, pool, shape, head.resources, limits, stop, head=dataset, leave=leave)
             return driver.run()

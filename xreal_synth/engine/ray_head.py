@@ -73,9 +73,7 @@ class HeadWatch:
     """`resources()` of a cluster while its head answers, and the last ones known after that; a head that stays
     away is told of, and stops the run. `there()` says whether it answers."""
 
-    def __init__(
-        self, head: Head, ask: Callable[[], Resources], stop: threading.Event, on_event: OnEvent
-    ) -> None:
+    def __init__(self, head: Head, ask: Callable[[], Resources], stop: threading.Event, on_event: OnEvent) -> None:
         self._head, self._ask, self._stop, self._on_event = head, ask, stop, on_event
         self._known: Resources | None = None
         self._warned = False
@@ -93,9 +91,7 @@ class HeadWatch:
             self._warned = True
             self._on_event(Warned(f"{self._head.reported()}; the run stops if it stays away"))
         if silent_s > STOP * patience_s and not self._stop.is_set():
-            self._on_event(
-                Warned(f"{self._head.reported()}; what is in flight is finished, then this run ends")
-            )
+            self._on_event(Warned(f"{self._head.reported()}; what is in flight is finished, then this run ends"))
             self._stop.set()
         return self._known
 

@@ -180,7 +180,5 @@ def _outside(error: Exception) -> bool:
 
 def _first_lines(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [
-        line for line in lines if not line.startswith(("class_name", "actor_id", "namespace", "pid", "ip:"))
-    ]
+    kept = [line for line in lines if not line.startswith(("class_name", "actor_id", "namespace", "pid", "ip:"))]
     return f"{type(error).__name__}: {' '.join(kept)[:400]}"

@@ -79,9 +79,7 @@ def _check_nodes(store: Store, probe: Probe) -> None:
         seen = ray.get(answers, timeout=_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         raise EngineError(
-            found=f"not every node answers: {error}",
-            wanted="a cluster whose nodes all work",
-            hint="try again",
+            found=f"not every node answers: {error}", wanted="a cluster whose nodes all work", hint="try again"
         ) from error
     for node, answer in zip(nodes, seen, strict=True):
         if not answer:

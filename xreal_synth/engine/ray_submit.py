@@ -60,9 +60,7 @@ class Cluster:
                 "so does what was checked here not prove that its image is of this version of the package"
             )
         if self.open:
-            notes.append(
-                f"{self.address} asks for no token: whoever reaches it can run code there, and read what runs"
-            )
+            notes.append(f"{self.address} asks for no token: whoever reaches it can run code there, and read what runs")
         return notes
 
 
@@ -116,9 +114,7 @@ def _authentication(address: str) -> str | None:
     return mode if isinstance(mode, str) else None
 
 
-def submit(
-    cluster: Cluster, package: JobPackage, arguments: Sequence[str], *, name: str, drain_s: float
-) -> str:
+def submit(cluster: Cluster, package: JobPackage, arguments: Sequence[str], *, name: str, drain_s: float) -> str:
     """Uploads the package and starts the job; its id. `arguments` are those of xreal_synth.jobs.generate, `name` is
     how Ray's dashboard names the job.
 

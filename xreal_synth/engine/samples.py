@@ -53,9 +53,7 @@ class GeneratedGroup:
         twin = self.images.images.get(Role.healthy) if real is None else real
 
         def built(member: MemberSpec, verdict: Verdict | None) -> Sample:
-            image = (
-                twin if member.name == Role.healthy and twin is not None else self.images.images[member.name]
-            )
+            image = twin if member.name == Role.healthy and twin is not None else self.images.images[member.name]
             change = np.zeros_like(image) if twin is None else changed(image, twin)
             return build_sample(self.run, spec, member, image, change, verdict)
 
@@ -76,12 +74,7 @@ class GeneratedGroup:
 
 
 def build_sample(
-    run: Run,
-    spec: SampleSpec,
-    member: MemberSpec,
-    image: GreyImage,
-    change: GreyImage,
-    verdict: Verdict | None = None,
+    run: Run, spec: SampleSpec, member: MemberSpec, image: GreyImage, change: GreyImage, verdict: Verdict | None = None
 ) -> Sample:
     """An image with its masks, labels, provenance and verdict, and its change from the twin (0 where there is none).
 
@@ -90,9 +83,7 @@ def build_sample(
     """
     height, width = image.shape
     times = run.enlarging
-    assert height == times * spec.anatomy.shape[0], (
-        f"an image of {height} pixels, wanted {run.delivered_size}"
-    )
+    assert height == times * spec.anatomy.shape[0], f"an image of {height} pixels, wanted {run.delivered_size}"
     meta = SampleMeta(
         key=member.key,
         group=spec.index,

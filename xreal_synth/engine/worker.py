@@ -48,9 +48,7 @@ def render_groups(
 
 def _judged(run: Run, backend: Backend, batch: Sequence[tuple[Due, GroupImages]]) -> list[GeneratedGroup]:
     """The gate looks at groups together; what it says of one does not depend on the others."""
-    seen = [
-        judged_images(run, due.spec, due.job, images) if run.quality.gated else [] for due, images in batch
-    ]
+    seen = [judged_images(run, due.spec, due.job, images) if run.quality.gated else [] for due, images in batch]
     verdicts = iter(backend.gate.judge([image for each in seen for image in each if image is not None]))
     found = []
     for (due, images), looked_at in zip(batch, seen, strict=True):
@@ -258,10 +256,9 @@ class Worker:
             timings = shard.spent | {MAKE: sum(shard.spent.values())}
             self._deliver(
                 RenderedShard(
-                    shard.plan, shard.folder, shard.tar, shard.encoder, rejected,
-                    environment(self._backend), timings,
+                    shard.plan, shard.folder, shard.tar, shard.encoder, rejected, environment(self._backend), timings
                 )
-            )  # fmt: skip
+            )
 
 
 def _add(total: dict[str, float], seconds: Mapping[str, float], share: float = 1.0) -> None:

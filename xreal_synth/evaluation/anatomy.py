@@ -48,9 +48,7 @@ class AnatomyFigures:
     core_seconds: dict[str, float]
 
 
-def measure_anatomy(
-    segmenter: SegmentingNetwork, prepared: PreparedRequest, made: GeneratedFolder
-) -> AnatomyFigures:
+def measure_anatomy(segmenter: SegmentingNetwork, prepared: PreparedRequest, made: GeneratedFolder) -> AnatomyFigures:
     """Measures images that are made, one after another."""
     rows, cases = [], prepared.cases
     for case in cases:

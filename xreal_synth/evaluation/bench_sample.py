@@ -215,10 +215,7 @@ class SampleBench:
         on_pass: Callable[[LoopTiming], None] = lambda row: None,
     ) -> SampleFigures:
         """Runs every row `repeats` times in turn (compiled ones once more, to compile)."""
-        flops = {
-            loop: self._flops(loop, precision)
-            for loop, precision in {r.loop: r.precision for r in rows}.items()
-        }
+        flops = {loop: self._flops(loop, precision) for loop, precision in {r.loop: r.precision for r in rows}.items()}
         spent: dict[LoopTiming, list[float]] = {row: [] for row in rows}
         memory: dict[LoopTiming, int | None] = {}
         for turn in range(repeats + 1):
@@ -252,13 +249,10 @@ class SampleBench:
         y0, x0, y1, x1 = (round(size * share) for share in BOX)
         region[y0:y1, x0:x1] = True
         prompt = next(iter(self.info.prompts.values()), self.info.healthy_prompt)
-        member = MemberJob(
-            Role.variant.member(), (Edit(region, prompt, feather(region, FEATHER_SHARE * size)),)
-        )
+        member = MemberJob(Role.variant.member(), (Edit(region, prompt, feather(region, FEATHER_SHARE * size)),))
         drawn = (bank.draw(np.random.default_rng((0, index)), size)[0] for index in range(count))
         return [
-            GroupJob(0, index, 0, anatomy, self.info.healthy_prompt, (member,))
-            for index, anatomy in enumerate(drawn)
+            GroupJob(0, index, 0, anatomy, self.info.healthy_prompt, (member,)) for index, anatomy in enumerate(drawn)
         ]
 
     def _timed(self, row: LoopTiming) -> tuple[float, int | None]:
@@ -276,9 +270,7 @@ class SampleBench:
             return lambda: list(sample_groups(model, settings, jobs, micro_batch=row.micro_batch))
         text = self._text_encoder(row.precision) if row.loop == "plain" else None
         ids = None if text is None else torch.zeros(1, 150, dtype=torch.long, device=self.device)
-        loop = PlainLoop(
-            self._model(row.precision, "plain"), settings, text, ids, fused=row.loop == "plain-fused"
-        )
+        loop = PlainLoop(self._model(row.precision, "plain"), settings, text, ids, fused=row.loop == "plain-fused")
         return lambda: [loop.images(job.anatomy, job.members[0].edits[0], job.healthy_prompt) for job in jobs]
 
     def _model(self, precision: Precision, kind: Literal["plain", "tuned"] | Compile) -> LoadedBundle:

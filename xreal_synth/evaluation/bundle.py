@@ -99,9 +99,7 @@ class BundleFigures:
     in_place_mean: PlaceFigures | None
 
 
-def measure_real(
-    prepared: PreparedRequest, evaluators: Evaluators, training_split: str, report: Report
-) -> RealImages:
+def measure_real(prepared: PreparedRequest, evaluators: Evaluators, training_split: str, report: Report) -> RealImages:
     """Looks at the cases' real images and at training images; faulty training images are left out.
 
     Raises TrainingError if no training image can be used or one is of a patient of the cases.
@@ -113,11 +111,7 @@ def measure_real(
         "the training images and in the images to judge by",
     )
     reader, rows = prepared.reader, [case.row for case in prepared.cases]
-    own = measure(
-        evaluators,
-        real_images(reader, rows, [], "real images", report, masks=True),
-        places=True,
-    )
+    own = measure(evaluators, real_images(reader, rows, [], "real images", report, masks=True), places=True)
     seen = measure(evaluators, real_images(reader, training, used, "training images", report))
     if not used:
         raise TrainingError(found="no usable training image", wanted="at least one", hint="see the manifest")
@@ -125,11 +119,7 @@ def measure_real(
 
 
 def measure_bundle(
-    prepared: PreparedRequest,
-    evaluators: Evaluators,
-    real: RealImages,
-    folder: GeneratedFolder,
-    report: Report,
+    prepared: PreparedRequest, evaluators: Evaluators, real: RealImages, folder: GeneratedFolder, report: Report
 ) -> BundleFigures:
     """Measures the request's images, which are made; raises BundleError for evaluators of other findings."""
     cases, size, findings = prepared.cases, prepared.reader.size, tuple(prepared.info.prompts)
@@ -145,17 +135,10 @@ def measure_bundle(
     )
     bootstrap = Bootstrap([case.row.patient for case in cases])
     power = upper_power(real.own.rings, size)
-    per_finding, f1, f1_real = _finding_figures(
-        evaluators, cases, (made, twins, real.own), findings, bootstrap
-    )
+    per_finding, f1, f1_real = _finding_figures(evaluators, cases, (made, twins, real.own), findings, bootstrap)
     seconds, core = folder.seconds("wall"), folder.seconds("core")
     in_place, in_place_mean = place_figures(
-        cases,
-        findings,
-        evaluators.placed_findings,
-        (made.peaks, twins.peaks, real.own.peaks),
-        size,
-        bootstrap,
+        cases, findings, evaluators.placed_findings, (made.peaks, twins.peaks, real.own.peaks), size, bootstrap
     )
     return BundleFigures(
         images=len(cases),
@@ -234,9 +217,7 @@ def _finding_figures(
     given = np.asarray([bool(case.findings) for case in cases])
     made, twins, real = (one.logits[:, columns] for one in images)
     per_finding = {
-        name: finding_figures(
-            made[:, at], twins[:, at], real[:, at], asked[:, at], labels[:, at], given, bootstrap
-        )
+        name: finding_figures(made[:, at], twins[:, at], real[:, at], asked[:, at], labels[:, at], given, bootstrap)
         for at, name in enumerate(names)
     }
     return per_finding, macro_f1(made, asked, bootstrap), macro_f1(real, labels, bootstrap)
@@ -246,9 +227,7 @@ def _ring_ratios(images: ImageSet, real: ImageSet) -> tuple[float, ...]:
     return tuple((images.rings.mean(axis=0) / real.rings.mean(axis=0)).tolist())
 
 
-def _copies(
-    cases: Sequence[Case], made: ImageSet, real: RealImages, bootstrap: Bootstrap
-) -> dict[str, CopyFigures]:
+def _copies(cases: Sequence[Case], made: ImageSet, real: RealImages, bootstrap: Bootstrap) -> dict[str, CopyFigures]:
     sets = (made, real.own, real.training)
     names = (tuple(case.name for case in cases), tuple(row.image for row in real.training_rows))
     vectors = {
@@ -256,8 +235,7 @@ def _copies(
         "features": tuple(standardised(one.features, real.training.features) for one in sets),
     }
     return {
-        metric: count_copies(a, b, c, real.training.groups, bootstrap, names)
-        for metric, (a, b, c) in vectors.items()
+        metric: count_copies(a, b, c, real.training.groups, bootstrap, names) for metric, (a, b, c) in vectors.items()
     }
 
 

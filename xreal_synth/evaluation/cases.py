@@ -104,9 +104,7 @@ def check_apart(
 ) -> None:
     """Raises TrainingError for patients that have images in both, `where` in words."""
     if shared := sorted(set(patients) & set(others)):
-        raise TrainingError(
-            found=f"patients both in {where}: {', '.join(shared[:5])}", wanted=wanted, hint=hint
-        )
+        raise TrainingError(found=f"patients both in {where}: {', '.join(shared[:5])}", wanted=wanted, hint=hint)
 
 
 def read_cases(
@@ -143,9 +141,7 @@ def read_cases(
     return cases, faulty
 
 
-def _case(
-    row: ImageRow, index: int, mask: Mask, info: BundleInfo, prior: Prior, seed: int, most: int | None
-) -> Case:
+def _case(row: ImageRow, index: int, mask: Mask, info: BundleInfo, prior: Prior, seed: int, most: int | None) -> Case:
     placed, unplaced = list[PlacedFinding](), list[str]()
     ground = Ground(Chest(mask, row.mask), prior, info.factor, MIN_OVERLAP)
     for name in [name for name in info.prompts if name in row.labels][:most]:

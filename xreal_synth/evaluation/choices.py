@@ -65,9 +65,7 @@ def cells_of(base: Request, grid: Grid, *, cross: bool) -> list[ChoiceCell]:
     for change in changes:
         own = {key: value for key, value in change.items() if key != BUNDLE_KEY}
         bundle = str(change.get(BUNDLE_KEY, base.bundle))
-        cells.append(
-            ChoiceCell(_name(change), change, replace(base, bundle=bundle, sampling={**base.sampling, **own}))
-        )
+        cells.append(ChoiceCell(_name(change), change, replace(base, bundle=bundle, sampling={**base.sampling, **own})))
     return cells
 
 
@@ -110,12 +108,7 @@ def evaluate_choices(
         real = {"cell": REAL, "changes": {}, **main_figures(done[0], real=True)}
         rows = [*rows[:-1], own, real]
         images = " or ".join(map(str, sorted({figures["images"] for figures in done})))
-        lines = [
-            *markdown_table(["choice", *COLUMNS], table_rows(rows)),
-            "",
-            f"{images} images a row. {NOTE}",
-            "",
-        ]
+        lines = [*markdown_table(["choice", *COLUMNS], table_rows(rows)), "", f"{images} images a row. {NOTE}", ""]
         store = LocalStore(out)
         store.replace("choices.md", "\n".join(lines).encode())
         store.replace("choices.json", json_bytes(rows))
@@ -124,10 +117,7 @@ def evaluate_choices(
 
 def table_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The rows' names and figures, empty where there is none."""
-    return [
-        [row["cell"], *("" if math.isnan(row[name]) else f"{row[name]:.3f}" for name in COLUMNS)]
-        for row in rows
-    ]
+    return [[row["cell"], *("" if math.isnan(row[name]) else f"{row[name]:.3f}" for name in COLUMNS)] for row in rows]
 
 
 def main_figures(figures: Mapping[str, Any], *, real: bool = False) -> dict[str, float]:

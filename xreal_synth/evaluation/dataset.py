@@ -111,11 +111,7 @@ class Bench:
                 set(self.evaluators.findings),
                 "train evaluators on these findings and give them with --evaluators",
             ),
-            (
-                "the real images show",
-                shown,
-                "name another split or manifest, with images that show these findings",
-            ),
+            ("the real images show", shown, "name another split or manifest, with images that show these findings"),
         ):
             if asked and not asked & known:
                 raise DatasetError(
@@ -149,9 +145,7 @@ class Bench:
             self._sides = measure_real(self.evaluators, real, reader, self.inception, report)
         reference, second = self._sides
         passing = _Passing(PairFinder(reader, real.rows))
-        made = measure(
-            self.evaluators, passing.seen(chosen, report), inception=self.inception, diversity=True
-        )
+        made = measure(self.evaluators, passing.seen(chosen, report), inception=self.inception, diversity=True)
         if len(made) < 2:
             raise DatasetError(
                 where=chosen.source.store.uri,
@@ -223,18 +217,13 @@ def open_bench(
     return bench, chosen
 
 
-def _notes(
-    chosen: ChosenShards, passing: _Passing, faulty: int, inception: InceptionFeatures | None
-) -> list[str]:
+def _notes(chosen: ChosenShards, passing: _Passing, faulty: int, inception: InceptionFeatures | None) -> list[str]:
     """What a reader must know of this very evaluation."""
     pairs, some = passing.pairs, chosen.images < chosen.images_in_all
     told: tuple[tuple[object, str], ...] = (
         (some, f"{chosen.images} of {chosen.images_in_all} images were looked at: whole shards, at random."),
         (chosen.unfinished, f"{chosen.unfinished} shards are not finished and left out."),
-        (
-            passing.real_images,
-            f"{passing.real_images} images of the dataset are real ones as they are, and left out.",
-        ),
+        (passing.real_images, f"{passing.real_images} images of the dataset are real ones as they are, and left out."),
         (pairs.pairs, f"MS-SSIM is of {pairs.pairs} images that have a real image of the split beside them."),
         (
             pairs.augmented,
@@ -242,10 +231,7 @@ def _notes(
             "they have no real image beside them.",
         ),
         (faulty, f"{faulty} real images could not be used."),
-        (
-            chosen.control == "images",
-            "The images were edited from real ones, and keep most of their pixels.",
-        ),
+        (chosen.control == "images", "The images were edited from real ones, and keep most of their pixels."),
         (chosen.control == "none", "control: none does not promise that images follow their masks."),
         (
             inception is not None and not inception.published,

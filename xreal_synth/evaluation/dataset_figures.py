@@ -41,9 +41,7 @@ ACCEPTED: Final = "accepted"
 DISTANCES: Final = (FRECHET, KERNEL, FID, KID)
 BY_FINDING: Final = (AUC, F1, MS_SSIM, DICE, KERNEL, SHARPNESS, DIVERSITY, FLAGGED, ACCEPTED)
 """The main figures, in the order of the tables by finding."""
-COMPARED: Final = (
-    MS_SSIM, FID, KID, FRECHET, KERNEL, DICE, MACRO_F1, AUC, *MANIFOLD, SHARPNESS, DIVERSITY,
-)  # fmt: skip
+COMPARED: Final = (MS_SSIM, FID, KID, FRECHET, KERNEL, DICE, MACRO_F1, AUC, *MANIFOLD, SHARPNESS, DIVERSITY)
 """In the paper's order, its own first; FID and KID only where there was a file for them."""
 
 LEAST_FOR_FRECHET: Final = 50
@@ -84,9 +82,7 @@ def findings_of(made: ImageSet, asked: Sequence[str]) -> list[str]:
     return [name for name in NAMES if name in asked or (name == NO_FINDING and (made.label(name) == 1).any())]
 
 
-def rows_of(
-    sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Gate | None = None
-) -> list[Row]:
+def rows_of(sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Gate | None = None) -> list[Row]:
     """All rows: those of all images, then those of each finding. `judged` are the classifier's findings."""
     rows = _rows(sets, sets, None, judged, gate)
     for name in findings:
@@ -96,15 +92,10 @@ def rows_of(
     return rows
 
 
-def _rows(
-    sets: Sets, whole: Sets, finding: str | None, judged: Sequence[str], gate: Gate | None
-) -> list[Row]:
+def _rows(sets: Sets, whole: Sets, finding: str | None, judged: Sequence[str], gate: Gate | None) -> list[Row]:
     """The rows of a finding's images, or of all; `whole` are all sets, whose other images are its negatives."""
     made, reference = sets.made, sets.reference
-    rows = [
-        _row(MS_SSIM, finding, made.bootstrap().mean(made.paired)),
-        _both(DICE, finding, _dice, made, reference),
-    ]
+    rows = [_row(MS_SSIM, finding, made.bootstrap().mean(made.paired)), _both(DICE, finding, _dice, made, reference)]
     if finding is None:
         for at, organ in enumerate(ORGANS):
             figures = (one.bootstrap().mean(_column("dice", at, one)) for one in (made, reference))
@@ -191,9 +182,7 @@ def _manifold_figures(images: ImageSet, reference: ImageSet) -> list[Estimate]:
     if found is None:
         return [unknown(len(images))] * len(MANIFOLD)
     own, real = images.bootstrap(), reference.bootstrap()
-    return [
-        boot.mean(getattr(found, name)) for name, boot in zip(MANIFOLD, (own, real, own, real), strict=True)
-    ]
+    return [boot.mean(getattr(found, name)) for name, boot in zip(MANIFOLD, (own, real, own, real), strict=True)]
 
 
 def _look_rows(sets: Sets, finding: str | None) -> list[Row]:
@@ -206,11 +195,7 @@ def _look_rows(sets: Sets, finding: str | None) -> list[Row]:
     def power_row(name: str, power: Callable[[ImageSet], Array]) -> Row:
         under, boot = power(sets.reference), sets.reference.bootstrap()
         return _both(
-            name,
-            finding,
-            lambda one: one.bootstrap().mean_over(power(one), boot, under),
-            sets.made,
-            sets.second,
+            name, finding, lambda one: one.bootstrap().mean_over(power(one), boot, under), sets.made, sets.second
         )
 
     rows = [power_row(SHARPNESS, lambda one: upper_power(one.rings, sets.size))]

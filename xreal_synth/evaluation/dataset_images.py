@@ -64,9 +64,7 @@ def images_named(source: Source, keys: set[str], report: Report, what: str) -> d
     return found
 
 
-def generated_images(
-    source: Source, report: Report, what: str = "reading generated images"
-) -> Iterator[TarSample]:
+def generated_images(source: Source, report: Report, what: str = "reading generated images") -> Iterator[TarSample]:
     """Every image of the shards, one in memory at a time."""
     return each_image(source, Tally(), lambda done, total: report(what, 1, total))
 

@@ -113,11 +113,7 @@ def _table(rows: Sequence[Row], head: str) -> list[str]:
 def finding_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the main figures by finding; real images' below the made ones'."""
     found = {name: _by_finding(rows, name) for name in figures.BY_FINDING}
-    shown = [
-        name
-        for name in figures.BY_FINDING
-        if any(not math.isnan(row["value"]) for row in found[name].values())
-    ]
+    shown = [name for name in figures.BY_FINDING if any(not math.isnan(row["value"]) for row in found[name].values())]
     cells = []
     for finding in dict.fromkeys(row["finding"] for row in rows if row["finding"] is not None):
         for side, words in (("", finding), ("real", f"{finding}, real")):
@@ -170,9 +166,7 @@ def labelled(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[st
 
 def compared_table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a dataset each, then what real images reach, with intervals."""
-    sets = [
-        (label, {row["name"]: row for row in overall(record["rows"])}) for label, record in labelled(records)
-    ]
+    sets = [(label, {row["name"]: row for row in overall(record["rows"])}) for label, record in labelled(records)]
     shown = [
         name for name in figures.COMPARED
         if any(name in rows and not math.isnan(rows[name]["value"]) for _, rows in sets)

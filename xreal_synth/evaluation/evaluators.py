@@ -86,9 +86,7 @@ def load_evaluators(folder: Path | None = None, device: torch.device | str = "cp
             "python -m xreal_synth.evaluation.evaluators FOLDER",
         ) from error
     there = [part for part in PARTS if part != LOCATOR or any(name.startswith(part) for name in record.files)]
-    networks = {
-        part: _network(root, part, record.files).eval().requires_grad_(False).to(device) for part in there
-    }
+    networks = {part: _network(root, part, record.files).eval().requires_grad_(False).to(device) for part in there}
     classifier, locator = networks["classifier"], networks.get(LOCATOR)
     return Evaluators(
         segmenter=networks["segmenter"],
@@ -157,9 +155,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "folder",
-        type=Path,
-        help="holds segmenter/, classifier/, perhaps locator/; evaluators.json is written",
+        "folder", type=Path, help="holds segmenter/, classifier/, perhaps locator/; evaluators.json is written"
     )
     given = parser.parse_args()
     try:

@@ -126,8 +126,7 @@ def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Esti
 def label_table(images: Sequence[tuple[frozenset[str], frozenset[str]]], findings: Sequence[str]) -> Labels:
     """Positive and unknown names of each image -> [N, L] of 1, 0, -1."""
     rows = [
-        [1 if name in positive else -1 if name in unknown else 0 for name in findings]
-        for positive, unknown in images
+        [1 if name in positive else -1 if name in unknown else 0 for name in findings] for positive, unknown in images
     ]
     return np.asarray(rows, np.int64).reshape(len(images), len(findings))
 
@@ -177,10 +176,7 @@ def place_figures(
     ]
     real = [[[box.box for box in case.row.boxes if box.name == name] for name in findings] for case in cases]
     hits = [hit_table(one[:, columns], boxes) for one, boxes in zip(peaks, (asked, asked, real), strict=True)]
-    found = {
-        name: PlaceFigures(*(bootstrap.mean(table[:, at]) for table in hits))
-        for at, name in enumerate(findings)
-    }
+    found = {name: PlaceFigures(*(bootstrap.mean(table[:, at]) for table in hits)) for at, name in enumerate(findings)}
     whole = [at for at in range(len(findings)) if all((~np.isnan(table[:, at])).any() for table in hits)]
     mean = PlaceFigures(*(mean_share(table[:, whole], bootstrap) for table in hits)) if whole else None
     return found, mean
@@ -261,9 +257,7 @@ def precision_of(found_M8: Array, finding: int, labels_N: Labels, boxes: Sequenc
     rows = rows[np.argsort(-rows[:, SCORE], kind="stable")]
     of_image = rows[:, IMAGE].astype(int)
     left = [list(image[finding]) for image in boxes]
-    hits = np.asarray(
-        [_take(tuple(row[4:]), left[at]) for row, at in zip(rows, of_image, strict=True)], float
-    )
+    hits = np.asarray([_take(tuple(row[4:]), left[at]) for row, at in zip(rows, of_image, strict=True)], float)
     wanted = np.asarray([len(image[finding]) for image in boxes], np.float64) * (labels_N >= 0)
 
     def statistic(weights: Array) -> Array:

@@ -28,9 +28,7 @@ from xreal_synth.storage import LocalStore
 from xreal_synth.types import GreyImage, Role
 
 STAGES: Final = ("controller", "encode", "stage A", "stage B", "decode")
-_WATCHED: Final = {
-    "denoise": "", "encode": "encode", "decode": "decode", "control": "controller", "hint": "controller",
-}  # fmt: skip
+_WATCHED: Final = {"denoise": "", "encode": "encode", "decode": "decode", "control": "controller", "hint": "controller"}
 """A model's calls and their stages; what is denoised is of the stage that was begun."""
 
 

@@ -128,9 +128,7 @@ def _check_layout(path: Path, wanted: dict[str, torch.Size], found: dict[str, to
     if not missing and not more and not other:
         return
     kinds = {"weights missing": missing, "that have no place": more}
-    reported = [
-        f"{len(names)} {words} ({', '.join(names[:2])} ..)" for words, names in kinds.items() if names
-    ]
+    reported = [f"{len(names)} {words} ({', '.join(names[:2])} ..)" for words, names in kinds.items() if names]
     reported += [f"{name} of {list(found[name])}, wanted {list(wanted[name])}" for name in other[:2]]
     imagenet = found.get("fc.weight") == torch.Size((1000, WIDTH))
     raise BundleError(

@@ -40,9 +40,7 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(null_for_nan(value), indent=1, allow_nan=False) + "\n").encode()
 
 
-def claim(
-    store: LocalStore, name: str, identity: Mapping[str, Any], *, found: str, wanted: str, hint: str
-) -> None:
+def claim(store: LocalStore, name: str, identity: Mapping[str, Any], *, found: str, wanted: str, hint: str) -> None:
     """Writes what the folder's contents hang on; raises DatasetError, in these words, where that is another."""
     now = as_read(identity)
     if store.put_if_absent(name, json_bytes(now)):

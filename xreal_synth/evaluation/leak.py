@@ -82,9 +82,7 @@ class EditPair:
     region: Region
 
 
-def leak(
-    samples: Iterable[Sample], most: int | None = None, seed: int = 0, steps: int = STEPS
-) -> LeakFigures:
+def leak(samples: Iterable[Sample], most: int | None = None, seed: int = 0, steps: int = STEPS) -> LeakFigures:
     """Tells shams from twins over the first `most` groups that have both (all, if None), image by image.
 
     The areas under the ROC curve are of scores given to each group by probes fitted to others (the network for `steps`
@@ -117,10 +115,7 @@ def leak(
 
 
 def _judged(
-    pairs: list[EditPair],
-    folds: int,
-    seed: int,
-    probe: Callable[[list[EditPair], list[EditPair], int], Array],
+    pairs: list[EditPair], folds: int, seed: int, probe: Callable[[list[EditPair], list[EditPair], int], Array]
 ) -> Array:
     """Scores [2 N] of each group's twin and sham, by probes fitted to the groups of other folds.
 
@@ -129,9 +124,7 @@ def _judged(
     fold_of = np.random.default_rng(seed).permutation(len(pairs)) % min(folds, len(pairs))
     scores = np.zeros((len(pairs), 2))
     for fold in range(fold_of.max() + 1):
-        known, held = (
-            [pairs[at] for at in np.flatnonzero(part)] for part in (fold_of != fold, fold_of == fold)
-        )
+        known, held = ([pairs[at] for at in np.flatnonzero(part)] for part in (fold_of != fold, fold_of == fold))
         scores[fold_of == fold] = probe(known, held, fold)
     return scores.reshape(-1)
 

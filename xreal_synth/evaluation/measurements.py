@@ -209,10 +209,7 @@ def _table(rows: Sequence[Any], kind: type) -> Any:
 
 @torch.inference_mode()
 def _measure_batch(
-    evaluators: Evaluators,
-    batch: Sequence[GivenImage],
-    locator: Any | None,
-    inception: InceptionFeatures | None,
+    evaluators: Evaluators, batch: Sequence[GivenImage], locator: Any | None, inception: InceptionFeatures | None
 ) -> list[tuple[Array, ...]]:
     """Features, logits, Dice, peaks, and Inception's features of each image."""
     images = [one.image for one in batch]
@@ -224,9 +221,7 @@ def _measure_batch(
     deep = none if inception is None else inception.of(images)
     dice = np.full((len(batch), len(ORGANS)), np.nan)
     if any(one.mask is not None for one in batch):
-        for row, (one, shown) in enumerate(
-            zip(batch, evaluators.segmenter.segment(x).cpu().numpy(), strict=True)
-        ):
+        for row, (one, shown) in enumerate(zip(batch, evaluators.segmenter.segment(x).cpu().numpy(), strict=True)):
             if one.mask is not None:
                 dice[row] = list(organ_dice(one.mask, shown).values())
     parts = features.double().cpu().numpy(), logits.double().cpu().numpy(), dice, highest, deep

@@ -39,9 +39,7 @@ class PlainLoop:
     fused: bool = False
 
     @torch.no_grad()
-    def images(
-        self, anatomy: Mask, edit: Edit, healthy: str, draw: Draw | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def images(self, anatomy: Mask, edit: Edit, healthy: str, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
         """Organ codes uint8 [H, W] and a finding -> the images without and with it [1, C, H, W].
 
         The noise is torch's unless `draw` gives it.

@@ -168,12 +168,9 @@ def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, valida
     metrics = {}
     for name, one in found.items():
         share, chance = (
-            proportion(int((apart < one.threshold).sum()), len(apart), "exact")
-            for apart in (one.made, one.real)
+            proportion(int((apart < one.threshold).sum()), len(apart), "exact") for apart in (one.made, one.real)
         )
-        median, usual = (
-            float(np.median(apart)) if len(apart) else float("nan") for apart in (one.made, one.real)
-        )
+        median, usual = (float(np.median(apart)) if len(apart) else float("nan") for apart in (one.made, one.real))
         metrics[name] = MetricAudit(one.threshold, share, chance, median, usual)
     ratios = np.stack([one.made / max(one.threshold, 1e-12) for one in found.values()])
     which = np.stack([one.which for one in found.values()])
@@ -228,11 +225,7 @@ def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
     return unit
 
 
-def nearest(
-    images_NK: Vectors,
-    training_MK: Vectors,
-    patients: tuple[Patients, Patients] | None = None,
-) -> Nearest:
+def nearest(images_NK: Vectors, training_MK: Vectors, patients: tuple[Patients, Patients] | None = None) -> Nearest:
     """By distance; with `patients` of images and training images, those of the image's own patient are left out."""
     training = torch.from_numpy(training_MK).double()
     found, which = np.empty(len(images_NK)), np.empty(len(images_NK), np.int64)

@@ -121,9 +121,7 @@ def choose_images(arms: Mapping[str, Sequence[Candidate]], images: int, seed: in
     return [image for pool in pools.values() for kind, count in share.items() for image in pool[kind][:count]]
 
 
-def make_kit(
-    images: Sequence[Candidate], readers: int, repeats: int, seed: int, *, guess: bool = False
-) -> Kit:
+def make_kit(images: Sequence[Candidate], readers: int, repeats: int, seed: int, *, guess: bool = False) -> Kit:
     """Each reader's own order and names; the first `repeats` of it come a second time, in its second half.
 
     Raises DatasetError where they would be more than a quarter of the images.
@@ -152,10 +150,7 @@ def _pool(images: Sequence[Candidate], seed: int, arm: str) -> dict[tuple[str, .
 
 
 def _shares(
-    each: int,
-    rooms: Mapping[tuple[str, ...], int],
-    wanted: Mapping[tuple[str, ...], int],
-    arms: Mapping[str, object],
+    each: int, rooms: Mapping[tuple[str, ...], int], wanted: Mapping[tuple[str, ...], int], arms: Mapping[str, object]
 ) -> dict[tuple[str, ...], int]:
     """How many images of each set of findings an arm shows: one after another to the one furthest behind."""
     if sum(rooms.values()) < each:
@@ -329,8 +324,7 @@ def _from_csv(text: str) -> tuple[str, int, Answers]:
         raise ValueError("an image stands in two lines")
     questions = [name for name in rows[0] if name not in ("study", "reader", "image")]
     answers: Answers = {
-        row["image"]: {q: int(row[q]) if row[q].isdecimal() else row[q] for q in questions if row[q]}
-        for row in rows
+        row["image"]: {q: int(row[q]) if row[q].isdecimal() else row[q] for q in questions if row[q]} for row in rows
     }
     return rows[0]["study"], int(rows[0]["reader"]), answers
 

@@ -14,16 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth.escaping import markdown_table
-from xreal_synth.evaluation.intervals import (
-    Array,
-    Bootstrap,
-    Estimate,
-    Statistic,
-    divided,
-    figure,
-    mean_of,
-    unknown,
-)
+from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, Statistic, divided, figure, mean_of, unknown
 from xreal_synth.evaluation.readers import GUESS, RANKS, REAL, Answers, Kit
 
 _RANKS: Final = 5
@@ -125,11 +116,7 @@ def analyse(kit: Kit, answers: Mapping[int, Answers]) -> Analysis:
 
 
 def _ranks(
-    kit: Kit,
-    answers: Mapping[int, Answers],
-    question: str,
-    arms: npt.NDArray[np.str_],
-    bootstrap: Bootstrap,
+    kit: Kit, answers: Mapping[int, Answers], question: str, arms: npt.NDArray[np.str_], bootstrap: Bootstrap
 ) -> Ranks:
     first = dict(zip(answers, _given(kit, answers, question, repeat=False), strict=True))
     again = zip(answers, _given(kit, answers, question, repeat=True), strict=True)
@@ -159,9 +146,7 @@ def _ranks(
     )
 
 
-def _guesses(
-    kit: Kit, answers: Mapping[int, Answers], arms: npt.NDArray[np.str_], bootstrap: Bootstrap
-) -> Guesses:
+def _guesses(kit: Kit, answers: Mapping[int, Answers], arms: npt.NDArray[np.str_], bootstrap: Bootstrap) -> Guesses:
     said_real = _given(kit, answers, GUESS, repeat=False)
     right = (said_real == 1) == (arms == REAL)
     return Guesses(

@@ -79,21 +79,14 @@ def real_rows(store: Store, split: str, beside: str | None) -> RealRows:
 
 
 def measure_real(
-    evaluators: Evaluators,
-    real: RealRows,
-    reader: CaseReader,
-    inception: InceptionFeatures | None,
-    report: Report,
+    evaluators: Evaluators, real: RealRows, reader: CaseReader, inception: InceptionFeatures | None, report: Report
 ) -> tuple[ImageSet, ImageSet]:
     """Both samples, image by image; raises TrainingError where one has no usable image.
 
     Images come in a random order, so that neighbours are of any patients; faulty ones are left out.
     """
     found = []
-    for rows, words, first in (
-        (real.rows, f"split {real.split}", True),
-        (real.second_rows, real.second, False),
-    ):
+    for rows, words, first in ((real.rows, f"split {real.split}", True), (real.second_rows, real.second, False)):
         order = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
         seen = real_images(reader, order, [], f"real images of {words}", report, masks=first)
         images = measure(evaluators, seen, inception=inception, diversity=first)

@@ -126,10 +126,7 @@ def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> Gener
 
 
 def _make(
-    prepared: PreparedRequest,
-    cases: Sequence[Case],
-    folder: GeneratedFolder,
-    on_images: Callable[[int], None],
+    prepared: PreparedRequest, cases: Sequence[Case], folder: GeneratedFolder, on_images: Callable[[int], None]
 ) -> None:
     settings, micro_batch = prepared.settings, prepared.request.micro_batch
     model = load_bundle(prepared.info, prepared.device, prepared.precision, settings.control)

@@ -115,11 +115,7 @@ class Manifold:
 
 
 def manifold(
-    made_NF: Features,
-    real_MF: Features,
-    made_groups: Sequence[str],
-    real_groups: Sequence[str],
-    k: int = NEIGHBOURS,
+    made_NF: Features, real_MF: Features, made_groups: Sequence[str], real_groups: Sequence[str], k: int = NEIGHBOURS
 ) -> Manifold | None:
     """Each image's part in the four figures; None where a set has k groups or fewer."""
     if min(len(set(made_groups)), len(set(real_groups))) <= k:

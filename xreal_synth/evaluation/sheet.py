@@ -119,8 +119,7 @@ def _pair(audit: Audit, pair: CopyPair, made: GreyImage, name: str, training: Gr
     for top, image in ((_STRIP // 2, made), (_STRIP + _SHOWN, training)):
         picture.paste(Image.fromarray(image).resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS), (0, top))
     words = " ".join(
-        f"{metric} {getattr(pair, metric):.2f}/{audit.metrics[metric].threshold:.2f}"
-        for metric in audit.metrics
+        f"{metric} {getattr(pair, metric):.2f}/{audit.metrics[metric].threshold:.2f}" for metric in audit.metrics
     )
     colour = _FLAG if pair.by else _WORDS
     draw.text((2, 0), f"made {pair.key}" + (" COPY?" if pair.by else ""), fill=colour, font=face)

@@ -134,9 +134,7 @@ Fit = Callable[[Sequence[TrainingPhase], int], tuple[npt.NDArray[np.float64], fl
 BESIDE_SYNTHETIC: Final = (Arm.real, Arm.both, Arm.pretrained)
 
 
-def cells_of(
-    shares: Sequence[float], seeds: int, arms: Sequence[Arm] = BESIDE_SYNTHETIC
-) -> list[UtilityCell]:
+def cells_of(shares: Sequence[float], seeds: int, arms: Sequence[Arm] = BESIDE_SYNTHETIC) -> list[UtilityCell]:
     """Every cell of a study, seed by seed, so that a study that is broken off has whole seeds."""
     own = [(Arm.synthetic, 0.0), *((arm, share) for share in shares for arm in arms)]
     return [UtilityCell(arm, share, seed) for seed in range(seeds) for arm, share in own]
@@ -248,9 +246,7 @@ def _known(labels: Sequence[int], boxes: Boxes, *, places: bool) -> list[int] | 
     return list(labels) if max(labels) >= 0 else None
 
 
-def _labelled(
-    rows: Sequence[_Row], findings: tuple[str, ...], *, places: bool, synthetic: bool
-) -> LabelledImages:
+def _labelled(rows: Sequence[_Row], findings: tuple[str, ...], *, places: bool, synthetic: bool) -> LabelledImages:
     images, labels, boxes, whose = zip(*rows, strict=True)
     return LabelledImages(
         np.stack(images), findings, np.asarray(labels, np.int64), np.asarray(whose, dtype=str), synthetic,
@@ -259,13 +255,7 @@ def _labelled(
 
 
 def read_both(
-    manifest: str,
-    splits: tuple[str, str],
-    findings: tuple[str, ...],
-    side: int,
-    report: Report,
-    *,
-    places: bool,
+    manifest: str, splits: tuple[str, str], findings: tuple[str, ...], side: int, report: Report, *, places: bool
 ) -> tuple[LabelledImages, LabelledImages, dict[str, str]]:
     """Training images and test images, and what manifest they are of.
 
@@ -319,12 +309,7 @@ def read_generated(
     for read in generated_images(source, report):
         meta = read.sample.meta
         boxes = tuple(
-            tuple(
-                norm_box(box, meta.image_size)
-                for one in meta.findings
-                if one.name == name
-                for box in one.boxes
-            )
+            tuple(norm_box(box, meta.image_size) for one in meta.findings if one.name == name for box in one.boxes)
             for name in findings
         )
         given = [meta.labels["txrv18" if name in TXRV18 else "chexpert14"][name] for name in findings]

@@ -114,9 +114,7 @@ def _row(
 
     def figure(at: int | None, n: int) -> UtilityFigure:
         """Of one finding, or the mean over all."""
-        parts = [
-            part if part is None else part.mean(axis=0) if at is None else part[at] for part in (gain, ratio)
-        ]
+        parts = [part if part is None else part.mean(axis=0) if at is None else part[at] for part in (gain, ratio)]
         more = [part if part is None else estimated(part, n) for part in parts]
         return UtilityFigure(estimated(value.mean(axis=0) if at is None else value[at], n), *more)
 
@@ -146,11 +144,7 @@ def table_of(rows: Sequence[UtilityRow]) -> str:
         for row in own:
             if row.mean.of_real is not None:
                 named = {**row.findings, **({"mean": row.mean} if len(row.findings) > 1 else {})}
-                over = (
-                    "(AUC - 0.5) of synthetic over real"
-                    if measure == "AUC"
-                    else f"{measure}, synthetic over real"
-                )
+                over = "(AUC - 0.5) of synthetic over real" if measure == "AUC" else f"{measure}, synthetic over real"
                 cells = ["synthetic alone", *(_interval(one.of_real) for one in named.values())]
                 tables.append(markdown_table([over, *named], [cells]))
     return "\n".join("\n".join(table) + "\n" for table in tables)
@@ -198,11 +192,7 @@ def draw_rows(rows: Sequence[UtilityRow], out: Path, title: str) -> None:
 
 def _draw_measure(axes: Any, rows: Sequence[UtilityRow]) -> None:
     shares = sorted({row.share for row in rows if row.share})
-    arms = [
-        arm
-        for arm in (Arm.synthetic, Arm.real, Arm.both, Arm.pretrained)
-        if any(row.arm is arm for row in rows)
-    ]
+    arms = [arm for arm in (Arm.synthetic, Arm.real, Arm.both, Arm.pretrained) if any(row.arm is arm for row in rows)]
     colours = dict(zip(Arm, ("tab:blue", "tab:grey", "tab:orange", "tab:green"), strict=True))
     for number, arm in enumerate(arms):
         own = [row for row in rows if row.arm is arm]

@@ -46,10 +46,7 @@ _KINDS: Final = {"string": "sc:Text", "double": "sc:Float"}
 _IMAGE_GLOBS: Final = tuple(f"*-{role}.{IMAGE}" for role in (Role.healthy, "[vs]?", "[vs]??", "[vs]???"))
 _IMAGES: Final = {
     "image": (_IMAGE_GLOBS, "8-bit grey image"),
-    "anatomy": (
-        (f"*.{ANATOMY}",),
-        "organ codes: 0 background, 1 left lung, 2 right lung, 3 heart, 4 aorta",
-    ),
+    "anatomy": ((f"*.{ANATOMY}",), "organ codes: 0 background, 1 left lung, 2 right lung, 3 heart, 4 aorta"),
     "pathology": ((f"*.{PATHOLOGY}",), "0 none, i+1 where findings[i] was asked for"),
     "change": ((f"*.{CHANGE}",), "absolute difference from the healthy twin: 0 outside what was painted"),
 }
@@ -83,9 +80,7 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
             hint="run xreal-synth generate again, then export",
         )
     content = _metadata(source, samples, out)
-    return (
-        json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    ).encode(), tally.summary()
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(), tally.summary()
 
 
 def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:
@@ -165,9 +160,7 @@ def _samples_records() -> dict[str, object]:
     for field in sample_schema():
         if field.name != "findings":
             label_set, dot, label = field.name.partition(".")
-            described = (
-                f"{label} ({label_set}): 1, 0 or empty for unknown" if dot else f"the image's {field.name}"
-            )
+            described = f"{label} ({label_set}): 1, 0 or empty for unknown" if dot else f"the image's {field.name}"
             source = {"fileObject": {"@id": SAMPLES_ID}, "extract": {"column": field.name}}
             kind = _KINDS.get(str(field.type), "sc:Integer")
             fields.append(_field(f"samples/{field.name}", described, kind, source))

@@ -59,9 +59,7 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSumma
     reported, tally = provenance(source), Tally()
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(
-            ["file", "segmentation", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS]
-        )
+        table.writerow(["file", "segmentation", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS])
         for image in each_image(source, tally, on_image):
             meta, split = image.sample.meta, image.sample.split
             header = image_header(image, split, reported)
@@ -118,9 +116,7 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     one.ConversionType = "WSD" if origin is Origin.real else "SYN"
     one.Manufacturer = MANUFACTURER
     one.SecondaryCaptureDeviceManufacturer = MANUFACTURER
-    one.SecondaryCaptureDeviceManufacturerModelName = f"{reported.bundle.name} {reported.bundle.hash[:12]}"[
-        :64
-    ]
+    one.SecondaryCaptureDeviceManufacturerModelName = f"{reported.bundle.name} {reported.bundle.hash[:12]}"[:64]
     one.SecondaryCaptureDeviceSoftwareVersions = reported.made_with.get("xreal-synth", "unknown")
     one.BodyPartExamined = "CHEST"
     one.PatientOrientation = ["L", "F"]

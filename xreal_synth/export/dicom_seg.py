@@ -31,9 +31,7 @@ ORGANS: Final = {
 }  # fmt: skip
 """Property type and side."""
 FINDINGS: Final = {
-    **dict.fromkeys(
-        ("Atelectasis", "Consolidation", "Pneumonia", "Lung Opacity"), ("DCM.Opacity", "SCT.Lung")
-    ),
+    **dict.fromkeys(("Atelectasis", "Consolidation", "Pneumonia", "Lung Opacity"), ("DCM.Opacity", "SCT.Lung")),
     "Infiltration": ("DCM.Infiltrate", "SCT.Lung"),
     "Edema": ("SCT.PulmonaryEdema", "SCT.Lung"),
     "Emphysema": ("DCM.AbnormalLucency", "SCT.Lung"),

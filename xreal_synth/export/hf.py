@@ -53,8 +53,7 @@ def image_row(image: TarSample) -> dict[str, object]:
     origin = origin_of(meta)
     contents = dict(zip(SUFFIXES, image.members, strict=True))
     images = {
-        column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"}
-        for column, suffix in IMAGE_COLUMNS.items()
+        column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"} for column, suffix in IMAGE_COLUMNS.items()
     }
     return {
         **images,
@@ -82,9 +81,7 @@ def schema() -> Any:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     finding, sham = place_struct("name"), place_struct("of")
     own = pa.struct([("name", pa.string()), ("box_xyxy", pa.list_(pa.int32())), ("painted_over", pa.bool_())])
-    labels = [
-        (name, pa.struct([(label, pa.int8()) for label in names])) for name, names in vocab.LABEL_SETS.items()
-    ]
+    labels = [(name, pa.struct([(label, pa.int8()) for label in names])) for name, names in vocab.LABEL_SETS.items()]
     plain = pa.schema([
         *((column, image) for column in IMAGE_COLUMNS), ("key", pa.string()), ("group", pa.int64()),
         ("member", pa.string()), ("prompt", pa.string()), ("findings", pa.list_(finding)),
@@ -92,8 +89,7 @@ def schema() -> Any:
         ("synthetic", pa.bool_()), ("origin", pa.string()),
     ])  # fmt: skip
     features = {
-        field.name: {"_type": "Image"} if field.name in IMAGE_COLUMNS else _feature(field.type)
-        for field in plain
+        field.name: {"_type": "Image"} if field.name in IMAGE_COLUMNS else _feature(field.type) for field in plain
     }
     return plain.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 

@@ -34,10 +34,7 @@ class JsonLists:
 
     def __exit__(self, *_: object) -> None:
         with self._path.open("w", encoding="utf-8", newline="\n") as out:
-            out.write(
-                "{"
-                + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in self._head.items())
-            )
+            out.write("{" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in self._head.items()))
             for number, (name, file) in enumerate(self._waiting.items()):
                 with file:
                     out.write((",\n" if number else "") + f"{json.dumps(name)}: [")

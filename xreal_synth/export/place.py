@@ -54,9 +54,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         free_path(str(path))
         partial.rename(path)
     except OSError as error:
-        raise StorageError(
-            found=f"cannot write {path}: {error}", hint="see to the disk, then repeat"
-        ) from error
+        raise StorageError(found=f"cannot write {path}: {error}", hint="see to the disk, then repeat") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

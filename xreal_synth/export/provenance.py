@@ -8,9 +8,7 @@ from xreal_synth.dataset.head import BundleRef
 from xreal_synth.dataset.source import Source
 from xreal_synth.models.describe import describe_made_with
 
-SYNTHETIC = (
-    "Synthetic chest X-rays, made by a model. For research; not for diagnosis. No image shows a patient."
-)
+SYNTHETIC = "Synthetic chest X-rays, made by a model. For research; not for diagnosis. No image shows a patient."
 EDITED = (
     "Patients' chest X-rays, edited by a model. For research; not for diagnosis. Members h are real images as "
     "they are; the others are real images in which a model painted findings in or over."

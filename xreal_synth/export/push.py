@@ -49,9 +49,7 @@ def check_push(repo: str, *, public: bool) -> None:
 def _require_rights(repo: str, who: Mapping[str, Any]) -> None:
     """Raises StorageError for a token that only reads, and for an owner that its user is not."""
     if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise StorageError(
-            found="a token that may only read", wanted=f"one that may write to {repo}", hint=LOGIN
-        )
+        raise StorageError(found="a token that may only read", wanted=f"one that may write to {repo}", hint=LOGIN)
     owners = [who["name"], *(one["name"] for one in who.get("orgs", ()))]
     owner, slash, _ = repo.partition("/")
     if slash and owner not in owners:
@@ -69,9 +67,7 @@ def push(folder: Path, repo: str, *, public: bool) -> str:
     """
     with _hub(repo, hint=f"the export is whole: hf upload {repo} {folder} --repo-type {KIND}") as api:
         made = api.create_repo(repo, repo_type=KIND, private=not public, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo, folder_path=folder, repo_type=KIND, commit_message="Dataset of xreal-synth"
-        )
+        api.upload_folder(repo_id=repo, folder_path=folder, repo_type=KIND, commit_message="Dataset of xreal-synth")
     return str(made)
 
 
@@ -85,9 +81,7 @@ def _hub(repo: str, hint: str = "") -> Iterator[HfApi]:
     token = get_token()
     if token is None:
         raise StorageError(
-            found="no token for the Hugging Face Hub",
-            wanted=f"one that may write to {repo}",
-            hint=LOGIN,
+            found="no token for the Hugging Face Hub", wanted=f"one that may write to {repo}", hint=LOGIN
         )
     if constants.ENDPOINT.startswith("http://") and not is_loopback(constants.ENDPOINT):
         raise StorageError(

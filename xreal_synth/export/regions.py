@@ -15,9 +15,7 @@ from xreal_synth.planning.labels import implied, labels_of
 from xreal_synth.types import ExistingFinding, Mask, PixelBox, PlacedFinding, SampleMeta
 
 
-def finding_region(
-    finding: PlacedFinding, value: int, anatomy: Mask, pathology: Mask
-) -> npt.NDArray[np.bool_]:
+def finding_region(finding: PlacedFinding, value: int, anatomy: Mask, pathology: Mask) -> npt.NDArray[np.bool_]:
     """bool [H, W] of the finding that pathology.png holds as `value`.
 
     What the mask shows is taken as it is; where a later finding hides it, its shape rule says what is there.

@@ -110,9 +110,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         for skipped in source.skipped:
             warnings.warn(f"{self.uri}: {skipped}", stacklevel=4)
         if not frames:
-            raise DatasetError(
-                where=self.uri, found="no shard is as its record says", hint="run xreal-synth verify"
-            )
+            raise DatasetError(where=self.uri, found="no shard is as its record says", hint="run xreal-synth verify")
         whole = pd.concat(frames, ignore_index=True)
         if not len(whole) and source.excluded:
             raise DatasetError(
@@ -122,9 +120,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         if not len(chosen):
             reported = ", ".join(f"{name} {count}" for name, count in whole["split"].value_counts().items())
             raise DatasetError(
-                where=self.uri,
-                found=f"no image in split {self.split!r}",
-                wanted=f"one of those here: {reported}",
+                where=self.uri, found=f"no image in split {self.split!r}", wanted=f"one of those here: {reported}"
             )
         return source.head.name, chosen
 
@@ -148,19 +144,14 @@ class SyntheticDataset(xrv.datasets.Dataset):
         members = self._reader.members(row["tar"], row["key"])
         where = f"{row['tar']}:{row['key']}"
         image = decode_png(members[IMAGE], f"{where}.{IMAGE}")
-        item: dict[str, Any] = {
-            "idx": idx,
-            "lab": self.labels[idx],
-            "img": xrv.utils.normalize(image, 255, True),
-        }
+        item: dict[str, Any] = {"idx": idx, "lab": self.labels[idx], "img": xrv.utils.normalize(image, 255, True)}
         if self.pathology_masks:
             item["pathology_masks"] = self._pathology_masks(members, where)
         if self.semantic_masks:
             anatomy = decode_png(members[ANATOMY], f"{where}.{ANATOMY}")
             organs = ORGAN_NAMES if anatomy.any() else {}
             item["semantic_masks"] = {
-                name: np.isin(anatomy, organ_codes)[None].astype(np.float32)
-                for name, organ_codes in organs.items()
+                name: np.isin(anatomy, organ_codes)[None].astype(np.float32) for name, organ_codes in organs.items()
             }
         change = None
         if self.change_maps:

@@ -136,9 +136,7 @@ def image_of(name: str, images: Mapping[str, str | None]) -> str | None:
     return next((image for key in (str(path), path.name, path.stem) if (image := images.get(key))), None)
 
 
-def boxes_by_image(
-    entries: Iterable[TableEntry], ids: Iterable[str]
-) -> tuple[dict[str, list[TableEntry]], int]:
+def boxes_by_image(entries: Iterable[TableEntry], ids: Iterable[str]) -> tuple[dict[str, list[TableEntry]], int]:
     """The boxes of each of these images that has some, and how many boxes are of others."""
     names, found = images_by_name(ids), dict[str, list[TableEntry]]()
     for entry in entries:

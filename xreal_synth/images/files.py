@@ -135,16 +135,12 @@ def decode_image(data: bytes) -> GreyImage:
     if mode not in (*_EIGHT_BIT, *DEEP):
         raise BadImage(RowFault.COLOURED, f"an image of the colour space {mode}, wanted grey")
     if mode in DEEP:
-        raise BadImage(
-            RowFault.UNREADABLE, f"an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)"
-        )
+        raise BadImage(RowFault.UNREADABLE, f"an image of mode {mode}, wanted 8 bits (xreal-synth prepare makes them)")
     if pixels.mode in ("RGB", "RGBA"):
         channels = np.asarray(pixels.convert("RGB"), np.int16)
         chroma = float(np.abs(np.diff(channels, axis=2)).mean())
         if chroma > MOST_CHROMA:
-            raise BadImage(
-                RowFault.COLOURED, f"colour channels differ by {chroma:.0f} grey levels on average"
-            )
+            raise BadImage(RowFault.COLOURED, f"colour channels differ by {chroma:.0f} grey levels on average")
     return np.asarray(pixels.convert("L"))
 
 
@@ -161,9 +157,7 @@ def upright(encoded: Image) -> Image:
 def shown_size(encoded: Image) -> tuple[int, int]:
     """Width and height as `upright` gives them, from the header alone."""
     width, height = encoded.size
-    if (
-        encoded.format == "PNG" and "exif" not in encoded.info
-    ):  # looking for it further would decode the image
+    if encoded.format == "PNG" and "exif" not in encoded.info:  # looking for it further would decode the image
         return width, height
     return (height, width) if encoded.getexif().get(_ORIENTATION, 1) in _LYING else (width, height)
 

@@ -95,9 +95,7 @@ class ImageFolder:
         minors = [] if settings.splits is not None else [row for row in rows if _minor(row)]
         if minors:
             rows = [row for row in rows if not _minor(row)]
-            self.notes = (
-                f"{settings.path}: {len(minors)} images of minors are left out; `splits` takes them",
-            )
+            self.notes = (f"{settings.path}: {len(minors)} images of minors are left out; `splits` takes them",)
         with ThreadPoolExecutor(_READERS) as readers:
             looked = list(readers.map(lambda row: _look(self._files, row, size), rows))
         problems += [problem for problem in looked if isinstance(problem, str)]
@@ -162,9 +160,7 @@ class ImageFolder:
         self, store: Store, settings: FolderSettings, found: list[RealImage], problems: list[str]
     ) -> tuple[RealImage, ...]:
         """The images with their boxes, ordered by id."""
-        own, places = (
-            self._table(store, name, found, problems) for name in (settings.boxes, settings.places)
-        )
+        own, places = (self._table(store, name, found, problems) for name in (settings.boxes, settings.places))
         images = []
         for image in sorted(found, key=lambda one: one.id):
             given = image.row.boxes if settings.boxes is None else own.get(image.id, ())
@@ -235,9 +231,7 @@ def image_rows(store: Store, settings: FolderSettings, problems: list[str]) -> l
         try:
             manifest = read_manifest(store, ("image",), settings.splits)
         except TrainingError as error:
-            raise AnatomyError(
-                where=settings.path, found=error.found, wanted=error.wanted, hint=error.hint
-            ) from error
+            raise AnatomyError(where=settings.path, found=error.found, wanted=error.wanted, hint=error.hint) from error
         problems += [f"{refusal.file}: {refusal.reason}" for refusal in manifest.refused]
         rows = list(manifest.rows)
     if not rows and not problems:

@@ -187,11 +187,7 @@ def patient_of(text: str) -> str:
     """A patient's id as it is compared everywhere: in one Unicode form, without blanks round it, `7` for `7.0`."""
     seen = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
     name = " ".join(seen.split())
-    return (
-        ""
-        if name.casefold() in NO_PATIENT
-        else (whole[1] if (whole := _WHOLE_NUMBER.fullmatch(name)) else name)
-    )
+    return "" if name.casefold() in NO_PATIENT else (whole[1] if (whole := _WHOLE_NUMBER.fullmatch(name)) else name)
 
 
 def near_patients(patients: Iterable[str]) -> list[tuple[str, ...]]:
@@ -214,9 +210,7 @@ def _table(data: Store, where: str) -> Table:
             hint="save it as UTF-8" if not_utf8 else "give the folder that holds it",
         ) from error
     rows = ({name: from_csv(cell) for name, cell in row.items()} for row in table.rows)
-    return replace(
-        table, rows=tuple(row | {"patient_id": patient_of(row.get("patient_id", ""))} for row in rows)
-    )
+    return replace(table, rows=tuple(row | {"patient_id": patient_of(row.get("patient_id", ""))} for row in rows))
 
 
 def splits_of_patients(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
@@ -228,9 +222,7 @@ def splits_of_patients(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     return found
 
 
-def _row(
-    data: Store, record: dict[str, str], needed: Collection[str], patients: dict[str, set[str]]
-) -> ImageRow:
+def _row(data: Store, record: dict[str, str], needed: Collection[str], patients: dict[str, set[str]]) -> ImageRow:
     _check_cells(record, needed)
     patient, split = record.get("patient_id") or "", record.get("split") or ""
     if split in SEPARATE_SPLITS and len(patients.get(patient, ())) > 1:
@@ -270,9 +262,7 @@ def name_below(data: Store, text: str) -> str:
     try:
         return checked_key(text.removeprefix(f"{data.uri}/")) if text else ""
     except StorageError as error:
-        raise BadImage(
-            RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder {data.uri}"
-        ) from error
+        raise BadImage(RowFault.UNSAFE_PATH, f"{text!r} does not lie in the data folder {data.uri}") from error
 
 
 def share_boxes(text: str, name_of: NameOf = image_label) -> tuple[TableEntry, ...]:

@@ -56,9 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
     parser.add_argument(
-        "--output-root",
-        metavar="URI",
-        help="an absolute place; a relative output.uri of the recipe goes below it",
+        "--output-root", metavar="URI", help="an absolute place; a relative output.uri of the recipe goes below it"
     )
     parser.add_argument(
         "--set",

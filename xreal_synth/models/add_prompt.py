@@ -35,9 +35,7 @@ SAME: Final = 5e-3
 _HEAD_WIDTH: Final = 64
 
 
-def add_prompt(
-    bundle: str | Path, text: str, model: TextModel | None, finding: str | None = None
-) -> BundleInfo:
+def add_prompt(bundle: str | Path, text: str, model: TextModel | None, finding: str | None = None) -> BundleInfo:
     """Adds an embedding for `text`, and makes it the prompt of `finding` if one is named.
 
     Without `model` the bundle's own text encoder is used. The bundle's content hash changes: datasets begun
@@ -61,9 +59,7 @@ def add_prompt(
     fields = read_fields(info.root / BUNDLE_FILE)
     if finding is not None:
         findings = {**fields.prompts.findings, finding: text}
-        fields = fields.model_copy(
-            update={"prompts": fields.prompts.model_copy(update={"findings": findings})}
-        )
+        fields = fields.model_copy(update={"prompts": fields.prompts.model_copy(update={"findings": findings})})
     LocalStore(info.root).replace(EMBEDDINGS, save(table))
     return write_bundle(info.root, fields)
 
@@ -77,9 +73,7 @@ def open_text_model(source: Path, vocabulary: Path | None = None) -> TextModel:
         state = checkpoint.without_prefix(TEXT_PREFIX)
         shape = _shape_of(state, source)
         words = WordPieces(find_vocabulary(vocabulary), shape.num_tokens)
-        encoder = convert_text(
-            state, shape, checkpoint.tensors.get(TOKEN_ROWS), f"{source.name}: text encoder"
-        )
+        encoder = convert_text(state, shape, checkpoint.tensors.get(TOKEN_ROWS), f"{source.name}: text encoder")
         return ldm_bert(encoder, shape, words)
     if not (source / "text_encoder").is_dir():
         raise ConversionError(
@@ -122,17 +116,13 @@ def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:
         raise BundleError(found=f"the prompt {text!r}", wanted="a text", hint="give the prompt's text")
     if finding is not None and vocab.canonical(finding) != finding:
         raise BundleError(
-            found=f"no finding {finding!r}",
-            wanted=f"one of {', '.join(vocab.FINDINGS)}",
-            hint="correct --finding",
+            found=f"no finding {finding!r}", wanted=f"one of {', '.join(vocab.FINDINGS)}", hint="correct --finding"
         )
     if not info.prompts and info.known_prompts == {info.null_prompt, info.healthy_prompt}:
         unet = bounded_config(info.read("unet/config.json"), f"{info.root}/unet")
         if unet.get("_class_name") == "UNet2DModel":
             raise info.refusal(
-                "its denoiser takes no prompts",
-                "a bundle with a text-to-image model",
-                "choose another bundle",
+                "its denoiser takes no prompts", "a bundle with a text-to-image model", "choose another bundle"
             )
 
 

@@ -79,9 +79,7 @@ class BundleFields(_Strict):
     licence: Words
     use_restriction: Words
     training_data: Words
-    seconds_per_evaluation: Annotated[
-        dict[str, Annotated[float, Field(gt=0, le=1e6)]], Field(max_length=100)
-    ] = {}
+    seconds_per_evaluation: Annotated[dict[str, Annotated[float, Field(gt=0, le=1e6)]], Field(max_length=100)] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> BundleFields:
@@ -94,9 +92,7 @@ class BundleFields(_Strict):
             raise ValueError(f"organ_codes must be {ORGAN_CODES}")
         strange = sorted(set(self.region_maps or ()) - set(self.prompts.findings))
         if strange or len(set(self.region_maps or ())) != len(self.region_maps or ()):
-            raise ValueError(
-                f"region_maps must name findings of prompts.findings, each once: {', '.join(strange)}"
-            )
+            raise ValueError(f"region_maps must name findings of prompts.findings, each once: {', '.join(strange)}")
         unknown = sorted(name for name in self.prompts.findings if vocab.canonical(name) != name)
         if unknown:
             raise ValueError(f"prompts.findings names findings that do not exist: {', '.join(unknown)}")
@@ -219,17 +215,11 @@ def refuse_unsafe(root: Path, record: BundleFile) -> None:
         if not target.is_file() or target.stat().st_size != entry.bytes:
             size = f"{target.stat().st_size} bytes" if target.is_file() else "missing"
             raise BundleError(
-                where=str(root),
-                found=f"{name}: {size}",
-                wanted=f"{entry.bytes} bytes",
-                hint="fetch the bundle again",
+                where=str(root), found=f"{name}: {size}", wanted=f"{entry.bytes} bytes", hint="fetch the bundle again"
             )
         if not any(target.resolve().is_relative_to(taken) for taken in roots):
             raise BundleError(
-                where=str(root),
-                found=f"{name} leads outside the bundle",
-                wanted="a file inside it",
-                hint="copy it in",
+                where=str(root), found=f"{name} leads outside the bundle", wanted="a file inside it", hint="copy it in"
             )
 
 
@@ -253,10 +243,7 @@ def tensor_names(path: Path) -> list[str]:
         return [name for name in header if name != "__metadata__"]
     except (OSError, ValueError, struct.error) as error:
         raise BundleError(
-            where=str(path),
-            found=f"not a safetensors file: {error}",
-            wanted="safetensors",
-            hint="fetch it again",
+            where=str(path), found=f"not a safetensors file: {error}", wanted="safetensors", hint="fetch it again"
         ) from error
 
 
@@ -271,9 +258,7 @@ def content_hash(record: BundleFile) -> str:
         },
         exclude_none=True,
     )  # fmt: skip
-    text = json.dumps(
-        {"files": kept, "fields": fields}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
+    text = json.dumps({"files": kept, "fields": fields}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -174,8 +174,7 @@ def find_bundle(ref: str | Path) -> Path:
     raise BundleError(
         found=found,
         wanted=f"a shipped bundle ({', '.join(shipped) or 'none'}), or a folder or URI with a {BUNDLE_FILE}",
-        hint=near(text, shipped)
-        or "check the name or the path (a relative one starts at the current folder)",
+        hint=near(text, shipped) or "check the name or the path (a relative one starts at the current folder)",
     )
 
 
@@ -256,9 +255,7 @@ def require_upscaler(info: BundleInfo, side: int) -> None:
     if made == side:
         return
     has = f"makes {made} pixels" if made else "has no upscaler"
-    adding = (
-        "leave output.upscale out, or add one (xreal-synth convert cheff --bundle BUNDLE --upscaler FILE)"
-    )
+    adding = "leave output.upscale out, or add one (xreal-synth convert cheff --bundle BUNDLE --upscaler FILE)"
     raise info.refusal(
         f"output.upscale: {side}, but the bundle {has}",
         f"output.upscale: {made}" if made else f"a bundle with {UPSCALER}/",
@@ -275,11 +272,7 @@ def _upscaled_size(root: Path, record: BundleFile) -> int | None:
         side = parse_json(hashed_bytes(root / name, record.files[name].sha256)).get("sample_size")
     except (OSError, ValueError, AttributeError):
         side = None
-    if (
-        not isinstance(side, int)
-        or not record.image_size < side <= MAX_IMAGE_SIZE
-        or side % record.image_size
-    ):
+    if not isinstance(side, int) or not record.image_size < side <= MAX_IMAGE_SIZE or side % record.image_size:
         raise BundleError(
             where=str(root / name),
             found=f"sample_size {side!r}",
@@ -352,9 +345,7 @@ def no_controller(what: str) -> BundleError:
 
 
 def _check_prompts(root: Path, prompts: Prompts, known: frozenset[str]) -> None:
-    missing = [
-        text for text in (prompts.null, prompts.healthy, *prompts.findings.values()) if text not in known
-    ]
+    missing = [text for text in (prompts.null, prompts.healthy, *prompts.findings.values()) if text not in known]
     if missing:
         raise BundleError(
             where=str(root / EMBEDDINGS),

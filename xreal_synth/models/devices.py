@@ -78,9 +78,7 @@ def device_facts(kind: str, compiled: Compile) -> dict[str, str]:
     }
 
 
-def resolve_compile(
-    wanted: Literal["auto", "none", "graphs", "inductor"], kind: str, *, suited: bool
-) -> Compile:
+def resolve_compile(wanted: Literal["auto", "none", "graphs", "inductor"], kind: str, *, suited: bool) -> Compile:
     """`auto` is graphs on a GPU, none on a CPU; `suited` says whether the denoiser is one that can be compiled.
 
     Raises EngineError for what is asked of a denoiser that is not.

@@ -41,9 +41,7 @@ def fetched_bundle(uri: str) -> Path:
             folder = keep()
         return folder
     except StorageError as error:
-        raise BundleError(
-            where=error.where or uri, found=error.found, wanted=error.wanted, hint=error.hint
-        ) from error
+        raise BundleError(where=error.where or uri, found=error.found, wanted=error.wanted, hint=error.hint) from error
 
 
 def _is(folder: Path, text: bytes) -> bool:

@@ -98,9 +98,7 @@ class PackedConv(nn.Module):
         if residual is None:
             out: Tensor = apply(x_BIHW, self.weight, self.bias, *self.geometry, "none", [], "")
         else:
-            out = apply.binary(
-                x_BIHW, residual, self.weight, self.bias, *self.geometry, "add", 1.0, None, [], None
-            )
+            out = apply.binary(x_BIHW, residual, self.weight, self.bias, *self.geometry, "add", 1.0, None, [], None)
         return out
 
 
@@ -156,9 +154,7 @@ def packing_works() -> bool:
 Precision = Literal["fp32", "bf16"]
 
 
-def resolve_precision(
-    wanted: Literal["auto", "fp32", "bf16"], device: torch.device | str = "cpu"
-) -> Precision:
+def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device | str = "cpu") -> Precision:
     """`auto` is bf16 where the device multiplies bfloat16 natively, else fp32.
 
     CPU: torch reports amx_bf16 or avx512_bf16; GPU: compute capability 8.0 or newer.
@@ -182,8 +178,8 @@ def _cpu_has_bf16() -> bool:
 _formulas: Any = flop_counter
 _aten = torch.ops.aten
 CPU_ATTENTION: dict[Any, Any] = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **named: (
-        _formulas.sdpa_flop_count(q, k, v)
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **named: _formulas.sdpa_flop_count(
+        q, k, v
     ),
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *rest, **named: (
         _formulas.sdpa_backward_flop_count(grad, q, k, v)

@@ -17,26 +17,12 @@ from torch import Tensor, nn
 
 from xreal_synth.errors import BundleError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY, bounded_config
-from xreal_synth.models.describe import (
-    CONTROLLER,
-    CONTROLNET,
-    UPSCALER,
-    BundleInfo,
-    no_controller,
-    require_control,
-)
+from xreal_synth.models.describe import CONTROLLER, CONTROLNET, UPSCALER, BundleInfo, no_controller, require_control
 from xreal_synth.models.devices import Compile, open_device
 from xreal_synth.models.fast_unet import FastUNet, suits
 from xreal_synth.models.layers import Precision
 from xreal_synth.models.networks.conditioning import MAPS_KEY, with_maps
-from xreal_synth.models.networks.controls import (
-    CODE_SCALE,
-    MaskController,
-    hint_side,
-    hint_table,
-    misfit,
-    organ_hint,
-)
+from xreal_synth.models.networks.controls import CODE_SCALE, MaskController, hint_side, hint_table, misfit, organ_hint
 from xreal_synth.models.networks.finding_classifier import FindingClassifier
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
@@ -227,9 +213,7 @@ class WithoutPrompts(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(
-        self, z_BChw: Tensor, t_B: Tensor, encoder_hidden_states: Tensor, return_dict: bool
-    ) -> tuple[Tensor]:
+    def forward(self, z_BChw: Tensor, t_B: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
         """The network's answer [B, C, h, w], in a tuple; the prompt's states are not looked at."""
         out: tuple[Tensor] = self.unet(z_BChw, t_B, return_dict=return_dict)
         return out
@@ -283,9 +267,7 @@ def alphas_from(scheduler: Mapping[str, Any]) -> Tensor:
         alphas: Tensor = DDIMScheduler(**known).alphas_cumprod
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise BundleError(
-            found=f"a scheduler that cannot be built: {error}",
-            wanted="a DDIM schedule",
-            hint="choose another bundle",
+            found=f"a scheduler that cannot be built: {error}", wanted="a DDIM schedule", hint="choose another bundle"
         ) from error
     return alphas
 
@@ -354,9 +336,7 @@ def _detail(info: BundleInfo) -> dict[str, Tensor] | None:
     shapes = {key: tuple(value.shape) for key, value in found.items()}
     wanted = dict.fromkeys(("amplitude", "where"), info.latent_shape)
     if shapes != wanted:
-        raise BundleError(
-            where=str(info.root / DETAIL), found=str(shapes), wanted=str(wanted), hint="fetch it again"
-        )
+        raise BundleError(where=str(info.root / DETAIL), found=str(shapes), wanted=str(wanted), hint="fetch it again")
     return found
 
 
@@ -404,10 +384,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise BundleError(
-            where=str(path),
-            found=f"cannot be read: {error}",
-            wanted="a safetensors file",
-            hint="fetch it again",
+            where=str(path), found=f"cannot be read: {error}", wanted="a safetensors file", hint="fetch it again"
         ) from error
 
 

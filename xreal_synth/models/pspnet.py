@@ -38,9 +38,7 @@ class Pspnet:
             network = xrv.baseline_models.chestx_det.PSPNet(cache_dir=str(file.parent))
         except Exception as error:  # torch and torchxrayvision raise many kinds for a file that is not theirs
             raise BundleError(
-                found=f"{file}: {error}",
-                wanted="torchxrayvision's PSPNet weights",
-                hint="fetch the file again",
+                found=f"{file}: {error}", wanted="torchxrayvision's PSPNet weights", hint="fetch the file again"
             ) from error
         self._network: nn.Module = network.eval().to(device)
         self._targets = [network.targets.index(name) for name in PSPNET_TARGETS]
@@ -48,9 +46,7 @@ class Pspnet:
     def chances(self, images_B1SS: Tensor) -> Tensor:
         """Images in [0, 1] -> the chance of each of PSPNET_TARGETS at each pixel [B, O, S, S]."""
         side = images_B1SS.shape[-1]
-        larger = functional.interpolate(
-            images_B1SS, size=(PSPNET_SIDE, PSPNET_SIDE), mode="bilinear", antialias=True
-        )
+        larger = functional.interpolate(images_B1SS, size=(PSPNET_SIDE, PSPNET_SIDE), mode="bilinear", antialias=True)
         logits: Tensor = self._network(larger.clamp(0, 1) * 2048 - 1024)[:, self._targets].float()
         return functional.interpolate(logits.sigmoid(), size=(side, side), mode="bilinear")
 

@@ -66,9 +66,8 @@ class Recorded:
         self._kept.clear()
 
     def _recorded(
-        self, fresh: list[Tensor], fixed: list[Tensor], prompt: list[Pair], added: Tensor | None,
-        down: Sequence[Tensor],
-    ) -> _Recording:  # fmt: skip
+        self, fresh: list[Tensor], fixed: list[Tensor], prompt: list[Pair], added: Tensor | None, down: Sequence[Tensor]
+    ) -> _Recording:
         still = tuple(one.clone() for one in (*fresh, *fixed))
         z, t, *residuals = still[: len(fresh)]
         held = list(still[len(fresh) :])

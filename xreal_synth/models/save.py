@@ -32,17 +32,10 @@ def write_bundle(folder: Path, fields: BundleFields) -> BundleInfo:
             continue
         if path.suffix.lower() in PICKLES:
             raise BundleError(
-                where=str(path),
-                found="a pickle",
-                wanted="safetensors only",
-                hint="convert it, then delete it",
+                where=str(path), found="a pickle", wanted="safetensors only", hint="convert it, then delete it"
             )
         files[key] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    record = {
-        "format_version": FORMAT_VERSION,
-        **fields.model_dump(mode="json", exclude_none=True),
-        "files": files,
-    }
+    record = {"format_version": FORMAT_VERSION, **fields.model_dump(mode="json", exclude_none=True), "files": files}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     LocalStore(folder).replace(BUNDLE_FILE, text.encode())
     return describe(folder)
@@ -52,15 +45,10 @@ def read_fields(path: Path) -> BundleFields:
     """The fields of a bundle.json, or of a file that holds them alone; raises BundleError."""
     try:
         data = parse_json(path.read_text(encoding="utf-8"))
-        return BundleFields.model_validate(
-            {k: v for k, v in data.items() if k not in ("files", "format_version")}
-        )
+        return BundleFields.model_validate({k: v for k, v in data.items() if k not in ("files", "format_version")})
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         raise BundleError(
-            where=str(path),
-            found=str(error),
-            wanted="JSON with the fields of a bundle.json",
-            hint="correct the file",
+            where=str(path), found=str(error), wanted="JSON with the fields of a bundle.json", hint="correct the file"
         ) from error
 
 

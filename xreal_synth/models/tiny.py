@@ -81,13 +81,11 @@ def _add_upscaler(out: Path, seed: int, side: int) -> None:
     """Random weights, and a schedule that ends far from pure noise, so that the image is still to be seen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: Any = Sr3UNet(
-            8, (1, 1, 2, 2), 8, attention_levels=1, head_width=4, groups=4, sample_size=side
-        )
+        network: Any = Sr3UNet(8, (1, 1, 2, 2), 8, attention_levels=1, head_width=4, groups=4, sample_size=side)
     save_network(out / UPSCALER, network, "fp16")
-    DDIMScheduler(
-        100, 0.0001, 0.02, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading"
-    ).save_config(out / UPSCALER)
+    DDIMScheduler(100, 0.0001, 0.02, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading").save_config(
+        out / UPSCALER
+    )
 
 
 def _vae() -> Any:
@@ -145,9 +143,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--upscale", type=int, metavar="SIDE", help="add an upscaler to images of this side")
-    parser.add_argument(
-        "--text", action="store_true", help="add a text encoder, which makes the prompt table"
-    )
+    parser.add_argument("--text", action="store_true", help="add a text encoder, which makes the prompt table")
     given = parser.parse_args()
     info = build_tiny(given.out, given.seed, upscale=given.upscale, text=given.text)
     print(f"{info.root}: {info.bytes} bytes, content hash {info.content_hash}")

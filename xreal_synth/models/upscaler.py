@@ -34,9 +34,7 @@ class Upscaler:
         return out.float()
 
 
-def load_upscaler(
-    info: BundleInfo, device: torch.device | str = "cpu", precision: Precision = "fp32"
-) -> Upscaler:
+def load_upscaler(info: BundleInfo, device: torch.device | str = "cpu", precision: Precision = "fp32") -> Upscaler:
     """The bundle's upscaler, whose hashes `load_bundle` has checked; raises BundleError."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = load_network(info, UPSCALER, dtype)

@@ -27,11 +27,7 @@ MOST_COVERED: Final[dict[Overlap, float]] = {"allow": 1.0, "avoid": 0.5, "forbid
 
 
 def place_apart(
-    label: FindingLabel,
-    ground: Ground,
-    rng: np.random.Generator,
-    before: Sequence[PlacedFinding],
-    rule: Overlap,
+    label: FindingLabel, ground: Ground, rng: np.random.Generator, before: Sequence[PlacedFinding], rule: Overlap
 ) -> PlacedFinding:
     """Places a label; one that covers more of an earlier finding than the rule has it is drawn again.
 

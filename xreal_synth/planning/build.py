@@ -57,9 +57,7 @@ class Plan:
     RecipeError if a findings row cannot use any of them.
     """
 
-    def __init__(
-        self, recipe: Recipe, geometry: Geometry, source: AnatomySource | ImageFolder, prior: Prior
-    ) -> None:
+    def __init__(self, recipe: Recipe, geometry: Geometry, source: AnatomySource | ImageFolder, prior: Prior) -> None:
         self.recipe = recipe
         self.geometry = geometry
         self.source = source
@@ -185,9 +183,7 @@ class Plan:
         edit = None if row is None else self.recipe.findings[row].edit
         return source_of(chest.image, edit, factor=self.geometry.factor, size=self.geometry.image_size)
 
-    def place_row(
-        self, row: int, chest: Chest, index: int, epoch: int, variant: int
-    ) -> tuple[PlacedFinding, ...]:
+    def place_row(self, row: int, chest: Chest, index: int, epoch: int, variant: int) -> tuple[PlacedFinding, ...]:
         """A row's findings on a chest, for one variant, in the order in which they are painted.
 
         A row with several kinds of variants has them in turn. Raises PlacementError with `where` = the label's
@@ -207,9 +203,7 @@ class Plan:
             with _unplaced(PlacementError, f"findings[{row}].edit"):
                 placed = edited(edit, source, ground, draw)
         for number, label in enumerate(labels):
-            with _unplaced(
-                PlacementError, f"findings[{row}].{path}[{number}]" + (".box" if label.box else "")
-            ):
+            with _unplaced(PlacementError, f"findings[{row}].{path}[{number}]" + (".box" if label.box else "")):
                 placed += (place_apart(label, ground, draw(number), placed, placement.overlap or "avoid"),)
         return placed
 

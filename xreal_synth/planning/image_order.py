@@ -100,9 +100,6 @@ def _none_usable(i: int, row: FindingRow) -> Problem:
 def _drawing(row: FindingRow) -> list[str]:
     """The row's keys that need an organ mask: all but fixed boxes."""
     keys = [
-        f"{path}[{number}]"
-        for path, labels in row.kinds
-        for number, label in enumerate(labels)
-        if label.box is None
+        f"{path}[{number}]" for path, labels in row.kinds for number, label in enumerate(labels) if label.box is None
     ]
     return [*keys, "edit.move"] if row.edit is not None and row.edit.draws else keys

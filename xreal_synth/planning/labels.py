@@ -76,10 +76,7 @@ def _makers(set_name: str, name: str) -> frozenset[str]:
 
 def _values(positive: Mapping[str, Set[str]], absent: Mapping[str, Set[str]]) -> LabelValues:
     labels: LabelValues = {
-        set_name: {
-            name: 1 if name in positive[set_name] else 0 if name in absent[set_name] else None
-            for name in names
-        }
+        set_name: {name: 1 if name in positive[set_name] else 0 if name in absent[set_name] else None for name in names}
         for set_name, names in LABEL_SETS.items()
     }
     values = {value for one in labels.values() for name, value in one.items() if name != NO_FINDING}

@@ -17,17 +17,7 @@ from xreal_synth.images.manifest import ImageBox
 from xreal_synth.planning.chest import Ground
 from xreal_synth.planning.placement import TRIES, common
 from xreal_synth.planning.prior import Lung, Prior
-from xreal_synth.planning.sites import (
-    CODE_OF,
-    OTHER,
-    ZONES,
-    Floats,
-    Ints,
-    Site,
-    area,
-    overlap,
-    side_and_zone,
-)
+from xreal_synth.planning.sites import CODE_OF, OTHER, ZONES, Floats, Ints, Site, area, overlap, side_and_zone
 from xreal_synth.recipe.edits import EditRule, Move
 from xreal_synth.types import ExistingFinding, PixelBox, PlacedFinding, SourceImage
 
@@ -63,10 +53,7 @@ def edited(edit: EditRule, source: SourceImage, ground: Ground, draw: Draw) -> t
             placed.append(_moved(name, own, edit.move, ground, draw))
     if edit.resize is not None:
         for name, own in _by_name(source.findings, edit.resized.__contains__):
-            boxes = [
-                _resized(one, edit.resize.scale, ground, draw(f"resize {name}", i))
-                for i, one in enumerate(own)
-            ]
+            boxes = [_resized(one, edit.resize.scale, ground, draw(f"resize {name}", i)) for i, one in enumerate(own)]
             placed.append(_placed(name, boxes, ground))
     if edit.add is not None:
         assert ground.chest.image is not None, "places belong to a real image"
@@ -75,18 +62,14 @@ def edited(edit: EditRule, source: SourceImage, ground: Ground, draw: Draw) -> t
     return tuple(placed)
 
 
-def _moved(
-    name: str, own: Sequence[ExistingFinding], move: Move, ground: Ground, draw: Draw
-) -> PlacedFinding:
+def _moved(name: str, own: Sequence[ExistingFinding], move: Move, ground: Ground, draw: Draw) -> PlacedFinding:
     taken: list[PixelBox] = [one.removed for one in own if one.removed is not None]
     boxes: list[PixelBox] = []
     for i, one in enumerate(own):
         rng = draw(f"move {name}", i)
         lung: Lung = ground.prior.draw_lung(name, rng) if move.side == "any" else move.side
         lungs = (lung, OTHER[lung]) if move.side == "any" else (lung,)
-        found = next(
-            (box for side in lungs if (box := _place_for(name, one, side, move, ground, rng, taken))), None
-        )
+        found = next((box for side in lungs if (box := _place_for(name, one, side, move, ground, rng, taken))), None)
         if found is None:
             where = "the lungs" if move.side == "any" else f"the {move.side} lung"
             zone = "" if move.zone == "any" else f", {move.zone} zone"
@@ -120,9 +103,7 @@ def _place_for(
     return x0, y0, x1, y1
 
 
-def _centres(
-    name: str, own: ExistingFinding, site: Site, zone: str, prior: Prior, rng: np.random.Generator
-) -> Floats:
+def _centres(name: str, own: ExistingFinding, site: Site, zone: str, prior: Prior, rng: np.random.Generator) -> Floats:
     """TRIES boxes (u, v, w, h) of the finding's own size: half with centres of the prior, half anywhere in the
     zone."""
     drawn = prior.draw(name, site.lung, rng, TRIES, fill=site.fill)
@@ -143,9 +124,7 @@ def _shared(boxes: Ints, other: PixelBox) -> Floats:
     return np.asarray(width.clip(0) * height.clip(0) / own)
 
 
-def _resized(
-    own: ExistingFinding, scale: tuple[float, float], ground: Ground, rng: np.random.Generator
-) -> PixelBox:
+def _resized(own: ExistingFinding, scale: tuple[float, float], ground: Ground, rng: np.random.Generator) -> PixelBox:
     """The box about its own centre, width and height times a factor of the range, cut to the image."""
     x0, y0, x1, y1 = own.box
     before = snap_outward((x0, y0, x1, y1), ground.factor, ground.size)
@@ -153,9 +132,7 @@ def _resized(
     low, high = np.log(scale)
     for factor in np.exp(rng.uniform(low, high, TRIES)):
         dx, dy = half[0] * float(factor), half[1] * float(factor)
-        box = snap_outward(
-            (centre[0] - dx, centre[1] - dy, centre[0] + dx, centre[1] + dy), ground.factor, ground.size
-        )
+        box = snap_outward((centre[0] - dx, centre[1] - dy, centre[0] + dx, centre[1] + dy), ground.factor, ground.size)
         if box != before:
             return box
     raise PlacementError(

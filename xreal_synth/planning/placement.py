@@ -20,18 +20,7 @@ from xreal_synth.findings import FINDINGS, LUNGS, ORGANS, REGIONS
 from xreal_synth.masks import bounding_box
 from xreal_synth.planning.chest import Ground
 from xreal_synth.planning.prior import Lung, Prior
-from xreal_synth.planning.sites import (
-    CODE_OF,
-    OTHER,
-    ZONES,
-    Floats,
-    Ints,
-    Site,
-    area,
-    overlap,
-    side_and_zone,
-    zone_of,
-)
+from xreal_synth.planning.sites import CODE_OF, OTHER, ZONES, Floats, Ints, Site, area, overlap, side_and_zone, zone_of
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.types import PixelBox, PlacedFinding
 

@@ -146,9 +146,7 @@ class _Tally:
             if not self.plan.on_images:
                 raise
             self.tried += 1
-            self._fail(
-                PlacementError(found=error.found, wanted=error.wanted, hint=error.hint, where=error.where)
-            )
+            self._fail(PlacementError(found=error.found, wanted=error.wanted, hint=error.hint, where=error.where))
             return None
 
     def count(self, chest: Chest, index: int) -> None:
@@ -171,9 +169,7 @@ class _Tally:
         self.errors.setdefault(error.where, []).append(error)
 
 
-def _probe_groups(
-    plan: Plan, groups: int, budget_s: float, tallies: list[_Tally]
-) -> tuple[list[Chest], int, int]:
+def _probe_groups(plan: Plan, groups: int, budget_s: float, tallies: list[_Tally]) -> tuple[list[Chest], int, int]:
     """Draws groups and places their own rows -> the first chests, groups drawn, large hearts."""
     kept: list[Chest] = []
     large = 0

@@ -60,9 +60,7 @@ def _usable(row: Row, found: FoundImages) -> bool:
     name = row["Path"]
     if _PATH.fullmatch(name) is None:
         found.refuse(
-            name or "(no path)",
-            RowFault.INCOMPLETE,
-            "Path is not train|valid|test/patientN/studyN/viewN_*.jpg",
+            name or "(no path)", RowFault.INCOMPLETE, "Path is not train|valid|test/patientN/studyN/viewN_*.jpg"
         )
         return False
     try:

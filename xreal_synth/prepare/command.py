@@ -15,13 +15,7 @@ from xreal_synth.prepare.audit import audit
 from xreal_synth.prepare.choose import choose
 from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace
 from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
-from xreal_synth.prepare.publish import (
-    REFUSED,
-    manifest_rows,
-    write_account,
-    write_manifest,
-    write_tars,
-)
+from xreal_synth.prepare.publish import REFUSED, manifest_rows, write_account, write_manifest, write_tars
 from xreal_synth.prepare.run import OnImages, PrepareTask, RefusedMask, generate_images
 from xreal_synth.prepare.segmenters import open_segmenter
 from xreal_synth.prepare.tables import read_beside
@@ -53,9 +47,7 @@ class Report:
 
 
 def prepare(
-    task: PrepareTask,
-    on_start: Callable[[int], None] = lambda images: None,
-    on_images: OnImages = lambda images: None,
+    task: PrepareTask, on_start: Callable[[int], None] = lambda images: None, on_images: OnImages = lambda images: None
 ) -> Report:
     """Prepare the images of a source, or go on with what `task.out` holds.
 
@@ -69,9 +61,7 @@ def prepare(
     find, licence = SOURCES[task.kind]
     found = find(place)
     if task.boxes and not found.box(read_beside(place.tables, task.boxes), task.boxes, task.columns):
-        raise TrainingError(
-            found=f"{task.boxes}: no box of an image in the table", wanted="the table's names"
-        )
+        raise TrainingError(found=f"{task.boxes}: no box of an image in the table", wanted="the table's names")
     chosen = choose(found, task.choice)
     if not chosen:
         hint = "--min-age and the column of views say who is left out"
@@ -89,9 +79,7 @@ def prepare(
     journal = PrepareJournal(task.out, made_so)
     on_start(len(chosen))
     try:
-        images, refused_masks = generate_images(
-            task, place.images, out, chosen, found, segmenter, journal, on_images
-        )
+        images, refused_masks = generate_images(task, place.images, out, chosen, found, segmenter, journal, on_images)
     finally:
         journal.close()
     found.notes += _notes(place, found, journal)
@@ -124,17 +112,13 @@ def _source(uri: str) -> Store:
 def _notes(place: SourcePlace, found: FoundImages, journal: PrepareJournal) -> list[str]:
     notes = []
     if journal.damaged:
-        notes.append(
-            f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again"
-        )
+        notes.append(f"{journal.damaged} damaged line(s) in {JOURNAL} are left out; their images were made again")
     stores = [store for store in (place.images, place.tables) if isinstance(store, LocalStore)]
     if folders := sorted({folder for store in stores for folder in store.mirrored or ()}):
         notes.append(f"links in the source lead into {len(folders)} folders outside it, e.g. {folders[0]}")
     if near := near_patients({image.patient for image in found.images}):
         reported = "; ".join(" and ".join(map(repr, group)) for group in near[:3])
-        notes.append(
-            f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different"
-        )
+        notes.append(f"patients that may be one, in {len(near)} cases: {reported}; they are taken as different")
     return notes
 
 

@@ -120,14 +120,9 @@ def _shown(levels: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
     try:
         image[~padding] = scaled(shown[~padding], (0, 100) if voi else PERCENTILES)
     except BadImage as bad:
-        window = (
-            f": WindowCenter {_text(dataset, 'WindowCenter')}, WindowWidth {_text(dataset, 'WindowWidth')}"
-        )
+        window = f": WindowCenter {_text(dataset, 'WindowCenter')}, WindowWidth {_text(dataset, 'WindowWidth')}"
         raise BadImage(bad.fault, bad.reason + (window if voi else "")) from bad
-    inverse = (
-        dataset.PhotometricInterpretation == "MONOCHROME1"
-        or _text(dataset, "PresentationLUTShape") == "INVERSE"
-    )
+    inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or _text(dataset, "PresentationLUTShape") == "INVERSE"
     return np.where(padding, 0, 255 - image).astype(np.uint8) if inverse else image
 
 

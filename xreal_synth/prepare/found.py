@@ -31,9 +31,7 @@ _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 _OLDEST = 130
 _VIEWS = {
     "PA": re.compile(r"PA|POSTERO[ -]?ANTERIOR"),
-    "AP": re.compile(
-        r"(AP|ANTERO[ -]?POSTERIOR)([ _-](SUPINE|ERECT|SEMI-?ERECT|PORTABLE|HORIZONTAL|SITTING))?"
-    ),
+    "AP": re.compile(r"(AP|ANTERO[ -]?POSTERIOR)([ _-](SUPINE|ERECT|SEMI-?ERECT|PORTABLE|HORIZONTAL|SITTING))?"),
 }
 
 
@@ -140,7 +138,7 @@ class FoundImages:
                 found="\n    ".join(bad.problems[:SHOWN]),
                 wanted="boxes of findings (xreal_synth/prepare/README.md)",
                 hint="correct the list, or name its findings with --rename 'Yours=Effusion'",
-            ) from bad  # fmt: skip
+            ) from bad
         boxes, strangers = boxes_by_image(entries, [image.name for image in self.images])
         if strangers:
             self.notes.append(f"{name}: {strangers} of {len(entries)} boxes are of images not in the table")

@@ -115,9 +115,7 @@ def _checked(path: Path, settings: dict[str, Any]) -> tuple[bytes, bytes]:
             hint="give another --out, or empty the folder to prepare all images again",
         ) from error
     if changed:
-        reported = "; ".join(
-            f"{name} {former.get(name)!r}, now {settings[name]!r}" for name in sorted(changed)
-        )
+        reported = "; ".join(f"{name} {former.get(name)!r}, now {settings[name]!r}" for name in sorted(changed))
         raise TrainingError(
             where=str(path.parent),
             found=f"images prepared with other settings: {reported}",

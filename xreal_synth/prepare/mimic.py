@@ -20,21 +20,9 @@ LICENCE = (
     "what is derived from them may be shared with credentialed users only."
 )
 PREFIX = "mimic-cxr-2.0.0"
-ROOTS = (
-    "",
-    "mimic-cxr-jpg/2.0.0/",
-    "mimic-cxr-jpg/2.1.0/",
-    "files/mimic-cxr-jpg/2.0.0/",
-    "files/mimic-cxr-jpg/2.1.0/",
-)
+ROOTS = ("", "mimic-cxr-jpg/2.0.0/", "mimic-cxr-jpg/2.1.0/", "files/mimic-cxr-jpg/2.0.0/", "files/mimic-cxr-jpg/2.1.0/")
 """Where the tables lie below the folder given, as PhysioNet's own tree has them."""
-IMAGE_ROOTS = (
-    *ROOTS,
-    "mimic-cxr/2.0.0/",
-    "mimic-cxr/2.1.0/",
-    "files/mimic-cxr/2.0.0/",
-    "files/mimic-cxr/2.1.0/",
-)
+IMAGE_ROOTS = (*ROOTS, "mimic-cxr/2.0.0/", "mimic-cxr/2.1.0/", "files/mimic-cxr/2.0.0/", "files/mimic-cxr/2.1.0/")
 ENDINGS = (".jpg", ".dcm", ".png")
 FIRST_IMAGES = 20
 METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
@@ -46,16 +34,13 @@ def find_mimic(place: SourcePlace) -> FoundImages:
     """The images of the metadata table; labels by torchxrayvision's MIMIC_Dataset, one row a study."""
     found = FoundImages()
     labels, metadata = (
-        _table(place, part, columns, found)
-        for part, columns in (("chexpert", LABELS), ("metadata", METADATA))
+        _table(place, part, columns, found) for part, columns in (("chexpert", LABELS), ("metadata", METADATA))
     )
     studies = {_study(row) for row in labels.rows if _labelled(row, found)}
     images: list[Row] = []
     for row in metadata.rows:
         if not row["dicom_id"].strip() or not row["subject_id"].isdigit() or not row["study_id"].isdigit():
-            found.refuse(
-                row["dicom_id"] or "(no dicom_id)", RowFault.INCOMPLETE, "no dicom_id, subject_id or study_id"
-            )
+            found.refuse(row["dicom_id"] or "(no dicom_id)", RowFault.INCOMPLETE, "no dicom_id, subject_id or study_id")
         elif _study(row) not in studies:
             found.refuse(_path(row), RowFault.NO_LABELS, f"study {row['study_id']} is not in the label table")
         else:
@@ -67,15 +52,11 @@ def find_mimic(place: SourcePlace) -> FoundImages:
 
 
 def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> SourceTable:
-    name = first_name(
-        place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table"
-    )
+    name = first_name(place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table")
     table = read_table(place.tables, name, needed, place.encoding)
     found.read(table)
     ids = [name for name in ("subject_id", "study_id") if name in table.columns]
-    return replace(
-        table, rows=tuple(row | {name: patient_of(row[name]) for name in ids} for row in table.rows)
-    )
+    return replace(table, rows=tuple(row | {name: patient_of(row[name]) for name in ids} for row in table.rows))
 
 
 def _study(row: Row) -> tuple[str, str]:

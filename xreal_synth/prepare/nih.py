@@ -35,9 +35,7 @@ TRAIN_AND_VAL = Shares(0.875, 0.125)
 def find_nih(place: SourcePlace) -> FoundImages:
     """The images of the entry table; labels by torchxrayvision's NIH_Dataset."""
     found = FoundImages()
-    table = read_table(
-        place.tables, first_name(place.tables, ENTRIES, "NIH's entry table"), NEEDED, place.encoding
-    )
+    table = read_table(place.tables, first_name(place.tables, ENTRIES, "NIH's entry table"), NEEDED, place.encoding)
     found.read(table)
     rows = _usable(table, found)
     labels = _labels(place, table, rows)

@@ -67,9 +67,7 @@ def find_folder(place: SourcePlace) -> FoundImages:
     if further := len(table.rows) - len(rows) - len(found.refused):
         found.notes.append(f"{table.name}: {further} rows are further ones of an image, and merged")
     if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
-        found.notes.append(
-            f"{table.name}: {len(unread)} ages cannot be read, e.g. {unread[0]!r}; taken as not known"
-        )
+        found.notes.append(f"{table.name}: {len(unread)} ages cannot be read, e.g. {unread[0]!r}; taken as not known")
     return found
 
 
@@ -139,16 +137,8 @@ class _FolderReader:
         return value
 
     def _used_names(self, table: SourceTable) -> tuple[str, ...]:
-        cells = (
-            cell
-            for row in table.rows
-            for cell in (row[self.columns.labels], row.get(self.columns.unknown, ""))
-        )
-        used = {
-            self.columns.name_of(part.strip())
-            for cell in cells
-            for part in cell.split(self.columns.separator)
-        }
+        cells = (cell for row in table.rows for cell in (row[self.columns.labels], row.get(self.columns.unknown, "")))
+        used = {self.columns.name_of(part.strip()) for cell in cells for part in cell.split(self.columns.separator)}
         return tuple(name for name in IMAGE_LABELS if name in used and name != NO_FINDING)
 
     def _split(self, cell: str) -> tuple[str, ...]:
@@ -193,9 +183,7 @@ def _one(rows: Sequence[Row], column: str, same: Callable[[str], str] = str) -> 
     """What the rows of an image say in a column; raises BadImage where they disagree."""
     said = {cell: None for row in rows if (cell := same(row.get(column, "")))}
     if len(said) > 1:
-        raise BadImage(
-            RowFault.CONTRADICTION, f"its rows say {' and '.join(map(repr, said))} in column {column}"
-        )
+        raise BadImage(RowFault.CONTRADICTION, f"its rows say {' and '.join(map(repr, said))} in column {column}")
     return next(iter(said), "")
 
 

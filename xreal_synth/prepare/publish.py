@@ -118,9 +118,7 @@ def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], images: int) -> 
     write_manifest(shards, written, (*COLUMNS, "shard"))
 
 
-def _write_tar(
-    out: LocalStore, shards: LocalStore, name: str, rows: Sequence[dict[str, str]]
-) -> list[dict[str, str]]:
+def _write_tar(out: LocalStore, shards: LocalStore, name: str, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     folder = out.local_path
     assert folder is not None
     moved = []
@@ -138,10 +136,7 @@ def _write_tar(
 
 
 def _boxes(boxes: Sequence[ImageBox]) -> str:
-    found = [
-        [b.name, *(round(v, 4) for v in (*b.box[:2], b.box[2] - b.box[0], b.box[3] - b.box[1]))]
-        for b in boxes
-    ]
+    found = [[b.name, *(round(v, 4) for v in (*b.box[:2], b.box[2] - b.box[0], b.box[3] - b.box[1]))] for b in boxes]
     return json.dumps(found) if found else ""
 
 

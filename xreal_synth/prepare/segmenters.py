@@ -66,9 +66,7 @@ def open_segmenter(name: str, weights: Path | None = None, device: str = "cpu") 
         return _pspnet(weights, device)
     info = describe(name)
     if "segmenter" not in info.parts:
-        raise BundleError(
-            where=str(info.root), found="no segmenter/", wanted="a bundle with one, to draw organ masks"
-        )
+        raise BundleError(where=str(info.root), found="no segmenter/", wanted="a bundle with one, to draw organ masks")
     verify_files(info)
     network = load_network(info, "segmenter").eval().to(device)
     return Masker(
@@ -90,9 +88,7 @@ def _pspnet(folder: Path | None, device: str) -> Masker:
         raise TrainingError(
             found=error.found, wanted=error.wanted, hint=error.hint if file.is_file() else hint
         ) from error
-    return Masker(
-        f"torchxrayvision PSPNet {sha256_file(file)[:12]}", device, network.chances, painted_targets
-    )
+    return Masker(f"torchxrayvision PSPNet {sha256_file(file)[:12]}", device, network.chances, painted_targets)
 
 
 def painted_targets(chances: NDArray[np.float32]) -> Drawn:

@@ -68,7 +68,7 @@ def read_beside(store: Store, name: str) -> bytes:
     except StorageError as error:
         raise TrainingError(
             found=error.found, wanted=f"a file in {store.uri}, or at the path or URI given", hint="correct the path"
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _unreadable(where: str, encoding: str, error: Exception) -> TrainingError:
@@ -79,9 +79,5 @@ def _unreadable(where: str, encoding: str, error: Exception) -> TrainingError:
         wanted = "a table in UTF-8, or in the encoding named"
         hint = "save it as UTF-8 or give its encoding, e.g. --encoding latin-1"
     elif isinstance(error, LookupError):
-        found, wanted, hint = (
-            f"encoding {encoding!r}",
-            "an encoding that Python knows",
-            "e.g. latin-1, cp1252",
-        )
+        found, wanted, hint = (f"encoding {encoding!r}", "an encoding that Python knows", "e.g. latin-1, cp1252")
     return TrainingError(found=found, wanted=wanted, hint=hint)

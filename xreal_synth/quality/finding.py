@@ -15,11 +15,7 @@ def measure(image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
     if seen.logits is None or seen.twin_logits is None:
         return {}
     signs = {**dict.fromkeys(image.gone, -1), **dict.fromkeys(image.asked, 1)}
-    gains = [
-        sign * (seen.logits[name] - seen.twin_logits[name])
-        for name, sign in signs.items()
-        if name in seen.logits
-    ]
+    gains = [sign * (seen.logits[name] - seen.twin_logits[name]) for name, sign in signs.items() if name in seen.logits]
     return {"shown": min(gains)} if gains else {}
 
 

@@ -14,14 +14,7 @@ from typing import Final
 import numpy as np
 
 from xreal_synth.findings import AORTA, LEFT_LUNG, ORGANS, RIGHT_LUNG
-from xreal_synth.quality.checks import (
-    CheckEntry,
-    CheckFile,
-    JudgedImage,
-    NetworkReadings,
-    Region,
-    Score,
-)
+from xreal_synth.quality.checks import CheckEntry, CheckFile, JudgedImage, NetworkReadings, Region, Score
 from xreal_synth.types import Mask
 
 COVERED: Final = "covered"
@@ -77,12 +70,7 @@ def dice(a: Region, b: Region) -> float:
     return 2 * np.count_nonzero(a & b) / both if both else 1.0
 
 
-_BOUNDS: Final = {
-    "left_lung": (0.8, 0.85),
-    "right_lung": (0.8, 0.85),
-    "heart": (0.7, 0.78),
-    "aorta": (0.3, 0.45),
-}
+_BOUNDS: Final = {"left_lung": (0.8, 0.85), "right_lung": (0.8, 0.85), "heart": (0.7, 0.78), "aorta": (0.3, 0.45)}
 
 CHECK: Final = CheckEntry(
     name="organs", rank=2, measure=measure, needs="segmenter",

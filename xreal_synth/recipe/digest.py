@@ -26,10 +26,7 @@ _ABSENT = object()
 
 
 def digested_settings(
-    recipe: Recipe,
-    sampling: SamplingSettings,
-    content: str | None = None,
-    quality: QualitySettings | None = None,
+    recipe: Recipe, sampling: SamplingSettings, content: str | None = None, quality: QualitySettings | None = None
 ) -> dict[str, object]:
     """The resolved recipe's settings that decide images, labels and the cut into shards; JSON values only.
 

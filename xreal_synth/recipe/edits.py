@@ -27,9 +27,7 @@ AllOrNames = Annotated[
     BeforeValidator(_all_or_names),
 ]
 Names = Annotated[tuple[FindingName, ...], Field(strict=False, min_length=1, max_length=16)]
-Scale = Annotated[
-    tuple[float, float], BeforeValidator(rising(0.25, 4.0, "factors of width and height from 0.25 to 4"))
-]
+Scale = Annotated[tuple[float, float], BeforeValidator(rising(0.25, 4.0, "factors of width and height from 0.25 to 4"))]
 
 
 class ImagesFolder(RecipePart):

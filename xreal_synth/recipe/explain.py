@@ -37,13 +37,7 @@ _KINDS: Final[dict[str, str]] = {
     "dict_type": "a group of keys",
 }
 
-SYNONYMS: Final = {
-    "bilateral": "both",
-    "apical": "upper",
-    "apex": "upper",
-    "basal": "lower",
-    "hilar": "middle",
-}
+SYNONYMS: Final = {"bilateral": "both", "apical": "upper", "apex": "upper", "basal": "lower", "hilar": "middle"}
 """The clinic's words for a recipe's."""
 RENAMED: Final = {"samples": "anatomies", "films": "images"}
 """Keys by the names that they had before."""
@@ -141,9 +135,7 @@ def _unknown_key(path: Path) -> tuple[str, str, str]:
     hint = f"write `{today}`: so the key is called now" if today in allowed else near(key, allowed)
     if not hint:
         named = DIFFUSERS.get(key, key)
-        homes = [
-            ".".join(place).replace(".[]", "[]") for place, keys in known_keys().items() if named in keys
-        ]
+        homes = [".".join(place).replace(".[]", "[]") for place, keys in known_keys().items() if named in keys]
         hint = f"`{named}` belongs in `{homes[0]}`" if homes and homes[0] else ""
     return f"unknown key `{key}`", f"one of: {', '.join(allowed)}", hint or "remove it"
 
@@ -176,9 +168,7 @@ def _kind_hint(kind: str, value: object, path: Path) -> str:
 
 
 def _weight_hint(path: Path) -> str:
-    return (
-        "remove the row if it should not be drawn" if _generic(path) == ("findings", "[]", "weight") else ""
-    )
+    return "remove the row if it should not be drawn" if _generic(path) == ("findings", "[]", "weight") else ""
 
 
 def _field(path: Path) -> FieldInfo | None:
@@ -205,9 +195,7 @@ def _is_whole(kind: Any) -> bool:
 def _meaning(path: Path) -> str:
     info = _field(path)
     docs = [one.__doc__ for at, one in _models(Recipe) if at == _generic(path)]
-    return (
-        (info.description if info is not None else "") or (docs[0] if info is not None and docs else "") or ""
-    )
+    return (info.description if info is not None else "") or (docs[0] if info is not None and docs else "") or ""
 
 
 def _how_to_add(path: Path) -> str:

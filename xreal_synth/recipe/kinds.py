@@ -24,9 +24,7 @@ from xreal_synth.uris import refuse_uri
 class RecipePart(BaseModel):
     """A group of keys: unknown ones are errors, nothing is converted, nothing changes."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False)
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -44,12 +42,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def number_words(
-    what: str,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
+    what: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
 ) -> str:
     """`a number, at least 0 and at most 1`: what is wanted, with its range."""
     limits = {"at least": ge, "above": gt, "at most": le, "below": lt}
@@ -67,9 +60,7 @@ def percent(value: object, limit: object) -> str:
     return f"a share, not percent: {float(str(value)) / 100:g} for {value:g}" if ours else ""
 
 
-def problem(
-    value: object, *, wanted: str, hint: str = "", found: str = "", at: str = ""
-) -> PydanticCustomError:
+def problem(value: object, *, wanted: str, hint: str = "", found: str = "", at: str = "") -> PydanticCustomError:
     """The error of a value that is not what was wanted; `found` defaults to the value itself.
 
     `at` names the key that it is about, where a check looks at several.
@@ -83,9 +74,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _auto_or(
-    kind: type[int] | type[float], low: float, high: float, other: str = ""
-) -> Callable[[object], object]:
+def _auto_or(kind: type[int] | type[float], low: float, high: float, other: str = "") -> Callable[[object], object]:
     word = "a whole number" if kind is int else "a number"
     wanted = f"auto, or {word} from {low:g} to {high:g}{other}"
 
@@ -118,11 +107,7 @@ def rising(low: float, high: float, what: str) -> Callable[[object], object]:
     def check(value: object) -> object:
         if value is None:
             return value
-        if (
-            not isinstance(value, list | tuple)
-            or len(value) != 2
-            or not all(is_number(item) for item in value)
-        ):
+        if not isinstance(value, list | tuple) or len(value) != 2 or not all(is_number(item) for item in value):
             raise problem(value, wanted=wanted)
         first, last = float(value[0]), float(value[1])
         if first > last:
@@ -135,18 +120,14 @@ def rising(low: float, high: float, what: str) -> Callable[[object], object]:
 
 
 def _box(value: object) -> object:
-    wanted = (
-        "[x0, y0, x1, y1] as shares of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1, origin top left"
-    )
+    wanted = "[x0, y0, x1, y1] as shares of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1, origin top left"
     if value is None:
         return value
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(is_number(item) for item in value):
         raise problem(value, wanted=wanted, hint="give four numbers")
     x0, y0, x1, y1 = (float(item) for item in value)
     if max(x0, y0, x1, y1) > 1.5:
-        raise problem(
-            value, wanted=wanted, hint="these look like pixels: divide by the image's width and height"
-        )
+        raise problem(value, wanted=wanted, hint="these look like pixels: divide by the image's width and height")
     if min(x0, y0, x1, y1) < 0 or max(x0, y0, x1, y1) > 1:
         raise problem(value, wanted=wanted)
     if x0 >= x1 or y0 >= y1:
@@ -192,29 +173,21 @@ MAX_ACTORS: Final = 4096
 
 actor_count = _auto_or(int, 1, MAX_ACTORS, ", or a range: {min: 2, max: 16}")
 Gpus = Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=1)], BeforeValidator(_gpu_share)]
-Cpus = Annotated[
-    Literal["auto"] | Annotated[float, Field(ge=0.1, le=256)], BeforeValidator(_auto_or(float, 0.1, 256))
-]
-MicroBatch = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=1024)], BeforeValidator(_auto_or(int, 1, 1024))
-]
+Cpus = Annotated[Literal["auto"] | Annotated[float, Field(ge=0.1, le=256)], BeforeValidator(_auto_or(float, 0.1, 256))]
+MicroBatch = Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=1024)], BeforeValidator(_auto_or(int, 1, 1024))]
 ShardSamples = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SHARD)], BeforeValidator(_auto_or(int, 1, MAX_SHARD))
 ]
 SizeRange = Annotated[
-    tuple[float, float],
-    BeforeValidator(rising(_SMALLEST, 1.0, "shares of the lung's area, above 0 and up to 1")),
+    tuple[float, float], BeforeValidator(rising(_SMALLEST, 1.0, "shares of the lung's area, above 0 and up to 1"))
 ]
 LUNGS_SCALE: Final = (0.7, 1.3)
 LungsScale = Annotated[
-    tuple[float, float],
-    BeforeValidator(rising(*LUNGS_SCALE, "factors from {:g} to {:g}".format(*LUNGS_SCALE))),
+    tuple[float, float], BeforeValidator(rising(*LUNGS_SCALE, "factors from {:g} to {:g}".format(*LUNGS_SCALE)))
 ]
 HeartScale = Annotated[tuple[float, float], BeforeValidator(rising(0.5, 2.0, "factors from 0.5 to 2"))]
 Place = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=False))]
 BundlePlace = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=True))]
 Box = Annotated[tuple[float, float, float, float], BeforeValidator(_box)]
 PngSuffix = Annotated[str, BeforeValidator(_png_suffix)]
-FindingName = Annotated[
-    str, BeforeValidator(finding_name), Field(json_schema_extra={"enum": [*FINDINGS, *ALIASES]})
-]
+FindingName = Annotated[str, BeforeValidator(finding_name), Field(json_schema_extra={"enum": [*FINDINGS, *ALIASES]})]

@@ -76,9 +76,7 @@ def recipe_from_text(
         raise RecipeError(source, document.problems)
     if not isinstance(document.value, dict):
         found = "an empty file" if document.value is None else shown(document.value)
-        raise RecipeError(
-            source, [Problem("", found, "a recipe: `key: value` lines", "begin with `version: 1`")]
-        )
+        raise RecipeError(source, [Problem("", found, "a recipe: `key: value` lines", "begin with `version: 1`")])
     value, problems, touched = apply(document.value, overrides)
     assert isinstance(value, dict)
     if output is not None:
@@ -108,18 +106,14 @@ def with_overrides(text: str, overrides: Sequence[str]) -> str:
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(
-                str(path), [Problem("", f"a file of over {MAX_BYTES} bytes", "a recipe of a few kB")]
-            )
+            raise RecipeError(str(path), [Problem("", f"a file of over {MAX_BYTES} bytes", "a recipe of a few kB")])
         return read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecipeError(str(path), [Problem("", "not a text file", "YAML in UTF-8")]) from None
     except (OSError, UnreadableError) as error:
         reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         hint = _neighbours(path)
-        raise RecipeError(
-            str(path), [Problem("", f"cannot be read: {reason}", "a recipe file", hint)]
-        ) from None
+        raise RecipeError(str(path), [Problem("", f"cannot be read: {reason}", "a recipe file", hint)]) from None
 
 
 def _neighbours(path: Path) -> str:

@@ -29,10 +29,7 @@ def _keys(entry: CheckEntry) -> type[CheckBounds]:
     keys: dict[str, Any] = {}
     for name, score in entry.scores.items():
         low, high = score.limits
-        keys[name] = (
-            Annotated[float, Field(ge=low, le=high)] | None,
-            Field(default=None, description=score.help),
-        )
+        keys[name] = (Annotated[float, Field(ge=low, le=high)] | None, Field(default=None, description=score.help))
     if entry.file is not None:
         reported = "The file's sha256, as dataset.json has it: another file is refused."
         keys[entry.file.key] = (str | None, Field(default=None, min_length=1, description=entry.file.help))
@@ -158,11 +155,9 @@ def digested_quality(settings: QualitySettings) -> dict[str, object]:
     reported: dict[str, object] = {"profile": settings.profile, "max_attempts": settings.max_attempts}
     if settings.profile != "none" or settings.checks:
         reported["checks"] = {
-            check.name: {
-                "action": check.action, **check.bounds, **({"content": check.sha256} if check.sha256 else {}),
-            }
+            check.name: {"action": check.action, **check.bounds, **({"content": check.sha256} if check.sha256 else {})}
             for check in settings.checks
-        }  # fmt: skip
+        }
     return reported
 
 
@@ -193,9 +188,7 @@ def _problem(
             f"add `action: warn` or `action: reject`, or remove {'it' if len(rest) == 1 else 'them'}",
         ) if rest else None  # fmt: skip
     if unable is not None:
-        hint = (
-            f"{CHECKS[name].hint}set `action: off`, or leave it out: then it is off and the dataset says so"
-        )
+        hint = f"{CHECKS[name].hint}set `action: off`, or leave it out: then it is off and the dataset says so"
         return Problem(key, f"cannot run here: {unable}", "a check that can", hint) if written else None
     if content is None or (file is not None and file.sha256 == content):
         return None

@@ -42,8 +42,7 @@ class Sampling(RecipePart):
         "`controlnet` is the baseline (the bundle needs one), `none` leaves the mask out.",
     )
     steps: Steps | None = Field(
-        default=None,
-        description="Denoising steps; `reference` wants a divisor of 1000, `paper` takes 100 unless told.",
+        default=None, description="Denoising steps; `reference` wants a divisor of 1000, `paper` takes 100 unless told."
     )
     hold: Share | None = Field(
         default=None, description="Share of the steps that are held to the anatomy; `paper`: 0.5."
@@ -54,12 +53,8 @@ class Sampling(RecipePart):
         "after which a finding's region is no longer held to the anatomy.",
     )
     guidance: Guidance | None = Field(default=None, description="Classifier-free guidance; 1 is none.")
-    soft: Share | None = Field(
-        default=None, description="Weight of the anatomy outside the organs while held."
-    )
-    eta: Share | None = Field(
-        default=None, description="DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1."
-    )
+    soft: Share | None = Field(default=None, description="Weight of the anatomy outside the organs while held.")
+    eta: Share | None = Field(default=None, description="DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1.")
     eta_free: Share | None = Field(
         default=None, description="The same in the steps after the hold; left out: as `eta`."
     )
@@ -68,8 +63,7 @@ class Sampling(RecipePart):
         description="Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail.",
     )
     soft_variance: SoftVariance | None = Field(
-        default=None,
-        description="Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed.",
+        default=None, description="Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed."
     )
     detail: Share | None = Field(
         default=None,
@@ -86,9 +80,7 @@ class Sampling(RecipePart):
         description="Timestep (0 to 999) below which there is no guidance: what a finding looks like is decided above, "
         "and the steps below cost half; `reference`: guidance throughout.",
     )
-    resample: int = Field(
-        default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken."
-    )
+    resample: int = Field(default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken.")
     upscale_steps: int | None = Field(
         default=None, ge=1, le=1000, description="Steps of the upscaler (`output.upscale`); left out: 100."
     )

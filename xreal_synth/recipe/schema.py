@@ -39,7 +39,7 @@ class MaskFolder(RecipePart):
     """Organ masks as PNGs, 8-bit, pixel = organ code (1 left lung, 2 right lung, 3 heart, 4 aorta)."""
 
     path: Place = Field(
-        description="Folder or URI with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars.",
+        description="Folder or URI with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars."
     )
     suffix: PngSuffix | None = Field(
         default=None,
@@ -75,8 +75,7 @@ class Augment(RecipePart):
     scale: float = Field(default=0.06, ge=0, le=0.3, description="Change of size, share.")
     elastic: float = Field(default=0.02, ge=0, le=0.1, description="Elastic warp, share of the image's side.")
     heart_scale: HeartScale = Field(
-        default=(0.9, 1.25),
-        description="Range of factors for the heart's width and height about its centre, 0.5 to 2.",
+        default=(0.9, 1.25), description="Range of factors for the heart's width and height about its centre, 0.5 to 2."
     )
     lungs_scale: LungsScale | None = Field(
         default=None,
@@ -128,14 +127,9 @@ class Anatomy(RecipePart):
 class Placement(RecipePart):
     """How boxes are drawn."""
 
-    prior: Literal["nih-rsna"] = Field(
-        default="nih-rsna", description="Where findings lie and how large they are."
-    )
+    prior: Literal["nih-rsna"] = Field(default="nih-rsna", description="Where findings lie and how large they are.")
     min_overlap: float = Field(
-        default=0.6,
-        ge=0,
-        le=1,
-        description="Least share of a box's area in organs where the finding can live.",
+        default=0.6, ge=0, le=1, description="Least share of a box's area in organs where the finding can live."
     )
     overlap: Literal["allow", "avoid", "forbid"] | None = Field(
         default=None,
@@ -224,9 +218,7 @@ class Output(RecipePart):
 class ActorRange(RecipePart):
     """An elastic run's actors: they join as nodes do, and leave with them."""
 
-    min: int = Field(
-        default=1, ge=1, le=MAX_ACTORS, description="The first shard is begun when this many are up."
-    )
+    min: int = Field(default=1, ge=1, le=MAX_ACTORS, description="The first shard is begun when this many are up.")
     max: int = Field(
         ge=1,
         le=MAX_ACTORS,
@@ -266,9 +258,7 @@ class Compute(RecipePart):
         description="Groups denoised together; auto: 4 on a CPU, on a GPU found once by the first actor "
         "(doubled until images per second grow by less than 5% or memory passes 80%), then fixed for the dataset.",
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="Arithmetic of the networks."
-    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Arithmetic of the networks.")
     compile: Literal["auto", "none", "graphs", "inductor"] = Field(
         default="auto",
         description="How the denoiser's kernels are sent to the device: one by one (none), recorded as CUDA graphs "
@@ -301,14 +291,10 @@ class Recipe(RecipePart):
 
     version: Literal[1] = Field(description="Version of the recipe format.")
     name: str = Field(
-        pattern=NAME_PATTERN,
-        max_length=80,
-        description="The dataset's name: lower-case letters, digits, . _ -",
+        pattern=NAME_PATTERN, max_length=80, description="The dataset's name: lower-case letters, digits, . _ -"
     )
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Every random number comes from it.")
-    anatomies: int = Field(
-        ge=1, le=10**10 - 1, description="Groups: one anatomy each; twins and variants come on top."
-    )
+    anatomies: int = Field(ge=1, le=10**10 - 1, description="Groups: one anatomy each; twins and variants come on top.")
     bundle: BundlePlace = Field(
         description="Model bundle: a shipped name, a path or a URI (s3://, gs://, hf://, https://)."
     )
@@ -335,10 +321,7 @@ class Recipe(RecipePart):
         """Whether images are made from others: twins or shams are delivered, or real images are edited."""
         pairs = self.pairs
         return (
-            pairs.twin
-            or pairs.sham > 0
-            or bool(pairs.edit_negatives)
-            or isinstance(self.anatomy.source, ImagesSource)
+            pairs.twin or pairs.sham > 0 or bool(pairs.edit_negatives) or isinstance(self.anatomy.source, ImagesSource)
         )
 
     def edits_negative(self, row: FindingRow) -> bool:

@@ -128,9 +128,7 @@ class _Reader:
         if event.anchor is not None:
             self.complain(path, event, f"the anchor `&{event.anchor}`", "values written out", "remove it")
         if event.tag is not None:
-            self.complain(
-                path, event, f"the YAML tag `{event.tag}`", "plain YAML without tags", "remove the tag"
-            )
+            self.complain(path, event, f"the YAML tag `{event.tag}`", "plain YAML without tags", "remove the tag")
         if isinstance(event, ev.ScalarEvent):
             plain = event.style is None
             return scalar(event.value) if plain else event.value
@@ -156,9 +154,7 @@ class _Reader:
             twice = key in found
             value = self.node(next(self.events), here)
             if twice:
-                self.complain(
-                    here, event, f"the key `{key}` a second time", "each key once", "remove one of them"
-                )
+                self.complain(here, event, f"the key `{key}` a second time", "each key once", "remove one of them")
             else:
                 found[key] = value
                 self.document.lines[here] = _line(event)

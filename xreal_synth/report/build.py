@@ -54,9 +54,7 @@ def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInf
     bundle = bundle or describe_made_with(head.bundle.name, head.bundle.hash)
     store.replace(CARD, dataset_card(head, summary, text, bundle=bundle).encode())
     store.replace(REPORT, report_html(store, head, summary, text, bundle=bundle))
-    return Built(
-        _place(store, REPORT), sheet, tuple(_place(store, name) for name in (*written, CARD, REPORT))
-    )
+    return Built(_place(store, REPORT), sheet, tuple(_place(store, name) for name in (*written, CARD, REPORT)))
 
 
 def try_build(store: Store, summary: DatasetSummary, bundle: BundleInfo) -> tuple[Built | None, str]:

@@ -21,17 +21,8 @@ from xreal_synth.report.words import asked_rows
 Layout = Literal["shards", "parquet"]
 """What lies beside the card: the dataset itself, or its export as parquet files by split."""
 
-_HUB_LICENCES: Final = [
-    "cc-by-4.0",
-    "cc-by-sa-4.0",
-    "cc-by-nc-4.0",
-    "cc-by-nc-sa-4.0",
-    "cc0-1.0",
-    "apache-2.0",
-    "mit",
-]
-_SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
-                 (10**7, "1M<n<10M"))  # fmt: skip
+_HUB_LICENCES: Final = ["cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit"]
+_SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
 def dataset_card(
@@ -101,9 +92,7 @@ def front_matter(
     head: DatasetHead, summary: DatasetSummary, bundle: BundleInfo | None, layout: Layout = "shards"
 ) -> str:
     """The Hub's YAML block, without its fences."""
-    what, kind = (
-        ("edited chest X-rays", "edited") if head.real_images else ("synthetic chest X-rays", "synthetic")
-    )
+    what, kind = ("edited chest X-rays", "edited") if head.real_images else ("synthetic chest X-rays", "synthetic")
     licence = {"license": "other", "license_name": "as-the-images"} if head.real_images else _licence(bundle)
     fields: dict[str, object] = {**licence, "pretty_name": f"{head.name} ({what})"}
     fields["task_categories"] = ["image-classification", "object-detection", "image-segmentation"]

@@ -63,23 +63,16 @@ def sheet_picture(samples: Iterable[Sample], *, columns: int = 6, title: str) ->
     assert columns >= 1
     rows = _rows(samples, columns)
     if not rows:
-        raise DatasetError(
-            found="no images to draw a contact sheet of", hint="make at least one sample first"
-        )
+        raise DatasetError(found="no images to draw a contact sheet of", hint="make at least one sample first")
     shown = [sample for row in rows for members, _ in row for sample in members]
-    heights = [
-        2 * max(_height(one) for members, _ in row for one in members) + GAP + CAPTION + 2 * PAD
-        for row in rows
-    ]
+    heights = [2 * max(_height(one) for members, _ in row for one in members) + GAP + CAPTION + 2 * PAD for row in rows]
     widest = max(sum(_width(block) + PAD for block in row) - PAD for row in rows)
     width = max(widest + 2 * MARGIN, 720)
     page = Image.new("RGB", (width, HEADER + sum(heights) + PAD * (len(rows) - 1) + FOOTER), PAGE)
     counted = "1 image" if len(shown) == 1 else f"{len(shown)} images"
     free = shown[0].meta.sampling.get("control") == "none"
     below = "below with organ masks that it was not made to follow (control: none)"
-    _header(
-        page, title, f"{counted}, each plain above and {below if free else 'with its masks below'}", 18, 53
-    )
+    _header(page, title, f"{counted}, each plain above and {below if free else 'with its masks below'}", 18, 53)
     y = HEADER
     for row, height in zip(rows, heights, strict=True):
         x = MARGIN
@@ -240,9 +233,7 @@ def _review_caption(draw: ImageDraw.ImageDraw, image: ReviewImage, x: int, y: in
         return
     refused = f"refused{f' ({score})' if score else ''}: {image.refused}"
     words = (refused if image.refused else image.remark).split(" ")
-    fits = (
-        n for n in range(len(words), 0, -1) if draw.textlength(" ".join(words[:n]), font=font(11)) <= _CELL
-    )
+    fits = (n for n in range(len(words), 0, -1) if draw.textlength(" ".join(words[:n]), font=font(11)) <= _CELL)
     count = next(fits, len(words))
     draw.text((x, y + 15), " ".join(words[:count]), font=font(11), fill=WARNING)
     rest = _fitted(draw, " ".join(words[count:]), _CELL, tail=True)

@@ -67,8 +67,7 @@ def within_budget(pictures: dict[str, Picture], budget: int = BUDGET) -> tuple[l
     for side in SIDES:
         small = {name: reduced(picture, side) for name, picture in pictures.items()}
         embedded = [
-            Embedded(name, jpeg_uri(one), round(UNIT * one.shape[0] / one.shape[1]))
-            for name, one in small.items()
+            Embedded(name, jpeg_uri(one), round(UNIT * one.shape[0] / one.shape[1])) for name, one in small.items()
         ]
         if side == SIDES[-1] or sum(len(one.uri) for one in embedded) <= budget:
             break

@@ -106,9 +106,7 @@ class Picker:
             usable = mine[chosen[mine] | (shards[mine] == self._first[kind])]
             best = usable[np.argsort(order[usable], kind="stable")[: 2 * IMAGES]]
             found = [(int(order[i]), str(batch.column("key")[int(i)]), int(shards[int(i)])) for i in best]
-            ranked = sorted(
-                [*self._best.get(kind, []), *found], key=lambda one: (one[2] not in self.shards, one)
-            )
+            ranked = sorted([*self._best.get(kind, []), *found], key=lambda one: (one[2] not in self.shards, one))
             self._best[kind] = ranked[:IMAGES]
 
     def picks(self) -> tuple[Pick, ...]:
@@ -123,9 +121,7 @@ class Picker:
                 shown.update(kind.split(JOIN))
         images = max(_LEAST, min(IMAGES, _IMAGES_IN_ALL // max(len(sheets), 1)))
         return tuple(
-            Pick(kind, key, shard, self._images[kind])
-            for kind in sheets
-            for _, key, shard in self._best[kind][:images]
+            Pick(kind, key, shard, self._images[kind]) for kind in sheets for _, key, shard in self._best[kind][:images]
         )
 
 

@@ -104,9 +104,7 @@ def read_strips(
     return strips, mean
 
 
-def _groups(
-    store: Store, head: DatasetHead, shard: int, keys: set[str], means: int
-) -> Iterator[tuple[Sample, ...]]:
+def _groups(store: Store, head: DatasetHead, shard: int, keys: set[str], means: int) -> Iterator[tuple[Sample, ...]]:
     """Groups with a wanted image, whole, and of the first `means` groups at least their first image."""
     whole = {parse_key(key).group for key in keys}
     first: dict[int, str] = {}

@@ -53,9 +53,7 @@ def plan_group(run: Run, index: int, after: int | None = None) -> tuple[SampleSp
             return run.plan.sample(index, attempt), rejected
         except PlacementError as error:
             following = next_attempt(most, attempt, placed=False)
-            rejected.append(
-                Rejected(index, attempt, row, error.found, dropped=following is None, findings=asked)
-            )
+            rejected.append(Rejected(index, attempt, row, error.found, dropped=following is None, findings=asked))
             attempt = following
     return None, rejected
 

@@ -100,9 +100,7 @@ def _gone(member: MemberSpec) -> tuple[str, ...]:
     """The findings of a real image that were painted over, and not painted again elsewhere."""
     painted = {finding.name for finding in member.findings}
     own = () if member.source is None else member.source.findings
-    return tuple(
-        dict.fromkeys(one.name for one in own if one.removed is not None and one.name not in painted)
-    )
+    return tuple(dict.fromkeys(one.name for one in own if one.removed is not None and one.name not in painted))
 
 
 def _small(image: GreyImage, times: int) -> GreyImage:

@@ -98,9 +98,7 @@ def actor_shape(compute: Compute, resources: Resources, recorded: int | None = N
     bytes.
     Raises EngineError where the recipe asks for a GPU that a lone machine does not have, or for CUDA graphs on a CPU.
     """
-    gpus = (
-        (1.0 if resources.gpus > 0 else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
-    )
+    gpus = (1.0 if resources.gpus > 0 else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
     if gpus > 0 and resources.gpus <= 0 and resources.nodes == 1 and not resources.grows:
         raise EngineError(
             found="no GPU on this machine",

@@ -190,13 +190,9 @@ def anatomy_stage(
     return AnatomyStage(x_hat, mask, z_hat, states)
 
 
-def free_stage(
-    model: SamplerModel, guide: Guide | RegionGuide, rule: Rule, noise: BatchNoise
-) -> list[Tensor]:
+def free_stage(model: SamplerModel, guide: Guide | RegionGuide, rule: Rule, noise: BatchNoise) -> list[Tensor]:
     """Stage A that nothing is held in, as `control: controlnet` and `none` make it -> the states."""
-    return run_steps(
-        denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=lambda step, repeat, z: z, held=0
-    )
+    return run_steps(denoiser(model, guide), noise("a.x_T"), rule, noise, "a", hold=lambda step, repeat, z: z, held=0)
 
 
 def pathology_from_noise(
@@ -214,14 +210,7 @@ def pathology_from_noise(
 
 
 def pathology_from_branch(
-    model: SamplerModel,
-    states: list[Tensor],
-    m_p: Tensor,
-    guide: Guide,
-    rule: Rule,
-    noise: BatchNoise,
-    *,
-    start: int,
+    model: SamplerModel, states: list[Tensor], m_p: Tensor, guide: Guide, rule: Rule, noise: BatchNoise, *, start: int
 ) -> list[Tensor]:
     """Stage B of `branch`: another stage's states and a region [B, 1, h, w] -> the states with the finding.
 
@@ -233,9 +222,7 @@ def pathology_from_branch(
         return blend(states[step], z, 1 - m_p)
 
     steps = len(rule.schedule)
-    *seen, last = run_steps(
-        denoiser(model, guide), states[start], rule, noise, "b", hold=hold, held=steps, first=start
-    )
+    *seen, last = run_steps(denoiser(model, guide), states[start], rule, noise, "b", hold=hold, held=steps, first=start)
     return [*states[:start], *seen, blend(states[steps], last, 1 - m_p)]
 
 

@@ -164,9 +164,7 @@ def _joint_members(job: GroupJob) -> tuple[MemberJob, ...]:
 class _GroupMaker:
     """The kinds of micro-batch."""
 
-    def __init__(
-        self, model: SamplerModel, settings: SamplingSettings, micro_batch: int, noise: NoiseSource
-    ) -> None:
+    def __init__(self, model: SamplerModel, settings: SamplingSettings, micro_batch: int, noise: NoiseSource) -> None:
         self.model = model
         self.settings = settings
         self.micro_batch = micro_batch
@@ -205,9 +203,7 @@ class _GroupMaker:
         greys = self._greys(images[: len(groups)])
         return _first_passes(groups, greys, images, kept)
 
-    def _real_twins(
-        self, groups: list[_Group], real: list[GreyImage], keys: tuple[NoiseKey, ...]
-    ) -> list[_Pass]:
+    def _real_twins(self, groups: list[_Group], real: list[GreyImage], keys: tuple[NoiseKey, ...]) -> list[_Pass]:
         images = from_grey(self._batch(real), self.model.value_range, self.model.channels)
         kept = None
         if self.settings.mode == "branch" and any(group.waiting for group in groups):
@@ -244,9 +240,7 @@ class _GroupMaker:
         findings = []
         for number in range(max(map(len, edits))):
             asked = [each[number] if number < len(each) else None for each in edits]
-            prompts = [
-                plain if edit is None else edit.prompt for edit, plain in zip(asked, healthy, strict=True)
-            ]
+            prompts = [plain if edit is None else edit.prompt for edit, plain in zip(asked, healthy, strict=True)]
             nowhere = np.zeros_like(edits[0][0].region)
             places = self._latent_region([nowhere if edit is None else edit.region for edit in asked])
             findings.append((self.model.embed(prompts), places))
@@ -301,11 +295,7 @@ class _GroupMaker:
         return following
 
     def _anatomy(
-        self,
-        label_map: Tensor,
-        guide: Guide | RegionGuide,
-        noise: BatchNoise,
-        freed: FreedRegion | None = None,
+        self, label_map: Tensor, guide: Guide | RegionGuide, noise: BatchNoise, freed: FreedRegion | None = None
     ) -> list[Tensor]:
         settings = self.settings
         if settings.control != "xreal":
@@ -371,9 +361,7 @@ class _GroupMaker:
         return list(to_grey(images, self.model.value_range).cpu().numpy())
 
 
-def _first_passes(
-    groups: list[_Group], greys: Sequence[GreyImage], images: Tensor, kept: Tensor | None
-) -> list[_Pass]:
+def _first_passes(groups: list[_Group], greys: Sequence[GreyImage], images: Tensor, kept: Tensor | None) -> list[_Pass]:
     """Hands each group its twin, and returns the first edit of every member that has one.
 
     Images [B, C, H, W] and the states that they ended, [steps + 1, B, C, h, w] in mode branch.
@@ -397,9 +385,7 @@ def _union(regions: Sequence[npt.NDArray[np.bool_]], like: npt.NDArray[np.bool_]
 def _open(job: GroupJob, *, joint: bool = False) -> _Group:
     names = [member.name for member in job.members]
     assert len(set(names)) == len(names), f"group {job.index} names a member twice: {names}"
-    assert not any(member.edits for member in job.members if member.name == Role.healthy), (
-        "the twin has no edits"
-    )
+    assert not any(member.edits for member in job.members if member.name == Role.healthy), "the twin has no edits"
     if joint:
         return _Group(job, len(_joint_members(job)))
     return _Group(job, sum(bool(member.edits) for member in job.members))

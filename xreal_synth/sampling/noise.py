@@ -37,9 +37,7 @@ class NoiseSource(Protocol):
         ...
 
 
-def philox(
-    shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
-) -> npt.NDArray[np.float32]:
+def philox(shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int) -> npt.NDArray[np.float32]:
     """The noise of every dataset: one Philox stream per key (xreal_synth.seeds). `[*shape]`, float32."""
     extra = (key.member, key.pass_, step, repeat)
     return seeds.normal(shape, key.seed, key.index, key.attempt, purpose, *extra)
@@ -72,9 +70,7 @@ class BatchNoise:
 
     def _rows(self, draw: Draw) -> Tensor:
         """On the host, where the copy to a GPU can begin without a wait."""
-        rows = torch.empty(
-            len(self._keys), *self._shape, dtype=torch.float32, pin_memory=self._device.type == "cuda"
-        )
+        rows = torch.empty(len(self._keys), *self._shape, dtype=torch.float32, pin_memory=self._device.type == "cuda")
         for row, key in zip(rows.numpy(), self._keys, strict=True):
             row[...] = self._source(self._shape, key, *draw)
         return rows

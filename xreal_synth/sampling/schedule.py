@@ -56,9 +56,7 @@ def crowded_timesteps(steps: int, power: float, total: int = 1000) -> tuple[int,
     return tuple(min(t, most) for t, most in zip(rising, ceiling, strict=True))[::-1]
 
 
-def mode_timesteps(
-    steps: int, mode: SamplingMode, spacing: float | None = None, total: int = 1000
-) -> tuple[int, ...]:
+def mode_timesteps(steps: int, mode: SamplingMode, spacing: float | None = None, total: int = 1000) -> tuple[int, ...]:
     """The descending timesteps of a mode; `spacing` crowds them towards the end."""
     if spacing is not None and spacing != 1:
         return crowded_timesteps(steps, spacing, total)
@@ -67,10 +65,7 @@ def mode_timesteps(
 
 
 def make_schedule(
-    alphas_cumprod: Tensor | Sequence[float],
-    steps: int,
-    mode: SamplingMode,
-    spacing: float | None = None,
+    alphas_cumprod: Tensor | Sequence[float], steps: int, mode: SamplingMode, spacing: float | None = None
 ) -> Schedule:
     """The schedule of a mode; `spacing` crowds the steps towards the end.
 
@@ -90,9 +85,7 @@ def q_sample(z0: Tensor, abar: float, noise: Tensor) -> Tensor:
     return math.sqrt(abar) * z0 + math.sqrt(1 - abar) * noise
 
 
-def ddim_step(
-    z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor | None, eta: float = 1.0
-) -> Tensor:
+def ddim_step(z0: Tensor, eps: Tensor, abar: float, abar_next: float, noise: Tensor | None, eta: float = 1.0) -> Tensor:
     """The next, less noisy state from the predicted z0 and eps (DDIM eq. 12, sigma by eq. 16). [B, C, h, w] each.
 
     Where eta is 0 there is no noise, and none is needed.
@@ -109,8 +102,7 @@ def second_order(z0: Tensor, earlier: Tensor, z: Tensor, schedule: Schedule, i: 
     DDIM's step with them is the solver's (arXiv 2211.01095, algorithm 2). [B, C, h, w] each.
     """
     at, before, after = (
-        math.log(abar / (1 - abar)) / 2
-        for abar in (schedule.abar[i], schedule.abar[i - 1], schedule.abar_next[i])
+        math.log(abar / (1 - abar)) / 2 for abar in (schedule.abar[i], schedule.abar[i - 1], schedule.abar_next[i])
     )
     z0 = z0 + (after - at) / (2 * (at - before)) * (z0 - earlier)
     abar = schedule.abar[i]

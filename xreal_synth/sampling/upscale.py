@@ -84,9 +84,7 @@ def upscale_image(
         on_step()
     if not bool(torch.isfinite(x).all()):
         raise BundleError(
-            found="the upscaler's numbers overflow",
-            wanted="finite images",
-            hint="set compute.precision to fp32",
+            found="the upscaler's numbers overflow", wanted="finite images", hint="set compute.precision to fp32"
         )
     return x[0].clamp(*RANGE)
 

@@ -88,8 +88,7 @@ class Shelf:
     def findings(self) -> dict[str, int]:
         """Images by each label that some have, the most frequent first."""
         counts = {
-            column.partition(".")[2]: self.dataset.table.column(column).to_pylist().count(1)
-            for column in LABEL_COLUMNS
+            column.partition(".")[2]: self.dataset.table.column(column).to_pylist().count(1) for column in LABEL_COLUMNS
         }
         shown = sorted((-count, name) for name, count in counts.items() if count)
         return {name: -count for count, name in shown}
@@ -98,13 +97,9 @@ class Shelf:
     def scores(self) -> list[str]:
         """Names of the gate's scores that its images have."""
         names = self.dataset.table.column_names
-        return sorted(
-            name.removeprefix(QUALITY) for name in names if name.startswith(QUALITY) and name != FLAGS
-        )
+        return sorted(name.removeprefix(QUALITY) for name in names if name.startswith(QUALITY) and name != FLAGS)
 
-    def filtered(
-        self, *, finding: str | None, flag: str | None, role: Role | None, worst_by: str | None
-    ) -> Shelf:
+    def filtered(self, *, finding: str | None, flag: str | None, role: Role | None, worst_by: str | None) -> Shelf:
         """The images that are all that is given, by a score the worst first and those without it left out."""
         left = self.dataset.filter(finding=finding, flag=flag)
         members = left.table.column("member").to_pylist()

@@ -59,9 +59,7 @@ def _opened(folder: str, real: str) -> tuple[Any, ...]:
         for counts in (shelf.findings, shelf.dataset.flags)
     ]
     choices = [*names, list(ROLES), [_NO_ORDER, *shelf.scores]]
-    filters = [
-        gr.update(choices=given, value=first) for given, first in zip(choices, _FIRST.values(), strict=True)
-    ]
+    filters = [gr.update(choices=given, value=first) for given, first in zip(choices, _FIRST.values(), strict=True)]
     told = (gr.update(value=shelf.words, visible=True), gr.update(visible=True))
     return (*told, *filters, *_filtered(shelf, *_FIRST.values()))
 

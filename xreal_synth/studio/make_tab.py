@@ -54,7 +54,7 @@ class MakeTab:
         self._chest = [kind, seed, heart, mask, image, lungs]
         self._picture = gr.Image(
             format="png", interactive=False, show_label=False, buttons=[], elem_classes="chest", elem_id="chest"
-        )  # fmt: skip
+        )
         gr.HTML(f"<p class='quiet'>{_HELP}</p>")
         self._boxes, self._corner = gr.State({}), gr.State(None)
 
@@ -82,9 +82,7 @@ class MakeTab:
         best = self._studio.info.defaults
         with gr.Row():
             seed = gr.Number(7, precision=0, minimum=0, label="Image's seed", min_width=120)
-            guidance = gr.Slider(
-                0, max(15, best.guidance), best.guidance, step=0.5, label="Guidance", min_width=160
-            )
+            guidance = gr.Slider(0, max(15, best.guidance), best.guidance, step=0.5, label="Guidance", min_width=160)
         with gr.Accordion("More", open=False), gr.Row():
             steps = gr.Slider(1, max(100, best.steps), best.steps, step=1, label="Steps", min_width=160)
             gate = gr.Dropdown(list(get_args(QualityProfile)), value="standard", label="Gate", min_width=120)
@@ -145,9 +143,7 @@ class MakeTab:
         boxed = {row: (named.get(row, f"finding {row + 1}"), box) for row, box in boxes.items()}
         return chest_picture(self._studio.canvas(tuple(named.values()), *chest), boxed, corner)
 
-    def _clicked(
-        self, event: gr.SelectData, row: int, boxes: Boxes, corner: Corner, *names: str
-    ) -> tuple[Any, ...]:
+    def _clicked(self, event: gr.SelectData, row: int, boxes: Boxes, corner: Corner, *names: str) -> tuple[Any, ...]:
         at = (event.index[0] / SIDE, event.index[1] / SIDE)
         places: list[Any] = [gr.skip()] * 3 * ROWS
         if corner is None:
@@ -165,7 +161,7 @@ class MakeTab:
         findings = [
             Finding(name, rows[row][1], rows[row][2], (rows[row][3],) * 2 if rows[row][3] else None, boxes.get(row))
             for row, name in _named([row[0] for row in rows]).items()
-        ]  # fmt: skip
+        ]
         canvas = self._studio.canvas(findings, *chest)
 
         def made(number: int) -> Made:

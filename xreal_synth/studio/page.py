@@ -41,9 +41,7 @@ LOOKS: Final[dict[str, Any]] = {
 """What `mount_gradio_app` is given beside the page; fonts are the browser's own."""
 
 
-def on(
-    event: Any, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], **how: Any
-) -> Any:
+def on(event: Any, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], **how: Any) -> Any:
     """Has an event call a handler; a mistake that the user can mend is shown, and the page left as it was."""
 
     @wraps(handler)
@@ -61,9 +59,7 @@ def on(
 def picture(name: str) -> Any:
     """A picture that is looked at, as wide as there is room."""
     buttons = ["download", "fullscreen"]
-    return gr.Image(
-        label=name, format="png", interactive=False, min_width=150, buttons=buttons, elem_classes="shot"
-    )
+    return gr.Image(label=name, format="png", interactive=False, min_width=150, buttons=buttons, elem_classes="shot")
 
 
 def page(studio: Studio) -> gr.Blocks:

@@ -9,15 +9,7 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from xreal_synth.generated import GeneratedImage
-from xreal_synth.report.drawing import (
-    OWN_COLOUR,
-    Mark,
-    annotated,
-    change_picture,
-    finding_colour,
-    frame,
-    outlined,
-)
+from xreal_synth.report.drawing import OWN_COLOUR, Mark, annotated, change_picture, finding_colour, frame, outlined
 from xreal_synth.report.words import words_for
 from xreal_synth.studio.making import Canvas
 from xreal_synth.types import NormBox

@@ -123,9 +123,7 @@ async def _refuse(scope: Message, send: Send, status: int, words: str) -> None:
         await send({"type": "websocket.close", "code": 1008})
         return
     page = (_FORM.replace("WORDS", words) if status == 401 else words).encode()
-    headers = [
-        (b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(page)).encode()), *_HEADERS
-    ]  # fmt: skip
+    headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(page)).encode()), *_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": page})
 
@@ -164,10 +162,7 @@ def serve(bundle: str, bound: socket.socket, token: str | None, on_ready: Callab
 
 
 def _server(bundle: str, folder: str, token: str | None) -> Any:
-    os.environ |= {
-        "GRADIO_TEMP_DIR": folder,
-        "GRADIO_ANALYTICS_ENABLED": "False",
-    }  # before gradio is imported
+    os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}  # before gradio is imported
     try:
         import fastapi
         import gradio
@@ -186,8 +181,6 @@ def _server(bundle: str, folder: str, token: str | None) -> Any:
     )  # fmt: skip
     door = Door(app, token, leaving=lambda: bool(server.should_exit))
     server = uvicorn.Server(
-        uvicorn.Config(
-            door, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
-        )
+        uvicorn.Config(door, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False)
     )
     return server

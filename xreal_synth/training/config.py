@@ -121,7 +121,5 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node[leaf] = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise TrainingError(
-            found=f"override {override!r}: {error}",
-            wanted="a YAML value",
-            hint="write it like loop.steps=500",
+            found=f"override {override!r}: {error}", wanted="a YAML value", hint="write it like loop.steps=500"
         ) from error

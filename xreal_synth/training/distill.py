@@ -27,15 +27,7 @@ from torch.nn import functional
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
 from xreal_synth.models.describe import BundleInfo, describe, joint_prompt
-from xreal_synth.models.load import (
-    WEIGHTS,
-    alphas_from,
-    image_of,
-    load_network,
-    moments,
-    read_embeddings,
-    read_json,
-)
+from xreal_synth.models.load import WEIGHTS, alphas_from, image_of, load_network, moments, read_embeddings, read_json
 from xreal_synth.models.networks.conditioning import ALL_TOGETHER, AT_ONCE, with_maps
 from xreal_synth.sampling.blend import in_range
 from xreal_synth.sampling.denoise import split_prediction
@@ -201,9 +193,7 @@ class GuidanceTask(TrainingTask):
         names = [one for one, asked in zip(self.findings, named, strict=True) if asked]
         return joint_prompt(self.info, names) if names else self.info.healthy_prompt
 
-    def _predictions(
-        self, z: Tensor, t: Tensor, named: Tensor, maps: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _predictions(self, z: Tensor, t: Tensor, named: Tensor, maps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The denoiser's raw output [B, C, h, w] by the prompts as they were, guided, and by the new tokens."""
         embeddings, defaults = self.teacher.embeddings, self.info.defaults
         tokens = torch.stack([embeddings[self._prompt(row)] for row in named.tolist()]).to(z)
@@ -245,9 +235,7 @@ def take_distilled(base: BundleInfo, network: Path, folder: Path) -> None:
 
     Raises TrainingError for a run of another bundle.
     """
-    with reading(
-        "--guidance", str(network), "the run of xreal-synth train distill-guidance", "give its --out folder"
-    ):
+    with reading("--guidance", str(network), "the run of xreal-synth train distill-guidance", "give its --out folder"):
         with safe_open(network / EMBEDDINGS, "pt") as tokens:
             teacher = tokens.metadata()[TEACHER]
         for name in (EMBEDDINGS, UNET):

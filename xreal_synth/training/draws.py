@@ -109,9 +109,7 @@ def warped_view(
     image = _random_tone(image, part, warp, generator)
     if regions_BKmm is None:
         return image, label_map, None
-    small = functional.interpolate(grid.movedim(-1, 1), size=regions_BKmm.shape[-2:], mode="area").movedim(
-        1, -1
-    )
+    small = functional.interpolate(grid.movedim(-1, 1), size=regions_BKmm.shape[-2:], mode="area").movedim(1, -1)
     regions = functional.grid_sample(
         regions_BKmm.float() / 255, small, mode="bilinear", padding_mode="zeros", align_corners=False
     )
@@ -121,9 +119,7 @@ def warped_view(
 def plain_view(images_BSS: Tensor, label_map_BSS: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """uint8 images and codes [B, S, S] -> image [B, 1, H, W] in [0, 1] and codes [B, H, W], only resized."""
     batch = len(images_BSS)
-    grid = functional.affine_grid(
-        torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, size, size], align_corners=False
-    )
+    grid = functional.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, size, size], align_corners=False)
     return _seen(images_BSS, label_map_BSS, grid)
 
 
@@ -154,9 +150,7 @@ def _random_bend(
     return field.movedim(1, -1) * 2 * largest
 
 
-def _random_tone(
-    image_B1HW: Tensor, part: BatchPart, warp: WarpSettings, generator: torch.Generator
-) -> Tensor:
+def _random_tone(image_B1HW: Tensor, part: BatchPart, warp: WarpSettings, generator: torch.Generator) -> Tensor:
     draw = torch.rand(3, part.whole, 1, 1, 1, generator=generator)[:, part.rows].to(image_B1HW.device) * 2 - 1
     image = image_B1HW ** torch.exp(draw[0] * warp.gamma)
     image = (image - 0.5) * torch.exp(draw[1] * warp.contrast) + 0.5 + draw[2] * warp.brightness

@@ -121,9 +121,7 @@ def _write_half(network: Any, target: Path) -> None:
 
 def _write_embeddings(source: Path, target: Path) -> None:
     tokens: LabelTokens = load_part(source, {"LabelTokens": LabelTokens})
-    table = {
-        prompt or NULL_KEY: value.to(torch.float16).contiguous() for prompt, value in tokens.table().items()
-    }
+    table = {prompt or NULL_KEY: value.to(torch.float16).contiguous() for prompt, value in tokens.table().items()}
     temporary = target.with_name(f".new-{target.name}")
     save_file(table, temporary, metadata={"labels": ", ".join([*tokens.findings, "No Finding"])})
     os.replace(temporary, target)
@@ -262,9 +260,7 @@ def _prompts(tokens: Path, knows_regions: bool) -> Prompts:
     return Prompts(null=null, healthy=NO_FINDING, findings={name: name for name in names})
 
 
-def part_config(
-    folder: Path, hint: str = "give the run that makes it, or a --base that has it"
-) -> dict[str, Any]:
+def part_config(folder: Path, hint: str = "give the run that makes it, or a --base that has it") -> dict[str, Any]:
     """A part's config.json; raises TrainingError."""
     try:
         config: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))

@@ -43,9 +43,7 @@ class KlFirstStage(nn.Module):
     def encode(self, image_B1HW: Tensor) -> LatentPosterior:
         """Images [B, 1, H, W] -> the Gaussian over scaled latents [B, C, h, w], fp32."""
         posterior = self.network.encode(image_B1HW.expand(-1, self.image_channels, -1, -1)).latent_dist
-        return LatentPosterior(
-            mean=posterior.mean.float() * self.scale, std=posterior.std.float() * self.scale
-        )
+        return LatentPosterior(mean=posterior.mean.float() * self.scale, std=posterior.std.float() * self.scale)
 
     def decode(self, z_BChw: Tensor) -> Tensor:
         """Scaled latents [B, C, h, w] -> images [B, 1, H, W], the mean of the network's channels, fp32."""

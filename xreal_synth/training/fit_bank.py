@@ -73,8 +73,6 @@ def fit_bank(data: str | Path, out: Path, modes: int = 40, min_score: float = 0.
             wanted=f"at least {FEWEST}, better some hundreds: the bank cannot draw what no mask shows",
             hint="add images",
         )
-    patients = {
-        name: theirs for name, theirs in sorted(found.items()) if name in FINDINGS and len(theirs) >= FEWEST
-    }
+    patients = {name: theirs for name, theirs in sorted(found.items()) if name in FINDINGS and len(theirs) >= FEWEST}
     ShapeModel.fit(masks, min(modes, len(masks) - 1), patients).save(out)
     return ShapeModel.load(out)

@@ -180,9 +180,7 @@ def degraded(batch: ImageBatch, generator: torch.Generator) -> Tensor:
     return torch.where(kind == 0, image_B1HW, torch.where(kind == 1, blurred, image_B1HW + 0.04 * noise))
 
 
-def load_images(
-    data: str | Path, settings: DataSettings, report: Path | None = None
-) -> dict[str, TrainingImages]:
+def load_images(data: str | Path, settings: DataSettings, report: Path | None = None) -> dict[str, TrainingImages]:
     """Read the train and val splits of a data folder (a path or any fsspec URI) into memory.
 
     Faulty images are left out, counted, and written to `report` (JSON). Raises TrainingError if a split has no

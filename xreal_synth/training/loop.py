@@ -80,9 +80,7 @@ class _Clock:
         if settings.minutes is not None:
             left = min(left, max(0.0, settings.minutes * 60 - progress.seconds))
         speed = rate * settings.batch
-        return Pace(
-            progress.step, settings.steps, speed, left, loss, val_loss, progress.best, validated=validated
-        )
+        return Pace(progress.step, settings.steps, speed, left, loss, val_loss, progress.best, validated=validated)
 
 
 def check_split(settings: LoopSettings, workers: int) -> None:
@@ -163,9 +161,7 @@ def _train_step(run: TrainingRun, clock: _Clock) -> tuple[float, bool]:
         [*(sums[name] for name in names), float(run.stop.asked), clock.seconds() if run.world.first else 0.0]
     )
     losses = dict(zip(names, means, strict=True))
-    check_finite(
-        losses["loss"], step, "train again into a new folder with a lower loop.lr or loop.precision=fp32"
-    )
+    check_finite(losses["loss"], step, "train again into a new folder with a lower loop.lr or loop.precision=fp32")
     norm, rate = run.descend(step)
     run.progress.step, run.progress.seconds = step + 1, seconds
     for name, value in {**losses, "grad_norm": norm}.items():

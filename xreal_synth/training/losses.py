@@ -43,9 +43,7 @@ def texture_loss(found_B1HW: Tensor, wanted_B1HW: Tensor, windows: Sequence[int]
     image has at each place, wherever its exact position lies below the first stage's resolution. Wide windows
     alone can be satisfied by single bright pixels, which have a flat spectrum; narrow ones cannot.
     """
-    losses = [
-        functional.l1_loss(_log_power(found_B1HW, side), _log_power(wanted_B1HW, side)) for side in windows
-    ]
+    losses = [functional.l1_loss(_log_power(found_B1HW, side), _log_power(wanted_B1HW, side)) for side in windows]
     return torch.stack(losses).mean()
 
 
@@ -106,10 +104,7 @@ class PerceptualDistance(nn.Module):
             wanted = self.segmenter.features(wanted_B1HW)
         found = self.segmenter.features(found_B1HW)
         apart = [
-            (functional.normalize(a.float(), dim=1) - functional.normalize(b.float(), dim=1))
-            .pow(2)
-            .sum(dim=1)
-            .mean()
+            (functional.normalize(a.float(), dim=1) - functional.normalize(b.float(), dim=1)).pow(2).sum(dim=1).mean()
             for a, b in zip(found, wanted, strict=True)
         ]
         return torch.stack(apart).mean()
@@ -150,9 +145,7 @@ class PatchCritic(nn.Module):
 
     def forward(self, image_B1HW: Tensor) -> Tensor:
         """Images [B, 1, H, W] in [0, 1] -> scores [B, 1, h, w], higher where a patch looks real."""
-        detail = image_B1HW - functional.avg_pool2d(
-            image_B1HW, 5, stride=1, padding=2, count_include_pad=False
-        )
+        detail = image_B1HW - functional.avg_pool2d(image_B1HW, 5, stride=1, padding=2, count_include_pad=False)
         scores: Tensor = self.body(torch.cat([image_B1HW * 2 - 1, detail * DETAIL_GAIN], dim=1))
         return scores
 

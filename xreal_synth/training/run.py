@@ -10,13 +10,7 @@ import torch
 from xreal_synth.training import settings
 from xreal_synth.training.config import config_tree, load_config
 from xreal_synth.training.distill import GuidanceTask, read_teacher
-from xreal_synth.training.first_stage import (
-    FirstStage,
-    TrainedDenoiser,
-    load_first_stage,
-    patches_of,
-    read_denoiser,
-)
+from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_first_stage, patches_of, read_denoiser
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
 from xreal_synth.training.session import OnStep, TrainingRun, WorkerGroup
@@ -25,10 +19,7 @@ from xreal_synth.training.tasks import autoencoder, controls, denoiser, evaluato
 from xreal_synth.training.tasks.base import TrainingTask
 
 NAMED = (
-    settings.DenoiserSettings
-    | settings.ControlNetSettings
-    | settings.GuidanceSettings
-    | settings.ClassifierSettings
+    settings.DenoiserSettings | settings.ControlNetSettings | settings.GuidanceSettings | settings.ClassifierSettings
 )
 """Networks that learn every finding by its name."""
 

@@ -249,9 +249,7 @@ class TrainingRun:
         ema = EMAModel(trained, decay=self.settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.learner = Learner(self.task.module, optimizer, ema)
         self.loss = LossModule(self.task)
-        if (
-            self.world.size > 1
-        ):  # a parameter may stay without gradient in a step: a critic's before it is heard
+        if self.world.size > 1:  # a parameter may stay without gradient in a step: a critic's before it is heard
             self.loss = nn.parallel.DistributedDataParallel(self.loss, find_unused_parameters=True)
 
     def descend(self, step: int) -> tuple[float, float]:
@@ -281,6 +279,4 @@ class TrainingRun:
 
     def autocast(self) -> torch.autocast:
         """bfloat16 where `precision` asks for it."""
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"
-        )
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16")

@@ -116,15 +116,7 @@ class LoopSettings:
     checkpoint_minutes: Positive = 4.0
 
 
-BUDGET_KEYS = (
-    "steps",
-    "minutes",
-    "accumulate",
-    "log_every",
-    "validate_every",
-    "preview_every",
-    "checkpoint_minutes",
-)
+BUDGET_KEYS = ("steps", "minutes", "accumulate", "log_every", "validate_every", "preview_every", "checkpoint_minutes")
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

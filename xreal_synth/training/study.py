@@ -89,9 +89,7 @@ def image_set(
         label_map=torch.zeros(images_NSS.shape, dtype=torch.uint8),
         labels=labels == 1,
         known=labels >= 0,
-        settings=DataSettings(
-            image_size=settings.size, warp=WARP, findings=settings.findings, region_maps=places
-        ),
+        settings=DataSettings(image_size=settings.size, warp=WARP, findings=settings.findings, region_maps=places),
         regions=torch.from_numpy(_regions(boxes, len(places))) if places else None,
     )
 
@@ -147,9 +145,7 @@ def scores_after(
     return np.concatenate(found)
 
 
-def balanced_batch(
-    places: Sequence[Sequence[Tensor]], batch: int, seed: int, purpose: str, step: int
-) -> Tensor:
+def balanced_batch(places: Sequence[Sequence[Tensor]], batch: int, seed: int, purpose: str, step: int) -> Tensor:
     """Which images a step sees [B]: as many of each of the `places`, whose parts take turns.
 
     Each part is gone through once before any of it comes again.
@@ -158,9 +154,7 @@ def balanced_batch(
     assert not more, (batch, len(places))
     drawn = []
     for number, parts in enumerate(places):
-        own = [
-            generator_for(seed, f"{purpose}/{number}/{part}", 0).initial_seed() for part in range(len(parts))
-        ]
+        own = [generator_for(seed, f"{purpose}/{number}/{part}", 0).initial_seed() for part in range(len(parts))]
         for slot in range(step * share, (step + 1) * share):
             turn, part = divmod(slot, len(parts))
             drawn.append(parts[part][image_order(len(parts[part]), 1, own[part], turn)])
@@ -170,8 +164,7 @@ def balanced_batch(
 def _joined(sets: Sequence[TrainingImages]) -> TrainingImages:
     regions = [one.regions for one in sets if one.regions is not None]
     joined: dict[str, Any] = {
-        part: torch.cat([getattr(one, part) for one in sets])
-        for part in ("images", "label_map", "labels", "known")
+        part: torch.cat([getattr(one, part) for one in sets]) for part in ("images", "label_map", "labels", "known")
     }
     return replace(sets[0], **joined, regions=torch.cat(regions) if regions else None)
 
@@ -184,7 +177,5 @@ def _places(sets: Sequence[TrainingImages]) -> list[list[Tensor]]:
         found.append([first + shown.nonzero()[:, 0] for shown in labels.unbind(1)])
         found.append([first + (~labels.any(dim=1) & known.any(dim=1)).nonzero()[:, 0]])
         first += len(one)
-    assert all(len(part) for parts in found for part in parts), (
-        "a set has images with each finding and with none"
-    )
+    assert all(len(part) for parts in found for part in parts), "a set has images with each finding and with none"
     return found

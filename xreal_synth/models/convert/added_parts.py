@@ -88,9 +88,7 @@ def read_controlnet(
         network.register_to_config(**{HINT_KEY: hint})
     if hint_table(network.config) is None:
         found = (
-            "nothing of its hint"
-            if hint is None
-            else f"a hint of {network.config['conditioning_channels']} channels"
+            "nothing of its hint" if hint is None else f"a hint of {network.config['conditioning_channels']} channels"
         )
         raise _other(source, found, "what it was shown for each organ code, in as many channels: give --hint")
     wrong = misfit(network.config, unet)
@@ -133,10 +131,7 @@ def _hint_sizes(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[s
     widths = [len(weights[head])]
     while f"{blocks}.{2 * len(widths) - 1}.weight" in weights:
         widths.append(len(weights[f"{blocks}.{2 * len(widths) - 1}.weight"]))
-    return {
-        "conditioning_channels": weights[head].shape[1],
-        "conditioning_embedding_out_channels": tuple(widths),
-    }
+    return {"conditioning_channels": weights[head].shape[1], "conditioning_embedding_out_channels": tuple(widths)}
 
 
 def _hint_key(key: str, state: Mapping[str, Tensor]) -> str:
@@ -163,10 +158,7 @@ def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _other(source: Path, found: str, wanted: str) -> ConversionError:
     return ConversionError(
-        where=str(source),
-        found=found,
-        wanted=wanted,
-        hint="give a ControlNet trained on this bundle's denoiser",
+        where=str(source), found=found, wanted=wanted, hint="give a ControlNet trained on this bundle's denoiser"
     )
 
 

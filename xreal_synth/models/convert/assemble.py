@@ -57,9 +57,7 @@ def silent(what: str, done: int, total: int) -> None:
     """A Report that says nothing."""
 
 
-def write_parts(
-    out: Path, parts: Parts, fields: BundleFields, stored: Stored, report: Report = silent
-) -> BundleInfo:
+def write_parts(out: Path, parts: Parts, fields: BundleFields, stored: Stored, report: Report = silent) -> BundleInfo:
     """Writes the whole bundle, or nothing. Raises ConversionError if `out` is there, or cannot be written."""
     with new_folder(out) as folder:
         for at, (name, network) in enumerate(parts.networks.items()):

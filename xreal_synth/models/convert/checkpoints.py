@@ -278,9 +278,7 @@ def build_empty(make: Callable[[], Any]) -> Any:
         return make()
 
 
-def load_whole(
-    what: str, network: nn.Module, weights: Mapping[str, Tensor], unused: Sequence[str] = ()
-) -> nn.Module:
+def load_whole(what: str, network: nn.Module, weights: Mapping[str, Tensor], unused: Sequence[str] = ()) -> nn.Module:
     """The network with exactly these weights, ready for inference; `unused` are keys that found no place.
 
     Tensors are taken over without a copy. Raises ConversionError naming the keys and shapes that differ.

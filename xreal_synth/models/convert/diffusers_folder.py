@@ -17,13 +17,7 @@ from torch import Tensor, nn
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BundleFields
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_words, silent, write_parts
-from xreal_synth.models.convert.checkpoints import (
-    DIFFUSERS_STEMS,
-    build_empty,
-    load_whole,
-    read_config,
-    read_weights,
-)
+from xreal_synth.models.convert.checkpoints import DIFFUSERS_STEMS, build_empty, load_whole, read_config, read_weights
 from xreal_synth.models.convert.published import TRAIN_STEPS, Published
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.text.encoders import TextModel, encode_all, open_clip
@@ -120,9 +114,7 @@ def read_scheduler(source: Path) -> dict[str, Any]:
     if config.get("num_train_timesteps", TRAIN_STEPS) != TRAIN_STEPS:
         raise _other(str(path), f"num_train_timesteps {config['num_train_timesteps']}", str(TRAIN_STEPS))
     if config.get("trained_betas") is None and config.get("beta_schedule") not in _BETAS:
-        raise _other(
-            str(path), f"beta_schedule {config.get('beta_schedule')!r}", f"one of {', '.join(_BETAS)}"
-        )
+        raise _other(str(path), f"beta_schedule {config.get('beta_schedule')!r}", f"one of {', '.join(_BETAS)}")
     given = {key: config[key] for key in _SCHEDULE_KEYS if config.get(key) is not None}
     defaults = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
     scheduler = {
@@ -144,9 +136,7 @@ def _check_family(source: Path) -> None:
     for name, what in _OTHER_FAMILIES.items():
         if (source / name).is_dir():
             raise _other(str(source), what, "Stable Diffusion 1 or 2: one text encoder, a UNet")
-    missing = [
-        part for part in (*KINDS, "scheduler", "text_encoder", "tokenizer") if not (source / part).is_dir()
-    ]
+    missing = [part for part in (*KINDS, "scheduler", "text_encoder", "tokenizer") if not (source / part).is_dir()]
     if missing:
         found = ", ".join(sorted(path.name for path in source.iterdir())) or "nothing"
         raise _other(str(source), f"no {', '.join(missing)} among {found}", f"a folder with {_INDEX}, whole")
@@ -155,9 +145,7 @@ def _check_family(source: Path) -> None:
 def _check_together(source: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], text: TextModel) -> None:
     if unet["in_channels"] != vae["latent_channels"] or unet["out_channels"] != vae["latent_channels"]:
         found = f"a denoiser of {unet['in_channels']} channels in and {unet['out_channels']} out"
-        wanted = (
-            f"the autoencoder's {vae['latent_channels']}, in and out (inpainting and depth models have more)"
-        )
+        wanted = f"the autoencoder's {vae['latent_channels']}, in and out (inpainting and depth models have more)"
         raise _other(str(source), found, wanted)
     if unet["cross_attention_dim"] != text.width:
         found = f"a denoiser that takes tokens of width {unet['cross_attention_dim']}"
@@ -179,8 +167,7 @@ def _current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Float32, and attention in autoencoders by today's names."""
     pattern = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))$")
     return {
-        pattern.sub(lambda m: m[1] + _OLD_ATTENTION[m[2]] + m[3], key): value.float()
-        for key, value in state.items()
+        pattern.sub(lambda m: m[1] + _OLD_ATTENTION[m[2]] + m[3], key): value.float() for key, value in state.items()
     }
 
 
@@ -189,6 +176,5 @@ def _other(where: str, found: str, wanted: str) -> ConversionError:
         where=where,
         found=found,
         wanted=wanted,
-        hint="give a Stable-Diffusion folder in diffusers layout, as StableDiffusionPipeline.save_pretrained "
-        "writes it",
+        hint="give a Stable-Diffusion folder in diffusers layout, as StableDiffusionPipeline.save_pretrained writes it",
     )

@@ -97,9 +97,7 @@ def _averaged(unet: Mapping[str, Tensor], averages: Mapping[str, Tensor], where:
         raise mismatch(where, f"no averaged weights ({EMA_PREFIX}*); leave --ema out to take the plain ones")
     if missing or surplus:
         named = ", ".join([*missing, *sorted(surplus)][:5])
-        raise mismatch(
-            where, f"{len(missing)} weights without an average and {len(surplus)} of nothing else: {named}"
-        )
+        raise mismatch(where, f"{len(missing)} weights without an average and {len(surplus)} of nothing else: {named}")
     return {key: averages[name] for key, name in flat.items()}
 
 
@@ -120,9 +118,7 @@ def convert_unet(state: Mapping[str, Tensor], params: Mapping[str, Any], where: 
     return load_whole(where, network, converted, unused)
 
 
-def convert_vae(
-    state: Mapping[str, Tensor], params: Mapping[str, Any], where: str = "autoencoder"
-) -> nn.Module:
+def convert_vae(state: Mapping[str, Tensor], params: Mapping[str, Any], where: str = "autoencoder") -> nn.Module:
     """Keys without a prefix, and `ddconfig` -> AutoencoderKL, float32.
 
     The first stage and the Anatomy Controller have this shape.

@@ -97,12 +97,7 @@ _TEXT: Final = TextShape(num_tokens=30522, max_seq_len=150, dim=1280, depth=32, 
 
 XREAL_SIZES: Final = LdmArchitecture(_PROMPTED, _VAE, _TEXT, 0.18215, (0.0015, 0.0295), (0.0, 1.0))
 CHEFF_UNCONDITIONAL_SIZES: Final = LdmArchitecture(
-    {**_UNET, "channel_mult": [1, 2, 3, 4], "num_head_channels": 32},
-    _VAE,
-    None,
-    1.0,
-    XREAL_SIZES.betas,
-    (-1.0, 1.0),
+    {**_UNET, "channel_mult": [1, 2, 3, 4], "num_head_channels": 32}, _VAE, None, 1.0, XREAL_SIZES.betas, (-1.0, 1.0)
 )
 
 
@@ -130,15 +125,7 @@ def read_architecture(path: Path, base: LdmArchitecture) -> LdmArchitecture:
             betas=(float(params["linear_start"]), float(params["linear_end"])),
             value_range=base.value_range,
         )
-    except (
-        OSError,
-        yaml.YAMLError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ConversionError(
             where=str(path),
@@ -189,9 +176,7 @@ class Published:
 
 
 def _defaults(mode: Literal["branch", "reference"], steps: int, guidance: float) -> SamplingDefaults:
-    return SamplingDefaults(
-        mode=mode, steps=steps, hold=0.5, branch=0.25, guidance=guidance, soft=0.2, eta=1.0
-    )
+    return SamplingDefaults(mode=mode, steps=steps, hold=0.5, branch=0.25, guidance=guidance, soft=0.2, eta=1.0)
 
 
 _MACHEX: Final = "MaCheX, over 650,000 chest X-rays of several public collections; by the authors of Cheff"
@@ -215,11 +200,7 @@ CHEFF_T2I: Final = Published(
     sizes=replace(XREAL_SIZES, value_range=(-1.0, 1.0)),
 )
 CHEFF_UNCONDITIONAL: Final = replace(
-    CHEFF_T2I,
-    name="cheff-unconditional",
-    training_data=_MACHEX,
-    prompts=NO_WORDS,
-    sizes=CHEFF_UNCONDITIONAL_SIZES,
+    CHEFF_T2I, name="cheff-unconditional", training_data=_MACHEX, prompts=NO_WORDS, sizes=CHEFF_UNCONDITIONAL_SIZES
 )
 ROENTGEN: Final = Published(
     name="roentgen",

@@ -54,8 +54,6 @@ def coordinates(like: Tensor) -> Tensor:
 
 def standardised(image_B1HW: Tensor, size: int) -> Tensor:
     """Images [B, 1, H, W] in [0, 1] -> [B, 1, size, size], each of mean 0 and deviation 1."""
-    inner = functional.interpolate(
-        image_B1HW, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-    )
+    inner = functional.interpolate(image_B1HW, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     mean, std = inner.mean(dim=(1, 2, 3), keepdim=True), inner.std(dim=(1, 2, 3), keepdim=True)
     return (inner - mean) / (std + 1e-3)

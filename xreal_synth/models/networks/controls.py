@@ -42,9 +42,7 @@ class MaskEncoder(nn.Module):
         self.join_middle = nn.Conv2d(3 * width, width, 3, padding=1)
         self.join_fine = nn.Conv2d(2 * width, width, 3, padding=1)
         self.last = residual_blocks(width, blocks)
-        self.outlet = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1)
-        )
+        self.outlet = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1))
 
     def forward(self, kinds_BNHW: Tensor) -> Tensor:
         """Organ channels [B, N, H, W] of 0 and 1 -> latents [B, C, h, w], sides over `patch_size`."""
@@ -162,14 +160,9 @@ def misfit(config: Any, unet_config: Any) -> tuple[str, str] | None:
     """What keeps a ControlNet of this config from a denoiser of that: (found, wanted), or None if they fit."""
     if hint_table(config) is None:
         hint = f"{config['conditioning_channels']} channels of {config.get(HINT_KEY, 'unknown meaning')}"
-        return (
-            f"a hint of {hint}",
-            f"{HINT!r} in {HINT_CHANNELS} channels, or a table ({HINT_KEY} in config.json)",
-        )
+        return (f"a hint of {hint}", f"{HINT!r} in {HINT_CHANNELS} channels, or a table ({HINT_KEY} in config.json)")
     other = [name for name in SHARED_SHAPE if config[name] != unet_config.get(name)]
     if other:
-        reported = ", ".join(
-            f"{name} {config[name]}, the denoiser has {unet_config.get(name)}" for name in other
-        )
+        reported = ", ".join(f"{name} {config[name]}, the denoiser has {unet_config.get(name)}" for name in other)
         return reported, "a ControlNet of this bundle's denoiser"
     return None

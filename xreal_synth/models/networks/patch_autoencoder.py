@@ -44,9 +44,7 @@ class PatchRefiner(nn.Module):
         self.grain_inlet = zeroed(nn.Conv2d(folded, width, 3, padding=1, bias=False)) if grain else None
         self.inlet = nn.Conv2d(folded + latent_channels, width, 3, padding=1)
         self.body = residual_blocks(width, blocks)
-        self.outlet = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, folded, 3, padding=1))
-        )
+        self.outlet = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, folded, 3, padding=1)))
 
     def forward(self, image_B1HW: Tensor, z_BChw: Tensor, grain_B1HW: Tensor | None = None) -> Tensor:
         """The linear decoder's image, its latents, perhaps noise -> what to add to the image [B, 1, H, W]."""
@@ -140,11 +138,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         Component i is divided by std_i ** whiten, so that fine components weigh more than in the image but
         less than the coarse ones; then all are divided by the overall deviation.
         """
-        patches = (
-            functional.pixel_unshuffle(images_B1HW.double(), self.patch_size)
-            .permute(0, 2, 3, 1)
-            .flatten(0, 2)
-        )
+        patches = functional.pixel_unshuffle(images_B1HW.double(), self.patch_size).permute(0, 2, 3, 1).flatten(0, 2)
         offset = patches.mean(dim=0)
         centred = patches - offset
         values, vectors = torch.linalg.eigh(centred.t() @ centred / len(centred))

@@ -36,18 +36,14 @@ class SegmentingNetwork(ModelMixin, ConfigMixin):
     def full_size(logits_BNhw: Tensor, image_B1HW: Tensor) -> Tensor:
         """Logits at the images' size and in their number format [B, N, H, W]."""
         logits = logits_BNhw.to(image_B1HW.dtype)
-        return functional.interpolate(
-            logits, size=image_B1HW.shape[-2:], mode="bilinear", align_corners=False
-        )
+        return functional.interpolate(logits, size=image_B1HW.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class OrganSegmenter(SegmentingNetwork):
     """A U-Net of `channels`."""
 
     @register_to_config
-    def __init__(
-        self, inner_size: int = 128, channels: Sequence[int] = (24, 48, 96, 128), kinds: int = 5
-    ) -> None:
+    def __init__(self, inner_size: int = 128, channels: Sequence[int] = (24, 48, 96, 128), kinds: int = 5) -> None:
         super().__init__()
         self.inner_size = inner_size
         ins = [3, *channels[:-1]]
@@ -100,9 +96,7 @@ class PyramidSegmenter(SegmentingNetwork):
     ) -> None:
         super().__init__()
         self.inner_size = inner_size
-        body = ResNet(
-            BasicBlock, [*blocks, 1, 1, 1, 1][:4], num_classes=1, norm_layer=partial(nn.GroupNorm, 8)
-        )
+        body = ResNet(BasicBlock, [*blocks, 1, 1, 1, 1][:4], num_classes=1, norm_layer=partial(nn.GroupNorm, 8))
         stem = nn.Conv2d(3, 64, 5, stride=2, padding=2, bias=False)
         self.stem = nn.Sequential(stem, nn.GroupNorm(8, 64), nn.ReLU(inplace=True))
         self.stages = nn.ModuleList([body.layer1, body.layer2, body.layer3, body.layer4][: len(blocks)])

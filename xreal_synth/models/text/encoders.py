@@ -18,13 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.checkpoints import (
-    build_empty,
-    load_whole,
-    read_checkpoint,
-    read_config,
-    read_weights,
-)
+from xreal_synth.models.convert.checkpoints import build_empty, load_whole, read_checkpoint, read_config, read_weights
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.models.text.prompts import Report
 from xreal_synth.opening import parse_json
@@ -146,9 +140,7 @@ def open_clip(folder: Path, variant: str | None = None) -> TextModel:
 def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint's names as the installed version has them: with or without `text_model.` in front."""
     prefix = _PREFIX if any(key.startswith(_PREFIX) for key in wanted) else ""
-    plain = {
-        key.removeprefix(_PREFIX): value.float() for key, value in state.items() if _POSITIONS not in key
-    }
+    plain = {key.removeprefix(_PREFIX): value.float() for key, value in state.items() if _POSITIONS not in key}
     return {prefix + key: value for key, value in plain.items()}
 
 
@@ -194,9 +186,7 @@ class WordPieces:
         ids: list[int] = self._tokenizer.encode(text).ids
         if self._unknown in ids:
             raise ConversionError(
-                where=f"prompt {text[:60]!r}",
-                found="letters that the vocabulary has not",
-                wanted="plain text",
+                where=f"prompt {text[:60]!r}", found="letters that the vocabulary has not", wanted="plain text"
             )
         return ids
 

@@ -38,8 +38,7 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D], each token with all."""
         split = [
-            proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.to_q, self.to_k, self.to_v)
+            proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.to_q, self.to_k, self.to_v)
         ]
         mixed = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(-2)
         out: Tensor = self.to_out(mixed)

@@ -37,9 +37,7 @@ class PromptTable(BaseModel):
     def _known(self) -> PromptTable:
         unknown = sorted(name for name in self.findings if vocab.canonical(name) != name)
         if unknown:
-            raise ValueError(
-                f"findings: {', '.join(unknown)} do not exist; there are {', '.join(vocab.FINDINGS)}"
-            )
+            raise ValueError(f"findings: {', '.join(unknown)} do not exist; there are {', '.join(vocab.FINDINGS)}")
         if NULL_KEY in self.texts():
             raise ValueError(f"{NULL_KEY!r} is the bundle's own name for the empty prompt")
         return self

@@ -20,12 +20,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training import losses
 from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
-from xreal_synth.training.settings import (
-    AutoencoderSettings,
-    FirstStageSettings,
-    KlControllerSettings,
-    KlSettings,
-)
+from xreal_synth.training.settings import AutoencoderSettings, FirstStageSettings, KlControllerSettings, KlSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 from xreal_synth.training.tasks.controls import mask_of
 
@@ -72,11 +67,7 @@ def fitted_autoencoder(settings: AutoencoderSettings, images: TrainingImages) ->
 def fresh_autoencoder(settings: AutoencoderSettings) -> PatchAutoencoder:
     """An untrained network of the config's sizes."""
     network: PatchAutoencoder = PatchAutoencoder(
-        settings.patch_size,
-        settings.latent_channels,
-        settings.refiner_width,
-        settings.refiner_blocks,
-        settings.grain,
+        settings.patch_size, settings.latent_channels, settings.refiner_width, settings.refiner_blocks, settings.grain
     )
     return network
 
@@ -180,11 +171,7 @@ class AutoencoderTask(FirstStageTask):
         """Latents [B, C, h, w] of the images, some of them noised a little, some noised and denoised."""
         z = self.network.encode(batch.image).mean
         level = batch.draws.uniform(1, 1, 1, generator=generator) * 2 - 1
-        noise = (
-            batch.draws.normal(*z.shape[1:], generator=generator)
-            * level.clamp_min(0)
-            * self.settings.latent_noise
-        )
+        noise = batch.draws.normal(*z.shape[1:], generator=generator) * level.clamp_min(0) * self.settings.latent_noise
         noisy = z + noise.to(z.device)
         if self.redenoiser is None:
             return noisy
@@ -256,11 +243,7 @@ class KlAutoencoderTask(FirstStageTask):
         found = self.network.decode(z).sample.float().mean(dim=1, keepdim=True)
         mae = (found - wanted).abs().mean()
         divergence = 0.5 * (mean.pow(2) + std.pow(2) - 1 - logvar).sum() / given_BcHW.numel()
-        total = (
-            mae
-            + settings.gradient_weight * losses.gradient_loss(found, wanted)
-            + settings.kl_weight * divergence
-        )
+        total = mae + settings.gradient_weight * losses.gradient_loss(found, wanted) + settings.kl_weight * divergence
         figures = {
             "mae_grey_levels": mae.detach() * GREY_LEVELS,
             "kl": divergence.detach(),

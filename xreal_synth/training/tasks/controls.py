@@ -17,13 +17,7 @@ from torch.nn import functional
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.networks.conditioning import FINDINGS, no_maps
-from xreal_synth.models.networks.controls import (
-    CODE_SCALE,
-    MaskController,
-    build_controlnet,
-    hint_side,
-    organ_hint,
-)
+from xreal_synth.models.networks.controls import CODE_SCALE, MaskController, build_controlnet, hint_side, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser
 from xreal_synth.training.images import ImageBatch
@@ -133,16 +127,13 @@ class ControlNetTask(TrainingTask):
         if not self.controlnet.training:
             asks |= {"without_mask": None, "mirrored_mask": hint.flip(-1).contiguous()}
         return {
-            name: (self._predict(noisy, steps, tokens, asked) - target).pow(2).mean()
-            for name, asked in asks.items()
+            name: (self._predict(noisy, steps, tokens, asked) - target).pow(2).mean() for name, asked in asks.items()
         }
 
     @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Four rows: masks, images by the denoiser alone, images that follow the mask, and the real images."""
-        noise = torch.randn((len(batch.image), *self.latent_shape), generator=generator).to(
-            batch.image.device
-        )
+        noise = torch.randn((len(batch.image), *self.latent_shape), generator=generator).to(batch.image.device)
         free = self._sample(noise, None)
         steered = self._sample(noise, organ_hint(batch.label_map, self.hint_side))
         return image_grid([mask_of(batch.label_map), free, steered, batch.image])

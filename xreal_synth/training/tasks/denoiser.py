@@ -38,10 +38,7 @@ def log_snr(schedule: DDIMScheduler) -> Tensor:
 
 
 def draw_steps(
-    log_snr_T: Tensor,
-    draws: BatchPart,
-    generator: torch.Generator,
-    settings: DenoiserSettings | ControlNetSettings,
+    log_snr_T: Tensor, draws: BatchPart, generator: torch.Generator, settings: DenoiserSettings | ControlNetSettings
 ) -> Tensor:
     """[B] steps: by a normal in log signal-to-noise ratio, a share of them uniform over the schedule."""
     wanted = draws.normal(generator=generator) * settings.log_snr_std + settings.log_snr_mean
@@ -66,9 +63,7 @@ def noised(
     return schedule.add_noise(z, noise, steps), steps, target
 
 
-def ddim(
-    schedule: DDIMScheduler, z: Tensor, predict: Callable[[Tensor, Tensor], Tensor], steps: int = 25
-) -> Tensor:
+def ddim(schedule: DDIMScheduler, z: Tensor, predict: Callable[[Tensor, Tensor], Tensor], steps: int = 25) -> Tensor:
     """Noise -> latents, by a few steps of plain DDIM."""
     schedule.set_timesteps(steps)
     for t in schedule.timesteps:
@@ -116,9 +111,7 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
         "model.init", str(folder), "the folder of a trained denoiser (unet/ and tokens/) of this config's sizes",
         "give the path of a run's network/, or the config that the denoiser was trained with",
     ):  # fmt: skip
-        former: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(
-            folder / "unet", low_cpu_mem_usage=False
-        )
+        former: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
         labels: LabelTokens = LabelTokens.from_pretrained(folder / "tokens", low_cpu_mem_usage=False)
         weights = former.state_dict()
         widened = unet.conv_in.weight.detach().clone().zero_()

@@ -96,9 +96,7 @@ def build_classifier(settings: ClassifierSettings, findings: Sequence[str]) -> F
     return network
 
 
-def positive_weights(
-    labels_NL: Tensor, known_NL: Tensor, largest: float, draws_N: Tensor | None = None
-) -> Tensor:
+def positive_weights(labels_NL: Tensor, known_NL: Tensor, largest: float, draws_N: Tensor | None = None) -> Tensor:
     """Known negatives over known positives of each finding [L], within 1 / largest and largest.
 
     `draws` says how often each image is seen; without it all are seen alike.
@@ -120,9 +118,7 @@ class ClassifierTask(TrainingTask):
     settings: ClassifierSettings
     network: FindingClassifier
 
-    def __init__(
-        self, settings: ClassifierSettings, network: FindingClassifier, images: TrainingImages
-    ) -> None:
+    def __init__(self, settings: ClassifierSettings, network: FindingClassifier, images: TrainingImages) -> None:
         super().__init__(settings, network)
         self.findings = len(network.findings)
         labels, known = images.labels[:, : self.findings], images.known[:, : self.findings]
@@ -189,11 +185,7 @@ class ClassifierTask(TrainingTask):
     def _named(self, figure: str, values: Sequence[float]) -> dict[str, float]:
         """A figure of each finding and their mean; those that are NaN are left out."""
         names = self.network.findings
-        known = {
-            f"{figure}_{name}": value
-            for name, value in zip(names, values, strict=True)
-            if not math.isnan(value)
-        }
+        known = {f"{figure}_{name}": value for name, value in zip(names, values, strict=True) if not math.isnan(value)}
         return {**known, figure: sum(known.values()) / len(known)} if known else {}
 
     def _of_findings(self, regions_BRnn: Tensor) -> Tensor:
@@ -227,8 +219,7 @@ def place_loss(maps_BLmm: Tensor, regions_BLnn: Tensor, absent_BL: Tensor, weigh
     """
     inside = functional.interpolate(regions_BLnn.float(), size=maps_BLmm.shape[-2:], mode="area")
     within, beyond = (
-        (functional.softplus(sign * maps_BLmm) * share).sum(dim=(2, 3))
-        / share.sum(dim=(2, 3)).clamp_min(1e-6)
+        (functional.softplus(sign * maps_BLmm) * share).sum(dim=(2, 3)) / share.sum(dim=(2, 3)).clamp_min(1e-6)
         for sign, share in ((-1, inside), (1, 1 - inside))
     )
     elsewhere = functional.softplus(pooled_logits(maps_BLmm + (1 - inside).clamp_min(1e-6).log()))
