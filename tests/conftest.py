@@ -44,11 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """With pytest-xdist one worker takes all files that need a Ray, from the beginning: there is one head, and its
-    actors are to be disturbed by one test at a time. The others take the rest, file by file."""
+    actors are to be disturbed by one test at a time. The others take the rest, file by file. Faults mostly wait: each
+    goes to a worker that is free, which has a head of its own."""
     from xdist.scheduler import LoadScopeScheduling
 
     class RayTogether(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/faults/"):
+                return nodeid
             file = nodeid.partition("::")[0]
             return "ray" if starts_ray(config.rootpath / file) else file
 

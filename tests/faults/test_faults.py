@@ -6,7 +6,7 @@ After each fault the dataset must be whole, byte for byte that of an undisturbed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,9 +19,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def bed(joined_ray: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    yield Bed(joined_ray, tmp_path_factory.mktemp("faults"))
-    joined_ray.remove_nodes()
+def bed(joined_ray: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Bed:
+    return Bed(joined_ray, tmp_path_factory.mktemp("faults"))
 
 
 def test_the_table_is_whole() -> None:

@@ -20,7 +20,7 @@ TRIES = 3
 
 
 CALM_S = 30
-"""For the load of the tests before this one to fade from the average of a minute."""
+"""For what the tests before this one have left to end."""
 
 
 def busy() -> bool:
@@ -28,11 +28,24 @@ def busy() -> bool:
 
 
 def calm() -> bool:
-    """Whether the machine is left to this test, after a while."""
+    """Whether the machine is left to this test, after a while: half of its time at least is nobody's."""
     deadline = time.monotonic() + CALM_S
-    while busy() and time.monotonic() < deadline:
-        time.sleep(1)
-    return not busy()
+    while not (left := idle_share(2.0) > 0.5) and time.monotonic() < deadline:
+        pass
+    return left
+
+
+def idle_share(seconds: float) -> float:
+    """The part of all cores' time that nobody takes, over some seconds."""
+    before = processor_times()
+    time.sleep(seconds)
+    passed = [now - then for now, then in zip(processor_times(), before, strict=True)]
+    return passed[3] / sum(passed)
+
+
+def processor_times() -> list[int]:
+    """Of all cores, by what they did; the fourth is idle."""
+    return [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
 
 
 def test_four_actors_are_nearly_four_times_one(joined_ray: LocalCluster, tmp_path: Path) -> None:
