@@ -64,21 +64,21 @@ def tars(folder: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_job_and_local_run_make_the_same_bytes(ray_head, tmp_path):
-    """The quickstart, smaller, in two shards: one actor on the head, two on a Ray of the local run's own."""
+    """The quickstart, smaller, in two shards: an actor on the head, one on a Ray of the local run's own."""
     work = tmp_path / "work"
     work.mkdir()
     shutil.copy(QUICKSTART, work)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     entry = [sys.executable, "-m", "xreal_synth.jobs.generate", "quickstart.yaml"]
-    entry += ["--set", "anatomies=2", "--set", "output.shard_samples=1"]
+    entry += ["--set", "anatomies=2", "--set", "output.shard_samples=1", "--set", "compute.actors=1"]
     local = subprocess.run(
-        [*entry, "--output-root", str(tmp_path / "local"), "--set", "compute.actors=2"],
+        [*entry, "--output-root", str(tmp_path / "local")],
         cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,
     )  # fmt: skip
     assert local.returncode == 0, local.stdout + local.stderr
     job = subprocess.run(
         [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", ray_head.jobs,
-         "--working-dir", ".", "--", *entry, "--output-root", str(tmp_path / "job"), "--set", "compute.actors=1"],
+         "--working-dir", ".", "--", *entry, "--output-root", str(tmp_path / "job")],
         cwd=work, env=environment, capture_output=True, text=True, timeout=SUBMIT_S, check=False,
     )  # fmt: skip
     assert job.returncode == 0, job.stdout + job.stderr
