@@ -9,13 +9,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Literal
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import SEPARATE_SPLITS, RowFault, splits_of_patients
 from xreal_synth.prepare.found import FRONTAL, FoundImage, FoundImages, hashed_key
 
-NO_VIEW: Final = "view not given"
 _NAMES = {"valid": "val", "validate": "val", "validation": "val"}
 
 
@@ -95,7 +94,7 @@ def not_frontal(view: str) -> str:
     """Why an image of this view is left out; "" for a frontal image."""
     if view in FRONTAL:
         return ""
-    return f"view {view}" if view else NO_VIEW
+    return f"view {view}" if view else "view not given"
 
 
 def _left_out(image: FoundImage, choice: Choice) -> str:

@@ -29,12 +29,12 @@ from xreal_synth.prepare.found import (
     FoundImage,
     FoundImages,
     SourcePlace,
-    frontal,
     key_of,
+    view_of,
     years,
 )
 from xreal_synth.prepare.labels import Labels, named_labels
-from xreal_synth.prepare.tables import SourceTable, read_table
+from xreal_synth.prepare.tables import SourceTable
 from xreal_synth.storage import Store
 from xreal_synth.uris import local_folder
 
@@ -51,10 +51,9 @@ def find_folder(place: SourcePlace) -> FoundImages:
     image is taken.
     """
     columns = place.columns
-    table = read_table(place.tables, columns.table, (columns.image, columns.patient), place.encoding)
-    reader = _FolderReader(table, columns, place.blank)
     found = FoundImages()
-    found.read(table)
+    table = found.read(place, columns.table, (columns.image, columns.patient))
+    reader = _FolderReader(table, columns, place.blank)
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         name = row[columns.image]
@@ -159,8 +158,7 @@ def _image(path: str, rows: Sequence[Row], reader: _FolderReader, images: Store)
     patient = _one(rows, columns.patient, patient_of)
     if not patient:
         raise BadImage(RowFault.INCOMPLETE, f"nothing in column {columns.patient}")
-    labels = reader.labels(rows)
-    view = _one(rows, columns.view)
+    labels, view = reader.labels(rows), view_of(_one(rows, columns.view))
     mask = _one(rows, columns.mask) if columns.mask else ""
     cells = dict.fromkeys(row.get(columns.boxes, "") for row in rows)
     return FoundImage(
@@ -168,7 +166,7 @@ def _image(path: str, rows: Sequence[Row], reader: _FolderReader, images: Store)
         _spellings(path),
         patient,
         *labels,
-        view=frontal(view) or view,
+        view=view,
         age=years(_one(rows, columns.age)),
         sex=_one(rows, columns.sex),
         boxes=tuple(box for cell in cells for box in share_boxes(cell, columns.name_of)),

@@ -101,9 +101,7 @@ def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], images: int) -> 
 
     Tars of an earlier run are replaced; without the manifest, the folder is not whole.
     """
-    folder = out.local_path
-    assert folder is not None
-    shards = LocalStore(folder / SHARDS)
+    shards = LocalStore(out.local_path / SHARDS)
     shards.delete(MANIFEST)
     written: list[dict[str, str]] = []
     for split in dict.fromkeys(row["split"] for row in rows):
@@ -119,10 +117,8 @@ def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], images: int) -> 
 
 
 def _write_tar(out: LocalStore, shards: LocalStore, name: str, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    folder = out.local_path
-    assert folder is not None
     moved = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as place:
+    with tempfile.TemporaryDirectory(dir=out.local_path, prefix=".tmp-") as place:
         file = Path(place) / name
         with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows:

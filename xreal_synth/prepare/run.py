@@ -7,7 +7,7 @@ content. What the source no longer has is taken away.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -78,7 +78,7 @@ class PreparedImage:
     @property
     def score(self) -> float | None:
         """The segmenter's certainty of the mask, 0..1; None for a mask that was given without one."""
-        return _score(self.image, self.done)
+        return self.image.mask_score if self.image.mask else self.done.score
 
 
 def generate_images(
@@ -109,10 +109,6 @@ def generate_images(
         out.delete(mask_key(key))
     journal.keep(keys)
     return prepared, preparer.refused_masks
-
-
-def _score(image: FoundImage, done: Done) -> float | None:
-    return image.mask_score if image.mask else done.score
 
 
 @dataclass(slots=True)
@@ -189,10 +185,11 @@ class _ImagePreparer:
 
     def _accepted(self, image: FoundImage, done: Done, first: dict[str, str]) -> PreparedImage:
         """Raises BadImage for the second of two with the same pixels, an unsure mask, a box beyond the image."""
-        check_score(_score(image, done), self.task.min_score)
+        prepared = PreparedImage(image, done)
+        check_score(prepared.score, self.task.min_score)
         boxes = placed(image.boxes, done.width, done.height)
         twin = first.setdefault(done.sha256, image.name)
         if twin != image.name:
             raise BadImage(RowFault.DUPLICATE, f"the same pixels as {twin}")
         square = Square.of(done.width, done.height, self.task.shape.fit)
-        return PreparedImage(image, done, square.boxes(boxes, done.width, done.height))
+        return replace(prepared, boxes=square.boxes(boxes, done.width, done.height))
