@@ -9,7 +9,7 @@ import torch
 
 from xreal_synth.training import settings
 from xreal_synth.training.config import config_tree, load_config
-from xreal_synth.training.distill import GuidanceTask, read_teacher
+from xreal_synth.training.distill import GuidanceTask
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_first_stage, patches_of, read_denoiser
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
@@ -97,7 +97,7 @@ def build_task(
             stage = first_stage(model.autoencoder)
             return controls.ControlNetTask(model, stage, trained(model.denoiser), size, findings)
         case settings.GuidanceSettings() as model:
-            return GuidanceTask(read_teacher(model), config.data)
+            return GuidanceTask(model, config.data)
         case settings.ClassifierSettings() as model:
             return evaluators.ClassifierTask(model, evaluators.build_classifier(model, findings), images)
         case settings.SegmenterSettings() as model:

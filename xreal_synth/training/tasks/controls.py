@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import NO_FINDING
-from xreal_synth.models.networks.conditioning import FINDINGS, no_maps
-from xreal_synth.models.networks.controls import CODE_SCALE, MaskController, build_controlnet, hint_side, organ_hint
+from xreal_synth.models.networks.conditioning import FINDINGS, NO_FINDING, no_maps
+from xreal_synth.models.networks.controls import MaskController, build_controlnet, hint_side, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings import ControllerSettings, ControlNetSettings
-from xreal_synth.training.tasks.base import TrainingTask, image_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid, mask_of
 from xreal_synth.training.tasks.denoiser import ddim, noised
 
 
@@ -70,11 +69,6 @@ class ControllerTask(TrainingTask):
         """Three rows: masks, rough images, and the real images of these masks."""
         mask = mask_of(batch.label_map)
         return image_grid([mask, self.network(mask), batch.image])
-
-
-def mask_of(label_map_BHW: Tensor) -> Tensor:
-    """Organ codes [B, H, W] -> the controller's input [B, 1, H, W], codes divided by 4."""
-    return label_map_BHW[:, None].float() / CODE_SCALE
 
 
 class ControlNetTask(TrainingTask):

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.convert.published import XREAL_SIZES
-from xreal_synth.models.networks.conditioning import FINDINGS, MAPS_KEY, LabelTokens, with_maps
+from xreal_synth.models.networks.conditioning import FINDINGS, MAPS_KEY, NO_FINDING, LabelTokens, with_maps
 from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage, reading
 from xreal_synth.training.images import ImageBatch
@@ -107,10 +106,9 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
 
     Raises TrainingError where the folder holds no denoiser of this shape.
     """
-    with reading(
-        "model.init", str(folder), "the folder of a trained denoiser (unet/ and tokens/) of this config's sizes",
-        "give the path of a run's network/, or the config that the denoiser was trained with",
-    ):  # fmt: skip
+    wanted = "the folder of a trained denoiser (unet/ and tokens/) of this config's sizes"
+    hint = "give the path of a run's network/, or the config that the denoiser was trained with"
+    with reading(f"model.init: {str(folder)!r}", wanted, hint):
         former: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
         labels: LabelTokens = LabelTokens.from_pretrained(folder / "tokens", low_cpu_mem_usage=False)
         weights = former.state_dict()
