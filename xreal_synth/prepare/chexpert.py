@@ -94,16 +94,10 @@ def _image(row: Row, named: Labels, root: str) -> FoundImage:
     lateral = (row["Frontal/Lateral"] or side).casefold() != "frontal"
     base = root.rpartition("CheXpert-v1.0 ")[0] if BATCHES[0] in root else root
     in_batches = [f"{base}CheXpert-v1.0 {batch}/{part}" for batch in BATCHES for part in (path, below)]
+    files = (f"{root}{path}", *in_batches)
     view = "LATERAL" if lateral else view_of(row["AP/PA"])
-    age, sex = years(row["Age"]), {"male": "M", "female": "F"}.get(row["Sex"].casefold(), "")
+    age = "" if (given := years(row["Age"])) == "0" else given
+    sex = {"male": "M", "female": "F"}.get(row["Sex"].casefold(), "")
     return FoundImage(
-        key_of(path),
-        (f"{root}{path}", *in_batches),
-        patient,
-        *named,
-        view=view,
-        frontal=not lateral,
-        age="" if age == "0" else age,
-        sex=sex,
-        split=SPLITS[split],
+        key_of(path), files, patient, *named, view=view, frontal=not lateral, age=age, sex=sex, split=SPLITS[split]
     )

@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, h and w latent sides, L labels, D token widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.convert.published import XREAL_SIZES
-from xreal_synth.models.networks.conditioning import FINDINGS, MAPS_KEY, NO_FINDING, LabelTokens, with_maps
+from xreal_synth.models.networks.conditioning import MAPS_KEY, NO_FINDING, LabelTokens, with_maps
 from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage, reading
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings import ControlNetSettings, DenoiserSettings
+from xreal_synth.training.settings import ControlNetSettings, DataSettings, DenoiserSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
 
@@ -140,25 +140,18 @@ def _take_tokens(tokens: LabelTokens, former: LabelTokens) -> None:
 class DenoiserTask(TrainingTask):
     """UNet and label tokens, trained together on the fixed encoder's latents."""
 
-    def __init__(
-        self,
-        settings: DenoiserSettings,
-        autoencoder: FirstStage,
-        image_size: int,
-        findings: Sequence[str] = FINDINGS,
-        region_maps: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, settings: DenoiserSettings, autoencoder: FirstStage, data: DataSettings) -> None:
         self.settings = settings
         self.autoencoder = autoencoder
-        self.region_maps = tuple(region_maps)
+        self.region_maps = data.region_maps
         self.schedule = paper_schedule(settings.prediction)
         channels = autoencoder.latent_channels
-        self.latent_shape = (channels, *[image_size // autoencoder.factor] * 2)
+        self.latent_shape = (channels, *[data.image_size // autoencoder.factor] * 2)
         self.maps = len(self.region_maps) + 1 if self.region_maps else 0
         self.unet = build_unet(settings, channels, self.latent_shape[-1], self.maps)
         if self.region_maps:
             self.unet.register_to_config(**{MAPS_KEY: list(self.region_maps)})
-        self.tokens = LabelTokens(findings, settings.token_width)
+        self.tokens = LabelTokens(data.findings, settings.token_width)
         if settings.init:
             take_weights(self.unet, self.tokens, Path(settings.init))
         self.module = nn.ModuleDict({"unet": self.unet, "tokens": self.tokens})

@@ -82,16 +82,8 @@ _UNKNOWN = -1
 
 def build_classifier(settings: ClassifierSettings, findings: Sequence[str]) -> FindingClassifier:
     """A fresh network for these findings."""
-    network: FindingClassifier = FindingClassifier(
-        kind=settings.kind,
-        inner_size=settings.inner_size,
-        blocks=settings.blocks,
-        width=settings.width,
-        growth=settings.growth,
-        dropout=settings.dropout,
-        findings=findings,
-        places=settings.place_weight > 0,
-    )
+    shape = {key: getattr(settings, key) for key in ("kind", "inner_size", "blocks", "width", "growth", "dropout")}
+    network: FindingClassifier = FindingClassifier(**shape, findings=findings, places=settings.place_weight > 0)
     return network
 
 
