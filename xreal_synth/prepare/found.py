@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Final, Literal
@@ -147,10 +148,11 @@ class FoundImages:
         self.images = [replace(image, boxes=tuple(boxes.get(image.name, ()))) for image in self.images]
         return strangers < len(entries)
 
-    def collect(self, name: str, make: Callable[[], FoundImage]) -> None:
-        """Adds the image that `make` gives, or its refusal."""
+    @contextmanager
+    def refusing(self, name: str) -> Iterator[None]:
+        """Refuses the file `name` where the block raises BadImage."""
         try:
-            self.images.append(make())
+            yield
         except BadImage as bad:
             self.refused.append(bad.refusal(name))
 

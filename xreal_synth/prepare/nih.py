@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from xreal_synth.anatomy.tables import Row
@@ -43,7 +42,8 @@ def find_nih(place: SourcePlace) -> FoundImages:
     files, test = _files(place.images), _test_patients(place.tables, rows)
     for row, (name, named) in zip(rows, labels, strict=True):
         assert name == row["Image Index"]
-        found.collect(name, partial(_image, row, named, files, test))
+        with found.refusing(name):
+            found.images.append(_image(row, named, files, test))
     named_images = {row["Image Index"] for row in table.rows}
     if strangers := sum(name not in named_images for name in files):
         found.left_out["image without a row in the entry table"] = strangers
@@ -57,7 +57,7 @@ def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
     usable: list[Row] = []
     for row in table.rows:
         name = row["Image Index"]
-        try:
+        with found.refusing(name or f"{table.name}: a row without image"):
             if not name or not patient_of(row["Patient ID"]) or not row["Finding Labels"]:
                 raise BadImage(RowFault.INCOMPLETE, "no image, patient or labels")
             named = joined_labels(row["Finding Labels"])
@@ -65,8 +65,6 @@ def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
                 raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside other labels")
             cleaned = {"Finding Labels": "|".join(named), "Patient ID": patient_of(row["Patient ID"])}
             usable.append(row | cleaned | {"Patient Age": years(row["Patient Age"])})
-        except BadImage as bad:
-            found.refused.append(bad.refusal(name or f"{table.name}: a row without image"))
     return usable
 
 

@@ -6,7 +6,6 @@ import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -22,17 +21,7 @@ from xreal_synth.images.manifest import (
     patient_of,
     share_boxes,
 )
-from xreal_synth.prepare.found import (
-    SUFFIXES,
-    Blank,
-    FolderColumns,
-    FoundImage,
-    FoundImages,
-    SourcePlace,
-    key_of,
-    view_of,
-    years,
-)
+from xreal_synth.prepare.found import SUFFIXES, FoundImage, FoundImages, SourcePlace, key_of, view_of, years
 from xreal_synth.prepare.labels import Labels, named_labels
 from xreal_synth.prepare.tables import SourceTable
 from xreal_synth.storage import Store
@@ -53,16 +42,15 @@ def find_folder(place: SourcePlace) -> FoundImages:
     columns = place.columns
     found = FoundImages()
     table = found.read(place, columns.table, (columns.image, columns.patient))
-    reader = _FolderReader(table, columns, place.blank)
+    reader = _FolderReader(table, place)
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         name = row[columns.image]
-        try:
+        with found.refusing(name or "(no image)"):
             rows.setdefault(_inside(name, place.images), []).append(row)
-        except BadImage as bad:
-            found.refused.append(bad.refusal(name or "(no image)"))
     for path, own in rows.items():
-        found.collect(path, partial(_image, path, own, reader, place.images))
+        with found.refusing(path):
+            found.images.append(_image(path, own, reader, place.images))
     if further := len(table.rows) - len(rows) - len(found.refused):
         found.notes.append(f"{table.name}: {further} rows are further ones of an image, and merged")
     if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
@@ -73,9 +61,9 @@ def find_folder(place: SourcePlace) -> FoundImages:
 class _FolderReader:
     """How this table says which labels an image has; raises TrainingError where it cannot."""
 
-    def __init__(self, table: SourceTable, columns: FolderColumns, blank: Blank) -> None:
-        self.columns = columns
-        self._blank = 0.0 if blank == "negative" else math.nan
+    def __init__(self, table: SourceTable, place: SourcePlace) -> None:
+        self.columns = columns = place.columns
+        self._blank = 0.0 if place.blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
         self._findings = {column: name for column in table.columns if (name := columns.name_of(column))}
         missing = [name for name in (columns.mask, columns.split) if name and name not in table.columns]

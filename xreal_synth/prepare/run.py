@@ -15,7 +15,7 @@ from typing import Final
 from xreal_synth.dataset.ahead import in_order
 from xreal_synth.dataset.png import encode_png
 from xreal_synth.images.manifest import BadImage, ImageBox, Refusal, RowFault, placed
-from xreal_synth.prepare.choose import Choice, not_frontal, too_young
+from xreal_synth.prepare.choose import Choice, left_out
 from xreal_synth.prepare.found import Blank, FolderColumns, FoundImage, FoundImages, Kind
 from xreal_synth.prepare.grey import Square, look_of
 from xreal_synth.prepare.images import ReadImage, Shape, add_masks, check_mask, check_score, read_image
@@ -170,18 +170,12 @@ class _ImagePreparer:
             done = self.journal.done.get(image.key)
             if done is None or image.key in self.lost:
                 continue
-            if reason := self._left_out(image, done):
+            view, age = "" if image.view else done.view, "" if image.age else done.age  # what the file alone says
+            if reason := left_out(view, age, self.task.choice, frontal=True):
                 self.found.left_out[reason] += 1
                 continue
-            try:
+            with self.found.refusing(image.name):
                 yield self._accepted(image, done, first)
-            except BadImage as bad:
-                self.found.refused.append(bad.refusal(image.name))
-
-    def _left_out(self, image: FoundImage, done: Done) -> str:
-        """By what the file says and the table does not."""
-        view = not_frontal(done.view) if done.view and not image.view else ""
-        return view or ("" if image.age else too_young(done.age, self.task.choice.min_age))
 
     def _accepted(self, image: FoundImage, done: Done, first: dict[str, str]) -> PreparedImage:
         """Raises BadImage for the second of two with the same pixels, an unsure mask, a box beyond the image."""

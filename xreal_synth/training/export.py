@@ -148,11 +148,11 @@ def make_bundle(
     belong together, AnatomyError for masks.
     """
     refuse_existing(out)
-    if base is None and runs.get("guidance") is None:
+    guidance = runs.get("guidance")
+    if base is None and guidance is None:
         _check_complete({**runs, **words})
     with new_folder(out) as folder:
         fields = None if base is None else _copy_base(describe(base), folder)
-        guidance = runs.get("guidance")
         if guidance is not None and (base is None or runs.get("denoiser") is not None):
             raise TrainingError(
                 found="--guidance without --base" if base is None else "--guidance with --denoiser",

@@ -23,23 +23,18 @@ from xreal_synth.opening import parse_json
 
 
 class KlFirstStage(nn.Module):
-    """diffusers' AutoencoderKL of 1 or 3 channels as a PatchAutoencoder: grey repeated, latents times its scale."""
+    """diffusers' AutoencoderKL of 1 or 3 channels as a PatchAutoencoder: grey repeated, latents times its scale.
+
+    `factor` is the image's side over the latents'.
+    """
 
     def __init__(self, network: AutoencoderKL) -> None:
         super().__init__()
         self.network = network
         self.image_channels = int(network.config.in_channels)
         self.scale = float(network.config.scaling_factor)
-
-    @property
-    def latent_channels(self) -> int:
-        """C of the latents [B, C, h, w]."""
-        return int(self.network.config.latent_channels)
-
-    @property
-    def factor(self) -> int:
-        """The image's side over the latents'."""
-        return 1 << (len(self.network.config.block_out_channels) - 1)
+        self.latent_channels = int(network.config.latent_channels)
+        self.factor = 1 << (len(network.config.block_out_channels) - 1)
 
     def encode(self, image_B1HW: Tensor) -> LatentPosterior:
         """Images [B, 1, H, W] -> the Gaussian over scaled latents [B, C, h, w], fp32."""
@@ -59,8 +54,7 @@ FirstStage = PatchAutoencoder | KlFirstStage
 def stage_of(network: Any) -> FirstStage:
     """An AutoencoderKL or PatchAutoencoder as a first stage, whose weights stay as they are from now on."""
     network.requires_grad_(False).eval()
-    stage: FirstStage = KlFirstStage(network) if isinstance(network, AutoencoderKL) else network
-    return stage
+    return KlFirstStage(network) if isinstance(network, AutoencoderKL) else network
 
 
 @contextmanager
@@ -116,5 +110,4 @@ def patches_of(stage: FirstStage, folder: str) -> PatchAutoencoder:
             wanted="a patch autoencoder",
             hint="set model.kind to kl, or give the folder of a patch autoencoder's run",
         )
-    patches: PatchAutoencoder = stage
-    return patches
+    return stage

@@ -194,17 +194,12 @@ def build_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
     """A fresh network in the layout of the published checkpoints: attention in the middle block alone."""
     levels = len(settings.channels)
     network: AutoencoderKL = AutoencoderKL(
-        in_channels=settings.image_channels,
-        out_channels=settings.image_channels,
-        latent_channels=settings.latent_channels,
-        block_out_channels=settings.channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=settings.blocks,
-        norm_num_groups=settings.groups,
-        scaling_factor=settings.scale_factor,
-        sample_size=image_size,
-    )
+        in_channels=settings.image_channels, out_channels=settings.image_channels,
+        latent_channels=settings.latent_channels, block_out_channels=settings.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=settings.blocks, norm_num_groups=settings.groups,
+        scaling_factor=settings.scale_factor, sample_size=image_size,
+    )  # fmt: skip
     return network
 
 

@@ -24,6 +24,9 @@ from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.settings import ControlNetSettings, DataSettings, DenoiserSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
 
+LevelSettings = DenoiserSettings | ControlNetSettings
+"""They say how noise levels are drawn."""
+
 
 def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> DDIMScheduler:
     """The paper's betas, .0015 to .0295 linear in their roots over 1000 steps."""
@@ -36,9 +39,7 @@ def log_snr(schedule: DDIMScheduler) -> Tensor:
     return (alphas / (1 - alphas)).log()
 
 
-def draw_steps(
-    log_snr_T: Tensor, draws: BatchPart, generator: torch.Generator, settings: DenoiserSettings | ControlNetSettings
-) -> Tensor:
+def draw_steps(log_snr_T: Tensor, draws: BatchPart, generator: torch.Generator, settings: LevelSettings) -> Tensor:
     """[B] steps: by a normal in log signal-to-noise ratio, a share of them uniform over the schedule."""
     wanted = draws.normal(generator=generator) * settings.log_snr_std + settings.log_snr_mean
     nearest = torch.searchsorted(-log_snr_T, -wanted).clamp_max(len(log_snr_T) - 1)
@@ -48,11 +49,7 @@ def draw_steps(
 
 
 def noised(
-    z: Tensor,
-    draws: BatchPart,
-    generator: torch.Generator,
-    schedule: DDIMScheduler,
-    settings: DenoiserSettings | ControlNetSettings,
+    z: Tensor, draws: BatchPart, generator: torch.Generator, schedule: DDIMScheduler, settings: LevelSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Latents -> the same noised to steps of their own, the steps [B], and what a denoiser should make of them."""
     steps = draw_steps(log_snr(schedule), draws, generator, settings).to(z.device)
@@ -80,18 +77,12 @@ def build_unet(
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in settings.attention]
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(settings.attention)]
     unet: UNet2DConditionModel = UNet2DConditionModel(
-        sample_size=latent_size,
-        in_channels=latent_channels + maps,
-        out_channels=latent_channels,
-        layers_per_block=settings.layers,
-        block_out_channels=settings.channels,
-        down_block_types=tuple(down),
-        up_block_types=tuple(up),
-        cross_attention_dim=settings.token_width,
-        attention_head_dim=settings.heads,
-        addition_embed_type="text" if settings.pooled_labels else None,
-        addition_embed_type_num_heads=settings.heads,
-    )
+        sample_size=latent_size, in_channels=latent_channels + maps, out_channels=latent_channels,
+        layers_per_block=settings.layers, block_out_channels=settings.channels,
+        down_block_types=tuple(down), up_block_types=tuple(up),
+        cross_attention_dim=settings.token_width, attention_head_dim=settings.heads,
+        addition_embed_type="text" if settings.pooled_labels else None, addition_embed_type_num_heads=settings.heads,
+    )  # fmt: skip
     if settings.pooled_labels:
         nn.init.zeros_(unet.add_embedding.norm2.weight)
     unet.set_attn_processor(AttnProcessor())
@@ -225,8 +216,7 @@ class DenoiserTask(TrainingTask):
             return torch.ones(len(steps), device=steps.device)
         snr = log_snr(self.schedule)[steps.cpu()].exp().to(steps.device)
         scale = snr + 1 if self.settings.prediction == "v_prediction" else snr
-        weights: Tensor = snr.clamp_max(gamma) / scale
-        return weights
+        return snr.clamp_max(gamma) / scale
 
     def _sample(
         self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, maps: Tensor | None = None
@@ -246,5 +236,4 @@ class DenoiserTask(TrainingTask):
             guided: Tensor = v_null + guidance * (v_label - v_null)
             return guided
 
-        image: Tensor = self.autoencoder.decode(ddim(self.schedule, noise, predict))
-        return image
+        return self.autoencoder.decode(ddim(self.schedule, noise, predict))
