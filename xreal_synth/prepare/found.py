@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
+from xreal_synth.anatomy.tables import Table
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import image_label
 from xreal_synth.images.boxes import BadBoxes, TableEntry, boxes_by_image, read_entries
 from xreal_synth.images.manifest import BOXES, BadImage, Refusal, RowFault
-from xreal_synth.prepare.tables import SourceTable, read_table
+from xreal_synth.prepare.tables import read_table
 from xreal_synth.storage import Store
 
 Kind = Literal["nih", "mimic", "chexpert", "folder"]
@@ -124,10 +125,9 @@ class FoundImages:
         """Notes a file that cannot be used, with its kind of fault and the reason in words."""
         self.refused.append(Refusal(file, fault, reason))
 
-    def read(self, place: SourcePlace, name: str, needed: Sequence[str]) -> SourceTable:
+    def read(self, place: SourcePlace, name: str, needed: Sequence[str]) -> Table:
         """A table of the source, noted; its rows with more or fewer cells are refused. Raises TrainingError."""
-        table = read_table(place.tables, name, needed, place.encoding)
-        self.tables[name] = table.sha256
+        table, self.tables[name] = read_table(place.tables, name, needed, place.encoding)
         for line in table.torn:
             self.refuse(f"{name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
         return table

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from xreal_synth.anatomy.tables import Row
+from xreal_synth.anatomy.tables import Row, Table
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault, patient_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of
 from xreal_synth.prepare.labels import Labels, dataset_labels, has_known_labels
-from xreal_synth.prepare.tables import SourceTable, first_name
+from xreal_synth.prepare.tables import first_name
 
 LICENCE = (
     "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "
@@ -51,7 +51,7 @@ def find_mimic(place: SourcePlace) -> FoundImages:
     return found
 
 
-def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> SourceTable:
+def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> Table:
     name = first_name(place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table")
     table = found.read(place, name, needed)
     ids = [name for name in ("subject_id", "study_id") if name in table.columns]
@@ -75,9 +75,7 @@ def _labelled(row: Row, found: FoundImages) -> bool:
     return known
 
 
-def _labels(
-    labels: SourceTable, metadata: SourceTable, images: list[Row], place: SourcePlace
-) -> list[tuple[Row, Labels]]:
+def _labels(labels: Table, metadata: Table, images: list[Row], place: SourcePlace) -> list[tuple[Row, Labels]]:
     """Images with their study's labels, in the dataset's order: by study as in the label table."""
     shown = {_study(row) for row in images}
     wanted = [row for row in labels.rows if _study(row) in shown]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xreal_synth.anatomy.tables import Row
@@ -14,7 +15,7 @@ from xreal_synth.opening import unzipped
 from xreal_synth.prepare.choose import Shares, split_of
 from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels
-from xreal_synth.prepare.tables import SourceTable, first_name
+from xreal_synth.prepare.tables import first_name
 from xreal_synth.storage import Store, sha256_bytes
 
 LICENCE = (
@@ -34,8 +35,9 @@ TRAIN_AND_VAL = Shares(0.875, 0.125)
 def find_nih(place: SourcePlace) -> FoundImages:
     """The images of the entry table; labels by torchxrayvision's NIH_Dataset."""
     found = FoundImages()
-    table = found.read(place, first_name(place.tables, ENTRIES, "NIH's entry table"), NEEDED)
-    rows = _usable(table, found)
+    entries = first_name(place.tables, ENTRIES, "NIH's entry table")
+    table = found.read(place, entries, NEEDED)
+    rows = _usable(table.rows, entries, found)
     healthy = [row["Finding Labels"] == NO_FINDING for row in rows]
     tables = {"csvpath": (table.columns, rows)}
     labels = dataset_labels("NIH_Dataset", tables, "Image Index", place.blank, healthy)
@@ -52,12 +54,12 @@ def find_nih(place: SourcePlace) -> FoundImages:
     return found
 
 
-def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
+def _usable(rows: Sequence[Row], table: str, found: FoundImages) -> list[Row]:
     """Rows with an image and labels that are known; torchxrayvision would take any other for negative."""
     usable: list[Row] = []
-    for row in table.rows:
+    for row in rows:
         name = row["Image Index"]
-        with found.refusing(name or f"{table.name}: a row without image"):
+        with found.refusing(name or f"{table}: a row without image"):
             if not name or not patient_of(row["Patient ID"]) or not row["Finding Labels"]:
                 raise BadImage(RowFault.INCOMPLETE, "no image, patient or labels")
             named = joined_labels(row["Finding Labels"])
