@@ -144,7 +144,7 @@ def test_the_loss_counts_a_region_as_often_as_the_config_says(runs: dict[str, Pa
         torch.manual_seed(0)
         settings = DenoiserSettings(channels=(32, 32), attention=(False, True), token_width=8, region_weight=weight)
         first_stage = load_first_stage(str(runs["autoencoder"] / "network" / "vae"))
-        task = DenoiserTask(settings, first_stage, 32, region_maps=("Pneumonia",))
+        task = DenoiserTask(settings, first_stage, DataSettings(image_size=32, region_maps=("Pneumonia",)))
         labels = torch.ones(2, 6) > 0
         regions = torch.zeros(2, 2, SIDE, SIDE)
         regions[:, 0, : SIDE // 2] = 1

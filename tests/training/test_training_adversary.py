@@ -20,7 +20,7 @@ from xreal_synth.training.losses import (
     fooling_loss,
     load_perceptual,
 )
-from xreal_synth.training.settings import AutoencoderSettings, DenoiserSettings
+from xreal_synth.training.settings import AutoencoderSettings, DataSettings, DenoiserSettings
 from xreal_synth.training.tasks.autoencoder import AutoencoderTask, Redenoiser, continued_autoencoder
 from xreal_synth.training.tasks.denoiser import DenoiserTask
 
@@ -98,7 +98,9 @@ def task_with(tmp_path: Path, **settings: object) -> AutoencoderTask:
     network = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     network.fit_patches(images(8))
     denoiser = DenoiserTask(
-        DenoiserSettings(channels=(32, 32), attention=(False, True), token_width=8), copy.deepcopy(network), 64
+        DenoiserSettings(channels=(32, 32), attention=(False, True), token_width=8),
+        copy.deepcopy(network),
+        DataSettings(image_size=64),
     )
     denoiser.save(tmp_path / "denoiser")
     OrganSegmenter(inner_size=32, channels=(8, 8)).save_pretrained(tmp_path / "segmenter")

@@ -17,7 +17,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import load_first_stage, read_denoiser
 from xreal_synth.training.images import ImageBatch
 from xreal_synth.training.run import train
-from xreal_synth.training.settings import ControlNetSettings, DenoiserSettings
+from xreal_synth.training.settings import ControlNetSettings, DataSettings, DenoiserSettings
 from xreal_synth.training.tasks.controls import ControlNetTask
 from xreal_synth.training.tasks.denoiser import build_unet
 
@@ -34,8 +34,8 @@ def task_of(runs: dict[str, Path], **changes: Any) -> ControlNetTask:
     settings = ControlNetSettings(
         denoiser=str(runs["denoiser"] / "network"), **{"hint_channels": (4, 8, 8, 8), **changes}
     )
-    folder = runs["autoencoder"] / "network" / "vae"
-    return ControlNetTask(settings, load_first_stage(str(folder)), read_denoiser(settings.denoiser), 32)
+    first_stage = load_first_stage(str(runs["autoencoder"] / "network" / "vae"))
+    return ControlNetTask(settings, first_stage, read_denoiser(settings.denoiser), DataSettings(image_size=32))
 
 
 def loss_of(task: ControlNetTask, images: ImageBatch) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from xreal_synth.training.images import ImageBatch, load_images
 from xreal_synth.training.run import train
 from xreal_synth.training.settings import DataSettings, KlControllerSettings
 from xreal_synth.training.tasks.autoencoder import KlControllerTask, build_kl
-from xreal_synth.training.tasks.controls import mask_of
+from xreal_synth.training.tasks.base import mask_of
 
 Config = Callable[..., Path]
 WORDS = {"name": "kl", "licence": "CC0-1.0", "training_data": "made-up images"}

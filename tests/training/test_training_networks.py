@@ -12,9 +12,11 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.networks.segmenters import OrganSegmenter
 from xreal_synth.training.draws import whole
 from xreal_synth.training.losses import gradient_loss, soft_dice_loss, texture_loss
-from xreal_synth.training.settings import ControllerSettings, DenoiserSettings
+from xreal_synth.training.settings import ControllerSettings, DataSettings, DenoiserSettings
 from xreal_synth.training.tasks.controls import build_controller
 from xreal_synth.training.tasks.denoiser import DenoiserTask, draw_steps, log_snr
+
+DATA = DataSettings(image_size=32)
 
 
 def smooth_images(count: int, side: int = 32) -> torch.Tensor:
@@ -99,7 +101,7 @@ def test_many_findings_have_prompts_of_a_few_at_once() -> None:
 
 def test_noise_levels_crowd_in_the_middle() -> None:
     first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
-    task = DenoiserTask(DenoiserSettings(channels=(32, 32), attention=(False, True)), first_stage, 32)
+    task = DenoiserTask(DenoiserSettings(channels=(32, 32), attention=(False, True)), first_stage, DATA)
     steps = draw_steps(log_snr(task.schedule), whole(20_000), torch.Generator().manual_seed(0), task.settings)
     assert 0 <= int(steps.min()) < int(steps.max()) <= 999
     around = log_snr(task.schedule)[steps].median()
@@ -109,7 +111,7 @@ def test_noise_levels_crowd_in_the_middle() -> None:
 @pytest.mark.parametrize(("prediction", "high"), [("v_prediction", 1.0), ("epsilon", 5.0)])
 def test_min_snr_weights_clean_steps_less(prediction: str, high: float) -> None:
     settings = DenoiserSettings(channels=(32, 32), attention=(False, True), prediction=prediction, min_snr_gamma=5.0)
-    task = DenoiserTask(settings, PatchAutoencoder(refiner_width=8, refiner_blocks=1), 32)
+    task = DenoiserTask(settings, PatchAutoencoder(refiner_width=8, refiner_blocks=1), DATA)
     assert task.schedule.config.prediction_type == prediction
     snr = log_snr(task.schedule).exp()
     weights = task.weights(torch.arange(1000))
@@ -122,9 +124,9 @@ def test_min_snr_weights_clean_steps_less(prediction: str, high: float) -> None:
 def test_a_denoiser_goes_on_from_another_and_the_new_label_path_starts_silent(tmp_path: Path) -> None:
     first_stage = PatchAutoencoder(refiner_width=8, refiner_blocks=1)
     shape = {"channels": (32, 32), "attention": (False, True), "token_width": 16}
-    former = DenoiserTask(DenoiserSettings(**shape), first_stage, 32)
+    former = DenoiserTask(DenoiserSettings(**shape), first_stage, DATA)
     former.save(tmp_path)
-    task = DenoiserTask(DenoiserSettings(**shape, init=str(tmp_path), pooled_labels=True), first_stage, 32)
+    task = DenoiserTask(DenoiserSettings(**shape, init=str(tmp_path), pooled_labels=True), first_stage, DATA)
     z, t = torch.randn(2, 8, 4, 4), torch.tensor([3, 700])
     labels = torch.tensor([[True] + [False] * 5, [False] * 5 + [True]])
     with torch.no_grad():
@@ -132,10 +134,10 @@ def test_a_denoiser_goes_on_from_another_and_the_new_label_path_starts_silent(tm
         after = task.unet(z, t, task.tokens(labels)).sample
     assert torch.equal(before, after)
     with pytest.raises(TrainingError, match=r"model\.init"):
-        DenoiserTask(DenoiserSettings(**shape, init=str(tmp_path / "nowhere")), first_stage, 32)
+        DenoiserTask(DenoiserSettings(**shape, init=str(tmp_path / "nowhere")), first_stage, DATA)
     wide = DenoiserSettings(channels=(32, 64), attention=(False, True), token_width=16, init=str(tmp_path))
     with pytest.raises(TrainingError, match="size mismatch"):
-        DenoiserTask(wide, first_stage, 32)
+        DenoiserTask(wide, first_stage, DATA)
 
 
 def test_losses_are_least_for_the_same_image() -> None:

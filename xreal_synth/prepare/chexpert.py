@@ -10,9 +10,8 @@ from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault
-from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
+from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels, has_known_labels
-from xreal_synth.prepare.tables import SourceTable, read_table
 
 LICENCE = (
     "CheXpert (Irvin et al., AAAI 2019): Stanford University School of Medicine CheXpert Dataset Research Use "
@@ -33,15 +32,16 @@ def find_chexpert(place: SourcePlace) -> FoundImages:
     """The images of train.csv and valid.csv (one may be missing); labels by torchxrayvision's CheX_Dataset."""
     found = FoundImages()
     root, tables = _tables(place)
-    for table in tables:
-        found.read(table)
+    for name in tables:
+        table = found.read(place, name, NEEDED)
         rows = [row for row in (dict.fromkeys(FACTS, "") | row for row in table.rows) if _usable(row, found)]
-        for row, named in zip(rows, _labels(rows, table, place), strict=True):
+        for row, named in zip(rows, _labels(rows, table.columns, place), strict=True):
             found.images.append(_image(row, named, root))
     return found
 
 
-def _tables(place: SourcePlace) -> tuple[str, list[SourceTable]]:
+def _tables(place: SourcePlace) -> tuple[str, list[str]]:
+    """Where the images lie, and the names of the tables that are there."""
     names = [(root, name) for root in ROOTS for name in TABLES.values()]
     root = next((root for root, name in names if place.images.exists(f"{root}{name}")), "")
     store = place.tables
@@ -52,8 +52,7 @@ def _tables(place: SourcePlace) -> tuple[str, list[SourceTable]]:
             wanted="CheXpert's tables",
             hint="give the folder that holds CheXpert-v1.0-small/, or --tables",
         )
-    tables = [f"{own}{name}" for name in TABLES.values() if store.exists(f"{own}{name}")]
-    return root, [read_table(store, name, NEEDED, place.encoding) for name in tables]
+    return root, [f"{own}{name}" for name in TABLES.values() if store.exists(f"{own}{name}")]
 
 
 def _usable(row: Row, found: FoundImages) -> bool:
@@ -74,17 +73,13 @@ def _usable(row: Row, found: FoundImages) -> bool:
     return known
 
 
-def _labels(rows: list[Row], table: SourceTable, place: SourcePlace) -> list[Labels]:
+def _labels(rows: list[Row], columns: tuple[str, ...], place: SourcePlace) -> list[Labels]:
     """All rows as train/..: CheX_Dataset finds the patient behind the word that its table's path holds."""
-    import torchxrayvision as xrv
-
-    if not rows:
-        return []
     renamed = [{**row, "Path": f"CheXpert-v1.0-small/train/{_parts(row)[2]}"} for row in rows]
-    columns = tuple(dict.fromkeys((*table.columns, *FACTS)))
-    read, labels = dataset_labels(xrv.datasets.CheX_Dataset, {"csvpath": (columns, renamed)}, place.blank)
-    assert read["Path"].tolist() == [row["Path"] for row in renamed]
-    return labels
+    tables = {"csvpath": (tuple(dict.fromkeys((*columns, *FACTS))), renamed)}
+    found = dataset_labels("CheX_Dataset", tables, "Path", place.blank)
+    assert [path for path, _ in found] == [row["Path"] for row in renamed]
+    return [labels for _, labels in found]
 
 
 def _parts(row: Row) -> tuple[str, ...]:
@@ -99,16 +94,10 @@ def _image(row: Row, named: Labels, root: str) -> FoundImage:
     lateral = (row["Frontal/Lateral"] or side).casefold() != "frontal"
     base = root.rpartition("CheXpert-v1.0 ")[0] if BATCHES[0] in root else root
     in_batches = [f"{base}CheXpert-v1.0 {batch}/{part}" for batch in BATCHES for part in (path, below)]
-    view = "LATERAL" if lateral else frontal(row["AP/PA"]) or row["AP/PA"]
-    age, sex = years(row["Age"]), {"male": "M", "female": "F"}.get(row["Sex"].casefold(), "")
+    files = (f"{root}{path}", *in_batches)
+    view = "LATERAL" if lateral else view_of(row["AP/PA"])
+    age = "" if (given := years(row["Age"])) == "0" else given
+    sex = {"male": "M", "female": "F"}.get(row["Sex"].casefold(), "")
     return FoundImage(
-        key_of(path),
-        (f"{root}{path}", *in_batches),
-        patient,
-        *named,
-        view=view,
-        frontal=not lateral,
-        age="" if age == "0" else age,
-        sex=sex,
-        split=SPLITS[split],
+        key_of(path), files, patient, *named, view=view, frontal=not lateral, age=age, sex=sex, split=SPLITS[split]
     )

@@ -9,13 +9,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Literal
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import SEPARATE_SPLITS, RowFault, splits_of_patients
 from xreal_synth.prepare.found import FRONTAL, FoundImage, FoundImages, hashed_key
 
-NO_VIEW: Final = "view not given"
 _NAMES = {"valid": "val", "validate": "val", "validation": "val"}
 
 
@@ -61,7 +60,7 @@ def choose(found: FoundImages, choice: Choice) -> list[FoundImage]:
         )
     kept = []
     for image in _distinct(found):
-        if reason := _left_out(image, choice):
+        if reason := left_out(image.view, image.age, choice, frontal=image.frontal):
             found.left_out[reason] += 1
         else:
             kept.append(image)
@@ -91,23 +90,14 @@ def _distinct(found: FoundImages) -> list[FoundImage]:
     ]
 
 
-def not_frontal(view: str) -> str:
-    """Why an image of this view is left out; "" for a frontal image."""
-    if view in FRONTAL:
-        return ""
-    return f"view {view}" if view else NO_VIEW
+def left_out(view: str, age: str, choice: Choice, *, frontal: bool) -> str:
+    """Why an image of this view, of a patient of this age, is left out; "" for one that is taken.
 
-
-def _left_out(image: FoundImage, choice: Choice) -> str:
-    reason = not_frontal(image.view)
-    if reason and not ((choice.any_view or image.frontal) and not image.view):
-        return reason
-    return too_young(image.age, choice.min_age)
-
-
-def too_young(age: str, least: int) -> str:
-    """Why an image of a patient of this age is left out; "" for one old enough, or of unknown age."""
-    return f"younger than {least}" if age and int(age) < least else ""
+    Without a view it is taken where it is `frontal` or any view will do, without an age always.
+    """
+    if view not in FRONTAL and (view or not (frontal or choice.any_view)):
+        return f"view {view}" if view else "view not given"
+    return f"younger than {choice.min_age}" if age and int(age) < choice.min_age else ""
 
 
 def _official(images: Sequence[FoundImage], found: FoundImages) -> Iterator[FoundImage]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -78,10 +79,8 @@ def prepare(
     made_so = {"kind": task.kind, "size": task.shape.size, "fit": task.shape.fit}
     journal = PrepareJournal(task.out, made_so)
     on_start(len(chosen))
-    try:
+    with closing(journal):
         images, refused_masks = generate_images(task, place.images, out, chosen, found, segmenter, journal, on_images)
-    finally:
-        journal.close()
     found.notes += _notes(place, found, journal)
     refused = [asdict(refusal) for refusal in found.refused]
     out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import BadImage, RowFault
 from xreal_synth.opening import MAX_PIXELS
-from xreal_synth.prepare.found import frontal, years
+from xreal_synth.prepare.found import view_of, years
 from xreal_synth.prepare.grey import PERCENTILES, scaled
 
 PREAMBLE = 128
@@ -157,4 +157,4 @@ def _facts(dataset: Any) -> Facts:
         view = view or _text(code, "CodeMeaning")
     side = "LATERAL" if "lateral" in view.casefold() or view in ("LL", "RL") else view
     sex = _text(dataset, "PatientSex").upper()
-    return Facts(frontal(view) or side, years(_text(dataset, "PatientAge")), sex if sex in ("M", "F") else "")
+    return Facts(view_of(side), years(_text(dataset, "PatientAge")), sex if sex in ("M", "F") else "")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
+from xreal_synth.anatomy.tables import Table
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import image_label
 from xreal_synth.images.boxes import BadBoxes, TableEntry, boxes_by_image, read_entries
 from xreal_synth.images.manifest import BOXES, BadImage, Refusal, RowFault
-from xreal_synth.prepare.tables import SourceTable
+from xreal_synth.prepare.tables import read_table
 from xreal_synth.storage import Store
 
 Kind = Literal["nih", "mimic", "chexpert", "folder"]
@@ -123,11 +125,12 @@ class FoundImages:
         """Notes a file that cannot be used, with its kind of fault and the reason in words."""
         self.refused.append(Refusal(file, fault, reason))
 
-    def read(self, table: SourceTable) -> None:
-        """Notes a table that is read; its rows with more or fewer cells are refused."""
-        self.tables[table.name] = table.sha256
+    def read(self, place: SourcePlace, name: str, needed: Sequence[str]) -> Table:
+        """A table of the source, noted; its rows with more or fewer cells are refused. Raises TrainingError."""
+        table, self.tables[name] = read_table(place.tables, name, needed, place.encoding)
         for line in table.torn:
-            self.refuse(f"{table.name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+            self.refuse(f"{name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
+        return table
 
     def box(self, data: bytes, name: str, columns: FolderColumns) -> bool:
         """Gives the images the boxes of a list in place of their own; whether there is one. Raises TrainingError."""
@@ -145,10 +148,11 @@ class FoundImages:
         self.images = [replace(image, boxes=tuple(boxes.get(image.name, ()))) for image in self.images]
         return strangers < len(entries)
 
-    def collect(self, name: str, make: Callable[[], FoundImage]) -> None:
-        """Adds the image that `make` gives, or its refusal."""
+    @contextmanager
+    def refusing(self, name: str) -> Iterator[None]:
+        """Refuses the file `name` where the block raises BadImage."""
         try:
-            self.images.append(make())
+            yield
         except BadImage as bad:
             self.refused.append(bad.refusal(name))
 
@@ -172,10 +176,10 @@ def hashed_key(key: str, name: str) -> str:
     return f"{key[:_LONGEST_KEY]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def frontal(view: str) -> str:
-    """PA or AP of a view as sets and archives write it, "" for any other."""
+def view_of(view: str) -> str:
+    """PA or AP of a view as sets and archives write it, any other as it is."""
     name = view.strip().upper()
-    return next((known for known, written in _VIEWS.items() if written.fullmatch(name)), "")
+    return next((known for known, written in _VIEWS.items() if written.fullmatch(name)), view)
 
 
 def years(age: str) -> str:

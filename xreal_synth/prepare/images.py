@@ -96,12 +96,8 @@ def _given_mask(data: bytes, name: str, image: tuple[int, int], shape: Shape) ->
         raise BadImage(RowFault.MASK_UNREADABLE, f"{name}: {error.found}") from error
     height, width = mask.shape
     if height * image[1] != width * image[0]:
-        raise BadImage(RowFault.MASK_SHAPE, f"mask {name} is {_sides(mask.shape)}, image is {_sides(image)}")
+        raise BadImage(RowFault.MASK_SHAPE, f"mask {name} is {width} x {height}, image is {image[1]} x {image[0]}")
     return Square.of(width, height, shape.fit).mask(mask, shape.size)
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"
 
 
 def add_masks(images: Sequence[ReadImage], segmenter: Masker | None) -> list[ReadImage]:

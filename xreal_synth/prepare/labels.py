@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,22 @@ from xreal_synth.images.manifest import BESIDE_NO_FINDING
 from xreal_synth.prepare.found import Blank
 
 Labels = tuple[tuple[str, ...], tuple[str, ...]]
-
-
 Tables = Mapping[str, tuple[Sequence[str], Sequence[Row]]]
 """Columns and rows of a dataset's CSV files by the argument that names the file."""
 
 
 def dataset_labels(
-    kind: Callable[..., Any], tables: Tables, blank: Blank, healthy: Sequence[bool | None] | None = None
-) -> tuple[Any, list[Labels]]:
-    """The table of a TorchXRayVision dataset of all views and all images of a patient, and the labels of its rows.
+    kind: str, tables: Tables, key: str, blank: Blank, healthy: Sequence[bool | None] | None = None
+) -> list[tuple[str, Labels]]:
+    """The labels of the rows of a TorchXRayVision dataset of all views and all images of a patient, in its order, each
+    beside its cell of the column `key`.
 
     `healthy` says which images have no finding; by default the table's own column does. TorchXRayVision makes
     -1 and an empty cell both "no information"; with `blank="negative"` an empty cell counts as 0, and -1 stays
     unknown. Labels that the set does not have are unknown. Raises TrainingError.
     """
+    if not tables["csvpath"][1]:
+        return []
     dataset = _opened(kind, tables)
     names = [name for name in map(image_label, dataset.pathologies) if name is not None]
     assert len(names) == len(dataset.pathologies), f"{dataset.pathologies} are not all in findings.py"
@@ -45,11 +46,13 @@ def dataset_labels(
     if healthy is None:
         healthy = [{1.0: True, 0.0: False}.get(cell) for cell in dataset.csv[NO_FINDING].tolist()]
     labels = [named_labels(names, row, none) for row, none in zip(values.tolist(), healthy, strict=True)]
-    return dataset.csv, labels
+    return list(zip(dataset.csv[key].astype(str), labels, strict=True))
 
 
-def _opened(kind: Callable[..., Any], tables: Tables) -> Any:
+def _opened(kind: str, tables: Tables) -> Any:
     """TorchXRayVision reads local files only, and some of its classes want columns in one form alone."""
+    import torchxrayvision as xrv
+
     with tempfile.TemporaryDirectory(prefix="xr-tables-") as folder:
         places = {}
         for argument, (columns, rows) in tables.items():
@@ -60,10 +63,10 @@ def _opened(kind: Callable[..., Any], tables: Tables) -> Any:
                 writer.writeheader()
                 writer.writerows(rows)
         try:
-            return kind(imgpath=folder, views=["*"], unique_patients=False, **places)
+            return getattr(xrv.datasets, kind)(imgpath=folder, views=["*"], unique_patients=False, **places)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(
-                found=f"torchxrayvision's {kind.__name__} cannot read these tables: {error!r}",
+                found=f"torchxrayvision's {kind} cannot read these tables: {error!r}",
                 wanted="the tables of the set as they were published",
                 hint="fetch them again; `xreal-synth prepare folder` takes tables of any form",
             ) from error

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from xreal_synth.anatomy.tables import Row
+from xreal_synth.anatomy.tables import Row, Table
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import RowFault, patient_of
-from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of
+from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of
 from xreal_synth.prepare.labels import Labels, dataset_labels, has_known_labels
-from xreal_synth.prepare.tables import SourceTable, first_name, read_table
+from xreal_synth.prepare.tables import first_name
 
 LICENCE = (
     "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "
@@ -26,7 +26,7 @@ IMAGE_ROOTS = (*ROOTS, "mimic-cxr/2.0.0/", "mimic-cxr/2.1.0/", "files/mimic-cxr/
 ENDINGS = (".jpg", ".dcm", ".png")
 FIRST_IMAGES = 20
 METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
-LABELS = ("subject_id", "study_id", *(name for name in CHEXPERT14))
+LABELS = ("subject_id", "study_id", *CHEXPERT14)
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 
 
@@ -51,10 +51,9 @@ def find_mimic(place: SourcePlace) -> FoundImages:
     return found
 
 
-def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> SourceTable:
+def _table(place: SourcePlace, part: str, needed: tuple[str, ...], found: FoundImages) -> Table:
     name = first_name(place.tables, [f"{root}{PREFIX}-{part}.csv" for root in ROOTS], f"MIMIC-CXR-JPG's {part} table")
-    table = read_table(place.tables, name, needed, place.encoding)
-    found.read(table)
+    table = found.read(place, name, needed)
     ids = [name for name in ("subject_id", "study_id") if name in table.columns]
     return replace(table, rows=tuple(row | {name: patient_of(row[name]) for name in ids} for row in table.rows))
 
@@ -76,20 +75,13 @@ def _labelled(row: Row, found: FoundImages) -> bool:
     return known
 
 
-def _labels(
-    labels: SourceTable, metadata: SourceTable, images: list[Row], place: SourcePlace
-) -> list[tuple[Row, Labels]]:
+def _labels(labels: Table, metadata: Table, images: list[Row], place: SourcePlace) -> list[tuple[Row, Labels]]:
     """Images with their study's labels, in the dataset's order: by study as in the label table."""
-    import torchxrayvision as xrv
-
-    if not images:
-        return []
     shown = {_study(row) for row in images}
     wanted = [row for row in labels.rows if _study(row) in shown]
     tables = {"csvpath": (labels.columns, wanted), "metacsvpath": (metadata.columns, images)}
-    read, named = dataset_labels(xrv.datasets.MIMIC_Dataset, tables, place.blank)
     by_id = {row["dicom_id"]: row for row in images}
-    return [(by_id[name], own) for name, own in zip(read["dicom_id"].astype(str), named, strict=True)]
+    return [(by_id[name], own) for name, own in dataset_labels("MIMIC_Dataset", tables, "dicom_id", place.blank)]
 
 
 def _splits(place: SourcePlace, found: FoundImages) -> dict[str, str]:
@@ -118,6 +110,5 @@ def _places(place: SourcePlace, images: list[Row]) -> list[tuple[str, str]]:
 def _image(row: Row, named: Labels, splits: dict[str, str], places: list[tuple[str, str]]) -> FoundImage:
     path = _path(row)
     files = tuple(f"{root}{path}{ending}" for root, ending in places)
-    name, patient, view = row["dicom_id"], row["subject_id"], row["ViewPosition"]
-    view, split = frontal(view) or view, splits.get(name, "")
-    return FoundImage(key_of(name), files, patient, *named, view=view, split=split)
+    name, view = row["dicom_id"], view_of(row["ViewPosition"])
+    return FoundImage(key_of(name), files, row["subject_id"], *named, view=view, split=splits.get(name, ""))

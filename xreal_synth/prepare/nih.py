@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from xreal_synth.anatomy.tables import Row
@@ -13,9 +13,9 @@ from xreal_synth.findings import NO_FINDING
 from xreal_synth.images.manifest import BadImage, RowFault, joined_labels, patient_of
 from xreal_synth.opening import unzipped
 from xreal_synth.prepare.choose import Shares, split_of
-from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, frontal, key_of, years
+from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of, years
 from xreal_synth.prepare.labels import Labels, dataset_labels
-from xreal_synth.prepare.tables import SourceTable, first_name, read_table
+from xreal_synth.prepare.tables import first_name
 from xreal_synth.storage import Store, sha256_bytes
 
 LICENCE = (
@@ -35,13 +35,17 @@ TRAIN_AND_VAL = Shares(0.875, 0.125)
 def find_nih(place: SourcePlace) -> FoundImages:
     """The images of the entry table; labels by torchxrayvision's NIH_Dataset."""
     found = FoundImages()
-    table = read_table(place.tables, first_name(place.tables, ENTRIES, "NIH's entry table"), NEEDED, place.encoding)
-    found.read(table)
-    rows = _usable(table, found)
-    labels = _labels(place, table, rows)
+    entries = first_name(place.tables, ENTRIES, "NIH's entry table")
+    table = found.read(place, entries, NEEDED)
+    rows = _usable(table.rows, entries, found)
+    healthy = [row["Finding Labels"] == NO_FINDING for row in rows]
+    tables = {"csvpath": (table.columns, rows)}
+    labels = dataset_labels("NIH_Dataset", tables, "Image Index", place.blank, healthy)
     files, test = _files(place.images), _test_patients(place.tables, rows)
-    for row, named in zip(rows, labels, strict=True):
-        found.collect(row["Image Index"], partial(_image, row, named, files, test))
+    for row, (name, named) in zip(rows, labels, strict=True):
+        assert name == row["Image Index"]
+        with found.refusing(name):
+            found.images.append(_image(row, named, files, test))
     named_images = {row["Image Index"] for row in table.rows}
     if strangers := sum(name not in named_images for name in files):
         found.left_out["image without a row in the entry table"] = strangers
@@ -50,12 +54,12 @@ def find_nih(place: SourcePlace) -> FoundImages:
     return found
 
 
-def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
+def _usable(rows: Sequence[Row], table: str, found: FoundImages) -> list[Row]:
     """Rows with an image and labels that are known; torchxrayvision would take any other for negative."""
     usable: list[Row] = []
-    for row in table.rows:
+    for row in rows:
         name = row["Image Index"]
-        try:
+        with found.refusing(name or f"{table}: a row without image"):
             if not name or not patient_of(row["Patient ID"]) or not row["Finding Labels"]:
                 raise BadImage(RowFault.INCOMPLETE, "no image, patient or labels")
             named = joined_labels(row["Finding Labels"])
@@ -63,21 +67,7 @@ def _usable(table: SourceTable, found: FoundImages) -> list[Row]:
                 raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside other labels")
             cleaned = {"Finding Labels": "|".join(named), "Patient ID": patient_of(row["Patient ID"])}
             usable.append(row | cleaned | {"Patient Age": years(row["Patient Age"])})
-        except BadImage as bad:
-            found.refused.append(bad.refusal(name or f"{table.name}: a row without image"))
     return usable
-
-
-def _labels(place: SourcePlace, table: SourceTable, rows: list[Row]) -> list[Labels]:
-    import torchxrayvision as xrv
-
-    if not rows:
-        return []
-    healthy = [row["Finding Labels"] == NO_FINDING for row in rows]
-    tables = {"csvpath": (table.columns, rows)}
-    read, labels = dataset_labels(xrv.datasets.NIH_Dataset, tables, place.blank, healthy)
-    assert read["Image Index"].tolist() == [row["Image Index"] for row in rows]
-    return labels
 
 
 def _add_boxes(place: SourcePlace, found: FoundImages) -> None:
@@ -116,6 +106,6 @@ def _image(row: Row, named: Labels, files: dict[str, str], test: set[str] | None
     split = ""
     if test is not None:
         split = "test" if patient in test else split_of(patient, TRAIN_AND_VAL)
-    view, age = frontal(row["View Position"]) or row["View Position"], row["Patient Age"]
+    view, age = view_of(row["View Position"]), row["Patient Age"]
     sex = next((row[column] for column in SEX if column in row), "")
     return FoundImage(key_of(name), (files[name],), patient, *named, view=view, age=age, sex=sex, split=split)

@@ -6,11 +6,10 @@ import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Final
 
-from xreal_synth.anatomy.tables import Row
+from xreal_synth.anatomy.tables import Row, Table
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
 from xreal_synth.images.manifest import (
@@ -22,19 +21,8 @@ from xreal_synth.images.manifest import (
     patient_of,
     share_boxes,
 )
-from xreal_synth.prepare.found import (
-    SUFFIXES,
-    Blank,
-    FolderColumns,
-    FoundImage,
-    FoundImages,
-    SourcePlace,
-    frontal,
-    key_of,
-    years,
-)
+from xreal_synth.prepare.found import SUFFIXES, FoundImage, FoundImages, SourcePlace, key_of, view_of, years
 from xreal_synth.prepare.labels import Labels, named_labels
-from xreal_synth.prepare.tables import SourceTable, read_table
 from xreal_synth.storage import Store
 from xreal_synth.uris import local_folder
 
@@ -50,39 +38,36 @@ def find_folder(place: SourcePlace) -> FoundImages:
     any of them says; it is refused where they disagree. A view that is given must be frontal; without views every
     image is taken.
     """
-    columns = place.columns
-    table = read_table(place.tables, columns.table, (columns.image, columns.patient), place.encoding)
-    reader = _FolderReader(table, columns, place.blank)
-    found = FoundImages()
-    found.read(table)
+    columns, file, found = place.columns, place.columns.table, FoundImages()
+    table = found.read(place, file, (columns.image, columns.patient))
+    reader = _FolderReader(table, place)
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         name = row[columns.image]
-        try:
+        with found.refusing(name or "(no image)"):
             rows.setdefault(_inside(name, place.images), []).append(row)
-        except BadImage as bad:
-            found.refused.append(bad.refusal(name or "(no image)"))
     for path, own in rows.items():
-        found.collect(path, partial(_image, path, own, reader, place.images))
+        with found.refusing(path):
+            found.images.append(_image(path, own, reader, place.images))
     if further := len(table.rows) - len(rows) - len(found.refused):
-        found.notes.append(f"{table.name}: {further} rows are further ones of an image, and merged")
+        found.notes.append(f"{file}: {further} rows are further ones of an image, and merged")
     if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
-        found.notes.append(f"{table.name}: {len(unread)} ages cannot be read, e.g. {unread[0]!r}; taken as not known")
+        found.notes.append(f"{file}: {len(unread)} ages cannot be read, e.g. {unread[0]!r}; taken as not known")
     return found
 
 
 class _FolderReader:
     """How this table says which labels an image has; raises TrainingError where it cannot."""
 
-    def __init__(self, table: SourceTable, columns: FolderColumns, blank: Blank) -> None:
-        self.columns = columns
-        self._blank = 0.0 if blank == "negative" else math.nan
+    def __init__(self, table: Table, place: SourcePlace) -> None:
+        self.columns = columns = place.columns
+        self._blank = 0.0 if place.blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
         self._findings = {column: name for column in table.columns if (name := columns.name_of(column))}
         missing = [name for name in (columns.mask, columns.split) if name and name not in table.columns]
         if missing or not (self._joined or self._findings):
             raise TrainingError(
-                found=f"{table.name}: no column {', '.join(missing or [columns.labels])}; its columns are "
+                found=f"{columns.table}: no column {', '.join(missing or [columns.labels])}; its columns are "
                 f"{', '.join(table.columns)}",
                 wanted="a column of joined label names, or columns named like findings with 1, 0, -1 or nothing",
                 hint="name the column with --labels-column, or findings with --rename 'Your name=Effusion'",
@@ -90,7 +75,7 @@ class _FolderReader:
         names = list(self._findings.values())
         if not self._joined and (twice := sorted({name for name in names if names.count(name) > 1})):
             raise TrainingError(
-                found=f"{table.name}: several columns mean {', '.join(twice)}", wanted="one column a finding",
+                found=f"{columns.table}: several columns mean {', '.join(twice)}", wanted="one column a finding",
                 hint="leave one out with --rename 'Your column='",
             )  # fmt: skip
         self._used = self._used_names(table) if self._joined else ()
@@ -136,7 +121,7 @@ class _FolderReader:
             raise BadImage(RowFault.BAD_VALUE, f"{column} is {text!r}, wanted 1, 0, -1 or nothing")
         return value
 
-    def _used_names(self, table: SourceTable) -> tuple[str, ...]:
+    def _used_names(self, table: Table) -> tuple[str, ...]:
         cells = (cell for row in table.rows for cell in (row[self.columns.labels], row.get(self.columns.unknown, "")))
         used = {self.columns.name_of(part.strip()) for cell in cells for part in cell.split(self.columns.separator)}
         return tuple(name for name in IMAGE_LABELS if name in used and name != NO_FINDING)
@@ -159,8 +144,7 @@ def _image(path: str, rows: Sequence[Row], reader: _FolderReader, images: Store)
     patient = _one(rows, columns.patient, patient_of)
     if not patient:
         raise BadImage(RowFault.INCOMPLETE, f"nothing in column {columns.patient}")
-    labels = reader.labels(rows)
-    view = _one(rows, columns.view)
+    labels, view = reader.labels(rows), view_of(_one(rows, columns.view))
     mask = _one(rows, columns.mask) if columns.mask else ""
     cells = dict.fromkeys(row.get(columns.boxes, "") for row in rows)
     return FoundImage(
@@ -168,7 +152,7 @@ def _image(path: str, rows: Sequence[Row], reader: _FolderReader, images: Store)
         _spellings(path),
         patient,
         *labels,
-        view=frontal(view) or view,
+        view=view,
         age=years(_one(rows, columns.age)),
         sex=_one(rows, columns.sex),
         boxes=tuple(box for cell in cells for box in share_boxes(cell, columns.name_of)),

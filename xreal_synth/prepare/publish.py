@@ -27,14 +27,10 @@ from xreal_synth.storage import LocalStore
 REFUSED: Final = "refused.json"
 SHARDS: Final = "shards"
 PREPARED: Final = "prepared.json"
-COLUMNS: Final = (
-    "image", "original_id", "patient_id", "view", "age", "sex", "labels", "unknown", "boxes_xywh_norm", "native",
-    "mask_source", "mask_score", "mask", "split",
-)  # fmt: skip
 
 
 def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dict[str, str]]:
-    """The manifest's rows by column."""
+    """The manifest's rows by column, in the columns' order."""
     rows = []
     for image in images:
         source, done = image.image, image.done
@@ -59,10 +55,10 @@ def manifest_rows(images: Iterable[PreparedImage], mask_source: str) -> list[dic
     return rows
 
 
-def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]], columns: Sequence[str] = COLUMNS) -> None:
+def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]]) -> None:
     """Replaces manifest.csv; cells that a spreadsheet would take for a formula begin with an apostrophe."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
+    writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows({name: for_csv(cell) for name, cell in row.items()} for row in rows)
     out.replace(MANIFEST, text.getvalue().encode())
@@ -101,9 +97,7 @@ def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], images: int) -> 
 
     Tars of an earlier run are replaced; without the manifest, the folder is not whole.
     """
-    folder = out.local_path
-    assert folder is not None
-    shards = LocalStore(folder / SHARDS)
+    shards = LocalStore(out.local_path / SHARDS)
     shards.delete(MANIFEST)
     written: list[dict[str, str]] = []
     for split in dict.fromkeys(row["split"] for row in rows):
@@ -115,14 +109,12 @@ def write_tars(out: LocalStore, rows: Sequence[dict[str, str]], images: int) -> 
     for key in shards.list(""):
         if key.endswith(".tar") and key not in named:
             shards.delete(key)
-    write_manifest(shards, written, (*COLUMNS, "shard"))
+    write_manifest(shards, written)
 
 
 def _write_tar(out: LocalStore, shards: LocalStore, name: str, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    folder = out.local_path
-    assert folder is not None
     moved = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as place:
+    with tempfile.TemporaryDirectory(dir=out.local_path, prefix=".tmp-") as place:
         file = Path(place) / name
         with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows:

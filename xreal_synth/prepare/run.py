@@ -7,7 +7,7 @@ content. What the source no longer has is taken away.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 from xreal_synth.dataset.ahead import in_order
 from xreal_synth.dataset.png import encode_png
 from xreal_synth.images.manifest import BadImage, ImageBox, Refusal, RowFault, placed
-from xreal_synth.prepare.choose import Choice, not_frontal, too_young
+from xreal_synth.prepare.choose import Choice, left_out
 from xreal_synth.prepare.found import Blank, FolderColumns, FoundImage, FoundImages, Kind
 from xreal_synth.prepare.grey import Square, look_of
 from xreal_synth.prepare.images import ReadImage, Shape, add_masks, check_mask, check_score, read_image
@@ -78,7 +78,7 @@ class PreparedImage:
     @property
     def score(self) -> float | None:
         """The segmenter's certainty of the mask, 0..1; None for a mask that was given without one."""
-        return _score(self.image, self.done)
+        return self.image.mask_score if self.image.mask else self.done.score
 
 
 def generate_images(
@@ -109,10 +109,6 @@ def generate_images(
         out.delete(mask_key(key))
     journal.keep(keys)
     return prepared, preparer.refused_masks
-
-
-def _score(image: FoundImage, done: Done) -> float | None:
-    return image.mask_score if image.mask else done.score
 
 
 @dataclass(slots=True)
@@ -174,25 +170,20 @@ class _ImagePreparer:
             done = self.journal.done.get(image.key)
             if done is None or image.key in self.lost:
                 continue
-            if reason := self._left_out(image, done):
+            view, age = "" if image.view else done.view, "" if image.age else done.age  # what the file alone says
+            if reason := left_out(view, age, self.task.choice, frontal=True):
                 self.found.left_out[reason] += 1
                 continue
-            try:
+            with self.found.refusing(image.name):
                 yield self._accepted(image, done, first)
-            except BadImage as bad:
-                self.found.refused.append(bad.refusal(image.name))
-
-    def _left_out(self, image: FoundImage, done: Done) -> str:
-        """By what the file says and the table does not."""
-        view = not_frontal(done.view) if done.view and not image.view else ""
-        return view or ("" if image.age else too_young(done.age, self.task.choice.min_age))
 
     def _accepted(self, image: FoundImage, done: Done, first: dict[str, str]) -> PreparedImage:
         """Raises BadImage for the second of two with the same pixels, an unsure mask, a box beyond the image."""
-        check_score(_score(image, done), self.task.min_score)
+        prepared = PreparedImage(image, done)
+        check_score(prepared.score, self.task.min_score)
         boxes = placed(image.boxes, done.width, done.height)
         twin = first.setdefault(done.sha256, image.name)
         if twin != image.name:
             raise BadImage(RowFault.DUPLICATE, f"the same pixels as {twin}")
         square = Square.of(done.width, done.height, self.task.shape.fit)
-        return PreparedImage(image, done, square.boxes(boxes, done.width, done.height))
+        return replace(prepared, boxes=square.boxes(boxes, done.width, done.height))

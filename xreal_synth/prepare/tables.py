@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from xreal_synth.anatomy import tables
-from xreal_synth.anatomy.tables import Row
+from xreal_synth.anatomy.tables import Table, parse_table
 from xreal_synth.errors import StorageError, TrainingError
 from xreal_synth.opening import unzipped
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.uris import is_remote
-
-
-@dataclass(frozen=True, slots=True)
-class SourceTable:
-    """A table: its name, columns, rows with the right number of cells, and the others' line numbers."""
-
-    name: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    torn: tuple[int, ...]
-    sha256: str
 
 
 def first_name(store: Store, names: Sequence[str], what: str) -> str:
@@ -38,13 +25,16 @@ def first_name(store: Store, names: Sequence[str], what: str) -> str:
     )
 
 
-def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig") -> SourceTable:
-    """A table, gzipped if its name ends in .gz. Raises TrainingError: unreadable, no rows, columns missing."""
+def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig") -> tuple[Table, str]:
+    """A table, gzipped if its name ends in .gz, and its file's sha256.
+
+    Raises TrainingError: unreadable, no rows, columns missing.
+    """
     where = f"{store.uri}/{name}"
     try:
         data = store.read_bytes(name)
         plain = unzipped(data) if name.endswith(".gz") else data
-        table = tables.parse_table(plain, needed, encoding)
+        table = parse_table(plain, needed, encoding)
     except (StorageError, ValueError, LookupError) as error:
         raise _unreadable(where, encoding, error) from error
     missing = [column for column in needed if column not in table.columns]
@@ -55,7 +45,7 @@ def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "
             wanted=f"a table with the columns {', '.join(needed)}",
             hint="give the set's own table, or name your columns (--help)",
         )
-    return SourceTable(name, table.columns, table.rows, table.torn, sha256_bytes(data))
+    return table, sha256_bytes(data)
 
 
 def read_beside(store: Store, name: str) -> bytes:

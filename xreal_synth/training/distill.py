@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Final
@@ -63,27 +62,15 @@ class PromptChanges(nn.Module):
         return torch.cat([weights[:, :latents], weights[:, latents:] + PLACE_STEP * self.places], dim=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """A bundle's frozen networks, its prompts' tokens [L, D] and its schedule's cumulative alphas [T]."""
-
-    info: BundleInfo
-    unet: Any
-    vae: Any
-    embeddings: dict[str, Tensor]
-    alphas: Tensor
-    prediction: Any
-
-
-def read_teacher(settings: GuidanceSettings) -> Teacher:
+def _guided_bundle(name: str) -> BundleInfo:
     """The config's bundle. Raises TrainingError where its defaults have no guidance that a prompt can stand for,
     BundleError for a bundle that cannot be read."""
-    if not settings.bundle:
+    if not name:
         raise TrainingError(
             found="no model.bundle", wanted="the bundle whose guidance is distilled",
             hint="--set model.bundle=xreal-mini, or a path",
         )  # fmt: skip
-    info = describe(settings.bundle)
+    info = describe(name)
     by_regions = info.defaults.mode == "joint" and not info.region_maps
     if info.defaults.guidance == 1 or by_regions:
         why = "asks for each finding in its region by evaluations of their own" if by_regions else "has none"
@@ -92,36 +79,35 @@ def read_teacher(settings: GuidanceSettings) -> Teacher:
             wanted="guidance of a whole prediction: another mode than joint, or a denoiser with region maps",
             hint="distil a bundle that is guided so",
         )
-    unet, vae = (load_network(info, part).requires_grad_(False).eval() for part in ("unet", "vae"))
-    schedule = read_json(info, "scheduler/scheduler_config.json")
-    return Teacher(info, unet, vae, read_embeddings(info), alphas_from(schedule), schedule["prediction_type"])
+    return info
 
 
 class GuidanceTask(TrainingTask):
-    """Changes of tokens, trained against the guided prediction of the bundle that they belong to."""
+    """Changes of tokens, trained against the guided prediction of the bundle that they belong to: its frozen networks,
+    its prompts' tokens [L, D] and its schedule's cumulative alphas [T]. Raises TrainingError, BundleError."""
 
-    def __init__(self, teacher: Teacher, data: DataSettings) -> None:
-        info, defaults = teacher.info, teacher.info.defaults
+    def __init__(self, settings: GuidanceSettings, data: DataSettings) -> None:
+        info = _guided_bundle(settings.bundle)
         _check_fits(info, data)
-        self.teacher, self.info, self.findings = teacher, info, data.findings
-        self.unet, self.vae = teacher.unet, teacher.vae
+        self.info, self.findings, defaults = info, data.findings, info.defaults
+        frozen: list[Any] = [load_network(info, part).requires_grad_(False).eval() for part in ("unet", "vae")]
+        self.unet, self.vae = frozen
+        schedule = read_json(info, "scheduler/scheduler_config.json")
+        self.embeddings, self.alphas = read_embeddings(info), alphas_from(schedule)
+        self.prediction = schedule["prediction_type"]
         first = int(defaults.branch * defaults.steps) if defaults.mode == "branch" else 0
         self.timesteps = torch.tensor(mode_timesteps(defaults.steps, defaults.mode, defaults.spacing)[first:])
-        weights, tokens = self.unet.conv_in.weight, next(iter(teacher.embeddings.values()))
+        weights, tokens = self.unet.conv_in.weight, next(iter(self.embeddings.values()))
         places = weights[:, info.latent_shape[0] :].shape
         self.module: PromptChanges = PromptChanges(len(self.findings), tokens.shape, places)
-
-    def to(self, device: torch.device) -> None:
-        """Moves the changes and the frozen networks to a device."""
-        for part in (self.module, self.unet, self.vae):
-            part.to(device)
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared difference to the guided prediction; `undistilled` is that of the prompts as they were."""
         z, named, maps = self._latents(batch.image), *self._asked(batch)
         steps = self.timesteps[batch.draws.integers(len(self.timesteps), generator=generator)]
         noise = batch.draws.normal(*z.shape[1:], generator=generator).to(z.device)
-        noisy = _noised(z, noise, self.teacher.alphas[steps].to(z))
+        abar = self.alphas[steps].to(z)[:, None, None, None]
+        noisy = abar.sqrt() * z + (1 - abar).sqrt() * noise
         plain, guided, distilled = self._predictions(noisy, steps.to(z.device), named, maps)
         return {"loss": (distilled - guided).pow(2).mean(), "undistilled": (plain - guided).pow(2).mean()}
 
@@ -131,11 +117,11 @@ class GuidanceTask(TrainingTask):
         distilled."""
         z, named, maps = self._latents(batch.image), *self._asked(batch)
         t = int(self.timesteps[len(self.timesteps) // 3])
-        abar = float(self.teacher.alphas[t])
+        abar = float(self.alphas[t])
         noisy = q_sample(z, abar, torch.randn(z.shape, generator=generator).to(z.device))
         times = torch.full((len(z),), t, device=z.device)
         seen = [
-            split_prediction(self.teacher.prediction, out, noisy, abar)[0] / self.info.scale_factor
+            split_prediction(self.prediction, out, noisy, abar)[0] / self.info.scale_factor
             for out in self._predictions(noisy, times, named, maps)
         ]
         low, high = self.info.value_range
@@ -156,13 +142,13 @@ class GuidanceTask(TrainingTask):
     @torch.no_grad()
     def table(self) -> dict[str, Tensor]:
         """Every prompt of the bundle -> its tokens [L, D], new where it names findings that were learnt."""
-        found, change = dict(self.teacher.embeddings), self.module.tokens.float().cpu()
+        found, change = dict(self.embeddings), self.module.tokens.float().cpu()
         count = len(self.findings)
         most = count if count <= ALL_TOGETHER else AT_ONCE
         for chosen in chain.from_iterable(combinations(range(count), size) for size in range(1, most + 1)):
             prompt = joint_prompt(self.info, [self.findings[one] for one in chosen])
             if prompt in found:
-                found[prompt] = self.teacher.embeddings[prompt] + change[list(chosen)].sum(dim=0)
+                found[prompt] = self.embeddings[prompt] + change[list(chosen)].sum(dim=0)
         return found
 
     def _latents(self, image_B1HW: Tensor) -> Tensor:
@@ -180,7 +166,7 @@ class GuidanceTask(TrainingTask):
             placed = maps.flatten(2).amax(dim=2) > 0
             order = [self.info.region_maps.index(one) for one in self.findings]
             named = named & placed[:, order]
-        known = [self._prompt(row) in self.teacher.embeddings for row in named.tolist()]
+        known = [self._prompt(row) in self.embeddings for row in named.tolist()]
         first = named & (named.cumsum(dim=1) == 1)
         named = torch.where(torch.tensor(known, device=named.device)[:, None], named, first)
         if maps is not None:
@@ -195,7 +181,7 @@ class GuidanceTask(TrainingTask):
 
     def _predictions(self, z: Tensor, t: Tensor, named: Tensor, maps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The denoiser's raw output [B, C, h, w] by the prompts as they were, guided, and by the new tokens."""
-        embeddings, defaults = self.teacher.embeddings, self.info.defaults
+        embeddings, defaults = self.embeddings, self.info.defaults
         tokens = torch.stack([embeddings[self._prompt(row)] for row in named.tolist()]).to(z)
         null = embeddings[self.info.null_prompt].to(z).expand_as(tokens)
         nowhere = None if maps is None else torch.zeros_like(maps)
@@ -209,11 +195,6 @@ class GuidanceTask(TrainingTask):
         changed = {"conv_in.weight": self.module.new_weights(self.unet.conv_in.weight)}
         found = functional_call(self.unet, changed, (seen, t, self.module.new_tokens(tokens, named)))
         return plain, wanted, found.sample.float()
-
-
-def _noised(z: Tensor, noise: Tensor, abar_B: Tensor) -> Tensor:
-    abar = abar_B[:, None, None, None]
-    return abar.sqrt() * z + (1 - abar).sqrt() * noise
 
 
 def _check_fits(info: BundleInfo, data: DataSettings) -> None:
@@ -235,7 +216,8 @@ def take_distilled(base: BundleInfo, network: Path, folder: Path) -> None:
 
     Raises TrainingError for a run of another bundle.
     """
-    with reading("--guidance", str(network), "the run of xreal-synth train distill-guidance", "give its --out folder"):
+    wanted = "the run of xreal-synth train distill-guidance"
+    with reading(f"--guidance: {str(network)!r}", wanted, "give its --out folder"):
         with safe_open(network / EMBEDDINGS, "pt") as tokens:
             teacher = tokens.metadata()[TEACHER]
         for name in (EMBEDDINGS, UNET):

@@ -154,8 +154,8 @@ def _first_stage(config: TrainConfig, path: Path, folder: str) -> FirstStage:
 
 def _denoiser(config: TrainConfig, path: Path, folder: str) -> TrainedDenoiser:
     if folder:
-        with reading("model.denoiser", folder, "the folder of a trained network", "correct the path") as root:
-            shape = parse_json(read_file(root / "unet" / "config.json"))
+        with reading(f"model.denoiser: {folder!r}", "the folder of a trained network", "correct the path"):
+            shape = parse_json(read_file(Path(folder) / "unet" / "config.json"))
             unet: Any = UNet2DConditionModel.from_config(shape)
     else:
         family = load_config("denoiser", _beside(path, config.network, "denoiser"))

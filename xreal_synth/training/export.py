@@ -31,6 +31,7 @@ from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.opening import parse_json
 from xreal_synth.training.distill import take_distilled
+from xreal_synth.training.first_stage import reading
 from xreal_synth.training.fit_bank import fit_bank
 from xreal_synth.training.fit_detail import fit_detail
 from xreal_synth.training.session import new_version
@@ -87,10 +88,8 @@ def load_part(folder: Path, kinds: Mapping[str, Any]) -> Any:
     wanted, name = f"a trained {' or '.join(kinds)}", str(part_config(folder, RUN).get("_class_name"))
     if name not in kinds:
         raise TrainingError(found=f"{folder / 'config.json'}: a {name}", wanted=wanted, hint=RUN)
-    try:
+    with reading(str(folder), wanted, RUN):
         return kinds[name].from_pretrained(folder, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as error:
-        raise TrainingError(found=f"{folder}: {error}", wanted=wanted, hint=RUN) from error
 
 
 def share_first_stage(controller: MaskController, autoencoder: PatchAutoencoder) -> None:
@@ -149,11 +148,11 @@ def make_bundle(
     belong together, AnatomyError for masks.
     """
     refuse_existing(out)
-    if base is None and runs.get("guidance") is None:
+    guidance = runs.get("guidance")
+    if base is None and guidance is None:
         _check_complete({**runs, **words})
     with new_folder(out) as folder:
         fields = None if base is None else _copy_base(describe(base), folder)
-        guidance = runs.get("guidance")
         if guidance is not None and (base is None or runs.get("denoiser") is not None):
             raise TrainingError(
                 found="--guidance without --base" if base is None else "--guidance with --denoiser",
@@ -262,12 +261,9 @@ def _prompts(tokens: Path, knows_regions: bool) -> Prompts:
 
 def part_config(folder: Path, hint: str = "give the run that makes it, or a --base that has it") -> dict[str, Any]:
     """A part's config.json; raises TrainingError."""
-    try:
-        config: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(
-            found=f"{folder / 'config.json'}: {error}", wanted="a part with its configuration", hint=hint
-        ) from error
+    file = folder / "config.json"
+    with reading(str(file), "a part with its configuration", hint):
+        config: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
     return config
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from xreal_synth.errors import TrainingError
@@ -22,23 +23,18 @@ from xreal_synth.opening import parse_json
 
 
 class KlFirstStage(nn.Module):
-    """diffusers' AutoencoderKL of 1 or 3 channels as a PatchAutoencoder: grey repeated, latents times its scale."""
+    """diffusers' AutoencoderKL of 1 or 3 channels as a PatchAutoencoder: grey repeated, latents times its scale.
+
+    `factor` is the image's side over the latents'.
+    """
 
     def __init__(self, network: AutoencoderKL) -> None:
         super().__init__()
         self.network = network
         self.image_channels = int(network.config.in_channels)
         self.scale = float(network.config.scaling_factor)
-
-    @property
-    def latent_channels(self) -> int:
-        """C of the latents [B, C, h, w]."""
-        return int(self.network.config.latent_channels)
-
-    @property
-    def factor(self) -> int:
-        """The image's side over the latents'."""
-        return 1 << (len(self.network.config.block_out_channels) - 1)
+        self.latent_channels = int(network.config.latent_channels)
+        self.factor = 1 << (len(network.config.block_out_channels) - 1)
 
     def encode(self, image_B1HW: Tensor) -> LatentPosterior:
         """Images [B, 1, H, W] -> the Gaussian over scaled latents [B, C, h, w], fp32."""
@@ -58,17 +54,16 @@ FirstStage = PatchAutoencoder | KlFirstStage
 def stage_of(network: Any) -> FirstStage:
     """An AutoencoderKL or PatchAutoencoder as a first stage, whose weights stay as they are from now on."""
     network.requires_grad_(False).eval()
-    stage: FirstStage = KlFirstStage(network) if isinstance(network, AutoencoderKL) else network
-    return stage
+    return KlFirstStage(network) if isinstance(network, AutoencoderKL) else network
 
 
 @contextmanager
-def reading(key: str, folder: str, wanted: str, hint: str) -> Iterator[Path]:
-    """The folder that the config's `key` names; what its reading meets is raised as a TrainingError."""
+def reading(what: str, wanted: str, hint: str) -> Iterator[None]:
+    """While the block lasts, what the reading of `what` meets is raised as a TrainingError."""
     try:
-        yield Path(folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise TrainingError(found=f"{key}: {folder!r}: {error}", wanted=wanted, hint=hint) from error
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(found=f"{what}: {error}", wanted=wanted, hint=hint) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +77,9 @@ class TrainedDenoiser:
 
 def read_denoiser(folder: str, hint: str = "") -> TrainedDenoiser:
     """A trained denoiser from its run's network/; raises TrainingError."""
-    with reading(
-        "model.denoiser", folder, "the folder of a trained denoiser (unet/, tokens/ and scheduler/)",
-        f"train it first and give its path: --set model.denoiser=OUT/network{hint}",
-    ) as root:  # fmt: skip
+    root, wanted = Path(folder), "the folder of a trained denoiser (unet/, tokens/ and scheduler/)"
+    hint = f"train it first and give its path: --set model.denoiser=OUT/network{hint}"
+    with reading(f"model.denoiser: {folder!r}", wanted, hint):
         unet = UNet2DConditionModel.from_pretrained(root / "unet", low_cpu_mem_usage=False)
         tokens = LabelTokens.from_pretrained(root / "tokens", low_cpu_mem_usage=False)
         schedule = DDIMScheduler.from_pretrained(root / "scheduler")
@@ -97,11 +91,9 @@ def load_first_stage(folder: str, *, weights: bool = True) -> FirstStage:
 
     Raises TrainingError.
     """
-    with reading(
-        "model.autoencoder", folder, "the folder of a trained autoencoder (its vae/)",
-        "train it first and give its path: --set model.autoencoder=OUT/network/vae",
-    ) as root:  # fmt: skip
-        config = parse_json((root / "config.json").read_text(encoding="utf-8"))
+    hint = "train it first and give its path: --set model.autoencoder=OUT/network/vae"
+    with reading(f"model.autoencoder: {folder!r}", "the folder of a trained autoencoder (its vae/)", hint):
+        config = parse_json((Path(folder) / "config.json").read_text(encoding="utf-8"))
         kind = NETWORKS["vae"].get(config["_class_name"])
         if kind is None:
             raise ValueError(f"its config.json names a {config['_class_name']}")
@@ -118,5 +110,4 @@ def patches_of(stage: FirstStage, folder: str) -> PatchAutoencoder:
             wanted="a patch autoencoder",
             hint="set model.kind to kl, or give the folder of a patch autoencoder's run",
         )
-    patches: PatchAutoencoder = stage
-    return patches
+    return stage

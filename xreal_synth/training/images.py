@@ -7,11 +7,10 @@ side, H = W the side asked for, L labels, R findings with a map, m = SIDE the ma
 from __future__ import annotations
 
 import json
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import FINDINGS, NO_FINDING, REGIONS
 from xreal_synth.images.files import ImageFiles, ImagePair, checked_pair
 from xreal_synth.images.manifest import BadImage, ImageRow, Refusal, RowFault, fault_counts, read_manifest
-from xreal_synth.storage import Store, open_store
+from xreal_synth.storage import open_store
 from xreal_synth.training.draws import BatchPart, plain_view, warped_view, whole
 from xreal_synth.training.settings import DataSettings, DrawSettings
 from xreal_synth.types import Mask, NormBox
@@ -94,7 +94,6 @@ def box_map(box: NormBox) -> Maps:
 Device = torch.device | str
 SPLITS = ("train", "val")
 NAMED_IN_ERRORS = 20
-_READ_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +192,17 @@ def load_images(data: str | Path, settings: DataSettings, report: Path | None = 
         taken = [row for row in taken if not row.unknown and {*row.labels} <= {NO_FINDING}]
     rows = {split: [row for row in taken if row.split == split][: settings.limit] for split in SPLITS}
     refused, stacks = list(manifest.refused), {split: _Stack() for split in SPLITS}
-    side = 0
-    for row, found in _read_pairs(store, [row for split in SPLITS for row in rows[split]]):
+    files, side = ImageFiles(store), 0
+    for row, pair in in_order(partial(_read_pair, files), chain(*rows.values()), readers(store, decoding=True)):
         try:
-            pair = found.result()
+            if isinstance(pair, BadImage):
+                raise pair
             side = side or len(pair.image)
             _check_size(pair, side, settings.image_size)
             stacks[row.split].add(row, pair, len(rows[row.split]))
         except BadImage as bad:
             refused.append(bad.refusal(row.image))
+    files.close()
     used = sum(len(stack.rows) for stack in stacks.values())
     if report is not None:
         report.write_text(json.dumps([asdict(r) for r in refused], indent=1), encoding="utf-8")
@@ -256,27 +257,16 @@ class _Stack:
             known=torch.tensor([[name not in row.unknown for name in names] for row in self.rows]),
             settings=settings,
             regions=None if regions is None else torch.from_numpy(regions),
-            weights=None
-            if settings.draw is None
-            else torch.from_numpy(draw_weights(self.rows, settings.draw, regions)),
+            weights=torch.from_numpy(draw_weights(self.rows, settings.draw, regions)) if settings.draw else None,
         )
 
 
-def _read_pairs(store: Store, rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, Future[ImagePair]]]:
-    """Every row with its pair, in order; reading and decoding run ahead in threads."""
-    files = ImageFiles(store)
-
-    def read(row: ImageRow) -> ImagePair:
-        return checked_pair(*files.pair(row), f"mask {row.mask}")
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        ahead: deque[tuple[ImageRow, Future[ImagePair]]] = deque()
-        for row in rows:
-            ahead.append((row, pool.submit(read, row)))
-            if len(ahead) == _READ_AHEAD:
-                yield ahead.popleft()
-        yield from ahead
-    files.close()
+def _read_pair(files: ImageFiles, row: ImageRow) -> tuple[ImageRow, ImagePair | BadImage]:
+    """The row with its pair, or with why there is none."""
+    try:
+        return row, checked_pair(*files.pair(row), f"mask {row.mask}")
+    except BadImage as bad:
+        return row, bad
 
 
 def _check_size(pair: ImagePair, side: int, image_size: int) -> None:

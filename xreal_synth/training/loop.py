@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -101,7 +101,7 @@ def _resume(run: TrainingRun) -> None:
     found = load_state(run.out / "state", run.learner)
     if found is not None:
         run.progress, former = found
-        _check_same_config(_with_defaults(former), run.config)
+        _check_same_config(former, run.config)
         if run.world.first:
             trim_metrics(run.out, run.progress.step)
     seen = run.world.gather((run.progress.step, len(run.images["train"]), len(run.images["val"])))
@@ -114,7 +114,12 @@ def _resume(run: TrainingRun) -> None:
 
 
 def _check_same_config(former: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than the run began with; budgets and intervals may change."""
+    """Refuse to go on with other settings than the run began with; budgets and intervals may change.
+
+    Keys that an earlier version did not have are today's defaults.
+    """
+    with suppress(KeyError, TrainingError):
+        former = config_tree(parse_config(former["network"], former, "the run's config"))
     differences = [
         f"{path}: {before!r}, now {after!r}"
         for path, before, after in _differences(former, now)
@@ -126,14 +131,6 @@ def _check_same_config(former: dict[str, Any], now: dict[str, Any]) -> None:
             wanted="the same settings",
             hint="give them again, or train into an empty folder",
         )
-
-
-def _with_defaults(former: dict[str, Any]) -> dict[str, Any]:
-    """A config as an earlier version wrote it, with today's defaults for the keys that it did not have."""
-    try:
-        return config_tree(parse_config(former["network"], former, "the run's config"))
-    except (KeyError, TrainingError):
-        return former
 
 
 def _differences(former: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

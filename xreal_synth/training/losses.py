@@ -112,11 +112,9 @@ class PerceptualDistance(nn.Module):
 
 def load_perceptual(folder: str) -> PerceptualDistance:
     """The distance by a trained segmenter's folder; raises TrainingError."""
-    with reading(
-        "model.perceptual", folder, "the folder of a trained segmenter",
-        "train it first and give its path: --set model.perceptual=OUT/network/segmenter, or leave it out",
-    ) as root:  # fmt: skip
-        segmenter: OrganSegmenter = OrganSegmenter.from_pretrained(root, low_cpu_mem_usage=False)
+    hint = "train it first and give its path: --set model.perceptual=OUT/network/segmenter, or leave it out"
+    with reading(f"model.perceptual: {folder!r}", "the folder of a trained segmenter", hint):
+        segmenter: OrganSegmenter = OrganSegmenter.from_pretrained(folder, low_cpu_mem_usage=False)
     return PerceptualDistance(segmenter)
 
 
@@ -177,27 +175,3 @@ def balance(reconstruction: Tensor, fooling: Tensor, last_layer: nn.Parameter) -
     (by_critic,) = torch.autograd.grad(fooling, last_layer, retain_graph=True)
     factor: Tensor = (by_truth.norm() / (by_critic.norm() + 1e-6)).clamp(0, 1e4).detach()
     return factor
-
-
-def adversarial_terms(
-    critic: PatchCritic,
-    truth: Tensor,
-    found_B1HW: Tensor,
-    wanted_B1HW: Tensor,
-    last_layer: nn.Parameter,
-    *,
-    late: int,
-    weight: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """What critic and decoder add to the loss, and figures of it.
-
-    The critic learns from the start. The decoder hears it from `late` = 0 on (steps after the warm-up), over
-    RAMP_STEPS up to `weight` times as strongly as `truth`, the loss without the critic.
-    """
-    learned = critic_loss(critic, found_B1HW, wanted_B1HW)
-    figures = {"critic": learned.detach()}
-    if late < 0:
-        return learned, figures
-    fooling = fooling_loss(critic, found_B1HW)
-    factor = min(1.0, (late + 1) / RAMP_STEPS) * weight * balance(truth, fooling, last_layer)
-    return learned + factor * fooling, {**figures, "fooling": fooling.detach(), "fooling_weight": factor}

@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -34,6 +34,7 @@ POLL_S = 0.1
 AGREE_S = 20.0
 RAY_FOLDER = ".ray-train"
 
+T = TypeVar("T")
 _ray: Any = ray  # parts of its interface carry no types
 _run_config: Any = RunConfig
 
@@ -66,8 +67,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._pace: Pace | None = None
         self._stop = False
-        self._result: Result | None = None
-        self._mistakes: list[XrealError] = []
+        self._ends: list[Result | XrealError] = []
 
     def tell(self, pace: Pace) -> bool:
         """The run's pace; returns whether it shall stop."""
@@ -81,18 +81,15 @@ class Mailbox:
 
     def finish(self, end: Result | XrealError) -> None:
         """Takes the run's result, or a mistake of the user's, that starting again would not fix."""
-        if isinstance(end, XrealError):
-            self._mistakes.append(end)
-        else:
-            self._result = end
+        self._ends.append(end)
 
-    def mistakes(self) -> list[XrealError]:
-        """The mistakes of the user's that were met."""
-        return self._mistakes
+    def ends(self) -> list[Result | XrealError]:
+        """What was taken so far."""
+        return self._ends
 
-    def result(self) -> Result | None:
-        """The result, None before the end."""
-        return self._result
+
+def _ends(mailbox: Any, kind: type[T]) -> list[T]:
+    return [end for end in _ray.get(mailbox.ends.remote()) if isinstance(end, kind)]
 
 
 def train_together(
@@ -122,18 +119,17 @@ def train_together(
     fitting = threading.Thread(target=fit, daemon=True)
     fitting.start()
     _watch(fitting, mailbox, on_step)
-    mistakes, result = _ray.get([mailbox.mistakes.remote(), mailbox.result.remote()])
+    mistakes, results = _ends(mailbox, XrealError), _ends(mailbox, Result)
     shutil.rmtree(out / RAY_FOLDER, ignore_errors=True)
     if mistakes:
         raise mistakes[0]
-    if failures or result is None:
+    if failures or not results:
         raise EngineError(
             found=f"the workers failed: {failures[0] if failures else 'no result'}",
             wanted="workers that train to the end",
             hint="fix what the message says, then run the same command again to go on",
         )
-    ended: Result = result
-    return ended
+    return results[-1]
 
 
 def _trainer(order: WorkerConfig, team: Team, out: Path) -> TorchTrainer:
@@ -160,7 +156,7 @@ def _trainer(order: WorkerConfig, team: Team, out: Path) -> TorchTrainer:
 def _work(reported: dict[str, Any]) -> None:
     """One worker: the loop, with a part of each batch."""
     order: WorkerConfig = reported["order"]
-    if _ray.get(order.mailbox.mistakes.remote()):
+    if _ends(order.mailbox, XrealError):
         return
     if Path(order.folder).is_dir():
         os.chdir(order.folder)
@@ -188,7 +184,7 @@ def _all_refuse(mailbox: Any, workers: int) -> bool:
     this one in vain, and it has to fail."""
     until = time.monotonic() + AGREE_S
     while time.monotonic() < until:
-        if len(_ray.get(mailbox.mistakes.remote())) >= workers:
+        if len(_ends(mailbox, XrealError)) >= workers:
             return True
         time.sleep(POLL_S)
     return False

@@ -9,7 +9,7 @@ import torch
 
 from xreal_synth.training import settings
 from xreal_synth.training.config import config_tree, load_config
-from xreal_synth.training.distill import GuidanceTask, read_teacher
+from xreal_synth.training.distill import GuidanceTask
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_first_stage, patches_of, read_denoiser
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
 from xreal_synth.training.loop import Result, check_split, run_loop
@@ -76,7 +76,7 @@ def build_task(
 
     `first_stage` and `trained` open the first stage and the denoiser that the config names by their folders.
     """
-    size, findings = config.data.image_size, config.data.findings
+    data = config.data
     match config.model:
         case settings.AutoencoderSettings(init="") as model:
             return autoencoder.AutoencoderTask(model, autoencoder.fitted_autoencoder(model, images))
@@ -84,22 +84,20 @@ def build_task(
             former = patches_of(load_first_stage(model.init), model.init)
             return autoencoder.AutoencoderTask(model, autoencoder.continued_autoencoder(model, former))
         case settings.KlControllerSettings() as model:
-            return autoencoder.KlControllerTask(model, autoencoder.started_kl(model, size))
+            return autoencoder.KlControllerTask(model, autoencoder.started_kl(model, data.image_size))
         case settings.KlSettings() as model:
-            return autoencoder.KlAutoencoderTask(model, autoencoder.started_kl(model, size))
+            return autoencoder.KlAutoencoderTask(model, autoencoder.started_kl(model, data.image_size))
         case settings.ControllerSettings() as model:
             patches = patches_of(first_stage(model.autoencoder), model.autoencoder)
             return controls.ControllerTask(model, controls.build_controller(model, patches))
         case settings.DenoiserSettings() as model:
-            stage = first_stage(model.autoencoder)
-            return denoiser.DenoiserTask(model, stage, size, findings, config.data.region_maps)
+            return denoiser.DenoiserTask(model, first_stage(model.autoencoder), data)
         case settings.ControlNetSettings() as model:
-            stage = first_stage(model.autoencoder)
-            return controls.ControlNetTask(model, stage, trained(model.denoiser), size, findings)
+            return controls.ControlNetTask(model, first_stage(model.autoencoder), trained(model.denoiser), data)
         case settings.GuidanceSettings() as model:
-            return GuidanceTask(read_teacher(model), config.data)
+            return GuidanceTask(model, data)
         case settings.ClassifierSettings() as model:
-            return evaluators.ClassifierTask(model, evaluators.build_classifier(model, findings), images)
+            return evaluators.ClassifierTask(model, evaluators.build_classifier(model, data.findings), images)
         case settings.SegmenterSettings() as model:
             return evaluators.SegmenterTask(model, evaluators.build_segmenter(model))
     raise AssertionError(f"no task of {type(config.model)}")

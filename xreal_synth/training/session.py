@@ -18,12 +18,11 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
-from xreal_synth.errors import TrainingError
 from xreal_synth.opening import parse_json
+from xreal_synth.training.first_stage import reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.settings import LoopSettings
 from xreal_synth.training.tasks.base import TrainingTask
@@ -102,16 +101,12 @@ def load_state(folder: Path, learner: Learner) -> tuple[Progress, dict[str, Any]
 
     Raises TrainingError for one that does not fit.
     """
-    try:
+    with reading(str(folder), "a state of this network", "train into an empty folder"):
         if (name := _published(folder)) is None:
             return None
         record = parse_json((folder / name / "state.json").read_text(encoding="utf-8"))
         learner.restore(load_file(folder / name / "state.safetensors"))
         return Progress(record["step"], record["seconds"], record["best"]), record["config"]
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise TrainingError(
-            found=f"{folder}: {error}", wanted="a state of this network", hint="train into an empty folder"
-        ) from error
 
 
 def _published(folder: Path) -> str | None:

@@ -21,8 +21,7 @@ from xreal_synth.training import losses
 from xreal_synth.training.first_stage import TrainedDenoiser, read_denoiser, reading
 from xreal_synth.training.images import ImageBatch, TrainingImages
 from xreal_synth.training.settings import AutoencoderSettings, FirstStageSettings, KlControllerSettings, KlSettings
-from xreal_synth.training.tasks.base import TrainingTask, image_grid
-from xreal_synth.training.tasks.controls import mask_of
+from xreal_synth.training.tasks.base import TrainingTask, image_grid, mask_of
 
 DDIM_STEPS = 2
 
@@ -104,7 +103,11 @@ class FirstStageTask(TrainingTask):
     def judged(
         self, total: Tensor, found_B1HW: Tensor, wanted_B1HW: Tensor, last_layer: nn.Parameter
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss with what features and critic add to it, and figures of these."""
+        """The loss with what features and critic add to it, and figures of these.
+
+        The critic learns from the start. The decoder hears it from step `adversarial_after` on, over RAMP_STEPS up to
+        `adversarial_weight` times as strongly as the loss without the critic.
+        """
         settings, figures = self.settings, dict[str, Tensor]()
         if self.perceptual is not None:
             distance = self.perceptual(found_B1HW, wanted_B1HW)
@@ -112,11 +115,15 @@ class FirstStageTask(TrainingTask):
             figures["perceptual"] = distance.detach()
         if self.critic is None:
             return total, figures
-        terms, more = losses.adversarial_terms(
-            self.critic, total, found_B1HW, wanted_B1HW, last_layer,
-            late=self.step - settings.adversarial_after, weight=settings.adversarial_weight,
-        )  # fmt: skip
-        return total + terms, {**figures, **more}
+        learned = losses.critic_loss(self.critic, found_B1HW, wanted_B1HW)
+        figures["critic"] = learned.detach()
+        late = self.step - settings.adversarial_after
+        if late < 0:
+            return total + learned, figures
+        fooling = losses.fooling_loss(self.critic, found_B1HW)
+        most = min(1.0, (late + 1) / losses.RAMP_STEPS) * settings.adversarial_weight
+        factor = most * losses.balance(total, fooling, last_layer)
+        return total + (learned + factor * fooling), {**figures, "fooling": fooling.detach(), "fooling_weight": factor}
 
 
 class AutoencoderTask(FirstStageTask):
@@ -183,24 +190,16 @@ class AutoencoderTask(FirstStageTask):
         return noisy
 
 
-GREY_LEVELS = 255
-
-
 def build_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
     """A fresh network in the layout of the published checkpoints: attention in the middle block alone."""
     levels = len(settings.channels)
     network: AutoencoderKL = AutoencoderKL(
-        in_channels=settings.image_channels,
-        out_channels=settings.image_channels,
-        latent_channels=settings.latent_channels,
-        block_out_channels=settings.channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=settings.blocks,
-        norm_num_groups=settings.groups,
-        scaling_factor=settings.scale_factor,
-        sample_size=image_size,
-    )
+        in_channels=settings.image_channels, out_channels=settings.image_channels,
+        latent_channels=settings.latent_channels, block_out_channels=settings.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=settings.blocks, norm_num_groups=settings.groups,
+        scaling_factor=settings.scale_factor, sample_size=image_size,
+    )  # fmt: skip
     return network
 
 
@@ -209,11 +208,9 @@ def started_kl(settings: KlSettings, image_size: int) -> AutoencoderKL:
     network = build_kl(settings, image_size)
     if not settings.init:
         return network
-    with reading(
-        "model.init", settings.init, "the folder of an AutoencoderKL of this config's sizes",
-        "give the path of a run's network/vae, or the sizes that it was trained with",
-    ) as folder:  # fmt: skip
-        former: AutoencoderKL = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
+    hint = "give the path of a run's network/vae, or the sizes that it was trained with"
+    with reading(f"model.init: {settings.init!r}", "the folder of an AutoencoderKL of this config's sizes", hint):
+        former: AutoencoderKL = AutoencoderKL.from_pretrained(settings.init, low_cpu_mem_usage=False)
         network.load_state_dict(former.state_dict())
     return network
 
@@ -244,11 +241,7 @@ class KlAutoencoderTask(FirstStageTask):
         mae = (found - wanted).abs().mean()
         divergence = 0.5 * (mean.pow(2) + std.pow(2) - 1 - logvar).sum() / given_BcHW.numel()
         total = mae + settings.gradient_weight * losses.gradient_loss(found, wanted) + settings.kl_weight * divergence
-        figures = {
-            "mae_grey_levels": mae.detach() * GREY_LEVELS,
-            "kl": divergence.detach(),
-            "latent_std": mean.detach().std(),
-        }
+        figures = {"mae_grey_levels": mae.detach() * 255, "kl": divergence.detach(), "latent_std": mean.detach().std()}
         total, more = self.judged(total, found, wanted, self.network.decoder.conv_out.weight)
         return {"loss": total, **figures, **more}
 

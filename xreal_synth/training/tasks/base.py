@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xreal_synth.models.networks.controls import CODE_SCALE
 from xreal_synth.training.images import ImageBatch
 
 
@@ -71,3 +72,8 @@ class TrainingTask(ABC):
 def image_grid(rows: list[Tensor]) -> Tensor:
     """Rows of images [B, 1, H, W] -> one picture [rows * H, B * W]."""
     return torch.cat([torch.cat(list(row[:, 0].float().clamp(0, 1)), dim=1) for row in rows], dim=0)
+
+
+def mask_of(label_map_BHW: Tensor) -> Tensor:
+    """Organ codes [B, H, W] -> the controllers' input [B, 1, H, W], codes divided by 4."""
+    return label_map_BHW[:, None].float() / CODE_SCALE

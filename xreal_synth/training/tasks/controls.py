@@ -6,7 +6,6 @@ Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,14 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import NO_FINDING
-from xreal_synth.models.networks.conditioning import FINDINGS, no_maps
-from xreal_synth.models.networks.controls import CODE_SCALE, MaskController, build_controlnet, hint_side, organ_hint
+from xreal_synth.models.networks.conditioning import NO_FINDING, no_maps
+from xreal_synth.models.networks.controls import MaskController, build_controlnet, hint_side, organ_hint
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings import ControllerSettings, ControlNetSettings
-from xreal_synth.training.tasks.base import TrainingTask, image_grid
+from xreal_synth.training.settings import ControllerSettings, ControlNetSettings, DataSettings
+from xreal_synth.training.tasks.base import TrainingTask, image_grid, mask_of
 from xreal_synth.training.tasks.denoiser import ddim, noised
 
 
@@ -30,14 +28,8 @@ def build_controller(settings: ControllerSettings, autoencoder: PatchAutoencoder
     """A fresh controller whose decoder is the trained first stage, held fixed, and without its texture from noise: a
     rough image is a mean."""
     shape = autoencoder.config
-    controller: MaskController = MaskController(
-        patch_size=shape.patch_size,
-        latent_channels=shape.latent_channels,
-        refiner_width=shape.refiner_width,
-        refiner_blocks=shape.refiner_blocks,
-        width=settings.width,
-        blocks=settings.blocks,
-    )
+    decoder = {key: shape[key] for key in ("patch_size", "latent_channels", "refiner_width", "refiner_blocks")}
+    controller: MaskController = MaskController(**decoder, width=settings.width, blocks=settings.blocks)
     state = {key: value for key, value in autoencoder.state_dict().items() if "grain_inlet" not in key}
     controller.first_stage.load_state_dict(state)
     controller.first_stage.requires_grad_(False)
@@ -72,29 +64,19 @@ class ControllerTask(TrainingTask):
         return image_grid([mask, self.network(mask), batch.image])
 
 
-def mask_of(label_map_BHW: Tensor) -> Tensor:
-    """Organ codes [B, H, W] -> the controller's input [B, 1, H, W], codes divided by 4."""
-    return label_map_BHW[:, None].float() / CODE_SCALE
-
-
 class ControlNetTask(TrainingTask):
     """Trains the ControlNet alone, on the fixed encoder's latents of images and their organ masks."""
 
     def __init__(
-        self,
-        settings: ControlNetSettings,
-        autoencoder: FirstStage,
-        denoiser: TrainedDenoiser,
-        image_size: int,
-        findings: Sequence[str] = FINDINGS,
+        self, settings: ControlNetSettings, autoencoder: FirstStage, denoiser: TrainedDenoiser, data: DataSettings
     ) -> None:
         self.settings = settings
         self.autoencoder = autoencoder
         self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
         self.unet.set_attn_processor(AttnProcessor())
-        if self.tokens.findings != tuple(findings):
+        if self.tokens.findings != data.findings:
             raise TrainingError(
-                found=f"data.findings: {', '.join(findings)}",
+                found=f"data.findings: {', '.join(data.findings)}",
                 wanted=f"the denoiser's own, in its order: {', '.join(self.tokens.findings)}",
                 hint="set data.findings to these",
             )
@@ -105,7 +87,7 @@ class ControlNetTask(TrainingTask):
                 wanted="the autoencoder that the denoiser was trained on",
                 hint="give both of one training: model.autoencoder and model.denoiser",
             )
-        self.latent_shape = (channels, *[image_size // autoencoder.factor] * 2)
+        self.latent_shape = (channels, *[data.image_size // autoencoder.factor] * 2)
         self.controlnet = build_controlnet(self.unet, settings.hint_channels)
         self.controlnet.set_attn_processor(AttnProcessor())
         self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])

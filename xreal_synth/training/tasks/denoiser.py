@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, h and w latent sides, L labels, D token widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.convert.published import XREAL_SIZES
-from xreal_synth.models.networks.conditioning import FINDINGS, MAPS_KEY, LabelTokens, with_maps
+from xreal_synth.models.networks.conditioning import MAPS_KEY, NO_FINDING, LabelTokens, with_maps
 from xreal_synth.training.draws import BatchPart
 from xreal_synth.training.first_stage import FirstStage, reading
 from xreal_synth.training.images import ImageBatch
-from xreal_synth.training.settings import ControlNetSettings, DenoiserSettings
+from xreal_synth.training.settings import ControlNetSettings, DataSettings, DenoiserSettings
 from xreal_synth.training.tasks.base import TrainingTask, image_grid
+
+LevelSettings = DenoiserSettings | ControlNetSettings
+"""They say how noise levels are drawn."""
 
 
 def paper_schedule(prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> DDIMScheduler:
@@ -37,9 +39,7 @@ def log_snr(schedule: DDIMScheduler) -> Tensor:
     return (alphas / (1 - alphas)).log()
 
 
-def draw_steps(
-    log_snr_T: Tensor, draws: BatchPart, generator: torch.Generator, settings: DenoiserSettings | ControlNetSettings
-) -> Tensor:
+def draw_steps(log_snr_T: Tensor, draws: BatchPart, generator: torch.Generator, settings: LevelSettings) -> Tensor:
     """[B] steps: by a normal in log signal-to-noise ratio, a share of them uniform over the schedule."""
     wanted = draws.normal(generator=generator) * settings.log_snr_std + settings.log_snr_mean
     nearest = torch.searchsorted(-log_snr_T, -wanted).clamp_max(len(log_snr_T) - 1)
@@ -49,11 +49,7 @@ def draw_steps(
 
 
 def noised(
-    z: Tensor,
-    draws: BatchPart,
-    generator: torch.Generator,
-    schedule: DDIMScheduler,
-    settings: DenoiserSettings | ControlNetSettings,
+    z: Tensor, draws: BatchPart, generator: torch.Generator, schedule: DDIMScheduler, settings: LevelSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Latents -> the same noised to steps of their own, the steps [B], and what a denoiser should make of them."""
     steps = draw_steps(log_snr(schedule), draws, generator, settings).to(z.device)
@@ -81,18 +77,12 @@ def build_unet(
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in settings.attention]
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(settings.attention)]
     unet: UNet2DConditionModel = UNet2DConditionModel(
-        sample_size=latent_size,
-        in_channels=latent_channels + maps,
-        out_channels=latent_channels,
-        layers_per_block=settings.layers,
-        block_out_channels=settings.channels,
-        down_block_types=tuple(down),
-        up_block_types=tuple(up),
-        cross_attention_dim=settings.token_width,
-        attention_head_dim=settings.heads,
-        addition_embed_type="text" if settings.pooled_labels else None,
-        addition_embed_type_num_heads=settings.heads,
-    )
+        sample_size=latent_size, in_channels=latent_channels + maps, out_channels=latent_channels,
+        layers_per_block=settings.layers, block_out_channels=settings.channels,
+        down_block_types=tuple(down), up_block_types=tuple(up),
+        cross_attention_dim=settings.token_width, attention_head_dim=settings.heads,
+        addition_embed_type="text" if settings.pooled_labels else None, addition_embed_type_num_heads=settings.heads,
+    )  # fmt: skip
     if settings.pooled_labels:
         nn.init.zeros_(unet.add_embedding.norm2.weight)
     unet.set_attn_processor(AttnProcessor())
@@ -107,10 +97,9 @@ def take_weights(unet: UNet2DConditionModel, tokens: LabelTokens, folder: Path) 
 
     Raises TrainingError where the folder holds no denoiser of this shape.
     """
-    with reading(
-        "model.init", str(folder), "the folder of a trained denoiser (unet/ and tokens/) of this config's sizes",
-        "give the path of a run's network/, or the config that the denoiser was trained with",
-    ):  # fmt: skip
+    wanted = "the folder of a trained denoiser (unet/ and tokens/) of this config's sizes"
+    hint = "give the path of a run's network/, or the config that the denoiser was trained with"
+    with reading(f"model.init: {str(folder)!r}", wanted, hint):
         former: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
         labels: LabelTokens = LabelTokens.from_pretrained(folder / "tokens", low_cpu_mem_usage=False)
         weights = former.state_dict()
@@ -142,25 +131,18 @@ def _take_tokens(tokens: LabelTokens, former: LabelTokens) -> None:
 class DenoiserTask(TrainingTask):
     """UNet and label tokens, trained together on the fixed encoder's latents."""
 
-    def __init__(
-        self,
-        settings: DenoiserSettings,
-        autoencoder: FirstStage,
-        image_size: int,
-        findings: Sequence[str] = FINDINGS,
-        region_maps: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, settings: DenoiserSettings, autoencoder: FirstStage, data: DataSettings) -> None:
         self.settings = settings
         self.autoencoder = autoencoder
-        self.region_maps = tuple(region_maps)
+        self.region_maps = data.region_maps
         self.schedule = paper_schedule(settings.prediction)
         channels = autoencoder.latent_channels
-        self.latent_shape = (channels, *[image_size // autoencoder.factor] * 2)
+        self.latent_shape = (channels, *[data.image_size // autoencoder.factor] * 2)
         self.maps = len(self.region_maps) + 1 if self.region_maps else 0
         self.unet = build_unet(settings, channels, self.latent_shape[-1], self.maps)
         if self.region_maps:
             self.unet.register_to_config(**{MAPS_KEY: list(self.region_maps)})
-        self.tokens = LabelTokens(findings, settings.token_width)
+        self.tokens = LabelTokens(data.findings, settings.token_width)
         if settings.init:
             take_weights(self.unet, self.tokens, Path(settings.init))
         self.module = nn.ModuleDict({"unet": self.unet, "tokens": self.tokens})
@@ -234,8 +216,7 @@ class DenoiserTask(TrainingTask):
             return torch.ones(len(steps), device=steps.device)
         snr = log_snr(self.schedule)[steps.cpu()].exp().to(steps.device)
         scale = snr + 1 if self.settings.prediction == "v_prediction" else snr
-        weights: Tensor = snr.clamp_max(gamma) / scale
-        return weights
+        return snr.clamp_max(gamma) / scale
 
     def _sample(
         self, noise: Tensor, tokens: Tensor, null: Tensor, guidance: float, maps: Tensor | None = None
@@ -255,5 +236,4 @@ class DenoiserTask(TrainingTask):
             guided: Tensor = v_null + guidance * (v_label - v_null)
             return guided
 
-        image: Tensor = self.autoencoder.decode(ddim(self.schedule, noise, predict))
-        return image
+        return self.autoencoder.decode(ddim(self.schedule, noise, predict))

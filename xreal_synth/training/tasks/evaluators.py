@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from xreal_synth.findings import ORGANS
-from xreal_synth.models.networks.controls import CODE_SCALE
 from xreal_synth.models.networks.finding_classifier import FindingClassifier, peaks, pooled_logits
 from xreal_synth.models.networks.segmenters import OrganSegmenter, PyramidSegmenter
 from xreal_synth.training.images import ImageBatch, TrainingImages, degraded
 from xreal_synth.training.losses import soft_dice_loss
 from xreal_synth.training.settings import ClassifierSettings, SegmenterSettings
-from xreal_synth.training.tasks.base import TrainingTask, image_grid
+from xreal_synth.training.tasks.base import TrainingTask, image_grid, mask_of
 
 
 def build_segmenter(settings: SegmenterSettings) -> OrganSegmenter | PyramidSegmenter:
@@ -55,7 +54,7 @@ class SegmenterTask(TrainingTask):
         """Three rows: images, the outlines found drawn on them, and the given masks."""
         found = self.network(batch.image).argmax(dim=1)
         drawn = torch.where(outline(found)[:, None], torch.ones_like(batch.image), batch.image)
-        return image_grid([batch.image, drawn, batch.label_map[:, None].float() / CODE_SCALE])
+        return image_grid([batch.image, drawn, mask_of(batch.label_map)])
 
 
 def dice_per_organ(found_BHW: Tensor, wanted_BHW: Tensor) -> dict[str, Tensor]:
@@ -83,16 +82,8 @@ _UNKNOWN = -1
 
 def build_classifier(settings: ClassifierSettings, findings: Sequence[str]) -> FindingClassifier:
     """A fresh network for these findings."""
-    network: FindingClassifier = FindingClassifier(
-        kind=settings.kind,
-        inner_size=settings.inner_size,
-        blocks=settings.blocks,
-        width=settings.width,
-        growth=settings.growth,
-        dropout=settings.dropout,
-        findings=findings,
-        places=settings.place_weight > 0,
-    )
+    shape = {key: getattr(settings, key) for key in ("kind", "inner_size", "blocks", "width", "growth", "dropout")}
+    network: FindingClassifier = FindingClassifier(**shape, findings=findings, places=settings.place_weight > 0)
     return network
 
 
