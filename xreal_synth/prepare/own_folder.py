@@ -49,7 +49,7 @@ def find_folder(place: SourcePlace) -> FoundImages:
     for path, own in rows.items():
         with found.refusing(path):
             found.images.append(_image(path, own, reader, place.images))
-    if further := len(table.rows) - len(rows) - len(found.refused):
+    if further := sum(len(own) - 1 for own in rows.values()):
         found.notes.append(f"{file}: {further} rows are further ones of an image, and merged")
     if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
         found.notes.append(f"{file}: {len(unread)} ages cannot be read, e.g. {unread[0]!r}; taken as not known")
