@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import IO
 
 from xreal_synth.errors import StorageError
 from xreal_synth.opening import MAX_FILE, UnreadableError, capped, open_file, read_file, roots_of
-from xreal_synth.store import CHUNK, checked_key, whole
+from xreal_synth.store import CHUNK, Store, checked_key, whole
 
 TEMPORARY_PREFIX = ".tmp-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -67,8 +68,7 @@ class LocalStore:
 
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         with self._reading(key) as path, open_file(path, self._roots, self.mirrored) as file:
-            chunks = iter(lambda: file.read(CHUNK), b"")
-            yield from chunks if limit is None else capped(chunks, limit)
+            yield from capped(iter(lambda: file.read(CHUNK), b""), limit)
 
     def open(self, key: str) -> IO[bytes]:
         """The file, to be read in place. Raises StorageError."""
@@ -189,6 +189,23 @@ class LocalStore:
             yield folder, name
         finally:
             os.close(folder)
+
+
+@contextmanager
+def local_copy(store: Store, key: str) -> Iterator[Path]:
+    """The file on this machine: itself in a local store, else a temporary copy. Raises StorageError."""
+    if store.local_path is not None:
+        if not store.exists(key):
+            raise StorageError(found=f"{key} is missing")
+        if isinstance(store, LocalStore):
+            store.open(key).close()
+        yield store.local_path / key
+        return
+    with tempfile.NamedTemporaryFile(prefix="xreal-synth-") as file:
+        for chunk in store.chunks(key):
+            file.write(chunk)
+        file.flush()
+        yield Path(file.name)
 
 
 @contextmanager

@@ -115,12 +115,12 @@ def read_file(
         return b"".join(capped((data, *iter(lambda: file.read(_CHUNK), b"")), limit))
 
 
-def capped(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """The chunks until they are more than `limit` bytes in all: then UnreadableError."""
+def capped(chunks: Iterable[bytes], limit: int | None) -> Iterator[bytes]:
+    """The chunks until they are more than `limit` bytes in all, if there is one: then UnreadableError."""
     taken = 0
     for chunk in chunks:
         taken += len(chunk)
-        if taken > limit:
+        if limit is not None and taken > limit:
             raise _too_large(limit)
         yield chunk
 

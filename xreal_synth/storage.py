@@ -20,6 +20,7 @@ import fsspec
 from xreal_synth.errors import StorageError, XrealError
 from xreal_synth.local_store import TEMPORARY_PREFIX as TEMPORARY_PREFIX
 from xreal_synth.local_store import LocalStore as LocalStore
+from xreal_synth.local_store import local_copy as local_copy
 from xreal_synth.opening import MAX_FILE, capped
 from xreal_synth.store import CHUNK, whole
 from xreal_synth.store import FULL as FULL
@@ -111,8 +112,7 @@ class RemoteStore:
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         path = self._path(key)
         with self._driver(key, reading=True), self._fs.open(path, "rb") as file:
-            chunks = iter(lambda: file.read(CHUNK), b"")
-            yield from chunks if limit is None else capped(chunks, limit)
+            yield from capped(iter(lambda: file.read(CHUNK), b""), limit)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """Asks the service to write only where nothing is (`If-None-Match: *`).

@@ -11,6 +11,7 @@ from xreal_synth import findings as vocab
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.table import label_columns, meta_columns
 from xreal_synth.dataset.tar import TableRow
+from xreal_synth.masks import boxes_region
 from xreal_synth.types import PlacedFinding, Role, Sample, SampleMeta
 
 
@@ -50,9 +51,8 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
     if sample.meta.sham:
         variants = [member for member in members if member.meta.member == Role.variant.member()]
         return np.asarray(variants[0].pathology > 0) if variants else ~region
-    for x0, y0, x1, y1 in sample.meta.source.removed if sample.meta.source is not None else ():
-        region[y0:y1, x0:x1] = True
-    return region
+    removed = sample.meta.source.removed if sample.meta.source is not None else ()
+    return region | boxes_region(removed, region.shape)
 
 
 def _sham_problems(members: Sequence[Sample], edited_negatives: bool) -> list[str]:
@@ -142,9 +142,7 @@ def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
 
     Of one that is no box the boxes are known here, and the organs that its rule says it holds in full.
     """
-    allowed = np.zeros(sample.pathology.shape, dtype=bool)
-    for x0, y0, x1, y1 in finding.boxes:
-        allowed[y0:y1, x0:x1] = True
+    allowed = boxes_region(finding.boxes, sample.pathology.shape)
     shown, rule = sample.pathology >= value, vocab.REGIONS[finding.region]
     held = set(rule.covers).intersection(vocab.LUNGS_OF[finding.side])
     needed = allowed if rule.mask is None else allowed & np.isin(sample.anatomy, list(held))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from xreal_synth.dataset.agree import group_problems, row_problems, sample_problems
@@ -15,7 +12,7 @@ from xreal_synth.dataset.names import rejects_key, table_key, tar_key
 from xreal_synth.dataset.table import label_counts, read_rejected, read_table, sample_schema
 from xreal_synth.dataset.tar import TableRow, TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.storage import LocalStore, Store, sha256_of
+from xreal_synth.storage import Store, local_copy, sha256_of
 from xreal_synth.types import FileStamp, SampleMeta, ShardPlan, ShardRecord
 
 MOST_PER_FILE = 20
@@ -122,20 +119,3 @@ def _content_problems(
 def _rows(table: Any) -> Iterator[dict[str, object]]:
     for batch in table.to_batches(max_chunksize=256):
         yield from batch.to_pylist()
-
-
-@contextmanager
-def local_copy(store: Store, key: str) -> Iterator[Path]:
-    """The file on this machine: itself in a local store, else a temporary copy. Raises StorageError."""
-    if store.local_path is not None:
-        if not store.exists(key):
-            raise StorageError(found=f"{key} is missing")
-        if isinstance(store, LocalStore):
-            store.open(key).close()
-        yield store.local_path / key
-        return
-    with tempfile.NamedTemporaryFile(prefix="xreal-synth-") as file:
-        for chunk in store.chunks(key):
-            file.write(chunk)
-        file.flush()
-        yield Path(file.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xreal_synth.dataset.check import local_copy, record_problems
+from xreal_synth.dataset.check import record_problems
 from xreal_synth.dataset.excluded import read_excluded
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.names import (
@@ -27,7 +27,7 @@ from xreal_synth.dataset.summary import Tally
 from xreal_synth.dataset.table import read_table, sample_schema
 from xreal_synth.dataset.tar import TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import ShardRecord
 
 OnImage = Callable[[int, int], None]

@@ -13,11 +13,11 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.dataset.check import file_problems, local_copy
+from xreal_synth.dataset.check import file_problems
 from xreal_synth.dataset.names import INDEX, SAMPLES
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.opening import UnreadableError, open_parquet, parse_json
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import FileStamp, Split
 
 SPLITS: tuple[str, ...] = get_args(Split)

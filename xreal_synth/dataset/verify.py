@@ -16,7 +16,6 @@ from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.check import (
     MOST_PER_FILE,
     file_problems,
-    local_copy,
     record_problems,
     reject_problems,
     table_problems,
@@ -45,7 +44,7 @@ from xreal_synth.dataset.record import read_record
 from xreal_synth.dataset.table import read_table, sample_schema
 from xreal_synth.errors import DatasetError, StorageError, XrealError
 from xreal_synth.opening import UnreadableError, open_parquet, parse_json
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import FileStamp, ShardPlan, ShardRecord
 
 _STALE = "run report to build it again"

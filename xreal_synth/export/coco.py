@@ -18,7 +18,8 @@ from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.json_lists import JsonLists
 from xreal_synth.export.place import write_member
 from xreal_synth.export.provenance import provenance
-from xreal_synth.export.regions import box_region, finding_region, kept_findings
+from xreal_synth.export.regions import finding_region, kept_findings
+from xreal_synth.masks import boxes_region
 from xreal_synth.types import PixelBox, Sample
 
 IMAGES = "images"
@@ -112,9 +113,9 @@ def _annotations(sample: Sample, image_id: int, first_id: int) -> Iterator[dict[
         region = finding_region(finding, value, sample.anatomy, sample.pathology)
         more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
         for box in finding.boxes:
-            parts.append((finding.name, box, region & box_region(box, region.shape), more))
+            parts.append((finding.name, box, region & boxes_region([box], region.shape), more))
     for own in kept_findings(sample.meta):
-        parts.append((own.name, own.box, box_region(own.box, sample.image.shape), {"painted": False}))
+        parts.append((own.name, own.box, boxes_region([own.box], sample.image.shape), {"painted": False}))
     for number, (name, box, region, more) in enumerate(parts, start=first_id):
         x0, y0, x1, y1 = box
         yield {

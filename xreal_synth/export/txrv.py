@@ -15,14 +15,14 @@ import torchxrayvision as xrv
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.meta import parse_meta
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, META, PATHOLOGY
-from xreal_synth.dataset.offsets import SampleReader
+from xreal_synth.dataset.offsets import open_samples
 from xreal_synth.dataset.origin import subject_id
 from xreal_synth.dataset.png import decode_png
-from xreal_synth.dataset.source import open_source, shard_table
+from xreal_synth.dataset.source import open_source
 from xreal_synth.dataset.splits import SPLITS
 from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.errors import DatasetError
-from xreal_synth.export.regions import box_region, finding_region, kept_findings, positive_names
+from xreal_synth.export.regions import positive_names, shown_regions
 from xreal_synth.storage import open_store
 from xreal_synth.types import Split
 
@@ -84,7 +84,6 @@ class SyntheticDataset(xrv.datasets.Dataset):
         self.semantic_masks = semantic_masks
         self.change_maps = change_maps
         self.pathologies: list[str] = list(vocab.LABEL_SETS[label_set])
-        self._reader = SampleReader(self.uri)
         self.name, table = self._read_tables()
         self.labels: npt.NDArray[np.float32] = _labels(table, label_set)
         self.csv = table.drop(columns=list(LABEL_COLUMNS)).reset_index(drop=True)
@@ -98,20 +97,12 @@ class SyntheticDataset(xrv.datasets.Dataset):
                 wanted="images made with sampling.control: xreal or controlnet",
                 hint="leave semantic_masks out",
             )
-        frames = []
-        for record in source.records:
-            table = shard_table(source, record)
-            if table is None:
-                continue
-            rows = zip(*(table.column(name).to_pylist() for name in ("key", "sha256")), strict=True)
-            self._reader.add(record.tar.path, rows)
-            frame = _frame(table, source.head.digest)
-            frames.append(frame[~frame["key"].isin(source.excluded)])
+        self._reader, tables = open_samples(source)
         for skipped in source.skipped:
             warnings.warn(f"{self.uri}: {skipped}", stacklevel=4)
-        if not frames:
+        if not tables:
             raise DatasetError(where=self.uri, found="no shard is as its record says", hint="run xreal-synth verify")
-        whole = pd.concat(frames, ignore_index=True)
+        whole = pd.concat([_frame(table, source.head.digest) for table in tables], ignore_index=True)
         if not len(whole) and source.excluded:
             raise DatasetError(
                 where=self.uri, found="every image is excluded (excluded.csv)", hint="take some in again"
@@ -169,12 +160,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
         places = {name: i for i, name in enumerate(self.pathologies)}
         masks: dict[int, npt.NDArray[np.float32]] = {}
-        regions = [
-            (finding.name, finding_region(finding, value, anatomy, pathology))
-            for value, finding in enumerate(meta.findings, start=1)
-        ]
-        regions += [(own.name, box_region(own.box, anatomy.shape)) for own in kept_findings(meta)]
-        for finding, region in regions:
+        for finding, region in shown_regions(meta, anatomy, pathology):
             for name in positive_names(finding, self.label_set) & places.keys():
                 there = masks.get(places[name], np.zeros((1, *region.shape), np.float32))
                 masks[places[name]] = np.maximum(there, region[None].astype(np.float32))
