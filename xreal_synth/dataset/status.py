@@ -13,8 +13,8 @@ from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import asked_groups
 from xreal_synth.dataset.names import INDEX, QUARANTINE, RECIPE, RECORDS, owner, record_key, stem_of
-from xreal_synth.dataset.note import RunNote, read_note
 from xreal_synth.dataset.record import parse_record
+from xreal_synth.dataset.runlog import RunNote, read_note
 from xreal_synth.dataset.seal import unsealed
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import Store

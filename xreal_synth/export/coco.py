@@ -15,8 +15,7 @@ from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import OnImage, Source, each_image
 from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.tar import TarSample
-from xreal_synth.export.json_lists import JsonLists
-from xreal_synth.export.place import write_member
+from xreal_synth.export.place import JsonLists, write_member
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import finding_region, kept_findings
 from xreal_synth.masks import boxes_region

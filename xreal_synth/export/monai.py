@@ -10,8 +10,7 @@ from xreal_synth.dataset.names import ANATOMY, IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of, pseudonym
 from xreal_synth.dataset.source import OnImage, Source, each_image
 from xreal_synth.dataset.summary import DatasetSummary, Tally
-from xreal_synth.export.json_lists import JsonLists
-from xreal_synth.export.place import write_member
+from xreal_synth.export.place import JsonLists, write_member
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import boxed_findings
 from xreal_synth.export.yolo import CLASSES

@@ -14,7 +14,7 @@ import jinja2
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import QUARANTINE, RECORDS, REJECTED, SAMPLES, SHARDS, quarantine_key, shards_in, stem_of
-from xreal_synth.dataset.note import read_note
+from xreal_synth.dataset.runlog import read_note
 from xreal_synth.dataset.seal import unsealed
 from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.errors import DatasetError, RecipeError, StorageError
