@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xreal_synth.dataset.excluded import add_excluded
-from xreal_synth.dataset.source import each_image, open_source
+from xreal_synth.dataset.source import add_excluded, each_image, open_source
 from xreal_synth.dataset.summary import Tally
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.coco import write_coco

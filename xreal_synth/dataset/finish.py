@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from xreal_synth.dataset.ahead import in_order, readers
@@ -117,9 +116,7 @@ class Merger:
         elif len(self._waiting) >= PACK:
             self._waiting = [self._joined()]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self._rows:
             self._flush()
         self._writer.close()

@@ -1,16 +1,23 @@
-"""The reader of finished datasets: their shards, each checked against its record before it is used."""
+"""The reader of finished datasets: their shards, each checked against its record before it is used.
+
+`excluded.csv` names images that its readers leave out, with the reason; the shards stay as they are.
+`SyntheticDataset` and the exports honour it. Whoever opens the tars with other tools must read it too. An image is
+taken in again when its line, or the file, is removed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from xreal_synth.dataset.check import record_problems
-from xreal_synth.dataset.excluded import read_excluded
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.names import (
+    EXCLUDED,
     QUARANTINE,
     RECORDS,
     SHARDS,
@@ -27,11 +34,15 @@ from xreal_synth.dataset.summary import Tally
 from xreal_synth.dataset.table import read_table, sample_schema
 from xreal_synth.dataset.tar import TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.escaping import for_csv, from_csv
 from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import ShardRecord
 
 OnImage = Callable[[int, int], None]
 """Called with images done and images in all."""
+
+COLUMNS = ("key", "reason")
+"""Of excluded.csv."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,3 +211,46 @@ def each_image(source: Source, tally: Tally, on_image: OnImage) -> Iterator[TarS
             found=f"no image to export: {reason}",
             hint="run xreal-synth verify to see what is wrong",
         )
+
+
+def read_excluded(store: Store) -> dict[str, str]:
+    """Key -> reason, nothing where there is no such file; raises DatasetError for a file that is not one."""
+    if not store.exists(EXCLUDED):
+        return {}
+    where = f"{store.uri}/{EXCLUDED}"
+    try:
+        rows = list(csv.reader(io.StringIO(store.read_bytes(EXCLUDED).decode("utf-8-sig"), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _faulty(where, str(error)) from error
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise _faulty(where, f"first line {rows[0] if rows else 'missing'}")
+    found = {}
+    for line, row in enumerate(rows[1:], start=2):
+        if len(row) != len(COLUMNS):
+            raise _faulty(where, f"line {line}: {len(row)} cells")
+        key, reason = row
+        parse_key(key, f"{where} line {line}")
+        found[key] = from_csv(reason)
+    return found
+
+
+def add_excluded(store: Store, images: Mapping[str, str]) -> int:
+    """Adds images with their reasons, those that are named already keep theirs; returns how many are new."""
+    former = read_excluded(store)
+    new = {key: reason for key, reason in images.items() if key not in former}
+    if new:
+        text = io.StringIO(newline="")
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows((key, for_csv(reason)) for key, reason in sorted({**former, **new}.items()))
+        store.replace(EXCLUDED, text.getvalue().encode())
+    return len(new)
+
+
+def _faulty(where: str, found: str) -> DatasetError:
+    return DatasetError(
+        where=where,
+        found=found,
+        wanted=f"a table with the columns {', '.join(COLUMNS)}",
+        hint="correct the file, or remove it to take all images in",
+    )

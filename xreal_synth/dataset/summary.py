@@ -123,16 +123,11 @@ class Tally:
         environments = tuple((dict(names), shards) for names, shards in ranked)
         names = ("shards", "groups", "samples", "rejected", "dropped", "bytes")
         return DatasetSummary(
-            **{name: self._totals[name] for name in names},
-            labels=labels,
-            splits=dict(sorted(self._splits.items())),
-            members=dict(sorted(self._members.items())),
-            rows=dict(sorted(self._rows.items())),
-            image_sizes=tuple(sorted(self._sizes)),
-            gate=self._gate,
-            asked=asked,
+            **{name: self._totals[name] for name in names}, labels=labels, splits=dict(sorted(self._splits.items())),
+            members=dict(sorted(self._members.items())), rows=dict(sorted(self._rows.items())),
+            image_sizes=tuple(sorted(self._sizes)), gate=self._gate, asked=asked,
             making=GenerationTimes(self._timed, round(self._seconds, 3), len(self._actors), environments),
-        )
+        )  # fmt: skip
 
 
 def _counts(table: Any, column: str) -> dict[Any, int]:

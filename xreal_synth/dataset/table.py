@@ -29,12 +29,8 @@ QUALITY: Final = "quality."
 FLAGS: Final = "quality.flags"
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {
-    "compression": "zstd",
-    "compression_level": 3,
-    "write_page_checksum": True,
-    "store_schema": False,
-}
-
+    "compression": "zstd", "compression_level": 3, "write_page_checksum": True, "store_schema": False
+}  # fmt: skip
 
 _WORDS: Final[dict[str, Callable[[str], bool]]] = {
     "key": is_key,

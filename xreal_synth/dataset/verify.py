@@ -47,8 +47,6 @@ from xreal_synth.opening import UnreadableError, open_parquet, parse_json
 from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import FileStamp, ShardPlan, ShardRecord
 
-_STALE = "run report to build it again"
-
 
 @dataclass(frozen=True, slots=True)
 class VerifyProblem:
@@ -122,7 +120,8 @@ def verify(
                     lines.add(record)
             on_shard(done, len(wanted))
         complete = len(sound) == len(wanted)
-        problems += _whole_problems(store, head, sound, lines, complete=complete, deep=deep)
+        whole = _whole_problems(store, head, sound, lines, complete=complete, deep=deep)
+        problems += [VerifyProblem(path, f"{text}; run report to build it again", None) for path, text in whole]
     return VerifyReport(len(wanted), samples, tuple(problems))
 
 
@@ -185,42 +184,40 @@ def _why_missing(store: Store, stem: str) -> str:
 
 def _whole_problems(
     store: Store, head: DatasetHead, shards: Mapping[int, int], lines: IndexWriter, *, complete: bool, deep: bool
-) -> list[VerifyProblem]:
-    """What is wrong with the files written at the end; none of it needs a shard to be made again.
+) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong with it) of the files written at the end; none of it needs a shard to be made again.
 
     `shards` maps each sound shard to its number of samples, `lines` was given their records; `complete` says that
     no shard is broken.
     """
     if not store.exists(INDEX):
-        return [VerifyProblem(INDEX, f"missing: the dataset was not finished; {_STALE}", None)]
-    problems = _index_problems(store, head, lines, complete)
+        yield INDEX, "missing: the dataset was not finished"
+        return
+    problems = list(_index_problems(store, head, lines, complete))
+    yield from problems
     if deep and not problems:
-        found = _row_problems(store, head, shards, complete)
-        problems += [VerifyProblem(SAMPLES, text, None) for text in found[:MOST_PER_FILE]]
-    return problems
+        yield from ((SAMPLES, text) for text in _row_problems(store, head, shards, complete)[:MOST_PER_FILE])
 
 
-def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> list[VerifyProblem]:
+def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> Iterator[tuple[str, str]]:
     try:
         content = index_start(store) if complete else parse_json(store.read_bytes(INDEX))
         files = TypeAdapter(list[FileStamp]).validate_python(content["files"])
     except (ValueError, KeyError, TypeError, ValidationError, StorageError, OSError) as error:
-        return [VerifyProblem(INDEX, f"cannot be read ({error}); {_STALE}", None)]
+        yield INDEX, f"cannot be read ({error})"
+        return
     if [entry.path for entry in files] != [SAMPLES, REJECTED]:
-        return [VerifyProblem(INDEX, f"does not name {SAMPLES} and {REJECTED}; {_STALE}", None)]
-    problems = [
-        VerifyProblem(entry.path, f"{found}; {_STALE}", None)
-        for entry in files
-        for found in file_problems(store, entry)
-    ]
+        yield INDEX, f"does not name {SAMPLES} and {REJECTED}"
+        return
+    yield from ((entry.path, found) for entry in files for found in file_problems(store, entry))
     if not complete:
-        return problems
+        return
     with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, local_copy(store, INDEX) as found:
         wanted = Path(folder, INDEX)
         lines.write(wanted, head, files, asked_groups(store))
-        if not filecmp.cmp(wanted, found, shallow=False):
-            problems.append(VerifyProblem(INDEX, f"is not that of the shards here; {_STALE}", None))
-    return problems
+        same = filecmp.cmp(wanted, found, shallow=False)
+    if not same:
+        yield INDEX, "is not that of the shards here"
 
 
 def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> list[str]:
@@ -238,14 +235,14 @@ def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], co
             )  # fmt: skip
             for shard, same in compared:
                 if shard in seen or (complete and shard not in shards):
-                    problems.append(f"rows of shard {shard} where none belong; {_STALE}")
+                    problems.append(f"rows of shard {shard} where none belong")
                 elif not same:
-                    problems.append(f"its rows of shard {shard} are not those of the shard's table; {_STALE}")
+                    problems.append(f"its rows of shard {shard} are not those of the shard's table")
                 seen.add(shard)
     except (OSError, UnreadableError, XrealError) as error:
-        return [*problems, f"cannot be read ({error}); {_STALE}"]
+        return [*problems, f"cannot be read ({error})"]
     missing = [shard for shard, samples in shards.items() if samples and shard not in seen]
-    return problems + [f"the rows of shard {shard} are missing; {_STALE}" for shard in missing]
+    return problems + [f"the rows of shard {shard} are missing" for shard in missing]
 
 
 def _same(store: Store, head: DatasetHead, shard: int, rows: Any) -> bool:

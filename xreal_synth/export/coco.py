@@ -55,20 +55,19 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
     tally = Tally()
     image_id = annotation_id = 0
     with ExitStack() as stack:
-        files = {ALL: stack.enter_context(JsonLists(folder / ALL, head, _LISTS))}
+        files: dict[str, JsonLists] = {}
         for image in each_image(source, tally, on_image):
             sample = image.sample
-            if split_file(sample.split) not in files:
-                name = split_file(sample.split)
-                files[name] = stack.enter_context(JsonLists(folder / name, head, _LISTS))
             image_id += 1
             entry = _write_image(folder, image, image_id)
             annotations = list(_annotations(sample, image_id, annotation_id + 1))
             annotation_id += len(annotations)
-            for file in (files[ALL], files[split_file(sample.split)]):
-                file.add("images", entry)
+            for name in (ALL, split_file(sample.split)):
+                if name not in files:
+                    files[name] = stack.enter_context(JsonLists(folder / name, head, _LISTS))
+                files[name].add("images", entry)
                 for annotation in annotations:
-                    file.add("annotations", annotation)
+                    files[name].add("annotations", annotation)
     reported = provenance(source)
     readme = _README.format(dataset=reported.dataset, notice=reported.notice)
     (folder / CARD).write_text(readme, encoding="utf-8")

@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, parse_key
+from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, pseudonym
 from xreal_synth.dataset.source import OnImage, Source, each_image
 from xreal_synth.dataset.summary import DatasetSummary, Tally
@@ -110,7 +110,7 @@ def image_header(image: TarSample, split: str, reported: Provenance) -> Any:
 
 def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> None:
     """Study, series, equipment and what was drawn."""
-    key, origin = parse_key(meta.key), origin_of(meta)
+    origin = origin_of(meta)
     one.ImageType = ["DERIVED", "SECONDARY"]
     one.Modality = "OT"
     one.ConversionType = "WSD" if origin is Origin.real else "SYN"
@@ -128,9 +128,8 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     one.StudyDescription = f"{kind} chest X-ray, not for diagnosis"
     one.SeriesDescription = f"{kind} {reported.dataset}"[:64]
     one.SeriesNumber = meta.group % 2**31
-    one.InstanceNumber = (
-        1 if key.member == Role.healthy else 2 * int(key.member[1:]) + 1 + _MEMBERS[Role.of(key.member)]
-    )
+    healthy = meta.member == Role.healthy
+    one.InstanceNumber = 1 if healthy else 2 * int(meta.member[1:]) + 1 + _MEMBERS[Role.of(meta.member)]
     one.ImageComments = comment(meta, split, reported)[:LARGEST_COMMENT]
     one.DerivationDescription = (
         f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle.name}, recipe digest "

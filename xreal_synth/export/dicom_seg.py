@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.names import ANATOMY, PATHOLOGY, SUFFIXES
+from xreal_synth.dataset.names import ANATOMY, PATHOLOGY
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.provenance import Provenance
 from xreal_synth.export.regions import finding_region
@@ -122,7 +122,7 @@ def segmentation(image: TarSample, capture: Any, reported: Provenance) -> Any | 
 
 def _masks_digest(image: TarSample) -> str:
     """The sha256 of the masks that the segments are made of."""
-    masks = (image.members[SUFFIXES.index(suffix)] for suffix in (ANATOMY, PATHOLOGY))
+    masks = (image.member(suffix) for suffix in (ANATOMY, PATHOLOGY))
     return hashlib.sha256(b"".join(hashlib.sha256(mask).digest() for mask in masks)).hexdigest()
 
 

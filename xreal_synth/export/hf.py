@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.meta import finding_fields, sham_fields
-from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY, SUFFIXES
+from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY
 from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import OnImage, Source, each_image
 from xreal_synth.dataset.summary import DatasetSummary, Tally
@@ -51,12 +51,8 @@ def image_row(image: TarSample) -> dict[str, object]:
     """An image as a row."""
     meta = image.sample.meta
     origin = origin_of(meta)
-    contents = dict(zip(SUFFIXES, image.members, strict=True))
-    images = {
-        column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"} for column, suffix in IMAGE_COLUMNS.items()
-    }
     return {
-        **images,
+        **{name: {"bytes": image.member(end), "path": f"{meta.key}.{end}"} for name, end in IMAGE_COLUMNS.items()},
         "key": meta.key,
         "group": meta.group,
         "member": meta.member,

@@ -47,19 +47,12 @@ def write_monai(source: Source, folder: Path, on_image: OnImage) -> DatasetSumma
                 entry["label"] = write_member(folder, f"labels/{name}", image, ANATOMY)
             boxes = list(boxed_findings(meta))
             origin = origin_of(meta)
-            lists.add(
-                LISTS[sample.split],
-                {
-                    **entry,
-                    "box": [list(box) for _, box in boxes],
-                    "box_label": [CLASSES[finding] for finding, _ in boxes],
-                    "labels": meta.labels,
-                    "key": meta.key,
-                    "patient": pseudonym(meta),
-                    "synthetic": origin is Origin.synthetic,
-                    "origin": origin.value,
-                },
-            )
+            entry |= {
+                "box": [list(box) for _, box in boxes], "box_label": [CLASSES[finding] for finding, _ in boxes],
+                "labels": meta.labels, "key": meta.key, "patient": pseudonym(meta),
+                "synthetic": origin is Origin.synthetic, "origin": origin.value,
+            }  # fmt: skip
+            lists.add(LISTS[sample.split], entry)
         splits = tally.summary().splits
         for field, split in (("numTraining", "train"), ("numTest", "test")):
             head[field] = splits.get(split, 0)

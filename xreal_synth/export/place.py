@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from xreal_synth.dataset.names import SUFFIXES
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import StorageError
 from xreal_synth.storage import checked_key, scheme_of
@@ -65,7 +64,7 @@ def write_member(folder: Path, name: str, image: TarSample, suffix: str) -> str:
     """Writes an image's file of that suffix, its bytes as they are, to `name` in the folder; returns the name."""
     path = folder / checked_key(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.members[SUFFIXES.index(suffix)])
+    path.write_bytes(image.member(suffix))
     return name
 
 
