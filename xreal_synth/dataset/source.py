@@ -61,7 +61,7 @@ class Source:
     """A dataset's shards that have a sound record, and those that are left out.
 
     `skipped` grows while images are read, when a tar or a table is not what its record says. `excluded` are keys
-    of images that are left out (excluded.csv).
+    of images that are left out (excluded.csv), `counted` has what `each_image` or `check_shards` has read.
     """
 
     store: Store
@@ -70,6 +70,7 @@ class Source:
     split_of: SplitOf
     skipped: list[Skipped] = field(default_factory=list)
     excluded: frozenset[str] = frozenset()
+    counted: Tally = field(default_factory=Tally)
 
     @property
     def images(self) -> int:
@@ -77,6 +78,11 @@ class Source:
         here = {record.shard for record in self.records}
         excluded = sum(parse_key(key).group // self.head.shard_samples in here for key in self.excluded)
         return sum(record.samples for record in self.records) - excluded
+
+    def count(self, record: ShardRecord, table: Any) -> None:
+        """Adds a shard's record and table to what was read."""
+        self.counted.count(record)
+        self.counted.add(table)
 
     def skip(self, record: ShardRecord, reason: str) -> None:
         """Notes a shard that is left out, for the summary and the exit code."""
@@ -165,9 +171,13 @@ def without_excluded(source: Source, table: Any) -> Any:
     return table.filter([key not in source.excluded for key in table.column("key").to_pylist()])
 
 
-def read_tables(source: Source) -> Iterator[tuple[ShardRecord, Any]]:
-    """(record, its table) of every shard whose table and tar are those its record names."""
-    return ((record, table) for record, table, _ in _sound(source))
+def check_shards(source: Source, on_image: OnImage) -> None:
+    """Counts the shards whose table and tar are those their records name; the others are in `skipped` afterwards."""
+    done, source.counted = 0, Tally()
+    for record, table, _ in _sound(source):
+        source.count(record, table)
+        done += record.samples
+        on_image(done, source.images)
 
 
 def _sound(source: Source) -> Iterator[tuple[ShardRecord, Any, Path]]:
@@ -193,12 +203,11 @@ def _with_rows(images: Iterator[TarSample], rows: Sequence[dict[str, Any]], reco
         yield replace(image, sample=replace(image.sample, split=row["split"]))
 
 
-def each_image(source: Source, tally: Tally, on_image: OnImage) -> Iterator[TarSample]:
-    """Every image of every sound shard, counted in `tally`; raises DatasetError if there turns out to be none."""
-    done = 0
+def each_image(source: Source, on_image: OnImage) -> Iterator[TarSample]:
+    """Every image of every sound shard, counted in the source; raises DatasetError if there turns out to be none."""
+    done, source.counted = 0, Tally()
     for record, table, images in read_shards(source):
-        tally.count(record)
-        tally.add(table)
+        source.count(record, table)
         for image in images:
             yield image
             done += 1

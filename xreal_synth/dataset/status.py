@@ -117,10 +117,8 @@ class StatusReader:
         damaged: dict[int, str] = {}
         for key, found in zip(fresh, in_order(self._record, fresh, readers(self._store)), strict=True):
             if isinstance(found, ShardRecord):
-                self._seen[key] = RecordFacts(
-                    found.shard, found.samples, found.groups, found.rejected, found.dropped,
-                    found.timings.get("make_s", 0.0), found.actor, times[key],
-                )  # fmt: skip
+                counts = found.shard, found.samples, found.groups, found.rejected, found.dropped
+                self._seen[key] = RecordFacts(*counts, found.timings.get("make_s", 0.0), found.actor, times[key])
             elif (shard := _shard_of(key, head)) is not None:
                 damaged[shard] = found
         return damaged

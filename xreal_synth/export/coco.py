@@ -13,7 +13,6 @@ from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import CARD, IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import OnImage, Source, each_image
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.place import JsonLists, write_member
 from xreal_synth.export.provenance import provenance
@@ -43,8 +42,8 @@ def split_file(split: str) -> str:
     return f"annotations_{split}.json"
 
 
-def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
-    """Writes `images/SPLIT/KEY.png`, the JSON files and a README; returns what was written.
+def write_coco(source: Source, folder: Path, on_image: OnImage) -> None:
+    """Writes `images/SPLIT/KEY.png`, the JSON files and a README.
 
     A finding painted in has one annotation per box (`both` has two); `bbox` is x, y, width and height in
     pixels, `segmentation` the uncompressed RLE of the finding's region in that box, down the columns. The boxes
@@ -52,11 +51,10 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
     labels, with null for unknown. Ids count from 1 in the order of the shards.
     """
     head = _head(source)
-    tally = Tally()
     image_id = annotation_id = 0
     with ExitStack() as stack:
         files: dict[str, JsonLists] = {}
-        for image in each_image(source, tally, on_image):
+        for image in each_image(source, on_image):
             sample = image.sample
             image_id += 1
             entry = _write_image(folder, image, image_id)
@@ -71,7 +69,6 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
     reported = provenance(source)
     readme = _README.format(dataset=reported.dataset, notice=reported.notice)
     (folder / CARD).write_text(readme, encoding="utf-8")
-    return tally.summary()
 
 
 def _head(source: Source) -> dict[str, object]:

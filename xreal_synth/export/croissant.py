@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
-from xreal_synth.dataset.source import OnImage, Source, read_tables
+from xreal_synth.dataset.source import OnImage, Source, check_shards
 from xreal_synth.dataset.splits import samples_stamp
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.provenance import Provenance, provenance
@@ -52,7 +51,7 @@ _IMAGES: Final = {
 }
 
 
-def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes, DatasetSummary]:
+def croissant_json(source: Source, out: Path, on_image: OnImage) -> bytes:
     """The file's bytes for the place `out`: local datasets are named relative to its folder.
 
     Every shard's tar and table is hashed first. Raises DatasetError where the dataset was not finished, or
@@ -66,12 +65,7 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
             hint="export --to hf or coco, which leave them out, or take them in again",
         )
     samples = samples_stamp(source.store)
-    tally, done = Tally(), 0
-    for record, table in read_tables(source):
-        tally.count(record)
-        tally.add(table)
-        done += record.samples
-        on_image(done, source.images)
+    check_shards(source, on_image)
     if source.skipped:
         raise DatasetError(
             where=source.store.uri,
@@ -80,7 +74,7 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
             hint="run xreal-synth generate again, then export",
         )
     content = _metadata(source, samples, out)
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(), tally.summary()
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:
@@ -128,30 +122,22 @@ def _files(source: Source, stamps: list[FileStamp], out: Path) -> Iterator[dict[
     root = source.store.local_path
     for stamp in stamps:
         table = stamp.path == SAMPLES_ID
+        relative = root and Path(os.path.relpath(root / stamp.path, out.parent)).as_posix()
         yield {
-            "@type": "cr:FileObject",
-            "@id": stamp.path,
-            "name": Path(stamp.path).name,
-            "contentUrl": f"{source.store.uri}/{stamp.path}"
-            if root is None
-            else Path(os.path.relpath(root / stamp.path, out.parent)).as_posix(),
+            "@type": "cr:FileObject", "@id": stamp.path, "name": Path(stamp.path).name,
+            "contentUrl": relative or f"{source.store.uri}/{stamp.path}",
             "encodingFormat": "application/x-parquet" if table else "application/x-tar",
-            "contentSize": f"{stamp.bytes} B",
-            "sha256": stamp.sha256,
-        }
+            "contentSize": f"{stamp.bytes} B", "sha256": stamp.sha256,
+        }  # fmt: skip
 
 
 def _file_sets(tars: list[FileStamp]) -> Iterator[dict[str, object]]:
     for name, (globs, description) in _IMAGES.items():
         yield {
-            "@type": "cr:FileSet",
-            "@id": f"{name}-files",
-            "name": f"{name}-files",
+            "@type": "cr:FileSet", "@id": f"{name}-files", "name": f"{name}-files",
             "description": f"PNG in every shard: {description}",
-            "containedIn": [{"@id": tar.path} for tar in tars],
-            "encodingFormat": "image/png",
-            "includes": list(globs),
-        }
+            "containedIn": [{"@id": tar.path} for tar in tars], "encodingFormat": "image/png", "includes": list(globs),
+        }  # fmt: skip
 
 
 def _samples_records() -> dict[str, object]:

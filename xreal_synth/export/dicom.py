@@ -13,7 +13,6 @@ from typing import Any, Final
 from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, pseudonym
 from xreal_synth.dataset.source import OnImage, Source, each_image
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
@@ -48,7 +47,7 @@ def need_pydicom() -> None:
             )
 
 
-def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
+def write_dicom(source: Source, folder: Path, on_image: OnImage) -> None:
     """Writes `images/SPLIT/KEY.dcm`, `segmentations/SPLIT/KEY.dcm`, masks/KEY.SUFFIX.png and `labels.csv`.
 
     An anatomy is a patient with one study; a group is a series, and its images are the instances, their
@@ -56,11 +55,11 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSumma
     same files, byte for byte, with the same pydicom and highdicom. Raises XrealError without them.
     """
     need_pydicom()
-    reported, tally = provenance(source), Tally()
+    reported = provenance(source)
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "segmentation", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS])
-        for image in each_image(source, tally, on_image):
+        for image in each_image(source, on_image):
             meta, split = image.sample.meta, image.sample.split
             header = image_header(image, split, reported)
             segments = segmentation(image, header, reported)
@@ -70,7 +69,6 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSumma
                 write_member(folder, f"{MASKS}/{meta.key}.{suffix}", image, suffix)
             row = [name, segmented, meta.key, split, header.PatientID, header.SOPInstanceUID]
             table.writerow(map(for_csv, [*row, *label_columns(meta).values()]))
-    return tally.summary()
 
 
 def _save(one: Any, folder: Path, name: str) -> str:

@@ -10,7 +10,6 @@ import yaml
 
 from xreal_synth.dataset.names import IMAGE
 from xreal_synth.dataset.source import OnImage, Source, each_image
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.escaping import for_csv
 from xreal_synth.export.coco import CATEGORIES
@@ -26,7 +25,7 @@ NEEDED: Final = ("train", "val")
 """The splits without which Ultralytics takes no dataset."""
 
 
-def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
+def write_yolo(source: Source, folder: Path, on_image: OnImage) -> None:
     """Writes `images/SPLIT/KEY.png`, `labels/SPLIT/KEY.txt`, `data.yaml` and `labels.csv`.
 
     A line of a text file is a class, then the box's centre, width and height as shares of the image; an image
@@ -34,12 +33,11 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
     none of its boxes accounts for is in no split: it is `unboxed/SPLIT/KEY.png`. Every image has its labels in
     `labels.csv`, empty for unknown.
     """
-    tally = Tally()
     splits: dict[str, str] = {}
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "key", "split", *LABEL_COLUMNS])
-        for image in each_image(source, tally, on_image):
+        for image in each_image(source, on_image):
             meta, split = image.sample.meta, image.sample.split
             place = UNBOXED if has_unboxed(meta) else "images"
             name = write_member(folder, f"{place}/{split}/{meta.key}.png", image, IMAGE)
@@ -55,7 +53,6 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
         "provenance": provenance(source).fields(),
     }
     (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return tally.summary()
 
 
 def _lines(meta: SampleMeta) -> str:
