@@ -56,8 +56,7 @@ _MARKERS: Final = ("dataset.json", "manifest.csv", "bundle.json")
 LINKS_VARIABLE: Final = "XREAL_LINKS"
 """Names further folders, separated as in PATH, that links may lead into."""
 _HEADER_KINDS: Final = (
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
 
 

@@ -46,7 +46,24 @@ def record_problems(record: ShardRecord, shard: int, stem: str, head: DatasetHea
     return [f"{name}: {found!r}, wanted {wanted!r}" for name, (found, wanted) in reported.items() if found != wanted]
 
 
-def table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
+def shard_problems(store: Store, head: DatasetHead, record: ShardRecord, deep: bool) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong with it) for the shard's tar, table and reject table."""
+    stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
+    reported = {entry.path: file_problems(store, entry) for entry in stamps}
+    yield from ((path, text) for path, texts in reported.items() for text in texts)
+    if not deep:
+        return
+    table = None
+    if not reported[record.table.path]:
+        table, texts = _table_problems(store.read_bytes(record.table.path), record)
+        yield from ((record.table.path, text) for text in texts)
+    if store.exists(record.tar.path):
+        yield from ((record.tar.path, text) for text in _tar_problems(store, head, record, table))
+    if record.rejects is not None and not reported[record.rejects.path]:
+        yield from ((record.rejects.path, text) for text in _reject_problems(store, record))
+
+
+def _table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
     """The shard's table (None if unreadable) and what in it contradicts the record."""
     try:
         table = read_table(data, record.table.path, sample_schema())
@@ -58,7 +75,7 @@ def table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
     return table, [] if groups == record.groups else [f"{groups} groups, its record names {record.groups}"]
 
 
-def reject_problems(store: Store, record: ShardRecord) -> list[str]:
+def _reject_problems(store: Store, record: ShardRecord) -> list[str]:
     """What in the shard's reject table contradicts the record."""
     if record.rejects is None:
         return []
@@ -71,7 +88,7 @@ def reject_problems(store: Store, record: ShardRecord) -> list[str]:
     return [] if counts == wanted else [f"{counts} attempts rejected and groups dropped, recorded {wanted}"]
 
 
-def tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: Any) -> list[str]:
+def _tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: Any) -> list[str]:
     """Decodes every sample and holds it against itself, its group, its row and the record."""
     problems: list[str] = []
     try:

@@ -32,6 +32,8 @@ TABLES: Final = "tables"
 RECORDS: Final = "records"
 QUARANTINE: Final = "quarantine"
 LOGS: Final = "logs"
+FOLDERS: Final = (SHARDS, TABLES, RECORDS, QUARANTINE)
+"""Where a shard's files lie."""
 
 IMAGE: Final = "png"
 META: Final = "json"

@@ -16,18 +16,7 @@ from typing import Any
 
 from xreal_synth.dataset.check import record_problems
 from xreal_synth.dataset.head import DatasetHead, read_head
-from xreal_synth.dataset.names import (
-    EXCLUDED,
-    QUARANTINE,
-    RECORDS,
-    SHARDS,
-    TABLES,
-    numbers_up_to,
-    parse_key,
-    record_key,
-    shards_in,
-    stem_of,
-)
+from xreal_synth.dataset.names import EXCLUDED, FOLDERS, numbers_up_to, parse_key, record_key, shards_in, stem_of
 from xreal_synth.dataset.record import read_record, stamp
 from xreal_synth.dataset.splits import SplitOf, splits_of
 from xreal_synth.dataset.summary import Tally
@@ -93,8 +82,7 @@ def open_source(store: Store) -> Source:
     """Reads head, records and splits; raises DatasetError where there is no dataset or no finished shard."""
     head = read_head(store)
     records, skipped = [], []
-    folders = (SHARDS, TABLES, RECORDS, QUARANTINE)
-    present = {shard for folder in folders for shard in shards_in(store, folder, head.name)}
+    present = {shard for folder in FOLDERS for shard in shards_in(store, folder, head.name)}
     for shard in numbers_up_to(present, store.uri):
         stem = stem_of(head.name, shard)
         try:

@@ -13,24 +13,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.dataset.ahead import in_order, readers
-from xreal_synth.dataset.check import (
-    MOST_PER_FILE,
-    file_problems,
-    record_problems,
-    reject_problems,
-    table_problems,
-    tar_problems,
-)
+from xreal_synth.dataset.check import MOST_PER_FILE, file_problems, record_problems, shard_problems
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import IndexWriter, asked_groups, index_start
 from xreal_synth.dataset.names import (
+    FOLDERS,
     INDEX,
     QUARANTINE,
-    RECORDS,
     REJECTED,
     SAMPLES,
-    SHARDS,
-    TABLES,
     numbers_up_to,
     owner,
     quarantine_key,
@@ -85,12 +76,9 @@ class VerifyReport:
 
 
 def verify(
-    store: Store,
-    deep: bool = True,
-    *,
-    expected: Iterable[ShardPlan] | None = None,
+    store: Store, deep: bool = True, *, expected: Iterable[ShardPlan] | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
-) -> VerifyReport:
+) -> VerifyReport:  # fmt: skip
     """Checks the dataset at this place; raises DatasetError only if its dataset.json cannot be read.
 
     Hashes and counts always; with `deep` every sample is decoded and its image, masks, boxes, labels and
@@ -99,7 +87,7 @@ def verify(
     """
     head = read_head(store)
     plans = None if expected is None else {plan.shard: plan for plan in expected}
-    listed = {folder: store.list(folder) for folder in (SHARDS, TABLES, RECORDS, QUARANTINE)}
+    listed = {folder: store.list(folder) for folder in FOLDERS}
     present = {shard for keys in listed.values() for shard in shards_among(keys, head.name)}
     wanted = sorted(present | (set(numbers_up_to(present, store.uri)) if plans is None else set(plans)))
     problems = _foreign(listed, head, wanted)
@@ -128,7 +116,7 @@ def verify(
 def _foreign(listed: Mapping[str, list[str]], head: DatasetHead, shards: Collection[int]) -> list[VerifyProblem]:
     """Files in the dataset's folders that no shard of it owns: a reader of `shards/*` would take them in."""
     own = set(shards)
-    stems = ((key, owner(key)) for folder in (SHARDS, TABLES, RECORDS) for key in listed[folder])
+    stems = ((key, owner(key)) for folder in FOLDERS if folder != QUARANTINE for key in listed[folder])
     return [
         VerifyProblem(key, "does not belong to this dataset", None)
         for key, stem in stems
@@ -154,24 +142,7 @@ def _shard(
     reported = record_problems(record, shard, stem, head, plan)
     if reported:
         return record, [VerifyProblem(key, text, shard) for text in reported]
-    return record, [VerifyProblem(path, text, shard) for path, text in _file_problems(store, head, record, deep)]
-
-
-def _file_problems(store: Store, head: DatasetHead, record: ShardRecord, deep: bool) -> Iterator[tuple[str, str]]:
-    """(file, what is wrong with it) for the shard's tar, table and reject table."""
-    stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
-    reported = {entry.path: file_problems(store, entry) for entry in stamps}
-    yield from ((path, text) for path, texts in reported.items() for text in texts)
-    if not deep:
-        return
-    table = None
-    if not reported[record.table.path]:
-        table, texts = table_problems(store.read_bytes(record.table.path), record)
-        yield from ((record.table.path, text) for text in texts)
-    if store.exists(record.tar.path):
-        yield from ((record.tar.path, text) for text in tar_problems(store, head, record, table))
-    if record.rejects is not None and not reported[record.rejects.path]:
-        yield from ((record.rejects.path, text) for text in reject_problems(store, record))
+    return record, [VerifyProblem(path, text, shard) for path, text in shard_problems(store, head, record, deep)]
 
 
 def _why_missing(store: Store, stem: str) -> str:

@@ -61,17 +61,10 @@ class SyntheticDataset(xrv.datasets.Dataset):
     """
 
     def __init__(
-        self,
-        uri: str | os.PathLike[str],
-        *,
-        split: Split | None = None,
-        label_set: LabelSet = "txrv18",
-        transform: Transform | None = None,
-        data_aug: Transform | None = None,
-        pathology_masks: bool = False,
-        semantic_masks: bool = False,
-        change_maps: bool = False,
-    ) -> None:
+        self, uri: str | os.PathLike[str], *, split: Split | None = None, label_set: LabelSet = "txrv18",
+        transform: Transform | None = None, data_aug: Transform | None = None,
+        pathology_masks: bool = False, semantic_masks: bool = False, change_maps: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         _one_of("split", split, (None, *SPLITS))
         _one_of("label_set", label_set, tuple(vocab.LABEL_SETS))
