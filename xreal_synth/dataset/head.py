@@ -82,11 +82,9 @@ def parse_head(data: bytes, where: str) -> DatasetHead:
     version = fields.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise DatasetError(
-            where=where,
-            found=f"dataset format {version}",
-            wanted=f"format {FORMAT_VERSION} or older",
+            where=where, found=f"dataset format {version}", wanted=f"format {FORMAT_VERSION} or older",
             hint="install a newer xreal-synth",
-        )
+        )  # fmt: skip
     if not is_name(str(fields.get("name"))):
         raise DatasetError(where=where, found="no dataset's name", wanted="lower-case letters, digits, . _ -")
     return validated(DatasetHead, fields, where, "a dataset head")

@@ -246,8 +246,6 @@ def add_excluded(store: Store, images: Mapping[str, str]) -> int:
 
 def _faulty(where: str, found: str) -> DatasetError:
     return DatasetError(
-        where=where,
-        found=found,
-        wanted=f"a table with the columns {', '.join(COLUMNS)}",
+        where=where, found=found, wanted=f"a table with the columns {', '.join(COLUMNS)}",
         hint="correct the file, or remove it to take all images in",
-    )
+    )  # fmt: skip
