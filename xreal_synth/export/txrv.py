@@ -78,7 +78,8 @@ class SyntheticDataset(xrv.datasets.Dataset):
         self.change_maps = change_maps
         self.pathologies: list[str] = list(vocab.LABEL_SETS[label_set])
         self.name, table = self._read_tables()
-        self.labels: npt.NDArray[np.float32] = _labels(table, label_set)
+        columns = [f"{label_set}.{name}" for name in self.pathologies]
+        self.labels: npt.NDArray[np.float32] = np.asarray(table[columns].to_numpy(np.float32, na_value=np.nan))
         self.csv = table.drop(columns=list(LABEL_COLUMNS)).reset_index(drop=True)
 
     def _read_tables(self) -> tuple[str, pd.DataFrame]:
@@ -170,11 +171,6 @@ def _frame(table: Any, digest: str) -> pd.DataFrame:
     frame["patientid"] = [subject_id(source, name, digest, group) for source, name, group in anatomies]
     frame["view"] = "UNKNOWN"
     return frame
-
-
-def _labels(table: pd.DataFrame, label_set: str) -> npt.NDArray[np.float32]:
-    columns = [f"{label_set}.{name}" for name in vocab.LABEL_SETS[label_set]]
-    return np.asarray(table[columns].to_numpy(dtype=np.float32, na_value=np.nan))
 
 
 def _one_of(name: str, found: object, wanted: tuple[object, ...]) -> None:

@@ -106,17 +106,15 @@ class ImageFolder:
     def image(self, number: int, size: int) -> GreyImage:
         """The image uint8 [size, size]. Raises AnatomyError if it cannot be read or is no longer the same."""
         image = self.images[number]
-        return resize_image(padded(self._decoded(image)), size)
+        try:
+            decoded = decode_image(self._read(image.row.shard, image.row.image, image.sha256))
+        except BadImage as bad:
+            raise AnatomyError(where=image.id, found=bad.reason, wanted="a grey image of 8 bits") from bad
+        return resize_image(padded(decoded), size)
 
     def mask(self, number: int, size: int) -> Mask | None:
         """The image's validated organ mask uint8 [size, size], None without one. Raises AnatomyError."""
         return self._mask(number, size) if self.images[number].row.mask else None
-
-    def _decoded(self, image: RealImage) -> GreyImage:
-        try:
-            return decode_image(self._read(image.row.shard, image.row.image, image.sha256))
-        except BadImage as bad:
-            raise AnatomyError(where=image.id, found=bad.reason, wanted="a grey image of 8 bits") from bad
 
     @lru_cache(maxsize=_MASKS_KEPT)  # noqa: B019 (a run has one folder, and keeps it)
     def _mask(self, number: int, size: int) -> Mask:
