@@ -139,10 +139,8 @@ def count_acceptance(metas: Sequence[SampleMeta], rejected: Iterable[Rejected]) 
     """A shard's images, a group's side by side, and its refused attempts; what had no place was not tried."""
     tried, accepted, reasons, flags = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for _, members in groupby(metas, key=lambda meta: meta.group):
-        reported = list(members)
-        accepted.update(_asked([finding.name for meta in reported for finding in meta.findings]))
-        for meta in reported:
-            flags.update(() if meta.quality is None else meta.quality.flags)
+        accepted.update(_asked([finding.name for meta in members for finding in meta.findings]))
+    flags.update(flag for meta in metas if meta.quality is not None for flag in meta.quality.flags)
     tried.update(accepted)
     for reject in rejected:
         reasons[reject.check] += 1

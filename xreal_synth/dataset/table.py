@@ -177,6 +177,14 @@ def _check_words(table: Any, where: str) -> None:
                 )  # fmt: skip
 
 
+def with_splits(table: Any, names: Sequence[str]) -> Any:
+    """The table with these splits, one a row."""
+    import pyarrow as pa
+
+    at = table.column_names.index("split")
+    return table.set_column(at, "split", pa.array(names, pa.string()))
+
+
 def read_rejected(data: bytes, where: str) -> list[Rejected]:
     """The rejected attempts of one shard's reject table."""
     rows = read_table(data, where, rejected_schema()).to_pylist()

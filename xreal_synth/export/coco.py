@@ -75,11 +75,8 @@ def _head(source: Source) -> dict[str, object]:
     reported = provenance(source)
     parents = {name: known.implies for name, known in vocab.FINDINGS.items()}
     return {
-        "info": {
-            "description": f"{reported.dataset}: {reported.notice}",
-            "version": reported.digest[:12],
-            **reported.fields(),
-        },
+        "info": {"description": f"{reported.dataset}: {reported.notice}", "version": reported.digest[:12]}
+        | reported.fields(),
         "licenses": [{"id": 1, "name": reported.licence, "url": ""}],
         "categories": [
             {"id": number, "name": name, "supercategory": (parents.get(name) or ("finding",))[-1]}

@@ -27,18 +27,12 @@ _TERMS: Final = (
     "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
 )  # fmt: skip
 CONTEXT: Final[dict[str, object]] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "sc": "https://schema.org/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{term: f"cr:{term}" for term in _TERMS},
-}
+    "@language": "en", "@vocab": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/", "sc": "https://schema.org/", "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"}, "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"}, **{term: f"cr:{term}" for term in _TERMS},
+}  # fmt: skip
 """The terms of the Croissant 1.0 specification, appendix 1."""
 
 _KINDS: Final = {"string": "sc:Text", "double": "sc:Float"}
@@ -80,26 +74,22 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> bytes:
 def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:
     reported = provenance(source)
     tars = [record.tar for record in source.records if record.samples]
+    made_by = f"the model {reported.bundle.name}"
     return {
-        "@context": CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": CONFORMS_TO,
-        "name": reported.dataset,
+        "@context": CONTEXT, "@type": "sc:Dataset", "conformsTo": CONFORMS_TO, "name": reported.dataset,
         "description": f"{reported.notice} {source.images} images with labels, boxes and organ masks, "
-        f"drawn by the model {reported.bundle.name}.",
-        "license": reported.licence,
-        "version": f"1.0.0+{reported.digest[:12]}",
-        "citeAs": f"{reported.dataset}, chest X-rays made with xreal-synth and the model {reported.bundle.name}, "
+        f"drawn by {made_by}.",
+        "license": reported.licence, "version": f"1.0.0+{reported.digest[:12]}",
+        "citeAs": f"{reported.dataset}, chest X-rays made with xreal-synth and {made_by}, "
         f"recipe digest {reported.digest}",
         "keywords": [
-            "synthetic" if reported.synthetic else "edited by a model",
-            *("chest X-ray", "medical imaging", "not for diagnosis"),
+            "synthetic" if reported.synthetic else "edited by a model", "chest X-ray", "medical imaging",
+            "not for diagnosis",
         ],
-        "isLiveDataset": False,
-        **_responsible(reported),
+        "isLiveDataset": False, **_responsible(reported),
         "distribution": [*_files(source, [samples, *tars], out), *_file_sets(tars)],
         "recordSet": [_samples_records(), *(_image_records(name) for name in _IMAGES)],
-    }
+    }  # fmt: skip
 
 
 def _responsible(reported: Provenance) -> dict[str, object]:

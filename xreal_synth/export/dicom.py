@@ -18,9 +18,8 @@ from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_csv
 from xreal_synth.export.dicom_seg import segmentation, uid
-from xreal_synth.export.place import write_member
+from xreal_synth.export.place import new_file, write_member
 from xreal_synth.export.provenance import Provenance, provenance
-from xreal_synth.storage import checked_key
 from xreal_synth.types import Role, SampleMeta
 
 IMAGES: Final = "images"
@@ -72,9 +71,7 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> None:
 
 
 def _save(one: Any, folder: Path, name: str) -> str:
-    path = folder / checked_key(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    one.save_as(path, enforce_file_format=True)
+    one.save_as(new_file(folder, name), enforce_file_format=True)
     return name
 
 

@@ -62,10 +62,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def write_member(folder: Path, name: str, image: TarSample, suffix: str) -> str:
     """Writes an image's file of that suffix, its bytes as they are, to `name` in the folder; returns the name."""
+    new_file(folder, name).write_bytes(image.member(suffix))
+    return name
+
+
+def new_file(folder: Path, name: str) -> Path:
+    """The path of `name` in the folder, whose own folder is there then. Raises StorageError for an unsafe name."""
     path = folder / checked_key(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.member(suffix))
-    return name
+    return path
 
 
 class JsonLists:

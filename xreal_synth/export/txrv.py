@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from xreal_synth.dataset.offsets import open_samples
 from xreal_synth.dataset.origin import subject_id
 from xreal_synth.dataset.png import decode_png
 from xreal_synth.dataset.source import open_source
-from xreal_synth.dataset.splits import SPLITS
 from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.regions import positive_names, shown_regions
@@ -66,7 +65,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         pathology_masks: bool = False, semantic_masks: bool = False, change_maps: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        _one_of("split", split, (None, *SPLITS))
+        _one_of("split", split, (None, *get_args(Split)))
         _one_of("label_set", label_set, tuple(vocab.LABEL_SETS))
         self.uri = os.fspath(uri)
         self.split = split

@@ -13,7 +13,7 @@ from xreal_synth.dataset.source import OnImage, Source, each_image
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.escaping import for_csv
 from xreal_synth.export.coco import CATEGORIES
-from xreal_synth.export.place import write_member
+from xreal_synth.export.place import new_file, write_member
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import boxed_findings, has_unboxed
 from xreal_synth.types import SampleMeta
@@ -43,9 +43,7 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> None:
             name = write_member(folder, f"{place}/{split}/{meta.key}.png", image, IMAGE)
             if place != UNBOXED:
                 splits[split] = f"images/{split}"
-                boxes = folder / "labels" / split / f"{meta.key}.txt"
-                boxes.parent.mkdir(parents=True, exist_ok=True)
-                boxes.write_text(_lines(meta), encoding="utf-8")
+                new_file(folder, f"labels/{split}/{meta.key}.txt").write_text(_lines(meta), encoding="utf-8")
             table.writerow(map(for_csv, [name, meta.key, split, *label_columns(meta).values()]))
     content: dict[str, object] = {
         **{split: splits[split] for split in ("train", "val", "test") if split in splits},
