@@ -109,7 +109,8 @@ def _content_problems(
     samples: Iterable[TarSample], head: DatasetHead, record: ShardRecord, table: Any
 ) -> Iterator[str]:
     edited = bool(head.setting("pairs", "edit_negatives"))
-    rows = iter(()) if table is None else _rows(table)
+    batches = [] if table is None else table.to_batches(max_chunksize=256)
+    rows = (row for batch in batches for row in batch.to_pylist())
     metas: list[SampleMeta] = []
     for group, run in groupby(samples, key=lambda read: read.sample.meta.group):
         if not record.start <= group < record.stop:
@@ -131,8 +132,3 @@ def _content_problems(
         yield f"{len(metas)} samples, its record names {record.samples}"
     elif label_counts(metas) != {name: record.label_counts.get(name) for name in label_counts(())}:
         yield "its record's label_counts are not those of its samples"
-
-
-def _rows(table: Any) -> Iterator[dict[str, object]]:
-    for batch in table.to_batches(max_chunksize=256):
-        yield from batch.to_pylist()

@@ -134,10 +134,8 @@ FACTS: Final = (
     _fact("row", int, "int32"),
     Fact(
         "image_size", ("image_size",), tuple[int, int], lambda meta: list(meta.image_size),
-        columns={
-            "height": ("int32", lambda meta: meta.image_size[0]),
-            "width": ("int32", lambda meta: meta.image_size[1]),
-        },
+        columns={"height": ("int32", lambda meta: meta.image_size[0]),
+                 "width": ("int32", lambda meta: meta.image_size[1])},
     ),
     Fact(
         "findings", ("findings",), tuple[_FindingJson, ...], _findings,

@@ -71,9 +71,8 @@ def is_key(text: str) -> bool:
 
 def is_tar_key(text: str) -> bool:
     """Whether it is a name that `tar_key` gives."""
-    folder, _, file = text.partition("/")
-    stem = parse_stem(file.removesuffix(".tar"))
-    return folder == SHARDS and file.endswith(".tar") and stem is not None and is_name(stem.name)
+    stem = owner(text)
+    return text.startswith(f"{SHARDS}/") and stem is not None and is_name(stem.name)
 
 
 def is_name(text: str) -> bool:

@@ -193,11 +193,8 @@ def read_rejected(data: bytes, where: str) -> list[Rejected]:
             row["group"], row["attempt"], row["row"], row["reason"], row["dropped"],
             check=row.get("check") or "placement", member=row.get("member") or "",
             findings=tuple(row.get("asked") or ()),
-            scores=tuple(
-                (name.removeprefix(QUALITY), value)
-                for name, value in row.items()
-                if name.startswith(QUALITY) and value is not None
-            ),
+            scores=tuple((name.removeprefix(QUALITY), value) for name, value in row.items()
+                         if name.startswith(QUALITY) and value is not None),
         )
         for row in rows
     ]  # fmt: skip

@@ -135,12 +135,10 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
 def comment(meta: SampleMeta, split: str, reported: Provenance) -> str:
     """What was asked for and where, one line each; boxes are x0, y0, x1, y1 in pixels, half-open."""
     lines = [NOTICES[origin_of(meta)], f"key: {meta.key}; split: {split}; dataset: {reported.dataset}"]
-    for finding in meta.findings:
-        boxes = " and ".join(",".join(map(str, box)) for box in finding.boxes)
-        lines.append(f"requested: {finding.name} (side {finding.side}, zone {finding.zone}), box {boxes}")
-    for place in meta.sham:
+    for place in (*meta.findings, *meta.sham):
         boxes = " and ".join(",".join(map(str, box)) for box in place.boxes)
-        lines.append(f"sham edit: painted with the healthy prompt, box {boxes}")
+        asked = f"requested: {place.name} (side {place.side}, zone {place.zone})"
+        lines.append(f"{'sham edit: painted with the healthy prompt' if meta.sham else asked}, box {boxes}")
     if not meta.findings:
         lines.append("requested: no finding")
     lines.append("A label says what was asked for at that place, not what a radiologist read there.")
