@@ -107,11 +107,8 @@ class LocalStore:
             os.fsync(folder)
 
     def delete(self, key: str) -> None:
-        try:
-            with self._folder(key) as (folder, name):
-                os.unlink(name, dir_fd=folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        with suppress(FileNotFoundError, NotADirectoryError), self._folder(key) as (folder, name):
+            os.unlink(name, dir_fd=folder)
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys of the files in one folder; StorageError where the folder is a link that leads elsewhere."""
@@ -130,10 +127,8 @@ class LocalStore:
         """Each file's time of change by this machine's disk; files that vanish meanwhile are left out."""
         found = {}
         for key in self.list(prefix):
-            try:
+            with suppress(OSError):
                 found[key] = self._path(key).stat().st_mtime
-            except OSError:
-                continue
         return found
 
     def sizes(self, prefix: str) -> dict[str, int]:
@@ -145,12 +140,10 @@ class LocalStore:
         """Removes temporary files that killed writers left, in all folders; returns how many."""
         limit, swept = time.time() - older_than_s, 0
         for path in self.local_path.rglob(f"{TEMPORARY_PREFIX}*"):
-            try:
+            with suppress(FileNotFoundError):
                 if path.lstat().st_mtime < limit:
                     path.unlink()
                     swept += 1
-            except FileNotFoundError:
-                continue
         return swept
 
     @contextmanager

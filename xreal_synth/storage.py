@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -150,11 +150,8 @@ class RemoteStore:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with self._driver(key):
-            try:
-                self._fs.rm_file(path)
-            except FileNotFoundError:
-                return
+        with self._driver(key), suppress(FileNotFoundError):
+            self._fs.rm_file(path)
 
     def list(self, prefix: str) -> list[str]:
         return sorted(self._entries(prefix))

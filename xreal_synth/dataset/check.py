@@ -88,21 +88,20 @@ def _reject_problems(store: Store, record: ShardRecord) -> list[str]:
     return [] if counts == wanted else [f"{counts} attempts rejected and groups dropped, recorded {wanted}"]
 
 
-def _tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: Any) -> list[str]:
+def _tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: Any) -> Iterator[str]:
     """Decodes every sample and holds it against itself, its group, its row and the record."""
-    problems: list[str] = []
     try:
         with local_copy(store, record.tar.path) as path:
             samples = read_samples(path, record.tar.path)
-            for problem in _content_problems(samples, head, record, table):
-                problems.append(problem)
-                if len(problems) >= MOST_PER_FILE:
-                    return [*problems, "and more"]
+            for number, problem in enumerate(_content_problems(samples, head, record, table), start=1):
+                yield problem
+                if number == MOST_PER_FILE:
+                    yield "and more"
+                    return
     except StorageError as error:
-        return [*problems, error.found]
+        yield error.found
     except DatasetError as error:
-        return [*problems, error.message()]
-    return problems
+        yield error.message()
 
 
 def _content_problems(

@@ -6,7 +6,7 @@ import filecmp
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def _whole_problems(
     problems = list(_index_problems(store, head, lines, complete))
     yield from problems
     if deep and not problems:
-        yield from ((SAMPLES, text) for text in _row_problems(store, head, shards, complete)[:MOST_PER_FILE])
+        rows = _row_problems(store, head, shards, complete)
+        yield from ((SAMPLES, text) for text in islice(rows, MOST_PER_FILE))
 
 
 def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> Iterator[tuple[str, str]]:
@@ -191,12 +192,11 @@ def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complet
         yield INDEX, "is not that of the shards here"
 
 
-def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> list[str]:
+def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> Iterator[str]:
     """Rows of samples.parquet that are not those of the shards' tables.
 
     The split is passed over: it may change with the recipe after a shard is written.
     """
-    problems: list[str] = []
     seen: set[int] = set()
     try:
         with local_copy(store, SAMPLES) as path:
@@ -206,14 +206,15 @@ def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], co
             )  # fmt: skip
             for shard, same in compared:
                 if shard in seen or (complete and shard not in shards):
-                    problems.append(f"rows of shard {shard} where none belong")
+                    yield f"rows of shard {shard} where none belong"
                 elif not same:
-                    problems.append(f"its rows of shard {shard} are not those of the shard's table")
+                    yield f"its rows of shard {shard} are not those of the shard's table"
                 seen.add(shard)
     except (OSError, UnreadableError, XrealError) as error:
-        return [*problems, f"cannot be read ({error})"]
-    missing = [shard for shard, samples in shards.items() if samples and shard not in seen]
-    return problems + [f"the rows of shard {shard} are missing" for shard in missing]
+        yield f"cannot be read ({error})"
+        return
+    missing = (shard for shard, samples in shards.items() if samples and shard not in seen)
+    yield from (f"the rows of shard {shard} are missing" for shard in missing)
 
 
 def _same(store: Store, head: DatasetHead, shard: int, rows: Any) -> bool:
