@@ -66,10 +66,9 @@ class RemoteStore:
             filesystem, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False, **_patience(uri))
         except (ImportError, ValueError) as error:
             raise StorageError(
-                found=f"cannot open {scheme_of(uri)}://: {error}",
-                wanted="a storage scheme whose driver is installed",
+                found=f"cannot open {scheme_of(uri)}://: {error}", wanted="a storage scheme whose driver is installed",
                 hint="pip install 'xreal-synth[s3]' or 'xreal-synth[gcs]', or use a local folder",
-            ) from error
+            ) from error  # fmt: skip
         self._fs: Any = filesystem
         self._root = str(root).rstrip("/")
 

@@ -85,10 +85,9 @@ def parse_key(text: str, where: str = "") -> Key:
     match = _KEY.fullmatch(text)
     if match is None:
         raise DatasetError(
-            where=where,
-            found=f"{text!r} is not a sample key",
+            where=where, found=f"{text!r} is not a sample key",
             wanted="ten digits, a dash, then h, v0, v1.. or s0, s1.. (0000000042-v0)",
-        )
+        )  # fmt: skip
     return Key(int(match[1]), match[2])
 
 

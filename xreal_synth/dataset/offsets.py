@@ -62,10 +62,9 @@ def sample_members(data: bytes, key: str, sha256: str, where: str) -> dict[str, 
     ((_, members),) = found
     if content_sha256(members.values()) != sha256:
         raise DatasetError(
-            where=f"{where}:{key}",
-            found="its bytes are not those its table's row names",
+            where=f"{where}:{key}", found="its bytes are not those its table's row names",
             hint="run xreal-synth verify, then restore or make the shard again",
-        )
+        )  # fmt: skip
     return members
 
 

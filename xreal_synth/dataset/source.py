@@ -96,11 +96,10 @@ def open_source(store: Store) -> Source:
             records.append(record)
     if not records:
         raise DatasetError(
-            where=store.uri,
-            found="no finished shard: " + (str(skipped[0]) if skipped else "nothing was made yet"),
+            where=store.uri, found="no finished shard: " + (str(skipped[0]) if skipped else "nothing was made yet"),
             wanted="at least one shard with its record",
             hint="run xreal-synth generate again; it goes on where it stopped",
-        )
+        )  # fmt: skip
     excluded = frozenset(read_excluded(store))
     return Source(store, head, tuple(records), splits_of(store), skipped, excluded)
 
@@ -204,10 +203,9 @@ def each_image(source: Source, on_image: OnImage) -> Iterator[TarSample]:
         none = "all are excluded (excluded.csv)" if source.excluded else "every group was dropped"
         reason = str(source.skipped[0]) if source.skipped else none
         raise DatasetError(
-            where=source.store.uri,
-            found=f"no image to export: {reason}",
+            where=source.store.uri, found=f"no image to export: {reason}",
             hint="run xreal-synth verify to see what is wrong",
-        )
+        )  # fmt: skip
 
 
 def read_excluded(store: Store) -> dict[str, str]:

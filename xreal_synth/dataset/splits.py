@@ -82,8 +82,7 @@ def samples_stamp(store: Store) -> FileStamp:
 
 def _stale(store: Store, found: str) -> DatasetError:
     return DatasetError(
-        where=f"{store.uri}/{SAMPLES}",
-        found=found,
+        where=f"{store.uri}/{SAMPLES}", found=found,
         wanted="the file that index.json names, which holds each image's split",
         hint="run xreal-synth report to build it again",
-    )
+    )  # fmt: skip

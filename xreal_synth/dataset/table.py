@@ -131,12 +131,9 @@ def build_table(shard: ShardPlan, rows: Sequence[TableRow]) -> bytes:
 def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
     """Parquet bytes of a shard's rejected attempts, in the order given."""
     content = [
-        {
-            **asdict(reject),
-            "shard": shard.shard,
-            "asked": list(reject.findings),
-            **{QUALITY + name: value for name, value in reject.scores},
-        }
+        asdict(reject)
+        | {"shard": shard.shard, "asked": list(reject.findings)}
+        | {QUALITY + name: value for name, value in reject.scores}
         for reject in rejected
     ]
     scores = {name for reject in rejected for name, _ in reject.scores}

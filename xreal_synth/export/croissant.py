@@ -53,20 +53,18 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> bytes:
     """
     if source.excluded:
         raise DatasetError(
-            where=source.store.uri,
-            found=f"{len(source.excluded)} images are excluded (excluded.csv)",
+            where=source.store.uri, found=f"{len(source.excluded)} images are excluded (excluded.csv)",
             wanted="a whole dataset: its metadata names the tars as they are",
             hint="export --to hf or coco, which leave them out, or take them in again",
-        )
+        )  # fmt: skip
     samples = samples_stamp(source.store)
     check_shards(source, on_image)
     if source.skipped:
         raise DatasetError(
-            where=source.store.uri,
-            found=str(source.skipped[0]),
+            where=source.store.uri, found=str(source.skipped[0]),
             wanted="a whole dataset: its metadata cannot leave images of samples.parquet out",
             hint="run xreal-synth generate again, then export",
-        )
+        )  # fmt: skip
     content = _metadata(source, samples, out)
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 

@@ -21,17 +21,15 @@ def free_path(out: str) -> Path:
     """The path, if nothing is there yet and its parent can hold it; raises StorageError."""
     if scheme_of(out):
         raise StorageError(
-            found=f"{out} is a remote place",
-            wanted="a local folder: exports are written on this machine",
+            found=f"{out} is a remote place", wanted="a local folder: exports are written on this machine",
             hint="export to a folder and copy that",
-        )
+        )  # fmt: skip
     path = Path(out).expanduser().absolute()
     if path.exists() or path.is_symlink():
         raise StorageError(
-            found=f"{path} exists",
-            wanted="a place that is still free: an export replaces nothing",
+            found=f"{path} exists", wanted="a place that is still free: an export replaces nothing",
             hint="give another place, or remove it first",
-        )
+        )  # fmt: skip
     return path
 
 

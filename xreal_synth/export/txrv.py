@@ -87,9 +87,8 @@ class SyntheticDataset(xrv.datasets.Dataset):
             raise DatasetError(
                 where=self.uri,
                 found="semantic_masks of images that do not follow their organ masks (sampling.control: none)",
-                wanted="images made with sampling.control: xreal or controlnet",
-                hint="leave semantic_masks out",
-            )
+                wanted="images made with sampling.control: xreal or controlnet", hint="leave semantic_masks out",
+            )  # fmt: skip
         self._reader, tables = open_samples(source)
         for skipped in source.skipped:
             warnings.warn(f"{self.uri}: {skipped}", stacklevel=4)

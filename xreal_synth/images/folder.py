@@ -224,10 +224,9 @@ def image_rows(store: Store, where: str, splits: tuple[str, ...] | None, problem
         rows = list(manifest.rows)
     if not rows and not problems:
         raise AnatomyError(
-            where=where,
-            found="no images" + (f" of split {', '.join(splits)}" if splits else ""),
+            where=where, found="no images" + (f" of split {', '.join(splits)}" if splits else ""),
             wanted=f"PNGs or JPEGs, or a {MANIFEST} that names them",
-        )
+        )  # fmt: skip
     return rows
 
 

@@ -136,9 +136,8 @@ def read_manifest(
     if not table.rows or missing:
         raise TrainingError(
             found=f"{where}: {'no rows' if not table.rows else 'no column ' + ', '.join(missing)}",
-            wanted=f"columns {', '.join(needed)}",
-            hint="add them",
-        )
+            wanted=f"columns {', '.join(needed)}", hint="add them",
+        )  # fmt: skip
     patients = splits_of_patients((row["patient_id"], row.get("split", "")) for row in table.rows)
     rows: list[ImageRow] = []
     refused = [
